@@ -1,0 +1,60 @@
+"""The engine: one interface to Groq, Mistral, Google Gemini and OpenAI, within their limits.
+
+It knows nothing of notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
+"""
+
+from __future__ import annotations
+
+from .config import get_configuration
+from .errors import (
+    ConfigurationError,
+    ContentFiltered,
+    IncompleteReply,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+)
+from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
+from .quota_tracker import get_quota_tracker
+from .types import Attempt, Reply, Usage
+
+__all__ = [
+    "Attempt",
+    "ConfigurationError",
+    "ContentFiltered",
+    "IncompleteReply",
+    "IntelligentLLMOrchestrator",
+    "InvalidRequest",
+    "LLMProviderError",
+    "MultiKeyGroqProvider",
+    "NoRouteAvailable",
+    "Reply",
+    "ReplyStream",
+    "Usage",
+    "get_llm_provider",
+    "get_quota_tracker",
+]
+
+
+def get_llm_provider(name: str | None = None) -> IntelligentLLMOrchestrator:
+    """The provider of that name, ready to `generate`.
+
+    Args:
+        name: `intelligent` for all routes, or one provider (`groq`, `mistral`, `google`,
+            `openai`); None takes `ARCHE_LLM_PROVIDER`, else `intelligent`.
+
+    Raises:
+        ConfigurationError: the name is unknown.
+    """
+    configuration = get_configuration()
+    name = (name or configuration.default_provider).strip().lower()
+    if name == "intelligent":
+        return IntelligentLLMOrchestrator(configuration=configuration)
+    if name not in configuration.providers:
+        from .config import did_you_mean
+
+        known = ["intelligent", *configuration.providers]
+        raise ConfigurationError(
+            f"unknown provider {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}"
+        )
+    return IntelligentLLMOrchestrator(providers=[name], configuration=configuration)

@@ -1,0 +1,64 @@
+"""One small file per wire format: a request in our words becomes one call of the provider's SDK.
+
+Importing this package loads no SDK; `build_adapter` loads the one it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..types import Completion, Key, Request
+
+WIRES = {
+    "groq": "openai_compatible:GroqAdapter",
+    "openai": "openai_compatible:OpenAIAdapter",
+    "mistral": "mistral:MistralAdapter",
+    "google": "google:GoogleAdapter",
+}
+
+
+class Adapter(Protocol):
+    """One key's way to one provider; its HTTP connections are reused, and safe between threads."""
+
+    account: str | None
+    """The account the provider's last answer named (organization, project), or None."""
+
+    def __init__(self, key: Key, base_url: str | None) -> None: ...
+
+    def complete(
+        self, request: Request, model: str, *, stream: bool, timeout: float
+    ) -> Iterator[Completion]:
+        """One call to the provider, made when the first piece is asked for.
+
+        Not streamed: one Completion. Streamed: one per piece of text, and a last one without
+        text that carries `usage` (None if the provider gave none) and `finish_reason`. What the
+        response headers said of limits comes with the first. Closing the iterator drops the
+        connection at once. `timeout` is in seconds, for the call as a whole; a silence may add as
+        much again, and connecting takes 10 s at most.
+
+        Raises:
+            AttemptFailed: whatever went wrong; nothing else leaves here.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connections; the adapter is of no use afterwards."""
+        ...
+
+
+def build_adapter(wire: str, key: Key, base_url: str | None) -> Adapter:
+    """The adapter of a wire: `groq`, `openai`, `mistral` or `google`.
+
+    `base_url` None means the provider's own service.
+
+    Raises:
+        ValueError: the wire is not one of these.
+    """
+    if wire not in WIRES:
+        raise ValueError(f"unknown wire {wire!r}; known: {', '.join(WIRES)}")
+    module, _, name = WIRES[wire].partition(":")
+    return cast("Adapter", getattr(import_module(f".{module}", __name__), name)(key, base_url))

@@ -1,0 +1,180 @@
+"""What all adapters do alike: one call, its rules, and one boundary for whatever goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AttemptFailed, Remedy
+from ..types import Completion, Key, Observation, Request, Usage
+from .failures import error_fields, event_status, redacted, said
+from .http import Call, HttpClient, transport_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one object of an SDK holds of a reply.
+
+    `finish_reason` is `stop`, `length` or `content_filter`; another word is the provider's own for
+    an ending that is no answer. `reason` says why a reply was filtered.
+    """
+
+    text: str = ""
+    refusal: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    reason: str = ""
+
+
+class SdkAdapter(ABC):
+    """An adapter around one client of one SDK; see `Adapter` for its contract."""
+
+    def __init__(self, key: Key, base_url: str | None) -> None:
+        self.account: str | None = None
+        self._key, self._base_url = key, base_url
+        self._http = HttpClient(base_url)
+        self._sdk: Any = None
+        self._building = threading.Lock()
+
+    @abstractmethod
+    def _build(self) -> Any:
+        """Build the SDK's client on `self._http.client`, its own retries off."""
+
+    @abstractmethod
+    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
+        """Make the call and give its parts; None for an object that holds no part of a reply."""
+
+    @abstractmethod
+    def _classify(
+        self, call: Call, status: int, fields: Mapping[str, Any], model: str
+    ) -> AttemptFailed:
+        """What a refusal, or an error event in a stream, means."""
+
+    def _observe(self, call: Call) -> tuple[Observation, ...]:
+        """What the response headers say about limits."""
+        return ()
+
+    def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
+        """The account that the answer names, if it does."""
+        return None
+
+    def complete(
+        self, request: Request, model: str, *, stream: bool, timeout: float
+    ) -> Iterator[Completion]:
+        """One call to the provider; see `Adapter.complete`."""
+        received: list[Part] = []
+        with self._http.call(timeout) as call:
+            try:
+                parts = self._send(self._client(), request, model, stream)
+                yield from self._completions(parts, call, stream, received)
+            # An SDK that reads whatever a server, a proxy or a cut connection sent may raise
+            # anything (KeyError, pydantic's and json's errors, its own), and the loop has to go on
+            # to the next route. The cause is cut off: its text may quote the key.
+            except Exception as error:  # noqa: BLE001
+                raise self._explained(error, call, model, received) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _client(self) -> Any:
+        with self._building:
+            if self._sdk is None:
+                self._sdk = self._build()
+            return self._sdk
+
+    def _completions(
+        self, parts: Iterable[Part | None], call: Call, stream: bool, received: list[Part]
+    ) -> Iterator[Completion]:
+        observations: tuple[Observation, ...] | None = None
+        objects = 0
+        for objects, part in enumerate(parts, start=1):  # noqa: B007
+            if observations is None:
+                observations = self._observe(call)
+                self.account = self._account(call, {}) or self.account
+            if part is not None:
+                received.append(part)
+                if stream and part.text:
+                    yield Completion(part.text, observations=observations)
+                    observations = ()
+        if not received:
+            early = stream and not objects
+            message = "the stream ended early" if early else "malformed reply"
+            raise AttemptFailed(message, Remedy.RETRY_LATER)
+        finish_reason = _checked_finish(received, stream)
+        text = "" if stream else _text(received)
+        yield Completion(text, _usage(received), finish_reason, observations or ())
+
+    def _explained(
+        self, error: Exception, call: Call, model: str, received: list[Part]
+    ) -> AttemptFailed:
+        fields: Mapping[str, Any] = {}
+        secret = self._key.secret()
+        if isinstance(error, AttemptFailed):
+            failure = error
+        elif call.status is None and not (secret.isascii() and secret.isprintable()):
+            message = "the key holds a character that no key has"
+            failure = AttemptFailed(message, Remedy.REPLACE_KEY)
+        elif call.refused and call.status is not None:
+            fields = error_fields(call.body)
+            failure = self._classify(call, call.status, fields, model)
+            named = {observation.name for observation in failure.observations}
+            seen = tuple(o for o in self._observe(call) if o.name not in named)
+            failure.observations = (*failure.observations, *seen)
+            if failure.remedy is Remedy.WAIT_FOR_LIMIT and failure.limit is None:
+                failure.limit = next((o.name for o in seen if o.remaining == 0), None)
+        elif words := transport_failure(error, call.timeout):
+            failure = AttemptFailed(words, Remedy.RETRY_LATER)
+        elif call.status is None:
+            message = f"the request could not be sent ({type(error).__name__}: {error})"
+            failure = AttemptFailed(message, Remedy.FIX_REQUEST)
+        else:
+            # google-genai keeps an error event in `details`, the others in `body`.
+            fields = error_fields(getattr(error, "details", None) or getattr(error, "body", None))
+            if any(said(fields, name) for name in ("message", "code", "type", "detail")):
+                failure = self._classify(call, event_status(fields), fields, model)
+            else:
+                failure = AttemptFailed("malformed reply", Remedy.RETRY_LATER)
+        self.account = self._account(call, fields) or self.account
+        failure.text = failure.text or _text(received)
+        failure.usage = failure.usage or _usage(received)
+        failure.args = (redacted(str(failure), secret),)
+        return failure
+
+
+def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
+    """The provider's own count, or None if it gave no figures."""
+    counts = [n if isinstance(n, int) and n > 0 else 0 for n in (input_tokens, *output_tokens)]
+    return Usage(counts[0], sum(counts[1:])) if any(counts) else None
+
+
+def _text(received: list[Part]) -> str:
+    return "".join(part.text for part in received)
+
+
+def _usage(received: list[Part]) -> Usage | None:
+    return next((part.usage for part in reversed(received) if part.usage), None)
+
+
+def _checked_finish(received: list[Part], stream: bool) -> str:
+    """`stop` or `length`; raises AttemptFailed if what was received is no answer."""
+    finish_reason = next((p.finish_reason for p in reversed(received) if p.finish_reason), None)
+    refusal = "".join(part.refusal for part in received)
+    if refusal:
+        raise AttemptFailed("the model refused to answer", Remedy.CHANGE_PROMPT, text=refusal)
+    if finish_reason == "content_filter":
+        reason = next((f" ({part.reason})" for part in received if part.reason), "")
+        raise AttemptFailed(f"the provider filtered the reply{reason}", Remedy.CHANGE_PROMPT)
+    if finish_reason is None and stream:
+        raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
+    if finish_reason not in ("stop", "length", None):
+        message = f"the reply ended without an answer ({finish_reason})"
+        raise AttemptFailed(message, Remedy.RETRY_LATER)
+    if not _text(received).strip() and finish_reason != "length":
+        raise AttemptFailed("an empty reply", Remedy.RETRY_LATER)
+    return finish_reason or "stop"

@@ -1,0 +1,185 @@
+"""Gemini through Google's SDK (the Developer API)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AttemptFailed, Remedy
+from ..types import Metric, Observation, Period, Request
+from .base import Part, SdkAdapter, counted
+from .failures import by_status, label, mappings, said
+from .limits import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .http import Call
+
+FINISH_REASONS = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "SPII": "content_filter",
+    "RECITATION": "content_filter",
+}
+API_VERSION = "v1beta"
+"""Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
+
+
+class GoogleAdapter(SdkAdapter):
+    """Gemini's generateContent; it sends no limit headers at all."""
+
+    def _build(self) -> Any:
+        from google import genai
+        from google.genai import types
+
+        options = types.HttpOptions(
+            base_url=self._base_url,
+            api_version=API_VERSION,
+            httpx_client=self._http.client,
+        )
+        # The environment could switch to another service of Google otherwise.
+        return genai.Client(api_key=self._key.secret(), vertexai=False, http_options=options)
+
+    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
+        system = [message.content for message in request.messages if message.role == "system"]
+        config: dict[str, Any] = {
+            "system_instruction": "\n\n".join(system) or None,
+            "max_output_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop_sequences": list(request.stop) or None,
+            "seed": request.seed,
+        }
+        given = {name: value for name, value in config.items() if value is not None}
+        # Both of these let the SDK send requests of its own, which nobody would count.
+        given["automatic_function_calling"] = {"disable": True}
+        given["automatic_continuation"] = False
+        contents = [
+            {
+                "role": "model" if message.role == "assistant" else "user",
+                "parts": [{"text": message.content}],
+            }
+            for message in request.messages
+            if message.role != "system"
+        ]
+        models = sdk.models
+        send = models.generate_content_stream if stream else models.generate_content
+        answer = send(model=model, contents=contents, config=given)
+        for response in answer if stream else (answer,):
+            yield _part(response)
+
+    def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
+        for detail in _details(fields, "ErrorInfo"):
+            metadata = detail.get("metadata")
+            consumer = said(metadata, "consumer") if isinstance(metadata, dict) else ""
+            if consumer.startswith("projects/"):
+                return consumer
+        return None
+
+    def _classify(
+        self, call: Call, status: int, fields: Mapping[str, Any], model: str
+    ) -> AttemptFailed:
+        what, message = label(status, fields), said(fields, "message")
+        reasons = [str(detail.get("reason", "")) for detail in _details(fields, "ErrorInfo")]
+        # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
+        if any(reason.startswith("API_KEY_") for reason in reasons):
+            return AttemptFailed(f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY)
+        if status == 429:
+            return _limited(fields, what)
+        if status == 400 and said(fields, "status") == "FAILED_PRECONDITION":
+            # The country is not served, or billing is not enabled.
+            return AttemptFailed(f"{message} {what}", Remedy.CHANGE_PLAN)
+        if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
+            return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+        return by_status(call, status, fields)
+
+
+def _part(response: Any) -> Part | None:
+    """One response, or one chunk of it, without the model's thinking."""
+    usage = getattr(response, "usage_metadata", None)
+    count = usage and counted(
+        usage.prompt_token_count, usage.candidates_token_count, usage.thoughts_token_count
+    )
+    block = getattr(getattr(response, "prompt_feedback", None), "block_reason", None)
+    if block:
+        return Part(finish_reason="content_filter", usage=count or None, reason=_word(block))
+    if not response.candidates:
+        return Part(usage=count) if count else None
+    candidate = response.candidates[0]
+    pieces = (candidate.content and candidate.content.parts) or ()
+    ending = _word(candidate.finish_reason)
+    return Part(
+        text="".join(piece.text for piece in pieces if piece.text and not piece.thought),
+        finish_reason=FINISH_REASONS.get(ending, ending or None),
+        usage=count or None,
+        reason=ending,
+    )
+
+
+def _word(value: Any) -> str:
+    """The text of one of the SDK's enumerations."""
+    return str(getattr(value, "value", value) or "")
+
+
+def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    """The details of one kind; their order varies, so they are found by their type."""
+    details = mappings(fields.get("details"))
+    return [detail for detail in details if said(detail, "@type").endswith(f".{kind}")]
+
+
+def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
+    """A 429, by its quotaId: on a daily limit the delay it names is under a minute all the same."""
+    violations = [
+        violation
+        for detail in _details(fields, "QuotaFailure")
+        for violation in mappings(detail.get("violations"))
+    ]
+    message = said(fields, "message")
+    if any(str(v.get("quotaValue", "0")) == "0" for v in violations) or (
+        not violations and re.search(r"limit: 0\b", message)
+    ):
+        return AttemptFailed(f"the model is not in the plan {what}", Remedy.CHANGE_PLAN)
+    if not violations and "prepayment credits" in message:
+        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT)
+    named = [d.get("retryDelay") for d in _details(fields, "RetryInfo")]
+    delay = parse_duration(str(named[0])) if named else None
+    # The delay is cut to whole seconds, and the window turns on the full minute.
+    delay = None if delay is None else delay + 1
+    observations = [o for o in map(_observation, violations) if o is not None]
+    daily = next((o for o in observations if o.name.endswith("_per_day")), None)
+    worst = daily or next(iter(observations), None)
+    if worst is None:
+        return AttemptFailed(f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay)
+    return AttemptFailed(
+        f"{worst.name.replace('_', ' ')} spent (limit {worst.amount:,.0f})",
+        Remedy.WAIT_FOR_LIMIT,
+        retry_after=None if daily else delay,
+        limit=worst.name,
+        observations=observations,
+    )
+
+
+def _observation(violation: Mapping[str, Any]) -> Observation | None:
+    quota = str(violation.get("quotaId", ""))
+    value = _amount(violation.get("quotaValue"))
+    periods: dict[str, Period] = {"PerDay": "day", "PerMinute": "minute"}
+    period = next((name for text, name in periods.items() if text in quota), None)
+    metric: Metric = "tokens"
+    if "InputTokens" in quota or "input_token" in str(violation.get("quotaMetric")):
+        metric = "input_tokens"
+    elif "Requests" in quota:
+        metric = "requests"
+    if period is None or value is None:
+        return None
+    # A refused request was one too many; refused tokens may only have been too many at once.
+    remaining = 0.0 if metric == "requests" else None
+    return Observation(f"{metric}_per_{period}", value, remaining, None, "error")
+
+
+def _amount(value: Any) -> float | None:
+    """A count that Google writes as a string."""
+    return float(value) if re.fullmatch("[0-9]{1,15}", str(value)) else None

@@ -1,0 +1,159 @@
+"""The HTTP client of one adapter, and what was seen of each call on it.
+
+All four SDKs take an injected `httpx.Client`, so status, headers, timeouts and closing are handled
+here once, whatever an SDK does or does not hand on (mistralai and google-genai leave transport
+errors unwrapped, and give no headers with a reply).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to wait for a connection; a host that is there answers well within."""
+
+
+class Call:
+    """One call in progress: what came back so far.
+
+    Attributes:
+        timeout: seconds given to the call as a whole.
+        status: HTTP status, or None while there was no answer.
+        headers: response headers, names in lower case.
+        body: of an answer that is no success: parsed JSON, else text, else None.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.deadline = math.inf
+        self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
+        self.body: Any = None
+        self._response: httpx.Response | None = None
+
+    @property
+    def refused(self) -> bool:
+        """There was an answer, and it was no success."""
+        return self.status is not None and self.status != 200
+
+    def take(self, response: httpx.Response) -> None:
+        """Note what came back, and read the body of a refusal."""
+        self._response = response
+        response.stream = _Limited(response.stream, self.deadline)
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        if self.refused:
+            self.body = parse_body(response.read().decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Drop the connection if the answer was not read to its end."""
+        if self._response is not None:
+            self._response.close()
+
+
+class HttpClient:
+    """One pool of connections, shared by the threads that use the adapter."""
+
+    def __init__(self, base_url: str | None) -> None:
+        self._current = threading.local()
+        self.client = httpx.Client(
+            # A redirect could carry the key to another host.
+            follow_redirects=False,
+            # A proxy cannot reach this machine's own loopback addresses.
+            trust_env=not is_loopback(base_url),
+            # As many calls at once as there are threads, the connections of a hundred kept open.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+            event_hooks={"request": [self._before], "response": [self._after]},
+        )
+
+    @contextmanager
+    def call(self, timeout: float) -> Iterator[Call]:
+        """A call whose HTTP request is the next one this thread sends; closed at the end."""
+        call = Call(timeout)
+        self._current.call = call
+        try:
+            yield call
+        finally:
+            call.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.client.close()
+
+    def _before(self, request: httpx.Request) -> None:
+        call: Call = self._current.call
+        # From here, as the first call of an adapter also imports an SDK.
+        call.deadline = time.monotonic() + call.timeout
+        # Mistral's SDK takes whole milliseconds and Google's one figure for all: set here for all.
+        limits = httpx.Timeout(call.timeout, connect=min(CONNECT_TIMEOUT, call.timeout))
+        request.extensions = {**request.extensions, "timeout": limits.as_dict()}
+
+    def _after(self, response: httpx.Response) -> None:
+        self._current.call.take(response)
+
+
+class _Limited(httpx.SyncByteStream):
+    """A body that stops at the deadline.
+
+    A read timeout alone is never met by a server that keeps a call waiting with a comment now and
+    then, as the event stream format has them for that purpose.
+    """
+
+    def __init__(self, stream: Any, deadline: float) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            if time.monotonic() > self._deadline:
+                raise httpx.ReadTimeout("the call took longer than its timeout")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def parse_body(text: str) -> Any:
+    """JSON if it is JSON, else the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def is_loopback(base_url: str | None) -> bool:
+    """Whether the address is on this machine's loopback interface."""
+    host = urlsplit(base_url or "").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def transport_failure(error: BaseException, timeout: float) -> str | None:
+    """What happened on the network, in words, if that is what the error is about."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, httpx.ConnectTimeout):
+            return f"no connection within {min(CONNECT_TIMEOUT, timeout):g} s"
+        if isinstance(link, httpx.TimeoutException):
+            return f"no answer within {timeout:g} s"
+        if isinstance(link, httpx.ProxyError):
+            return "the proxy of this network refused the connection"
+        if isinstance(link, httpx.ConnectError):
+            return "no connection"
+        if isinstance(link, httpx.TransportError | httpx.StreamError):
+            return "connection lost"
+        link = link.__cause__ or link.__context__
+    return None

@@ -1,0 +1,227 @@
+"""What headers and error texts say about limits and delays.
+
+Formats as recorded from the services in 2025 and 2026: Groq and OpenAI write Go durations and
+`x-ratelimit-*` headers without a period, Mistral puts the period into the header's name, and some
+limits (Groq's tokens per day) are told by the text of a 429 alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from ..types import PERIOD_SECONDS, Metric, Observation, Period
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LONGEST_DELAY = 62 * 86_400.0
+"""A delay beyond two months is no delay that a provider of chat completions means, in seconds."""
+
+_UNIT_SECONDS = {
+    "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9,
+}  # fmt: skip
+_GO_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15})(h|ms|m|s|us|µs|μs|ns)")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?")
+_EPOCH = 1e9
+_EPOCH_MILLISECONDS = 1e12
+
+_HEADER = re.compile(
+    r"x-ratelimit-(limit|remaining|reset)-(requests|req|tokens)"
+    r"(?:-(?:([0-9]{1,6})-)?(second|minute|hour|day|month))?"
+)
+_COUNT = "[0-9]{1,15}(?:,[0-9]{3}){0,4}"
+_SENTENCE = re.compile(
+    r"on (?P<dimension>[a-z ]{1,60}) \([A-Z]{1,10}\): "
+    rf"Limit:? (?P<limit>{_COUNT})"
+    rf"(?:, Used:? (?P<used>{_COUNT}))?"
+    rf"(?:, Requested:? (?P<requested>{_COUNT}))?"
+    r"(?:\.? Please try again in (?P<wait>[0-9hmsnuµμ.]{1,40}))?"
+)
+_METRICS: Mapping[str, Metric] = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "input tokens": "input_tokens",
+    "output tokens": "output_tokens",
+}
+_PERIODS: Mapping[str, Period] = {
+    "sec": "second", "second": "second", "min": "minute", "minute": "minute", "hour": "hour",
+    "day": "day", "month": "month",
+}  # fmt: skip
+
+
+def parse_duration(text: str, now: float | None = None) -> float | None:
+    """Seconds from a delay as providers write it, or None if it is not one.
+
+    Reads seconds (`7`, `7.66`), Go durations (`2m59.56s`, `26ms`, also with a trailing dot), and,
+    when `now` (epoch seconds) is given, HTTP dates and epoch times in seconds or milliseconds,
+    which count from `now` and are never below zero.
+    """
+    text = text.strip().removesuffix(".")
+    seconds: float | None = None
+    if _NUMBER.fullmatch(text):
+        seconds = float(text)
+        if seconds >= _EPOCH and now is not None:
+            instant = seconds / 1000 if seconds >= _EPOCH_MILLISECONDS else seconds
+            seconds = max(0.0, instant - now)
+    elif text and not _GO_PART.sub("", text):
+        seconds = sum(float(amount) * _UNIT_SECONDS[u] for amount, u in _GO_PART.findall(text))
+    elif now is not None:
+        date = parse_date(text)
+        seconds = None if date is None else max(0.0, date - now)
+    return seconds if seconds is not None and seconds <= LONGEST_DELAY else None
+
+
+def parse_date(text: str | None) -> float | None:
+    """Epoch seconds of an HTTP date, or None."""
+    try:
+        return parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+def retry_delay(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to wait by `retry-after-ms` or `retry-after`; the server's own date is its now."""
+    milliseconds = headers.get("retry-after-ms", "").strip()
+    if _NUMBER.fullmatch(milliseconds) and float(milliseconds) / 1000 <= LONGEST_DELAY:
+        return float(milliseconds) / 1000
+    served_at = parse_date(headers.get("date"))
+    return parse_duration(headers.get("retry-after", ""), now if served_at is None else served_at)
+
+
+def header_observations(
+    headers: Mapping[str, str], defaults: Mapping[str, Period] | None = None
+) -> tuple[Observation, ...]:
+    """What the `x-ratelimit-*` headers say, absurd figures left out.
+
+    A header without a period in its name counts over `defaults["requests"]` or
+    `defaults["tokens"]` (Groq: day and minute). Where that has no entry, the window is derived from
+    a bucket's rule, reset = used / limit × window (15,533 of 15,540 recorded OpenAI replies fit);
+    tokens fall back to the minute, and requests whose window cannot be told are left out.
+    """
+    found: dict[tuple[Metric, Period | None], dict[str, str]] = {}
+    for name, value in headers.items():
+        match = _HEADER.fullmatch(name.lower())
+        if match is None:
+            continue
+        figure, dimension, count, unit = match.groups()
+        period = _named_period(int(count or 1), unit) if unit else None
+        if unit and period is None:
+            continue
+        metric: Metric = "tokens" if dimension == "tokens" else "requests"
+        found.setdefault((metric, period), {})[figure] = value
+    observations = []
+    for (metric, period), figures in found.items():
+        limit, remaining = _amount(figures.get("limit")), _amount(figures.get("remaining"))
+        resets_in = parse_duration(figures.get("reset", ""))
+        if limit is None and remaining is None:
+            continue
+        if limit is not None and remaining is not None and remaining > limit:
+            continue
+        window = period or (defaults or {}).get(metric) or _derived(limit, remaining, resets_in)
+        if window is None and metric == "tokens":
+            window = "minute"
+        if window is not None:
+            observations.append(
+                Observation(f"{metric}_per_{window}", limit, remaining, resets_in, "header")
+            )
+    return tuple(observations)
+
+
+@dataclass(frozen=True)
+class LimitSentence:
+    """What a message such as this says: "on tokens per minute (TPM): Limit 6000, Used 5447, …".
+
+    `name` is None for a dimension that is no limit of ours (audio seconds, images). `wait` is in
+    seconds.
+    """
+
+    name: str | None
+    limit: float
+    used: float | None
+    requested: float | None
+    wait: float | None
+
+    @property
+    def never_fits(self) -> bool:
+        """The one request is larger than the whole limit: waiting cannot help."""
+        return self.requested is not None and self.requested > self.limit
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        """The sentence as an observation, if it counts something that we count."""
+        if self.name is None:
+            return ()
+        remaining = None if self.used is None else max(0.0, self.limit - self.used)
+        return (Observation(self.name, self.limit, remaining, None, "error"),)
+
+    @property
+    def figures(self) -> str:
+        """`limit 6,000, used 5,447, requested 783`, as far as known."""
+        known = (("limit", self.limit), ("used", self.used), ("requested", self.requested))
+        return ", ".join(f"{name} {value:,.0f}" for name, value in known if value is not None)
+
+    def __str__(self) -> str:
+        return f"{(self.name or 'a limit').replace('_', ' ')} spent ({self.figures})"
+
+
+def read_sentence(text: str) -> LimitSentence | None:
+    """The figures in a Groq or OpenAI limit message, or None.
+
+    Labels can be wrong and durations cannot ("tokens per min … try again in 14h29m" was seen): a
+    bucket waits (used + requested - limit) / limit × window, so where the wait implies another
+    window than the label, the window goes by the wait.
+    """
+    match = _SENTENCE.search(text)
+    if match is None:
+        return None
+    limit, used, requested = (
+        _amount((match[group] or "").replace(",", "")) for group in ("limit", "used", "requested")
+    )
+    if limit is None:
+        return None
+    wait = parse_duration(match["wait"] or "")
+    dimension, _, label = match["dimension"].rpartition(" per ")
+    metric, period = _METRICS.get(dimension.strip()), _PERIODS.get(label.strip())
+    if used is not None and requested is not None and wait and wait >= 0.01 and limit:
+        excess = used + requested - limit
+        implied = wait * limit / excess if excess > 0 else 0.0
+        labelled = PERIOD_SECONDS[period] if period else 0.0
+        if implied and not labelled / 2 <= implied <= labelled * 2:
+            period = _nearest(implied)
+    name = f"{metric}_per_{period}" if metric and period else None
+    return LimitSentence(name, limit, used, requested, wait)
+
+
+def _amount(text: str | None) -> float | None:
+    """A count as a header writes it; None for what is no plain, sensible number."""
+    return float(text) if text and _NUMBER.fullmatch(text.strip()) else None
+
+
+def _named_period(count: int, unit: str) -> Period | None:
+    """The period of `count` units, if it has a name: 60 seconds are a minute."""
+    seconds = count * PERIOD_SECONDS[_PERIODS[unit]]
+    return next((name for name, length in PERIOD_SECONDS.items() if length == seconds), None)
+
+
+def _nearest(seconds: float) -> Period:
+    return min(PERIOD_SECONDS, key=lambda name: abs(math.log(PERIOD_SECONDS[name] / seconds)))
+
+
+def _derived(
+    limit: float | None, remaining: float | None, resets_in: float | None
+) -> Period | None:
+    """The window of a bucket from its reset time, or None where the figures do not tell.
+
+    What remains is rounded to whole units, so the derived window may be off by a factor of two,
+    not more: the request just made is itself a whole unit.
+    """
+    if not limit or remaining is None or resets_in is None or remaining >= limit:
+        return None
+    # "0s" is a reset below the rounding of a millisecond: no window of a day has one.
+    window = resets_in * limit / (limit - remaining) or PERIOD_SECONDS["minute"]
+    nearest = _nearest(window)
+    return nearest if 0.45 <= window / PERIOD_SECONDS[nearest] <= 2.2 else None

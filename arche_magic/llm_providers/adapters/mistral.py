@@ -1,0 +1,110 @@
+"""Mistral through its SDK."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AttemptFailed, Remedy
+from .base import Part, SdkAdapter, counted
+from .failures import by_status, label, mappings, said
+from .limits import header_observations, retry_delay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..types import Observation, Request
+    from .http import Call
+
+FINISH_REASONS = {"model_length": "length", "tool_calls": "stop"}
+
+
+class MistralAdapter(SdkAdapter):
+    """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
+
+    def _build(self) -> Any:
+        from mistralai.client import Mistral
+
+        # Its retries are off unless a retry_config is given.
+        return Mistral(
+            api_key=self._key.secret(),
+            server_url=self._base_url,
+            client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
+        )
+
+    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
+        parameters: dict[str, Any] = {
+            "model": model,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": list(request.stop) or None,
+            "random_seed": request.seed,
+        }
+        given = {name: value for name, value in parameters.items() if value is not None}
+        if stream:
+            for event in sdk.chat.stream(**given):
+                yield _part(event.data)
+        else:
+            yield _part(sdk.chat.complete(**given))
+
+    def _observe(self, call: Call) -> tuple[Observation, ...]:
+        return header_observations(call.headers)
+
+    def _classify(
+        self, call: Call, status: int, fields: Mapping[str, Any], model: str
+    ) -> AttemptFailed:
+        # Codes are strings in recordings, and numbers in some reports.
+        code, kind = said(fields, "code"), said(fields, "type")
+        what = label(status, fields)
+        if code == "3505" or kind == "service_tier_capacity_exceeded":
+            delay = retry_delay(call.headers, time.time())
+            return AttemptFailed(f"overloaded {what}", Remedy.RETRY_LATER, retry_after=delay)
+        never = any(observation.amount == 0 for observation in self._observe(call))
+        if code == "1910" or kind == "tier_not_allowed" or (status == 429 and never):
+            return AttemptFailed(f"the model is not in the plan {what}", Remedy.CHANGE_PLAN)
+        if code == "1500" or kind == "invalid_model":
+            return AttemptFailed(f"model not found {what}", Remedy.CHANGE_MODEL)
+        if code == "3051":
+            return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+        problems = _problems(fields)
+        if status == 422 and problems:
+            return AttemptFailed(f"{model} does not take {problems} {what}", Remedy.FIX_REQUEST)
+        return by_status(call, status, fields)
+
+
+def _part(completion: Any) -> Part | None:
+    """One chat completion, or one chunk of it."""
+    usage = getattr(completion, "usage", None)
+    count = usage and counted(usage.prompt_tokens, usage.completion_tokens)
+    choices = getattr(completion, "choices", None)
+    if not choices:
+        return Part(usage=count) if count else None
+    choice = choices[0]
+    message = getattr(choice, "message", None) or getattr(choice, "delta", None)
+    finish_reason = choice.finish_reason
+    return Part(
+        text=_text(getattr(message, "content", None)),
+        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason),
+        usage=count or None,
+    )
+
+
+def _text(content: Any) -> str:
+    """The text of a message; reasoning models send a list, its thinking chunks left out."""
+    if isinstance(content, list):
+        return "".join(chunk.text for chunk in content if getattr(chunk, "type", "") == "text")
+    return content if isinstance(content, str) else ""
+
+
+def _problems(fields: Mapping[str, Any]) -> str:
+    """`temperature (Input should be less than …)` from a validation error's list."""
+    message = fields.get("message")
+    detail = message.get("detail") if isinstance(message, dict) else fields.get("detail")
+    steps = {
+        ".".join(str(step) for step in problem["loc"][1:]): problem.get("msg")
+        for problem in mappings(detail)
+        if isinstance(problem.get("loc"), list)
+    }
+    return "; ".join(f"{parameter} ({reason})" for parameter, reason in steps.items())

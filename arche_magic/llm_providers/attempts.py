@@ -1,0 +1,107 @@
+"""The record of attempts: one line each in `outputs/llm_calls.jsonl`, and the session's in memory.
+
+No prompt and no reply text is kept here. Every figure of `get_stats()` and of the attempts frame
+derives from attempts, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+import warnings
+from collections import Counter, deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .storage import LedgerWarning
+from .types import Attempt
+
+logger = logging.getLogger("arche_magic.attempts")
+
+SESSION = uuid.uuid4().hex[:8]
+_REMEMBERED = 10_000
+_PASSED_OVER = ("skipped", "refused", "failed")
+
+
+class AttemptLog:
+    """Attempts of this process, appended to a file as they end.
+
+    Args:
+        path: the file, or None to keep them in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
+
+    def append(self, attempts: Sequence[Attempt]) -> None:
+        """Add the attempts of one request; a disk that refuses costs one warning, no call."""
+        self.recent.extend(attempts)
+        if self.path is None:
+            return
+        lines = "".join(
+            json.dumps({"session": SESSION, **attempt.to_dict()}) + "\n" for attempt in attempts
+        )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # One write in append mode: lines of several kernels do not mix.
+            with self.path.open("ab", buffering=0) as file:
+                file.write(lines.encode())
+        except OSError as error:
+            path, self.path = self.path, None
+            warnings.warn(
+                f"attempts cannot be kept in {path} ({error.strerror or error}); "
+                "this process keeps them in memory",
+                LedgerWarning,
+                stacklevel=2,
+            )
+
+
+class Tally:
+    """Running counts of the requests of one provider object."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._served: Counter[str] = Counter()
+        self._requests = self._fallbacks = self._errors = 0
+        self._last = ""
+
+    def add(self, attempts: Sequence[Attempt]) -> None:
+        """Count one ended request by its attempts."""
+        served = next((a for a in attempts if a.outcome == "served"), None)
+        interrupted = any(a.outcome == "interrupted" for a in attempts)
+        with self._lock:
+            self._requests += 1
+            if served:
+                self._last = served.provider
+                self._served[served.provider] += 1
+                self._fallbacks += any(a.outcome in _PASSED_OVER for a in attempts)
+            elif not interrupted:
+                self._errors += 1
+
+    def stats(self) -> dict[str, Any]:
+        """`total_calls`, `provider_calls`, `fallbacks`, `errors`, `current_provider`."""
+        with self._lock:
+            return {
+                "total_calls": self._requests,
+                "provider_calls": dict(self._served),
+                "fallbacks": self._fallbacks,
+                "errors": self._errors,
+                "current_provider": self._last or None,
+            }
+
+
+_logs: dict[str, AttemptLog] = {}
+_lock = threading.Lock()
+
+
+def attempt_log(store: str) -> AttemptLog:
+    """The log beside the ledger of that store; in memory where the ledger is."""
+    with _lock:
+        if store not in _logs:
+            path = None if "://" in store else Path(store).with_name("llm_calls.jsonl")
+            _logs[store] = AttemptLog(path)
+        return _logs[store]

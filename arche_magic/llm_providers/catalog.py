@@ -1,0 +1,133 @@
+"""What is published about providers and models: `catalog.toml`, read once when first needed."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from .types import PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
+
+_METRICS = ("requests", "tokens", "input_tokens", "output_tokens")
+# What a custom limit counts over when neither the user nor the catalog names a rule: never early.
+_DEFAULT_WINDOW: WindowRule = "rolling"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A service that answers prompts.
+
+    Attributes:
+        wire: whose format it speaks: groq, mistral, google, openai.
+        models: the models used by default, each a route per key, in this order.
+        known_models: every model name known to be this provider's.
+        limits: published limits per model.
+        window, time_zone: how its windows turn, for limits that do not say.
+        paid: whether its answers cost money.
+        key_variables: environment variables that hold its keys; the first is the usual one.
+    """
+
+    name: str
+    title: str
+    wire: str
+    models: tuple[str, ...]
+    known_models: frozenset[str]
+    limits: Mapping[str, tuple[Limit, ...]]
+    key_variables: tuple[str, ...]
+    base_url_variable: str | None = None
+    base_url: str | None = None
+    key_page: str = ""
+    paid: bool = False
+    window: WindowRule = _DEFAULT_WINDOW
+    time_zone: str = "UTC"
+    source: str = ""
+
+
+@lru_cache(maxsize=1)
+def published_providers() -> Mapping[str, Provider]:
+    """The four providers of the catalog, in their default order.
+
+    A published figure is a starting point: replies replace it.
+    """
+    text = files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)["providers"]
+    return {name: _provider(name, entry) for name, entry in table.items()}
+
+
+def parse_limits(
+    table: Mapping[str, Any],
+    window: WindowRule = _DEFAULT_WINDOW,
+    time_zone: str = "UTC",
+    evidence: Evidence = "configured",
+) -> tuple[Limit, ...]:
+    """Limits from a table such as `{"requests_per_minute": 30, "tokens_per_day": 200_000}`.
+
+    `window` and `time_zone` in the table override the arguments.
+
+    Raises:
+        ValueError: a name is no limit, or an amount is no number of at least 0.
+    """
+    window = table.get("window", window)
+    if window not in ("bucket", "calendar", "rolling"):
+        raise ValueError(f"window is {window!r}; it can be bucket, calendar or rolling")
+    time_zone = table.get("time_zone", time_zone)
+    try:
+        ZoneInfo(time_zone)
+    except (KeyError, OSError, TypeError, ValueError):
+        raise ValueError(
+            f"time_zone is {time_zone!r}; write a name such as America/Los_Angeles"
+        ) from None
+    limits = []
+    for name, amount in table.items():
+        if name in ("window", "time_zone"):
+            continue
+        metric, period = split_limit_name(name)
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        if not number or not 0 <= amount < math.inf:
+            raise ValueError(f"{name} is {amount!r}; it must be a number of at least 0")
+        limits.append(Limit(metric, period, float(amount), window, time_zone, evidence))
+    return tuple(limits)
+
+
+def split_limit_name(name: str) -> tuple[Metric, Period]:
+    """`tokens_per_day` as metric and period.
+
+    Raises:
+        ValueError: it is not the name of a limit.
+    """
+    metric, _, period = name.partition("_per_")
+    if metric not in _METRICS or period not in PERIOD_SECONDS:
+        raise ValueError(
+            f"{name!r} is not a limit; write {{{'|'.join(_METRICS)}}}_per_"
+            f"{{{'|'.join(PERIOD_SECONDS)}}}, for example requests_per_minute"
+        )
+    return cast("Metric", metric), cast("Period", period)
+
+
+def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
+    window, time_zone = entry["window"], entry.get("time_zone", "UTC")
+    limits = {
+        model: parse_limits(table, window, time_zone, "published")
+        for model, table in entry.get("limits", {}).items()
+    }
+    models = tuple(entry["models"])
+    return Provider(
+        name=name,
+        title=entry["title"],
+        wire=entry["wire"],
+        models=models,
+        known_models=frozenset({*models, *limits, *entry.get("other_models", ())}),
+        limits=limits,
+        key_variables=tuple(entry["key_variables"]),
+        base_url_variable=entry.get("base_url_variable"),
+        key_page=entry["key_page"],
+        paid=entry["paid"],
+        window=window,
+        time_zone=time_zone,
+        source=entry["source"],
+    )

@@ -1,0 +1,385 @@
+"""Keys, order, models and limits: from the environment, the nearest `.env`, `arche_magic.toml`.
+
+The real environment wins over `.env`. Nothing is written to the environment. Reading happens once,
+in `load_configuration`; the result is an immutable `Configuration` that is handed around.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import re
+import sys
+import tomllib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .catalog import Provider, parse_limits, published_providers
+from .errors import ConfigurationError
+from .types import Clock, Key, Limit, Route, SystemClock
+
+SETTINGS_FILE = "arche_magic.toml"
+LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
+DEFAULT_PATIENCE = 30.0
+DEFAULT_TIMEOUT = 120.0
+_QUOTES = "\"'\u201c\u201d\u2018\u2019"
+# A NAME=value on a later line of one value: its quote was never closed.
+_ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
+
+
+class ConfigurationWarning(UserWarning):
+    """A line of a configuration file was passed over; the rest of it counts."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything the engine needs to know before the first request.
+
+    Attributes:
+        providers: by name, in the order they are asked.
+        keys: all keys of all providers, in the order of their labels.
+        store: where the ledger lives: a path, or `memory://`.
+        default_provider: what `get_llm_provider(None)` gives.
+        patience: seconds a request waits for a route rather than fail or pay.
+        timeout: seconds for a whole request.
+        limits: the user's own, by `provider/model`, provider or key label.
+        clock: what the engine reads time from.
+        directory: where the settings were found; the ledger's default place.
+    """
+
+    providers: Mapping[str, Provider]
+    keys: tuple[Key, ...] = ()
+    store: str = "memory://"
+    default_provider: str = "intelligent"
+    patience: float = DEFAULT_PATIENCE
+    timeout: float = DEFAULT_TIMEOUT
+    limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
+    directory: Path | None = None
+
+    def provider(self, name: str) -> Provider:
+        """The provider of that name.
+
+        Raises:
+            ConfigurationError: there is none; the message offers the nearest names.
+        """
+        try:
+            return self.providers[name]
+        except KeyError:
+            raise ConfigurationError(
+                f"unknown provider {name!r}{did_you_mean(name, self.providers)}; "
+                f"known are {', '.join(self.providers)}"
+            ) from None
+
+    def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
+        """Every way to get an answer; `models` narrows to those providers and models."""
+        wanted = models if models is not None else {p.name: p.models for p in self.providers.values()}
+        return tuple(
+            Route(provider.name, key, model, provider.paid)
+            for provider in self.providers.values()
+            for model in wanted.get(provider.name, ())
+            for key in self.keys
+            if key.provider == provider.name
+        )
+
+    def default_limits(self, route: Route) -> tuple[Limit, ...]:
+        """Limits of a route before any reply: published ones, overlaid by the user's."""
+        provider = self.providers[route.provider]
+        limits = {limit.name: limit for limit in provider.limits.get(route.model, ())}
+        for scope in (route.provider, f"{route.provider}/{route.model}", route.key.label):
+            limits.update({limit.name: limit for limit in self.limits.get(scope, ())})
+        return tuple(limits.values())
+
+    def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
+        """Which models of which providers a request may go to.
+
+        A bare name goes to the providers known to have it, `provider/model` to that provider,
+        and a name nobody knows to the provider that was asked for by name.
+
+        Raises:
+            ConfigurationError: unknown provider or model, or a model of another provider.
+        """
+        asked = {provider: self.provider(provider)} if provider else dict(self.providers)
+        if model is None:
+            return {name: list(entry.models) for name, entry in asked.items()}
+        owners = [name for name, entry in self.providers.items() if model in entry.known_models]
+        if allowed := [name for name in owners if name in asked]:
+            return {name: [model] for name in allowed}
+        prefix, _, rest = model.partition("/")
+        if prefix in asked and rest and not owners:
+            return {prefix: [_full_name(asked[prefix], rest) or rest]}
+        short = {name: full for name, entry in asked.items() if (full := _full_name(entry, model))}
+        if short:
+            return {name: [full] for name, full in short.items()}
+        if provider and not owners and (prefix not in self.providers or not rest):
+            return {provider: [model]}
+        if provider:
+            owner = owners[0] if owners else prefix
+            raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
+        known = sorted(name for entry in self.providers.values() for name in entry.known_models)
+        raise ConfigurationError(
+            f"unknown model {model!r}{did_you_mean(model, known)}; "
+            "write provider/model to send a name that is not in the catalog"
+        )
+
+
+_current: Configuration | None = None
+
+
+def get_configuration() -> Configuration:
+    """The configuration in use: the one given to `use_configuration`, else freshly loaded."""
+    return _current if _current is not None else load_configuration()
+
+
+def use_configuration(configuration: Configuration | None) -> None:
+    """Use this configuration in this process from now on; None goes back to files and variables."""
+    global _current
+    _current = configuration
+
+
+def load_configuration(
+    environment: Mapping[str, str] | None = None, directory: Path | None = None
+) -> Configuration:
+    """Read variables, the nearest `.env` upward from `directory`, and `arche_magic.toml`.
+
+    Args:
+        environment: variables to use instead of the process's own; then no file is read.
+        directory: where to look; the working directory if not given.
+
+    Raises:
+        ConfigurationError: a settings file cannot be read or says something impossible.
+    """
+    directory = directory or Path.cwd()
+    settings: dict[str, Any] = {}
+    settings_file: Path | None = None
+    env_file: Path | None = None
+    variables: dict[str, str] = {}
+    home = directory
+    if environment is None:
+        env_file = _nearest(".env", directory)
+        if env_file:
+            variables.update(read_env_file(env_file))
+        environment = os.environ
+        settings_file = _nearest(SETTINGS_FILE, directory) or _user_settings_file()
+        if settings_file:
+            settings = _read_settings(settings_file)
+    try:
+        providers = _providers(settings)
+        names = [name for entry in providers.values() for name in entry.key_variables]
+        if env_file and any(numbered_values(variables, [name]) for name in names):
+            home = env_file.parent
+        variables.update({name: _clean(value) for name, value in environment.items()})
+        return _build(variables, settings, providers, home)
+    except ValueError as error:
+        raise ConfigurationError(f"{settings_file or SETTINGS_FILE}: {error}") from None
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Variables of a `.env` file; tolerates a BOM, CRLF, `export`, spaces and stray quotes.
+
+    A line that cannot be read is named in a ConfigurationWarning, without its value.
+
+    Raises:
+        ConfigurationError: the file cannot be read at all.
+    """
+    from dotenv.parser import parse_stream
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    variables: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if not binding.error and not _ASSIGNMENT.search(binding.value or ""):
+            lines = [(binding.original.line, binding)]
+        else:
+            # One unclosed quote swallows everything up to the next: read line by line instead.
+            lines = [
+                (binding.original.line + offset, parsed)
+                for offset, line in enumerate(binding.original.string.split("\n"))
+                for parsed in parse_stream(io.StringIO(re.sub(f"[{_QUOTES}]", "", line)))
+            ]
+        for number, parsed in lines:
+            if parsed.key and parsed.value is not None:
+                variables[_clean(parsed.key)] = _clean(parsed.value)
+            elif parsed.error or parsed.key:
+                warnings.warn(
+                    f"line {number} of {path} is no NAME=value and was passed over",
+                    ConfigurationWarning,
+                    stacklevel=2,
+                )
+    return variables
+
+
+def numbered_values(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """Values of NAME, then NAME_1, NAME_2, … in numerical order; blanks and duplicates dropped."""
+    found: dict[str, None] = {}
+    for name in names:
+        numbered = sorted(
+            (int(match[1]), value)
+            for variable, value in variables.items()
+            if (match := re.fullmatch(re.escape(name) + r"_(\d+)", variable))
+        )
+        for value in [variables.get(name, ""), *(value for _, value in numbered)]:
+            if value:
+                found.setdefault(value)
+    return list(found)
+
+
+def label_keys(
+    provider: str, texts: Iterable[str], accounts: Mapping[str, str] | None = None
+) -> tuple[Key, ...]:
+    """Keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
+
+    `accounts` names, by label, the account a key spends; keys of one name share their limits.
+    """
+    accounts = accounts or {}
+    labelled = []
+    for number, text in enumerate(texts, 1):
+        label = f"{provider}_key_{number}"
+        labelled.append(Key.of(provider, label, text, accounts.get(label)))
+    return tuple(labelled)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'groq'?` for a near miss, else nothing."""
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _build(
+    variables: Mapping[str, str],
+    settings: dict[str, Any],
+    providers: dict[str, Provider],
+    home: Path,
+) -> Configuration:
+    for name, provider in providers.items():
+        variable = provider.base_url_variable
+        if variable and variables.get(variable):
+            providers[name] = replace(provider, base_url=variables[variable])
+    accounts = {label: str(name) for label, name in _table(settings, "accounts").items()}
+    for label in accounts:
+        owner, _, number = label.rpartition("_key_")
+        if owner not in providers or not number.isdigit():
+            example = next(iter(providers))
+            raise ValueError(f"[accounts]: {label!r} is no key label such as {example}_key_1")
+    keys = tuple(
+        key
+        for provider in providers.values()
+        for key in label_keys(
+            provider.name, numbered_values(variables, provider.key_variables), accounts
+        )
+    )
+    patience = settings.get("patience", DEFAULT_PATIENCE)
+    if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
+        raise ValueError(f"patience is {patience!r}; it must be seconds, 0 or more")
+    default_provider = variables.get("ARCHE_LLM_PROVIDER") or settings.get("default_provider")
+    if not isinstance(default_provider, str | None):
+        raise ValueError(f"default_provider is {default_provider!r}; it must be a name")
+    store = variables.get("ARCHE_QUOTA_STORE") or str(home / LEDGER_FILE)
+    return Configuration(
+        providers=providers,
+        keys=keys,
+        store=store if "://" in store else str(Path(store).expanduser()),
+        default_provider=default_provider or "intelligent",
+        patience=float(patience),
+        limits=_limits(_table(settings, "limits"), providers),
+        directory=home,
+    )
+
+
+def _full_name(provider: Provider, model: str) -> str | None:
+    """The provider's own name for a model that may be given without its vendor's prefix."""
+    if model in provider.known_models:
+        return model
+    ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)
+    return next(ends, None)
+
+
+def _table(settings: Mapping[str, Any], name: str, of: str = "") -> dict[str, Any]:
+    table = settings.get(name, {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{of}{name} is {table!r}; it must be a table")
+    return table
+
+
+def _providers(settings: dict[str, Any]) -> dict[str, Provider]:
+    providers = dict(published_providers())
+    tables = _table(settings, "providers")
+    for name in tables:
+        entry = _table(tables, name, "providers.")
+        if name not in providers:
+            raise ValueError(f"[providers.{name}]: unknown provider{did_you_mean(name, providers)}")
+        unknown = set(entry) - {"models", "paid"}
+        if unknown:
+            raise ValueError(f"[providers.{name}]: unknown setting {sorted(unknown)[0]!r}")
+        listed = entry.get("models", list(providers[name].models))
+        if not isinstance(listed, list) or not all(isinstance(m, str) and m for m in listed):
+            raise ValueError(f"[providers.{name}]: models must be a list of model names")
+        models = tuple(listed) or providers[name].models
+        known = providers[name].known_models | set(models)
+        paid = bool(entry.get("paid", providers[name].paid))
+        providers[name] = replace(providers[name], models=models, known_models=known, paid=paid)
+    order = settings.get("order", list(providers))
+    if not isinstance(order, list):
+        raise ValueError(f"order is {order!r}; it must be a list of provider names")
+    for name in order:
+        if name not in providers:
+            raise ValueError(f"order: unknown provider {name!r}{did_you_mean(name, providers)}")
+    return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
+
+
+def _limits(
+    table: Mapping[str, Any], providers: Mapping[str, Provider]
+) -> dict[str, tuple[Limit, ...]]:
+    limits = {}
+    for scope in table:
+        entry = _table(table, scope, "limits.")
+        owner = scope.partition("/")[0].partition("_key_")[0]
+        if owner not in providers:
+            raise ValueError(
+                f"[limits.{scope!r}]: write a provider, provider/model or a key label"
+            )
+        provider = providers[owner]
+        try:
+            limits[scope] = parse_limits(entry, provider.window, provider.time_zone)
+        except ValueError as error:
+            raise ValueError(f"[limits.{scope!r}]: {error}") from None
+    return limits
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    known = ("default_provider", "order", "patience", "providers", "limits", "accounts")
+    for name in settings:
+        if name not in known:
+            raise ConfigurationError(f"{path}: unknown setting {name!r}{did_you_mean(name, known)}")
+    return settings
+
+
+def _nearest(name: str, directory: Path) -> Path | None:
+    directory = directory.resolve()
+    for folder in (directory, *directory.parents):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _user_settings_file() -> Path | None:
+    if sys.platform == "win32":
+        folder = Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming"))
+    else:
+        folder = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
+    path = folder / "arche_magic" / SETTINGS_FILE
+    return path if path.is_file() else None
+
+
+def _clean(value: str) -> str:
+    return value.strip().strip(_QUOTES).strip()

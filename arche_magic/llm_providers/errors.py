@@ -1,0 +1,113 @@
+"""Failures, named by what to do next.
+
+`LLMProviderError` and its subclasses reach the user. `AttemptFailed` stays inside the engine:
+an adapter raises it, and the loop turns its `remedy` into when the route opens again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .types import Attempt, Observation, Usage
+
+
+class LLMProviderError(Exception):
+    """A request that ended without a reply.
+
+    Attributes:
+        attempts: every route considered, in order, and what came of each.
+        next_available_at: when the first route opens again (aware, UTC), or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        attempts: Sequence[Attempt] = (),
+        next_available_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
+        self.next_available_at = next_available_at
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback: one line, and the cell still fails."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigurationError(LLMProviderError):
+    """Keys, files or options are missing or wrong; the message says what to set."""
+
+
+class NoKeys(ConfigurationError):
+    """No API key is configured for what was asked."""
+
+
+class InvalidRequest(LLMProviderError, ValueError):
+    """The request itself is wrong (a parameter, an empty prompt); nothing was spent on it."""
+
+
+class NoRouteAvailable(LLMProviderError):
+    """Every route is shut or failed; the message says which opens first, and when."""
+
+
+class ContentFiltered(LLMProviderError):
+    """The provider refused or filtered the reply; `partial` is the text there was."""
+
+    partial: str = ""
+
+
+class IncompleteReply(LLMProviderError):
+    """A stream broke after some text; `partial` is that text."""
+
+    partial: str = ""
+
+
+class Remedy(Enum):
+    """What helps after a failed attempt, and so what closes, and for how long."""
+
+    WAIT_FOR_LIMIT = "wait until the limit has room again"
+    TOP_UP_ACCOUNT = "add credit or raise the spend limit of the account"
+    CHANGE_PLAN = "the account's plan does not include the model"
+    REPLACE_KEY = "replace the key"
+    CHANGE_MODEL = "ask for another model"
+    RETRY_LATER = "the provider has trouble; it is tried again shortly"
+    SHORTEN_PROMPT = "shorten the prompt or use a model with a larger window"
+    FIX_REQUEST = "change the request"
+    CHANGE_PROMPT = "the provider filtered the prompt or its reply"
+
+
+class AttemptFailed(Exception):
+    """One route did not answer.
+
+    Attributes:
+        remedy: what helps.
+        retry_after: seconds until the provider takes requests again, as it said, or None.
+        limit: name of the limit that was hit (`tokens_per_day`), or None.
+        observations: limits and remaining amounts that came with the refusal.
+        usage: what the attempt spent nevertheless, as far as known.
+        text: what had arrived before it failed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        remedy: Remedy,
+        *,
+        retry_after: float | None = None,
+        limit: str | None = None,
+        observations: Sequence[Observation] = (),
+        usage: Usage | None = None,
+        text: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.retry_after = retry_after
+        self.limit = limit
+        self.observations = tuple(observations)
+        self.usage = usage
+        self.text = text

@@ -1,0 +1,119 @@
+"""What a caller may ask for, checked before anything is spent, as a `Request`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from .config import Configuration, did_you_mean
+from .errors import InvalidRequest
+from .types import Message, Request
+
+Messages = Iterable[Mapping[str, str] | Message]
+_OPTIONS = (
+    "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
+    "stop", "seed", "patience", "timeout",
+)  # fmt: skip
+
+
+def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
+    """A request from a prompt or chat messages and the options of `generate`.
+
+    Raises:
+        InvalidRequest: an option that does not exist, a value out of range, an empty prompt.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise InvalidRequest(
+                f"unknown option {name!r}{did_you_mean(name, _OPTIONS)}; there are "
+                f"{', '.join(_OPTIONS)}"
+            )
+    given = {name: value for name, value in options.items() if value is not None}
+    if "max_tokens" in given and given.get("max_output_tokens", given["max_tokens"]) != given["max_tokens"]:
+        raise InvalidRequest("max_tokens and max_output_tokens are the same thing; give one")
+    max_tokens = given.get("max_tokens", given.get("max_output_tokens"))
+    return Request(
+        messages=_messages(prompt, given.get("system")),
+        provider=_text("provider", given.get("provider")),
+        model=_text("model", given.get("model")),
+        max_tokens=_integer("max_tokens", max_tokens, 1),
+        # The widest range of the four; a narrower one is the provider's to refuse.
+        temperature=_number("temperature", given.get("temperature"), 0.0, 2.0),
+        top_p=_number("top_p", given.get("top_p"), 0.0, 1.0),
+        stop=_stop(given.get("stop")),
+        seed=_integer("seed", given.get("seed"), None),
+        patience=_number("patience", given.get("patience", configuration.patience), 0.0) or 0.0,
+        timeout=_seconds("timeout", given.get("timeout", configuration.timeout)),
+    )
+
+
+def _messages(prompt: str | Messages, system: object) -> tuple[Message, ...]:
+    turns: list[Message] = []
+    if instruction := _text("system", system):
+        turns.append(Message("system", instruction))
+    if isinstance(prompt, str):
+        turns.append(Message("user", prompt))
+    elif isinstance(prompt, Iterable):
+        turns.extend(_message(entry) for entry in prompt)
+    else:
+        raise InvalidRequest(f"the prompt is a {type(prompt).__name__}; it must be text")
+    if not any(turn.content.strip() for turn in turns if turn.role != "system"):
+        raise InvalidRequest("the prompt is empty")
+    return tuple(turns)
+
+
+def _message(entry: Mapping[str, str] | Message) -> Message:
+    if isinstance(entry, Message):
+        return entry
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
+        raise InvalidRequest("a message is {'role': 'user', 'content': 'text'}")
+    role = entry.get("role")
+    if role not in ("system", "user", "assistant"):
+        raise InvalidRequest(f"a message's role is {role!r}; it can be system, user or assistant")
+    return Message(cast("Any", role), entry["content"])
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequest(f"{name} is a {type(value).__name__}; it must be text")
+    return value or None
+
+
+def _number(name: str, value: object, low: float, high: float | None = None) -> float | None:
+    if value is None:
+        return None
+    span = f"{low:g} to {high:g}" if high is not None else f"{low:g} or more"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
+    if not low <= value <= (high if high is not None else float("inf")):
+        raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
+    return float(value)
+
+
+def _seconds(name: str, value: object) -> float:
+    seconds = _number(name, value, 0.0)
+    if not seconds or not math.isfinite(seconds):
+        raise InvalidRequest(f"{name} is {value!r}; it must be seconds, more than 0")
+    return seconds
+
+
+def _integer(name: str, value: object, low: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
+    if low is not None and value < low:
+        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
+    return value
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, str | list | tuple):
+        raise InvalidRequest("stop must be a text or a list of texts")
+    stops = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(stop, str) and stop for stop in stops):
+        raise InvalidRequest("stop must be a text or a list of texts")
+    return stops

@@ -1,0 +1,274 @@
+"""Where documents live: in memory, or in one JSON file shared by all kernels of a machine.
+
+Storage is dumb: it reads a named JSON document, and it changes one alone and atomically. What the
+documents mean is the ledger's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+Document = dict[str, Any]
+Change = Callable[[Document], T]
+Upgrade = Callable[[Document], "dict[str, Document] | None"]
+
+FILE_VERSION = 1
+# How many levels of a document get lines of their own in the file: enough for one line a limit.
+_LINE_DEPTH = 5
+
+
+class LedgerWarning(UserWarning):
+    """The ledger cannot be kept where it should be; calls go on all the same."""
+
+
+class _OtherLayout(Exception):
+    """The file must be kept aside or taken over, which only the holder of the lock may do."""
+
+
+class Storage(Protocol):
+    """Named JSON documents."""
+
+    def read(self, name: str) -> Document:
+        """The document, empty if there is none yet. It is not to be changed."""
+        ...
+
+    def update(self, name: str, change: Change[T]) -> T:
+        """Run `change` on the document, alone and atomically; return what it returns.
+
+        If `change` raises, nothing is written.
+        """
+        ...
+
+
+class MemoryStorage:
+    """Documents of this process only."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> Document:
+        """The document, empty if there is none yet."""
+        document: Document = json.loads(self._texts.get(name, "{}"))
+        return document
+
+    def update(self, name: str, change: Change[T]) -> T:
+        """Run `change` on the document, alone and atomically; return what it returns."""
+        with self._lock:
+            document = self.read(name)
+            result = change(document)
+            self._texts[name] = json.dumps(document)
+            return result
+
+
+class JsonFileStorage:
+    """All documents in one readable JSON file, for every thread and kernel of a machine.
+
+    A change takes a lock file beside it, loads, changes, writes a new file and puts it in place
+    of the old, so a reader or a crash never meets half a file. A file that cannot be read as ours
+    is kept aside under another name. Where the disk refuses (read-only, full), this process goes
+    on in memory and says so once.
+
+    Args:
+        path: the file; its directory is made when first needed.
+        upgrade: turns a file in another layout into documents, or returns None if it cannot.
+    """
+
+    def __init__(self, path: Path, upgrade: Upgrade | None = None) -> None:
+        self.path = path
+        self._upgrade = upgrade
+        self._thread_lock = threading.RLock()
+        self._file_lock: Any = None
+        self._content = b""
+        self._documents: dict[str, Document] = {}
+        self._texts: dict[str, str] = {}
+        self._on_disk = True
+
+    def __repr__(self) -> str:
+        return f"JsonFileStorage({str(self.path)!r})"
+
+    def read(self, name: str) -> Document:
+        """The document, empty if there is none yet. It is not to be changed."""
+        with self._thread_lock:
+            try:
+                self._load()
+            except OSError as error:
+                self._leave_disk(error)
+            except _OtherLayout:
+                self.update(name, lambda document: None)
+            return self._documents.get(name, {})
+
+    def update(self, name: str, change: Change[T]) -> T:
+        """Run `change` on the document, alone and atomically; return what it returns."""
+        with self._thread_lock:
+            if not self._on_disk:
+                return self._change(name, change)
+            try:
+                lock = self._lock()
+                lock.acquire()
+            except OSError as error:
+                self._leave_disk(error)
+                return self._change(name, change)
+            try:
+                try:
+                    self._load(locked=True)
+                except OSError as error:
+                    self._leave_disk(error)
+                result = self._change(name, change)
+                self._save()
+                return result
+            finally:
+                lock.release()
+
+    def _change(self, name: str, change: Change[T]) -> T:
+        document: Document = json.loads(self._texts.get(name, "{}"))
+        result = change(document)
+        self._documents[name] = document
+        self._texts[name] = _lines(document, 1, _LINE_DEPTH)
+        return result
+
+    def _lock(self) -> Any:
+        if self._file_lock is None:
+            from filelock import FileLock
+
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Threads queue on our own lock, so only kernels meet at the file.
+            self._file_lock = FileLock(
+                f"{self.path}.lock", poll_interval=0.001, thread_local=False
+            )
+        return self._file_lock
+
+    def _load(self, *, locked: bool = False) -> None:
+        if not self._on_disk:
+            return
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        if content == self._content:
+            return
+        documents = _parse(content)
+        if documents is None:
+            if not locked:
+                raise _OtherLayout
+            documents = self._take_over(content)
+            # The file is gone until the next write.
+            content = b""
+        self._documents = documents
+        self._texts = {
+            name: _lines(document, 1, _LINE_DEPTH) for name, document in documents.items()
+        }
+        self._content = content
+
+    def _take_over(self, content: bytes) -> dict[str, Document]:
+        """Keep a file that is not in our layout aside, and take over what can be read of it."""
+        upgraded: dict[str, Document] | None = None
+        try:
+            data = json.loads(content.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            self._keep_aside("damaged", "is damaged")
+            return {}
+        if isinstance(data, dict) and "documents" in data:
+            version = re.sub(r"[^\w.-]", "", str(data.get("version")))[:20]
+            self._keep_aside(f"version-{version}", f"has version {version}, not {FILE_VERSION}")
+        elif isinstance(data, dict) and self._upgrade and (upgraded := self._upgrade(data)):
+            self._keep_aside("older", "has the older layout; its counts were taken over")
+        else:
+            self._keep_aside("unknown", "has an unknown layout")
+        return upgraded or {}
+
+    def _keep_aside(self, suffix: str, why: str) -> None:
+        aside = self.path.with_name(f"{self.path.stem}.{suffix}-{time.time_ns()}.json")
+        self.path.replace(aside)
+        _warn(f"the ledger {self.path} {why}; it is kept as {aside.name} and a new one begins")
+
+    def _save(self) -> None:
+        if not self._on_disk:
+            return
+        body = ",\n".join(f'  {json.dumps(name)}: {text}' for name, text in self._texts.items())
+        content = f'{{\n "version": {FILE_VERSION},\n "documents": {{\n{body}\n }}\n}}\n'.encode()
+        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_bytes(content)
+            beside.replace(self.path)
+            self._content = content
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            self._leave_disk(error)
+
+    def _leave_disk(self, error: OSError) -> None:
+        if self._on_disk:
+            self._on_disk = False
+            _warn(
+                f"the ledger {self.path} cannot be kept ({error.strerror or error}); "
+                "counting in memory until this process ends"
+            )
+
+
+_opened: dict[str, Storage] = {}
+_opening = threading.Lock()
+
+
+def open_storage(location: str, upgrade: Upgrade | None = None) -> Storage:
+    """The storage of this process for a location: a path, or `memory://NAME`.
+
+    Asking again for a location gives the same storage.
+
+    Raises:
+        ValueError: a URL of another kind.
+    """
+    memory = location.startswith("memory://")
+    if "://" in location and not memory:
+        raise ValueError(f"{location.partition('://')[0]}:// is no storage; use a path or memory://")
+    name = location if memory else str(Path(location).absolute())
+    with _opening:
+        if name not in _opened:
+            _opened[name] = MemoryStorage() if memory else JsonFileStorage(Path(name), upgrade)
+        return _opened[name]
+
+
+def _parse(content: bytes) -> dict[str, Document] | None:
+    """The documents of a file in our layout, or None if it is in another."""
+    if not content.strip():
+        return {}
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    if not data:
+        return {}
+    if not isinstance(data, dict) or data.get("version") != FILE_VERSION:
+        return None
+    documents = data.get("documents")
+    if not isinstance(documents, dict) or not all(map(_is_document, documents.values())):
+        return None
+    return documents
+
+
+def _is_document(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _lines(value: Any, indent: int, depth: int) -> str:
+    """JSON with one line per entry down to `depth`; json.dumps' own indent is ten times slower."""
+    if depth == 0 or not isinstance(value, dict) or not value:
+        return json.dumps(value)
+    pad = " " * (indent + 2)
+    entries = ",\n".join(
+        f"{pad}{json.dumps(key)}: {_lines(item, indent + 1, depth - 1)}"
+        for key, item in value.items()
+    )
+    return f"{{\n{entries}\n{' ' * (indent + 1)}}}"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, LedgerWarning, stacklevel=2)

@@ -1,0 +1,336 @@
+"""The nouns of the engine: small immutable values, standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+Period = Literal["second", "minute", "hour", "day", "month"]
+WindowRule = Literal["bucket", "calendar", "rolling"]
+Evidence = Literal["published", "configured", "header", "error"]
+Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
+
+PERIOD_SECONDS: Mapping[Period, float] = {
+    "second": 1.0,
+    "minute": 60.0,
+    "hour": 3600.0,
+    "day": 86_400.0,
+    "month": 30 * 86_400.0,
+}
+
+
+class Clock(Protocol):
+    """Where the engine reads time and where it waits; tests and the sandbox pass their own."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds of this clock."""
+        ...
+
+
+@dataclass(frozen=True)
+class SystemClock:
+    """The machine's own clock."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds."""
+        time.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One credential of a provider.
+
+    Shown by its `label` (`groq_key_2`) and stored by its `fingerprint`. The text is reachable
+    through `secret()` alone, so that no repr, log line or traceback prints it.
+    """
+
+    provider: str
+    label: str
+    fingerprint: str
+    account: str
+    _secret: _Secret = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, provider: str, label: str, text: str, account: str | None = None) -> Key:
+        """Build a key; `account` is the configured name of the account it spends, if any."""
+        fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+        return cls(provider, label, fingerprint, account or fingerprint, _Secret(text))
+
+    def secret(self) -> str:
+        """The credential itself, for the provider's SDK and nobody else."""
+        return self._secret.text
+
+
+class _Secret:
+    """Holds a credential where repr and pickle do not reach it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("an API key is not pickled; build the provider in the other process")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Provider, key and model: one way to get an answer."""
+
+    provider: str
+    key: Key
+    model: str
+    paid: bool = False
+
+    def __str__(self) -> str:
+        return route_name(self.provider, self.key.label, self.model)
+
+
+def route_name(provider: str, key: str, model: str) -> str:
+    """The words a route is shown by: `groq · key 2 · gpt-oss-120b`."""
+    number = key.rpartition("_key_")[2]
+    return f"{provider} · key {number} · {model.rpartition('/')[2]}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """So many requests or tokens per period, and how the provider's window turns.
+
+    `bucket` refills continuously; `calendar` turns with the clock in `time_zone` (a minute on the
+    full minute, a day at midnight); `rolling` counts the last period up to now.
+    """
+
+    metric: Metric
+    period: Period
+    amount: float
+    window: WindowRule
+    time_zone: str = "UTC"
+    evidence: Evidence = "published"
+
+    @property
+    def name(self) -> str:
+        """`requests_per_minute`, `tokens_per_day`, …"""
+        return f"{self.metric}_per_{self.period}"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one response said about one limit; an absent figure is None.
+
+    `resets_in` is in seconds: until the figure is back to its full amount.
+    """
+
+    name: str
+    amount: float | None = None
+    remaining: float | None = None
+    resets_in: float | None = None
+    evidence: Evidence = "header"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, in our words; adapters translate it. Seconds, tokens."""
+
+    messages: tuple[Message, ...]
+    provider: str | None = None
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    patience: float = 30.0
+    timeout: float = 120.0
+
+    @property
+    def characters(self) -> int:
+        """Length of all messages together, in characters."""
+        return sum(len(message.content) for message in self.messages)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What an adapter got back: a piece of text, or at the end what came with it.
+
+    A non-streamed call gives one; a stream gives one per piece. `usage`, `finish_reason` (`stop`,
+    `length` or `content_filter`) and `observations` are set on those that carry them.
+    """
+
+    text: str = ""
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    observations: tuple[Observation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request offered to one route, and what came of it."""
+
+    provider: str
+    key: str
+    model: str
+    outcome: Outcome
+    error: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    first_token_s: float | None = None
+    waited_s: float = 0.0
+    cost_usd: float | None = None
+    at: float = 0.0
+    request: str = ""
+    opens_at: float | None = None
+
+    def __str__(self) -> str:
+        name = route_name(self.provider, self.key, self.model)
+        return f"{name} {self.outcome}" + (f": {self.error}" if self.error else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as plain JSON values."""
+        return dict(self.__dict__)
+
+
+class Reply(str):
+    """The text, and everything known about how it came.
+
+    It is a `str`, because callers of the older package use it as one.
+
+    Attributes:
+        provider, key, model: the route that answered; `key` is the label.
+        usage: tokens as the provider counted them.
+        attempts: every route considered for this request, in order, the answering one last.
+        seconds: from the call to the last piece, waiting included.
+        finish_reason: `stop` or `length`.
+        cost: USD, or None where the price is not known.
+        standing: what is left of the tightest limit of the route, in words, or "".
+    """
+
+    provider: str
+    key: str
+    model: str
+    usage: Usage
+    attempts: tuple[Attempt, ...]
+    seconds: float
+    finish_reason: str
+    cost: float | None
+    standing: str
+
+    def __new__(
+        cls,
+        text: str,
+        *,
+        provider: str = "",
+        key: str = "",
+        model: str = "",
+        usage: Usage | None = None,
+        attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        finish_reason: str = "stop",
+        cost: float | None = None,
+        standing: str = "",
+    ) -> Reply:
+        """Build a reply from its text and how it came."""
+        reply = super().__new__(cls, text)
+        reply.provider, reply.key, reply.model = provider, key, model
+        reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
+        reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
+        return reply
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        return (str(self),), dict(self.__dict__)
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One limit of one route as the ledger sees it at one moment; times in epoch seconds."""
+
+    provider: str
+    key: str
+    account: str
+    model: str
+    limit: str
+    amount: float
+    used: float
+    opens_at: float
+    resets_at: float
+    evidence: Evidence
+    evidence_at: float
+
+    @property
+    def remaining(self) -> float:
+        """What is left now, never below zero."""
+        return max(0.0, self.amount - self.used)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The loop waits for `route`, which opens in `seconds`."""
+
+    route: Route
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next text of the reply."""
+
+    text: str
+    route: Route
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """The text shown so far came from a route that broke off; the reply starts over."""
+
+    attempt: Attempt
+
+
+Event = Waiting | Piece | Discarded
+Events = Iterator[Event]
+
+
+def utc(seconds: float) -> datetime:
+    """Epoch seconds as an aware datetime in UTC."""
+    from datetime import UTC
+
+    return datetime.fromtimestamp(seconds, UTC)

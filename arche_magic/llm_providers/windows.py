@@ -1,0 +1,168 @@
+"""Window arithmetic: what a limit has used now, when it has room, when it is full again.
+
+Pure functions on a small counter that lives in the ledger's document:
+
+* `bucket` and `calendar`: `{"used": 12.0, "at": 1764000000.0}`, the level at that moment;
+* `rolling`: `{"slots": {"29400000": 3.0}}`, amounts per sixtieth of the period, so that the
+  counter stays small however many calls there were.
+
+Times are epoch seconds. Wherever clocks or rounding leave a choice, the answer is the later one:
+a call that comes a moment too late costs nothing, one that comes too early is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from .types import PERIOD_SECONDS, Limit, Period
+
+Counter = dict[str, Any]
+
+_SLOTS = 60
+_TOLERANCE = 1e-6
+# Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
+_ROUNDING_SECONDS = 1e-6
+
+
+def used(limit: Limit, counter: Counter, now: float) -> float:
+    """Units (requests or tokens) that count against the limit now."""
+    if limit.window == "rolling":
+        return float(sum(amount for _, amount in _live_slots(limit, counter, now)))
+    at = _anchor(limit, counter, now)
+    if at is None:
+        return 0.0
+    level = float(counter["used"])
+    if limit.window == "bucket":
+        return max(0.0, level - max(0.0, now - at) * limit.amount / PERIOD_SECONDS[limit.period])
+    return 0.0 if now >= period_end(limit.period, limit.time_zone, at) else level
+
+
+def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
+    """Book `amount` units at `now`."""
+    if limit.window == "rolling":
+        slots = {str(index): value for index, value in _live_slots(limit, counter, now)}
+        index = str(int(now // _slot_seconds(limit)))
+        slots[index] = slots.get(index, 0.0) + amount
+        counter.clear()
+        counter["slots"] = slots
+        return
+    level = used(limit, counter, now) + amount
+    # A clock that was set back must neither turn a window again nor refill it twice.
+    at = max(now, _anchor(limit, counter, now) or now)
+    counter.clear()
+    counter.update(used=level, at=at)
+
+
+def set_used(limit: Limit, counter: Counter, target: float, now: float) -> None:
+    """Make the counter say `target` units at `now`: the provider knows better."""
+    if limit.window != "rolling":
+        counter.clear()
+        counter.update(used=max(0.0, target), at=now)
+        return
+    excess = used(limit, counter, now) - max(0.0, target)
+    if excess < 0:
+        charge(limit, counter, -excess, now)
+        return
+    slots = dict(_live_slots(limit, counter, now))
+    for index in sorted(slots):
+        taken = min(excess, slots[index])
+        slots[index] -= taken
+        excess -= taken
+    counter.clear()
+    counter["slots"] = {str(index): value for index, value in slots.items() if value > 0}
+
+
+def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float:
+    """When `amount` more units fit; `inf` if they never can."""
+    if amount > limit.amount + _TOLERANCE:
+        return math.inf
+    room = max(0.0, limit.amount - amount) + _TOLERANCE
+    level = used(limit, counter, now)
+    if level <= room:
+        return now
+    if limit.amount <= 0:
+        return math.inf
+    if limit.window == "bucket":
+        refill = (level - room) * PERIOD_SECONDS[limit.period] / limit.amount
+        return max(now, _anchor(limit, counter, now) or now) + refill + _ROUNDING_SECONDS
+    if limit.window == "calendar":
+        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now) or now)
+    opens = now
+    for index, value in sorted(_live_slots(limit, counter, now)):
+        level -= value
+        opens = _slot_expiry(limit, index)
+        if level <= room:
+            break
+    return opens
+
+
+def resets_at(limit: Limit, counter: Counter, now: float) -> float:
+    """When the limit is back to its full amount."""
+    if limit.window == "bucket":
+        level = used(limit, counter, now)
+        if not level or limit.amount <= 0:
+            return now
+        refill = level / limit.amount * PERIOD_SECONDS[limit.period]
+        return max(now, _anchor(limit, counter, now) or now) + refill
+    if limit.window == "calendar":
+        at = max(now, _anchor(limit, counter, now) or now)
+        return period_end(limit.period, limit.time_zone, at)
+    expiries = [_slot_expiry(limit, index) for index, _ in _live_slots(limit, counter, now)]
+    return max(expiries, default=now)
+
+
+def period_end(period: Period, time_zone: str, at: float) -> float:
+    """The first moment after the calendar period that holds `at`.
+
+    Days and months follow the zone's calendar, days of 23 and 25 hours included.
+    """
+    if period in ("day", "month"):
+        zone = _zone(time_zone)
+        moment = datetime.fromtimestamp(at, zone)
+        first = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        if period == "day":
+            turn = first + timedelta(days=1)
+        else:
+            turn = (first.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return turn.timestamp()
+    seconds = PERIOD_SECONDS[period]
+    return (math.floor(at / seconds) + 1) * seconds
+
+
+@lru_cache(maxsize=32)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
+    """The counter's moment, or None if there is none that can be believed.
+
+    A clock set back by less than a period only makes us wait. A moment further ahead comes from a
+    clock that was wrong, and waiting for it could take years: the count starts over.
+    """
+    at = counter.get("at")
+    if at is None or at > now + PERIOD_SECONDS[limit.period]:
+        return None
+    return float(at)
+
+
+def _slot_seconds(limit: Limit) -> float:
+    return PERIOD_SECONDS[limit.period] / _SLOTS
+
+
+def _slot_expiry(limit: Limit, index: int) -> float:
+    return (index + 1) * _slot_seconds(limit) + PERIOD_SECONDS[limit.period]
+
+
+def _live_slots(limit: Limit, counter: Counter, now: float) -> list[tuple[int, float]]:
+    # As in `_anchor`: further ahead than a period, a clock was wrong.
+    latest = (now + PERIOD_SECONDS[limit.period]) // _slot_seconds(limit)
+    return [
+        (int(index), float(amount))
+        for index, amount in counter.get("slots", {}).items()
+        if _slot_expiry(limit, int(index)) > now and int(index) <= latest
+    ]

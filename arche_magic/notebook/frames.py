@@ -1,0 +1,119 @@
+"""The ledger and the attempts as DataFrames: the only module that imports pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from arche_magic.llm_providers.attempts import SESSION
+from arche_magic.llm_providers.types import Attempt, Standing
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_ATTEMPT_COLUMNS = (
+    "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
+    "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
+)  # fmt: skip
+_QUOTA_COLUMNS = (
+    "provider", "key", "account", "model", "limit", "used", "session_used", "allowed", "remaining",
+    "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
+)  # fmt: skip
+
+
+class ShownFrame(pd.DataFrame):
+    """A DataFrame that its cell has shown already, as a table made for reading.
+
+    What is derived from it is a plain DataFrame.
+    """
+
+    _metadata = ("_shown_in", "_bundle")  # pandas keeps these as attributes, not as columns
+    _shown_in: int | None
+    _bundle: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, bundle: dict[str, str], shell: InteractiveShell
+    ) -> ShownFrame:
+        """The same frame, marked as shown in the running cell."""
+        shown = cls(frame)
+        shown._shown_in = shell.execution_count
+        shown._bundle = bundle
+        return shown
+
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    def _ipython_display_(self) -> None:
+        from IPython import get_ipython
+        from IPython.display import display
+
+        shell = get_ipython()
+        if shell is None or shell.execution_count != self._shown_in:
+            display(self._bundle, raw=True)
+
+
+def quota_frame(
+    standings: Iterable[Standing], attempts: Iterable[Attempt], now: float
+) -> pd.DataFrame:
+    """One row per provider, key, model and limit.
+
+    Columns: `provider, key, account, model, limit, used, session_used, allowed, remaining,
+    usage_percent, available, opens_at, resets_at, evidence, evidence_age_s`. `used`, `allowed`
+    and `remaining` are requests or tokens, as `limit` says; `session_used` counts this process
+    alone, whatever the window. Times are aware, UTC.
+    """
+    spent: dict[tuple[str, str, str, str], float] = {}
+    for attempt in attempts:
+        if attempt.outcome == "skipped":
+            continue
+        route = (attempt.provider, attempt.key, attempt.model)
+        for metric, amount in (
+            ("requests", 1),
+            ("tokens", attempt.input_tokens + attempt.output_tokens),
+            ("input_tokens", attempt.input_tokens),
+            ("output_tokens", attempt.output_tokens),
+        ):
+            spent[(*route, metric)] = spent.get((*route, metric), 0) + amount
+    rows = [
+        (
+            row.provider,
+            row.key,
+            row.account,
+            row.model,
+            row.limit,
+            round(row.used, 1),
+            spent.get((row.provider, row.key, row.model, row.limit.partition("_per_")[0]), 0),
+            row.amount,
+            round(row.remaining, 1),
+            round(100 * row.used / row.amount, 1) if row.amount else 100.0,
+            row.opens_at <= now,
+            _time(row.opens_at),
+            _time(row.resets_at),
+            row.evidence,
+            round(max(0.0, now - row.evidence_at), 1),
+        )
+        for row in standings
+    ]
+    return pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS))
+
+
+def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
+    """One row per attempt, oldest first.
+
+    Columns: `at` (aware, UTC), `session, request, provider, key, model, outcome, input_tokens,
+    output_tokens, seconds, first_token_s, cost_usd, waited_s, error`.
+    """
+    rows = [
+        {**attempt.to_dict(), "session": SESSION, "at": _time(attempt.at)} for attempt in attempts
+    ]
+    frame = pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS))
+    return frame.astype({"first_token_s": "float64", "cost_usd": "float64"})
+
+
+def _time(seconds: float) -> pd.Timestamp:
+    """Epoch seconds as a UTC timestamp; a route that does not open by waiting has none."""
+    return pd.Timestamp(seconds, unit="s", tz="UTC") if seconds < 1e11 else pd.NaT

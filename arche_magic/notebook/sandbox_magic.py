@@ -1,0 +1,93 @@
+"""What `%llm_sandbox` does: run the four simulated providers and point this kernel at them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.config import get_configuration, load_configuration, use_configuration
+from arche_magic.llm_providers.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+_running: Sandbox | None = None
+
+
+def start(**settings: Any) -> str:
+    """Start a fresh sandbox and use it for every request of this kernel; returns what to say.
+
+    The process's environment stays as it is, and so does the ledger of the real keys: the
+    sandbox's own is kept in memory.
+    """
+    global _running
+    from arche_magic.sandbox import Sandbox
+
+    stop()
+    try:
+        sandbox = Sandbox(**settings)
+        sandbox.start()
+    except (ValueError, ImportError) as error:
+        raise InvalidRequest(f"%llm_sandbox: {error}") from None
+    _running = sandbox
+    environment = sandbox.environment()
+    configuration = load_configuration(environment)
+    use_configuration(replace(configuration, store=f"memory://sandbox-{id(sandbox)}"))
+    counts: dict[str, int] = {}
+    for key in configuration.keys:
+        counts[key.provider] = counts.get(key.provider, 0) + 1
+    keys = ", ".join(
+        f"{configuration.providers[name].title} ({count} key{'s' if count > 1 else ''})"
+        for name, count in counts.items()
+    )
+    return f"Sandbox on: simulated {keys}. No prompt leaves this machine. %llm_sandbox stop ends it."
+
+
+def stop() -> str:
+    """Stop the sandbox and go back to the real keys; returns what to say."""
+    global _running
+    if _running is None:
+        return "The sandbox is not running."
+    _running.stop()
+    _running = None
+    use_configuration(None)
+    return "Sandbox off: requests go to the configured providers again."
+
+
+def status() -> str:
+    """Whether it runs, in words."""
+    if _running is None:
+        return "The sandbox is not running; %llm_sandbox start starts it."
+    return "The sandbox is running; %llm_sandbox stop ends it."
+
+
+def wanted() -> bool:
+    """Whether `auto` should start it: no key is configured."""
+    return _running is None and not get_configuration().keys
+
+
+def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str, int]]:
+    """`["groq_key_1.requests_per_day=2"]` as `{"groq_key_1": {"requests_per_day": 2}}`."""
+    amounts: dict[str, dict[str, int]] = {}
+    for entry in entries or ():
+        name, _, amount = entry.partition("=")
+        scope, _, limit = name.rpartition(".")
+        if not scope or not amount.isdigit():
+            raise InvalidRequest(
+                f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
+            )
+        amounts.setdefault(scope, {})[limit] = int(amount)
+    return amounts
+
+
+def parse_keys(entries: list[str] | None) -> dict[str, int] | None:
+    """`["groq=2", "mistral=1"]` as a dict; None if nothing was given."""
+    if not entries:
+        return None
+    keys = {}
+    for entry in entries:
+        provider, _, count = entry.partition("=")
+        if not count.isdigit():
+            raise InvalidRequest(f"%llm_sandbox: --keys {entry!r} is not like groq=2")
+        keys[provider] = int(count)
+    return keys

@@ -1,0 +1,214 @@
+"""Keys, the accounts they belong to, and what each account has used of its limits."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .exchange import Breach, LimitState
+from .models import MODELS, PROVIDERS
+from .windows import SECONDS, Window, window_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
+LIMIT_NAMES = tuple(f"{unit}_per_{period}" for unit in UNITS for period in SECONDS)
+DEFAULT_KEYS = {"groq": 3, "mistral": 1, "google": 1, "openai": 1}
+
+_VARIABLES = {
+    "groq": "GROQ_API_KEY",
+    "mistral": "MISTRAL_API_KEY",
+    "google": "GOOGLE_API_KEY",
+    "openai": "OPENAI_API_KEY",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One credential that the sandbox gives out. `text` is what a client sends."""
+
+    provider: str
+    number: int
+    label: str
+    text: str
+    account: str
+    variable: str
+
+
+@dataclass(slots=True)
+class Count:
+    """What the server counted for one key and model."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+def _key_text(provider: str, number: int) -> str:
+    """A key shaped like the provider's own, the same in every sandbox."""
+    digest = hashlib.sha256(f"{provider} {number}".encode()).hexdigest()
+    return {
+        "groq": f"gsk_sandbox_{number}_{digest[:40]}",
+        "mistral": f"sandbox{number}{digest[:24]}",
+        "google": f"AIzaSy_sandbox_{number}_{digest[:22]}",
+        "openai": f"sk-proj-sandbox-{number}-{digest[:48]}",
+    }[provider]
+
+
+def _known(what: str, name: str, names: object) -> None:
+    if name not in names:  # type: ignore[operator]
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")  # type: ignore[call-overload]
+
+
+class Accounts:
+    """Every account's windows, and the count per key. Not thread-safe: the service locks.
+
+    Raises ValueError for an unknown provider, model, key label or limit name.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Mapping[str, int],
+        limits: Mapping[str, Mapping[str, int | None]],
+        left: Mapping[str, Mapping[str, int]],
+        accounts: Mapping[str, str],
+        now: float,
+    ) -> None:
+        for provider in keys:
+            _known("provider", provider, PROVIDERS)
+        self.keys = tuple(
+            Key(
+                provider=provider,
+                number=number,
+                label=(label := f"{provider}_key_{number}"),
+                text=_key_text(provider, number),
+                account=accounts.get(label, label),
+                variable=_VARIABLES[provider] + (f"_{number}" if keys[provider] > 1 else ""),
+            )
+            for provider in PROVIDERS
+            for number in range(1, keys.get(provider, 0) + 1)
+        )
+        self._by_text = {key.text: key for key in self.keys}
+        self._check(limits, left, accounts)
+        self._limits = limits
+        self._left = left
+        self.restart(now)
+
+    def _check(
+        self,
+        limits: Mapping[str, Mapping[str, int | None]],
+        left: Mapping[str, Mapping[str, int]],
+        accounts: Mapping[str, str],
+    ) -> None:
+        labels = {key.label for key in self.keys}
+        models = {f"{provider}/{model}" for provider in PROVIDERS for model in MODELS[provider]}
+        for target, values in [*limits.items(), *left.items()]:
+            for name in values:
+                _known("limit", name, LIMIT_NAMES)
+            if target not in PROVIDERS and target not in models:
+                _known("key, provider or model", target, labels)
+        for target in [*left, *accounts]:
+            _known("key", target, labels)
+
+    def restart(self, now: float) -> None:
+        """Go back to the start: nothing used but what `left` says, nothing counted."""
+        self._started = now
+        self._windows: dict[tuple[str, str, str], dict[str, Window]] = {}
+        self.counts: dict[tuple[str, str], Count] = {}
+
+    def find(self, provider: str, text: str | None) -> Key | None:
+        """The key whose text was sent, None if the sandbox did not give it out."""
+        key = self._by_text.get(text or "")
+        return key if key is not None and key.provider == provider else None
+
+    def count(self, key: Key, model: str) -> Count:
+        """The count of one key and model, to be added to."""
+        return self.counts.setdefault((key.label, model), Count())
+
+    def limits(self, provider: str, account: str, model: str) -> dict[str, int]:
+        """The limits of one account and model: the published ones and every override."""
+        published = MODELS[provider][model].limits
+        labels = [k.label for k in self.keys if (k.provider, k.account) == (provider, account)]
+        merged: dict[str, int | None] = dict(published)
+        for target in (provider, f"{provider}/{model}", *labels):
+            merged.update(self._limits.get(target, {}))
+        return {name: limit for name, limit in merged.items() if limit is not None}
+
+    def _of(self, key: Key, model: str) -> dict[str, Window]:
+        place = (key.provider, key.account, model)
+        windows = self._windows.get(place)
+        if windows is None:
+            windows = self._windows[place] = {}
+            left: dict[str, int] = {}
+            for other in self.keys:
+                if (other.provider, other.account) == (key.provider, key.account):
+                    left.update(self._left.get(other.label, {}))
+            for name, limit in self.limits(*place).items():
+                windows[name] = window_for(key.provider, limit, name.rpartition("_")[2])
+                if name in left:
+                    windows[name].add(self._started, max(0, limit - left[name]))
+        return windows
+
+    def state(self, key: Key, model: str, now: float) -> dict[str, LimitState]:
+        """Every limit of the key's account for `model`, as it stands at `now`."""
+        return {
+            name: LimitState(window.limit, window.used(now), window.reset(now))
+            for name, window in self._of(key, model).items()
+        }
+
+    def breaches(self, key: Key, model: str, input_tokens: int, now: float) -> tuple[Breach, ...]:
+        """The limits without room for one more request, the longest wait first."""
+        found = []
+        for name, window in self._of(key, model).items():
+            requested = _admitted(name, input_tokens)
+            wait = window.wait(now, requested)
+            if wait > 0.0:
+                used = -int(-(window.used(now) - 1e-6) // 1)
+                found.append(Breach(name, window.limit, used, requested, wait))
+        return tuple(sorted(found, key=lambda b: -b.wait_seconds))
+
+    def admit(self, key: Key, model: str, input_tokens: int, now: float) -> tuple[Breach, ...]:
+        """Charge a request and its input tokens to every limit, or to none.
+
+        Returns the limits that refuse it. Output is charged afterwards with `settle`, and so may
+        take a limit past its end, as the real services do.
+        """
+        found = self.breaches(key, model, input_tokens, now)
+        if not found:
+            for name, window in self._of(key, model).items():
+                if not name.startswith("output_tokens"):
+                    window.add(now, _admitted(name, input_tokens))
+            count = self.count(key, model)
+            count.requests += 1
+            count.input_tokens += input_tokens
+        return found
+
+    def settle(self, key: Key, model: str, output_tokens: int, now: float) -> None:
+        """Charge the output tokens of an admitted request."""
+        for name, window in self._of(key, model).items():
+            if re.match(r"(output_)?tokens_", name):
+                window.add(now, output_tokens)
+        self.count(key, model).output_tokens += output_tokens
+
+    def quota(self, now: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+        """{account: {model: {limit: {"limit", "used"}}}}, for the models used so far."""
+        result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+        for (_, account, model), windows in self._windows.items():
+            result.setdefault(account, {})[model] = {
+                name: {"limit": window.limit, "used": window.used(now)}
+                for name, window in windows.items()
+            }
+        return result
+
+
+def _admitted(name: str, input_tokens: int) -> int:
+    """What admission asks of a limit; 1 output token, since none is known yet."""
+    if name.startswith(("requests", "output_tokens")):
+        return 1
+    return input_tokens

@@ -1,0 +1,154 @@
+"""The nouns that pass between the wires, the limits and the HTTP layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Ending = Literal["complete", "broken", "stall", "reset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a prompt: who speaks ("system", "user", "assistant") and the text."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one request asks for, in words common to all providers."""
+
+    provider: str
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool = False
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    json_wanted: bool = False
+    json_schema: Mapping[str, Any] | None = None
+    usage_wanted: bool = False  # stream_options.include_usage of the OpenAI format
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user message, "" when there is none."""
+        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished simulated reply, with its token counts.
+
+    `thought_tokens` are output that is not shown (Gemini's thinking); `output_tokens` includes
+    them. `finish` is "length" when `max_tokens` cut the text.
+    """
+
+    text: str
+    pieces: tuple[str, ...]
+    input_tokens: int
+    output_tokens: int
+    thought_tokens: int = 0
+    finish: Literal["stop", "length", "content_filter"] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """One limit of an account at one moment; `reset_seconds` is the time until it is unused."""
+
+    limit: int
+    used: float
+    reset_seconds: float
+
+    @property
+    def remaining(self) -> int:
+        """What is left, in requests or tokens, never below 0."""
+        # The small term keeps 998.9999999 (float noise of a refill) from reading as 998.
+        return max(0, int(self.limit - self.used + 1e-6))
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A limit that does not let a request in, and the seconds until it would."""
+
+    name: str
+    limit: int
+    used: int
+    requested: int
+    wait_seconds: float
+
+    @property
+    def unit(self) -> str:
+        """What is counted: "requests", "tokens", "input_tokens" or "output_tokens"."""
+        return self.name.partition("_per_")[0]
+
+    @property
+    def period(self) -> str:
+        """The window's name: "second", "minute", "hour", "day" or "month"."""
+        return self.name.partition("_per_")[2]
+
+    @property
+    def too_large(self) -> bool:
+        """Whether waiting can never help, because one request asks for more than the limit."""
+        return self.unit != "requests" and 0 < self.limit < self.requested
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks and what is left: all that headers and error texts speak of."""
+
+    key: str
+    account: str
+    request_id: str
+    now: float
+    limits: Mapping[str, LimitState] = field(default_factory=dict)
+
+
+class Refusal(Exception):
+    """A request that is not served, in terms common to all providers.
+
+    `kind` is a failure kind (see `failures.py`), or "no_key", or "limit" with `breaches`.
+    `details` carries what the provider's text names: parameter, code, value, ...
+    """
+
+    def __init__(self, kind: str, *, breaches: tuple[Breach, ...] = (), **details: Any) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.breaches = breaches
+        self.details = details
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back over HTTP: a body, or events of a stream, and how it ends."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes = b""
+    events: list[bytes] | None = None
+    ending: Ending = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedRequest:
+    """One request as the sandbox saw it.
+
+    `at` is in epoch seconds of the sandbox's clock; `key` is a label, or None for a key that the
+    sandbox did not give out; `status` is 0 when no response was sent at all. `headers` holds no
+    secret: the value of a header that carries a key reads "hidden".
+    """
+
+    at: float
+    provider: str
+    key: str | None
+    account: str | None
+    model: str
+    body: Mapping[str, Any]
+    stream: bool
+    status: int
+    failure: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,100 @@
+"""The models that the sandbox knows and the limits an account starts with.
+
+Read from published tables, response headers and reports of August to November 2026:
+
+* Groq free tier: console.groq.com/docs/rate-limits, 2026-10-01; refilling buckets, measured.
+* Mistral free tier: 60 requests a minute and 10^9 tokens a month from response headers up to
+  2026-02, 100,000 tokens a minute from headers of 2026-08; the window's shape is not documented,
+  the sandbox rolls it. The older documented 1 request per second is not enforced (set
+  `requests_per_second` to do so), because no header shows it.
+* Gemini free tier: requests per day and input tokens per minute from reported 429 responses of
+  2026-07 to 2026-10; 10 requests per minute is an assumption. Pro models: limit 0.
+* OpenAI: paid tier 1 of a small model, platform.openai.com model pages, 2026-09-24.
+
+Context windows in tokens: Mistral's and Gemini's from their error texts, the others assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROVIDERS = ("groq", "mistral", "google", "openai")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model of one provider: its context window in tokens and its limits by name."""
+
+    context_window: int
+    limits: Mapping[str, int]
+    thought_tokens: int = 0  # output tokens that a thinking model spends before its text
+    fixed_sampling: bool = False  # OpenAI's reasoning models accept no sampling parameters
+
+
+_GROQ = {
+    "requests_per_minute": 30,
+    "requests_per_day": 1_000,
+    "tokens_per_minute": 8_000,
+    "tokens_per_day": 200_000,
+}
+_MISTRAL = {
+    "requests_per_minute": 60,
+    "tokens_per_minute": 100_000,
+    "tokens_per_month": 1_000_000_000,
+}
+_FLASH = {
+    "requests_per_minute": 10,
+    "requests_per_day": 20,
+    "input_tokens_per_minute": 250_000,
+}
+_FLASH_LITE = {**_FLASH, "requests_per_day": 500}
+_NOT_IN_PLAN = dict.fromkeys(_FLASH, 0)
+_OPENAI = {
+    "requests_per_minute": 500,
+    "requests_per_day": 10_000,
+    "tokens_per_minute": 200_000,
+}
+
+MODELS: Mapping[str, Mapping[str, Model]] = {
+    "groq": {
+        name: Model(131_072, _GROQ)
+        for name in (
+            "openai/gpt-oss-120b",
+            "openai/gpt-oss-20b",
+            "openai/gpt-oss-safeguard-20b",
+            "qwen/qwen3.8-27b",
+        )
+    },
+    "mistral": {
+        name: Model(131_072, _MISTRAL)
+        for name in (
+            "mistral-small-latest",
+            "mistral-medium-latest",
+            "mistral-large-latest",
+            "ministral-8b-latest",
+        )
+    },
+    "google": {
+        "gemini-3.8-flash": Model(1_048_575, _FLASH, thought_tokens=8),
+        "gemini-3.6-flash": Model(1_048_575, _FLASH, thought_tokens=8),
+        "gemini-3.5-flash": Model(1_048_575, _FLASH, thought_tokens=8),
+        "gemini-2.5-flash": Model(1_048_575, _FLASH, thought_tokens=8),
+        "gemini-3.5-flash-lite": Model(1_048_575, _FLASH_LITE, thought_tokens=8),
+        "gemini-3.8-pro": Model(1_048_575, _NOT_IN_PLAN, thought_tokens=8),
+        "gemini-3.1-pro-preview": Model(1_048_575, _NOT_IN_PLAN, thought_tokens=8),
+    },
+    "openai": {
+        "gpt-5.4-mini": Model(400_000, _OPENAI, fixed_sampling=True),
+        "gpt-5-nano": Model(400_000, _OPENAI, fixed_sampling=True),
+        "gpt-5.6-sol": Model(400_000, _OPENAI, fixed_sampling=True),
+        "gpt-6-luna": Model(400_000, _OPENAI, fixed_sampling=True),
+        "gpt-6-astra": Model(400_000, _OPENAI, fixed_sampling=True),
+        "o4-mini": Model(200_000, _OPENAI, fixed_sampling=True),
+        "gpt-4.1-mini": Model(1_047_576, _OPENAI),
+        "gpt-4o-mini": Model(128_000, _OPENAI),
+    },
+}

@@ -1,0 +1,223 @@
+"""Simulated replies and their token counts, the same for the same seed, model and prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from .exchange import Call, Message, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
+_PIECE = re.compile(r"\s*\S+\s*")
+_ECHO = 80  # characters of the prompt that a reply repeats
+
+_OPENINGS = (
+    "No model has read this prompt; the text was put together on this machine and cost nothing.",
+    "This text stands where a model's answer would be, and no request left this machine.",
+    "The words here come from a fixed list, so the same prompt gives the same reply each time.",
+    "Nothing was sent over the network, and no quota of a real account was used.",
+)
+_MIDDLES = (
+    "A real answer could hold **bold words**, `code` and lists, and would be shown the same way.",
+    "Limits and errors follow the real service, so the notebook behaves as it would there.",
+    "Tokens are counted as for a real reply, so the figures below this cell move as they would.",
+    "With real keys in place of the sandbox's, the same cell asks the real model.",
+)
+_CLOSINGS = (
+    "Every figure shown with this reply belongs to the simulation.",
+    "Take it as a stand-in for layout and timing, not for content.",
+    "Stop the sandbox to return to the configured providers.",
+)
+_FILLER = (
+    "This sentence fills the reply up to the length that the prompt asked for.",
+    "It carries no meaning, and is here so that a long reply can be tried.",
+    "Each paragraph is made of the same few lines in turn.",
+)
+
+
+def count_tokens(messages: Iterable[Message]) -> int:
+    """Input tokens of a prompt: a quarter of its UTF-8 bytes, 4 per message, and 3."""
+    return 3 + sum(text_tokens(m.text) + 4 for m in messages)
+
+
+def text_tokens(text: str) -> int:
+    """Tokens of a text: a quarter of its UTF-8 bytes, rounded up."""
+    return -(-len(text.encode("utf-8", "replace")) // 4)
+
+
+def make_reply(
+    call: Call,
+    *,
+    seed: int,
+    thought_tokens: int = 0,
+    custom: Callable[[str, list[dict[str, str]]], str] | None = None,
+) -> Reply:
+    """Write the reply to `call`, cut at its stop texts and at `max_tokens`.
+
+    `custom` replaces the built-in text: it is given the model and the messages (dicts of role and
+    content) and returns the text.
+    """
+    if custom is not None:
+        text = custom(call.model, [{"role": m.role, "content": m.text} for m in call.messages])
+    elif call.json_wanted:
+        text = json.dumps(_json_reply(call, seed), ensure_ascii=False)
+    else:
+        text = _prose(call, seed)
+    for stop in call.stop:
+        text = text.partition(stop)[0]
+    finish = "stop"
+    if call.max_tokens is not None:
+        room = max(0, call.max_tokens - thought_tokens)
+        thought_tokens = min(thought_tokens, call.max_tokens)
+        if text_tokens(text) > room:
+            text = _cut(text, room)
+            finish = "length"
+    return Reply(
+        text=text,
+        pieces=tuple(_PIECE.findall(text)) or ((text,) if text else ()),
+        input_tokens=count_tokens(call.messages),
+        output_tokens=text_tokens(text) + thought_tokens,
+        thought_tokens=thought_tokens,
+        finish="length" if finish == "length" else "stop",
+    )
+
+
+def _cut(text: str, tokens: int) -> str:
+    return text.encode("utf-8", "replace")[: tokens * 4].decode("utf-8", "ignore")
+
+
+def _echo(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    if len(line) > _ECHO:
+        line = line[: _ECHO - 1].rstrip() + "…"
+    # Left as it is, a prompt's own Markdown would leak into the reply's layout.
+    return re.sub(r"([\\`*_<>\[\]$#|])", r"\\\1", line)
+
+
+def _choice(seed: int, call: Call) -> int:
+    own = seed if call.seed is None else call.seed
+    return zlib.crc32(f"{own}|{call.model}|{call.prompt}".encode("utf-8", "replace"))
+
+
+def _prose(call: Call, seed: int) -> str:
+    number = _choice(seed, call)
+    name = call.model.rpartition("/")[2]
+    head = f"*Simulated reply (sandbox, {call.provider} · {name}).*"
+    asked = f" You asked: “{_echo(call.prompt)}”" if call.prompt.strip() else ""
+    lines = [_OPENINGS[number % len(_OPENINGS)], _MIDDLES[number // 7 % len(_MIDDLES)]]
+    if number // 41 % 2:
+        lines.append(_CLOSINGS[number // 97 % len(_CLOSINGS)])
+    text = f"{head}{asked}\n\n{' '.join(lines)}"
+    markers = _TOKENS_MARKER.findall(call.prompt)
+    return _pad(text, int(markers[-1])) if markers else text
+
+
+def _pad(text: str, tokens: int) -> str:
+    paragraph = "\n\n" + " ".join(_FILLER)
+    missing = max(0, tokens * 4 - len(text.encode("utf-8", "replace")))
+    return _cut(text + paragraph * (missing // len(paragraph) + 1), tokens)
+
+
+def _json_reply(call: Call, seed: int) -> Any:
+    if call.json_schema is not None:
+        return json_for_schema(call.json_schema, number=_choice(seed, call))
+    return {"simulated": True, "model": call.model, "answer": f"You asked: {call.prompt[:_ECHO]}"}
+
+
+def json_for_schema(
+    schema: Mapping[str, Any],
+    *,
+    number: int = 0,
+    name: str = "value",
+    root: Any = None,
+    depth: int = 0,
+) -> Any:
+    """A value that is valid for a JSON schema, or for Gemini's OpenAPI subset of it.
+
+    Follows type, enum, const, properties, items, prefixItems, anyOf, oneOf, allOf, $ref, and the
+    bounds on numbers, lengths and item counts. A `pattern` is not followed. Raises LookupError,
+    TypeError, ValueError or RecursionError for a schema that has no value or makes no sense.
+    """
+    root = schema if root is None else root
+    # A schema may hold itself (a tree): from here on, only what it insists on.
+    deep = depth > 12
+
+    def inner(sub: Any, label: str, salt: int) -> Any:
+        return json_for_schema(
+            sub, number=number // 3 + salt, name=label, root=root, depth=depth + 1
+        )
+
+    if "$ref" in schema:
+        target: Any = root
+        for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
+            target = target[part] if part else target
+        return inner(target, name, 1)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][number % len(schema["enum"])]
+    if schema.get("allOf"):
+        merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
+        for part in schema["allOf"]:
+            properties = {**merged.get("properties", {}), **part.get("properties", {})}
+            merged = {**merged, **part, **({"properties": properties} if properties else {})}
+        return inner(merged, name, 1)
+    for union in ("anyOf", "oneOf", "any_of"):
+        if schema.get(union):
+            options = schema[union]
+            ends = [option for option in options if option.get("type") == "null"] if deep else []
+            return inner((ends or options)[0], name, 1)
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    kind = str(kind[0] if isinstance(kind, list) else kind).lower()
+    if kind == "object":
+        fields = schema.get("properties") or {}
+        if deep:
+            fields = {key: sub for key, sub in fields.items() if key in schema.get("required", ())}
+        return {key: inner(sub, key, n) for n, (key, sub) in enumerate(fields.items(), 1)}
+    if kind == "array":
+        first = schema.get("prefixItems") or []
+        most = int(schema.get("maxItems", max(2, len(first))))
+        length = max(int(schema.get("minItems", 0)), min(0 if depth > 3 else 2, most), len(first))
+        items = schema.get("items")
+        subs = [*first, *([items or {}] * (length - len(first)))]
+        return [inner(sub, name, n) for n, sub in enumerate(subs, 1)]
+    if kind in ("number", "integer"):
+        return _number(schema, number, whole=kind == "integer")
+    if kind == "boolean":
+        return bool(number % 2)
+    return None if kind == "null" else _string(schema, name)
+
+
+def _number(schema: Mapping[str, Any], number: int, *, whole: bool) -> float | int:
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    most = schema.get("maximum", schema.get("exclusiveMaximum"))
+    step = schema.get("multipleOf", 1)
+    if least is None:
+        least = 0 if most is None else most - 10 * step
+    if "minimum" not in schema:
+        least = least + (step if whole else 0) if "exclusiveMinimum" in schema else least
+    span = 10 if most is None else most - least
+    if whole:
+        least = -(-least // step) * step
+        room = int((span - (1 if "exclusiveMaximum" in schema else 0)) // step)
+        return int(least + step * (number % (max(0, room) + 1)))
+    return float(least + span * (1 + number % 9) / 10)
+
+
+def _string(schema: Mapping[str, Any], name: str) -> str:
+    fixed = {
+        "date-time": "2026-01-02T03:04:05Z",
+        "date": "2026-01-02",
+        "time": "03:04:05Z",
+        "email": "simulated@example.com",
+        "uri": "https://example.com/",
+        "uuid": "00000000-0000-4000-8000-000000000000",
+    }.get(schema.get("format", ""))
+    text = fixed or f"simulated {name}"
+    text = text.ljust(int(schema.get("minLength", 0)), ".")
+    return text[: int(schema["maxLength"])] if "maxLength" in schema else text

@@ -1,0 +1,199 @@
+"""The sandbox as its users see it: start, stop, break things, read what happened."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from .accounts import DEFAULT_KEYS, Accounts
+from .failures import Failures
+from .models import PROVIDERS
+from .service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from .app import Server
+    from .exchange import ReceivedRequest
+
+_BASES = {
+    "groq": ("GROQ_BASE_URL", "/groq"),
+    "mistral": ("MISTRAL_BASE_URL", "/mistral"),
+    "google": ("GOOGLE_GEMINI_BASE_URL", "/google"),
+    "openai": ("OPENAI_BASE_URL", "/openai/v1"),
+}
+
+
+class SandboxNotInstalled(ImportError):
+    """The packages that the sandbox's server is built on are missing."""
+
+
+class Sandbox:
+    """Groq, Mistral, Gemini and OpenAI on 127.0.0.1, with their limits, headers and failures.
+
+    Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
+    the base URLs and keys of `environment()`.
+
+    `keys`: how many keys each provider gives out; `{"groq": 2}` means no keys for the others.
+    `limits`: overrides the published limits by provider ("groq"), by model
+    ("groq/openai/gpt-oss-20b") and by key label ("groq_key_2"), the last of these weighing most;
+    None removes a limit, 0 takes the model out of the plan. Names are like "tokens_per_minute".
+    `left`: by key label, how much is left of a limit at the start, for every model.
+    `accounts`: label to account name; keys of one account share every limit.
+    `seed`: decides replies and random failures. `clock`: epoch seconds, real time by default;
+    `time_scale` makes it run faster. `latency` and `seconds_per_chunk` are in real seconds.
+    `reply`: a function of the model and the messages that writes the replies instead.
+
+    Raises ValueError for an unknown provider, model, key label or limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Mapping[str, int] | None = None,
+        limits: Mapping[str, Mapping[str, int | None]] | None = None,
+        left: Mapping[str, Mapping[str, int]] | None = None,
+        accounts: Mapping[str, str] | None = None,
+        seed: int = 0,
+        time_scale: float = 1.0,
+        clock: Callable[[], float] | None = None,
+        latency: float = 0.0,
+        seconds_per_chunk: float = 0.0,
+        port: int = 0,
+        reply: Callable[[str, list[dict[str, str]]], str] | None = None,
+    ) -> None:
+        if time_scale <= 0:
+            raise ValueError("time_scale must be greater than 0")
+        self.latency = latency
+        self.seconds_per_chunk = seconds_per_chunk
+        self._clock = clock or time.time
+        self._scale = time_scale
+        self._origin = self._clock()
+        self._port = port
+        self._server: Server | None = None
+        known = Accounts(
+            keys=DEFAULT_KEYS if keys is None else keys,
+            limits=limits or {},
+            left=left or {},
+            accounts=accounts or {},
+            now=self.clock(),
+        )
+        targets = frozenset(PROVIDERS) | {key.label for key in known.keys}
+        self.service = Service(
+            accounts=known,
+            failures=Failures(targets=targets, seed=seed),
+            clock=self.clock,
+            seed=seed,
+            custom=reply,
+        )
+
+    def start(self) -> Sandbox:
+        """Open the port and begin to serve; does nothing if it is running already.
+
+        Raises SandboxNotInstalled without uvicorn and starlette, OSError if the port is taken.
+        """
+        if self._server is None:
+            try:
+                from .app import Server
+            except ImportError as error:
+                raise SandboxNotInstalled(
+                    "the sandbox needs starlette and uvicorn: pip install 'arche_magic[sandbox]'"
+                ) from error
+            self._server = Server(self, self._port)
+        return self
+
+    def stop(self) -> None:
+        """Close the port and every open connection; does nothing if it is not running."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def __enter__(self) -> Sandbox:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the port is open."""
+        return self._server is not None
+
+    @property
+    def url(self) -> str:
+        """The address of the running server, like "http://127.0.0.1:40123".
+
+        Raises RuntimeError if it does not run.
+        """
+        if self._server is None:
+            raise RuntimeError("the sandbox is not running; call start()")
+        return self._server.url
+
+    def environment(self) -> dict[str, str]:
+        """The variables that point SDKs and arche_magic here. Raises RuntimeError if stopped."""
+        variables = {key.variable: key.text for key in self.service.accounts.keys}
+        providers = {key.provider for key in self.service.accounts.keys}
+        for provider, (name, path) in _BASES.items():
+            if provider in providers:
+                variables[name] = self.url + path
+        return variables
+
+    def clock(self) -> float:
+        """Epoch seconds on the sandbox's clock."""
+        return self._origin + (self._clock() - self._origin) * self._scale
+
+    def fail(
+        self, target: str, kind: str, times: int | None = 1, after: int = 0, to: str | None = None
+    ) -> None:
+        """Make the next requests of a target fail.
+
+        `target`: a provider, a key label, or "*". `kind`: see `FAILURE_KINDS`. `times`: how many
+        requests, None for all. `after`: how many requests of the target pass first. `to`: the
+        address that a "redirect" names. Raises ValueError for an unknown target or kind.
+        """
+        with self.service.lock:
+            self.service.failures.script(target, kind, times=times, after=after, to=to)
+
+    def fail_randomly(
+        self, share: float = 0.25, kinds: Sequence[str] | None = None, target: str = "*"
+    ) -> None:
+        """Make a share (0 to 1) of the requests fail, in a sequence that the seed decides.
+
+        `kinds` defaults to the temporary ones, none of which takes long. Raises ValueError.
+        """
+        with self.service.lock:
+            self.service.failures.randomly(target, share, kinds)
+
+    def clear_failures(self) -> None:
+        """Forget all failures asked for so far."""
+        with self.service.lock:
+            self.service.failures.clear()
+
+    @property
+    def requests(self) -> tuple[ReceivedRequest, ...]:
+        """The requests for completions so far, oldest first, at most the last 100,000."""
+        with self.service.lock:
+            return tuple(self.service.received)
+
+    def usage(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The server's own count, {key label: {model: {...}}}.
+
+        "requests" were admitted and charged, with their "input_tokens" and "output_tokens";
+        "refused" got a 413 or 429; "failed" had another error or a spoiled reply.
+        """
+        return self.service.usage()
+
+    def quota(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+        """{account: {model: {limit name: {"limit", "used"}}}} now, for models used so far."""
+        with self.service.lock:
+            return self.service.accounts.quota(self.clock())
+
+    def reset(self) -> None:
+        """Go back to the start: counts, failures, limits, received requests."""
+        self.service.restart()

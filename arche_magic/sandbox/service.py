@@ -1,0 +1,370 @@
+"""What the sandbox decides about each request, without any networking."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .exchange import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Reply
+from .failures import SPOILED, Failure, Failures
+from .models import MODELS
+from .replies import count_tokens, json_for_schema, make_reply
+from .windows import Calendar
+from .wires import WIRES, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .accounts import Accounts, Key
+
+_SECRET = ("authorization", "x-goog-api-key", "cookie")
+_NO_ANSWER = ("reset", "stall")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way: either its `answer` is settled, or a reply is still to be made."""
+
+    answer: Answer | None = None
+    wire: Wire | None = None
+    key: Key | None = None
+    call: Call | None = None
+    reply: Reply | None = None
+    failure: Failure | None = None
+    settled: bool = False
+
+
+class Service:
+    """Four providers as one object: admits, refuses, replies, counts. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        failures: Failures,
+        clock: Callable[[], float],
+        seed: int,
+        custom: Callable[[str, list[dict[str, str]]], str] | None,
+    ) -> None:
+        self.accounts = accounts
+        self.failures = failures
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.received: deque[ReceivedRequest] = deque(maxlen=100_000)
+        self._seed = seed
+        self._custom = custom
+        self._number = 0
+
+    def restart(self) -> None:
+        """Go back to the start: limits, counts, failures, received requests."""
+        with self.lock:
+            self.accounts.restart(self.clock())
+            self.failures.clear()
+            self.received.clear()
+            self._number = 0
+
+    def begin(
+        self, provider: str, path: str, headers: Mapping[str, str], content: bytes
+    ) -> Exchange:
+        """Read, check and admit one request for a completion.
+
+        An admitted one has no answer yet: call `finish`. All others have theirs.
+        """
+        wire = WIRES[provider]
+        text = wire.key_text(headers)
+        with self.lock:
+            now = self.clock()
+            self._number += 1
+            exchange = Exchange(wire=wire, key=self.accounts.find(provider, text))
+            model, stream, body = path.partition(":")[0], "stream" in path, {}
+            try:
+                body = _parse(content)
+                model = str(body.get("model") or model)
+                stream = stream or bool(body.get("stream"))
+                self._admit(exchange, provider, path, text, body, stream, now)
+            except Refusal as refusal:
+                caller = self._caller(exchange.key, text, model, now)
+                exchange.answer = wire.refuse(refusal, model, caller)
+            self._record(exchange, provider, headers, model, body, stream, now)
+        return exchange
+
+    def finish(self, exchange: Exchange, base_url: str) -> Answer:
+        """Make the reply of an admitted request, charge it unless it streams, and answer."""
+        call, key, wire = exchange.call, exchange.key, exchange.wire
+        if exchange.answer is not None or call is None or key is None or wire is None:
+            answer = exchange.answer or Answer(500, [])
+            _locate(answer, base_url)
+            return answer
+        kind = _kind(exchange)
+        reply = make_reply(
+            call,
+            seed=self._seed,
+            thought_tokens=MODELS[call.provider][call.model].thought_tokens,
+            custom=self._custom,
+        )
+        exchange.reply = reply = _withheld(reply, kind, stream=call.stream)
+        if not call.stream:
+            self.settle(exchange, 1.0)
+        with self.lock:
+            caller = self._caller(key, key.text, call.model, self.clock())
+        answer = (wire.stream if call.stream else wire.answer)(call, reply, caller)
+        return _spoil(answer, kind, wire, call.model, caller) if kind else answer
+
+    def settle(self, exchange: Exchange, share: float) -> None:
+        """Charge the output of an admitted request, of which this share (0 to 1) was sent.
+
+        Only the first call counts.
+        """
+        reply, call, key = exchange.reply, exchange.call, exchange.key
+        if exchange.settled or reply is None or call is None or key is None:
+            return
+        exchange.settled = True
+        with self.lock:
+            output = round(reply.output_tokens * share)
+            self.accounts.settle(key, call.model, output, self.clock())
+            if exchange.failure is not None:
+                self.accounts.count(key, call.model).failed += 1
+
+    def models(self, provider: str, headers: Mapping[str, str], name: str | None) -> Answer:
+        """The list of a provider's models, or one of them."""
+        wire = WIRES[provider]
+        text = wire.key_text(headers)
+        with self.lock:
+            now = self.clock()
+            key = self.accounts.find(provider, text)
+            caller = self._caller(key, text, "", now)
+        if key is None:
+            return wire.refuse(Refusal("unauthorized" if text else "no_key"), "", caller)
+        known = {model: entry.context_window for model, entry in MODELS[provider].items()}
+        if name is None:
+            return wire.models(known, caller)
+        if name not in known:
+            return wire.refuse(Refusal("model_not_found"), name, caller)
+        answer = wire.models({name: known[name]}, caller)
+        value = json.loads(answer.body)
+        one = (value.get("data") or value.get("models"))[0]
+        return replace(answer, body=json.dumps(one).encode())
+
+    def usage(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The count per key label and model."""
+        with self.lock:
+            result: dict[str, dict[str, dict[str, int]]] = {}
+            for (label, model), count in self.accounts.counts.items():
+                result.setdefault(label, {})[model] = {
+                    name: getattr(count, name) for name in count.__slots__
+                }
+            return result
+
+    def _admit(
+        self,
+        exchange: Exchange,
+        provider: str,
+        path: str,
+        text: str | None,
+        body: Mapping[str, Any],
+        stream: bool,
+        now: float,
+    ) -> None:
+        """Let the request in, or raise Refusal, or set the answer of a failure."""
+        key = exchange.key
+        if key is None:
+            raise Refusal("unauthorized" if text else "no_key")
+        exchange.failure = failure = self.failures.next(provider, key.label)
+        kind = failure.kind if failure else None
+        if failure is not None and kind in ("plain_text_error", "redirect", *_NO_ANSWER):
+            exchange.answer = _raw(failure)
+            return
+        if kind == "stall_stream" and not stream:
+            exchange.answer = Answer(0, [], ending="stall")
+            return
+        if kind == "stream_error" and not stream:
+            raise Refusal("server_error")
+        if kind is not None and kind not in SPOILED:
+            model = str(body.get("model") or path.partition(":")[0])
+            raise self._scripted(kind, key, model, now)
+        call = _read(provider, body, path)
+        model_entry = MODELS[provider].get(call.model)
+        if model_entry is None:
+            raise Refusal("model_not_found")
+        tokens = count_tokens(call.messages)
+        if tokens > model_entry.context_window:
+            window = model_entry.context_window
+            raise Refusal("context_too_long", tokens=tokens, window=window)
+        breaches = self.accounts.admit(key, call.model, tokens, now)
+        if breaches:
+            raise _limited(breaches)
+        exchange.call = call
+
+    def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
+        """A refusal for a failure on request, with figures that fit the provider."""
+        entry = MODELS[key.provider].get(model)
+        if kind == "invalid_request":
+            return Refusal(kind, param="temperature", problem="above", bound=2, value=3)
+        if kind not in ("rate_limit_minute", "rate_limit_day", "too_large"):
+            window = entry.context_window if entry else 131_072
+            return Refusal(kind, window=window, tokens=window + 1)
+        limits = self.accounts.limits(key.provider, key.account, model) if entry else {}
+        return Refusal(
+            "too_large" if kind == "too_large" else "limit",
+            breaches=(_scripted_breach(kind, key.provider, limits, now),),
+        )
+
+    def _caller(self, key: Key | None, text: str | None, model: str, now: float) -> Caller:
+        known = key is not None and model in MODELS[key.provider]
+        return Caller(
+            key=text or "",
+            account=key.account if key else "unknown",
+            request_id=f"req_sandbox_{self._number:08d}",
+            now=now,
+            limits=self.accounts.state(key, model, now) if known and key else {},
+        )
+
+    def _record(
+        self,
+        exchange: Exchange,
+        provider: str,
+        headers: Mapping[str, str],
+        model: str,
+        body: Mapping[str, Any],
+        stream: bool,
+        now: float,
+    ) -> None:
+        key = exchange.key
+        status = exchange.answer.status if exchange.answer else 200
+        if key is not None and exchange.answer is not None:
+            count = self.accounts.count(key, model)
+            if status in (413, 429):
+                count.refused += 1
+            else:
+                count.failed += 1
+        self.received.append(
+            ReceivedRequest(
+                at=now,
+                provider=provider,
+                key=key.label if key else None,
+                account=key.account if key else None,
+                model=model,
+                body=body,
+                stream=stream,
+                status=status,
+                failure=exchange.failure.kind if exchange.failure else None,
+                headers={n: "hidden" if n in _SECRET else v for n, v in headers.items()},
+            )
+        )
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise Refusal("invalid_request", problem="json")
+    return body
+
+
+def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
+    """Read a request; one whose values have odd types, or an impossible schema, is invalid."""
+    try:
+        call = WIRES[provider].read(body, path)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Refusal("invalid_request", problem="json") from error
+    if call.json_schema is not None:
+        try:
+            json_for_schema(call.json_schema)
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise Refusal("invalid_request", param="response_format", problem="other") from error
+    return call
+
+
+def _limited(breaches: tuple[Breach, ...]) -> Refusal:
+    if any(breach.limit == 0 for breach in breaches):
+        never = tuple(b for b in breaches if b.limit == 0)
+        return Refusal("not_in_plan", breaches=never)
+    return Refusal("too_large" if breaches[0].too_large else "limit", breaches=breaches)
+
+
+def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: float) -> Breach:
+    if kind == "too_large":
+        name = "input_tokens_per_minute" if provider == "google" else "tokens_per_minute"
+        limit = limits.get(name) or 8_000
+        return Breach(name, limit, 0, 4 * limit, float("inf"))
+    if provider == "google":
+        name = "requests_per_minute" if kind == "rate_limit_minute" else "requests_per_day"
+        limit = limits.get(name) or 20
+        window = Calendar(limit, name.rpartition("_")[2])
+        window.add(now, limit)
+        return Breach(name, limit, limit, 1, window.wait(now, 1))
+    if kind == "rate_limit_minute":
+        limit = limits.get("tokens_per_minute") or 8_000
+        used, requested = limit * 9 // 10, limit // 2
+        wait = (used + requested - limit) / limit * 60
+        return Breach("tokens_per_minute", limit, used, requested, wait)
+    if provider == "openai":
+        # As an unpaid organization reported it: 7m12s.
+        return Breach("requests_per_day", 200, 200, 1, 432.0)
+    name = "tokens_per_day" if provider == "groq" else "tokens_per_month"
+    limit = limits.get(name) or 200_000
+    requested = max(1, limit // 100)
+    return Breach(name, limit, limit, requested, requested / limit * 86_400)
+
+
+def _kind(exchange: Exchange) -> str | None:
+    return exchange.failure.kind if exchange.failure else None
+
+
+def _raw(failure: Failure) -> Answer:
+    """The answers that are no provider's: of a proxy, of a broken network."""
+    if failure.kind == "plain_text_error":
+        text = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
+        return Answer(503, [("content-type", "text/plain")], text)
+    if failure.kind == "redirect":
+        return Answer(307, [("location", failure.to or "/elsewhere")])
+    return Answer(0, [], ending="stall" if failure.kind == "stall" else "reset")
+
+
+def _locate(answer: Answer, base_url: str) -> None:
+    answer.headers = [
+        (name, base_url + value if name == "location" and value.startswith("/") else value)
+        for name, value in answer.headers
+    ]
+
+
+def _withheld(reply: Reply, kind: str | None, *, stream: bool) -> Reply:
+    if kind == "content_filter":
+        pieces = reply.pieces[: len(reply.pieces) // 2] if stream else ()
+        return replace(reply, text="", pieces=pieces, finish="content_filter")
+    if kind == "empty_reply":
+        tokens = reply.thought_tokens
+        return replace(reply, text="", pieces=(), output_tokens=tokens, finish="stop")
+    return reply
+
+
+def _spoil(answer: Answer, kind: str, wire: Wire, model: str, caller: Caller) -> Answer:
+    """Break an answer that was ready to go."""
+    if kind == "unrelated_json":
+        content = b'{"hello":1}'
+        if answer.events is None:
+            return replace(answer, body=content)
+        return replace(answer, events=[b"data: " + content + b"\n\n"])
+    if answer.events is None:
+        if kind in ("malformed_body", "malformed_event"):
+            return replace(answer, body=answer.body[: len(answer.body) // 2] + b"\xe2<html>")
+        if kind in ("cut_stream", "broken_connection"):
+            return replace(answer, body=answer.body[: len(answer.body) // 2], ending="broken")
+        return answer
+    first = answer.events[: max(1, len(answer.events) // 2)]
+    if kind == "cut_stream":
+        return replace(answer, events=first)
+    if kind == "stall_stream":
+        return replace(answer, events=first, ending="stall")
+    if kind == "broken_connection":
+        return replace(answer, events=[*first, b'data: {"id": "chatcm'], ending="broken")
+    if kind in ("malformed_event", "malformed_body"):
+        return replace(answer, events=[*first, b'data: {"choices": [{"del\n\n'])
+    if kind == "stream_error":
+        return replace(answer, events=[*first, *wire.broken_off()])
+    return answer

@@ -1,0 +1,13 @@
+"""One small file per wire format: how a provider reads, answers and refuses."""
+
+from __future__ import annotations
+
+from .base import Wire
+from .google import Google
+from .groq import Groq
+from .mistral import Mistral
+from .openai import OpenAI
+
+WIRES: dict[str, Wire] = {wire.provider: wire for wire in (Groq(), Mistral(), Google(), OpenAI())}
+
+__all__ = ["WIRES", "Wire"]

@@ -1,0 +1,210 @@
+"""What the wires share: JSON, events, checks of common parameters."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from ..exchange import Answer, Call, Caller, Message, Refusal, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Headers = list[tuple[str, str]]
+JSON_TYPE = ("content-type", "application/json")
+EVENT_TYPE = ("content-type", "text/event-stream; charset=utf-8")
+DONE = b"data: [DONE]\n\n"
+
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text, as a set of parameter names."""
+    return frozenset(text.split())
+
+
+def json_bytes(value: object) -> bytes:
+    """Compact JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def event(value: object) -> bytes:
+    """One server-sent event with a JSON value."""
+    return b"data: " + json_bytes(value) + b"\n\n"
+
+
+def go_duration(seconds: float) -> str:
+    """A duration as Go prints it, to the millisecond: "26ms", "4.186s", "1m26.4s", "11m0.528s"."""
+    milliseconds = max(0, round(seconds * 1000))
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def whole_seconds(seconds: float) -> str:
+    """Seconds rounded up, at least 1, as in `retry-after`."""
+    return str(max(1, math.ceil(seconds - 1e-6)))
+
+
+class Wire(ABC):
+    """One provider's wire format. Holds no state."""
+
+    provider: str
+
+    @abstractmethod
+    def key_text(self, headers: Mapping[str, str]) -> str | None:
+        """The key that a request carries, None for none."""
+
+    @abstractmethod
+    def read(self, body: Mapping[str, Any], path: str) -> Call:
+        """Read and check a request; `path` is its last part. Raises Refusal."""
+
+    @abstractmethod
+    def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
+        """The response to a call that does not stream."""
+
+    @abstractmethod
+    def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
+        """The response to a call that streams, with all its events."""
+
+    @abstractmethod
+    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
+        """The provider's own response for a refusal of any kind."""
+
+    @abstractmethod
+    def broken_off(self) -> list[bytes]:
+        """The events of an error in the middle of a stream."""
+
+    @abstractmethod
+    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
+        """The list of models, given with their context windows in tokens."""
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """The key of an Authorization header."""
+    scheme, _, text = headers.get("authorization", "").partition(" ")
+    return text.strip() or None if scheme.lower() == "bearer" else None
+
+
+def read_messages(body: Mapping[str, Any], roles: tuple[str, ...]) -> tuple[Message, ...]:
+    """The messages of an OpenAI-like body. Raises Refusal for ones that are malformed."""
+    given = body.get("messages")
+    if given is None:
+        raise Refusal("invalid_request", param="messages", problem="missing")
+    if not isinstance(given, list) or not given:
+        problem = "empty" if given == [] else "type"
+        raise Refusal("invalid_request", param="messages", problem=problem, expected="an array")
+    messages = []
+    for number, item in enumerate(given):
+        place = f"messages[{number}]"
+        if not isinstance(item, dict):
+            raise Refusal("invalid_request", param=place, problem="type", expected="an object")
+        role, content = item.get("role"), item.get("content")
+        if role not in roles:
+            raise Refusal(
+                "invalid_request", param=f"{place}.role", problem="value", value=role, known=roles
+            )
+        if isinstance(content, list):
+            content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+        if content is None and role == "assistant":
+            content = ""
+        if not isinstance(content, str):
+            raise Refusal(
+                "invalid_request", param=f"{place}.content", problem="type", expected="a string"
+            )
+        messages.append(Message("system" if role == "developer" else role, content))
+    return tuple(messages)
+
+
+def check_unknown(body: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raise Refusal for the first parameter that the provider does not know."""
+    for name in body:
+        if name not in known:
+            raise Refusal("invalid_request", param=name, problem="unknown", value=body[name])
+
+
+def check_number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
+    """A number within its bounds, None if it is not given. Raises Refusal."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Refusal(
+            "invalid_request", param=name, problem="type", expected="a number", value=value
+        )
+    if value < least:
+        raise Refusal("invalid_request", param=name, problem="below", bound=least, value=value)
+    if value > most:
+        raise Refusal("invalid_request", param=name, problem="above", bound=most, value=value)
+    return value
+
+
+def check_integer(body: Mapping[str, Any], name: str, least: int) -> int | None:
+    """A whole number of at least `least`, None if it is not given. Raises Refusal."""
+    value = check_number(body, name, least, math.inf)
+    if value is not None and not isinstance(value, int):
+        raise Refusal(
+            "invalid_request", param=name, problem="type", expected="an integer", value=value
+        )
+    return value
+
+
+def read_stop(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
+    """Stop texts, at most `most` of them. Raises Refusal."""
+    value = body.get(name)
+    if value is None:
+        return ()
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(t, str) and t for t in texts):
+        raise Refusal(
+            "invalid_request", param=name, problem="type", expected="a string or array of strings"
+        )
+    if len(texts) > most:
+        raise Refusal("invalid_request", param=name, problem="above", bound=most, value=len(texts))
+    return tuple(texts)
+
+
+def read_format(body: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether `response_format` asks for JSON, and the schema if it has one. Raises Refusal."""
+    value = body.get("response_format")
+    if value is None:
+        return False, None
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        return False, None
+    if kind == "json_object":
+        return True, None
+    outer = value.get("json_schema") if kind == "json_schema" else None
+    if isinstance(outer, dict):
+        schema = outer.get("schema", outer.get("schema_definition"))
+        if outer.get("name") and isinstance(schema, dict):
+            return True, schema
+        raise Refusal("invalid_request", param="response_format.json_schema", problem="missing")
+    raise Refusal(
+        "invalid_request",
+        param="response_format",
+        problem="value",
+        value=kind,
+        known=("text", "json_object", "json_schema"),
+    )
+
+
+def explain(details: Mapping[str, Any]) -> str:
+    """A sentence on an invalid parameter, for providers whose own wording is not recorded."""
+    param, problem = details.get("param"), details.get("problem")
+    texts = {
+        "missing": f"'{param}' : property is missing",
+        "empty": f"'{param}' : minimum number of items is 1",
+        "type": f"'{param}' : value must be {details.get('expected')}",
+        "below": f"'{param}' : number must be at least {details.get('bound')}",
+        "above": f"'{param}' : number must be at most {details.get('bound')}",
+        "unknown": f"property '{param}' is unsupported",
+        "value": f"'{param}' : value must be one of {list(details.get('known', ()))}",
+        "json": "We could not parse the JSON body of your request.",
+    }
+    return texts.get(str(problem), f"'{param or 'request'}' : value is not valid")

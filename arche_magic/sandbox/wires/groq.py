@@ -1,0 +1,230 @@
+"""Groq's wire: the OpenAI format with Groq's headers and errors (recorded up to 2026-10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..exchange import Answer, Call, Caller, Refusal, Reply
+from . import base
+from .openai_like import completion, events, limit_words, usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The parameters of groq 1.7's chat.completions.create, and stream_options, which the service takes.
+_KNOWN = base.names(
+    """citation_options compound_custom disable_tool_validation documents exclude_domains
+    frequency_penalty function_call functions include_domains include_reasoning logit_bias logprobs
+    max_completion_tokens max_tokens messages metadata model n parallel_tool_calls presence_penalty
+    reasoning_effort reasoning_format response_format search_settings seed service_tier stop store
+    stream stream_options temperature tool_choice tools top_logprobs top_p user"""
+)
+_ROLES = ("system", "user", "assistant", "tool", "function", "developer")
+
+
+class Groq(base.Wire):
+    """Groq's chat completions."""
+
+    provider = "groq"
+
+    def key_text(self, headers: Mapping[str, str]) -> str | None:
+        """The key that a request carries."""
+        return base.bearer(headers)
+
+    def read(self, body: Mapping[str, Any], path: str) -> Call:
+        """Read and check a request. Raises Refusal."""
+        base.check_unknown(body, _KNOWN)
+        if not isinstance(body.get("model"), str):
+            raise Refusal("invalid_request", param="model", problem="missing")
+        messages = base.read_messages(body, _ROLES)
+        base.check_number(body, "temperature", 0, 2)
+        base.check_number(body, "top_p", 0, 1)
+        if (body.get("n") or 1) != 1:
+            raise Refusal("invalid_request", param="n", problem="above", bound=1)
+        asked = [base.check_integer(body, n, 1) for n in ("max_completion_tokens", "max_tokens")]
+        json_wanted, schema = base.read_format(body)
+        return Call(
+            provider=self.provider,
+            model=body["model"],
+            messages=messages,
+            stream=bool(body.get("stream")),
+            max_tokens=next((n for n in asked if n is not None), None),
+            stop=base.read_stop(body, "stop", 4),
+            seed=base.check_integer(body, "seed", -(2**63)),
+            json_wanted=json_wanted,
+            json_schema=schema,
+            usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),
+        )
+
+    def _headers(self, caller: Caller, content_type: tuple[str, str]) -> base.Headers:
+        headers = [content_type, ("x-request-id", caller.request_id), ("x-groq-region", "sandbox")]
+        shown = {"requests": "requests_per_day", "tokens": "tokens_per_minute"}
+        for what, name in shown.items():
+            state = caller.limits.get(name)
+            if state is not None:
+                headers += [
+                    (f"x-ratelimit-limit-{what}", str(state.limit)),
+                    (f"x-ratelimit-remaining-{what}", str(state.remaining)),
+                    (f"x-ratelimit-reset-{what}", base.go_duration(state.reset_seconds)),
+                ]
+        return headers
+
+    def _usage(self, reply: Reply) -> dict[str, Any]:
+        return {
+            "queue_time": 0.001,
+            "prompt_time": 0.001,
+            "completion_time": 0.01,
+            "total_time": 0.011,
+            **usage_of(reply),
+        }
+
+    def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
+        """The whole reply as one JSON object."""
+        value = completion(call, reply, caller)
+        value["usage"] = self._usage(reply)
+        value["x_groq"] = {"id": caller.request_id}
+        headers = self._headers(caller, base.JSON_TYPE)
+        return Answer(200, headers, base.json_bytes(value))
+
+    def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
+        """The reply as server-sent events."""
+        usage = self._usage(reply)
+        closing = []
+        if call.usage_wanted:
+            final = {"usage": usage, "x_groq": {"id": caller.request_id}}
+            head = {"id": f"chatcmpl-{caller.request_id}", "object": "chat.completion.chunk"}
+            closing = [
+                base.event(
+                    {**head, "created": int(caller.now), "model": call.model, "choices": []} | final
+                )
+            ]
+        return Answer(
+            200,
+            self._headers(caller, base.EVENT_TYPE),
+            events=events(
+                call,
+                reply,
+                caller,
+                first={"x_groq": {"id": caller.request_id}},
+                last={"x_groq": {"id": caller.request_id, "usage": usage}},
+                every={},
+                closing=closing,
+            ),
+        )
+
+    def broken_off(self) -> list[bytes]:
+        """An error in the middle of a stream."""
+        value = _error("Internal server error", "internal_server_error", "internal_server_error")
+        value["error"]["status_code"] = 500
+        return [b"event: error\n" + base.event(value)]
+
+    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
+        """The error response for a refusal."""
+        headers = self._headers(caller, base.JSON_TYPE)
+        breach = refusal.breaches[0] if refusal.breaches else None
+        if breach is not None and refusal.kind in ("limit", "too_large"):
+            return _limit(breach, model, caller, headers)
+        status, value = _refused(refusal, model, caller)
+        if status == 401:
+            headers = [base.JSON_TYPE, ("x-request-id", caller.request_id)]
+        return Answer(status, headers, base.json_bytes(value))
+
+    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
+        """The list of models."""
+        data = [
+            {
+                "id": name,
+                "object": "model",
+                "created": int(caller.now),
+                "owned_by": "sandbox",
+                "active": True,
+                "context_window": window,
+            }
+            for name, window in names.items()
+        ]
+        return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
+
+
+def _error(message: str, kind: str, code: str | None = None, **more: Any) -> dict[str, Any]:
+    error = {"message": message, "type": kind, **more}
+    return {"error": {**error, "code": code} if code else error}
+
+
+def _limit(breach: Any, model: str, caller: Caller, headers: base.Headers) -> Answer:
+    """429, or 413 for one request that is larger than the limit."""
+    where = (
+        f"model `{model}` in organization `org_sandbox_{caller.account}` service tier `on_demand` "
+        f"on {limit_words(breach, 'minute')}: Limit {breach.limit}"
+    )
+    kind = "requests" if breach.unit == "requests" else "tokens"
+    upgrade = (
+        "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
+    )
+    if breach.too_large:
+        text = (
+            f"Request too large for {where}, Requested {breach.requested}, "
+            f"please reduce your message size and try again. {upgrade}"
+        )
+        # Recorded 413s carry a retry-after all the same; waiting does not help.
+        wait = (breach.requested - breach.limit) / breach.limit * 60
+        status = 413
+    else:
+        wait = breach.wait_seconds
+        text = (
+            f"Rate limit reached for {where}, Used {breach.used}, Requested {breach.requested}. "
+            f"Please try again in {base.go_duration(wait)}. {upgrade}"
+        )
+        status = 429
+    body = base.json_bytes(_error(text, kind, "rate_limit_exceeded"))
+    return Answer(status, [*headers, ("retry-after", base.whole_seconds(wait))], body)
+
+
+def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[str, Any]]:
+    invalid = "invalid_request_error"
+    no_model = f"The model `{model}` does not exist or you do not have access to it."
+    internal = "internal_server_error"
+    table: dict[str, tuple[int, dict[str, Any]]] = {
+        "no_key": (401, _error("Invalid API Key", invalid, "invalid_api_key")),
+        "unauthorized": (401, _error("Invalid API Key", invalid, "invalid_api_key")),
+        "forbidden": (403, _error("Access denied. Please check your network settings.", invalid)),
+        "no_credit": (
+            400,
+            _error(
+                "Organization has been restricted. Please reach out to support if you believe this "
+                "was in error.",
+                invalid,
+                "organization_restricted",
+            ),
+        ),
+        "not_in_plan": (404, _error(no_model, invalid, "model_not_found")),
+        "model_not_found": (404, _error(no_model, invalid, "model_not_found")),
+        "model_retired": (
+            400,
+            _error(
+                f"The model `{model}` has been decommissioned and is no longer supported. Please "
+                "refer to https://console.groq.com/docs/deprecations for a recommendation on which "
+                "model to use instead.",
+                invalid,
+                "model_decommissioned",
+            ),
+        ),
+        "context_too_long": (
+            400,
+            _error(
+                "Please reduce the length of the messages or completion.",
+                invalid,
+                param="messages",
+            ),
+        ),
+        "server_error": (500, _error("Internal Server Error", internal)),
+        "overloaded": (
+            503,
+            _error(f"{model} is currently over capacity. Please try again.", internal),
+        ),
+        "echo_key": (500, _error(f"Internal Server Error for key {caller.key}", internal)),
+    }
+    if refusal.kind in table:
+        return table[refusal.kind]
+    details = refusal.details or {"param": "messages", "problem": "other"}
+    more = {"param": details["param"]} if "param" in details else {}
+    return 400, _error(base.explain(details), invalid, **more)

@@ -1,0 +1,232 @@
+"""Mistral's wire: chat completions with its headers and errors (recorded up to 2026-08)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..exchange import Answer, Call, Caller, Refusal, Reply
+from . import base
+from .openai_like import completion, events, usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The fields of mistralai 3.7's ChatCompletionRequest. stream_options and seed are not among them.
+_KNOWN = base.names(
+    """model messages temperature top_p max_tokens stream stop random_seed metadata response_format
+    tools tool_choice presence_penalty frequency_penalty min_tokens repetition_penalty top_k
+    logprobs top_logprobs prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls
+    reasoning_effort prompt_mode guardrails prompt_cache_key service_tier safe_prompt"""
+)
+_ROLES = ("system", "user", "assistant", "tool")
+
+# The names in the headers; limits over other windows are not shown.
+_SHOWN = {
+    "tokens_per_minute": "tokens-minute",
+    "tokens_per_month": "tokens-month",
+    "requests_per_minute": "req-minute",
+}
+
+
+class Mistral(base.Wire):
+    """Mistral's chat completions."""
+
+    provider = "mistral"
+
+    def key_text(self, headers: Mapping[str, str]) -> str | None:
+        """The key that a request carries."""
+        return base.bearer(headers)
+
+    def read(self, body: Mapping[str, Any], path: str) -> Call:
+        """Read and check a request. Raises Refusal."""
+        base.check_unknown(body, _KNOWN)
+        if not isinstance(body.get("model"), str):
+            raise Refusal("invalid_request", param="model", problem="missing")
+        messages = base.read_messages(body, _ROLES)
+        if messages[-1].role not in ("user", "tool") and not _is_prefix(body["messages"][-1]):
+            raise Refusal("invalid_request", problem="order", value=messages[-1].role)
+        base.check_number(body, "temperature", 0, 1.5)
+        base.check_number(body, "top_p", 0, 1)
+        if (body.get("n") or 1) != 1:
+            raise Refusal("invalid_request", param="n", problem="above", bound=1, value=body["n"])
+        json_wanted, schema = base.read_format(body)
+        return Call(
+            provider=self.provider,
+            model=body["model"],
+            messages=messages,
+            stream=bool(body.get("stream")),
+            max_tokens=base.check_integer(body, "max_tokens", 0),
+            stop=base.read_stop(body, "stop", 16),
+            seed=base.check_integer(body, "random_seed", 0),
+            json_wanted=json_wanted,
+            json_schema=schema,
+        )
+
+    def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
+        """The whole reply as one JSON object."""
+        value = completion(call, reply, caller, prefix="cmpl")
+        value["usage"] = usage_of(reply)
+        headers = _headers(base.JSON_TYPE, caller)
+        for name, shown in _SHOWN.items():
+            if name in caller.limits:
+                headers += _limit_headers(shown, caller.limits[name].limit, caller, name)
+        cost = str(reply.input_tokens + reply.output_tokens)
+        headers.append(("x-ratelimit-tokens-query-cost", cost))
+        return Answer(200, headers, base.json_bytes(value))
+
+    def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
+        """The reply as server-sent events."""
+        # No rate-limit headers on streams since mid 2025, and usage without asking for it.
+        sent = events(
+            call,
+            reply,
+            caller,
+            first={},
+            last={"usage": usage_of(reply)},
+            every={"p": "abcdef"},  # a padding field, which real chunks carry too
+            closing=[],
+        )
+        return Answer(200, _headers(base.EVENT_TYPE, caller), events=sent)
+
+    def broken_off(self) -> list[bytes]:
+        """An error in the middle of a stream."""
+        # No error in the middle of a Mistral stream has been recorded: its plain error as an event.
+        return [base.event(_error("Service unavailable.", "internal_server_error", "1000", 500))]
+
+    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
+        """The error response for a refusal."""
+        headers = _headers(base.JSON_TYPE, caller)
+        if refusal.kind in ("limit", "too_large", "no_credit") or refusal.breaches:
+            value = _error("Rate limit exceeded", "rate_limited", "1300", 429)
+            return Answer(429, headers + _refused_headers(refusal, caller), base.json_bytes(value))
+        status, value = _refused(refusal, model, caller.key)
+        return Answer(status, headers, base.json_bytes(value))
+
+    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
+        """The list of models."""
+        data = [
+            {
+                "id": name,
+                "object": "model",
+                "created": int(caller.now),
+                "owned_by": "mistralai",
+                "capabilities": {"completion_chat": True, "completion_fim": False},
+                "max_context_length": window,
+                "type": "base",
+            }
+            for name, window in names.items()
+        ]
+        return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
+
+
+def _is_prefix(message: Mapping[str, Any]) -> bool:
+    return message.get("role") == "assistant" and bool(message.get("prefix"))
+
+
+def _headers(content_type: tuple[str, str], caller: Caller) -> base.Headers:
+    return [
+        content_type,
+        ("mistral-correlation-id", caller.request_id),
+        ("x-kong-request-id", caller.request_id),
+    ]
+
+
+def _limit_headers(shown: str, limit: int, caller: Caller, name: str) -> base.Headers:
+    return [
+        (f"x-ratelimit-limit-{shown}", str(limit)),
+        (f"x-ratelimit-remaining-{shown}", str(caller.limits[name].remaining)),
+    ]
+
+
+def _refused_headers(refusal: Refusal, caller: Caller) -> base.Headers:
+    """A recorded 429 has the pair of tokens per minute only, which need not be the limit hit."""
+    if refusal.kind == "no_credit":
+        return [
+            ("x-ratelimit-limit-tokens-month", "1000000000"),
+            ("x-ratelimit-remaining-tokens-month", "0"),
+        ]
+    never = [b for b in refusal.breaches if b.limit == 0 and b.name in _SHOWN]
+    if never:
+        return [(f"x-ratelimit-limit-{_SHOWN[b.name]}", "0") for b in never]
+    name = "tokens_per_minute"
+    if name not in caller.limits:
+        return []
+    return _limit_headers(_SHOWN[name], caller.limits[name].limit, caller, name)
+
+
+def _error(message: str, kind: str, code: str, status: int) -> dict[str, Any]:
+    return {
+        "object": "error",
+        "message": message,
+        "type": kind,
+        "param": None,
+        "code": code,
+        "raw_status_code": status,
+    }
+
+
+def _refused(refusal: Refusal, model: str, key: str) -> tuple[int, dict[str, Any]]:
+    window = refusal.details.get("window", 0)
+    tokens = refusal.details.get("tokens", window + 1)
+    too_long = (
+        f"Prompt contains {tokens} tokens and 0 draft tokens, too large for model with {window} "
+        "maximum context length"
+    )
+    unknown = _error(f"Invalid model: {model}", "invalid_model", "1500", 400)
+    plan = "This model is not available in your current tier."
+    table: dict[str, tuple[int, dict[str, Any]]] = {
+        "no_key": (401, {"detail": "Unauthorized"}),
+        "unauthorized": (401, {"detail": "Invalid API Key"}),
+        "forbidden": (403, {"detail": "Forbidden"}),
+        "not_in_plan": (403, _error(plan, "tier_not_allowed", "1910", 403)),
+        "model_not_found": (400, unknown),
+        "model_retired": (400, unknown),
+        "context_too_long": (400, _error(too_long, "invalid_request_invalid_args", "3051", 400)),
+        "server_error": (
+            500,
+            _error("Service unavailable.", "internal_server_error", "1000", 500),
+        ),
+        "overloaded": (
+            503,
+            _error(
+                "Service tier capacity exceeded for this model.",
+                "service_tier_capacity_exceeded",
+                "3505",
+                503,
+            ),
+        ),
+        "echo_key": (
+            500,
+            _error(
+                f"Service unavailable for key {key}",
+                "internal_server_error",
+                "1000",
+                500,
+            ),
+        ),
+    }
+    if refusal.kind in table:
+        return table[refusal.kind]
+    if refusal.details.get("problem") == "order":
+        text = f"Expected last role User or Tool but got {refusal.details['value']}"
+        return 400, _error(text, "invalid_request_message_order", "3230", 400)
+    return 422, {"detail": [_validation(refusal.details)]}
+
+
+def _validation(details: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of a 422's list, in pydantic's words."""
+    bound = details.get("bound")
+    texts = {
+        "unknown": ("extra_forbidden", "Extra inputs are not permitted"),
+        "missing": ("missing", "Field required"),
+        "empty": ("too_short", "List should have at least 1 item after validation, not 0"),
+        "above": ("less_than_equal", f"Input should be less than or equal to {bound}"),
+        "below": ("greater_than_equal", f"Input should be greater than or equal to {bound}"),
+        "type": ("type_error", f"Input should be {details.get('expected')}"),
+        "value": ("literal_error", f"Input should be one of {list(details.get('known', ()))}"),
+        "json": ("json_invalid", "JSON decode error"),
+    }
+    kind, text = texts.get(str(details.get("problem")), ("value_error", "Value error"))
+    place = str(details.get("param", "")).replace("[", ".").replace("]", "").split(".")
+    location = ["body", *(int(part) if part.isdigit() else part for part in place if part)]
+    return {"type": kind, "loc": location, "msg": text, "input": details.get("value")}

@@ -1,0 +1,113 @@
+"""How the adapters' tests call them, and a server that answers what a test tells it to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.types import Completion, Key, Message, Request
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+WIRES = ("groq", "openai", "mistral", "google")
+MODELS = {
+    "groq": "openai/gpt-oss-20b",
+    "openai": "gpt-4.1-mini",
+    "mistral": "mistral-small-latest",
+    "google": "gemini-3.8-flash",
+}
+SECRET = "sk-abcdEFGH1234ijklMNOP5678"
+HELLO = Request((Message("user", "Say hello."),))
+
+Build = Callable[[str], Adapter]
+
+
+def sandbox_adapter(sandbox: Sandbox, wire: str) -> Adapter:
+    """An adapter with the sandbox's key of that provider."""
+    environment = sandbox.environment()
+    secret = environment[f"{wire.upper()}_API_KEY"]
+    base_url = environment[f"{'GOOGLE_GEMINI' if wire == 'google' else wire.upper()}_BASE_URL"]
+    return build_adapter(wire, Key.of(wire, f"{wire}_key_1", secret), base_url)
+
+
+def complete(
+    adapter: Adapter,
+    model: str,
+    request: Request = HELLO,
+    *,
+    stream: bool = False,
+    timeout: float = 10.0,
+) -> list[Completion]:
+    """All completions of one call."""
+    return list(adapter.complete(request, model, stream=stream, timeout=timeout))
+
+
+def text_of(completions: list[Completion]) -> str:
+    return "".join(completion.text for completion in completions)
+
+
+@dataclass
+class Script:
+    """What the scripted server answers next, and what it was asked."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    endless: bytes = b""
+    """Sent again and again after the body, until the client leaves (for 5 s at most)."""
+    received: list[dict[str, Any]] = field(default_factory=list)
+    connections: set[Any] = field(default_factory=set)
+    left: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+        """Answer every request so, from now on; `body` is JSON unless it is text."""
+        self.status, self.headers, self.endless = status, dict(headers or {}), b""
+        kind = "text/plain" if isinstance(body, str) else "application/json"
+        self.body = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.headers.setdefault("content-type", kind)
+
+    def events(self, *events: Any, done: bool = True) -> None:
+        """Answer with a stream of these events: JSON values, or texts sent as they are."""
+        self.status, self.headers, self.endless = 200, {"content-type": "text/event-stream"}, b""
+        lines = [e if isinstance(e, str) else f"data: {json.dumps(e)}\n\n" for e in events]
+        self.body = ("".join(lines) + ("data: [DONE]\n\n" if done else "")).encode()
+
+
+class ScriptedHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    script: Script
+
+    def do_POST(self) -> None:
+        script = self.script
+        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        script.received.append({"path": self.path, "headers": dict(self.headers.items())})
+        script.received[-1]["body"] = json.loads(content)
+        script.connections.add(self.client_address)
+        self.send_response(script.status)
+        for name, value in script.headers.items():
+            self.send_header(name, value)
+        if not script.endless:
+            self.send_header("content-length", str(len(script.body)))
+            self.end_headers()
+            self.wfile.write(script.body)
+            return
+        self.end_headers()
+        self.close_connection = True
+        try:
+            self.wfile.write(script.body)
+            for _ in range(1000):  # some seconds, so that a test can also fail
+                if script.left.wait(0.005):
+                    break
+                self.wfile.write(script.endless)
+        except OSError:
+            script.left.set()
+
+    def log_message(self, *_: Any) -> None:
+        pass

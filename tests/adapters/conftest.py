@@ -1,0 +1,84 @@
+"""A sandbox with one key per provider, and a server that answers what a test tells it to."""
+
+from __future__ import annotations
+
+import threading
+from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+from adapter_calls import SECRET, WIRES, Build, Script, ScriptedHandler, sandbox_adapter
+
+from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.types import Key
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    unlimited = {wire: {"requests_per_minute": None, "requests_per_day": None} for wire in WIRES}
+    with Sandbox(keys=dict.fromkeys(WIRES, 1), limits=unlimited) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    running_sandbox.reset()
+    return running_sandbox
+
+
+@pytest.fixture(scope="session")
+def adapters(running_sandbox: Sandbox) -> Iterator[dict[str, Adapter]]:
+    """One adapter per wire, to the sandbox."""
+    built = {wire: sandbox_adapter(running_sandbox, wire) for wire in WIRES}
+    yield built
+    for adapter in built.values():
+        adapter.close()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that leaves is what some tests are about."""
+
+
+@pytest.fixture(scope="session")
+def scripted_server() -> Iterator[Script]:
+    script = Script()
+    handler = type("Handler", (ScriptedHandler,), {"script": script})
+    server = _QuietServer(("127.0.0.1", 0), handler)
+    script.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield script
+    script.left.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def script(scripted_server: Script) -> Script:
+    """A server that answers whatever a test scripts: cases that the sandbox does not play."""
+    scripted_server.received.clear()
+    scripted_server.connections.clear()
+    scripted_server.left.clear()
+    return scripted_server
+
+
+@pytest.fixture(scope="session")
+def build(scripted_server: Script) -> Iterator[Build]:
+    """Adapters to the scripted server, one per wire."""
+    built: dict[str, Adapter] = {}
+
+    def get(wire: str) -> Adapter:
+        if wire not in built:
+            key = Key.of(wire, f"{wire}_key_1", SECRET)
+            built[wire] = build_adapter(wire, key, scripted_server.url)
+        return built[wire]
+
+    yield get
+    for adapter in built.values():
+        adapter.close()

@@ -1,0 +1,507 @@
+"""Every refusal on record, read through the real SDK of its provider.
+
+The bodies are those of recordings, reports and documentation of 2024 to 2026.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from adapter_calls import HELLO, SECRET, WIRES, Build, Script, complete
+
+from arche_magic.llm_providers.adapters.failures import redacted
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.types import Observation, Usage
+
+
+def fail(build: Build, wire: str, *, stream: bool = False) -> AttemptFailed:
+    with pytest.raises(AttemptFailed) as caught:
+        complete(build(wire), "model-x", stream=stream)
+    return caught.value
+
+
+def error(message: str = "", **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+def groq_limit(words: str, kind: str = "tokens") -> dict[str, Any]:
+    start = "Rate limit reached for model `x` in organization `org_01a` service tier `on_demand`"
+    return error(f"{start} on {words}", type=kind, code="rate_limit_exceeded")
+
+
+REQUEST, QUOTA = "invalid_request_error", "insufficient_quota"
+CHAT = [
+    ("groq", 401, error("Invalid API Key", type=REQUEST, code="invalid_api_key"), "REPLACE_KEY"),
+    ("groq", 404, error("The model", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
+    ("groq", 400, error("has been", code="model_decommissioned"), "CHANGE_MODEL"),
+    (
+        "groq",
+        400,
+        error(
+            "Please reduce the length of the messages or completion.",
+            type=REQUEST,
+            param="messages",
+        ),
+        "SHORTEN_PROMPT",
+    ),
+    ("groq", 400, error("banned", type=REQUEST, code="organization_restricted"), "REPLACE_KEY"),
+    ("groq", 400, error("Failed", code="tool_use_failed", failed_generation=""), "RETRY_LATER"),
+    ("groq", 400, error("Failed", code="json_validate_failed"), "RETRY_LATER"),
+    ("groq", 400, error("top_p", type=REQUEST), "FIX_REQUEST"),
+    ("groq", 422, error("no", type=REQUEST), "FIX_REQUEST"),
+    ("groq", 498, error("capacity", code="capacity_exceeded"), "RETRY_LATER"),
+    ("groq", 502, "bad gateway", "RETRY_LATER"),
+    ("groq", 413, "payload too large", "SHORTEN_PROMPT"),
+    ("openai", 401, error("Incorrect", type=REQUEST, code="invalid_api_key"), "REPLACE_KEY"),
+    ("openai", 403, error("Country", code="unsupported_country_region_territory"), "REPLACE_KEY"),
+    ("openai", 403, "<html>Blocked by the firewall</html>", "RETRY_LATER"),
+    ("openai", 404, error("deprecated", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
+    ("openai", 400, error("no", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
+    ("openai", 404, "404 page not found", "CHANGE_MODEL"),
+    ("openai", 400, error("long", type=REQUEST, code="context_length_exceeded"), "SHORTEN_PROMPT"),
+    ("openai", 429, error("exceeded", type=QUOTA, code=QUOTA), "TOP_UP_ACCOUNT"),
+    ("openai", 429, error("x", type=QUOTA, code="credit_balance_exhausted"), "TOP_UP_ACCOUNT"),
+    ("openai", 429, error("x", code="project_spend_limit_exceeded"), "TOP_UP_ACCOUNT"),
+    ("openai", 429, error("x", code="organization_usage_limit_reached"), "TOP_UP_ACCOUNT"),
+    ("openai", 429, error("x", type="rate_limit_error", code="slow_down"), "RETRY_LATER"),
+    ("openai", 402, error("Payment required", code=402), "TOP_UP_ACCOUNT"),
+    ("openai", 503, error("x", code="server_is_overloaded"), "RETRY_LATER"),
+    ("openai", 503, "upstream connect error or disconnect/reset before headers", "RETRY_LATER"),
+    ("openai", 500, error("x", type="server_error"), "RETRY_LATER"),
+    ("openai", 400, error("x", code="content_policy_violation"), "CHANGE_PROMPT"),
+    ("openai", 400, [error("Google's compatible endpoint wraps it", code=400)], "FIX_REQUEST"),
+    ("mistral", 401, {"message": "Unauthorized", "request_id": "1"}, "REPLACE_KEY"),
+    ("mistral", 401, {"detail": "Unauthorized"}, "REPLACE_KEY"),
+    ("mistral", 401, {"detail": "Invalid API Key"}, "REPLACE_KEY"),
+    ("mistral", 429, {"message": "Rate limit exceeded", "code": "1300"}, "WAIT_FOR_LIMIT"),
+    ("mistral", 429, {"type": "service_tier_capacity_exceeded", "code": "3505"}, "RETRY_LATER"),
+    ("mistral", 503, {"type": "service_tier_capacity_exceeded", "code": 3505}, "RETRY_LATER"),
+    ("mistral", 403, {"type": "tier_not_allowed", "code": "1910"}, "CHANGE_PLAN"),
+    ("mistral", 400, {"type": "invalid_model", "code": "1500"}, "CHANGE_MODEL"),
+    ("mistral", 400, {"type": "invalid_request_invalid_args", "code": "3051"}, "SHORTEN_PROMPT"),
+    ("mistral", 400, {"type": "invalid_request_message_order", "code": "3230"}, "FIX_REQUEST"),
+    ("mistral", 500, {"type": "internal_server_error", "code": "1000"}, "RETRY_LATER"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("wire", "status", "body", "remedy"), CHAT)
+def test_chat_completions_refusals(
+    script: Script, build: Build, wire: str, status: int, body: Any, remedy: str, stream: bool
+) -> None:
+    """Groq, OpenAI and Mistral: every recorded refusal leads to what helps."""
+    script.answer(status, body)
+    failure = fail(build, wire, stream=stream)
+    assert failure.remedy is Remedy[remedy]
+    assert f"({status}" in str(failure)
+    assert failure.retry_after is None
+
+
+SENTENCES = [
+    (
+        "groq",
+        groq_limit(
+            "tokens per minute (TPM): Limit 6000, Used 5447, Requested 783. Please try again in"
+            " 2.3s. Need more tokens? Upgrade to Dev Tier today"
+        ),
+        {"retry-after": "3"},
+        ("tokens_per_minute", 6000.0, 553.0, 3.0),
+        "tokens per minute spent (limit 6,000, used 5,447, requested 783)",
+    ),
+    (
+        "groq",
+        groq_limit(
+            "tokens per day (TPD): Limit 200000, Used 197494, Requested 4035."
+            " Please try again in 11m0.528s."
+        ),
+        {},
+        ("tokens_per_day", 200000.0, 2506.0, 660.528),
+        "tokens per day spent (limit 200,000, used 197,494, requested 4,035)",
+    ),
+    (
+        "groq",
+        groq_limit(
+            "requests per day (RPD): Limit 1000, Used 1000, Requested 1."
+            " Please try again in 1m26.4s.",
+            "requests",
+        ),
+        {"retry-after": "87"},
+        ("requests_per_day", 1000.0, 0.0, 87.0),
+        "requests per day spent (limit 1,000, used 1,000, requested 1)",
+    ),
+    (
+        "groq",
+        groq_limit(
+            "input tokens per minute (ITPM): Limit 7000, Used 6900, Requested 200."
+            " Please try again in 857ms."
+        ),
+        {},
+        ("input_tokens_per_minute", 7000.0, 100.0, 0.857),
+        "input tokens per minute spent (limit 7,000, used 6,900, requested 200)",
+    ),
+    (
+        "openai",
+        error(
+            "Rate limit reached for gpt-3.5-turbo in organization org-x on requests per min (RPM):"
+            " Limit 3, Used 3, Requested 1. Please try again in 20s. Visit https://platform",
+            type="requests",
+            code="rate_limit_exceeded",
+        ),
+        {"retry-after": "20", "retry-after-ms": "20000"},
+        ("requests_per_minute", 3.0, 0.0, 20.0),
+        "requests per minute spent (limit 3, used 3, requested 1)",
+    ),
+    (
+        "openai",
+        error(
+            "Rate limit reached for x in organization org-x on tokens per min (TPM): Limit 1000000,"
+            " Used 1000000, Requested 20128. Please try again in 14h29m31.776s.",
+            type="tokens",
+            code="rate_limit_exceeded",
+        ),
+        {},
+        ("tokens_per_month", 1000000.0, 0.0, 52171.776),
+        "tokens per month spent (limit 1,000,000, used 1,000,000, requested 20,128)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wire", "body", "headers", "expected", "line"), SENTENCES)
+def test_a_limit_message_is_read_to_its_figures(
+    script: Script,
+    build: Build,
+    wire: str,
+    body: Any,
+    headers: dict[str, str],
+    expected: tuple[str, float, float, float],
+    line: str,
+) -> None:
+    """The message of a 429 gives the limit, what is left, and the wait; a false label yields."""
+    script.answer(429, body, headers)
+    failure = fail(build, wire)
+    name, amount, remaining, delay = expected
+    assert failure.remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure.limit == name
+    assert failure.retry_after == pytest.approx(delay)
+    assert failure.observations == (Observation(name, amount, remaining, None, "error"),)
+    assert str(failure) == line
+
+
+@pytest.mark.parametrize(("wire", "status"), [("groq", 413), ("openai", 429)])
+def test_a_request_larger_than_its_limit_is_not_waited_for(
+    script: Script, build: Build, wire: str, status: int
+) -> None:
+    """A request too large tells the limit, and its retry-after means nothing."""
+    message = "Request too large for x on tokens per min (TPM): Limit 8000, Requested 9000, please"
+    body = error(message, type="tokens", code="rate_limit_exceeded")
+    script.answer(status, body, {"retry-after": "8"})
+    failure = fail(build, wire)
+    assert failure.remedy is Remedy.SHORTEN_PROMPT
+    assert failure.retry_after is None
+    assert failure.limit == "tokens_per_minute"
+    assert failure.observations == (Observation("tokens_per_minute", 8000.0, None, None, "error"),)
+
+
+def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> None:
+    """An OpenAI 429 for requests per minute comes with headers for requests per day."""
+    headers = {
+        "x-ratelimit-limit-requests": "200",
+        "x-ratelimit-remaining-requests": "196",
+        "x-ratelimit-reset-requests": "28m48s",
+        "retry-after-ms": "20000",
+    }
+    message = "on requests per min (RPM): Limit 3, Used 3, Requested 1. Please try again in 20s."
+    script.answer(429, error(message, code="rate_limit_exceeded"), headers)
+    failure = fail(build, "openai")
+    assert failure.limit == "requests_per_minute"
+    assert failure.observations == (
+        Observation("requests_per_minute", 3.0, 0.0, None, "error"),
+        Observation("requests_per_day", 200.0, 196.0, 1728.0, "header"),
+    )
+
+
+def test_a_delay_is_taken_where_no_figures_are_given(script: Script, build: Build) -> None:
+    """Overload and slow_down carry the delay the server asks for."""
+    for status, body in (
+        (503, error("x", type="service_unavailable_error", code="server_is_overloaded")),
+        (429, error("x", type="rate_limit_error", code="slow_down")),
+    ):
+        script.answer(status, body, {"retry-after": "7"})
+        failure = fail(build, "openai")
+        assert failure.remedy is Remedy.RETRY_LATER
+        assert failure.retry_after == 7
+
+
+def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
+    """Which parameter, and which model, stands in the line."""
+    text = "Unsupported parameter: 'seed'."
+    script.answer(400, error(text, type=REQUEST, param="seed", code="unsupported_parameter"))
+    assert str(fail(build, "openai")) == (
+        f"model-x does not take seed (400 unsupported_parameter): {text}"
+    )
+    problem = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}
+    for body in ({"detail": [problem]}, {"message": {"detail": [problem]}}):
+        script.answer(422, body)
+        failure = fail(build, "mistral")
+        assert failure.remedy is Remedy.FIX_REQUEST
+        assert str(failure) == "model-x does not take seed (Extra inputs) (422)"
+
+
+def test_mistral_limit_zero_is_a_plan_without_the_model(script: Script, build: Build) -> None:
+    """A 429 with a limit of 0 will never pass; one that is used up will."""
+    script.answer(429, {"code": "1300"}, {"x-ratelimit-limit-req-minute": "0"})
+    assert fail(build, "mistral").remedy is Remedy.CHANGE_PLAN
+    used = {"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "0"}
+    script.answer(429, {"code": "1300"}, used)
+    failure = fail(build, "mistral")
+    assert failure.remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure.limit == "requests_per_minute"
+
+
+RPC = "type.googleapis.com/google.rpc."
+
+
+def google(status: str, message: str = "", *details: dict[str, Any]) -> dict[str, Any]:
+    return {"error": {"code": 0, "message": message, "status": status, "details": list(details)}}
+
+
+def quota(*violations: dict[str, str], delay: str | None = "48s") -> dict[str, Any]:
+    details: list[dict[str, Any]] = [{"@type": RPC + "Help", "links": []}]
+    details.append({"@type": RPC + "QuotaFailure", "violations": list(violations)})
+    if delay:
+        details.insert(0, {"@type": RPC + "RetryInfo", "retryDelay": delay})
+    return google("RESOURCE_EXHAUSTED", "You exceeded your current quota", *details)
+
+
+def violation(quota_id: str, value: str | None) -> dict[str, str]:
+    return {"quotaId": quota_id} | ({} if value is None else {"quotaValue": value})
+
+
+BAD_KEY = {"@type": RPC + "ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
+GEMINI = [
+    (400, google("INVALID_ARGUMENT", "API key not valid.", BAD_KEY), "REPLACE_KEY"),
+    (400, google("INVALID_ARGUMENT", "API key expired.", BAD_KEY), "REPLACE_KEY"),
+    (403, google("PERMISSION_DENIED", "Method doesn't allow unregistered"), "REPLACE_KEY"),
+    (403, google("PERMISSION_DENIED", "Your API key was reported as leaked."), "REPLACE_KEY"),
+    (401, google("UNAUTHENTICATED"), "REPLACE_KEY"),
+    (400, google("FAILED_PRECONDITION", "User location is not supported"), "CHANGE_PLAN"),
+    (
+        400,
+        google(
+            "INVALID_ARGUMENT",
+            "The input token count (1250060) exceeds the maximum number of tokens allowed",
+        ),
+        "SHORTEN_PROMPT",
+    ),
+    (400, google("INVALID_ARGUMENT", "Invalid JSON payload received."), "FIX_REQUEST"),
+    (404, google("NOT_FOUND", "models/x is not found for API version v1beta"), "CHANGE_MODEL"),
+    (404, google("NOT_FOUND", "is no longer available to new users"), "CHANGE_MODEL"),
+    (429, google("RESOURCE_EXHAUSTED", "Your prepayment credits are depleted."), "TOP_UP_ACCOUNT"),
+    (429, quota(violation("GenerateRequestsPerDay-FreeTier", None)), "CHANGE_PLAN"),
+    (429, quota(violation("GenerateRequestsPerDay-FreeTier", "0")), "CHANGE_PLAN"),
+    (503, google("UNAVAILABLE", "The model is overloaded."), "RETRY_LATER"),
+    (500, google("INTERNAL"), "RETRY_LATER"),
+    (504, google("DEADLINE_EXCEEDED"), "RETRY_LATER"),
+    (503, "upstream connect error", "RETRY_LATER"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("status", "body", "remedy"), GEMINI)
+def test_gemini_refusals(
+    script: Script, build: Build, status: int, body: Any, remedy: str, stream: bool
+) -> None:
+    """Gemini: every recorded refusal leads to what helps; a bad key is a 400 there."""
+    script.answer(status, body)
+    failure = fail(build, "google", stream=stream)
+    assert failure.remedy is Remedy[remedy]
+    assert failure.retry_after is None
+
+
+PER_MINUTE = "GenerateContentPaidTierInputTokensPerModelPerMinute"
+PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+PER_DAY_TOKENS = "GenerateContentInputTokensPerModelPerDay-FreeTier"
+
+
+@pytest.mark.parametrize(
+    ("violations", "limit", "delay"),
+    [
+        ([(PER_MINUTE, "1000000")], "input_tokens_per_minute", 49.0),
+        ([(PER_DAY, "20")], "requests_per_day", None),
+        ([(PER_DAY_TOKENS, "1000")], "input_tokens_per_day", None),
+        ([(PER_MINUTE, "250000"), (PER_DAY, "20")], "requests_per_day", None),
+    ],
+)
+def test_gemini_limits_go_by_their_quota_id(
+    script: Script,
+    build: Build,
+    violations: list[tuple[str, str]],
+    limit: str,
+    delay: float | None,
+) -> None:
+    """A minute's delay is rounded up; the short delay named with a daily limit is not believed."""
+    script.answer(429, quota(*(violation(*each) for each in violations)))
+    failure = fail(build, "google")
+    assert failure.remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure.limit == limit
+    assert failure.retry_after == delay
+    assert len(failure.observations) == len(violations)
+    assert {o.evidence for o in failure.observations} == {"error"}
+
+
+def test_a_bare_gemini_429_says_nothing_about_limits(script: Script, build: Build) -> None:
+    """Without details neither the limit nor a delay is known."""
+    script.answer(429, google("RESOURCE_EXHAUSTED", "Resource has been exhausted"))
+    failure = fail(build, "google")
+    assert failure.remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure.limit is None
+    assert failure.retry_after is None
+
+
+def test_accounts_are_read_where_they_are_named(script: Script, build: Build) -> None:
+    """An adapter knows the account that its key turned out to spend."""
+    script.answer(429, groq_limit("tokens per day (TPD): Limit 2, Used 2, Requested 1."))
+    fail(build, "groq")
+    assert build("groq").account == "org_01a"
+    script.answer(500, "", {"openai-organization": "org-x", "openai-project": "proj_1"})
+    fail(build, "openai")
+    assert build("openai").account == "org-x/proj_1"
+    info = {"@type": RPC + "ErrorInfo", "metadata": {"consumer": "projects/123"}}
+    script.answer(403, google("PERMISSION_DENIED", "disabled", info))
+    fail(build, "google")
+    assert build("google").account == "projects/123"
+
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+
+
+def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> None:
+    """What the model says instead, and what it cost, are kept."""
+    message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    script.answer(200, {"choices": [choice], "usage": USAGE})
+    failure = fail(build, "openai")
+    assert failure.remedy is Remedy.CHANGE_PROMPT
+    assert failure.text == "I can't help with that."
+    assert failure.usage == Usage(9, 2)
+    script.events(
+        {"choices": [{"index": 0, "delta": {"refusal": "I can't "}}]},
+        {"choices": [{"index": 0, "delta": {"refusal": "help."}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": USAGE},
+    )
+    failure = fail(build, "openai", stream=True)
+    assert failure.remedy is Remedy.CHANGE_PROMPT
+    assert failure.text == "I can't help."
+    assert failure.usage == Usage(9, 2)
+
+
+def test_a_filtered_reply_keeps_what_there_was(script: Script, build: Build) -> None:
+    """A filter that stops a stream leaves the text before it."""
+    script.events(
+        {"choices": [{"index": 0, "delta": {"content": "So far"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]},
+    )
+    failure = fail(build, "groq", stream=True)
+    assert failure.remedy is Remedy.CHANGE_PROMPT
+    assert failure.text == "So far"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"candidates": [{"finishReason": "SAFETY", "index": 0}]},
+        {"candidates": [{"finishReason": "RECITATION"}]},
+        {"candidates": [{"finishReason": "PROHIBITED_CONTENT"}]},
+        {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}},
+        {"promptFeedback": {"blockReason": "SAFETY"}, "candidates": []},
+    ],
+)
+def test_gemini_blocks_name_their_reason(
+    script: Script, build: Build, body: dict[str, Any], stream: bool
+) -> None:
+    """A blocked prompt and a blocked reply are told as such, with Google's word for it."""
+    body = {**body, "usageMetadata": {"promptTokenCount": 4}}
+    if stream:
+        script.events(body, done=False)
+    else:
+        script.answer(200, body)
+    failure = fail(build, "google", stream=stream)
+    assert failure.remedy is Remedy.CHANGE_PROMPT
+    assert failure.usage == Usage(4, 0)
+    assert any(word in str(failure) for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT"))
+
+
+def test_thinking_may_leave_no_room_for_text(script: Script, build: Build) -> None:
+    """An empty reply that met its limit is a reply of length 0, not a failure."""
+    usage = {"promptTokenCount": 4, "thoughtsTokenCount": 20}
+    script.answer(200, {"candidates": [{"finishReason": "MAX_TOKENS"}], "usageMetadata": usage})
+    (completion,) = complete(build("google"), "g", HELLO)
+    assert completion.text == ""
+    assert completion.finish_reason == "length"
+    assert completion.usage == Usage(4, 20)
+
+
+def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> None:
+    """An unknown finish reason is not taken for a complete reply."""
+    content = {"parts": [{"text": "Half"}]}
+    script.answer(200, {"candidates": [{"finishReason": "OTHER", "content": content}]})
+    failure = fail(build, "google")
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.text == "Half"
+    assert "OTHER" in str(failure)
+
+
+def test_errors_inside_a_stream_keep_their_kind(script: Script, build: Build) -> None:
+    """An error event under a status of 200 is classified like the refusal it stands for."""
+    start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
+    broken = error("Failed", type=REQUEST, code="tool_use_failed", status_code=400)
+    script.events(start, f"event: error\ndata: {json.dumps(broken)}\n\n", done=False)
+    failure = fail(build, "groq", stream=True)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.text == "So far"
+    assert "tool_use_failed" in str(failure)
+    script.events(start, error("The server had an error", type="server_error"), {"usage": USAGE})
+    failure = fail(build, "openai", stream=True)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.text == "So far"
+    script.events(start, error("Slow", type="tokens", code="rate_limit_exceeded"))
+    assert fail(build, "openai", stream=True).remedy is Remedy.WAIT_FOR_LIMIT
+    limit = {"object": "error", "message": "Rate limit exceeded", "type": "rate_limited"}
+    script.events({**limit, "code": "1300"})
+    assert fail(build, "mistral", stream=True).remedy is Remedy.WAIT_FOR_LIMIT
+    busy = google("UNAVAILABLE", "The model is overloaded.")
+    busy["error"]["code"] = 503
+    script.events({"candidates": [{"content": {"parts": [{"text": "So far"}]}}]}, busy, done=False)
+    failure = fail(build, "google", stream=True)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.text == "So far"
+    assert "503" in str(failure)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("status", [400, 403])
+def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status: int) -> None:
+    """A provider that repeats the key, whole or in part, does not get it into our line."""
+    for quoted in (
+        SECRET,
+        SECRET[:14] + "***" + SECRET[-4:],
+        SECRET[3:12],
+        SECRET[-9:],
+        "sk-other123",
+    ):
+        script.answer(status, {"error": {"message": f"bad key: {quoted}. Get one\nat https://x"}})
+        line = str(fail(build, wire))
+        assert "bad key: [key]" in line
+        assert "Get one at https://x" in line
+        assert quoted not in line
+
+
+def test_ordinary_words_are_not_taken_for_keys() -> None:
+    """Redaction leaves prose, parameters and addresses alone, and cuts what is long."""
+    line = "task-based, risk-free: use max_completion_tokens, see https://example.org/docs."
+    assert redacted(line, SECRET) == line
+    assert len(redacted("word " * 500, SECRET)) == 200
+    assert redacted("a short key: abc", "abc") == "a short key: abc"

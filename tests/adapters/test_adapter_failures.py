@@ -1,0 +1,360 @@
+"""What goes wrong between us and a provider, each kind through every real SDK."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from adapter_calls import (
+    HELLO,
+    MODELS,
+    SECRET,
+    WIRES,
+    Build,
+    Script,
+    complete,
+    sandbox_adapter,
+    text_of,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.types import Key, Message, Request
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+KINDS = {
+    "rate_limit_minute": Remedy.WAIT_FOR_LIMIT,
+    "rate_limit_day": Remedy.WAIT_FOR_LIMIT,
+    "too_large": Remedy.SHORTEN_PROMPT,
+    "unauthorized": Remedy.REPLACE_KEY,
+    "forbidden": Remedy.REPLACE_KEY,
+    "no_credit": Remedy.TOP_UP_ACCOUNT,
+    "not_in_plan": Remedy.CHANGE_PLAN,
+    "model_not_found": Remedy.CHANGE_MODEL,
+    "model_retired": Remedy.CHANGE_MODEL,
+    "context_too_long": Remedy.SHORTEN_PROMPT,
+    "invalid_request": Remedy.FIX_REQUEST,
+    "content_filter": Remedy.CHANGE_PROMPT,
+    "server_error": Remedy.RETRY_LATER,
+    "overloaded": Remedy.RETRY_LATER,
+    "plain_text_error": Remedy.RETRY_LATER,
+    "reset": Remedy.RETRY_LATER,
+    "broken_connection": Remedy.RETRY_LATER,
+    "cut_stream": Remedy.RETRY_LATER,
+    "malformed_body": Remedy.RETRY_LATER,
+    "malformed_event": Remedy.RETRY_LATER,
+    "stream_error": Remedy.RETRY_LATER,
+    "empty_reply": Remedy.RETRY_LATER,
+    "unrelated_json": Remedy.RETRY_LATER,
+    "echo_key": Remedy.RETRY_LATER,
+    "redirect": Remedy.RETRY_LATER,
+}
+# Where the provider's own answer does not tell the kind from another.
+EXCEPTIONS = {
+    ("mistral", "too_large"): Remedy.WAIT_FOR_LIMIT,
+    ("google", "too_large"): Remedy.WAIT_FOR_LIMIT,
+    ("mistral", "no_credit"): Remedy.WAIT_FOR_LIMIT,
+    ("groq", "no_credit"): Remedy.REPLACE_KEY,
+    ("groq", "not_in_plan"): Remedy.CHANGE_MODEL,
+    ("openai", "not_in_plan"): Remedy.CHANGE_MODEL,
+}
+AFTER_SOME_TEXT = ("cut_stream", "broken_connection", "malformed_event", "stream_error")
+
+
+def fail(
+    adapter: Adapter, wire: str, *, stream: bool = False, timeout: float = 10.0
+) -> AttemptFailed:
+    """The failure of one call."""
+    with pytest.raises(AttemptFailed) as caught:
+        complete(adapter, MODELS[wire], stream=stream, timeout=timeout)
+    return caught.value
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_failure_names_its_remedy(
+    sandbox: Sandbox, adapters: dict[str, Adapter], kind: str, wire: str, stream: bool
+) -> None:
+    """Each failure of each provider, streamed or not, comes out as one short line and a remedy."""
+    sandbox.fail(wire, kind)
+    failure = fail(adapters[wire], wire, stream=stream)
+    assert failure.remedy is EXCEPTIONS.get((wire, kind), KINDS[kind]), failure
+    line = str(failure)
+    assert "\n" not in line
+    assert len(line) <= 200
+    assert sandbox.environment()[f"{wire.upper()}_API_KEY"] not in line
+    assert complete(adapters[wire], MODELS[wire])
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("kind", AFTER_SOME_TEXT)
+def test_a_broken_stream_keeps_what_had_arrived(
+    sandbox: Sandbox, adapters: dict[str, Adapter], kind: str, wire: str
+) -> None:
+    """A stream that breaks tells how much of the reply there was."""
+    sandbox.fail(wire, kind)
+    pieces: list[str] = []
+    stream_of = adapters[wire].complete(HELLO, MODELS[wire], stream=True, timeout=10)
+    with pytest.raises(AttemptFailed) as caught:
+        pieces.extend(completion.text for completion in stream_of)
+    assert "".join(pieces)
+    assert caught.value.text == "".join(pieces)
+
+
+def test_a_stream_that_ends_early_is_told_from_one_that_breaks(
+    sandbox: Sandbox, adapters: dict[str, Adapter]
+) -> None:
+    """The line says what happened: an early end, a lost connection, or a malformed event."""
+    for kind, words in (
+        ("cut_stream", "the stream ended early"),
+        ("broken_connection", "connection lost"),
+        ("malformed_event", "malformed reply"),
+    ):
+        sandbox.fail("groq", kind)
+        assert str(fail(adapters["groq"], "groq", stream=True)) == words
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    ("kind", "stream"), [("stall", False), ("stall", True), ("stall_stream", True)]
+)
+def test_a_silent_server_is_given_up(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, kind: str, stream: bool
+) -> None:
+    """Without a byte for `timeout` seconds the call ends, before or within a reply."""
+    sandbox.fail(wire, kind)
+    failure = fail(adapters[wire], wire, stream=stream, timeout=0.2)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert str(failure) == "no answer within 0.2 s"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_trickling_server_is_given_up(
+    script: Script, build: Build, wire: str, stream: bool
+) -> None:
+    """A server that sends a sign of life now and then does not keep a call for ever."""
+    script.events(done=False)
+    # Google's SDK takes a comment for a broken answer.
+    event = b'data: {"modelVersion": "g"}'
+    script.endless = (event if wire == "google" else b": still thinking") + b"\n\n"
+    if not stream:
+        script.answer(200, "")
+        script.endless = b" "
+    failure = fail(build(wire), wire, stream=stream, timeout=0.3)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert str(failure) == "no answer within 0.3 s"
+    assert script.left.wait(2)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_nobody_listening_is_no_connection(wire: str) -> None:
+    """A closed port is a failure to try again later."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        key = Key.of(wire, f"{wire}_key_1", SECRET)
+        adapter = build_adapter(wire, key, f"http://127.0.0.1:{port}")
+        failure = fail(adapter, wire)
+        adapter.close()
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert str(failure) == "no connection"
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_closing_a_stream_drops_the_connection(script: Script, build: Build, wire: str) -> None:
+    """Who stops reading a stream stops the server from sending, at once."""
+    choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
+    head = {"id": "1", "model": "m", "object": "chat.completion.chunk", "created": 1}
+    chunk: dict[str, Any] = {**head, "choices": [choice]}
+    if wire == "google":
+        chunk = {"candidates": [{"content": {"parts": [{"text": "word "}]}}]}
+    script.events(chunk, done=False)
+    script.endless = script.body
+    stream = build(wire).complete(HELLO, "m", stream=True, timeout=10)
+    assert next(stream).text == "word "
+    assert not script.left.is_set()
+    stream.close()  # type: ignore[attr-defined]
+    assert script.left.wait(2)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> None:
+    """The sandbox, which charges a stream for what went out, charges an abandoned one less."""
+    adapter = sandbox_adapter(sandbox, wire)
+    request = Request((Message("user", "[tokens=2000]"),))
+    sandbox.seconds_per_chunk = 0.01
+    try:
+        stream = adapter.complete(request, MODELS[wire], stream=True, timeout=10)
+        assert next(stream).text
+        stream.close()  # type: ignore[attr-defined]
+    finally:
+        sandbox.seconds_per_chunk = 0.0
+    assert text_of(complete(adapter, MODELS[wire]))
+    adapter.close()
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        spent = sandbox.usage()[f"{wire}_key_1"][MODELS[wire]]["output_tokens"]
+        if spent:
+            break
+    assert spent < 1000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_redirect_does_not_carry_the_key_away(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, stream: bool
+) -> None:
+    """A redirect is not followed, and the line says so."""
+    sandbox.fail(wire, "redirect")
+    failure = fail(adapters[wire], wire, stream=stream)
+    assert "redirected" in str(failure)
+    assert not [request for request in sandbox.requests if request.provider == "elsewhere"]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_loopback_needs_no_proxy(
+    script: Script, monkeypatch: pytest.MonkeyPatch, wire: str
+) -> None:
+    """A proxy in the environment is for other hosts than this machine."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    script.answer(503, "busy")
+    key = Key.of(wire, f"{wire}_key_1", SECRET)
+    here = build_adapter(wire, key, script.url)
+    assert str(fail(here, wire)) == "overloaded (503)"
+    here.close()
+    elsewhere = build_adapter(wire, key, "http://arche.invalid")
+    assert str(fail(elsewhere, wire)) == "no connection"
+    assert len(script.received) == 1
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_one_call_is_one_request(script: Script, build: Build, wire: str) -> None:
+    """No SDK retries behind the ledger's back, not even when the server asks for it."""
+    script.answer(503, {"error": {"message": "x"}}, {"retry-after": "0", "x-should-retry": "true"})
+    failure = fail(build(wire), wire)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.retry_after == 0
+    assert len(script.received) == 1
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_key_with_odd_characters_is_to_be_replaced(wire: str) -> None:
+    """A key that cannot go into a header (a smart quote, a line end) is named as the cause."""
+    for text in ("sk-“quoted”-1234567", "sk-line\nend-1234567"):
+        adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_1", text), "http://127.0.0.1:9")
+        failure = fail(adapter, wire)
+        adapter.close()
+        assert failure.remedy is Remedy.REPLACE_KEY
+        assert "key holds a character" in str(failure)
+
+
+@pytest.mark.parametrize("wire", ["groq", "openai"])
+def test_a_prompt_that_cannot_be_encoded_is_the_users_to_fix(wire: str) -> None:
+    """Half a surrogate pair has no UTF-8; nothing is sent, and no route is blamed."""
+    key = Key.of(wire, f"{wire}_key_1", SECRET)
+    adapter = build_adapter(wire, key, "http://127.0.0.1:9")
+    with pytest.raises(AttemptFailed) as caught:
+        complete(adapter, "m", Request((Message("user", "\ud800"),)))
+    adapter.close()
+    assert caught.value.remedy is Remedy.FIX_REQUEST
+
+
+NAMES = (
+    "error message code type param status details detail loc msg metadata violations choices delta "
+    "content finish_reason usage prompt_tokens candidates parts text data @type quotaValue quotaId "
+    "reason retryDelay promptFeedback x_groq"
+)
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+JSON = st.recursive(
+    SCALAR,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(NAMES.split()) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    body=JSON | st.binary(max_size=60),
+    status=st.sampled_from([200, 200, 200, 201, 302, 400, 401, 403, 404, 413, 422, 429, 500, 529]),
+    wire=st.sampled_from(WIRES),
+    stream=st.booleans(),
+    retry_after=st.none()
+    | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12),
+)
+def test_whatever_comes_back_is_a_reply_or_an_attempt_failed(
+    script: Script,
+    build: Build,
+    body: object,
+    status: int,
+    wire: str,
+    stream: bool,
+    retry_after: str | None,
+) -> None:
+    """No body, status or header makes anything else leave an adapter."""
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    if isinstance(body, bytes):
+        script.answer(status, "", headers)
+        script.body = body
+    elif stream and status == 200:
+        script.events(body)
+    else:
+        script.answer(status, body, headers)
+    try:
+        complete(build(wire), "m", stream=stream)
+    except AttemptFailed as failure:
+        assert len(str(failure)) <= 200  # noqa: PT017
+        assert failure.retry_after is None or failure.retry_after >= 0  # noqa: PT017
+
+
+@pytest.mark.parametrize("kind", ["stall", "stall_stream"])
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_interrupt_ends_a_call_at_once(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, kind: str
+) -> None:
+    """Ctrl-C, or Kernel → Interrupt, is felt while waiting for the provider, and passed on."""
+    assert complete(adapters[wire], MODELS[wire])  # the SDK is imported before the clock starts
+    sandbox.fail(wire, kind)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+    started = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        complete(adapters[wire], MODELS[wire], stream=True, timeout=20)
+    assert time.monotonic() - started < 5
+    assert complete(adapters[wire], MODELS[wire])
+
+
+def test_gemini_is_not_asked_to_go_on_behind_our_back(script: Script, build: Build) -> None:
+    """Google's SDK would follow up an unfinished reply with requests that nobody counted."""
+    candidate = {
+        "content": {"parts": [{"text": "Half"}]},
+        "finishReason": "CONTINUATION",
+        "continuationToken": "abcd",
+    }
+    script.answer(200, {"candidates": [candidate]})
+    failure = fail(build("google"), "google")
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.text == "Half"
+    assert len(script.received) == 1

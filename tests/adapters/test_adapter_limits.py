@@ -1,0 +1,244 @@
+"""Headers, durations and limit messages, read by themselves."""
+
+from __future__ import annotations
+
+import math
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers.adapters.limits import (
+    header_observations,
+    parse_duration,
+    read_sentence,
+    retry_delay,
+)
+from arche_magic.llm_providers.types import PERIOD_SECONDS, Observation, Period
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7),
+        ("7.66", 7.66),
+        ("7.66s", 7.66),
+        ("2m59.56s", 179.56),
+        ("1h2m3s", 3723),
+        ("26ms", 0.026),
+        ("11m0.528s", 660.528),
+        ("11m0.528s.", 660.528),
+        ("10.811999999s", 10.811999999),
+        ("44m38.4s", 2678.4),
+        ("250µs", 250e-6),
+        ("250us", 250e-6),
+        ("80ns", 80e-9),
+        ("0s", 0),
+        (" 20s ", 20),
+    ],
+)
+def test_durations_as_providers_write_them(text: str, seconds: float) -> None:
+    """Seconds, and Go durations down to nanoseconds, with and without the sentence's full stop."""
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+def test_dates_and_epoch_times_count_from_now() -> None:
+    """An HTTP date or an epoch time is a delay from `now`; what has passed is no delay."""
+    assert parse_duration(formatdate(NOW + 90, usegmt=True), NOW) == 90
+    assert parse_duration(formatdate(NOW - 90, usegmt=True), NOW) == 0
+    assert parse_duration(str(int(NOW) + 5), NOW) == 5
+    assert parse_duration(str(int(NOW + 5) * 1000), NOW) == 5
+    assert parse_duration(formatdate(NOW + 90, usegmt=True)) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "s", "-5", "-5s", "nan", "inf", "1e400", "soon", "5 minutes", "٣", "9" * 5000]
+)
+def test_what_is_no_delay_is_none(text: str) -> None:
+    """Negative, absurd and unreadable delays are no delays."""
+    assert parse_duration(text, NOW) is None
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[0-9hmsµ.]{1,30}", fullmatch=True))
+def test_any_text_is_a_sensible_delay_or_none(text: str) -> None:
+    """No text raises, and none gives a delay that is negative, infinite or years long."""
+    seconds = parse_duration(text, NOW)
+    assert seconds is None or (math.isfinite(seconds) and 0 <= seconds <= 62 * 86_400)
+
+
+@given(
+    hours=st.integers(0, 1000),
+    minutes=st.integers(0, 59),
+    milliseconds=st.integers(0, 59_999),
+)
+def test_go_durations_come_back(hours: int, minutes: int, milliseconds: int) -> None:
+    """Whatever Go would print is read back to the same number of seconds."""
+    text = (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "")
+    text += f"{milliseconds / 1000:g}s"
+    expected = hours * 3600 + minutes * 60 + float(f"{milliseconds / 1000:g}")
+    assert parse_duration(text) == pytest.approx(expected)
+
+
+def test_the_finer_retry_header_wins() -> None:
+    """`retry-after-ms` before `retry-after`; a date counts from the server's own clock."""
+    assert retry_delay({"retry-after": "3", "retry-after-ms": "2300"}, NOW) == 2.3
+    assert retry_delay({"retry-after": "3", "retry-after-ms": "soon"}, NOW) == 3
+    ahead = {"retry-after": formatdate(NOW + 500, usegmt=True), "date": formatdate(NOW + 490)}
+    assert retry_delay(ahead, NOW) == 10
+    assert retry_delay({}, NOW) is None
+
+
+GROQ: dict[str, Period] = {"requests": "day", "tokens": "minute"}
+
+
+def test_groq_headers_count_requests_per_day_and_tokens_per_minute() -> None:
+    """Groq's headers as recorded."""
+    headers = {
+        "x-ratelimit-limit-requests": "14400",
+        "x-ratelimit-limit-tokens": "6000",
+        "x-ratelimit-remaining-requests": "14398",
+        "x-ratelimit-remaining-tokens": "5581",
+        "x-ratelimit-reset-requests": "10.811999999s",
+        "x-ratelimit-reset-tokens": "4.186s",
+        "x-groq-region": "bom",
+    }
+    assert header_observations(headers, GROQ) == (
+        Observation("requests_per_day", 14400, 14398, 10.811999999, "header"),
+        Observation("tokens_per_minute", 6000, 5581, 4.186, "header"),
+    )
+
+
+def openai_headers(
+    limit: str, remaining: str, reset: str, what: str = "requests"
+) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{what}": limit,
+        f"x-ratelimit-remaining-{what}": remaining,
+        f"x-ratelimit-reset-{what}": reset,
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset", "name"),
+    [
+        ("10000", "9999", "6ms", "requests_per_minute"),
+        ("500", "498", "240ms", "requests_per_minute"),
+        ("500", "498", "180ms", "requests_per_minute"),
+        ("50000000", "49999999", "0s", "requests_per_minute"),
+        ("200", "199", "7m12s", "requests_per_day"),
+        ("200", "196", "28m48s", "requests_per_day"),
+        ("50", "0", "24h0m0s", "requests_per_day"),
+    ],
+)
+def test_the_window_of_openai_requests_is_derived(
+    limit: str, remaining: str, reset: str, name: str
+) -> None:
+    """OpenAI's header may count per minute or per day; the reset time tells which."""
+    (seen,) = header_observations(openai_headers(limit, remaining, reset))
+    assert seen.name == name
+    assert seen.amount == float(limit)
+    assert seen.remaining == float(remaining)
+
+
+def test_a_request_window_that_cannot_be_told_is_left_out() -> None:
+    """With nothing used the window does not show; tokens are per minute unless shown otherwise."""
+    assert header_observations(openai_headers("500", "500", "0s")) == ()
+    (tokens,) = header_observations(openai_headers("500", "500", "0s", "tokens"))
+    assert tokens.name == "tokens_per_minute"
+    (tokens,) = header_observations(openai_headers("86400", "86300", "1m40s", "tokens"))
+    assert tokens.name == "tokens_per_day"
+
+
+@given(
+    limit=st.integers(1, 10**8),
+    share=st.floats(0, 1),
+    period=st.sampled_from(["minute", "day"]),
+)
+def test_a_bucket_shows_its_own_window(limit: int, share: float, period: Period) -> None:
+    """For any bucket that has been used, the derived window is its own."""
+    used = max(1, min(limit, round(limit * share)))
+    reset = used / limit * PERIOD_SECONDS[period]
+    if reset < 0.002:
+        return
+    headers = openai_headers(str(limit), str(limit - used), f"{reset:.3f}s")
+    (seen,) = header_observations(headers)
+    assert seen.name == f"requests_per_{period}"
+
+
+def test_mistral_headers_name_their_period() -> None:
+    """Mistral puts the period into the name; one that has no name with us is left out."""
+    headers = {
+        "x-ratelimit-limit-tokens-minute": "500000",
+        "x-ratelimit-remaining-tokens-minute": "499976",
+        "x-ratelimit-limit-tokens-month": "1000000000",
+        "x-ratelimit-remaining-tokens-month": "999974925",
+        "x-ratelimit-limit-req-60-second": "60",
+        "x-ratelimit-limit-req-10-second": "10",
+        "x-ratelimit-tokens-query-cost": "24",
+        "x-ratelimit-limit-tokens-fortnight": "7",
+    }
+    assert header_observations(headers) == (
+        Observation("tokens_per_minute", 500_000, 499_976, None, "header"),
+        Observation("tokens_per_month", 1_000_000_000, 999_974_925, None, "header"),
+        Observation("requests_per_minute", 60, None, None, "header"),
+    )
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "", "1e9", "nan", "9" * 40])
+def test_absurd_figures_are_left_out(value: str) -> None:
+    """What is no plain count is not learned from."""
+    headers = {"x-ratelimit-limit-tokens": value, "x-ratelimit-remaining-tokens": value}
+    assert header_observations(headers) == ()
+    assert header_observations(openai_headers("10", "11", "1s", "tokens")) == ()
+
+
+@given(st.dictionaries(st.text(max_size=40), st.text(max_size=20), max_size=4))
+def test_any_headers_can_be_read(headers: dict[str, str]) -> None:
+    """No header makes the reader fail."""
+    header_observations(headers)
+    retry_delay(headers, NOW)
+
+
+@given(st.text(max_size=200))
+def test_any_message_can_be_read(text: str) -> None:
+    """No message makes the reader fail, in the figures of a limit message neither."""
+    read_sentence(text)
+    read_sentence(f"on tokens per day (TPD): Limit {text}")
+    read_sentence(
+        f"on tokens per day (TPD): Limit 5, Used 5, Requested 1. Please try again in {text}"
+    )
+
+
+@given(
+    limit=st.integers(100, 10**7),
+    used_share=st.floats(0, 1),
+    requested_share=st.floats(0.01, 1),
+    period=st.sampled_from(list(PERIOD_SECONDS)),
+    label=st.sampled_from(["min", "minute", "day"]),
+)
+def test_a_false_label_yields_to_the_duration(
+    limit: int, used_share: float, requested_share: float, period: Period, label: str
+) -> None:
+    """Whatever the label says, the window is the one that the wait implies."""
+    used = round(limit * used_share)
+    requested = max(1, round(limit * requested_share))
+    wait = (used + requested - limit) / limit * PERIOD_SECONDS[period]
+    if wait < 0.05:
+        return
+    text = f"on tokens per {label} (T): Limit {limit}, Used {used}, Requested {requested}."
+    sentence = read_sentence(f"{text} Please try again in {wait:.3f}s.")
+    assert sentence is not None
+    assert sentence.name == f"tokens_per_{period}"
+    assert sentence.wait == pytest.approx(wait, abs=0.001)
+
+
+def test_other_dimensions_have_no_name() -> None:
+    """Audio seconds and images are no limits of ours."""
+    sentence = read_sentence("on images per min (IPM): Limit 5, Used 5, Requested 1.")
+    assert sentence is not None
+    assert sentence.name is None
+    assert sentence.observations == ()
+    assert read_sentence("Rate limit exceeded") is None

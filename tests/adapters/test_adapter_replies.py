@@ -1,0 +1,255 @@
+"""Replies of all four providers, through their real SDKs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from adapter_calls import HELLO, MODELS, WIRES, Build, Script, complete, text_of
+
+from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.types import Key, Message, Request, Usage
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+EVERYTHING = Request(
+    (
+        Message("system", "Be brief."),
+        Message("user", "Hello"),
+        Message("assistant", "Hi"),
+        Message("user", "Again"),
+    ),
+    max_tokens=300,
+    temperature=0.0,
+    top_p=0.9,
+    stop=("STOP", "END"),
+    seed=7,
+)
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi"},
+    {"role": "user", "content": "Again"},
+]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_plain_call_gives_one_completion(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
+) -> None:
+    """Not streamed, the reply comes in one completion, with usage as the server counted it."""
+    (completion,) = complete(adapters[wire], MODELS[wire])
+    assert "Say hello." in completion.text
+    assert completion.finish_reason == "stop"
+    counted = sandbox.usage()[f"{wire}_key_1"][MODELS[wire]]
+    assert completion.usage == Usage(counted["input_tokens"], counted["output_tokens"])
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_stream_gives_pieces_and_then_what_came_with_them(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
+) -> None:
+    """Streamed, the same text comes in pieces; usage and finish reason come in the last one."""
+    (plain,) = complete(adapters[wire], MODELS[wire])
+    *pieces, last = complete(adapters[wire], MODELS[wire], stream=True)
+    assert len(pieces) > 5
+    assert all(piece.text for piece in pieces)
+    assert text_of(pieces) == plain.text
+    assert last.text == ""
+    assert last.finish_reason == "stop"
+    assert last.usage == plain.usage
+    assert sandbox.requests[-1].stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_cut_reply_says_length(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, stream: bool
+) -> None:
+    """A reply that met max_tokens ends with finish reason `length`, whatever the provider says."""
+    request = Request((Message("user", "[tokens=400]"),), max_tokens=30)
+    completions = complete(adapters[wire], MODELS[wire], request, stream=stream)
+    assert completions[-1].finish_reason == "length"
+    assert completions[-1].usage is not None
+    assert completions[-1].usage.output_tokens <= 30
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("wire", "max_tokens", "seed"),
+    [
+        ("groq", "max_completion_tokens", "seed"),
+        ("openai", "max_completion_tokens", "seed"),
+        ("mistral", "max_tokens", "random_seed"),
+    ],
+)
+def test_options_reach_chat_completions(
+    sandbox: Sandbox,
+    adapters: dict[str, Adapter],
+    wire: str,
+    max_tokens: str,
+    seed: str,
+    stream: bool,
+) -> None:
+    """Every option goes out under the provider's own name; a temperature of 0 stays 0."""
+    complete(adapters[wire], MODELS[wire], EVERYTHING, stream=stream)
+    body = sandbox.requests[-1].body
+    assert body["model"] == MODELS[wire]
+    # Mistral's SDK adds `prefix: false` to an assistant's turn.
+    sent = [{"role": turn["role"], "content": turn["content"]} for turn in body["messages"]]
+    assert sent == CHAT
+    assert body[max_tokens] == 300
+    assert body["temperature"] == 0
+    assert body["top_p"] == 0.9
+    assert body["stop"] == ["STOP", "END"]
+    assert body[seed] == 7
+    assert ("stream_options" in body) == (wire == "openai" and stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_options_reach_gemini(sandbox: Sandbox, adapters: dict[str, Adapter], stream: bool) -> None:
+    """Gemini takes the system message apart from the turns, and calls the assistant `model`."""
+    complete(adapters["google"], MODELS["google"], EVERYTHING, stream=stream)
+    body = sandbox.requests[-1].body
+    assert body["systemInstruction"]["parts"] == [{"text": "Be brief."}]
+    assert [(turn["role"], turn["parts"]) for turn in body["contents"]] == [
+        ("user", [{"text": "Hello"}]),
+        ("model", [{"text": "Hi"}]),
+        ("user", [{"text": "Again"}]),
+    ]
+    assert body["generationConfig"] == {
+        "maxOutputTokens": 300,
+        "temperature": 0,
+        "topP": 0.9,
+        "stopSequences": ["STOP", "END"],
+        "seed": 7,
+    }
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_option_not_given_is_not_sent(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
+) -> None:
+    """Without options only model and messages go out, so the provider's defaults hold."""
+    complete(adapters[wire], MODELS[wire])
+    body = dict(sandbox.requests[-1].body)
+    assert not body.pop("stream", False)
+    assert not body.pop("generationConfig", {})
+    assert set(body) == ({"contents"} if wire == "google" else {"model", "messages"})
+
+
+def test_a_compatible_service_gets_max_tokens_and_no_organization(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another service on OpenAI's wire gets the older name, and nothing of the OpenAI account."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    script.answer(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
+    adapter = build_adapter("openai", Key.of("cerebras", "cerebras_key_1", "csk-1234"), script.url)
+    (completion,) = complete(adapter, "m", Request(HELLO.messages, max_tokens=5))
+    adapter.close()
+    assert completion.text == "Hi"
+    assert completion.usage is None
+    assert script.received[-1]["body"]["max_tokens"] == 5
+    assert "openai-organization" not in {n.lower() for n in script.received[-1]["headers"]}
+
+
+def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
+    """Gemini's thoughts and Mistral's thinking chunks are left out; thoughts count as output."""
+    parts = [{"text": "Hmm.", "thought": True}, {"text": "Four."}]
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": 9}
+    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}
+    script.answer(200, {"candidates": [candidate], "usageMetadata": usage})
+    (completion,) = complete(build("google"), "g")
+    assert completion.text == "Four."
+    assert completion.usage == Usage(5, 11)
+    chunks = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hmm."}]},
+        {"type": "text", "text": "Four."},
+    ]
+    message = {"role": "assistant", "content": chunks}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 11, "total_tokens": 16}
+    reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
+    script.answer(200, {**reply, "choices": [choice]})
+    (completion,) = complete(build("mistral"), "m")
+    assert completion.text == "Four."
+    assert completion.usage == Usage(5, 11)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_threads_share_an_adapter(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
+) -> None:
+    """Many threads on one adapter each get the reply to their own prompt."""
+
+    def ask(number: int) -> bool:
+        request = Request((Message("user", f"Number {number}."),))
+        reply = text_of(complete(adapters[wire], MODELS[wire], request, stream=number % 2 == 0))
+        return f"Number {number}." in reply
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(24)))
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_streams_in_one_thread_may_interleave(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
+) -> None:
+    """Two streams read in turn by one thread do not mix their texts."""
+    streams = [
+        adapters[wire].complete(
+            Request((Message("user", f"Number {n}."),)), MODELS[wire], stream=True, timeout=10
+        )
+        for n in (1, 2)
+    ]
+    texts = ["", ""]
+    for pair in zip(*streams, strict=False):
+        texts = [text + completion.text for text, completion in zip(texts, pair, strict=True)]
+    assert "Number 1." in texts[0]
+    assert "Number 2." not in texts[0]
+    assert "Number 2." in texts[1]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_connections_are_kept(script: Script, build: Build, wire: str) -> None:
+    """Calls one after another use one connection, refusals too."""
+    for status in (500, 429, 500):
+        script.answer(status, {"error": {"message": "no"}})
+        with pytest.raises(Exception, match=str(status)):
+            complete(build(wire), "m")
+    assert len(script.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("wire", "own"),
+    [("groq", "groq"), ("openai", "openai"), ("mistral", "mistralai"), ("google", "google.genai")],
+)
+def test_only_the_sdk_in_use_is_imported(wire: str, own: str) -> None:
+    """Importing the package loads no SDK, and an adapter loads its own alone."""
+    program = f"""
+import sys
+import arche_magic.llm_providers.adapters as adapters
+from arche_magic.llm_providers.types import Key, Message, Request
+heavy = {{"groq", "openai", "mistralai", "google.genai", "httpx", "httpx2", "pydantic"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+key = Key.of("{wire}", "{wire}_key_1", "sk-1234567890")
+adapter = adapters.build_adapter("{wire}", key, "http://127.0.0.1:9")
+assert not {{"groq", "openai", "mistralai", "google.genai"}} & set(sys.modules)
+try:
+    list(adapter.complete(Request((Message("user", "Hi"),)), "m", stream=False, timeout=2))
+except Exception as failure:
+    assert str(failure) == "no connection", failure
+loaded = {{"groq", "openai", "mistralai", "google.genai"}} & set(sys.modules)
+assert loaded == {{"{own}"}}, loaded
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:
+    """A misspelt wire is an error that names the choices."""
+    with pytest.raises(ValueError, match="groq, openai, mistral, google"):
+        build_adapter("grok", Key.of("grok", "grok_key_1", "x"), None)

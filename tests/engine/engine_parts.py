@@ -1,0 +1,78 @@
+"""What the engine's tests share: a clock that is turned by hand, and small configurations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arche_magic.llm_providers.catalog import Provider, published_providers
+from arche_magic.llm_providers.config import Configuration, label_keys
+from arche_magic.llm_providers.types import Limit, Message, Request, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# A Monday noon in Los Angeles, far from any change of its clocks.
+NOON = 1_763_409_600.0
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def custom_provider(
+    limits: Sequence[Limit] = (), name: str = "groq", models: Sequence[str] = ("model-a", "model-b")
+) -> Provider:
+    """A provider with these limits on its first model and none on the others."""
+    published = published_providers()[name]
+    return Provider(
+        name=name,
+        title=name,
+        wire=published.wire,
+        models=tuple(models),
+        known_models=frozenset(models),
+        limits={models[0]: tuple(limits)},
+        key_variables=published.key_variables,
+        window=published.window,
+        time_zone=published.time_zone,
+    )
+
+
+def custom_configuration(
+    limits: Sequence[Limit] = (),
+    *,
+    name: str = "groq",
+    models: Sequence[str] = ("model-a", "model-b"),
+    keys: int = 2,
+    clock: Clock | None = None,
+) -> Configuration:
+    """One provider, with `keys` keys that are accounts of their own."""
+    return Configuration(
+        providers={name: custom_provider(limits, name, models)},
+        keys=label_keys(name, [f"made-up-key-{number}" for number in range(keys)]),
+        clock=clock or Clock(),
+    )
+
+
+def a_route(configuration: Configuration, key: int = 1, model: str = "model-a") -> Route:
+    """The route of that key (from 1) and model."""
+    provider = next(iter(configuration.providers))
+    label = f"{provider}_key_{key}"
+    return next(
+        route
+        for route in configuration.routes()
+        if route.key.label == label and route.model == model
+    )
+
+
+def ask(text: str = "Hello", max_tokens: int | None = 10, timeout: float = 60.0) -> Request:
+    """A request with one user message."""
+    return Request((Message("user", text),), max_tokens=max_tokens, timeout=timeout)

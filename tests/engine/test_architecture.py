@@ -1,0 +1,174 @@
+"""Who imports whom, read from the source, and what importing us loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import arche_magic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(arche_magic.__file__).parent
+ENGINE = "arche_magic.llm_providers"
+
+# What each module of the engine may use of the engine; with `?` for type checkers alone.
+ALLOWED = {
+    "types": set(),
+    "errors": {"types?"},
+    "windows": {"types"},
+    "storage": {"types", "errors"},
+    "catalog": {"types", "errors"},
+    "config": {"catalog", "errors", "types"},
+    "ledger": {"windows", "types"},
+    "quota_tracker": {
+        "ledger", "windows", "catalog", "config", "storage", "errors", "types",
+    },
+    "adapters": {"types", "errors"},
+    "attempts": {"storage", "types"},
+    "routing": {"ledger", "types"},
+    "parameters": {"config", "errors", "types"},
+}  # fmt: skip
+# The face and other users of the engine see these and no others.
+PUBLIC = {ENGINE, *(f"{ENGINE}.{name}" for name in ("types", "errors", "config", "quota_tracker"))}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
+    """Absolute names a module imports, and whether for type checkers alone.
+
+    `from . import x` counts as the module `x` where there is one.
+    """
+    known = {module for module, _ in modules()}
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+    def visit(node: ast.AST, typing_only: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, typing_only
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                folder = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+                base = f"{folder}.{base}" if base else folder
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield (inner if inner in known else base), typing_only
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                yield from visit(child, True)
+            for child in node.orelse:
+                yield from visit(child, typing_only)
+        else:
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, typing_only)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def layer(module: str) -> str | None:
+    """The part of the engine a module belongs to; `adapters` is one part."""
+    if not module.startswith(f"{ENGINE}."):
+        return None
+    return module.removeprefix(f"{ENGINE}.").partition(".")[0]
+
+
+EVERYTHING = [
+    (name, target, only) for name, path in modules() for target, only in imports(name, path)
+]
+
+
+def test_the_test_reads_imports() -> None:
+    """A rule over nothing would always hold."""
+    edges = {(name, target) for name, target, _ in EVERYTHING}
+    assert (f"{ENGINE}.orchestrator", f"{ENGINE}.routing") in edges
+    assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.ledger") in edges
+    assert {layer(name) for name, _ in modules()} >= set(ALLOWED)
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_of_the_engine_uses_only_the_parts_below_it(part: str) -> None:
+    """The layers of the engine."""
+    used = {
+        f"{layer(target)}{'?' if only else ''}"
+        for name, target, only in EVERYTHING
+        if layer(name) == part and layer(target) not in (None, part)
+    }
+    allowed = ALLOWED[part] | {f"{name}?" for name in ALLOWED[part]}
+    assert used <= allowed, f"{part} also imports {', '.join(sorted(used - allowed))}"
+
+
+def test_only_the_top_of_the_engine_is_without_a_rule() -> None:
+    """A new module needs a line above."""
+    parts = {layer(name) for name, _ in modules()} - {None}
+    assert parts - set(ALLOWED) == {"orchestrator"}
+
+
+def test_the_engine_has_no_cycle() -> None:
+    """Each part can be read after the parts it uses."""
+    graph: dict[str, set[str]] = {}
+    for name, target, only in EVERYTHING:
+        one, two = layer(name), layer(target)
+        if one and two and one != two and not only:
+            graph.setdefault(one, set()).add(two)
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_the_engine_knows_nothing_of_notebooks() -> None:
+    """No IPython, widgets or pandas, no face and no sandbox."""
+    foreign = ("IPython", "ipywidgets", "pandas", "traitlets", "starlette", "uvicorn")
+    for name, target, _ in EVERYTHING:
+        if name.startswith(ENGINE):
+            assert target.partition(".")[0] not in foreign, f"{name} imports {target}"
+            assert not target.startswith(("arche_magic.notebook", "arche_magic.sandbox")), name
+            assert target != "arche_magic", name
+
+
+def test_the_face_uses_only_what_is_public() -> None:
+    """No routing and no quota rules are reached around the public names."""
+    for name, target, _ in EVERYTHING:
+        if name.startswith("arche_magic.notebook") and target.startswith(ENGINE):
+            assert target in PUBLIC, f"{name} imports {target}"
+
+
+def test_the_sandbox_stands_alone() -> None:
+    """It imitates the providers, so it must not share a line with what talks to them."""
+    for name, target, _ in EVERYTHING:
+        if name.startswith("arche_magic.sandbox"):
+            assert not target.startswith((ENGINE, "arche_magic.notebook")), f"{name}: {target}"
+
+
+HEAVY = [
+    "openai",
+    "groq",
+    "mistralai",
+    "google.genai",
+    "pandas",
+    "ipywidgets",
+    "pydantic",
+    "IPython",
+    "httpx",
+    "httpx2",
+]
+
+
+@pytest.mark.parametrize("module", ["arche_magic", "arche_magic.llm_providers"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    """SDKs and frames are loaded when first used, so that loading stays instant."""
+    code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert done.stdout.strip() == ""

@@ -1,0 +1,440 @@
+"""Keys, order, models and limits from the environment, `.env` and `arche_magic.toml`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.config import (
+    Configuration,
+    ConfigurationWarning,
+    load_configuration,
+    read_env_file,
+    use_configuration,
+)
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.types import Key
+
+OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no settings file of the machine takes part."""
+    for name in os.environ:
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
+    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+Load = Callable[..., Configuration]
+
+
+@pytest.fixture
+def load(project: Path) -> Load:
+    """Write a `.env` and an `arche_magic.toml`, and read them."""
+
+    def write_and_load(env: str | bytes = "", toml: str = "") -> Configuration:
+        content = env if isinstance(env, bytes) else env.encode()
+        if content:
+            (project / ".env").write_bytes(content)
+        if toml:
+            (project / "arche_magic.toml").write_text(toml, encoding="utf-8")
+        return load_configuration(directory=project)
+
+    return write_and_load
+
+
+def keys_of(configuration: Configuration, provider: str = "groq") -> list[str]:
+    return [key.secret() for key in configuration.keys if key.provider == provider]
+
+
+# --- .env
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        "GROQ_API_KEY=gsk_one\n",
+        "GROQ_API_KEY=gsk_one",
+        'GROQ_API_KEY="gsk_one"\n',
+        "GROQ_API_KEY='gsk_one'\n",
+        "GROQ_API_KEY = gsk_one \n",
+        "  export GROQ_API_KEY=gsk_one\n",
+        'GROQ_API_KEY=" gsk_one "\n',
+        "GROQ_API_KEY=\"'gsk_one'\"\n",
+        "GROQ_API_KEY=\u201cgsk_one\u201d\n",
+        'GROQ_API_KEY=gsk_one"\n',
+        'GROQ_API_KEY="gsk_one\n',
+        "GROQ_API_KEY='gsk_one\n",
+        "\ufeffGROQ_API_KEY=gsk_one\n",
+        "# keys\r\n\r\nGROQ_API_KEY=gsk_one\r\nOTHER=1\r\n",
+        "GROQ_API_KEY=gsk_one # the team's\n",
+    ],
+)
+def test_a_key_is_read_however_the_line_is_written(load: Load, env: str) -> None:
+    """Quotes, spaces, `export`, a byte order mark and Windows line ends do not matter."""
+    assert keys_of(load(env)) == ["gsk_one"]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        'GROQ_API_KEY="gsk_one\nMISTRAL_API_KEY=m_one\nGROQ_API_KEY_2="gsk_two\nOPENAI_API_KEY=o\n',
+        'GROQ_API_KEY="gsk_one\nMISTRAL_API_KEY=m_one"\nGROQ_API_KEY_2=gsk_two\nOPENAI_API_KEY=o\n',
+        'GROQ_API_KEY="gsk_one\nMISTRAL_API_KEY="m_one"\nGROQ_API_KEY_2=gsk_two\nOPENAI_API_KEY=o',
+    ],
+)
+def test_an_unclosed_quote_swallows_no_other_line(load: Load, env: str) -> None:
+    """One missing quote must not cost the keys below it."""
+    configuration = load(env)
+    assert keys_of(configuration) == ["gsk_one", "gsk_two"]
+    assert keys_of(configuration, "mistral") == ["m_one"]
+    assert keys_of(configuration, "openai") == ["o"]
+
+
+def test_a_line_that_cannot_be_read_is_named_without_its_text(project: Path) -> None:
+    """The warning names file and line; the line may hold a key, so it is not shown."""
+    (project / ".env").write_text("A=1\n\ngsk_secret oops\nGROQ_API_KEY=gsk_one\n")
+    with pytest.warns(ConfigurationWarning) as caught:
+        variables = read_env_file(project / ".env")
+    assert variables["GROQ_API_KEY"] == "gsk_one"
+    (warning,) = caught
+    assert "line 3" in str(warning.message)
+    assert str(project / ".env") in str(warning.message)
+    assert "gsk_secret" not in str(warning.message)
+
+
+def test_a_good_file_is_read_without_a_warning(load: Load) -> None:
+    """Comments and blank lines are no faults."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load("# a comment\n\nGROQ_API_KEY=gsk_one\n\nOTHER=\n")
+
+
+def test_a_file_that_is_no_text_is_named(load: Load, project: Path) -> None:
+    """A `.env` saved as UTF-16 is an error that says which file."""
+    with pytest.raises(ConfigurationError, match=r"\.env"):
+        load("GROQ_API_KEY=gsk_one\n".encode("utf-16"))
+
+
+def test_keys_are_labelled_in_the_order_of_their_numbers(load: Load) -> None:
+    """The plain name first, then by number; gaps, blanks and duplicates are passed over."""
+    configuration = load(
+        "GROQ_API_KEY_10=ten\nGROQ_API_KEY_2=two\nGROQ_API_KEY=plain\n"
+        "GROQ_API_KEY_3=\nGROQ_API_KEY_4=plain\nGROQ_API_KEY_5='  '\nGROQ_API_KEY_X=no\n"
+    )
+    labelled = {key.label: key.secret() for key in configuration.keys}
+    assert labelled == {"groq_key_1": "plain", "groq_key_2": "two", "groq_key_3": "ten"}
+
+
+def test_gemini_keys_are_google_keys(load: Load) -> None:
+    """Google's own two names mean the same."""
+    configuration = load("GEMINI_API_KEY_2=second\nGEMINI_API_KEY=g\nGOOGLE_API_KEY=first\n")
+    assert keys_of(configuration, "google") == ["first", "g", "second"]
+    assert [key.label for key in configuration.keys] == [f"google_key_{n}" for n in (1, 2, 3)]
+
+
+def test_the_real_environment_wins(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported in the shell counts, and nothing is written back to it."""
+    monkeypatch.setenv("GROQ_API_KEY", '"exported"')
+    assert keys_of(load("GROQ_API_KEY=file\nMISTRAL_API_KEY=m\n")) == ["exported"]
+    assert "MISTRAL_API_KEY" not in os.environ
+
+
+def test_the_nearest_env_file_upward_is_read(project: Path) -> None:
+    """A notebook's folder comes before its project's."""
+    inner = project / "notebooks" / "deep"
+    inner.mkdir(parents=True)
+    (project / ".env").write_text("GROQ_API_KEY=outer\n")
+    assert keys_of(load_configuration(directory=inner)) == ["outer"]
+    (project / "notebooks" / ".env").write_text("GROQ_API_KEY=inner\n")
+    assert keys_of(load_configuration(directory=inner)) == ["inner"]
+
+
+def test_base_urls_come_from_their_variables(load: Load) -> None:
+    """Each provider has its own."""
+    configuration = load(
+        "GROQ_BASE_URL=http://127.0.0.1:1\nMISTRAL_BASE_URL=http://127.0.0.1:2\n"
+        "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:3\nOPENAI_BASE_URL=http://127.0.0.1:4\n"
+    )
+    ports = {name: entry.base_url for name, entry in configuration.providers.items()}
+    assert ports == {
+        "groq": "http://127.0.0.1:1",
+        "mistral": "http://127.0.0.1:2",
+        "google": "http://127.0.0.1:3",
+        "openai": "http://127.0.0.1:4",
+    }
+    assert load_configuration({}).providers["groq"].base_url is None
+
+
+def test_given_variables_are_all_that_is_read(project: Path) -> None:
+    """With an environment of one's own, no file takes part."""
+    (project / ".env").write_text("GROQ_API_KEY=file\n")
+    (project / "arche_magic.toml").write_text("patience = 1\n")
+    configuration = load_configuration({"MISTRAL_API_KEY": "m"}, project)
+    assert [key.label for key in configuration.keys] == ["mistral_key_1"]
+    assert configuration.patience == 30
+
+
+# --- where the ledger lives
+
+
+def test_the_ledger_lies_beside_the_env_file_that_holds_the_keys(project: Path) -> None:
+    """All notebooks of a project share one, wherever they lie."""
+    inner = project / "notebooks"
+    inner.mkdir()
+    (project / ".env").write_text("GROQ_API_KEY=one\n")
+    expected = project.resolve() / "outputs" / "llm_quota_tracker.json"
+    assert Path(load_configuration(directory=inner).store) == expected
+
+
+def test_an_env_file_without_keys_does_not_attract_the_ledger(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays in the working directory when the keys come from the shell."""
+    inner = project / "notebooks"
+    inner.mkdir()
+    (project / ".env").write_text("DATABASE=x\nGROQ_API_KEY=\n")
+    monkeypatch.setenv("GROQ_API_KEY", "one")
+    expected = inner / "outputs" / "llm_quota_tracker.json"
+    assert Path(load_configuration(directory=inner).store) == expected
+
+
+@pytest.mark.parametrize("store", ["memory://shared", "/somewhere/ledger.json"])
+def test_the_store_variable_wins(load: Load, store: str) -> None:
+    """A path or a URL goes through as it is."""
+    assert load(f"ARCHE_QUOTA_STORE={store}\nGROQ_API_KEY=one\n").store == store
+
+
+def test_the_store_may_lie_in_the_home_folder(load: Load) -> None:
+    """`~` means what it means in a shell."""
+    assert load("ARCHE_QUOTA_STORE=~/ledger.json\n").store == str(Path.home() / "ledger.json")
+
+
+def test_a_store_of_an_unknown_kind_is_refused(load: Load) -> None:
+    """The message names the variable."""
+    with pytest.raises(ConfigurationError, match="ARCHE_QUOTA_STORE.*ftp"):
+        get_quota_tracker(load("ARCHE_QUOTA_STORE=ftp://host/ledger\n"))
+
+
+# --- arche_magic.toml
+
+
+def test_the_settings_file_sets_order_patience_models_and_default(load: Load) -> None:
+    """Providers that the order leaves out follow in the usual one."""
+    configuration = load(
+        toml="""
+        default_provider = "mistral"
+        order = ["google", "groq"]
+        patience = 5
+        [providers.groq]
+        models = ["openai/gpt-oss-20b", "brand-new-model"]
+        paid = true
+        """
+    )
+    assert list(configuration.providers) == ["google", "groq", "mistral", "openai"]
+    assert configuration.default_provider == "mistral"
+    assert configuration.patience == 5
+    assert configuration.providers["groq"].models == ("openai/gpt-oss-20b", "brand-new-model")
+    assert configuration.providers["groq"].paid
+    assert configuration.resolve_model("brand-new-model") == {"groq": ["brand-new-model"]}
+
+
+def test_limits_go_by_provider_then_model_then_key(load: Load) -> None:
+    """The narrower scope overrides the wider, limit by limit, and all say they are configured."""
+    configuration = load(
+        "GROQ_API_KEY=one\nGROQ_API_KEY_2=two\n",
+        """
+        [limits.groq]
+        requests_per_minute = 20
+        requests_per_day = 500
+        [limits."groq/openai/gpt-oss-120b"]
+        requests_per_minute = 10
+        [limits.groq_key_2]
+        requests_per_minute = 5
+        tokens_per_hour = 99
+        """,
+    )
+
+    def limits(label: str) -> dict[str, float]:
+        route = next(r for r in configuration.routes() if r.key.label == label)
+        return {limit.name: limit.amount for limit in configuration.default_limits(route)}
+
+    assert limits("groq_key_1") == {
+        "requests_per_minute": 10,
+        "requests_per_day": 500,
+        "tokens_per_minute": 8000,
+        "tokens_per_day": 200_000,
+    }
+    assert limits("groq_key_2")["requests_per_minute"] == 5
+    assert limits("groq_key_2")["tokens_per_hour"] == 99
+    route = configuration.routes()[0]
+    evidence = {limit.name: limit.evidence for limit in configuration.default_limits(route)}
+    assert evidence["requests_per_day"] == "configured"
+    assert evidence["tokens_per_day"] == "published"
+
+
+def test_keys_may_be_said_to_share_an_account(load: Load) -> None:
+    """Keys of one name have one account; the others have their own."""
+    configuration = load(
+        "GROQ_API_KEY=one\nGROQ_API_KEY_2=two\nGROQ_API_KEY_3=three\n",
+        '[accounts]\ngroq_key_1 = "team"\ngroq_key_2 = "team"\n',
+    )
+    one, two, three = (key.account for key in configuration.keys)
+    assert one == two == "team"
+    assert three not in (one, two)
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("ordre = []", "did you mean 'order'"),
+        ('order = ["grok"]', "did you mean 'groq'"),
+        ('order = "groq"', "list of provider names"),
+        ("patience = -1", "patience"),
+        ("patience = true", "patience"),
+        ("default_provider = 3", "default_provider"),
+        ("[providers.grok]\nmodels = ['x']", "did you mean 'groq'"),
+        ("[providers]\ngroq = 3", "must be a table"),
+        ("[providers.groq]\nmodel = 'x'", "unknown setting 'model'"),
+        ("[providers.groq]\nmodels = 'x'", "list of model names"),
+        ("[providers.groq]\nmodels = ['']", "list of model names"),
+        ("limits = 3", "must be a table"),
+        ("[limits]\ngroq = 3", "must be a table"),
+        ("[limits.grok]\nrequests_per_minute = 1", "provider/model or a key label"),
+        ("[limits.groq]\nrequests_per_fortnight = 1", "is not a limit"),
+        ("[limits.groq]\nrequests_per_minute = 'many'", "must be a number"),
+        ("[limits.groq]\nrequests_per_minute = -1", "must be a number"),
+        ("[limits.groq]\nwindow = 'open'", "bucket, calendar or rolling"),
+        ("[limits.groq]\ntime_zone = 'Mars/Olympus'\nrequests_per_day = 1", "time_zone"),
+        ("[accounts]\ngrok_key_1 = 'team'", "key label"),
+        ("order = [", "cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_that_names_the_file(
+    load: Load, project: Path, toml: str, words: str
+) -> None:
+    """The message says which file, which setting, and what it should be."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(toml=toml)
+    assert words in str(caught.value)
+    assert str(project / "arche_magic.toml") in str(caught.value)
+
+
+def test_the_users_own_settings_count_where_a_project_has_none(
+    project: Path, tmp_path: Path
+) -> None:
+    """The nearer file wins."""
+    folder = tmp_path / "user-settings" / "arche_magic"
+    folder.mkdir(parents=True)
+    (folder / "arche_magic.toml").write_text("patience = 7\n")
+    assert load_configuration(directory=project).patience == 7
+    (project / "arche_magic.toml").write_text("patience = 8\n")
+    assert load_configuration(directory=project).patience == 8
+
+
+# --- choosing a provider
+
+
+def test_the_provider_variable_sets_the_default(load: Load) -> None:
+    """`ARCHE_LLM_PROVIDER` comes before the settings file."""
+    configuration = load("ARCHE_LLM_PROVIDER=groq\n", 'default_provider = "mistral"\n')
+    assert configuration.default_provider == "groq"
+    use_configuration(configuration)
+    try:
+        assert get_llm_provider().providers == ("groq",)
+        assert get_llm_provider("Intelligent").providers == tuple(configuration.providers)
+        with pytest.raises(ConfigurationError, match="did you mean 'mistral'"):
+            get_llm_provider("mistrall")
+    finally:
+        use_configuration(None)
+
+
+def test_an_unknown_provider_is_answered_with_the_nearest() -> None:
+    """And with all there are."""
+    with pytest.raises(ConfigurationError, match=r"did you mean 'google'\?; known are groq"):
+        load_configuration({}).provider("gogle")
+
+
+# --- choosing a model
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "expected"),
+    [
+        ("gpt-4.1-mini", None, {"openai": ["gpt-4.1-mini"]}),
+        ("mistral/mistral-large-latest", None, {"mistral": ["mistral-large-latest"]}),
+        ("mistral/not-in-the-catalog", None, {"mistral": ["not-in-the-catalog"]}),
+        ("groq/openai/gpt-oss-120b", None, {"groq": ["openai/gpt-oss-120b"]}),
+        ("openai/gpt-oss-120b", None, {"groq": ["openai/gpt-oss-120b"]}),
+        ("openai/gpt-oss-120b", "groq", {"groq": ["openai/gpt-oss-120b"]}),
+        ("openai/gpt-4.1", None, {"openai": ["gpt-4.1"]}),
+        ("openai/gpt-4.1", "openai", {"openai": ["gpt-4.1"]}),
+        ("gpt-oss-120b", None, {"groq": ["openai/gpt-oss-120b"]}),
+        ("gpt-oss-120b", "groq", {"groq": ["openai/gpt-oss-120b"]}),
+        ("groq/gpt-oss-120b", None, {"groq": ["openai/gpt-oss-120b"]}),
+        ("brand-new", "groq", {"groq": ["brand-new"]}),
+        ("vendor/brand-new", "groq", {"groq": ["vendor/brand-new"]}),
+        (None, "groq", {"groq": ["openai/gpt-oss-120b"]}),
+    ],
+)
+def test_a_model_finds_its_provider(
+    model: str | None, provider: str | None, expected: dict[str, list[str]]
+) -> None:
+    """Bare, short or with its provider, a name goes where it is known."""
+    assert load_configuration({}).resolve_model(model, provider) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "words"),
+    [
+        ("gpt-4.1-mini", "groq", "is a model of openai, not of groq"),
+        ("openai/gpt-oss-120b", "openai", "is a model of groq, not of openai"),
+        ("mistral/mistral-small-latest", "groq", "is a model of mistral, not of groq"),
+        ("gpt-4.1-mni", None, "did you mean 'gpt-4.1-mini'"),
+        ("nobody-knows-it", None, "write provider/model"),
+        ("gpt-4.1-mini", "opnai", "did you mean 'openai'"),
+    ],
+)
+def test_a_model_that_cannot_be_meant_is_refused(
+    model: str, provider: str | None, words: str
+) -> None:
+    """No name is sent to a provider that is known not to have it."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration({}).resolve_model(model, provider)
+    assert words in str(caught.value)
+
+
+# --- secrets
+
+
+def test_nothing_printed_or_pickled_shows_a_key() -> None:
+    """repr, str, format and tracebacks show the label; pickle and copies of fields are refused."""
+    key = Key.of("groq", "groq_key_1", "gsk_very_secret")
+    configuration = load_configuration({"GROQ_API_KEY": "gsk_very_secret"})
+    for shown in (key, configuration, configuration.routes(), vars(key)):
+        assert "gsk_very" not in f"{shown!r} {shown!s}"
+    with pytest.raises(TypeError, match="not pickled") as caught:
+        pickle.dumps(key)
+    assert "gsk_very" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(TypeError):
+        copy.deepcopy(key)
+    assert key.secret() == "gsk_very_secret"

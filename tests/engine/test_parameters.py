@@ -1,0 +1,146 @@
+"""What may be asked for, checked in one sentence before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.types import Message, Request
+
+CONFIGURATION = load_configuration({})
+
+
+def request(prompt: Any = "Hello", **options: Any) -> Request:
+    return build_request(prompt, CONFIGURATION, **options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ("", {}, "the prompt is empty"),
+        (" \n\t", {}, "the prompt is empty"),
+        ([], {}, "the prompt is empty"),
+        ([{"role": "user", "content": " "}], {}, "the prompt is empty"),
+        ([{"role": "system", "content": "Be brief."}], {}, "the prompt is empty"),
+        ("", {"system": "Be brief."}, "the prompt is empty"),
+        (None, {}, "the prompt is a NoneType"),
+        (5, {}, "the prompt is a int"),
+        (b"Hello", {}, "a message is"),
+        ({"role": "user", "content": "Hi"}, {}, "a message is"),
+        (["Hi"], {}, "a message is"),
+        ([{"role": "user"}], {}, "a message is"),
+        ([{"role": "user", "content": None}], {}, "a message is"),
+        ([{"role": "user", "content": [{"type": "text"}]}], {}, "a message is"),
+        ([{"content": "Hi"}], {}, "role is None"),
+        ([{"role": "robot", "content": "Hi"}], {}, "role is 'robot'"),
+        ("Hi", {"max_tokens": 0}, "max_tokens is 0; it must be 1 or more"),
+        ("Hi", {"max_tokens": -5}, "max_tokens is -5"),
+        ("Hi", {"max_tokens": 10.0}, "whole number"),
+        ("Hi", {"max_tokens": True}, "max_tokens is True"),
+        ("Hi", {"max_tokens": "10"}, "max_tokens is '10'"),
+        ("Hi", {"max_output_tokens": 0}, "it must be 1 or more"),
+        ("Hi", {"max_tokens": 5, "max_output_tokens": 6}, "are the same thing; give one"),
+        ("Hi", {"temperature": 3}, "temperature is 3; it must be 0 to 2"),
+        ("Hi", {"temperature": -0.1}, "temperature is -0.1"),
+        ("Hi", {"temperature": math.nan}, "temperature is nan"),
+        ("Hi", {"temperature": math.inf}, "temperature is inf"),
+        ("Hi", {"temperature": True}, "temperature is True; it must be a number"),
+        ("Hi", {"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
+        ("Hi", {"top_p": 1.1}, "top_p is 1.1; it must be 0 to 1"),
+        ("Hi", {"top_p": False}, "top_p is False"),
+        ("Hi", {"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ("Hi", {"seed": True}, "seed is True"),
+        ("Hi", {"stop": ""}, "stop must be a text or a list of texts"),
+        ("Hi", {"stop": ["a", ""]}, "stop must be"),
+        ("Hi", {"stop": 5}, "stop must be"),
+        ("Hi", {"stop": [5]}, "stop must be"),
+        ("Hi", {"stop": {"a": 1}}, "stop must be"),
+        ("Hi", {"patience": -1}, "patience is -1"),
+        ("Hi", {"patience": math.nan}, "patience is nan"),
+        ("Hi", {"patience": True}, "patience is True"),
+        ("Hi", {"timeout": 0}, "timeout is 0; it must be seconds, more than 0"),
+        ("Hi", {"timeout": -1}, "timeout is -1"),
+        ("Hi", {"timeout": math.inf}, "timeout is inf"),
+        ("Hi", {"timeout": math.nan}, "timeout is nan"),
+        ("Hi", {"model": 5}, "model is a int; it must be text"),
+        ("Hi", {"provider": ["groq"]}, "provider is a list; it must be text"),
+        ("Hi", {"system": 5}, "system is a int; it must be text"),
+        ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
+        ("Hi", {"max_token": 5}, "did you mean 'max_tokens'?"),
+        ("Hi", {"frobnicate": None}, "unknown option 'frobnicate'; there are provider, model"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_line(
+    prompt: Any, options: dict[str, Any], words: str
+) -> None:
+    """The message names the option, its value, and what it should be."""
+    with pytest.raises(InvalidRequest) as caught:
+        request(prompt, **options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, LLMProviderError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_temperature_of_zero_stays_zero() -> None:
+    """It is not taken for "not given"."""
+    assert request(temperature=0).temperature == 0.0
+    assert request().temperature is None
+
+
+def test_a_seed_of_zero_and_a_top_p_of_zero_stay() -> None:
+    """Zero is a value."""
+    assert request(seed=0).seed == 0
+    assert request(top_p=0).top_p == 0.0
+
+
+def test_max_output_tokens_is_max_tokens() -> None:
+    """The two names mean the same, and may be given together if they agree."""
+    assert request(max_output_tokens=7).max_tokens == 7
+    assert request(max_tokens=7, max_output_tokens=7).max_tokens == 7
+    assert request(max_tokens=7, max_output_tokens=None).max_tokens == 7
+
+
+def test_a_system_text_comes_first() -> None:
+    """Before the prompt and before the turns of a chat; a blank one is left out."""
+    assert request(system="Be brief.").messages == (
+        Message("system", "Be brief."),
+        Message("user", "Hello"),
+    )
+    assert request(system="").messages == (Message("user", "Hello"),)
+
+
+def test_a_chat_keeps_its_turns() -> None:
+    """Dictionaries and our own messages both do, also from a generator."""
+    turns = [{"role": "user", "content": "Hi"}, Message("assistant", "Hello"), Message("user", "?")]
+    assert request(turn for turn in turns).messages == (
+        Message("user", "Hi"),
+        Message("assistant", "Hello"),
+        Message("user", "?"),
+    )
+
+
+def test_stop_takes_one_text_or_several() -> None:
+    """A single text is one stop, not its letters."""
+    assert request(stop="END").stop == ("END",)
+    assert request(stop=["a", "b"]).stop == ("a", "b")
+
+
+def test_patience_and_timeout_come_from_the_configuration() -> None:
+    """Unless the call sets its own; 0 never waits and infinity always does."""
+    assert request().patience == CONFIGURATION.patience == 30
+    assert request().timeout == CONFIGURATION.timeout
+    assert request(patience=0).patience == 0
+    assert request(patience=math.inf).patience == math.inf
+    assert request(timeout=5).timeout == 5.0
+
+
+def test_an_option_of_none_is_an_option_not_given() -> None:
+    """Callers may pass their own defaults through."""
+    names = ("provider", "model", "max_tokens", "temperature", "top_p", "stop", "seed", "timeout")
+    assert request(**dict.fromkeys(names)) == request()

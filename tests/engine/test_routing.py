@@ -1,0 +1,157 @@
+"""Which route answers: tables of routes and states, no network and no clock."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from arche_magic.llm_providers.ledger import RouteState
+from arche_magic.llm_providers.routing import Choice, choose
+from arche_magic.llm_providers.types import Key, Route
+
+NOW = 1000.0
+
+
+def route(name: str) -> Route:
+    """`groq1` is Groq's first key; a trailing `$` says that it costs money."""
+    paid = name.endswith("$")
+    provider, number = name.rstrip("$")[:-1], name.rstrip("$")[-1]
+    key = Key.of(provider, f"{provider}_key_{number}", name)
+    return Route(provider, key, f"{provider}-model", paid)
+
+
+def name_of(of: Route) -> str:
+    return f"{of.provider}{of.key.label[-1]}{'$' if of.paid else ''}"
+
+
+def chosen(
+    states: dict[str, float | tuple[float, float]],
+    patience: float = 30,
+    preferred: str | None = None,
+) -> Choice:
+    """Choose among routes that open in so many seconds (0: now), with so much headroom."""
+    table = {}
+    for name, state in states.items():
+        opens, headroom = state if isinstance(state, tuple) else (state, 1.0)
+        table[route(name)] = RouteState(NOW + opens, "full" if opens else "", headroom)
+    return choose(list(table), table.__getitem__, NOW, patience, preferred)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"groq1": 0, "mistral1": 0}, "groq1"),
+        ({"mistral1": 0, "groq1": 0}, "mistral1"),
+        ({"groq1": 5, "mistral1": 0}, "mistral1"),
+        ({"groq1": math.inf, "mistral1": 0}, "mistral1"),
+        ({"openai1$": 0, "groq1": 0}, "groq1"),
+        ({"groq1": 0, "groq2": 0}, "groq1"),
+        ({"groq1": (0, 0.2), "groq2": (0, 0.9)}, "groq2"),
+        ({"groq1": (0, 0.1), "mistral1": (0, 0.9)}, "groq1"),
+        ({"groq1": 5, "groq2": (0, 0.1), "mistral1": 0}, "groq2"),
+        ({"groq1": math.inf, "openai1$": 0}, "openai1$"),
+        ({"groq1": 31, "openai1$": 0}, "openai1$"),
+        ({"openai1$": 0}, "openai1$"),
+        ({"other1$": 5, "openai1$": 0}, "openai1$"),
+    ],
+)
+def test_the_first_open_route_answers(
+    states: dict[str, float | tuple[float, float]], expected: str
+) -> None:
+    """In order; free before paid; within a provider by headroom."""
+    choice = chosen(states)
+    assert choice.route is not None
+    assert name_of(choice.route) == expected
+    assert choice.opens_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("states", "preferred", "expected"),
+    [
+        ({"groq1": 0, "mistral1": 0}, "mistral", "mistral1"),
+        ({"groq1": 0, "openai1$": 0}, "openai", "openai1$"),
+        ({"groq1": 0, "openai1$": 5}, "openai", "groq1"),
+        ({"groq1": 5, "openai1$": 0}, "openai", "openai1$"),
+        ({"groq1": 0, "mistral1": 5}, "mistral", "groq1"),
+    ],
+)
+def test_the_preferred_provider_comes_first_even_if_it_costs(
+    states: dict[str, float], preferred: str, expected: str
+) -> None:
+    """Preferring is asking for it; while it is shut the others answer."""
+    choice = chosen(dict(states), preferred=preferred)
+    assert choice.route is not None
+    assert name_of(choice.route) == expected
+    assert choice.opens_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("states", "patience", "preferred", "expected", "wait"),
+    [
+        ({"groq1": 20, "openai1$": 0}, 30, None, "groq1", 20),
+        ({"groq1": 20, "mistral1": 10, "openai1$": 0}, 30, None, "mistral1", 10),
+        ({"groq1": 30}, 30, None, "groq1", 30),
+        ({"groq1": 20, "groq2": 10}, 30, None, "groq2", 10),
+        ({"groq1": 20, "openai1$": 3}, 30, None, "groq1", 20),
+        ({"groq1": 40, "openai1$": 3}, 30, None, "openai1$", 3),
+        ({"groq1": 1e9}, math.inf, None, "groq1", 1e9),
+        ({"openai1$": 20, "other1$": 0}, 30, "openai", "openai1$", 20),
+    ],
+)
+def test_waiting_within_patience_comes_before_paying_and_failing(
+    states: dict[str, float],
+    patience: float,
+    preferred: str | None,
+    expected: str,
+    wait: float,
+) -> None:
+    """The route to wait for is the first to open of those that cost nothing extra."""
+    choice = chosen(dict(states), patience, preferred)
+    assert choice.route is not None
+    assert name_of(choice.route) == expected
+    assert choice.opens_at == NOW + wait
+
+
+@pytest.mark.parametrize(
+    ("states", "patience", "opens"),
+    [
+        ({}, 30, math.inf),
+        ({"groq1": 31, "mistral1": 60}, 30, 31),
+        ({"groq1": 1}, 0, 1),
+        ({"groq1": math.inf}, 30, math.inf),
+    ],
+)
+def test_beyond_patience_the_choice_is_none_and_says_what_opens_when(
+    states: dict[str, float], patience: float, opens: float
+) -> None:
+    """The caller fails with that moment."""
+    choice = chosen(dict(states), patience)
+    assert choice.route is None
+    assert choice.opens_at == NOW + opens
+    assert [name_of(shut) for shut, _ in choice.passed_over] == list(states)
+
+
+def test_what_never_opens_is_not_waited_for_by_endless_patience() -> None:
+    """Endless patience needs something that opens."""
+    choice = chosen({"groq1": math.inf}, math.inf)
+    assert choice.route is None
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"groq1": 0, "mistral1": 5}, []),
+        ({"groq1": 40, "mistral1": 50, "google1": 0, "openai1$": 9}, ["groq1", "mistral1"]),
+        ({"groq1": 5, "groq2": 0}, ["groq1"]),
+        ({"groq1": 0, "groq2": 5}, []),
+        ({"groq1": 20, "openai1$": 0}, ["groq1"]),
+    ],
+)
+def test_the_shut_routes_that_came_before_are_named(
+    states: dict[str, float], expected: list[str]
+) -> None:
+    """They become the skipped attempts of the reply, with the reason they were shut for."""
+    choice = chosen(dict(states))
+    assert [name_of(shut) for shut, _ in choice.passed_over] == expected
+    assert all(state.reason == "full" for _, state in choice.passed_over)

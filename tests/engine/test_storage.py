@@ -1,0 +1,382 @@
+"""Documents in memory and in a file: atomic, readable, and never in the way of a call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from engine_parts import NOON, Clock, a_route, ask, custom_configuration
+
+from arche_magic.llm_providers.quota_tracker import (
+    Hold,
+    QuotaTracker,
+    get_quota_tracker,
+    older_documents,
+)
+from arche_magic.llm_providers.storage import (
+    JsonFileStorage,
+    LedgerWarning,
+    MemoryStorage,
+    Storage,
+    open_storage,
+)
+from arche_magic.llm_providers.types import Limit, Usage, utc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+COUNT = """
+import sys
+from pathlib import Path
+from arche_magic.llm_providers.storage import JsonFileStorage
+
+def count(document):
+    document["n"] = document.get("n", 0) + 1
+
+storage = JsonFileStorage(Path(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    storage.update("counter", count)
+"""
+
+
+def count(document: dict[str, Any]) -> int:
+    document["n"] = document.get("n", 0) + 1
+    return int(document["n"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outputs" / "ledger.json"
+
+
+@pytest.fixture
+def written(path: Path) -> Path:
+    """A ledger file with one document."""
+    JsonFileStorage(path).update("counter", count)
+    return path
+
+
+def use(storage: Storage, first: str) -> list[int]:
+    """Count to three, reading first if asked to."""
+    if first == "read":
+        assert storage.read("counter") == {}
+    return [storage.update("counter", count) for _ in range(3)]
+
+
+def kept_aside(path: Path) -> list[Path]:
+    return [file for file in path.parent.glob("*.json") if file != path]
+
+
+@pytest.mark.parametrize("make", [lambda path: MemoryStorage(), JsonFileStorage])
+def test_a_change_sees_what_the_last_one_left(make: Callable[[Path], Storage], path: Path) -> None:
+    """`update` returns what the change returns; `read` gives the document, or an empty one."""
+    storage = make(path)
+    assert storage.read("counter") == {}
+    assert [storage.update("counter", count) for _ in range(3)] == [1, 2, 3]
+    assert storage.read("counter") == {"n": 3}
+    assert storage.read("other") == {}
+
+
+@pytest.mark.parametrize("make", [lambda path: MemoryStorage(), JsonFileStorage])
+def test_a_change_that_raises_writes_nothing(make: Callable[[Path], Storage], path: Path) -> None:
+    """The document stays as it was, and the next change is not blocked."""
+    storage = make(path)
+    storage.update("counter", count)
+
+    def broken(document: dict[str, Any]) -> None:
+        document["n"] = 99
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.update("counter", broken)
+    assert storage.read("counter") == {"n": 1}
+    assert storage.update("counter", count) == 2
+
+
+@pytest.mark.parametrize("make", [lambda path: MemoryStorage(), JsonFileStorage])
+def test_threads_lose_no_update(make: Callable[[Path], Storage], path: Path) -> None:
+    """Eight threads that count add up."""
+    storage = make(path)
+
+    def work() -> None:
+        for _ in range(25):
+            storage.update("counter", count)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.read("counter") == {"n": 200}
+
+
+def test_processes_lose_no_update(path: Path) -> None:
+    """Eight kernels that count in one file add up, and a reader never meets half a file."""
+    command = [sys.executable, "-c", COUNT, str(path), "40"]
+    processes = [subprocess.Popen(command) for _ in range(8)]
+    reader = JsonFileStorage(path)
+    seen = [0]
+    while any(process.poll() is None for process in processes):
+        seen.append(reader.read("counter").get("n", 0))
+    assert [process.returncode for process in processes] == [0] * 8
+    assert reader.read("counter") == {"n": 320}
+    assert seen == sorted(seen)
+    assert kept_aside(path) == []
+
+
+def test_the_file_is_readable_json_with_a_version(path: Path) -> None:
+    """A person can look into it: one line per entry, and nothing left lying about."""
+    storage = JsonFileStorage(path)
+    tracker = QuotaTracker(storage, custom_configuration([Limit("requests", "day", 9, "bucket")]))
+    route = a_route(tracker.configuration)
+    hold = tracker.hold(route, ask())
+    assert isinstance(hold, Hold)
+    tracker.settle(hold, Usage(1, 1))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["version"] == 1
+    assert list(content["documents"]) == [f"groq:{route.key.account}"]
+    assert '"requests_per_day": {' in path.read_text(encoding="utf-8")
+    assert not list(path.parent.glob("*.tmp"))
+
+
+def test_another_kernels_change_is_seen(written: Path) -> None:
+    """Two storages of one file are one ledger."""
+    one, two = JsonFileStorage(written), JsonFileStorage(written)
+    assert one.read("counter") == {"n": 1}
+    two.update("counter", count)
+    assert one.read("counter") == {"n": 2}
+
+
+# --- files that are not ours
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"\x00\xff garbage",
+        lambda content: b"[1, 2",
+        lambda content: b"[" * 100_000,
+        lambda content: "not json \u00e9".encode("latin-1"),
+        lambda content: b'{"version": 2, "documents": {"counter": {"n": 5}}}',
+        lambda content: b'{"version": "../../x", "documents": {}}',
+        lambda content: b'{"version": 1, "documents": [1]}',
+        lambda content: b'{"version": 1, "documents": {"counter": 5}}',
+        lambda content: b'{"something": "else"}',
+        lambda content: b'"text"',
+        lambda content: b"[1]",
+    ],
+)
+@pytest.mark.parametrize("first", ["read", "update"])
+def test_a_file_that_is_not_ours_is_kept_and_a_new_one_begins(
+    written: Path, damage: Callable[[bytes], bytes], first: str
+) -> None:
+    """One warning says where the old bytes are; whichever comes first, reading or writing."""
+    content = damage(written.read_bytes())
+    written.write_bytes(content)
+    storage = JsonFileStorage(written, older_documents)
+    with pytest.warns(LedgerWarning, match="kept as") as caught:
+        seen = use(storage, first)
+    assert seen == [1, 2, 3]
+    assert len(caught) == 1
+    (aside,) = kept_aside(written)
+    assert aside.read_bytes() == content
+    assert aside.name in str(caught[0].message)
+    assert JsonFileStorage(written).read("counter") == {"n": 3}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"\xef\xbb\xbf" + content,
+        lambda content: content.replace(b"\n", b"\r\n"),
+        lambda content: content + b"\n\n",
+    ],
+)
+def test_what_an_editor_does_to_the_file_does_not_matter(
+    written: Path, change: Callable[[bytes], bytes]
+) -> None:
+    """A byte order mark and Windows line ends are read over."""
+    written.write_bytes(change(written.read_bytes()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert JsonFileStorage(written).update("counter", count) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"{}"])
+def test_an_empty_file_is_an_empty_ledger(path: Path, content: bytes) -> None:
+    """Nothing is kept aside where there is nothing."""
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert JsonFileStorage(path).update("counter", count) == 1
+    assert kept_aside(path) == []
+
+
+def test_a_file_damaged_while_we_run_is_kept_too(written: Path) -> None:
+    """The kernel goes on with an empty ledger."""
+    storage = JsonFileStorage(written)
+    storage.update("counter", count)
+    written.write_bytes(b"{")
+    with pytest.warns(LedgerWarning, match="damaged"):
+        assert storage.update("counter", count) == 1
+    assert [file.read_bytes() for file in kept_aside(written)] == [b"{"]
+
+
+# --- the older package's file
+
+
+def older_file(path: Path, reset: str, updated: str) -> bytes:
+    def entry(key: str, limit: str, value: int, used: float) -> dict[str, Any]:
+        return {
+            "provider": "groq",
+            "api_key_id": key,
+            "limit_type": limit,
+            "limit_value": value,
+            "used_value": used,
+            "reset_time": reset,
+            "last_updated": updated,
+        }
+
+    content = {
+        "groq": {
+            f"{key}_{limit}": entry(key, limit, value, used)
+            for key, limit, value, used in (
+                ("groq_key_1", "tokens_per_day", 100_000, 40_000),
+                ("groq_key_1", "requests_per_day", 1000, 7),
+                ("groq_key_2", "requests_per_day", 1000, 900.0),
+            )
+        }
+    }
+    data = json.dumps(content, indent=2).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return data
+
+
+LIMITS = [Limit("requests", "day", 1000, "bucket"), Limit("tokens", "day", 200_000, "bucket")]
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_the_older_packages_counts_are_taken_over(path: Path, naive: bool) -> None:
+    """Each count goes to its key and limit, as of its time; times without a zone are local."""
+
+    def moment(seconds: float) -> str:
+        aware = utc(seconds)
+        return (aware.astimezone().replace(tzinfo=None) if naive else aware).isoformat()
+
+    data = older_file(path, moment(NOON + 40_000), moment(NOON - 8640))
+    configuration = custom_configuration(LIMITS, clock=Clock(NOON))
+    with pytest.warns(LedgerWarning, match="older layout"):
+        tracker = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        later = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
+    for ledger in (tracker, later):
+        summary = ledger.get_usage_summary("groq")
+        # A tenth of a day has refilled since.
+        assert summary["groq_key_1"]["tokens_per_day"]["used"] == pytest.approx(20_000, abs=1)
+        assert summary["groq_key_1"]["requests_per_day"]["used"] == 0
+        assert summary["groq_key_2"]["requests_per_day"]["used"] == pytest.approx(800, abs=0.1)
+    assert [file.read_bytes() for file in kept_aside(path)] == [data]
+
+
+def test_older_counts_whose_day_is_over_are_not_taken_over(path: Path) -> None:
+    """What was reset since counts no more."""
+    older_file(path, utc(NOON - 10).isoformat(), utc(NOON - 20).isoformat())
+    with pytest.warns(LedgerWarning, match="older layout"):
+        tracker = QuotaTracker(
+            JsonFileStorage(path, older_documents),
+            custom_configuration(LIMITS, clock=Clock(NOON)),
+        )
+    assert tracker.get_usage_summary("groq")["groq_key_2"]["requests_per_day"]["used"] == 0
+
+
+def test_older_counts_do_not_replace_newer_ones(path: Path) -> None:
+    """They are taken over once, by one kernel; what is spent afterwards stays."""
+    older_file(path, utc(NOON + 40_000).isoformat(), utc(NOON).isoformat())
+    configuration = custom_configuration(LIMITS, clock=Clock(NOON))
+    with pytest.warns(LedgerWarning):
+        first = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
+    hold = first.hold(a_route(configuration), ask())
+    assert isinstance(hold, Hold)
+    first.settle(hold, Usage(500, 500))
+    second = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
+    row = second.get_usage_summary("groq")["groq_key_1"]["tokens_per_day"]
+    assert row["used"] == 41_000
+
+
+# --- disks that refuse
+
+
+def directory_in_place_of_the_file(tmp_path: Path) -> Path:
+    (tmp_path / "ledger.json").mkdir()
+    return tmp_path / "ledger.json"
+
+
+def file_in_place_of_the_directory(tmp_path: Path) -> Path:
+    (tmp_path / "outputs").write_text("a file")
+    return tmp_path / "outputs" / "ledger.json"
+
+
+def directory_in_place_of_the_lock(tmp_path: Path) -> Path:
+    (tmp_path / "ledger.json.lock").mkdir()
+    return tmp_path / "ledger.json"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        directory_in_place_of_the_file,
+        file_in_place_of_the_directory,
+        directory_in_place_of_the_lock,
+    ],
+)
+@pytest.mark.parametrize("first", ["read", "update"])
+def test_a_disk_that_refuses_costs_one_warning_and_no_call(
+    tmp_path: Path, spoil: Callable[[Path], Path], first: str
+) -> None:
+    """The process goes on counting in memory."""
+    storage = JsonFileStorage(spoil(tmp_path))
+    with pytest.warns(LedgerWarning, match="counting in memory") as caught:
+        seen = use(storage, first)
+    assert seen == [1, 2, 3]
+    assert storage.read("counter") == {"n": 3}
+    assert len(caught) == 1
+
+
+def test_a_disk_that_refuses_later_keeps_the_counts_so_far(written: Path) -> None:
+    """What was read before is counted on from, in memory."""
+    storage = JsonFileStorage(written)
+    storage.update("counter", count)
+    written.unlink()
+    written.mkdir()
+    with pytest.warns(LedgerWarning, match="counting in memory"):
+        assert storage.update("counter", count) == 3
+    assert storage.read("counter") == {"n": 3}
+
+
+# --- opening
+
+
+def test_asking_again_for_a_location_gives_the_same_counts(tmp_path: Path) -> None:
+    """`get_quota_tracker` resets nothing."""
+    configuration = custom_configuration(LIMITS)
+    location = str(tmp_path / "ledger.json")
+    assert open_storage(location) is open_storage(location)
+    assert open_storage("memory://one") is not open_storage("memory://two")
+    tracker = get_quota_tracker(configuration)
+    assert get_quota_tracker(configuration).storage is tracker.storage
+
+
+def test_a_location_of_an_unknown_kind_is_refused() -> None:
+    """The message says what is possible."""
+    with pytest.raises(ValueError, match=r"memory://"):
+        open_storage("ftp://host/ledger")
