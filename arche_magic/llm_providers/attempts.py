@@ -35,6 +35,7 @@ class AttemptLog:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        self._directory_made = False
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
 
     def append(self, attempts: Sequence[Attempt]) -> None:
@@ -46,10 +47,7 @@ class AttemptLog:
             json.dumps({"session": SESSION, **attempt.to_dict()}) + "\n" for attempt in attempts
         )
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # One write in append mode: lines of several kernels do not mix.
-            with self.path.open("ab", buffering=0) as file:
-                file.write(lines.encode())
+            self._write(self.path, lines.encode())
         except OSError as error:
             path, self.path = self.path, None
             warnings.warn(
@@ -58,6 +56,14 @@ class AttemptLog:
                 LedgerWarning,
                 stacklevel=2,
             )
+
+    def _write(self, path: Path, lines: bytes) -> None:
+        if not self._directory_made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._directory_made = True
+        # One write in append mode: lines of several kernels do not mix.
+        with path.open("ab", buffering=0) as file:
+            file.write(lines)
 
 
 class Tally:

@@ -77,11 +77,12 @@ class Configuration:
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
         """Every way to get an answer; `models` narrows to those providers and models."""
-        wanted = models if models is not None else {p.name: p.models for p in self.providers.values()}
+        if models is None:
+            models = {provider.name: provider.models for provider in self.providers.values()}
         return tuple(
             Route(provider.name, key, model, provider.paid)
             for provider in self.providers.values()
-            for model in wanted.get(provider.name, ())
+            for model in models.get(provider.name, ())
             for key in self.keys
             if key.provider == provider.name
         )
@@ -341,9 +342,7 @@ def _limits(
         entry = _table(table, scope, "limits.")
         owner = scope.partition("/")[0].partition("_key_")[0]
         if owner not in providers:
-            raise ValueError(
-                f"[limits.{scope!r}]: write a provider, provider/model or a key label"
-            )
+            raise ValueError(f"[limits.{scope!r}]: write a provider, provider/model or a key label")
         provider = providers[owner]
         try:
             limits[scope] = parse_limits(entry, provider.window, provider.time_zone)

@@ -137,7 +137,7 @@ def route_state(
 def closed_until(
     document: Document, provider: Document, route: Route, now: float
 ) -> tuple[float, str]:
-    """Until when something other than a full window keeps the route shut, and what; 0 if nothing."""
+    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
     latest, reason = 0.0, ""
     for place in (
         provider,
@@ -160,9 +160,7 @@ def place_hold(
 ) -> None:  # fmt: skip
     """Reserve the amounts on every limit of the route's model."""
     document["provider"] = route.provider
-    document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})["label"] = (
-        route.key.label
-    )
+    document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})["label"] = route.key.label
     entry = document.setdefault("models", {}).setdefault(route.model, {})
     stored = entry.setdefault("limits", {})
     for name, limit in limits_of(document, route.model, defaults).items():
@@ -261,9 +259,7 @@ def learn(
             windows.set_used(limit, counter, theirs, now)
 
 
-def close(
-    place: Document, reason: str, now: float, seconds: float | None, began: float
-) -> None:
+def close(place: Document, reason: str, now: float, seconds: float | None, began: float) -> None:
     """Shut a part of a document for `seconds`, or with None until the user acts.
 
     `began` is when the failed call began. Calls under way together fail together: that is one
@@ -364,5 +360,3 @@ def stored_limit(limit: Limit, now: float, known: Document | None = None) -> Doc
         "evidence_at": now,
         "counter": counter,
     }
-
-

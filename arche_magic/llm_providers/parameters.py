@@ -30,9 +30,9 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
                 f"{', '.join(_OPTIONS)}"
             )
     given = {name: value for name, value in options.items() if value is not None}
-    if "max_tokens" in given and given.get("max_output_tokens", given["max_tokens"]) != given["max_tokens"]:
-        raise InvalidRequest("max_tokens and max_output_tokens are the same thing; give one")
     max_tokens = given.get("max_tokens", given.get("max_output_tokens"))
+    if given.get("max_output_tokens", max_tokens) != max_tokens:
+        raise InvalidRequest("max_tokens and max_output_tokens are the same thing; give one")
     return Request(
         messages=_messages(prompt, given.get("system")),
         provider=_text("provider", given.get("provider")),

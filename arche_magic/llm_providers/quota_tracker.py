@@ -183,15 +183,15 @@ class QuotaTracker:
             self.storage.update(name, lambda document: document.clear())
         self.storage.update(_provider(routes[0]), lambda document: document.clear())
 
-    def standings(self, provider: str | None = None) -> list[Standing]:
+    def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every route of the configuration, and of models used besides."""
-        now = self._clock.time()
+        now = self._clock.time() if now is None else now
         rows = []
         for route in self._all_routes(provider):
             document = self._read(route, now)
             entry = document.get("models", {}).get(route.model, {})
             provider_document = self.storage.read(_provider(route))
-            closed, _ = ledger.closed_until(document, provider_document, route, now)
+            closed, reason = ledger.closed_until(document, provider_document, route, now)
             for limit in self._limits(document, route).values():
                 stored = entry.get("limits", {}).get(limit.name, {})
                 counter = stored.get("counter", {})
@@ -209,6 +209,7 @@ class QuotaTracker:
                         resets_at=windows.resets_at(limit, counter, now),
                         evidence=limit.evidence,
                         evidence_at=stored.get("evidence_at", now),
+                        shut_by=reason,
                     )
                 )
         return rows
@@ -225,7 +226,7 @@ class QuotaTracker:
             self.configuration.provider(provider)
         now = self._clock.time()
         summary: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in self.standings(provider):
+        for row in self.standings(provider, now):
             limits = summary.setdefault(row.provider, {}).setdefault(row.key, {})
             percent = 100.0 * row.used / row.amount if row.amount else 100.0
             if row.limit in limits and limits[row.limit]["usage_percent"] >= percent:
@@ -264,9 +265,7 @@ class QuotaTracker:
         defaults = self.configuration.default_limits(route)
         return ledger.limits_of(document, route.model, defaults)
 
-    def _state(
-        self, document: Document, route: Route, amounts: Amounts, now: float
-    ) -> RouteState:
+    def _state(self, document: Document, route: Route, amounts: Amounts, now: float) -> RouteState:
         provider = self.storage.read(_provider(route))
         defaults = self.configuration.default_limits(route)
         return ledger.route_state(document, provider, route, defaults, amounts, now)
@@ -337,9 +336,7 @@ class QuotaTracker:
             # Taken out first, so that of several kernels only one takes them over.
             counts = self.storage.update(_OLDER_COUNTS, claim)
 
-            def change(
-                document: Document, route: Route = route, counts: Document = counts
-            ) -> None:
+            def change(document: Document, route: Route = route, counts: Document = counts) -> None:
                 self._set_older_counts(document, route, counts)
 
             if counts:

@@ -23,7 +23,7 @@ Upgrade = Callable[[Document], "dict[str, Document] | None"]
 
 FILE_VERSION = 1
 # How many levels of a document get lines of their own in the file: enough for one line a limit.
-_LINE_DEPTH = 5
+_LINE_DEPTH = 4
 
 
 class LedgerWarning(UserWarning):
@@ -89,6 +89,8 @@ class JsonFileStorage:
         self._thread_lock = threading.RLock()
         self._file_lock: Any = None
         self._content = b""
+        self._seen: tuple[int, int, int] | None = None
+        self._changing = False
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
         self._on_disk = True
@@ -123,10 +125,14 @@ class JsonFileStorage:
                     self._load(locked=True)
                 except OSError as error:
                     self._leave_disk(error)
+                self._changing = True
+                before = self._texts.get(name)
                 result = self._change(name, change)
-                self._save()
+                if self._texts[name] != before:
+                    self._save()
                 return result
             finally:
+                self._changing = False
                 lock.release()
 
     def _change(self, name: str, change: Change[T]) -> T:
@@ -142,18 +148,23 @@ class JsonFileStorage:
 
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Threads queue on our own lock, so only kernels meet at the file.
-            self._file_lock = FileLock(
-                f"{self.path}.lock", poll_interval=0.001, thread_local=False
-            )
+            self._file_lock = FileLock(f"{self.path}.lock", poll_interval=0.001, thread_local=False)
         return self._file_lock
 
     def _load(self, *, locked: bool = False) -> None:
-        if not self._on_disk:
+        # What is read inside a change was loaded under its lock.
+        if not self._on_disk or self._changing:
+            return
+        # Two files written within one tick of the clock can have the same stamp. That is good
+        # enough to look, and not for a change, which compares the bytes.
+        seen = self._stamp()
+        if not locked and seen is not None and seen == self._seen:
             return
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             content = b""
+        self._seen = seen
         if content == self._content:
             return
         documents = _parse(content)
@@ -168,6 +179,13 @@ class JsonFileStorage:
             name: _lines(document, 1, _LINE_DEPTH) for name, document in documents.items()
         }
         self._content = content
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _take_over(self, content: bytes) -> dict[str, Document]:
         """Keep a file that is not in our layout aside, and take over what can be read of it."""
@@ -194,13 +212,13 @@ class JsonFileStorage:
     def _save(self) -> None:
         if not self._on_disk:
             return
-        body = ",\n".join(f'  {json.dumps(name)}: {text}' for name, text in self._texts.items())
+        body = ",\n".join(f"  {json.dumps(name)}: {text}" for name, text in self._texts.items())
         content = f'{{\n "version": {FILE_VERSION},\n "documents": {{\n{body}\n }}\n}}\n'.encode()
         beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         try:
             beside.write_bytes(content)
             beside.replace(self.path)
-            self._content = content
+            self._content, self._seen = content, self._stamp()
         except OSError as error:
             beside.unlink(missing_ok=True)
             self._leave_disk(error)
@@ -228,7 +246,9 @@ def open_storage(location: str, upgrade: Upgrade | None = None) -> Storage:
     """
     memory = location.startswith("memory://")
     if "://" in location and not memory:
-        raise ValueError(f"{location.partition('://')[0]}:// is no storage; use a path or memory://")
+        raise ValueError(
+            f"{location.partition('://')[0]}:// is no storage; use a path or memory://"
+        )
     name = location if memory else str(Path(location).absolute())
     with _opening:
         if name not in _opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """`requests_per_minute`, `tokens_per_day`, …"""
+        """Its name, such as `requests_per_minute` or `tokens_per_day`."""
         return f"{self.metric}_per_{self.period}"
 
 
@@ -220,7 +221,23 @@ class Attempt:
 
     def __str__(self) -> str:
         name = route_name(self.provider, self.key, self.model)
-        return f"{name} {self.outcome}" + (f": {self.error}" if self.error else "")
+        return f"{name} {self.outcome}" + (f": {self.why}" if self.error else "")
+
+    @property
+    def why(self) -> str:
+        """Why the route did not answer and, where known, when it opens; "" if it answered."""
+        opens = ""
+        if self.opens_at is not None and self.opens_at > self.at:
+            opens = f", opens {in_seconds(self.opens_at - self.at)}"
+        return f"{self.error}{opens}" if self.error else ""
+
+    def is_on(self, route: Route) -> bool:
+        """Whether this attempt was on that route."""
+        return (self.provider, self.key, self.model) == (
+            route.provider,
+            route.key.label,
+            route.model,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The attempt as plain JSON values."""
@@ -282,7 +299,11 @@ class Reply(str):
 
 @dataclass(frozen=True)
 class Standing:
-    """One limit of one route as the ledger sees it at one moment; times in epoch seconds."""
+    """One limit of one route as the ledger sees it at one moment; times in epoch seconds.
+
+    `opens_at` is when the limit has room for one more unit and nothing else shuts the route;
+    `shut_by` names what else does, if anything.
+    """
 
     provider: str
     key: str
@@ -295,6 +316,7 @@ class Standing:
     resets_at: float
     evidence: Evidence
     evidence_at: float
+    shut_by: str = ""
 
     @property
     def remaining(self) -> float:
@@ -334,3 +356,14 @@ def utc(seconds: float) -> datetime:
     from datetime import UTC
 
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def in_seconds(seconds: float) -> str:
+    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, since early is too early."""
+    if seconds < 100:
+        return f"in {math.ceil(seconds)} s"
+    if seconds < 100 * 60:
+        return f"in {math.ceil(seconds / 60)} min"
+    if seconds < 48 * 3600:
+        return f"in {math.ceil(seconds / 3600)} h"
+    return f"in {math.ceil(seconds / 86_400)} days"

@@ -24,9 +24,9 @@ def load(shell: InteractiveShell) -> None:
     }
     if magics.replaced:
         names = ", ".join(sorted({name for _, name in magics.replaced}))
-        print(f"arche_magic takes over from another extension until %unload_ext: {names}")  # noqa: T201
+        print(f"arche_magic takes over from another extension until %unload_ext: {names}")
     shell.register_magics(magics)
-    shell.configurables.append(magics)
+    shell.configurables.append(magics)  # type: ignore[arg-type]  # declared too narrow
 
 
 def unload(shell: InteractiveShell) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.orchestrator import in_seconds
-from arche_magic.llm_providers.types import Attempt, Reply, Waiting, route_name
+from arche_magic.llm_providers.types import Attempt, Reply, Waiting, in_seconds, route_name
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -19,7 +18,9 @@ _SECONDS_PER_REDRAW = 0.1
 _CHARACTERS_PER_SECOND = 50_000
 _QUIET = "color:var(--jp-content-font-color2,#6b7280);font-size:90%"
 # Terminal escapes, and controls that reorder the text around them.
-_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
 _FENCE = re.compile(r"(`{3,})[^`]*$|(~{3,}).*$")
 _INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
 
@@ -50,7 +51,12 @@ class ReplyDisplay:
         """Show which route is waited for, and how long still."""
         line = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
         if self._redraws:
-            self._draw({"text/plain": line, "text/html": f'<span style="{_QUIET}">⏳ {escape(line)}</span>'})
+            self._draw(
+                {
+                    "text/plain": line,
+                    "text/html": f'<span style="{_QUIET}">⏳ {escape(line)}</span>',
+                }
+            )
 
     def add(self, text: str) -> None:
         """Add the next piece."""
@@ -59,7 +65,7 @@ class ReplyDisplay:
             return
         if not self._redraws:
             self._printed = True
-            print(_CONTROLS.sub("", text), end="", flush=True)  # noqa: T201
+            print(_CONTROLS.sub("", text), end="", flush=True)
         elif time.monotonic() >= self._next_redraw:
             self._draw(reply_bundle(self._text))
             pause = max(_SECONDS_PER_REDRAW, len(self._text) / _CHARACTERS_PER_SECOND)
@@ -69,7 +75,7 @@ class ReplyDisplay:
         """The reply broke off: forget its text, another route begins anew."""
         self._text = ""
         if self._printed:
-            print(f"\n[{attempt}; starting over]\n")  # noqa: T201
+            print(f"\n[{attempt}; starting over]\n")
         self._next_redraw = 0.0
 
     def finish(self, reply: Reply) -> ShownReply:
@@ -97,7 +103,7 @@ class ReplyDisplay:
             self._draw(reply_bundle(text), metadata)
             display(receipt, raw=True)
         else:
-            print(("" if self._printed else text) + "\n" + receipt["text/plain"])  # noqa: T201
+            print(("" if self._printed else text) + "\n" + receipt["text/plain"])
 
     def _draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         from IPython.display import DisplayHandle, display
@@ -159,7 +165,11 @@ def harmless_markdown(text: str) -> str:
     for line in text.split("\n"):
         opening = _FENCE.match(line)
         if fence:
-            if opening and line.strip() == line.strip()[0] * len(line.strip()) and line.startswith(fence):
+            if (
+                opening
+                and line.strip() == line.strip()[0] * len(line.strip())
+                and line.startswith(fence)
+            ):
                 fence = ""
             lines.append(line)
         elif opening:
@@ -231,7 +241,7 @@ def _attempts_table(attempts: Sequence[Attempt]) -> str:
         f'<tr style="background:none"><td style="{cell};white-space:nowrap">'
         f"{escape(route_name(a.provider, a.key, a.model))}</td>"
         f'<td style="{cell}">{a.outcome}</td>'
-        f'<td style="{cell}">{escape(a.error or f"{a.seconds:.2f} s")}</td></tr>'
+        f'<td style="{cell}">{escape(a.why or f"{a.seconds:.2f} s")}</td></tr>'
         for a in attempts
     )
     return f'<table style="border:none;margin:4px 0 4px 14px;font-size:100%">{rows}</table>'

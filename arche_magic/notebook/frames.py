@@ -12,6 +12,7 @@ from arche_magic.llm_providers.types import Attempt, Standing
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+    from pandas.api.typing import NaTType
 
 _ATTEMPT_COLUMNS = (
     "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
@@ -34,9 +35,7 @@ class ShownFrame(pd.DataFrame):
     _bundle: dict[str, str]
 
     @classmethod
-    def of(
-        cls, frame: pd.DataFrame, bundle: dict[str, str], shell: InteractiveShell
-    ) -> ShownFrame:
+    def of(cls, frame: pd.DataFrame, bundle: dict[str, str], shell: InteractiveShell) -> ShownFrame:
         """The same frame, marked as shown in the running cell."""
         shown = cls(frame)
         shown._shown_in = shell.execution_count
@@ -114,6 +113,6 @@ def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
     return frame.astype({"first_token_s": "float64", "cost_usd": "float64"})
 
 
-def _time(seconds: float) -> pd.Timestamp:
+def _time(seconds: float) -> pd.Timestamp | NaTType:
     """Epoch seconds as a UTC timestamp; a route that does not open by waiting has none."""
     return pd.Timestamp(seconds, unit="s", tz="UTC") if seconds < 1e11 else pd.NaT

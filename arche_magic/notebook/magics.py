@@ -5,22 +5,24 @@ from __future__ import annotations
 import keyword
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Float, Integer, Unicode
 
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, NoKeys
-from arche_magic.llm_providers.orchestrator import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Discarded, Waiting
 
 from . import sandbox_magic
 from .arguments import HelpWanted, parse_line
 from .display import ReplyDisplay, ShownReply
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 
 @magics_class
@@ -30,13 +32,17 @@ class ArcheMagics(Magics):
     provider = Unicode("", help="Ask only this provider; empty: all, in order.").tag(config=True)
     model = Unicode("", help="Model; empty: each provider's default.").tag(config=True)
     system = Unicode("", help="System prompt of every cell.").tag(config=True)
-    temperature = Float(None, allow_none=True, help="0 to 2; None: the provider's.").tag(config=True)
+    temperature = Float(None, allow_none=True, help="0 to 2; None: the provider's.").tag(
+        config=True
+    )
     max_tokens = Integer(None, allow_none=True, help="Longest reply, in tokens.").tag(config=True)
     patience = Float(
         None, allow_none=True, help="Seconds to wait for a route rather than fail or pay."
     ).tag(config=True)
 
-    def __init__(self, shell: Any) -> None:
+    shell: InteractiveShell
+
+    def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell, parent=shell)
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
 
@@ -87,7 +93,7 @@ class ArcheMagics(Magics):
             configuration.provider(provider)
         self._require_keys()
         now = configuration.clock.time()
-        standings = get_quota_tracker(configuration).standings(provider)
+        standings = get_quota_tracker(configuration).standings(provider, now)
         frame = quota_frame(standings, attempt_log(configuration.store).recent, now)
         bundle = quota_bundle(standings, now)
         _display(bundle)
@@ -139,9 +145,9 @@ class ArcheMagics(Magics):
         options, verb = parsed
         verb = verb.strip() or "start"
         if verb == "stop":
-            print(sandbox_magic.stop())  # noqa: T201
+            print(sandbox_magic.stop())
         elif verb == "status" or (verb == "auto" and not sandbox_magic.wanted()):
-            print(sandbox_magic.status())  # noqa: T201
+            print(sandbox_magic.status())
         elif verb in ("start", "auto"):
             settings: dict[str, Any] = {
                 "limits": sandbox_magic.parse_amounts(options.limit, "--limit"),
@@ -150,7 +156,7 @@ class ArcheMagics(Magics):
                 "seed": options.seed,
             }
             keys = sandbox_magic.parse_keys(options.keys)
-            print(sandbox_magic.start(**settings, **({"keys": keys} if keys else {})))  # noqa: T201
+            print(sandbox_magic.start(**settings, **({"keys": keys} if keys else {})))
         else:
             raise InvalidRequest(f"%llm_sandbox: {verb!r} is not start, auto, stop or status")
 
@@ -162,7 +168,7 @@ class ArcheMagics(Magics):
         try:
             return parse_line(magic, line)
         except HelpWanted:
-            print(magic.parser.format_help())  # noqa: T201
+            print(magic.parser.format_help())
             return None
 
     def _require_keys(self) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.config import get_configuration, load_configuration, use_configuration
+from arche_magic.llm_providers.config import (
+    get_configuration,
+    load_configuration,
+    use_configuration,
+)
 from arche_magic.llm_providers.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -40,7 +44,9 @@ def start(**settings: Any) -> str:
         f"{configuration.providers[name].title} ({count} key{'s' if count > 1 else ''})"
         for name, count in counts.items()
     )
-    return f"Sandbox on: simulated {keys}. No prompt leaves this machine. %llm_sandbox stop ends it."
+    return (
+        f"Sandbox on: simulated {keys}. No prompt leaves this machine. %llm_sandbox stop ends it."
+    )
 
 
 def stop() -> str:

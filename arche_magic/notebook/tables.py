@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,7 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.orchestrator import in_seconds
-from arche_magic.llm_providers.types import Standing, route_name
+from arche_magic.llm_providers.types import Standing, in_seconds, route_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,23 +34,14 @@ def quota_bundle(standings: Sequence[Standing], now: float) -> dict[str, str]:
     if not standings:
         return {"text/plain": "no route is configured", "text/html": "no route is configured"}
     rows = []
-    shown = ""
-    for row in standings:
-        route = route_name(row.provider, row.key, row.model)
-        share = min(1.0, row.used / row.amount) if row.amount else 1.0
-        rows.append(
-            (
-                Cell(route if route != shown else ""),
-                Cell(row.limit.replace("_", " ")),
-                _bar(share),
-                Cell(f"{_count(row.used)} of {_count(row.amount)}", right=True),
-                Cell(_opens(row, now)),
-                Cell(_back(row, now)),
-                Cell(row.evidence),
-            )
-        )
-        shown = route
-    return _bundle(("route", "limit", "used", "", "next request", "full again", "known from"), rows)
+    for _, limits in itertools.groupby(standings, key=lambda row: (row.key, row.model)):
+        first, *others = limits
+        opening = max([first, *others], key=lambda row: row.opens_at)
+        route = route_name(first.provider, first.key, first.model)
+        rows.append((Cell(route), Cell(_opens(opening, now)), *_limit_cells(first, now)))
+        rows.extend((Cell(""), Cell(""), *_limit_cells(row, now)) for row in others)
+    heads = ("route", "next request", "limit", "", "used", "full again", "known from")
+    return _bundle(heads, rows)
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
@@ -78,6 +69,16 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         "route", "served", "skipped", "refused", "failed", "interrupted", "tokens", "median time"
     )  # fmt: skip
     return _bundle(heads, rows)
+
+
+def _limit_cells(row: Standing, now: float) -> tuple[Cell, ...]:
+    return (
+        Cell(row.limit.replace("_", " ")),
+        _bar(min(1.0, row.used / row.amount) if row.amount else 1.0),
+        Cell(f"{_count(row.used)} of {_count(row.amount)}", right=True),
+        Cell("" if row.used <= 1e-6 else _at(row.resets_at, now)),
+        Cell(row.evidence),
+    )
 
 
 def _bundle(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dict[str, str]:
@@ -139,15 +140,13 @@ def _count(amount: float) -> str:
 
 
 def _opens(row: Standing, now: float) -> str:
+    """When the route takes the next request, and what shuts it other than a full window."""
+    why = f" ({row.shut_by})" if row.shut_by else ""
     if row.opens_at <= now:
         return "now"
     if not math.isfinite(row.opens_at):
-        return "closed"
-    return _at(row.opens_at, now)
-
-
-def _back(row: Standing, now: float) -> str:
-    return "is full" if row.used <= 1e-6 else _at(row.resets_at, now)
+        return f"closed{why}"
+    return _at(row.opens_at, now) + why
 
 
 def _at(moment: float, now: float) -> str:
@@ -156,5 +155,5 @@ def _at(moment: float, now: float) -> str:
     if seconds < 100:
         return in_seconds(seconds)
     local = datetime.fromtimestamp(moment).astimezone()
-    far = seconds > 86_400 / 2
-    return f"{in_seconds(seconds)}, {local:%d %b %H:%M}" if far else f"{in_seconds(seconds)}, {local:%H:%M}"
+    time = f"{local:%d %b %H:%M}" if seconds > 86_400 / 2 else f"{local:%H:%M}"
+    return f"{in_seconds(seconds)}, {time}"

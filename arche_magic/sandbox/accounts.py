@@ -113,7 +113,9 @@ class Accounts:
                 _known("limit", name, LIMIT_NAMES)
             if target not in PROVIDERS and target not in models:
                 _known("key, provider or model", target, labels)
-        for target in [*left, *accounts]:
+        for target in left:
+            _known("key or provider", target, labels | set(PROVIDERS))
+        for target in accounts:
             _known("key", target, labels)
 
     def restart(self, now: float) -> None:
@@ -145,7 +147,7 @@ class Accounts:
         windows = self._windows.get(place)
         if windows is None:
             windows = self._windows[place] = {}
-            left: dict[str, int] = {}
+            left = dict(self._left.get(key.provider, {}))
             for other in self.keys:
                 if (other.provider, other.account) == (key.provider, key.account):
                     left.update(self._left.get(other.label, {}))

@@ -39,7 +39,7 @@ class Sandbox:
     `limits`: overrides the published limits by provider ("groq"), by model
     ("groq/openai/gpt-oss-20b") and by key label ("groq_key_2"), the last of these weighing most;
     None removes a limit, 0 takes the model out of the plan. Names are like "tokens_per_minute".
-    `left`: by key label, how much is left of a limit at the start, for every model.
+    `left`: by provider or key label, how much is left of a limit at the start, for every model.
     `accounts`: label to account name; keys of one account share every limit.
     `seed`: decides replies and random failures. `clock`: epoch seconds, real time by default;
     `time_scale` makes it run faster. `latency` and `seconds_per_chunk` are in real seconds.

@@ -1,15 +1,26 @@
-"""What the engine's tests share: a clock that is turned by hand, and small configurations."""
+"""What the engine's tests share: a clock turned by hand, small configurations, short calls."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
-from arche_magic.llm_providers.types import Limit, Message, Request, Route
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.types import (
+    Limit,
+    Message,
+    Request,
+    Route,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from arche_magic.llm_providers.ledger import RouteState
 
 # A Monday noon in Los Angeles, far from any change of its clocks.
 NOON = 1_763_409_600.0
@@ -76,3 +87,34 @@ def a_route(configuration: Configuration, key: int = 1, model: str = "model-a") 
 def ask(text: str = "Hello", max_tokens: int | None = 10, timeout: float = 60.0) -> Request:
     """A request with one user message."""
     return Request((Message("user", text),), max_tokens=max_tokens, timeout=timeout)
+
+
+RPM = Limit("requests", "minute", 3, "bucket")
+RPD = Limit("requests", "day", 100, "bucket")
+TPM = Limit("tokens", "minute", 1000, "bucket")
+
+
+Build = Callable[..., QuotaTracker]
+
+
+def held(tracker: QuotaTracker, route: Route, request: Request | None = None) -> Hold:
+    hold = tracker.hold(route, request or ask())
+    assert isinstance(hold, Hold), hold
+    return hold
+
+
+def served(tracker: QuotaTracker, route: Route, **options: Any) -> str:
+    return tracker.settle(held(tracker, route), Usage(5, 5), **options)
+
+
+def failed(tracker: QuotaTracker, route: Route, remedy: Remedy, **facts: Any) -> RouteState:
+    return tracker.fail(held(tracker, route), AttemptFailed("it failed", remedy, **facts))
+
+
+def opens_in(tracker: QuotaTracker, route: Route, request: Request | None = None) -> float:
+    now = tracker.configuration.clock.time()
+    return max(0.0, tracker.state(route, request or ask(), now).opens_at - now)
+
+
+def used(tracker: QuotaTracker, key: str = "groq_key_1", limit: str = "requests_per_minute") -> Any:
+    return tracker.get_usage_summary("groq")[key][limit]["used"]

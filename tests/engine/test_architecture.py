@@ -37,7 +37,10 @@ ALLOWED = {
     "parameters": {"config", "errors", "types"},
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
-PUBLIC = {ENGINE, *(f"{ENGINE}.{name}" for name in ("types", "errors", "config", "quota_tracker"))}
+PUBLIC = {
+    ENGINE,
+    *(f"{ENGINE}.{name}" for name in ("types", "errors", "config", "attempts", "quota_tracker")),
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -93,7 +96,7 @@ EVERYTHING = [
 def test_the_test_reads_imports() -> None:
     """A rule over nothing would always hold."""
     edges = {(name, target) for name, target, _ in EVERYTHING}
-    assert (f"{ENGINE}.orchestrator", f"{ENGINE}.routing") in edges
+    assert (f"{ENGINE}.loop", f"{ENGINE}.routing") in edges
     assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.ledger") in edges
     assert {layer(name) for name, _ in modules()} >= set(ALLOWED)
 
@@ -113,7 +116,7 @@ def test_a_part_of_the_engine_uses_only_the_parts_below_it(part: str) -> None:
 def test_only_the_top_of_the_engine_is_without_a_rule() -> None:
     """A new module needs a line above."""
     parts = {layer(name) for name, _ in modules()} - {None}
-    assert parts - set(ALLOWED) == {"orchestrator"}
+    assert parts - set(ALLOWED) == {"loop", "orchestrator"}
 
 
 def test_the_engine_has_no_cycle() -> None:

@@ -231,7 +231,7 @@ def test_the_store_may_lie_in_the_home_folder(load: Load) -> None:
 
 def test_a_store_of_an_unknown_kind_is_refused(load: Load) -> None:
     """The message names the variable."""
-    with pytest.raises(ConfigurationError, match="ARCHE_QUOTA_STORE.*ftp"):
+    with pytest.raises(ConfigurationError, match=r"ARCHE_QUOTA_STORE.*ftp"):
         get_quota_tracker(load("ARCHE_QUOTA_STORE=ftp://host/ledger\n"))
 
 

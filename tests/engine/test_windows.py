@@ -173,13 +173,12 @@ def test_a_rolling_window_never_undercounts_and_forgets_at_most_a_slot_late(
     assert exact <= used <= a_slot_late
 
 
-@given(st.data())
-def test_a_rolling_counter_stays_small(data: st.DataObject) -> None:
+def test_a_rolling_counter_stays_small() -> None:
     """However many calls there were, the counter has about as many entries as slots."""
     limit = limit_of("rolling", "minute")
     counter: windows.Counter = {}
     for number in range(400):
-        windows.charge(limit, counter, 1.0, START + number * data.draw(st.sampled_from([0.5, 1.5])))
+        windows.charge(limit, counter, 1.0, START + number * 0.7)
     assert len(counter["slots"]) <= 62
 
 

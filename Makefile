@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test quick bench screenshots clean
+
+demo: .venv/demo
+	$(BIN)/python notebooks/demo.py
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+quick: .venv/test
+	$(BIN)/python -m pytest -n 2 tests/engine tests/adapters
+
+bench: .venv/test
+	$(BIN)/python tests/bench/overhead.py
+
+screenshots: .venv/test
+	$(BIN)/python tests/browser/screenshots.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+.venv/test: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/demo
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,291 @@
+"""The one loop: offer a request to the routes in order until one answers.
+
+Rotation between keys and fallback between providers are both this: the next open route.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from .adapters import Adapter, build_adapter
+from .attempts import AttemptLog, Tally
+from .config import Configuration
+from .errors import AttemptFailed, ContentFiltered, InvalidRequest, NoRouteAvailable, Remedy
+from .ledger import RouteState
+from .quota_tracker import Hold, QuotaTracker
+from .routing import Choice, choose
+from .types import (
+    Attempt,
+    Discarded,
+    Event,
+    Observation,
+    Outcome,
+    Piece,
+    Reply,
+    Request,
+    Route,
+    Usage,
+    Waiting,
+    in_seconds,
+    utc,
+)
+
+logger = logging.getLogger("arche_magic.attempts")
+
+# A wait is slept in naps, after each of which the ledger is asked again: another kernel may have
+# given something back.
+_LONGEST_NAP_SECONDS = 0.5
+_ATTEMPTS_PER_ROUTE = 5
+_ROUTES_IN_A_MESSAGE = 4
+_REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
+
+
+@dataclass
+class RequestRun:
+    """One request on its way through the routes."""
+
+    request: Request
+    routes: Sequence[Route]
+    stream: bool
+    preferred_provider: str | None
+    quota_tracker: QuotaTracker
+    log: AttemptLog
+    tally: Tally
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._id = uuid.uuid4().hex[:12]
+        self._clock = self.quota_tracker.configuration.clock
+        self._started = self._clock.time()
+        self._waited = 0.0
+        self._out: set[Route] = set()
+
+    def events(self) -> Generator[Event, None, Reply]:
+        """What happens, as it happens; returns the reply.
+
+        Raises:
+            NoRouteAvailable: every route is shut or failed, or the time is up.
+            InvalidRequest, ContentFiltered: a provider refused the request itself.
+        """
+        self._started = self._clock.time()
+        try:
+            while True:
+                choice = self._choose()
+                self._note_skipped(choice)
+                if choice.route is None or self._time_left() <= 0:
+                    self._give_up()
+                if choice.opens_at > self._clock.time():
+                    yield from self._wait(choice.route, choice.opens_at)
+                    continue
+                hold = self.quota_tracker.hold(choice.route, self.request)
+                if isinstance(hold, RouteState):
+                    # Another thread or kernel was faster; the ledger has changed, so look again.
+                    continue
+                reply = yield from self._ask(hold)
+                if reply is not None:
+                    return reply
+        finally:
+            self.tally.add(self.attempts)
+            self.log.append(self.attempts)
+
+    def _choose(self) -> Choice:
+        now = self._clock.time()
+        patience = min(self.request.patience - self._waited, self._time_left())
+        return choose(
+            [route for route in self.routes if route not in self._out],
+            lambda route: self.quota_tracker.state(route, self.request, now),
+            now,
+            max(0.0, patience),
+            self.preferred_provider,
+        )
+
+    def _time_left(self) -> float:
+        return self._started + self.request.timeout - self._clock.time()
+
+    def _wait(self, route: Route, opens_at: float) -> Generator[Event, None, None]:
+        before = self._clock.time()
+        yield Waiting(route, opens_at - before)
+        self._clock.sleep(max(0.0, min(opens_at - before, _LONGEST_NAP_SECONDS)))
+        self._waited += self._clock.time() - before
+
+    def _ask(self, hold: Hold) -> Generator[Event, None, Reply | None]:
+        """One attempt on one route: a reply, or None if the next route is to be asked."""
+        route = hold.route
+        call = _Call()
+        try:
+            answer = _adapter(route, self.quota_tracker.configuration).complete(
+                self.request, route.model, stream=self.stream, timeout=self._time_left()
+            )
+            # Left early, for whatever reason, the connection is dropped at once.
+            with closing(answer):  # type: ignore[type-var]  # adapters give generators
+                for part in answer:
+                    call.observations.extend(part.observations)
+                    call.usage = part.usage or call.usage
+                    call.finish_reason = part.finish_reason or call.finish_reason
+                    if part.text:
+                        call.add(part.text)
+                        yield Piece(part.text, route)
+        except AttemptFailed as failure:
+            attempt = self._note_failed(hold, failure, call)
+            if failure.remedy in (Remedy.FIX_REQUEST, Remedy.CHANGE_PROMPT):
+                self._refuse_request(failure, attempt, call.text)
+            if call.text:
+                yield Discarded(attempt)
+            return None
+        except (KeyboardInterrupt, GeneratorExit):
+            spent = call.usage or _counted(hold, call.text)
+            self.quota_tracker.settle(hold, spent, call.observations)
+            self._note(route, "interrupted", call, spent, error="interrupted")
+            raise
+        standing = self.quota_tracker.settle(hold, call.usage, call.observations)
+        usage = call.usage or _counted(hold, call.text)
+        self._note(route, "served", call, usage)
+        return Reply(
+            call.text,
+            provider=route.provider,
+            key=route.key.label,
+            model=route.model,
+            usage=usage,
+            attempts=tuple(self.attempts),
+            seconds=self._clock.time() - self._started,
+            finish_reason=call.finish_reason,
+            standing=standing,
+        )
+
+    def _note_failed(self, hold: Hold, failure: AttemptFailed, call: _Call) -> Attempt:
+        state = self.quota_tracker.fail(hold, failure)
+        route = hold.route
+        asked = sum(a.is_on(route) and a.outcome in ("refused", "failed") for a in self.attempts)
+        if failure.remedy is Remedy.SHORTEN_PROMPT or asked + 1 >= _ATTEMPTS_PER_ROUTE:
+            self._out.add(route)
+        outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
+        usage = failure.usage or Usage()
+        return self._note(route, outcome, call, usage, str(failure), state.opens_at)
+
+    def _note_skipped(self, choice: Choice) -> None:
+        """Record once per request each shut route that would have come first."""
+        for route, state in choice.passed_over:
+            if not any(attempt.is_on(route) for attempt in self.attempts):
+                self._note(route, "skipped", None, Usage(), state.reason, state.opens_at)
+
+    def _note(
+        self,
+        route: Route,
+        outcome: Outcome,
+        call: _Call | None,
+        usage: Usage,
+        error: str | None = None,
+        opens_at: float | None = None,
+    ) -> Attempt:
+        first_token = call.first_token_s if call and self.stream else None
+        attempt = Attempt(
+            provider=route.provider,
+            key=route.key.label,
+            model=route.model,
+            outcome=outcome,
+            error=error,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            seconds=round(call.seconds(), 4) if call else 0.0,
+            first_token_s=round(first_token, 4) if first_token is not None else None,
+            waited_s=round(self._waited, 3),
+            at=round(self._clock.time(), 3),
+            request=self._id,
+            opens_at=opens_at if opens_at is not None and math.isfinite(opens_at) else None,
+        )
+        self.attempts.append(attempt)
+        logger.info("%s", attempt)
+        return attempt
+
+    def _refuse_request(self, failure: AttemptFailed, attempt: Attempt, text: str) -> NoReturn:
+        where = f"{attempt.provider} ({attempt.model})"
+        if failure.remedy is Remedy.FIX_REQUEST:
+            raise InvalidRequest(
+                f"{where} does not take the request: {failure}", attempts=self.attempts
+            ) from None
+        error = ContentFiltered(f"{where} refused to answer: {failure}", attempts=self.attempts)
+        error.partial = text or failure.text
+        raise error from None
+
+    def _give_up(self) -> NoReturn:
+        now = self._clock.time()
+        states = {r: self.quota_tracker.state(r, self.request, now) for r in self.routes}
+        openings = [
+            state.opens_at
+            for route, state in states.items()
+            if route not in self._out and now < state.opens_at < math.inf
+        ]
+        lines = [self._explain(route, state, now) for route, state in states.items()]
+        shown = "; ".join(lines[:_ROUTES_IN_A_MESSAGE])
+        if len(lines) > _ROUTES_IN_A_MESSAGE:
+            shown += f"; and {len(lines) - _ROUTES_IN_A_MESSAGE} more"
+        if self._time_left() <= 0:
+            head = f"No reply within {self.request.timeout:g} s"
+        elif len(openings) == len(states) and {route.provider for route in states} == {"groq"}:
+            head = "All Groq API keys have hit rate limits"
+        else:
+            head = "No available LLM providers"
+        raise NoRouteAvailable(
+            f"{head}: {shown}",
+            attempts=self.attempts,
+            next_available_at=utc(min(openings)) if openings else None,
+        )
+
+    def _explain(self, route: Route, state: RouteState, now: float) -> str:
+        """One route in the message of an error: when it opens, and why it is shut."""
+        errors = [a.error for a in self.attempts if a.is_on(route) and a.error]
+        why = state.reason or (errors[-1] if errors else "not asked")
+        if route not in self._out and now < state.opens_at < math.inf:
+            return f"{route} opens {in_seconds(state.opens_at - now)} ({why})"
+        return f"{route}: {why}"
+
+
+class _Call:
+    """What has arrived of one call so far."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._pieces: list[str] = []
+        self.first_token_s: float | None = None
+        self.usage: Usage | None = None
+        self.finish_reason = "stop"
+        self.observations: list[Observation] = []
+
+    def add(self, text: str) -> None:
+        if self.first_token_s is None:
+            self.first_token_s = self.seconds()
+        self._pieces.append(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+
+_adapters: dict[tuple[str, str, str | None], Adapter] = {}
+_adapters_lock = threading.Lock()
+
+
+def _adapter(route: Route, configuration: Configuration) -> Adapter:
+    """The adapter of a key, built once per process: an SDK client costs about 40 ms."""
+    provider = configuration.providers[route.provider]
+    identity = (provider.name, route.key.fingerprint, provider.base_url)
+    with _adapters_lock:
+        if identity not in _adapters:
+            _adapters[identity] = build_adapter(provider.wire, route.key, provider.base_url)
+        return _adapters[identity]
+
+
+def _counted(hold: Hold, text: str) -> Usage:
+    """Tokens by our own count, where the provider gave none."""
+    return Usage(math.ceil(hold.amounts["input_tokens"]), math.ceil(len(text) / 4))

@@ -1,0 +1,353 @@
+"""What shuts a route, for how long, and what the usage summary says of it; on every storage."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from engine_parts import (
+    NOON,
+    RPD,
+    RPM,
+    Build,
+    Clock,
+    a_route,
+    custom_configuration,
+    failed,
+    held,
+    opens_in,
+    served,
+    used,
+)
+
+from arche_magic.llm_providers.config import label_keys
+from arche_magic.llm_providers.errors import AttemptFailed, ConfigurationError, Remedy
+from arche_magic.llm_providers.quota_tracker import QuotaTracker
+from arche_magic.llm_providers.storage import JsonFileStorage, Storage
+from arche_magic.llm_providers.types import (
+    Observation,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# --- closures
+
+
+def test_a_limit_with_a_time_closes_the_model_of_the_key_until_then(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """Other models and other keys stay open."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    state = failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
+    assert state.opens_at == clock.now + 42
+    assert state.reason == "it failed"
+    assert opens_in(tracker, a_route(tracker.configuration, model="model-b")) == 0
+    assert opens_in(tracker, a_route(tracker.configuration, key=2)) == 0
+    clock.now += 42
+    served(tracker, route)
+
+
+def test_a_retry_after_of_zero_still_waits_a_moment(tracker_of: Build) -> None:
+    """A provider that says "now" after a refusal is not asked in a tight loop."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=0)
+    assert 0 < opens_in(tracker, route) <= 1
+
+
+def test_a_limit_without_a_time_closes_until_our_own_window_has_room(tracker_of: Build) -> None:
+    """If our count says the minute is full, we know when it has room again."""
+    tracker = tracker_of(RPM)
+    route = a_route(tracker.configuration)
+    for _ in range(2):
+        served(tracker, route)
+    seen = [Observation("requests_per_minute", 3, 0, None, "error")]
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, observations=seen)
+    assert opens_in(tracker, route) == pytest.approx(20, abs=0.01)
+
+
+def test_a_limit_without_a_time_or_a_name_doubles_its_wait(tracker_of: Build, clock: Clock) -> None:
+    """A minute, two, four, up to an hour; a served call begins again at a minute."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    waits = []
+    for _ in range(8):
+        failed(tracker, route, Remedy.WAIT_FOR_LIMIT)
+        waits.append(opens_in(tracker, route))
+        clock.now += waits[-1]
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    served(tracker, route)
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT)
+    assert opens_in(tracker, route) == 60
+
+
+def test_calls_that_were_refused_together_double_the_wait_once(tracker_of: Build) -> None:
+    """Eight threads that meet the same limit are one refusal, not eight."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    holds = [held(tracker, route) for _ in range(8)]
+    for hold in holds:
+        tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT))
+    assert opens_in(tracker, route) == 60
+
+
+def test_a_daily_limit_of_google_closes_until_midnight_pacific(
+    storage: Storage, clock: Clock
+) -> None:
+    """Also for tokens, where our own count may still see room."""
+    configuration = custom_configuration(name="google", clock=clock)
+    tracker = QuotaTracker(storage, configuration)
+    route = a_route(configuration)
+    seen = Observation("input_tokens_per_day", 1_000_000, None, None, "error")
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, limit="input_tokens_per_day", observations=[seen])
+    assert opens_in(tracker, route) == 12 * 3600
+
+
+def test_of_two_closures_from_calls_under_way_together_the_later_stays(
+    tracker_of: Build,
+) -> None:
+    """A short wait named by one call does not reopen what another found shut for the day."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    first, second = held(tracker, route), held(tracker, route)
+    for hold, seconds in ((first, 40_000), (second, 3)):
+        tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=seconds))
+    assert opens_in(tracker, route) == 40_000
+
+
+def test_an_answer_to_a_call_that_began_before_a_closure_does_not_reopen_it(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """It only says that there was room then."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    early = held(tracker, route)
+    clock.now += 1
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
+    clock.now += 1
+    tracker.settle(early, Usage(5, 5))
+    assert opens_in(tracker, route) == 41
+
+
+def test_no_credit_closes_every_model_of_the_account_for_an_hour(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """It is asked again once an hour, and opens for good when it answers."""
+    tracker = tracker_of()
+    route, other = (a_route(tracker.configuration, model=m) for m in ("model-a", "model-b"))
+    failed(tracker, route, Remedy.TOP_UP_ACCOUNT)
+    assert opens_in(tracker, other) == 3600
+    assert opens_in(tracker, a_route(tracker.configuration, key=2)) == 0
+    clock.now += 3600
+    served(tracker, route)
+    assert opens_in(tracker, other) == 0
+
+
+def test_a_model_outside_the_plan_closes_that_model_alone_for_an_hour(tracker_of: Build) -> None:
+    """The account's other models go on."""
+    tracker = tracker_of()
+    failed(
+        tracker,
+        a_route(tracker.configuration),
+        Remedy.CHANGE_PLAN,
+        observations=[Observation("requests_per_minute", 0, 0, None, "error")],
+    )
+    assert opens_in(tracker, a_route(tracker.configuration)) == 3600
+    assert opens_in(tracker, a_route(tracker.configuration, model="model-b")) == 0
+
+
+def test_a_refused_key_is_shut_until_the_user_acts(tracker_of: Build, clock: Clock) -> None:
+    """All its models, for ever; another key of the same account may still work."""
+    tracker = tracker_of()
+    failed(tracker, a_route(tracker.configuration), Remedy.REPLACE_KEY)
+    clock.now += 365 * 86_400
+    assert opens_in(tracker, a_route(tracker.configuration)) == math.inf
+    assert opens_in(tracker, a_route(tracker.configuration, model="model-b")) == math.inf
+    assert opens_in(tracker, a_route(tracker.configuration, key=2)) == 0
+
+
+def test_a_refused_key_does_not_shut_its_account(storage: Storage, clock: Clock) -> None:
+    """The other key of the account is asked next."""
+    accounts = {"groq_key_1": "team", "groq_key_2": "team"}
+    keys = label_keys("groq", ["one", "two"], accounts)
+    configuration = replace(custom_configuration(clock=clock), keys=keys)
+    tracker = QuotaTracker(storage, configuration)
+    failed(tracker, a_route(configuration), Remedy.REPLACE_KEY)
+    assert opens_in(tracker, a_route(configuration, key=2)) == 0
+
+
+def test_an_unknown_model_is_shut_on_every_key_of_the_provider(tracker_of: Build) -> None:
+    """No other key can know it either; other models go on."""
+    tracker = tracker_of()
+    failed(tracker, a_route(tracker.configuration), Remedy.CHANGE_MODEL)
+    assert opens_in(tracker, a_route(tracker.configuration, key=2)) >= 3600
+    assert opens_in(tracker, a_route(tracker.configuration, model="model-b")) == 0
+
+
+def test_trouble_shuts_the_provider_shortly_and_doubling(tracker_of: Build, clock: Clock) -> None:
+    """About 1, 2, 4 … seconds with a fifth of jitter, at most about a minute."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    waits = []
+    for _ in range(9):
+        failed(tracker, route, Remedy.RETRY_LATER)
+        waits.append(opens_in(tracker, a_route(tracker.configuration, key=2)))
+        clock.now += waits[-1] + 0.001
+    for wait, expected in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert 0.8 * expected - 1e-3 <= wait <= 1.2 * expected + 1e-3
+    assert len({round(wait, 6) for wait in waits[-3:]}) > 1
+    served(tracker, route)
+    failed(tracker, route, Remedy.RETRY_LATER)
+    assert opens_in(tracker, route) <= 1.3
+
+
+def test_calls_that_broke_together_are_one_outage(tracker_of: Build) -> None:
+    """Eight connections lost at once shut the provider for about a second, not a minute."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    holds = [held(tracker, route) for _ in range(8)]
+    for hold in holds:
+        tracker.fail(hold, AttemptFailed("503", Remedy.RETRY_LATER))
+    assert opens_in(tracker, route) <= 1.3
+
+
+def test_an_overloaded_provider_that_names_a_time_is_taken_at_its_word(tracker_of: Build) -> None:
+    """Its retry-after replaces our guess."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    failed(tracker, route, Remedy.RETRY_LATER, retry_after=17)
+    assert opens_in(tracker, route) == 17
+
+
+@pytest.mark.parametrize(
+    "remedy", [Remedy.SHORTEN_PROMPT, Remedy.FIX_REQUEST, Remedy.CHANGE_PROMPT]
+)
+def test_a_fault_of_the_request_closes_nothing(tracker_of: Build, remedy: Remedy) -> None:
+    """The next request is taken at once."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    assert failed(tracker, route, remedy).opens_at <= NOON
+    held(tracker, route)
+
+
+def test_reopening_a_key_forgets_why_it_was_shut_and_what_was_spent(tracker_of: Build) -> None:
+    """The user has acted: key, account, model and provider are asked again."""
+    tracker = tracker_of(RPD)
+    route = a_route(tracker.configuration)
+    served(tracker, route)
+    holds = [held(tracker, route) for _ in range(4)]
+    for hold, remedy in zip(
+        holds,
+        (Remedy.REPLACE_KEY, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_MODEL, Remedy.RETRY_LATER),
+        strict=True,
+    ):
+        tracker.fail(hold, AttemptFailed("shut", remedy))
+    assert opens_in(tracker, route) == math.inf
+    tracker.reopen("groq_key_1")
+    assert opens_in(tracker, route) == 0
+    assert used(tracker, limit="requests_per_day") == 0
+
+
+def test_reopening_during_a_call_does_not_lose_its_reply(tracker_of: Build) -> None:
+    """Settling and failing work on a ledger that was cleared meanwhile."""
+    tracker = tracker_of(RPD)
+    route = a_route(tracker.configuration)
+    holds = [held(tracker, route) for _ in range(4)]
+    tracker.reopen("groq_key_1")
+    tracker.settle(holds[0], Usage(5, 5), [Observation("requests_per_day", 100, 90)])
+    tracker.reopen("groq_key_1")
+    for hold, remedy in zip(
+        holds[1:], (Remedy.REPLACE_KEY, Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER), strict=True
+    ):
+        tracker.fail(hold, AttemptFailed("late", remedy))
+    assert opens_in(tracker, route) == math.inf
+
+
+def test_reopening_an_unknown_key_names_the_known_ones(tracker_of: Build) -> None:
+    """A typing error changes nothing."""
+    with pytest.raises(ConfigurationError, match="groq_key_1, groq_key_2"):
+        tracker_of().reopen("groq_key_7")
+
+
+# --- the summary
+
+
+def test_the_usage_summary_has_the_older_packages_shape(tracker_of: Build, clock: Clock) -> None:
+    """Provider, key, limit; times are aware and lie ahead."""
+    tracker = tracker_of(RPM, RPD)
+    served(tracker, a_route(tracker.configuration))
+    summary = tracker.get_usage_summary()
+    assert set(summary) == {"groq"}
+    assert set(summary["groq"]) == {"groq_key_1", "groq_key_2"}
+    row = summary["groq"]["groq_key_1"]["requests_per_minute"]
+    assert row["used"] == 1
+    assert row["limit"] == 3
+    assert row["remaining"] == 2
+    assert row["usage_percent"] == pytest.approx(100 / 3, abs=0.01)
+    assert row["available"] is True
+    assert row["reset_time"].utcoffset() == timedelta(0)
+    assert row["reset_time"].timestamp() == pytest.approx(clock.now + 20)
+    assert row["last_updated"].utcoffset() == timedelta(0)
+    assert tracker.get_usage_summary("groq") == summary["groq"]
+
+
+def test_a_full_or_shut_limit_is_not_available(tracker_of: Build) -> None:
+    """`available` says whether a call would be taken now."""
+    tracker = tracker_of(RPM)
+    route = a_route(tracker.configuration)
+    for _ in range(3):
+        served(tracker, route)
+    summary = tracker.get_usage_summary("groq")
+    assert summary["groq_key_1"]["requests_per_minute"]["available"] is False
+    assert summary["groq_key_2"]["requests_per_minute"]["available"] is True
+    failed(tracker, a_route(tracker.configuration, key=2), Remedy.REPLACE_KEY)
+    summary = tracker.get_usage_summary("groq")
+    assert summary["groq_key_2"]["requests_per_minute"]["available"] is False
+
+
+def test_a_key_that_used_several_models_is_shown_with_its_tightest(tracker_of: Build) -> None:
+    """The summary names the model a figure belongs to."""
+    tracker = tracker_of(RPD)
+    served(tracker, a_route(tracker.configuration))
+    other = a_route(tracker.configuration, model="model-b")
+    served(tracker, other, observations=[Observation("requests_per_day", 100, 20)])
+    row = tracker.get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+    assert (row["model"], row["used"]) == ("model-b", 80)
+
+
+def test_a_limit_set_to_nothing_shuts_the_model_and_can_be_shown(
+    storage: Storage, clock: Clock
+) -> None:
+    """A user may switch a model off by a limit of 0, also after it was used."""
+    configuration = custom_configuration([RPM], clock=clock)
+    served(QuotaTracker(storage, configuration), a_route(configuration))
+    nothing = replace(RPM, amount=0, evidence="configured")
+    off = QuotaTracker(storage, replace(configuration, limits={"groq/model-a": (nothing,)}))
+    assert opens_in(off, a_route(configuration)) == math.inf
+    assert off.get_usage_summary("groq")["groq_key_1"]["requests_per_minute"]["available"] is False
+
+
+def test_an_unknown_provider_is_named_with_the_nearest(tracker_of: Build) -> None:
+    """A typing error is no empty summary."""
+    with pytest.raises(ConfigurationError, match="did you mean 'groq'"):
+        tracker_of().get_usage_summary("grok")
+
+
+def test_no_key_text_is_ever_stored(tmp_path: Path) -> None:
+    """The file knows keys by label and fingerprint."""
+    storage = JsonFileStorage(tmp_path / "ledger.json")
+    tracker = QuotaTracker(storage, custom_configuration([RPM]))
+    route = a_route(tracker.configuration)
+    served(tracker, route)
+    failed(tracker, route, Remedy.REPLACE_KEY)
+    text = storage.path.read_text(encoding="utf-8")
+    assert "groq_key_1" in text
+    assert route.key.secret() not in text
+    json.loads(text)

@@ -1,0 +1,230 @@
+"""Any interleaving of calls, crashes and waits, against a server that counts exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine_parts import (
+    NOON,
+    Clock,
+    a_route,
+    ask,
+    custom_configuration,
+)
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage, Storage
+from arche_magic.llm_providers.types import (
+    PERIOD_SECONDS,
+    Limit,
+    Observation,
+    Usage,
+)
+
+
+class ExactServer:
+    """A provider that counts every request and token it takes, exactly."""
+
+    def __init__(self, limits: list[Limit]) -> None:
+        self.limits = limits
+        self.log: list[tuple[float, dict[str, float]]] = []
+
+    def used(self, limit: Limit, now: float) -> float:
+        seconds = PERIOD_SECONDS[limit.period]
+        entries = [(at, amounts[limit.metric]) for at, amounts in self.log]
+        if limit.window == "rolling":
+            return sum(amount for at, amount in entries if now - at < seconds)
+        if limit.window == "calendar":
+            return sum(amount for at, amount in entries if at // seconds == now // seconds)
+        level, last = 0.0, 0.0
+        for at, amount in [*entries, (now, 0.0)]:
+            level = max(0.0, level - (at - last) * limit.amount / seconds) + amount
+            last = at
+        return level
+
+    def take(self, amounts: dict[str, float], now: float) -> list[Observation]:
+        """Serve a call; the ledger must have kept it within every limit."""
+        self.log.append((now, amounts))
+        for limit in self.limits:
+            assert self.used(limit, now) <= limit.amount + 1e-3, f"{limit.name} was oversold"
+        return [
+            Observation(x.name, x.amount, max(0.0, x.amount - self.used(x, now)))
+            for x in self.limits
+        ]
+
+
+class Call:
+    def __init__(self, hold: Hold, tracker: QuotaTracker, now: float) -> None:
+        self.hold, self.tracker, self.began = hold, tracker, now
+        self.spent: Usage | None = None
+        self.seen: list[Observation] = []
+        self.crashed = False
+
+
+class LedgerAgainstServer(RuleBasedStateMachine):
+    """Two kernels on one ledger, and a server that never may be asked for too much."""
+
+    window = "bucket"
+    kernels = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock(NOON + 7.3)
+        limits = [
+            Limit("requests", "minute", 4, self.window),  # type: ignore[arg-type]
+            Limit("tokens", "minute", 300, self.window),  # type: ignore[arg-type]
+            Limit("requests", "hour", 25, self.window),  # type: ignore[arg-type]
+        ]
+        self.server = ExactServer(limits)
+        self.configuration = custom_configuration(limits, clock=self.clock)
+        self.route = a_route(self.configuration)
+        self.trackers = [QuotaTracker(s, self.configuration) for s in self.storages()]
+        self.calls: list[Call] = []
+        self.short = ask(timeout=20.0)
+        self.last_hold_ends = 0.0
+
+    def begin(self, hold: Hold, tracker: QuotaTracker) -> None:
+        self.calls.append(Call(hold, tracker, self.clock.now))
+        self.last_hold_ends = self.clock.now + 51.0
+
+    def storages(self) -> list[Storage]:
+        return [MemoryStorage()] * self.kernels
+
+    def open_calls(self, *, arrived: bool | None = None, crashed: bool = False) -> list[Call]:
+        return [
+            call
+            for call in self.calls
+            if call.crashed == crashed and arrived in (None, call.spent is not None)
+        ]
+
+    @rule(
+        kernels=st.lists(st.integers(0, 1), min_size=1, max_size=5),
+        max_tokens=st.sampled_from([1, 40, 150]),
+        words=st.sampled_from([1, 40]),
+    )
+    def hold(self, kernels: list[int], max_tokens: int, words: int) -> None:
+        request = ask("word " * words, max_tokens, timeout=20.0)
+        for kernel in kernels:
+            hold = self.trackers[kernel].hold(self.route, request)
+            if isinstance(hold, Hold):
+                self.begin(hold, self.trackers[kernel])
+            else:
+                assert hold.opens_at > self.clock.now
+                assert hold.reason
+
+    def arrive(self, call: Call, share: float) -> None:
+        amounts = call.hold.amounts
+        call.spent = Usage(
+            int(amounts["input_tokens"] * share), int(amounts["output_tokens"] * share)
+        )
+        total = float(call.spent.total_tokens)
+        call.seen = self.server.take({"requests": 1.0, "tokens": total}, self.clock.now)
+
+    @precondition(lambda self: self.open_calls(arrived=False))
+    @rule(most=st.integers(1, 5), share=st.sampled_from([1.0, 0.5, 0.0]))
+    def reach_the_server(self, most: int, share: float) -> None:
+        for call in self.open_calls(arrived=False)[:most]:
+            self.arrive(call, share)
+
+    @precondition(lambda self: self.open_calls(arrived=True))
+    @rule(data=st.data(), headers=st.booleans())
+    def settle(self, data: st.DataObject, headers: bool) -> None:
+        call = data.draw(st.sampled_from(self.open_calls(arrived=True)))
+        call.tracker.settle(call.hold, call.spent, call.seen if headers else ())
+        self.calls.remove(call)
+
+    @precondition(lambda self: self.open_calls(arrived=False))
+    @rule(data=st.data())
+    def fail_before_the_server_counted(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(self.open_calls(arrived=False)))
+        refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
+        call.tracker.fail(call.hold, refusal)
+        self.calls.remove(call)
+
+    @precondition(lambda self: self.open_calls(arrived=True))
+    @rule(data=st.data())
+    def break_after_the_server_counted(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(self.open_calls(arrived=True)))
+        call.tracker.fail(call.hold, AttemptFailed("connection lost", Remedy.RETRY_LATER))
+        self.calls.remove(call)
+
+    @precondition(lambda self: self.open_calls())
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.open_calls())).crashed = True
+
+    @precondition(lambda self: self.open_calls(arrived=False, crashed=True))
+    @rule(data=st.data(), share=st.floats(0, 1))
+    def reach_the_server_after_the_crash(self, data: st.DataObject, share: float) -> None:
+        self.arrive(data.draw(st.sampled_from(self.open_calls(arrived=False, crashed=True))), share)
+
+    @rule(seconds=st.sampled_from([1 / 16, 0.5, 3.0, 15.0, 52.0, 59.5, 61.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        # No call outlives its timeout; its hold stays a little longer.
+        self.calls = [c for c in self.calls if self.clock.now - c.began <= 20.0]
+
+    @precondition(lambda self: not self.calls)
+    @rule()
+    def wait_for_the_opening(self) -> None:
+        """With nothing under way, the announced moment is the moment."""
+        self.clock.now = max(self.clock.now, self.last_hold_ends)
+        for _ in range(4):
+            state = self.trackers[0].state(self.route, self.short, self.clock.now)
+            if state.opens_at <= self.clock.now:
+                break
+            assert state.opens_at < self.clock.now + 3700
+            self.clock.now = state.opens_at
+        hold = self.trackers[0].hold(self.route, self.short)
+        assert isinstance(hold, Hold), hold
+        self.begin(hold, self.trackers[0])
+
+    @invariant()
+    def the_ledger_is_never_ahead_of_the_server(self) -> None:
+        """With nothing under way or expired, at least what the server counted is used."""
+        if self.calls:
+            return
+        rows = self.trackers[-1].get_usage_summary("groq")["groq_key_1"]
+        holds = self.trackers[-1].storage.read(f"groq:{self.route.key.account}")
+        if not holds.get("models", {}).get("model-a", {}).get("holds"):
+            for limit in self.server.limits:
+                assert rows[limit.name]["used"] >= self.server.used(limit, self.clock.now) - 1e-2
+
+
+class CalendarLedger(LedgerAgainstServer):
+    window = "calendar"
+
+
+class RollingLedger(LedgerAgainstServer):
+    window = "rolling"
+
+
+class FileLedger(LedgerAgainstServer):
+    """The same with a file between two kernels."""
+
+    def storages(self) -> list[Storage]:
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name, "ledger.json")
+        return [JsonFileStorage(path) for _ in range(self.kernels)]
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+
+_thorough = settings(max_examples=100, stateful_step_count=40, deadline=None)
+_brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
+
+TestBucketLedger = LedgerAgainstServer.TestCase
+TestBucketLedger.settings = _thorough
+TestCalendarLedger = CalendarLedger.TestCase
+TestCalendarLedger.settings = _thorough
+TestRollingLedger = RollingLedger.TestCase
+TestRollingLedger.settings = _thorough
+TestFileLedger = FileLedger.TestCase
+TestFileLedger.settings = _brief
