@@ -67,11 +67,11 @@ def test_the_wheel_answers_without_the_source_tree(wheel: Path, tmp_path: Path) 
 
 
 def test_the_required_packages_are_few() -> None:
-    """The seven packages of the field, and two small ones of ours; the rest are extras."""
+    """The seven packages of the field, the HTTP client of their SDKs, and two small ones."""
     names = {
         entry.split(">")[0].strip().lower()
         for entry in requires("arche_magic") or ()
         if "extra ==" not in entry
     }
     field = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai", "pandas"}
-    assert names == field | {"python-dotenv", "filelock"}
+    assert names == field | {"httpx", "python-dotenv", "filelock"}

@@ -72,6 +72,17 @@ def test_an_account_may_have_been_used_before(start, connect, clock):
         assert client.refused("hi", model).status == 429
 
 
+def test_what_is_left_of_a_provider_holds_for_each_of_its_keys(start, connect, clock):
+    """A provider's name stands for all its keys, and a key's own figure weighs more."""
+    left = {"groq": {"requests_per_day": 1}, "groq_key_2": {"requests_per_day": 3}}
+    sandbox = start(clock=clock, keys={"groq": 2}, left=left)
+    remaining = [
+        connect(sandbox, "groq", number).ask().headers["x-ratelimit-remaining-requests"]
+        for number in (1, 2)
+    ]
+    assert remaining == ["0", "2"]
+
+
 def test_refused_requests_cost_nothing(start, connect, clock):
     """A refusal leaves every limit as it was, also the ones that had room."""
     sandbox = start(clock=clock, limits={"mistral": {"requests_per_minute": 1}})
@@ -155,7 +166,7 @@ def test_time_scale_makes_windows_turn_faster(start, connect, clock):
         {"limits": {"groq": {"requests_per_fortnight": 1}}},
         {"limits": {"groq/unknown": {"requests_per_day": 1}}},
         {"limits": {"groq_key_9": {"requests_per_day": 1}}},
-        {"left": {"groq": {"requests_per_day": 1}}},
+        {"left": {"grok": {"requests_per_day": 1}}},
         {"accounts": {"groq_key_4": "team"}},
     ],
 )

@@ -53,6 +53,7 @@ def test_missing_packages_are_named():
 
 def test_start_and_stop_twice():
     """Both are idempotent, a stopped sandbox can start again, and its state survives."""
+    others = set(threading.enumerate())
     sandbox = Sandbox()
     assert sandbox.start() is sandbox
     port = port_of(sandbox.url)
@@ -66,7 +67,8 @@ def test_start_and_stop_twice():
         sandbox.environment()
     with sandbox:
         assert is_open(port_of(sandbox.url))
-    assert not [t for t in threading.enumerate() if t.name == "arche-sandbox"]
+    left = set(threading.enumerate()) - others
+    assert not [thread for thread in left if thread.name == "arche-sandbox"]
 
 
 def test_a_taken_port_is_an_os_error(start):
