@@ -36,4 +36,8 @@ def __getattr__(name: str) -> Any:
         from . import llm_providers
 
         return getattr(llm_providers, name)
+    if name in ("load_attempts", "attempts_from_notebook"):
+        from .notebook import history
+
+        return getattr(history, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

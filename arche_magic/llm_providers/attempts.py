@@ -12,12 +12,13 @@ import threading
 import uuid
 import warnings
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from .storage import LedgerWarning
-from .types import Attempt
+from .types import Attempt, utc
 
 logger = logging.getLogger("arche_magic.attempts")
 
@@ -35,19 +36,17 @@ class AttemptLog:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._directory_made = False
+        self._month = ""
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
 
     def append(self, attempts: Sequence[Attempt]) -> None:
         """Add the attempts of one request; a disk that refuses costs one warning, no call."""
         self.recent.extend(attempts)
-        if self.path is None:
+        if self.path is None or not attempts:
             return
-        lines = "".join(
-            json.dumps({"session": SESSION, **attempt.to_dict()}) + "\n" for attempt in attempts
-        )
+        lines = "".join(json.dumps(attempt.to_dict()) + "\n" for attempt in attempts)
         try:
-            self._write(self.path, lines.encode())
+            self._write(self.path, lines.encode(), attempts[-1].at)
         except OSError as error:
             path, self.path = self.path, None
             warnings.warn(
@@ -57,13 +56,53 @@ class AttemptLog:
                 stacklevel=2,
             )
 
-    def _write(self, path: Path, lines: bytes) -> None:
-        if not self._directory_made:
+    def _write(self, path: Path, lines: bytes, now: float) -> None:
+        month = month_of(now)
+        if month != self._month:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._directory_made = True
+            _put_by(path, month)
+            self._month = month
         # One write in append mode: lines of several kernels do not mix.
         with path.open("ab", buffering=0) as file:
             file.write(lines)
+
+
+def read_attempts(path: Path) -> Iterator[Attempt]:
+    """All attempts kept beside a ledger, oldest file first; lines that are none are passed over.
+
+    Args:
+        path: the current file, `llm_calls.jsonl`; those of earlier months lie beside it.
+    """
+    names = {entry.name for entry in fields(Attempt)}
+    earlier = sorted(path.parent.glob(f"{path.stem}-????-??{path.suffix}"))
+    for file in (*earlier, path):
+        try:
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                yield Attempt(**{name: value for name, value in entry.items() if name in names})
+            except (ValueError, TypeError, AttributeError):
+                # A line that was cut when the disk was full, or comes from elsewhere.
+                continue
+
+
+def month_of(seconds: float) -> str:
+    """`2026-11`, in UTC."""
+    return f"{utc(seconds):%Y-%m}"
+
+
+def _put_by(path: Path, month: str) -> None:
+    """Give last month's file its own name, so that the current one stays small."""
+    try:
+        written = month_of(path.stat().st_mtime)
+    except FileNotFoundError:
+        return
+    aside = path.with_name(f"{path.stem}-{written}{path.suffix}")
+    if written < month and not aside.exists():
+        path.rename(aside)
 
 
 class Tally:

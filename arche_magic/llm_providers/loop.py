@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from .adapters import Adapter, build_adapter
-from .attempts import AttemptLog, Tally
+from .attempts import SESSION, AttemptLog, Tally
 from .config import Configuration
 from .errors import AttemptFailed, ContentFiltered, InvalidRequest, NoRouteAvailable, Remedy
 from .ledger import RouteState
@@ -199,6 +199,7 @@ class RequestRun:
             waited_s=round(self._waited, 3),
             at=round(self._clock.time(), 3),
             request=self._id,
+            session=SESSION,
             opens_at=opens_at if opens_at is not None and math.isfinite(opens_at) else None,
         )
         self.attempts.append(attempt)

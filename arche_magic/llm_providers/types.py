@@ -218,6 +218,7 @@ class Attempt:
     at: float = 0.0
     request: str = ""
     opens_at: float | None = None
+    session: str = ""
 
     def __str__(self) -> str:
         name = route_name(self.provider, self.key, self.model)

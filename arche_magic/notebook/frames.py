@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from arche_magic.llm_providers.attempts import SESSION
 from arche_magic.llm_providers.types import Attempt, Standing
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
     from pandas.api.typing import NaTType
 
 _ATTEMPT_COLUMNS = (
@@ -22,37 +20,6 @@ _QUOTA_COLUMNS = (
     "provider", "key", "account", "model", "limit", "used", "session_used", "allowed", "remaining",
     "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
 )  # fmt: skip
-
-
-class ShownFrame(pd.DataFrame):
-    """A DataFrame that its cell has shown already, as a table made for reading.
-
-    What is derived from it is a plain DataFrame.
-    """
-
-    _metadata = ("_shown_in", "_bundle")  # pandas keeps these as attributes, not as columns
-    _shown_in: int | None
-    _bundle: dict[str, str]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, bundle: dict[str, str], shell: InteractiveShell) -> ShownFrame:
-        """The same frame, marked as shown in the running cell."""
-        shown = cls(frame)
-        shown._shown_in = shell.execution_count
-        shown._bundle = bundle
-        return shown
-
-    @property
-    def _constructor(self) -> Any:
-        return pd.DataFrame
-
-    def _ipython_display_(self) -> None:
-        from IPython import get_ipython
-        from IPython.display import display
-
-        shell = get_ipython()
-        if shell is None or shell.execution_count != self._shown_in:
-            display(self._bundle, raw=True)
 
 
 def quota_frame(
@@ -106,13 +73,11 @@ def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
     Columns: `at` (aware, UTC), `session, request, provider, key, model, outcome, input_tokens,
     output_tokens, seconds, first_token_s, cost_usd, waited_s, error`.
     """
-    rows = [
-        {**attempt.to_dict(), "session": SESSION, "at": _time(attempt.at)} for attempt in attempts
-    ]
+    rows = [{**attempt.to_dict(), "at": _time(attempt.at)} for attempt in attempts]
     frame = pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS))
     return frame.astype({"first_token_s": "float64", "cost_usd": "float64"})
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:
     """Epoch seconds as a UTC timestamp; a route that does not open by waiting has none."""
-    return pd.Timestamp(seconds, unit="s", tz="UTC") if seconds < 1e11 else pd.NaT
+    return pd.Timestamp(round(seconds * 1000), unit="ms", tz="UTC") if seconds < 1e11 else pd.NaT
