@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
-import uuid
-import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .storage import LedgerWarning
+from .storage import warn_of_folder
 from .types import Attempt, utc
 
 logger = logging.getLogger("arche_magic.attempts")
 
-SESSION = uuid.uuid4().hex[:8]
+SESSION = os.urandom(4).hex()
 _REMEMBERED = 10_000
 _PASSED_OVER = ("skipped", "refused", "failed")
 
@@ -49,11 +48,10 @@ class AttemptLog:
             self._write(self.path, lines.encode(), attempts[-1].at)
         except OSError as error:
             path, self.path = self.path, None
-            warnings.warn(
+            warn_of_folder(
+                path.parent,
                 f"attempts cannot be kept in {path} ({error.strerror or error}); "
                 "this process keeps them in memory",
-                LedgerWarning,
-                stacklevel=2,
             )
 
     def _write(self, path: Path, lines: bytes, now: float) -> None:
@@ -144,9 +142,13 @@ _lock = threading.Lock()
 
 
 def attempt_log(store: str) -> AttemptLog:
-    """The log beside the ledger of that store; in memory where the ledger is."""
+    """The log beside the ledger of that store; in memory where the ledger is.
+
+    For a ledger in Redis it is `outputs/llm_calls.jsonl` in the working directory.
+    """
     with _lock:
         if store not in _logs:
-            path = None if "://" in store else Path(store).with_name("llm_calls.jsonl")
-            _logs[store] = AttemptLog(path)
+            beside = Path("outputs", "ledger").absolute() if "://" in store else Path(store)
+            in_memory = store.startswith("memory://")
+            _logs[store] = AttemptLog(None if in_memory else beside.with_name("llm_calls.jsonl"))
         return _logs[store]

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -54,7 +54,7 @@ def published_providers() -> Mapping[str, Provider]:
 
     A published figure is a starting point: replies replace it.
     """
-    text = files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)["providers"]
     return {name: _provider(name, entry) for name, entry in table.items()}
 
@@ -67,11 +67,31 @@ def parse_limits(
 ) -> tuple[Limit, ...]:
     """Limits from a table such as `{"requests_per_minute": 30, "tokens_per_day": 200_000}`.
 
-    `window` and `time_zone` in the table override the arguments.
+    `window` and `time_zone` in the table override the arguments; a limit of its own rule is
+    written `{"requests_per_day": {"amount": 20, "window": "calendar", "time_zone": "Asia/Tokyo"}}`.
 
     Raises:
         ValueError: a name is no limit, or an amount is no number of at least 0.
     """
+    window, time_zone = _window_rule(table, window, time_zone)
+    limits = []
+    for name, entry in table.items():
+        if name in ("window", "time_zone"):
+            continue
+        metric, period = split_limit_name(name)
+        own = entry if isinstance(entry, Mapping) else {"amount": entry}
+        amount: Any = own.get("amount")
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        if not number or not 0 <= amount < math.inf:
+            raise ValueError(f"{name} is {amount!r}; it must be a number of at least 0")
+        rule = _window_rule(own, window, time_zone)
+        limits.append(Limit(metric, period, float(amount), *rule, evidence))
+    return tuple(limits)
+
+
+def _window_rule(
+    table: Mapping[str, Any], window: WindowRule, time_zone: str
+) -> tuple[WindowRule, str]:
     window = table.get("window", window)
     if window not in ("bucket", "calendar", "rolling"):
         raise ValueError(f"window is {window!r}; it can be bucket, calendar or rolling")
@@ -82,16 +102,7 @@ def parse_limits(
         raise ValueError(
             f"time_zone is {time_zone!r}; write a name such as America/Los_Angeles"
         ) from None
-    limits = []
-    for name, amount in table.items():
-        if name in ("window", "time_zone"):
-            continue
-        metric, period = split_limit_name(name)
-        number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not number or not 0 <= amount < math.inf:
-            raise ValueError(f"{name} is {amount!r}; it must be a number of at least 0")
-        limits.append(Limit(metric, period, float(amount), window, time_zone, evidence))
-    return tuple(limits)
+    return window, time_zone
 
 
 def split_limit_name(name: str) -> tuple[Metric, Period]:

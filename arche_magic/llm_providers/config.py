@@ -53,7 +53,8 @@ class Configuration:
 
     providers: Mapping[str, Provider]
     keys: tuple[Key, ...] = ()
-    store: str = "memory://"
+    # The URL of a Redis can hold its password.
+    store: str = field(default="memory://", repr=False)
     default_provider: str = "intelligent"
     patience: float = DEFAULT_PATIENCE
     timeout: float = DEFAULT_TIMEOUT
@@ -315,7 +316,7 @@ def _providers(settings: dict[str, Any]) -> dict[str, Provider]:
         entry = _table(tables, name, "providers.")
         if name not in providers:
             raise ValueError(f"[providers.{name}]: unknown provider{did_you_mean(name, providers)}")
-        unknown = set(entry) - {"models", "paid"}
+        unknown = set(entry) - {"models", "paid", "tier"}
         if unknown:
             raise ValueError(f"[providers.{name}]: unknown setting {sorted(unknown)[0]!r}")
         listed = entry.get("models", list(providers[name].models))
@@ -324,7 +325,14 @@ def _providers(settings: dict[str, Any]) -> dict[str, Provider]:
         models = tuple(listed) or providers[name].models
         known = providers[name].known_models | set(models)
         paid = bool(entry.get("paid", providers[name].paid))
-        providers[name] = replace(providers[name], models=models, known_models=known, paid=paid)
+        tier = entry.get("tier", "free")
+        if tier not in ("free", "paid"):
+            raise ValueError(f"[providers.{name}]: tier is {tier!r}; it can be free or paid")
+        # A paid account's limits are its own: they are learned from its replies.
+        limits = {} if tier == "paid" else providers[name].limits
+        providers[name] = replace(
+            providers[name], models=models, known_models=known, paid=paid, limits=limits
+        )
     order = settings.get("order", list(providers))
     if not isinstance(order, list):
         raise ValueError(f"order is {order!r}; it must be a list of provider names")

@@ -1,12 +1,14 @@
 """The ledger's rules: pure functions on one account's document, without clock, file or network.
 
-An account's document (`provider` and account name make its name in the storage):
+An account's document (`document_name` is its name in the storage):
 
     provider      "groq"
     keys          fingerprint -> {label, closed?}
     closed        the whole account is shut: {until, reason, since, strikes}
-    models        model -> {limits, closed?, holds, calibration, last_charged}
-      limits      limit name -> {amount, window, time_zone, evidence, evidence_at, counter}
+    models        model -> {limits, closed?, holds, calibration, charged, last_charged}
+      charged     metric -> all that was ever charged here; never falls
+      limits      limit name -> {amount, window, time_zone, evidence, evidence_at, counter, recent}
+        recent    of a bucket: slot -> units charged, see `windows.remember`
       holds       hold id -> {at, expires, amounts: {metric: units}}
       calibration {input_ratio, output_tokens}: how estimates compare with the provider's counts
 
@@ -49,6 +51,11 @@ class RouteState:
     headroom: float = 1.0
 
 
+def document_name(route: Route) -> str:
+    """The storage's name for the document of a route's account."""
+    return f"{route.provider}:{route.key.account}"
+
+
 def estimate(document: Document, model: str, request: Request) -> Amounts:
     """Units a request will probably spend, per metric.
 
@@ -85,7 +92,7 @@ def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict
     """The limits in force for a model: what was learned, over what is configured or published."""
     limits = {limit.name: limit for limit in defaults}
     for name, entry in document.get("models", {}).get(model, {}).get("limits", {}).items():
-        learned = _limit(name, entry)
+        learned = limit_of(name, entry)
         # A stored copy of a published or configured limit is no evidence: the file may be newer.
         if learned.evidence in ("header", "error"):
             limits[name] = learned
@@ -165,7 +172,7 @@ def place_hold(
     stored = entry.setdefault("limits", {})
     for name, limit in limits_of(document, route.model, defaults).items():
         known = stored.get(name)
-        if known is None or _limit(name, known) != limit:
+        if known is None or limit_of(name, known) != limit:
             stored[name] = stored_limit(limit, now, known)
     entry.setdefault("holds", {})[hold_id] = {"at": now, "expires": expires, "amounts": amounts}
 
@@ -175,7 +182,7 @@ def expire_holds(document: Document, now: float) -> None:
     for entry in document.get("models", {}).values():
         holds = entry.get("holds", {})
         for old in [key for key, hold in holds.items() if _expired(hold, now)]:
-            _charge(entry["limits"], holds.pop(old)["amounts"], now)
+            _charge(entry, holds.pop(old)["amounts"], now)
             entry["last_charged"] = now
 
 
@@ -200,10 +207,17 @@ def settle(
     holds = entry.get("holds", {})
     hold = holds.pop(hold_id, None)
     if hold is not None:
-        _charge(entry["limits"], spent, now)
+        _charge(entry, spent, now)
     alone = hold is not None and not holds and entry.get("last_charged", -math.inf) < began
     entry["last_charged"] = now
     return alone
+
+
+def release(document: Document, model: str, hold_id: str) -> Document | None:
+    """Take a hold back, nothing charged; None if it is not there."""
+    holds = document.get("models", {}).get(model, {}).get("holds", {})
+    hold: Document | None = holds.pop(hold_id, None)
+    return hold
 
 
 def calibrate(document: Document, model: str, plain: float, usage: Usage) -> None:
@@ -255,6 +269,7 @@ def learn(
         on_hold = held.get(limit.metric, 0.0)
         if theirs > ours + on_hold:
             windows.set_used(limit, counter, theirs - on_hold, now)
+            windows.remember(limit, stored[seen.name], theirs - on_hold - ours, now)
         elif theirs < ours and alone and limit.metric == "requests":
             windows.set_used(limit, counter, theirs, now)
 
@@ -302,11 +317,27 @@ def in_words(limit: Limit) -> str:
     return limit.name.replace("_", " ")
 
 
-def _charge(stored: Document, amounts: Amounts, now: float) -> None:
-    for name, entry in stored.items():
-        limit = _limit(name, entry)
+def forget(document: Document) -> None:
+    """Forget all that was spent and shut; the totals stay, as other copies are compared by them."""
+    models = document.get("models", {}).items()
+    totals = {model: {"charged": entry["charged"]} for model, entry in models if "charged" in entry}
+    absorbed = document.get("absorbed")
+    document.clear()
+    if totals:
+        document["models"] = totals
+    if absorbed:
+        document["absorbed"] = absorbed
+
+
+def _charge(entry: Document, amounts: Amounts, now: float) -> None:
+    charged = entry.setdefault("charged", {})
+    for metric, amount in amounts.items():
+        charged[metric] = charged.get(metric, 0.0) + amount
+    for name, stored in entry.get("limits", {}).items():
+        limit = limit_of(name, stored)
         if amounts.get(limit.metric):
-            windows.charge(limit, entry["counter"], amounts[limit.metric], now)
+            windows.charge(limit, stored["counter"], amounts[limit.metric], now)
+            windows.remember(limit, stored, amounts[limit.metric], now)
 
 
 def _held(entry: Document, now: float) -> Amounts:
@@ -328,7 +359,8 @@ def _from_a_wrong_clock(moment: float, now: float) -> bool:
     return moment > now + _CLOCK_TOLERANCE_SECONDS
 
 
-def _limit(name: str, entry: Document) -> Limit:
+def limit_of(name: str, entry: Document) -> Limit:
+    """A limit from its entry in a document."""
     metric, _, period = name.partition("_per_")
     return Limit(
         metric,  # type: ignore[arg-type]  # written by us, from a Limit
@@ -344,7 +376,7 @@ def stored_limit(limit: Limit, now: float, known: Document | None = None) -> Doc
     """A limit as the document keeps it, with the counter it had before, if any."""
     counter: windows.Counter = (known or {}).get("counter", {})
     if known:
-        before = _limit(limit.name, known)
+        before = limit_of(limit.name, known)
         if (before.window, before.time_zone) != (limit.window, limit.time_zone):
             level = windows.used(before, counter, now)
             counter = {}
@@ -359,4 +391,5 @@ def stored_limit(limit: Limit, now: float, known: Document | None = None) -> Doc
         "evidence": limit.evidence,
         "evidence_at": now,
         "counter": counter,
+        "recent": (known or {}).get("recent", {}),
     }

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
-import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -24,6 +24,7 @@ from .quota_tracker import Hold, QuotaTracker
 from .routing import Choice, choose
 from .types import (
     Attempt,
+    Considered,
     Discarded,
     Event,
     Observation,
@@ -37,12 +38,15 @@ from .types import (
     in_seconds,
     utc,
 )
+from .waiting import WaitingLine, waiting_line
 
 logger = logging.getLogger("arche_magic.attempts")
 
 # A wait is slept in naps, after each of which the ledger is asked again: another kernel may have
 # given something back.
 _LONGEST_NAP_SECONDS = 0.5
+_NAP_IN_LINE_SECONDS = 0.05
+_SHORTEST_NAP_SECONDS = 0.001
 _ATTEMPTS_PER_ROUTE = 5
 _ROUTES_IN_A_MESSAGE = 4
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
@@ -62,7 +66,7 @@ class RequestRun:
     attempts: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._id = uuid.uuid4().hex[:12]
+        self._id = os.urandom(6).hex()
         self._clock = self.quota_tracker.configuration.clock
         self._started = self._clock.time()
         self._waited = 0.0
@@ -76,52 +80,68 @@ class RequestRun:
             InvalidRequest, ContentFiltered: a provider refused the request itself.
         """
         self._started = self._clock.time()
-        try:
-            while True:
-                choice = self._choose()
-                self._note_skipped(choice)
-                if choice.route is None or self._time_left() <= 0:
-                    self._give_up()
-                if choice.opens_at > self._clock.time():
-                    yield from self._wait(choice.route, choice.opens_at)
-                    continue
-                hold = self.quota_tracker.hold(choice.route, self.request)
-                if isinstance(hold, RouteState):
-                    # Another thread or kernel was faster; the ledger has changed, so look again.
-                    continue
-                reply = yield from self._ask(hold)
-                if reply is not None:
-                    return reply
-        finally:
-            self.tally.add(self.attempts)
-            self.log.append(self.attempts)
+        with waiting_line(self._line_name(), self) as line:
+            try:
+                while True:
+                    choice = self._choose()
+                    if choice.route is None or self._time_left() <= 0:
+                        self._note_skipped(choice)
+                        self._give_up()
+                    shut = choice.opens_at > self._clock.time()
+                    if shut or (self._patience_left() > 0 and not line.may_go(self)):
+                        line.join(self)
+                        yield from self._wait(choice.route, choice.opens_at, line)
+                        continue
+                    hold = self.quota_tracker.hold(choice.route, self.request)
+                    if isinstance(hold, RouteState):
+                        # Another thread or kernel was faster; the ledger has changed: look again.
+                        continue
+                    line.leave(self)
+                    self._note_skipped(choice)
+                    reply = yield from self._ask(hold, choice)
+                    if reply is not None:
+                        return reply
+            finally:
+                self.tally.add(self.attempts)
+                self.log.append(self.attempts)
+
+    def _line_name(self) -> Hashable:
+        names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
+        return self.quota_tracker.configuration.store, names
 
     def _choose(self) -> Choice:
         now = self._clock.time()
-        patience = min(self.request.patience - self._waited, self._time_left())
         return choose(
             [route for route in self.routes if route not in self._out],
             lambda route: self.quota_tracker.state(route, self.request, now),
             now,
-            max(0.0, patience),
+            self._patience_left(),
             self.preferred_provider,
         )
+
+    def _patience_left(self) -> float:
+        return max(0.0, min(self.request.patience - self._waited, self._time_left()))
 
     def _time_left(self) -> float:
         return self._started + self.request.timeout - self._clock.time()
 
-    def _wait(self, route: Route, opens_at: float) -> Generator[Event, None, None]:
+    def _wait(
+        self, route: Route, opens_at: float, line: WaitingLine
+    ) -> Generator[Event, None, None]:
         before = self._clock.time()
-        yield Waiting(route, opens_at - before)
-        self._clock.sleep(max(0.0, min(opens_at - before, _LONGEST_NAP_SECONDS)))
+        seconds = max(0.0, opens_at - before)
+        yield Waiting(route, seconds)
+        longest = _LONGEST_NAP_SECONDS if line.may_go(self) else _NAP_IN_LINE_SECONDS
+        self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), longest))
         self._waited += self._clock.time() - before
 
-    def _ask(self, hold: Hold) -> Generator[Event, None, Reply | None]:
+    def _ask(self, hold: Hold, choice: Choice) -> Generator[Event, None, Reply | None]:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
         route = hold.route
         call = _Call()
+        adapter = _adapter(route, self.quota_tracker.configuration)
         try:
-            answer = _adapter(route, self.quota_tracker.configuration).complete(
+            answer = adapter.complete(
                 self.request, route.model, stream=self.stream, timeout=self._time_left()
             )
             # Left early, for whatever reason, the connection is dropped at once.
@@ -134,7 +154,7 @@ class RequestRun:
                         call.add(part.text)
                         yield Piece(part.text, route)
         except AttemptFailed as failure:
-            attempt = self._note_failed(hold, failure, call)
+            attempt = self._note_failed(hold, failure, call, adapter.account)
             if failure.remedy in (Remedy.FIX_REQUEST, Remedy.CHANGE_PROMPT):
                 self._refuse_request(failure, attempt, call.text)
             if call.text:
@@ -142,10 +162,10 @@ class RequestRun:
             return None
         except (KeyboardInterrupt, GeneratorExit):
             spent = call.usage or _counted(hold, call.text)
-            self.quota_tracker.settle(hold, spent, call.observations)
+            self.quota_tracker.settle(hold, spent, call.observations, adapter.account)
             self._note(route, "interrupted", call, spent, error="interrupted")
             raise
-        standing = self.quota_tracker.settle(hold, call.usage, call.observations)
+        standing = self.quota_tracker.settle(hold, call.usage, call.observations, adapter.account)
         usage = call.usage or _counted(hold, call.text)
         self._note(route, "served", call, usage)
         return Reply(
@@ -158,10 +178,13 @@ class RequestRun:
             seconds=self._clock.time() - self._started,
             finish_reason=call.finish_reason,
             standing=standing,
+            considered=_considered(choice, hold.at),
         )
 
-    def _note_failed(self, hold: Hold, failure: AttemptFailed, call: _Call) -> Attempt:
-        state = self.quota_tracker.fail(hold, failure)
+    def _note_failed(
+        self, hold: Hold, failure: AttemptFailed, call: _Call, account: str | None
+    ) -> Attempt:
+        state = self.quota_tracker.fail(hold, failure, account)
         route = hold.route
         asked = sum(a.is_on(route) and a.outcome in ("refused", "failed") for a in self.attempts)
         if failure.remedy is Remedy.SHORTEN_PROMPT or asked + 1 >= _ATTEMPTS_PER_ROUTE:
@@ -285,6 +308,16 @@ def _adapter(route: Route, configuration: Configuration) -> Adapter:
         if identity not in _adapters:
             _adapters[identity] = build_adapter(provider.wire, route.key, provider.base_url)
         return _adapters[identity]
+
+
+def _considered(choice: Choice, at: float) -> tuple[Considered, ...]:
+    return tuple(
+        Considered(
+            route.provider, route.key.label, route.model,
+            state.opens_at, state.reason, state.headroom, at,
+        )
+        for route, state in choice.considered
+    )  # fmt: skip
 
 
 def _counted(hold: Hold, text: str) -> Usage:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,9 @@ from .errors import ConfigurationError, IncompleteReply, NoKeys
 from .loop import RequestRun
 from .parameters import Messages, build_request
 from .quota_tracker import get_quota_tracker
-from .types import Discarded, Event, Piece, Reply, Request, Route
+from .types import Discarded, Event, Piece, Reply, Request, Route, Waiting
+
+OnWait = Callable[[Waiting], object]
 
 
 class IntelligentLLMOrchestrator:
@@ -66,7 +67,8 @@ class IntelligentLLMOrchestrator:
             max_tokens: the longest reply, in tokens (`max_output_tokens` means the same).
             temperature: 0 to 2; 0 means 0.
             **options: `system`, `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait
-                for a route rather than fail or pay) and `timeout` (seconds for the whole request).
+                for a route rather than fail or pay), `timeout` (seconds for the whole request)
+                and `on_wait` (called with a `Waiting` about twice a second while it waits).
 
         Raises:
             InvalidRequest: an option is wrong, or no provider takes it.
@@ -89,6 +91,9 @@ class IntelligentLLMOrchestrator:
 
     async def agenerate(self, prompt: str, *args: Any, **options: Any) -> Reply:
         """`generate` in a thread of its own, for code that awaits."""
+        # Here, since it is a quarter of the time that importing this package takes.
+        import asyncio
+
         return await asyncio.to_thread(self.generate, prompt, *args, **options)
 
     def stream(
@@ -104,7 +109,9 @@ class IntelligentLLMOrchestrator:
         Raises (while iterating) what `generate` raises, and IncompleteReply, with the text so
         far in `partial`, if a stream breaks after some text.
         """
-        return ReplyStream(self.events(prompt, model, max_tokens, temperature, **options))
+        on_wait = options.pop("on_wait", None)
+        events = self._run(True, prompt, model, max_tokens, temperature, options)
+        return ReplyStream(events, on_wait)
 
     def events(
         self,
@@ -193,13 +200,17 @@ class IntelligentLLMOrchestrator:
         temperature: float | None,
         options: Mapping[str, Any],
     ) -> Reply:
+        options = dict(options)
+        on_wait: OnWait | None = options.pop("on_wait", None)
         events = self._run(False, prompt, model, max_tokens, temperature, options)
         while True:
             try:
-                next(events)
+                event = next(events)
             except StopIteration as end:
                 reply: Reply = end.value
                 return reply
+            if on_wait and isinstance(event, Waiting):
+                on_wait(event)
 
 
 class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
@@ -240,8 +251,11 @@ class ReplyStream(Iterator[str]):
 
     reply: Reply | None = None
 
-    def __init__(self, events: Generator[Event, None, Reply]) -> None:
+    def __init__(
+        self, events: Generator[Event, None, Reply], on_wait: OnWait | None = None
+    ) -> None:
         self._events = events
+        self._on_wait = on_wait
         self._text = ""
 
     def __next__(self) -> str:
@@ -255,7 +269,10 @@ class ReplyStream(Iterator[str]):
             if isinstance(event, Piece):
                 self._text += event.text
                 return event.text
-            if isinstance(event, Discarded):
+            if isinstance(event, Waiting):
+                if self._on_wait:
+                    self._on_wait(event)
+            elif isinstance(event, Discarded):
                 self._events.close()
                 error = IncompleteReply(
                     f"the reply broke off: {event.attempt}", attempts=[event.attempt]

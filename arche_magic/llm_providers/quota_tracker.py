@@ -7,19 +7,24 @@ that use the same storage see one ledger.
 from __future__ import annotations
 
 import math
+import os
 import random
-import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from . import ledger, windows
+from .accounts import Accounts
 from .catalog import split_limit_name
 from .config import Configuration, get_configuration
 from .errors import AttemptFailed, ConfigurationError, Remedy
 from .ledger import Amounts, Document, RouteState
+from .merging import merge
+from .older_package import older_documents, take_over_older_counts
 from .storage import Storage, open_storage
 from .types import Limit, Observation, Request, Route, Standing, Usage, utc
+
+T = TypeVar("T")
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
 _HOLD_MARGIN_SECONDS = 30.0
@@ -28,18 +33,21 @@ _FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
 _UNNAMED_LIMIT_SECONDS, _LONGEST_UNNAMED_SECONDS = 60.0, 3600.0
 _ACCOUNT_RECHECK_SECONDS = 3600.0
 _MODEL_RECHECK_SECONDS = 86_400.0
-_OLDER_COUNTS = "older counts"
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A reservation on one route, to be settled or failed exactly once."""
+    """A reservation on one route, to be settled or failed exactly once.
+
+    `document` is the name of the document it was made in.
+    """
 
     id: str
     route: Route
     amounts: Amounts
     plain_tokens: float
     at: float
+    document: str = ""
 
 
 class QuotaTracker:
@@ -55,7 +63,8 @@ class QuotaTracker:
         self.configuration = configuration
         self._clock = configuration.clock
         self._jitter = random.Random()
-        self._take_over_older_counts()
+        self._accounts = Accounts(storage, configuration)
+        take_over_older_counts(storage, configuration)
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route takes this request, and what keeps it shut until then."""
@@ -75,7 +84,7 @@ class QuotaTracker:
             state = self._state(document, route, amounts, now)
             if state.opens_at > now:
                 return state
-            hold = Hold(uuid.uuid4().hex[:12], route, amounts, ledger.plain_tokens(request), now)
+            hold = Hold(os.urandom(6).hex(), route, amounts, ledger.plain_tokens(request), now)
             ledger.place_hold(
                 document,
                 route,
@@ -87,16 +96,24 @@ class QuotaTracker:
             )
             return hold
 
-        return self.storage.update(_account(route), change)
+        result, name = self._accounts.update(route.key, change)
+        return replace(result, document=name) if isinstance(result, Hold) else result
 
     def settle(
-        self, hold: Hold, usage: Usage | None, observations: Iterable[Observation] = ()
+        self,
+        hold: Hold,
+        usage: Usage | None,
+        observations: Iterable[Observation] = (),
+        account: str | None = None,
     ) -> str:
         """Book what a call spent, by the provider's count (None: by the estimate), and learn.
 
-        Returns what is left of the route's tightest limit, in words.
+        `account` is the account the reply named, if any. Returns what is left of the route's
+        tightest limit, in words.
         """
         route = hold.route
+        # First of all: what the reply says of limits holds for the account as a whole.
+        self._accounts.learn(route.key, account, "header")
 
         def change(document: Document) -> str:
             now = self._clock.time()
@@ -118,17 +135,18 @@ class QuotaTracker:
             for place in (document, document.get("models", {}).get(route.model, {})):
                 ledger.reopen(place, hold.at)
 
-        left = self.storage.update(_account(route), change)
+        left = self._update_held(hold, change)
         if self.storage.read(_provider(route)):
             self.storage.update(_provider(route), change_provider)
         return left
 
-    def fail(self, hold: Hold, failure: AttemptFailed) -> RouteState:
+    def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
         """Book a failed attempt as the provider would count it, and close what its remedy says.
 
-        Returns the state of the route after it.
+        `account` is the account the reply named, if any. Returns the state of the route after it.
         """
         route, remedy = hold.route, failure.remedy
+        self._accounts.learn(route.key, account, "error")
 
         def change(document: Document) -> None:
             now = self._clock.time()
@@ -161,10 +179,10 @@ class QuotaTracker:
                 seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * self._jitter.uniform(0.8, 1.2)
             ledger.close(document, str(failure), now, seconds, hold.at)
 
-        self.storage.update(_account(route), change)
+        self._update_held(hold, change)
         if remedy in (Remedy.CHANGE_MODEL, Remedy.RETRY_LATER):
             self.storage.update(_provider(route), change_provider)
-        document = self.storage.read(_account(route))
+        _, document = self._accounts.find(route.key)
         return self._state(document, route, hold.amounts, self._clock.time())
 
     def reopen(self, key: str) -> None:
@@ -179,9 +197,8 @@ class QuotaTracker:
         if not routes:
             labels = ", ".join(known.label for known in self.configuration.keys)
             raise ConfigurationError(f"no key is called {key!r}; there are {labels or 'none'}")
-        for name in {_account(route) for route in routes}:
-            self.storage.update(name, lambda document: document.clear())
-        self.storage.update(_provider(routes[0]), lambda document: document.clear())
+        self._accounts.update(routes[0].key, ledger.forget)
+        self.storage.update(_provider(routes[0]), ledger.forget)
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every route of the configuration, and of models used besides."""
@@ -200,7 +217,7 @@ class QuotaTracker:
                     Standing(
                         provider=route.provider,
                         key=route.key.label,
-                        account=route.key.account,
+                        account=self._accounts.account(route.key),
                         model=route.model,
                         limit=limit.name,
                         amount=limit.amount,
@@ -210,6 +227,8 @@ class QuotaTracker:
                         evidence=limit.evidence,
                         evidence_at=stored.get("evidence_at", now),
                         shut_by=reason,
+                        window=limit.window,
+                        time_zone=limit.time_zone,
                     )
                 )
         return rows
@@ -244,18 +263,40 @@ class QuotaTracker:
             }
         return summary.get(provider, {}) if provider is not None else summary
 
+    def shared_keys(self) -> dict[str, str]:
+        """Labels of keys that add no quota, each with the first key's label of the same account.
+
+        `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or once the
+        provider has named it.
+        """
+        return self._accounts.shared_keys()
+
     def _read(self, route: Route, now: float) -> Document:
         """The account's document, after calls that never ended have been charged."""
-        document = self.storage.read(_account(route))
+        _, document = self._accounts.find(route.key)
         if not ledger.has_expired_holds(document, now):
             return document
-        self.storage.update(_account(route), lambda found: ledger.expire_holds(found, now))
-        return self.storage.read(_account(route))
+        self._accounts.update(route.key, lambda found: ledger.expire_holds(found, now))
+        return self._accounts.find(route.key)[1]
+
+    def _update_held(self, hold: Hold, change: Callable[[Document], T]) -> T:
+        """Change the document of the route's account, with the hold in it wherever it was made."""
+        route = hold.route
+        taken = self._accounts.take_hold(route.key, route.model, hold.id, hold.document)
+
+        def change_with_hold(document: Document) -> T:
+            if taken:
+                defaults, now = self.configuration.default_limits(route), self._clock.time()
+                place = (hold.id, hold.amounts, now, taken["expires"])
+                ledger.place_hold(document, route, defaults, *place)
+            return change(document)
+
+        return self._accounts.update(route.key, change_with_hold)[0]
 
     def _all_routes(self, provider: str | None) -> list[Route]:
         routes = list(self.configuration.routes())
         for route in tuple(routes):
-            for model in self.storage.read(_account(route)).get("models", {}):
+            for model in self._accounts.find(route.key)[1].get("models", {}):
                 other = Route(route.provider, route.key, model, route.paid)
                 if other not in routes:
                     routes.append(other)
@@ -321,65 +362,6 @@ class QuotaTracker:
             best = min(best, (left / limit.amount, f"{words} left {when}"))
         return best[1]
 
-    def _take_over_older_counts(self) -> None:
-        """Counts of the older package, kept by label, become those of the configured keys."""
-        older = self.storage.read(_OLDER_COUNTS)
-        for route in self.configuration.routes() if older else ():
-            label = route.key.label
-            if label not in older or route.model != self._first_model(route):
-                continue
-
-            def claim(document: Document, label: str = label) -> Document:
-                counts: Document = document.pop(label, {})
-                return counts
-
-            # Taken out first, so that of several kernels only one takes them over.
-            counts = self.storage.update(_OLDER_COUNTS, claim)
-
-            def change(document: Document, route: Route = route, counts: Document = counts) -> None:
-                self._set_older_counts(document, route, counts)
-
-            if counts:
-                self.storage.update(_account(route), change)
-
-    def _set_older_counts(self, document: Document, route: Route, counts: Document) -> None:
-        now = self._clock.time()
-        defaults = self.configuration.default_limits(route)
-        ledger.place_hold(document, route, defaults, _OLDER_COUNTS, {}, now, now)
-        entry = document["models"][route.model]
-        del entry["holds"][_OLDER_COUNTS]
-        for name, limit in self._limits(document, route).items():
-            count = counts.get(name)
-            if count and count["reset_at"] > now:
-                counter = entry["limits"][name]["counter"]
-                windows.set_used(limit, counter, count["used"], min(count["at"], now))
-
-    def _first_model(self, route: Route) -> str:
-        return self.configuration.providers[route.provider].models[0]
-
-
-def older_documents(content: Mapping[str, Any]) -> dict[str, Document] | None:
-    """The counts of a file in the older package's layout, by key label; None for other layouts.
-
-    That layout is `{"groq": {"groq_key_1_tokens_per_day": {"provider", "api_key_id",
-    "limit_type", "limit_value", "used_value", "reset_time", "last_updated"}}}`.
-    """
-    counts: Document = {}
-    try:
-        for provider in content.values():
-            for key, entry in provider.items():
-                name = entry["limit_type"]
-                label = key.removesuffix(f"_{name}")
-                split_limit_name(name)
-                counts.setdefault(label, {})[name] = {
-                    "used": float(entry["used_value"]),
-                    "reset_at": _moment(entry["reset_time"]),
-                    "at": _moment(entry.get("last_updated") or entry["reset_time"]),
-                }
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-    return {_OLDER_COUNTS: counts} if counts else None
-
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:
     """The ledger for a configuration (the one in use if not given).
@@ -391,14 +373,14 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
     """
     configuration = configuration or get_configuration()
     try:
-        storage = open_storage(configuration.store, older_documents)
+        storage = open_storage(
+            configuration.store,
+            older_documents,
+            lambda before, ours, theirs: merge(before, ours, theirs, configuration.clock.time()),
+        )
     except ValueError as error:
         raise ConfigurationError(f"ARCHE_QUOTA_STORE: {error}") from None
     return QuotaTracker(storage, configuration)
-
-
-def _account(route: Route) -> str:
-    return f"{route.provider}:{route.key.account}"
 
 
 def _provider(route: Route) -> str:
@@ -412,10 +394,3 @@ def _spent_by_failure(hold: Hold, failure: AttemptFailed) -> Amounts:
     if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
         return hold.amounts
     return {}
-
-
-def _moment(text: str) -> float:
-    """Epoch seconds of an ISO time; the older package wrote some without zone, in local time."""
-    from datetime import datetime
-
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

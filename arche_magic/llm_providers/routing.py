@@ -20,11 +20,13 @@ class Choice:
         opens_at: epoch seconds; in the future means wait. With no route: when the first opens,
             or inf.
         passed_over: shut routes that would have come before the chosen one.
+        considered: every route looked at, in order, with what it had left at that moment.
     """
 
     route: Route | None
     opens_at: float
     passed_over: tuple[tuple[Route, RouteState], ...] = ()
+    considered: tuple[tuple[Route, RouteState], ...] = ()
 
 
 def choose(
@@ -44,23 +46,29 @@ def choose(
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)
     shut: list[tuple[Route, RouteState]] = []
+    considered: list[tuple[Route, RouteState]] = []
+
+    def choice(route: Route | None, opens_at: float) -> Choice:
+        return Choice(route, opens_at, tuple(shut), tuple(considered))
+
     for group in _groups(routes, preferred):
         states = [(route, state_of(route)) for route in group]
+        considered.extend(states)
         is_open = [(route, state) for route, state in states if state.opens_at <= now]
         if is_open:
             if _costs_extra(group[0], preferred):
                 soonest = _soonest(shut, preferred)
                 if soonest and soonest[1].opens_at <= latest:
-                    return Choice(soonest[0], soonest[1].opens_at, tuple(shut))
+                    return choice(soonest[0], soonest[1].opens_at)
             route, _ = max(is_open, key=lambda pair: pair[1].headroom)
             shut.extend(pair for pair in states[: group.index(route)] if pair not in is_open)
-            return Choice(route, now, tuple(shut))
+            return choice(route, now)
         shut.extend(states)
     first = min(shut, key=lambda pair: pair[1].opens_at, default=None)
     for soonest in (_soonest(shut, preferred), first):
         if soonest and soonest[1].opens_at <= latest:
-            return Choice(soonest[0], soonest[1].opens_at, tuple(shut))
-    return Choice(None, first[1].opens_at if first else math.inf, tuple(shut))
+            return choice(soonest[0], soonest[1].opens_at)
+    return choice(None, first[1].opens_at if first else math.inf)
 
 
 def _costs_extra(route: Route, preferred: str | None) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 Period = Literal["second", "minute", "hour", "day", "month"]
@@ -245,6 +245,26 @@ class Attempt:
         return dict(self.__dict__)
 
 
+@dataclass(frozen=True)
+class Considered:
+    """A route that was looked at when a request was offered, and what it had left.
+
+    Attributes:
+        opens_at: epoch seconds; at most `at` means it was open.
+        reason: why it was shut, or "".
+        headroom: share of its tightest limit that was left, 0 to 1.
+        at: when it was looked at, epoch seconds.
+    """
+
+    provider: str
+    key: str
+    model: str
+    opens_at: float
+    reason: str
+    headroom: float
+    at: float
+
+
 class Reply(str):
     """The text, and everything known about how it came.
 
@@ -258,6 +278,7 @@ class Reply(str):
         finish_reason: `stop` or `length`.
         cost: USD, or None where the price is not known.
         standing: what is left of the tightest limit of the route, in words, or "".
+        considered: the routes looked at for the answering call, in order; `%llm_why` shows them.
     """
 
     provider: str
@@ -269,6 +290,7 @@ class Reply(str):
     finish_reason: str
     cost: float | None
     standing: str
+    considered: tuple[Considered, ...]
 
     def __new__(
         cls,
@@ -283,12 +305,14 @@ class Reply(str):
         finish_reason: str = "stop",
         cost: float | None = None,
         standing: str = "",
+        considered: tuple[Considered, ...] = (),
     ) -> Reply:
         """Build a reply from its text and how it came."""
         reply = super().__new__(cls, text)
         reply.provider, reply.key, reply.model = provider, key, model
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
+        reply.considered = considered
         return reply
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
@@ -318,6 +342,18 @@ class Standing:
     evidence: Evidence
     evidence_at: float
     shut_by: str = ""
+    window: WindowRule = "rolling"
+    time_zone: str = "UTC"
+
+    @property
+    def metric(self) -> Metric:
+        """What the limit counts: requests or tokens."""
+        return cast("Metric", self.limit.partition("_per_")[0])
+
+    @property
+    def period(self) -> Period:
+        """Over what the limit counts, such as a minute or a day."""
+        return cast("Period", self.limit.partition("_per_")[2])
 
     @property
     def remaining(self) -> float:

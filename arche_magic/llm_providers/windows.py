@@ -23,6 +23,7 @@ from .types import PERIOD_SECONDS, Limit, Period
 Counter = dict[str, Any]
 
 _SLOTS = 60
+_RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
 # Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
 _ROUNDING_SECONDS = 1e-6
@@ -115,6 +116,39 @@ def resets_at(limit: Limit, counter: Counter, now: float) -> float:
     return max(expiries, default=now)
 
 
+def remember(limit: Limit, stored: dict[str, Any], amount: float, now: float) -> None:
+    """Note in `stored["recent"]` when a bucket was charged; its level alone does not tell.
+
+    Two periods are kept, in slots. `most_used` needs them.
+    """
+    if limit.window == "bucket":
+        index = int(now // _recent_slot_seconds(limit))
+        recent = {
+            slot: units
+            for slot, units in stored.get("recent", {}).items()
+            if int(slot) > index - _RECENT_SLOTS
+        }
+        recent[str(index)] = recent.get(str(index), 0.0) + amount
+        stored["recent"] = recent
+
+
+def most_used(limit: Limit, recent: dict[str, float], now: float) -> float:
+    """The highest level a bucket can have after these charges, each at the end of its slot.
+
+    Two periods ago it was full at most, since the provider refuses more.
+    """
+    if limit.amount <= 0 or not recent:
+        return 0.0
+    slot, rate = _recent_slot_seconds(limit), limit.amount / PERIOD_SECONDS[limit.period]
+    oldest = int(now // slot) - _RECENT_SLOTS + 1
+    level, at = limit.amount, oldest * slot
+    for index in sorted(int(index) for index in recent if int(index) >= oldest):
+        moment = min((index + 1) * slot, now)
+        level = max(0.0, level - (moment - at) * rate) + recent[str(index)]
+        at = moment
+    return max(0.0, level - (now - at) * rate)
+
+
 def period_end(period: Period, time_zone: str, at: float) -> float:
     """The first moment after the calendar period that holds `at`.
 
@@ -148,6 +182,10 @@ def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
     if at is None or at > now + PERIOD_SECONDS[limit.period]:
         return None
     return float(at)
+
+
+def _recent_slot_seconds(limit: Limit) -> float:
+    return 2 * PERIOD_SECONDS[limit.period] / _RECENT_SLOTS
 
 
 def _slot_seconds(limit: Limit) -> float:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+_REPLY = ("arche_magic.llm_providers.types", "Reply")
+
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics in a shell; loading twice changes nothing."""
@@ -26,7 +28,10 @@ def load(shell: InteractiveShell) -> None:
         names = ", ".join(sorted({name for _, name in magics.replaced}))
         print(f"arche_magic takes over from another extension until %unload_ext: {names}")
     shell.register_magics(magics)
-    shell.configurables.append(magics)  # type: ignore[arg-type]  # declared too narrow
+    # By name, so that the engine is not imported before it is used.
+    plain, markdown = _formatters(shell)
+    plain.for_type_by_name(*_REPLY, _print_reply)
+    markdown.for_type_by_name(*_REPLY, _reply_markdown)
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -34,7 +39,7 @@ def unload(shell: InteractiveShell) -> None:
     magics = _loaded(shell)
     if magics is None:
         return
-    magics.stop_sandbox()
+    magics.unload()
     table = shell.magics_manager.magics
     for kind, names in magics.magics.items():
         for name in names:
@@ -43,6 +48,27 @@ def unload(shell: InteractiveShell) -> None:
         table[kind][name] = function
     shell.magics_manager.registry.pop(type(magics).__name__, None)
     shell.configurables.remove(magics)
+    for formatter in _formatters(shell):
+        formatter.pop(".".join(_REPLY), None)
+
+
+def _print_reply(reply, printer, cycle):  # type: ignore[no-untyped-def]  # called by IPython
+    """A reply that a variable holds, as text; within a list or dict as its repr."""
+    from .markdown import without_controls
+
+    inside = len(printer.stack) > 1
+    printer.text(repr(reply) if inside else without_controls(str(reply)))
+
+
+def _reply_markdown(reply):  # type: ignore[no-untyped-def]  # called by IPython
+    from .display import reply_bundle
+
+    return reply_bundle(str(reply))["text/markdown"]
+
+
+def _formatters(shell):  # type: ignore[no-untyped-def]
+    known = shell.display_formatter.formatters
+    return known["text/plain"], known["text/markdown"]
 
 
 def _loaded(shell: InteractiveShell):  # type: ignore[no-untyped-def]  # ArcheMagics, imported late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,20 @@ _QUOTA_COLUMNS = (
     "provider", "key", "account", "model", "limit", "used", "session_used", "allowed", "remaining",
     "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
 )  # fmt: skip
+# Said, so that columns without any value, and frames without rows, have them too.
+_ATTEMPT_TYPES = {
+    "at": "datetime64[ms, UTC]",
+    **dict.fromkeys(("input_tokens", "output_tokens"), "int64"),
+    **dict.fromkeys(("seconds", "first_token_s", "cost_usd", "waited_s"), "float64"),
+}
+_QUOTA_TYPES = {
+    **dict.fromkeys(("used", "session_used", "allowed", "remaining"), "int64"),
+    **dict.fromkeys(("usage_percent", "evidence_age_s"), "float64"),
+    "available": "bool",
+    **dict.fromkeys(("opens_at", "resets_at"), "datetime64[ms, UTC]"),
+}
+# Windows refill in fractions; what is begun counts as used, and float noise does not.
+_ROUNDING = 1e-6
 
 
 def quota_frame(
@@ -29,8 +44,8 @@ def quota_frame(
 
     Columns: `provider, key, account, model, limit, used, session_used, allowed, remaining,
     usage_percent, available, opens_at, resets_at, evidence, evidence_age_s`. `used`, `allowed`
-    and `remaining` are requests or tokens, as `limit` says; `session_used` counts this process
-    alone, whatever the window. Times are aware, UTC.
+    and `remaining` are whole requests or tokens, as `limit` says; `session_used` counts this
+    process alone, whatever the window. Times are aware, UTC.
     """
     spent: dict[tuple[str, str, str, str], float] = {}
     for attempt in attempts:
@@ -51,10 +66,10 @@ def quota_frame(
             row.account,
             row.model,
             row.limit,
-            round(row.used, 1),
+            math.ceil(row.used - _ROUNDING),
             spent.get((row.provider, row.key, row.model, row.limit.partition("_per_")[0]), 0),
-            row.amount,
-            round(row.remaining, 1),
+            int(row.amount),
+            math.floor(row.remaining + _ROUNDING),
             round(100 * row.used / row.amount, 1) if row.amount else 100.0,
             row.opens_at <= now,
             _time(row.opens_at),
@@ -64,7 +79,7 @@ def quota_frame(
         )
         for row in standings
     ]
-    return pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS))
+    return pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS)).astype(_QUOTA_TYPES)
 
 
 def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
@@ -74,8 +89,7 @@ def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
     output_tokens, seconds, first_token_s, cost_usd, waited_s, error`.
     """
     rows = [{**attempt.to_dict(), "at": _time(attempt.at)} for attempt in attempts]
-    frame = pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS))
-    return frame.astype({"first_token_s": "float64", "cost_usd": "float64"})
+    return pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS)).astype(_ATTEMPT_TYPES)
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from arche_magic.llm_providers.config import (
+    did_you_mean,
     get_configuration,
     load_configuration,
     use_configuration,
 )
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
 
+_LIMITS = [f"{metric}_per_{period}" for metric in get_args(Metric) for period in get_args(Period)]
 _running: Sandbox | None = None
 
 
@@ -27,12 +30,12 @@ def start(**settings: Any) -> str:
     global _running
     from arche_magic.sandbox import Sandbox
 
-    stop()
     try:
         sandbox = Sandbox(**settings)
         sandbox.start()
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         raise InvalidRequest(f"%llm_sandbox: {error}") from None
+    stop()
     _running = sandbox
     environment = sandbox.environment()
     configuration = load_configuration(environment)
@@ -81,6 +84,11 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
         if not scope or not amount.isdigit():
             raise InvalidRequest(
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
+            )
+        if limit not in _LIMITS:
+            raise InvalidRequest(
+                f"%llm_sandbox: unknown limit {limit!r}{did_you_mean(limit, _LIMITS)}; "
+                "they are like requests_per_minute or tokens_per_day"
             )
         amounts.setdefault(scope, {})[limit] = int(amount)
     return amounts

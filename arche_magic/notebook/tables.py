@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,18 +16,23 @@ from arche_magic.llm_providers.types import Standing, in_seconds, route_name
 if TYPE_CHECKING:
     import pandas as pd
 
-_EDGE = "border:none;border-bottom:1px solid var(--jp-border-color2,rgba(128,128,128,.35))"
-_CELL = f"padding:3px 14px 3px 0;{_EDGE};vertical-align:middle"
+# No var() here: untrusted notebooks lose such styles.
+_EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
+_CELL = f"padding:3px 12px 3px 0;{_EDGE};vertical-align:middle"
 _GREEN, _AMBER, _RED = "#2e9e5b", "#c98a1b", "#d0493b"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, and how HTML shows it if that differs."""
+    """One cell: its text, and how HTML shows it if that differs.
+
+    In HTML it spans `rows` rows; 0: the cell above covers its place.
+    """
 
     text: str
     html: str = ""
     right: bool = False
+    rows: int = 1
 
 
 def quota_bundle(standings: Sequence[Standing], now: float) -> dict[str, str]:
@@ -38,8 +44,13 @@ def quota_bundle(standings: Sequence[Standing], now: float) -> dict[str, str]:
         first, *others = limits
         opening = max([first, *others], key=lambda row: row.opens_at)
         route = route_name(first.provider, first.key, first.model)
-        rows.append((Cell(route), Cell(_opens(opening, now)), *_limit_cells(first, now)))
-        rows.extend((Cell(""), Cell(""), *_limit_cells(row, now)) for row in others)
+        span = 1 + len(others)
+        heading = (
+            Cell(route, _in_two_lines(route), rows=span),
+            Cell(_opens(opening, now, 40), escape(_opens(opening, now)), rows=span),
+        )
+        rows.append((*heading, *_limit_cells(first, now)))
+        rows.extend((*[Cell("", rows=0)] * 2, *_limit_cells(row, now)) for row in others)
     heads = ("route", "next request", "limit", "", "used", "full again", "known from")
     return _bundle(heads, rows)
 
@@ -104,17 +115,13 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     right = [cell.right for cell in rows[0]]
     head = "".join(
-        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};font-weight:600">'
-        f"{escape(text)}</th>"
+        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};white-space:nowrap;'
+        f'font-weight:600">{escape(text)}</th>'
         for text, is_right in zip(heads, right, strict=True)
     )
     body = "".join(
         '<tr style="background:none">'
-        + "".join(
-            f'<td style="{_CELL};text-align:{"right" if cell.right else "left"};white-space:nowrap;'
-            f'font-variant-numeric:tabular-nums">{cell.html or escape(cell.text)}</td>'
-            for cell in row
-        )
+        + "".join(_html_cell(cell) for cell in row if cell.rows)
         + "</tr>"
         for row in rows
     )
@@ -124,12 +131,28 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     )
 
 
+def _html_cell(cell: Cell) -> str:
+    # What spans rows has room to wrap; all else stays on one line, so that rows stay even.
+    side = "right" if cell.right else "left"
+    style = f"{_CELL};text-align:{side};font-variant-numeric:tabular-nums"
+    if cell.rows == 1:
+        return f'<td style="{style};white-space:nowrap">{cell.html or escape(cell.text)}</td>'
+    style += ";vertical-align:top;white-space:normal;max-width:220px"
+    return f'<td rowspan="{cell.rows}" style="{style}">{cell.html or escape(cell.text)}</td>'
+
+
+def _in_two_lines(route: str) -> str:
+    # The model below its key: the table's other columns need the width.
+    key, _, model = route.rpartition(" · ")
+    return f'<span style="white-space:nowrap">{escape(key)}<br>{escape(model)}</span>'
+
+
 def _bar(share: float) -> Cell:
     color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
     filled = round(share * 10)
     width = max(2, round(share * 100)) if share > 0 else 0
     html = (
-        '<div style="width:96px;height:8px;border-radius:4px;background:rgba(128,128,128,.25);'
+        '<div style="width:80px;height:8px;border-radius:4px;background:rgba(128,128,128,.3);'
         f'overflow:hidden"><div style="width:{width}%;height:8px;background:{color}"></div></div>'
     )
     return Cell("█" * filled + "░" * (10 - filled), html)
@@ -139,9 +162,9 @@ def _count(amount: float) -> str:
     return f"{math.ceil(amount - 1e-6):,}"
 
 
-def _opens(row: Standing, now: float) -> str:
-    """When the route takes the next request, and what shuts it other than a full window."""
-    why = f" ({row.shut_by})" if row.shut_by else ""
+def _opens(row: Standing, now: float, longest: int = 400) -> str:
+    """When the route takes the next request, and what shuts it, in so many characters."""
+    why = f" ({textwrap.shorten(row.shut_by, longest, placeholder=' …')})" if row.shut_by else ""
     if row.opens_at <= now:
         return "now"
     if not math.isfinite(row.opens_at):

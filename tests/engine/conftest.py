@@ -8,6 +8,7 @@ import pytest
 from engine_parts import (
     Build,
     Clock,
+    RedisServer,
     custom_configuration,
 )
 
@@ -15,6 +16,7 @@ from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage, Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from arche_magic.llm_providers.types import (
@@ -22,12 +24,32 @@ if TYPE_CHECKING:
     )
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for the tests that only need one; skips where none is installed."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis to stop and start; it forgets everything when it stops."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """Each storage in turn: no promise may depend on where the documents live."""
-    if request.param == "memory":
-        return MemoryStorage()
-    return JsonFileStorage(tmp_path / "ledger.json")
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("shared_redis")
+        server.empty()
+        return server.storage()
+    return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "l.json")
 
 
 @pytest.fixture

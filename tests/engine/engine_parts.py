@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
 
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.merging import merge
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.redis_storage import RedisStorage
 from arche_magic.llm_providers.types import (
     Limit,
     Message,
@@ -19,6 +28,7 @@ from arche_magic.llm_providers.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from arche_magic.llm_providers.ledger import RouteState
 
@@ -37,6 +47,54 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+class RedisServer:
+    """A Redis of our own on loopback; by default it forgets everything when it stops."""
+
+    def __init__(self, folder: Path, *, keeps: bool = False) -> None:
+        self.program = shutil.which("redis-server") or ""
+        if not self.program:
+            pytest.skip("no redis-server is installed")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.keeps, self.clock = folder, keeps, Clock()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        keep = ["--appendonly", "yes", "--appendfsync", "always"] if self.keeps else []
+        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self.process = subprocess.Popen(
+            [*command, "--dir", str(self.folder), *keep],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        for _ in range(500):
+            try:
+                self.client().ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.01)
+        pytest.fail("redis-server does not start")
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, retry=None)
+
+    def empty(self) -> None:
+        self.client().flushall()
+
+    def storage(self) -> RedisStorage:
+        """A storage as another process would have it."""
+        clock = self.clock
+        return RedisStorage(self.url, lambda *three: merge(*three, clock.now))
 
 
 def custom_provider(

@@ -28,18 +28,28 @@ ALLOWED = {
     "catalog": {"types", "errors"},
     "config": {"catalog", "errors", "types"},
     "ledger": {"windows", "types"},
+    "merging": {"ledger", "windows", "types"},
+    "accounts": {"merging", "ledger", "config", "storage", "types"},
+    "redis_storage": {"storage", "errors"},
+    "older_package": {"ledger", "windows", "catalog", "config", "storage", "types"},
     "quota_tracker": {
-        "ledger", "windows", "catalog", "config", "storage", "errors", "types",
+        "accounts", "merging", "older_package", "ledger", "windows", "catalog", "config",
+        "storage", "errors", "types",
     },
     "adapters": {"types", "errors"},
     "attempts": {"storage", "types"},
     "routing": {"ledger", "types"},
     "parameters": {"config", "errors", "types"},
+    "waiting": set(),
+    "forecast": {"windows", "types"},
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
 PUBLIC = {
     ENGINE,
-    *(f"{ENGINE}.{name}" for name in ("types", "errors", "config", "attempts", "quota_tracker")),
+    *(
+        f"{ENGINE}.{name}"
+        for name in ("types", "errors", "config", "attempts", "forecast", "quota_tracker")
+    ),
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from engine_parts import (
     NOON,
     Clock,
+    RedisServer,
     a_route,
     ask,
     custom_configuration,
@@ -207,13 +209,25 @@ class FileLedger(LedgerAgainstServer):
     """The same with a file between two kernels."""
 
     def storages(self) -> list[Storage]:
-        import tempfile
-
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name, "ledger.json")
         return [JsonFileStorage(path) for _ in range(self.kernels)]
 
     def teardown(self) -> None:
+        self.folder.cleanup()
+
+
+class RedisLedger(LedgerAgainstServer):
+    """The same with a Redis between them."""
+
+    def storages(self) -> list[Storage]:
+        self.folder = tempfile.TemporaryDirectory()
+        self.redis = RedisServer(Path(self.folder.name))
+        self.redis.start()
+        return [self.redis.storage() for _ in range(self.kernels)]
+
+    def teardown(self) -> None:
+        self.redis.stop()
         self.folder.cleanup()
 
 
@@ -228,3 +242,5 @@ TestRollingLedger = RollingLedger.TestCase
 TestRollingLedger.settings = _thorough
 TestFileLedger = FileLedger.TestCase
 TestFileLedger.settings = _brief
+TestRedisLedger = RedisLedger.TestCase
+TestRedisLedger.settings = _brief

@@ -21,7 +21,6 @@ from arche_magic.llm_providers.quota_tracker import (
 from arche_magic.llm_providers.storage import (
     JsonFileStorage,
     LedgerWarning,
-    MemoryStorage,
     Storage,
     open_storage,
 )
@@ -73,20 +72,16 @@ def kept_aside(path: Path) -> list[Path]:
     return [file for file in path.parent.glob("*.json") if file != path]
 
 
-@pytest.mark.parametrize("make", [lambda path: MemoryStorage(), JsonFileStorage])
-def test_a_change_sees_what_the_last_one_left(make: Callable[[Path], Storage], path: Path) -> None:
+def test_a_change_sees_what_the_last_one_left(storage: Storage) -> None:
     """`update` returns what the change returns; `read` gives the document, or an empty one."""
-    storage = make(path)
     assert storage.read("counter") == {}
     assert [storage.update("counter", count) for _ in range(3)] == [1, 2, 3]
     assert storage.read("counter") == {"n": 3}
     assert storage.read("other") == {}
 
 
-@pytest.mark.parametrize("make", [lambda path: MemoryStorage(), JsonFileStorage])
-def test_a_change_that_raises_writes_nothing(make: Callable[[Path], Storage], path: Path) -> None:
+def test_a_change_that_raises_writes_nothing(storage: Storage) -> None:
     """The document stays as it was, and the next change is not blocked."""
-    storage = make(path)
     storage.update("counter", count)
 
     def broken(document: dict[str, Any]) -> None:
@@ -99,10 +94,8 @@ def test_a_change_that_raises_writes_nothing(make: Callable[[Path], Storage], pa
     assert storage.update("counter", count) == 2
 
 
-@pytest.mark.parametrize("make", [lambda path: MemoryStorage(), JsonFileStorage])
-def test_threads_lose_no_update(make: Callable[[Path], Storage], path: Path) -> None:
+def test_threads_lose_no_update(storage: Storage) -> None:
     """Eight threads that count add up."""
-    storage = make(path)
 
     def work() -> None:
         for _ in range(25):

@@ -94,6 +94,10 @@ class HttpClient:
 
     def _before(self, request: httpx.Request) -> None:
         call: Call = self._current.call
+        # Retries and follow-ups are off in every SDK; one that sent more all the same would spend
+        # quota that nobody counts.
+        if call.deadline < math.inf:
+            raise RuntimeError("the SDK sent a second request in one call")
         # From here, as the first call of an adapter also imports an SDK.
         call.deadline = time.monotonic() + call.timeout
         # Mistral's SDK takes whole milliseconds and Google's one figure for all: set here for all.

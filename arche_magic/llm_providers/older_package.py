@@ -1,0 +1,87 @@
+"""Counts of the older package's ledger file become those of the configured keys, once.
+
+That package kept counts by key label; ours are kept by account. They wait in a document of their
+own until a configuration with a key of that label comes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from . import ledger, windows
+from .catalog import split_limit_name
+from .config import Configuration
+from .ledger import Document
+from .storage import Storage
+from .types import Route
+
+_OLDER_COUNTS = "older counts"
+
+
+def older_documents(content: Mapping[str, Any]) -> dict[str, Document] | None:
+    """The counts of a file in the older package's layout, by key label; None for other layouts.
+
+    That layout is `{"groq": {"groq_key_1_tokens_per_day": {"provider", "api_key_id",
+    "limit_type", "limit_value", "used_value", "reset_time", "last_updated"}}}`.
+    """
+    counts: Document = {}
+    try:
+        for provider in content.values():
+            for key, entry in provider.items():
+                name = entry["limit_type"]
+                label = key.removesuffix(f"_{name}")
+                split_limit_name(name)
+                counts.setdefault(label, {})[name] = {
+                    "used": float(entry["used_value"]),
+                    "reset_at": _moment(entry["reset_time"]),
+                    "at": _moment(entry.get("last_updated") or entry["reset_time"]),
+                }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return {_OLDER_COUNTS: counts} if counts else None
+
+
+def take_over_older_counts(storage: Storage, configuration: Configuration) -> None:
+    """Move older counts to the first model of each configured key, if there are any."""
+    older = storage.read(_OLDER_COUNTS)
+    for route in configuration.routes() if older else ():
+        label = route.key.label
+        first_model = configuration.providers[route.provider].models[0]
+        if label not in older or route.model != first_model:
+            continue
+
+        def claim(document: Document, label: str = label) -> Document:
+            counts: Document = document.pop(label, {})
+            return counts
+
+        # Taken out first, so that of several kernels only one takes them over.
+        counts = storage.update(_OLDER_COUNTS, claim)
+
+        def change(document: Document, route: Route = route, counts: Document = counts) -> None:
+            _set_counts(document, route, counts, configuration)
+
+        if counts:
+            storage.update(ledger.document_name(route), change)
+
+
+def _set_counts(
+    document: Document, route: Route, counts: Document, configuration: Configuration
+) -> None:
+    now = configuration.clock.time()
+    defaults = configuration.default_limits(route)
+    # A hold makes the entries of the limits.
+    ledger.place_hold(document, route, defaults, _OLDER_COUNTS, {}, now, now)
+    entry = document["models"][route.model]
+    del entry["holds"][_OLDER_COUNTS]
+    for name, limit in ledger.limits_of(document, route.model, defaults).items():
+        count = counts.get(name)
+        if count and count["reset_at"] > now:
+            counter = entry["limits"][name]["counter"]
+            windows.set_used(limit, counter, count["used"], min(count["at"], now))
+
+
+def _moment(text: str) -> float:
+    """Epoch seconds of an ISO time; the older package wrote some without zone, in local time."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

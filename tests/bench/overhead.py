@@ -1,0 +1,241 @@
+"""What we add to a provider's own SDK: `make bench` prints it; nothing passes or fails here.
+
+Raw and wrapped calls take turns against a sandbox in a process of its own, so that a busy machine
+slows both alike. CPU time is that of this process alone, and says more than wall time there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator  # noqa: E402  # after the path
+from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as above
+from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
+from arche_magic.llm_providers.parameters import build_request  # noqa: E402
+
+MODEL = "openai/gpt-oss-120b"
+PROMPT = "Why is the sky blue? Answer in one paragraph."
+LIMITS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
+PLENTY = 1_000_000_000
+CALLS, STREAMS, HOLDS, STARTS = 400, 150, 400, 7
+
+
+@contextmanager
+def sandbox() -> Iterator[dict[str, str]]:
+    """The variables of a sandbox in a process of its own whose limits nothing here can reach."""
+    arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", "groq=1"]
+    for name in LIMITS:
+        arguments += ["--limit", f"groq.{name}={PLENTY}"]
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    variables = {}
+    # The base URLs come in the order of the providers; OpenAI's is the last line.
+    for line in process.stdout:
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            variables[name] = value
+            if name == "OPENAI_BASE_URL":
+                break
+    try:
+        yield variables
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def configured(variables: dict[str, str], folder: Path) -> Configuration:
+    """Groq alone, its limits raised like the server's, on a ledger file in `folder`."""
+    configuration = load_configuration(variables, folder)
+    limits = parse_limits(dict.fromkeys(LIMITS, PLENTY), "bucket")
+    return replace(configuration, limits={"groq": limits})
+
+
+def raw_client(variables: dict[str, str]) -> Any:
+    """Groq's own SDK, set up as ours is."""
+    import groq
+    import httpx
+
+    return groq.Groq(
+        api_key=variables["GROQ_API_KEY"],
+        base_url=variables["GROQ_BASE_URL"],
+        max_retries=0,
+        http_client=httpx.Client(trust_env=False),
+    )
+
+
+def in_turns(rounds: int, **calls: Callable[[], float]) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of each call, one after the other in every round.
+
+    A call that returns more than 0 gives its own wall time, as for a first token.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for round_ in range(rounds + 20):
+        for name, call in calls.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            own = call()
+            row = (own or time.perf_counter() - wall, time.process_time() - cpu)
+            # The first rounds import, connect and warm caches.
+            if round_ >= 20:
+                times[name].append(row)
+    return times
+
+
+def middle(rows: list[tuple[float, float]]) -> tuple[float, float]:
+    """Median wall and CPU time, in milliseconds."""
+    return 1000 * median(row[0] for row in rows), 1000 * median(row[1] for row in rows)
+
+
+def compare(title: str, target: str, raw: list[Any], ours: list[Any]) -> None:
+    """Print one comparison, with the median of the ratios of neighbouring calls."""
+    wall = median(b[0] / a[0] for a, b in zip(raw, ours, strict=True))
+    cpu = median(b[1] / a[1] for a, b in zip(raw, ours, strict=True) if a[1])
+    (raw_wall, raw_cpu), (our_wall, our_cpu) = middle(raw), middle(ours)
+    print(f"{title} (target {target})")
+    print(f"  SDK alone  {raw_wall:7.2f} ms wall  {raw_cpu:7.2f} ms CPU")
+    print(f"  ours       {our_wall:7.2f} ms wall  {our_cpu:7.2f} ms CPU")
+    print(f"  ratio      {wall:7.2f}          {cpu:7.2f}   (+{our_wall - raw_wall:.2f} ms wall)")
+
+
+def calls(variables: dict[str, str], configuration: Configuration) -> None:
+    """One plain call, raw and through us with the ledger on disk."""
+    client = raw_client(variables)
+    provider = IntelligentLLMOrchestrator(configuration=configuration)
+    messages = [{"role": "user", "content": PROMPT}]
+
+    def raw() -> float:
+        client.chat.completions.create(model=MODEL, messages=messages)
+        return 0.0
+
+    def ours() -> float:
+        provider.generate(PROMPT)
+        return 0.0
+
+    times = in_turns(CALLS, raw=raw, ours=ours)
+    compare("generate, ledger and attempts on disk", "<= 1.5", times["raw"], times["ours"])
+
+
+def first_tokens(variables: dict[str, str], configuration: Configuration) -> None:
+    """Seconds from the call to the first text of a stream, raw and through us."""
+    client = raw_client(variables)
+    provider = IntelligentLLMOrchestrator(configuration=configuration)
+    messages = [{"role": "user", "content": PROMPT}]
+
+    def raw() -> float:
+        began, first = time.perf_counter(), 0.0
+        for chunk in client.chat.completions.create(model=MODEL, messages=messages, stream=True):
+            if not first and chunk.choices and chunk.choices[0].delta.content:
+                first = time.perf_counter() - began
+        return first
+
+    def ours() -> float:
+        began = time.perf_counter()
+        stream = provider.stream(PROMPT)
+        next(stream)
+        first = time.perf_counter() - began
+        for _ in stream:
+            pass
+        return first
+
+    times = in_turns(STREAMS, raw=raw, ours=ours)
+    compare("first streamed token; CPU: whole stream", "+3 ms", times["raw"], times["ours"])
+
+
+def hold_and_settle(configuration: Configuration) -> None:
+    """The ledger's part of a call alone."""
+    from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
+    from arche_magic.llm_providers.types import Usage
+
+    tracker = get_quota_tracker(configuration)
+    route = configuration.routes()[0]
+    request = build_request(PROMPT, configuration)
+
+    def once() -> float:
+        hold = tracker.hold(route, request)
+        assert isinstance(hold, Hold)
+        tracker.settle(hold, Usage(20, 100))
+        return 0.0
+
+    wall, cpu = middle(in_turns(HOLDS, once=once)["once"])
+    print(f"hold and settle, on disk\n  ours       {wall:7.2f} ms wall  {cpu:7.2f} ms CPU")
+
+
+def imports() -> None:
+    """Seconds that an import takes in a fresh process, its start not counted."""
+    code = (
+        "import time; wall, cpu = time.perf_counter(), time.process_time(); import {}; "
+        "print(time.perf_counter() - wall, time.process_time() - cpu)"
+    )
+    print("import in a fresh process")
+    for module in ("arche_magic", "arche_magic.llm_providers"):
+        rows = []
+        for _ in range(STARTS):
+            command = [sys.executable, "-c", code.format(module)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            wall, cpu = map(float, done.stdout.split())
+            rows.append((wall, cpu))
+        wall, cpu = middle(rows)
+        print(f"  {module:25} {wall:6.1f} ms wall  {cpu:6.1f} ms CPU")
+
+
+def load_extension() -> None:
+    """`%load_ext arche_magic` in a fresh kernel."""
+    from jupyter_client.manager import start_new_kernel
+
+    code = (
+        "import time; wall, cpu = time.perf_counter(), time.process_time()\n"
+        "get_ipython().run_line_magic('load_ext', 'arche_magic')\n"
+        "print(time.perf_counter() - wall, time.process_time() - cpu)"
+    )
+    rows = []
+    for _ in range(3):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        manager, client = start_new_kernel(kernel_name="python3", env=environment)
+        try:
+            printed: list[str] = []
+
+            def note(message: Any, printed: list[str] = printed) -> None:
+                printed.append(message["content"].get("text", ""))
+
+            client.execute_interactive(code, output_hook=note, timeout=60)
+            wall, cpu = map(float, "".join(printed).split()[-2:])
+            rows.append((wall, cpu))
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+    wall, cpu = middle(rows)
+    print("%load_ext arche_magic in a fresh kernel (target < 50 ms)")
+    print(f"  ours       {wall:7.1f} ms wall  {cpu:7.1f} ms CPU")
+
+
+def main() -> None:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    print(f"{os.cpu_count()} cores, load {load:.1f} at the start; medians\n")
+    with tempfile.TemporaryDirectory() as folder, sandbox() as variables:
+        configuration = configured(variables, Path(folder))
+        calls(variables, configuration)
+        first_tokens(variables, configuration)
+        hold_and_settle(configuration)
+    imports()
+    load_extension()
+
+
+if __name__ == "__main__":
+    main()

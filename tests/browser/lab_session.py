@@ -1,0 +1,256 @@
+"""JupyterLab on loopback in a folder of its own, and Chromium looking at it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import nbformat
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PageTimeout
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENS = ROOT / "build" / "screens"
+QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",  # containers run as root, where Chromium's own sandbox cannot start
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+KEY_VARIABLES = (
+    "GROQ_",
+    "MISTRAL_",
+    "GOOGLE_",
+    "GEMINI_",
+    "OPENAI_",
+    "ARCHE_",
+    "JUPYTER",
+    "IPYTHON",
+)
+_PIECE = 1300  # height in pixels that is comfortable to look at
+_FINISHED = r"""() => {
+  const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+  return prompts.length > 0 && prompts.every(p => /^\[\d+\]:$/.test(p.textContent.trim()));
+}"""
+
+# The notebook pane can be scrolled past its last cell, so its own height says too much.
+_HEIGHT = """() => {
+  const pane = document.querySelector(".jp-WindowedPanel-outer");
+  pane.scrollTop = 0;
+  const bottom = Math.max(...[...document.querySelectorAll(".jp-Notebook .jp-Cell")].map(
+    cell => cell.getBoundingClientRect().bottom));
+  const statusBar = window.innerHeight - pane.getBoundingClientRect().bottom;
+  return Math.ceil(bottom + statusBar + 24);
+}"""
+
+
+def find_chromium() -> str | None:
+    """Path of Chromium, or None if this machine has none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab server.
+
+    Attributes:
+        url: Its address, with a slash at the end.
+        token: What a browser must bring.
+        notebooks: The folder it serves.
+        settings: The folder of its user settings, read anew by each page.
+    """
+
+    url: str
+    token: str
+    notebooks: Path
+    settings: Path
+
+    def write(self, name: str, cells: list[Any]) -> None:
+        """Save a notebook of these cells, without outputs, in the served folder."""
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+        }
+        nbformat.write(notebook, self.notebooks / name)
+
+    def set_theme(self, theme: str) -> None:
+        """Pages opened from now on use `theme`: JupyterLab Light or JupyterLab Dark."""
+        _write_settings(self.settings, "apputils-extension/themes", {"theme": theme})
+
+
+@dataclass
+class Screen:
+    """A page showing one notebook, and the address of every request it made."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+
+    def run_all(self, seconds: float = 40) -> None:
+        """Run every cell from the menu and wait until each has its number.
+
+        Raises:
+            AssertionError: they did not all run; says how far they came, and the errors.
+        """
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        try:
+            self.page.wait_for_function(_FINISHED, timeout=seconds * 1000)
+        except PageTimeout as error:
+            prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+            errors = self.page.locator('[data-mime-type*="stderr"]').all_inner_texts()
+            raise AssertionError(f"not all cells ran: {prompts}, {errors}") from error
+
+    def show_whole_notebook(self, width: int) -> None:
+        """Make the window as tall as the notebook, so that nothing has to be scrolled."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        heights = [900]
+        while len(heights) < 3 or heights[-1] != heights[-2]:
+            self.page.wait_for_timeout(300)  # until the new size is laid out
+            heights.append(self.page.evaluate(_HEIGHT))
+            self.page.set_viewport_size({"width": width, "height": heights[-1]})
+
+    def photograph(self, name: str, width: int) -> list[Path]:
+        """Write the whole notebook, `width` pixels wide, in pieces to `build/screens/`."""
+        self.show_whole_notebook(width)
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        for old in SCREENS.glob(f"{name}-[0-9]*.png"):
+            old.unlink()
+        height = self.page.evaluate("() => window.innerHeight")
+        written = []
+        for number, top in enumerate(range(0, height, _PIECE), start=1):
+            path = SCREENS / f"{name}-{number}.png"
+            piece = {"x": 0, "y": top, "width": width, "height": min(_PIECE, height - top)}
+            self.page.screenshot(path=path, clip=piece)
+            written.append(path)
+        return written
+
+    def cell(self, source: str) -> Locator:
+        """The code cell whose source contains `source`."""
+        return self.page.locator(".jp-CodeCell").filter(
+            has=self.page.locator(".jp-InputArea-editor", has_text=source)
+        )
+
+    def hosts(self) -> set[str | None]:
+        """Every host the page asked for anything."""
+        return {
+            urlsplit(address).hostname
+            for address in self.requests
+            if not address.startswith(("data:", "blob:", "about:"))
+        }
+
+
+@contextlib.contextmanager
+def jupyter_lab(folder: Path) -> Iterator[Lab]:
+    """A JupyterLab server that knows no keys, no user's settings, and no other host."""
+    notebooks, settings, runtime = folder / "notebooks", folder / "settings", folder / "runtime"
+    notebooks.mkdir()
+    _write_settings(
+        settings,
+        "apputils-extension/notification",
+        {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    )
+    # Cells out of sight stay in the page, where a test can read them.
+    _write_settings(settings, "notebook-extension/tracker", {"windowingMode": "none"})
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)} | {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(runtime),
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                *("--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={notebooks}"),
+                "--LabApp.extension_manager=readonly",
+            ],
+            cwd=notebooks,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url, token = _address(server, runtime, log)
+        yield Lab(url, token, notebooks, settings)
+    finally:
+        # The server stops its kernels when it is asked to end.
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, driven by Playwright, which downloads no browser of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(), args=list(CHROMIUM_ARGUMENTS)
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def open_notebook(
+    browser: Browser, lab: Lab, name: str, width: int = 1200, scale: float = 1
+) -> Iterator[Screen]:
+    """`name` in a new browser session; its window is `width` CSS pixels wide."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        device_scale_factor=scale,
+        reduced_motion="reduce",
+        service_workers="block",
+        locale="en-GB",
+    )
+    try:
+        context.set_default_timeout(15_000)
+        screen = Screen(context.new_page())
+        context.on("request", lambda request: screen.requests.append(request.url))
+        screen.page.goto(f"{lab.url}doc/tree/{quote(name)}?reset&token={lab.token}")
+        screen.page.get_by_text("(ipykernel) | Idle").wait_for(timeout=40_000)
+        yield screen
+    finally:
+        context.close()
+
+
+def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> tuple[str, str]:
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and server.poll() is None:
+        for path in runtime.glob("jpserver-*.json"):
+            with contextlib.suppress(ValueError):  # half written
+                described = json.loads(path.read_text(encoding="utf-8"))
+                return described["url"], described["token"]
+        time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _write_settings(settings: Path, plugin: str, values: dict[str, Any]) -> None:
+    path = settings / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")

@@ -1,0 +1,177 @@
+"""What a person sees who runs the quickstart in JupyterLab, in either theme and on a narrow page.
+
+Pictures of every state are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import (
+    QUICKSTART,
+    Lab,
+    Screen,
+    chromium,
+    find_chromium,
+    jupyter_lab,
+    open_notebook,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+ROUTES_IN_ORDER = [
+    "groq · key 1",
+    "groq · key 2",
+    "groq · key 3",
+    "mistral · key 1",
+    "google · key 1",
+    "openai · key 1",
+]
+RECEIPT_LINES = """() => [...document.querySelectorAll(".jp-OutputArea-output.jp-RenderedHTML")]
+  .map(output => (output.querySelector("summary") ?? output).innerText.trim())"""
+# How much lighter or darker a receipt is than its page, as WCAG 2 counts it (1 to 21).
+CONTRAST = r"""receipt => {
+  const numbers = color => color.match(/[\d.]+/g).map(Number);
+  const page = numbers(getComputedStyle(document.querySelector(".jp-Notebook")).backgroundColor);
+  const [red, green, blue, alpha = 1] = numbers(getComputedStyle(receipt).color);
+  const ink = [red, green, blue].map((part, i) => part * alpha + page[i] * (1 - alpha));
+  const luminance = color => color
+    .map(part => part / 255)
+    .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+  const [dark, light] = [luminance(ink), luminance(page.slice(0, 3))].sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+}"""
+OVERFLOW = "element => element.scrollWidth - element.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The quickstart and one failing cell, run to the end in one theme."""
+    cells = nbformat.read(QUICKSTART, as_version=4).cells
+    name = f"quickstart-{request.param.lower()}.ipynb"
+    lab.write(name, [*cells, nbformat.v4.new_code_cell("%%llm -p grok\nHello")])
+    lab.set_theme(f"JupyterLab {request.param}")
+    with open_notebook(browser, lab, name) as opened:
+        opened.run_all()
+        opened.show_whole_notebook(1200)
+        yield opened
+
+
+def routes(screen: Screen) -> list[str]:
+    """The route that each receipt on the page names, from top to bottom."""
+    matches = (re.match(r"\w+ · key \d+", line) for line in screen.page.evaluate(RECEIPT_LINES))
+    return [match[0] for match in matches if match]
+
+
+def test_each_receipt_names_the_route_that_answered(screen: Screen) -> None:
+    """The receipts name every Groq key, then Mistral, Google, and OpenAI, in this order."""
+    assert routes(screen) == ROUTES_IN_ORDER
+
+
+def test_only_the_failing_cell_shows_an_error_and_in_one_line(screen: Screen) -> None:
+    """The quickstart leaves no error and no warning; a wrong provider leaves one line."""
+    # JupyterLab renders warnings and tracebacks alike, as what it calls stderr.
+    errors = screen.page.locator('[data-mime-type*="error"], [data-mime-type*="stderr"]')
+    assert errors.count() == 1
+    message = errors.inner_text().strip()
+    assert "unknown provider 'grok'; did you mean 'groq'?" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_quota_table_fits_the_page(screen: Screen) -> None:
+    """`%llm_quota` shows each route's limits, with a full bar where one is spent, unclipped."""
+    output = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
+    assert output.is_visible()
+    assert output.evaluate(OVERFLOW) <= 0
+    spent = output.get_by_role("row").filter(has_text="1,000 of 1,000")
+    assert spent.count() == 3
+    bar = spent.first.locator("div div")
+    assert bar.bounding_box() == bar.locator("..").bounding_box()
+
+
+def test_receipt_unfolds_to_the_routes_passed_over(screen: Screen) -> None:
+    """A click on a receipt shows every route that was passed over, and why."""
+    receipt = screen.cell("Is it cheaper to wait").locator("details")
+    reasons = receipt.get_by_role("row")
+    assert not reasons.first.is_visible()
+    receipt.locator("summary").click()
+    assert reasons.first.is_visible()
+    assert reasons.count() == len(ROUTES_IN_ORDER)
+    assert "skipped" in reasons.first.inner_text()
+    assert "1,000 requests per day" in reasons.first.inner_text()
+
+
+def test_receipt_is_quiet_but_legible(screen: Screen) -> None:
+    """A receipt stands out less than its reply, and enough to be read (4.5 to 1)."""
+    cell = screen.cell("In two sentences")
+    receipt = cell.locator(".jp-RenderedHTML span").evaluate(CONTRAST)
+    reply = cell.locator(".jp-RenderedMarkdown p").first.evaluate(CONTRAST)
+    assert 4.5 <= receipt < reply
+
+
+def test_narrow_page_hides_no_receipt(screen: Screen, request: pytest.FixtureRequest) -> None:
+    """On a page 700 pixels wide replies and receipts wrap rather than overflow."""
+    theme = request.node.callspec.params["screen"].lower()
+    folded = screen.page.locator("details:not([open]) summary")
+    while folded.count():
+        folded.first.click()
+    pictures = screen.photograph(theme, 1200) + screen.photograph(f"{theme}-narrow", 700)
+    for kind in (".jp-RenderedMarkdown", ".jp-RenderedHTML:has(details)"):
+        outputs = screen.page.locator(f".jp-OutputArea-output{kind}").all()
+        assert len(outputs) >= len(ROUTES_IN_ORDER) - 1
+        assert [output.evaluate(OVERFLOW) for output in outputs] == [0] * len(outputs)
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
+
+
+def test_saved_notebook_of_somebody_else_shows_the_same(
+    screen: Screen, lab: Lab, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    """A notebook that JupyterLab does not trust still shows receipts, reasons, bars and lines."""
+    theme = request.node.callspec.params["screen"].lower()
+    with screen.page.expect_response(
+        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
+    ):
+        screen.page.keyboard.press("Control+s")
+    saved = nbformat.read(lab.notebooks / f"quickstart-{theme}.ipynb", as_version=4)
+    # Another cell makes it another notebook, which nobody on this server has signed.
+    lab.write(f"other-{theme}.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    with open_notebook(browser, lab, f"other-{theme}.ipynb") as other:
+        other.photograph(f"{theme}-untrusted", 1200)
+        assert routes(other) == ROUTES_IN_ORDER
+        bar = other.cell("%llm_quota").locator("td div div").first
+        assert bar.evaluate("element => element.style.background") != ""
+        other.cell("Is it cheaper to wait").locator("summary").click()
+        assert other.cell("Is it cheaper to wait").locator("details tr").first.is_visible()
+        receipt = other.cell("In two sentences").locator(".jp-RenderedHTML span")
+        reply = other.cell("In two sentences").locator(".jp-RenderedMarkdown p").first
+        assert 4 <= receipt.evaluate(CONTRAST) < reply.evaluate(CONTRAST)
+        edge = "element => getComputedStyle(element).borderBottomWidth"
+        assert other.cell("%llm_quota").locator("td").first.evaluate(edge) == "1px"
+        assert other.hosts() == {"127.0.0.1"}
+
+
+def test_page_asks_no_other_machine_for_anything(screen: Screen) -> None:
+    """From opening to the last cell the browser talks to this machine only."""
+    assert screen.hosts() == {"127.0.0.1"}

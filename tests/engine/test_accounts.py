@@ -1,0 +1,368 @@
+"""Keys that share an account share its limits, from the moment the provider says so."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from engine_parts import (
+    RPD,
+    RPM,
+    TPM,
+    Build,
+    Clock,
+    a_route,
+    ask,
+    custom_configuration,
+    failed,
+    held,
+    opens_in,
+    served,
+    used,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_interleavings import ExactServer
+
+from arche_magic.llm_providers.config import label_keys
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.ledger import RouteState
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.types import Limit, Observation, Usage, WindowRule
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers.storage import Storage
+
+DAY = Limit("requests", "day", 100, "calendar")
+
+
+def named(tracker: QuotaTracker, key: int, account: str | None = "org_1") -> None:
+    """A served call of that key, whose reply names the account."""
+    served(tracker, a_route(tracker.configuration, key), account=account)
+
+
+def test_until_something_is_known_each_key_is_its_own_account(tracker_of: Build) -> None:
+    """Nothing is shared, and nothing is said to be."""
+    tracker = tracker_of(DAY)
+    named(tracker, 1, None)
+    assert used(tracker, limit="requests_per_day") == 1
+    assert used(tracker, "groq_key_2", "requests_per_day") == 0
+    assert tracker.shared_keys() == {}
+
+
+def test_two_keys_that_turn_out_to_be_one_account_add_up(tracker_of: Build) -> None:
+    """What each has spent before counts for both from then on."""
+    tracker = tracker_of(DAY)
+    for key, calls in ((1, 3), (2, 2)):
+        for _ in range(calls):
+            named(tracker, key, None)
+    named(tracker, 1)
+    assert used(tracker, "groq_key_2", "requests_per_day") == 2
+    named(tracker, 2)
+    for label in ("groq_key_1", "groq_key_2"):
+        assert used(tracker, label, "requests_per_day") == 7
+    assert tracker.shared_keys() == {"groq_key_2": "groq_key_1"}
+    assert {row.account for row in tracker.standings()} == {"org_1"}
+
+
+def test_keys_of_different_accounts_stay_apart(tracker_of: Build) -> None:
+    """Another organization is another quota."""
+    tracker = tracker_of(DAY)
+    named(tracker, 1, "org_1")
+    named(tracker, 2, "org_2")
+    assert used(tracker, limit="requests_per_day") == 1
+    assert tracker.shared_keys() == {}
+
+
+def test_a_shared_account_is_known_to_every_kernel_and_after_a_restart(
+    storage: Storage, clock: Clock
+) -> None:
+    """A ledger opened anew, with the keys in another order, shares the document too."""
+    configuration = custom_configuration([DAY], clock=clock)
+    first = QuotaTracker(storage, configuration)
+    second = QuotaTracker(storage, configuration)
+    named(second, 2, None)
+    named(first, 1)
+    named(first, 2)
+    assert used(second, "groq_key_2", "requests_per_day") == 3
+    keys = label_keys("groq", ["made-up-key-1", "made-up-key-0"])
+    third = QuotaTracker(storage, replace(configuration, keys=keys))
+    assert third.shared_keys() == {"groq_key_2": "groq_key_1"}
+    assert used(third, "groq_key_2", "requests_per_day") == 3
+
+
+def test_the_second_key_is_shut_by_a_429_of_the_first(tracker_of: Build) -> None:
+    """Another key of the account would only be refused as well."""
+    tracker = tracker_of(RPM)
+    named(tracker, 2)
+    refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=42)
+    tracker.fail(held(tracker, a_route(tracker.configuration)), refusal, "org_1")
+    assert opens_in(tracker, a_route(tracker.configuration, 2)) == 42
+
+
+def test_a_refusal_that_names_the_account_closes_it_for_keys_known_already(
+    tracker_of: Build,
+) -> None:
+    """An account without credit is shut for each of its keys, and no other."""
+    tracker = tracker_of(RPM, keys=3)
+    for key, account in ((1, "org_1"), (2, "org_1"), (3, "org_2")):
+        named(tracker, key, account)
+    failed(tracker, a_route(tracker.configuration), Remedy.TOP_UP_ACCOUNT)
+    opens = [opens_in(tracker, a_route(tracker.configuration, key)) for key in (1, 2, 3)]
+    assert opens == [3600, 3600, 0]
+
+
+def test_a_key_that_is_refused_does_not_shut_the_other_keys_of_its_account(
+    tracker_of: Build,
+) -> None:
+    """A bad key says nothing about its account."""
+    tracker = tracker_of()
+    named(tracker, 1)
+    named(tracker, 2)
+    failed(tracker, a_route(tracker.configuration), Remedy.REPLACE_KEY)
+    assert opens_in(tracker, a_route(tracker.configuration)) > 1e9
+    assert opens_in(tracker, a_route(tracker.configuration, 2)) == 0
+
+
+def test_closures_found_before_the_keys_met_hold_for_the_account(tracker_of: Build) -> None:
+    """Of two closures the longer one stays."""
+    tracker = tracker_of()
+    routes = [a_route(tracker.configuration, key) for key in (1, 2)]
+    holds = [held(tracker, route) for route in routes]
+    failed(tracker, routes[0], Remedy.WAIT_FOR_LIMIT, retry_after=50)
+    failed(tracker, routes[1], Remedy.WAIT_FOR_LIMIT, retry_after=900)
+    for hold in holds:
+        tracker.settle(hold, Usage(1, 1), account="org_1")
+    assert [opens_in(tracker, route) for route in routes] == [900, 900]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_under_way_when_the_keys_met_is_settled_once(tracker_of: Build, fails: bool) -> None:
+    """Its hold has moved with everything else."""
+    tracker = tracker_of(DAY)
+    early = held(tracker, a_route(tracker.configuration, 2))
+    named(tracker, 1)
+    named(tracker, 2)
+    assert used(tracker, limit="requests_per_day") == 2
+    if fails:
+        tracker.fail(early, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
+    else:
+        tracker.settle(early, Usage(5, 5))
+    assert used(tracker, limit="requests_per_day") == (2 if fails else 3)
+    # A hold left behind anywhere would be charged when it ends.
+    tracker.configuration.clock.sleep(3600)
+    assert used(tracker, limit="requests_per_day") == (2 if fails else 3)
+
+
+def test_limits_learned_with_one_key_hold_for_the_other(tracker_of: Build) -> None:
+    """The account has one limit, whichever key heard of it."""
+    tracker = tracker_of(DAY)
+    seen = [Observation("requests_per_day", 50, 49)]
+    served(tracker, a_route(tracker.configuration), observations=seen)
+    named(tracker, 1)
+    named(tracker, 2)
+    row = tracker.get_usage_summary("groq")["groq_key_2"]["requests_per_day"]
+    assert (row["limit"], row["evidence"], row["used"]) == (50, "header", 3)
+
+
+def test_what_a_reply_says_is_left_holds_for_the_account_it_names(tracker_of: Build) -> None:
+    """A first reply of a second key counts the first key's calls already; they are not doubled."""
+    tracker = tracker_of(DAY)
+    for _ in range(10):
+        named(tracker, 1)
+    tracker.configuration.clock.sleep(1)
+    served(
+        tracker,
+        a_route(tracker.configuration, 2),
+        observations=[Observation("requests_per_day", 100, 89)],
+        account="org_1",
+    )
+    assert used(tracker, limit="requests_per_day") == 11
+
+
+def test_a_key_that_moves_to_another_account_counts_by_itself_again(tracker_of: Build) -> None:
+    """What it spent stays with the old account; the call that told counts for the new one."""
+    tracker = tracker_of(DAY)
+    for key in (1, 2, 1):
+        named(tracker, key)
+    named(tracker, 2, "org_2")
+    assert used(tracker, limit="requests_per_day") == 3
+    assert used(tracker, "groq_key_2", "requests_per_day") == 1
+    assert tracker.shared_keys() == {}
+
+
+def test_an_organization_with_and_without_its_project_is_one_name(tracker_of: Build) -> None:
+    """A reply that tells less does not part a key from its account."""
+    tracker = tracker_of(DAY)
+    for account in ("org-1/proj_a", "org-1", "org-1/proj_a"):
+        named(tracker, 1, account)
+    assert used(tracker, limit="requests_per_day") == 3
+    named(tracker, 2, "org-1/proj_b")
+    assert tracker.shared_keys() == {}
+
+
+def test_a_configured_account_wins_and_takes_in_keys_of_the_same_name(
+    storage: Storage, clock: Clock
+) -> None:
+    """The user named two keys; the provider names a third the same as one of them."""
+    configuration = custom_configuration([DAY], clock=clock)
+    accounts = {"groq_key_1": "team", "groq_key_2": "team"}
+    keys = label_keys("groq", ["one", "two", "three"], accounts)
+    tracker = QuotaTracker(storage, replace(configuration, keys=keys))
+    assert tracker.shared_keys() == {"groq_key_2": "groq_key_1"}
+    named(tracker, 3)
+    named(tracker, 1)
+    assert tracker.shared_keys() == {"groq_key_2": "groq_key_1", "groq_key_3": "groq_key_1"}
+    assert used(tracker, "groq_key_3", "requests_per_day") == 2
+    assert {row.account for row in tracker.standings()} == {"team"}
+
+
+def test_reopening_a_key_forgets_what_its_account_spent(tracker_of: Build) -> None:
+    """What was taken in from the single keys does not come back."""
+    tracker = tracker_of(DAY)
+    named(tracker, 1, None)
+    named(tracker, 1)
+    named(tracker, 2)
+    tracker.reopen("groq_key_2")
+    assert used(tracker, limit="requests_per_day") == 0
+    assert tracker.shared_keys() == {"groq_key_2": "groq_key_1"}
+    named(tracker, 1)
+    assert used(tracker, "groq_key_2", "requests_per_day") == 1
+
+
+def test_one_bucket_does_not_refill_twice_as_fast(tracker_of: Build, clock: Clock) -> None:
+    """Two half empty buckets that were one all the time are a full one."""
+    tracker = tracker_of(Limit("requests", "hour", 20, "bucket"))
+    for key in (1, 2):
+        for _ in range(10):
+            named(tracker, key, None)
+    clock.now += 1200
+    assert used(tracker, limit="requests_per_hour") == pytest.approx(3.33, abs=0.01)
+    named(tracker, 1)
+    named(tracker, 2)
+    assert 20 - 20 / 3 + 2 - 0.01 <= used(tracker, limit="requests_per_hour") <= 17.1
+
+
+def test_keys_that_were_hardly_used_are_not_taken_for_used_up(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """Joining two buckets overcounts by a slot's refill at most."""
+    tracker = tracker_of(RPD)
+    for key in (1, 2):
+        for _ in range(10):
+            named(tracker, key, None)
+    clock.now += 7200
+    named(tracker, 1)
+    named(tracker, 2)
+    assert 20 - 100 / 12 + 2 - 0.01 <= used(tracker, limit="requests_per_day") <= 22
+
+
+def test_threads_that_find_out_together_lose_nothing(storage: Storage, clock: Clock) -> None:
+    """Eight threads on two keys, each naming the account at its first reply."""
+    configuration = custom_configuration([replace(DAY, amount=1000)], clock=clock)
+    trackers = [QuotaTracker(storage, configuration) for _ in range(8)]
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            named(trackers[number], 1 + number % 2)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert used(trackers[0], limit="requests_per_day") == 40
+    assert isinstance(held(trackers[0], a_route(configuration)), Hold)
+
+
+# --- any order of events, against a server that counts exactly
+
+
+class AccountServer(ExactServer):
+    """One account behind two keys; refuses what it has no room for."""
+
+    def admits(self, tokens: float, now: float) -> bool:
+        amounts = {"requests": 1.0, "tokens": tokens}
+        if any(self.used(x, now) + amounts[x.metric] > x.amount for x in self.limits):
+            return False
+        self.log.append((now, amounts))
+        return True
+
+
+CALLS = st.tuples(
+    st.sampled_from([1, 2]),  # key
+    st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
+    st.sampled_from([1, 40, 150]),  # max_tokens
+    st.sampled_from([0.0, 0.5, 1.0]),  # share of it that is spent
+    st.sampled_from([0, 0, 1, 3]),  # calls begun before it is settled
+)
+
+
+@pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
+@settings(max_examples=150, deadline=None)
+@given(calls=st.lists(CALLS, min_size=4, max_size=60), found=st.integers(0, 59))
+def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
+    window: WindowRule, calls: list[tuple[Any, ...]], found: int
+) -> None:
+    """Whenever the account is found out, by a reply or a refusal, and whatever is under way."""
+    clock = Clock()
+    limits = [
+        Limit("requests", "minute", 4, window),
+        Limit("tokens", "minute", 300, window),
+        Limit("requests", "hour", 25, window),
+    ]
+    server = AccountServer(limits)
+    storage = MemoryStorage()
+    configuration = custom_configuration(limits, clock=clock)
+    trackers = [QuotaTracker(storage, configuration) for _ in range(2)]
+    under_way: list[tuple[int, QuotaTracker, Hold, Usage | None]] = []
+
+    def end(tracker: QuotaTracker, hold: Hold, spent: Usage | None, account: str | None) -> None:
+        if spent is None:
+            refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
+            tracker.fail(hold, refusal, account)
+        else:
+            tracker.settle(hold, spent, (), account)
+
+    for number, (key, seconds, max_tokens, share, later) in enumerate(calls):
+        clock.now += seconds
+        account = "org_1" if number >= found else None
+        for entry in [entry for entry in under_way if entry[0] <= number]:
+            under_way.remove(entry)
+            end(*entry[1:], account)
+        tracker = trackers[number % 2]
+        hold = tracker.hold(a_route(configuration, key), ask("word " * 10, max_tokens))
+        if isinstance(hold, RouteState):
+            continue
+        spent = Usage(
+            int(hold.amounts["input_tokens"] * share), int(hold.amounts["output_tokens"] * share)
+        )
+        admitted = server.admits(float(spent.total_tokens), clock.now)
+        under_way.append((number + later, tracker, hold, spent if admitted else None))
+    for entry in under_way:
+        end(*entry[1:], "org_1")
+    for key in (1, 2):
+        # The last word on both keys: a refusal, which the server does not count.
+        clock.now += 3
+        state = trackers[0].hold(a_route(configuration, key), ask("Hi", 1))
+        if isinstance(state, Hold):
+            end(trackers[0], state, None, "org_1")
+    if not trackers[0].shared_keys():
+        return
+    summary = trackers[1].get_usage_summary("groq")
+    for limit in limits:
+        for rows in summary.values():
+            assert rows[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2
+
+
+def test_the_tokens_of_both_keys_are_counted(tracker_of: Build) -> None:
+    """Not requests alone."""
+    tracker = tracker_of(TPM)
+    for key in (1, 2):
+        served(tracker, a_route(tracker.configuration, key), account=None)
+    named(tracker, 1)
+    named(tracker, 2)
+    assert used(tracker, limit="tokens_per_minute") == 40

@@ -1,0 +1,64 @@
+"""A user may say how a window turns, per limit, and that an account is on a paid tier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers.errors import ConfigurationError
+
+
+def test_each_limit_may_have_a_rule_of_its_own() -> None:
+    """The table's rule holds for the limits that do not say."""
+    limits = parse_limits(
+        {
+            "window": "bucket",
+            "requests_per_minute": 30,
+            "requests_per_day": {
+                "amount": 20,
+                "window": "calendar",
+                "time_zone": "Asia/Tokyo",
+            },
+        }
+    )
+    rules = {limit.name: (limit.amount, limit.window, limit.time_zone) for limit in limits}
+    assert rules == {
+        "requests_per_minute": (30, "bucket", "UTC"),
+        "requests_per_day": (20, "calendar", "Asia/Tokyo"),
+    }
+
+
+@pytest.mark.parametrize(
+    "entry", [{"window": "calendar"}, {"amount": "20"}, {"amount": 20, "window": "weekly"}]
+)
+def test_a_rule_that_makes_no_sense_is_refused(entry: dict[str, object]) -> None:
+    """The message names what was wrong."""
+    with pytest.raises(ValueError, match="requests_per_day|window"):
+        parse_limits({"requests_per_day": entry})
+
+
+def settings(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (folder / "arche_magic.toml").write_text(text)
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_made_up_for_this_test_only")
+
+
+def test_a_paid_tier_starts_without_published_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says so; what the user states himself still holds, the rest is learned."""
+    text = '[providers.groq]\ntier = "paid"\n[limits.groq]\nrequests_per_minute = 500\n'
+    settings(tmp_path, monkeypatch, text)
+    configuration = load_configuration(directory=tmp_path)
+    (route,) = configuration.routes()
+    limits = {limit.name: limit.amount for limit in configuration.default_limits(route)}
+    assert limits == {"requests_per_minute": 500}
+
+
+def test_an_unknown_tier_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typing error in the tier is told, not taken for free."""
+    settings(tmp_path, monkeypatch, '[providers.groq]\ntier = "gold"\n')
+    with pytest.raises(ConfigurationError, match="tier is 'gold'"):
+        load_configuration(directory=tmp_path)

@@ -1,0 +1,416 @@
+"""One ledger for many machines: Redis shared, away, back, and back without its memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from engine_parts import (
+    NOON,
+    Clock,
+    RedisServer,
+    a_route,
+    ask,
+    custom_configuration,
+    failed,
+    held,
+    opens_in,
+    served,
+    used,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_interleavings import ExactServer
+
+from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers.errors import AttemptFailed, ConfigurationError, Remedy
+from arche_magic.llm_providers.ledger import RouteState
+from arche_magic.llm_providers.merging import merge
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
+from arche_magic.llm_providers.redis_storage import RedisStorage
+from arche_magic.llm_providers.storage import LedgerWarning, MemoryStorage, open_storage
+from arche_magic.llm_providers.types import Limit, Observation, Usage, WindowRule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAY = Limit("requests", "day", 100, "calendar")
+
+
+@pytest.fixture
+def lasting_server(tmp_path: Path) -> object:
+    """A Redis that still knows everything after a restart."""
+    server = RedisServer(tmp_path / "redis", keeps=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+def tracker_on(server: RedisServer, *limits: Limit) -> QuotaTracker:
+    """A ledger as another machine would have it."""
+    return QuotaTracker(server.storage(), custom_configuration(limits or [DAY], clock=server.clock))
+
+
+def call(tracker: QuotaTracker, times: int = 1, key: int = 1) -> None:
+    for _ in range(times):
+        served(tracker, a_route(tracker.configuration, key))
+
+
+def count(tracker: QuotaTracker, limit: str = "requests_per_day") -> float:
+    return float(used(tracker, limit=limit))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Real seconds: Redis is asked again about once a second."""
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come to pass"
+        time.sleep(0.05)
+
+
+def wait_until_back(server: RedisServer, *trackers: QuotaTracker) -> None:
+    """Until each of the ledgers has written to the Redis that runs now."""
+    name = f"groq:{a_route(trackers[0].configuration).key.account}"
+    for tracker in trackers:
+        before = server.client().get(f"arche_magic:{name}")
+
+        def written(tracker: QuotaTracker = tracker, before: object = before) -> bool:
+            tracker.storage.read(name)
+            return server.client().get(f"arche_magic:{name}") != before
+
+        wait_until(written)
+
+
+# --- together
+
+
+def test_a_second_process_sees_a_change_at_its_next_call(redis_server: RedisServer) -> None:
+    """What one has spent is gone for the other."""
+    one, two = (tracker_on(redis_server, replace(DAY, amount=1)) for _ in range(2))
+    assert opens_in(two, a_route(two.configuration)) == 0
+    call(one)
+    assert count(two) == 1
+    assert isinstance(two.hold(a_route(two.configuration), ask()), RouteState)
+
+
+WORK = """
+import sys, threading
+sys.path.insert(0, sys.argv[2])
+import redis
+from engine_parts import Clock, a_route, ask, custom_configuration
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.redis_storage import RedisStorage
+from arche_magic.llm_providers.types import Limit, Usage
+
+truth = redis.Redis.from_url(sys.argv[1])
+limits = [Limit("requests", "day", 150, "calendar"), Limit("tokens", "day", 100_000, "calendar")]
+configuration = custom_configuration(limits, clock=Clock())
+tracker = QuotaTracker(RedisStorage(sys.argv[1], None), configuration)
+route = a_route(configuration)
+
+def work():
+    while True:
+        hold = tracker.hold(route, ask())
+        if isinstance(hold, Hold):
+            truth.incr("server counted")
+            tracker.settle(hold, Usage(7, 3))
+        elif "on hold" not in hold.reason:
+            return
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_many_processes_and_threads_never_oversell_a_limit(redis_server: RedisServer) -> None:
+    """Eight processes of four threads get exactly what there is, and count each call once."""
+    command = [sys.executable, "-c", WORK, redis_server.url, str(Path(__file__).parent)]
+    processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(8)]
+    assert [process.wait(100) for process in processes] == [0] * 8
+    assert redis_server.client().get("server counted") == b"150"
+    tokens = Limit("tokens", "day", 100_000, "calendar")
+    tracker = tracker_on(redis_server, replace(DAY, amount=150), tokens)
+    assert count(tracker) == 150
+    assert count(tracker, "tokens_per_day") == 1500
+
+
+# --- away and back
+
+
+def test_a_redis_that_is_away_at_the_start_costs_one_warning_and_no_call(
+    redis_server: RedisServer,
+) -> None:
+    """What is counted meanwhile is there for all once it is back."""
+    redis_server.stop()
+    with pytest.warns(LedgerWarning, match="counting in memory") as caught:
+        tracker = tracker_on(redis_server, replace(DAY, amount=4))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(tracker, 3)
+    assert count(tracker) == 3
+    redis_server.start()
+    wait_until_back(redis_server, tracker)
+    other = tracker_on(redis_server, replace(DAY, amount=4))
+    assert count(other) == 3
+    call(other)
+    assert isinstance(tracker.hold(a_route(tracker.configuration), ask()), RouteState)
+
+
+def test_calls_of_two_machines_while_redis_was_away_add_up(lasting_server: RedisServer) -> None:
+    """Each brings what it counted to what Redis still knows."""
+    one, two = tracker_on(lasting_server), tracker_on(lasting_server)
+    call(one, 2)
+    call(two, 3)
+    lasting_server.stop()
+    for tracker, calls in ((one, 4), (two, 5)):
+        with pytest.warns(LedgerWarning, match="until it is back") as caught:
+            call(tracker, calls)
+        assert len(caught) == 1
+    lasting_server.start()
+    wait_until_back(lasting_server, one, two)
+    assert [count(tracker) for tracker in (one, two, tracker_on(lasting_server))] == [14] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(one)
+    assert count(two) == 15
+
+
+def test_a_redis_that_comes_back_empty_has_lost_nothing(redis_server: RedisServer) -> None:
+    """What was counted before, and meanwhile, is put back by who remembers it."""
+    one, two = tracker_on(redis_server), tracker_on(redis_server)
+    call(one, 2)
+    # The second machine remembers a later state than the first, which has been idle since.
+    call(two, 3)
+    redis_server.stop()
+    for tracker, calls in ((one, 4), (two, 5)):
+        with pytest.warns(LedgerWarning):
+            call(tracker, calls)
+    redis_server.start()
+    wait_until_back(redis_server, one, two)
+    assert [count(tracker) for tracker in (one, two, tracker_on(redis_server))] == [14] * 3
+    redis_server.empty()
+    call(two)
+    assert count(one) == 15
+
+
+@pytest.mark.parametrize("newcomer", [False, True])
+def test_a_redis_that_lost_its_memory_between_two_calls_gets_it_back(
+    redis_server: RedisServer, newcomer: bool
+) -> None:
+    """Nobody was told, and a machine that knows nothing may have been the first to write."""
+    one, two = tracker_on(redis_server), tracker_on(redis_server)
+    call(one, 2)
+    call(two, 3)
+    redis_server.empty()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if newcomer:
+            call(tracker_on(redis_server), 4)
+        call(one)
+        assert count(two) == (10 if newcomer else 6)
+        assert count(one) == (10 if newcomer else 6)
+
+
+def test_calls_under_way_when_redis_goes_are_settled_once(lasting_server: RedisServer) -> None:
+    """A hold from before is settled in memory, one from the absence in Redis."""
+    tracker = tracker_on(lasting_server)
+    route = a_route(tracker.configuration)
+    before = [held(tracker, route) for _ in range(2)]
+    lasting_server.stop()
+    with pytest.warns(LedgerWarning):
+        tracker.settle(before[0], Usage(5, 5))
+    meanwhile = held(tracker, route)
+    lasting_server.start()
+    wait_until_back(lasting_server, tracker)
+    other = tracker_on(lasting_server, replace(DAY, amount=4))
+    assert count(other) == 1
+    spare = held(other, route)
+    assert isinstance(other.hold(route, ask()), RouteState)
+    tracker.settle(meanwhile, Usage(5, 5))
+    tracker.settle(before[1], Usage(5, 5))
+    other.settle(spare, Usage(5, 5))
+    lasting_server.clock.now += 3600
+    assert count(other) == 4
+
+
+def test_what_was_learned_and_shut_while_redis_was_away_is_told(
+    lasting_server: RedisServer,
+) -> None:
+    """The other machines learn it when it is back."""
+    tracker = tracker_on(lasting_server)
+    call(tracker)
+    lasting_server.stop()
+    route = a_route(tracker.configuration)
+    lasting_server.clock.now += 1
+    with pytest.warns(LedgerWarning):
+        served(tracker, route, observations=[Observation("requests_per_day", 50, 10)])
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
+    lasting_server.start()
+    wait_until_back(lasting_server, tracker)
+    other = tracker_on(lasting_server)
+    row = other.get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+    assert (row["limit"], row["used"], row["evidence"]) == (50, 40, "header")
+    assert opens_in(other, route) == 42
+
+
+def test_keys_that_met_while_redis_was_away_are_one_account_afterwards(
+    lasting_server: RedisServer,
+) -> None:
+    """The finding is kept, and nothing that either key spent is lost."""
+    one, two = tracker_on(lasting_server), tracker_on(lasting_server)
+    call(one, 2, key=1)
+    call(two, 3, key=2)
+    lasting_server.stop()
+    with pytest.warns(LedgerWarning):
+        served(one, a_route(one.configuration, 1), account="org_1")
+    served(one, a_route(one.configuration, 2), account="org_1")
+    with pytest.warns(LedgerWarning):
+        call(two, 1, key=2)
+    lasting_server.start()
+    wait_until(lambda: one.shared_keys() == two.shared_keys() == {"groq_key_2": "groq_key_1"})
+    assert tracker_on(lasting_server).shared_keys() == {"groq_key_2": "groq_key_1"}
+    wait_until(lambda: count(one) == count(two) == count(tracker_on(lasting_server)))
+    assert count(one) >= 8
+
+
+# --- the URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2/x@host:99/0",
+        "redis://:hunter2@localhost:abc",
+        "redis://:hunter2@localhost:99999999",
+        "redis://:hunter2@localhost?colour=red",
+        "redis://:hunter2@localhost?socket_timeout=soon",
+        "unix://:hunter2@/tmp/socket?colour=red",
+    ],
+)
+def test_a_url_that_redis_does_not_take_is_refused_without_its_password(url: str) -> None:
+    """The message shows what one looks like."""
+    with pytest.raises(ConfigurationError, match="redis://localhost") as caught:
+        open_storage(url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("port", ["running", "closed"])
+def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> None:
+    """A Redis that refuses the password is one that is away."""
+    url = redis_server.url.replace("redis://", "redis://hunter1:hunter2@")
+    if port == "closed":
+        redis_server.stop()
+    configuration = load_configuration({"ARCHE_QUOTA_STORE": url, "GROQ_API_KEY": "made-up"})
+    with pytest.warns(LedgerWarning) as caught:
+        tracker = get_quota_tracker(configuration)
+    hold = tracker.hold(configuration.routes()[0], ask())
+    assert isinstance(hold, Hold)
+    shown = f"{caught[0].message} {tracker.storage!r} {configuration!r} {vars(tracker)}"
+    assert len(caught) == 1
+    assert "hunter" not in shown
+
+
+def test_a_missing_package_is_named() -> None:
+    """What to install is in the message."""
+    code = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from arche_magic.llm_providers.config import load_configuration\n"
+        "from arche_magic.llm_providers.errors import ConfigurationError\n"
+        "from arche_magic.llm_providers.quota_tracker import get_quota_tracker\n"
+        "try:\n"
+        "    get_quota_tracker(load_configuration({'ARCHE_QUOTA_STORE': 'redis://:pw@host'}))\n"
+        "except ConfigurationError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'arche_magic[redis]'" in done.stdout
+    assert "pw" not in done.stdout
+
+
+def test_the_variable_chooses_redis(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts are still kept in a file, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    variables = {"ARCHE_QUOTA_STORE": redis_server.url, "GROQ_API_KEY": "made-up"}
+    configuration = load_configuration(variables)
+    tracker = get_quota_tracker(configuration)
+    assert isinstance(tracker.storage, RedisStorage)
+    assert get_quota_tracker(configuration).storage is tracker.storage
+    hold = tracker.hold(configuration.routes()[0], ask())
+    assert isinstance(hold, Hold)
+    assert redis_server.client().keys() == [f"arche_magic:{hold.document}".encode()]
+    assert attempt_log(redis_server.url).path == tmp_path / "outputs" / "llm_calls.jsonl"
+
+
+# --- the rule for merging
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["one", "two"]),
+        st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
+        st.sampled_from([1, 40, 150]),  # tokens
+    ),
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
+@settings(max_examples=150, deadline=None)
+@given(common=EVENTS, apart=EVENTS, wait=st.sampled_from([0.0, 2.0, 61.0, 4000.0]))
+def test_a_merge_never_counts_less_than_the_server(
+    window: WindowRule,
+    common: list[tuple[str, float, int]],
+    apart: list[tuple[str, float, int]],
+    wait: float,
+) -> None:
+    """Two copies of a ledger that each counted its own calls, for one server that had them all."""
+    clock = Clock(NOON)
+    limits = [
+        Limit("requests", "minute", 4, window),
+        Limit("tokens", "minute", 300, window),
+        Limit("requests", "hour", 25, window),
+    ]
+    server = ExactServer(limits)
+    configuration = custom_configuration(limits, clock=clock)
+    route = a_route(configuration)
+    name = f"groq:{route.key.account}"
+
+    def run(events: list[tuple[str, float, int]], *storages: MemoryStorage) -> None:
+        """Each call on the storage of its name, or on the only one; full, the server refuses."""
+        for who, seconds, tokens in events:
+            clock.now += seconds
+            storage = storages[-1] if who == "two" else storages[0]
+            tracker = QuotaTracker(storage, configuration)
+            hold = tracker.hold(route, ask("word", 1))
+            amounts = {"requests": 1.0, "tokens": float(tokens)}
+            full = any(server.used(x, clock.now) + amounts[x.metric] > x.amount for x in limits)
+            if isinstance(hold, Hold) and full:
+                tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
+            elif isinstance(hold, Hold):
+                server.log.append((clock.now, amounts))
+                tracker.settle(hold, Usage(tokens, 0))
+
+    one, two = MemoryStorage(), MemoryStorage()
+    run(common, one)
+    before = one.read(name)
+    two.put(name, before)
+    run(apart, one, two)
+    clock.now += wait
+    two.update(name, lambda theirs: merge(before, one.read(name), theirs, clock.now))
+    summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq_key_1"]
+    for limit in limits:
+        assert summary[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2

@@ -1,0 +1,77 @@
+"""Threads that wait for the same routes go on in the order they came."""
+
+from __future__ import annotations
+
+import threading
+
+from arche_magic.llm_providers.waiting import waiting_line
+
+
+def test_the_first_who_came_goes_first() -> None:
+    """Whoever joined earlier may go; others wait until the place before them is free."""
+    with waiting_line("routes", "first") as line:
+        line.join("first")
+        with waiting_line("routes", "second") as same:
+            same.join("second")
+            assert line.may_go("first")
+            assert not same.may_go("second")
+            line.leave("first")
+            assert same.may_go("second")
+
+
+def test_nobody_passes_a_line_by_not_joining_it() -> None:
+    """A newcomer sees that others wait, also before it has joined."""
+    with waiting_line("routes", "waiting") as line:
+        line.join("waiting")
+        with waiting_line("routes", "newcomer") as same:
+            assert not same.may_go("newcomer")
+
+
+def test_lines_of_other_routes_are_apart() -> None:
+    """Waiting for Groq holds up nobody who wants Mistral."""
+    with waiting_line("groq", "a") as groq, waiting_line("mistral", "b") as mistral:
+        groq.join("a")
+        assert mistral.may_go("b")
+
+
+def test_a_place_is_given_up_whatever_happens() -> None:
+    """An interrupt or an error while waiting leaves no ghost at the head of the line."""
+    try:
+        with waiting_line("routes", "gone") as line:
+            line.join("gone")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    with waiting_line("routes", "next") as line:
+        assert line.may_go("next")
+
+
+def test_many_threads_are_served_in_order() -> None:
+    """Forty threads that joined one after the other leave in that order."""
+    order: list[int] = []
+    turn = threading.Condition()
+    joined = threading.Semaphore(0)
+
+    def wait_for_turn(number: int) -> None:
+        with waiting_line("many", number) as line:
+            line.join(number)
+            joined.release()
+            with turn:
+                turn.wait_for(lambda: line.may_go(number), timeout=10)
+                order.append(number)
+                line.leave(number)
+                turn.notify_all()
+
+    with waiting_line("many", "gate") as gate:
+        gate.join("gate")
+        threads = []
+        for number in range(40):
+            threads.append(threading.Thread(target=wait_for_turn, args=(number,)))
+            threads[-1].start()
+            joined.acquire()
+        gate.leave("gate")
+        with turn:
+            turn.notify_all()
+        for thread in threads:
+            thread.join(timeout=20)
+    assert order == list(range(40))

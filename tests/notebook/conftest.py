@@ -1,0 +1,42 @@
+"""One kernel for most tests of the folder, and a sandbox of its own for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from notebook_kernel import Kernel
+
+from arche_magic.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def running_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    kernel = Kernel(tmp_path_factory.mktemp("kernel"))
+    yield kernel
+    kernel.stop()
+
+
+@pytest.fixture
+def kernel(running_kernel: Kernel) -> Iterator[Kernel]:
+    """A kernel with the extension, and no key."""
+    running_kernel.run("get_ipython().config.pop('ArcheMagics', None)")
+    running_kernel.run("%reload_ext arche_magic")
+    running_kernel.forget_keys()
+    yield running_kernel
+    running_kernel.run("%unload_ext arche_magic")
+
+
+@pytest.fixture
+def sandboxed(kernel: Kernel) -> Iterator[Callable[..., Sandbox]]:
+    """Starts a sandbox outside the kernel and points the kernel's variables at it."""
+    with ExitStack() as stack:
+
+        def start(**settings: Any) -> Sandbox:
+            sandbox = stack.enter_context(Sandbox(**settings))
+            kernel.use(sandbox)
+            return sandbox
+
+        yield start

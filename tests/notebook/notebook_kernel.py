@@ -1,0 +1,162 @@
+"""A real kernel with a cell's results as a notebook would keep them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import KernelManager
+
+from arche_magic.sandbox import Sandbox
+
+KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+_DISPLAYS = ("display_data", "update_display_data", "execute_result")
+
+
+def environment_without_keys(folder: Path, **more: str) -> dict[str, str]:
+    """This process's variables without keys, with an IPython profile of its own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)}
+    return {**kept, "IPYTHONDIR": str(folder / "ipython"), "XDG_CONFIG_HOME": str(folder), **more}
+
+
+@dataclass
+class Cell:
+    """What one execution left behind."""
+
+    status: str = ""
+    error: list[str] = field(default_factory=list)
+    error_name: str = ""
+    messages: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def printed(self) -> str:
+        """What went to stdout and stderr."""
+        return "".join(c["text"] for _, kind, c in self.messages if kind == "stream")
+
+    @property
+    def displays(self) -> list[dict[str, Any]]:
+        """The outputs that stay: the content of each display, as last updated."""
+        kept: list[dict[str, Any]] = []
+        places: dict[str, int] = {}
+        for _, kind, content in self.messages:
+            if kind not in _DISPLAYS:
+                continue
+            display_id = content.get("transient", {}).get("display_id")
+            if kind == "update_display_data":
+                if display_id in places:
+                    kept[places[display_id]] = content
+                continue
+            if display_id:
+                places[display_id] = len(kept)
+            kept.append(content)
+        return kept
+
+    def data(self, mimetype: str = "text/plain") -> list[str]:
+        """That representation of each display that stays."""
+        return [content["data"].get(mimetype, "") for content in self.displays]
+
+    @property
+    def results(self) -> list[str]:
+        """The texts of `Out[n]`."""
+        found = (c for _, kind, c in self.messages if kind == "execute_result")
+        return [content["data"]["text/plain"] for content in found]
+
+    @property
+    def message(self) -> str:
+        """The one line of the error."""
+        assert len(self.error) == 1, self.error
+        return self.error[0]
+
+
+class Kernel:
+    """A python3 kernel in a folder of its own, without any key unless it is given one."""
+
+    def __init__(self, folder: Path, extension: bool = True, **variables: str) -> None:
+        self.folder = folder
+        self.manager = KernelManager(kernel_name="python3")
+        self.manager.start_kernel(
+            cwd=str(folder), env=environment_without_keys(folder, **variables)
+        )
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+        if extension:
+            assert self.run("%load_ext arche_magic").status == "ok"
+
+    def run(
+        self,
+        code: str,
+        interrupt_when: Callable[[Cell], bool] | None = None,
+        timeout: float = 60.0,
+    ) -> Cell:
+        """Execute a cell; interrupt the kernel once `interrupt_when` is true of its outputs.
+
+        `started` is then the moment of the interrupt.
+        """
+        cell = Cell(started=time.monotonic())
+        request = self.client.execute(code, store_history=True)
+        deadline = time.monotonic() + timeout
+        while True:
+            message = self.client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            cell.messages.append((time.monotonic(), kind, content))
+            if kind == "error":
+                cell.error, cell.error_name = content["traceback"], content["ename"]
+            if kind == "status" and content["execution_state"] == "idle":
+                break
+            if interrupt_when is not None and interrupt_when(cell):
+                interrupt_when = None
+                cell.started = time.monotonic()
+                self.manager.interrupt_kernel()
+        cell.ended = time.monotonic()
+        while True:
+            reply = self.client.get_shell_msg(timeout=10)
+            if reply["parent_header"].get("msg_id") == request:
+                cell.status = reply["content"]["status"]
+                return cell
+
+    def page(self, code: str) -> str:
+        """What a `?` shows in the frontend's pager."""
+        reply = self.client.execute(code, reply=True, timeout=30)
+        while self.client.get_iopub_msg(timeout=10)["content"].get("execution_state") != "idle":
+            pass
+        return "".join(page["data"]["text/plain"] for page in reply["content"]["payload"])
+
+    def value(self, expression: str) -> Any:
+        """The value of an expression in the kernel, through its repr."""
+        import ast
+
+        cell = self.run(f"print(repr({expression}))")
+        assert cell.status == "ok", cell.error
+        return ast.literal_eval(cell.printed)
+
+    def use(self, sandbox: Sandbox, store: str = "") -> None:
+        """Point the kernel's environment at a sandbox, with an empty ledger."""
+        self.forget_keys()
+        variables = sandbox.environment() | {
+            "ARCHE_QUOTA_STORE": store or f"memory://{time.monotonic_ns()}"
+        }
+        assert self.run(f"import os; os.environ.update({variables!r})").status == "ok"
+
+    def forget_keys(self) -> None:
+        """Take every key, and the sandbox of `%llm_sandbox`, from the kernel again."""
+        code = (
+            "import os, warnings\n"
+            "%llm_sandbox stop\n"
+            f"for name in [n for n in os.environ if n.startswith({KEY_VARIABLES!r})]:\n"
+            "    del os.environ[name]"
+        )
+        assert self.run(code).status == "ok"
+
+    def stop(self) -> None:
+        """Shut the kernel down."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)

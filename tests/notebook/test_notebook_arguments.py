@@ -1,0 +1,119 @@
+"""The line of `%llm` and `%%llm`: options first, then text that goes out as it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+TEXTS = [
+    'say "hello',
+    "it's {x} and {{x}} at $HOME for $x",
+    r"C:\new \\server \"quoted\"",
+    "f(x) = { 1 } ; print(?) !ls %who",
+    "-",
+    "- a list item",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_line_sends_its_text_as_it_stands(kernel: Kernel, sandboxed, text: str) -> None:
+    """Quotes, braces, dollar signs and backslashes are neither removed nor expanded."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("x = 'EXPANDED'")
+    cell = kernel.run(f"%llm -q -t 0.5 {text}")
+    assert cell.status == "ok", cell.error
+    assert sandbox.requests[0].body["messages"][-1]["content"] == text
+
+
+def test_a_cell_sends_its_text_as_it_stands(kernel: Kernel, sandboxed) -> None:
+    """So does the body of `%%llm`, whatever it looks like."""
+    sandbox = sandboxed(keys={"groq": 1})
+    body = "\n".join(["-p is no option here", *TEXTS, '{"json": [1, {"a": "b"}]}'])
+    cell = kernel.run(f"%%llm -q\n{body}")
+    assert cell.status == "ok", cell.error
+    assert sandbox.requests[0].body["messages"][-1]["content"].rstrip("\n") == body
+
+
+@pytest.mark.parametrize(
+    ("line", "system", "prompt"),
+    [
+        ('-s "Be brief." hi', "Be brief.", "hi"),
+        ("-s 'Say \"yes\".' hi", 'Say "yes".', "hi"),
+        (r'-s "Say \"yes\"." hi', 'Say "yes".', "hi"),
+        ("--system=Brief hi", "Brief", "hi"),
+        ('--system="Be brief" hi', "Be brief", "hi"),
+        ("-sBrief hi", "Brief", "hi"),
+        ('-s "- a dash" hi', "- a dash", "hi"),
+        ("-s Brief -- -t is an option", "Brief", "-t is an option"),
+        ("-s Brief it isn't -t 3", "Brief", "it isn't -t 3"),
+    ],
+)
+def test_values_may_be_quoted_and_options_end(
+    kernel: Kernel, sandboxed, line: str, system: str, prompt: str
+) -> None:
+    """Quotes around a value are taken off; `--`, or a word that is no option, ends the options."""
+    sandbox = sandboxed(keys={"groq": 1})
+    cell = kernel.run(f"%llm -q {line}")
+    assert cell.status == "ok", cell.error
+    sent = [message["content"] for message in sandbox.requests[0].body["messages"]]
+    assert sent == [system, prompt]
+
+
+def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
+    """-p, -m, -t and --max-tokens set what is asked of whom."""
+    sandbox = sandboxed()
+    assert kernel.run("%llm -q -p openai -t 0 --max-tokens 12 hi").status == "ok"
+    assert kernel.run("%llm -q -m gpt-oss-20b hi").status == "ok"
+    first, second = sandbox.requests
+    assert (first.provider, first.body["temperature"]) == ("openai", 0)
+    assert 12 in (first.body.get("max_tokens"), first.body.get("max_completion_tokens"))
+    assert (second.provider, second.body["model"]) == ("groq", "openai/gpt-oss-20b")
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ('%llm -s "never closed hi', "the quote at"),
+        (r'%llm -s "never \"closed hi', "the quote at"),
+        ("%llm --temprature 1 hi", "did you mean '--temperature'?"),
+        ("%llm -x hi", "unknown option -x"),
+        ("%llm -5 degrees", "put -- before a text that starts with a dash"),
+        ("%llm hi -o", None),
+        ("%llm -t", "-t needs a value"),
+        ("%llm -t warm hi", "invalid float value: 'warm'"),
+        ("%llm --max-tokens 1.5 hi", "invalid int value: '1.5'"),
+        ("%llm -q=yes hi", "-q"),
+        ("%llm -o 3x hi", "-o '3x' is no name a variable can have"),
+        ("%llm -o for hi", "-o 'for' is no name a variable can have"),
+        ("%%llm what is\nthis", "'what' is no option; the prompt goes in the lines below"),
+        ("%llm", "the prompt is empty"),
+        ("%%llm\n  \n", "the prompt is empty"),
+        ("%llm -p gorq hi", "unknown provider 'gorq'; did you mean 'groq'?"),
+        ("%llm -m gpt-oss-12b hi", "unknown model 'gpt-oss-12b'; did you mean"),
+        ("%llm -p mistral -m openai/gpt-oss-120b hi", "a model of groq, not of mistral"),
+        ("%llm --max-tokens 0 hi", "max_tokens is 0; it must be 1 or more"),
+        ("%llm -t 9 hi", "temperature is 9.0; it must be 0 to 2"),
+        ("%llm -t nan hi", "temperature is nan"),
+        ("%llm --patience -1 hi", "patience is -1.0"),
+        ("%llm_stats groq", "takes no text"),
+    ],
+)
+def test_a_mistake_is_one_line_in_a_failed_cell(
+    kernel: Kernel, sandboxed, cell: str, said: str | None
+) -> None:
+    """What cannot be meant fails the cell with one clean line, and nothing is sent."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    done = kernel.run(cell)
+    if said is None:  # an option after the text is text
+        assert done.status == "ok"
+        return
+    assert done.status == "error"
+    assert said in done.message
+    assert "\n" not in done.message
+    assert "Traceback" not in done.message
+    assert done.displays == []
+    assert sandbox.requests == ()

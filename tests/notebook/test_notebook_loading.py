@@ -1,0 +1,166 @@
+"""Loading, unloading and configuring the extension in real kernels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from notebook_kernel import Kernel, environment_without_keys
+
+MEASURED_LOAD = """
+import sys, time
+began = time.perf_counter()
+get_ipython().run_line_magic("load_ext", "arche_magic")
+milliseconds = (time.perf_counter() - began) * 1000
+heavy = {name.partition(".")[0] for name in sys.modules} & {
+    "groq", "openai", "mistralai", "pandas", "ipywidgets", "pydantic", "httpx", "starlette",
+}
+print(repr((milliseconds, sorted(heavy), "google.genai" in sys.modules)))
+"""
+LEFT_BEHIND = """
+shell = get_ipython()
+print(repr((
+    sorted(n for kind in shell.magics_manager.magics.values() for n in kind if "llm" in n),
+    [type(c).__name__ for c in shell.configurables if "Arche" in type(c).__name__],
+    type(shell.display_trap.hook).__name__,
+    type(sys.displayhook).__name__,
+)))
+"""
+
+
+def test_loading_is_instant_silent_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    """`%load_ext` takes less than 50 ms in a fresh kernel and leaves SDKs and pandas alone."""
+    times = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kernel = Kernel(folder, extension=False)
+        try:
+            cell = kernel.run(MEASURED_LOAD)
+        finally:
+            kernel.stop()
+        assert cell.status == "ok", cell.error
+        milliseconds, heavy, google = json.loads(
+            cell.printed.translate({40: 91, 41: 93, 39: 34}).lower()
+        )
+        times.append(milliseconds)
+        assert heavy == []
+        assert google is False
+        assert len(cell.printed.splitlines()) == 1
+    print("milliseconds to load:", times)
+    assert min(times) < 50
+
+
+def test_loading_twice_says_nothing_and_changes_nothing(kernel: Kernel) -> None:
+    """A second `%load_ext`, and a call of the loader itself, are without effect."""
+    cell = kernel.run(
+        "import arche_magic\n"
+        "shell = get_ipython()\n"
+        "before = shell.magics_manager.registry['ArcheMagics']\n"
+        "arche_magic.load_ipython_extension(shell)\n"
+        "assert shell.magics_manager.registry['ArcheMagics'] is before\n"
+        "assert sum(c is before for c in shell.configurables) == 1"
+    )
+    assert (cell.status, cell.printed) == ("ok", "")
+
+
+def test_unloading_undoes_all_of_it(kernel: Kernel) -> None:
+    """After `%unload_ext` no magic, configurable, hook or sandbox is left; it loads again."""
+    kernel.run("%llm_sandbox start\n%llm -q -o kept hi")
+    kernel.run("from arche_magic.notebook import sandbox_magic; running = sandbox_magic._running")
+    assert kernel.run("%unload_ext arche_magic").printed == ""
+    magics, configurables, hook, current = kernel.value(
+        "(sorted(n for kind in get_ipython().magics_manager.magics.values()"
+        " for n in kind if 'llm' in n),"
+        " [c for c in get_ipython().configurables if 'Arche' in type(c).__name__],"
+        " type(get_ipython().display_trap.hook).__name__, running.running)"
+    )
+    assert magics == []
+    assert configurables == []
+    assert hook == "ZMQShellDisplayHook"
+    assert current is False
+    assert kernel.run("%reload_ext arche_magic").status == "ok"
+    assert kernel.run("%llm_sandbox status").printed.startswith("The sandbox is not running")
+
+
+def test_a_magic_of_another_extension_comes_back(kernel: Kernel) -> None:
+    """Taking over `%%llm` is said in one line, and `%unload_ext` gives it back."""
+    kernel.run("%unload_ext arche_magic")
+    kernel.run(
+        "def theirs(line, cell=None):\n    return 'theirs'\n"
+        "get_ipython().register_magic_function(theirs, 'line_cell', 'llm')"
+    )
+    said = kernel.run("%load_ext arche_magic").printed
+    assert said.splitlines() == [
+        "arche_magic takes over from another extension until %unload_ext: llm"
+    ]
+    kernel.run("%unload_ext arche_magic")
+    assert kernel.run("%llm hi").results == ["'theirs'"]
+    kernel.run("del get_ipython().magics_manager.magics['line']['llm']")
+    kernel.run("del get_ipython().magics_manager.magics['cell']['llm']")
+    kernel.run("%load_ext arche_magic")
+
+
+def test_config_sets_defaults_that_options_override(kernel: Kernel, sandboxed) -> None:
+    """`%config ArcheMagics.…` holds for later cells; an option of the cell wins."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run("%config ArcheMagics.provider = 'mistral'")
+    kernel.run("%config ArcheMagics.max_tokens = 7")
+    kernel.run("%config ArcheMagics.system = 'Be brief.'")
+    assert kernel.run("%llm -q one").status == "ok"
+    assert kernel.run("%llm -q -p groq --max-tokens 9 -s '' two").status == "ok"
+    first, second = sandbox.requests
+    assert (first.provider, first.body["max_tokens"]) == ("mistral", 7)
+    assert first.body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert second.provider == "groq"
+    assert [message["role"] for message in second.body["messages"]] == ["user"]
+
+
+def test_config_patience_zero_never_waits(kernel: Kernel, sandboxed) -> None:
+    """With `%config ArcheMagics.patience = 0` a shut route fails the cell at once."""
+    sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
+    kernel.run("%config ArcheMagics.patience = 0")
+    cell = kernel.run("%llm hi")
+    assert cell.status == "error"
+    assert "opens in" in cell.message
+    assert cell.ended - cell.started < 5
+
+
+def test_ipython_config_sets_defaults(tmp_path: Path) -> None:
+    """`c.ArcheMagics.provider = "groq"` in ipython_config.py holds from the first cell on."""
+    profile = tmp_path / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    assert environment_without_keys(tmp_path)["IPYTHONDIR"] == str(profile.parent)
+    (profile / "ipython_config.py").write_text(
+        'c = get_config()\nc.ArcheMagics.provider = "openai"\nc.ArcheMagics.temperature = 0.5\n'
+    )
+    kernel = Kernel(tmp_path)
+    try:
+        kernel.run("%llm_sandbox")
+        kernel.run("x = %llm hi")
+        assert kernel.value("x.provider") == "openai"
+    finally:
+        kernel.stop()
+
+
+@pytest.mark.parametrize("magic", ["%%llm", "%llm", "%llm_quota", "%llm_stats", "%llm_sandbox"])
+def test_a_question_mark_documents_every_magic(kernel: Kernel, magic: str) -> None:
+    """`%%llm?` shows what the magic does and its options."""
+    text = kernel.page(f"{magic}?")
+    assert "Docstring" in text
+    assert magic.strip("%") in text
+    if magic.endswith("llm"):
+        for option in ("--provider", "--model", "--system", "--temperature", "--max-tokens"):
+            assert option in text
+
+
+@pytest.mark.parametrize("magic", ["llm", "llm_quota", "llm_stats", "llm_sandbox"])
+def test_help_prints_what_a_magic_does(kernel: Kernel, magic: str) -> None:
+    """`--help` prints a sentence and the options, spends nothing, and the cell is fine."""
+    cell = kernel.run(f"%{magic} --help")
+    assert cell.status == "ok"
+    lines = cell.printed.splitlines()
+    assert lines[0][0].isupper()
+    assert "::" not in cell.printed
+    assert max(len(line) for line in lines) <= 100

@@ -1,0 +1,178 @@
+"""A reply is untrusted: what is shown of it loads nothing, runs nothing and hides nothing."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import mistune
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nbconvert.filters import markdown2html
+
+from arche_magic.notebook.display import reply_bundle
+
+MARK = "alert"  # every attack below carries it, so that what it becomes can be found
+ATTACKS = [
+    f"<script>{MARK}(1)</script>",
+    f"<img src=x onerror={MARK}(1)>",
+    f'<iframe src="javascript:{MARK}(1)"></iframe>',
+    f'<a href="javascript:{MARK}(1)">a</a>',
+    f"![a](http://example.org/{MARK}.png)",
+    f"!![a](http://example.org/{MARK}.png)",
+    f"![a][{MARK}]",
+    f"[{MARK}]: http://example.org/x.png",
+    f"[{MARK}]: javascript:{MARK}(1)",
+    f"[a](javascript:{MARK}(1))",
+    f"[a]( \n javascript:{MARK}(1))",
+    f"[a](<javascript:{MARK}(1)>)",
+    f"[a](&#106;avascript:{MARK}(1))",
+    f"[a](javascript&colon;{MARK}(1))",
+    f"[a](data:text/html,{MARK})",
+    f"<javascript:{MARK}(1)>",
+    f"<!-- {MARK} -->",
+    f"<svg onload={MARK}(1)>",
+    f"< img src=x onerror={MARK}(1)>",
+]
+BORDERS = [
+    "```", "````", "~~~", "~~~~", "```python", "``` a`b", "~~~ a`b", "`", "``", "\\`", "\\\\`",
+    "- ", "  ", "    ", "> ", "1. ", "- ```", "> ```", "  ~~~", "$", "$$", "\\$", "\\begin{a}",
+    "\\end{a}", "\\\\[", "\\\\]", "\\\\(", "\\\\)", "[x](", ")", "[b]:", "\n", "\n\n", "\n",
+    "\n", "<pre>", "</pre>",
+    "<code>", "</code>", "<!--", "-->", "|", "---", "# ", "text", "\t", "\r", "\x0c", "\u2028",
+]  # fmt: skip
+FORBIDDEN = {
+    "img", "script", "iframe", "svg", "object", "embed", "link", "style", "form", "input", "video",
+    "audio", "base", "meta", "math",
+}  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """The elements of a page and their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def renderings(markdown: str) -> list[str]:
+    """What several frontends' kinds of Markdown make of it, with raw HTML let through."""
+    plain = mistune.create_markdown(escape=False)
+    plugins = ["math", "table", "footnotes", "def_list", "task_lists", "strikethrough"]
+    rich = mistune.create_markdown(escape=False, plugins=plugins)
+    return [markdown2html(markdown), str(plain(markdown)), str(rich(markdown))]
+
+
+def assert_harmless(text: str) -> None:
+    shown = reply_bundle(text)["text/markdown"]
+    for page in renderings(shown):
+        for tag, attributes in Elements(page).found:
+            where = (tag, attributes, shown)
+            assert tag not in FORBIDDEN, where
+            assert not any(name.startswith("on") for name in attributes), where
+            address = re.sub(r"[\x00-\x20]", "", attributes.get("href") or "")
+            assert re.match(r"(https?:|mailto:|#|$)", address, re.IGNORECASE), where
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}",
+        "text `{}` text",
+        "`a\n` {} `",
+        "\\`{}`",
+        "```\ncode\n```\n{}\n```\ncode\n```",
+        "```\n{}",
+        "- item\n  ```\n  {}\n  ```",
+        "> ```\n> {}\n> ```",
+        "$$\n```\n$$\n{}\n```\n$$",
+        "$$\n\n```\n$$\n{}\n```\n",
+        "- a $$ b\n\n$$\n```\n$$ {}\n```",
+        "[x]:\n```\n{}\n```",
+        "~~~ a`b\n{}\n~~~",
+        "~~~\n```\n~~~\n{}\n```",
+        "[x](y`z) {} `w`",
+        "    ```\n{}\n    ```",
+        "\\begin{{a}}\n```\n\\end{{a}}\n{}\n```",
+    ],
+)
+def test_nothing_of_an_attack_is_left(attack: str, around: str) -> None:
+    """Scripts, images, HTML and links that run are shown as text, wherever they hide."""
+    assert_harmless(around.format(attack))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from([*BORDERS, *BORDERS, *ATTACKS]), max_size=24).map("".join))
+@example("```\n<img src=x>\n~~~\n```\n~~~\n<img src=x>")
+def test_no_mixture_of_borders_lets_an_attack_through(text: str) -> None:
+    """Whatever way code, math, lists and quotes are opened and closed, all stays harmless."""
+    assert_harmless(text)
+
+
+CODE = 'for (i = 0; i<n; i++) { a[i](x) = "<b>" + `t`; }  // ![x](y)'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Look:\n```c\n{CODE}\n```\nDone.",
+        f"Look:\n\n```c\n{CODE}\n{CODE}",
+        f"- item\n\n  ```c\n  {CODE}\n  ```\n\n- next",
+        f"1. ```c\n   {CODE}\n   ```",
+        f"> ```c\n> {CODE}\n> ```",
+        f"~~~c\n{CODE}\n~~~",
+        f"A sum: $$x$$\n\n```c\n{CODE}\n```",
+        "Use `a<b>` and ``x ` <y>``.",
+    ],
+)
+def test_code_stays_readable(text: str) -> None:
+    """Code is shown as it was written, in fences, lists, quotes and spans, closed or not."""
+    code = ["a<b>", "x ` <y>"] if "Use" in text else [CODE]
+    for page in renderings(reply_bundle(text)["text/markdown"]):
+        found = " ".join(re.findall(r"<code[^>]*>(.*?)</code>", page, re.DOTALL) or [page])
+        plain = re.sub(r"<[^>]+>", "", found)
+        assert all(line in unescape(plain) for line in code), page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# A title\n\n- **bold**, *italic*, `code`\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+        "```python\nif a > b and c:\n    print('ok')\n```",
+        "See [the docs](https://example.org/a?b=c) and $e^{i\\pi} = -1$.",
+        "$$\n\\int_0^1 x\\,dx\n$$",
+    ],
+)
+def test_ordinary_markdown_is_left_alone(text: str) -> None:
+    """Titles, tables, code, math and links to the web go through unchanged."""
+    assert reply_bundle(text) == {"text/plain": text, "text/markdown": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("so $a<b$ and $c < d$", "so $a\\lt b$ and $c \\lt  d$"),
+        ("$$\nx < y\n$$", "$$\nx \\lt  y\n$$"),
+        ("\\begin{align}a &< b\\end{align}", "\\begin{align}a &\\lt  b\\end{align}"),
+        ("$n![k](x)$", "$n!{}[k]{}(x)$"),
+        ("$5 <b> and $6", "$5 &lt;b> and $6"),
+    ],
+)
+def test_a_formula_stays_a_formula(text: str, shown: str) -> None:
+    """TeX has no entities: what could be HTML or a link is said in TeX."""
+    assert reply_bundle(text)["text/markdown"] == shown
+
+
+def test_terminal_escapes_and_reordering_marks_are_taken_out() -> None:
+    """A reply can neither colour nor move in a terminal, nor turn text around."""
+    bundle = reply_bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
+    assert bundle["text/plain"] == "ared b]0;t cdef\ng\nh"
+    assert bundle["text/markdown"] == bundle["text/plain"]

@@ -1,0 +1,102 @@
+"""`%llm_sandbox` in a kernel: rehearse without keys, then go back to the real ones."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+
+def test_start_stop_and_status(kernel: Kernel) -> None:
+    """It says what it does in one line each time; prompts work while it runs, and only then."""
+    said = kernel.run("%llm_sandbox").printed
+    assert said.startswith("Sandbox on: simulated Groq (3 keys), Mistral (1 key)")
+    assert "running" in kernel.run("%llm_sandbox status").printed
+    assert kernel.run("%llm -q hi").status == "ok"
+    assert kernel.run("%llm_sandbox stop").printed.startswith("Sandbox off")
+    assert kernel.run("%llm_sandbox stop").printed == "The sandbox is not running.\n"
+    assert kernel.run("%llm -q hi").message.startswith("NoKeys")
+
+
+def test_the_environment_is_left_alone(kernel: Kernel) -> None:
+    """Neither starting nor stopping changes a variable."""
+    kernel.run("import os; before = dict(os.environ)")
+    kernel.run("%llm_sandbox --keys groq=1 start")
+    kernel.run("%llm -q hi")
+    assert kernel.value("before == dict(os.environ)") is True
+    kernel.run("%llm_sandbox stop")
+    assert kernel.value("before == dict(os.environ)") is True
+
+
+def test_the_real_keys_and_their_ledger_are_untouched(kernel: Kernel, sandboxed, tmp_path) -> None:
+    """While it runs nothing is sent to, or counted for, the configured keys; then they are back."""
+    outside = sandboxed(keys={"mistral": 1})
+    ledger = tmp_path / "ledger.json"
+    kernel.use(outside, store=str(ledger))
+    assert kernel.run("%llm -q real").status == "ok"
+    before = ledger.read_text()
+    kernel.run("%llm_sandbox --keys groq=1")
+    kernel.run("x = %llm -q rehearsed")
+    assert kernel.value("x.provider") == "groq"
+    assert len(kernel.run("%llm_stats").data("text/plain")[0].splitlines()) == 2
+    assert ledger.read_text() == before
+    kernel.run("%llm_sandbox stop")
+    kernel.run("x = %llm -q real again")
+    assert kernel.value("x.provider") == "mistral"
+    assert [json.dumps(r.body).count("rehearsed") for r in outside.requests] == [0, 0]
+
+
+def test_auto_starts_only_without_keys(kernel: Kernel, sandboxed) -> None:
+    """`auto` leaves a kernel with keys alone, and says so."""
+    assert kernel.run("%llm_sandbox auto").printed.startswith("Sandbox on")
+    again = kernel.run("%llm_sandbox auto").printed
+    assert again.startswith("The sandbox is running")
+    sandboxed(keys={"groq": 1})
+    said = kernel.run("%llm_sandbox --left groq.requests_per_day=1 auto").printed
+    assert "not running" in said or "not needed" in said
+    assert kernel.value("__import__('arche_magic').get_quota_tracker().configuration.store") != ""
+    assert "running" in kernel.run("%llm_sandbox status").printed
+
+
+def test_left_limits_and_keys_shape_it(kernel: Kernel) -> None:
+    """--keys, --limit and --left set how many keys there are and what they may spend."""
+    said = kernel.run(
+        "%llm_sandbox --keys groq=2 --keys mistral=1 --left groq_key_1.requests_per_day=1 "
+        "--limit mistral.requests_per_minute=2"
+    ).printed
+    assert "Groq (2 keys), Mistral (1 key)" in said
+    kernel.run("a = %llm -q one")
+    kernel.run("b = %llm -q two")
+    assert kernel.value("(a.key, b.key)") == ("groq_key_1", "groq_key_2")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("stopp", "'stopp' is not start, auto, stop or status"),
+        ("--keys groq", "--keys 'groq' is not like groq=2"),
+        ("--keys grok=2", "unknown provider 'grok'"),
+        ("--left groq_key_1=2", "is not like groq_key_1.requests_per_day=2"),
+        ("--left groq_key_9.requests_per_day=2", "groq_key_9"),
+        ("--left groq.requests_per_day=few", "is not like groq_key_1.requests_per_day=2"),
+        ("--limit groq.request_per_day=2", "unknown limit 'request_per_day'"),
+        ("--latency slow", "invalid float value: 'slow'"),
+        ("--latency -1", "latency"),
+        ("--sed 3", "did you mean '--seed'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_a_running_one_alone(
+    kernel: Kernel, line: str, said: str
+) -> None:
+    """A wrong option fails the cell, and the sandbox that runs goes on."""
+    kernel.run("%llm_sandbox")
+    cell = kernel.run(f"%llm_sandbox {line}")
+    assert cell.status == "error"
+    assert said in cell.message
+    assert len(cell.message) < 300
+    assert "\n" not in cell.message
+    assert kernel.run("%llm -q hi").status == "ok"

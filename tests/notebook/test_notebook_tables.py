@@ -1,0 +1,117 @@
+"""`%llm_quota` and `%llm_stats`: a table to read, and the figures as a DataFrame."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+
+QUOTA_COLUMNS = [
+    "provider", "key", "account", "model", "limit", "used", "session_used", "allowed", "remaining",
+    "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
+]  # fmt: skip
+ATTEMPT_COLUMNS = [
+    "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
+    "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
+]  # fmt: skip
+STRIPPED = re.compile(r"<(style|script|svg|link)|\sid=|\sclass=|\son\w+=", re.IGNORECASE)
+
+
+def columns(kernel: Kernel, frame: str) -> dict[str, str]:
+    return dict(kernel.value(f"[(str(n), str(t)) for n, t in {frame}.dtypes.items()]"))
+
+
+def test_quota_shows_every_limit_of_every_route(kernel: Kernel, sandboxed) -> None:
+    """A row per limit, in text and HTML that survive an untrusted notebook; shown once."""
+    sandboxed(keys={"groq": 2, "mistral": 1})
+    kernel.run("%llm -q hi")
+    cell = kernel.run("%llm_quota")
+    assert (cell.status, len(cell.displays), cell.results) == ("ok", 1, [])
+    data = cell.displays[0]["data"]
+    lines = data["text/plain"].splitlines()
+    assert lines[0].split()[:2] == ["route", "next"]
+    for wanted in ("groq · key 1 · gpt-oss-120b", "groq · key 2", "mistral · key 1"):
+        assert wanted in data["text/plain"]
+    assert "1 of 1,000" in data["text/plain"]
+    assert "requests per day" in data["text/html"]
+    assert not STRIPPED.search(data["text/html"])
+    # The right edges of the figures stand below one another.
+    edges = {line.index(" of ") for line in lines if re.search(r"\d of 1,000(?!,)", line)}
+    assert len(edges) == 1
+
+
+def test_quota_is_a_frame_with_the_documented_columns(kernel: Kernel, sandboxed) -> None:
+    """Counts are integers, times aware and UTC; what is derived is a plain DataFrame."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%llm -q hi")
+    shown = kernel.run("q = %llm_quota groq\nq")
+    assert (len(shown.displays), shown.results) == (1, [])
+    types = columns(kernel, "q")
+    assert list(types) == QUOTA_COLUMNS
+    for name in ("used", "session_used", "allowed", "remaining"):
+        assert types[name] == "int64"
+    for name in ("opens_at", "resets_at"):
+        assert re.fullmatch(r"datetime64\[\w+, UTC\]", types[name])
+    assert types["available"] == "bool"
+    day = "q[q.limit == 'requests_per_day'].iloc[0]"
+    assert kernel.value(f"[int({day}[n]) for n in ('used', 'allowed', 'remaining')]") == [
+        1,
+        1000,
+        999,
+    ]
+    assert kernel.value("(type(q).__name__, type(q.head(1)).__name__)") == ("DataFrame",) * 2
+    assert len(kernel.run("q.head(1)").results) == 1
+
+
+def test_stats_counts_outcomes_per_route(kernel: Kernel, sandboxed) -> None:
+    """The table sums attempts per route; the frame has them one by one, with aware times."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    sandbox.fail("groq", "rate_limit_day")
+    kernel.run("%llm -q one")
+    kernel.run("%llm -q two")
+    cell = kernel.run("s = %llm_stats")
+    assert (len(cell.displays), cell.results) == (1, [])
+    table = cell.displays[0]["data"]
+    groq, mistral = table["text/plain"].splitlines()[1:]
+    assert re.split(r"\s{2,}", groq)[:6] == ["groq · key 1 · gpt-oss-120b", *"01100"]
+    assert re.split(r"\s{2,}", mistral)[1:6] == list("20000")
+    assert not STRIPPED.search(table["text/html"])
+    types = columns(kernel, "s")
+    assert list(types) == ATTEMPT_COLUMNS
+    assert re.fullmatch(r"datetime64\[\w+, UTC\]", types["at"])
+    assert (types["input_tokens"], types["output_tokens"]) == ("int64", "int64")
+    assert kernel.value("list(s.outcome)") == ["refused", "served", "skipped", "served"]
+    assert kernel.value("s.request.nunique()") == 2
+
+
+def test_nothing_has_happened_yet(kernel: Kernel, sandboxed) -> None:
+    """Before the first prompt the tables say so, and the frames have their columns and types."""
+    sandboxed(keys={"groq": 1})
+    assert kernel.run("s = %llm_stats").data() == ["no attempts yet"]
+    types = columns(kernel, "s")
+    assert list(types) == ATTEMPT_COLUMNS
+    assert types["at"].endswith("UTC]")
+    assert types["input_tokens"] == "int64"
+    assert kernel.run("%llm_quota openai").data() == ["no key of openai is configured"]
+
+
+def test_an_unknown_provider_is_offered_its_neighbour(kernel: Kernel, sandboxed) -> None:
+    """`%llm_quota gorq` fails in one line; without any key it says what to set."""
+    sandboxed(keys={"groq": 1})
+    assert "did you mean 'groq'" in kernel.run("%llm_quota gorq").message
+    kernel.forget_keys()
+    assert kernel.run("%llm_quota").message.startswith("NoKeys: ")
+
+
+def test_names_from_outside_are_escaped(kernel: Kernel, sandboxed) -> None:
+    """A model name or an error text with HTML in it is shown as text."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    assert kernel.run("%llm -q -p mistral hi").status == "ok"
+    kernel.run("%llm -q --patience 0 -p groq -m <b>x</b> hi")
+    for magic in ("%llm_stats", "%llm_quota"):
+        html = kernel.run(magic).displays[0]["data"]["text/html"]
+        assert "<b>x" not in html
+    assert len(sandbox.requests) == 2

@@ -1,0 +1,109 @@
+"""A plain IPython terminal: text as it comes, the receipt, errors in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+from notebook_kernel import environment_without_keys
+
+from arche_magic.sandbox import Sandbox
+
+TEXT = "one two\n\n**three** \x1b[31mfour\x1b[0m"
+
+
+class Terminal:
+    """IPython at a simple prompt."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        environment = environment_without_keys(folder, **sandbox.environment())
+        environment |= {"TERM": "dumb", "NO_COLOR": "1", "ARCHE_QUOTA_STORE": "memory://"}
+        arguments = ["-m", "IPython", "--simple-prompt", "--colors=NoColor", "--no-banner"]
+        self._process = pexpect.spawn(
+            sys.executable,
+            arguments,
+            cwd=str(folder),
+            env=environment,
+            encoding="utf-8",
+            dimensions=(50, 240),
+            timeout=30,
+        )
+        self.sandbox = sandbox
+        self._number = 1
+        self._process.expect(r"In \[1\]: ")
+
+    def run(self, line: str) -> str:
+        """What the terminal shows between a line and the next prompt."""
+        self._number += 1
+        self._process.sendline(line)
+        self._process.expect(rf"In \[{self._number}\]: ")
+        return self._process.before.replace("\r\n", "\n").partition("\n")[2].strip("\n")
+
+    def close(self) -> None:
+        """End IPython."""
+        self._process.close(force=True)
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    with Sandbox(keys={"groq": 2}, reply=lambda *_: TEXT) as sandbox:
+        sandbox.fail("groq_key_1", "unauthorized")
+        terminal = Terminal(tmp_path_factory.mktemp("terminal"), sandbox)
+        assert terminal.run("%load_ext arche_magic") == ""
+        yield terminal
+        terminal.close()
+
+
+def test_a_reply_is_printed_once_with_its_receipt(terminal: Terminal) -> None:
+    """Text, then the receipt, and no empty `Out[n]:`; colours of the reply are taken out."""
+    shown = terminal.run("%llm hi")
+    assert shown.startswith("one two\n\n**three** four\ngroq · key 2 · gpt-oss-120b · ")
+    assert "\n  groq · key 1 · gpt-oss-120b failed: " in shown
+    assert "\x1b" not in shown
+    assert "Out[" not in shown
+    assert shown.count("three") == 1
+    assert terminal.run("_.key").endswith("'groq_key_2'")
+
+
+def test_a_variable_shows_its_reply(terminal: Terminal) -> None:
+    """`x = %llm …` prints it as it comes; `x` shows it again, without the quotes of a repr."""
+    assert terminal.run("x = %llm hi").count("three") == 1
+    assert terminal.run("x").endswith("\none two\n\n**three** four")
+    assert terminal.run("%llm -q hi") == ""
+
+
+def test_tables_are_text(terminal: Terminal) -> None:
+    """Quota and statistics come as aligned text, once."""
+    quota = terminal.run("%llm_quota")
+    assert quota.splitlines()[0].split()[0] == "route"
+    assert "requests per day" in quota
+    assert "Out[" not in quota
+    assert "<" not in quota
+    assert "served" in terminal.run("s = %llm_stats").splitlines()[0]
+    assert terminal.run("s.shape[1]").endswith("14")
+
+
+def test_an_error_is_one_line(terminal: Terminal) -> None:
+    """No traceback, no escape sequences."""
+    assert terminal.run("%llm -t 9 hi") == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
+
+
+def test_a_broken_reply_starts_over_on_a_line_of_its_own(terminal: Terminal) -> None:
+    """What was printed cannot be taken back, so the line below says that it starts over."""
+    terminal.sandbox.fail("groq", "cut_stream")
+    lines = terminal.run("%llm hi").splitlines()
+    shown = [line for line in lines if not line.startswith("waiting: groq · key 2")]
+    (place,) = (n for n, line in enumerate(shown) if line.startswith("[groq · key 2"))
+    assert shown[place].endswith("starting over]")
+    assert shown[place + 1 : place + 5] == ["", "one two", "", "**three** four"]
+    assert shown[place + 5].startswith("groq · key 2 · ")
+
+
+def test_a_filtered_reply_fails_on_a_line_of_its_own(terminal: Terminal) -> None:
+    """The error does not stick to text that was printed before it."""
+    terminal.sandbox.fail("groq", "content_filter")
+    shown = terminal.run("%llm hi").splitlines()
+    assert shown[-1].startswith("ContentFiltered: groq")

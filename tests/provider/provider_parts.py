@@ -1,0 +1,121 @@
+"""What the tests of the public interface share: clocks, names, and a user's script run apart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import arche_magic
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Start = Callable[..., Sandbox]
+PROVIDERS = ("groq", "mistral", "google", "openai")
+MODELS = {
+    "groq": "openai/gpt-oss-120b",
+    "mistral": "mistral-small-latest",
+    "google": "gemini-3.5-flash-lite",
+    "openai": "gpt-4.1-mini",
+}
+ONE_KEY_EACH = dict.fromkeys(PROVIDERS, 1)
+OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+# Noon UTC on a Monday, on a full minute, far from midnight in Los Angeles.
+NOON = 1_763_380_800.0
+
+
+class Clock:
+    """A clock for us and the sandbox alike that moves only while somebody sleeps on it."""
+
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+        self.naps: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now += seconds
+
+    @property
+    def slept(self) -> float:
+        return sum(self.naps)
+
+
+class FastClock:
+    """Real time made faster, for threads that wait beside each other."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+
+    def time(self) -> float:
+        with self._lock:
+            return NOON + (time.monotonic() - self._began) * self._speed
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds / self._speed)
+
+
+def asked(sandbox: Sandbox) -> list[str]:
+    """Which provider each request reached, in order."""
+    return [request.provider for request in sandbox.requests]
+
+
+def server_count(sandbox: Sandbox, name: str) -> int:
+    """The sum of one figure over all keys and models of `sandbox.usage()`."""
+    return sum(count[name] for models in sandbox.usage().values() for count in models.values())
+
+
+def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
+    """A `.env` with everything the sandbox gives out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".env"
+    lines = [f"{name}={value}" for name, value in sandbox.environment().items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def start_script(
+    code: str, folder: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """A user's script, started in a process of its own that works in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=clean_environment() | dict(variables or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def run_script(
+    code: str, folder: Path, variables: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """What a user's script writes to stdout and stderr; it must end well."""
+    process = start_script(code, folder, variables)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's variables without any that configure us, and with this source first."""
+    root = str(Path(arche_magic.__file__).parents[1])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return kept | {"PYTHONPATH": root}
+
+
+def used(summary: Mapping[str, Any], key: str, limit: str = "requests_per_day") -> float:
+    return float(summary[key][limit]["used"])

@@ -1,0 +1,135 @@
+"""What went wrong in the older package, `Three_PointO_ArchE.llm_providers`, goes right here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_parts import (
+    MODELS,
+    Clock,
+    Start,
+    asked,
+    run_script,
+    server_count,
+    used,
+    write_env_file,
+)
+
+from arche_magic.llm_providers import (
+    IntelligentLLMOrchestrator,
+    LLMProviderError,
+    MultiKeyGroqProvider,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_one_request_asks_each_key_once(start: Start, clock: Clock) -> None:
+    """Three ways of rotating lay over each other, and asked keys again and again."""
+    sandbox = start(keys={"groq": 3}, clock=clock)
+    sandbox.fail("groq", "rate_limit_day", times=None)
+    with pytest.raises(LLMProviderError, match="All Groq API keys have hit rate limits"):
+        get_llm_provider().generate("Hello", patience=0)
+    assert sorted(str(request.key) for request in sandbox.requests) == [
+        "groq_key_1",
+        "groq_key_2",
+        "groq_key_3",
+    ]
+
+
+def test_the_class_and_the_name_are_the_same_rotation(start: Start, clock: Clock) -> None:
+    """`MultiKeyGroqProvider`, `groq` and `intelligent` share one ledger and one order."""
+    start(keys={"groq": 2}, clock=clock)
+    providers = (MultiKeyGroqProvider(), get_llm_provider("groq"), IntelligentLLMOrchestrator())
+    keys = [provider.generate("Hello").key for provider in (*providers, providers[0])]
+    assert sorted(keys) == ["groq_key_1", "groq_key_1", "groq_key_2", "groq_key_2"]
+
+
+def test_building_the_multi_key_provider_keeps_the_counts(start: Start, clock: Clock) -> None:
+    """It set the saved counts to zero."""
+    start(keys={"groq": 1}, clock=clock)
+    MultiKeyGroqProvider().generate("Hello")
+    summary = MultiKeyGroqProvider().get_usage_summary()
+    assert used(summary, "groq_key_1") == 1
+    assert used(summary, "groq_key_1", "tokens_per_day") > 0
+
+
+def test_the_usage_summary_works_in_the_next_process(start: Start, tmp_path: Path) -> None:
+    """It compared times with and without a zone, and raised TypeError."""
+    sandbox = start()
+    write_env_file(tmp_path, sandbox)
+    get_llm_provider("groq").generate("Hello")
+    code = """
+from datetime import UTC, datetime
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+row = get_quota_tracker().get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+print(row["reset_time"] > datetime.now(UTC), row["available"])
+"""
+    assert run_script(code, tmp_path)[0].split() == ["True", "True"]
+
+
+def test_the_intelligent_provider_can_be_had_by_name(start: Start) -> None:
+    """It raised NameError."""
+    start()
+    provider = get_llm_provider("intelligent")
+    assert type(provider) is IntelligentLLMOrchestrator
+    assert provider.generate("Hello")
+
+
+def test_fallback_reaches_the_third_and_the_fourth(start: Start, clock: Clock) -> None:
+    """It went to and fro between the first two."""
+    sandbox = start(clock=clock)
+    provider = get_llm_provider()
+    sandbox.fail("groq", "server_error", times=None)
+    sandbox.fail("mistral", "server_error", times=None)
+    assert provider.generate("Hello", patience=0).provider == "google"
+    sandbox.fail("google", "server_error", times=None)
+    assert provider.generate("Hello", patience=0).provider == "openai"
+    assert asked(sandbox) == ["groq", "mistral", "google", "google", "openai"]
+
+
+def test_the_first_key_is_used_and_counted_like_any_other(start: Start, clock: Clock) -> None:
+    """Its index was 0, and 0 was taken for no key."""
+    start(keys={"groq": 2}, clock=clock)
+    provider = MultiKeyGroqProvider()
+    replies = [provider.generate("Hello") for _ in range(4)]
+    summary = provider.get_usage_summary()
+    for label in ("groq_key_1", "groq_key_2"):
+        assert used(summary, label) == [reply.key for reply in replies].count(label) == 2
+
+
+def test_a_temperature_of_zero_is_zero(start: Start) -> None:
+    """It became 0.7."""
+    sandbox = start()
+    get_llm_provider().generate("Hello", temperature=0)
+    get_llm_provider().generate_chat([{"role": "user", "content": "Hello"}], temperature=0.0)
+    assert [request.body["temperature"] for request in sandbox.requests] == [0, 0]
+
+
+def test_requests_per_day_are_recorded(start: Start, clock: Clock) -> None:
+    """Only tokens were."""
+    sandbox = start(clock=clock)
+    for name in ("groq", "google", "openai"):
+        for _ in range(3):
+            get_llm_provider(name).generate("Hello")
+        row = get_quota_tracker().get_usage_summary(name)[f"{name}_key_1"]["requests_per_day"]
+        assert row["used"] == 3
+        assert row["remaining"] == row["limit"] - 3
+        assert row["model"] == MODELS[name]
+        assert isinstance(row["reset_time"], datetime)
+    assert server_count(sandbox, "requests") == 9
+
+
+def test_tokens_per_day_are_the_providers_own_count(start: Start, clock: Clock) -> None:
+    """They were guessed from the words of the prompt."""
+    sandbox = start(keys={"groq": 1}, clock=clock)
+    for number in range(3):
+        get_llm_provider().generate(f"Prompt {number}")
+    spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
+    summary = get_quota_tracker().get_usage_summary("groq")
+    assert used(summary, "groq_key_1", "tokens_per_day") == spent

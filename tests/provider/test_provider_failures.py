@@ -1,0 +1,228 @@
+"""What goes wrong at one provider does not reach the user; what the user must know does."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
+
+from arche_magic.llm_providers import (
+    ContentFiltered,
+    IncompleteReply,
+    IntelligentLLMOrchestrator,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.types import Discarded, Piece
+from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS
+
+BREAKS_A_STREAM = (
+    "malformed_event",
+    "malformed_body",
+    "stream_error",
+    "cut_stream",
+    "broken_connection",
+)
+
+
+def ask(provider: IntelligentLLMOrchestrator, streamed: bool, **options: Any) -> str:
+    """The text of a reply, in one of the two ways of asking."""
+    if streamed:
+        return "".join(provider.stream("Hello", **options))
+    return provider.generate("Hello", **options)
+
+
+@pytest.mark.parametrize("kind", TEMPORARY_KINDS)
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_temporary_failure_is_answered_by_the_next_route(
+    start: Start, clock: Clock, name: str, kind: str
+) -> None:
+    """The reply is the other route's own, whole: never doubled, never spliced."""
+    other = "mistral" if name != "mistral" else "groq"
+    sandbox = start(keys={name: 1, other: 1}, clock=clock)
+    whole = get_llm_provider(other).generate("Hello")
+    sandbox.fail(name, kind, times=None)
+    reply = IntelligentLLMOrchestrator(preferred_provider=name).generate("Hello", patience=0)
+    assert reply == whole
+    first, last = reply.attempts
+    assert (first.provider, last.provider) == (name, other)
+    assert first.outcome == ("refused" if kind == "rate_limit_minute" else "failed")
+    assert first.error
+
+
+@pytest.mark.parametrize("kind", TEMPORARY_KINDS)
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_stream_that_breaks_starts_over_on_the_next_route(
+    start: Start, clock: Clock, name: str, kind: str
+) -> None:
+    """What was shown is discarded first, so that the text is replaced and not continued."""
+    other = "mistral" if name != "mistral" else "groq"
+    sandbox = start(keys={name: 1, other: 1}, clock=clock)
+    whole = get_llm_provider(other).generate("Hello")
+    sandbox.fail(name, kind, times=None)
+    events = IntelligentLLMOrchestrator(preferred_provider=name).events("Hello", patience=0)
+    seen, shown = [], ""
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            reply = end.value
+            break
+        if isinstance(seen[-1], Discarded):
+            assert whole != shown != ""
+            shown = ""
+        elif isinstance(seen[-1], Piece):
+            shown += seen[-1].text
+    assert shown == reply == whole
+    assert reply.provider == other
+    broken = sum(isinstance(event, Discarded) for event in seen)
+    assert broken == (kind in BREAKS_A_STREAM)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("kind", BREAKS_A_STREAM)
+def test_a_stream_cut_after_some_text_raises_with_that_text(
+    start: Start, clock: Clock, name: str, kind: str
+) -> None:
+    """`stream()` cannot take back what it gave, so it says that the reply is not whole."""
+    sandbox = start(clock=clock)
+    whole = get_llm_provider(name).generate("Hello")
+    sandbox.fail(name, kind, times=None)
+    stream = get_llm_provider(name).stream("Hello")
+    pieces = []
+    with pytest.raises(IncompleteReply, match="broke off") as caught:
+        pieces.extend(iter(stream))
+    assert caught.value.partial
+    assert whole.startswith(caught.value.partial)
+    assert len(caught.value.partial) < len(whole)
+    assert stream.reply is None
+    assert [attempt.outcome for attempt in caught.value.attempts] == ["failed"]
+    assert len(sandbox.requests) == 2
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "error"), [("content_filter", ContentFiltered), ("invalid_request", InvalidRequest)]
+)
+def test_a_refusal_of_the_request_itself_goes_to_no_other_provider(
+    start: Start, name: str, streamed: bool, kind: str, error: type[LLMProviderError]
+) -> None:
+    """Nobody else is asked behind the user's back, and nothing is shut by it."""
+    sandbox = start()
+    sandbox.fail(name, kind)
+    preferred = IntelligentLLMOrchestrator(preferred_provider=name)
+    with pytest.raises(error, match=name) as caught:
+        ask(preferred, streamed)
+    assert asked(sandbox) == [name]
+    assert [attempt.outcome for attempt in caught.value.attempts] == ["failed"]
+    assert preferred.generate("Hello").provider == name
+
+
+def test_a_filtered_stream_keeps_the_text_there_was(start: Start) -> None:
+    """In `.partial`, as a cut one does."""
+    sandbox = start()
+    whole = get_llm_provider("mistral").generate("Hello")
+    sandbox.fail("mistral", "content_filter")
+    with pytest.raises(ContentFiltered) as caught:
+        list(get_llm_provider("mistral").stream("Hello"))
+    assert caught.value.partial
+    assert whole.startswith(caught.value.partial)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("kind", ["unauthorized", "forbidden"])
+def test_a_dead_key_is_asked_once(start: Start, name: str, kind: str) -> None:
+    """However many requests follow; another key of the provider still answers."""
+    sandbox = start(keys={name: 2})
+    dead = f"{name}_key_1"
+    sandbox.fail(dead, kind, times=None)
+    provider = get_llm_provider()
+    for number in range(8):
+        assert provider.generate(f"Prompt {number}").key == f"{name}_key_2"
+    # A new object, as after a restart of the kernel, knows it from the ledger.
+    assert get_llm_provider(name).generate("Hello").key == f"{name}_key_2"
+    assert [request.key for request in sandbox.requests].count(dead) == 1
+
+
+def test_of_five_keys_one_with_quota_is_enough(start: Start, clock: Clock) -> None:
+    """All requests are answered, and each spent key is asked once at most."""
+    spent = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 5)}
+    sandbox = start(keys={"groq": 5}, clock=clock, left=spent)
+    provider = get_llm_provider("groq")
+    replies = [provider.generate(f"Prompt {number}", patience=60) for number in range(40)]
+    assert {reply.key for reply in replies} == {"groq_key_5"}
+    keys = [request.key for request in sandbox.requests]
+    assert all(keys.count(key) <= 1 for key in spent)
+    assert provider.get_stats()["errors"] == 0
+
+
+@pytest.mark.parametrize("kind", ["stall", "stall_stream"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_the_timeout_is_kept_when_a_server_stalls(
+    start: Start, name: str, streamed: bool, kind: str
+) -> None:
+    """Within half a second, whether nothing came at all or the middle of a reply is missing."""
+    sandbox = start()
+    provider = get_llm_provider(name)
+    provider.generate("The first call builds the client.")
+    sandbox.fail(name, kind, times=None)
+    began = time.monotonic()
+    with pytest.raises(LLMProviderError) as caught:
+        ask(provider, streamed, timeout=0.4)
+    assert 0.3 < time.monotonic() - began < 0.9
+    assert "within 0.4 s" in str(caught.value) or isinstance(caught.value, IncompleteReply)
+
+
+def test_a_trickling_server_does_not_stretch_the_timeout(start: Start) -> None:
+    """The whole request has the timeout, not each of its pieces."""
+    sandbox = start(keys={"groq": 1})
+    provider = get_llm_provider("groq")
+    provider.generate("The first call builds the client.")
+    sandbox.seconds_per_chunk = 0.1
+    began = time.monotonic()
+    with pytest.raises(IncompleteReply):
+        list(provider.stream("Hello [tokens=500]", timeout=0.5))
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_key_in_an_error_reaches_nobody(start: Start, clock: Clock) -> None:
+    """Providers quote keys in their errors; ours do not."""
+    sandbox = start(clock=clock)
+    sandbox.fail("*", "echo_key", times=None)
+    provider = get_llm_provider()
+    with pytest.raises(NoRouteAvailable) as caught:
+        provider.generate("Hello", patience=0)
+    shown = "".join([str(caught.value), repr(caught.value.attempts), repr(provider)])
+    shown += repr(provider.configuration) + str(provider.get_stats())
+    shown += "".join(caught.value._render_traceback_())
+    for key in provider.configuration.keys:
+        assert key.secret() not in shown
+    assert asked(sandbox) == list(PROVIDERS)
+
+
+def test_every_kind_of_failure_ends_in_a_reply_or_an_error_of_ours(
+    start: Start, clock: Clock
+) -> None:
+    """No exception of an SDK leaves, and every error carries its attempts."""
+    sandbox = start(clock=clock)
+    for kind in sorted(set(FAILURE_KINDS) - {"stall", "stall_stream"}):
+        for name in PROVIDERS:
+            sandbox.reset()
+            clock.now += 200_000
+            sandbox.fail(name, kind, times=None)
+            provider = get_llm_provider(name)
+            provider.quota_tracker.reopen(f"{name}_key_1")
+            try:
+                reply = provider.generate("Hello", patience=0)
+            except LLMProviderError as error:
+                attempts = error.attempts
+            else:
+                attempts = reply.attempts
+            assert attempts, (name, kind)
+            assert {attempt.model for attempt in attempts} == {MODELS[name]}

@@ -1,0 +1,265 @@
+"""The two files in `outputs`: the ledger, and the line per attempt."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_parts import (
+    MODELS,
+    PROVIDERS,
+    Clock,
+    Start,
+    run_script,
+    server_count,
+    start_script,
+    used,
+    write_env_file,
+)
+
+from arche_magic.llm_providers import (
+    IntelligentLLMOrchestrator,
+    MultiKeyGroqProvider,
+    NoRouteAvailable,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.storage import LedgerWarning
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arche_magic.sandbox import Sandbox
+
+ASK = """
+from arche_magic.llm_providers import get_llm_provider
+for number in range({times}):
+    get_llm_provider("{name}").generate(f"Prompt {{number}}")
+"""
+SUMMARY = """
+import json
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+print(json.dumps(get_quota_tracker().get_usage_summary(), default=str))
+"""
+
+
+def test_the_files_lie_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Wherever below it the notebook is."""
+    use_configuration(None)
+    project = tmp_path / "project"
+    write_env_file(project, sandbox)
+    below = project / "notebooks" / "deep"
+    below.mkdir(parents=True)
+    run_script(ASK.format(times=1, name="groq"), below)
+    files = {path.name for path in (project / "outputs").iterdir() if path.suffix != ".lock"}
+    assert files == {"llm_quota_tracker.json", "llm_calls.jsonl"}
+    assert not (below / "outputs").exists()
+
+
+def test_the_count_survives_the_process(sandbox: Sandbox, tmp_path: Path) -> None:
+    """What one process spent, the next one knows."""
+    write_env_file(tmp_path, sandbox)
+    run_script(ASK.format(times=2, name="mistral"), tmp_path)
+    out, _ = run_script(SUMMARY, tmp_path)
+    row = json.loads(out)["mistral"]["mistral_key_1"]["tokens_per_month"]
+    spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
+    assert row["used"] == spent > 0
+    assert row["reset_time"].endswith("+00:00")
+
+
+def test_two_processes_share_one_count(start: Start, tmp_path: Path) -> None:
+    """Together they never go past a limit: the server refuses nobody, and its count is ours."""
+    sandbox = start(keys={"mistral": 1})
+    write_env_file(tmp_path, sandbox)
+    scripts = [start_script(ASK.format(times=15, name="mistral"), tmp_path) for _ in range(2)]
+    for script in scripts:
+        _, err = script.communicate(timeout=60)
+        assert script.returncode == 0, err
+    summary = get_quota_tracker().get_usage_summary("mistral")
+    spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
+    assert server_count(sandbox, "requests") == 30
+    assert server_count(sandbox, "refused") == 0
+    assert used(summary, "mistral_key_1", "requests_per_minute") == 30
+    assert used(summary, "mistral_key_1", "tokens_per_month") == spent
+    lines = (tmp_path / "outputs" / "llm_calls.jsonl").read_text().splitlines()
+    sessions = [json.loads(line)["session"] for line in lines]
+    assert sorted(map(sessions.count, set(sessions))) == [15, 15]
+
+
+def test_building_providers_changes_no_count(start: Start, clock: Clock, tmp_path: Path) -> None:
+    """Neither a count nor a byte of the file."""
+    start(keys={"groq": 2}, clock=clock)
+    MultiKeyGroqProvider().generate("Hello")
+    ledger = tmp_path / "outputs" / "llm_quota_tracker.json"
+    before, summary = ledger.read_bytes(), get_quota_tracker().get_usage_summary()
+    for _ in range(2):
+        MultiKeyGroqProvider()
+        MultiKeyGroqProvider(api_keys=[key.secret() for key in get_configuration().keys])
+        IntelligentLLMOrchestrator(preferred_provider="groq")
+        get_llm_provider()
+        get_quota_tracker()
+    assert ledger.read_bytes() == before
+    assert get_quota_tracker().get_usage_summary() == summary
+    assert used(summary["groq"], "groq_key_1") + used(summary["groq"], "groq_key_2") == 1
+
+
+def test_a_replaced_key_starts_anew_and_a_moved_one_keeps_its_count(
+    start: Start, clock: Clock
+) -> None:
+    """The ledger knows a key by its fingerprint, not by its place in the file."""
+    start(keys={"groq": 2}, clock=clock)
+    one, two = (key.secret() for key in get_configuration().keys)
+    MultiKeyGroqProvider(api_keys=[one]).generate("Hello")
+    swapped = MultiKeyGroqProvider(api_keys=[two, one]).get_usage_summary()
+    assert [used(swapped, label) for label in ("groq_key_1", "groq_key_2")] == [0, 1]
+
+
+def test_each_attempt_is_one_line_without_any_text(
+    start: Start, clock: Clock, tmp_path: Path
+) -> None:
+    """Failed ones too; neither prompt nor reply nor key is in the file."""
+    sandbox = start(clock=clock)
+    sandbox.fail("groq", "echo_key")
+    reply = get_llm_provider().generate("A secret question")
+    with pytest.raises(NoRouteAvailable):
+        get_llm_provider("groq").generate("Another secret", patience=0)
+    text = (tmp_path / "outputs" / "llm_calls.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["provider"], line["outcome"]) for line in lines] == [
+        ("groq", "failed"),
+        ("mistral", "served"),
+        ("groq", "skipped"),
+    ]
+    served = lines[1]
+    assert served["model"] == MODELS["mistral"]
+    assert (served["input_tokens"], served["output_tokens"]) == (
+        reply.usage.input_tokens,
+        reply.usage.output_tokens,
+    )
+    assert lines[0]["request"] == lines[1]["request"] != lines[2]["request"]
+    ledger = (tmp_path / "outputs" / "llm_quota_tracker.json").read_text()
+    secrets = [key.secret() for key in get_configuration().keys]
+    for hidden in ("secret", "Simulated", *secrets):
+        assert hidden not in text
+        assert hidden not in ledger
+
+
+def test_a_folder_that_takes_no_files_costs_one_warning_and_no_reply(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Counting goes on in memory."""
+    (tmp_path / "outputs").write_text("This file stands where the folder should be.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        provider = get_llm_provider("groq")
+        replies = [provider.generate(f"Prompt {n}") for n in range(3)]
+    assert all(replies)
+    assert [warning.category for warning in caught] == [LedgerWarning]
+    assert "counting in memory" in str(caught[0].message)
+    assert used(provider.get_stats()["quota_summary"]["groq"], "groq_key_1") == pytest.approx(
+        3, abs=0.1
+    )
+
+
+def test_the_store_may_be_memory_alone(start: Start, tmp_path: Path) -> None:
+    """Then no file is written at all."""
+    start(settings={"store": "memory://no-file"})
+    get_llm_provider().generate("Hello")
+    assert list(tmp_path.iterdir()) == []
+    assert used(get_quota_tracker().get_usage_summary("groq"), "groq_key_1") > 0
+
+
+def test_the_usage_summary_has_the_documented_shape(start: Start, clock: Clock) -> None:
+    """Every figure is a number, every time is aware, and the arithmetic holds."""
+    start(clock=clock)
+    for name in PROVIDERS:
+        get_llm_provider(name).generate("Hello")
+    summary = get_quota_tracker().get_usage_summary()
+    assert list(summary) == list(PROVIDERS)
+    for name in PROVIDERS:
+        assert get_quota_tracker().get_usage_summary(name) == summary[name]
+        limits = summary[name][f"{name}_key_1"]
+        assert {"tokens_per_minute", "input_tokens_per_minute"} & set(limits)
+        for row in limits.values():
+            assert set(row) >= {
+                *("used", "limit", "remaining", "usage_percent", "available", "reset_time"),
+                *("last_updated", "model", "evidence"),
+            }
+            assert 0 < row["used"] <= row["limit"]
+            assert row["remaining"] == pytest.approx(row["limit"] - row["used"])
+            assert row["usage_percent"] == pytest.approx(100 * row["used"] / row["limit"], abs=0.01)
+            assert row["available"] is True
+            assert row["model"] == MODELS[name]
+            assert isinstance(row["reset_time"], datetime)
+            assert row["reset_time"].utcoffset() == timedelta(0)
+            assert row["reset_time"].timestamp() > clock.now
+            assert row["last_updated"].utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("zone", ["", "+00:00", "+05:30"])
+def test_the_older_packages_counts_go_on(
+    start: Start, clock: Clock, tmp_path: Path, zone: str
+) -> None:
+    """Its file is read, in either way it wrote times, and kept aside."""
+    start(keys={"groq": 2}, clock=clock)
+    ledger = tmp_path / "outputs" / "llm_quota_tracker.json"
+    ledger.parent.mkdir()
+    moments = [
+        datetime.fromtimestamp(seconds).astimezone() for seconds in (clock.now + 40_000, clock.now)
+    ]
+    if zone:
+        zone_info = datetime.fromisoformat(f"2026-01-01T00:00:00{zone}").tzinfo
+        reset, updated = (moment.astimezone(zone_info).isoformat() for moment in moments)
+    else:
+        reset, updated = (moment.replace(tzinfo=None).isoformat() for moment in moments)
+    older = {
+        "groq": {
+            f"groq_key_1_{limit}": {
+                "provider": "groq",
+                "api_key_id": "groq_key_1",
+                "limit_type": limit,
+                "limit_value": value,
+                "used_value": spent,
+                "reset_time": reset,
+                "last_updated": updated,
+            }
+            for limit, value, spent in (
+                ("requests_per_day", 14_400, 900),
+                ("tokens_per_day", 500_000, 120_000),
+            )
+        }
+    }
+    ledger.write_text(json.dumps(older, indent=2))
+    with pytest.warns(LedgerWarning, match="older layout; its counts were taken over"):
+        provider = MultiKeyGroqProvider()
+    summary = provider.get_usage_summary()
+    assert used(summary, "groq_key_1") == pytest.approx(900, abs=1)
+    assert used(summary, "groq_key_1", "tokens_per_day") == pytest.approx(120_000, abs=10)
+    assert used(summary, "groq_key_2") == 0
+    assert provider.generate("Hello", patience=0).key == "groq_key_2"
+    aside = [path for path in ledger.parent.iterdir() if ".older-" in path.name]
+    assert [json.loads(path.read_text()) for path in aside] == [older]
+
+
+def test_a_configured_limit_is_shown_as_such(start: Start, clock: Clock) -> None:
+    """Until the provider says otherwise in a reply."""
+    start(keys={"groq": 1}, clock=clock)
+    from arche_magic.llm_providers.catalog import parse_limits
+
+    limits = {"groq": parse_limits({"requests_per_day": 500, "tokens_per_day": 1000}, "bucket")}
+    use_configuration(replace(get_configuration(), limits=limits))
+    provider = get_llm_provider("groq")
+    row = get_quota_tracker().get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+    assert (row["limit"], row["evidence"]) == (500, "configured")
+    provider.generate("Hello")
+    summary = get_quota_tracker().get_usage_summary("groq")["groq_key_1"]
+    assert (summary["requests_per_day"]["limit"], summary["requests_per_day"]["evidence"]) == (
+        1000,
+        "header",
+    )
+    assert summary["tokens_per_day"]["evidence"] == "configured"

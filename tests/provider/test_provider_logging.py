@@ -1,0 +1,100 @@
+"""What is logged, and what importing and using one provider loads."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_parts import PROVIDERS, Clock, Start, run_script
+
+from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arche_magic.sandbox import Sandbox
+
+
+def test_each_attempt_is_logged_with_its_route_and_outcome(
+    start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At INFO, under `arche_magic`; neither the prompt nor the reply nor a key is in it."""
+    sandbox = start(clock=clock)
+    sandbox.fail("groq", "echo_key")
+    provider = get_llm_provider()
+    with caplog.at_level(logging.DEBUG, logger="arche_magic"):
+        provider.generate("A secret question", patience=0)
+        list(provider.stream("A secret question", patience=0))
+    ours = [record for record in caplog.records if record.name.startswith("arche_magic")]
+    assert {record.levelno for record in ours} == {logging.INFO}
+    lines = [record.getMessage() for record in ours]
+    assert lines[0].startswith("groq · key 1 · gpt-oss-120b failed: ")
+    assert lines[1] == "mistral · key 1 · mistral-small-latest served"
+    assert lines[2].startswith("groq · key 1 · gpt-oss-120b skipped: ")
+    assert lines[3] == "mistral · key 1 · mistral-small-latest served"
+    assert len(lines) == 4
+    for key in provider.configuration.keys:
+        assert key.secret() not in caplog.text
+    assert "secret" not in "".join(lines)
+    assert "Simulated" not in "".join(lines)
+
+
+def test_nothing_is_printed_by_default(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A script that configures no logging sees its own output alone, failures included."""
+    sandbox.fail("groq", "server_error")
+    out, err = run_script(
+        "from arche_magic.llm_providers import get_llm_provider\n"
+        "print(get_llm_provider().generate('Hello').provider)",
+        tmp_path,
+        sandbox.environment(),
+    )
+    assert (out.strip(), err) == ("mistral", "")
+
+
+def test_every_attempt_of_a_hopeless_request_is_logged(
+    start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same ones that the error carries."""
+    sandbox = start(clock=clock)
+    sandbox.fail("*", "no_credit", times=None)
+    with (
+        caplog.at_level(logging.INFO, logger="arche_magic"),
+        pytest.raises(NoRouteAvailable) as caught,
+    ):
+        get_llm_provider().generate("Hello", patience=0)
+    assert [str(attempt) for attempt in caught.value.attempts] == caplog.messages
+    assert [attempt.provider for attempt in caught.value.attempts] == list(PROVIDERS)
+
+
+SDKS = {"groq": "groq", "openai": "openai", "mistral": "mistralai", "google": "google.genai"}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_using_one_provider_loads_its_sdk_alone(
+    sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
+    """Importing costs nobody the time of the other three."""
+    out, _ = run_script(
+        "import sys\n"
+        "from arche_magic.llm_providers import get_llm_provider\n"
+        f"get_llm_provider({name!r}).generate('Hello')\n"
+        f"print(*[m for m in {list(SDKS.values())!r} if m in sys.modules])",
+        tmp_path,
+        sandbox.environment(),
+    )
+    assert out.split() == [SDKS[name]]
+
+
+def test_an_answer_from_the_first_provider_loads_no_other(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Even when all four could have been asked; nor anything of notebooks or frames."""
+    foreign = [*SDKS.values(), "IPython", "ipywidgets", "pandas"]
+    out, _ = run_script(
+        "import sys\n"
+        "from arche_magic.llm_providers import get_llm_provider\n"
+        "get_llm_provider().generate('Hello')\n"
+        f"print(*[m for m in {foreign!r} if m in sys.modules])",
+        tmp_path,
+        sandbox.environment(),
+    )
+    assert out.split() == ["groq"]

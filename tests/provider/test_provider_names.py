@@ -1,0 +1,94 @@
+"""Which providers a name stands for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_parts import PROVIDERS, Start, asked, write_env_file
+
+from arche_magic.llm_providers import (
+    ConfigurationError,
+    IntelligentLLMOrchestrator,
+    LLMProviderError,
+    MultiKeyGroqProvider,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.config import use_configuration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arche_magic.sandbox import Sandbox
+
+
+@pytest.mark.parametrize("name", [None, "intelligent", "Intelligent ", ""])
+def test_without_a_name_every_provider_takes_part(sandbox: Sandbox, name: str | None) -> None:
+    """None and `intelligent` mean the same."""
+    provider = get_llm_provider(name)
+    assert isinstance(provider, IntelligentLLMOrchestrator)
+    assert provider.get_stats()["available_providers"] == list(PROVIDERS)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_providers_name_gives_that_provider_alone(sandbox: Sandbox, name: str) -> None:
+    """No other provider sees the request."""
+    reply = get_llm_provider(name).generate("Hello")
+    assert reply.provider == name
+    assert asked(sandbox) == [name]
+
+
+def test_the_variable_names_the_default(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ARCHE_LLM_PROVIDER counts where no name is given, from the environment and from `.env`."""
+    use_configuration(None)
+    env_file = write_env_file(tmp_path, sandbox)
+    monkeypatch.setenv("ARCHE_LLM_PROVIDER", "mistral")
+    assert get_llm_provider().generate("Hello").provider == "mistral"
+    assert get_llm_provider("google").generate("Hello").provider == "google"
+    monkeypatch.delenv("ARCHE_LLM_PROVIDER")
+    env_file.write_text(env_file.read_text() + "ARCHE_LLM_PROVIDER=openai\n")
+    assert get_llm_provider(None).generate("Hello").provider == "openai"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(sandbox: Sandbox) -> None:
+    """The message also lists the known ones."""
+    with pytest.raises(ConfigurationError, match=r"'grok'; did you mean 'groq'\?; known are inte"):
+        get_llm_provider("grok")
+    with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
+        IntelligentLLMOrchestrator(preferred_provider="grok")
+
+
+def test_an_unknown_default_is_an_error_when_it_is_asked_for(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong variable does not stand in the way of a provider asked for by name."""
+    use_configuration(None)
+    write_env_file(tmp_path, sandbox)
+    monkeypatch.setenv("ARCHE_LLM_PROVIDER", "opnai")
+    with pytest.raises(ConfigurationError, match="did you mean 'openai'"):
+        get_llm_provider()
+    assert get_llm_provider("groq").generate("Hello")
+
+
+def test_without_any_key_the_error_names_the_variables() -> None:
+    """Building a provider works, so that a notebook loads; asking it does not."""
+    with pytest.raises(LLMProviderError, match=r"No available LLM providers.*GROQ_API_KEY.*\.env"):
+        get_llm_provider().generate("Hello")
+    with pytest.raises(LLMProviderError, match="Set MISTRAL_API_KEY in"):
+        get_llm_provider("mistral").generate("Hello")
+
+
+def test_the_groq_provider_takes_keys_by_hand(start: Start) -> None:
+    """Their labels follow the given order, blanks are refused, duplicates dropped."""
+    sandbox = start(keys={"groq": 2})
+    first, second = (key.secret() for key in get_llm_provider().configuration.keys)
+    provider = MultiKeyGroqProvider(api_keys=[second, first, second])
+    assert provider.generate("Hello").key == "groq_key_1"
+    assert sandbox.requests[-1].key == "groq_key_2"
+    assert list(provider.get_usage_summary()) == ["groq_key_1", "groq_key_2"]
+    with pytest.raises(ConfigurationError, match="key 2 is blank"):
+        MultiKeyGroqProvider(api_keys=[first, "  "])
+    with pytest.raises(ConfigurationError, match="no API key"):
+        MultiKeyGroqProvider(api_keys=[])

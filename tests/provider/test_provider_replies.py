@@ -1,0 +1,154 @@
+"""What a reply is and knows."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_parts import MODELS, PROVIDERS
+
+from arche_magic.llm_providers import Reply, Usage, get_llm_provider
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+
+def test_a_reply_is_text_that_knows_how_it_came(sandbox: Sandbox) -> None:
+    """It is used as a `str`, and carries the route, the count, the attempts and the seconds."""
+    reply = get_llm_provider().generate("Why is the sky blue?")
+    assert isinstance(reply, str)
+    assert "You asked: “Why is the sky blue?”" in reply
+    assert (reply.provider, reply.key, reply.model) == ("groq", "groq_key_1", MODELS["groq"])
+    assert [attempt.outcome for attempt in reply.attempts] == ["served"]
+    assert 0 < reply.seconds < 10
+    assert (reply.finish_reason, reply.cost) == ("stop", None)
+    assert reply.usage.total_tokens == reply.usage.input_tokens + reply.usage.output_tokens
+    assert reply.standing == "29 of 30 requests left this minute"
+
+
+def test_a_reply_survives_pickle_copy_and_comparison(sandbox: Sandbox) -> None:
+    """Its text decides equality, and nothing it knows is lost."""
+    reply = get_llm_provider().generate("Hello")
+    for twin in (pickle.loads(pickle.dumps(reply)), copy.copy(reply), copy.deepcopy(reply)):
+        assert type(twin) is Reply
+        assert twin == reply == str(reply)
+        assert hash(twin) == hash(str(reply))
+        assert twin.__dict__ == reply.__dict__
+        assert twin.attempts[0].key == "groq_key_1"
+    assert type(reply.upper()) is str
+    assert reply + "!" == f"{reply}!"
+    assert reply != get_llm_provider().generate("Another prompt")
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_usage_is_the_servers_own_count(sandbox: Sandbox, name: str) -> None:
+    """Plain and streamed, on every provider."""
+    provider = get_llm_provider(name)
+    plain = provider.generate("Tell me about rivers.")
+    stream = provider.stream("Tell me about mountains, at length.")
+    pieces = list(stream)
+    assert stream.reply is not None
+    assert "".join(pieces) == stream.reply
+    assert len(pieces) > 1
+    count = sandbox.usage()[f"{name}_key_1"][MODELS[name]]
+    assert count["requests"] == 2
+    assert count["input_tokens"] == plain.usage.input_tokens + stream.reply.usage.input_tokens
+    assert count["output_tokens"] == plain.usage.output_tokens + stream.reply.usage.output_tokens
+    for reply in (plain, stream.reply):
+        attempt = reply.attempts[-1]
+        assert Usage(attempt.input_tokens, attempt.output_tokens) == reply.usage
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_plain_and_streamed_replies_are_the_same(sandbox: Sandbox, name: str) -> None:
+    """Only the way they arrive differs."""
+    provider = get_llm_provider(name)
+    stream = provider.stream("Hello")
+    text = "".join(stream)
+    plain = provider.generate("Hello")
+    assert stream.reply is not None
+    assert text == plain
+    assert (stream.reply.usage, stream.reply.finish_reason) == (plain.usage, plain.finish_reason)
+    assert stream.reply.attempts[-1].first_token_s is not None
+    assert plain.attempts[-1].first_token_s is None
+
+
+def test_a_stream_has_its_reply_only_at_the_end(sandbox: Sandbox) -> None:
+    """Before, there is none; asking for more afterwards gives nothing more."""
+    stream = get_llm_provider().stream("Hello")
+    next(stream)
+    assert stream.reply is None
+    rest = list(stream)
+    assert rest
+    assert stream.reply is not None
+    assert list(stream) == []
+    assert stream.reply.provider == "groq"
+
+
+def test_a_stream_left_early_is_counted_and_noted(sandbox: Sandbox) -> None:
+    """The attempt is `interrupted`, it is no error, and the next request works."""
+    provider = get_llm_provider("groq")
+    stream = provider.stream("Hello [tokens=2000]")
+    next(stream)
+    stream.close()
+    assert list(stream) == []
+    assert stream.reply is None
+    stats = provider.get_stats()
+    assert (stats["total_calls"], stats["errors"], stats["provider_calls"]) == (1, 0, {})
+    summary = stats["quota_summary"]["groq"]["groq_key_1"]
+    assert summary["tokens_per_minute"]["used"] > 0
+    assert provider.generate("Hello")
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_conversation_arrives_turn_by_turn(sandbox: Sandbox, name: str) -> None:
+    """Roles and order are kept; the provider's own words for them are used."""
+    get_llm_provider(name).generate_chat(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "One"},
+            {"role": "assistant", "content": "Two"},
+            {"role": "user", "content": "Three"},
+        ]
+    )
+    body = sandbox.requests[-1].body
+    if name == "google":
+        assert body["systemInstruction"]["parts"] == [{"text": "Be brief."}]
+        turns = [(turn["role"], turn["parts"][0]["text"]) for turn in body["contents"]]
+        assert turns == [("user", "One"), ("model", "Two"), ("user", "Three")]
+    else:
+        turns = [(turn["role"], turn["content"]) for turn in body["messages"]]
+        assert turns == [
+            ("system", "Be brief."),
+            ("user", "One"),
+            ("assistant", "Two"),
+            ("user", "Three"),
+        ]
+
+
+def test_several_awaited_requests_run_at_once(sandbox: Sandbox) -> None:
+    """`agenerate` blocks no event loop: five replies take about as long as one."""
+    sandbox.latency = 0.2
+    provider = get_llm_provider("mistral")
+
+    async def gather() -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        replies = await asyncio.gather(*(provider.agenerate(f"Number {n}") for n in range(5)))
+        assert loop.time() - began < 0.8
+        return list(replies)
+
+    provider.generate("The first call builds the client.")
+    replies = asyncio.run(gather())
+    assert all(f"“Number {n}”" in reply for n, reply in enumerate(replies))
+    assert provider.get_stats()["total_calls"] == 6
+
+
+@pytest.mark.parametrize("prompt", ["Grüße, 世界 🌍", "{braces} {{twice}} %s", "a\u2028b\x00c"])
+def test_a_prompt_arrives_unchanged(sandbox: Sandbox, prompt: str) -> None:
+    """Nothing in it is a template."""
+    get_llm_provider().generate(prompt)
+    assert sandbox.requests[-1].body["messages"][-1]["content"] == prompt

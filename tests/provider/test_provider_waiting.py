@@ -1,0 +1,166 @@
+"""Waiting instead of failing or paying."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from provider_parts import MODELS, Clock, FastClock, Start, asked, server_count
+
+from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
+from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.types import Piece, Waiting
+
+
+def test_a_request_waits_until_a_route_opens(start: Start, clock: Clock) -> None:
+    """The one refusal teaches when that is; from then on nothing is refused."""
+    sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
+    provider = get_llm_provider()
+    replies = [provider.generate(f"Prompt {n}", patience=100) for n in range(3)]
+    assert [len(reply.attempts) for reply in replies] == [1, 1, 2]
+    assert replies[-1].attempts[-1].waited_s == pytest.approx(30, abs=2)
+    assert replies[-1].seconds == pytest.approx(30, abs=2)
+    assert server_count(sandbox, "refused") == 1
+
+
+def test_a_cooling_of_two_seconds_is_answered_right_after_it(start: Start, clock: Clock) -> None:
+    """Not at once with an error, and not after some default of our own."""
+    sandbox = start(keys={"groq": 2}, clock=clock, limits={"groq": {"requests_per_minute": 30}})
+    provider = get_llm_provider()
+    for number in range(60):
+        provider.generate(f"{number}", max_tokens=5, patience=0)
+    before = clock.now
+    assert provider.generate("Hello", max_tokens=5)
+    assert clock.now - before == pytest.approx(2.0, abs=0.1)
+    assert server_count(sandbox, "refused") == 0
+
+
+def test_waiting_is_slept_not_spun(start: Start, clock: Clock) -> None:
+    """Naps of half a second, after each of which the ledger is looked at once."""
+    start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
+    provider = get_llm_provider()
+    for number in range(4):
+        provider.generate(f"Prompt {number}", patience=100)
+    assert clock.slept > 40
+    assert len(clock.naps) <= clock.slept / 0.5 + 6
+    assert min(clock.naps) > 0
+
+
+def test_no_patience_means_no_wait(start: Start, clock: Clock) -> None:
+    """Neither does a patience that is shorter than the wait."""
+    start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
+    provider = get_llm_provider()
+    for number in range(2):
+        provider.generate(f"Prompt {number}")
+    for patience in (0, 20):
+        with pytest.raises(NoRouteAvailable, match="opens in 30 s"):
+            provider.generate("Prompt", patience=patience)
+    assert clock.naps == []
+
+
+def test_patience_is_for_the_whole_request(start: Start, clock: Clock) -> None:
+    """A route that is refused again and again does not make it wait for ever."""
+    sandbox = start(keys={"groq": 1}, clock=clock)
+    sandbox.fail("groq", "rate_limit_minute", times=None)
+    with pytest.raises(NoRouteAvailable):
+        get_llm_provider().generate("Hello", patience=60)
+    assert clock.slept <= 60
+    assert len(sandbox.requests) <= 3
+
+
+def test_the_timeout_ends_the_wait(start: Start, clock: Clock) -> None:
+    """However patient the request is."""
+    sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 1}})
+    provider = get_llm_provider()
+    provider.generate("One")
+    with pytest.raises(NoRouteAvailable):
+        provider.generate("Two", patience=1000, timeout=10)
+    assert clock.slept <= 10
+    assert provider.generate("Two", patience=1000, timeout=100)
+    assert asked(sandbox).count("groq") <= 3
+
+
+def test_a_stream_says_that_it_waits(start: Start, clock: Clock) -> None:
+    """So that a notebook can show the seconds."""
+    start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
+    provider = get_llm_provider()
+    for number in range(2):
+        provider.generate(f"Prompt {number}")
+    events = list(provider.events("Three", patience=60))
+    waits = [event.seconds for event in events if isinstance(event, Waiting)]
+    assert waits == sorted(waits, reverse=True)
+    assert waits[0] == pytest.approx(30, abs=2)
+    assert isinstance(events[-1], Piece)
+
+
+def test_groqs_day_gives_back_a_request_at_a_time(start: Start, clock: Clock) -> None:
+    """A spent day is no wait for midnight there: 1,000 a day are one every 86.4 s."""
+    start(keys={"groq": 1}, clock=clock, left={"groq": {"requests_per_day": 1}})
+    provider = get_llm_provider()
+    provider.generate("One")
+    assert provider.generate("Two", patience=100).attempts[-1].waited_s == pytest.approx(86, abs=2)
+
+
+def test_googles_day_turns_at_midnight_in_los_angeles(start: Start, clock: Clock) -> None:
+    """Although its refusal names a delay of seconds."""
+    sandbox = start(keys={"google": 1}, clock=clock, left={"google": {"requests_per_day": 1}})
+    provider = get_llm_provider()
+    provider.generate("One")
+    with pytest.raises(NoRouteAvailable) as caught:
+        provider.generate("Two", patience=3600)
+    assert caught.value.next_available_at is not None
+    # Noon UTC is 4 in the morning there, in November.
+    assert caught.value.next_available_at.timestamp() - clock.now == pytest.approx(20 * 3600, abs=2)
+    assert server_count(sandbox, "refused") == 1
+    clock.now += 20 * 3600 + 1
+    assert provider.generate("Three", patience=0)
+
+
+def test_threads_never_oversell_what_the_ledger_knows(start: Start) -> None:
+    """8 at once, 160 prompts: not one refusal, and the ledger's count is the server's."""
+    clock = FastClock(speed=60)
+    known = {"google": parse_limits({"requests_per_minute": 10}, "calendar")}
+    sandbox = start(
+        keys={"groq": 2, "mistral": 1, "google": 1},
+        clock=clock,
+        settings={"limits": known},
+    )
+    provider = get_llm_provider()
+
+    def ask(number: int) -> int:
+        reply = provider.generate(f"Prompt {number}", patience=1e6, timeout=1e6)
+        return reply.usage.total_tokens
+
+    with ThreadPoolExecutor(8) as pool:
+        tokens = sum(pool.map(ask, range(160)))
+    assert [r.status for r in sandbox.requests if r.status != 200] == []
+    assert server_count(sandbox, "requests") == 160
+    assert tokens == server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
+    summary, theirs = get_quota_tracker().get_usage_summary(), sandbox.quota()
+    month = theirs["mistral_key_1"][MODELS["mistral"]]["tokens_per_month"]["used"]
+    assert summary["mistral"]["mistral_key_1"]["tokens_per_month"]["used"] == month
+    for key in ("groq_key_1", "groq_key_2"):
+        ours = summary["groq"][key]["tokens_per_day"]["used"]
+        count = sandbox.usage()[key][MODELS["groq"]]
+        spent = count["input_tokens"] + count["output_tokens"]
+        # 200,000 tokens a day flow back at 2.3 a second.
+        assert spent - 2.4 * 300 < ours <= spent
+    stats = provider.get_stats()
+    assert (stats["total_calls"], stats["errors"]) == (160, 0)
+    assert sum(stats["provider_calls"].values()) == 160
+
+
+def test_threads_share_one_provider_object(start: Start) -> None:
+    """Each gets its own prompt's reply."""
+    start(keys={"mistral": 1})
+    provider = get_llm_provider()
+    barrier = threading.Barrier(8)
+
+    def ask(number: int) -> bool:
+        barrier.wait()
+        return f"“Thread {number}”" in provider.generate(f"Thread {number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
