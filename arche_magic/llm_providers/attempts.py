@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ logger = logging.getLogger("arche_magic.attempts")
 
 SESSION = os.urandom(4).hex()
 _REMEMBERED = 10_000
+_TAIL_BYTES = 2_000_000
 _PASSED_OVER = ("skipped", "refused", "failed")
 
 
@@ -54,6 +55,22 @@ class AttemptLog:
                 "this process keeps them in memory",
             )
 
+    def since(self, earliest: float) -> list[Attempt]:
+        """Attempts of all processes from `earliest` (epoch seconds) on, read from the file's end.
+
+        Bounded work: at most the last two megabytes of the file are read.
+        """
+        if self.path is None:
+            return [attempt for attempt in self.recent if attempt.at >= earliest]
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TAIL_BYTES))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return []
+        return [attempt for attempt in _parse(text.splitlines()) if attempt.at >= earliest]
+
     def _write(self, path: Path, lines: bytes, now: float) -> None:
         month = month_of(now)
         if month != self._month:
@@ -71,20 +88,25 @@ def read_attempts(path: Path) -> Iterator[Attempt]:
     Args:
         path: the current file, `llm_calls.jsonl`; those of earlier months lie beside it.
     """
-    names = {entry.name for entry in fields(Attempt)}
     earlier = sorted(path.parent.glob(f"{path.stem}-????-??{path.suffix}"))
     for file in (*earlier, path):
         try:
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            text = file.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             continue
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                yield Attempt(**{name: value for name, value in entry.items() if name in names})
-            except (ValueError, TypeError, AttributeError):
-                # A line that was cut when the disk was full, or comes from elsewhere.
-                continue
+        yield from _parse(text.splitlines())
+
+
+def _parse(lines: Iterable[str]) -> Iterator[Attempt]:
+    """Attempts of lines; one that was cut when the disk was full, or is not ours, is left out."""
+    names = {entry.name for entry in fields(Attempt)}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            attempt = Attempt(**{name: value for name, value in entry.items() if name in names})
+        except (ValueError, TypeError, AttributeError):
+            continue
+        yield attempt
 
 
 def month_of(seconds: float) -> str:

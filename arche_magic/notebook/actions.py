@@ -11,6 +11,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_trac
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, NoKeys
+from arche_magic.llm_providers.forecast import PACE_SECONDS
 from arche_magic.llm_providers.types import Discarded, Reply, Waiting
 
 from . import sandbox_magic
@@ -19,6 +20,8 @@ from .display import ReplyDisplay
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from arche_magic.llm_providers.quota_tracker import QuotaTracker
 
     from .magics import ArcheMagics
 
@@ -86,6 +89,7 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
     except LLMProviderError:
         show.failed()
         raise
+    magics.last_reply = reply
     if name is not None:
         magics.shell.user_ns[name] = reply
     return reply
@@ -98,6 +102,7 @@ def quota(text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
+    from .outlook import look_ahead
     from .tables import quota_bundle
 
     configuration = get_configuration()
@@ -106,10 +111,34 @@ def quota(text: str) -> pd.DataFrame:
         configuration.provider(provider)
     _require_keys()
     now = configuration.clock.time()
-    standings = get_quota_tracker(configuration).standings(provider, now)
-    nothing = f"no key of {provider} is configured"
-    _display(quota_bundle(standings, now) if standings else {"text/plain": nothing})
-    return quota_frame(standings, attempt_log(configuration.store).recent, now)
+    tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
+    standings = tracker.standings(provider, now)
+    outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now)
+    if standings:
+        _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
+    else:
+        _display({"text/plain": f"no key of {provider} is configured"})
+    frame = quota_frame(standings, log.recent, now)
+    frame.attrs["outlook"] = outlook.to_dict()
+    return frame
+
+
+def why(magics: ArcheMagics, text: str) -> pd.DataFrame:
+    """Explain the reply that `text` names, or the last one; returns a row per route.
+
+    Raises:
+        InvalidRequest: there is no such reply.
+    """
+    from .why import reasons, why_bundle, why_frame
+
+    name = text.strip()
+    reply = magics.shell.user_ns.get(name) if name else magics.last_reply
+    if not isinstance(reply, Reply):
+        asked = f"{name!r} is no reply" if name else "there is no reply yet"
+        raise InvalidRequest(f"%llm_why: {asked}; keep one with %%llm -o NAME")
+    explained = reasons(reply, get_configuration().routes())
+    _display(why_bundle(explained))
+    return why_frame(explained)
 
 
 def stats(text: str) -> pd.DataFrame:
@@ -151,6 +180,14 @@ def sandbox(options: Namespace, text: str) -> str:
     if verb == "status" or (verb == "auto" and not sandbox_magic.wanted()):
         return sandbox_magic.status()
     return sandbox_magic.start(**settings)
+
+
+def _shared(tracker: QuotaTracker, provider: str | None) -> list[str]:
+    return [
+        f"{label} shares its account with {first}: adds no quota"
+        for label, first in tracker.shared_keys().items()
+        if provider is None or label.startswith(f"{provider}_key_")
+    ]
 
 
 def _require_keys() -> None:

@@ -130,7 +130,7 @@ def receipt_line(reply: Reply) -> str:
     parts = [
         route_name(reply.provider, reply.key, reply.model),
         f"{reply.usage.total_tokens:,} tokens",
-        f"{reply.seconds:.1f} s",
+        f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s",
     ]
     if reply.finish_reason == "length":
         parts.append("cut at max_tokens")

@@ -39,6 +39,7 @@ class ArcheMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell, parent=shell)
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
+        self.last_reply: Reply | None = None
         self.out = OutHook(shell)
 
     @no_var_expand
@@ -84,6 +85,21 @@ class ArcheMagics(Magics):
         if (parsed := actions.parse(self.llm_quota, line)) is None:
             return None
         return self.out.shown(actions.quota(parsed[1]))
+
+    @no_var_expand
+    @magic_arguments("llm_why")
+    @line_magic
+    def llm_why(self, line: str) -> pd.DataFrame | None:
+        """Show why a reply came from its route, `%llm_why [NAME]`; the last reply if none is named.
+
+        A row per route: what it had left, why it was passed over, what would have changed the
+        choice. Returns it as a DataFrame.
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_why, line)) is None:
+            return None
+        return self.out.shown(actions.why(self, parsed[1]))
 
     @no_var_expand
     @magic_arguments("llm_stats")

@@ -48,7 +48,7 @@ def start(**settings: Any) -> str:
         for name, count in counts.items()
     )
     return (
-        f"Sandbox on: simulated {keys}. No prompt leaves this machine. %llm_sandbox stop ends it."
+        f"Sandbox on: simulated {keys}.\nNo prompt leaves this machine. %llm_sandbox stop ends it."
     )
 
 

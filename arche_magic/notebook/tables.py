@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # No var() here: untrusted notebooks lose such styles.
 _EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
 _CELL = f"padding:3px 12px 3px 0;{_EDGE};vertical-align:middle"
+_NOTE = "margin-top:4px;font-size:90%"
 _GREEN, _AMBER, _RED = "#2e9e5b", "#c98a1b", "#d0493b"
 
 
@@ -35,8 +36,13 @@ class Cell:
     rows: int = 1
 
 
-def quota_bundle(standings: Sequence[Standing], now: float) -> dict[str, str]:
-    """The quota of every route: a row per limit, the bar and its number side by side."""
+def quota_bundle(
+    standings: Sequence[Standing], now: float, notes: Sequence[str] = ()
+) -> dict[str, str]:
+    """The quota of every route: a row per limit, the bar and its number side by side.
+
+    `notes` are lines below it: what the present pace leads to, and keys that add no quota.
+    """
     if not standings:
         return {"text/plain": "no route is configured", "text/html": "no route is configured"}
     rows = []
@@ -52,7 +58,7 @@ def quota_bundle(standings: Sequence[Standing], now: float) -> dict[str, str]:
         rows.append((*heading, *_limit_cells(first, now)))
         rows.extend((*[Cell("", rows=0)] * 2, *_limit_cells(row, now)) for row in others)
     heads = ("route", "next request", "limit", "", "used", "full again", "known from")
-    return _bundle(heads, rows)
+    return table_bundle(heads, rows, notes)
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
@@ -79,7 +85,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
     heads = (
         "route", "served", "skipped", "refused", "failed", "interrupted", "tokens", "median time"
     )  # fmt: skip
-    return _bundle(heads, rows)
+    return table_bundle(heads, rows)
 
 
 def _limit_cells(row: Standing, now: float) -> tuple[Cell, ...]:
@@ -92,8 +98,15 @@ def _limit_cells(row: Standing, now: float) -> tuple[Cell, ...]:
     )
 
 
-def _bundle(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dict[str, str]:
-    return {"text/plain": _text_table(heads, rows), "text/html": _html_table(heads, rows)}
+def table_bundle(
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequence[str] = ()
+) -> dict[str, str]:
+    """A table, and below it a line per note, as text and as HTML."""
+    below = "".join(f'<div style="{_NOTE}">{escape(note)}</div>' for note in notes)
+    return {
+        "text/plain": "\n".join([_text_table(heads, rows), *notes]),
+        "text/html": _html_table(heads, rows) + below,
+    }
 
 
 def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
@@ -159,12 +172,16 @@ def _bar(share: float) -> Cell:
 
 
 def _count(amount: float) -> str:
-    return f"{math.ceil(amount - 1e-6):,}"
+    """A count, rounded up; from ten million on in millions, so that columns stay narrow."""
+    whole = math.ceil(amount - 1e-6)
+    if whole < 10_000_000:
+        return f"{whole:,}"
+    return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
 
 
 def _opens(row: Standing, now: float, longest: int = 400) -> str:
     """When the route takes the next request, and what shuts it, in so many characters."""
-    why = f" ({textwrap.shorten(row.shut_by, longest, placeholder=' …')})" if row.shut_by else ""
+    why = f": {textwrap.shorten(row.shut_by, longest, placeholder=' …')}" if row.shut_by else ""
     if row.opens_at <= now:
         return "now"
     if not math.isfinite(row.opens_at):

@@ -47,22 +47,22 @@ def reasons(reply: Reply, routes: Iterable[Route]) -> list[Reason]:
     best = next((c.headroom for c in reply.considered if _name(c) == chosen), 1.0)
     explained = [_reason(reply, entry, chosen, best) for entry in reply.considered]
     known = {_name(entry) for entry in reply.considered}
-    for route in routes:
-        if (route.provider, route.key.label, route.model) not in known:
-            explained.append(
-                Reason(
-                    route.provider, route.key.label, route.model, "not needed", None, None,
-                    "comes later in the order", f"-p {route.provider} asks it alone",
-                )
-            )  # fmt: skip
-    return explained
+    later = [
+        Reason(
+            route.provider, route.key.label, route.model, "not needed", None, None,
+            "comes later in the order", f"-p {route.provider} asks it alone",
+        )
+        for route in routes
+        if (route.provider, route.key.label, route.model) not in known
+    ]  # fmt: skip
+    return explained + later
 
 
 def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
     """A row per route.
 
-    Columns: `provider, key, model, verdict, headroom_percent, opens_at` (aware, UTC)`, why,
-    would_change`.
+    Columns: `provider, key, model, verdict, headroom_percent, opens_at, why, would_change`;
+    `opens_at` is aware, UTC.
     """
     import pandas as pd
 

@@ -30,10 +30,12 @@ from arche_magic.llm_providers.config import label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
 from arche_magic.llm_providers.ledger import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
-from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.storage import Change, MemoryStorage, T
 from arche_magic.llm_providers.types import Limit, Observation, Usage, WindowRule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from arche_magic.llm_providers.storage import Storage
 
 DAY = Limit("requests", "day", 100, "calendar")
@@ -157,6 +159,45 @@ def test_a_call_under_way_when_the_keys_met_is_settled_once(tracker_of: Build, f
     assert used(tracker, limit="requests_per_day") == (2 if fails else 3)
 
 
+def test_a_call_under_way_when_the_keys_met_is_on_hold_for_the_account(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """And charged to it if its kernel dies."""
+    tracker = tracker_of(replace(DAY, amount=3))
+    held(tracker, a_route(tracker.configuration, 2))
+    named(tracker, 1)
+    named(tracker, 2)
+    assert isinstance(tracker.hold(a_route(tracker.configuration), ask()), RouteState)
+    clock.now += 100
+    assert used(tracker, limit="requests_per_day") == 3
+
+
+class Meanwhile(MemoryStorage):
+    """Lets something happen just before the next change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happens: Callable[[], None] | None = None
+
+    def update(self, name: str, change: Change[T]) -> T:
+        happens, self.happens = self.happens, None
+        if happens:
+            happens()
+        return super().update(name, change)
+
+
+def test_a_hold_made_while_another_kernel_moves_the_key_goes_to_the_account(clock: Clock) -> None:
+    """Between finding the document and changing it, the key's account became known."""
+    storage = Meanwhile()
+    configuration = custom_configuration([replace(DAY, amount=2)], clock=clock)
+    one, two = (QuotaTracker(storage, configuration) for _ in range(2))
+    named(one, 1)
+    storage.happens = lambda: named(one, 2)
+    late = two.hold(a_route(configuration, 2), ask())
+    assert isinstance(late, RouteState)
+    assert used(two, limit="requests_per_day") == 2
+
+
 def test_limits_learned_with_one_key_hold_for_the_other(tracker_of: Build) -> None:
     """The account has one limit, whichever key heard of it."""
     tracker = tracker_of(DAY)
@@ -186,10 +227,11 @@ def test_what_a_reply_says_is_left_holds_for_the_account_it_names(tracker_of: Bu
 def test_a_key_that_moves_to_another_account_counts_by_itself_again(tracker_of: Build) -> None:
     """What it spent stays with the old account; the call that told counts for the new one."""
     tracker = tracker_of(DAY)
+    named(tracker, 2, None)
     for key in (1, 2, 1):
         named(tracker, key)
     named(tracker, 2, "org_2")
-    assert used(tracker, limit="requests_per_day") == 3
+    assert used(tracker, limit="requests_per_day") == 4
     assert used(tracker, "groq_key_2", "requests_per_day") == 1
     assert tracker.shared_keys() == {}
 

@@ -205,8 +205,9 @@ def test_a_redis_that_comes_back_empty_has_lost_nothing(redis_server: RedisServe
 
 
 @pytest.mark.parametrize("newcomer", [False, True])
+@pytest.mark.parametrize("first", ["who saw less", "who saw more"])
 def test_a_redis_that_lost_its_memory_between_two_calls_gets_it_back(
-    redis_server: RedisServer, newcomer: bool
+    redis_server: RedisServer, newcomer: bool, first: str
 ) -> None:
     """Nobody was told, and a machine that knows nothing may have been the first to write."""
     one, two = tracker_on(redis_server), tracker_on(redis_server)
@@ -217,8 +218,8 @@ def test_a_redis_that_lost_its_memory_between_two_calls_gets_it_back(
         warnings.simplefilter("error")
         if newcomer:
             call(tracker_on(redis_server), 4)
-        call(one)
-        assert count(two) == (10 if newcomer else 6)
+        call(one if first == "who saw less" else two)
+        assert count(one if first == "who saw more" else two) == (10 if newcomer else 6)
         assert count(one) == (10 if newcomer else 6)
 
 
@@ -242,6 +243,27 @@ def test_calls_under_way_when_redis_goes_are_settled_once(lasting_server: RedisS
     other.settle(spare, Usage(5, 5))
     lasting_server.clock.now += 3600
     assert count(other) == 4
+
+
+def test_a_redis_that_comes_back_during_a_change_in_memory_waits_for_its_end(
+    redis_server: RedisServer,
+) -> None:
+    """What a change reads on its way does not begin the catching up without it."""
+    storage = redis_server.storage()
+    redis_server.stop()
+    with pytest.warns(LedgerWarning):
+        storage.read("accounts of groq")
+    named = {"a fingerprint": {"account": "org_1", "evidence": "header", "at": NOON}}
+
+    def slow_change(document: dict[str, object]) -> None:
+        redis_server.start()
+        time.sleep(1.2)
+        storage.read("groq")
+        document["accounts"] = named
+
+    storage.update("accounts of groq", slow_change)
+    wait_until(lambda: bool(storage.read("groq") or redis_server.client().dbsize()))
+    assert redis_server.storage().read("accounts of groq") == {"accounts": named}
 
 
 def test_what_was_learned_and_shut_while_redis_was_away_is_told(
@@ -282,6 +304,24 @@ def test_keys_that_met_while_redis_was_away_are_one_account_afterwards(
     assert tracker_on(lasting_server).shared_keys() == {"groq_key_2": "groq_key_1"}
     wait_until(lambda: count(one) == count(two) == count(tracker_on(lasting_server)))
     assert count(one) >= 8
+
+
+def test_what_one_counted_while_another_moved_the_key_reaches_the_account(
+    lasting_server: RedisServer,
+) -> None:
+    """A machine that comes back late adds to a document that was moved meanwhile."""
+    one, two = tracker_on(lasting_server), tracker_on(lasting_server)
+    call(two, 3, key=2)
+    lasting_server.stop()
+    with pytest.warns(LedgerWarning):
+        call(two, 2, key=2)
+    lasting_server.start()
+    # The first made no call meanwhile and has not noticed.
+    for key in (1, 2):
+        served(one, a_route(one.configuration, key), account="org_1")
+    assert count(one) == 5
+    wait_until(lambda: count(two) == 7)
+    assert count(tracker_on(lasting_server)) == 7
 
 
 # --- the URL
