@@ -78,8 +78,11 @@ class AttemptLog:
             _put_by(path, month)
             self._month = month
         # One write in append mode: lines of several kernels do not mix.
-        with path.open("ab", buffering=0) as file:
-            file.write(lines)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, lines)
+        finally:
+            os.close(descriptor)
 
 
 def read_attempts(path: Path) -> Iterator[Attempt]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from .kernel_lock import kernel_lock
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -28,6 +30,9 @@ Merge = Callable[[Document, Document, Document], None]
 FILE_VERSION = 1
 # How many levels of a document get lines of their own in the file: enough for one line a limit.
 _LINE_DEPTH = 4
+_dump = json.JSONEncoder().encode
+# Enough of the file to hold its version and revision.
+_HEAD_BYTES = 64
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
@@ -83,10 +88,12 @@ class MemoryStorage:
 class JsonFileStorage:
     """All documents in one readable JSON file, for every thread and kernel of a machine.
 
-    A change takes a lock file beside it, loads, changes, writes a new file and puts it in place
-    of the old, so a reader or a crash never meets half a file. A file that cannot be read as ours
-    is kept aside under another name. Where the disk refuses (read-only, full), this process goes
-    on in memory and says so once.
+    A change takes a lock file beside it, loads, changes, and writes a copy first and then the file
+    itself. Both begin and end with their revision: whoever finds the file half written, because
+    its kernel was killed, takes the copy. (Writing a new file and renaming it over the old does
+    the same at ten times the cost, and fails on Windows while somebody reads.) A file that cannot
+    be read as ours is kept aside under another name. Where the disk refuses (read-only, full),
+    this process goes on in memory and says so once.
 
     Args:
         path: the file; its directory is made when first needed.
@@ -98,8 +105,11 @@ class JsonFileStorage:
         self._upgrade = upgrade
         self._thread_lock = threading.RLock()
         self._file_lock: Any = None
+        self._copy = path.with_name(f"{path.name}.copy")
         self._content = b""
-        self._seen: tuple[int, int, int] | None = None
+        self._revision = 0
+        self._stamp: tuple[int, int, int] | None = None
+        self._descriptor = -1
         self._changing = False
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
@@ -155,44 +165,64 @@ class JsonFileStorage:
     def _lock(self) -> Any:
         if self._file_lock is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file_lock = _kernel_lock(f"{self.path}.lock")
+            self._file_lock = kernel_lock(f"{self.path}.lock")
         return self._file_lock
 
     def _load(self, *, locked: bool = False) -> None:
         # What is read inside a change was loaded under its lock.
         if not self._on_disk or self._changing:
             return
-        # Two files written within one tick of the clock can have the same stamp. That is good
-        # enough to look, and not for a change, which compares the bytes.
-        seen = self._stamp()
-        if not locked and seen is not None and seen == self._seen:
+        if self._is_unchanged():
             return
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        self._seen = seen
+        content = _read_bytes(self.path)
         if content == self._content:
             return
-        documents = _parse(content)
-        if documents is None:
+        found = _parse(content)
+        if found is None:
             if not locked:
                 raise _OtherLayout
-            documents = self._take_over(content)
+            copy = _read_bytes(self._copy)
+            found = _parse(copy) if copy and _is_ours(content) else None
+        if found is None:
+            found = self._take_over(content), 0
             # The file is gone until the next write.
             content = b""
-        self._documents = documents
+        self._documents, self._revision = found
         self._texts = {
-            name: _lines(document, 1, _LINE_DEPTH) for name, document in documents.items()
+            name: _lines(document, 1, _LINE_DEPTH) for name, document in self._documents.items()
         }
         self._content = content
+        self._remember()
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _is_unchanged(self) -> bool:
+        """Whether the file is what was read or written last: every change raises its revision."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+            return False
+        if self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
+            return False
+        return os.pread(self._descriptor, _HEAD_BYTES, 0) == self._content[:_HEAD_BYTES]
+
+    def _remember(self) -> None:
+        """Keep the file open, to see by its first bytes whether it has changed."""
+        if not hasattr(os, "pread"):
+            # Windows: an open file could not be kept aside. It is read anew each time.
+            return
+        try:
+            status = self.path.stat()
+            if self._stamp is None or status.st_ino != self._stamp[0]:
+                self._forget()
+                self._descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            self._forget()
+            return
+        self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def _forget(self) -> None:
+        if self._stamp is not None:
+            os.close(self._descriptor)
+        self._stamp = None
 
     def _take_over(self, content: bytes) -> dict[str, Document]:
         """Keep a file that is not in our layout aside, and take over what can be read of it."""
@@ -219,15 +249,18 @@ class JsonFileStorage:
     def _save(self) -> None:
         if not self._on_disk:
             return
+        revision = self._revision + 1
         body = ",\n".join(f"  {json.dumps(name)}: {text}" for name, text in self._texts.items())
-        content = f'{{\n "version": {FILE_VERSION},\n "documents": {{\n{body}\n }}\n}}\n'.encode()
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        content = (
+            f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n{body}\n'
+            f' }},\n "complete": {revision}\n}}\n'
+        ).encode()
         try:
-            beside.write_bytes(content)
-            beside.replace(self.path)
-            self._content, self._seen = content, self._stamp()
+            _overwrite(self._copy, content)
+            _overwrite(self.path, content)
+            self._content, self._revision = content, revision
+            self._remember()
         except OSError as error:
-            beside.unlink(missing_ok=True)
             self._leave_disk(error)
 
     def _leave_disk(self, error: OSError) -> None:
@@ -238,47 +271,6 @@ class JsonFileStorage:
                 f"the ledger {self.path} cannot be kept ({error.strerror or error}); "
                 "counting in memory until this process ends",
             )
-
-
-if sys.platform == "win32":
-
-    def _kernel_lock(path: str) -> Any:
-        from filelock import FileLock
-
-        return FileLock(path, poll_interval=0.001, thread_local=False)
-
-else:
-    import fcntl
-
-    class _KernelLock:
-        """Keeps other kernels out, as filelock does by the same call, in a tenth of its time.
-
-        Threads queue on a lock of their own before. Opened anew each time, so that neither a fork
-        nor a deleted lock file lets two in for long.
-        """
-
-        def __init__(self, path: str) -> None:
-            self._path = path
-            self._descriptor = -1
-
-        def acquire(self) -> None:
-            """Wait until no other kernel has it."""
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            self._descriptor = descriptor
-
-        def release(self) -> None:
-            """Let the next one in."""
-            # A child forked meanwhile has the descriptor too, so closing alone would not do.
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-
-    def _kernel_lock(path: str) -> Any:
-        return _KernelLock(path)
 
 
 _refusing_folders: set[Path] = set()
@@ -328,22 +320,48 @@ def _drop(before: Document, ours: Document, theirs: Document) -> None:
     """Merge nothing."""
 
 
-def _parse(content: bytes) -> dict[str, Document] | None:
-    """The documents of a file in our layout, or None if it is in another."""
+def _parse(content: bytes) -> tuple[dict[str, Document], int] | None:
+    """Documents and revision of a file in our layout; None for another, or for half a file."""
     if not content.strip():
-        return {}
+        return {}, 0
     try:
         data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     if not data:
-        return {}
+        return {}, 0
     if not isinstance(data, dict) or data.get("version") != FILE_VERSION:
         return None
-    documents = data.get("documents")
+    documents, revision = data.get("documents"), data.get("revision", 0)
     if not isinstance(documents, dict) or not all(map(_is_document, documents.values())):
         return None
-    return documents
+    return (documents, revision) if data.get("complete", 0) == revision else None
+
+
+def _is_ours(content: bytes) -> bool:
+    """Whether a file that cannot be read begins as ours do, as far as it goes."""
+    head = f'{{\n "version": {FILE_VERSION},\n'.encode()
+    return content[: len(head)] == head[: len(content)]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Write a file in place, without a moment in which it is empty."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
+        if os.fstat(descriptor).st_size > len(content):
+            os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 def _is_document(value: object) -> bool:
@@ -353,13 +371,15 @@ def _is_document(value: object) -> bool:
 def _lines(value: Any, indent: int, depth: int) -> str:
     """JSON with one line per entry down to `depth`; json.dumps' own indent is ten times slower."""
     if depth == 0 or not isinstance(value, dict) or not value:
-        return json.dumps(value)
-    pad = " " * (indent + 2)
-    entries = ",\n".join(
-        f"{pad}{json.dumps(key)}: {_lines(item, indent + 1, depth - 1)}"
-        for key, item in value.items()
-    )
-    return f"{{\n{entries}\n{' ' * (indent + 1)}}}"
+        return _dump(value)
+    pad = "\n" + " " * (indent + 2)
+    entries = [f"{pad}{_quoted(key)}: {_lines(value[key], indent + 1, depth - 1)}" for key in value]
+    return f"{{{','.join(entries)}\n{' ' * (indent + 1)}}}"
+
+
+@lru_cache(maxsize=1024)
+def _quoted(key: str) -> str:
+    return _dump(key)
 
 
 def _warn(message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from engine_parts import (
@@ -22,16 +22,13 @@ from engine_parts import (
     served,
     used,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.config import label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
 from arche_magic.llm_providers.ledger import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import Change, MemoryStorage, T
-from arche_magic.llm_providers.types import Limit, Observation, Usage, WindowRule
+from arche_magic.llm_providers.types import Limit, Observation, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -318,86 +315,6 @@ def test_threads_that_find_out_together_lose_nothing(storage: Storage, clock: Cl
         thread.join()
     assert used(trackers[0], limit="requests_per_day") == 40
     assert isinstance(held(trackers[0], a_route(configuration)), Hold)
-
-
-# --- any order of events, against a server that counts exactly
-
-
-class AccountServer(ExactServer):
-    """One account behind two keys; refuses what it has no room for."""
-
-    def admits(self, tokens: float, now: float) -> bool:
-        amounts = {"requests": 1.0, "tokens": tokens}
-        if any(self.used(x, now) + amounts[x.metric] > x.amount for x in self.limits):
-            return False
-        self.log.append((now, amounts))
-        return True
-
-
-CALLS = st.tuples(
-    st.sampled_from([1, 2]),  # key
-    st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
-    st.sampled_from([1, 40, 150]),  # max_tokens
-    st.sampled_from([0.0, 0.5, 1.0]),  # share of it that is spent
-    st.sampled_from([0, 0, 1, 3]),  # calls begun before it is settled
-)
-
-
-@pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
-@settings(max_examples=150, deadline=None)
-@given(calls=st.lists(CALLS, min_size=4, max_size=60), found=st.integers(0, 59))
-def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
-    window: WindowRule, calls: list[tuple[Any, ...]], found: int
-) -> None:
-    """Whenever the account is found out, by a reply or a refusal, and whatever is under way."""
-    clock = Clock()
-    limits = [
-        Limit("requests", "minute", 4, window),
-        Limit("tokens", "minute", 300, window),
-        Limit("requests", "hour", 25, window),
-    ]
-    server = AccountServer(limits)
-    storage = MemoryStorage()
-    configuration = custom_configuration(limits, clock=clock)
-    trackers = [QuotaTracker(storage, configuration) for _ in range(2)]
-    under_way: list[tuple[int, QuotaTracker, Hold, Usage | None]] = []
-
-    def end(tracker: QuotaTracker, hold: Hold, spent: Usage | None, account: str | None) -> None:
-        if spent is None:
-            refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
-            tracker.fail(hold, refusal, account)
-        else:
-            tracker.settle(hold, spent, (), account)
-
-    for number, (key, seconds, max_tokens, share, later) in enumerate(calls):
-        clock.now += seconds
-        account = "org_1" if number >= found else None
-        for entry in [entry for entry in under_way if entry[0] <= number]:
-            under_way.remove(entry)
-            end(*entry[1:], account)
-        tracker = trackers[number % 2]
-        hold = tracker.hold(a_route(configuration, key), ask("word " * 10, max_tokens))
-        if isinstance(hold, RouteState):
-            continue
-        spent = Usage(
-            int(hold.amounts["input_tokens"] * share), int(hold.amounts["output_tokens"] * share)
-        )
-        admitted = server.admits(float(spent.total_tokens), clock.now)
-        under_way.append((number + later, tracker, hold, spent if admitted else None))
-    for entry in under_way:
-        end(*entry[1:], "org_1")
-    for key in (1, 2):
-        # The last word on both keys: a refusal, which the server does not count.
-        clock.now += 3
-        state = trackers[0].hold(a_route(configuration, key), ask("Hi", 1))
-        if isinstance(state, Hold):
-            end(trackers[0], state, None, "org_1")
-    if not trackers[0].shared_keys():
-        return
-    summary = trackers[1].get_usage_summary("groq")
-    for limit in limits:
-        for rows in summary.values():
-            assert rows[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2
 
 
 def test_the_tokens_of_both_keys_are_counted(tracker_of: Build) -> None:

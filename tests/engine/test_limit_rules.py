@@ -36,7 +36,7 @@ def test_each_limit_may_have_a_rule_of_its_own() -> None:
 )
 def test_a_rule_that_makes_no_sense_is_refused(entry: dict[str, object]) -> None:
     """The message names what was wrong."""
-    with pytest.raises(ValueError, match="requests_per_day|window"):
+    with pytest.raises(ValueError, match=r"requests_per_day|window"):
         parse_limits({"requests_per_day": entry})
 
 

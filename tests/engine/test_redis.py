@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 from engine_parts import (
     NOON,
-    Clock,
     RedisServer,
     a_route,
     ask,
@@ -24,19 +23,15 @@ from engine_parts import (
     served,
     used,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import load_configuration
-from arche_magic.llm_providers.errors import AttemptFailed, ConfigurationError, Remedy
+from arche_magic.llm_providers.errors import ConfigurationError, Remedy
 from arche_magic.llm_providers.ledger import RouteState
-from arche_magic.llm_providers.merging import merge
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
 from arche_magic.llm_providers.redis_storage import RedisStorage
-from arche_magic.llm_providers.storage import LedgerWarning, MemoryStorage, open_storage
-from arche_magic.llm_providers.types import Limit, Observation, Usage, WindowRule
+from arche_magic.llm_providers.storage import LedgerWarning, open_storage
+from arche_magic.llm_providers.types import Limit, Observation, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -393,64 +388,3 @@ def test_the_variable_chooses_redis(
     assert isinstance(hold, Hold)
     assert redis_server.client().keys() == [f"arche_magic:{hold.document}".encode()]
     assert attempt_log(redis_server.url).path == tmp_path / "outputs" / "llm_calls.jsonl"
-
-
-# --- the rule for merging
-
-
-EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from(["one", "two"]),
-        st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
-        st.sampled_from([1, 40, 150]),  # tokens
-    ),
-    max_size=30,
-)
-
-
-@pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
-@settings(max_examples=150, deadline=None)
-@given(common=EVENTS, apart=EVENTS, wait=st.sampled_from([0.0, 2.0, 61.0, 4000.0]))
-def test_a_merge_never_counts_less_than_the_server(
-    window: WindowRule,
-    common: list[tuple[str, float, int]],
-    apart: list[tuple[str, float, int]],
-    wait: float,
-) -> None:
-    """Two copies of a ledger that each counted its own calls, for one server that had them all."""
-    clock = Clock(NOON)
-    limits = [
-        Limit("requests", "minute", 4, window),
-        Limit("tokens", "minute", 300, window),
-        Limit("requests", "hour", 25, window),
-    ]
-    server = ExactServer(limits)
-    configuration = custom_configuration(limits, clock=clock)
-    route = a_route(configuration)
-    name = f"groq:{route.key.account}"
-
-    def run(events: list[tuple[str, float, int]], *storages: MemoryStorage) -> None:
-        """Each call on the storage of its name, or on the only one; full, the server refuses."""
-        for who, seconds, tokens in events:
-            clock.now += seconds
-            storage = storages[-1] if who == "two" else storages[0]
-            tracker = QuotaTracker(storage, configuration)
-            hold = tracker.hold(route, ask("word", 1))
-            amounts = {"requests": 1.0, "tokens": float(tokens)}
-            full = any(server.used(x, clock.now) + amounts[x.metric] > x.amount for x in limits)
-            if isinstance(hold, Hold) and full:
-                tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
-            elif isinstance(hold, Hold):
-                server.log.append((clock.now, amounts))
-                tracker.settle(hold, Usage(tokens, 0))
-
-    one, two = MemoryStorage(), MemoryStorage()
-    run(common, one)
-    before = one.read(name)
-    two.put(name, before)
-    run(apart, one, two)
-    clock.now += wait
-    two.update(name, lambda theirs: merge(before, one.read(name), theirs, clock.now))
-    summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq_key_1"]
-    for limit in limits:
-        assert summary[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2

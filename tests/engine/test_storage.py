@@ -149,6 +149,41 @@ def test_another_kernels_change_is_seen(written: Path) -> None:
 # --- files that are not ours
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("first", ["read", "update"])
+def test_a_half_written_file_is_made_whole_from_its_copy(
+    written: Path, share: float, first: str
+) -> None:
+    """A kernel killed while it wrote loses nothing: the copy was complete before."""
+    content = written.read_bytes()
+    later = content.replace(b'"n": 1', b'"n": 6').replace(b'"revision": 1', b'"revision": 2')
+    later = later.replace(b'"complete": 1', b'"complete": 2')
+    written.with_name(f"{written.name}.copy").write_bytes(later)
+    cut = int(len(content) * share)
+    mixed = later[:cut] + content[cut:]
+    # Too little of the new one, and the mixture is the old file, whole.
+    for torn in (later[:cut], mixed if mixed != content else b"{"):
+        written.write_bytes(torn)
+        storage = JsonFileStorage(written)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if first == "update":
+                storage.update("other", lambda document: document.update(n=1))
+            assert storage.read("counter") == {"n": 6}
+        written.with_name(f"{written.name}.copy").write_bytes(later)
+
+
+def test_a_mixture_of_two_revisions_is_not_believed(written: Path) -> None:
+    """A file whose beginning is newer than its end reads as JSON, and is taken from the copy."""
+    first = written.read_bytes()
+    JsonFileStorage(written).update("counter", lambda document: document.update(n=7))
+    second = written.read_bytes()
+    assert len(first) == len(second)
+    middle = first.index(b'"documents"')
+    written.write_bytes(second[:middle] + first[middle:])
+    assert JsonFileStorage(written).read("counter") == {"n": 7}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -173,6 +208,7 @@ def test_a_file_that_is_not_ours_is_kept_and_a_new_one_begins(
     """One warning says where the old bytes are; whichever comes first, reading or writing."""
     content = damage(written.read_bytes())
     written.write_bytes(content)
+    written.with_name(f"{written.name}.copy").unlink()
     storage = JsonFileStorage(written, older_documents)
     with pytest.warns(LedgerWarning, match="kept as") as caught:
         seen = use(storage, first)
@@ -217,10 +253,10 @@ def test_a_file_damaged_while_we_run_is_kept_too(written: Path) -> None:
     """The kernel goes on with an empty ledger."""
     storage = JsonFileStorage(written)
     storage.update("counter", count)
-    written.write_bytes(b"{")
+    written.write_bytes(b"garbage")
     with pytest.warns(LedgerWarning, match="damaged"):
         assert storage.update("counter", count) == 1
-    assert [file.read_bytes() for file in kept_aside(written)] == [b"{"]
+    assert [file.read_bytes() for file in kept_aside(written)] == [b"garbage"]
 
 
 # --- the older package's file

@@ -1,0 +1,152 @@
+"""Two copies or two documents of the ledger become one that counts no less than the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from engine_parts import NOON, Clock, a_route, ask, custom_configuration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_interleavings import ExactServer
+
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.ledger import RouteState
+from arche_magic.llm_providers.merging import merge
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.types import Limit, Usage, WindowRule
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["one", "two"]),
+        st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
+        st.sampled_from([1, 40, 150]),  # tokens
+    ),
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
+@settings(max_examples=150, deadline=None)
+@given(common=EVENTS, apart=EVENTS, wait=st.sampled_from([0.0, 2.0, 61.0, 4000.0]))
+def test_a_merge_never_counts_less_than_the_server(
+    window: WindowRule,
+    common: list[tuple[str, float, int]],
+    apart: list[tuple[str, float, int]],
+    wait: float,
+) -> None:
+    """Two copies of a ledger that each counted its own calls, for one server that had them all."""
+    clock = Clock(NOON)
+    limits = [
+        Limit("requests", "minute", 4, window),
+        Limit("tokens", "minute", 300, window),
+        Limit("requests", "hour", 25, window),
+    ]
+    server = ExactServer(limits)
+    configuration = custom_configuration(limits, clock=clock)
+    route = a_route(configuration)
+    name = f"groq:{route.key.account}"
+
+    def run(events: list[tuple[str, float, int]], *storages: MemoryStorage) -> None:
+        """Each call on the storage of its name, or on the only one; full, the server refuses."""
+        for who, seconds, tokens in events:
+            clock.now += seconds
+            storage = storages[-1] if who == "two" else storages[0]
+            tracker = QuotaTracker(storage, configuration)
+            hold = tracker.hold(route, ask("word", 1))
+            amounts = {"requests": 1.0, "tokens": float(tokens)}
+            full = any(server.used(x, clock.now) + amounts[x.metric] > x.amount for x in limits)
+            if isinstance(hold, Hold) and full:
+                tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
+            elif isinstance(hold, Hold):
+                server.log.append((clock.now, amounts))
+                tracker.settle(hold, Usage(tokens, 0))
+
+    one, two = MemoryStorage(), MemoryStorage()
+    run(common, one)
+    before = one.read(name)
+    two.put(name, before)
+    run(apart, one, two)
+    clock.now += wait
+    two.update(name, lambda theirs: merge(before, one.read(name), theirs, clock.now))
+    summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq_key_1"]
+    for limit in limits:
+        assert summary[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2
+
+
+class AccountServer(ExactServer):
+    """One account behind two keys; refuses what it has no room for."""
+
+    def admits(self, tokens: float, now: float) -> bool:
+        amounts = {"requests": 1.0, "tokens": tokens}
+        if any(self.used(x, now) + amounts[x.metric] > x.amount for x in self.limits):
+            return False
+        self.log.append((now, amounts))
+        return True
+
+
+CALLS = st.tuples(
+    st.sampled_from([1, 2]),  # key
+    st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
+    st.sampled_from([1, 40, 150]),  # max_tokens
+    st.sampled_from([0.0, 0.5, 1.0]),  # share of it that is spent
+    st.sampled_from([0, 0, 1, 3]),  # calls begun before it is settled
+)
+
+
+@pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
+@settings(max_examples=150, deadline=None)
+@given(calls=st.lists(CALLS, min_size=4, max_size=60), found=st.integers(0, 59))
+def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
+    window: WindowRule, calls: list[tuple[Any, ...]], found: int
+) -> None:
+    """Whenever the account is found out, by a reply or a refusal, and whatever is under way."""
+    clock = Clock()
+    limits = [
+        Limit("requests", "minute", 4, window),
+        Limit("tokens", "minute", 300, window),
+        Limit("requests", "hour", 25, window),
+    ]
+    server = AccountServer(limits)
+    storage = MemoryStorage()
+    configuration = custom_configuration(limits, clock=clock)
+    trackers = [QuotaTracker(storage, configuration) for _ in range(2)]
+    under_way: list[tuple[int, QuotaTracker, Hold, Usage | None]] = []
+
+    def end(tracker: QuotaTracker, hold: Hold, spent: Usage | None, account: str | None) -> None:
+        if spent is None:
+            refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
+            tracker.fail(hold, refusal, account)
+        else:
+            tracker.settle(hold, spent, (), account)
+
+    for number, (key, seconds, max_tokens, share, later) in enumerate(calls):
+        clock.now += seconds
+        account = "org_1" if number >= found else None
+        for entry in [entry for entry in under_way if entry[0] <= number]:
+            under_way.remove(entry)
+            end(*entry[1:], account)
+        tracker = trackers[number % 2]
+        hold = tracker.hold(a_route(configuration, key), ask("word " * 10, max_tokens))
+        if isinstance(hold, RouteState):
+            continue
+        spent = Usage(
+            int(hold.amounts["input_tokens"] * share), int(hold.amounts["output_tokens"] * share)
+        )
+        admitted = server.admits(float(spent.total_tokens), clock.now)
+        under_way.append((number + later, tracker, hold, spent if admitted else None))
+    for entry in under_way:
+        end(*entry[1:], "org_1")
+    for key in (1, 2):
+        # The last word on both keys: a refusal, which the server does not count.
+        clock.now += 3
+        state = trackers[0].hold(a_route(configuration, key), ask("Hi", 1))
+        if isinstance(state, Hold):
+            end(trackers[0], state, None, "org_1")
+    if not trackers[0].shared_keys():
+        return
+    summary = trackers[1].get_usage_summary("groq")
+    for limit in limits:
+        for rows in summary.values():
+            assert rows[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2
