@@ -63,6 +63,7 @@ class QuotaTracker:
         self.configuration = configuration
         self._clock = configuration.clock
         self._jitter = random.Random()
+        self._defaults: dict[Route, tuple[Limit, ...]] = {}
         self._accounts = Accounts(storage, configuration)
         take_over_older_counts(storage, configuration)
 
@@ -88,7 +89,7 @@ class QuotaTracker:
             ledger.place_hold(
                 document,
                 route,
-                self.configuration.default_limits(route),
+                self._default_limits(route),
                 hold.id,
                 amounts,
                 now,
@@ -286,7 +287,7 @@ class QuotaTracker:
 
         def change_with_hold(document: Document) -> T:
             if taken:
-                defaults, now = self.configuration.default_limits(route), self._clock.time()
+                defaults, now = self._default_limits(route), self._clock.time()
                 place = (hold.id, hold.amounts, now, taken["expires"])
                 ledger.place_hold(document, route, defaults, *place)
             return change(document)
@@ -302,13 +303,18 @@ class QuotaTracker:
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]
 
+    def _default_limits(self, route: Route) -> tuple[Limit, ...]:
+        if route not in self._defaults:
+            self._defaults[route] = self.configuration.default_limits(route)
+        return self._defaults[route]
+
     def _limits(self, document: Document, route: Route) -> dict[str, Limit]:
-        defaults = self.configuration.default_limits(route)
+        defaults = self._default_limits(route)
         return ledger.limits_of(document, route.model, defaults)
 
     def _state(self, document: Document, route: Route, amounts: Amounts, now: float) -> RouteState:
         provider = self.storage.read(_provider(route))
-        defaults = self.configuration.default_limits(route)
+        defaults = self._default_limits(route)
         return ledger.route_state(document, provider, route, defaults, amounts, now)
 
     def _learn(
@@ -325,7 +331,7 @@ class QuotaTracker:
             metric, period = split_limit_name(name)
             return Limit(metric, period, 0.0, provider.window, provider.time_zone)
 
-        defaults = self.configuration.default_limits(route)
+        defaults = self._default_limits(route)
         ledger.learn(document, route.model, defaults, window_of, seen, now, alone)
 
     def _wait_for_limit(
@@ -342,7 +348,7 @@ class QuotaTracker:
             return windows.period_end(named.period, named.time_zone, now) - now
         # By the windows alone: what is closed or on hold says nothing about them.
         counts: Document = {"models": {route.model: {"limits": entry.get("limits", {})}}}
-        defaults = self.configuration.default_limits(route)
+        defaults = self._default_limits(route)
         one = ledger.as_amounts(1, 0)
         wait = ledger.route_state(counts, {}, route, defaults, one, now).opens_at - now
         if 0 < wait < math.inf:
