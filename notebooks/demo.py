@@ -36,6 +36,8 @@ def main(name: str = "quickstart") -> None:
         client = NotebookClient(
             notebook,
             timeout=120,
+            # It warns that it listens on a loopback port, as notebook kernels do.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": folder}},
             on_cell_start=lambda cell, cell_index: announce(cell),
             on_cell_executed=lambda cell, cell_index, execute_reply: show(cell, total),

@@ -75,7 +75,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
         for r in explained
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
-    return frame.astype({"headroom_percent": "float64", "opens_at": "datetime64[ns, UTC]"})
+    return frame.astype({"headroom_percent": "float64", "opens_at": "datetime64[ms, UTC]"})
 
 
 def why_bundle(explained: Sequence[Reason]) -> dict[str, str]:

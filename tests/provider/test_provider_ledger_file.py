@@ -57,7 +57,8 @@ def test_the_files_lie_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> 
     below.mkdir(parents=True)
     run_script(ASK.format(times=1, name="groq"), below)
     files = {path.name for path in (project / "outputs").iterdir() if path.suffix != ".lock"}
-    assert files == {"llm_quota_tracker.json", "llm_calls.jsonl"}
+    ledger = "llm_quota_tracker.json"
+    assert files == {ledger, f"{ledger}.copy", "llm_calls.jsonl"}
     assert not (below / "outputs").exists()
 
 
