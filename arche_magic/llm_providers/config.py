@@ -117,6 +117,9 @@ class Configuration:
         short = {name: full for name, entry in asked.items() if (full := _full_name(entry, model))}
         if short:
             return {name: [full] for name, full in short.items()}
+        owners = owners or [
+            name for name, entry in self.providers.items() if _full_name(entry, model)
+        ]
         if provider and not owners and (prefix not in self.providers or not rest):
             return {provider: [model]}
         if provider:

@@ -1,14 +1,16 @@
-"""The nouns of the engine: small immutable values, standard library only."""
+"""The nouns of the engine: small immutable values."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
+
+from .markdown import harmless_markdown, without_controls
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 Period = Literal["second", "minute", "hour", "day", "month"]
@@ -319,7 +321,8 @@ class Reply(str):
         return (str(self),), dict(self.__dict__)
 
     def _repr_markdown_(self) -> str:
-        return str(self)
+        # A model's text is untrusted wherever it is shown.
+        return harmless_markdown(without_controls(str(self)))
 
 
 @dataclass(frozen=True)
@@ -385,13 +388,10 @@ class Discarded:
 
 
 Event = Waiting | Piece | Discarded
-Events = Iterator[Event]
 
 
 def utc(seconds: float) -> datetime:
     """Epoch seconds as an aware datetime in UTC."""
-    from datetime import UTC
-
     return datetime.fromtimestamp(seconds, UTC)
 
 

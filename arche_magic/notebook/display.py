@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.markdown import harmless_markdown, without_controls
 from arche_magic.llm_providers.types import Attempt, Reply, Waiting, in_seconds, route_name
-
-from .markdown import harmless_markdown, without_controls
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

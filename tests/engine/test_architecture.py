@@ -21,7 +21,8 @@ ENGINE = "arche_magic.llm_providers"
 
 # What each module of the engine may use of the engine; with `?` for type checkers alone.
 ALLOWED = {
-    "types": set(),
+    "markdown": set(),
+    "types": {"markdown"},
     "errors": {"types?"},
     "windows": {"types"},
     "kernel_lock": set(),
@@ -49,7 +50,15 @@ PUBLIC = {
     ENGINE,
     *(
         f"{ENGINE}.{name}"
-        for name in ("types", "errors", "config", "attempts", "forecast", "quota_tracker")
+        for name in (
+            "types",
+            "errors",
+            "config",
+            "attempts",
+            "forecast",
+            "markdown",
+            "quota_tracker",
+        )
     ),
 }
 

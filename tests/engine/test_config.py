@@ -438,3 +438,10 @@ def test_nothing_printed_or_pickled_shows_a_key() -> None:
     with pytest.raises(TypeError):
         copy.deepcopy(key)
     assert key.secret() == "gsk_very_secret"
+
+
+@pytest.mark.parametrize("model", ["gpt-oss-120b", "openai/gpt-oss-120b", "gemini-3.8-flash"])
+def test_a_model_of_another_provider_is_not_sent_there(model: str) -> None:
+    """Neither by its full name nor by its short one."""
+    with pytest.raises(ConfigurationError, match="not of mistral"):
+        load_configuration({}).resolve_model(model, "mistral")
