@@ -30,6 +30,7 @@ Document = dict[str, Any]
 Amounts = dict[str, float]
 
 _OUTPUT_GUESS = 300.0
+_SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST = 4, 3
 _MAX_DOUBLINGS = 10
 _SHORTEST_CLOSE_SECONDS = 0.1
@@ -267,6 +268,10 @@ def learn(
         ours = windows.used(limit, counter, now)
         theirs = amount - seen.remaining
         on_hold = held.get(limit.metric, 0.0)
+        if limit.metric != "requests":
+            # Calls under way may have spent more than was guessed, and are charged when they end:
+            # what they can explain was not spent by somebody else.
+            on_hold *= _SPENT_TO_GUESSED
         if theirs > ours + on_hold:
             windows.set_used(limit, counter, theirs - on_hold, now)
             windows.remember(limit, stored[seen.name], theirs - on_hold - ours, now)
