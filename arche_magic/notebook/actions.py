@@ -113,7 +113,8 @@ def quota(text: str) -> pd.DataFrame:
     now = configuration.clock.time()
     tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
     standings = tracker.standings(provider, now)
-    outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now)
+    paid = {entry.name for entry in configuration.providers.values() if entry.paid}
+    outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now, paid)
     if standings:
         _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
     else:

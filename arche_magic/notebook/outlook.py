@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,7 @@ class Outlook:
         prompt_tokens: tokens of the last prompt and its reply; None if there was none.
         fit_now: how many prompts like it fit at this moment.
         fit_until_midnight: how many up to local midnight.
+        free: whether those are free routes.
         now: epoch seconds.
     """
 
@@ -30,6 +31,7 @@ class Outlook:
     prompt_tokens: int | None
     fit_now: int
     fit_until_midnight: int
+    free: bool
     now: float
 
     def notes(self) -> list[str]:
@@ -41,9 +43,10 @@ class Outlook:
         if len(self.runs_out) > _LINES:
             lines.append(f"and {len(self.runs_out) - _LINES} more limits")
         if self.prompt_tokens is not None:
+            routes = "the free routes" if self.free else "the paid routes"
             lines.append(
-                f"Prompts like the last one ({self.prompt_tokens:,} tokens): {self.fit_now:,} fit "
-                f"now, {self.fit_until_midnight:,} until midnight"
+                f"Prompts like the last one ({self.prompt_tokens:,} tokens) that {routes} take: "
+                f"{self.fit_now:,} now, {self.fit_until_midnight:,} until midnight"
             )
         return lines
 
@@ -60,8 +63,16 @@ class Outlook:
         }
 
 
-def look_ahead(standings: Sequence[Standing], attempts: Sequence[Attempt], now: float) -> Outlook:
-    """The forecast from the attempts of the last hour."""
+def look_ahead(
+    standings: Sequence[Standing],
+    attempts: Sequence[Attempt],
+    now: float,
+    paid: Collection[str] = (),
+) -> Outlook:
+    """The forecast from the attempts of the last hour.
+
+    Prompts that fit are counted on free routes, unless all are of `paid` providers.
+    """
     paces = forecast.paces(attempts, standings, now)
     ends = [
         (route_name(row.provider, row.key, row.model), row.limit.replace("_", " "), moment - now)
@@ -71,6 +82,7 @@ def look_ahead(standings: Sequence[Standing], attempts: Sequence[Attempt], now: 
     ends.sort(key=lambda end: end[2])
     served = [attempt for attempt in attempts if attempt.outcome == "served"]
     last = served[-1] if served else None
+    free = [row for row in standings if row.provider not in paid]
     need = {"requests": 1.0}
     if last:
         need |= {
@@ -81,8 +93,9 @@ def look_ahead(standings: Sequence[Standing], attempts: Sequence[Attempt], now: 
     return Outlook(
         runs_out=tuple(ends),
         prompt_tokens=last.input_tokens + last.output_tokens if last else None,
-        fit_now=forecast.prompts_that_fit(standings, need, now, now),
+        fit_now=forecast.prompts_that_fit(free or standings, need, now, now),
         fit_until_midnight=forecast.prompts_that_fit(standings, need, now, forecast.midnight(now)),
+        free=bool(free),
         now=now,
     )
 

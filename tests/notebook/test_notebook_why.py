@@ -43,10 +43,10 @@ def test_why_takes_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
 
 def test_quota_says_how_many_prompts_still_fit(kernel: Kernel, sandboxed) -> None:
     """Below the table: prompts like the last one, now and until midnight; also in the frame."""
-    sandboxed(keys={"groq": 1}, limits={"groq": {"requests_per_minute": 5}})
+    sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 8}})
     kernel.run("%llm -q one")
     cell = kernel.run("q = %llm_quota")
-    assert "Prompts like the last one (" in cell.displays[0]["data"]["text/plain"]
+    assert "that the free routes take: 7 now, " in cell.displays[0]["data"]["text/plain"]
     assert "until midnight" in cell.displays[0]["data"]["text/html"]
     outlook = json.loads(kernel.run("import json; print(json.dumps(q.attrs['outlook']))").printed)
     assert 0 < outlook["fit_now"] <= outlook["fit_until_midnight"]
