@@ -33,7 +33,7 @@ else:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except BaseException:
+            except BaseException:  # an interrupt while waiting, too, must leave nothing open
                 os.close(descriptor)
                 raise
             self._descriptor = descriptor

@@ -7,6 +7,8 @@ import inspect
 import re
 from typing import Any
 
+from IPython.core.error import UsageError
+
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -53,10 +55,8 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         options.append(f"{flag}={_unquoted(value)}")
     try:
         return parser.parse_args(options), rest
-    except BaseException as error:
-        # IPython's parser raises UsageError, argparse SystemExit: neither fails a cell in one line.
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (UsageError, SystemExit) as error:
+        # IPython's parser raises the one, argparse's own the other; neither fails in one line.
         reason = str(error).removeprefix("argument ")
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
 
