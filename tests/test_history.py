@@ -14,7 +14,7 @@ import arche_magic
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempts import AttemptLog, read_attempts
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.types import Attempt
+from arche_magic.llm_providers.reply import Attempt
 from arche_magic.sandbox import Sandbox
 
 

@@ -16,7 +16,8 @@ from .errors import (
 )
 from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
 from .quota_tracker import get_quota_tracker
-from .types import Attempt, Reply, Usage
+from .reply import Attempt, Reply
+from .types import Usage
 
 __all__ = [
     "Attempt",

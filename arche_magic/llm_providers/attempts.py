@@ -16,8 +16,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .reply import Attempt
 from .storage import warn_of_folder
-from .types import Attempt, utc
+from .types import utc
 
 logger = logging.getLogger("arche_magic.attempts")
 

@@ -12,7 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .types import Attempt, Observation, Usage
+    from .reply import Attempt
+    from .types import Observation, Usage
 
 
 class LLMProviderError(Exception):

@@ -19,25 +19,11 @@ from .adapters import Adapter, build_adapter
 from .attempts import SESSION, AttemptLog, Tally
 from .config import Configuration
 from .errors import AttemptFailed, ContentFiltered, InvalidRequest, NoRouteAvailable, Remedy
-from .ledger import RouteState
+from .quota.ledger import RouteState
 from .quota_tracker import Hold, QuotaTracker
+from .reply import Attempt, Considered, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, choose
-from .types import (
-    Attempt,
-    Considered,
-    Discarded,
-    Event,
-    Observation,
-    Outcome,
-    Piece,
-    Reply,
-    Request,
-    Route,
-    Usage,
-    Waiting,
-    in_seconds,
-    utc,
-)
+from .types import Observation, Request, Route, Usage, in_seconds, utc
 from .waiting import WaitingLine, waiting_line
 
 logger = logging.getLogger("arche_magic.attempts")

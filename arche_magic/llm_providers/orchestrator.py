@@ -12,7 +12,8 @@ from .errors import ConfigurationError, IncompleteReply, NoKeys
 from .loop import RequestRun
 from .parameters import Messages, build_request
 from .quota_tracker import get_quota_tracker
-from .types import Discarded, Event, Piece, Reply, Request, Route, Waiting
+from .reply import Discarded, Event, Piece, Reply, Waiting
+from .types import Request, Route
 
 OnWait = Callable[[Waiting], object]
 

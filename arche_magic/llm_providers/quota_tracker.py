@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from . import ledger, windows
-from .accounts import Accounts
 from .catalog import split_limit_name
 from .config import Configuration, get_configuration
 from .errors import AttemptFailed, ConfigurationError, Remedy
-from .ledger import Amounts, Document, RouteState
-from .merging import merge
-from .older_package import older_documents, take_over_older_counts
+from .quota import ledger, windows
+from .quota.accounts import Accounts
+from .quota.ledger import Amounts, Document, RouteState
+from .quota.merging import merge
+from .quota.older_package import older_documents, take_over_older_counts
 from .storage import Storage, open_storage
 from .types import Limit, Observation, Request, Route, Standing, Usage, utc
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .ledger import RouteState
+from .quota.ledger import RouteState
 from .types import Route
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-_REPLY = ("arche_magic.llm_providers.types", "Reply")
+_REPLY = ("arche_magic.llm_providers.reply", "Reply")
 
 
 def load(shell: InteractiveShell) -> None:

@@ -11,8 +11,8 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_trac
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, NoKeys
-from arche_magic.llm_providers.forecast import PACE_SECONDS
-from arche_magic.llm_providers.types import Discarded, Reply, Waiting
+from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
+from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line

@@ -8,7 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.markdown import harmless_markdown, without_controls
-from arche_magic.llm_providers.types import Attempt, Reply, Waiting, in_seconds, route_name
+from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
+from arche_magic.llm_providers.types import in_seconds, route_name
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

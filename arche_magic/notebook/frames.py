@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from arche_magic.llm_providers.types import Attempt, Standing
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Standing
 
 if TYPE_CHECKING:
     from pandas.api.typing import NaTType

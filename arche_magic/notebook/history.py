@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.attempts import attempt_log, read_attempts
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.types import Attempt
+from arche_magic.llm_providers.reply import Attempt
 
 if TYPE_CHECKING:
     import pandas as pd

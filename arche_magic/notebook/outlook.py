@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from arche_magic.llm_providers import forecast
-from arche_magic.llm_providers.types import Attempt, Standing, in_seconds, route_name, utc
+from arche_magic.llm_providers.quota import forecast
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Standing, in_seconds, route_name, utc
 
 _LINES = 4
 

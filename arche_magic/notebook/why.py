@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.types import Considered, Reply, Route, in_seconds, route_name, utc
+from arche_magic.llm_providers.reply import Considered, Reply
+from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
 from .tables import Cell, table_bundle
 

@@ -15,9 +15,9 @@ import redis
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.merging import merge
+from arche_magic.llm_providers.quota.merging import merge
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
-from arche_magic.llm_providers.redis_storage import RedisStorage
+from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import (
     Limit,
     Message,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from arche_magic.llm_providers.ledger import RouteState
+    from arche_magic.llm_providers.quota.ledger import RouteState
 
 # A Monday noon in Los Angeles, far from any change of its clocks.
 NOON = 1_763_409_600.0

@@ -25,7 +25,7 @@ from engine_parts import (
 
 from arche_magic.llm_providers.config import label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.ledger import RouteState
+from arche_magic.llm_providers.quota.ledger import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import Change, MemoryStorage, T
 from arche_magic.llm_providers.types import Limit, Observation, Usage

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers import forecast
-from arche_magic.llm_providers.types import Attempt, Standing
+from arche_magic.llm_providers.quota import forecast
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Standing
 
 NOW = 1_795_000_000.0
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.ledger import RouteState
-from arche_magic.llm_providers.merging import merge
+from arche_magic.llm_providers.quota.ledger import RouteState
+from arche_magic.llm_providers.quota.merging import merge
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import Limit, Usage, WindowRule

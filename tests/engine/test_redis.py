@@ -27,10 +27,10 @@ from engine_parts import (
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, Remedy
-from arche_magic.llm_providers.ledger import RouteState
+from arche_magic.llm_providers.quota.ledger import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
-from arche_magic.llm_providers.redis_storage import RedisStorage
 from arche_magic.llm_providers.storage import LedgerWarning, open_storage
+from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Observation, Usage
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ sys.path.insert(0, sys.argv[2])
 import redis
 from engine_parts import Clock, a_route, ask, custom_configuration
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
-from arche_magic.llm_providers.redis_storage import RedisStorage
+from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Usage
 
 truth = redis.Redis.from_url(sys.argv[1])

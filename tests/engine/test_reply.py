@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arche_magic.llm_providers.types import Reply
+from arche_magic.llm_providers.reply import Reply
 
 
 def test_a_reply_shows_itself_harmlessly_without_the_extension() -> None:

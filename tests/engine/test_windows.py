@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers import windows
+from arche_magic.llm_providers.quota import windows
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Limit
 
 PACIFIC = ZoneInfo("America/Los_Angeles")

@@ -17,7 +17,7 @@ from arche_magic.llm_providers import (
     NoRouteAvailable,
     get_llm_provider,
 )
-from arche_magic.llm_providers.types import Discarded, Piece
+from arche_magic.llm_providers.reply import Discarded, Piece
 from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS
 
 BREAKS_A_STREAM = (

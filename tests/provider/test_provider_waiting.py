@@ -11,7 +11,7 @@ from provider_parts import MODELS, Clock, FastClock, Start, asked, server_count
 from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.types import Piece, Waiting
+from arche_magic.llm_providers.reply import Piece, Waiting
 
 
 def test_a_request_waits_until_a_route_opens(start: Start, clock: Clock) -> None:

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from .errors import ConfigurationError
-from .storage import Change, Document, LedgerWarning, MemoryStorage, Merge, T
+from ..errors import ConfigurationError
+from .base import Change, Document, LedgerWarning, Merge, T
+from .memory import MemoryStorage
 
 _PREFIX = "arche_magic:"
 _TIMEOUT_SECONDS = 2.0

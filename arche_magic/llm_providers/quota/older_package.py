@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ..catalog import split_limit_name
+from ..config import Configuration
+from ..storage import Storage
+from ..types import Route
 from . import ledger, windows
-from .catalog import split_limit_name
-from .config import Configuration
 from .ledger import Document
-from .storage import Storage
-from .types import Route
 
 _OLDER_COUNTS = "older counts"
 

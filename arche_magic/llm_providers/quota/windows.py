@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from .types import PERIOD_SECONDS, Limit, Period
+from ..types import PERIOD_SECONDS, Limit, Period
 
 Counter = dict[str, Any]
 

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import TypeVar
 
-from .config import Configuration
+from ..config import Configuration
+from ..storage import Storage
+from ..types import Key
 from .ledger import Document, release
 from .merging import absorb, merge
-from .storage import Storage
-from .types import Key
 
 T = TypeVar("T")
 

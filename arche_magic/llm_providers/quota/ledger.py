@@ -23,8 +23,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..types import Limit, Observation, Request, Route, Usage
 from . import windows
-from .types import Limit, Observation, Request, Route, Usage
 
 Document = dict[str, Any]
 Amounts = dict[str, float]

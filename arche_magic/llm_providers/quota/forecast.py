@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from .types import PERIOD_SECONDS, Attempt, Standing
+from ..reply import Attempt
+from ..types import PERIOD_SECONDS, Standing
 from .windows import period_end
 
 PACE_SECONDS = 3600.0

@@ -1,8 +1,4 @@
-"""Where documents live: in memory, or in one JSON file shared by all kernels of a machine.
-
-Storage is dumb: it reads a named JSON document, and it changes one alone and atomically. What the
-documents mean is the ledger's business.
-"""
+"""Documents in one JSON file, shared by all kernels of a machine."""
 
 from __future__ import annotations
 
@@ -12,21 +8,12 @@ import os
 import re
 import threading
 import time
-import warnings
-from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+from .base import Change, Document, T, Upgrade, warn, warn_of_folder
 from .kernel_lock import kernel_lock
-
-T = TypeVar("T")
-Document = dict[str, Any]
-Change = Callable[[Document], T]
-Upgrade = Callable[[Document], "dict[str, Document] | None"]
-# merge(before, ours, theirs) adds to `theirs` what happened between `before` and `ours`.
-Merge = Callable[[Document, Document, Document], None]
 
 FILE_VERSION = 1
 # How many levels of a document get lines of their own in the file: enough for one line a limit.
@@ -34,56 +21,10 @@ _LINE_DEPTH = 4
 _dump = json.JSONEncoder().encode
 # Enough of the file to hold its version and revision.
 _HEAD_BYTES = 64
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-
-
-class LedgerWarning(UserWarning):
-    """The ledger cannot be kept where it should be; calls go on all the same."""
 
 
 class _OtherLayout(Exception):
     """The file must be kept aside or taken over, which only the holder of the lock may do."""
-
-
-class Storage(Protocol):
-    """Named JSON documents."""
-
-    def read(self, name: str) -> Document:
-        """The document, empty if there is none yet. It is not to be changed."""
-        ...
-
-    def update(self, name: str, change: Change[T]) -> T:
-        """Run `change` on the document, alone and atomically; return what it returns.
-
-        If `change` raises, nothing is written.
-        """
-        ...
-
-
-class MemoryStorage:
-    """Documents of this process only."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def read(self, name: str) -> Document:
-        """The document, empty if there is none yet."""
-        document: Document = json.loads(self._texts.get(name, "{}"))
-        return document
-
-    def update(self, name: str, change: Change[T]) -> T:
-        """Run `change` on the document, alone and atomically; return what it returns."""
-        with self._lock:
-            document = self.read(name)
-            result = change(document)
-            self._texts[name] = json.dumps(document)
-            return result
-
-    def put(self, name: str, document: Document) -> None:
-        """Set a document as a whole."""
-        with self._lock:
-            self._texts[name] = json.dumps(document)
 
 
 class JsonFileStorage:
@@ -246,7 +187,7 @@ class JsonFileStorage:
     def _keep_aside(self, suffix: str, why: str) -> None:
         aside = self.path.with_name(f"{self.path.stem}.{suffix}-{time.time_ns()}.json")
         self.path.replace(aside)
-        _warn(f"the ledger {self.path} {why}; it is kept as {aside.name} and a new one begins")
+        warn(f"the ledger {self.path} {why}; it is kept as {aside.name} and a new one begins")
 
     def _save(self) -> None:
         if not self._on_disk:
@@ -273,53 +214,6 @@ class JsonFileStorage:
                 f"the ledger {self.path} cannot be kept ({error.strerror or error}); "
                 "counting in memory until this process ends",
             )
-
-
-_refusing_folders: set[Path] = set()
-
-
-def warn_of_folder(folder: Path, message: str) -> None:
-    """Warn that a folder takes no files, once per process: its files share the one cause."""
-    if folder not in _refusing_folders:
-        _refusing_folders.add(folder)
-        _warn(message)
-
-
-_opened: dict[str, Storage] = {}
-_opening = threading.Lock()
-
-
-def open_storage(
-    location: str, upgrade: Upgrade | None = None, merge: Merge | None = None
-) -> Storage:
-    """The storage of this process for a location: a path, `memory://NAME`, or a Redis URL.
-
-    Asking again for a location gives the same storage. `upgrade` is for files, `merge` for Redis;
-    without it, what is counted while Redis is away is dropped.
-
-    Raises:
-        ValueError: a URL of another kind.
-        ConfigurationError: redis-py is missing, or it does not take the URL.
-    """
-    scheme = location.partition("://")[0] if "://" in location else ""
-    if scheme not in ("", "memory", *_REDIS_SCHEMES):
-        raise ValueError(f"{scheme}:// is no storage; use a path, redis:// or memory://")
-    name = location if scheme else str(Path(location).absolute())
-    with _opening:
-        if name not in _opened:
-            if scheme == "memory":
-                _opened[name] = MemoryStorage()
-            elif scheme:
-                # By its name: it is built on this module, and needed by few.
-                redis_storage = import_module(".redis_storage", __package__)
-                _opened[name] = redis_storage.RedisStorage(location, merge or _drop)
-            else:
-                _opened[name] = JsonFileStorage(Path(name), upgrade)
-        return _opened[name]
-
-
-def _drop(before: Document, ours: Document, theirs: Document) -> None:
-    """Merge nothing."""
 
 
 def _parse(content: bytes) -> tuple[dict[str, Document], int] | None:
@@ -385,7 +279,3 @@ def _lines(value: Any, indent: int, depth: int) -> str:
 @lru_cache(maxsize=1024)
 def _quoted(key: str) -> str:
     return _dump(key)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, LedgerWarning, stacklevel=2)

@@ -1,0 +1,160 @@
+"""What comes of a request: attempts, events on the way, and the reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .markdown import harmless_markdown, without_controls
+from .types import Route, Usage, in_seconds, route_name
+
+Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request offered to one route, and what came of it."""
+
+    provider: str
+    key: str
+    model: str
+    outcome: Outcome
+    error: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    first_token_s: float | None = None
+    waited_s: float = 0.0
+    cost_usd: float | None = None
+    at: float = 0.0
+    request: str = ""
+    opens_at: float | None = None
+    session: str = ""
+
+    def __str__(self) -> str:
+        name = route_name(self.provider, self.key, self.model)
+        return f"{name} {self.outcome}" + (f": {self.why}" if self.error else "")
+
+    @property
+    def why(self) -> str:
+        """Why the route did not answer and, where known, when it opens; "" if it answered."""
+        opens = ""
+        if self.opens_at is not None and self.opens_at > self.at:
+            opens = f", opens {in_seconds(self.opens_at - self.at)}"
+        return f"{self.error}{opens}" if self.error else ""
+
+    def is_on(self, route: Route) -> bool:
+        """Whether this attempt was on that route."""
+        return (self.provider, self.key, self.model) == (
+            route.provider,
+            route.key.label,
+            route.model,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as plain JSON values."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A route that was looked at when a request was offered, and what it had left.
+
+    Attributes:
+        opens_at: epoch seconds; at most `at` means it was open.
+        reason: why it was shut, or "".
+        headroom: share of its tightest limit that was left, 0 to 1.
+        at: when it was looked at, epoch seconds.
+    """
+
+    provider: str
+    key: str
+    model: str
+    opens_at: float
+    reason: str
+    headroom: float
+    at: float
+
+
+class Reply(str):
+    """The text, and everything known about how it came.
+
+    It is a `str`, because callers of the older package use it as one.
+
+    Attributes:
+        provider, key, model: the route that answered; `key` is the label.
+        usage: tokens as the provider counted them.
+        attempts: every route considered for this request, in order, the answering one last.
+        seconds: from the call to the last piece, waiting included.
+        finish_reason: `stop` or `length`.
+        cost: USD, or None where the price is not known.
+        standing: what is left of the tightest limit of the route, in words, or "".
+        considered: the routes looked at for the answering call, in order; `%llm_why` shows them.
+    """
+
+    provider: str
+    key: str
+    model: str
+    usage: Usage
+    attempts: tuple[Attempt, ...]
+    seconds: float
+    finish_reason: str
+    cost: float | None
+    standing: str
+    considered: tuple[Considered, ...]
+
+    def __new__(
+        cls,
+        text: str,
+        *,
+        provider: str = "",
+        key: str = "",
+        model: str = "",
+        usage: Usage | None = None,
+        attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        finish_reason: str = "stop",
+        cost: float | None = None,
+        standing: str = "",
+        considered: tuple[Considered, ...] = (),
+    ) -> Reply:
+        """Build a reply from its text and how it came."""
+        reply = super().__new__(cls, text)
+        reply.provider, reply.key, reply.model = provider, key, model
+        reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
+        reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
+        reply.considered = considered
+        return reply
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        return (str(self),), dict(self.__dict__)
+
+    def _repr_markdown_(self) -> str:
+        # A model's text is untrusted wherever it is shown.
+        return harmless_markdown(without_controls(str(self)))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The loop waits for `route`, which opens in `seconds`."""
+
+    route: Route
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next text of the reply."""
+
+    text: str
+    route: Route
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """The text shown so far came from a route that broke off; the reply starts over."""
+
+    attempt: Attempt
+
+
+Event = Waiting | Piece | Discarded

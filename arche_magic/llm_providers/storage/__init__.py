@@ -1,0 +1,64 @@
+"""Where documents live: in memory, in one JSON file of a machine, or in Redis for many machines."""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+from pathlib import Path
+
+from .base import Change, Document, LedgerWarning, Merge, Storage, T, Upgrade, warn_of_folder
+from .json_file import FILE_VERSION, JsonFileStorage
+from .memory import MemoryStorage
+
+__all__ = [
+    "FILE_VERSION",
+    "Change",
+    "Document",
+    "JsonFileStorage",
+    "LedgerWarning",
+    "MemoryStorage",
+    "Merge",
+    "Storage",
+    "T",
+    "Upgrade",
+    "open_storage",
+    "warn_of_folder",
+]
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+_opened: dict[str, Storage] = {}
+_opening = threading.Lock()
+
+
+def open_storage(
+    location: str, upgrade: Upgrade | None = None, merge: Merge | None = None
+) -> Storage:
+    """The storage of this process for a location: a path, `memory://NAME`, or a Redis URL.
+
+    Asking again for a location gives the same storage. `upgrade` is for files, `merge` for Redis;
+    without it, what is counted while Redis is away is dropped.
+
+    Raises:
+        ValueError: a URL of another kind.
+        ConfigurationError: redis-py is missing, or it does not take the URL.
+    """
+    scheme = location.partition("://")[0] if "://" in location else ""
+    if scheme not in ("", "memory", *_REDIS_SCHEMES):
+        raise ValueError(f"{scheme}:// is no storage; use a path, redis:// or memory://")
+    name = location if scheme else str(Path(location).absolute())
+    with _opening:
+        if name not in _opened:
+            if scheme == "memory":
+                _opened[name] = MemoryStorage()
+            elif scheme:
+                # When needed: few have a ledger there.
+                redis_storage = import_module(".redis", __package__)
+                _opened[name] = redis_storage.RedisStorage(location, merge or _drop)
+            else:
+                _opened[name] = JsonFileStorage(Path(name), upgrade)
+        return _opened[name]
+
+
+def _drop(before: Document, ours: Document, theirs: Document) -> None:
+    """Merge nothing."""
