@@ -19,6 +19,7 @@ from .adapters import Adapter, build_adapter
 from .attempts import SESSION, AttemptLog, Tally
 from .config import Configuration
 from .errors import AttemptFailed, ContentFiltered, InvalidRequest, NoRouteAvailable, Remedy
+from .prices import cost_usd
 from .quota.ledger import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Considered, Discarded, Event, Outcome, Piece, Reply, Waiting
@@ -153,7 +154,7 @@ class RequestRun:
             raise
         standing = self.quota_tracker.settle(hold, call.usage, call.observations, adapter.account)
         usage = call.usage or _counted(hold, call.text)
-        self._note(route, "served", call, usage)
+        served = self._note(route, "served", call, usage)
         return Reply(
             call.text,
             provider=route.provider,
@@ -163,6 +164,7 @@ class RequestRun:
             attempts=tuple(self.attempts),
             seconds=self._clock.time() - self._started,
             finish_reason=call.finish_reason,
+            cost=served.cost_usd,
             standing=standing,
             considered=_considered(choice, hold.at),
         )
@@ -206,6 +208,7 @@ class RequestRun:
             seconds=round(call.seconds(), 4) if call else 0.0,
             first_token_s=round(first_token, 4) if first_token is not None else None,
             waited_s=round(self._waited, 3),
+            cost_usd=cost_usd(route, usage),
             at=round(self._clock.time(), 3),
             request=self._id,
             session=SESSION,

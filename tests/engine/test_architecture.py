@@ -42,6 +42,7 @@ ALLOWED = {
         "quota", "catalog", "config", "storage", "errors", "types",
     },
     "adapters": {"types", "errors"},
+    "prices": {"types"},
     "attempts": {"storage", "reply", "types"},
     "routing": {"quota.ledger", "types"},
     "parameters": {"config", "errors", "types"},

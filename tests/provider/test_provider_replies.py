@@ -24,7 +24,7 @@ def test_a_reply_is_text_that_knows_how_it_came(sandbox: Sandbox) -> None:
     assert (reply.provider, reply.key, reply.model) == ("groq", "groq_key_1", MODELS["groq"])
     assert [attempt.outcome for attempt in reply.attempts] == ["served"]
     assert 0 < reply.seconds < 10
-    assert (reply.finish_reason, reply.cost) == ("stop", None)
+    assert (reply.finish_reason, reply.cost) == ("stop", 0.0)
     assert reply.usage.total_tokens == reply.usage.input_tokens + reply.usage.output_tokens
     assert reply.standing == "29 of 30 requests left this minute"
 

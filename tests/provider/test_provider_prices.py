@@ -1,0 +1,60 @@
+"""What a reply costs, in USD."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from genai_prices import Usage as PricedUsage
+from genai_prices import calc_price
+
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.prices import cost_usd
+from arche_magic.llm_providers.types import Key, Route, Usage
+
+if TYPE_CHECKING:
+    from provider_parts import Start
+
+
+def test_a_paid_reply_names_its_price(start: Start) -> None:
+    """By the price table for the tokens the provider counted; the record of attempts agrees."""
+    start()
+    reply = get_llm_provider("openai").generate("Hello")
+    counted = PricedUsage(
+        input_tokens=reply.usage.input_tokens, output_tokens=reply.usage.output_tokens
+    )
+    price = calc_price(counted, reply.model, provider_id="openai").total_price
+    assert reply.cost == pytest.approx(float(price))
+    assert reply.cost > 0
+    (attempt,) = reply.attempts
+    assert attempt.cost_usd == reply.cost
+
+
+def test_a_free_reply_costs_nothing(start: Start) -> None:
+    """Routes that are not paid cost 0, not an unknown amount."""
+    start()
+    assert get_llm_provider("mistral").generate("Hello").cost == 0.0
+
+
+def test_a_model_without_a_known_price_says_so() -> None:
+    """None is not the same as nothing: budgets and sums must not take it for free."""
+    key = Key.of("openai", "openai_key_1", "sk-made-up-for-a-test")
+    assert cost_usd(Route("openai", key, "a-model-of-next-year", True), Usage(10, 20)) is None
+
+
+def test_prices_are_not_loaded_for_free_routes() -> None:
+    """The table takes a third of a second, which whoever pays nothing need not spend."""
+    script = (
+        "import sys\n"
+        "from arche_magic.llm_providers.prices import cost_usd\n"
+        "from arche_magic.llm_providers.types import Key, Route, Usage\n"
+        "key = Key.of('groq', 'groq_key_1', 'gsk_made_up_for_a_test')\n"
+        "assert cost_usd(Route('groq', key, 'openai/gpt-oss-120b'), Usage(10, 20)) == 0.0\n"
+        "print('genai_prices' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
