@@ -83,6 +83,7 @@ class Groq(base.Wire):
         value = completion(call, reply, caller)
         value["usage"] = self._usage(reply)
         value["x_groq"] = {"id": caller.request_id}
+        value["service_tier"] = "on_demand"
         headers = self._headers(caller, base.JSON_TYPE)
         return Answer(200, headers, base.json_bytes(value))
 
