@@ -30,6 +30,10 @@ class Provider:
         window, time_zone: how its windows turn, for limits that do not say.
         paid: whether its answers cost money.
         key_variables: environment variables that hold its keys; the first is the usual one.
+        services: addresses of the provider itself; requests go to the first.
+        base_url: another address for its requests, if one is configured.
+        base_url_from: where a file said so, such as `GROQ_BASE_URL in /…/.env`; "" for the
+            environment and the user's own settings, whose word counts.
     """
 
     name: str
@@ -41,11 +45,18 @@ class Provider:
     key_variables: tuple[str, ...]
     base_url_variable: str | None = None
     base_url: str | None = None
+    base_url_from: str = ""
+    services: tuple[str, ...] = ()
     key_page: str = ""
     paid: bool = False
     window: WindowRule = _DEFAULT_WINDOW
     time_zone: str = "UTC"
     source: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where its requests go."""
+        return self.base_url or next(iter(self.services), "")
 
 
 @lru_cache(maxsize=1)
@@ -136,6 +147,7 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         limits=limits,
         key_variables=tuple(entry["key_variables"]),
         base_url_variable=entry.get("base_url_variable"),
+        services=tuple(entry["services"]),
         key_page=entry["key_page"],
         paid=entry["paid"],
         window=window,

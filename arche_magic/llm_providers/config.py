@@ -6,33 +6,24 @@ in `load_configuration`; the result is an immutable `Configuration` that is hand
 
 from __future__ import annotations
 
-import difflib
-import io
-import os
 import re
-import sys
-import tomllib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .catalog import Provider, parse_limits, published_providers
+from .env_file import Variables, tell_of_readers
 from .errors import ConfigurationError
-from .types import Clock, Key, Limit, Route, SystemClock
+from .redaction import without_key_like
+from .sources import SETTINGS_FILE, Sources, find_sources
+from .sources import did_you_mean as did_you_mean
+from .trust import check_base_url, own_settings_folder, tell_of_store
+from .types import Clock, Key, Limit, Location, Route, SystemClock
 
-SETTINGS_FILE = "arche_magic.toml"
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 DEFAULT_PATIENCE = 30.0
 DEFAULT_TIMEOUT = 120.0
-_QUOTES = "\"'\u201c\u201d\u2018\u2019"
-# A NAME=value on a later line of one value: its quote was never closed.
-_ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
-
-
-class ConfigurationWarning(UserWarning):
-    """A line of a configuration file was passed over; the rest of it counts."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,8 @@ class Configuration:
     Attributes:
         providers: by name, in the order they are asked.
         keys: all keys of all providers, in the order of their labels.
-        store: where the ledger lives: a path, or `memory://`.
+        store: where the ledger lives: a path, `memory://`, or a Redis URL (made a `Location`,
+            which does not show its password).
         default_provider: what `get_llm_provider(None)` gives.
         patience: seconds a request waits for a route rather than fail or pay.
         timeout: seconds for a whole request.
@@ -53,14 +45,16 @@ class Configuration:
 
     providers: Mapping[str, Provider]
     keys: tuple[Key, ...] = ()
-    # The URL of a Redis can hold its password.
-    store: str = field(default="memory://", repr=False)
+    store: str = "memory://"
     default_provider: str = "intelligent"
     patience: float = DEFAULT_PATIENCE
     timeout: float = DEFAULT_TIMEOUT
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     directory: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", Location(self.store))
 
     def provider(self, name: str) -> Provider:
         """The provider of that name.
@@ -158,66 +152,21 @@ def load_configuration(
     Raises:
         ConfigurationError: a settings file cannot be read or says something impossible.
     """
-    directory = directory or Path.cwd()
-    settings: dict[str, Any] = {}
-    settings_file: Path | None = None
-    env_file: Path | None = None
-    variables: dict[str, str] = {}
-    home = directory
     if environment is None:
-        env_file = _nearest(".env", directory)
-        if env_file:
-            variables.update(read_env_file(env_file))
-        environment = os.environ
-        settings_file = _nearest(SETTINGS_FILE, directory) or _user_settings_file()
-        if settings_file:
-            settings = _read_settings(settings_file)
+        sources = find_sources(directory or Path.cwd())
+    else:
+        sources = Sources(Variables(environment))
+    # A traceback that lists local variables would show the keys in it.
+    del environment
     try:
-        providers = _providers(settings)
-        names = [name for entry in providers.values() for name in entry.key_variables]
-        if env_file and any(numbered_values(variables, [name]) for name in names):
-            home = env_file.parent
-        variables.update({name: _clean(value) for name, value in environment.items()})
-        return _build(variables, settings, providers, home)
+        configuration = _build(sources, directory or Path.cwd())
     except ValueError as error:
-        raise ConfigurationError(f"{settings_file or SETTINGS_FILE}: {error}") from None
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """Variables of a `.env` file; tolerates a BOM, CRLF, `export`, spaces and stray quotes.
-
-    A line that cannot be read is named in a ConfigurationWarning, without its value.
-
-    Raises:
-        ConfigurationError: the file cannot be read at all.
-    """
-    from dotenv.parser import parse_stream
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
-    variables: dict[str, str] = {}
-    for binding in parse_stream(io.StringIO(text)):
-        if not binding.error and not _ASSIGNMENT.search(binding.value or ""):
-            lines = [(binding.original.line, binding)]
-        else:
-            # One unclosed quote swallows everything up to the next: read line by line instead.
-            lines = [
-                (binding.original.line + offset, parsed)
-                for offset, line in enumerate(binding.original.string.split("\n"))
-                for parsed in parse_stream(io.StringIO(re.sub(f"[{_QUOTES}]", "", line)))
-            ]
-        for number, parsed in lines:
-            if parsed.key and parsed.value is not None:
-                variables[_clean(parsed.key)] = _clean(parsed.value)
-            elif parsed.error or parsed.key:
-                warnings.warn(
-                    f"line {number} of {path} is no NAME=value and was passed over",
-                    ConfigurationWarning,
-                    stacklevel=2,
-                )
-    return variables
+        problem = without_key_like(str(error))
+    else:
+        _check_what_files_say(sources, configuration)
+        return configuration
+    # Not while it is handled: what was being read when it was raised would hang on to this one.
+    raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
 
 
 def numbered_values(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
@@ -250,22 +199,18 @@ def label_keys(
     return tuple(labelled)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'groq'?` for a near miss, else nothing."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _build(
-    variables: Mapping[str, str],
-    settings: dict[str, Any],
-    providers: dict[str, Provider],
-    home: Path,
-) -> Configuration:
+def _build(sources: Sources, home: Path) -> Configuration:
+    variables, settings = sources.variables, sources.settings
+    providers = _providers(settings, sources.project_file)
     for name, provider in providers.items():
         variable = provider.base_url_variable
-        if variable and variables.get(variable):
-            providers[name] = replace(provider, base_url=variables[variable])
+        if variable and (url := variables.get(variable)):
+            where = sources.said_in(variable)
+            providers[name] = replace(provider, base_url=url, base_url_from=where)
+    names = [name for entry in providers.values() for name in entry.key_variables]
+    if sources.env_file and any(numbered_values(sources.in_file, [name]) for name in names):
+        tell_of_readers(sources.env_file)
+        home = sources.env_file.parent
     accounts = {label: str(name) for label, name in _table(settings, "accounts").items()}
     for label in accounts:
         owner, _, number = label.rpartition("_key_")
@@ -285,7 +230,7 @@ def _build(
     default_provider = variables.get("ARCHE_LLM_PROVIDER") or settings.get("default_provider")
     if not isinstance(default_provider, str | None):
         raise ValueError(f"default_provider is {default_provider!r}; it must be a name")
-    store = variables.get("ARCHE_QUOTA_STORE") or str(home / LEDGER_FILE)
+    store = Location(variables.get("ARCHE_QUOTA_STORE") or str(home / LEDGER_FILE))
     return Configuration(
         providers=providers,
         keys=keys,
@@ -295,6 +240,18 @@ def _build(
         limits=_limits(_table(settings, "limits"), providers),
         directory=home,
     )
+
+
+def _check_what_files_say(sources: Sources, configuration: Configuration) -> None:
+    """Raise or announce, where a file sends keys, or the ledger, to some other place."""
+    owners = {key.provider for key in configuration.keys}
+    for provider in configuration.providers.values():
+        # One without a key sends nothing anywhere.
+        if provider.name in owners:
+            check_base_url(provider, sources.trusted, own_settings_folder() / SETTINGS_FILE)
+    where = sources.said_in("ARCHE_QUOTA_STORE")
+    if sources.env_file and where:
+        tell_of_store(Location(configuration.store), where, sources.env_file.parent)
 
 
 def _full_name(provider: Provider, model: str) -> str | None:
@@ -312,14 +269,14 @@ def _table(settings: Mapping[str, Any], name: str, of: str = "") -> dict[str, An
     return table
 
 
-def _providers(settings: dict[str, Any]) -> dict[str, Provider]:
+def _providers(settings: dict[str, Any], project_file: Path | None) -> dict[str, Provider]:
     providers = dict(published_providers())
     tables = _table(settings, "providers")
     for name in tables:
         entry = _table(tables, name, "providers.")
         if name not in providers:
             raise ValueError(f"[providers.{name}]: unknown provider{did_you_mean(name, providers)}")
-        unknown = set(entry) - {"models", "paid", "tier"}
+        unknown = set(entry) - {"models", "paid", "tier", "base_url"}
         if unknown:
             raise ValueError(f"[providers.{name}]: unknown setting {sorted(unknown)[0]!r}")
         listed = entry.get("models", list(providers[name].models))
@@ -331,10 +288,19 @@ def _providers(settings: dict[str, Any]) -> dict[str, Provider]:
         tier = entry.get("tier", "free")
         if tier not in ("free", "paid"):
             raise ValueError(f"[providers.{name}]: tier is {tier!r}; it can be free or paid")
+        base_url, said_in = entry.get("base_url"), f"[providers.{name}] base_url in {project_file}"
+        if not isinstance(base_url, str | None):
+            raise ValueError(f"[providers.{name}]: base_url must be an address")
         # A paid account's limits are its own: they are learned from its replies.
         limits = {} if tier == "paid" else providers[name].limits
         providers[name] = replace(
-            providers[name], models=models, known_models=known, paid=paid, limits=limits
+            providers[name],
+            models=models,
+            known_models=known,
+            paid=paid,
+            limits=limits,
+            base_url=base_url,
+            base_url_from=said_in if base_url and project_file else "",
         )
     order = settings.get("order", list(providers))
     if not isinstance(order, list):
@@ -360,36 +326,3 @@ def _limits(
         except ValueError as error:
             raise ValueError(f"[limits.{scope!r}]: {error}") from None
     return limits
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
-    known = ("default_provider", "order", "patience", "providers", "limits", "accounts")
-    for name in settings:
-        if name not in known:
-            raise ConfigurationError(f"{path}: unknown setting {name!r}{did_you_mean(name, known)}")
-    return settings
-
-
-def _nearest(name: str, directory: Path) -> Path | None:
-    directory = directory.resolve()
-    for folder in (directory, *directory.parents):
-        if (folder / name).is_file():
-            return folder / name
-    return None
-
-
-def _user_settings_file() -> Path | None:
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming"))
-    else:
-        folder = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
-    path = folder / "arche_magic" / SETTINGS_FILE
-    return path if path.is_file() else None
-
-
-def _clean(value: str) -> str:
-    return value.strip().strip(_QUOTES).strip()

@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from .markdown import without_controls
+
 if TYPE_CHECKING:
     from .reply import Attempt
     from .types import Observation, Usage
@@ -37,7 +39,7 @@ class LLMProviderError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: one line, and the cell still fails."""
-        return [f"{type(self).__name__}: {self}"]
+        return [without_controls(f"{type(self).__name__}: {self}")]
 
 
 class ConfigurationError(LLMProviderError):

@@ -285,17 +285,17 @@ class _Call:
         return time.perf_counter() - self._began
 
 
-_adapters: dict[tuple[str, str, str | None], Adapter] = {}
+_adapters: dict[tuple[str, str, str], Adapter] = {}
 _adapters_lock = threading.Lock()
 
 
 def _adapter(route: Route, configuration: Configuration) -> Adapter:
     """The adapter of a key, built once per process: an SDK client costs about 40 ms."""
     provider = configuration.providers[route.provider]
-    identity = (provider.name, route.key.fingerprint, provider.base_url)
+    identity = (provider.name, route.key.fingerprint, provider.url)
     with _adapters_lock:
         if identity not in _adapters:
-            _adapters[identity] = build_adapter(provider.wire, route.key, provider.base_url)
+            _adapters[identity] = build_adapter(provider.wire, route.key, provider.url)
         return _adapters[identity]
 
 

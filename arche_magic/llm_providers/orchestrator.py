@@ -13,7 +13,7 @@ from .loop import RequestRun
 from .parameters import Messages, build_request
 from .quota_tracker import get_quota_tracker
 from .reply import Discarded, Event, Piece, Reply, Waiting
-from .types import Request, Route
+from .types import Key, Request, Route
 
 OnWait = Callable[[Waiting], object]
 
@@ -227,12 +227,13 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     def __init__(
         self, api_keys: Sequence[str] | None = None, *, configuration: Configuration | None = None
     ) -> None:
+        keys, blank = _given_keys(api_keys)
+        # A traceback that lists local variables would show them.
+        del api_keys
+        if blank:
+            raise ConfigurationError(f"api_keys: key {blank} is blank")
         configuration = configuration or get_configuration()
-        if api_keys is not None:
-            for number, text in enumerate(api_keys, 1):
-                if not isinstance(text, str) or not text.strip():
-                    raise ConfigurationError(f"api_keys: key {number} is blank")
-            keys = label_keys("groq", dict.fromkeys(text.strip() for text in api_keys))
+        if keys is not None:
             accounts = {key.fingerprint: key.account for key in configuration.keys}
             keys = tuple(
                 replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys
@@ -284,6 +285,16 @@ class ReplyStream(Iterator[str]):
     def close(self) -> None:
         """Stop the reply here and drop the connection."""
         self._events.close()
+
+
+def _given_keys(texts: Sequence[str] | None) -> tuple[tuple[Key, ...] | None, int]:
+    """The keys, None if none are given, and the number of the first that is blank, or 0."""
+    if texts is None:
+        return None, 0
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip():
+            return None, number
+    return label_keys("groq", dict.fromkeys(text.strip() for text in texts)), 0
 
 
 def _no_keys(configuration: Configuration, providers: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
+from .redaction import key_in
 from .types import Message, Request
 
 Messages = Iterable[Mapping[str, str] | Message]
@@ -21,7 +22,8 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     """A request from a prompt or chat messages and the options of `generate`.
 
     Raises:
-        InvalidRequest: an option that does not exist, a value out of range, an empty prompt.
+        InvalidRequest: an option that does not exist, a value out of range, an empty prompt, a
+            text that holds one of the keys.
     """
     for name in options:
         if name not in _OPTIONS:
@@ -33,7 +35,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     max_tokens = given.get("max_tokens", given.get("max_output_tokens"))
     if given.get("max_output_tokens", max_tokens) != max_tokens:
         raise InvalidRequest("max_tokens and max_output_tokens are the same thing; give one")
-    return Request(
+    request = Request(
         messages=_messages(prompt, given.get("system")),
         provider=_text("provider", given.get("provider")),
         model=_text("model", given.get("model")),
@@ -46,6 +48,12 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         patience=_number("patience", given.get("patience", configuration.patience), 0.0) or 0.0,
         timeout=_seconds("timeout", given.get("timeout", configuration.timeout)),
     )
+    if key := key_in(request, configuration.keys):
+        raise InvalidRequest(
+            f"the request holds the text of {key.label}; nothing was sent or kept. Take the key "
+            "out of the prompt, and replace it if others have seen it"
+        )
+    return request
 
 
 def _messages(prompt: str | Messages, system: object) -> tuple[Message, ...]:

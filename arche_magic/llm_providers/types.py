@@ -61,32 +61,66 @@ class Key:
     label: str
     fingerprint: str
     account: str
-    _secret: _Secret = field(repr=False, compare=False)
+    _secret: Secret = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, provider: str, label: str, text: str, account: str | None = None) -> Key:
         """Build a key; `account` is the configured name of the account it spends, if any."""
-        fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-        return cls(provider, label, fingerprint, account or fingerprint, _Secret(text))
+        # Variables of the environment may hold bytes that are no text.
+        fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        return cls(provider, label, fingerprint, account or fingerprint, Secret(text))
 
     def secret(self) -> str:
         """The credential itself, for the provider's SDK and nobody else."""
-        return self._secret.text
+        return self._secret.reveal()
 
 
-class _Secret:
-    """Holds a credential where repr and pickle do not reach it."""
+class Secret:
+    """Holds a credential where repr, pickle and a debugger's list of variables do not reach it."""
 
-    __slots__ = ("text",)
+    __slots__ = ("reveal",)
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        # In a closure: an attribute would be unfolded by whatever shows an object's parts.
+        def reveal() -> str:
+            return text
+
+        self.reveal = reveal
 
     def __repr__(self) -> str:
         return "<secret>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("an API key is not pickled; build the provider in the other process")
+        raise TypeError("a credential is not pickled; build the provider in the other process")
+
+
+class Location(str):
+    """Where the ledger lives: a path, or a URL as it may be shown.
+
+    The text is the URL without what stands before its host and behind its path, where passwords
+    are; the whole is reachable through `url()` alone.
+    """
+
+    _whole: Secret | None
+
+    def __new__(cls, text: str) -> Location:
+        """The location that a text names; one that is a Location already keeps its password."""
+        if isinstance(text, Location):
+            return text
+        scheme, mark, rest = text.partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if mark else text
+        location = super().__new__(cls, shown)
+        location._whole = Secret(text) if shown != text else None
+        return location
+
+    def url(self) -> str:
+        """The whole URL, for the client of that service and nobody else."""
+        return self._whole.reveal() if self._whole else str(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells apart what is shown alike: one server's databases and users."""
+        return hashlib.sha256(self.url().encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from adapter_calls import HELLO, SECRET, WIRES, Build, Script, complete
 
-from arche_magic.llm_providers.adapters.failures import redacted
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.redaction import redacted
 from arche_magic.llm_providers.types import Observation, Usage
 
 

@@ -252,4 +252,4 @@ assert loaded == {{"{own}"}}, loaded
 def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:
     """A misspelt wire is an error that names the choices."""
     with pytest.raises(ValueError, match="groq, openai, mistral, google"):
-        build_adapter("grok", Key.of("grok", "grok_key_1", "x"), None)
+        build_adapter("grok", Key.of("grok", "grok_key_1", "x"), "http://127.0.0.1:9")

@@ -15,11 +15,10 @@ import pytest
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import (
     Configuration,
-    ConfigurationWarning,
     load_configuration,
-    read_env_file,
     use_configuration,
 )
+from arche_magic.llm_providers.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Key

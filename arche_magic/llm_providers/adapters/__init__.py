@@ -27,7 +27,7 @@ class Adapter(Protocol):
     account: str | None
     """The account the provider's last answer named (organization, project), or None."""
 
-    def __init__(self, key: Key, base_url: str | None) -> None: ...
+    def __init__(self, key: Key, base_url: str) -> None: ...
 
     def complete(
         self, request: Request, model: str, *, stream: bool, timeout: float
@@ -50,10 +50,10 @@ class Adapter(Protocol):
         ...
 
 
-def build_adapter(wire: str, key: Key, base_url: str | None) -> Adapter:
+def build_adapter(wire: str, key: Key, base_url: str) -> Adapter:
     """The adapter of a wire: `groq`, `openai`, `mistral` or `google`.
 
-    `base_url` None means the provider's own service.
+    The key goes to the base URL's scheme, host and port, and nowhere else.
 
     Raises:
         ValueError: the wire is not one of these.

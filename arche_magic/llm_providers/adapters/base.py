@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
+from ..redaction import quotes, redacted
 from ..types import Completion, Key, Observation, Request, Usage
-from .failures import error_fields, event_status, redacted, said
+from .failures import error_fields, event_status, said
 from .http import Call, HttpClient, transport_failure
 
 if TYPE_CHECKING:
@@ -34,16 +35,16 @@ class Part:
 class SdkAdapter(ABC):
     """An adapter around one client of one SDK; see `Adapter` for its contract."""
 
-    def __init__(self, key: Key, base_url: str | None) -> None:
+    def __init__(self, key: Key, base_url: str) -> None:
         self.account: str | None = None
         self._key, self._base_url = key, base_url
-        self._http = HttpClient(base_url)
+        self._http = HttpClient(base_url, key)
         self._sdk: Any = None
         self._building = threading.Lock()
 
     @abstractmethod
     def _build(self) -> Any:
-        """Build the SDK's client on `self._http.client`, its own retries off."""
+        """Build the SDK's client on `self._http.client`, its retries off, the key stood in for."""
 
     @abstractmethod
     def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
@@ -68,15 +69,25 @@ class SdkAdapter(ABC):
     ) -> Iterator[Completion]:
         """One call to the provider; see `Adapter.complete`."""
         received: list[Part] = []
+        failure: BaseException
         with self._http.call(timeout) as call:
             try:
+                if not _fits_a_header(self._key.secret()):
+                    message = "the key holds a character that no key has"
+                    raise AttemptFailed(message, Remedy.REPLACE_KEY)
                 parts = self._send(self._client(), request, model, stream)
                 yield from self._completions(parts, call, stream, received)
+                return
+            except KeyboardInterrupt:
+                failure = KeyboardInterrupt()
             # An SDK that reads whatever a server, a proxy or a cut connection sent may raise
             # anything (KeyError, pydantic's and json's errors, its own), and the loop has to go on
-            # to the next route. The cause is cut off: its text may quote the key.
+            # to the next route.
             except Exception as error:  # noqa: BLE001
-                raise self._explained(error, call, model, received) from None
+                failure = self._explained(error, call, model, received)
+        # Not while it is handled, so that nothing hangs on to it: the text of the cause may quote
+        # the key, and the frames it went through may hold it.
+        raise failure
 
     def close(self) -> None:
         """Close the connections."""
@@ -96,7 +107,7 @@ class SdkAdapter(ABC):
         for objects, part in enumerate(parts, start=1):  # noqa: B007
             if observations is None:
                 observations = self._observe(call)
-                self.account = self._account(call, {}) or self.account
+                self._note_account(call, {})
             if part is not None:
                 received.append(part)
                 if stream and part.text:
@@ -114,12 +125,8 @@ class SdkAdapter(ABC):
         self, error: Exception, call: Call, model: str, received: list[Part]
     ) -> AttemptFailed:
         fields: Mapping[str, Any] = {}
-        secret = self._key.secret()
         if isinstance(error, AttemptFailed):
             failure = error
-        elif call.status is None and not (secret.isascii() and secret.isprintable()):
-            message = "the key holds a character that no key has"
-            failure = AttemptFailed(message, Remedy.REPLACE_KEY)
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
             failure = self._classify(call, call.status, fields, model)
@@ -140,17 +147,28 @@ class SdkAdapter(ABC):
                 failure = self._classify(call, event_status(fields), fields, model)
             else:
                 failure = AttemptFailed("malformed reply", Remedy.RETRY_LATER)
-        self.account = self._account(call, fields) or self.account
+        self._note_account(call, fields)
         failure.text = failure.text or _text(received)
         failure.usage = failure.usage or _usage(received)
-        failure.args = (redacted(str(failure), secret),)
-        return failure
+        failure.args = (redacted(str(failure), self._key.secret()),)
+        failure.__cause__ = failure.__context__ = None
+        return failure.with_traceback(None)
+
+    def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
+        account = self._account(call, fields)
+        # It goes into the ledger, and a server may put there what it likes.
+        if account and not quotes(account, self._key.secret()):
+            self.account = account
 
 
 def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
     """The provider's own count, or None if it gave no figures."""
     counts = [n if isinstance(n, int) and n > 0 else 0 for n in (input_tokens, *output_tokens)]
     return Usage(counts[0], sum(counts[1:])) if any(counts) else None
+
+
+def _fits_a_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _text(received: list[Part]) -> str:

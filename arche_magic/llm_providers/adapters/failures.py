@@ -13,32 +13,6 @@ from .limits import retry_delay
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LONGEST_MESSAGE = 200
-_PRINTABLE_WINDOW = 8
-_KEY_LIKE = re.compile(
-    r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)[\w.*…-]{4,}|\S{0,40}\*{3}\S{0,40}"
-)
-_WORD = re.compile(r"[^\s\"'`<>(){}\[\],;]+")
-_REDACTED = "[key]"
-
-
-def redacted(text: str, secret: str) -> str:
-    """One short line without the key, without a part of it, and without what looks like one.
-
-    OpenAI quotes a refused key in a shortened form ("sk-abcd***wxyz").
-    """
-    text = text[:2000]
-    if len(secret) >= _PRINTABLE_WINDOW:
-        text = text.replace(secret, _REDACTED)
-        size = _PRINTABLE_WINDOW
-        parts = {secret[start : start + size] for start in range(len(secret) - size + 1)}
-        text = _WORD.sub(
-            lambda word: _REDACTED if any(part in word[0] for part in parts) else word[0], text
-        )
-    text = " ".join(_KEY_LIKE.sub(_REDACTED, text).split())
-    text = "".join(character for character in text if character.isprintable())
-    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
-
 
 def error_fields(body: Any) -> Mapping[str, Any]:
     """The mapping that describes the error, in any of the shapes providers wrap it into.

@@ -9,12 +9,11 @@ from ..errors import AttemptFailed, Remedy
 from ..types import Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, mappings, said
+from .http import STAND_IN, Call
 from .limits import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from .http import Call
 
 FINISH_REASONS = {
     "STOP": "stop",
@@ -42,7 +41,7 @@ class GoogleAdapter(SdkAdapter):
             httpx_client=self._http.client,
         )
         # The environment could switch to another service of Google otherwise.
-        return genai.Client(api_key=self._key.secret(), vertexai=False, http_options=options)
+        return genai.Client(api_key=STAND_IN, vertexai=False, http_options=options)
 
     def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
         system = [message.content for message in request.messages if message.role == "system"]

@@ -7,22 +7,31 @@ errors unwrapped, and give no headers with a reply).
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
+
+from ..addresses import is_loopback, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ..types import Key
+
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a connection; a host that is there answers well within."""
+
+STAND_IN = "in-place-of-the-key"
+"""What SDKs are given for a key.
+
+The key itself takes its place in the headers as the request leaves, so that no object, log line or
+error of an SDK has it, and none that asks another address could send it there.
+"""
 
 
 class Call:
@@ -41,6 +50,7 @@ class Call:
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
+        self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
 
     @property
@@ -58,15 +68,21 @@ class Call:
             self.body = parse_body(response.read().decode("utf-8", "replace"))
 
     def close(self) -> None:
-        """Drop the connection if the answer was not read to its end."""
+        """Drop the connection if the answer was not read to its end, and forget the key."""
         if self._response is not None:
             self._response.close()
+        if self.request is not None:
+            self.request.headers.clear()
 
 
 class HttpClient:
-    """One pool of connections, shared by the threads that use the adapter."""
+    """One pool of connections, shared by the threads that use the adapter.
 
-    def __init__(self, base_url: str | None) -> None:
+    It signs requests with the key, and only those to the base URL's own scheme, host and port.
+    """
+
+    def __init__(self, base_url: str, key: Key) -> None:
+        self._key, self._origin = key, origin(base_url)
         self._current = threading.local()
         self.client = httpx.Client(
             # A redirect could carry the key to another host.
@@ -98,6 +114,12 @@ class HttpClient:
         # quota that nobody counts.
         if call.deadline < math.inf:
             raise RuntimeError("the SDK sent a second request in one call")
+        if not self._origin or origin(str(request.url)) != self._origin:
+            raise RuntimeError("the SDK asked another address than the configured one")
+        call.request = request
+        for name, value in request.headers.multi_items():
+            if STAND_IN in value:
+                request.headers[name] = value.replace(STAND_IN, self._key.secret())
         # From here, as the first call of an adapter also imports an SDK.
         call.deadline = time.monotonic() + call.timeout
         # Mistral's SDK takes whole milliseconds and Google's one figure for all: set here for all.
@@ -134,15 +156,6 @@ def parse_body(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def is_loopback(base_url: str | None) -> bool:
-    """Whether the address is on this machine's loopback interface."""
-    host = urlsplit(base_url or "").hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def transport_failure(error: BaseException, timeout: float) -> str | None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, mappings, said
+from .http import STAND_IN, Call
 from .limits import header_observations, retry_delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..types import Observation, Request
-    from .http import Call
 
 FINISH_REASONS = {"model_length": "length", "tool_calls": "stop"}
 
@@ -27,7 +27,7 @@ class MistralAdapter(SdkAdapter):
 
         # Its retries are off unless a retry_config is given.
         return Mistral(
-            api_key=self._key.secret(),
+            api_key=STAND_IN,
             server_url=self._base_url,
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
         )

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, said
+from .http import STAND_IN, Call
 from .limits import LimitSentence, header_observations, read_sentence, retry_delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..types import Observation, Period, Request
-    from .http import Call
 
 # Codes as OpenAI and Groq document or send them (2025 and 2026).
 BILLING = {
@@ -42,7 +42,7 @@ class OpenAIAdapter(SdkAdapter):
         from openai import OpenAI
 
         sdk = OpenAI(
-            api_key=self._key.secret(),
+            api_key=STAND_IN,
             base_url=self._base_url,
             max_retries=0,
             http_client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
@@ -132,7 +132,7 @@ class GroqAdapter(OpenAIAdapter):
         from groq import Groq
 
         return Groq(
-            api_key=self._key.secret(),
+            api_key=STAND_IN,
             base_url=self._base_url,
             max_retries=0,
             http_client=self._http.client,

@@ -6,6 +6,7 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
+from ..types import Location
 from .base import Change, Document, LedgerWarning, Merge, Storage, T, Upgrade, warn_of_folder
 from .json_file import FILE_VERSION, JsonFileStorage
 from .memory import MemoryStorage
@@ -43,10 +44,12 @@ def open_storage(
         ValueError: a URL of another kind.
         ConfigurationError: redis-py is missing, or it does not take the URL.
     """
+    location = Location(location)
     scheme = location.partition("://")[0] if "://" in location else ""
     if scheme not in ("", "memory", *_REDIS_SCHEMES):
         raise ValueError(f"{scheme}:// is no storage; use a path, redis:// or memory://")
-    name = location if scheme else str(Path(location).absolute())
+    path = Path(location).absolute()
+    name = f"{location} {location.fingerprint}" if scheme else str(path)
     with _opening:
         if name not in _opened:
             if scheme == "memory":
@@ -56,7 +59,7 @@ def open_storage(
                 redis_storage = import_module(".redis", __package__)
                 _opened[name] = redis_storage.RedisStorage(location, merge or _drop)
             else:
-                _opened[name] = JsonFileStorage(Path(name), upgrade)
+                _opened[name] = JsonFileStorage(path, upgrade)
         return _opened[name]
 
 

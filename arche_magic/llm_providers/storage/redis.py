@@ -12,12 +12,14 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..types import Location
 from .base import Change, Document, LedgerWarning, Merge, T
 from .memory import MemoryStorage
 
@@ -68,9 +70,10 @@ class RedisStorage:
             raise ConfigurationError(
                 "a ledger in Redis needs a package more: pip install 'arche_magic[redis]'"
             ) from None
+        taken = False
         try:
             self._client: Any = redis.Redis.from_url(
-                url,
+                Location(url).url(),
                 socket_timeout=_TIMEOUT_SECONDS,
                 socket_connect_timeout=_TIMEOUT_SECONDS,
                 # Once more at once, for a connection that a restart has cut.
@@ -80,11 +83,14 @@ class RedisStorage:
             # Options of the URL are looked at only here.
             pool = self._client.connection_pool
             pool.connection_class(**pool.connection_kwargs)
+            taken = True
         except (ValueError, TypeError, redis.RedisError):
             # Their messages quote the URL, or the part of it that they took for a port.
+            pass
+        if not taken:
             raise ConfigurationError(
                 "the ledger's place is no Redis URL such as redis://localhost:6379/0"
-            ) from None
+            )
         self._failures = redis.RedisError
         self._merge = merge
         # Threads of one process queue here instead of failing each other's transactions.
@@ -106,7 +112,7 @@ class RedisStorage:
                 return away.read(name)
             began = time.monotonic()
             try:
-                stored = _parse(self._client.get(_PREFIX + name))
+                stored = _parse(_interruptible(partial(self._client.get, _PREFIX + name)))
                 seen = self._seen.get(name)
                 if seen and (stored is None or stored.lineage != seen.lineage):
                     self._transact(name, lambda document: None)
@@ -153,7 +159,9 @@ class RedisStorage:
                 pipe.set(key, _text(stored))
             return result
 
-        result: T = self._client.transaction(attempt, key, value_from_callable=True)
+        result: T = _interruptible(
+            partial(self._client.transaction, attempt, key, value_from_callable=True)
+        )
         self._seen[name] = stored
         if self._away:
             self._away.put(name, stored.document)
@@ -202,7 +210,7 @@ class RedisStorage:
             return self._away
         began = time.monotonic()
         try:
-            self._client.ping()
+            _interruptible(self._client.ping)
             for name in sorted(self._changed_away):
                 seen = self._seen.get(name)
                 before = deepcopy(seen.document) if seen else {}
@@ -218,6 +226,15 @@ class RedisStorage:
         now = time.monotonic()
         waited = _ABSENCE_PER_WAIT * (now - began)
         self._try_again_at = now + max(_SHORTEST_ABSENCE_SECONDS, waited)
+
+
+def _interruptible(call: Callable[[], T]) -> T:
+    """What the call returns; an interrupt comes without redis-py's frames, which hold passwords."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        pass
+    raise KeyboardInterrupt
 
 
 def _text(stored: _Stored) -> str:

@@ -1,0 +1,138 @@
+"""Keys kept out of texts: what a provider says of one, and what is about to be sent."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from .types import Key
+
+LONGEST_MESSAGE = 200
+FRAGMENT = 8
+"""So many characters of a key in a row give it away; fewer may be any word."""
+# Shorter ones are no secrets but words: local services take `ollama` or `not-needed` for a key.
+_SHORTEST_SECRET = 12
+_READ = 2000
+_REDACTED = "[key]"
+_LEFT_OUT = "[a text that quotes the key]"
+# By their beginnings, and OpenAI's shortened form of a refused key ("sk-abcd***wxyz").
+_KEY_LIKE = re.compile(
+    r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)[\w.*…-]{4,}|\S{0,40}\*{3}\S{0,40}"
+)
+_WORD = re.compile(r"[^\s\"'`<>(){}\[\],;]+")
+_SHORTENED = re.compile(r"([\w-]*)(?:\.{2,}|…|[*•]+|[xX]{4,})([\w-]*)")
+_ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|)")
+_OTHER = re.compile(r"[\W_]+")
+
+
+def redacted(text: str, secret: str) -> str:
+    """One short line without the key, without a part of it, and without what looks like one.
+
+    A word that holds part of the key is replaced. A text that holds it in disguise (escaped,
+    encoded, spread over several words) is left out as far as its next colon.
+    """
+    text = _WORD.sub(lambda word: _without(word[0], secret), text[:_READ])
+    text = without_key_like(text)
+    if quotes(text, secret):
+        pieces = [_LEFT_OUT if quotes(p, secret) else p for p in text.split(": ")]
+        text = ": ".join(pieces)
+    if quotes(text, secret):
+        text = _LEFT_OUT
+    text = "".join(character for character in " ".join(text.split()) if character.isprintable())
+    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
+
+
+def without_key_like(text: str) -> str:
+    """The text without words that begin as keys of known providers do."""
+    return _KEY_LIKE.sub(_REDACTED, text)
+
+
+def quotes(text: str, secret: str) -> bool:
+    """Whether a text gives away eight characters of a key in a row, plain or in disguise.
+
+    Disguises are other case, signs and spaces between, JSON, URL and HTML escapes, base64 and hex.
+    """
+    pieces = _pieces(secret)
+    for _ in range(3):
+        plain = _letters(text)
+        if any(piece in plain for piece in pieces):
+            return True
+        before, text = text, unquote(html.unescape(_ESCAPE.sub(_unescaped, text)))
+        if text == before:
+            break
+    return False
+
+
+def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
+    """The first of the keys that a text in the request holds, in one piece or over several lines.
+
+    A request is any value: the texts in dataclasses, mappings and sequences are looked at.
+    """
+    secrets = [(key, key.secret()) for key in keys]
+    secrets = [(key, secret) for key, secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    for text in _texts(request):
+        unwrapped = "".join(text.split()) if "\n" in text else ""
+        for key, secret in secrets:
+            if secret in text or secret in unwrapped:
+                return key
+    return None
+
+
+def _without(word: str, secret: str) -> str:
+    """The word, or what stands for it if it is part of the key or a shortened form of it."""
+    if len(secret) < FRAGMENT:
+        # As a word of its own: its pieces are in every text.
+        return _REDACTED if word == secret and len(secret) > 3 else word
+    parts = (secret[start : start + FRAGMENT] for start in range(len(secret) - FRAGMENT + 1))
+    if any(part in word for part in parts):
+        return _REDACTED
+    for head, tail in _SHORTENED.findall(word):
+        begins = len(head) >= 3 and secret.startswith(head)
+        if begins or (len(tail) >= 3 and secret.endswith(tail)):
+            return _REDACTED
+    return word
+
+
+def _pieces(secret: str) -> set[str]:
+    """What gives the key away in a text that is reduced to its letters and digits."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    forms = [secret, raw.hex()]
+    for offset in range(3):
+        # The characters at both ends depend on what stands around the key.
+        encoded = base64.b64encode(bytes(offset) + raw).decode().rstrip("=")
+        forms.append(encoded[2 if offset else 0 : -1])
+    pieces = set()
+    for number, form in enumerate(forms):
+        letters, size = _letters(form), 2 * FRAGMENT if number == 1 else FRAGMENT
+        pieces |= {letters[n : n + size] for n in range(len(letters) - size + 1)}
+    return pieces
+
+
+def _letters(text: str) -> str:
+    return _OTHER.sub("", text).casefold()
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    code = match[1] or match[2]
+    return chr(int(code, 16)) if code else ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _texts(name)
+            yield from _texts(entry)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for entry in fields(value):
+            yield from _texts(getattr(value, entry.name))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for entry in value:
+            yield from _texts(entry)
