@@ -208,7 +208,8 @@ class RequestRun:
             seconds=round(call.seconds(), 4) if call else 0.0,
             first_token_s=round(first_token, 4) if first_token is not None else None,
             waited_s=round(self._waited, 3),
-            cost_usd=cost_usd(route, usage),
+            # An interrupt returns at once.
+            cost_usd=cost_usd(route, usage, load=outcome != "interrupted"),
             at=round(self._clock.time(), 3),
             request=self._id,
             session=SESSION,

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from .apart import apart
 from .types import Route, Usage
 
 
-def cost_usd(route: Route, usage: Usage) -> float | None:
+def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
     """USD for what a route spent: 0 on free routes, None where the price is not known.
 
     Prices are those of the installed genai-prices, a table kept by third parties, not by the
     providers. Its size makes the first call take about a third of a second; free routes, and calls
-    that spent nothing, do not load it.
+    that spent nothing, do not load it. With `load` false, a table that is not loaded yet counts as
+    a price that is not known.
     """
     if not route.paid or not usage.total_tokens:
         return 0.0
-    from genai_prices import Usage as PricedUsage
-    from genai_prices import calc_price
-
+    if not (load or _table.cache_info().currsize):
+        return None
+    table = _table()
     try:
-        price = calc_price(
-            PricedUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
+        price = table.calc_price(
+            table.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
             route.model,
             provider_id=route.provider,
         )
     except (LookupError, ValueError):
         return None
     return float(price.total_price)
+
+
+@cache
+def _table() -> Any:
+    return apart(lambda: import_module("genai_prices"))

@@ -21,6 +21,7 @@ ENGINE = "arche_magic.llm_providers"
 
 # What each module of the engine may use of the engine; with `?` for type checkers alone.
 ALLOWED = {
+    "apart": set(),
     "markdown": set(),
     "types": set(),
     "reply": {"markdown", "types"},
@@ -46,8 +47,8 @@ ALLOWED = {
         "quota.accounts", "quota.merging", "quota.older_package", "quota.ledger", "quota.windows",
         "quota", "catalog", "config", "storage", "errors", "types",
     },
-    "adapters": {"addresses", "redaction", "types", "errors"},
-    "prices": {"types"},
+    "adapters": {"addresses", "apart", "errors", "redaction", "types"},
+    "prices": {"apart", "types"},
     "attempts": {"storage", "reply", "types"},
     "routing": {"quota.ledger", "types"},
     "parameters": {"config", "errors", "redaction", "types"},

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ..apart import apart
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,4 +63,6 @@ def build_adapter(wire: str, key: Key, base_url: str) -> Adapter:
     if wire not in WIRES:
         raise ValueError(f"unknown wire {wire!r}; known: {', '.join(WIRES)}")
     module, _, name = WIRES[wire].partition(":")
-    return cast("Adapter", getattr(import_module(f".{module}", __name__), name)(key, base_url))
+    # The module imports the HTTP library.
+    adapter = getattr(apart(lambda: import_module(f".{module}", __name__)), name)
+    return cast("Adapter", adapter(key, base_url))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from ..apart import apart
 from ..errors import AttemptFailed, Remedy
 from ..redaction import quotes, redacted
 from ..types import Completion, Key, Observation, Request, Usage
@@ -34,6 +36,9 @@ class Part:
 
 class SdkAdapter(ABC):
     """An adapter around one client of one SDK; see `Adapter` for its contract."""
+
+    _used: str
+    """The attribute of the SDK's client that makes the calls."""
 
     def __init__(self, key: Key, base_url: str) -> None:
         self.account: str | None = None
@@ -96,8 +101,14 @@ class SdkAdapter(ABC):
     def _client(self) -> Any:
         with self._building:
             if self._sdk is None:
-                self._sdk = self._build()
+                self._sdk = apart(self._built)
             return self._sdk
+
+    def _built(self) -> Any:
+        sdk = self._build()
+        # Parts of an SDK are imported only when they are first used.
+        attrgetter(self._used)(sdk)
+        return sdk
 
     def _completions(
         self, parts: Iterable[Part | None], call: Call, stream: bool, received: list[Part]

@@ -31,6 +31,8 @@ API_VERSION = "v1beta"
 class GoogleAdapter(SdkAdapter):
     """Gemini's generateContent; it sends no limit headers at all."""
 
+    _used = "models"
+
     def _build(self) -> Any:
         from google import genai
         from google.genai import types

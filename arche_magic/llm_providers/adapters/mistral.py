@@ -22,6 +22,8 @@ FINISH_REASONS = {"model_length": "length", "tool_calls": "stop"}
 class MistralAdapter(SdkAdapter):
     """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
 
+    _used = "chat"
+
     def _build(self) -> Any:
         from mistralai.client import Mistral
 

@@ -38,6 +38,8 @@ FINISH_REASONS = {"tool_calls": "stop", "function_call": "stop"}
 class OpenAIAdapter(SdkAdapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
+    _used = "chat.completions"
+
     def _build(self) -> Any:
         from openai import OpenAI
 
