@@ -13,6 +13,7 @@ from .errors import (
     InvalidRequest,
     LLMProviderError,
     NoRouteAvailable,
+    NotKept,
 )
 from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
 from .quota_tracker import get_quota_tracker
@@ -29,6 +30,7 @@ __all__ = [
     "LLMProviderError",
     "MultiKeyGroqProvider",
     "NoRouteAvailable",
+    "NotKept",
     "Reply",
     "ReplyStream",
     "Usage",

@@ -135,7 +135,7 @@ class Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._served: Counter[str] = Counter()
-        self._requests = self._fallbacks = self._errors = 0
+        self._requests = self._fallbacks = self._errors = self._from_memory = 0
         self._last = ""
 
     def add(self, attempts: Sequence[Attempt]) -> None:
@@ -151,14 +151,22 @@ class Tally:
             elif not interrupted:
                 self._errors += 1
 
+    def add_from_memory(self) -> None:
+        """Count one kept reply: it has no attempts."""
+        with self._lock:
+            self._from_memory += 1
+
     def stats(self) -> dict[str, Any]:
-        """`total_calls`, `provider_calls`, `fallbacks`, `errors`, `current_provider`."""
+        """`total_calls`, `provider_calls`, `fallbacks`, `errors`, `from_memory` and
+        `current_provider`.
+        """
         with self._lock:
             return {
                 "total_calls": self._requests,
                 "provider_calls": dict(self._served),
                 "fallbacks": self._fallbacks,
                 "errors": self._errors,
+                "from_memory": self._from_memory,
                 "current_provider": self._last or None,
             }
 

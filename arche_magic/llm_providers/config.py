@@ -10,18 +10,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from .catalog import Provider, parse_limits, published_providers
-from .env_file import Variables, tell_of_readers
+from .env_file import Variables, nearest, tell_of_readers
 from .errors import ConfigurationError
 from .redaction import without_key_like
 from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
 from .trust import check_base_url, own_settings_folder, tell_of_store
-from .types import Clock, Key, Limit, Location, Route, SystemClock
+from .types import Clock, Key, Limit, Location, ReplayMode, Route, SystemClock
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
+REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
 DEFAULT_PATIENCE = 30.0
 DEFAULT_TIMEOUT = 120.0
 
@@ -41,6 +42,8 @@ class Configuration:
         limits: the user's own, by `provider/model`, provider or key label.
         clock: what the engine reads time from.
         directory: where the settings were found; the ledger's default place.
+        replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
+        replies: the file they are kept in.
     """
 
     providers: Mapping[str, Provider]
@@ -52,6 +55,8 @@ class Configuration:
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     directory: Path | None = None
+    replay: ReplayMode = "off"
+    replies: Path = REPLIES_FILE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))
@@ -239,6 +244,8 @@ def _build(sources: Sources, home: Path) -> Configuration:
         patience=float(patience),
         limits=_limits(_table(settings, "limits"), providers),
         directory=home,
+        replay=_replay(variables, settings),
+        replies=_replies(variables, store, home, bool(keys)),
     )
 
 
@@ -252,6 +259,32 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
     where = sources.said_in("ARCHE_QUOTA_STORE")
     if sources.env_file and where:
         tell_of_store(Location(configuration.store), where, sources.env_file.parent)
+    if sources.env_file and (where := sources.said_in("ARCHE_REPLIES")):
+        replies = Location(str(configuration.replies))
+        tell_of_store(replies, where, sources.env_file.parent, "replies are")
+
+
+def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
+    table = _table(settings, "replay")
+    if unknown := set(table) - {"mode"}:
+        raise ValueError(f"[replay]: unknown setting {sorted(unknown)[0]!r}; there is mode")
+    mode, known = table.get("mode", "off"), get_args(ReplayMode)
+    if mode not in known:
+        raise ValueError(f"[replay]: mode is {mode!r}; it can be {', '.join(known)}")
+    if (named := variables.get("ARCHE_REPLAY", "")) and named not in known:
+        raise ConfigurationError(f"ARCHE_REPLAY is {named!r}; it can be {', '.join(known)}")
+    return cast("ReplayMode", named or mode)
+
+
+def _replies(variables: Mapping[str, str], store: str, home: Path, has_keys: bool) -> Path:
+    if named := variables.get("ARCHE_REPLIES"):
+        return Path(named).expanduser()
+    # Whoever was handed the file has no `.env` that says where the project begins.
+    if not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
+        return handed
+    if "://" in store:
+        return home / REPLIES_FILE
+    return Path(store).expanduser().with_name(REPLIES_FILE.name)
 
 
 def _full_name(provider: Provider, model: str) -> str | None:

@@ -58,6 +58,10 @@ class NoRouteAvailable(LLMProviderError):
     """Every route is shut or failed; the message says which opens first, and when."""
 
 
+class NotKept(LLMProviderError):
+    """Only kept replies may be used, and there is none to this request; nothing was sent."""
+
+
 class ContentFiltered(LLMProviderError):
     """The provider refused or filtered the reply; `partial` is the text there was."""
 

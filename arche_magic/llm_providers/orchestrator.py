@@ -68,14 +68,17 @@ class IntelligentLLMOrchestrator:
             max_tokens: the longest reply, in tokens (`max_output_tokens` means the same).
             temperature: 0 to 2; 0 means 0.
             **options: `system`, `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait
-                for a route rather than fail or pay), `timeout` (seconds for the whole request)
-                and `on_wait` (called with a `Waiting` about twice a second while it waits).
+                for a route rather than fail or pay), `timeout` (seconds for the whole request),
+                `on_wait` (called with a `Waiting` about twice a second while it waits), `keep`
+                (answer from memory what was asked before, and keep each new reply) and `fresh`
+                (ask again all the same, and replace what is kept).
 
         Raises:
             InvalidRequest: an option is wrong, or no provider takes it.
             ConfigurationError: no key, unknown provider or model.
             NoRouteAvailable: every route is shut or failed.
             ContentFiltered: the provider refused to answer.
+            NotKept: replay is set to only, and no reply to this is kept.
         """
         return self._finish(prompt, model, max_tokens, temperature, options)
 
@@ -130,10 +133,11 @@ class IntelligentLLMOrchestrator:
 
     def get_stats(self) -> dict[str, Any]:
         """What this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,
-        `current_provider`, `available_providers`, `quota_summary`.
+        `from_memory`, `current_provider`, `available_providers`, `quota_summary`.
 
         A fallback is a reply before which a route was refused, failed, or skipped because it was
-        shut; `errors` counts requests that ended without a reply.
+        shut; `errors` counts requests that ended without a reply. Kept replies are counted in
+        `from_memory` alone, for nothing was sent.
         """
         available = list(dict.fromkeys(route.provider for route in self._all_routes()))
         stats = self._tally.stats()
@@ -183,6 +187,11 @@ class IntelligentLLMOrchestrator:
             temperature=temperature,
             **options,
         )
+        if request.replay == "off":
+            return self._ask(request, stream)
+        return self._replayed(request, stream)
+
+    def _ask(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         return RequestRun(
             request=request,
             routes=self.routes(request),
@@ -192,6 +201,24 @@ class IntelligentLLMOrchestrator:
             log=self._log,
             tally=self._tally,
         ).events()
+
+    def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
+        # When needed: few keep replies, and not every Python has SQLite.
+        from .replay import address, replayed
+        from .replies import reply_store
+
+        restricted = set(self.providers) != set(self.configuration.providers)
+        only = [request.provider] if request.provider else self.providers if restricted else ()
+        reply = yield from replayed(
+            request,
+            address(request, only),
+            reply_store(self.configuration.replies),
+            lambda: self._ask(request, stream),
+            self.configuration.clock.time,
+        )
+        if reply.from_memory:
+            self._tally.add_from_memory()
+        return reply
 
     def _finish(
         self,

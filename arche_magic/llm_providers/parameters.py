@@ -9,12 +9,12 @@ from typing import Any, cast
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
 from .redaction import key_in
-from .types import Message, Request
+from .types import Message, ReplayMode, Request
 
 Messages = Iterable[Mapping[str, str] | Message]
 _OPTIONS = (
     "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
-    "stop", "seed", "patience", "timeout",
+    "stop", "seed", "patience", "timeout", "keep", "fresh",
 )  # fmt: skip
 
 
@@ -47,6 +47,8 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         seed=_integer("seed", given.get("seed"), None),
         patience=_number("patience", given.get("patience", configuration.patience), 0.0) or 0.0,
         timeout=_seconds("timeout", given.get("timeout", configuration.timeout)),
+        replay=_replay(given.get("keep"), configuration.replay),
+        fresh=_flag("fresh", given.get("fresh", False)),
     )
     if key := key_in(request, configuration.keys):
         raise InvalidRequest(
@@ -104,6 +106,19 @@ def _seconds(name: str, value: object) -> float:
     if not seconds or not math.isfinite(seconds):
         raise InvalidRequest(f"{name} is {value!r}; it must be seconds, more than 0")
     return seconds
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
+    return value
+
+
+def _replay(keep: object, configured: ReplayMode) -> ReplayMode:
+    # A promise for the whole run that nothing is sent: no single call breaks it.
+    if keep is None or configured == "only":
+        return configured
+    return "keep" if _flag("keep", keep) else "off"
 
 
 def _integer(name: str, value: object, low: int | None) -> int | None:

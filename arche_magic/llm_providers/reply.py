@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from .markdown import harmless_markdown, without_controls
@@ -90,6 +91,10 @@ class Reply(str):
         cost: USD, or None where the price is not known.
         standing: what is left of the tightest limit of the route, in words, or "".
         considered: the routes looked at for the answering call, in order; `%llm_why` shows them.
+        parsed: what was read from a structured reply; None if no schema was asked for.
+        from_memory: when a kept reply was given (aware, UTC), None for one asked for just now. A
+            kept one has no attempts, as nothing was spent on it now; its usage and cost are those
+            of then.
     """
 
     provider: str
@@ -102,6 +107,8 @@ class Reply(str):
     cost: float | None
     standing: str
     considered: tuple[Considered, ...]
+    parsed: Any
+    from_memory: datetime | None
 
     def __new__(
         cls,
@@ -117,13 +124,15 @@ class Reply(str):
         cost: float | None = None,
         standing: str = "",
         considered: tuple[Considered, ...] = (),
+        parsed: Any = None,
+        from_memory: datetime | None = None,
     ) -> Reply:
         """Build a reply from its text and how it came."""
         reply = super().__new__(cls, text)
         reply.provider, reply.key, reply.model = provider, key, model
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
-        reply.considered = considered
+        reply.considered, reply.parsed, reply.from_memory = considered, parsed, from_memory
         return reply
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
@@ -144,10 +153,10 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next text of the reply."""
+    """The next text of the reply; `route` is None for a kept one, which comes in one piece."""
 
     text: str
-    route: Route
+    route: Route | None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         return {}, f" cannot be read: {error}"
-    known = ("default_provider", "order", "patience", "providers", "limits", "accounts", TRUST)
+    known = (
+        "default_provider", "order", "patience", "providers", "limits", "accounts", "replay", TRUST,
+    )  # fmt: skip
     for name in settings:
         if name not in known:
             hint = did_you_mean(name, known)

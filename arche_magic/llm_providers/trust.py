@@ -78,7 +78,7 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
     )
 
 
-def tell_of_store(store: Location, where: str, folder: Path) -> None:
+def tell_of_store(store: Location, where: str, folder: Path, what: str = "the ledger is") -> None:
     """Announce a ledger that a file puts somewhere other than its own folder and this machine."""
     scheme, mark, _ = store.partition("://")
     if not mark:
@@ -86,4 +86,4 @@ def tell_of_store(store: Location, where: str, folder: Path) -> None:
     else:
         here = scheme == "memory" or is_loopback(store)
     if not here:
-        tell(f"the ledger is kept in {store} ({where})")
+        tell(f"{what} kept in {store} ({where})")

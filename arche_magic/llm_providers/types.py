@@ -14,6 +14,7 @@ Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 Period = Literal["second", "minute", "hour", "day", "month"]
 WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]
+ReplayMode = Literal["off", "keep", "only"]
 
 PERIOD_SECONDS: Mapping[Period, float] = {
     "second": 1.0,
@@ -187,7 +188,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked, in our words; adapters translate it. Seconds, tokens."""
+    """What is asked, in our words; adapters translate it. Seconds, tokens.
+
+    `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
+    answers from memory alone. `fresh` asks again all the same, and replaces what is kept.
+    """
 
     messages: tuple[Message, ...]
     provider: str | None = None
@@ -199,6 +204,8 @@ class Request:
     seed: int | None = None
     patience: float = 30.0
     timeout: float = 120.0
+    replay: ReplayMode = "off"
+    fresh: bool = False
 
     @property
     def characters(self) -> int:

@@ -60,7 +60,8 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
     name = options.output
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
         raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
-    _require_keys()
+    keep = _first(options.keep, magics.keep)
+    _require_keys(replay=bool(keep))
     show = ReplyDisplay(magics.shell, options.quiet)
     events = IntelligentLLMOrchestrator().events(
         cell if cell is not None else text,
@@ -70,6 +71,8 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
         temperature=_first(options.temperature, magics.temperature),
         max_tokens=_first(options.max_tokens, magics.max_tokens),
         patience=_first(options.patience, magics.patience),
+        keep=keep,
+        fresh=options.fresh,
     )
     try:
         while True:
@@ -118,7 +121,7 @@ def quota(text: str) -> pd.DataFrame:
     if standings:
         _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
     else:
-        _display({"text/plain": f"no key of {provider} is configured"})
+        _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.recent, now)
     frame.attrs["outlook"] = outlook.to_dict()
     return frame
@@ -137,6 +140,9 @@ def why(magics: ArcheMagics, text: str) -> pd.DataFrame:
     if not isinstance(reply, Reply):
         asked = f"{name!r} is no reply" if name else "there is no reply yet"
         raise InvalidRequest(f"%llm_why: {asked}; keep one with %%llm -o NAME")
+    if reply.from_memory:
+        _display({"text/plain": "the reply came from memory; no route was asked"})
+        return why_frame([])
     explained = reasons(reply, get_configuration().routes())
     _display(why_bundle(explained))
     return why_frame(explained)
@@ -191,8 +197,10 @@ def _shared(tracker: QuotaTracker, provider: str | None) -> list[str]:
     ]
 
 
-def _require_keys() -> None:
-    if not get_configuration().keys:
+def _require_keys(replay: bool = False) -> None:
+    """Refuse to go on without any key, unless kept replies can do without."""
+    configuration = get_configuration()
+    if not configuration.keys and not replay and configuration.replay == "off":
         raise NoKeys(_FIRST_STEPS)
 
 

@@ -126,12 +126,19 @@ def reply_bundle(text: str) -> dict[str, str]:
 
 
 def receipt_line(reply: Reply) -> str:
-    """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`."""
-    parts = [
-        route_name(reply.provider, reply.key, reply.model),
-        f"{reply.usage.total_tokens:,} tokens",
-        f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s",
-    ]
+    """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`.
+
+    For a kept reply: `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then,
+    none now`.
+    """
+    route = route_name(reply.provider, reply.key, reply.model)
+    tokens = f"{reply.usage.total_tokens:,} tokens"
+    if reply.from_memory:
+        day = f"{reply.from_memory.astimezone():%Y-%m-%d}"
+        parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
+    else:
+        seconds = f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s"
+        parts = [route, tokens, seconds]
     if reply.finish_reason == "length":
         parts.append("cut at max_tokens")
     if reply.standing:
@@ -163,6 +170,7 @@ def reply_metadata(reply: Reply) -> dict[str, Any]:
         "key": reply.key,
         "model": reply.model,
         "finish_reason": reply.finish_reason,
+        "from_memory": reply.from_memory.isoformat() if reply.from_memory else None,
         "attempts": [attempt.to_dict() for attempt in reply.attempts],
     }
 

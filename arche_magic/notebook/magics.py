@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
-from traitlets import Float, Integer, Unicode
+from traitlets import Bool, Float, Integer, Unicode
 
 from .out import OutHook
 
@@ -32,6 +33,9 @@ class ArcheMagics(Magics):
     max_tokens = Integer(None, allow_none=True, help="Longest reply, in tokens.").tag(config=True)
     patience = Float(
         None, allow_none=True, help="Seconds to wait for a route rather than fail or pay."
+    ).tag(config=True)
+    keep = Bool(
+        None, allow_none=True, help="Answer what was asked before from memory; keep each reply."
     ).tag(config=True)
 
     shell: InteractiveShell
@@ -60,6 +64,13 @@ class ArcheMagics(Magics):
         metavar="SECONDS",
         help="Wait that long for a route rather than fail or pay (30 if not set; 0: never wait).",
     )
+    @argument(
+        "--keep",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Answer what was asked before from memory, and keep each new reply on disk.",
+    )
+    @argument("--fresh", action="store_true", help="Ask again all the same; replace what is kept.")
     @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
     @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")
     @line_cell_magic

@@ -24,8 +24,8 @@ _running: Sandbox | None = None
 def start(**settings: Any) -> str:
     """Start a fresh sandbox and use it for every request of this kernel; returns what to say.
 
-    The process's environment stays as it is, and so does the ledger of the real keys: the
-    sandbox's own is kept in memory.
+    The process's environment stays as it is, and so do the ledger and the kept replies of the
+    real keys: the sandbox's ledger is in memory, its replies are kept in a file of their own.
     """
     global _running
     from arche_magic.sandbox import Sandbox
@@ -39,7 +39,14 @@ def start(**settings: Any) -> str:
     _running = sandbox
     environment = sandbox.environment()
     configuration = load_configuration(environment)
-    use_configuration(replace(configuration, store=f"memory://sandbox-{id(sandbox)}"))
+    use_configuration(
+        replace(
+            configuration,
+            store=f"memory://sandbox-{id(sandbox)}",
+            # Simulated replies must never stand among real ones.
+            replies=configuration.replies.with_suffix(".sandbox.sqlite"),
+        )
+    )
     counts: dict[str, int] = {}
     for key in configuration.keys:
         counts[key.provider] = counts.get(key.provider, 0) + 1
@@ -71,8 +78,9 @@ def status() -> str:
 
 
 def wanted() -> bool:
-    """Whether `auto` should start it: no key is configured."""
-    return _running is None and not get_configuration().keys
+    """Whether `auto` should start it: no key is configured, and kept replies do not stand in."""
+    configuration = get_configuration()
+    return _running is None and not configuration.keys and configuration.replay != "only"
 
 
 def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str, int]]:

@@ -50,6 +50,8 @@ ALLOWED = {
     "adapters": {"addresses", "apart", "errors", "redaction", "types"},
     "prices": {"apart", "types"},
     "attempts": {"storage", "reply", "types"},
+    "replies": {"storage", "reply", "types"},
+    "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.ledger", "types"},
     "parameters": {"config", "errors", "redaction", "types"},
     "waiting": set(),

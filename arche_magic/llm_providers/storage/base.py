@@ -20,7 +20,7 @@ Merge = Callable[[Document, Document, Document], None]
 
 
 class LedgerWarning(UserWarning):
-    """The ledger cannot be kept where it should be; calls go on all the same."""
+    """The ledger, or replies, cannot be kept where they should be; calls go on all the same."""
 
 
 class Storage(Protocol):

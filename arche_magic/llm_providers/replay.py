@@ -1,0 +1,92 @@
+"""A request that was asked before is answered from memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+from .errors import NotKept
+from .replies import ReplyStore
+from .reply import Event, Piece, Reply
+from .types import Request
+
+# How a request is made, not what is asked. Any other field counts, new ones too: at worst
+# something is asked twice, but nothing is answered with the reply to something else.
+_HOW = {"patience", "timeout", "replay", "fresh", "provider"}
+_SHOWN_CHARACTERS = 60
+
+
+def address(request: Request, providers: Sequence[str] = ()) -> str:
+    """Where the reply to a request is kept: a hash of everything that was asked.
+
+    Args:
+        request: its messages and parameters count; patience and timeout do not.
+        providers: the only providers that may answer; empty: any.
+    """
+    asked = {name: value for name, value in _plain(request).items() if name not in _HOW}
+    asked["providers"] = sorted(set(providers))
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def replayed(
+    request: Request,
+    at: str,
+    store: ReplyStore,
+    ask: Callable[[], Generator[Event, None, Reply]],
+    now: Callable[[], float],
+) -> Generator[Event, None, Reply]:
+    """The reply kept at an address, or else the one that `ask` gets, kept there.
+
+    Raises:
+        NotKept: only kept replies may be used, and there is none.
+    """
+    only = request.replay == "only"
+    kept = None if request.fresh and not only else store.lookup_many([at]).get(at)
+    if kept is not None:
+        yield Piece(str(kept), None)
+        return kept
+    if only:
+        raise NotKept(_not_kept(request, store))
+    reply = yield from ask()
+    store.finish({at: reply}, now())
+    return reply
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON; fields at their defaults are left out, so that new ones change nothing."""
+    if is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in fields(value)
+            if field.compare and getattr(value, field.name) != _default(field)
+        }
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _not_kept(request: Request, store: ReplyStore) -> str:
+    prompt = " ".join(request.messages[-1].content.split())
+    if len(prompt) > _SHOWN_CHARACTERS:
+        prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
+    where = f"in {store.path}"
+    if store.problem:
+        where += f", which cannot be read ({store.problem})"
+    elif not store.path.exists():
+        where = f"as there is no file {store.path} (ARCHE_REPLIES names another place)"
+    return (
+        f"no reply to {prompt!r} is kept {where}; replay is set to only, so nothing was sent. "
+        "Run it once with a key and replay set to keep"
+    )

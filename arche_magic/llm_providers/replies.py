@@ -1,0 +1,231 @@
+"""Kept replies, in one SQLite file: by address, each with the route it came from.
+
+A row holds no prompt, only its address (`replay.address`), and no key, only its label.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from .reply import Reply
+from .storage import LedgerWarning, warn_of_folder
+from .types import Usage, utc
+
+FILE_VERSION = 1
+_BUSY_SECONDS = 10.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS replies (
+    address TEXT PRIMARY KEY NOT NULL,
+    text TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    key TEXT NOT NULL,
+    model TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    finish_reason TEXT NOT NULL,
+    cost_usd REAL,
+    parsed INTEGER NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS claims (
+    address TEXT PRIMARY KEY NOT NULL,
+    claimed_by TEXT NOT NULL,
+    claimed_until REAL NOT NULL
+) WITHOUT ROWID;
+"""
+# Many addresses go in as one JSON array: statements take few parameters.
+_LOOK_UP = """
+SELECT address, text, provider, replies.key, model, input_tokens, output_tokens, finish_reason,
+    cost_usd, created_at
+FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value
+"""
+_NOT_FREE = """
+SELECT address FROM json_each(?1) AS asked CROSS JOIN replies ON address = asked.value
+UNION ALL
+SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
+WHERE claimed_by != ?2 AND claimed_until > ?3
+"""
+_KEEP = """
+INSERT OR REPLACE INTO replies (
+    address, text, provider, key, model, input_tokens, output_tokens, finish_reason, cost_usd,
+    parsed, created_at
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class ReplyStore:
+    """Replies by address, shared by all threads and kernels that open the same file.
+
+    Several workers on one job `claim` what they are about to ask, so that nothing is asked twice;
+    a claim ends with `finish` or `release`, or by itself at its time if its worker was killed.
+
+    SQLite's rollback journal rather than its write-ahead log: the file is whole after each change,
+    so it can be copied or committed while kernels run, and read from a network share or a
+    read-only disk. A connection lives for one operation (it costs less than a tenth of a
+    millisecond), so threads and forked processes share none. Where the disk refuses, that is said
+    once, lookups find nothing and nothing is kept.
+
+    Args:
+        path: the file; it and its folder are made when the first reply is kept.
+
+    Attributes:
+        problem: why the file could not be used the last time, or "".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem = ""
+        self._lock = threading.Lock()
+        self._complained = False
+
+    def __repr__(self) -> str:
+        return f"ReplyStore({str(self.path)!r})"
+
+    def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
+        """The kept replies among these addresses, each with the time it was kept."""
+        asked = json.dumps(list(addresses))
+        try:
+            if not self.path.exists():
+                return {}
+            with closing(self._connect()) as connection:
+                rows = connection.execute(_LOOK_UP, [asked]) if self._version(connection) else ()
+                return {address: _reply(*row) for address, *row in rows}
+        except (OSError, sqlite3.Error) as error:
+            self._complain(error)
+            return {}
+
+    def claim(self, addresses: Iterable[str], owner: str, now: float, until: float) -> set[str]:
+        """Those of the addresses that `owner` is to ask from now on, others leaving them alone.
+
+        Not among them: what is kept already, and what another owner's claim still covers.
+        Claiming again what one holds prolongs it.
+
+        Args:
+            addresses: what is to be asked.
+            owner: a name that no other worker has.
+            now: epoch seconds.
+            until: epoch seconds after which others may claim it.
+        """
+        wanted = set(addresses)
+        try:
+            with self._change() as connection:
+                rows = connection.execute(_NOT_FREE, [json.dumps(list(wanted)), owner, now])
+                free = wanted - {address for (address,) in rows}
+                connection.executemany(
+                    "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
+                    [(address, owner, until) for address in free],
+                )
+                return free
+        except (OSError, sqlite3.Error) as error:
+            self._complain(error)
+            # Without the file there is nobody to share with.
+            return wanted
+
+    def finish(self, replies: Mapping[str, Reply], now: float) -> None:
+        """Keep replies by their addresses, in place of older ones, and end the claims on them."""
+        try:
+            with self._change() as connection:
+                rows = [_row(address, reply, now) for address, reply in replies.items()]
+                connection.executemany(_KEEP, rows)
+                connection.executemany(
+                    "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
+                )
+        except (OSError, sqlite3.Error, UnicodeEncodeError) as error:
+            self._complain(error)
+
+    def release(self, addresses: Iterable[str], owner: str) -> None:
+        """Give up claims of `owner`, so that others may ask."""
+        try:
+            with self._change() as connection:
+                connection.executemany(
+                    "DELETE FROM claims WHERE address = ? AND claimed_by = ?",
+                    [(address, owner) for address in addresses],
+                )
+        except (OSError, sqlite3.Error) as error:
+            self._complain(error)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; what it did is undone if it does not come to its end."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Threads wait here rather than in SQLite, which looks again only now and then.
+        with self._lock, closing(self._connect()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if not self._version(connection):
+                for statement in _TABLES.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {FILE_VERSION}")
+            yield connection
+            connection.execute("COMMIT")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """The layout of the file, 0 for an empty one."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, FILE_VERSION):
+            raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
+        return int(version)
+
+    def _complain(self, error: Exception) -> None:
+        self.problem = str(getattr(error, "strerror", None) or error)
+        message = f"replies cannot be kept in {self.path} ({self.problem}); calls go on without"
+        if self._complained:
+            return
+        self._complained = True
+        refused = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
+        name = getattr(error, "sqlite_errorname", "")
+        if isinstance(error, OSError) or name.startswith(refused):
+            warn_of_folder(self.path.parent, message)
+        else:
+            warnings.warn(message, LedgerWarning, stacklevel=2)
+
+
+def _row(address: str, reply: Reply, now: float) -> tuple[object, ...]:
+    return (
+        address, str(reply), reply.provider, reply.key, reply.model, reply.usage.input_tokens,
+        reply.usage.output_tokens, reply.finish_reason, reply.cost, reply.parsed is not None, now,
+    )  # fmt: skip
+
+
+def _reply(
+    text: str,
+    provider: str,
+    key: str,
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    finish_reason: str,
+    cost: float | None,
+    created_at: float,
+) -> Reply:
+    return Reply(
+        text,
+        provider=provider,
+        key=key,
+        model=model,
+        usage=Usage(input_tokens, output_tokens),
+        finish_reason=finish_reason,
+        cost=cost,
+        from_memory=utc(created_at),
+    )
+
+
+_opened: dict[Path, ReplyStore] = {}
+_opening = threading.Lock()
+
+
+def reply_store(path: Path) -> ReplyStore:
+    """The store of this process for a file; asking again gives the same one."""
+    path = path.absolute()
+    with _opening:
+        return _opened.setdefault(path, ReplyStore(path))

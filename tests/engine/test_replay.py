@@ -1,0 +1,108 @@
+"""Where a reply is kept: everything that was asked counts, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers.replay import address
+from arche_magic.llm_providers.types import Message, Request
+
+HELLO = Request((Message("user", "Hello"),))
+ASKED: dict[str, list[Any]] = {
+    "messages": [
+        (Message("user", "Hello "),),
+        (Message("system", "Hello"),),
+        (Message("system", "Be brief."), Message("user", "Hello")),
+        (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Hello")),
+        (Message("user", "Hel"), Message("user", "lo")),
+    ],
+    "model": ["gpt-oss-120b", "groq/gpt-oss-120b"],
+    "max_tokens": [1, 100],
+    "temperature": [0.0, 1.0],
+    "top_p": [0.0, 0.5],
+    "stop": [("a",), ("a", "b"), ("b", "a"), ("ab",)],
+    "seed": [0, 1],
+}
+HOW = {"patience": [0.0], "timeout": [1.0], "replay": ["keep", "only"], "fresh": [True]}
+
+
+def variants(table: dict[str, list[Any]]) -> list[Request]:
+    return [replace(HELLO, **{name: value}) for name in table for value in table[name]]
+
+
+def test_whatever_is_asked_otherwise_is_kept_elsewhere() -> None:
+    """One reply is never taken for the reply to something else."""
+    requests = [HELLO, *variants(ASKED)]
+    places = [address(request) for request in requests]
+    places += [address(HELLO, ["groq"]), address(HELLO, ["mistral"])]
+    places += [address(HELLO, ["groq", "mistral"])]
+    assert len(set(places)) == len(places)
+
+
+def test_how_it_is_asked_does_not_matter() -> None:
+    """Patience, timeouts, and whether replies are kept at all."""
+    assert {address(request) for request in variants(HOW)} == {address(HELLO)}
+    assert address(HELLO, ["groq", "mistral"]) == address(HELLO, ["mistral", "groq", "groq"])
+    assert address(replace(HELLO, provider="groq"), ["groq"]) == address(HELLO, ["groq"])
+
+
+def test_every_field_of_a_request_was_thought_of() -> None:
+    """A new one belongs into one of the tables above."""
+    assert {field.name for field in fields(Request)} == {*ASKED, *HOW, "provider"}
+
+
+def test_addresses_outlive_versions() -> None:
+    """Files that people keep and share stay of use."""
+    assert address(HELLO) == "c88e151191733016aa8b8637119227325d14f787b881fd6ea379fee2b64db461"
+
+
+@dataclass(frozen=True)
+class Picture:
+    content: bytes
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class LaterMessage(Message):
+    pictures: tuple[Picture, ...] = ()
+
+
+def test_a_field_that_comes_later_counts_only_where_it_is_used() -> None:
+    """What was kept before it came is found still; attachments count by their content."""
+    plain, one, two, captioned = (
+        address(Request((LaterMessage("user", "Hello", pictures),)))
+        for pictures in (
+            (),
+            (Picture(b"\x89PNG one"),),
+            (Picture(b"\x89PNG two"),),
+            (Picture(b"\x89PNG one", "a cat"),),
+        )
+    )
+    assert plain == address(HELLO)
+    assert len({plain, one, two, captioned}) == 4
+
+
+texts = st.text(max_size=20)
+messages = st.lists(
+    st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1
+).map(tuple)
+
+
+@given(messages, messages)
+def test_any_conversation_has_an_address_of_its_own(one: Any, other: Any) -> None:
+    """Whatever signs it is written with, lone surrogates too."""
+    same = address(Request(one)) == address(Request(other))
+    assert same == (one == other)
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "\x00", "é", "e\u0301"])
+def test_odd_texts_are_told_apart(text: str) -> None:
+    """Accents in one sign or two are different prompts."""
+    odd = Request((Message("user", text),))
+    others = [Request((Message("user", other),)) for other in ("", "e", "é" * 2)]
+    assert address(odd) not in {address(other) for other in others}
