@@ -1,0 +1,235 @@
+"""Restart & Run All with kept replies, in real kernels; the providers run in another process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from notebook_kernel import Kernel, environment_without_keys
+
+QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
+FROM_MEMORY = re.compile(
+    r"^from memory, \d{4}-\d\d-\d\d · groq · key \d · gpt-oss-120b · \d+ tokens then, none now$"
+)
+
+
+class Providers:
+    """The sandbox in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.variables: dict[str, str] = {}
+        while "OPENAI_BASE_URL" not in self.variables:
+            name, _, value = process.stdout.readline().strip().partition("=")
+            self.variables[name.removeprefix("export ")] = value
+        self._base = self.variables["GROQ_BASE_URL"].removesuffix("/groq")
+
+    def count(self) -> int:
+        """How many requests it has received, by its own count."""
+        return len(httpx.get(f"{self._base}/_sandbox/requests", trust_env=False).json())
+
+
+@pytest.fixture
+def providers() -> Iterator[Providers]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "arche_magic.sandbox"], stdout=subprocess.PIPE, text=True
+    )
+    yield Providers(process)
+    process.terminate()
+    process.wait(10)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+Run = Callable[..., nbformat.NotebookNode]
+
+
+@pytest.fixture
+def run_all(tmp_path: Path) -> Run:
+    """Restart & Run All: the notebook from its first cell in a new kernel."""
+
+    def run(notebook: Path, **variables: str) -> nbformat.NotebookNode:
+        read = nbformat.read(notebook, as_version=4)
+        client = NotebookClient(
+            read, timeout=60, resources={"metadata": {"path": str(notebook.parent)}}
+        )
+        client.execute(env=environment_without_keys(tmp_path, **variables))
+        return read
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the quickstart in it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "quickstart.ipynb").write_bytes(QUICKSTART.read_bytes())
+    return folder
+
+
+def replies(notebook: nbformat.NotebookNode) -> list[str]:
+    return [
+        output.data["text/plain"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "arche_magic" in output.get("metadata", {})
+    ]
+
+
+def receipts(notebook: nbformat.NotebookNode) -> list[str]:
+    return [
+        output.data["text/plain"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if " · " in output.get("data", {}).get("text/plain", "").partition("\n")[0]
+        and output.output_type == "display_data"
+    ]
+
+
+def test_run_all_a_second_time_sends_nothing(
+    providers: Providers, run_all: Run, project: Path
+) -> None:
+    """The quickstart, restarted: the same replies, none of them asked for."""
+    notebook = project / "quickstart.ipynb"
+    first = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
+    asked = providers.count()
+    assert asked == 7
+    second = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
+    assert providers.count() == asked
+    assert len(replies(first)) == 6
+    assert replies(second) == replies(first)
+    kept = [line for line in receipts(second) if FROM_MEMORY.match(line)]
+    assert len(kept) == 6
+    assert "from memory" not in nbformat.writes(first)
+
+
+def test_a_colleague_runs_it_without_a_key(
+    providers: Providers, run_all: Run, project: Path
+) -> None:
+    """With the kept replies alone every cell runs, no sandbox starts, and nothing is sent."""
+    notebook = project / "quickstart.ipynb"
+    first = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
+    asked = providers.count()
+    again = run_all(notebook, ARCHE_REPLAY="only")
+    assert replies(again) == replies(first)
+    text = nbformat.writes(again)
+    assert "Sandbox on" not in text
+    assert providers.count() == asked
+
+
+def test_a_changed_prompt_fails_the_run_without_a_key(
+    providers: Providers, run_all: Run, project: Path
+) -> None:
+    """In one line that says what to do."""
+    notebook = project / "quickstart.ipynb"
+    run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
+    changed = nbformat.read(notebook, as_version=4)
+    cell = next(cell for cell in changed.cells if cell.source.startswith("%%llm"))
+    cell.source += " Changed."
+    nbformat.write(changed, notebook)
+    with pytest.raises(CellExecutionError, match=r"NotKept: no reply to 'In two sentences"):
+        run_all(notebook, ARCHE_REPLAY="only")
+
+
+# --- in one kernel
+
+
+def test_keep_and_fresh(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """`--keep` answers from memory the second time, `--fresh` asks again."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
+    first = kernel.run("%%llm --keep\nWhat is a token bucket?")
+    again = kernel.run("%%llm --keep\nWhat is a token bucket?")
+    assert len(sandbox.requests) == 1
+    assert again.displays[0]["data"] == first.displays[0]["data"]
+    assert FROM_MEMORY.match(again.data()[1])
+    assert FROM_MEMORY.match(re.sub("<.*?>", "", again.data("text/html")[1]))
+    kept = again.displays[0]["metadata"]["arche_magic"]
+    assert kept["attempts"] == []
+    assert kept["from_memory"] > "2025"
+    assert first.displays[0]["metadata"]["arche_magic"]["from_memory"] is None
+    fresh = kernel.run("%%llm --keep --fresh -o answer\nWhat is a token bucket?")
+    assert fresh.data()[1].startswith("groq · key 1")
+    assert len(sandbox.requests) == 2
+    assert kernel.value("answer.from_memory is None") is True
+
+
+def test_the_setting_of_the_magics(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """`%config ArcheMagics.keep = True` is `--keep` in every cell but those with `--no-keep`."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
+    kernel.run("%config ArcheMagics.keep = True")
+    for _ in range(3):
+        kernel.run("%llm -q Hello")
+    assert len(sandbox.requests) == 1
+    kernel.run("%llm -q --no-keep Hello")
+    assert len(sandbox.requests) == 2
+    assert "--keep, --no-keep" in kernel.run("%llm --help").printed
+
+
+def test_why_says_that_no_route_was_asked(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """And gives a frame without rows."""
+    sandboxed(keys={"groq": 1})
+    kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
+    kernel.run("%llm -q --keep Hello")
+    kernel.run("%llm -q --keep Hello")
+    assert kernel.run("rows = %llm_why").data() == [
+        "the reply came from memory; no route was asked"
+    ]
+    assert kernel.value("len(rows)") == 0
+
+
+def test_without_keys_the_quota_table_is_empty(kernel: Kernel, tmp_path: Path) -> None:
+    """A notebook that shows its quota still runs to its end."""
+    kernel.run("import os; os.environ['ARCHE_REPLAY'] = 'only'")
+    cell = kernel.run("rows = %llm_quota")
+    assert (cell.status, cell.data()) == ("ok", ["no key is configured"])
+    assert kernel.value("len(rows)") == 0
+
+
+def test_simulated_replies_are_kept_apart(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """What `%llm_sandbox` answered is never taken for a real reply."""
+    place = kernel.folder / "outputs"
+    kernel.run("%llm_sandbox --keys groq=1")
+    for _ in range(2):
+        kernel.run("x = %llm -q --keep Who answers")
+    assert kernel.value("x.from_memory is not None") is True
+    assert [path.name for path in place.glob("*.sqlite")] == ["llm_replies.sandbox.sqlite"]
+    kernel.run("%llm_sandbox stop")
+    outside = sandboxed(keys={"groq": 1})
+    kernel.run("x = %llm -q --keep Who answers")
+    assert kernel.value("x.from_memory is None") is True
+    assert len(outside.requests) == 1
+
+
+def test_a_saved_notebook_says_which_replies_were_kept(
+    providers: Providers, run_all: Run, project: Path
+) -> None:
+    """Its metadata names the moment the reply was given."""
+    cells = ["%load_ext arche_magic", "%%llm --keep\nHello", "%%llm --keep\nHello"]
+    notebook = project / "two.ipynb"
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]),
+        notebook,
+    )
+    ran = json.loads(nbformat.writes(run_all(notebook, **providers.variables)))
+    saved: list[dict[str, Any]] = [
+        output["metadata"]["arche_magic"]
+        for cell in ran["cells"]
+        for output in cell["outputs"]
+        if "arche_magic" in output["metadata"]
+    ]
+    assert [entry["from_memory"] is None for entry in saved] == [True, False]
+    assert saved[0]["provider"] == saved[1]["provider"] == "groq"
+    assert providers.count() == 1
