@@ -36,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from . import llm_providers
 
         return getattr(llm_providers, name)
+    if name == "frame":
+        from .notebook import structured
+
+        return structured.frame
     if name in ("load_attempts", "attempts_from_notebook"):
         from .notebook import history
 

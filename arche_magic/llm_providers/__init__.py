@@ -14,6 +14,7 @@ from .errors import (
     LLMProviderError,
     NoRouteAvailable,
     NotKept,
+    SchemaMismatch,
 )
 from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
 from .quota_tracker import get_quota_tracker
@@ -33,6 +34,7 @@ __all__ = [
     "NotKept",
     "Reply",
     "ReplyStream",
+    "SchemaMismatch",
     "Usage",
     "get_llm_provider",
     "get_quota_tracker",

@@ -68,6 +68,24 @@ class ContentFiltered(LLMProviderError):
     partial: str = ""
 
 
+class SchemaMismatch(LLMProviderError):
+    """A reply does not fit the schema, asked twice; `text` is the last one as it came."""
+
+    text: str = ""
+
+    def ended(
+        self, why: str, attempts: Sequence[Attempt], next_available_at: datetime | None = None
+    ) -> SchemaMismatch:
+        """The same mismatch as the end of its request, with why it was not asked once more."""
+        error = SchemaMismatch(
+            f"{self} ({why}; the text is in the error's .text)",
+            attempts=attempts,
+            next_available_at=next_available_at,
+        )
+        error.text = self.text
+        return error
+
+
 class IncompleteReply(LLMProviderError):
     """A stream broke after some text; `partial` is that text."""
 
@@ -86,6 +104,7 @@ class Remedy(Enum):
     SHORTEN_PROMPT = "shorten the prompt or use a model with a larger window"
     FIX_REQUEST = "change the request"
     CHANGE_PROMPT = "the provider filtered the prompt or its reply"
+    PLAINER_FORMAT = "the model does not take this way of asking for JSON; it is asked in another"
 
 
 class AttemptFailed(Exception):

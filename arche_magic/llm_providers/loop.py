@@ -18,12 +18,20 @@ from typing import NoReturn
 from .adapters import Adapter, build_adapter
 from .attempts import SESSION, AttemptLog, Tally
 from .config import Configuration
-from .errors import AttemptFailed, ContentFiltered, InvalidRequest, NoRouteAvailable, Remedy
+from .errors import (
+    AttemptFailed,
+    ContentFiltered,
+    InvalidRequest,
+    NoRouteAvailable,
+    Remedy,
+    SchemaMismatch,
+)
 from .prices import cost_usd
 from .quota.ledger import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Considered, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, choose
+from .schemas import with_correction
 from .types import Observation, Request, Route, Usage, in_seconds, utc
 from .waiting import WaitingLine, waiting_line
 
@@ -58,6 +66,7 @@ class RequestRun:
         self._started = self._clock.time()
         self._waited = 0.0
         self._out: set[Route] = set()
+        self._mismatch: SchemaMismatch | None = None
 
     def events(self) -> Generator[Event, None, Reply]:
         """What happens, as it happens; returns the reply.
@@ -65,6 +74,7 @@ class RequestRun:
         Raises:
             NoRouteAvailable: every route is shut or failed, or the time is up.
             InvalidRequest, ContentFiltered: a provider refused the request itself.
+            SchemaMismatch: two replies did not fit the schema.
         """
         self._started = self._clock.time()
         with waiting_line(self._line_name(), self) as line:
@@ -154,6 +164,13 @@ class RequestRun:
             raise
         standing = self.quota_tracker.settle(hold, call.usage, call.observations, adapter.account)
         usage = call.usage or _counted(hold, call.text)
+        parsed = None
+        if self.request.schema:
+            try:
+                parsed = self.request.schema.read(call.text)
+            except ValueError as misfit:
+                yield from self._ask_once_more(route, call, usage, misfit)
+                return None
         served = self._note(route, "served", call, usage)
         return Reply(
             call.text,
@@ -167,7 +184,31 @@ class RequestRun:
             cost=served.cost_usd,
             standing=standing,
             considered=_considered(choice, hold.at),
+            parsed=parsed,
         )
+
+    def _ask_once_more(
+        self, route: Route, call: _Call, usage: Usage, misfit: ValueError
+    ) -> Generator[Event, None, None]:
+        """Turn the request into one that says what did not fit the schema; the second time, fail.
+
+        Raises:
+            SchemaMismatch: it was said before, or the reply was cut and would be again.
+        """
+        name = self.request.schema.name if self.request.schema else ""
+        attempt = self._note(route, "failed", call, usage, f"the reply does not fit {name}")
+        mismatch = SchemaMismatch(
+            f"the reply of {route.provider} ({route.model}) does not fit {name}: {misfit}",
+            attempts=self.attempts,
+        )
+        mismatch.text = call.text
+        if call.finish_reason == "length":
+            raise mismatch.ended("it was cut at max_tokens", self.attempts) from None
+        if self._mismatch:
+            raise mismatch.ended("asked twice", self.attempts) from None
+        self._mismatch = mismatch
+        self.request = with_correction(self.request, call.text, str(misfit))
+        yield Discarded(attempt, mismatch)
 
     def _note_failed(
         self, hold: Hold, failure: AttemptFailed, call: _Call, account: str | None
@@ -247,10 +288,12 @@ class RequestRun:
             head = "All Groq API keys have hit rate limits"
         else:
             head = "No available LLM providers"
+        opens_at = utc(min(openings)) if openings else None
+        if self._mismatch:
+            why = f"not asked once more: {head}: {shown}"
+            raise self._mismatch.ended(why, self.attempts, opens_at) from None
         raise NoRouteAvailable(
-            f"{head}: {shown}",
-            attempts=self.attempts,
-            next_available_at=utc(min(openings)) if openings else None,
+            f"{head}: {shown}", attempts=self.attempts, next_available_at=opens_at
         )
 
     def _explain(self, route: Route, state: RouteState, now: float) -> str:

@@ -70,8 +70,10 @@ class IntelligentLLMOrchestrator:
             **options: `system`, `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait
                 for a route rather than fail or pay), `timeout` (seconds for the whole request),
                 `on_wait` (called with a `Waiting` about twice a second while it waits), `keep`
-                (answer from memory what was asked before, and keep each new reply) and `fresh`
-                (ask again all the same, and replace what is kept).
+                (answer from memory what was asked before, and keep each new reply), `fresh`
+                (ask again all the same, and replace what is kept) and `schema` (what the reply
+                must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
+                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
 
         Raises:
             InvalidRequest: an option is wrong, or no provider takes it.
@@ -79,6 +81,7 @@ class IntelligentLLMOrchestrator:
             NoRouteAvailable: every route is shut or failed.
             ContentFiltered: the provider refused to answer.
             NotKept: replay is set to only, and no reply to this is kept.
+            SchemaMismatch: the reply does not fit the schema, asked twice.
         """
         return self._finish(prompt, model, max_tokens, temperature, options)
 
@@ -111,7 +114,8 @@ class IntelligentLLMOrchestrator:
         """The reply piece by piece: an iterator of text, with `.reply` once it is exhausted.
 
         Raises (while iterating) what `generate` raises, and IncompleteReply, with the text so
-        far in `partial`, if a stream breaks after some text.
+        far in `partial`, if a stream breaks after some text. A reply that does not fit its schema
+        raises SchemaMismatch at its end, without being asked for once more.
         """
         on_wait = options.pop("on_wait", None)
         events = self._run(True, prompt, model, max_tokens, temperature, options)
@@ -303,6 +307,9 @@ class ReplyStream(Iterator[str]):
                     self._on_wait(event)
             elif isinstance(event, Discarded):
                 self._events.close()
+                if event.mismatch:
+                    # What was handed out cannot be taken back: the next try is the caller's.
+                    raise event.mismatch
                 error = IncompleteReply(
                     f"the reply broke off: {event.attempt}", attempts=[event.attempt]
                 )

@@ -9,12 +9,13 @@ from typing import Any, cast
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
 from .redaction import key_in
+from .schemas import schema_of
 from .types import Message, ReplayMode, Request
 
 Messages = Iterable[Mapping[str, str] | Message]
 _OPTIONS = (
     "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
-    "stop", "seed", "patience", "timeout", "keep", "fresh",
+    "stop", "seed", "patience", "timeout", "keep", "fresh", "schema",
 )  # fmt: skip
 
 
@@ -24,6 +25,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     Raises:
         InvalidRequest: an option that does not exist, a value out of range, an empty prompt, a
             text that holds one of the keys.
+        ConfigurationError: a JSON Schema needs a package that is not installed.
     """
     for name in options:
         if name not in _OPTIONS:
@@ -45,6 +47,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         top_p=_number("top_p", given.get("top_p"), 0.0, 1.0),
         stop=_stop(given.get("stop")),
         seed=_integer("seed", given.get("seed"), None),
+        schema=schema_of(given["schema"]) if "schema" in given else None,
         patience=_number("patience", given.get("patience", configuration.patience), 0.0) or 0.0,
         timeout=_seconds("timeout", given.get("timeout", configuration.timeout)),
         replay=_replay(given.get("keep"), configuration.replay),

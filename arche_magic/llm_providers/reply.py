@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .markdown import harmless_markdown, without_controls
 from .types import Route, Usage, in_seconds, route_name
+
+if TYPE_CHECKING:
+    from .errors import SchemaMismatch
 
 Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 
@@ -135,12 +138,17 @@ class Reply(str):
         reply.considered, reply.parsed, reply.from_memory = considered, parsed, from_memory
         return reply
 
+    def changed(self, **changes: Any) -> Reply:
+        """A reply with other attributes, such as `parsed`, and the same text."""
+        return Reply(str(self), **{**self.__dict__, **changes})
+
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (str(self),), dict(self.__dict__)
 
     def _repr_markdown_(self) -> str:
+        text = str(self) if self.parsed is None else f"```json\n{self}\n```"
         # A model's text is untrusted wherever it is shown.
-        return harmless_markdown(without_controls(str(self)))
+        return harmless_markdown(without_controls(text))
 
 
 @dataclass(frozen=True)
@@ -161,9 +169,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Discarded:
-    """The text shown so far came from a route that broke off; the reply starts over."""
+    """The text shown so far is given up, and the reply starts over: its route broke off, or, with
+    `mismatch`, it does not fit the schema and is asked for once more.
+    """
 
     attempt: Attempt
+    mismatch: SchemaMismatch | None = None
 
 
 Event = Waiting | Piece | Discarded

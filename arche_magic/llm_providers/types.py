@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
@@ -187,6 +188,28 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Schema:
+    """What a structured reply must look like.
+
+    Attributes:
+        name: what providers are told it is called: letters, digits, `_` and `-`, at most 64.
+        text: its JSON Schema, as it is sent.
+        strict: whether it is in the form that strict modes take.
+        read: from a reply's text to its value; raises ValueError that says what does not fit.
+    """
+
+    name: str
+    text: str
+    strict: bool
+    read: Callable[[str], Any] = field(repr=False, compare=False)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The JSON Schema; a copy of one's own."""
+        return cast("dict[str, Any]", json.loads(self.text))
+
+
+@dataclass(frozen=True)
 class Request:
     """What is asked, in our words; adapters translate it. Seconds, tokens.
 
@@ -202,6 +225,7 @@ class Request:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    schema: Schema | None = None
     patience: float = 30.0
     timeout: float = 120.0
     replay: ReplayMode = "off"
@@ -209,8 +233,9 @@ class Request:
 
     @property
     def characters(self) -> int:
-        """Length of all messages together, in characters."""
-        return sum(len(message.content) for message in self.messages)
+        """Length of all messages together, and of the schema, in characters."""
+        described = len(self.schema.text) if self.schema else 0
+        return described + sum(len(message.content) for message in self.messages)
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ def _print_reply(reply, printer, cycle):  # type: ignore[no-untyped-def]  # call
 
 
 def _reply_markdown(reply):  # type: ignore[no-untyped-def]  # called by IPython
-    from .display import reply_bundle
-
-    return reply_bundle(str(reply))["text/markdown"]
+    return reply._repr_markdown_()
 
 
 def _formatters(shell):  # type: ignore[no-untyped-def]

@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, NoKeys
+from arche_magic.llm_providers.errors import (
+    InvalidRequest,
+    LLMProviderError,
+    NoKeys,
+    SchemaMismatch,
+)
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
 from .display import ReplyDisplay
+from .structured import schema_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,9 +66,10 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
     name = options.output
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
         raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
+    schema = options.schema and schema_named(options.schema, magics.shell.user_ns)
     keep = _first(options.keep, magics.keep)
     _require_keys(replay=bool(keep))
-    show = ReplyDisplay(magics.shell, options.quiet)
+    show = ReplyDisplay(magics.shell, options.quiet, structured=schema is not None)
     events = IntelligentLLMOrchestrator().events(
         cell if cell is not None else text,
         provider=_first(options.provider, magics.provider) or None,
@@ -71,6 +78,7 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
         temperature=_first(options.temperature, magics.temperature),
         max_tokens=_first(options.max_tokens, magics.max_tokens),
         patience=_first(options.patience, magics.patience),
+        schema=schema,
         keep=keep,
         fresh=options.fresh,
     )
@@ -80,7 +88,7 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
             if isinstance(event, Waiting):
                 show.waiting(event)
             elif isinstance(event, Discarded):
-                show.start_over(event.attempt)
+                show.start_over(event)
             else:
                 show.add(event.text)
     except StopIteration as end:
@@ -89,6 +97,9 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
     except KeyboardInterrupt:
         events.close()
         raise show.interrupted() from None
+    except SchemaMismatch as error:
+        show.mismatched(error.text)
+        raise
     except LLMProviderError:
         show.failed()
         raise

@@ -8,8 +8,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.markdown import harmless_markdown, without_controls
-from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
+from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import in_seconds, route_name
+
+from .structured import structured_bundle, unread_bundle
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -34,8 +36,11 @@ class ReplyDisplay:
     In a plain terminal, which cannot redraw, the pieces are printed as they come.
     """
 
-    def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
+    def __init__(
+        self, shell: InteractiveShell, quiet: bool = False, structured: bool = False
+    ) -> None:
         self._quiet = quiet
+        self._structured = structured
         self._redraws = hasattr(shell, "kernel")
         self._handle: Any = None
         self._text = ""
@@ -58,32 +63,41 @@ class ReplyDisplay:
         if self._quiet:
             return
         if not self._redraws:
-            self._printed = True
-            print(without_controls(text), end="", flush=True)
+            # Half of a JSON helps nobody.
+            if not self._structured:
+                self._printed = True
+                print(without_controls(text), end="", flush=True)
         elif time.monotonic() >= self._next_redraw:
-            self._draw(reply_bundle(self._text))
+            self._draw(self._growing())
             pause = max(_SECONDS_PER_REDRAW, len(self._text) / _CHARACTERS_PER_SECOND)
             self._next_redraw = time.monotonic() + pause
 
-    def start_over(self, attempt: Attempt) -> None:
-        """The reply broke off: forget its text, another route begins anew."""
+    def start_over(self, event: Discarded) -> None:
+        """The reply broke off, or does not fit its schema: forget its text, it begins anew."""
         self._text = ""
         if self._printed:
-            print(f"\n[{attempt}; starting over]\n")
+            print(f"\n[{event.attempt}; starting over]\n")
         self._next_redraw = 0.0
 
     def finish(self, reply: Reply) -> None:
         """Show the whole reply and its receipt."""
         if not self._quiet:
-            self._leave(str(reply), receipt_bundle(reply), {"arche_magic": reply_metadata(reply)})
+            shown = reply_bundle(str(reply)) if reply.parsed is None else structured_bundle(reply)
+            self._leave(shown, receipt_bundle(reply), {"arche_magic": reply_metadata(reply)})
 
     def interrupted(self) -> CellInterrupted:
         """Mark what is shown as interrupted; returns the exception to raise."""
         if self._text and not self._quiet:
-            self._leave(self._text, _quiet_line("interrupted: the reply is not complete"), {})
+            line = _quiet_line("interrupted: the reply is not complete")
+            self._leave(self._growing(), line, {})
         else:
             self.failed()
         return CellInterrupted("the request was stopped; its tokens so far are booked")
+
+    def mismatched(self, text: str) -> None:
+        """Leave the reply that does not fit its schema, for the error to speak of."""
+        if not self._quiet:
+            self._leave(unread_bundle(text), _quiet_line("this does not fit the schema"), {})
 
     def failed(self) -> None:
         """Leave nothing half-shown: the error speaks for itself."""
@@ -92,14 +106,20 @@ class ReplyDisplay:
         elif self._printed:
             print()
 
-    def _leave(self, text: str, receipt: dict[str, str], metadata: dict[str, Any]) -> None:
+    def _growing(self) -> dict[str, str]:
+        return unread_bundle(self._text) if self._structured else reply_bundle(self._text)
+
+    def _leave(
+        self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
+    ) -> None:
         from IPython.display import display
 
         if self._redraws:
-            self._draw(reply_bundle(text), metadata)
+            self._draw(shown, metadata)
             display(receipt, raw=True)
         else:
-            print(("" if self._printed else text) + "\n" + receipt["text/plain"])
+            text = "" if self._printed else shown["text/plain"]
+            print(text + "\n" + receipt["text/plain"])
 
     def _draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         from IPython.display import DisplayHandle, display

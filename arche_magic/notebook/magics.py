@@ -65,6 +65,12 @@ class ArcheMagics(Magics):
         help="Wait that long for a route rather than fail or pay (30 if not set; 0: never wait).",
     )
     @argument(
+        "--schema",
+        metavar="NAME",
+        help="What the reply must look like: a variable that holds a class or a JSON Schema, or a "
+        "line such as 'mood calm|loud, score float'.",
+    )
+    @argument(
         "--keep",
         action=BooleanOptionalAction,
         default=None,

@@ -22,6 +22,7 @@ REFUSALS: Mapping[str, str] = {
     "model_retired": "400 or 404: the model has been taken out of service",
     "context_too_long": "400: the prompt is longer than the model's context window",
     "invalid_request": "400 (Mistral: 422): a parameter is refused",
+    "no_json_schema": "400: the model cannot be held to a JSON schema (others pass)",
     "server_error": "500: an internal error",
     "overloaded": "503: no capacity at the moment",
     "plain_text_error": "503 with a plain text body, as a proxy in between sends it",
@@ -33,6 +34,8 @@ REFUSALS: Mapping[str, str] = {
 SPOILED: Mapping[str, str] = {
     "content_filter": "200, but the content is withheld (refusal, SAFETY, content_filter)",
     "empty_reply": "200 with an empty text",
+    "not_json": "200 with prose where JSON was asked for (other requests pass)",
+    "misfit_json": "200 with JSON that does not fit the schema asked for (other requests pass)",
     "unrelated_json": '200 with the body {"hello": 1}',
     "malformed_body": "200 with a body that is no JSON (in a stream: a malformed event)",
     "malformed_event": "a stream with an event that is no JSON (else: a malformed body)",

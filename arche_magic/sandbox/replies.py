@@ -8,6 +8,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from .exchange import Call, Message, Reply
+from .schemas import bounds_in_words, schema_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -64,7 +65,7 @@ def make_reply(
     """
     if custom is not None:
         text = custom(call.model, [{"role": m.role, "content": m.text} for m in call.messages])
-    elif call.json_wanted:
+    elif call.json_wanted or schema_in(call.messages) is not None:
         text = json.dumps(_json_reply(call, seed), ensure_ascii=False)
     else:
         text = _prose(call, seed)
@@ -124,8 +125,9 @@ def _pad(text: str, tokens: int) -> str:
 
 
 def _json_reply(call: Call, seed: int) -> Any:
-    if call.json_schema is not None:
-        return json_for_schema(call.json_schema, number=_choice(seed, call))
+    schema = call.json_schema or schema_in(call.messages)
+    if schema is not None:
+        return json_for_schema(schema, number=_choice(seed, call))
     return {"simulated": True, "model": call.model, "answer": f"You asked: {call.prompt[:_ECHO]}"}
 
 
@@ -144,6 +146,7 @@ def json_for_schema(
     TypeError, ValueError or RecursionError for a schema that has no value or makes no sense.
     """
     root = schema if root is None else root
+    schema = bounds_in_words(schema)
     # A schema may hold itself (a tree): from here on, only what it insists on.
     deep = depth > 12
 

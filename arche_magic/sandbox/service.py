@@ -105,7 +105,7 @@ class Service:
             thought_tokens=MODELS[call.provider][call.model].thought_tokens,
             custom=self._custom,
         )
-        exchange.reply = reply = _withheld(reply, kind, stream=call.stream)
+        exchange.reply = reply = _withheld(reply, kind, call)
         if not call.stream:
             self.settle(exchange, 1.0)
         with self.lock:
@@ -182,10 +182,12 @@ class Service:
             return
         if kind == "stream_error" and not stream:
             raise Refusal("server_error")
-        if kind is not None and kind not in SPOILED:
+        if kind is not None and kind not in (*SPOILED, "no_json_schema"):
             model = str(body.get("model") or path.partition(":")[0])
             raise self._scripted(kind, key, model, now)
         call = _read(provider, body, path)
+        if kind == "no_json_schema" and call.json_schema is not None:
+            raise Refusal("no_json_schema")
         model_entry = MODELS[provider].get(call.model)
         if model_entry is None:
             raise Refusal("model_not_found")
@@ -333,13 +335,16 @@ def _locate(answer: Answer, base_url: str) -> None:
     ]
 
 
-def _withheld(reply: Reply, kind: str | None, *, stream: bool) -> Reply:
+def _withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
     if kind == "content_filter":
-        pieces = reply.pieces[: len(reply.pieces) // 2] if stream else ()
+        pieces = reply.pieces[: len(reply.pieces) // 2] if call.stream else ()
         return replace(reply, text="", pieces=pieces, finish="content_filter")
     if kind == "empty_reply":
         tokens = reply.thought_tokens
         return replace(reply, text="", pieces=(), output_tokens=tokens, finish="stop")
+    if kind in ("not_json", "misfit_json") and call.json_wanted:
+        text = '{"unexpected": "simulated"}' if kind == "misfit_json" else "Sorry, no JSON today."
+        return replace(reply, text=text, pieces=(text,))
     return reply
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "apart": set(),
     "markdown": set(),
     "types": set(),
-    "reply": {"markdown", "types"},
+    "reply": {"markdown", "types", "errors?"},
     "errors": {"markdown", "types?", "reply?"},
     "catalog": {"types", "errors"},
     "addresses": set(),
@@ -53,7 +53,8 @@ ALLOWED = {
     "replies": {"storage", "reply", "types"},
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.ledger", "types"},
-    "parameters": {"config", "errors", "redaction", "types"},
+    "parameters": {"schemas", "config", "errors", "redaction", "types"},
+    "schemas": {"config", "errors", "types"},
     "waiting": set(),
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
@@ -194,6 +195,8 @@ HEAVY = [
     "pandas",
     "ipywidgets",
     "pydantic",
+    "jsonschema",
+    "sqlite3",
     "IPython",
     "httpx",
     "httpx2",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.replay import address
+from arche_magic.llm_providers.schemas import schema_of
 from arche_magic.llm_providers.types import Message, Request
 
 HELLO = Request((Message("user", "Hello"),))
@@ -27,6 +28,7 @@ ASKED: dict[str, list[Any]] = {
     "top_p": [0.0, 0.5],
     "stop": [("a",), ("a", "b"), ("b", "a"), ("ab",)],
     "seed": [0, 1],
+    "schema": [schema_of("a int"), schema_of("a int, b str"), schema_of("a float")],
 }
 HOW = {"patience": [0.0], "timeout": [1.0], "replay": ["keep", "only"], "fresh": [True]}
 

@@ -125,6 +125,8 @@ def test_every_kind_is_tested_here():
         "plain_text_error", "echo_key", "redirect", "reset", "stall", "content_filter",
         "empty_reply", "unrelated_json", "malformed_body", "malformed_event", "stream_error",
         "stall_stream", "cut_stream", "broken_connection",
+        # In test_sandbox_schemas.py.
+        "no_json_schema", "not_json", "misfit_json",
     }  # fmt: skip
     assert set(STATUS) | below == set(FAILURE_KINDS)
     assert set(TEMPORARY_KINDS) < set(FAILURE_KINDS)

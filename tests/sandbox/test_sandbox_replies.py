@@ -139,7 +139,7 @@ def test_json_reply_is_valid_for_the_schema(start, connect, provider):
 @pytest.mark.parametrize("provider", ["groq", "mistral", "openai"])
 def test_json_object_reply_is_json(start, connect, provider):
     """Without a schema, JSON mode gives some JSON object that admits to being simulated."""
-    reply = connect(start(), provider).ask(response_format={"type": "json_object"})
+    reply = connect(start(), provider).ask("Hello in JSON", response_format={"type": "json_object"})
     assert json.loads(reply.text)["simulated"] is True
 
 

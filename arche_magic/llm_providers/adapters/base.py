@@ -13,6 +13,7 @@ from ..errors import AttemptFailed, Remedy
 from ..redaction import quotes, redacted
 from ..types import Completion, Key, Observation, Request, Usage
 from .failures import error_fields, event_status, said
+from .formats import formats_of
 from .http import Call, HttpClient, transport_failure
 
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ class SdkAdapter(ABC):
     _used: str
     """The attribute of the SDK's client that makes the calls."""
 
+    # Whether a structured reply can be streamed too; if not, it comes in one piece.
+    _streams_json = True
+
     def __init__(self, key: Key, base_url: str) -> None:
         self.account: str | None = None
         self._key, self._base_url = key, base_url
+        self._formats = formats_of(key.provider, base_url)
         self._http = HttpClient(base_url, key)
         self._sdk: Any = None
         self._building = threading.Lock()
@@ -75,6 +80,7 @@ class SdkAdapter(ABC):
         """One call to the provider; see `Adapter.complete`."""
         received: list[Part] = []
         failure: BaseException
+        stream = stream and (self._streams_json or request.schema is None)
         with self._http.call(timeout) as call:
             try:
                 if not _fits_a_header(self._key.secret()):

@@ -9,6 +9,7 @@ from ..errors import AttemptFailed, Remedy
 from ..types import Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, mappings, said
+from .formats import Format
 from .http import STAND_IN, Call
 from .limits import parse_duration
 
@@ -46,6 +47,7 @@ class GoogleAdapter(SdkAdapter):
         return genai.Client(api_key=STAND_IN, vertexai=False, http_options=options)
 
     def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
+        request, form = self._formats.asking(request, model)
         system = [message.content for message in request.messages if message.role == "system"]
         config: dict[str, Any] = {
             "system_instruction": "\n\n".join(system) or None,
@@ -54,6 +56,7 @@ class GoogleAdapter(SdkAdapter):
             "top_p": request.top_p,
             "stop_sequences": list(request.stop) or None,
             "seed": request.seed,
+            **_response_format(request, form),
         }
         given = {name: value for name, value in config.items() if value is not None}
         # Both of these let the SDK send requests of its own, which nobody would count.
@@ -96,7 +99,16 @@ class GoogleAdapter(SdkAdapter):
             return AttemptFailed(f"{message} {what}", Remedy.CHANGE_PLAN)
         if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
             return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+        if plainer := self._formats.refused(model, status, message, what):
+            return plainer
         return by_status(call, status, fields)
+
+
+def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
+    if request.schema is None or form is None or form is Format.PROMPT:
+        return {}
+    schema = request.schema.definition if form is Format.SCHEMA else None
+    return {"response_mime_type": "application/json", "response_json_schema": schema}
 
 
 def _part(response: Any) -> Part | None:

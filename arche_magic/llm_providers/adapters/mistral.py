@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, mappings, said
+from .formats import response_format
 from .http import STAND_IN, Call
 from .limits import header_observations, retry_delay
 
@@ -35,6 +36,7 @@ class MistralAdapter(SdkAdapter):
         )
 
     def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
+        request, form = self._formats.asking(request, model)
         parameters: dict[str, Any] = {
             "model": model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -43,6 +45,8 @@ class MistralAdapter(SdkAdapter):
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
             "random_seed": request.seed,
+            # Named otherwise by the SDK, as `schema` is a method of its classes.
+            "response_format": response_format(request, form, "schema_definition"),
         }
         given = {name: value for name, value in parameters.items() if value is not None}
         if stream:
@@ -71,6 +75,9 @@ class MistralAdapter(SdkAdapter):
         if code == "3051":
             return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
         problems = _problems(fields)
+        message = problems or said(fields, "message")
+        if plainer := self._formats.refused(model, status, message, what):
+            return plainer
         if status == 422 and problems:
             return AttemptFailed(f"{model} does not take {problems} {what}", Remedy.FIX_REQUEST)
         return by_status(call, status, fields)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, said
+from .formats import response_format
 from .http import STAND_IN, Call
 from .limits import LimitSentence, header_observations, read_sentence, retry_delay
 
@@ -61,6 +62,7 @@ class OpenAIAdapter(SdkAdapter):
             yield _part(item)
 
     def _parameters(self, request: Request, model: str, stream: bool) -> dict[str, Any]:
+        request, form = self._formats.asking(request, model)
         parameters: dict[str, Any] = {
             "model": model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -69,6 +71,7 @@ class OpenAIAdapter(SdkAdapter):
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
             "seed": request.seed,
+            "response_format": response_format(request, form, "schema"),
             "stream": stream or None,
             "stream_options": self._stream_options if stream else None,
         }
@@ -111,7 +114,10 @@ class OpenAIAdapter(SdkAdapter):
             return AttemptFailed(
                 f"asked to slow down {what}", Remedy.RETRY_LATER, retry_after=delay
             )
-        sentence = read_sentence(said(fields, "message"))
+        message = said(fields, "message")
+        if plainer := self._formats.refused(model, status, message, what):
+            return plainer
+        sentence = read_sentence(message)
         if sentence is not None and status in (413, 429):
             return _limited(call, status, sentence)
         if status in (400, 422) and said(fields, "param") and code.startswith("un"):
@@ -128,6 +134,9 @@ class GroqAdapter(OpenAIAdapter):
 
     # Groq streams carry x_groq.usage without being asked.
     _stream_options = None
+    # "Streaming and tool use are not currently supported with Structured Outputs"
+    # (console.groq.com/docs/structured-outputs, 2026-07).
+    _streams_json = False
     _max_tokens = "max_completion_tokens"
 
     def _build(self) -> Any:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Message, Refusal, Reply
+from ..schemas import strict_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,8 +170,14 @@ def read_stop(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def read_format(body: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any] | None]:
-    """Whether `response_format` asks for JSON, and the schema if it has one. Raises Refusal."""
+def read_format(
+    body: Mapping[str, Any], *, checked: bool = False
+) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether `response_format` asks for JSON, and the schema if it has one. Raises Refusal.
+
+    `checked`: as OpenAI and Groq do, a strict schema must keep their rules, and a prompt for any
+    JSON must speak of it.
+    """
     value = body.get("response_format")
     if value is None:
         return False, None
@@ -178,11 +185,24 @@ def read_format(body: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any] | None
     if kind == "text":
         return False, None
     if kind == "json_object":
+        if checked and "json" not in json.dumps(body.get("messages")).lower():
+            raise Refusal("invalid_request", param="messages", problem="no_json_word")
         return True, None
     outer = value.get("json_schema") if kind == "json_schema" else None
     if isinstance(outer, dict):
         schema = outer.get("schema", outer.get("schema_definition"))
         if outer.get("name") and isinstance(schema, dict):
+            if checked and outer.get("strict") and (found := strict_problem(schema)):
+                place, rule, name = found
+                raise Refusal(
+                    "invalid_request",
+                    param="response_format",
+                    problem="schema",
+                    schema=outer["name"],
+                    place=place,
+                    rule=rule,
+                    name=name,
+                )
             return True, schema
         raise Refusal("invalid_request", param="response_format.json_schema", problem="missing")
     raise Refusal(
@@ -192,6 +212,27 @@ def read_format(body: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any] | None
         value=kind,
         known=("text", "json_object", "json_schema"),
     )
+
+
+NO_JSON_WORD = (
+    "'messages' must contain the word 'json' in some form, to use 'response_format' of type "
+    "'json_object'."
+)
+
+
+def _schema_words(details: Mapping[str, Any]) -> str:
+    """Groq's words for a schema it does not take, as reported in 2026."""
+    path = "".join(f"/{step}" for step in details["place"])
+    problem = {
+        "closed": f"{path}: `additionalProperties:false` must be set on every object",
+        "required": (
+            f"{path}/required: `required` is required to be supplied and to be an array including "
+            f"every key in properties. The following properties must be listed in `required`: "
+            f"{details['name']}"
+        ),
+        "keyword": f"{path}: {details['name']} is not supported",
+    }[details["rule"]]
+    return f"invalid JSON schema for response_format: '{details['schema']}': {problem}"
 
 
 def explain(details: Mapping[str, Any]) -> str:
@@ -206,5 +247,9 @@ def explain(details: Mapping[str, Any]) -> str:
         "unknown": f"property '{param}' is unsupported",
         "value": f"'{param}' : value must be one of {list(details.get('known', ()))}",
         "json": "We could not parse the JSON body of your request.",
+        "no_json_word": NO_JSON_WORD,
+        "no_stream_format": "`response_format` does not support streaming",
     }
+    if problem == "schema":
+        return _schema_words(details)
     return texts.get(str(problem), f"'{param or 'request'}' : value is not valid")

@@ -314,6 +314,11 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> dict[str, Any]:
             f"The input token count ({refusal.details.get('tokens', window + 1)}) exceeds the "
             f"maximum number of tokens allowed ({window}).",
         ),
+        "no_json_schema": (
+            400,
+            "INVALID_ARGUMENT",
+            f"JSON mode is not enabled for models/{model}",
+        ),
         "server_error": (500, "INTERNAL", internal),
         "overloaded": (
             503,

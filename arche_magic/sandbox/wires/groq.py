@@ -42,7 +42,9 @@ class Groq(base.Wire):
         if (body.get("n") or 1) != 1:
             raise Refusal("invalid_request", param="n", problem="above", bound=1)
         asked = [base.check_integer(body, n, 1) for n in ("max_completion_tokens", "max_tokens")]
-        json_wanted, schema = base.read_format(body)
+        json_wanted, schema = base.read_format(body, checked=True)
+        if json_wanted and body.get("stream"):
+            raise Refusal("invalid_request", param="response_format", problem="no_stream_format")
         return Call(
             provider=self.provider,
             model=body["model"],
@@ -215,6 +217,15 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
                 "Please reduce the length of the messages or completion.",
                 invalid,
                 param="messages",
+            ),
+        ),
+        "no_json_schema": (
+            400,
+            _error(
+                "This model does not support response format `json_schema`. See supported models "
+                "at https://console.groq.com/docs/structured-outputs#supported-models",
+                invalid,
+                param="response_format",
             ),
         ),
         "server_error": (500, _error("Internal Server Error", internal)),

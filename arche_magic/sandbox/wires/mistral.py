@@ -182,6 +182,16 @@ def _refused(refusal: Refusal, model: str, key: str) -> tuple[int, dict[str, Any
         "model_not_found": (400, unknown),
         "model_retired": (400, unknown),
         "context_too_long": (400, _error(too_long, "invalid_request_invalid_args", "3051", 400)),
+        # Not recorded: in the words of its other refusals.
+        "no_json_schema": (
+            400,
+            _error(
+                f"response_format of type json_schema is not supported by {model}",
+                "invalid_request_error",
+                "3000",
+                400,
+            ),
+        ),
         "server_error": (
             500,
             _error("Service unavailable.", "internal_server_error", "1000", 500),

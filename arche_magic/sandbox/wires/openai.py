@@ -47,7 +47,7 @@ class OpenAI(base.Wire):
         if (body.get("n") or 1) != 1:
             raise Refusal("invalid_request", param="n", problem="above", bound=1, value=body["n"])
         asked = [base.check_integer(body, n, 1) for n in ("max_completion_tokens", "max_tokens")]
-        json_wanted, schema = base.read_format(body)
+        json_wanted, schema = base.read_format(body, checked=True)
         options = body.get("stream_options")
         if options and not body.get("stream"):
             raise Refusal("invalid_request", param="stream_options", problem="no_stream")
@@ -248,6 +248,15 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
                 "messages",
             ),
         ),
+        "no_json_schema": (
+            400,
+            _error(
+                "Invalid parameter: 'response_format' of type 'json_schema' is not supported with "
+                "this model. Learn more about supported models at the Structured Outputs guide: "
+                "https://platform.openai.com/docs/guides/structured-outputs",
+                invalid,
+            ),
+        ),
         "server_error": (500, _error(internal, "server_error")),
         "overloaded": (
             503,
@@ -260,6 +269,23 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
         "echo_key": (500, _error(f"{internal} (key {caller.key})", "server_error")),
     }
     return table.get(refusal.kind) or (400, _invalid(refusal.details))
+
+
+def _schema_words(details: Mapping[str, Any]) -> str:
+    """OpenAI's words for a strict schema that breaks a rule, as reported from 2024 to 2026."""
+    name = details.get("name")
+    words = {
+        "closed": "'additionalProperties' is required to be supplied and to be false.",
+        "required": (
+            "'required' is required to be supplied and to be an array including every key in "
+            f"properties. Missing '{name}'."
+        ),
+        "keyword": f"'{name}' is not permitted.",
+    }.get(str(details.get("rule")), "")
+    place = details.get("place", ())
+    return (
+        f"Invalid schema for response_format '{details.get('schema')}': In context={place}, {words}"
+    )
 
 
 def _invalid(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,6 +332,8 @@ def _invalid(details: Mapping[str, Any]) -> dict[str, Any]:
             None,
         ),
         "json": ("We could not parse the JSON body of your request.", None),
+        "no_json_word": (base.NO_JSON_WORD, None),
+        "schema": (_schema_words(details), None),
     }
     text, code = texts.get(str(details.get("problem")), ("Invalid request.", "invalid_value"))
     return _error(text, "invalid_request_error", code, param)

@@ -1,0 +1,152 @@
+"""What a structured reply must look like, from whatever the user describes it with.
+
+Pydantic comes with the SDKs and is imported when the first schema is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, InvalidRequest
+from ..types import Schema
+from .reading import Misfit, Problem, reader, with_correction
+from .short import fields_of
+from .strict import as_object, strict_form
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["schema_of", "with_correction"]
+
+_ACCEPTED = (
+    "a schema is a pydantic model, a dataclass, a TypedDict, a JSON Schema as a dict, or a line "
+    "such as 'sentiment pos|neg, score float, tags list[str], note str?'"
+)
+
+
+def schema_of(described: Any) -> Schema:
+    """A schema from a class, a JSON Schema or a short line.
+
+    A pydantic model or dataclass is read into an instance, all else into a dict.
+
+    Raises:
+        InvalidRequest: it describes no object, or is nothing of these.
+        ConfigurationError: a JSON Schema needs the package jsonschema, which is not installed.
+    """
+    if isinstance(described, Schema):
+        return described
+    if isinstance(described, str):
+        return _of_line(described)
+    if isinstance(described, Mapping):
+        return _of_json_schema(dict(described))
+    if isinstance(described, type):
+        return _of_class(described)
+    kind = type(described).__name__
+    raise InvalidRequest(f"schema is a {kind}; {_ACCEPTED}")
+
+
+def _of_line(line: str) -> Schema:
+    from typing_extensions import TypedDict
+
+    fields = fields_of(line)
+    # Names are data here: one that is no Python word, or a method of a class, does no harm.
+    adapter = _adapter(TypedDict("Reply", fields))  # type: ignore[operator]
+    validate = _pydantic(adapter)
+
+    def complete(value: Any) -> dict[str, Any]:
+        found = validate(value)
+        return {name: found.get(name) for name in fields}
+
+    return _schema("reply", adapter.json_schema(), complete)
+
+
+def _of_class(described: type) -> Schema:
+    adapter = _adapter(described)
+    from pydantic.errors import PydanticUserError
+
+    try:
+        definition = adapter.json_schema()
+    except PydanticUserError as error:
+        raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
+    return _schema(described.__name__, definition, _pydantic(adapter))
+
+
+def _of_json_schema(definition: dict[str, Any]) -> Schema:
+    try:
+        from jsonschema import FormatChecker
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import validator_for
+    except ImportError:
+        raise ConfigurationError(
+            "a JSON Schema is checked by the package jsonschema, which is not installed: "
+            "pip install 'arche_magic[schema]', or describe the reply with a class or a short line"
+        ) from None
+    kind = validator_for(definition)
+    try:
+        json.dumps(definition)
+        kind.check_schema(definition)
+    except SchemaError as error:
+        place = "".join(f"[{step!r}]" for step in error.absolute_path)
+        raise InvalidRequest(f"schema{place}: {error.message}") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"schema is no JSON: {error}") from None
+    validator = kind(definition, format_checker=FormatChecker())
+
+    def validate(value: Any) -> Any:
+        errors = sorted(validator.iter_errors(value), key=lambda error: list(error.absolute_path))
+        if errors:
+            raise Misfit([Problem(tuple(e.absolute_path), e.message) for e in errors])
+        return value
+
+    return _schema(str(definition.get("title") or "reply"), definition, validate)
+
+
+def _schema(name: str, definition: dict[str, Any], validate: Callable[[Any], Any]) -> Schema:
+    try:
+        definition = as_object(definition)
+    except ValueError as error:
+        raise InvalidRequest(f"schema {name}: {error}") from None
+    strict = strict_form(definition)
+    return Schema(
+        name=re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or "reply",
+        text=json.dumps(strict or definition, separators=(",", ":"), ensure_ascii=False),
+        strict=strict is not None,
+        read=reader(validate),
+    )
+
+
+def _adapter(described: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    try:
+        return TypeAdapter(described)
+    except PydanticSchemaGenerationError:
+        raise InvalidRequest(f"schema is the class {described.__name__}; {_ACCEPTED}") from None
+    except (PydanticUserError, NameError) as error:
+        raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
+
+
+def _pydantic(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
+    from pydantic import ValidationError
+
+    def validate(value: Any) -> Any:
+        try:
+            # As JSON, so that dates and enumerations are read from texts.
+            return adapter.validate_json(json.dumps(value))
+        except ValidationError as error:
+            raise Misfit(
+                [
+                    Problem(one["loc"], one["msg"], one["type"] != "missing", one["input"])
+                    for one in error.errors(include_url=False, include_context=False)
+                ]
+            ) from None
+
+    return validate
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

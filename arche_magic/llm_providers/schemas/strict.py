@@ -1,0 +1,168 @@
+"""JSON Schema in the form that every provider's strict mode takes.
+
+OpenAI, Groq and Mistral hold a model to a schema token by token if every object is closed
+(`additionalProperties: false`), lists every property as required, and uses few keywords; Gemini
+takes the same form. Sources: the providers' guides to structured outputs, 2026-10, and the errors
+they answer other schemas with. What is left out here is checked when the reply is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+_NULL = {"type": "null"}
+# Providers enforce some of these and refuse others: the model is told of them in words.
+_IN_WORDS = (
+    "format", "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems",
+)  # fmt: skip
+_DEFINITIONS = ("$defs", "definitions")
+
+
+class _Open(Exception):
+    """A part of the schema leaves open what strict mode has to know."""
+
+
+def as_object(definition: dict[str, Any]) -> dict[str, Any]:
+    """The schema with an object at its root.
+
+    Raises:
+        ValueError: it describes something else, or refers to what is not in it.
+    """
+    for reference in _references(definition):
+        _resolved(definition, reference)
+    if "$ref" in definition:
+        kept = {name: definition[name] for name in _DEFINITIONS if name in definition}
+        definition = {**_resolved(definition, definition["$ref"]), **kept}
+    if "type" not in definition and "properties" in definition:
+        definition = {"type": "object", **definition}
+    if definition.get("type") != "object":
+        raise ValueError(
+            "it describes no object; give what you want a name, as the field of a class or a dict "
+            "with 'type': 'object' and 'properties'"
+        )
+    return definition
+
+
+def _references(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if "$ref" in node and not isinstance(node["$ref"], dict):
+            yield node["$ref"]
+        for entry in node.values():
+            yield from _references(entry)
+    elif isinstance(node, list):
+        for entry in node:
+            yield from _references(entry)
+
+
+def _resolved(definition: dict[str, Any], reference: Any) -> dict[str, Any]:
+    found: Any = definition
+    for step in str(reference).removeprefix("#").split("/")[1:]:
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        found = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not str(reference).startswith("#"):
+        raise ValueError(f"it refers to {reference!r}, which is not in it")
+    return found
+
+
+def strict_form(definition: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema in strict form; None if it leaves open what strict mode has to know.
+
+    A field that may be left out is required too, and may be null.
+    """
+    try:
+        form = _node(definition)
+        shared = {
+            name: _node(entry)
+            for place in _DEFINITIONS
+            for name, entry in definition.get(place, {}).items()
+        }
+    except _Open:
+        return None
+    return {**form, "$defs": shared} if shared else form
+
+
+def _node(node: Any) -> dict[str, Any]:
+    if not isinstance(node, dict):
+        raise _Open
+    node = _merged(node)
+    form: dict[str, Any] = _described(node)
+    if "$ref" in node:
+        return _reference(node["$ref"], form)
+    options = node.get("anyOf") or node.get("oneOf")
+    if options:
+        return {**form, "anyOf": [_node(option) for option in options]}
+    if "enum" in node or "const" in node:
+        kind = {"type": node["type"]} if "type" in node else {}
+        return {**form, **kind, "enum": list(node.get("enum", [node.get("const")]))}
+    kinds = node.get("type")
+    if not kinds:
+        raise _Open
+    form["type"] = kinds
+    listed = kinds if isinstance(kinds, list) else [kinds]
+    if "object" in listed:
+        form |= _object(node)
+    if "array" in listed:
+        if "prefixItems" in node:
+            raise _Open
+        form["items"] = _node(node.get("items"))
+    return form
+
+
+def _described(node: dict[str, Any]) -> dict[str, Any]:
+    bounds = ", ".join(f"{name} {node[name]}" for name in _IN_WORDS if name in node)
+    parts = [node.get("description"), f"({bounds})" if bounds else ""]
+    description = " ".join(str(part) for part in parts if part)
+    return {"description": description} if description else {}
+
+
+def _object(node: dict[str, Any]) -> dict[str, Any]:
+    properties = node.get("properties")
+    # Names that are not known beforehand, as of a dict.
+    if not properties or isinstance(node.get("additionalProperties"), dict):
+        raise _Open
+    if node.get("patternProperties"):
+        raise _Open
+    required = node.get("required", ())
+    return {
+        "properties": {
+            name: _node(entry) if name in required else _or_null(_node(entry))
+            for name, entry in properties.items()
+        },
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _or_null(form: dict[str, Any]) -> dict[str, Any]:
+    kinds = form.get("type")
+    options = form.get("anyOf", [])
+    if kinds == "null" or (isinstance(kinds, list) and "null" in kinds) or _NULL in options:
+        return form
+    if None in form.get("enum", ()):
+        return form
+    if options:
+        return {**form, "anyOf": [*options, _NULL]}
+    return {"anyOf": [form, _NULL]}
+
+
+def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
+    """A reference, beside which nothing else may stand."""
+    place, _, name = str(reference).rpartition("/")
+    if place.removeprefix("#/") not in _DEFINITIONS:
+        raise _Open
+    target = {"$ref": f"#/$defs/{name}"}
+    return {**form, "anyOf": [target]} if form else target
+
+
+def _merged(node: dict[str, Any]) -> dict[str, Any]:
+    """A node without `allOf`, which some tools wrap around a single reference."""
+    parts = node.get("allOf")
+    if parts is None:
+        return node
+    rest = {name: value for name, value in node.items() if name != "allOf"}
+    if len(parts) != 1 or not isinstance(parts[0], dict):
+        raise _Open
+    return {**parts[0], **rest}

@@ -1,0 +1,143 @@
+"""Structured replies in a cell: `--schema`, the table of what was read, and rows of frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.reply import Reply
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
+_NAME = f"padding:3px 16px 3px 0;{_EDGE};text-align:left;vertical-align:top;font-weight:600"
+_VALUE = (
+    f"padding:3px 16px 3px 0;{_EDGE};text-align:left;vertical-align:top;white-space:pre-wrap;"
+    "max-width:640px;overflow-wrap:anywhere"
+)
+_TABLE = "border-collapse:collapse;border:none;margin:0;font-size:"
+_DEEPEST = 3
+
+
+def schema_named(text: str, names: Mapping[str, Any]) -> Any:
+    """What `--schema TEXT` means: a variable's value, or, if it is more than a name, a short line.
+
+    Raises:
+        InvalidRequest: no variable has that name.
+    """
+    first, *attributes = text.split(".")
+    if not all(part.isidentifier() for part in (first, *attributes)):
+        return text
+    if first not in names:
+        raise InvalidRequest(
+            f"%llm: --schema {text!r} is no variable{did_you_mean(first, names)}; "
+            "a short line has a type after each name, such as 'score float'"
+        )
+    value = names[first]
+    for attribute in attributes:
+        try:
+            value = getattr(value, attribute)
+        except AttributeError as error:
+            raise InvalidRequest(f"%llm: --schema {text!r}: {error}") from None
+    return value
+
+
+def frame(replies: Reply | Iterable[Reply]) -> pd.DataFrame:
+    """Structured replies as a DataFrame: a row per reply, a column per field.
+
+    Columns are the fields of the schema, in its order; lists and nested objects stay values.
+
+    Raises:
+        InvalidRequest: a reply was not asked for with a schema.
+    """
+    import pandas as pd
+
+    rows = [replies] if isinstance(replies, Reply) else list(replies)
+    for row in rows:
+        if not isinstance(row, Reply) or row.parsed is None:
+            raise InvalidRequest("only replies to prompts with a schema have fields; give schema=")
+    return pd.DataFrame([fields(row.parsed) for row in rows])
+
+
+def fields(parsed: Any) -> dict[str, Any]:
+    """The fields of what was read, by name; nested objects as dicts."""
+    if dataclasses.is_dataclass(parsed) and not isinstance(parsed, type):
+        return dataclasses.asdict(parsed)
+    dump = getattr(parsed, "model_dump", None)
+    return dict(dump() if dump else parsed)
+
+
+def structured_bundle(reply: Reply) -> dict[str, str]:
+    """What was read: as JSON in plain text, as a table of its fields in HTML."""
+    value = _shown(fields(reply.parsed))
+    plain = json.dumps(value, ensure_ascii=False, indent=2)
+    return {"text/plain": without_controls(plain), "text/html": _table(value)}
+
+
+def unread_bundle(text: str) -> dict[str, str]:
+    """The text of a structured reply while it grows, or that could not be read."""
+    clean = without_controls(text)
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:90%"
+    return {"text/plain": clean, "text/html": f'<pre style="{style}">{escape(clean)}</pre>'}
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON has it; what JSON has no word for, as text."""
+    return json.loads(json.dumps(value, default=_text))
+
+
+def _text(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value)
+
+
+def _table(value: Mapping[str, Any], depth: int = 1) -> str:
+    """A row per field."""
+    rows = [_heading(name) + _cell(entry, depth) for name, entry in value.items()]
+    return _whole(rows, depth)
+
+
+def _list_table(entries: list[dict[str, Any]], depth: int) -> str:
+    """A row per object, under the names of their fields."""
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    rows = ["".join(map(_heading, names))]
+    rows += ["".join(_cell(entry.get(name), depth) for name in names) for entry in entries]
+    return _whole(rows, depth)
+
+
+def _whole(rows: list[str], depth: int) -> str:
+    body = "".join(f'<tr style="background:none">{row}</tr>' for row in rows)
+    size = "90%" if depth == 1 else "100%"
+    return f'<table style="{_TABLE}{size}"><tbody>{body}</tbody></table>'
+
+
+def _heading(name: str) -> str:
+    return f'<th style="{_NAME}">{escape(without_controls(name))}</th>'
+
+
+def _cell(value: Any, depth: int) -> str:
+    return f'<td style="{_VALUE}">{_inside(value, depth)}</td>'
+
+
+def _inside(value: Any, depth: int) -> str:
+    if isinstance(value, dict) and value and depth < _DEEPEST:
+        return _table(value, depth + 1)
+    if isinstance(value, list) and value and depth < _DEEPEST:
+        if all(isinstance(entry, dict) and entry for entry in value):
+            return _list_table(value, depth + 1)
+        if not any(isinstance(entry, dict | list) for entry in value):
+            return escape(without_controls(", ".join(map(_scalar, value))))
+    if isinstance(value, dict | list):
+        return f"<code>{escape(without_controls(json.dumps(value, ensure_ascii=False)))}</code>"
+    return escape(without_controls(_scalar(value)))
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

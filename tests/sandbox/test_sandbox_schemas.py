@@ -1,0 +1,186 @@
+"""JSON that fits a schema, and how the providers refuse to give it."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import jsonschema
+import pytest
+
+PROVIDERS = ("groq", "mistral", "google", "openai")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "mood": {"type": "string", "enum": ["calm", "loud"]},
+        "place": {"$ref": "#/$defs/Place"},
+    },
+    "required": ["mood", "place"],
+    "additionalProperties": False,
+    "$defs": {
+        "Place": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+def options(provider, schema=SCHEMA, **more):
+    """What asks each provider for JSON of a schema."""
+    if provider == "google":
+        return {"response_mime_type": "application/json", "response_json_schema": schema}
+    named = {"name": "Review", "schema": schema, **more}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_same_seed_gives_the_same_value(start, connect, provider):
+    """Valid for the schema, and another one for another prompt or seed."""
+    texts = {
+        (seed, prompt): connect(start(seed=seed), provider).ask(prompt, **options(provider)).text
+        for seed in range(4)
+        for prompt in ("one", "two")
+    }
+    for text in texts.values():
+        jsonschema.validate(json.loads(text), SCHEMA)
+    assert len(set(texts.values())) > 1
+    again = connect(start(seed=2), provider).ask("two", **options(provider))
+    assert again.text == texts[2, "two"]
+
+
+REFUSALS = {
+    "groq": (400, "This model does not support response format `json_schema`. See supported"),
+    "mistral": (400, "response_format of type json_schema is not supported"),
+    "google": (400, "JSON mode is not enabled for models/"),
+    "openai": (400, "'response_format' of type 'json_schema' is not supported with this model."),
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_model_that_takes_no_schema(start, connect, provider):
+    """Refuses requests with one, in the provider's words, and answers all others."""
+    sandbox = start()
+    sandbox.fail(provider, "no_json_schema", times=None)
+    client = connect(sandbox, provider)
+    refused = client.refused(**options(provider))
+    status, words = REFUSALS[provider]
+    assert refused.status == status
+    assert words in json.dumps(refused.body)
+    assert client.ask("Hello").text
+    if provider != "google":
+        told = client.ask("Hello in JSON", response_format={"type": "json_object"})
+        assert json.loads(told.text)
+
+
+def broken(path, change):
+    """The schema, changed at one place."""
+    schema = copy.deepcopy(SCHEMA)
+    node = schema
+    for step in path:
+        node = node[step]
+    change(node)
+    return schema
+
+
+BROKEN = [
+    ((), lambda node: node.pop("additionalProperties"), ("", "()"), "additionalProperties"),
+    (
+        ("$defs", "Place"),
+        lambda node: node.update(additionalProperties=True),
+        ("/$defs/Place", "('$defs', 'Place')"),
+        "additionalProperties",
+    ),
+    ((), lambda node: node["required"].pop(), ("/required", "()"), "required"),
+    (
+        ("properties", "mood"),
+        lambda node: node.update(minLength=2),
+        ("/properties/mood", "('properties', 'mood')"),
+        "minLength",
+    ),
+]
+
+
+@pytest.mark.parametrize("provider", ["groq", "openai"])
+@pytest.mark.parametrize(("path", "change", "places", "word"), BROKEN)
+def test_a_strict_schema_that_breaks_the_rules(
+    start, connect, provider, path, change, places, word
+):
+    """Is refused where it breaks them; without `strict` it is taken."""
+    client = connect(start(), provider)
+    schema = broken(path, change)
+    refused = client.refused(**options(provider, schema, strict=True))
+    error = refused.body["error"]
+    assert (refused.status, error["param"]) == (400, "response_format")
+    assert "'Review'" in error["message"]
+    assert word in error["message"]
+    assert places[provider == "openai"] in error["message"]
+    assert client.ask(**options(provider, schema)).text
+    assert client.ask(**options(provider, SCHEMA, strict=True)).text
+
+
+@pytest.mark.parametrize("provider", ["groq", "openai"])
+def test_json_mode_wants_the_word(start, connect, provider):
+    """Any JSON is given only to a prompt that speaks of it."""
+    client = connect(start(), provider)
+    refused = client.refused("Hello", response_format={"type": "json_object"})
+    assert refused.status == 400
+    assert "must contain the word 'json' in some form" in refused.body["error"]["message"]
+
+
+def test_groq_streams_no_json(start, connect):
+    """A stream with a response format is refused."""
+    client = connect(start(), "groq")
+    refused = client.refused(streamed=True, **options("groq"))
+    assert refused.body["error"]["message"] == "`response_format` does not support streaming"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", ["not_json", "misfit_json"])
+def test_replies_that_do_not_fit(start, connect, provider, kind):
+    """Plain and streamed; requests that ask for no JSON are answered as usual."""
+    sandbox = start()
+    sandbox.fail(provider, kind, times=None)
+    client = connect(sandbox, provider)
+    texts = [client.ask(**options(provider)).text]
+    if provider != "groq":
+        texts.append(client.read(client.stream(**options(provider))).text)
+    for text in texts:
+        if kind == "not_json":
+            with pytest.raises(ValueError, match="Expecting value"):
+                json.loads(text)
+        else:
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(json.loads(text), SCHEMA)
+    assert client.ask("Hello").text.startswith("*Simulated reply")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_schema_in_the_system_prompt_is_followed(start, connect, provider):
+    """As models do that take no schema, but were told of one."""
+    told = f"Reply with JSON that fits this JSON Schema:\n{json.dumps(SCHEMA)}"
+    client = connect(start(), provider)
+    if provider == "google":
+        reply = client.ask("Hello", system_instruction=told)
+    else:
+        turns = [{"role": "system", "content": told}, {"role": "user", "content": "Hello"}]
+        reply = client.ask(turns)
+    jsonschema.validate(json.loads(reply.text), SCHEMA)
+
+
+def test_bounds_in_a_description_are_kept(start, connect):
+    """A model reads descriptions, too."""
+    fields = {
+        "score": {"type": "number", "description": "How good (minimum 0, maximum 0.5)"},
+        "tags": {"type": "array", "items": {"type": "string"}, "description": "(minItems 3)"},
+        "when": {"anyOf": [{"type": "string", "description": "(format date)"}, {"type": "null"}]},
+    }
+    schema = {"type": "object", "properties": fields}
+    for number in range(9):
+        reply = connect(start(), "mistral").ask(f"{number}", **options("mistral", schema))
+        value = json.loads(reply.text)
+        assert 0 <= value["score"] <= 0.5
+        assert len(value["tags"]) == 3
+        assert value["when"] == "2026-01-02"
