@@ -37,8 +37,9 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
     if not all(part.isidentifier() for part in (first, *attributes)):
         return text
     if first not in names:
+        fitting = [name for name, value in names.items() if isinstance(value, type | dict)]
         raise InvalidRequest(
-            f"%llm: --schema {text!r} is no variable{did_you_mean(first, names)}; "
+            f"%llm: --schema {text!r} is no variable{did_you_mean(first, fitting)}; "
             "a short line has a type after each name, such as 'score float'"
         )
     value = names[first]

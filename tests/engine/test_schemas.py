@@ -1,0 +1,411 @@
+"""Schemas: from whatever describes them, in the form that strict modes take, and read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import subprocess
+import sys
+import threading
+import typing
+from enum import Enum
+from typing import Any, Literal
+
+import jsonschema
+import pytest
+import typing_extensions
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, field_validator
+
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.schemas import schema_of
+from arche_magic.llm_providers.types import Schema
+from arche_magic.sandbox.schemas import strict_problem
+
+# --- the short line
+
+names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
+words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,8}[A-Za-z0-9]", fullmatch=True).filter(
+    lambda word: word not in ("str", "int", "float", "bool", "date") and not word.isdigit()
+)
+# What is written, and what JSON the field takes.
+BASIC = {
+    "str": st.text(max_size=5),
+    "int": st.integers(-(10**9), 10**9),
+    "float": st.floats(-1e9, 1e9),
+    "bool": st.booleans(),
+    "date": st.dates().map(str),
+}
+
+
+@st.composite
+def kinds(draw: st.DrawFn, deep: bool = True) -> tuple[str, st.SearchStrategy[Any]]:
+    """A type as the line writes it, and values of it."""
+    form = draw(st.sampled_from(["basic", "words", "numbers", "list"] if deep else ["basic"]))
+    if form == "basic":
+        name = draw(st.sampled_from(list(BASIC)))
+        return name, BASIC[name]
+    if form == "words":
+        choices = draw(st.lists(words, min_size=2, max_size=4, unique=True))
+        written = [draw(st.sampled_from([word, f'"{word}"', f"'{word}'"])) for word in choices]
+        return "|".join(written), st.sampled_from(choices)
+    if form == "numbers":
+        numbers = draw(st.lists(st.integers(-99, 99), min_size=2, max_size=4, unique=True))
+        return "|".join(map(str, numbers)), st.sampled_from(numbers)
+    inner, values = draw(kinds(deep=False))
+    return f"list[{inner}]", st.lists(values, max_size=3)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A short line, with odd spaces, and a value that fits it."""
+    value: dict[str, Any] = {}
+    parts = []
+    for name in draw(st.lists(names, min_size=1, max_size=5, unique=True)):
+        kind, values = draw(kinds())
+        optional = draw(st.booleans())
+        between = draw(st.sampled_from([" ", ": ", ":", "  "]))
+        parts.append(f"{name}{between}{kind}{'?' if optional else ''}")
+        value[name] = draw(st.none() | values if optional else values)
+    comma = draw(st.sampled_from([",", ", ", " , "]))
+    return comma.join(parts), value
+
+
+@given(lines())
+def test_a_line_takes_the_values_it_describes(drawn: tuple[str, dict[str, Any]]) -> None:
+    """They fit what is sent, are read as they are, and the schema keeps the strict rules."""
+    line, value = drawn
+    schema = schema_of(line)
+    assert schema.strict
+    assert strict_problem(schema.definition) is None
+    jsonschema.validate(value, schema.definition)
+    read = schema.read(json.dumps(value))
+    assert list(read) == list(value)
+    assert json.loads(json.dumps(read, default=str)) == value
+
+
+@given(lines(), st.data())
+def test_a_line_refuses_what_does_not_fit(
+    drawn: tuple[str, dict[str, Any]], data: st.DataObject
+) -> None:
+    """An object where none may stand; the message names the field."""
+    line, value = drawn
+    name = data.draw(st.sampled_from(list(value)))
+    with pytest.raises(ValueError, match=name):
+        schema_of(line).read(json.dumps({**value, name: {"odd": 1}}))
+
+
+@given(st.text(max_size=40) | st.text("ab |?,[]'\":listrn", max_size=30))
+def test_any_text_is_a_line_or_explained(text: str) -> None:
+    """Nothing but an error in one line leaves."""
+
+    def outcome() -> str:
+        try:
+            return str(schema_of(text).definition["type"])
+        except InvalidRequest as error:
+            return str(error)
+
+    assert outcome() == "object" or (outcome().startswith("schema: ") and "\n" not in outcome())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "'' is no field; write a name and a type, such as 'score float'"),
+        ("score float,", "'' is no field"),
+        ("1st int", "'1st int' is no field"),
+        ("score flaot", "unknown type 'flaot' of 'score'; did you mean 'float'?"),
+        ("score Float", "did you mean 'float'?"),
+        ("tags list[string]", "unknown type 'string' of 'tags'"),
+        ("tags list", "unknown type 'list' of 'tags'"),
+        ("mood calm|", "'mood' offers nothing among its words"),
+        ("value int|str", "'value' offers 'int' among its words"),
+        ("a int, a str", "two fields named 'a'"),
+    ],
+)
+def test_a_mistake_in_a_line_is_explained(line: str, said: str) -> None:
+    """With what is possible."""
+    with pytest.raises(InvalidRequest) as caught:
+        schema_of(line)
+    assert said in str(caught.value)
+
+
+def test_a_field_without_a_type_is_text() -> None:
+    """And a name may be one that a class could not have."""
+    schema = schema_of("summary, class, copy str, model_config int")
+    value = {"summary": "s", "class": "c", "copy": "d", "model_config": 1}
+    assert schema.read(json.dumps(value)) == value
+
+
+def test_a_field_that_may_be_null_may_be_missing() -> None:
+    """The value has it all the same."""
+    assert schema_of("a int, b str?").read('{"a": 1}') == {"a": 1, "b": None}
+
+
+# --- classes and JSON Schema
+
+
+class Mood(Enum):
+    CALM = "calm"
+    LOUD = "loud"
+
+
+class Place(BaseModel):
+    name: str
+    inside: Place | None = None
+
+
+class Review(BaseModel):
+    """What a guest says."""
+
+    mood: Mood
+    score: float = Field(description="How good it was", ge=0, le=1)
+    place: Place = Field(description="Where it was")
+    visited: datetime.date | None = None
+    stars: int = Field(3, ge=1, le=5)
+    tags: list[str] = Field(default=[], min_length=1)
+    kind: Literal["review"] = "review"
+
+    @field_validator("tags")
+    @classmethod
+    def lower(cls, tags: list[str]) -> list[str]:
+        return [tag.lower() for tag in tags]
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+@dataclasses.dataclass
+class Path:
+    points: list[Point]
+    name: str | None = None
+
+
+class Person(typing_extensions.TypedDict):
+    name: str
+    born: typing_extensions.NotRequired[int]
+
+
+TREE = {
+    "title": "A tree!",
+    "type": "object",
+    "properties": {
+        "value": {"type": "integer", "minimum": 0},
+        "children": {"type": "array", "items": {"$ref": "#/definitions/node"}},
+    },
+    "required": ["value"],
+    "definitions": {
+        "node": {"oneOf": [{"$ref": "#/definitions/leaf"}, {"type": "null"}]},
+        "leaf": {"type": "object", "properties": {"leaf": {"const": True}}, "required": ["leaf"]},
+    },
+}
+EXAMPLES: list[tuple[Any, str, str, Any]] = [
+    (
+        Review,
+        "Review",
+        '{"mood": "calm", "score": 0.5, "place": {"name": "bar", "inside": null}, '
+        '"visited": "2026-01-02", "stars": 4, "tags": ["WINE"], "kind": "review"}',
+        Review(
+            mood=Mood.CALM,
+            score=0.5,
+            place=Place(name="bar"),
+            visited=datetime.date(2026, 1, 2),
+            stars=4,
+            tags=["wine"],
+        ),
+    ),
+    (Path, "Path", '{"points": [{"x": 1, "y": 2}], "name": null}', Path([Point(1, 2)])),
+    (Person, "Person", '{"name": "A", "born": 1}', {"name": "A", "born": 1}),
+    (
+        TREE,
+        "A_tree_",
+        '{"value": 1, "children": [{"leaf": true}, null]}',
+        {"value": 1, "children": [{"leaf": True}, None]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("described", "name", "text", "value"), EXAMPLES)
+def test_a_reply_is_read_into_what_describes_it(
+    described: Any, name: str, text: str, value: Any
+) -> None:
+    """A model or dataclass into an instance, all else into a dict; and it fits what is sent."""
+    schema = schema_of(described)
+    assert schema.name == name
+    jsonschema.validate(json.loads(text), schema.definition)
+    assert schema.read(text) == value
+    assert type(schema.read(text)) is type(value)
+
+
+@pytest.mark.parametrize("described", [example[0] for example in EXAMPLES])
+def test_what_is_sent_keeps_the_strict_rules(described: Any) -> None:
+    """As the sandbox checks them, in the providers' stead."""
+    schema = schema_of(described)
+    assert schema.strict
+    assert strict_problem(schema.definition) is None
+
+
+def test_bounds_are_told_in_words() -> None:
+    """The model reads of them, and the reply is held to them."""
+    schema = schema_of(Review)
+    properties = schema.definition["properties"]
+    assert properties["score"]["description"] == "How good it was (minimum 0, maximum 1)"
+    assert "(minimum 1, maximum 5)" in json.dumps(properties["stars"])
+    assert properties["place"] == {
+        "description": "Where it was",
+        "anyOf": [{"$ref": "#/$defs/Place"}],
+    }
+    with pytest.raises(ValueError, match="score: Input should be less than or equal to 1"):
+        schema.read('{"mood": "calm", "score": 2, "place": {"name": "bar"}}')
+
+
+def test_a_null_where_none_may_stand_is_a_field_left_out() -> None:
+    """Strict modes make a model name every field; the class's own defaults then hold."""
+    read = schema_of(Review).read(
+        '{"mood": "loud", "score": 1, "place": {"name": "bar"}, "stars": null, "tags": null, '
+        '"kind": null, "visited": null}'
+    )
+    assert (read.stars, read.tags, read.kind, read.visited) == (3, [], "review", None)
+    assert schema_of(Person).read('{"name": "A", "born": null}') == {"name": "A"}
+    assert schema_of(TREE).read('{"value": 1, "children": null}') == {"value": 1}
+    with pytest.raises(ValueError, match="name: Field required"):
+        schema_of(Person).read('{"name": null}')
+
+
+@dataclasses.dataclass
+class Scores:
+    by_name: dict[str, int]
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        Scores,
+        {"type": "object"},
+        {"type": "object", "properties": {"a": {}}},
+        {"type": "object", "properties": {"a": {"type": "array"}}},
+        {"type": "object", "properties": {"a": {"allOf": [{"type": "string"}, {"minLength": 2}]}}},
+        {
+            "type": "object",
+            "patternProperties": {"^a": {"type": "string"}},
+            "properties": {"b": {}},
+        },
+    ],
+)
+def test_what_strict_modes_cannot_hold_is_sent_as_it_is(described: Any) -> None:
+    """And checked all the same."""
+    schema = schema_of(described)
+    assert not schema.strict
+    if isinstance(described, dict):
+        assert schema.definition == described
+    else:
+        assert schema.read('{"by_name": {"a": 1}}') == Scores({"a": 1})
+
+
+def test_a_ready_schema_is_taken_as_it_is() -> None:
+    """Whoever asks many times prepares it once."""
+    schema = schema_of("a int")
+    assert schema_of(schema) is schema
+    assert schema == schema_of("a int")
+    assert hash(schema) == hash(schema_of("a int"))
+    assert isinstance(schema, Schema)
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        (5, "schema is a int; a schema is a pydantic model, a dataclass"),
+        (Point(1), "schema is a Point; a schema is"),
+        (int, "schema int: it describes no object; give what you want a name"),
+        (sys, "schema is a module; a schema is"),
+        (threading.Thread, "schema is the class Thread; a schema is"),
+        ({"type": "array", "items": {"type": "string"}}, "it describes no object"),
+        ({"type": "objekt"}, "schema['type']: 'objekt' is not valid"),
+        ({"type": "object", "properties": {"a": {"const": {1}}}}, "schema is no JSON"),
+        ({"$ref": "#/$defs/gone"}, "it refers to '#/$defs/gone', which is not in it"),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "https://example.org/x.json"}}},
+            "it refers to 'https://example.org/x.json', which is not in it",
+        ),
+    ],
+)
+def test_what_is_no_schema_is_explained(described: Any, said: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(InvalidRequest) as caught:
+        schema_of(described)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic takes either from 3.12 on")
+def test_the_wrong_typed_dict_is_explained() -> None:
+    """Pydantic says which one it takes on this Python."""
+    with pytest.raises(InvalidRequest, match=r"use `typing_extensions\.TypedDict`"):
+        schema_of(typing.TypedDict("Person", {"name": str}))  # type: ignore[operator]
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1}',
+        '\n {"a": 1}\n',
+        '```json\n{"a": 1}\n```',
+        '```\n{"a": 1}\n```\n',
+        'Here it is:\n\n```json\n{"a": 1}\n```\nAnything else?',
+        'Sure! {"a": 1}',
+    ],
+)
+def test_json_is_found_in_what_surrounds_it(text: str) -> None:
+    """Models that are not held to a schema like to talk."""
+    assert schema_of("a int").read(text) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("I cannot do that.", "it is no JSON (Expecting value"),
+        ('{"a": 1', "it is no JSON"),
+        ("[" * 100_000, "it is no JSON"),
+        ("[1]", "Input should be an object (got [1])"),
+        ("null", "Input should be an object (got None)"),
+        ('{"a": "high"}', "a: Input should be a valid integer"),
+        ('{"a": NaN}', "a: Input should be"),
+        ("{}", "a: Field required"),
+        (json.dumps({"a": "x" * 10_000}), "(got 'xxx"),
+    ],
+)
+def test_what_does_not_fit_is_named(text: str, said: str) -> None:
+    """In a few words, whatever came."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        schema_of("a int").read(text)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_of_many_problems_the_first_are_named() -> None:
+    """And how many more there are."""
+    line = ", ".join(f"f{number} int" for number in range(9))
+    with pytest.raises(ValueError, match=r"f0: Field required; .*f4: Field required; and 4 more"):
+        schema_of(line).read("{}")
+
+
+def test_a_json_schema_without_the_package_is_explained() -> None:
+    """It names the extra, before anything is sent; classes and lines need nothing more."""
+    code = (
+        "import sys; sys.modules['jsonschema'] = None\n"
+        "from arche_magic.llm_providers.schemas import schema_of\n"
+        "schema_of('a int')\n"
+        "try:\n    schema_of({'type': 'object', 'properties': {}})\n"
+        "except Exception as error:\n    print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ConfigurationError")
+    assert "pip install 'arche_magic[schema]'" in done.stdout

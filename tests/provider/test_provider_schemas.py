@@ -1,0 +1,379 @@
+"""Structured replies over real HTTP: asked for on each wire, read, asked for once more, refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import jsonschema
+import pytest
+from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
+from pydantic import BaseModel, Field, field_validator
+
+from arche_magic.llm_providers import (
+    InvalidRequest,
+    NotKept,
+    SchemaMismatch,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.adapters.formats import formats_of
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.schemas import schema_of
+from arche_magic.llm_providers.types import Message, Request
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import ReceivedRequest, Sandbox
+
+
+class Review(BaseModel):
+    mood: Literal["calm", "loud"]
+    score: float = Field(ge=0, le=1)
+    tags: list[str]
+    note: str | None = None
+
+
+@dataclass
+class Point:
+    x: int
+    label: str = ""
+
+
+LINE = "mood calm|loud, score float, note str?"
+JSON_SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+FITS = '{"mood": "calm", "score": 0.5, "tags": ["a"], "note": null}'
+MISFITS = '{"mood": "calm", "score": "high", "tags": ["a"], "note": null}'
+
+
+def sent_schema(request: ReceivedRequest) -> Any:
+    """The schema that a request carries as its provider wants it, None if it has none."""
+    if request.provider == "google":
+        config = request.body["generationConfig"]
+        if "responseJsonSchema" not in config:
+            return None
+        assert config["responseMimeType"] == "application/json"
+        return config["responseJsonSchema"]
+    form = request.body.get("response_format")
+    if form is None or form["type"] != "json_schema":
+        return None
+    assert form["json_schema"]["strict"] is True
+    assert form["json_schema"]["name"] == "Review"
+    return form["json_schema"]["schema"]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_each_provider_is_asked_in_its_own_way(sandbox: Sandbox, name: str) -> None:
+    """With the same schema, and the reply is read."""
+    reply = get_llm_provider(name).generate("Was it good?", schema=Review)
+    assert isinstance(reply.parsed, Review)
+    assert reply.parsed == Review.model_validate_json(reply)
+    (request,) = sandbox.requests
+    assert sent_schema(request) == schema_of(Review).definition
+    assert [attempt.outcome for attempt in reply.attempts] == ["served"]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("described", "kind"), [(Review, Review), (Point, Point), (LINE, dict), (JSON_SCHEMA, dict)]
+)
+def test_whatever_describes_it_the_reply_is_read(
+    sandbox: Sandbox, name: str, described: Any, kind: type
+) -> None:
+    """A model or dataclass into an instance, a line or JSON Schema into a dict."""
+    reply = get_llm_provider(name).generate("Hello", schema=described)
+    assert type(reply.parsed) is kind
+    jsonschema.validate(json.loads(reply), schema_of(described).definition)
+
+
+def test_without_a_schema_nothing_is_parsed(sandbox: Sandbox) -> None:
+    """And nothing of it is sent."""
+    reply = get_llm_provider().generate("Hello")
+    assert reply.parsed is None
+    assert "response_format" not in sandbox.requests[0].body
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_chats_streams_and_awaited_calls_take_one_too(sandbox: Sandbox, name: str) -> None:
+    """A stream has the value at its end."""
+    provider = get_llm_provider(name)
+    turns = [{"role": "user", "content": "Hello"}]
+    assert isinstance(provider.generate_chat(turns, schema=Review).parsed, Review)
+    assert isinstance(asyncio.run(provider.agenerate("Hello", schema=Review)).parsed, Review)
+    stream = provider.stream("Hello", schema=Review)
+    text = "".join(stream)
+    assert stream.reply is not None
+    assert stream.reply == text
+    assert isinstance(stream.reply.parsed, Review)
+    # Groq streams no structured replies.
+    assert sandbox.requests[-1].stream is (name != "groq")
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        ("score flaot", "did you mean 'float'"),
+        (5, "schema is a int"),
+        ({"type": "string"}, "it describes no object"),
+    ],
+)
+def test_a_wrong_schema_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, described: Any, said: str
+) -> None:
+    """With what is wrong."""
+    with pytest.raises(InvalidRequest, match=said):
+        get_llm_provider().generate("Hello", schema=described)
+    assert not sandbox.requests
+
+
+# --- replies that do not fit
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_reply_that_does_not_fit_is_asked_for_once_more(start: Start, name: str) -> None:
+    """In the same conversation, with what was wrong; both calls are on the record."""
+    texts = iter([MISFITS, FITS])
+    sandbox = start(reply=lambda *_: next(texts))
+    reply = get_llm_provider(name).generate("Hello", schema=Review)
+    assert reply.parsed.score == 0.5
+    first, second = sandbox.requests
+    if name == "google":
+        turns = [(turn["role"], turn["parts"][0]["text"]) for turn in second.body["contents"]]
+        answered = "model"
+    else:
+        turns = [(turn["role"], turn["content"]) for turn in second.body["messages"]]
+        answered = "assistant"
+    assert turns[:2] == [("user", "Hello"), (answered, MISFITS)]
+    role, correction = turns[2]
+    assert role == "user"
+    assert "score: Input should be a valid number" in correction
+    assert sent_schema(second) == sent_schema(first)
+    failed, served = reply.attempts
+    assert (failed.outcome, served.outcome) == ("failed", "served")
+    assert failed.error == "the reply does not fit Review"
+    assert failed.output_tokens > 0
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("kind", "said"), [("not_json", "it is no JSON"), ("misfit_json", "mood: Field required")]
+)
+def test_twice_is_enough(start: Start, clock: Clock, name: str, kind: str, said: str) -> None:
+    """The error keeps the text, says what was wrong, and both calls are booked."""
+    sandbox = start(clock=clock)
+    sandbox.fail(name, kind, times=None)
+    provider = get_llm_provider(name)
+    with pytest.raises(SchemaMismatch) as caught:
+        provider.generate("Hello", schema=Review)
+    error = caught.value
+    assert error.text in ("Sorry, no JSON today.", '{"unexpected": "simulated"}')
+    assert f"{name} ({MODELS[name]}) does not fit Review: {said}" in str(error)
+    assert "asked twice" in str(error)
+    assert "\n" not in str(error)
+    assert [attempt.outcome for attempt in error.attempts] == ["failed", "failed"]
+    assert all(attempt.input_tokens > 0 for attempt in error.attempts)
+    stats = provider.get_stats()
+    assert (stats["total_calls"], stats["errors"], stats["provider_calls"]) == (1, 1, {})
+    used = stats["quota_summary"][name][f"{name}_key_1"]
+    counted = sandbox.quota()[f"{name}_key_1"][MODELS[name]]
+    shared = used.keys() & counted.keys()
+    assert shared
+    for limit in shared:
+        assert used[limit]["used"] == pytest.approx(counted[limit]["used"], abs=0.01), limit
+
+
+def test_no_part_of_the_reply_is_put_on_record(start: Start) -> None:
+    """The file of attempts holds no reply text, fitting or not."""
+    sandbox = start(reply=lambda *_: '{"mood": "secret mood"}')
+    with pytest.raises(SchemaMismatch, match="secret mood"):
+        get_llm_provider().generate("Hello", schema=Review)
+    (path,) = get_configuration().directory.glob("outputs/llm_calls.jsonl")
+    assert len(path.read_text().splitlines()) == len(sandbox.requests) == 2
+    assert "secret" not in path.read_text()
+
+
+def test_a_cut_reply_is_not_asked_for_again(start: Start) -> None:
+    """It would be cut again; the error says by what."""
+    sandbox = start(reply=lambda *_: FITS)
+    with pytest.raises(SchemaMismatch, match="cut at max_tokens") as caught:
+        get_llm_provider().generate("Hello", schema=Review, max_tokens=5)
+    assert FITS.startswith(caught.value.text)
+    assert len(sandbox.requests) == 1
+
+
+def test_a_stream_that_does_not_fit_raises_at_its_end(start: Start) -> None:
+    """What was handed out cannot be taken back, so it is not asked for again."""
+    sandbox = start(reply=lambda *_: MISFITS)
+    stream = get_llm_provider("mistral").stream("Hello", schema=Review)
+    pieces: list[str] = []
+    with pytest.raises(SchemaMismatch) as caught:
+        pieces.extend(stream)
+    assert caught.value.text == MISFITS
+    assert len(sandbox.requests) == 1
+
+
+def test_where_nothing_is_left_to_ask_once_more_the_text_is_kept(start: Start) -> None:
+    """The error says why it was not asked again, and when it could be."""
+    start(
+        keys={"groq": 1}, left={"groq": {"requests_per_day": 1}}, reply=lambda *_: MISFITS,
+    )  # fmt: skip
+    with pytest.raises(SchemaMismatch, match="not asked once more: All Groq API keys") as caught:
+        get_llm_provider().generate("Hello", schema=Review, patience=0)
+    assert caught.value.text == MISFITS
+    assert caught.value.next_available_at is not None
+
+
+def test_another_route_may_answer_the_second_time(start: Start) -> None:
+    """The correction goes to whichever is open."""
+    texts = iter([MISFITS, FITS])
+    sandbox = start(
+        keys={"groq": 1, "mistral": 1},
+        left={"groq": {"requests_per_day": 1}},
+        reply=lambda *_: next(texts),
+    )
+    reply = get_llm_provider().generate("Hello", schema=Review, patience=0)
+    assert asked(sandbox) == ["groq", "mistral"]
+    assert reply.parsed.mood == "calm"
+
+
+# --- models that take no schema
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_model_that_takes_no_schema_is_told_of_it(sandbox: Sandbox, name: str) -> None:
+    """After one refusal the schema stands in the prompt; the next call knows."""
+    sandbox.fail(name, "no_json_schema", times=None)
+    provider = get_llm_provider(name)
+    reply = provider.generate("Hello", system="Be brief.", schema=Review)
+    assert isinstance(reply.parsed, Review)
+    assert [attempt.outcome for attempt in reply.attempts] == ["failed", "served"]
+    assert "cannot be held to" in str(reply.attempts[0])
+    refused, answered = sandbox.requests
+    assert sent_schema(refused) is not None
+    assert sent_schema(answered) is None
+    if name == "google":
+        told = answered.body["systemInstruction"]["parts"][0]["text"]
+        assert "responseMimeType" not in answered.body["generationConfig"]
+    else:
+        told = answered.body["messages"][0]["content"]
+        assert answered.body["response_format"] == {"type": "json_object"}
+    assert told.startswith("Be brief.\n\n")
+    assert schema_of(Review).text in told
+    again = provider.generate("Hello again", schema=Review)
+    assert [attempt.outcome for attempt in again.attempts] == ["served"]
+    assert len(sandbox.requests) == 3
+
+
+def test_what_one_key_has_learned_the_others_know(start: Start) -> None:
+    """A model is the same for all keys of a provider."""
+    sandbox = start(keys={"groq": 3})
+    sandbox.fail("groq", "no_json_schema", times=None)
+    provider = get_llm_provider()
+    for number in range(6):
+        provider.generate(f"Hello {number}", schema=Review)
+    assert [request.status for request in sandbox.requests] == [400, *[200] * 6]
+    assert len({request.key for request in sandbox.requests}) > 1
+
+
+def test_a_plain_request_is_not_told_of_any_schema(sandbox: Sandbox) -> None:
+    """What was learned is about schemas alone."""
+    sandbox.fail("groq", "no_json_schema", times=None)
+    provider = get_llm_provider("groq")
+    provider.generate("Hello", schema=Review)
+    provider.generate("Hello")
+    assert [turn["role"] for turn in sandbox.requests[-1].body["messages"]] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "then"),
+    [
+        (400, "This model does not support response format `json_schema`. See …", "JSON"),
+        (400, "Invalid parameter: 'response_format' of type 'json_schema' is not …", "JSON"),
+        (400, "invalid schema for response format: response_format/json_schema/x: …", "JSON"),
+        (400, "The parameter `response_format.type` … invalid value: `json_schema` …", "JSON"),
+        (400, "JSON mode is not enabled for models/gemma-3-27b-it", "PROMPT"),
+        (400, "'response_format' of type 'json_object' is not supported", "PROMPT"),
+        (422, "This response_format type is unavailable now", "PROMPT"),
+        (400, "Please reduce the length of the messages.", None),
+        (429, "Rate limit reached on json_schema requests", None),
+    ],
+)
+def test_refusals_as_services_word_them(status: int, message: str, then: str | None) -> None:
+    """What is about the schema leads to any JSON, what is about JSON to the prompt alone."""
+    formats = formats_of("made up", f"http://127.0.0.1/{status}/{message}")
+    failure = formats.refused("model", status, message, "(400)")
+    assert (failure is None) == (then is None)
+    request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
+    told, form = formats.asking(request, "model")
+    assert form is not None
+    assert form.name == (then or "SCHEMA")
+    assert (told == request) == (then is None)
+
+
+def test_a_schema_that_a_service_refuses_leaves_others_be() -> None:
+    """The service names it."""
+    formats = formats_of("made up", "http://127.0.0.1/named")
+    message = "Invalid schema for response_format 'reply': In context=(), 'x' is not permitted."
+    assert formats.refused("model", 400, message, "(400)") is not None
+    request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
+    assert formats.asking(request, "model")[1].name == "JSON"
+    other = replace(request, schema=replace(request.schema, name="other"))
+    assert formats.asking(other, "model")[1].name == "SCHEMA"
+
+
+# --- kept replies
+
+
+def test_a_kept_reply_is_read_again(sandbox: Sandbox) -> None:
+    """Into an instance of the class as it is now."""
+    first = get_llm_provider().generate("Hello", schema=Review, keep=True)
+    again = get_llm_provider().generate("Hello", schema=Review, keep=True)
+    assert again.from_memory
+    assert again.parsed == first.parsed
+    assert again.parsed is not first.parsed
+    assert get_llm_provider().generate("Hello", schema=LINE, keep=True).from_memory is None
+    assert get_llm_provider().generate("Hello", keep=True).from_memory is None
+    assert len(sandbox.requests) == 3
+
+
+def test_what_is_asked_for_once_more_is_kept_as_the_first_question(start: Start) -> None:
+    """The next run gets the reply that fits, without a detour."""
+    texts = iter([MISFITS, FITS])
+    sandbox = start(reply=lambda *_: next(texts))
+    get_llm_provider().generate("Hello", schema=Review, keep=True)
+    assert get_llm_provider().generate("Hello", schema=Review, keep=True) == FITS
+    assert len(sandbox.requests) == 2
+
+
+def stricter() -> type[BaseModel]:
+    """The same fields, and a check that no schema tells of."""
+
+    class Review(BaseModel):
+        mood: Literal["calm", "loud"]
+        score: float = Field(ge=0, le=1)
+        tags: list[str]
+        note: str | None = None
+
+        @field_validator("tags")
+        @classmethod
+        def one(cls, tags: list[str]) -> list[str]:
+            if len(tags) != 1:
+                raise ValueError("one tag, please")
+            return tags
+
+    return Review
+
+
+def test_a_kept_reply_that_fits_no_more_is_asked_for_again(start: Start) -> None:
+    """After a change in a class's own checks; and where nothing may be sent, that is said."""
+    texts = iter([FITS.replace('["a"]', '["a", "b"]'), FITS])
+    sandbox = start(reply=lambda *_: next(texts))
+    get_llm_provider().generate("Hello", schema=Review, keep=True)
+    usual = get_configuration()
+    use_configuration(replace(usual, replay="only"))
+    with pytest.raises(NotKept):
+        get_llm_provider().generate("Hello", schema=stricter())
+    use_configuration(usual)
+    reply = get_llm_provider().generate("Hello", schema=stricter(), keep=True)
+    assert reply.parsed.tags == ["a"]
+    assert len(sandbox.requests) == 2
