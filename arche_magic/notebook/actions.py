@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.quota_tracker import QuotaTracker
 
     from .magics import ArcheMagics
+    from .plots import Picture
 
 _FIRST_STEPS = """no API key is configured.
   Set one or more of GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY
@@ -109,15 +111,17 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
     return reply
 
 
-def quota(text: str) -> pd.DataFrame:
+def quota(options: Namespace, text: str) -> pd.DataFrame:
     """Show what every route has left, or those of the provider that `text` names.
+
+    With `--plot`, show what was used since midnight instead, as pictures.
 
     Raises:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
+    from .meters import quota_bundle
     from .outlook import look_ahead
-    from .tables import quota_bundle
 
     configuration = get_configuration()
     provider = text.strip() or None
@@ -129,7 +133,13 @@ def quota(text: str) -> pd.DataFrame:
     standings = tracker.standings(provider, now)
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
     outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now, paid)
-    if standings:
+    if standings and options.plot and _can_draw():
+        from .plots import last_midnight, usage_pictures
+
+        since = last_midnight(now)
+        used = [a for a in log.since(since) if provider in (None, a.provider)]
+        _display_pictures(usage_pictures(used, standings, since, now))
+    elif standings:
         _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
@@ -159,8 +169,8 @@ def why(magics: ArcheMagics, text: str) -> pd.DataFrame:
     return why_frame(explained)
 
 
-def stats(text: str) -> pd.DataFrame:
-    """Show this session's attempts per route; returns them one by one.
+def stats(options: Namespace, text: str) -> pd.DataFrame:
+    """Show this session's attempts per route, with `--plot` as pictures; returns them one by one.
 
     Raises:
         InvalidRequest: there is a text.
@@ -170,8 +180,14 @@ def stats(text: str) -> pd.DataFrame:
 
     if text:
         raise InvalidRequest(f"%llm_stats takes no text, not {text!r}")
-    frame = attempts_frame(attempt_log(get_configuration().store).recent)
-    _display(stats_bundle(frame))
+    attempts = attempt_log(get_configuration().store).recent
+    frame = attempts_frame(attempts)
+    if options.plot and _can_draw():
+        from .plots import attempt_pictures
+
+        _display_pictures(attempt_pictures(attempts))
+    else:
+        _display(stats_bundle(frame))
     return frame
 
 
@@ -217,6 +233,21 @@ def _require_keys(replay: bool = False) -> None:
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
+
+
+def _can_draw() -> bool:
+    """Whether pictures can be drawn; says how, if they cannot."""
+    from .plots import HOW_TO_INSTALL, can_draw
+
+    if not (drawing := can_draw()):
+        print(HOW_TO_INSTALL)
+    return drawing
+
+
+def _display_pictures(pictures: Sequence[Picture]) -> None:
+    from .plots import pictures_bundle
+
+    _display(pictures_bundle(pictures))
 
 
 def _display(bundle: dict[str, str]) -> None:

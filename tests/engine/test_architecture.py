@@ -32,7 +32,10 @@ ALLOWED = {
     "env_file": {"errors"},
     "trust": {"addresses", "catalog", "env_file", "errors", "types"},
     "sources": {"env_file", "errors", "trust"},
-    "config": {"catalog", "env_file", "errors", "redaction", "sources", "trust", "types"},
+    "choices": {"config?"},
+    "config": {
+        "catalog", "choices", "env_file", "errors", "redaction", "sources", "trust", "types",
+    },
     "storage": {"errors", "types"},
     "quota": set(),
     "quota.windows": {"types"},
@@ -65,6 +68,7 @@ PUBLIC = {
         for name in (
             "types",
             "errors",
+            "choices",
             "config",
             "attempts",
             "markdown",
