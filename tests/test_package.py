@@ -74,4 +74,4 @@ def test_the_required_packages_are_few() -> None:
         if "extra ==" not in entry
     }
     field = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai", "pandas"}
-    assert names == field | {"httpx", "python-dotenv", "filelock"}
+    assert names == field | {"httpx", "python-dotenv", "filelock", "genai-prices"}
