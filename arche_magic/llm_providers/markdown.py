@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import html
 import re
 
-# Terminal escapes, and controls that reorder the text around them.
+# Terminal escapes, controls, marks that reorder the text around them, and what cannot be seen:
+# text that reads as one thing and is another when copied, searched or sent on.
 _CONTROLS = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    r"\u202a-\u202e\u2066-\u206f"
+    r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u3164\ufeff\uffa0\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f]"
+    # Variants of a sign: one may stand behind it, many in a row hide a message.
+    r"|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]+|(?<![\u3400-\u9fff])[\U000e0100-\U000e01ef]+"
 )
+# Joiners and direction marks, which some scripts and emoji need, between two that do not.
+_JOINERS = re.compile(r"(?<![^\x00-\u058f])[\u061c\u200c-\u200f]+(?![^\x00-\u058f])")
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 # A line that opens a fenced block: its quotes, indentation and list markers; fence; language.
 _OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
 _CODE_SPAN = re.compile(r"(?<![`\\])(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
 # The start of a link's address, unless that is plainly on the web, an e-mail or in this page.
 _ADDRESS = re.compile(r"(\]\s*+)([(:])(?!\s*+(?:https?://|mailto:|#))", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"!\[([^\[\]\n]{0,300})\]\([ \t]*(https?://([\w.-]{1,100}(?::\d{1,5})?)(?:[/?#][^\s()<>]{0,2000})?)"
+    r"(?:[ \t]+(?:\"[^\"\n]{0,300}\"|'[^'\n]{0,300}'))?[ \t]*\)",
+    re.ASCII | re.IGNORECASE,
+)
+# A TeX command; frontends look for them in the text that is left when entities are resolved.
+_COMMAND = re.compile(
+    r"(\\|&(?:#0*92|#x0*5c|bsol);?)((?:[a-z]|&#(?:\d+|x[0-9a-f]+);?)+)", re.IGNORECASE
+)
+# Links, styles and extensions of MathJax, and definitions, which hold for the whole page: one
+# reply could change what the formulas of another say.
+_ACTING_COMMANDS = {
+    "href", "url", "require", "includegraphics", "class", "cssId", "style", "data", "bbox",
+    "mmlToken", "unicode", "tooltip", "texttip", "mathtip", "toggle", "setOptions", "htmlClass",
+    "htmlId", "htmlStyle", "htmlData", "input", "include", "def", "gdef", "edef", "xdef", "let",
+    "futurelet", "newcommand", "renewcommand", "providecommand", "newenvironment",
+    "renewenvironment", "DeclareMathOperator", "DeclarePairedDelimiter",
+    "DeclarePairedDelimiters", "newtagform", "renewtagform", "csname", "catcode",
+}  # fmt: skip
+# Frontends take time by the square of these, in one paragraph and in one text, if no pair closes.
+_EMPHASIS = re.compile(r"\*+|_+|~+")
+_MOST_EMPHASIS, _MOST_ENVIRONMENTS = 500, 100
+_BLANK_LINE = re.compile(r"(\n[ \t>]*\n)")
+_LONGEST = 200_000
 _MATH = re.compile(r"\$\$|\\begin\{|\\\\\[")
 # Bounded, so that openings without an end cost no more than their number.
 _FORMULA = re.compile(
@@ -26,9 +59,22 @@ _FORMULA = re.compile(
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 
 
+def whole_characters(text: str) -> str:
+    """Text that can be written to a file: halves of characters joined, lone ones marked.
+
+    A stream may cut a character that JSON writes as two (`\ud83d\ude00`) between its events.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def without_controls(text: str) -> str:
-    """Text without terminal escapes, control characters and marks that reorder it."""
-    return _CONTROLS.sub("", _LINE_ENDS.sub("\n", text))
+    """Text without terminal escapes, control characters, and marks that hide or reorder it."""
+    text = _CONTROLS.sub("", _LINE_ENDS.sub("\n", whole_characters(text)))
+    return text if text.isascii() else _JOINERS.sub("", text)
 
 
 def harmless_markdown(text: str) -> str:
@@ -39,14 +85,25 @@ def harmless_markdown(text: str) -> str:
     entity. Only a fenced block at the start of a line stays one, for its colours, set off so that
     no dialect disputes it. Display math can swallow such fences (`$$` in nbconvert); in a text
     that has any, these blocks are spelled out too.
+
+    What would keep a frontend busy for long is shown as it is written: emphasis by the hundreds
+    in one paragraph, and a text past 200,000 characters as a whole.
     """
-    if _plain(text) == text:
+    if len(text) > _LONGEST:
+        return _fenced("", text.split("\n"))
+    if _plain(text) == text == _calm(text):
         return text
     parts = _parts(text)
     colours = not any(_MATH.search(part) for part in parts if isinstance(part, str))
     return "\n".join(
-        _inline(part) if isinstance(part, str) else part.markdown(colours) for part in parts
+        _inline(_calm(part)) if isinstance(part, str) else part.markdown(colours) for part in parts
     )
+
+
+def _fenced(language: str, lines: list[str]) -> str:
+    longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join(["", fence + language, *lines, fence, ""])
 
 
 class _Block:
@@ -67,9 +124,7 @@ class _Block:
     def markdown(self, colours: bool) -> str:
         """The block again, as a fence with room around it or spelled out."""
         if not self.prefix and colours:
-            longest = max((len(run) for run in re.findall("`+", "\n".join(self.lines))), default=0)
-            fence = "`" * max(3, longest + 1)
-            return "\n".join(["", fence + self.language, *self.lines, fence, ""])
+            return _fenced(self.language, self.lines)
         # Later lines of a list item are indented where the first has its marker.
         margin = re.sub(r"[^>\s]", " ", self.prefix)
         depth = len(margin)
@@ -120,10 +175,32 @@ def _inline(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without HTML, images and links that are not to the web."""
-    text = _FORMULA.sub(_formula, text)
-    text = text.replace("<", "&lt;").replace("![", "&#33;[")
+    """Text without HTML, images, TeX that acts, and links that are not to the web."""
+    text = _COMMAND.sub(_shown_command, _FORMULA.sub(_formula, text))
+    text = _IMAGE.sub(_image_link, text.replace("<", "&lt;")).replace("![", "&#33;[")
     return _ADDRESS.sub(_spell_address, text)
+
+
+def _image_link(match: re.Match[str]) -> str:
+    return f"[image: {match[1] or 'without a title'} ({match[3]})]({match[2]})"
+
+
+def _shown_command(match: re.Match[str]) -> str:
+    # A space behind the backslash is a command of its own, and leaves a name that can be read.
+    disguised = len(match[1]) > 1 or "&" in match[2]
+    shown = disguised or html.unescape(match[2]) in _ACTING_COMMANDS
+    return f"{match[1]} {match[2]}" if shown else match[0]
+
+
+def _calm(text: str) -> str:
+    """The text with signs spelled out that keep frontends busy by the square of their number."""
+    if text.count("\\begin") > _MOST_ENVIRONMENTS:
+        text = text.replace("\\begin", "\\ begin")
+    paragraphs = _BLANK_LINE.split(text)
+    for number, paragraph in enumerate(paragraphs):
+        if len(_EMPHASIS.findall(paragraph)) > _MOST_EMPHASIS:
+            paragraphs[number] = re.sub("[*_~]", lambda sign: f"&#{ord(sign[0])};", paragraph)
+    return "".join(paragraphs)
 
 
 def _formula(match: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from .markdown import harmless_markdown, without_controls
+from .markdown import harmless_markdown, whole_characters, without_controls
 from .types import Route, Usage, in_seconds, route_name
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Reply(str):
         from_memory: datetime | None = None,
     ) -> Reply:
         """Build a reply from its text and how it came."""
-        reply = super().__new__(cls, text)
+        reply = super().__new__(cls, whole_characters(text))
         reply.provider, reply.key, reply.model = provider, key, model
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing

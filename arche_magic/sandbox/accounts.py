@@ -12,7 +12,7 @@ from .models import MODELS, PROVIDERS
 from .windows import SECONDS, Window, window_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
 LIMIT_NAMES = tuple(f"{unit}_per_{period}" for unit in UNITS for period in SECONDS)
@@ -74,12 +74,19 @@ class Accounts:
     def __init__(
         self,
         *,
-        keys: Mapping[str, int],
+        keys: Mapping[str, int | Sequence[str]],
         limits: Mapping[str, Mapping[str, int | None]],
         left: Mapping[str, Mapping[str, int]],
         accounts: Mapping[str, str],
         now: float,
     ) -> None:
+        texts = {
+            provider: [_key_text(provider, n + 1) for n in range(given)]
+            if isinstance(given, int)
+            else list(given)
+            for provider, given in keys.items()
+            if provider in PROVIDERS
+        }
         for provider in keys:
             _known("provider", provider, PROVIDERS)
         self.keys = tuple(
@@ -87,12 +94,12 @@ class Accounts:
                 provider=provider,
                 number=number,
                 label=(label := f"{provider}_key_{number}"),
-                text=_key_text(provider, number),
+                text=text,
                 account=accounts.get(label, label),
-                variable=_VARIABLES[provider] + (f"_{number}" if keys[provider] > 1 else ""),
+                variable=_VARIABLES[provider] + (f"_{number}" if len(texts[provider]) > 1 else ""),
             )
             for provider in PROVIDERS
-            for number in range(1, keys.get(provider, 0) + 1)
+            for number, text in enumerate(texts.get(provider, ()), 1)
         )
         self._by_text = {key.text: key for key in self.keys}
         self._check(limits, left, accounts)

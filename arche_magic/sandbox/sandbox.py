@@ -35,7 +35,8 @@ class Sandbox:
     Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
     the base URLs and keys of `environment()`.
 
-    `keys`: how many keys each provider gives out; `{"groq": 2}` means no keys for the others.
+    `keys`: how many keys each provider gives out, or their texts; `{"groq": 2}` means no keys for
+    the others.
     `limits`: overrides the published limits by provider ("groq"), by model
     ("groq/openai/gpt-oss-20b") and by key label ("groq_key_2"), the last of these weighing most;
     None removes a limit, 0 takes the model out of the plan. Names are like "tokens_per_minute".
@@ -51,7 +52,7 @@ class Sandbox:
     def __init__(
         self,
         *,
-        keys: Mapping[str, int] | None = None,
+        keys: Mapping[str, int | Sequence[str]] | None = None,
         limits: Mapping[str, Mapping[str, int | None]] | None = None,
         left: Mapping[str, Mapping[str, int]] | None = None,
         accounts: Mapping[str, str] | None = None,

@@ -68,9 +68,13 @@ class Call:
             self.body = parse_body(response.read().decode("utf-8", "replace"))
 
     def close(self) -> None:
-        """Drop the connection if the answer was not read to its end, and forget the key."""
+        """Drop the connection if the answer was not read to its end.
+
+        What was sent is forgotten: the headers, and the response, which keeps them too.
+        """
         if self._response is not None:
             self._response.close()
+            self._response = None
         if self.request is not None:
             self.request.headers.clear()
 
@@ -102,6 +106,7 @@ class HttpClient:
         try:
             yield call
         finally:
+            self._current.call = None
             call.close()
 
     def close(self) -> None:

@@ -28,11 +28,13 @@ class MistralAdapter(SdkAdapter):
     def _build(self) -> Any:
         from mistralai.client import Mistral
 
-        # Its retries are off unless a retry_config is given.
+        # Its retries are off unless a retry_config is given. Its own debug log prints prompts,
+        # replies, and error bodies that quote the key.
         return Mistral(
             api_key=STAND_IN,
             server_url=self._base_url,
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
+            debug_logger=_NoLog(),
         )
 
     def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
@@ -81,6 +83,11 @@ class MistralAdapter(SdkAdapter):
         if status == 422 and problems:
             return AttemptFailed(f"{model} does not take {problems} {what}", Remedy.FIX_REQUEST)
         return by_status(call, status, fields)
+
+
+class _NoLog:
+    def debug(self, *_: Any, **__: Any) -> None:
+        """Say nothing."""
 
 
 def _part(completion: Any) -> Part | None:

@@ -1,0 +1,123 @@
+"""Finding keys where they must not be: marked ones to plant, and a search for pieces of them.
+
+    found = leaks_in_folder(tmp_path)          # files that hold part of a planted key
+    found = leaks_in(text_or_bytes)            # ["groq_key_1 at 120: …"], empty if there is none
+
+A leak is eight characters of a key in a row: as they are, in base64, in hexadecimal digits, or
+escaped for a URL. Eight are enough to recognise a key, and by chance alone they stand nowhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+FRAGMENT = 8
+_LARGEST_FILE = 50_000_000
+
+
+def _drawn(seed: int, length: int, alphabet: str = string.ascii_letters + string.digits) -> str:
+    return "".join(random.Random(seed).choices(alphabet, k=length))
+
+
+# Shapes as the providers give them out, and some that nobody expects.
+PLANTED: Mapping[str, str] = {
+    "groq_key_1": f"gsk_{_drawn(1, 52)}",
+    "groq_key_2": f"team.{_drawn(2, 20)}+/{_drawn(3, 11)}==",
+    "mistral_key_1": _drawn(4, 32),
+    "google_key_1": f"AIzaSy{_drawn(5, 33, string.ascii_letters + string.digits + '-_')}",
+    "google_key_2": f"AQ.Ab8{_drawn(6, 47, string.ascii_letters + string.digits + '-_')}",
+    "openai_key_1": f"sk-proj-{_drawn(7, 156, string.ascii_letters + string.digits + '-_')}",
+    "openai_key_2": f"k'{_drawn(8, 12)}\"%41&{_drawn(9, 12)}~!",
+    "redis_password": f"p@{_drawn(10, 8)}/{_drawn(11, 8)}:%40?{_drawn(12, 8)}",
+}
+# The beginnings of keys are public; they stand in documentation and in our own patterns.
+_PUBLIC = ("gsk_", "AIzaSy", "AQ.Ab8", "sk-proj-")
+
+
+def keys_of(provider: str) -> list[str]:
+    """The planted keys of a provider, in the order of their labels."""
+    return [text for label, text in PLANTED.items() if label.startswith(f"{provider}_key_")]
+
+
+def leaks_in(data: str | bytes, planted: Mapping[str, str] = PLANTED) -> list[str]:
+    """Which planted texts the data holds a piece of, each once, and where it is seen first."""
+    content = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    wanted, names = _wanted(tuple(planted.items()))
+    found: dict[str, int] = {}
+    for shift in range(FRAGMENT):
+        count = (len(content) - shift) // FRAGMENT
+        if count <= 0:
+            break
+        words = np.frombuffer(content, "<u8", count, shift)
+        for place in np.flatnonzero(np.isin(words, wanted)):
+            name, at = names[int(words[place])], shift + FRAGMENT * int(place)
+            found[name] = min(at, found.get(name, at))
+    return [
+        f"{name} at {at}: …{content[max(0, at - 60) : at + 60].decode('utf-8', 'replace')}…"
+        for name, at in sorted(found.items())
+    ]
+
+
+def leaks_in_folder(
+    folder: Path, planted: Mapping[str, str] = PLANTED, but: Iterable[str] = (".env",)
+) -> list[str]:
+    """Files of a folder, at any depth, that hold a piece of a planted text, and which.
+
+    `but` are the names of files that are there to hold them.
+    """
+    return [
+        f"{path}: {leak}" for path in _files(folder, set(but)) for leak in _leaks(path, planted)
+    ]
+
+
+def _files(folder: Path, but: set[str]) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.name not in but and path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _leaks(path: Path, planted: Mapping[str, str]) -> list[str]:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            return []
+        return leaks_in(path.read_bytes(), planted)
+    except OSError:  # gone meanwhile, or not ours to read
+        return []
+
+
+@lru_cache
+def _wanted(planted: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, dict[int, str]]:
+    """The pieces to look for, as numbers of eight bytes, and what each is a piece of."""
+    names: dict[int, str] = {}
+    for name, text in planted:
+        for form in _forms(text):
+            for start in range(len(form) - FRAGMENT + 1):
+                piece = form[start : start + FRAGMENT]
+                if not any(piece.decode() in public for public in _PUBLIC):
+                    names[int.from_bytes(piece, "little")] = name
+    return np.array(sorted(names), dtype="<u8"), names
+
+
+def _forms(text: str) -> Iterator[bytes]:
+    raw = text.encode()
+    hidden = raw
+    for public in _PUBLIC:
+        hidden = hidden.removeprefix(public.encode())
+    yield raw
+    yield quote(text, safe="").encode()
+    # Eight characters of a key take up more in these, of which any eight tell it.
+    yield hidden.hex().encode()
+    yield hidden.hex().upper().encode()
+    for offset in range(3):
+        # The characters at both ends depend on what stands around the key.
+        encoded = base64.b64encode(bytes(offset) + hidden).rstrip(b"=")
+        yield encoded[2 if offset else 0 : -2]
+        yield base64.urlsafe_b64encode(bytes(offset) + hidden).rstrip(b"=")[2 if offset else 0 : -2]

@@ -1,0 +1,71 @@
+"""A server that answers every request with the caller's key, in whatever disguise it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Echo:
+    """What the server answers next, and what it was sent.
+
+    Attributes:
+        answer: makes status, headers and body from the caller's key.
+        received: path and headers of each request, in order.
+    """
+
+    url: str = ""
+    answer: Callable[[str], tuple[int, dict[str, str], bytes]] = lambda key: (500, {}, b"")
+    received: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def message(self, make: Callable[[str], str], status: int = 500) -> None:
+        """Answer with an error whose fields are made from the key, in each provider's shape."""
+
+        def answer(key: str) -> tuple[int, dict[str, str], bytes]:
+            text = make(key)
+            error = {"message": text, "type": text, "code": text, "status": text, "param": text}
+            body = {"error": error, "message": text, "detail": text, "object": "error"}
+            headers = {"content-type": "application/json", "openai-organization": key}
+            return status, headers, json.dumps(body).encode()
+
+        self.answer = answer
+
+
+@contextmanager
+def echo_server() -> Iterator[Echo]:
+    """The server, on loopback."""
+    echo = Echo()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            echo.received.append((self.path, dict(self.headers.items())))
+            bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+            status, headers, body = echo.answer(self.headers.get("x-goog-api-key") or bearer)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    echo.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield echo
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,175 @@
+"""Run by the tests as a process: fail in every way, and write all that can be seen of it.
+
+    python everything_shown.py CONTROL_ADDRESS KINDS_AS_JSON PROVIDER
+
+The working directory holds a `.env` with keys. Everything goes to standard output and to files
+below the working directory: messages, tracebacks with local variables, whole object graphs.
+"""
+
+from __future__ import annotations
+
+import copy
+import faulthandler
+import json
+import logging
+import os
+import pickle
+import pprint
+import signal
+import sys
+import threading
+import traceback
+import types
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import cgitb
+
+from IPython.core.ultratb import VerboseTB
+
+from arche_magic.llm_providers import LLMProviderError, get_llm_provider, get_quota_tracker
+from arche_magic.llm_providers import loop as engine_loop
+
+_DEEPEST = 12
+_shown: set[str] = set()
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and all that hang on it, shown or suppressed."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is not None and not any(link is one for one in seen):
+            seen.append(link)
+            yield link
+            waiting += [link.__cause__, link.__context__]
+
+
+def show_error(error: BaseException) -> None:
+    """All that any tool prints of an error: messages, frames, their local variables."""
+    for link in chain(error):
+        print(repr(link), link, link.args, link.__dict__)
+        kind, trace = type(link), link.__traceback__
+        print(*traceback.format_exception(link))
+        print(*traceback.TracebackException.from_exception(link, capture_locals=True).format())
+        print(VerboseTB(theme_name="nocolor").text(kind, link, trace))
+        print(cgitb.text((kind, link, trace)))
+        while trace is not None:
+            for name, value in trace.tb_frame.f_locals.items():
+                # The script's own frames hold what it works with.
+                if trace.tb_frame.f_code.co_filename != __file__:
+                    show_parts({name: value})
+            trace = trace.tb_next
+    if isinstance(error, LLMProviderError):
+        print(error._render_traceback_(), error.attempts, error.next_available_at)
+        print(pickle.dumps(error.attempts), json.dumps([a.to_dict() for a in error.attempts]))
+
+
+def show_parts(value: Any) -> None:
+    """The value's repr, and those of its parts and theirs, as a debugger unfolds them."""
+    seen: set[int] = set()
+    waiting = [(value, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if id(part) in seen or depth > _DEEPEST or isinstance(part, types.ModuleType | type):
+            continue
+        seen.add(id(part))
+        if part is os.environ:
+            continue
+        try:
+            shown = repr(part)[:20_000]
+        except Exception as error:  # noqa: BLE001
+            shown = repr(error)
+        if shown not in _shown:
+            _shown.add(shown)
+            print(shown)
+        if isinstance(part, dict):
+            parts = [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            parts = list(part)
+        else:
+            parts = list(getattr(part, "__dict__", {}).values())
+            slots = [s for kind in type(part).__mro__ for s in getattr(kind, "__slots__", ())]
+            parts += [getattr(part, slot, None) for slot in slots if isinstance(slot, str)]
+        waiting += [(inner, depth + 1) for inner in parts]
+
+
+def copies_of(value: Any) -> Iterator[Any]:
+    """What copying and pickling the value gives, where they give anything."""
+    for make in (copy.copy, copy.deepcopy, pickle.dumps):
+        try:
+            yield make(value)
+        except Exception as error:  # noqa: BLE001
+            yield repr(error)
+
+
+def ask(provider: Any, streamed: bool, **options: Any) -> Any:
+    """A reply, in one of the two ways of asking."""
+    if not streamed:
+        return provider.generate("Hello", **options)
+    stream = provider.stream("Hello", **options)
+    return [*stream, stream.reply]
+
+
+def fail(control: str, name: str, kind: str, streamed: bool) -> None:
+    """One request that meets a failure."""
+    urllib.request.urlopen(f"{control}?provider={name}&kind={kind}").read()
+    provider = get_llm_provider(name)
+    for key in provider.configuration.keys:
+        if key.provider == name:
+            provider.quota_tracker.reopen(key.label)
+    seconds = 0.4 if "stall" in kind else 20
+    try:
+        print(ask(provider, streamed, patience=0, timeout=seconds))
+    except LLMProviderError as error:
+        show_error(error)
+    if kind == "stall":
+        interrupt(provider, streamed)
+
+
+def interrupt(provider: Any, streamed: bool) -> None:
+    """One request that waits, and is interrupted."""
+    provider.quota_tracker.reopen(f"{provider.providers[0]}_key_1")
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        ask(provider, streamed, patience=0, timeout=20)
+    except KeyboardInterrupt as error:
+        print("interrupted")
+        show_error(error)
+    finally:
+        timer.cancel()
+
+
+def main() -> None:
+    """Fail in each way with each provider, then show every object there is."""
+    logging.basicConfig(level=logging.DEBUG, filename="debug.log", force=True)
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    control, kinds, name = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    for kind in kinds:
+        for streamed in (False, True):
+            fail(control, name, kind, streamed)
+    provider, tracker = get_llm_provider(name), get_quota_tracker()
+    adapters = list(engine_loop._adapters.values())
+    for value in (provider, tracker, provider.configuration, adapters, provider.get_stats()):
+        show_parts(value)
+        pprint.pprint(vars(value) if hasattr(value, "__dict__") else value)
+        for made in copies_of(value):
+            show_parts(made)
+    for key in provider.configuration.keys:
+        show_parts(key)
+        for made in copies_of(key):
+            show_parts(made)
+    with Path("threads.txt").open("w") as file:
+        faulthandler.dump_traceback(file)
+    print("shown everything")
+
+
+main()
