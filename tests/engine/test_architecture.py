@@ -54,7 +54,7 @@ ALLOWED = {
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.ledger", "types"},
     "parameters": {"schemas", "config", "errors", "redaction", "types"},
-    "schemas": {"config", "errors", "types"},
+    "schemas": {"apart", "config", "errors", "types"},
     "waiting": set(),
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
