@@ -57,8 +57,8 @@ ALLOWED = {
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.ledger", "types"},
     "images": {"errors", "types"},
-    "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
-    "schemas": {"config", "errors", "types"},
+    "parameters": {"config", "errors", "images", "redaction", "schemas", "types"},
+    "schemas": {"apart", "config", "errors", "types"},
     "preview": {"quota_tracker", "routing", "types"},
     "waiting": set(),
 }  # fmt: skip

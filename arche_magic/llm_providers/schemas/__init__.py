@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..apart import apart
 from ..errors import ConfigurationError, InvalidRequest
 from ..types import Schema
 from .reading import Misfit, Problem, reader, with_correction
@@ -38,6 +41,8 @@ def schema_of(described: Any) -> Schema:
     """
     if isinstance(described, Schema):
         return described
+    if "pydantic" not in sys.modules:
+        apart(lambda: import_module("pydantic"))
     if isinstance(described, str):
         return _of_line(described)
     if isinstance(described, Mapping):
@@ -76,6 +81,7 @@ def _of_class(described: type) -> Schema:
 
 def _of_json_schema(definition: dict[str, Any]) -> Schema:
     try:
+        apart(lambda: import_module("jsonschema"))
         from jsonschema import FormatChecker
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
