@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,8 @@ class Provider:
         wire: whose format it speaks: groq, mistral, google, openai.
         models: the models used by default, each a route per key, in this order.
         known_models: every model name known to be this provider's.
+        text_only: of these, the ones known not to take images.
+        context_windows: most tokens of a request and its reply, for models where it is known.
         limits: published limits per model.
         window, time_zone: how its windows turn, for limits that do not say.
         paid: whether its answers cost money.
@@ -49,6 +51,8 @@ class Provider:
     services: tuple[str, ...] = ()
     key_page: str = ""
     paid: bool = False
+    text_only: frozenset[str] = frozenset()
+    context_windows: Mapping[str, int] = field(default_factory=dict)
     window: WindowRule = _DEFAULT_WINDOW
     time_zone: str = "UTC"
     source: str = ""
@@ -150,6 +154,8 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         services=tuple(entry["services"]),
         key_page=entry["key_page"],
         paid=entry["paid"],
+        text_only=frozenset(entry.get("text_only", ())),
+        context_windows=entry.get("context_windows", {}),
         window=window,
         time_zone=time_zone,
         source=entry["source"],

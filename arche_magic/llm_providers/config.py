@@ -104,6 +104,10 @@ class Configuration:
             limits.update({limit.name: limit for limit in self.limits.get(scope, ())})
         return tuple(limits.values())
 
+    def takes_images(self, route: Route) -> bool:
+        """Whether the route's model may take images; False only where it is known not to."""
+        return route.model not in self.providers[route.provider].text_only
+
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
         """Which models of which providers a request may go to.
 

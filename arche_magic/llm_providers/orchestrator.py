@@ -8,9 +8,16 @@ from typing import Any
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
-from .errors import ConfigurationError, IncompleteReply, NoKeys, NoRouteAvailable
+from .errors import (
+    ConfigurationError,
+    IncompleteReply,
+    InvalidRequest,
+    NoKeys,
+    NoRouteAvailable,
+)
 from .loop import RequestRun
 from .parameters import Messages, build_request
+from .preview import Preview, preview
 from .quota_tracker import get_quota_tracker
 from .reply import Discarded, Event, Piece, Reply, Waiting
 from .types import Key, Request, Route
@@ -67,8 +74,9 @@ class IntelligentLLMOrchestrator:
             model: a model name, bare or as `provider/model`; each provider's default if not given.
             max_tokens: the longest reply, in tokens (`max_output_tokens` means the same).
             temperature: 0 to 2; 0 means 0.
-            **options: `system`, `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait
-                for a route rather than fail or pay), `timeout` (seconds for the whole request),
+            **options: `system`, `images` (paths, bytes or `Image` objects that go with the
+                prompt), `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait for a
+                route rather than fail or pay), `timeout` (seconds for the whole request),
                 `on_wait` (called with a `Waiting` about twice a second while it waits), `keep`
                 (answer from memory what was asked before, and keep each new reply), `fresh`
                 (ask again all the same, and replace what is kept) and `schema` (what the reply
@@ -93,7 +101,10 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Any,
     ) -> Reply:
-        """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`."""
+        """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
+
+        A user's message may have `"images"`, a list of paths, bytes or `Image` objects.
+        """
         return self._finish(messages, model, max_tokens, temperature, options)
 
     async def agenerate(self, prompt: str, *args: Any, **options: Any) -> Reply:
@@ -173,7 +184,25 @@ class IntelligentLLMOrchestrator:
                 off = ", ".join(sorted(self.configuration.off))
                 raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
             raise NoKeys(_no_keys(self.configuration, asked))
+        if request.images and not any(self.configuration.takes_images(r) for r in routes):
+            raise InvalidRequest(self._no_images(routes))
         return tuple(routes)
+
+    def preview(
+        self,
+        prompt: str | Messages,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> Preview:
+        """What `generate` or `generate_chat` would do now with the same arguments.
+
+        Raises what they raise for a wrong request or a missing key. Nothing is sent or held.
+        """
+        request = self._request(prompt, model, max_tokens, temperature, options)
+        routes = self.routes(request)
+        return preview(request, routes, self.quota_tracker, self.preferred_provider)
 
     def _all_routes(self) -> list[Route]:
         return [r for r in self.configuration.routes() if r.provider in self.providers]
@@ -187,14 +216,7 @@ class IntelligentLLMOrchestrator:
         temperature: float | None,
         options: Mapping[str, Any],
     ) -> Generator[Event, None, Reply]:
-        request = build_request(
-            prompt,
-            self.configuration,
-            model=model,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            **options,
-        )
+        request = self._request(prompt, model, max_tokens, temperature, options)
         if request.replay == "off":
             return self._ask(request, stream)
         return self._replayed(request, stream)
@@ -227,6 +249,38 @@ class IntelligentLLMOrchestrator:
         if reply.from_memory:
             self._tally.add_from_memory()
         return reply
+
+    def _request(
+        self,
+        prompt: str | Messages,
+        model: str | None,
+        max_tokens: int | None,
+        temperature: float | None,
+        options: Mapping[str, Any],
+    ) -> Request:
+        return build_request(
+            prompt,
+            self.configuration,
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            **options,
+        )
+
+    def _no_images(self, routes: Sequence[Route]) -> str:
+        """Why none of the routes can answer, and which model of a configured key could."""
+        providers = {
+            route.provider: self.configuration.providers[route.provider]
+            for route in (*routes, *self._all_routes())
+        }
+        able = [
+            f"{name}/{model}"
+            for name, entry in providers.items()
+            for model in (*entry.models, *entry.limits)
+            if model not in entry.text_only
+        ]
+        names = ", ".join(dict.fromkeys(route.model for route in routes))
+        return f"{names} takes no images" + (f"; {able[0]} does" if able else "")
 
     def _finish(
         self,

@@ -8,14 +8,15 @@ from typing import Any, cast
 
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
+from .images import read_image
 from .redaction import key_in
 from .schemas import schema_of
-from .types import Message, ReplayMode, Request
+from .types import Image, Message, ReplayMode, Request
 
-Messages = Iterable[Mapping[str, str] | Message]
+Messages = Iterable[Mapping[str, Any] | Message]
 _OPTIONS = (
     "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
-    "stop", "seed", "patience", "timeout", "keep", "fresh", "schema",
+    "stop", "seed", "patience", "timeout", "keep", "fresh", "schema", "images",
 )  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     if given.get("max_output_tokens", max_tokens) != max_tokens:
         raise InvalidRequest("max_tokens and max_output_tokens are the same thing; give one")
     request = Request(
-        messages=_messages(prompt, given.get("system")),
+        messages=_messages(prompt, given.get("system"), _images(given.get("images"))),
         provider=_text("provider", given.get("provider")),
         model=_text("model", given.get("model")),
         max_tokens=_integer("max_tokens", max_tokens, 1),
@@ -61,12 +62,16 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     return request
 
 
-def _messages(prompt: str | Messages, system: object) -> tuple[Message, ...]:
+def _messages(
+    prompt: str | Messages, system: object, images: tuple[Image, ...]
+) -> tuple[Message, ...]:
     turns: list[Message] = []
     if instruction := _text("system", system):
         turns.append(Message("system", instruction))
     if isinstance(prompt, str):
-        turns.append(Message("user", prompt))
+        turns.append(Message("user", prompt, images))
+    elif images:
+        raise InvalidRequest("the images of a conversation go with its messages")
     elif isinstance(prompt, Iterable):
         turns.extend(_message(entry) for entry in prompt)
     else:
@@ -76,7 +81,7 @@ def _messages(prompt: str | Messages, system: object) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _message(entry: Mapping[str, str] | Message) -> Message:
+def _message(entry: Mapping[str, Any] | Message) -> Message:
     if isinstance(entry, Message):
         return entry
     if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
@@ -84,7 +89,18 @@ def _message(entry: Mapping[str, str] | Message) -> Message:
     role = entry.get("role")
     if role not in ("system", "user", "assistant"):
         raise InvalidRequest(f"a message's role is {role!r}; it can be system, user or assistant")
-    return Message(cast("Any", role), entry["content"])
+    images = _images(entry.get("images"))
+    if images and role != "user":
+        raise InvalidRequest(f"a message of the {role} has images; only a user's can have any")
+    return Message(cast("Any", role), entry["content"], images)
+
+
+def _images(value: object) -> tuple[Image, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest("images must be a list of paths, bytes or Image objects")
+    return tuple(read_image(source) for source in value)
 
 
 def _text(name: str, value: object) -> str | None:

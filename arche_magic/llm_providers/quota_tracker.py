@@ -69,8 +69,30 @@ class QuotaTracker:
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route takes this request, and what keeps it shut until then."""
+        if request.images and not self.configuration.takes_images(route):
+            return RouteState(math.inf, "takes no images", 0.0)
         document = self._read(route, now)
         return self._state(document, route, ledger.estimate(document, route.model, request), now)
+
+    def estimate(self, route: Route, request: Request) -> Usage:
+        """Tokens the request will probably spend there, by the model's own record."""
+        document = self._read(route, self._clock.time())
+        amounts = ledger.estimate(document, route.model, request)
+        return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
+
+    def room(self, route: Route) -> float:
+        """Input tokens that one request may have at most there; inf if nothing is known.
+
+        Its limits say that, and the model's window, of which the reply needs a part too.
+        """
+        document = self._read(route, self._clock.time())
+        window = self.configuration.providers[route.provider].context_windows.get(route.model)
+        amounts = [
+            limit.amount
+            for limit in self._limits(document, route).values()
+            if limit.metric in ("tokens", "input_tokens")
+        ]
+        return min([window or math.inf, *amounts])
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
         """Reserve what the request will probably spend on every limit of the route, or on none.
@@ -85,7 +107,9 @@ class QuotaTracker:
             state = self._state(document, route, amounts, now)
             if state.opens_at > now:
                 return state
-            hold = Hold(os.urandom(6).hex(), route, amounts, ledger.plain_tokens(request), now)
+            # What a model counts for an image says nothing about its text.
+            plain = 0.0 if request.images else ledger.plain_tokens(request)
+            hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
             ledger.place_hold(
                 document,
                 route,

@@ -13,10 +13,11 @@ Ending = Literal["complete", "broken", "stall", "reset"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a prompt: who speaks ("system", "user", "assistant") and the text."""
+    """One message of a prompt: who speaks ("system", "user", "assistant"), text, images."""
 
     role: str
     text: str
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Call:
     def prompt(self) -> str:
         """The text of the last user message, "" when there is none."""
         return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def images(self) -> int:
+        """How many images came with the messages."""
+        return sum(m.images for m in self.messages)
 
 
 @dataclass(frozen=True, slots=True)

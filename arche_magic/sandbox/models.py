@@ -12,6 +12,7 @@ Read from published tables, response headers and reports of August to November 2
 * OpenAI: paid tier 1 of a small model, platform.openai.com model pages, 2026-09-24.
 
 Context windows in tokens: Mistral's and Gemini's from their error texts, the others assumed.
+Images: Groq's from console.groq.com/docs/vision, 2026-10; the other models here all take them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Model:
     limits: Mapping[str, int]
     thought_tokens: int = 0  # output tokens that a thinking model spends before its text
     fixed_sampling: bool = False  # OpenAI's reasoning models accept no sampling parameters
+    images: bool = True
 
 
 _GROQ = {
@@ -61,7 +63,7 @@ _OPENAI = {
 
 MODELS: Mapping[str, Mapping[str, Model]] = {
     "groq": {
-        name: Model(131_072, _GROQ)
+        name: Model(131_072, _GROQ, images=name.startswith("qwen/"))
         for name in (
             "openai/gpt-oss-120b",
             "openai/gpt-oss-20b",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
 _PIECE = re.compile(r"\s*\S+\s*")
+_TOKENS_PER_IMAGE = 1000
 _ECHO = 80  # characters of the prompt that a reply repeats
 
 _OPENINGS = (
@@ -42,8 +43,11 @@ _FILLER = (
 
 
 def count_tokens(messages: Iterable[Message]) -> int:
-    """Input tokens of a prompt: a quarter of its UTF-8 bytes, 4 per message, and 3."""
-    return 3 + sum(text_tokens(m.text) + 4 for m in messages)
+    """Input tokens of a prompt: a quarter of its UTF-8 bytes, 4 per message, 3, and images.
+
+    Providers count an image as 258 to 2,048 tokens, most by its size; here all count the same.
+    """
+    return 3 + sum(text_tokens(m.text) + 4 + _TOKENS_PER_IMAGE * m.images for m in messages)
 
 
 def text_tokens(text: str) -> int:
@@ -110,6 +114,8 @@ def _prose(call: Call, seed: int) -> str:
     name = call.model.rpartition("/")[2]
     head = f"*Simulated reply (sandbox, {call.provider} · {name}).*"
     asked = f" You asked: “{_echo(call.prompt)}”" if call.prompt.strip() else ""
+    if call.images:
+        asked += f" With it came {call.images} image{'s' if call.images > 1 else ''}."
     lines = [_OPENINGS[number % len(_OPENINGS)], _MIDDLES[number // 7 % len(_MIDDLES)]]
     if number // 41 % 2:
         lines.append(_CLOSINGS[number // 97 % len(_CLOSINGS)])

@@ -191,6 +191,10 @@ class Service:
         model_entry = MODELS[provider].get(call.model)
         if model_entry is None:
             raise Refusal("model_not_found")
+        if call.images and not model_entry.images:
+            raise Refusal(
+                "invalid_request", param="messages.content", problem="type", expected="a string"
+            )
         tokens = count_tokens(call.messages)
         if tokens > model_entry.context_window:
             window = model_entry.context_window

@@ -56,8 +56,10 @@ ALLOWED = {
     "replies": {"storage", "reply", "types"},
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.ledger", "types"},
-    "parameters": {"schemas", "config", "errors", "redaction", "types"},
+    "images": {"errors", "types"},
+    "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
     "schemas": {"config", "errors", "types"},
+    "preview": {"quota_tracker", "routing", "types"},
     "waiting": set(),
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
@@ -68,6 +70,8 @@ PUBLIC = {
         for name in (
             "types",
             "errors",
+            "images",
+            "preview",
             "choices",
             "config",
             "attempts",

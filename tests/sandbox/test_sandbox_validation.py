@@ -259,3 +259,27 @@ def test_bodies_without_sense_are_400(start, connect, content):
     )
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "said"),
+    [
+        ("openai/gpt-oss-20b", "data:image/png;base64,aGk=", "value must be a string"),
+        ("qwen/qwen3.8-27b", "data:image/png;base64,a", "value must be base64 data"),
+        ("qwen/qwen3.8-27b", "data:text/plain;base64,aGk=", "value must be an image"),
+        ("qwen/qwen3.8-27b", "picture.png", "value must be an image URL"),
+    ],
+)
+def test_images_are_read_and_refused(start, model, url, said):
+    """A model that takes none refuses them, and one that does refuses what is no image."""
+    sandbox = start(keys={"groq": 1})
+    variables = sandbox.environment()
+    client = groq.Groq(
+        api_key=variables["GROQ_API_KEY"], base_url=variables["GROQ_BASE_URL"], max_retries=0
+    )
+    content = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+    with pytest.raises(groq.BadRequestError, match=said):
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": content}])

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
-from ..types import Metric, Observation, Period, Request
+from ..types import Image, Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, mappings, said
 from .formats import Format
@@ -65,7 +65,7 @@ class GoogleAdapter(SdkAdapter):
         contents = [
             {
                 "role": "model" if message.role == "assistant" else "user",
-                "parts": [{"text": message.content}],
+                "parts": [{"text": message.content}, *map(_inline, message.images)],
             }
             for message in request.messages
             if message.role != "system"
@@ -109,6 +109,10 @@ def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
         return {}
     schema = request.schema.definition if form is Format.SCHEMA else None
     return {"response_mime_type": "application/json", "response_json_schema": schema}
+
+
+def _inline(image: Image) -> dict[str, Any]:
+    return {"inline_data": {"mime_type": image.media_type, "data": image.data}}
 
 
 def _part(response: Any) -> Part | None:

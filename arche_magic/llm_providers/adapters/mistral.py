@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
-from .base import Part, SdkAdapter, counted
+from .base import Part, SdkAdapter, chat_messages, counted
 from .failures import by_status, label, mappings, said
 from .formats import response_format
 from .http import STAND_IN, Call
@@ -39,7 +39,7 @@ class MistralAdapter(SdkAdapter):
         request, form = self._formats.asking(request, model)
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "messages": chat_messages(request),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,

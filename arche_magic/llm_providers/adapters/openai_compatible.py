@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
-from .base import Part, SdkAdapter, counted
+from .base import Part, SdkAdapter, chat_messages, counted
 from .failures import by_status, label, said
 from .formats import response_format
 from .http import STAND_IN, Call
@@ -65,7 +65,7 @@ class OpenAIAdapter(SdkAdapter):
         request, form = self._formats.asking(request, model)
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "messages": chat_messages(request),
             self._max_tokens: request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,

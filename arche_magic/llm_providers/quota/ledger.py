@@ -60,8 +60,7 @@ def document_name(route: Route) -> str:
 def estimate(document: Document, model: str, request: Request) -> Amounts:
     """Units a request will probably spend, per metric.
 
-    Four characters a token fit English text within about 15 %; other scripts take more bytes per
-    character, so bytes/3 is used where it is larger. The model's own ratio corrects the guess.
+    The model's own ratio corrects the guess by length.
     """
     calibration = document.get("models", {}).get(model, {}).get("calibration", {})
     tokens = plain_tokens(request) * calibration.get("input_ratio", 1.0)
@@ -70,13 +69,8 @@ def estimate(document: Document, model: str, request: Request) -> Amounts:
 
 
 def plain_tokens(request: Request) -> float:
-    """Input tokens of a request by the length of its text alone."""
-    total = float(_PER_REQUEST)
-    for message in request.messages:
-        text = message.content
-        size = len(text) / 4 if text.isascii() else max(len(text) / 4, len(text.encode()) / 3)
-        total += _PER_MESSAGE + size
-    return total
+    """Input tokens of a request by the length of its messages alone."""
+    return _PER_REQUEST + sum(_PER_MESSAGE + message.tokens for message in request.messages)
 
 
 def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0) -> Amounts:

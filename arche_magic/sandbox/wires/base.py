@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from abc import ABC, abstractmethod
@@ -110,16 +111,45 @@ def read_messages(body: Mapping[str, Any], roles: tuple[str, ...]) -> tuple[Mess
             raise Refusal(
                 "invalid_request", param=f"{place}.role", problem="value", value=role, known=roles
             )
+        images = 0
         if isinstance(content, list):
-            content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+            parts = [part for part in content if isinstance(part, dict)]
+            images = sum(_is_image(part, f"{place}.content") for part in parts)
+            content = "".join(str(part.get("text", "")) for part in parts)
         if content is None and role == "assistant":
             content = ""
         if not isinstance(content, str):
             raise Refusal(
                 "invalid_request", param=f"{place}.content", problem="type", expected="a string"
             )
-        messages.append(Message("system" if role == "developer" else role, content))
+        messages.append(Message("system" if role == "developer" else role, content, images))
     return tuple(messages)
+
+
+def _is_image(part: Mapping[str, Any], place: str) -> bool:
+    """Whether a part of a message is an image; one that cannot be read raises Refusal."""
+    if part.get("type") != "image_url":
+        return False
+    value = part.get("image_url")
+    address = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(address, str) or not address.startswith(("data:", "https://", "http://")):
+        raise Refusal("invalid_request", param=place, problem="type", expected="an image URL")
+    if address.startswith("data:"):
+        kind, _, data = address.partition(";base64,")
+        if not kind.startswith("data:image/"):
+            raise Refusal("invalid_request", param=place, problem="type", expected="an image")
+        check_base64(data, place)
+    return True
+
+
+def check_base64(data: object, place: str) -> None:
+    """Raise Refusal for what is no base64 text, in the usual alphabet or that of URLs."""
+    try:
+        base64.b64decode(str(data).replace("-", "+").replace("_", "/"), validate=True)
+    except ValueError:
+        raise Refusal(
+            "invalid_request", param=place, problem="type", expected="base64 data"
+        ) from None
 
 
 def check_unknown(body: Mapping[str, Any], known: frozenset[str]) -> None:

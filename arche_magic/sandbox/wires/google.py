@@ -150,12 +150,30 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
             raise Refusal("invalid_request", param="role", problem="value", value=role)
         if not content.get("parts"):
             raise Refusal("invalid_request", param="parts", problem="empty")
-        messages.append(Message("assistant" if role == "model" else role, _text(content)))
+        messages.append(
+            Message("assistant" if role == "model" else role, _text(content), _images(content))
+        )
     return tuple(messages)
 
 
 def _text(content: Mapping[str, Any]) -> str:
     return "".join(str(p.get("text", "")) for p in content.get("parts", ()) if isinstance(p, dict))
+
+
+def _images(content: Mapping[str, Any]) -> int:
+    """How many images are among the parts; one that cannot be read raises Refusal."""
+    count = 0
+    for part in content.get("parts", ()):
+        blob = (
+            (part.get("inlineData") or part.get("inline_data")) if isinstance(part, dict) else None
+        )
+        if blob:
+            kind = blob.get("mimeType") or blob.get("mime_type")
+            if not str(kind).startswith("image/"):
+                raise Refusal("invalid_request", param="mimeType", problem="value", value=kind)
+            base.check_base64(blob.get("data"), "inlineData.data")
+            count += 1
+    return count
 
 
 def _finish(reply: Reply) -> str:

@@ -1,0 +1,51 @@
+"""Images from files and bytes, known by what they hold and not by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import InvalidRequest
+from .types import Image
+
+# Google takes 20 MB in a request, Groq 4 MB, the others more; what one refuses goes to the next.
+_MOST_BYTES = 20_000_000
+
+
+def read_image(source: Image | str | Path | bytes) -> Image:
+    """An image from a path or from a file's bytes; PNG, JPEG, WebP or GIF.
+
+    Raises:
+        InvalidRequest: it cannot be read, is of another kind, or has more than 20 MB.
+    """
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, str | Path):
+        name = str(source)
+        if name.startswith(("http://", "https://")):
+            raise InvalidRequest(f"image {name}: nothing is fetched here; save it to a file first")
+        try:
+            data = Path(source).expanduser().read_bytes()
+        except OSError as error:
+            raise InvalidRequest(f"image {name} cannot be read: {error.strerror}") from None
+    elif isinstance(source, bytes):
+        name, data = "data", source
+    else:
+        raise InvalidRequest(f"an image is a path or bytes, not a {type(source).__name__}")
+    media_type = _media_type(data)
+    if media_type is None:
+        raise InvalidRequest(f"image {name} is no PNG, JPEG, WebP or GIF")
+    if len(data) > _MOST_BYTES:
+        raise InvalidRequest(f"image {name} has {len(data) / 1e6:.0f} MB; 20 MB is the most")
+    return Image(media_type, data)
+
+
+def _media_type(data: bytes) -> str | None:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return None

@@ -1,0 +1,55 @@
+"""What a request would meet if it were made now: nothing is sent, nothing held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .quota_tracker import QuotaTracker
+from .routing import choose
+from .types import Request, Route, Usage
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A look ahead at one request.
+
+    Attributes:
+        request: what would be sent, word for word.
+        route: the one that would answer, after `wait`; None if none opens in the request's
+            patience.
+        wait: seconds until a route opens, 0 for now; inf if none does by waiting.
+        usage: tokens it would probably spend on that route.
+        shut: routes that come before it, and when they open (epoch seconds) and why not now.
+        room: input tokens that the roomiest of its routes takes in one request; inf if unknown.
+    """
+
+    request: Request
+    route: Route | None
+    wait: float
+    usage: Usage
+    shut: tuple[tuple[Route, float, str], ...]
+    room: float
+
+
+def preview(
+    request: Request, routes: Sequence[Route], tracker: QuotaTracker, preferred: str | None
+) -> Preview:
+    """Look ahead at a request that may take these routes."""
+    now = tracker.configuration.clock.time()
+    choice = choose(
+        routes,
+        lambda route: tracker.state(route, request, now),
+        now,
+        request.patience,
+        preferred,
+    )
+    likely = choice.route or routes[0]
+    return Preview(
+        request=request,
+        route=choice.route,
+        wait=max(0.0, choice.opens_at - now),
+        usage=tracker.estimate(likely, request),
+        shut=tuple((route, state.opens_at, state.reason) for route, state in choice.passed_over),
+        room=max(tracker.room(route) for route in routes),
+    )

@@ -1,0 +1,172 @@
+"""Images that go with a prompt: how they arrive, which routes are asked, what is refused."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from provider_parts import PROVIDERS, asked
+
+from arche_magic.llm_providers import InvalidRequest, get_llm_provider, get_quota_tracker
+from arche_magic.llm_providers.types import Image
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+IMAGE_MODELS = {"groq": "qwen/qwen3.8-27b"}
+
+
+def png(shade: int = 0) -> bytes:
+    """A picture of one grey pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        whole = kind + data
+        return struct.pack(">I", len(data)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes([0, shade])))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+def sent_images(sandbox: Sandbox) -> list[bytes]:
+    """The image files of the last request, whatever its wire."""
+    body: Any = sandbox.requests[-1].body
+    if sandbox.requests[-1].provider == "google":
+        parts = body["contents"][-1]["parts"]
+        texts = [part["inlineData"]["data"] for part in parts if "inlineData" in part]
+        return [base64.urlsafe_b64decode(text) for text in texts]
+    parts = body["messages"][-1]["content"]
+    uris = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    assert all(uri.startswith("data:image/png;base64,") for uri in uris)
+    return [base64.b64decode(uri.partition(",")[2]) for uri in uris]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_images_arrive_with_their_text_on_every_wire(
+    sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
+    """From a file and from bytes, in order, plain and streamed."""
+    file = tmp_path / "picture"
+    file.write_bytes(png(1))
+    provider = get_llm_provider(name)
+    model = IMAGE_MODELS.get(name)
+    reply = provider.generate("What is it?", model=model, images=[file, png(2)])
+    assert sent_images(sandbox) == [png(1), png(2)]
+    assert "With it came 2 images." in reply
+    assert "What is it?" in reply
+    streamed = provider.stream("What is it?", model=model, images=[str(file)])
+    assert "With it came 1 image." in "".join(streamed)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_conversation_carries_the_images_of_its_turns(sandbox: Sandbox, name: str) -> None:
+    """A user's message has its own images; the others have none."""
+    messages = [
+        {"role": "user", "content": "What is it?", "images": [png()]},
+        {"role": "assistant", "content": "A pixel."},
+        {"role": "user", "content": "Of which shade?"},
+    ]
+    reply = get_llm_provider(name).generate_chat(messages, model=IMAGE_MODELS.get(name))
+    assert "With it came 1 image." in reply
+
+
+def test_a_prompt_with_images_passes_over_models_without_eyes(sandbox: Sandbox) -> None:
+    """Models known to take text alone are not asked, and the attempts say so."""
+    reply = get_llm_provider().generate("What is it?", images=[png()])
+    assert asked(sandbox) == ["mistral"]
+    skipped = reply.attempts[0]
+    assert (skipped.provider, skipped.outcome, skipped.error) == (
+        "groq",
+        "skipped",
+        "takes no images",
+    )
+
+
+def test_a_model_known_to_take_no_images_is_refused_by_name(sandbox: Sandbox) -> None:
+    """Nothing is sent, and a model that does take images is named."""
+    with pytest.raises(InvalidRequest) as refused:
+        get_llm_provider("groq").generate("What is it?", images=[png()])
+    assert str(refused.value) == "openai/gpt-oss-120b takes no images; groq/qwen/qwen3.8-27b does"
+    assert sandbox.requests == ()
+
+
+def test_a_model_nobody_knows_is_asked(sandbox: Sandbox) -> None:
+    """What is not known to be blind may see; the provider says so if not."""
+    get_llm_provider().generate("What is it?", model="mistral-medium-latest", images=[png()])
+    assert asked(sandbox) == ["mistral"]
+
+
+def test_an_image_weighs_in_the_estimate_but_not_in_the_models_record(sandbox: Sandbox) -> None:
+    """About 2,000 tokens are held for it; estimates of text do not change by it."""
+    provider = get_llm_provider("mistral")
+    before = provider.preview("Hello").usage.input_tokens
+    assert 1_900 < provider.preview("Hello", images=[png()]).usage.input_tokens - before < 2_200
+    provider.generate("Hello", images=[png()])
+    assert provider.preview("Hello").usage.input_tokens == before
+    used = get_quota_tracker().get_usage_summary("mistral")["mistral_key_1"]["tokens_per_minute"]
+    (counted,) = sandbox.usage()["mistral_key_1"].values()
+    assert used["used"] == pytest.approx(counted["input_tokens"] + counted["output_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([b"%PDF-1.7"], "is no PNG, JPEG, WebP or GIF"),
+        (["nowhere.png"], "image nowhere.png cannot be read"),
+        (["https://example.com/a.png"], "nothing is fetched here"),
+        ([png() + bytes(20_000_001)], "20 MB is the most"),
+        ([3], "an image is a path or bytes, not a int"),
+        ("a.png", "images must be a list"),
+    ],
+)
+def test_what_is_no_image_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, images: Any, said: str
+) -> None:
+    """The message says what is wrong with it."""
+    with pytest.raises(InvalidRequest, match=said):
+        get_llm_provider("mistral").generate("What is it?", images=images)
+    assert sandbox.requests == ()
+
+
+def test_only_a_users_message_has_images(sandbox: Sandbox) -> None:
+    """Providers take images from users alone."""
+    with pytest.raises(InvalidRequest, match="only a user's can have any"):
+        get_llm_provider("mistral").generate_chat(
+            [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hi", "images": [png()]},
+            ]
+        )
+
+
+def test_an_image_does_not_print_its_bytes() -> None:
+    """Neither its repr nor its text does."""
+    image = Image("image/png", png())
+    assert repr(image) == "Image(media_type='image/png')"
+    assert str(image) == "image/png, 1 kB"
+
+
+def test_a_preview_sends_and_holds_nothing(sandbox: Sandbox) -> None:
+    """It names the route that would answer, the wait, and what stands in the way."""
+    sandbox.fail("groq", "unauthorized")
+    provider = get_llm_provider()
+    provider.generate("Hello")
+    before = get_quota_tracker().get_usage_summary()
+    preview = provider.preview("Hello", system="Be brief.", max_tokens=50)
+    assert preview.route is not None
+    assert (preview.route.provider, preview.wait) == ("mistral", 0)
+    assert [(route.provider, "key refused" in why) for route, _, why in preview.shut] == [
+        ("groq", True)
+    ]
+    assert [message.content for message in preview.request.messages] == ["Be brief.", "Hello"]
+    assert preview.usage.output_tokens == 50
+    assert preview.room == 250_000
+    assert len(sandbox.requests) == 2
+    after = get_quota_tracker().get_usage_summary()
+    assert [row["used"] for row in after["mistral"]["mistral_key_1"].values()] == pytest.approx(
+        [row["used"] for row in before["mistral"]["mistral_key_1"].values()], rel=0.05
+    )
