@@ -12,6 +12,7 @@ _REPLY = ("arche_magic.llm_providers.reply", "Reply")
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics in a shell; loading twice changes nothing."""
+    from . import questions
     from .magics import ArcheMagics
 
     if _loaded(shell):
@@ -28,6 +29,7 @@ def load(shell: InteractiveShell) -> None:
         names = ", ".join(sorted({name for _, name in magics.replaced}))
         print(f"arche_magic takes over from another extension until %unload_ext: {names}")
     shell.register_magics(magics)
+    questions.register(shell)
     # By name, so that the engine is not imported before it is used.
     plain, markdown = _formatters(shell)
     plain.for_type_by_name(*_REPLY, _print_reply)
@@ -39,6 +41,9 @@ def unload(shell: InteractiveShell) -> None:
     magics = _loaded(shell)
     if magics is None:
         return
+    from . import questions
+
+    questions.unregister(shell)
     magics.unload()
     table = shell.magics_manager.magics
     for kind, names in magics.magics.items():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keyword
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
@@ -19,15 +21,20 @@ from arche_magic.llm_providers.errors import (
 )
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.types import Message
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
 from .display import ReplyDisplay
+from .formats import ASKS
+from .preview import prompt_text, route_text
+from .prompts import Prompt, fill, image_of
 from .structured import schema_named
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from arche_magic.llm_providers.preview import Preview
     from arche_magic.llm_providers.quota_tracker import QuotaTracker
 
     from .magics import ArcheMagics
@@ -54,8 +61,16 @@ def parse(magic: Any, line: str) -> tuple[Namespace, str] | None:
         return None
 
 
-def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) -> Reply:
-    """Send the prompt and show the reply as it comes.
+def ask(
+    magics: ArcheMagics,
+    options: Namespace,
+    text: str,
+    cell: str | None,
+    names: Mapping[str, Any] | None,
+) -> Reply | pd.DataFrame | None:
+    """Send the prompt and show the reply as it comes; with `--compare`, several beside each other.
+
+    `names` are the variables that the prompt may speak of, the notebook's own aside.
 
     Raises:
         LLMProviderError: the request is wrong, or nobody answered it.
@@ -65,25 +80,65 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
         raise InvalidRequest(
             f"%%llm: {text.split()[0]!r} is no option; the prompt goes in the lines below"
         )
+    names = ChainMap(dict(names or {}), magics.shell.user_ns)
+    body = cell if cell is not None else text
+    budget = _first(options.budget, magics.budget)
+    if budget < 1:
+        raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
+    prompt = Prompt(body) if options.raw else fill(body, names, budget)
+    images = [image_of(source, names) for source in options.image or ()]
+    if options.schema is not None:
+        options.schema = schema_named(options.schema, names)
+    return send(magics, options, replace(prompt, images=(*prompt.images, *images)))
+
+
+def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
+    """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
     name = options.output
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
         raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
-    schema = options.schema and schema_named(options.schema, magics.shell.user_ns)
     keep = _first(options.keep, magics.keep)
     _require_keys(replay=bool(keep))
-    show = ReplyDisplay(magics.shell, options.quiet, structured=schema is not None)
-    events = IntelligentLLMOrchestrator().events(
-        cell if cell is not None else text,
-        provider=_first(options.provider, magics.provider) or None,
-        model=_first(options.model, magics.model) or None,
-        system=_first(options.system, magics.system) or None,
-        temperature=_first(options.temperature, magics.temperature),
-        max_tokens=_first(options.max_tokens, magics.max_tokens),
-        patience=_first(options.patience, magics.patience),
-        schema=schema,
-        keep=keep,
-        fresh=options.fresh,
-    )
+    if not prompt.text.strip():
+        raise InvalidRequest("the prompt is empty")
+    if options.compare:
+        from .compare import compare
+
+        frame = compare(magics, options, prompt)
+        if name is not None:
+            magics.shell.user_ns[name] = frame
+        return frame
+    if options.schema is not None and options.format:
+        raise InvalidRequest("%llm: --schema goes without --format: it is JSON, and shown as read")
+    form = "markdown" if options.schema is not None else _first(options.format, magics.format)
+    chat = magics.chats.named(options.chat) if options.chat else None
+    system = _first(options.system, chat and chat.system, magics.system)
+    request: dict[str, Any] = {
+        "provider": _first(options.provider, magics.provider) or None,
+        "model": _first(options.model, magics.model) or None,
+        "system": "\n\n".join(filter(None, (system, ASKS[form]))) or None,
+        "temperature": _first(options.temperature, magics.temperature),
+        "max_tokens": _first(options.max_tokens, magics.max_tokens),
+        "patience": _first(options.patience, magics.patience),
+        "schema": options.schema,
+        "keep": keep,
+        "fresh": options.fresh,
+    }
+    llm = IntelligentLLMOrchestrator()
+    question = Message("user", prompt.text, prompt.images)
+    messages: tuple[Message, ...] = (question,)
+    notes = prompt.notes
+    if chat:
+        room = llm.preview(messages, **request).room if get_configuration().keys else math.inf
+        messages, left_out = chat.messages(question, room)
+        notes = (*notes, left_out) if left_out else notes
+    if options.show_prompt or options.dry_run:
+        _rehearse(options, llm.preview(messages, **request), notes)
+        return None
+    show = ReplyDisplay(magics.shell, options.quiet, form, structured=options.schema is not None)
+    events = llm.events(messages, **request)
+    for note in notes:
+        show.note(note)
     try:
         while True:
             event = next(events)
@@ -95,7 +150,10 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
                 show.add(event.text)
     except StopIteration as end:
         reply: Reply = end.value
-        show.finish(reply)
+        if chat:
+            chat.add(question, reply, options.system)
+            magics.chats[chat.name] = chat
+        show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
     except KeyboardInterrupt:
         events.close()
         raise show.interrupted() from None
@@ -109,6 +167,39 @@ def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) ->
     if name is not None:
         magics.shell.user_ns[name] = reply
     return reply
+
+
+def explain(magics: ArcheMagics, options: Namespace, text: str) -> Reply | None:
+    """Ask about the last failure of a cell; see `send`.
+
+    Raises:
+        InvalidRequest: no cell has failed.
+    """
+    from .explain import FIX, QUESTION, SYSTEM, describe
+
+    failure = magics.failures.last()
+    if failure is None:
+        raise InvalidRequest("%llm_explain: no cell has failed yet")
+    options = Namespace(**{**vars(magics.llm.parser.parse_args([])), **vars(options)})
+    options.system = SYSTEM
+    question = text.strip() or (FIX if options.format == "code" else QUESTION)
+    told = describe(failure, magics.shell, options.locals)
+    reply = send(magics, options, Prompt(f"{told}\n\n{question}"))
+    return reply if isinstance(reply, Reply) else None
+
+
+def chats(magics: ArcheMagics, text: str) -> pd.DataFrame:
+    """List, show, export, load, fork or clear conversations, as `text` says.
+
+    Raises:
+        InvalidRequest: it makes no sense, or a file cannot be used.
+    """
+    done = magics.chats.run(text)
+    if isinstance(done, str):
+        print(done)
+    else:
+        _display(done)
+    return magics.chats.frame()
 
 
 def quota(options: Namespace, text: str) -> pd.DataFrame:
@@ -214,6 +305,15 @@ def sandbox(options: Namespace, text: str) -> str:
     if verb == "status" or (verb == "auto" and not sandbox_magic.wanted()):
         return sandbox_magic.status()
     return sandbox_magic.start(**settings)
+
+
+def _rehearse(options: Namespace, preview: Preview, notes: Sequence[str]) -> None:
+    shown = [*notes]
+    if options.show_prompt:
+        shown.append(prompt_text(preview.request))
+    if options.dry_run:
+        shown.append(route_text(preview))
+    print("\n\n".join(shown))
 
 
 def _shared(tracker: QuotaTracker, provider: str | None) -> list[str]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.markdown import harmless_markdown, without_controls
+from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import in_seconds, route_name
 
+from .formats import bundle, code_of, is_json
 from .structured import structured_bundle, unread_bundle
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _SECONDS_PER_REDRAW = 0.1
 _CHARACTERS_PER_SECOND = 50_000
 # Untrusted notebooks lose styles with var(); the grey before it reads on white and on black.
-_QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
+QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
 
 
 class CellInterrupted(KeyboardInterrupt):
@@ -37,16 +38,33 @@ class ReplyDisplay:
     """
 
     def __init__(
-        self, shell: InteractiveShell, quiet: bool = False, structured: bool = False
+        self,
+        shell: InteractiveShell,
+        quiet: bool = False,
+        form: str = "markdown",
+        structured: bool = False,
     ) -> None:
+        self._shell = shell
         self._quiet = quiet
+        self._form = form
         self._structured = structured
         self._redraws = hasattr(shell, "kernel")
-        self._handle: Any = None
+        self._place = Place()
         self._text = ""
         self._next_redraw = 0.0
         self._printed = False
         self._waits_for = ""
+
+    def note(self, line: str) -> None:
+        """Say something about the prompt, above the reply."""
+        from IPython.display import display
+
+        if self._quiet:
+            return
+        if self._redraws:
+            display(_quiet_line(line), raw=True)
+        else:
+            print(line)
 
     def waiting(self, event: Waiting) -> None:
         """Show which route is waited for, and how long still."""
@@ -79,11 +97,25 @@ class ReplyDisplay:
             print(f"\n[{event.attempt}; starting over]\n")
         self._next_redraw = 0.0
 
-    def finish(self, reply: Reply) -> None:
-        """Show the whole reply and its receipt."""
-        if not self._quiet:
-            shown = reply_bundle(str(reply)) if reply.parsed is None else structured_bundle(reply)
-            self._leave(shown, receipt_bundle(reply), {"arche_magic": reply_metadata(reply)})
+    def finish(self, reply: Reply, *more: str) -> None:
+        """Show the whole reply and its receipt; `more` stands at the end of its line.
+
+        Python that was asked for is offered as the next cell. It is not run, and stays here too:
+        where nobody looks on, as in a scheduled run, an offer is lost.
+        """
+        if self._quiet:
+            return
+        language, code = code_of(without_controls(str(reply)))
+        if self._form == "json" and not is_json(str(reply)):
+            more = (*more, "no valid JSON")
+        elif self._form == "code" and not code:
+            more = (*more, "no code in it")
+        structured = reply.parsed is not None
+        shown = structured_bundle(reply) if structured else bundle(str(reply), self._form)
+        metadata = {"arche_magic": reply_metadata(reply)}
+        self._leave(shown, receipt_bundle(reply, *more), metadata)
+        if self._form == "code" and language == "python":
+            self._shell.set_next_input(code)
 
     def interrupted(self) -> CellInterrupted:
         """Mark what is shown as interrupted; returns the exception to raise."""
@@ -101,13 +133,15 @@ class ReplyDisplay:
 
     def failed(self) -> None:
         """Leave nothing half-shown: the error speaks for itself."""
-        if self._handle is not None:
+        if self._place:
             self._draw({"text/plain": ""})
         elif self._printed:
             print()
 
     def _growing(self) -> dict[str, str]:
-        return unread_bundle(self._text) if self._structured else reply_bundle(self._text)
+        if self._structured:
+            return unread_bundle(self._text)
+        return bundle(self._text, self._form, complete=False)
 
     def _leave(
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
@@ -122,27 +156,33 @@ class ReplyDisplay:
             print(text + "\n" + receipt["text/plain"])
 
     def _draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
+        if not self._quiet:
+            self._place.draw(bundle, metadata)
+
+
+class Place:
+    """One place among a cell's outputs, drawn again as often as needed."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def __bool__(self) -> bool:
+        """Whether something was drawn there."""
+        return self._handle is not None
+
+    def draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
+        """Show the bundle there, in place of what was."""
         from IPython.display import DisplayHandle, display
 
-        if self._quiet:
-            return
-        if self._handle is None:
-            self._handle = DisplayHandle()
-            display(bundle, raw=True, metadata=metadata or {}, display_id=self._handle.display_id)
-        else:
-            display(
-                bundle,
-                raw=True,
-                metadata=metadata or {},
-                display_id=self._handle.display_id,
-                update=True,
-            )
-
-
-def reply_bundle(text: str) -> dict[str, str]:
-    """Text of a reply for every frontend; harmless whatever the model wrote."""
-    clean = without_controls(text)
-    return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
+        again = self._handle is not None
+        self._handle = self._handle or DisplayHandle()
+        display(
+            bundle,
+            raw=True,
+            metadata=metadata or {},
+            display_id=self._handle.display_id,
+            update=again,
+        )
 
 
 def receipt_line(reply: Reply) -> str:
@@ -166,9 +206,9 @@ def receipt_line(reply: Reply) -> str:
     return " · ".join(parts)
 
 
-def receipt_bundle(reply: Reply) -> dict[str, str]:
+def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     """The receipt: one quiet line that unfolds to the routes passed over, and why."""
-    line = receipt_line(reply)
+    line = " · ".join([receipt_line(reply), *more])
     passed = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
     if not passed:
         return _quiet_line(line)
@@ -176,7 +216,7 @@ def receipt_bundle(reply: Reply) -> dict[str, str]:
     reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
     plain = "\n".join([f"{line} · {count}", *reasons])
     html = (
-        f'<details style="{_QUIET}"><summary style="cursor:pointer">{escape(line)} · '
+        f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)} · '
         f'<b style="white-space:nowrap">{count}</b></summary>'
         f"{_attempts_table(reply.attempts)}</details>"
     )
@@ -209,4 +249,4 @@ def _attempts_table(attempts: Sequence[Attempt]) -> str:
 
 
 def _quiet_line(line: str, sign: str = "") -> dict[str, str]:
-    return {"text/plain": line, "text/html": f'<span style="{_QUIET}">{sign}{escape(line)}</span>'}
+    return {"text/plain": line, "text/html": f'<span style="{QUIET}">{sign}{escape(line)}</span>'}

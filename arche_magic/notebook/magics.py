@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from argparse import BooleanOptionalAction
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
 from IPython.core.magic_arguments import argument, magic_arguments
-from traitlets import Bool, Float, Integer, Unicode
+from traitlets import Bool, Enum, Float, Integer, Unicode
 
+from .explain import FailureWatch
+from .formats import FORMATS
 from .out import OutHook
 
 # The engine, and all that needs it, is imported when a magic first runs: loading stays instant.
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers import Reply
+
+    from .chat import Chats
 
 
 @magics_class
@@ -37,6 +48,10 @@ class ArcheMagics(Magics):
     keep = Bool(
         None, allow_none=True, help="Answer what was asked before from memory; keep each reply."
     ).tag(config=True)
+    format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
+    budget = Integer(2000, help="Most tokens that one table or list takes in a prompt.").tag(
+        config=True
+    )
 
     shell: InteractiveShell
 
@@ -45,6 +60,17 @@ class ArcheMagics(Magics):
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
         self.last_reply: Reply | None = None
         self.out = OutHook(shell)
+        self.failures = FailureWatch(shell)
+        self._chats: Chats | None = None
+
+    @property
+    def chats(self) -> Chats:
+        """The conversations of this kernel."""
+        if self._chats is None:
+            from .chat import Chats
+
+            self._chats = Chats()
+        return self._chats
 
     @no_var_expand
     @magic_arguments("llm")
@@ -79,18 +105,92 @@ class ArcheMagics(Magics):
     @argument("--fresh", action="store_true", help="Ask again all the same; replace what is kept.")
     @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
     @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")
+    @argument("-f", "--format", choices=FORMATS, help="How to ask for and show the reply.")
+    @argument(
+        "--image",
+        action="append",
+        metavar="FILE|NAME",
+        help="Send this image too: a file, or a variable such as a figure. May be repeated.",
+    )
+    @argument("--chat", metavar="CHAT", help="Continue the conversation of this name.")
+    @argument(
+        "--compare",
+        metavar="A,B,…",
+        help="Ask several providers, or models as provider/model, and show them side by side.",
+    )
+    @argument(
+        "--budget",
+        type=int,
+        metavar="TOKENS",
+        help="Most that one table or list takes in the prompt (2000 if not set).",
+    )
+    @argument("--raw", action="store_true", help="Send {{…}} as it stands too.")
+    @argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing.")
+    @argument(
+        "--dry-run", action="store_true", help="Print who would answer, when, for how many tokens."
+    )
+    @needs_local_scope
     @line_cell_magic
-    def llm(self, line: str, cell: str | None = None) -> Reply | None:
-        """Send a prompt: `%llm [OPTIONS] TEXT`, or `%%llm [OPTIONS]` with the prompt below.
+    def llm(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> Reply | pd.DataFrame | None:
+        r"""Send a prompt: `%llm [OPTIONS] TEXT`, or `%%llm [OPTIONS]` with the prompt below.
 
-        The text is sent as it stands: braces, quotes and dollar signs are not expanded. A text that
-        starts with a dash goes after `--`.
+        {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
+        notebook; {{df}} for a table, {{figure}} for an image. All else is sent as it stands:
+        single braces, quotes, dollar signs, and \{{name}}. A text that starts with a dash goes
+        after `--`.
         """
         from . import actions
 
         if (parsed := actions.parse(self.llm, line)) is None:
             return None
-        return self.out.shown(actions.ask(self, *parsed, cell))
+        return self.out.shown(actions.ask(self, *parsed, cell, local_ns))
+
+    @no_var_expand
+    @magic_arguments("llm_explain")
+    @argument("-p", "--provider", metavar="NAME", help="Ask only this provider.")
+    @argument("-m", "--model", metavar="NAME", help="Model, bare or as provider/model.")
+    @argument("--max-tokens", type=int, metavar="TOKENS", help="Longest reply.")
+    @argument("--patience", type=float, metavar="SECONDS", help="Wait that long for a route.")
+    @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
+    @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")
+    @argument("-f", "--format", choices=FORMATS, help="`code` offers the fix as the next cell.")
+    @argument("--chat", metavar="CHAT", help="In the conversation of this name.")
+    @argument("--locals", action="store_true", help="Send the values of the variables used too.")
+    @argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing.")
+    @argument(
+        "--dry-run", action="store_true", help="Print who would answer, when, for how many tokens."
+    )
+    @line_magic
+    def llm_explain(self, line: str) -> Reply | None:
+        """Explain the last error and how to fix it: `%llm_explain [OPTIONS] [QUESTION]`.
+
+        Sends the cell that failed, the notebook's own frames and the error's message; values of
+        variables only with --locals.
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_explain, line)) is None:
+            return None
+        return self.out.shown(actions.explain(self, *parsed))
+
+    @no_var_expand
+    @magic_arguments("llm_chat")
+    @line_magic
+    def llm_chat(self, line: str) -> pd.DataFrame | None:
+        """Look after conversations: `%llm_chat [list | show NAME | export NAME FILE | …]`.
+
+        `list` (if nothing is said) and `show NAME` show them, `export NAME FILE` writes one as
+        Markdown (.md) or JSON (.json), `load FILE [NAME]` reads a .json back, `fork NAME NEW` lets
+        one go on twice, `undo NAME` forgets its last turn, `clear NAME` all of it. Returns a row
+        per conversation as a DataFrame.
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_chat, line)) is None:
+            return None
+        return self.out.shown(actions.chats(self, parsed[1]))
 
     @no_var_expand
     @magic_arguments("llm_quota")
@@ -169,4 +269,5 @@ class ArcheMagics(Magics):
         from . import sandbox_magic
 
         sandbox_magic.stop()
+        self.failures.remove()
         self.out.remove()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 TEXTS = [
     'say "hello',
-    "it's {x} and {{x}} at $HOME for $x",
+    "it's {x} and {{ 1 }} and {{x,y},{z}} at $HOME for $x",
     r"C:\new \\server \"quoted\"",
     "f(x) = { 1 } ; print(?) !ls %who",
     "-",

@@ -1,0 +1,282 @@
+"""`%%llm --compare`: one prompt, several answers, side by side as they come."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+)
+from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
+from arche_magic.llm_providers.types import Message, in_seconds, route_name
+
+from .display import QUIET, CellInterrupted, Place
+from .markup import as_html
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .magics import ArcheMagics
+    from .prompts import Prompt
+
+_COLUMNS = ("provider", "key", "model", "reply", "tokens", "seconds", "cost_usd", "error")
+_SECONDS_PER_REDRAW = 0.1
+_CHARACTERS_PER_SECOND = 50_000
+_MOST = 8
+# Seconds that an interrupted cell waits for its calls to be booked; they end by themselves.
+_FAREWELL = 0.5
+_ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
+# Columns share the width; one that would become narrower than this goes to the next line.
+_COLUMN = (
+    "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
+    "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
+)
+
+
+@dataclass
+class Column:
+    """One of those who are asked, and what has come of it so far."""
+
+    asked: str
+    text: str = ""
+    state: str = "asked"
+    reply: Reply | None = None
+    error: LLMProviderError | None = None
+    seconds: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.reply is not None or self.error is not None
+
+    @property
+    def name(self) -> str:
+        """The route that answered, or who was asked."""
+        reply = self.reply
+        return route_name(reply.provider, reply.key, reply.model) if reply else self.asked
+
+    def take(self, event: object) -> None:
+        """Note what happened in it."""
+        if isinstance(event, Piece):
+            self.text += event.text
+            self.state = ""
+        elif isinstance(event, Waiting):
+            self.state = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
+        elif isinstance(event, Discarded):
+            self.text, self.state = "", f"{event.attempt}; starting over"
+        elif isinstance(event, Reply):
+            self.text, self.reply, self.state = str(event), event, ""
+        elif isinstance(event, LLMProviderError):
+            self.text, self.error, self.state = "", event, ""
+        elif isinstance(event, Exception):
+            raise event
+
+    def foot(self, paid: bool) -> str:
+        """The line below: tokens, seconds and cost, or what is the matter."""
+        if self.error is not None:
+            return f"failed: {self.error}"
+        if self.reply is None:
+            return self.state or "…"
+        parts = [f"{self.reply.usage.total_tokens:,} tokens", f"{self.reply.seconds:.1f} s"]
+        if self.reply.cost is not None:
+            parts.append(f"${self.reply.cost:.4f}")
+        elif not paid:
+            parts.append("free")
+        if self.reply.finish_reason == "length":
+            parts.append("cut at max_tokens")
+        passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
+        if passed:
+            parts.append(f"{passed} route{'s' if passed > 1 else ''} passed over")
+        return " · ".join(parts)
+
+
+def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataFrame:
+    """Ask each of `options.compare` at the same time and show the answers in columns.
+
+    Returns a row per column, in their order: `provider, key, model, reply, tokens, seconds,
+    cost_usd, error`; what did not answer has an error and no reply.
+
+    Raises:
+        InvalidRequest, ConfigurationError: the request is wrong.
+        NoRouteAvailable: nobody answered.
+        CellInterrupted: the user stopped it.
+    """
+    llm = IntelligentLLMOrchestrator()
+    requests = _requests(magics, options, llm)
+    columns = [Column(asked) for asked in requests]
+    message = Message("user", prompt.text, prompt.images)
+    happened: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def ask(number: int, request: dict[str, Any]) -> None:
+        try:
+            events = llm.events([message], **request)
+            while not stop.is_set():
+                happened.put((number, next(events)))
+            events.close()
+        except StopIteration as end:
+            happened.put((number, end.value))
+        except Exception as error:  # noqa: BLE001  # a column's error is told in its place
+            happened.put((number, error))
+
+    show = _Columns(magics, columns, llm, options.quiet, prompt.notes)
+    threads = [
+        threading.Thread(target=ask, args=pair, daemon=True)
+        for pair in enumerate(requests.values())
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        while not all(column.ended for column in columns):
+            number, event = happened.get()
+            columns[number].take(event)
+            show.update()
+    except KeyboardInterrupt:
+        stop.set()
+        deadline = time.monotonic() + _FAREWELL
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for column in columns:
+            column.state = "" if column.ended else "interrupted: not complete"
+        show.finish()
+        raise CellInterrupted("the requests were stopped; their tokens are booked") from None
+    finally:
+        stop.set()
+    show.finish()
+    if all(column.error is not None for column in columns):
+        if len({str(column.error) for column in columns}) == 1 and columns[0].error:
+            raise columns[0].error
+        reasons = "; ".join(f"{column.asked}: {column.error}" for column in columns)
+        raise NoRouteAvailable(f"nobody answered: {reasons}")
+    return _frame(columns)
+
+
+def _requests(
+    magics: ArcheMagics, options: Namespace, llm: IntelligentLLMOrchestrator
+) -> dict[str, dict[str, Any]]:
+    """The options of each request, by the name it was asked for."""
+    for option in ("provider", "model", "chat", "format", "show_prompt", "dry_run"):
+        if getattr(options, option):
+            raise InvalidRequest(f"%llm: --compare goes without --{option.replace('_', '-')}")
+    names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
+    if not 1 <= len(names) <= _MOST:
+        raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
+    common = {
+        name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
+        for name in ("system", "temperature", "max_tokens", "patience")
+    }
+    requests = {}
+    for name in names:
+        whole = name in llm.configuration.providers
+        who = {"provider": name} if whole else {"model": name}
+        try:
+            llm.configuration.resolve_model(who.get("model"), who.get("provider"))
+        except ConfigurationError as error:
+            if hint := did_you_mean(name, llm.configuration.providers):
+                raise ConfigurationError(f"--compare: unknown provider {name!r}{hint}") from None
+            raise ConfigurationError(f"--compare: {error}") from None
+        requests[name] = {**common, **who}
+    return requests
+
+
+def _frame(columns: Sequence[Column]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for column in columns:
+        reply = column.reply
+        provider, _, model = column.asked.partition("/")
+        rows.append(
+            (reply.provider, reply.key, reply.model, str(reply), reply.usage.total_tokens,
+             reply.seconds, reply.cost, None)
+            if reply is not None
+            else (provider, None, model or None, None, None, None, None, str(column.error))
+        )  # fmt: skip
+    types = {"tokens": "Int64", "seconds": "float64", "cost_usd": "float64"}
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(types)
+
+
+class _Columns:
+    """The columns on the screen: redrawn while they fill, or in a terminal one after the other."""
+
+    def __init__(
+        self, magics: ArcheMagics, columns: Sequence[Column], llm: IntelligentLLMOrchestrator,
+        quiet: bool, notes: Sequence[str],
+    ) -> None:  # fmt: skip
+        self._columns, self._notes, self._quiet = columns, notes, quiet
+        self._paid = {name for name, entry in llm.configuration.providers.items() if entry.paid}
+        self._place = Place() if hasattr(magics.shell, "kernel") else None
+        self._next_redraw = 0.0
+        self._printed = 0
+        if not quiet and self._place is None and notes:
+            print("\n".join(notes))
+
+    def update(self) -> None:
+        """Show what is new, if it is time."""
+        if self._quiet:
+            return
+        if self._place is None:
+            self._print()
+        elif time.monotonic() >= self._next_redraw:
+            self._place.draw(self._bundle())
+            length = sum(len(column.text) for column in self._columns)
+            pause = max(_SECONDS_PER_REDRAW, length / _CHARACTERS_PER_SECOND)
+            self._next_redraw = time.monotonic() + pause
+
+    def finish(self) -> None:
+        """Show everything as it stays."""
+        if self._quiet:
+            return
+        if self._place is None:
+            self._print(everything=True)
+        else:
+            attempts = [
+                attempt.to_dict()
+                for column in self._columns
+                for attempt in (column.reply or column.error or LLMProviderError("")).attempts
+            ]
+            self._place.draw(self._bundle(), {"arche_magic": {"attempts": attempts}})
+
+    def _print(self, everything: bool = False) -> None:
+        for column in self._columns[self._printed :]:
+            if not (column.ended or everything):
+                return
+            print(self._as_text(column), end="\n\n")
+            self._printed += 1
+
+    def _bundle(self) -> dict[str, str]:
+        columns = "".join(self._as_html(column) for column in self._columns)
+        notes = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in self._notes)
+        texts = [self._as_text(column) for column in self._columns]
+        return {
+            "text/plain": "\n\n".join([*self._notes, *texts]),
+            "text/html": f'{notes}<div style="{_ROW}">{columns}</div>',
+        }
+
+    def _foot(self, column: Column) -> str:
+        paid = column.reply is not None and column.reply.provider in self._paid
+        return without_controls(column.foot(paid))
+
+    def _as_text(self, column: Column) -> str:
+        text = without_controls(column.text).strip("\n")
+        return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
+
+    def _as_html(self, column: Column) -> str:
+        return (
+            f'<div style="{_COLUMN}"><div style="font-weight:600">{escape(column.name)}</div>'
+            f'<div style="flex:1">{as_html(column.text)}</div>'
+            f'<div style="{QUIET};margin-top:4px">{escape(self._foot(column))}</div></div>'
+        )

@@ -1,0 +1,240 @@
+"""`%llm_explain`: the last failure of a cell as a question, in as few words as say everything.
+
+The magics watch for failures from the moment they load, so nothing of the engine is imported yet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import linecache
+import sys
+import sysconfig
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+
+SYSTEM = (
+    "You explain Python errors to the person whose notebook cell failed. Say in a few sentences "
+    "what went wrong and why, then show the corrected code. Do not repeat the traceback."
+)
+QUESTION = "What went wrong, and how do I fix it?"
+FIX = "Answer with the whole corrected cell."
+_STANDARD = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<frozen")
+_PACKAGES = ("site-packages", "dist-packages")
+_CELL_LINES, _AROUND, _FRAMES, _CAUSES = 60, 3, 8, 3
+_MESSAGE_CHARACTERS = 1500
+_TOKENS_PER_LOCAL, _LOCALS = 60, 12
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error that ended a cell; `cell` and `number` as the notebook shows them, if known."""
+
+    error: BaseException
+    cell: str = ""
+    number: int | None = None
+
+
+class FailureWatch:
+    """Remembers the last failure that was not one of ours, so that explaining can be repeated."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._last: Failure | None = None
+        shell.events.register("post_run_cell", self._look)
+
+    def remove(self) -> None:
+        """Watch no longer."""
+        self._shell.events.unregister("post_run_cell", self._look)
+
+    def last(self) -> Failure | None:
+        """The last failure; also of a cell that ran before this extension was loaded."""
+        if self._last is None:
+            error = getattr(sys, "last_value", None)
+            return Failure(error) if _counts(error) else None
+        return self._last
+
+    def _look(self, result: ExecutionResult) -> None:
+        error = result.error_before_exec or result.error_in_exec
+        if _counts(error):
+            cell = getattr(result.info, "raw_cell", None)
+            self._last = Failure(error, cell or "", result.execution_count)
+
+
+def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
+    """The failure in words: its cell with an arrow, the user's own frames, causes, message.
+
+    Frames of libraries are counted, but for the one that raised. Values of variables are left
+    out unless `with_locals`.
+    """
+    error = failure.error
+    steps = list(traceback.walk_tb(error.__traceback__))
+    parts = []
+    line = _failing_line(failure, steps, shell)
+    if failure.cell:
+        title = f"Cell In[{failure.number}]" if failure.number else "The cell"
+        lines = failure.cell.rstrip("\n").split("\n")
+        parts.append(f"{title}:\n{_listing(lines, line, _CELL_LINES)}")
+    frames = _frames(steps, shell)
+    # One alone is the line with the arrow.
+    if len(frames) > bool(failure.cell):
+        parts.append("Called, innermost last:\n" + "\n".join(frames))
+    own = [(frame, number) for frame, number in steps if _is_own(frame, shell)]
+    if own and not (failure.cell and _is_cell(own[-1][0], failure, shell)):
+        frame, number = own[-1]
+        source = [text.rstrip("\n") for text in linecache.getlines(frame.f_code.co_filename)]
+        if source:
+            parts.append(f"{_place(frame, shell)}:\n{_listing(source, number, 2 * _AROUND + 1)}")
+    parts.append(_chain(error))
+    if with_locals and own:
+        parts.append(_locals(own[-1][0]))
+    return "\n\n".join(filter(None, parts))
+
+
+def _counts(error: BaseException | None) -> TypeGuard[BaseException]:
+    ours = type(error).__module__.partition(".")[0] == "arche_magic"
+    return error is not None and not ours and not isinstance(error, KeyboardInterrupt)
+
+
+def _failing_line(
+    failure: Failure, steps: list[tuple[FrameType, int]], shell: InteractiveShell
+) -> int | None:
+    """Which line of the cell failed, counted from 1."""
+    if isinstance(failure.error, SyntaxError):
+        return failure.error.lineno
+    line = None
+    for frame, number in steps:
+        if _is_cell(frame, failure, shell):
+            line = number
+        elif failure.cell.startswith("%%") and frame.f_code.co_filename.startswith("<"):
+            # The body of a cell magic such as %%time, which is a file of its own.
+            return number + 1
+    return line
+
+
+def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list[str]:
+    """A line per frame of the user, with the libraries' between them counted."""
+    entries: list[str] = []
+    groups = [
+        (own, list(group))
+        for own, group in itertools.groupby(steps, lambda step: _is_own(step[0], shell))
+    ]
+    for place, (own, group) in enumerate(groups):
+        if own:
+            entries += [_frame(frame, number, shell) for frame, number in group]
+        elif entries:
+            # What comes before the user's first frame is IPython's business.
+            last = place == len(groups) - 1
+            passed = len(group) - last
+            if passed:
+                entries.append(f"  … {passed} frame{'s' if passed > 1 else ''} of libraries")
+            if last:
+                entries.append(_frame(*group[-1], shell))
+    if len(entries) > _FRAMES:
+        half = _FRAMES // 2
+        middle = f"  … {len(entries) - _FRAMES} more"
+        entries = [*entries[:half], middle, *entries[-half:]]
+    return entries
+
+
+def _frame(frame: FrameType, number: int, shell: InteractiveShell) -> str:
+    code = linecache.getline(frame.f_code.co_filename, number).strip()
+    where = f"  {_place(frame, shell)}, line {number}, in {frame.f_code.co_name}"
+    return f"{where}: {code}" if code else where
+
+
+def _place(frame: FrameType, shell: InteractiveShell) -> str:
+    """`Cell In[3]`, the end of a file's path, or the name Python gave the code."""
+    name = frame.f_code.co_filename
+    if label := shell.compile.format_code_name(name):
+        return " ".join(label)
+    for library in (*_PACKAGES, *_STANDARD):
+        if library in name:
+            return name.rpartition(library)[2].strip("/\\")
+    return name if name.startswith("<") else Path(name).name
+
+
+def _is_own(frame: FrameType, shell: InteractiveShell) -> bool:
+    name = frame.f_code.co_filename
+    if shell.compile.format_code_name(name):
+        return True
+    return not name.startswith(_STANDARD) and not any(part in name for part in _PACKAGES)
+
+
+def _is_cell(frame: FrameType, failure: Failure, shell: InteractiveShell) -> bool:
+    label = shell.compile.format_code_name(frame.f_code.co_filename)
+    return label is not None and label[1] == f"In[{failure.number}]"
+
+
+def _listing(lines: list[str], marked: int | None, most: int) -> str:
+    """Numbered lines with an arrow at one; of many, those around it."""
+    start = 0
+    if len(lines) > most:
+        start = min(max(0, (marked or 1) - 1 - most // 2), len(lines) - most)
+    shown = lines[start : start + most]
+    width = len(str(start + len(shown)))
+    listed = [
+        f"{'>' if number == marked else ' '} {number:{width}} {line}".rstrip()
+        for number, line in enumerate(shown, start + 1)
+    ]
+    above = [f"  … {start} lines above"] if start else []
+    rest = len(lines) - start - len(shown)
+    return "\n".join([*above, *listed, *([f"  … {rest} lines below"] if rest else [])])
+
+
+def _chain(error: BaseException) -> str:
+    """The error's own message, then what it was caused by."""
+    messages = [_message(error)]
+    link = error
+    for _ in range(_CAUSES):
+        cause = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        if cause is None:
+            break
+        how = "caused by" if link.__cause__ else "while handling"
+        messages.append(f"{how} {_message(cause)}")
+        link = cause
+    return "\n".join(messages)
+
+
+def _message(error: BaseException) -> str:
+    text = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, BaseExceptionGroup):
+        text += "".join(f"\n  - {_message(inner)}" for inner in error.exceptions[:_CAUSES])
+    if len(text) <= _MESSAGE_CHARACTERS:
+        return text
+    half = _MESSAGE_CHARACTERS // 2
+    return f"{text[:half]} … {text[-half:]}"
+
+
+def _locals(frame: FrameType) -> str:
+    """The variables that the failing code uses, each in a few words."""
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    from .values import as_text
+
+    code, lines = frame.f_code, []
+    for name in dict.fromkeys((*code.co_varnames, *code.co_names)):
+        value: Any = frame.f_locals.get(name)
+        if name.startswith("_") or name not in frame.f_locals or callable(value):
+            continue
+        if inspect.ismodule(value):
+            continue
+        try:
+            shown = (
+                value if isinstance(value, str) else as_text(value, name, _TOKENS_PER_LOCAL).text
+            )
+        except InvalidRequest:
+            shown = type(value).__name__
+        except Exception:  # noqa: BLE001  # an object's own code may fail at being printed
+            shown = f"{type(value).__name__} that cannot be shown"
+        limit = 5 * _TOKENS_PER_LOCAL
+        lines.append(
+            f"{name} = {shown!r:.{limit}}" if isinstance(value, str) else f"{name} = {shown}"
+        )
+    return "Variables:\n" + "\n".join(lines[:_LOCALS]) if lines else ""

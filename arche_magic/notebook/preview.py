@@ -1,0 +1,47 @@
+"""`--show-prompt` and `--dry-run`: what a cell would send and whom it would reach, in words."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from arche_magic.llm_providers.preview import Preview
+from arche_magic.llm_providers.types import Message, Request, in_seconds
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")
+
+
+def prompt_text(request: Request) -> str:
+    """Everything that would leave the machine, message by message; image data by its size.
+
+    Control characters, which a screen would obey, are shown by their numbers.
+    """
+    parts = [_message(message) for message in request.messages]
+    given = {name: getattr(request, name) for name in _PARAMETERS}
+    settings = ", ".join(
+        f"{name} {value}" for name, value in given.items() if value not in (None, ())
+    )
+    return "\n\n".join([*parts, f"({settings})"] if settings else parts)
+
+
+def route_text(preview: Preview) -> str:
+    """Who would answer and when, what it would take, and who is passed over."""
+    spent = preview.usage
+    size = f"about {spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
+    if preview.route is None:
+        patience = f"{preview.request.patience:g} s"
+        opens = f"; the first opens {in_seconds(preview.wait)}" if preview.wait < math.inf else ""
+        lines = [f"No route would answer within {patience}{opens} · {size}"]
+    else:
+        when = "now" if preview.wait <= 0 else in_seconds(preview.wait)
+        price = "paid" if preview.route.paid else "free"
+        lines = [f"{preview.route} would answer {when} · {size} · {price}"]
+    lines += [f"  {route} is passed over: {reason}" for route, _, reason in preview.shut]
+    return "\n".join([*lines, "Nothing was sent."])
+
+
+def _message(message: Message) -> str:
+    shown = _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", message.content)
+    images = [f"[image {number}: {image}]" for number, image in enumerate(message.images, 1)]
+    return "\n".join([f"── {message.role} ──", shown.rstrip("\n"), *images])

@@ -1,0 +1,157 @@
+r"""The `{{variables}}` of a prompt, and the images that go with it.
+
+`{{name}}`, with `.attribute`, `[0]` or `["key"]` behind the name as often as needed, stands for a
+value of the notebook. Values go in once and are never looked through again. Any other brace goes
+out as it stands, and so does `\{{name}}`, without its backslash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.images import read_image
+from arche_magic.llm_providers.types import Image
+
+from .values import as_image, as_text
+
+# Two braces, on one line, around something that begins like a name.
+_REFERENCE = re.compile(r"(\\?)\{\{[ \t]*((?!\d)\w[^{}\n]*?)[ \t]*\}\}")
+_NAME = re.compile(r"(?!\d)\w+")
+_STEP = re.compile(
+    r"""\.(?P<attribute>(?!\d)\w+)|\[(?P<number>-?\d+)\]|\["(?P<key>[^"]*)"\]|\['(?P<word>[^']*)'\]"""
+)
+_AS_IT_STANDS = r"write \{{ for braces that are meant as such, or --raw for a whole prompt of them"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt ready to send.
+
+    `notes` say what was left out of a value, for the person who asks.
+    """
+
+    text: str
+    images: tuple[Image, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
+    """The text with its variables replaced by their values.
+
+    Args:
+        text: what the cell says.
+        names: the variables there are.
+        budget: most tokens that one table, array or collection takes.
+
+    Raises:
+        InvalidRequest: a variable does not exist, or has no place in a prompt.
+    """
+    images: list[Image] = []
+    notes: list[str] = []
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[0][1:]
+        reference = match[2]
+        value = look_up(reference, names)
+        if image := as_image(value):
+            images.append(image)
+            return f"[image {len(images)}]"
+        shown = as_text(value, reference, budget)
+        if shown.note:
+            notes.append(shown.note)
+        return shown.text
+
+    return Prompt(_REFERENCE.sub(replace, text), tuple(images), tuple(dict.fromkeys(notes)))
+
+
+def look_up(reference: str, names: Mapping[str, Any]) -> Any:
+    """The value of `name`, `name.attribute`, `name[0]` or `name["key"]`. Nothing is called.
+
+    Raises:
+        InvalidRequest: it is not written like that, or does not exist.
+    """
+    start = _NAME.match(reference)
+    steps, end = [], start.end() if start else 0
+    while step := _STEP.match(reference, end):
+        steps.append(step)
+        end = step.end()
+    if start is None or end < len(reference):
+        why = (
+            "makes no calls" if "(" in reference else 'takes a name, name.attr, name[0], name["k"]'
+        )
+        raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {why}; {_AS_IT_STANDS}")
+    name = start[0]
+    if name not in names:
+        hint = did_you_mean(name, _own(names)) or f"; {_AS_IT_STANDS}"
+        raise InvalidRequest(f"{{{{{reference}}}}}: there is no variable {name!r}{hint}")
+    value = names[name]
+    for step in steps:
+        path = reference[: step.start()]
+        if (attribute := step["attribute"]) is not None:
+            value = _attribute(value, attribute, path)
+        else:
+            number = step["number"]
+            value = _item(value, int(number) if number else step["key"] or step["word"] or "", path)
+    return value
+
+
+def image_of(source: str, names: Mapping[str, Any]) -> Image:
+    """The image that `--image` names: a file, or a variable that holds one or the path of one.
+
+    Raises:
+        InvalidRequest: there is no such image.
+    """
+    if Path(source).expanduser().is_file() or "://" in source:
+        return read_image(source)
+    name = _NAME.match(source)
+    if name is None or name[0] not in names:
+        hint = did_you_mean(source, _own(names))
+        raise InvalidRequest(f"--image {source}: there is no such file, and no such variable{hint}")
+    value = look_up(source, names)
+    if image := as_image(value):
+        return image
+    if isinstance(value, str | Path):
+        return read_image(value)
+    raise InvalidRequest(f"--image {source} is no image but of type {type(value).__name__}")
+
+
+def _own(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith("_")]
+
+
+def _attribute(value: Any, name: str, path: str) -> Any:
+    if name.startswith("_"):
+        raise InvalidRequest(f"{{{{{path}.{name}}}}}: names that start with _ are private")
+    try:
+        return getattr(value, name)
+    except AttributeError:
+        hint = did_you_mean(name, _own(dir(value)))
+        raise InvalidRequest(f"{{{{{path}.{name}}}}}: {path} has no {name!r}{hint}") from None
+    except Exception as error:  # noqa: BLE001  # a property runs its owner's code
+        raise InvalidRequest(f"{{{{{path}.{name}}}}} cannot be read: {error!r}") from None
+
+
+def _item(value: Any, key: int | str, path: str) -> Any:
+    reference = f"{{{{{path}[{key!r}]}}}}"
+    # Asked first, as a defaultdict would make what it does not have.
+    if isinstance(value, Mapping) and key not in value:
+        hint = did_you_mean(str(key), [str(known) for known in value])
+        raise InvalidRequest(f"{reference}: {path} has no key {key!r}{hint}")
+    try:
+        return value[key]
+    except (KeyError, IndexError):
+        hint = (
+            did_you_mean(key, map(str, getattr(value, "columns", ())))
+            if isinstance(key, str)
+            else ""
+        )
+        raise InvalidRequest(f"{reference}: {path} has no {key!r}{hint}") from None
+    except Exception as error:  # noqa: BLE001  # an index runs its owner's code
+        raise InvalidRequest(f"{reference} cannot be read: {error}") from None

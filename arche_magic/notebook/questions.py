@@ -1,0 +1,72 @@
+"""A line that asks something: `%llm What is a token bucket?` is sent, not looked up.
+
+To IPython a question mark at the end of a line means help on the word before it, in a line of a
+magic too. Behind a text of ours it is part of the text; `%llm?` alone still shows the help.
+"""
+
+from __future__ import annotations
+
+import tokenize
+from typing import TYPE_CHECKING, Any, Self
+
+from IPython.core.inputtransformer2 import EscapedCommand, HelpEnd, MagicAssign
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_ASKING = ("llm", "llm_explain")
+_LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
+
+
+class _Question(EscapedCommand):
+    """`%llm TEXT?` as the magic that it is, before IPython takes it for a request for help."""
+
+    priority = HelpEnd.priority - 1
+
+    @classmethod
+    def find(cls, tokens_by_line: list[list[Any]]) -> Self | None:
+        """The first such line of a cell."""
+        for line in tokens_by_line:
+            start = next((n for n, token in enumerate(line) if token.type not in _LAYOUT), 0)
+            if _asks(line, start):
+                return cls(line[start].start)
+        return None
+
+
+class _AssignedQuestion(MagicAssign):
+    """`name = %llm TEXT?` likewise."""
+
+    priority = HelpEnd.priority - 1
+
+    @classmethod
+    def find(cls, tokens_by_line: list[list[Any]]) -> Self | None:
+        """The first such line of a cell."""
+        for line in tokens_by_line:
+            equals = next((n for n, token in enumerate(line) if token.string == "="), None)
+            if equals is not None and _asks(line, equals + 1):
+                return cls(line[equals + 1].start)
+        return None
+
+    def sortby(self) -> tuple[int, int, int]:
+        """Its place among what a line may be: before help, which counts from the line's start."""
+        return self.start_line, 0, self.priority
+
+
+def register(shell: InteractiveShell) -> None:
+    """Let lines of our magics end in a question mark."""
+    shell.input_transformer_manager.token_transformers += [_Question, _AssignedQuestion]
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Undo `register`."""
+    transformers = shell.input_transformer_manager.token_transformers
+    transformers[:] = [one for one in transformers if one not in (_Question, _AssignedQuestion)]
+
+
+def _asks(line: list[Any], start: int) -> bool:
+    """Whether a magic of ours begins there and a text that ends in a question mark follows."""
+    words = [token.string for token in line[start : start + 3]]
+    if len(words) < 3 or words[0] != "%" or words[1] not in _ASKING or words[2].startswith("?"):
+        return False
+    # The last token is the end of the line.
+    return bool(line[-2].string == "?")
