@@ -47,9 +47,16 @@ class _AssignedQuestion(MagicAssign):
                 return cls(line[equals + 1].start)
         return None
 
-    def sortby(self) -> tuple[int, int, int]:
-        """Its place among what a line may be: before help, which counts from the line's start."""
-        return self.start_line, 0, self.priority
+    def __init__(self, start: tuple[int, int]) -> None:
+        super().__init__(start)
+        # Help counts from the line's start, and the earliest in a line is taken.
+        self._magic_column, self.start_col = self.start_col, 0
+
+    def transform(self, lines: list[str]) -> list[str]:
+        """The cell's lines with the call in place of the magic."""
+        self.start_col = self._magic_column
+        transformed: list[str] = super().transform(lines)
+        return transformed
 
 
 def register(shell: InteractiveShell) -> None:

@@ -31,6 +31,7 @@ class Cell:
     error: list[str] = field(default_factory=list)
     error_name: str = ""
     messages: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    payload: list[dict[str, Any]] = field(default_factory=list)
     started: float = 0.0
     ended: float = 0.0
 
@@ -121,6 +122,7 @@ class Kernel:
             reply = self.client.get_shell_msg(timeout=10)
             if reply["parent_header"].get("msg_id") == request:
                 cell.status = reply["content"]["status"]
+                cell.payload = reply["content"].get("payload", [])
                 return cell
 
     def page(self, code: str) -> str:

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
-from arche_magic.notebook.display import reply_bundle
+from arche_magic.notebook.formats import FORMATS, bundle
+from arche_magic.notebook.markup import as_html
 
 MARK = "alert"  # every attack below carries it, so that what it becomes can be found
 ATTACKS = [
@@ -70,8 +71,8 @@ def renderings(markdown: str) -> list[str]:
     return [markdown2html(markdown), str(plain(markdown)), str(rich(markdown))]
 
 
-def assert_harmless(text: str) -> None:
-    shown = reply_bundle(text)["text/markdown"]
+def assert_harmless(text: str, form: str = "markdown") -> None:
+    shown = bundle(text, form)["text/markdown"]
     for page in renderings(shown):
         for tag, attributes in Elements(page).found:
             where = (tag, attributes, shown)
@@ -117,6 +118,41 @@ def test_no_mixture_of_borders_lets_an_attack_through(text: str) -> None:
     assert_harmless(text)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([form for form in FORMATS if form != "text"]),
+    st.lists(st.sampled_from([*BORDERS, *ATTACKS]), max_size=24).map("".join),
+)
+@example("code", "```python\n```` <img src=x>\n```")
+@example("math", "x\n$$\n<img src=x>")
+def test_no_format_lets_an_attack_through(form: str, text: str) -> None:
+    """What is cut out of a reply and set apart is as harmless as the whole."""
+    assert_harmless(text, form)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*BORDERS, *ATTACKS, "**", "*", "a"]), max_size=24).map("".join))
+def test_a_reply_within_our_html_has_our_tags_alone(text: str) -> None:
+    """In columns a reply is escaped first, and only fixed tags are added, without any address."""
+    for tag, attributes in Elements(as_html(text)).found:
+        assert tag in ("div", "pre", "code", "b", "i"), (tag, text)
+        assert set(attributes) <= {"style"}, (attributes, text)
+
+
+def test_the_common_signs_of_markdown_are_shown_in_columns() -> None:
+    """Titles, lists, code, tables and emphasis; what is not understood stays as it is."""
+    page = as_html(
+        "# Title\ntwo\nlines **bold** *it* `a<b`\n- one\n  2. two\n```py\nx < 1\n```\n"
+        "| a |\n| b |\n\n2 * 3 * 4"
+    )
+    plain = re.sub(r' style="[^"]*"', "", page)
+    assert plain == (
+        "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code></div>"
+        "<div>• one</div><div>2. two</div><pre>x &lt; 1</pre><pre>| a |\n| b |</pre>"
+        "<div>2 * 3 * 4</div>"
+    )
+
+
 CODE = 'for (i = 0; i<n; i++) { a[i](x) = "<b>" + `t`; }  // ![x](y)'
 
 
@@ -136,7 +172,7 @@ CODE = 'for (i = 0; i<n; i++) { a[i](x) = "<b>" + `t`; }  // ![x](y)'
 def test_code_stays_readable(text: str) -> None:
     """Code is shown as it was written, in fences, lists, quotes and spans, closed or not."""
     code = ["a<b>", "x ` <y>"] if "Use" in text else [CODE]
-    for page in renderings(reply_bundle(text)["text/markdown"]):
+    for page in renderings(bundle(text)["text/markdown"]):
         found = " ".join(re.findall(r"<code[^>]*>(.*?)</code>", page, re.DOTALL) or [page])
         plain = re.sub(r"<[^>]+>", "", found)
         assert all(line in unescape(plain) for line in code), page
@@ -153,7 +189,7 @@ def test_code_stays_readable(text: str) -> None:
 )
 def test_ordinary_markdown_is_left_alone(text: str) -> None:
     """Titles, tables, code, math and links to the web go through unchanged."""
-    assert reply_bundle(text) == {"text/plain": text, "text/markdown": text}
+    assert bundle(text) == {"text/plain": text, "text/markdown": text}
 
 
 @pytest.mark.parametrize(
@@ -168,11 +204,12 @@ def test_ordinary_markdown_is_left_alone(text: str) -> None:
 )
 def test_a_formula_stays_a_formula(text: str, shown: str) -> None:
     """TeX has no entities: what could be HTML or a link is said in TeX."""
-    assert reply_bundle(text)["text/markdown"] == shown
+    assert bundle(text)["text/markdown"] == shown
 
 
 def test_terminal_escapes_and_reordering_marks_are_taken_out() -> None:
     """A reply can neither colour nor move in a terminal, nor turn text around."""
-    bundle = reply_bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
-    assert bundle["text/plain"] == "ared b]0;t cdef\ng\nh"
-    assert bundle["text/markdown"] == bundle["text/plain"]
+    shown = bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
+    assert shown["text/plain"] == "ared b]0;t cdef\ng\nh"
+    assert shown["text/markdown"] == shown["text/plain"]
+    assert bundle("a\x1b[31mred", "text") == {"text/plain": "ared"}

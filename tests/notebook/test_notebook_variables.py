@@ -1,0 +1,295 @@
+"""`{{variables}}`: values of the notebook go into the prompt once; all other braces stay."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers import InvalidRequest
+from arche_magic.notebook.prompts import fill
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+    from arche_magic.sandbox import Sandbox
+
+
+def sent(sandbox: Sandbox) -> str:
+    """The prompt of the last request."""
+    return str(sandbox.requests[-1].body["messages"][-1]["content"]).rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("reference", "value"),
+    [
+        ("name", "Ada"),
+        (" name ", "Ada"),
+        ("thing.size", "3"),
+        ("xs[0]", "a"),
+        ("xs[-1]", "c"),
+        ('row["first name"]', "Grace"),
+        ("row['first name']", "Grace"),
+        ("rows[1].row['first name']", "Grace"),
+        ("größe", "1.5"),
+        ("nothing", "None"),
+    ],
+)
+def test_a_reference_stands_for_its_value(reference: str, value: str) -> None:
+    """A name, and behind it attributes, positions and keys as often as needed."""
+    row = {"first name": "Grace"}
+    names = {
+        "name": "Ada",
+        "thing": SimpleNamespace(size=3),
+        "xs": ["a", "b", "c"],
+        "row": row,
+        "rows": [None, SimpleNamespace(row=row)],
+        "größe": 1.5,
+        "nothing": None,
+    }
+    assert fill(f"<{{{{{reference}}}}}>", names, 100).text == f"<{value}>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"json": {"a": {"b": {}}}}',
+        "int a[2][2] = {{1,2},{3,4}}; struct p q[] = {{x, y}, {z, w}};",
+        r"\frac{1}{2} and {x} and {x.y} and {{ 1 + 1 }} and {{}} and {{\n}}",
+        "{{ not closed",
+        "{{ two\nlines }}",
+        "{% for x in xs %} {# note #}",
+    ],
+)
+def test_other_braces_go_out_as_they_stand(text: str) -> None:
+    """Only two braces on one line around what begins like a name are a reference."""
+    assert fill(text, {"x": "X", "y": "Y", "not": "N"}, 100).text == text
+
+
+@given(st.text(alphabet="{}x .[]0\\\n\"'$", max_size=40))
+def test_a_prompt_changes_in_its_references_alone(text: str) -> None:
+    """Whatever is around braces, without a name in two of them nothing is changed."""
+    try:
+        filled = fill(text, {}, 100).text
+    except InvalidRequest:
+        assert "{{" in text
+    else:
+        assert filled == text or "\\{{" in text
+
+
+def test_values_are_never_expanded_again() -> None:
+    """A value with braces in it, as a hostile text may have, stays text."""
+    names = {"comment": "{{secret}} {name} \\{{secret}}", "secret": "leaked", "name": "leaked"}
+    assert fill("Rate: {{comment}}", names, 100).text == f"Rate: {names['comment']}"
+
+
+def test_a_backslash_keeps_the_braces_of_a_template() -> None:
+    r"""`\{{name}}` is sent as `{{name}}`; a backslash elsewhere is a backslash."""
+    names = {"name": "Ada"}
+    assert fill(r"\{{ name }} \{name} \n \{{1,2}", names, 100).text == (
+        r"{{ name }} \{name} \n \{{1,2}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{nmae}}", "there is no variable 'nmae'; did you mean 'name'?"),
+        ("{{secrets.TOKEN}}", r"there is no variable 'secrets'; write \\\{\{ for braces"),
+        ("{{thing.sise}}", "thing has no 'sise'; did you mean 'size'?"),
+        ("{{row['first nam']}}", "row has no key 'first nam'; did you mean 'first name'?"),
+        ("{{xs[9]}}", "xs has no 9"),
+        ("{{frame['ag']}}", "frame has no 'ag'; did you mean 'age'?"),
+        ("{{len(xs)}}", "makes no calls"),
+        ("{{frame.describe}}", "frame.describe is a function; {{…}} makes no calls"),
+        ("{{name | upper}}", "takes a name, name.attr, name"),
+        ("{{name, xs}}", "takes a name, name.attr, name"),
+        ("{{thing.__class__}}", "names that start with _ are private"),
+        ("{{math}}", "math is a module"),
+        ("{{anything}}", "anything is of type object, which has no text form"),
+        ("{{broken.value}}", "cannot be read: ZeroDivisionError"),
+        ("{{data}}", "data is bytes and no image"),
+    ],
+)
+def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:
+    """The message names the reference and what to write instead."""
+
+    class Broken:
+        @property
+        def value(self) -> float:
+            return 1 / 0
+
+    names: dict[str, Any] = {
+        "name": "Ada",
+        "xs": [1],
+        "row": {"first name": 1},
+        "thing": SimpleNamespace(size=1),
+        "frame": pd.DataFrame({"age": [1]}),
+        "math": pytest,
+        "anything": object(),
+        "broken": Broken(),
+        "data": b"\x00\x01",
+    }
+    with pytest.raises(InvalidRequest, match=said):
+        fill(text, names, 100)
+
+
+def test_looking_up_a_key_does_not_make_it() -> None:
+    """A defaultdict is asked without being changed."""
+    counts: defaultdict[str, int] = defaultdict(int)
+    with pytest.raises(InvalidRequest, match="counts has no key 'x'"):
+        fill("{{counts['x']}}", {"counts": counts}, 100)
+    assert counts == {}
+
+
+def test_a_small_table_goes_in_whole() -> None:
+    """Its shape, then a line per row; an index that only counts is left out."""
+    frame = pd.DataFrame(
+        {"name": ["Ann", "B, C"], "n": [1.0, None], "day": pd.Timestamp("2026-01-02")}
+    )
+    filled = fill("{{frame}}", {"frame": frame}, 200)
+    assert filled.text == (
+        '[frame: DataFrame, 2 rows × 3 columns]\nname,n,day\nAnn,1,2026-01-02\n"B, C",,2026-01-02'
+    )
+    assert filled.notes == ()
+    indexed = frame.set_index("name")[["n"]]
+    assert fill("{{t}}", {"t": indexed}, 200).text.endswith('name,n\nAnn,1\n"B, C",')
+
+
+def test_a_large_table_is_cut_to_the_budget_and_says_so() -> None:
+    """The prompt states its whole size and what is shown of it; so does a note for the user."""
+    frame = pd.DataFrame({"x": range(100_000), "text": ["word " * 40] * 100_000})
+    filled = fill("{{frame}}", {"frame": frame}, 500)
+    heading, head, *rows = filled.text.split("\n")
+    said = f"DataFrame, 100,000 rows × 2 columns, cut to the first {len(rows)} rows"
+    assert heading == f"[frame: {said}]"
+    assert head == "x,text"
+    assert 5 < len(rows) < 20
+    assert len(filled.text) / 4 < 520
+    assert filled.notes == (
+        f"frame (DataFrame, 100,000 rows × 2 columns) was cut to the first {len(rows)} rows",
+    )
+
+
+@pytest.mark.parametrize("budget", [1, 10, 100, 1000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        pd.DataFrame(np.zeros((50, 400))),
+        pd.DataFrame({"text": ["long " * 2000] * 9, "n": range(9)}),
+        pd.DataFrame(np.zeros((2000, 2)), index=pd.MultiIndex.from_product([range(40), range(50)])),
+        pd.Series(range(5000), name="s"),
+        pd.Index(range(5000)),
+        np.zeros((1, 100_000)),
+        np.arange(5000),
+        list(range(5000)),
+        {number: [number] * 9 for number in range(900)},
+        ["x" * 100_000],
+        {"a": {"b": ["ä" * 5000] * 9}},
+    ],
+)
+def test_no_collection_takes_much_more_than_its_budget(value: Any, budget: int) -> None:
+    """Wide, long and deep data is cut, and its heading names the cut."""
+    filled = fill("{{value}}", {"value": value}, budget)
+    heading, _, rest = filled.text.partition("\n")
+    assert filled.notes or budget == 1000
+    assert ("cut to" in heading) == bool(filled.notes)
+    # A first row, and 16 characters of each cell, are shown whatever the budget.
+    assert len(rest) / 4 <= 1.2 * budget + 12
+
+
+def test_data_goes_in_as_json() -> None:
+    """Dicts, lists, dataclasses and numpy's numbers, without a word around them if they fit."""
+
+    @dataclass
+    class Point:
+        x: int
+        tags: set[str]
+
+    names = {
+        "p": Point(1, {"a"}),
+        "d": {"k": (1, 2.5, None), 3: np.int64(4)},
+        "a": np.array([1, 2]),
+    }
+    assert fill("{{p}}", names, 100).text == '{"x": 1, "tags": ["a"]}'
+    assert fill("{{d}}", names, 100).text == '{"k": [1, 2.5, null], "3": 4}'
+    assert fill("{{a}}", names, 100).text == "[a: array of int64, 2]\n1, 2"
+
+
+def test_text_goes_in_whole_whatever_its_length() -> None:
+    """A document is not data: one too long for a model is refused, not cut behind one's back."""
+    text = "word " * 5000
+    assert fill("{{text}}", {"text": text}, 10).text == text
+
+
+def test_a_cell_and_a_line_insert_variables(kernel: Kernel, sandboxed) -> None:
+    """Both do; with --raw nothing is inserted."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("city = 'Oslo'; row = {'x': 1}")
+    assert kernel.run('%%llm -q\nWhere is {{city}}? {{row}} {"a": 1}').status == "ok"
+    assert sent(sandbox) == 'Where is Oslo? {"x": 1} {"a": 1}'
+    kernel.run("%llm -q Where is {{city}}")
+    assert sent(sandbox) == "Where is Oslo"
+    kernel.run("%%llm -q --raw\n{{ city }} {{ missing|title }}")
+    assert sent(sandbox) == "{{ city }} {{ missing|title }}"
+
+
+def test_a_line_in_a_function_sees_its_variables(kernel: Kernel, sandboxed) -> None:
+    """Local names come before the notebook's."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(
+        "city = 'Oslo'\ndef ask(town):\n    city = town\n    %llm -q Where is {{city}}\nask('Rome')"
+    )
+    assert sent(sandbox) == "Where is Rome"
+
+
+def test_a_reply_and_a_function_can_be_asked_about(kernel: Kernel, sandboxed) -> None:
+    """A reply goes in as its text, a function as its source."""
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "an **answer**")
+    kernel.run("%llm -q -o first hi\ndef double(x):\n    return 2 * x")
+    kernel.run("%%llm -q\n{{first}} {{first.provider}}\n{{double}}")
+    assert sent(sandbox) == "an **answer** groq\ndef double(x):\n    return 2 * x"
+
+
+def test_what_was_cut_is_said_above_the_reply(kernel: Kernel, sandboxed) -> None:
+    """One quiet line; the budget is an option and a setting."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("xs = list(range(5000))")
+    note, _, _ = kernel.run("%%llm --budget 30\n{{xs}}").displays
+    assert note["data"]["text/plain"].startswith("xs (list of 5,000) was cut to the first ")
+    assert len(sent(sandbox)) < 200
+    kernel.run("%config ArcheMagics.budget = 60")
+    kernel.run("%%llm -q\n{{xs}}")
+    assert 200 < len(sent(sandbox)) < 400
+    assert "--budget is 0; it must be 1 or more" in kernel.run("%llm --budget 0 hi").message
+
+
+def test_a_mistake_in_a_reference_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) -> None:
+    """Nothing is sent."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("city = 'Oslo'")
+    cell = kernel.run("%%llm\nWhere is {{ctiy}}?")
+    assert cell.status == "error"
+    assert cell.message == (
+        "InvalidRequest: {{ctiy}}: there is no variable 'ctiy'; did you mean 'city'?"
+    )
+    assert sandbox.requests == ()
+
+
+@pytest.mark.parametrize("line", ["%llm -q What is it?", "x = %llm -q What is it?"])
+def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str) -> None:
+    """It is sent, not taken for a request for help, which `%llm?` still is."""
+    sandbox = sandboxed(keys={"groq": 1})
+    assert kernel.run(line).status == "ok"
+    assert sent(sandbox) == "What is it?"
+    assert "--budget" in kernel.page("%llm?")
+    kernel.run("%unload_ext arche_magic")
+    names = "[t.__name__ for t in get_ipython().input_transformer_manager.token_transformers]"
+    assert kernel.value(names) == ["MagicAssign", "SystemAssign", "EscapedCommand", "HelpEnd"]
