@@ -1,0 +1,205 @@
+"""`--chat`: a conversation goes on across providers, and remembers only what was answered."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_notebook_replies import WORDS, updates
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+    from arche_magic.sandbox import Sandbox
+
+
+def said(sandbox: Sandbox, number: int = -1) -> list[tuple[str, str]]:
+    """Role and text of every message of a request."""
+    messages: Any = sandbox.requests[number].body["messages"]
+    return [(message["role"], message["content"].rstrip("\n")) for message in messages]
+
+
+def answer(model: str, messages: list[dict[str, str]]) -> str:
+    """A reply that shows how much was asked."""
+    return f"{model.rpartition('/')[2]} saw {len(messages)}"
+
+
+@pytest.fixture
+def chatting(kernel: Kernel, sandboxed) -> Sandbox:
+    """Two providers whose replies say how many messages they saw."""
+    return sandboxed(keys={"groq": 1, "mistral": 1}, reply=answer)
+
+
+def test_a_conversation_goes_on_with_another_provider(kernel: Kernel, chatting: Sandbox) -> None:
+    """The second provider sees what the first one said; the receipts count the turns."""
+    first = kernel.run("%llm --chat c -p groq One")
+    second = kernel.run("%%llm --chat c -p mistral\nTwo")
+    assert said(chatting) == [
+        ("user", "One"),
+        ("assistant", "gpt-oss-120b saw 1"),
+        ("user", "Two"),
+    ]
+    receipts = [cell.displays[1]["data"]["text/plain"] for cell in (first, second)]
+    assert [receipt.rpartition(" · ")[2] for receipt in receipts] == [
+        "chat c, turn 1",
+        "chat c, turn 2",
+    ]
+    kernel.run("%llm -q Alone")
+    assert said(chatting) == [("user", "Alone")]
+
+
+def test_a_conversation_keeps_its_system_prompt(kernel: Kernel, chatting: Sandbox) -> None:
+    """What -s said last holds for the turns after it."""
+    kernel.run("%llm -q --chat c -s 'Be brief.' One")
+    kernel.run("%llm -q --chat c Two")
+    assert said(chatting)[0] == ("system", "Be brief.")
+    kernel.run("%llm -q --chat c -s 'Be long.' Three")
+    kernel.run("%llm -q --chat c Four")
+    assert said(chatting)[0] == ("system", "Be long.")
+    assert len(said(chatting)) == 8
+
+
+def test_a_failed_turn_never_was(kernel: Kernel, chatting: Sandbox) -> None:
+    """Neither its question nor its system prompt is remembered, whatever failed."""
+    kernel.run("%llm -q --chat c One")
+    for kind in ("content_filter", "invalid_request"):
+        chatting.fail("groq", kind)
+        assert kernel.run("%llm --chat c -s 'Be rude.' Fail").status == "error"
+    kernel.run("%llm --chat c -t 9 Fail")
+    kernel.run("%llm -q --chat c Two")
+    assert said(chatting) == [
+        ("user", "One"),
+        ("assistant", "gpt-oss-120b saw 1"),
+        ("user", "Two"),
+    ]
+    chatting.fail("groq", "content_filter")
+    kernel.run("%llm --chat new Fail")
+    kernel.run("%llm_chat")
+    assert kernel.value("list(_.chat)") == ["c"]
+
+
+def test_an_interrupted_turn_never_was(kernel: Kernel, sandboxed) -> None:
+    """Its part stays on the screen, and out of the conversation."""
+    sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
+    cell = kernel.run("%llm --chat c One", interrupt_when=lambda cell: len(updates(cell)) > 1)
+    assert cell.message.startswith("Interrupted: ")
+    sandbox.seconds_per_chunk = 0
+    kernel.run("%llm -q --chat c Two")
+    assert said(sandbox) == [("user", "Two")]
+
+
+def test_a_reply_that_started_over_is_remembered_once(kernel: Kernel, chatting: Sandbox) -> None:
+    """The whole text of the route that finished."""
+    chatting.fail("groq", "cut_stream")
+    kernel.run("%llm -q --chat c One")
+    kernel.run("%llm -q --chat c Two")
+    assert said(chatting)[1] == ("assistant", "mistral-small-latest saw 1")
+
+
+def test_an_empty_turn_is_refused(kernel: Kernel, chatting: Sandbox) -> None:
+    """A history does not make a prompt."""
+    kernel.run("%llm -q --chat c One")
+    assert "the prompt is empty" in kernel.run("%%llm --chat c\n \n").message
+    assert len(chatting.requests) == 1
+
+
+def test_a_long_conversation_is_cut_at_its_oldest_turns(kernel: Kernel, sandboxed) -> None:
+    """What is sent fits the roomiest route, and a note says what is not; nothing is forgotten."""
+    sandbox = sandboxed(keys={"groq": 1}, reply=answer)
+    turn = {"images": [], "answer": "ok", "provider": "groq", "model": "m", "tokens": 1}
+    turns = [
+        {**turn, "question": f"{number} " + "word " * 1200, "at": "2026-11-23T12:00:00+00:00"}
+        for number in range(6)
+    ]
+    long = {"chat": "c", "system": None, "turns": turns}
+    (kernel.folder / "long.json").write_text(json.dumps(long))
+    kernel.run("%llm_chat load long.json")
+    note, _, receipt = kernel.run("%llm --chat c last").displays
+    assert note["data"]["text/plain"] == "c: the 2 oldest turns not sent, to fit into 8,000 tokens"
+    assert receipt["data"]["text/plain"].endswith("chat c, turn 7")
+    questions = [text.split()[0] for role, text in said(sandbox) if role == "user"]
+    assert questions == ["2", "3", "4", "5", "last"]
+    assert said(sandbox)[0][0] == "user"
+    kernel.run("%llm_chat")
+    assert kernel.value("list(_.turns)") == [7]
+
+
+def test_conversations_are_listed_shown_forked_and_cleared(
+    kernel: Kernel, chatting: Sandbox
+) -> None:
+    """Each verb does one thing and says what it did."""
+    assert kernel.run("%llm_chat").printed == (
+        "no conversation yet; %%llm --chat NAME begins one\n"
+    )
+    kernel.run("%llm -q --chat a -s Kind One <b>")
+    kernel.run("%llm -q --chat a Two")
+    shown = kernel.run("%llm_chat show a").displays[0]["data"]
+    assert shown["text/plain"].startswith("*Kind*\n\n> One <b>\n\ngpt-oss-120b saw 2\n\n*groq · ")
+    assert "<b>" not in shown["text/markdown"]
+    assert kernel.run("%llm_chat a").displays[0]["data"] == shown
+    assert kernel.run("%llm_chat fork a b").printed.startswith("b has the 2 turns of a")
+    kernel.run("%llm -q --chat b Three")
+    assert len(said(chatting)) == 6
+    kernel.run("%llm_chat undo a")
+    kernel.run("%llm -q --chat a Else")
+    assert said(chatting) == [
+        ("system", "Kind"),
+        ("user", "One <b>"),
+        ("assistant", "gpt-oss-120b saw 2"),
+        ("user", "Else"),
+    ]
+    listed = kernel.run("%llm_chat")
+    assert listed.displays[0]["data"]["text/plain"].splitlines()[1].split()[:2] == ["a", "2"]
+    assert kernel.value("(list(_.chat), list(_.turns), list(_.provider))") == (
+        ["a", "b"],
+        [2, 3],
+        ["groq", "groq"],
+    )
+    assert kernel.run("%llm_chat clear b").printed == "b (3 turns) is forgotten\n"
+    kernel.run("%llm_chat")
+    assert kernel.value("list(_.chat)") == ["a"]
+
+
+def test_a_conversation_survives_its_kernel_in_a_file(kernel: Kernel, chatting: Sandbox) -> None:
+    """Exported as JSON it is loaded back whole, with its images; as Markdown it is for readers."""
+    kernel.run("from PIL import Image\nImage.new('RGB', (8, 8)).save('dot.png')")
+    kernel.run("%llm -q --chat a -s Kind --image dot.png One")
+    assert (
+        kernel.run("%llm_chat export a 'a chat.json'").printed == "a (1 turn) is in a chat.json\n"
+    )
+    kernel.run("%llm_chat export a a.md")
+    markdown = (kernel.folder / "a.md").read_text()
+    assert "> One\n> [image/png, 1 kB]\n\nmistral-small-latest saw 2\n\n*mistral · " in markdown
+    kernel.run("%reload_ext arche_magic\n%llm_chat load 'a chat.json' again")
+    kernel.run("%llm -q --chat again Two")
+    messages: Any = chatting.requests[-1].body["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%llm --chat 'a b' hi", "--chat 'a b': letters, digits, and . _ - make a name"),
+        ("%llm_chat show abd", "there is no conversation 'abd'; did you mean 'abc'?"),
+        ("%llm_chat shwo abc", "did you mean 'show'?"),
+        ("%llm_chat fork abc", "write %llm_chat fork NAME NEW"),
+        ("%llm_chat fork abc abc", "there is a conversation 'abc' already"),
+        ("%llm_chat export abc notes.txt", "the file's name ends in .md or .json"),
+        ("%llm_chat export abc no/where.md", "No such file or directory"),
+        ("%llm_chat load nowhere.json", "No such file or directory"),
+        ("%llm_chat load other.json", "is no conversation that %llm_chat export wrote"),
+        ("%llm_chat load empty.json", "is no conversation that %llm_chat export wrote"),
+        ("%llm_chat show 'abc", "No closing quotation"),
+    ],
+)
+def test_a_mistake_is_one_line(kernel: Kernel, chatting: Sandbox, line: str, said: str) -> None:
+    """Whatever the line or the file says."""
+    kernel.run("%llm -q --chat abc One")
+    (kernel.folder / "other.json").write_text(json.dumps({"chat": "x", "turns": [{"question": 1}]}))
+    (kernel.folder / "empty.json").write_text("")
+    cell = kernel.run(line)
+    assert cell.status == "error"
+    assert said in cell.message
+    assert "\n" not in cell.message

@@ -1,0 +1,133 @@
+"""`-f`: what is asked for, how it is shown, and the code that is offered as the next cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from notebook_kernel import Kernel, environment_without_keys
+
+from arche_magic.notebook.formats import ASKS, code_of
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from notebook_kernel import Cell
+
+CODE = "Here it is:\n\n```python\nimport math\n\nmath.pi\n```\n\nRun it."
+
+
+def offered(cell: Cell) -> list[str]:
+    """The texts that a frontend was given for a new cell."""
+    texts = [entry for entry in cell.payload if entry["source"] == "set_next_input"]
+    assert not any(entry["replace"] for entry in texts)
+    return [entry["text"] for entry in texts]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "plain", "markdown"),
+    [
+        ("markdown", "**hi**", "**hi**", "**hi**"),
+        ("text", "**hi**", "**hi**", ""),
+        ("code", CODE, "import math\n\nmath.pi", "```python\nimport math\n\nmath.pi\n```"),
+        (
+            "json",
+            '{"a":[1]}',
+            '{\n  "a": [\n    1\n  ]\n}',
+            '```json\n{\n  "a": [\n    1\n  ]\n}\n```',
+        ),
+        ("json", '```json\n{"a":1}\n```', '{\n  "a": 1\n}', '```json\n{\n  "a": 1\n}\n```'),
+        ("html-source", "<b>hi</b>", "<b>hi</b>", "\n```html\n<b>hi</b>\n```\n"),
+        ("math", "x^2 < 1", "x^2 < 1", "$$\nx^2 \\lt  1\n$$"),
+        ("math", "So $x$ is 1.", "So $x$ is 1.", "So $x$ is 1."),
+    ],
+)
+def test_a_reply_is_shown_in_the_format_that_was_asked_for(
+    kernel: Kernel, sandboxed, form: str, text: str, plain: str, markdown: str
+) -> None:
+    """Blocks are cut out of the text around them; the value stays the whole reply."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: text)
+    shown = kernel.run(f"%llm -o reply -f {form} hi").displays[0]["data"]
+    assert shown["text/plain"] == plain
+    assert shown.get("text/markdown", "") == markdown
+    assert kernel.value("str(reply)") == text
+
+
+@pytest.mark.parametrize("form", ASKS)
+def test_the_model_is_told_what_is_wanted(kernel: Kernel, sandboxed, form: str) -> None:
+    """In a sentence at the end of the system prompt; a setting does the same as the option."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(f"%llm -q -s 'Be brief.' -f {form} hi")
+    kernel.run(f"%config ArcheMagics.format = {form!r}\n%llm -q -s 'Be brief.' hi")
+    for request in sandbox.requests:
+        system = request.body["messages"][0]["content"]
+        assert system == f"Be brief.\n\n{ASKS[form]}".rstrip()
+
+
+def test_code_is_offered_as_the_next_cell_and_never_run(kernel: Kernel, sandboxed) -> None:
+    """The frontend gets the code alone; nothing happens to the notebook's names."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "```python\nran = True\x1b[8m\n```")
+    kernel.run("ran = False")
+    assert offered(kernel.run("%llm -f code hi")) == ["ran = True"]
+    assert kernel.value("ran") is False
+    assert offered(kernel.run("%llm -q -f code hi")) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ("x = 1\ny = 2", ["x = 1\ny = 2"]),
+        ("```python\nx = 1\n```\nand\n~~~py\ny = 2\n~~~", ["x = 1\n\ny = 2"]),
+        ("```bash\npip install x\n```\n```python\nimport x\n```", ["import x"]),
+        ("```sql\nselect 1\n```", []),
+        ("I cannot write that.", []),
+    ],
+)
+def test_only_python_is_offered(kernel: Kernel, sandboxed, reply: str, code: list[str]) -> None:
+    """Python blocks are joined; other languages are shown, and prose is not taken for code."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: reply)
+    cell = kernel.run("%llm -f code hi")
+    assert offered(cell) == code
+    assert cell.displays[0]["data"]["text/plain"] == (code_of(reply)[1] or reply)
+    assert ("no code in it" in cell.displays[1]["data"]["text/plain"]) == ("cannot" in reply)
+
+
+def test_code_grows_without_what_is_around_it(kernel: Kernel, sandboxed) -> None:
+    """Once its block has begun, only the code is drawn."""
+    sandboxed(keys={"groq": 1}, seconds_per_chunk=0.08, reply=lambda *_: CODE)
+    cell = kernel.run("%llm -f code hi")
+    drawn = [c["data"]["text/plain"] for _, kind, c in cell.messages if "display" in kind]
+    assert any(text.startswith("Here") for text in drawn)
+    assert any(text.startswith("import") and "pi" not in text for text in drawn)
+    assert cell.displays[0]["data"]["text/plain"] == "import math\n\nmath.pi"
+
+
+def test_a_reply_that_is_no_json_is_shown_and_marked(kernel: Kernel, sandboxed) -> None:
+    """The receipt says so."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "sorry")
+    reply, receipt = kernel.run("%llm -f json hi").displays
+    assert reply["data"]["text/plain"] == "sorry"
+    assert receipt["data"]["text/plain"].endswith(" · no valid JSON")
+
+
+def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:
+    """In a scheduled run an offer is lost, so the saved output holds the code."""
+    with Sandbox(keys={"groq": 1}, reply=lambda *_: CODE) as sandbox:
+        cells = [
+            nbformat.v4.new_code_cell(source)
+            for source in ("%load_ext arche_magic", "%llm -f code hi")
+        ]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
+        client.execute(env=environment_without_keys(tmp_path, **sandbox.environment()))
+    assert len(notebook.cells) == 2
+    assert notebook.cells[1].outputs[0]["data"]["text/markdown"] == (
+        "```python\nimport math\n\nmath.pi\n```"
+    )
+
+
+def test_an_unknown_format_is_refused(kernel: Kernel, sandboxed) -> None:
+    """With the formats there are."""
+    sandboxed(keys={"groq": 1})
+    assert "'markdown', 'text', 'code', 'json'" in kernel.run("%llm -f yaml hi").message

@@ -1,0 +1,105 @@
+"""`--image` and `{{figure}}`: files, figures and pictures that go with a prompt."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+    from arche_magic.sandbox import Sandbox
+
+SETUP = """
+import matplotlib; matplotlib.use("agg")
+import io, pathlib
+import matplotlib.pyplot as plt
+from PIL import Image
+fig, axes = plt.subplots()
+axes.plot([1, 3, 2])
+picture = Image.new("RGB", (8, 8), "red")
+picture.save("red.png"); picture.save("red.jpg")
+file = pathlib.Path("red.png")
+data = file.read_bytes()
+number = 3
+"""
+
+
+def sent(sandbox: Sandbox) -> tuple[str, list[str], list[bytes]]:
+    """Text, media types and image files of the last request to Mistral."""
+    content: Any = sandbox.requests[-1].body["messages"][-1]["content"]
+    uris = [part["image_url"]["url"].split(",") for part in content[1:]]
+    types = [head.removeprefix("data:").removesuffix(";base64") for head, _ in uris]
+    return content[0]["text"].rstrip("\n"), types, [base64.b64decode(data) for _, data in uris]
+
+
+@pytest.mark.parametrize(
+    ("source", "media_type"),
+    [
+        ("red.png", "image/png"),
+        ("red.jpg", "image/jpeg"),
+        ("fig", "image/png"),
+        ("axes", "image/png"),
+        ("picture", "image/png"),
+        ("file", "image/png"),
+        ("data", "image/png"),
+    ],
+)
+def test_an_image_is_a_file_or_a_variable(
+    kernel: Kernel, sandboxed, source: str, media_type: str
+) -> None:
+    """Files by their path; figures, axes, pictures, paths and bytes by their name."""
+    sandbox = sandboxed(keys={"mistral": 1})
+    assert kernel.run(SETUP).status == "ok"
+    cell = kernel.run(f"%llm --image {source} What is it?")
+    assert cell.status == "ok", cell.error
+    text, types, (data,) = sent(sandbox)
+    assert (text, types) == ("What is it?", [media_type])
+    assert len(data) > 50
+    assert "With it came 1 image." in cell.displays[0]["data"]["text/plain"]
+
+
+def test_figures_in_the_text_become_images_in_their_order(kernel: Kernel, sandboxed) -> None:
+    """Their places are marked; those of --image come after them."""
+    sandbox = sandboxed(keys={"mistral": 1})
+    kernel.run(SETUP)
+    kernel.run("%%llm -q --image red.jpg\nCompare {{fig}} with {{picture}}.")
+    text, types, _ = sent(sandbox)
+    assert text == "Compare [image 1] with [image 2]."
+    assert types == ["image/png", "image/png", "image/jpeg"]
+
+
+def test_the_routes_that_take_no_images_are_passed_over(kernel: Kernel, sandboxed) -> None:
+    """The receipt says so; where no route is left, the cell fails and names a model."""
+    sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run(SETUP)
+    receipt = kernel.run("%llm --image red.png What is it?").displays[1]["data"]["text/plain"]
+    assert receipt.startswith("mistral · key 1")
+    assert "groq · key 1 · gpt-oss-120b skipped: takes no images" in receipt
+    refused = kernel.run("%llm -p groq --image red.png What is it?")
+    assert refused.message == (
+        "InvalidRequest: openai/gpt-oss-120b takes no images; groq/qwen/qwen3.8-27b does"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("rde.png", "there is no such file, and no such variable"),
+        ("pictur", "did you mean 'picture'?"),
+        ("number", "--image number is no image but of type int"),
+        ("https://example.com/a.png", "nothing is fetched here"),
+        ("notes.txt", "is no PNG, JPEG, WebP or GIF"),
+    ],
+)
+def test_what_is_no_image_fails_the_cell(kernel: Kernel, sandboxed, source: str, said: str) -> None:
+    """One line, and nothing is sent."""
+    sandbox = sandboxed(keys={"mistral": 1})
+    kernel.run(SETUP + "pathlib.Path('notes.txt').write_text('text')")
+    cell = kernel.run(f"%llm --image {source} What is it?")
+    assert cell.status == "error"
+    assert said in cell.message
+    assert "\n" not in cell.message
+    assert sandbox.requests == ()
