@@ -133,7 +133,7 @@ def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list
             last = place == len(groups) - 1
             passed = len(group) - last
             if passed:
-                entries.append(f"  … {passed} frame{'s' if passed > 1 else ''} of libraries")
+                entries.append(f"  … {_count(passed, 'frame')} of libraries")
             if last:
                 entries.append(_frame(*group[-1], shell))
     if len(entries) > _FRAMES:
@@ -183,9 +183,18 @@ def _listing(lines: list[str], marked: int | None, most: int) -> str:
         f"{'>' if number == marked else ' '} {number:{width}} {line}".rstrip()
         for number, line in enumerate(shown, start + 1)
     ]
-    above = [f"  … {start} lines above"] if start else []
-    rest = len(lines) - start - len(shown)
-    return "\n".join([*above, *listed, *([f"  … {rest} lines below"] if rest else [])])
+    above, below = start, len(lines) - start - len(shown)
+    return "\n".join(
+        [
+            *([f"  … {_count(above, 'line')} above"] if above else []),
+            *listed,
+            *([f"  … {_count(below, 'line')} below"] if below else []),
+        ]
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _chain(error: BaseException) -> str:

@@ -1,0 +1,167 @@
+"""`--compare`: one prompt, several answers side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from test_notebook_replies import WORDS, tags, updates
+
+from arche_magic.notebook.history import attempts_from_notebook
+
+if TYPE_CHECKING:
+    from notebook_kernel import Cell, Kernel
+
+
+def columns(cell: Cell) -> list[str]:
+    """The text of each column, as it stays."""
+    (shown,) = cell.displays
+    return shown["data"]["text/plain"].split("\n\n── ")
+
+
+def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
+    """Text, tokens, seconds and cost; the frame has a row per column in their order."""
+    sandbox = sandboxed(
+        keys={"groq": 2, "mistral": 1, "openai": 1}, reply=lambda model, _: f"I am **{model}**."
+    )
+    cell = kernel.run("%%llm --compare groq,mistral,openai/gpt-4o-mini -o both -t 0\nWho are you?")
+    assert cell.status == "ok", cell.error
+    assert cell.results == []
+    first, second, third = columns(cell)
+    assert first.splitlines()[0].startswith("── groq · key ")
+    assert first.splitlines()[1] == "I am **openai/gpt-oss-120b**."
+    assert first.splitlines()[2].endswith(" s · free")
+    assert second.splitlines()[1] == "I am **mistral-small-latest**."
+    assert "free" not in third
+    html = cell.data("text/html")[0]
+    assert "<b>mistral-small-latest</b>" in html
+    assert tags(html) <= {"div", "b", "pre", "code", "i"}
+    assert kernel.value("list(both.provider)") == ["groq", "mistral", "openai"]
+    assert kernel.value("both.reply[1]") == "I am **mistral-small-latest**."
+    assert kernel.value("list(both)") == [
+        "provider", "key", "model", "reply", "tokens", "seconds", "cost_usd", "error",
+    ]  # fmt: skip
+    assert kernel.value("(bool((both.tokens > 5).all()), both.error.isna().all().item())") == (
+        True,
+        True,
+    )
+    assert {request.body["temperature"] for request in sandbox.requests} == {0}
+    assert kernel.value("_ is both") is True
+
+
+def test_the_columns_fill_at_the_same_time(kernel: Kernel, sandboxed) -> None:
+    """One display, at most ten redraws a second, all columns growing together."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.02, reply=lambda *_: WORDS)
+    kernel.run("%llm -q -p mistral --max-tokens 1 warm up")
+    kernel.run("%llm -q -p groq --max-tokens 1 warm up")
+    cell = kernel.run("%%llm --compare groq,mistral\nhi")
+    drawn = [c["data"]["text/plain"] for _, kind, c in cell.messages if "display" in kind]
+    assert any(text.count("word3") == 2 and "word50" not in text for text in drawn)
+    times = updates(cell)
+    assert len(times) <= 3 + 10 * (times[-1] - times[0])
+    assert len(cell.displays) == 1
+
+
+def test_a_failing_column_leaves_the_others_alone(kernel: Kernel, sandboxed) -> None:
+    """It says what happened; the others are answered."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    sandbox.fail("mistral", "content_filter")
+    cell = kernel.run("%%llm --patience 0 --compare groq,mistral,google\nhi")
+    assert cell.status == "ok", cell.error
+    _, filtered, without_key = columns(cell)
+    assert filtered.startswith("mistral ──\nfailed: mistral (mistral-small-latest) refused")
+    assert without_key.startswith("google ──\nfailed: No available LLM providers: no API key")
+    assert kernel.value("_.error.isna().tolist()") == [True, False, False]
+    assert kernel.value("_.reply.isna().tolist()") == [False, True, True]
+
+
+def test_when_every_column_fails_so_does_the_cell(kernel: Kernel, sandboxed) -> None:
+    """In one line; what each said stays in its column."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    sandbox.fail("*", "content_filter", times=None)
+    cell = kernel.run("%%llm --compare groq,mistral\nhi")
+    assert cell.status == "error"
+    assert cell.message.startswith("NoRouteAvailable: nobody answered: groq: groq (openai/gpt-oss")
+    assert len(columns(cell)) == 2
+    same = kernel.run("%%llm --compare groq,mistral -t 9\nhi")
+    assert same.message == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
+
+
+def test_keys_rotate_within_a_column(kernel: Kernel, sandboxed) -> None:
+    """A column is a request like any other: the next route of its provider answers."""
+    sandbox = sandboxed(keys={"groq": 2, "mistral": 1})
+    sandbox.fail("groq_key_1", "unauthorized")
+    sandbox.fail("groq_key_2", "cut_stream")
+    first, _ = columns(kernel.run("%%llm --compare groq,mistral\nhi"))
+    assert first.startswith("── groq · key 2")
+    assert first.count("Simulated reply") == 1
+
+
+def test_an_interrupt_keeps_what_had_come(kernel: Kernel, sandboxed) -> None:
+    """The cell fails in one line within a second; both columns are marked and booked."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
+    cell = kernel.run(
+        "%%llm --compare groq,mistral\nhi",
+        interrupt_when=lambda cell: any(text.count("word2") == 2 for text in cell.data()),
+    )
+    assert cell.ended - cell.started < 1
+    assert cell.message.startswith("Interrupted: ")
+    for text in columns(cell):
+        assert "word0 word1 word2" in text
+        assert text.endswith("interrupted: not complete")
+    kernel.run("%llm_stats")
+    assert kernel.value("sorted(_.outcome)") == ["interrupted", "interrupted"]
+
+
+def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:
+    """Whatever HTML a model writes is shown as text."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "</div><script>alert(1)</script><img src=x>")
+    html = kernel.run("%%llm --compare groq\nhi").data("text/html")[0]
+    assert tags(html) == {"div"}
+    assert html.count("<div") == html.count("</div>")
+
+
+def test_the_saved_notebook_holds_the_attempts(kernel: Kernel, sandboxed, tmp_path) -> None:
+    """They can be read back from the file, like those of a single reply."""
+    import nbformat
+
+    sandboxed(keys={"groq": 1, "mistral": 1})
+    cell = kernel.run("%%llm --compare groq,mistral\nhi")
+    output = nbformat.v4.new_output(
+        "display_data", data=cell.displays[0]["data"], metadata=cell.displays[0]["metadata"]
+    )
+    code = nbformat.v4.new_code_cell("…", outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "saved.ipynb")
+    assert set(attempts_from_notebook(tmp_path / "saved.ipynb").provider) == {"groq", "mistral"}
+
+
+def test_variables_and_images_go_to_every_column(kernel: Kernel, sandboxed) -> None:
+    """A model that takes no images fails its own column only."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run("from PIL import Image\npicture = Image.new('RGB', (8, 8))\nword = 'red'")
+    cell = kernel.run(
+        "%%llm --compare groq,mistral,groq/qwen/qwen3.8-27b\nIs {{picture}} {{word}}?"
+    )
+    first, *others = columns(cell)
+    assert "failed: openai/gpt-oss-120b takes no images" in first
+    assert all("With it came 1 image." in text for text in others)
+    assert len(sandbox.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--compare gorq,mistral", "--compare: unknown provider 'gorq'; did you mean 'groq'?"),
+        ("--compare groq,gpt-oss-12b", "did you mean 'openai/gpt-oss-120b'?"),
+        ("--compare ,", "takes 1 to 8 names"),
+        ("--compare groq -p mistral", "--compare goes without --provider"),
+        ("--compare groq --chat c", "--compare goes without --chat"),
+        ("--compare groq --dry-run", "--compare goes without --dry-run"),
+    ],
+)
+def test_a_mistake_asks_nobody(kernel: Kernel, sandboxed, line: str, said: str) -> None:
+    """One line, before anything is sent."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    cell = kernel.run(f"%%llm {line}\nhi")
+    assert said in cell.message
+    assert sandbox.requests == ()

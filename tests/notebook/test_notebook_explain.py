@@ -1,0 +1,183 @@
+"""`%llm_explain`: what is told about a failed cell, and what is kept back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+    from arche_magic.sandbox import Sandbox
+
+HELPERS = "import json\n\n\ndef load(text):\n    return json.loads(text)\n"
+
+
+def told(sandbox: Sandbox) -> str:
+    """The question of the last request."""
+    return str(sandbox.requests[-1].body["messages"][-1]["content"])
+
+
+def test_the_last_error_is_explained_with_its_cell(kernel: Kernel, sandboxed) -> None:
+    """The cell with an arrow, the notebook's own frames, the message; a receipt as always."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("def ratio(row):\n    total = row['total']\n    return row['part'] / total")
+    failed = kernel.run("rows = [{'total': 0, 'part': 1}]\nfor row in rows:\n    ratio(row)")
+    assert failed.status == "error"
+    number = kernel.value("len(In) - 2")
+    cell = kernel.run("%llm_explain")
+    assert cell.status == "ok", cell.error
+    assert told(sandbox) == (
+        f"Cell In[{number}]:\n"
+        "  1 rows = [{'total': 0, 'part': 1}]\n"
+        "  2 for row in rows:\n"
+        "> 3     ratio(row)\n\n"
+        "Called, innermost last:\n"
+        f"  Cell In[{number}], line 3, in <module>: ratio(row)\n"
+        f"  Cell In[{number - 1}], line 3, in ratio: return row['part'] / total\n\n"
+        f"Cell In[{number - 1}]:\n"
+        "  1 def ratio(row):\n"
+        "  2     total = row['total']\n"
+        "> 3     return row['part'] / total\n\n"
+        "ZeroDivisionError: division by zero\n\n"
+        "What went wrong, and how do I fix it?"
+    )
+    assert sandbox.requests[-1].body["messages"][0]["role"] == "system"
+    assert len(cell.displays) == 2
+    assert cell.displays[1]["data"]["text/plain"].startswith("groq · key 1")
+
+
+def test_a_question_of_ones_own_may_be_asked(kernel: Kernel, sandboxed) -> None:
+    """It takes the place of the usual one, and may be repeated."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("1 / 0")
+    kernel.run("%llm_explain -q Is zero a number?")
+    assert told(sandbox).endswith("\n\nIs zero a number?")
+    kernel.run("%llm -t 9 fails")
+    kernel.run("%llm_explain -q Once more?")
+    assert "1 / 0" in told(sandbox)
+
+
+def test_values_stay_at_home_unless_asked_for(kernel: Kernel, sandboxed) -> None:
+    """With --locals the variables that the failing code uses go too, cut short."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("diagnosis, other, long = 'measles', 'unused', list(range(10_000))")
+    kernel.run(
+        "def check(patient):\n    hidden = patient\n    return len(long) / 0\ncheck(diagnosis)"
+    )
+    kernel.run("%llm_explain -q")
+    assert "measles" not in told(sandbox)
+    kernel.run("%llm_explain -q --locals")
+    assert "Variables:\npatient = 'measles'\nhidden = 'measles'" in told(sandbox)
+    assert "unused" not in told(sandbox)
+    kernel.run("x = long[20_000]")
+    kernel.run("%llm_explain -q --locals")
+    assert "long = [long: list of 10,000, cut to the first " in told(sandbox)
+    assert len(told(sandbox)) < 1200
+
+
+def test_frames_of_libraries_are_counted(kernel: Kernel, sandboxed) -> None:
+    """The user's files are shown with the line that failed; of a library only what raised."""
+    sandbox = sandboxed(keys={"groq": 1})
+    (kernel.folder / "loading.py").write_text(HELPERS)
+    kernel.run("import loading\nloading.load('{')")
+    kernel.run("%llm_explain -q")
+    text = told(sandbox)
+    assert "\n  loading.py, line 5, in load: return json.loads(text)\n  … 2 frames of libr" in text
+    assert "\nloading.py:\n  1 import json\n  2\n  3\n  4 def load(text):\n> 5     ret" in text
+    assert "json/decoder.py, line " in text
+    assert str(kernel.folder) not in text
+    assert len(text) < 900
+
+
+def test_what_caused_an_error_is_told(kernel: Kernel, sandboxed) -> None:
+    """Causes in their order, and errors that came while handling another."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(
+        "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('bad') from error"
+    )
+    kernel.run("%llm_explain -q")
+    assert "ValueError: bad\ncaused by KeyError: 'a'" in told(sandbox)
+    kernel.run("try:\n    {}['a']\nexcept KeyError:\n    1 / 0")
+    kernel.run("%llm_explain -q")
+    assert "ZeroDivisionError: division by zero\nwhile handling KeyError: 'a'" in told(sandbox)
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("x = = 3", "> 1 x = = 3"),
+        ("%%time\na = 1\n1 / (a - 1)", "> 3 1 / (a - 1)"),
+        ("\n".join(f"x{n} = {n}" for n in range(200)) + "\n1 / 0", "> 201 1 / 0"),
+        ("raise ValueError('long ' * 5000)", "ValueError: long long"),
+        ("raise ExceptionGroup('both', [ValueError('one'), TypeError('two')])", "- TypeError: two"),
+        ("def again(n): return again(n + 1)\nagain(0)", "RecursionError"),
+    ],
+)
+def test_every_kind_of_failure_fits_into_a_prompt(
+    kernel: Kernel, sandboxed, cell: str, said: str
+) -> None:
+    """Syntax errors, cell magics, long cells and messages, groups, recursion."""
+    sandbox = sandboxed(keys={"groq": 1})
+    assert kernel.run(cell).status == "error"
+    assert kernel.run("%llm_explain -q").status == "ok"
+    assert said in told(sandbox)
+    assert len(told(sandbox)) < 3000
+
+
+def test_the_fix_is_offered_as_the_next_cell(kernel: Kernel, sandboxed) -> None:
+    """`-f code` asks for the whole corrected cell."""
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "```python\n1 / 1\n```")
+    kernel.run("1 / 0")
+    cell = kernel.run("%llm_explain -f code")
+    assert told(sandbox).endswith("Answer with the whole corrected cell.")
+    assert [entry["text"] for entry in cell.payload] == ["1 / 1"]
+
+
+def test_an_explanation_can_be_asked_further(kernel: Kernel, sandboxed) -> None:
+    """In a conversation, later cells go on from it."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("1 / 0")
+    kernel.run("%llm_explain -q --chat why")
+    kernel.run("%llm -q --chat why And in floats?")
+    assert [message["role"] for message in sandbox.requests[-1].body["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+def test_without_a_failure_there_is_nothing_to_explain(kernel: Kernel, sandboxed) -> None:
+    """One line; an interrupt and our own errors are no failures to explain."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(
+        "import sys\nfor name in ('last_value', 'last_exc'):\n    sys.__dict__.pop(name, None)"
+    )
+    kernel.run("%reload_ext arche_magic")
+    kernel.run("%llm -t 9 hi")
+    kernel.run("raise KeyboardInterrupt")
+    assert kernel.run("%llm_explain").message == (
+        "InvalidRequest: %llm_explain: no cell has failed yet"
+    )
+    assert sandbox.requests == ()
+
+
+def test_a_failure_before_loading_can_be_explained(kernel: Kernel, sandboxed) -> None:
+    """From Python's record of the last error."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("%unload_ext arche_magic")
+    kernel.run("1 / 0")
+    kernel.run("%load_ext arche_magic")
+    kernel.run("%llm_explain -q")
+    assert "ZeroDivisionError: division by zero" in told(sandbox)
+    assert "1 / 0" in told(sandbox)
+
+
+def test_what_would_be_told_can_be_seen_first(kernel: Kernel, sandboxed) -> None:
+    """--show-prompt prints it and sends nothing."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("1 / 0")
+    assert "> 1 1 / 0" in kernel.run("%llm_explain --show-prompt").printed
+    assert sandbox.requests == ()
