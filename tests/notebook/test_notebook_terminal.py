@@ -13,6 +13,7 @@ from notebook_kernel import environment_without_keys
 from arche_magic.sandbox import Sandbox
 
 TEXT = "one two\n\n**three** \x1b[31mfour\x1b[0m"
+CODE = "```python\nx = 41 + 1\n```"
 
 
 class Terminal:
@@ -47,9 +48,14 @@ class Terminal:
         self._process.close(force=True)
 
 
+def answer(model: str, messages: list[dict[str, str]]) -> str:
+    """Code for who asks for it."""
+    return CODE if "write code" in messages[-1]["content"] else TEXT
+
+
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
-    with Sandbox(keys={"groq": 2}, reply=lambda *_: TEXT) as sandbox:
+    with Sandbox(keys={"groq": 2}, reply=answer) as sandbox:
         sandbox.fail("groq_key_1", "unauthorized")
         terminal = Terminal(tmp_path_factory.mktemp("terminal"), sandbox)
         assert terminal.run("%load_ext arche_magic") == ""
@@ -108,3 +114,36 @@ def test_a_filtered_reply_fails_on_a_line_of_its_own(terminal: Terminal) -> None
     terminal.sandbox.fail("groq", "content_filter")
     shown = terminal.run("%llm hi").splitlines()
     assert shown[-1].startswith("ContentFiltered: groq")
+
+
+def test_variables_notes_and_conversations_are_lines(terminal: Terminal) -> None:
+    """What was cut is said before the text; the receipt ends with the turn."""
+    terminal.run("xs = list(range(5000))")
+    shown = terminal.run("%llm --chat c --budget 20 sum {{xs}}").splitlines()
+    assert shown[0].startswith("xs (list of 5,000) was cut to the first ")
+    assert shown[1] == "one two"
+    assert any(line.endswith("chat c, turn 1 · 1 route passed over") for line in shown)
+    assert "\nc         1 " in terminal.run("%llm_chat")
+    assert "Nothing was sent." in terminal.run("%llm --dry-run hi")
+
+
+def test_code_is_the_text_of_the_next_prompt(terminal: Terminal) -> None:
+    """A terminal has no cells: it is offered where the user types, and shown above."""
+    assert CODE in terminal.run("%llm -f code write code")
+    assert terminal.run("get_ipython().rl_next_input").endswith("'x = 41 + 1'")
+
+
+def test_columns_come_one_after_the_other(terminal: Terminal) -> None:
+    """Each answer below the name of its route, with its figures."""
+    shown = terminal.run("df = get_ipython().run_cell_magic('llm', '--compare groq,mistral', 'hi')")
+    assert shown.startswith("── groq · key 2 · gpt-oss-120b ──\none two\n\n**three** four\n")
+    assert "── mistral ──\nfailed: No available LLM providers" in shown
+    assert "<" not in shown
+    assert terminal.run("df.shape").endswith("(2, 8)")
+
+
+def test_the_last_error_is_explained(terminal: Terminal) -> None:
+    """The explanation is printed as it comes."""
+    terminal.run("1 / 0")
+    assert "> 1 1 / 0" in terminal.run("%llm_explain --show-prompt")
+    assert "three" in terminal.run("%llm_explain")
