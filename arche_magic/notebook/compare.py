@@ -44,6 +44,7 @@ _COLUMN = (
     "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
     "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
 )
+_HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
 
 
 @dataclass
@@ -80,16 +81,14 @@ class Column:
         elif isinstance(event, Reply):
             self.text, self.reply, self.state = str(event), event, ""
         elif isinstance(event, LLMProviderError):
-            self.text, self.error, self.state = "", event, ""
+            self.text, self.error, self.state = str(event), event, ""
         elif isinstance(event, Exception):
             raise event
 
     def foot(self, paid: bool) -> str:
         """The line below: tokens, seconds and cost, or what is the matter."""
-        if self.error is not None:
-            return f"failed: {self.error}"
         if self.reply is None:
-            return self.state or "…"
+            return "failed" if self.error else self.state or "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens", f"{self.reply.seconds:.1f} s"]
         if self.reply.cost is not None:
             parts.append(f"${self.reply.cost:.4f}")
@@ -275,8 +274,11 @@ class _Columns:
         return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
 
     def _as_html(self, column: Column) -> str:
+        # The provider on a line of its own: names of models are of many lengths.
+        first, _, rest = column.name.partition(" · ")
         return (
-            f'<div style="{_COLUMN}"><div style="font-weight:600">{escape(column.name)}</div>'
-            f'<div style="flex:1">{as_html(column.text)}</div>'
+            f'<div style="{_COLUMN}"><div style="{_HEAD}"><b>{escape(first)}</b>'
+            f'<div style="{QUIET}">{escape(rest) or "&nbsp;"}</div></div>'
+            f'<div style="flex:1;overflow-wrap:anywhere">{as_html(column.text)}</div>'
             f'<div style="{QUIET};margin-top:4px">{escape(self._foot(column))}</div></div>'
         )

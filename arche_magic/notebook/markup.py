@@ -19,65 +19,80 @@ _BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
 _BLOCK = (
     "margin:6px 0;padding:6px 8px;border-radius:4px;background:rgba(128,128,128,.14);"
-    "white-space:pre-wrap;overflow-wrap:anywhere;font-size:90%;color:inherit"
+    "white-space:pre;overflow-x:auto;font-size:90%;color:inherit"
 )
+_CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
 _MARK = "padding:0 3px;border-radius:3px;background:rgba(128,128,128,.18);color:inherit"
 
 
 def as_html(text: str) -> str:
-    """Paragraphs, headings, list items, fenced code, tables (as they are typed), and emphasis."""
+    """Paragraphs, headings, list items, tables, fenced code, and emphasis."""
     html: list[str] = []
-    paragraph: list[str] = []
-    verbatim: list[str] = []
+    held: list[str] = []
+    kind = ""
     fence = ""
 
-    def end_paragraph() -> None:
-        if paragraph:
-            html.append(f'<div style="margin:6px 0">{_inline(" ".join(paragraph))}</div>')
-            paragraph.clear()
-
-    def end_verbatim() -> None:
-        if verbatim:
-            html.append(f'<pre style="{_BLOCK}">{escape(chr(10).join(verbatim))}</pre>')
-            verbatim.clear()
+    def end() -> None:
+        """Close what the lines held so far make."""
+        if held and kind == "code":
+            html.append(f'<pre style="{_BLOCK}">{escape(chr(10).join(held))}</pre>')
+        elif held and kind == "table":
+            html.append(_table(held))
+        elif held:
+            html.append(f'<div style="margin:6px 0">{_inline(" ".join(held))}</div>')
+        held.clear()
 
     for line in without_controls(text).split("\n"):
         mark = _FENCE.match(line)
         if fence:
             if mark and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
+                end()
                 fence = ""
-                end_verbatim()
             else:
-                verbatim.append(line)
+                held.append(line)
             continue
-        if line.lstrip().startswith("|"):
-            end_paragraph()
-            verbatim.append(line)
-            continue
-        end_verbatim()
+        now = "code" if mark else "table" if line.lstrip().startswith("|") else "text"
+        if now != kind:
+            end()
+            kind = now
         if mark:
-            end_paragraph()
             fence = mark[1]
+        elif kind == "table":
+            held.append(line)
         elif not line.strip():
-            end_paragraph()
+            end()
         elif heading := _HEADING.match(line):
-            end_paragraph()
+            end()
             html.append(
                 f'<div style="margin:8px 0 4px;font-weight:600">{_inline(heading[1])}</div>'
             )
         elif item := _ITEM.match(line):
-            end_paragraph()
-            sign = item[2] if item[2][0].isdigit() else "•"
-            depth = 1.3 + len(item[1].expandtabs(4)) * 0.4
-            html.append(
-                f'<div style="margin:2px 0 2px {depth:.1f}em;text-indent:-1.1em">'
-                f"{sign} {_inline(item[3])}</div>"
-            )
+            end()
+            html.append(_item(item))
         else:
-            paragraph.append(line.strip())
-    end_verbatim()
-    end_paragraph()
+            held.append(line.strip())
+    end()
     return "".join(html)
+
+
+def _item(item: re.Match[str]) -> str:
+    sign = item[2] if item[2][0].isdigit() else "•"
+    depth = 0.4 + len(item[1].expandtabs(4)) * 0.4
+    return (
+        f'<div style="display:flex;gap:.5em;margin:2px 0 2px {depth:.1f}em"><div>{sign}</div>'
+        f'<div style="min-width:0">{_inline(item[3])}</div></div>'
+    )
+
+
+def _table(lines: list[str]) -> str:
+    rows = []
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not all(re.fullmatch(":?-+:?", cell) for cell in cells):
+            rows.append("".join(f'<td style="{_CELL}">{_inline(cell)}</td>' for cell in cells))
+    body = "".join(f'<tr style="background:none">{row}</tr>' for row in rows)
+    style = "border-collapse:collapse;margin:6px 0;font-size:90%;color:inherit"
+    return f'<div style="overflow-x:auto"><table style="{style}">{body}</table></div>'
 
 
 def _inline(text: str) -> str:

@@ -26,7 +26,7 @@ _NAME = re.compile(r"(?!\d)\w+")
 _STEP = re.compile(
     r"""\.(?P<attribute>(?!\d)\w+)|\[(?P<number>-?\d+)\]|\["(?P<key>[^"]*)"\]|\['(?P<word>[^']*)'\]"""
 )
-_AS_IT_STANDS = r"write \{{ for braces that are meant as such, or --raw for a whole prompt of them"
+_AS_IT_STANDS = r"(\{{ sends braces as they stand, and so does --raw)"
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
         why = (
             "makes no calls" if "(" in reference else 'takes a name, name.attr, name[0], name["k"]'
         )
-        raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {why}; {_AS_IT_STANDS}")
+        raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {why} {_AS_IT_STANDS}")
     name = start[0]
     if name not in names:
-        hint = did_you_mean(name, _own(names)) or f"; {_AS_IT_STANDS}"
+        hint = did_you_mean(name, _own(names)) or f" {_AS_IT_STANDS}"
         raise InvalidRequest(f"{{{{{reference}}}}}: there is no variable {name!r}{hint}")
     value = names[name]
     for step in steps:

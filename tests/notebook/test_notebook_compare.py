@@ -35,7 +35,7 @@ def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
     assert "free" not in third
     html = cell.data("text/html")[0]
     assert "<b>mistral-small-latest</b>" in html
-    assert tags(html) <= {"div", "b", "pre", "code", "i"}
+    assert tags(html) <= {"div", "b"}
     assert kernel.value("list(both.provider)") == ["groq", "mistral", "openai"]
     assert kernel.value("both.reply[1]") == "I am **mistral-small-latest**."
     assert kernel.value("list(both)") == [
@@ -69,8 +69,8 @@ def test_a_failing_column_leaves_the_others_alone(kernel: Kernel, sandboxed) -> 
     cell = kernel.run("%%llm --patience 0 --compare groq,mistral,google\nhi")
     assert cell.status == "ok", cell.error
     _, filtered, without_key = columns(cell)
-    assert filtered.startswith("mistral ──\nfailed: mistral (mistral-small-latest) refused")
-    assert without_key.startswith("google ──\nfailed: No available LLM providers: no API key")
+    assert filtered.startswith("mistral ──\nmistral (mistral-small-latest) refused")
+    assert without_key.startswith("google ──\nNo available LLM providers: no API key")
     assert kernel.value("_.error.isna().tolist()") == [True, False, False]
     assert kernel.value("_.reply.isna().tolist()") == [False, True, True]
 
@@ -117,7 +117,7 @@ def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:
     """Whatever HTML a model writes is shown as text."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "</div><script>alert(1)</script><img src=x>")
     html = kernel.run("%%llm --compare groq\nhi").data("text/html")[0]
-    assert tags(html) == {"div"}
+    assert tags(html) == {"div", "b"}
     assert html.count("<div") == html.count("</div>")
 
 
@@ -143,7 +143,7 @@ def test_variables_and_images_go_to_every_column(kernel: Kernel, sandboxed) -> N
         "%%llm --compare groq,mistral,groq/qwen/qwen3.8-27b\nIs {{picture}} {{word}}?"
     )
     first, *others = columns(cell)
-    assert "failed: openai/gpt-oss-120b takes no images" in first
+    assert first.splitlines()[1].startswith("openai/gpt-oss-120b takes no images")
     assert all("With it came 1 image." in text for text in others)
     assert len(sandbox.requests) == 2
 

@@ -135,7 +135,7 @@ def test_no_format_lets_an_attack_through(form: str, text: str) -> None:
 def test_a_reply_within_our_html_has_our_tags_alone(text: str) -> None:
     """In columns a reply is escaped first, and only fixed tags are added, without any address."""
     for tag, attributes in Elements(as_html(text)).found:
-        assert tag in ("div", "pre", "code", "b", "i"), (tag, text)
+        assert tag in ("div", "pre", "code", "b", "i", "table", "tr", "td"), (tag, text)
         assert set(attributes) <= {"style"}, (attributes, text)
 
 
@@ -143,12 +143,13 @@ def test_the_common_signs_of_markdown_are_shown_in_columns() -> None:
     """Titles, lists, code, tables and emphasis; what is not understood stays as it is."""
     page = as_html(
         "# Title\ntwo\nlines **bold** *it* `a<b`\n- one\n  2. two\n```py\nx < 1\n```\n"
-        "| a |\n| b |\n\n2 * 3 * 4"
+        "| a |\n|---|\n| b |\n\n2 * 3 * 4"
     )
     plain = re.sub(r' style="[^"]*"', "", page)
     assert plain == (
         "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code></div>"
-        "<div>• one</div><div>2. two</div><pre>x &lt; 1</pre><pre>| a |\n| b |</pre>"
+        "<div><div>•</div><div>one</div></div><div><div>2.</div><div>two</div></div>"
+        "<pre>x &lt; 1</pre><div><table><tr><td>a</td></tr><tr><td>b</td></tr></table></div>"
         "<div>2 * 3 * 4</div>"
     )
 

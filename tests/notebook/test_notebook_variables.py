@@ -102,7 +102,7 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
     ("text", "said"),
     [
         ("{{nmae}}", "there is no variable 'nmae'; did you mean 'name'?"),
-        ("{{secrets.TOKEN}}", r"there is no variable 'secrets'; write \\\{\{ for braces"),
+        ("{{secrets.TOKEN}}", r"there is no variable 'secrets' \(\\\{\{ sends braces"),
         ("{{thing.sise}}", "thing has no 'sise'; did you mean 'size'?"),
         ("{{row['first nam']}}", "row has no key 'first nam'; did you mean 'first name'?"),
         ("{{xs[9]}}", "xs has no 9"),
