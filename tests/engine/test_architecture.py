@@ -59,7 +59,7 @@ ALLOWED = {
     "images": {"errors", "types"},
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
     "schemas": {"config", "errors", "types"},
-    "preview": {"quota_tracker", "routing", "types"},
+    "preview": {"prices", "quota_tracker", "routing", "types"},
     "waiting": set(),
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
