@@ -8,7 +8,13 @@ from typing import Any
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
-from .errors import ConfigurationError, IncompleteReply, InvalidRequest, NoKeys, NoRouteAvailable
+from .errors import (
+    ConfigurationError,
+    IncompleteReply,
+    InvalidRequest,
+    NoKeys,
+    NoRouteAvailable,
+)
 from .loop import RequestRun
 from .parameters import Messages, build_request
 from .preview import Preview, preview

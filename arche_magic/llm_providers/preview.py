@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .prices import cost_usd
 from .quota_tracker import QuotaTracker
 from .routing import choose
 from .types import Request, Route, Usage
@@ -20,6 +21,7 @@ class Preview:
             patience.
         wait: seconds until a route opens, 0 for now; inf if none does by waiting.
         usage: tokens it would probably spend on that route.
+        cost: USD for them; 0 on a free route, None where the price is not known.
         shut: routes that come before it, and when they open (epoch seconds) and why not now.
         room: input tokens that the roomiest of its routes takes in one request; inf if unknown.
     """
@@ -28,6 +30,7 @@ class Preview:
     route: Route | None
     wait: float
     usage: Usage
+    cost: float | None
     shut: tuple[tuple[Route, float, str], ...]
     room: float
 
@@ -45,11 +48,13 @@ def preview(
         preferred,
     )
     likely = choice.route or routes[0]
+    usage = tracker.estimate(likely, request)
     return Preview(
         request=request,
         route=choice.route,
         wait=max(0.0, choice.opens_at - now),
-        usage=tracker.estimate(likely, request),
+        usage=usage,
+        cost=cost_usd(likely, usage),
         shut=tuple((route, state.opens_at, state.reason) for route, state in choice.passed_over),
         room=max(tracker.room(route) for route in routes),
     )

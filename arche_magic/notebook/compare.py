@@ -25,6 +25,7 @@ from arche_magic.llm_providers.types import Message, in_seconds, route_name
 
 from .display import QUIET, CellInterrupted, Place
 from .markup import as_html
+from .preview import price_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,15 +86,15 @@ class Column:
         elif isinstance(event, Exception):
             raise event
 
-    def foot(self, paid: bool) -> str:
+    def foot(self) -> str:
         """The line below: tokens, seconds and cost, or what is the matter."""
         if self.reply is None:
             return "failed" if self.error else self.state or "…"
-        parts = [f"{self.reply.usage.total_tokens:,} tokens", f"{self.reply.seconds:.1f} s"]
-        if self.reply.cost is not None:
-            parts.append(f"${self.reply.cost:.4f}")
-        elif not paid:
-            parts.append("free")
+        parts = [f"{self.reply.usage.total_tokens:,} tokens"]
+        if self.reply.from_memory:
+            parts.append("then, none now: from memory")
+        else:
+            parts += [f"{self.reply.seconds:.1f} s", price_text(self.reply.cost)]
         if self.reply.finish_reason == "length":
             parts.append("cut at max_tokens")
         passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
@@ -131,7 +132,7 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
         except Exception as error:  # noqa: BLE001  # a column's error is told in its place
             happened.put((number, error))
 
-    show = _Columns(magics, columns, llm, options.quiet, prompt.notes)
+    show = _Columns(magics, columns, options.quiet, prompt.notes)
     threads = [
         threading.Thread(target=ask, args=pair, daemon=True)
         for pair in enumerate(requests.values())
@@ -167,16 +168,16 @@ def _requests(
     magics: ArcheMagics, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> dict[str, dict[str, Any]]:
     """The options of each request, by the name it was asked for."""
-    for option in ("provider", "model", "chat", "format", "show_prompt", "dry_run"):
-        if getattr(options, option):
+    for option in ("provider", "model", "chat", "format", "schema", "show_prompt", "dry_run"):
+        if getattr(options, option) not in (None, False):
             raise InvalidRequest(f"%llm: --compare goes without --{option.replace('_', '-')}")
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
     common = {
         name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
-        for name in ("system", "temperature", "max_tokens", "patience")
-    }
+        for name in ("system", "temperature", "max_tokens", "patience", "keep")
+    } | {"fresh": options.fresh}
     requests = {}
     for name in names:
         whole = name in llm.configuration.providers
@@ -212,11 +213,9 @@ class _Columns:
     """The columns on the screen: redrawn while they fill, or in a terminal one after the other."""
 
     def __init__(
-        self, magics: ArcheMagics, columns: Sequence[Column], llm: IntelligentLLMOrchestrator,
-        quiet: bool, notes: Sequence[str],
-    ) -> None:  # fmt: skip
+        self, magics: ArcheMagics, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
+    ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
-        self._paid = {name for name, entry in llm.configuration.providers.items() if entry.paid}
         self._place = Place() if hasattr(magics.shell, "kernel") else None
         self._next_redraw = 0.0
         self._printed = 0
@@ -266,8 +265,7 @@ class _Columns:
         }
 
     def _foot(self, column: Column) -> str:
-        paid = column.reply is not None and column.reply.provider in self._paid
-        return without_controls(column.foot(paid))
+        return without_controls(column.foot())
 
     def _as_text(self, column: Column) -> str:
         text = without_controls(column.text).strip("\n")

@@ -35,10 +35,16 @@ def route_text(preview: Preview) -> str:
         lines = [f"No route would answer within {patience}{opens} · {size}"]
     else:
         when = "now" if preview.wait <= 0 else in_seconds(preview.wait)
-        price = "paid" if preview.route.paid else "free"
-        lines = [f"{preview.route} would answer {when} · {size} · {price}"]
+        lines = [f"{preview.route} would answer {when} · {size} · {price_text(preview.cost)}"]
     lines += [f"  {route} is passed over: {reason}" for route, _, reason in preview.shut]
     return "\n".join([*lines, "Nothing was sent."])
+
+
+def price_text(cost: float | None) -> str:
+    """`free`, `$0.0012`, or that it is not known."""
+    if cost is None:
+        return "paid, price not known"
+    return f"${cost:.{4 if cost >= 0.0001 else 6}f}" if cost else "free"
 
 
 def _message(message: Message) -> str:

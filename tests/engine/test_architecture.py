@@ -57,9 +57,9 @@ ALLOWED = {
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.ledger", "types"},
     "images": {"errors", "types"},
-    "parameters": {"config", "errors", "images", "redaction", "schemas", "types"},
-    "schemas": {"apart", "config", "errors", "types"},
-    "preview": {"quota_tracker", "routing", "types"},
+    "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
+    "schemas": {"config", "errors", "types"},
+    "preview": {"prices", "quota_tracker", "routing", "types"},
     "waiting": set(),
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
@@ -70,6 +70,8 @@ PUBLIC = {
         for name in (
             "types",
             "errors",
+            "images",
+            "preview",
             "choices",
             "images",
             "preview",

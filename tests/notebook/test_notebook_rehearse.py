@@ -43,7 +43,9 @@ def test_a_dry_run_says_who_would_answer(kernel: Kernel, sandboxed) -> None:
     assert first.endswith(" tokens in, 70 out · free")
     assert passed.startswith("  groq · key 1 · gpt-oss-120b is passed over: key refused")
     assert last == "Nothing was sent."
-    assert " · paid" in kernel.run("%llm --dry-run -p openai hi").printed
+    assert " · $0.000" in kernel.run("%llm --dry-run -p openai hi").printed
+    unknown = kernel.run("%llm --dry-run -p openai -m gpt-99 hi").printed
+    assert " · paid, price not known" in unknown
     kernel.run("%llm_quota")
     assert kernel.value("list(_.session_used)") == before
     assert len(sandbox.requests) == 2

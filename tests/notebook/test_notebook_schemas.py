@@ -149,7 +149,7 @@ def test_a_reply_held_by_a_variable_shows_its_json(classes: Kernel, sandboxed) -
 def test_what_does_not_fit_is_shown_and_fails_the_cell(classes: Kernel, sandboxed) -> None:
     """In one line; the text stays, in the cell and in the error."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: '{"x": "<i>one</i>"}')
-    cell = classes.run("%%llm --schema Point -o kept\nHello")
+    cell = classes.run("%%llm --schema Point -o unfit\nHello")
     assert cell.status == "error"
     assert cell.message.startswith("SchemaMismatch: the reply of groq")
     assert "x: Input should be a valid integer" in cell.message
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_shown_and_fails_the_cell(classes: Kernel, sandboxe
     assert "<i>" not in shown["text/html"]
     assert note["text/plain"] == "this does not fit the schema"
     assert classes.value("__import__('sys').last_value.text") == '{"x": "<i>one</i>"}'
-    assert classes.value("'kept' in globals()") is False
+    assert classes.value("'unfit' in globals()") is False
 
 
 def test_the_second_reply_takes_the_place_of_the_first(classes: Kernel, sandboxed) -> None:
