@@ -37,7 +37,7 @@ def _show(tracker: QuotaTracker, provider: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(tracker.get_usage_summary(provider), indent=2, default=_iso))
         return
-    from .notebook.tables import quota_bundle
+    from .notebook.meters import quota_bundle
 
     if provider:
         get_configuration().provider(provider)

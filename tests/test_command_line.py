@@ -13,7 +13,7 @@ from arche_magic.llm_providers import get_llm_provider
 from arche_magic.sandbox import Sandbox
 
 
-def test_quota_prints_a_row_per_limit(
+def test_quota_prints_a_line_per_limit(
     sandbox_env: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the kernels of this folder spent is in the table."""
@@ -21,7 +21,7 @@ def test_quota_prints_a_row_per_limit(
     assert main(["quota", "groq"]) == 0
     table = capsys.readouterr().out
     assert "groq · key 1 · gpt-oss-120b" in table
-    assert "requests per day" in table
+    assert "requests/day" in table
     assert "mistral" not in table
 
 

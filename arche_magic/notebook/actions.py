@@ -208,8 +208,8 @@ def quota(text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
+    from .meters import quota_bundle
     from .outlook import look_ahead
-    from .tables import quota_bundle
 
     configuration = get_configuration()
     provider = text.strip() or None

@@ -105,7 +105,7 @@ def test_quota_table_fits_the_page(screen: Screen) -> None:
     output = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
     assert output.is_visible()
     assert output.evaluate(OVERFLOW) <= 0
-    spent = output.get_by_role("row").filter(has_text="1,000 of 1,000")
+    spent = output.get_by_title("requests per day: 1,000 of 1,000 used")
     assert spent.count() == 3
     bar = spent.first.locator("div div")
     assert bar.bounding_box() == bar.locator("..").bounding_box()

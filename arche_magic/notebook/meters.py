@@ -1,0 +1,238 @@
+"""What every route has left: a row per route, a meter per limit; as HTML and as text.
+
+`%llm_quota` shows all of it at once; the panel shows the meters of one route at a time, live.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from html import escape
+
+from arche_magic.llm_providers.types import Standing, in_seconds, route_name
+
+from .tables import QUIET, notes_html
+
+# With more routes than these, each shows its tightest limit, and unfolds to the others.
+_ROUTES_IN_FULL = 9
+_GREEN, _AMBER, _RED, _TRACK = "#2e9e5b", "#c98a1b", "#d0493b", "rgba(128,128,128,.25)"
+_SHORT = {"minute": "min", "second": "s"}
+_LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
+_CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
+_BAR_SIGNS = 10
+
+Limits = Sequence[Standing]
+
+
+def quota_bundle(
+    standings: Sequence[Standing], now: float, notes: Sequence[str] = ()
+) -> dict[str, str]:
+    """The quota of every route, as text of at most 100 columns and as HTML.
+
+    `notes` are lines below it: what the present pace leads to, and keys that add no quota.
+    """
+    if not standings:
+        return {"text/plain": "no route is configured", "text/html": "no route is configured"}
+    routes = by_route(standings)
+    fold = len(routes) > _ROUTES_IN_FULL
+    return {
+        "text/plain": "\n".join([_text(routes, now, fold), *notes]),
+        "text/html": _table(routes, now, fold) + notes_html(notes),
+    }
+
+
+def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
+    """The limits of each route together, in the order they came."""
+    groups = itertools.groupby(standings, key=lambda row: (row.provider, row.key, row.model))
+    return [tuple(limits) for _, limits in groups]
+
+
+def tightest(limits: Limits) -> Standing:
+    """The limit that stands most in the way: of those that shut the route, or the fullest."""
+    return max(limits, key=lambda row: (row.opens_at, _share(row)))
+
+
+def meters_html(limits: Limits, now: float) -> str:
+    """The meters of a route side by side; on a narrow page they wrap."""
+    return "".join(_meter(row, now) for row in limits)
+
+
+def state_html(limits: Limits, now: float) -> str:
+    """Whether the route takes the next request, or when; a sign, a word and a colour."""
+    sign, words, why = _state(limits, now)
+    color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
+    reason = f'<div style="{QUIET}">{escape(why)}</div>' if why else ""
+    return f'<span style="color:{color}">{sign}</span> {escape(words)}{reason}'
+
+
+def state_words(limits: Limits, now: float) -> str:
+    """The same in words, with the reason: `opens in 42 s: 30 requests per minute are spent`."""
+    _, words, why = _state(limits, now)
+    return f"{words}: {why}" if why else words
+
+
+def _table(routes: Sequence[Limits], now: float, fold: bool) -> str:
+    heads = ("route", "next request", "used of each limit · ↻ full again · ✓ the provider said so")
+    head = "".join(
+        f'<th style="{_CELL};padding-bottom:3px;{QUIET};font-weight:normal">{text}</th>'
+        for text in heads
+    )
+    body = "".join(_row(limits, now, fold) for limits in routes)
+    return (
+        '<table style="border-collapse:collapse;border:none;font-size:90%;margin:0">'
+        f'<thead><tr style="background:none">{head}</tr></thead><tbody>{body}</tbody></table>'
+    )
+
+
+def _row(limits: Limits, now: float, fold: bool) -> str:
+    first = limits[0]
+    key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
+    name = (
+        f'<span style="white-space:nowrap;font-weight:600">{escape(key)}</span>'
+        f'<div style="{QUIET};white-space:nowrap">{escape(model)}</div>'
+    )
+    meters = meters_html(limits, now)
+    if fold and len(limits) > 1:
+        worst = tightest(limits)
+        others = [row for row in limits if row is not worst]
+        meters = (
+            f'<details><summary style="cursor:pointer">{_meter(worst, now)}'
+            f'<span style="{QUIET}">{len(others)} more</span></summary>'
+            f"{meters_html(others, now)}</details>"
+        )
+    cells = (name, state_html(limits, now), meters)
+    widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
+    return (
+        '<tr style="background:none">'
+        + "".join(
+            f'<td style="{_CELL}{width};white-space:normal">{cell}</td>'
+            for cell, width in zip(cells, widths, strict=True)
+        )
+        + "</tr>"
+    )
+
+
+def _meter(row: Standing, now: float) -> str:
+    share = _share(row)
+    color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
+    width = max(2, round(100 * share)) if share > 0 else 0
+    full = f"↻ {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    numbers = f"{count(row.used)} of {count(row.amount)}"
+    return (
+        f'<div title="{escape(_in_full(row, now))}" style="display:inline-block;'
+        'vertical-align:top;min-width:148px;margin:0 10px 4px 0;white-space:nowrap">'
+        f"{_two_sides(_label(row), full, QUIET)}"
+        f'<div style="height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};'
+        f'overflow:hidden"><div style="width:{width}%;height:5px;background:{color}"></div></div>'
+        f"{_two_sides(numbers, _sign(row, now), 'font-variant:tabular-nums')}</div>"
+    )
+
+
+def _two_sides(left: str, right: str, style: str) -> str:
+    return (
+        f'<div style="{style};display:flex;justify-content:space-between;gap:8px">'
+        f'<span>{escape(left)}</span> <span style="{QUIET}">{escape(right)}</span></div>'
+    )
+
+
+def _text(routes: Sequence[Limits], now: float, fold: bool) -> str:
+    lines = []
+    for limits in routes:
+        first = limits[0]
+        name = route_name(first.provider, first.key, first.model)
+        if fold:
+            worst = tightest(limits)
+            used = f"{count(worst.used)} of {count(worst.amount)}"
+            _, words, _ = _state(limits, now)
+            lines.append(
+                f"{name:<32}  {words:<15}  {_label(worst):<16}  {_text_bar(worst)}  {used:>18}"
+            )
+        else:
+            state = textwrap.shorten(state_words(limits, now), 64, placeholder=" …")
+            lines += [f"{name} · {state}", *(_text_meter(row, now) for row in limits)]
+    if fold:
+        lines.append("Each with its tightest limit; the DataFrame has them all.")
+    return "\n".join(lines)
+
+
+def _text_meter(row: Standing, now: float) -> str:
+    used = f"{count(row.used)} of {count(row.amount)}"
+    full = f"full {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    line = f"  {_label(row):<16}  {_text_bar(row)}  {used:>18}  {full:<16}  {_evidence(row, now)}"
+    return line.rstrip()
+
+
+def _text_bar(row: Standing) -> str:
+    filled = round(_share(row) * _BAR_SIGNS)
+    return "█" * filled + "░" * (_BAR_SIGNS - filled)
+
+
+def _state(limits: Limits, now: float) -> tuple[str, str, str]:
+    """A sign, whether or when it opens, and what shuts it."""
+    last = tightest(limits)
+    if last.opens_at <= now:
+        return "●", "open", ""
+    why = last.shut_by or f"{count(last.amount)} {last.limit.replace('_', ' ')} are spent"
+    if last.amount <= 0:
+        why = f"the plan has no {last.limit.replace('_', ' ')}"
+    why = textwrap.shorten(why, 160, placeholder=" …")
+    if not math.isfinite(last.opens_at):
+        return "○", "closed", why
+    return "◐", f"opens {clock(last.opens_at, now)}", why
+
+
+def clock(moment: float, now: float) -> str:
+    """`in 42 s`; from 100 seconds on the local time, `14:32`, `Tue 20:08` or `1 Dec`."""
+    if moment - now < 100:
+        return in_seconds(max(0.0, moment - now))
+    local, today = (datetime.fromtimestamp(at).astimezone() for at in (moment, now))
+    # Rounded up, since early is too early.
+    local = local.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    days = (local.date() - today.date()).days
+    if days >= 7:
+        return f"{local.day} {local:%b}"
+    return f"{local:%a %H:%M}" if days else f"{local:%H:%M}"
+
+
+def count(amount: float) -> str:
+    """A count, rounded up; from ten million on in millions, so that columns stay narrow."""
+    whole = math.ceil(amount - 1e-6)
+    if whole < 10_000_000:
+        return f"{whole:,}"
+    return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
+
+
+def _evidence(row: Standing, now: float) -> str:
+    if row.evidence in ("published", "configured"):
+        return row.evidence
+    return f"{row.evidence} {_age(row, now)} ago"
+
+
+def _sign(row: Standing, now: float) -> str:
+    """A short sign for what the figure rests on; none for the published table."""
+    if row.evidence == "published":
+        return ""
+    return "yours" if row.evidence == "configured" else f"✓ {_age(row, now)}"
+
+
+def _in_full(row: Standing, now: float) -> str:
+    """What a meter shows, in words."""
+    used = f"{row.limit.replace('_', ' ')}: {count(row.used)} of {count(row.amount)} used"
+    full = f", full again {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    return f"{used}{full}; known from: {_evidence(row, now)}"
+
+
+def _age(row: Standing, now: float) -> str:
+    return in_seconds(max(0.0, now - row.evidence_at)).removeprefix("in ")
+
+
+def _label(row: Standing) -> str:
+    metric, period = row.metric.replace("_", " "), row.period
+    return f"{metric}/{_SHORT.get(period, period)}"
+
+
+def _share(row: Standing) -> float:
+    return min(1.0, row.used / row.amount) if row.amount else 1.0

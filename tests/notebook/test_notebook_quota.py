@@ -1,0 +1,123 @@
+"""The quota table at a glance: what is open, what opens when, what is nearly spent."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arche_magic.llm_providers.types import Standing
+from arche_magic.notebook.meters import quota_bundle
+
+NOW = 1_795_514_400.0  # 2026-11-24 10:00 in UTC, 19:00 in Tokyo
+
+
+@pytest.fixture(autouse=True)
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def limit(name: str, used: float, amount: float, key: int = 1, **more: Any) -> Standing:
+    values: dict[str, Any] = {
+        "opens_at": NOW,
+        "resets_at": NOW + 60,
+        "evidence": "published",
+        "evidence_at": NOW,
+    }
+    return Standing(
+        **{
+            "provider": "groq",
+            "key": f"groq_key_{key}",
+            "account": "a",
+            "model": "openai/gpt-oss-120b",
+            "limit": name,
+            "amount": amount,
+            "used": used,
+            **values,
+            **more,
+        }
+    )
+
+
+def text(*standings: Standing) -> str:
+    return quota_bundle(standings, NOW)["text/plain"]
+
+
+def test_an_open_route_shows_a_meter_per_limit() -> None:
+    """A bar, the numbers, when it is full again, and how that is known."""
+    shown = text(
+        limit("requests_per_minute", 15, 30),
+        limit("tokens_per_day", 8_373, 200_000, evidence="header", evidence_at=NOW - 42),
+    )
+    assert [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()] == [
+        ["groq · key 1 · gpt-oss-120b · open"],
+        ["requests/min", "█████░░░░░", "15 of 30", "full in 60 s", "published"],
+        ["tokens/day", "░░░░░░░░░░", "8,373 of 200,000", "full in 60 s", "header 42 s ago"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(42, "in 42 s"), (4 * 3600, "23:01"), (8 * 3600, "Wed 03:01"), (8 * 86_400, "2 Dec")],
+)
+def test_times_are_local(seconds: float, shown: str) -> None:
+    """Soon is said in seconds; later is the time, weekday or day on the user's own clock."""
+    spent = limit("requests_per_day", 1_000, 1_000, opens_at=NOW + seconds)
+    assert text(spent).splitlines()[0] == (
+        f"groq · key 1 · gpt-oss-120b · opens {shown}: 1,000 requests per day are spent"
+    )
+
+
+def test_a_shut_route_says_why() -> None:
+    """The limit that opens last, what the provider said, or that the plan has none of it."""
+    refused = limit("requests_per_day", 1, 1_000, opens_at=math.inf, shut_by="the key is invalid")
+    assert "· closed: the key is invalid" in text(refused)
+    none = limit("tokens_per_day", 0, 0, opens_at=math.inf)
+    assert "· closed: the plan has no tokens per day" in text(none)
+
+
+def test_colour_is_not_the_only_signal() -> None:
+    """Open, opening and closed have signs and words of their own."""
+    signs = []
+    for opens_at in (NOW, NOW + 9, math.inf):
+        html = quota_bundle([limit("requests_per_day", 1, 2, opens_at=opens_at)], NOW)["text/html"]
+        signs += re.findall(r"([●◐○])</span> ([\w ]+)<", html)
+    assert signs == [("●", "open"), ("◐", "opens in 9 s"), ("○", "closed")]
+
+
+def test_many_routes_show_their_tightest_limit() -> None:
+    """From ten routes on a row holds the limit that matters; the others unfold."""
+    standings = [
+        standing
+        for key in range(1, 13)
+        for standing in (
+            limit("requests_per_minute", 3, 30, key),
+            limit("requests_per_day", 900, 1_000, key),
+            limit("tokens_per_day", 0, 200_000, key),
+        )
+    ]
+    bundle = quota_bundle(standings, NOW)
+    lines = bundle["text/plain"].splitlines()
+    assert len(lines) == 12 + 1
+    assert all("requests/day" in line and "900 of 1,000" in line for line in lines[:12])
+    assert max(map(len, lines)) <= 100
+    summaries = re.findall(r"<summary.*?</summary>", bundle["text/html"])
+    assert len(summaries) == 12
+    assert all("900 of 1,000" in summary and "2 more" in summary for summary in summaries)
+
+
+def test_what_a_provider_says_is_shown_as_text() -> None:
+    """A reason with HTML in it is harmless, wherever it comes out."""
+    said = "<img src=x onerror=alert(1)>\"'"
+    named = limit("requests_per_day", 1, 2, opens_at=NOW + 5, shut_by=said, model=said)
+    html = quota_bundle([named], NOW, [said])["text/html"]
+    assert "<img" not in html
+    assert html.count("&lt;img") == 3
