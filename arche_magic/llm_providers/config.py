@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from .catalog import Provider, parse_limits, published_providers
+from .choices import Choices
 from .env_file import Variables, nearest, tell_of_readers
 from .errors import ConfigurationError
 from .redaction import without_key_like
@@ -44,6 +45,8 @@ class Configuration:
         directory: where the settings were found; the ledger's default place.
         replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
         replies: the file they are kept in.
+        off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
+        preferred_provider: asked before all others, paid or not.
     """
 
     providers: Mapping[str, Provider]
@@ -57,6 +60,8 @@ class Configuration:
     directory: Path | None = None
     replay: ReplayMode = "off"
     replies: Path = REPLIES_FILE
+    off: frozenset[str] = frozenset()
+    preferred_provider: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))
@@ -76,7 +81,7 @@ class Configuration:
             ) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
-        """Every way to get an answer; `models` narrows to those providers and models."""
+        """Every way to get an answer, but what is off; `models` narrows to those."""
         if models is None:
             models = {provider.name: provider.models for provider in self.providers.values()}
         return tuple(
@@ -84,8 +89,12 @@ class Configuration:
             for provider in self.providers.values()
             for model in models.get(provider.name, ())
             for key in self.keys
-            if key.provider == provider.name
+            if key.provider == provider.name and self.is_on(key, model)
         )
+
+    def is_on(self, key: Key, model: str) -> bool:
+        """Whether neither the key nor the model is switched off."""
+        return self.off.isdisjoint((key.label, f"{key.provider}/{model}"))
 
     def default_limits(self, route: Route) -> tuple[Limit, ...]:
         """Limits of a route before any reply: published ones, overlaid by the user's."""
@@ -136,17 +145,35 @@ class Configuration:
 
 
 _current: Configuration | None = None
+_choices = Choices()
 
 
 def get_configuration() -> Configuration:
-    """The configuration in use: the one given to `use_configuration`, else freshly loaded."""
-    return _current if _current is not None else load_configuration()
+    """The configuration in use: the one given to `use_configuration`, else freshly loaded.
+
+    The choices of the session, if any, are in it.
+    """
+    return _choices.applied(_current if _current is not None else load_configuration())
 
 
 def use_configuration(configuration: Configuration | None) -> None:
-    """Use this configuration in this process from now on; None goes back to files and variables."""
-    global _current
-    _current = configuration
+    """Use this configuration in this process from now on; None goes back to files and variables.
+
+    Choices made before are forgotten: its keys may be others.
+    """
+    global _current, _choices
+    _current, _choices = configuration, Choices()
+
+
+def get_choices() -> Choices:
+    """The choices of this session."""
+    return _choices
+
+
+def use_choices(choices: Choices) -> None:
+    """Make these choices for every request of this process from now on."""
+    global _choices
+    _choices = choices
 
 
 def load_configuration(

@@ -8,7 +8,13 @@ from typing import Any
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
-from .errors import ConfigurationError, IncompleteReply, InvalidRequest, NoKeys
+from .errors import (
+    ConfigurationError,
+    IncompleteReply,
+    InvalidRequest,
+    NoKeys,
+    NoRouteAvailable,
+)
 from .loop import RequestRun
 from .parameters import Messages, build_request
 from .preview import Preview, preview
@@ -24,7 +30,7 @@ class IntelligentLLMOrchestrator:
 
     Args:
         enable_multi_key_groq: with False, only the first Groq key is used.
-        preferred_provider: asked before all others, paid or not.
+        preferred_provider: asked before all others, paid or not; the configured one if not given.
         providers: only these are asked; all that are configured if not given.
         configuration: keys, models and limits; the one in use if not given.
 
@@ -44,7 +50,7 @@ class IntelligentLLMOrchestrator:
         for name in (*(providers or ()), *([preferred_provider] if preferred_provider else ())):
             self.configuration.provider(name)
         self.providers = tuple(providers or self.configuration.providers)
-        self.preferred_provider = preferred_provider
+        self.preferred_provider = preferred_provider or self.configuration.preferred_provider
         self.enable_multi_key_groq = enable_multi_key_groq
         self.quota_tracker = get_quota_tracker(self.configuration)
         self._log = attempt_log(self.configuration.store)
@@ -173,7 +179,11 @@ class IntelligentLLMOrchestrator:
         if not self.enable_multi_key_groq:
             routes = [r for r in routes if r.provider != "groq" or r.key.label == "groq_key_1"]
         if not routes:
-            raise NoKeys(_no_keys(self.configuration, list(models)))
+            asked = [name for name in models if name in self.providers]
+            if any(key.provider in asked for key in self.configuration.keys):
+                off = ", ".join(sorted(self.configuration.off))
+                raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
+            raise NoKeys(_no_keys(self.configuration, asked))
         if request.images and not any(self.configuration.takes_images(r) for r in routes):
             raise InvalidRequest(self._no_images(routes))
         return tuple(routes)

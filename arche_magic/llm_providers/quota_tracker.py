@@ -323,7 +323,7 @@ class QuotaTracker:
         for route in tuple(routes):
             for model in self._accounts.find(route.key)[1].get("models", {}):
                 other = Route(route.provider, route.key, model, route.paid)
-                if other not in routes:
+                if other not in routes and self.configuration.is_on(route.key, model):
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]
 

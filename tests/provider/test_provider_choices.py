@@ -1,0 +1,97 @@
+"""What the user chose for the session: which routes are asked, in which order, how long to wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
+
+from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
+from arche_magic.llm_providers.choices import Choices
+from arche_magic.llm_providers.config import (
+    get_choices,
+    get_configuration,
+    use_choices,
+    use_configuration,
+)
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+
+
+def test_a_key_that_is_off_is_not_asked(start: Start) -> None:
+    """The next one is, and the ledger's view leaves it out until it is on again."""
+    start(keys={"groq": 2})
+    use_choices(get_choices().switched("groq_key_1", on=False))
+    assert get_llm_provider().generate("Hello").key == "groq_key_2"
+    assert {row.key for row in get_quota_tracker().standings()} == {"groq_key_2"}
+    use_choices(get_choices().switched("groq_key_1", on=True))
+    assert get_choices() == Choices()
+    assert {row.key for row in get_quota_tracker().standings()} == {"groq_key_1", "groq_key_2"}
+
+
+def test_a_model_that_is_off_is_not_asked_even_by_name(start: Start) -> None:
+    """Nor does what it has spent bring it back into the tables."""
+    sandbox = start()
+    get_llm_provider().generate("Hello")
+    use_choices(Choices(off=frozenset({f"groq/{MODELS['groq']}"})))
+    assert get_llm_provider().generate("Hello").provider == "mistral"
+    assert "groq" not in {row.provider for row in get_quota_tracker().standings()}
+    with pytest.raises(NoRouteAvailable, match=f"switched off are groq/{MODELS['groq']}"):
+        get_llm_provider().generate("Hello", model=MODELS["groq"])
+    assert asked(sandbox) == ["groq", "mistral"]
+
+
+def test_the_order_is_the_users(start: Start) -> None:
+    """Providers that are not named keep their order behind those that are."""
+    start()
+    use_choices(Choices(order=("google", "mistral")))
+    assert list(get_configuration().providers) == ["google", "mistral", "groq", "openai"]
+    assert get_llm_provider().generate("Hello").provider == "google"
+
+
+def test_a_preferred_provider_may_cost(start: Start) -> None:
+    """It comes before all others, unless the program prefers another."""
+    start()
+    use_choices(Choices(preferred_provider="openai"))
+    assert get_llm_provider().generate("Hello").provider == "openai"
+
+
+def test_patience_is_the_users_unless_a_request_has_its_own(start: Start, clock: Clock) -> None:
+    """With none, a shut route is an error at once; with some, it is waited for."""
+    start(keys={"groq": 1}, clock=clock, left={"groq": {"requests_per_minute": 1}})
+    get_llm_provider().generate("Hello")
+    use_choices(Choices(patience=0.0))
+    with pytest.raises(NoRouteAvailable):
+        get_llm_provider().generate("Hello")
+    assert clock.slept == 0
+    assert get_llm_provider().generate("Hello", patience=60)
+    assert clock.slept > 0
+
+
+def test_choices_stay_while_files_change(tmp_path: Path) -> None:
+    """A key that is added to `.env` later is seen, and what was switched off stays off."""
+    (tmp_path / ".env").write_text("GROQ_API_KEY=one-of-two\n")
+    use_choices(Choices(off=frozenset({"groq_key_1"})))
+    assert get_configuration().routes() == ()
+    (tmp_path / ".env").write_text("GROQ_API_KEY=one-of-two\nGROQ_API_KEY_1=two-of-two\n")
+    assert [route.key.label for route in get_configuration().routes()] == ["groq_key_2"]
+
+
+def test_another_configuration_begins_without_choices(start: Start) -> None:
+    """Its first Groq key may be another than the one that was switched off."""
+    start()
+    configuration = get_configuration()
+    use_choices(Choices(off=frozenset({"groq_key_1"}), order=("openai",)))
+    use_configuration(replace(configuration, patience=1.0))
+    assert get_choices() == Choices()
+    assert list(get_configuration().providers) == list(PROVIDERS)
+
+
+def test_names_nobody_has_change_nothing(start: Start) -> None:
+    """A provider that left the settings leaves the order too."""
+    start()
+    use_choices(Choices(order=("elsewhere", "openai"), preferred_provider="elsewhere"))
+    configuration = get_configuration()
+    assert next(iter(configuration.providers)) == "openai"
+    assert configuration.preferred_provider is None
