@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.quota_tracker import QuotaTracker
 
     from .magics import ArcheMagics
+    from .plots import Picture
 
 _FIRST_STEPS = """no API key is configured.
   Set one or more of GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY
@@ -201,8 +202,10 @@ def chats(magics: ArcheMagics, text: str) -> pd.DataFrame:
     return magics.chats.frame()
 
 
-def quota(text: str) -> pd.DataFrame:
+def quota(options: Namespace, text: str) -> pd.DataFrame:
     """Show what every route has left, or those of the provider that `text` names.
+
+    With `--plot`, show what was used since midnight instead, as pictures.
 
     Raises:
         ConfigurationError: there is no such provider, or no key at all.
@@ -221,7 +224,13 @@ def quota(text: str) -> pd.DataFrame:
     standings = tracker.standings(provider, now)
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
     outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now, paid)
-    if standings:
+    if standings and options.plot and _can_draw():
+        from .plots import last_midnight, usage_pictures
+
+        since = last_midnight(now)
+        used = [a for a in log.since(since) if provider in (None, a.provider)]
+        _display_pictures(usage_pictures(used, standings, since, now))
+    elif standings:
         _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
@@ -251,8 +260,8 @@ def why(magics: ArcheMagics, text: str) -> pd.DataFrame:
     return why_frame(explained)
 
 
-def stats(text: str) -> pd.DataFrame:
-    """Show this session's attempts per route; returns them one by one.
+def stats(options: Namespace, text: str) -> pd.DataFrame:
+    """Show this session's attempts per route, with `--plot` as pictures; returns them one by one.
 
     Raises:
         InvalidRequest: there is a text.
@@ -262,8 +271,14 @@ def stats(text: str) -> pd.DataFrame:
 
     if text:
         raise InvalidRequest(f"%llm_stats takes no text, not {text!r}")
-    frame = attempts_frame(attempt_log(get_configuration().store).recent)
-    _display(stats_bundle(frame))
+    attempts = attempt_log(get_configuration().store).recent
+    frame = attempts_frame(attempts)
+    if options.plot and _can_draw():
+        from .plots import attempt_pictures
+
+        _display_pictures(attempt_pictures(attempts))
+    else:
+        _display(stats_bundle(frame))
     return frame
 
 
@@ -318,6 +333,21 @@ def _require_keys(replay: bool = False) -> None:
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
+
+
+def _can_draw() -> bool:
+    """Whether pictures can be drawn; says how, if they cannot."""
+    from .plots import HOW_TO_INSTALL, can_draw
+
+    if not (drawing := can_draw()):
+        print(HOW_TO_INSTALL)
+    return drawing
+
+
+def _display_pictures(pictures: Sequence[Picture]) -> None:
+    from .plots import pictures_bundle
+
+    _display(pictures_bundle(pictures))
 
 
 def _display(bundle: dict[str, str]) -> None:

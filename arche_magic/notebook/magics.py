@@ -194,14 +194,15 @@ class ArcheMagics(Magics):
 
     @no_var_expand
     @magic_arguments("llm_quota")
+    @argument("--plot", action="store_true", help="Pictures of what was used since midnight.")
     @line_magic
     def llm_quota(self, line: str) -> pd.DataFrame | None:
-        """Show what every route has left, `%llm_quota [PROVIDER]`; returns it as a DataFrame."""
+        """Show what every route has left, `%llm_quota [--plot] [PROVIDER]`; returns a DataFrame."""
         from . import actions
 
         if (parsed := actions.parse(self.llm_quota, line)) is None:
             return None
-        return self.out.shown(actions.quota(parsed[1]))
+        return self.out.shown(actions.quota(*parsed))
 
     @no_var_expand
     @magic_arguments("llm_why")
@@ -220,6 +221,7 @@ class ArcheMagics(Magics):
 
     @no_var_expand
     @magic_arguments("llm_stats")
+    @argument("--plot", action="store_true", help="Pictures: tokens, seconds, fallbacks.")
     @line_magic
     def llm_stats(self, line: str) -> pd.DataFrame | None:
         """Show this session's attempts per route; returns them one by one as a DataFrame."""
@@ -227,7 +229,7 @@ class ArcheMagics(Magics):
 
         if (parsed := actions.parse(self.llm_stats, line)) is None:
             return None
-        return self.out.shown(actions.stats(parsed[1]))
+        return self.out.shown(actions.stats(*parsed))
 
     @no_var_expand
     @magic_arguments("llm_sandbox")

@@ -1,0 +1,187 @@
+"""`%llm_quota --plot` and `%llm_stats --plot`: pictures that stay in the notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import random
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Standing
+from arche_magic.notebook.plots import (
+    Picture,
+    attempt_pictures,
+    last_midnight,
+    pictures_bundle,
+    usage_pictures,
+)
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+NOW = 1_795_514_400.0
+IMAGE = re.compile(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)" width="(\d+)"')
+
+
+def images(shown: str) -> list[tuple[Image.Image, str, int]]:
+    """Each picture of an output, its words, and how wide it is shown."""
+    return [
+        (Image.open(io.BytesIO(base64.b64decode(data))), html.unescape(alt), int(width))
+        for data, alt, width in IMAGE.findall(shown)
+    ]
+
+
+def attempts(count: int) -> list[Attempt]:
+    """A working day: a fifth of the requests are refused once, some get no reply."""
+    draw = random.Random(1)
+    made = []
+    for number in range(count):
+        at = NOW - 8 * 3600 * (count - number) / count
+        provider = draw.choices(["groq", "mistral", "google", "openai"], [8, 3, 2, 1])[0]
+        name = (provider, f"{provider}_key_1", "model")
+        if number % 5 == 4:
+            made.append(Attempt("groq", "groq_key_2", "model", "refused", request=f"{number}"))
+            made[-1] = Attempt(**{**made[-1].to_dict(), "at": at})
+        made.append(
+            Attempt(
+                *name,
+                "failed" if number % 25 == 24 else "served",
+                input_tokens=100,
+                output_tokens=draw.randint(20, 800),
+                seconds=draw.lognormvariate(0, 0.6),
+                at=at,
+                request=f"{number}",
+            )
+        )
+    return made
+
+
+def allowed(provider: str, limit: str, amount: float, key: int, account: str) -> Standing:
+    return Standing(
+        provider, f"{provider}_key_{key}", account, "model", limit, amount, 0, NOW, NOW,
+        "published", NOW,
+    )  # fmt: skip
+
+
+def test_pictures_stay_in_the_notebook(kernel: Kernel, sandboxed) -> None:
+    """PNGs at twice the density within the cell's output, on no background; a frame comes back."""
+    sandboxed(keys={"groq": 2, "mistral": 1})
+    kernel.run("%llm -q one")
+    kernel.run("%llm -q -p mistral two")
+    for magic, many in (("%llm_quota --plot", 2), ("%llm_stats --plot", 3)):
+        cell = kernel.run(f"frame = {magic}")
+        assert (cell.status, len(cell.displays), cell.results, cell.printed) == ("ok", 1, [], "")
+        found = images(cell.data("text/html")[0])
+        assert len(found) == many
+        for image, words, width in found:
+            assert image.width == 2 * width
+            assert image.convert("RGBA").getpixel((0, 0))[3] == 0
+            assert words in cell.data()[0].splitlines()
+        assert "groq" in cell.data()[0]
+        assert kernel.value("type(frame).__name__") == "DataFrame"
+
+
+def test_the_users_matplotlib_is_left_alone(kernel: Kernel, sandboxed) -> None:
+    """No figure is opened, no setting changed, and a wild style of theirs breaks no picture."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%llm -q one")
+    kernel.run(
+        "import matplotlib, matplotlib.pyplot as plt\n"
+        "plt.style.use('dark_background')\n"
+        "plt.rcParams.update({'text.usetex': True, 'font.size': 40})\n"
+        "before, backend = dict(plt.rcParams), matplotlib.get_backend()"
+    )
+    shown = kernel.run("%llm_stats --plot\nprint(plt.get_fignums())")
+    assert shown.status == "ok"
+    assert shown.printed == "[]\n"
+    assert images(shown.data("text/html")[0])
+    assert kernel.value("dict(plt.rcParams) == before and matplotlib.get_backend() == backend")
+    kernel.run("plt.rcdefaults()")
+
+
+def test_without_matplotlib_the_table_is_shown_and_a_line_says_how(
+    kernel: Kernel, sandboxed
+) -> None:
+    """Nobody is left empty-handed, and the frame comes back all the same."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%llm -q one\nimport sys\nsys.modules['matplotlib'] = None")
+    try:
+        for magic in ("%llm_quota --plot", "%llm_stats --plot"):
+            cell = kernel.run(f"frame = {magic}")
+            assert cell.status == "ok"
+            assert cell.printed == "Pictures need matplotlib: pip install 'arche_magic[plot]'\n"
+            assert "<table" in cell.data("text/html")[0]
+    finally:
+        kernel.run("del sys.modules['matplotlib']")
+
+
+def test_before_the_first_prompt_there_is_nothing_to_draw(kernel: Kernel, sandboxed) -> None:
+    """The pictures of attempts say so; those of usage are there, and empty."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%load_ext arche_magic")
+    assert kernel.run("s = %llm_stats --plot").data() == ["nothing to draw yet"]
+    assert kernel.run("q = %llm_quota --plot").data()[0].splitlines()[0] == (
+        "Requests since midnight: none"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 40, 10_000])
+def test_any_number_of_attempts_makes_small_pictures(count: int) -> None:
+    """One attempt or ten thousand: five pictures of less than 60 kB each."""
+    tried = attempts(count)
+    pictures = usage_pictures(tried, [], last_midnight(NOW), NOW) + attempt_pictures(tried)
+    assert len(pictures) == 5
+    assert all(len(picture.png) < 60_000 for picture in pictures)
+    # Something is drawn: more than a title's worth of dots.
+    for picture in pictures:
+        alpha = Image.open(io.BytesIO(picture.png)).convert("RGBA").getchannel("A")
+        assert sum(alpha.histogram()[32:]) > 3_000
+
+
+def test_words_say_what_the_pictures_show() -> None:
+    """Sums, medians and outcomes, and the day's limit of all accounts together."""
+    tried = attempts(100)
+    standings = [
+        allowed("groq", "requests_per_day", 1_000, 1, "a"),
+        allowed("groq", "requests_per_day", 1_000, 2, "a"),
+        allowed("groq", "requests_per_day", 1_000, 3, "b"),
+    ]
+    requests, tokens, *_ = usage_pictures(tried, standings, NOW - 86_400, NOW)
+    on_groq = [a for a in tried if a.provider == "groq"]
+    assert f"groq {len(on_groq)} of 2,000" in requests.words
+    spent = sum(a.input_tokens + a.output_tokens for a in on_groq)
+    assert f"groq {spent:,}," in tokens.words
+    over_time, seconds, outcomes = attempt_pictures(tried)
+    assert over_time.words.startswith("Tokens per 30 minutes: groq ")
+    assert re.search(r"mistral [\d.]+ s \(median of \d+, slowest [\d.]+ s\)", seconds.words)
+    assert outcomes.words == "Answered: at once 80, after a fallback 16, no reply 4"
+
+
+def test_a_days_usage_begins_at_local_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on the days on which clocks change."""
+    import time
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        for day in ("2026-03-29", "2026-03-30", "2026-10-25", "2026-10-26"):
+            begin = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+            for hour in (1, 12, 22):
+                assert last_midnight(begin.timestamp() + hour * 3600) == begin.timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_words_are_escaped() -> None:
+    """A provider's name from a settings file is text in the page."""
+    bundle = pictures_bundle([Picture(b"", '"><script>', 10)])
+    assert "<script>" not in bundle["text/html"]
