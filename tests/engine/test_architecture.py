@@ -33,7 +33,9 @@ ALLOWED = {
     "trust": {"addresses", "catalog", "env_file", "errors", "types"},
     "sources": {"env_file", "errors", "trust"},
     "choices": {"config?"},
-    "config": {"catalog", "choices", "env_file", "errors", "redaction", "sources", "trust", "types"},
+    "config": {
+        "catalog", "choices", "env_file", "errors", "redaction", "sources", "trust", "types",
+    },
     "storage": {"errors", "types"},
     "quota": set(),
     "quota.windows": {"types"},
