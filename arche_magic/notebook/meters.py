@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from html import escape
 
 from arche_magic.llm_providers.types import Standing, in_seconds, route_name
 
-from .tables import QUIET, notes_html
+from .display import QUIET
+from .tables import notes_html
 
 # With more routes than these, each shows its tightest limit, and unfolds to the others.
 _ROUTES_IN_FULL = 9
@@ -38,10 +39,24 @@ def quota_bundle(
         return {"text/plain": "no route is configured", "text/html": "no route is configured"}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
+    rows = (_row(limits, now, _folded(limits, now) if fold else "") for limits in routes)
     return {
         "text/plain": "\n".join([_text(routes, now, fold), *notes]),
-        "text/html": _table(routes, now, fold) + notes_html(notes),
+        "text/html": _table(rows) + notes_html(notes),
     }
+
+
+def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limits], bool]) -> str:
+    """The same table for showing again and again: nothing in it unfolds.
+
+    A route for which `is_on` is false says so.
+    """
+    routes = by_route(standings)
+    fold = len(routes) > _ROUTES_IN_FULL
+    return _table(
+        _row(limits, now, _tightest(limits, now) if fold else "", is_on(limits))
+        for limits in routes
+    )
 
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
@@ -55,12 +70,7 @@ def tightest(limits: Limits) -> Standing:
     return max(limits, key=lambda row: (row.opens_at, _share(row)))
 
 
-def meters_html(limits: Limits, now: float) -> str:
-    """The meters of a route side by side; on a narrow page they wrap."""
-    return "".join(_meter(row, now) for row in limits)
-
-
-def state_html(limits: Limits, now: float) -> str:
+def _state_html(limits: Limits, now: float) -> str:
     """Whether the route takes the next request, or when; a sign, a word and a colour."""
     sign, words, why = _state(limits, now)
     color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
@@ -74,44 +84,61 @@ def state_words(limits: Limits, now: float) -> str:
     return f"{words}: {why}" if why else words
 
 
-def _table(routes: Sequence[Limits], now: float, fold: bool) -> str:
+def _table(rows: Iterable[str]) -> str:
     heads = ("route", "next request", "used of each limit · ↻ full again · ✓ the provider said so")
     head = "".join(
         f'<th style="{_CELL};padding-bottom:3px;{QUIET};font-weight:normal">{text}</th>'
         for text in heads
     )
-    body = "".join(_row(limits, now, fold) for limits in routes)
     return (
         '<table style="border-collapse:collapse;border:none;font-size:90%;margin:0">'
-        f'<thead><tr style="background:none">{head}</tr></thead><tbody>{body}</tbody></table>'
+        f'<thead><tr style="background:none">{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
-def _row(limits: Limits, now: float, fold: bool) -> str:
+def _row(limits: Limits, now: float, meters: str = "", on: bool = True) -> str:
+    """A route's row; if no meters are given, with all of them, which wrap on a narrow page."""
     first = limits[0]
     key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
     name = (
         f'<span style="white-space:nowrap;font-weight:600">{escape(key)}</span>'
         f'<div style="{QUIET};white-space:nowrap">{escape(model)}</div>'
     )
-    meters = meters_html(limits, now)
-    if fold and len(limits) > 1:
-        worst = tightest(limits)
-        others = [row for row in limits if row is not worst]
-        meters = (
-            f'<details><summary style="cursor:pointer">{_meter(worst, now)}'
-            f'<span style="{QUIET}">{len(others)} more</span></summary>'
-            f"{meters_html(others, now)}</details>"
-        )
-    cells = (name, state_html(limits, now), meters)
+    state = _state_html(limits, now) if on else f'<span style="{QUIET};font-size:100%">○ off</span>'
+    meters = meters or _meters(limits, now)
     widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
+    faded = "" if on else ";opacity:.45"
     return (
         '<tr style="background:none">'
         + "".join(
-            f'<td style="{_CELL}{width};white-space:normal">{cell}</td>'
-            for cell, width in zip(cells, widths, strict=True)
+            f'<td style="{_CELL}{width};white-space:normal{fade}">{cell}</td>'
+            for cell, width, fade in zip(
+                (name, state, meters), widths, (faded, "", faded), strict=True
+            )
         )
         + "</tr>"
+    )
+
+
+def _meters(limits: Limits, now: float) -> str:
+    return "".join(_meter(row, now) for row in limits)
+
+
+def _tightest(limits: Limits, now: float) -> str:
+    more = f'<span style="{QUIET}">{len(limits) - 1} more</span>' if len(limits) > 1 else ""
+    return _meter(tightest(limits), now) + more
+
+
+def _folded(limits: Limits, now: float) -> str:
+    """The meter of the tightest limit, which unfolds to the others."""
+    worst = tightest(limits)
+    others = [row for row in limits if row is not worst]
+    if not others:
+        return _meter(worst, now)
+    return (
+        f'<details><summary style="cursor:pointer">{_tightest(limits, now)}</summary>'
+        f"{_meters(others, now)}</details>"
     )
 
 

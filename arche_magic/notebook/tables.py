@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.types import route_name
 
+from .display import QUIET
+
 if TYPE_CHECKING:
     import pandas as pd
 
 # No var() here: untrusted notebooks lose such styles.
 _EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
 _CELL = f"padding:3px 12px 3px 0;{_EDGE};vertical-align:middle"
-# Untrusted notebooks lose the second colour; the grey reads on white and on black.
-QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,6 @@ PUBLIC = {
             "images",
             "preview",
             "choices",
-            "images",
-            "preview",
             "config",
             "attempts",
             "markdown",
