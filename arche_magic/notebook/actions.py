@@ -17,6 +17,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
 from .display import ReplyDisplay
+from .interrupts import one_interrupt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,7 @@ def parse(magic: Any, line: str) -> tuple[Namespace, str] | None:
         return None
 
 
+@one_interrupt()
 def ask(magics: ArcheMagics, options: Namespace, text: str, cell: str | None) -> Reply:
     """Send the prompt and show the reply as it comes.
 
