@@ -33,7 +33,6 @@ logger = logging.getLogger("arche_magic.attempts")
 # A wait is slept in naps, after each of which the ledger is asked again: another kernel may have
 # given something back.
 _LONGEST_NAP_SECONDS = 0.5
-_NAP_IN_LINE_SECONDS = 0.05
 _SHORTEST_NAP_SECONDS = 0.001
 _ATTEMPTS_PER_ROUTE = 5
 _ROUTES_IN_A_MESSAGE = 4
@@ -119,8 +118,10 @@ class RequestRun:
         before = self._clock.time()
         seconds = max(0.0, opens_at - before)
         yield Waiting(route, seconds)
-        longest = _LONGEST_NAP_SECONDS if line.may_go(self) else _NAP_IN_LINE_SECONDS
-        self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), longest))
+        if line.may_go(self):
+            self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), _LONGEST_NAP_SECONDS))
+        else:
+            line.await_turn(self, min(self._patience_left(), _LONGEST_NAP_SECONDS))
         self._waited += self._clock.time() - before
 
     def _ask(self, hold: Hold, choice: Choice) -> Generator[Event, None, Reply | None]:

@@ -46,10 +46,15 @@ class ReplyDisplay:
     def waiting(self, event: Waiting) -> None:
         """Show which route is waited for, and how long still."""
         line = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
+        if event.seconds <= 0:
+            line = f"waiting: {event.route} is open, and others came first"
+        said = line if self._redraws else str(event.route)
+        if said == self._waits_for:
+            return
+        self._waits_for = said
         if self._redraws:
             self._draw(_quiet_line(line, "⏳ "))
-        elif not self._quiet and self._waits_for != str(event.route):
-            self._waits_for = str(event.route)
+        elif not self._quiet:
             print(line)
 
     def add(self, text: str) -> None:

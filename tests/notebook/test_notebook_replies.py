@@ -171,13 +171,14 @@ def test_all_routes_shut_is_one_line_with_their_openings(kernel: Kernel, sandbox
 
 
 def test_waiting_is_shown_and_then_replaced(kernel: Kernel, sandboxed) -> None:
-    """A countdown stands where the reply will be, and nothing of it stays."""
+    """A countdown stands where the reply will be, second by second, and nothing of it stays."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
     cell = kernel.run("%llm hi")
     assert cell.status == "ok", cell.error
     shown = [c["data"] for _, kind, c in cell.messages if kind.endswith("display_data")]
     waits = [data for data in shown if data["text/plain"].startswith("waiting: groq · key 1")]
-    assert waits
+    seconds = [int(re.search(r"opens in (\d+) s$", data["text/plain"])[1]) for data in waits]
+    assert seconds == list(range(seconds[0], 0, -1))
     assert "text/html" in waits[0]
     assert len(cell.displays) == 2
     assert "waiting" not in "".join(cell.data())
