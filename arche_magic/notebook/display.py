@@ -53,7 +53,7 @@ class ReplyDisplay:
             return
         self._waits_for = said
         if self._redraws:
-            self._draw(_quiet_line(line, "⏳ "))
+            self._draw(_quiet_line(line))
         elif not self._quiet:
             print(line)
 
@@ -185,5 +185,5 @@ def _attempts_table(attempts: Sequence[Attempt]) -> str:
     return f'<table style="{style}">{rows}</table>'
 
 
-def _quiet_line(line: str, sign: str = "") -> dict[str, str]:
-    return {"text/plain": line, "text/html": f'<span style="{_QUIET}">{sign}{escape(line)}</span>'}
+def _quiet_line(line: str) -> dict[str, str]:
+    return {"text/plain": line, "text/html": f'<span style="{_QUIET}">{escape(line)}</span>'}
