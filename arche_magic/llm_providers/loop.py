@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from traceback import clear_frames
 from typing import NoReturn
 
 from .adapters import Adapter, build_adapter
@@ -40,7 +41,6 @@ logger = logging.getLogger("arche_magic.attempts")
 # A wait is slept in naps, after each of which the ledger is asked again: another kernel may have
 # given something back.
 _LONGEST_NAP_SECONDS = 0.5
-_NAP_IN_LINE_SECONDS = 0.05
 _SHORTEST_NAP_SECONDS = 0.001
 _ATTEMPTS_PER_ROUTE = 5
 _ROUTES_IN_A_MESSAGE = 4
@@ -128,8 +128,10 @@ class RequestRun:
         before = self._clock.time()
         seconds = max(0.0, opens_at - before)
         yield Waiting(route, seconds)
-        longest = _LONGEST_NAP_SECONDS if line.may_go(self) else _NAP_IN_LINE_SECONDS
-        self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), longest))
+        if line.may_go(self):
+            self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), _LONGEST_NAP_SECONDS))
+        else:
+            line.await_turn(self, min(self._patience_left(), _LONGEST_NAP_SECONDS))
         self._waited += self._clock.time() - before
 
     def _ask(self, hold: Hold, choice: Choice) -> Generator[Event, None, Reply | None]:
@@ -157,7 +159,9 @@ class RequestRun:
             if call.text:
                 yield Discarded(attempt)
             return None
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit) as stop:
+            # Whoever keeps the exception would keep a socket that was about to connect.
+            clear_frames(stop.__traceback__)
             spent = call.usage or _counted(hold, call.text)
             self.quota_tracker.settle(hold, spent, call.observations, adapter.account)
             self._note(route, "interrupted", call, spent, error="interrupted")

@@ -153,7 +153,7 @@ class Reply(str):
 
 @dataclass(frozen=True)
 class Waiting:
-    """The loop waits for `route`, which opens in `seconds`."""
+    """The loop waits for `route`, which opens in `seconds`; with 0, for those who came before."""
 
     route: Route
     seconds: float

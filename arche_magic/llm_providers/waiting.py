@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
@@ -15,24 +14,38 @@ class WaitingLine:
     """Requests of this process that wait for one set of routes."""
 
     def __init__(self) -> None:
-        self._tickets: deque[object] = deque()
+        # By the identity of the ticket; an event is set when it is its ticket's turn.
+        self._turns: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
 
     def may_go(self, ticket: object) -> bool:
         """Whether nobody else came before: the line is empty, or the ticket is its first."""
         with self._lock:
-            return not self._tickets or self._tickets[0] is ticket
+            return next(iter(self._turns), id(ticket)) == id(ticket)
 
     def join(self, ticket: object) -> None:
         """Take a place at the end; having one already changes nothing."""
         with self._lock:
-            if not any(other is ticket for other in self._tickets):
-                self._tickets.append(ticket)
+            self._turns.setdefault(id(ticket), threading.Event())
+            self._call_first()
 
     def leave(self, ticket: object) -> None:
         """Give the place up, wherever it is."""
         with self._lock:
-            self._tickets = deque(other for other in self._tickets if other is not ticket)
+            self._turns.pop(id(ticket), None)
+            self._call_first()
+
+    def await_turn(self, ticket: object, seconds: float) -> None:
+        """Sleep until the ticket is the first of the line, but no longer than so many seconds."""
+        with self._lock:
+            turn = self._turns.get(id(ticket))
+        if turn:
+            turn.wait(seconds)
+
+    def _call_first(self) -> None:
+        for turn in self._turns.values():
+            turn.set()
+            return
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
 from .display import ReplyDisplay
 from .formats import ASKS
+from .interrupts import one_interrupt
 from .preview import prompt_text, route_text
 from .prompts import Prompt, fill, image_of
 from .structured import schema_named
@@ -92,6 +93,7 @@ def ask(
     return send(magics, options, replace(prompt, images=(*prompt.images, *images)))
 
 
+@one_interrupt()
 def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
     """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
     name = options.output

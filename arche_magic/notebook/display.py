@@ -69,10 +69,15 @@ class ReplyDisplay:
     def waiting(self, event: Waiting) -> None:
         """Show which route is waited for, and how long still."""
         line = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
+        if event.seconds <= 0:
+            line = f"waiting: {event.route} is open, and others came first"
+        said = line if self._redraws else str(event.route)
+        if said == self._waits_for:
+            return
+        self._waits_for = said
         if self._redraws:
-            self._draw(_quiet_line(line, "⏳ "))
-        elif not self._quiet and self._waits_for != str(event.route):
-            self._waits_for = str(event.route)
+            self._draw(_quiet_line(line))
+        elif not self._quiet:
             print(line)
 
     def add(self, text: str) -> None:
@@ -248,5 +253,5 @@ def _attempts_table(attempts: Sequence[Attempt]) -> str:
     return f'<table style="{style}">{rows}</table>'
 
 
-def _quiet_line(line: str, sign: str = "") -> dict[str, str]:
-    return {"text/plain": line, "text/html": f'<span style="{QUIET}">{sign}{escape(line)}</span>'}
+def _quiet_line(line: str) -> dict[str, str]:
+    return {"text/plain": line, "text/html": f'<span style="{QUIET}">{escape(line)}</span>'}

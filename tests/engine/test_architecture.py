@@ -58,7 +58,7 @@ ALLOWED = {
     "routing": {"quota.ledger", "types"},
     "images": {"errors", "types"},
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
-    "schemas": {"config", "errors", "types"},
+    "schemas": {"apart", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "waiting": set(),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from arche_magic.llm_providers.waiting import waiting_line
 
@@ -46,21 +47,31 @@ def test_a_place_is_given_up_whatever_happens() -> None:
         assert line.may_go("next")
 
 
+def test_who_waits_sleeps_until_it_is_its_turn() -> None:
+    """It is woken at once, not by looking again and again."""
+    with waiting_line("routes", "first") as line:
+        line.join("first")
+        line.join("second")
+        began = time.monotonic()
+        line.await_turn("second", 0.05)
+        assert not line.may_go("second")
+        threading.Timer(0.05, line.leave, ["first"]).start()
+        line.await_turn("second", 30)
+        assert line.may_go("second")
+        assert 0.1 <= time.monotonic() - began < 5
+
+
 def test_many_threads_are_served_in_order() -> None:
     """Forty threads that joined one after the other leave in that order."""
     order: list[int] = []
-    turn = threading.Condition()
     joined = threading.Semaphore(0)
 
     def wait_for_turn(number: int) -> None:
         with waiting_line("many", number) as line:
             line.join(number)
             joined.release()
-            with turn:
-                turn.wait_for(lambda: line.may_go(number), timeout=10)
-                order.append(number)
-                line.leave(number)
-                turn.notify_all()
+            line.await_turn(number, 10)
+            order.append(number)
 
     with waiting_line("many", "gate") as gate:
         gate.join("gate")
@@ -69,9 +80,6 @@ def test_many_threads_are_served_in_order() -> None:
             threads.append(threading.Thread(target=wait_for_turn, args=(number,)))
             threads[-1].start()
             joined.acquire()
-        gate.leave("gate")
-        with turn:
-            turn.notify_all()
-        for thread in threads:
-            thread.join(timeout=20)
+    for thread in threads:
+        thread.join(timeout=20)
     assert order == list(range(40))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from jupyter_client.manager import KernelManager
@@ -98,13 +99,23 @@ class Kernel:
     ) -> Cell:
         """Execute a cell; interrupt the kernel once `interrupt_when` is true of its outputs.
 
-        `started` is then the moment of the interrupt.
+        It is asked after each output, and fifty times a second. `started` is then the moment of
+        the interrupt.
         """
         cell = Cell(started=time.monotonic())
         request = self.client.execute(code, store_history=True)
         deadline = time.monotonic() + timeout
         while True:
-            message = self.client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if interrupt_when is not None and interrupt_when(cell):
+                interrupt_when = None
+                cell.started = time.monotonic()
+                self.manager.interrupt_kernel()
+            left = max(0.1, deadline - time.monotonic())
+            try:
+                message = self.client.get_iopub_msg(timeout=0.02 if interrupt_when else left)
+            except Empty:
+                assert time.monotonic() < deadline, f"the cell still runs after {timeout:g} s"
+                continue
             if message["parent_header"].get("msg_id") != request:
                 continue
             kind, content = message["msg_type"], message["content"]
@@ -113,10 +124,6 @@ class Kernel:
                 cell.error, cell.error_name = content["traceback"], content["ename"]
             if kind == "status" and content["execution_state"] == "idle":
                 break
-            if interrupt_when is not None and interrupt_when(cell):
-                interrupt_when = None
-                cell.started = time.monotonic()
-                self.manager.interrupt_kernel()
         cell.ended = time.monotonic()
         while True:
             reply = self.client.get_shell_msg(timeout=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,20 @@ class Terminal:
         self._process.sendline(line)
         self._process.expect(rf"In \[{self._number}\]: ")
         return self._process.before.replace("\r\n", "\n").partition("\n")[2].strip("\n")
+
+    def interrupt(self, line: str, after: str) -> tuple[str, float]:
+        """Press Ctrl-C once the line has shown `after`.
+
+        Returns what was shown from there to the next prompt, and the seconds between.
+        """
+        self._number += 1
+        self._process.sendline(line)
+        self._process.expect(after)
+        pressed = time.monotonic()
+        self._process.sendintr()
+        self._process.expect(rf"In \[{self._number}\]: ")
+        seconds = time.monotonic() - pressed
+        return self._process.before.replace("\r\n", "\n").strip("\n"), seconds
 
     def close(self) -> None:
         """End IPython."""
@@ -147,3 +162,42 @@ def test_the_last_error_is_explained(terminal: Terminal) -> None:
     terminal.run("1 / 0")
     assert "> 1 1 / 0" in terminal.run("%llm_explain --show-prompt")
     assert "three" in terminal.run("%llm_explain")
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """All four providers, at ten words a second."""
+    words = " ".join(f"word{number}" for number in range(60))
+    with Sandbox(
+        keys=dict.fromkeys(("groq", "mistral", "google", "openai"), 1),
+        seconds_per_chunk=0.1,
+        reply=lambda *_: words,
+    ) as sandbox:
+        terminal = Terminal(tmp_path_factory.mktemp("slow"), sandbox)
+        assert terminal.run("%load_ext arche_magic") == ""
+        yield terminal
+        terminal.close()
+
+
+@pytest.mark.parametrize("provider", ["groq", "mistral", "google", "openai"])
+def test_ctrl_c_stops_a_reply_at_once(slow: Terminal, provider: str) -> None:
+    """What was printed stays, a line marks it, one says that it was stopped; no traceback."""
+    shown, seconds = slow.interrupt(f"%llm -p {provider} hi", "word2 ")
+    assert seconds < 0.3
+    lines = [line for line in shown.replace("^C", "").splitlines() if line.strip()]
+    assert lines[-2] == "interrupted: the reply is not complete"
+    assert lines[-1].startswith("Interrupted: the request was stopped")
+    assert len(lines) <= 3
+    slow.run("s = %llm_stats")
+    assert slow.run("s.outcome.iloc[-1]").endswith("'interrupted'")
+
+
+def test_ctrl_c_stops_a_wait_at_once(slow: Terminal) -> None:
+    """Nothing is printed twice while it waits, and nothing after it but that it was stopped."""
+    slow.sandbox.fail("mistral", "rate_limit_day")
+    shown, seconds = slow.interrupt(
+        "%llm -p mistral --patience 1e9 hi", r"waiting: mistral[^\n]+\n"
+    )
+    assert seconds < 0.3
+    lines = [line for line in shown.replace("^C", "").splitlines() if line.strip()]
+    assert [line.startswith("Interrupted: ") for line in lines] == [True]

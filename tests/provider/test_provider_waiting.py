@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from provider_parts import MODELS, Clock, FastClock, Start, asked, server_count
+from provider_parts import MODELS, Clock, FastClock, Start, asked, run_script, server_count
 
 from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
 from arche_magic.llm_providers.catalog import parse_limits
@@ -150,6 +153,94 @@ def test_threads_never_oversell_what_the_ledger_knows(start: Start) -> None:
     stats = provider.get_stats()
     assert (stats["total_calls"], stats["errors"]) == (160, 0)
     assert sum(stats["provider_calls"].values()) == 160
+
+
+def test_threads_are_answered_in_the_order_they_came(start: Start) -> None:
+    """Each waits its turn, whoever is quicker to look when a route opens."""
+    clock = FastClock(speed=60)
+    known = {"groq": parse_limits({"requests_per_minute": 6}, "bucket")}
+    sandbox = start(keys={"groq": 1}, clock=clock, settings={"limits": known})
+    provider = get_llm_provider()
+    for number in range(6):
+        provider.generate(f"{number}")
+
+    def ask(number: int, waits: threading.Event) -> None:
+        options = {"patience": 1e6, "timeout": 1e6, "on_wait": lambda _: waits.set()}
+        provider.generate(f"{number}", **options)
+
+    threads = []
+    for number in range(6, 26):
+        waits = threading.Event()
+        threads.append(threading.Thread(target=ask, args=(number, waits)))
+        threads[-1].start()
+        assert waits.wait(10)
+    for thread in threads:
+        thread.join(30)
+    prompts = [int(request.body["messages"][-1]["content"]) for request in sandbox.requests]
+    assert prompts == list(range(26))
+    assert {request.status for request in sandbox.requests} == {200}
+
+
+def test_who_waits_in_line_goes_when_the_time_is_up(start: Start) -> None:
+    """The one before takes the only place in time; the second fails, and no later than it may."""
+    known = {"groq": parse_limits({"requests_per_minute": 60}, "bucket")}
+    limits = {"groq": {"requests_per_minute": 60}}
+    start(keys={"groq": 1}, limits=limits, settings={"limits": known})
+    provider = get_llm_provider()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: provider.generate("Hello", patience=0, max_tokens=1), range(60)))
+    waits = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(provider.generate, "One", patience=9, on_wait=lambda _: waits.set())
+        assert waits.wait(5)
+        began = time.monotonic()
+        with pytest.raises(NoRouteAvailable):
+            provider.generate("Two", patience=9, timeout=1.2)
+        assert time.monotonic() - began < 1.3
+        assert first.result(10)
+
+
+WAITING_THREADS = """
+import threading, time
+from arche_magic.llm_providers import get_llm_provider
+
+provider = get_llm_provider("groq")
+try:
+    provider.generate("learn that the day is spent", patience=0)
+except Exception:
+    pass
+waits = [threading.Event() for _ in range(40)]
+for waiting in waits:
+    ask = dict(patience=1e3, timeout=1e3, on_wait=lambda _, waiting=waiting: waiting.set())
+    threading.Thread(target=provider.generate, args=("hi",), kwargs=ask, daemon=True).start()
+assert all(waiting.wait(10) for waiting in waits)
+cpu, wall = time.process_time(), time.monotonic()
+time.sleep(3)
+print((time.process_time() - cpu) / (time.monotonic() - wall))
+"""
+
+
+def test_many_who_wait_cost_next_to_nothing(start: Start, tmp_path: Path) -> None:
+    """Forty threads that wait, on the ledger's file, take less than a tenth of one processor."""
+    sandbox = start(keys={"groq": 3}, left={"groq": {"requests_per_day": 0}})
+    out, _ = run_script(WAITING_THREADS, tmp_path, sandbox.environment())
+    assert float(out) < 0.1
+
+
+def test_the_caller_is_told_of_the_wait(start: Start, clock: Clock) -> None:
+    """`on_wait` gets the route and its seconds, twice a second, for whole replies and streams."""
+    start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
+    provider = get_llm_provider()
+    for number in range(2):
+        provider.generate(f"Prompt {number}")
+    for ask in (provider.generate, lambda *a, **o: list(provider.stream(*a, **o))):
+        told: list[Waiting] = []
+        assert ask("Hello", patience=60, on_wait=told.append)
+        assert {str(event.route) for event in told} == {"groq · key 1 · gpt-oss-120b"}
+        seconds = [event.seconds for event in told]
+        assert seconds[0] == pytest.approx(30, abs=2)
+        steps = [one - other for one, other in itertools.pairwise(seconds)]
+        assert all(0 < step <= 0.51 for step in steps)
 
 
 def test_threads_share_one_provider_object(start: Start) -> None:

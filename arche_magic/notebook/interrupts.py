@@ -1,0 +1,41 @@
+"""Kernel -> Interrupt and Ctrl-C, pressed by someone who is impatient."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_DEALING_SECONDS = 1.0
+
+
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """Within it, a second press is passed over while the first one is being dealt with.
+
+    It would tear the closing of the connection and the booking of what was spent. Pressed again
+    after a second, it interrupts whatever goes on.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    last = -_DEALING_SECONDS
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _DEALING_SECONDS:
+            last = now
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

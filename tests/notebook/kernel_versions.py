@@ -1,0 +1,43 @@
+"""Kernels of other versions than the installed one, each in a folder that `PYTHONPATH` names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+FOLDER = Path(__file__).resolve().parents[2] / "build" / "kernels"
+
+
+def kernel_variables(wanted: str) -> dict[str, str]:
+    """The environment in which `python -m ipykernel_launcher` is that version of ipykernel.
+
+    One that is not installed is fetched with pip, once, into `build/kernels`; without its
+    dependencies, which those of the installed one satisfy, except for a small one.
+    """
+    if version("ipykernel") == wanted:
+        return {}
+    folder = FOLDER / f"ipykernel-{wanted}"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(FOLDER / "lock"):
+        if not (folder / "ipykernel_launcher.py").exists():
+            packages = (f"ipykernel=={wanted}", "nest-asyncio", "nest-asyncio2")
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+                    *("--disable-pip-version-check", "--target", str(folder), *packages),
+                ],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=False,
+            )
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+                pytest.skip(f"ipykernel {wanted} could not be fetched: {reason}")
+    return {"PYTHONPATH": str(folder)}

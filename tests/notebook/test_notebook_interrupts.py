@@ -1,0 +1,196 @@
+"""Kernel -> Interrupt at any moment of a prompt, in each ipykernel that people have.
+
+What a person sees as "at once" is three tenths of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from kernel_versions import kernel_variables
+from notebook_kernel import Cell, Kernel
+
+from arche_magic.llm_providers.storage.kernel_lock import kernel_lock
+from arche_magic.sandbox import Sandbox
+
+PROVIDERS = ("groq", "mistral", "google", "openai")
+WORDS = " ".join(f"word{number}" for number in range(60))
+AT_ONCE = 0.3
+Sandboxed = Callable[..., Sandbox]
+
+
+@pytest.fixture(scope="module", params=["6.30.1", "7.3.0", "7.4.0"])
+def running_kernel(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kernel]:
+    """In place of the installed kernel, one of each version."""
+    variables = kernel_variables(request.param)
+    kernel = Kernel(tmp_path_factory.mktemp("kernel"), **variables)
+    assert kernel.value("__import__('ipykernel').__version__") == request.param
+    yield kernel
+    kernel.stop()
+
+
+def connections(kernel: Kernel, port: int) -> list[str]:
+    """The states of the kernel's connections to a port of this machine."""
+    process = psutil.Process(kernel.manager.provisioner.pid)
+    return [c.status for c in process.net_connections("tcp") if c.raddr and c.raddr.port == port]
+
+
+def port_of(sandbox: Sandbox) -> int:
+    return int(sandbox.url.rpartition(":")[2])
+
+
+def streaming(cell: Cell) -> bool:
+    return sum(kind == "update_display_data" for _, kind, _ in cell.messages) > 2
+
+
+def assert_stopped_at_once(cell: Cell) -> None:
+    assert cell.ended - cell.started < AT_ONCE
+    assert cell.status == "error"
+    assert cell.message.startswith("Interrupted: ")
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port of this machine that answers no attempt to connect: its queue is full."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+        for one in waiting:
+            one.close()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_while_it_streams(
+    kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path, provider: str
+) -> None:
+    """The text so far stays and is marked, its tokens are booked, the connection is closed."""
+    sandbox = sandboxed(keys={provider: 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
+    ledger = tmp_path / "ledger.json"
+    kernel.use(sandbox, str(ledger))
+    cell = kernel.run("%llm hi", interrupt_when=streaming)
+    assert connections(kernel, port_of(sandbox)) == []
+    assert_stopped_at_once(cell)
+    text, mark = cell.data()
+    assert text
+    assert WORDS.startswith(text)
+    assert mark.startswith("interrupted")
+    assert kernel.run("%llm_stats").status == "ok"
+    assert kernel.value("list(_.outcome)") == ["interrupted"]
+    assert kernel.value("int(_.output_tokens.iloc[0])") > 0
+    (account,) = (d for d in documents(ledger) if "models" in d and "moved" not in d)
+    (model,) = account["models"].values()
+    assert model["holds"] == {}
+    assert model["charged"]["requests"] == 1
+    assert model["charged"]["output_tokens"] > 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_while_no_answer_comes(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
+    """A server that has the request and thinks for long is left, and asked anew by the next."""
+    sandbox = sandboxed(keys={provider: 1}, latency=60)
+    since: list[float] = []
+
+    def thinking(_: Cell) -> bool:
+        if connections(kernel, port_of(sandbox)) == ["ESTABLISHED"]:
+            since.append(time.monotonic())
+        return bool(since) and time.monotonic() > since[0] + 0.2
+
+    assert_stopped_at_once(kernel.run("%llm hi", interrupt_when=thinking))
+    assert connections(kernel, port_of(sandbox)) == []
+    sandbox.latency = 0
+    assert kernel.run("%llm -q again").status == "ok"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
+    """So is an address where nobody answers."""
+    sandboxed(keys={provider: 1})
+    with black_hole() as port:
+        kernel.run(
+            f"for name in [n for n in os.environ if n.endswith('BASE_URL')]:\n"
+            f"    os.environ[name] = 'http://127.0.0.1:{port}/v1'"
+        )
+        cell = kernel.run(
+            "%llm hi", interrupt_when=lambda _: connections(kernel, port) == ["SYN_SENT"]
+        )
+        assert_stopped_at_once(cell)
+        assert connections(kernel, port) == []
+
+
+def test_while_it_waits_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """The countdown goes, and nothing of it stays."""
+    sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
+    cell = kernel.run(
+        "%llm --patience 1e6 hi",
+        interrupt_when=lambda cell: any("waiting" in text for text in cell.data()),
+    )
+    assert_stopped_at_once(cell)
+    assert "".join(cell.data()) == ""
+
+
+def test_a_variable_is_bound_to_a_whole_reply_or_not_at_all(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """Neither `-o` nor an assignment keeps half a reply; what the names held before stays."""
+    sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
+    kernel.run("kept = 'before'")
+    for line in ("%llm -o kept hi", "%llm -o new hi", "kept = %llm hi", "new = %llm hi"):
+        assert_stopped_at_once(kernel.run(line, interrupt_when=streaming))
+    assert kernel.value("(kept, 'new' in globals())") == ("before", False)
+
+
+def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Whoever stops a cell of Run All stops those after it."""
+    sandbox = sandboxed(keys={"groq": 1}, latency=60)
+    client = kernel.client
+    queued = [client.execute(code) for code in ("%llm hi", "ran = 1", "ran = 2")]
+    while connections(kernel, port_of(sandbox)) != ["ESTABLISHED"]:
+        time.sleep(0.02)
+    kernel.manager.interrupt_kernel()
+    replies = {}
+    while len(replies) < len(queued):
+        message = client.get_shell_msg(timeout=10)
+        replies[message["parent_header"]["msg_id"]] = message["content"]["status"]
+    assert [replies[request] for request in queued] == ["error", "aborted", "aborted"]
+    assert kernel.value("'ran' in globals()") is False
+
+
+def test_pressed_twice(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> None:
+    """A second press while the first is being dealt with changes nothing."""
+    sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
+    ledger = tmp_path / "ledger.json"
+    kernel.use(sandbox, str(ledger))
+    lock, since = kernel_lock(f"{ledger}.lock"), []
+
+    def twice(cell: Cell) -> bool:
+        """Presses once while another kernel has the ledger, so that it cannot be booked yet."""
+        if not since and streaming(cell):
+            lock.acquire()
+            since.append(time.monotonic())
+            kernel.manager.interrupt_kernel()
+            threading.Timer(0.2, lock.release).start()
+        return bool(since) and time.monotonic() > since[0] + 0.1
+
+    assert_stopped_at_once(kernel.run("%llm hi", interrupt_when=twice))
+    assert kernel.run("%llm_stats").status == "ok"
+    assert kernel.value("list(_.outcome)") == ["interrupted"]
+    assert [model["holds"] for d in documents(ledger) for model in d["models"].values()] == [{}]
+
+
+def documents(ledger: Path) -> list[dict[str, dict[str, dict[str, dict[str, float]]]]]:
+    return list(json.loads(ledger.read_text(encoding="utf-8"))["documents"].values())
