@@ -19,10 +19,13 @@ _BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
 _BLOCK = (
     "margin:6px 0;padding:6px 8px;border-radius:4px;background:rgba(128,128,128,.14);"
-    "white-space:pre;overflow-x:auto;font-size:90%;color:inherit"
+    "white-space:pre;overflow-x:auto;font-family:monospace;font-size:90%;color:inherit"
 )
 _CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
-_MARK = "padding:0 3px;border-radius:3px;background:rgba(128,128,128,.18);color:inherit"
+_MARK = (
+    "padding:0 3px;border-radius:3px;background:rgba(128,128,128,.18);font-family:monospace;"
+    "color:inherit"
+)
 
 
 def as_html(text: str) -> str:

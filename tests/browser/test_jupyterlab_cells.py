@@ -1,0 +1,119 @@
+"""What a person sees of columns and of offered code in JupyterLab, in either theme.
+
+Pictures are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import Lab, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+SANDBOX = """%load_ext arche_magic
+import os
+from arche_magic.sandbox import Sandbox
+def answer(model, messages):
+    if "code" in messages[-1]["content"]:
+        return "Here:\\n\\n```python\\nran = True\\n```"
+    return f"I am **{model}**, and here is\\n\\n- a list\\n\\n```python\\n{'x = 1; ' * 40}\\n```"
+os.environ.update(Sandbox(reply=answer).start().environment(), ARCHE_QUOTA_STORE="memory://cells")
+ran = False"""
+CELLS = (
+    SANDBOX,
+    "%%llm --compare groq,mistral,google\nWho are you?",
+    "%%llm -f code\nWrite code.",
+    "print('ran is', ran)",
+)
+COLUMNS = ".jp-RenderedHTML div[style*='flex: 1 1'], .jp-RenderedHTML div[style*='flex:1 1']"
+NUMBERED = """count => [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
+  .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length >= count"""
+OVERFLOW = "element => element.scrollWidth - element.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The cells, run to the end in one theme."""
+    name = f"cells-{request.param.lower()}.ipynb"
+    lab.write(name, [nbformat.v4.new_code_cell(text) for text in CELLS])
+    lab.set_theme(f"JupyterLab {request.param}")
+    with open_notebook(browser, lab, name) as opened:
+        # The cell that is offered has no number, so not every cell gets one.
+        opened.page.get_by_role("menuitem", name="Run", exact=True).click()
+        opened.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=40_000)
+        yield opened
+
+
+def columns(screen: Screen) -> list[Locator]:
+    return screen.cell("--compare").locator(COLUMNS).all()
+
+
+def places(screen: Screen) -> list[tuple[float, float]]:
+    """Left and top of each column."""
+    boxes = [column.bounding_box() for column in columns(screen)]
+    return [(box["x"], box["y"]) for box in boxes if box is not None]
+
+
+def test_code_is_offered_in_a_new_cell_and_not_run(screen: Screen) -> None:
+    """It stands below the cell that asked, without a number, and stays in the output too."""
+    sources = screen.page.locator(".jp-CodeCell .jp-InputArea-editor").all_inner_texts()
+    assert [source.strip() for source in sources][3] == "ran = True"
+    assert len(sources) == len(CELLS) + 1
+    assert "ran is False" in screen.cell("print(").inner_text()
+    assert "ran = True" in screen.cell("-f code").locator(".jp-RenderedMarkdown").inner_text()
+
+
+def test_columns_stand_side_by_side_and_wrap(
+    screen: Screen, request: pytest.FixtureRequest
+) -> None:
+    """Three beside each other on a wide page; on a narrow one they wrap; none is clipped."""
+    theme = request.node.callspec.params["screen"].lower()
+    screen.photograph(f"columns-{theme}", 1200)
+    wide = places(screen)
+    assert len({top for _, top in wide}) == 1
+    assert len({left for left, _ in wide}) == 3
+    screen.photograph(f"columns-{theme}-narrow", 700)
+    assert len({top for _, top in places(screen)}) == 2
+    # A long line of code is scrolled within its block.
+    assert [column.evaluate(OVERFLOW) for column in columns(screen)] == [0, 0, 0]
+    assert screen.cell("--compare").locator("b", has_text="mistral-small-latest").count() == 1
+
+
+def test_a_page_of_somebody_else_shows_the_columns(
+    screen: Screen, lab: Lab, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    """A notebook that JupyterLab does not trust keeps their layout."""
+    theme = request.node.callspec.params["screen"].lower()
+    with screen.page.expect_response(
+        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
+    ):
+        screen.page.keyboard.press("Control+s")
+    saved = nbformat.read(lab.notebooks / f"cells-{theme}.ipynb", as_version=4)
+    # Another cell makes it another notebook, which nobody on this server has signed.
+    lab.write(f"other-{theme}.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    with open_notebook(browser, lab, f"other-{theme}.ipynb") as other:
+        other.photograph(f"columns-{theme}-untrusted", 1200)
+        assert len({left for left, _ in places(other)}) == 3
+        assert other.hosts() == {"127.0.0.1"}
