@@ -92,7 +92,7 @@ class Column:
             return "failed" if self.error else self.state or "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
         if self.reply.from_memory:
-            parts.append("then, none now: from memory")
+            parts.append("from memory")
         else:
             parts += [f"{self.reply.seconds:.1f} s", price_text(self.reply.cost)]
         if self.reply.finish_reason == "length":

@@ -203,3 +203,13 @@ def test_a_mistake_is_one_line(kernel: Kernel, chatting: Sandbox, line: str, sai
     assert cell.status == "error"
     assert said in cell.message
     assert "\n" not in cell.message
+
+
+def test_a_kept_conversation_runs_again_without_keys(kernel: Kernel, chatting: Sandbox) -> None:
+    """Each turn is answered from memory, and the next one is asked with it."""
+    turns = ["%llm --keep --chat c One kept", "%llm --keep --chat c Two kept"]
+    first = [kernel.run(line).data()[0] for line in turns]
+    kernel.run("%llm_chat clear c")
+    kernel.run("for name in [n for n in os.environ if '_API_KEY' in n]: del os.environ[name]")
+    assert [kernel.run(line).data()[0] for line in turns] == first
+    assert len(chatting.requests) == 2

@@ -166,3 +166,13 @@ def test_a_mistake_asks_nobody(kernel: Kernel, sandboxed, line: str, said: str) 
     cell = kernel.run(f"%%llm {line}\nhi")
     assert said in cell.message
     assert sandbox.requests == ()
+
+
+def test_kept_answers_fill_the_columns_again(kernel: Kernel, sandboxed) -> None:
+    """With --keep nothing is sent the second time, and the columns say so."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    first = columns(kernel.run("%%llm --keep --compare groq,mistral\nhi {{1}} kept"))
+    again = columns(kernel.run("%%llm --keep --compare groq,mistral\nhi {{1}} kept"))
+    assert len(sandbox.requests) == 2
+    assert [text.splitlines()[1] for text in again] == [text.splitlines()[1] for text in first]
+    assert all(text.endswith(" tokens · from memory") for text in again)

@@ -181,3 +181,12 @@ def test_what_would_be_told_can_be_seen_first(kernel: Kernel, sandboxed) -> None
     kernel.run("1 / 0")
     assert "> 1 1 / 0" in kernel.run("%llm_explain --show-prompt").printed
     assert sandbox.requests == ()
+
+
+def test_a_key_in_an_error_is_not_told(kernel: Kernel, sandboxed) -> None:
+    """The explanation is refused rather than the key sent."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("import os\nraise ValueError('bad key ' + os.environ['GROQ_API_KEY'])")
+    cell = kernel.run("%llm_explain")
+    assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1")
+    assert sandbox.requests == ()

@@ -293,3 +293,13 @@ def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str)
     kernel.run("%unload_ext arche_magic")
     names = "[t.__name__ for t in get_ipython().input_transformer_manager.token_transformers]"
     assert kernel.value(names) == ["MagicAssign", "SystemAssign", "EscapedCommand", "HelpEnd"]
+
+
+def test_a_key_does_not_leave_in_a_variable(kernel: Kernel, sandboxed) -> None:
+    """Nor in what is shown of the prompt."""
+    sandbox = sandboxed(keys={"groq": 1})
+    for option in ("", "--show-prompt"):
+        cell = kernel.run(f"import os\n%llm {option} My key is {{{{os.environ['GROQ_API_KEY']}}}}")
+        assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1")
+        assert sandbox.environment()["GROQ_API_KEY"] not in cell.message + cell.printed
+    assert sandbox.requests == ()
