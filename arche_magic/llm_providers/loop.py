@@ -13,7 +13,6 @@ import time
 from collections.abc import Generator, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from traceback import clear_frames
 from typing import NoReturn
 
 from .adapters import Adapter, build_adapter
@@ -159,9 +158,7 @@ class RequestRun:
             if call.text:
                 yield Discarded(attempt)
             return None
-        except (KeyboardInterrupt, GeneratorExit) as stop:
-            # Whoever keeps the exception would keep a socket that was about to connect.
-            clear_frames(stop.__traceback__)
+        except (KeyboardInterrupt, GeneratorExit):
             spent = call.usage or _counted(hold, call.text)
             self.quota_tracker.settle(hold, spent, call.observations, adapter.account)
             self._note(route, "interrupted", call, spent, error="interrupted")

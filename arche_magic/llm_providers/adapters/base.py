@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from operator import attrgetter
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..apart import apart
@@ -89,7 +90,9 @@ class SdkAdapter(ABC):
                 parts = self._send(self._client(), request, model, stream)
                 yield from self._completions(parts, call, stream, received)
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                # An SDK may hold on to it, and so to a socket that was about to connect.
+                clear_frames(stop.__traceback__)
                 failure = KeyboardInterrupt()
             # An SDK that reads whatever a server, a proxy or a cut connection sent may raise
             # anything (KeyError, pydantic's and json's errors, its own), and the loop has to go on
