@@ -40,7 +40,7 @@ class Configuration:
         default_provider: what `get_llm_provider(None)` gives.
         patience: seconds a request waits for a route rather than fail or pay.
         timeout: seconds for a whole request.
-        limits: the user's own, by `provider/model`, provider or key label.
+        limits: the user's own, by provider, `provider/model`, key label or `label/model`.
         clock: what the engine reads time from.
         directory: where the settings were found; the ledger's default place.
         replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
@@ -100,13 +100,26 @@ class Configuration:
         """Limits of a route before any reply: published ones, overlaid by the user's."""
         provider = self.providers[route.provider]
         limits = {limit.name: limit for limit in provider.limits.get(route.model, ())}
-        for scope in (route.provider, f"{route.provider}/{route.model}", route.key.label):
+        for scope in self.limit_scopes(route):
             limits.update({limit.name: limit for limit in self.limits.get(scope, ())})
         return tuple(limits.values())
 
     def takes_images(self, route: Route) -> bool:
         """Whether the route's model may take images; False only where it is known not to."""
         return route.model not in self.providers[route.provider].text_only
+
+    def limit_scopes(self, route: Route) -> tuple[str, ...]:
+        """The names under which limits of a route can be set; a later one wins."""
+        key = route.key.label
+        return route.provider, f"{route.provider}/{route.model}", key, f"{key}/{route.model}"
+
+    def scope_owner(self, scope: str) -> str:
+        """The provider that a scope of limits belongs to.
+
+        Raises:
+            ValueError: it belongs to none.
+        """
+        return _scope_owner(scope, self.providers)
 
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
         """Which models of which providers a request may go to.
@@ -381,12 +394,19 @@ def _limits(
     limits = {}
     for scope in table:
         entry = _table(table, scope, "limits.")
-        owner = scope.partition("/")[0].partition("_key_")[0]
-        if owner not in providers:
-            raise ValueError(f"[limits.{scope!r}]: write a provider, provider/model or a key label")
-        provider = providers[owner]
         try:
+            provider = providers[_scope_owner(scope, providers)]
             limits[scope] = parse_limits(entry, provider.window, provider.time_zone)
         except ValueError as error:
             raise ValueError(f"[limits.{scope!r}]: {error}") from None
     return limits
+
+
+def _scope_owner(scope: str, providers: Mapping[str, Provider]) -> str:
+    owner = scope.partition("/")[0].partition("_key_")[0]
+    if owner not in providers:
+        raise ValueError(
+            "write a provider, provider/model, a key's label, or label/model"
+            f"{did_you_mean(owner, providers)}"
+        )
+    return owner

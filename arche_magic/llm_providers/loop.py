@@ -27,7 +27,7 @@ from .errors import (
     SchemaMismatch,
 )
 from .prices import cost_usd
-from .quota.ledger import RouteState
+from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Considered, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, choose
@@ -130,7 +130,8 @@ class RequestRun:
         if line.may_go(self):
             self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), _LONGEST_NAP_SECONDS))
         else:
-            line.await_turn(self, min(self._patience_left(), _LONGEST_NAP_SECONDS))
+            longest = max(self._patience_left(), seconds)
+            line.await_turn(self, min(longest, _LONGEST_NAP_SECONDS))
         self._waited += self._clock.time() - before
 
     def _ask(self, hold: Hold, choice: Choice) -> Generator[Event, None, Reply | None]:
@@ -160,7 +161,9 @@ class RequestRun:
             return None
         except (KeyboardInterrupt, GeneratorExit):
             spent = call.usage or _counted(hold, call.text)
-            self.quota_tracker.settle(hold, spent, call.observations, adapter.account)
+            self.quota_tracker.settle(
+                hold, spent, call.observations, adapter.account, answered=bool(call.text)
+            )
             self._note(route, "interrupted", call, spent, error="interrupted")
             raise
         standing = self.quota_tracker.settle(hold, call.usage, call.observations, adapter.account)

@@ -1,6 +1,6 @@
 """The ledger: hold before a call, settle after it, learn from the reply, close what is shut.
 
-`QuotaTracker` joins the pure rules of `ledger` to a storage and a clock. All kernels of a machine
+`QuotaTracker` joins the pure rules of `quota` to a storage and a clock. All kernels of a machine
 that use the same storage see one ledger.
 """
 
@@ -13,26 +13,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .catalog import split_limit_name
+from .catalog import parse_limits, split_limit_name
 from .config import Configuration, get_configuration
-from .errors import AttemptFailed, ConfigurationError, Remedy
-from .quota import ledger, windows
+from .errors import AttemptFailed, ConfigurationError
+from .quota import failing, folding, ledger, opening, views
 from .quota.accounts import Accounts
-from .quota.ledger import Amounts, Document, RouteState
-from .quota.merging import merge
+from .quota.ledger import Amounts, Document
+from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
+from .quota.opening import RouteState
 from .storage import Storage, open_storage
-from .types import Limit, Observation, Request, Route, Standing, Usage, utc
+from .types import Key, Limit, Observation, Request, Route, Standing, Usage
 
 T = TypeVar("T")
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
 _HOLD_MARGIN_SECONDS = 30.0
-_FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
-# A refusal that names neither limit nor time: a minute is the shortest window providers publish.
-_UNNAMED_LIMIT_SECONDS, _LONGEST_UNNAMED_SECONDS = 60.0, 3600.0
-_ACCOUNT_RECHECK_SECONDS = 3600.0
-_MODEL_RECHECK_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,13 @@ class QuotaTracker:
         """When the route takes this request, and what keeps it shut until then."""
         if request.images and not self.configuration.takes_images(route):
             return RouteState(math.inf, "takes no images", 0.0)
-        document = self._read(route, now)
-        return self._state(document, route, ledger.estimate(document, route.model, request), now)
+        document, provider, limits = self._read(route, now)
+        amounts = ledger.estimate(document, route.model, request)
+        return opening.route_state(document, provider, route, limits, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
-        document = self._read(route, self._clock.time())
+        document, _, _ = self._read(route, self._clock.time())
         amounts = ledger.estimate(document, route.model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
@@ -85,12 +82,10 @@ class QuotaTracker:
 
         Its limits say that, and the model's window, of which the reply needs a part too.
         """
-        document = self._read(route, self._clock.time())
+        _, _, limits = self._read(route, self._clock.time())
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
         amounts = [
-            limit.amount
-            for limit in self._limits(document, route).values()
-            if limit.metric in ("tokens", "input_tokens")
+            limit.amount for limit in limits.values() if limit.metric in ("tokens", "input_tokens")
         ]
         return min([window or math.inf, *amounts])
 
@@ -100,25 +95,20 @@ class QuotaTracker:
         Returns the hold, or, if the route is shut, its state.
         """
 
-        def change(document: Document) -> Hold | RouteState:
+        def change(kept: Document, provider: Document) -> Hold | RouteState:
             now = self._clock.time()
-            ledger.expire_holds(document, now)
+            self._charge_expired(kept, provider, route, now)
+            document, limits = self._in_full(kept, provider, route, now)
             amounts = ledger.estimate(document, route.model, request)
-            state = self._state(document, route, amounts, now)
+            state = opening.route_state(document, provider, route, limits, amounts, now)
             if state.opens_at > now:
                 return state
             # What a model counts for an image says nothing about its text.
             plain = 0.0 if request.images else ledger.plain_tokens(request)
             hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
-            ledger.place_hold(
-                document,
-                route,
-                self._default_limits(route),
-                hold.id,
-                amounts,
-                now,
-                now + request.timeout + _HOLD_MARGIN_SECONDS,
-            )
+            expires = now + request.timeout + _HOLD_MARGIN_SECONDS
+            ledger.place_hold(kept, route, hold.id, amounts, now, expires)
+            opening.note_trial(provider, route, now)
             return hold
 
         result, name = self._accounts.update(route.key, change)
@@ -130,162 +120,124 @@ class QuotaTracker:
         usage: Usage | None,
         observations: Iterable[Observation] = (),
         account: str | None = None,
+        *,
+        answered: bool = True,
     ) -> str:
         """Book what a call spent, by the provider's count (None: by the estimate), and learn.
 
-        `account` is the account the reply named, if any. Returns what is left of the route's
-        tightest limit, in words.
+        `account` is the account the reply named, if any; `answered` is False for a call that was
+        given up before anything came. Returns what is left of the route's tightest limit, in words.
         """
         route = hold.route
+        seen = tuple(observations)
         # First of all: what the reply says of limits holds for the account as a whole.
         self._accounts.learn(route.key, account, "header")
+        spent = (
+            ledger.as_amounts(usage.input_tokens, usage.output_tokens) if usage else hold.amounts
+        )
 
-        def change(document: Document) -> str:
-            now = self._clock.time()
-            spent = (
-                ledger.as_amounts(usage.input_tokens, usage.output_tokens)
-                if usage
-                else hold.amounts
+        def change(document: Document, provider: Document, now: float) -> str:
+            limits = self._limits(document, provider, route)
+            alone = ledger.settle(
+                document, route.model, limits.values(), hold.id, spent, now, hold.at
             )
-            alone = ledger.settle(document, route.model, hold.id, spent, now, hold.at)
-            key = document.get("keys", {}).get(route.key.fingerprint, {})
-            for place in (document, key, document["models"][route.model]):
-                ledger.reopen(place, hold.at)
             if usage:
                 ledger.calibrate(document, route.model, hold.plain_tokens, usage)
-            self._learn(document, route, observations, now, alone)
-            return self._tightest(document, route, now)
+            self._learn(document, provider, route, seen, now, alone)
+            limits = self._limits(document, provider, route)
+            if answered:
+                ledger.note_answer(document, provider, route, limits, now, hold.at)
+            return views.tightest(document["models"][route.model], limits, now)
 
-        def change_provider(document: Document) -> None:
-            for place in (document, document.get("models", {}).get(route.model, {})):
-                ledger.reopen(place, hold.at)
-
-        left = self._update_held(hold, change)
-        if self.storage.read(_provider(route)):
-            self.storage.update(_provider(route), change_provider)
-        return left
+        return self._update_held(hold, change)
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
         """Book a failed attempt as the provider would count it, and close what its remedy says.
 
         `account` is the account the reply named, if any. Returns the state of the route after it.
         """
-        route, remedy = hold.route, failure.remedy
+        route = hold.route
         self._accounts.learn(route.key, account, "error")
+        spent = failing.spent(hold.amounts, failure)
 
-        def change(document: Document) -> None:
-            now = self._clock.time()
-            spent = _spent_by_failure(hold, failure)
-            alone = ledger.settle(document, route.model, hold.id, spent, now, hold.at)
-            self._learn(document, route, failure.observations, now, alone)
-            entry = document["models"][route.model]
-            if remedy is Remedy.WAIT_FOR_LIMIT:
-                wait = self._wait_for_limit(document, hold, failure, now)
-                ledger.close(entry, str(failure), now, wait, hold.at)
-            elif remedy is Remedy.TOP_UP_ACCOUNT:
-                ledger.close(document, str(failure), now, _ACCOUNT_RECHECK_SECONDS, hold.at)
-            elif remedy is Remedy.CHANGE_PLAN:
-                ledger.close(entry, str(failure), now, _ACCOUNT_RECHECK_SECONDS, hold.at)
-            elif remedy is Remedy.REPLACE_KEY:
-                keys = document.setdefault("keys", {})
-                key = keys.setdefault(route.key.fingerprint, {"label": route.key.label})
-                ledger.close(key, str(failure), now, None, hold.at)
+        def change(document: Document, provider: Document, now: float) -> RouteState:
+            limits = self._limits(document, provider, route)
+            alone = ledger.settle(
+                document, route.model, limits.values(), hold.id, spent, now, hold.at
+            )
+            self._learn(document, provider, route, failure.observations, now, alone)
+            limits = self._limits(document, provider, route)
+            jitter = self._jitter.uniform(0.8, 1.2)
+            failing.close(document, provider, route, limits, failure, now, hold.at, jitter)
+            return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
-        def change_provider(document: Document) -> None:
-            now = self._clock.time()
-            if remedy is Remedy.CHANGE_MODEL:
-                models = document.setdefault("models", {})
-                model = models.setdefault(route.model, {})
-                ledger.close(model, str(failure), now, _MODEL_RECHECK_SECONDS, hold.at)
-                return
-            seconds = failure.retry_after
-            if seconds is None:
-                doubled = _FIRST_OUTAGE_SECONDS * 2 ** ledger.strikes(document, hold.at)
-                seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * self._jitter.uniform(0.8, 1.2)
-            ledger.close(document, str(failure), now, seconds, hold.at)
-
-        self._update_held(hold, change)
-        if remedy in (Remedy.CHANGE_MODEL, Remedy.RETRY_LATER):
-            self.storage.update(_provider(route), change_provider)
-        _, document = self._accounts.find(route.key)
-        return self._state(document, route, hold.amounts, self._clock.time())
+        return self._update_held(hold, change)
 
     def reopen(self, key: str) -> None:
         """Forget why a key, its account and its models are shut, and what was spent.
 
-        For a user who topped up, replaced or re-enabled something; `key` is a label.
+        For a user who topped up, replaced or re-enabled something; `key` is a label. Limits that
+        were learned or set at run time are forgotten too.
 
         Raises:
             ConfigurationError: no key has that label.
         """
-        routes = [route for route in self.configuration.routes() if route.key.label == key]
-        if not routes:
-            labels = ", ".join(known.label for known in self.configuration.keys)
-            raise ConfigurationError(f"no key is called {key!r}; there are {labels or 'none'}")
-        self._accounts.update(routes[0].key, ledger.forget)
-        self.storage.update(_provider(routes[0]), ledger.forget)
+        known = self._key(key)
+        self._accounts.update(known, lambda document, provider: ledger.forget(document))
+        self.storage.update(known.provider, ledger.forget)
+
+    def set_limits(self, scope: str, **limits: Any) -> None:
+        """Set limits for every kernel that uses this ledger, over those of `arche_magic.toml`.
+
+        `tracker.set_limits("groq_key_2", requests_per_day=500)`. Limits are named and written as
+        in the file; None takes one back, and no limits at all take back all of the scope. A figure
+        that the provider states counts where it is smaller.
+
+        Args:
+            scope: a provider, `provider/model`, a key's label, or `label/model`.
+            **limits: amounts by name.
+
+        Raises:
+            ConfigurationError: the scope or a limit is none.
+        """
+        try:
+            owner = self.configuration.scope_owner(scope)
+            parse_limits({name: given for name, given in limits.items() if given is not None})
+        except ValueError as error:
+            raise ConfigurationError(f"set_limits({scope!r}): {error}") from None
+        if scope.startswith(f"{owner}_key_"):
+            self._key(scope.partition("/")[0])
+
+        def change(provider: Document) -> None:
+            scopes = provider.setdefault("limits", {})
+            table = {**scopes.pop(scope, {}), **limits} if limits else {}
+            if table := {name: given for name, given in table.items() if given is not None}:
+                scopes[scope] = table
+
+        self.storage.update(owner, change)
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every route of the configuration, and of models used besides."""
         now = self._clock.time() if now is None else now
         rows = []
         for route in self._all_routes(provider):
-            document = self._read(route, now)
-            entry = document.get("models", {}).get(route.model, {})
-            provider_document = self.storage.read(_provider(route))
-            closed, reason = ledger.closed_until(document, provider_document, route, now)
-            for limit in self._limits(document, route).values():
-                stored = entry.get("limits", {}).get(limit.name, {})
-                counter = stored.get("counter", {})
-                next_call = windows.opens_at(limit, counter, min(1.0, limit.amount), now)
-                rows.append(
-                    Standing(
-                        provider=route.provider,
-                        key=route.key.label,
-                        account=self._accounts.account(route.key),
-                        model=route.model,
-                        limit=limit.name,
-                        amount=limit.amount,
-                        used=windows.used(limit, counter, now),
-                        opens_at=max(next_call, closed),
-                        resets_at=windows.resets_at(limit, counter, now),
-                        evidence=limit.evidence,
-                        evidence_at=stored.get("evidence_at", now),
-                        shut_by=reason,
-                        window=limit.window,
-                        time_zone=limit.time_zone,
-                    )
-                )
+            document, of_provider, limits = self._read(route, now)
+            account = self._accounts.account(route.key)
+            rows += views.standings_of(route, account, document, of_provider, limits, now)
         return rows
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
         """Usage per provider, key and limit; with `provider`, per key and limit of that one.
 
         `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining",
-        "usage_percent", "available", "reset_time", "last_updated", "model", "evidence"}}}}`.
-        `reset_time` and `last_updated` are aware datetimes in UTC. A key that used several models
-        is shown with the tightest of them per limit, named in `model`.
+        "usage_percent", "available", "reset_time", "last_updated", "model", "evidence",
+        "source"}}}}`. `reset_time` and `last_updated` are aware datetimes in UTC. A key that used
+        several models is shown with the tightest of them per limit, named in `model`.
         """
         if provider is not None:
             self.configuration.provider(provider)
         now = self._clock.time()
-        summary: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in self.standings(provider, now):
-            limits = summary.setdefault(row.provider, {}).setdefault(row.key, {})
-            percent = 100.0 * row.used / row.amount if row.amount else 100.0
-            if row.limit in limits and limits[row.limit]["usage_percent"] >= percent:
-                continue
-            limits[row.limit] = {
-                "used": round(row.used, 3),
-                "limit": row.amount,
-                "remaining": round(row.remaining, 3),
-                "usage_percent": round(percent, 2),
-                "available": row.opens_at <= now,
-                "reset_time": utc(row.resets_at),
-                "last_updated": utc(row.evidence_at),
-                "model": row.model,
-                "evidence": row.evidence,
-            }
+        summary = views.usage_summary(self.standings(provider, now), now)
         return summary.get(provider, {}) if provider is not None else summary
 
     def shared_keys(self) -> dict[str, str]:
@@ -296,101 +248,111 @@ class QuotaTracker:
         """
         return self._accounts.shared_keys()
 
-    def _read(self, route: Route, now: float) -> Document:
-        """The account's document, after calls that never ended have been charged."""
-        _, document = self._accounts.find(route.key)
-        if not ledger.has_expired_holds(document, now):
-            return document
-        self._accounts.update(route.key, lambda found: ledger.expire_holds(found, now))
-        return self._accounts.find(route.key)[1]
+    def _key(self, label: str) -> Key:
+        for key in self.configuration.keys:
+            if key.label == label:
+                return key
+        labels = ", ".join(known.label for known in self.configuration.keys)
+        raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
-    def _update_held(self, hold: Hold, change: Callable[[Document], T]) -> T:
-        """Change the document of the route's account, with the hold in it wherever it was made."""
+    def _read(self, route: Route, now: float) -> tuple[Document, Document, dict[str, Limit]]:
+        """The documents of account and provider, and the limits in force.
+
+        Calls that never ended are charged first.
+        """
+        kept, provider = self._accounts.read(route.key)
+        if ledger.models_with_expired_holds(kept, now):
+            self._accounts.update(
+                route.key, lambda kept, provider: self._charge_expired(kept, provider, route, now)
+            )
+            kept, provider = self._accounts.read(route.key)
+        document, limits = self._in_full(kept, provider, route, now)
+        return document, provider, limits
+
+    def _in_full(
+        self, kept: Document, provider: Document, route: Route, now: float
+    ) -> tuple[Document, dict[str, Limit]]:
+        """The account's document with the route's model written out, and the limits in force."""
+        catalog = self.configuration.providers[route.provider]
+        document = folding.unfolded(kept, catalog, route.model)
+        limits = self._limits(document, provider, route)
+        entry = document["models"].setdefault(route.model, {})
+        ledger.keep_limits(entry, limits.values(), now)
+        return document, limits
+
+    def _charge_expired(self, kept: Document, provider: Document, route: Route, now: float) -> None:
+        """Charge calls of the route's key, on any model, that never ended."""
+        models = ledger.models_with_expired_holds(kept, now)
+        if not models:
+            return
+        catalog = self.configuration.providers[route.provider]
+        folding.unfold(kept, catalog, *models)
+        limits = {
+            model: self._limits(kept, provider, replace(route, model=model)).values()
+            for model in models
+        }
+        ledger.expire_holds(kept, now, limits)
+        folding.fold(kept, catalog, now, *models)
+
+    def _update_held(self, hold: Hold, change: Callable[[Document, Document, float], T]) -> T:
+        """Change the documents, with the hold in that of the account wherever it was made."""
         route = hold.route
-        taken = self._accounts.take_hold(route.key, route.model, hold.id, hold.document)
+        catalog = self.configuration.providers[route.provider]
 
-        def change_with_hold(document: Document) -> T:
+        def with_hold(document: Document, provider: Document, taken: Document | None) -> T:
+            now = self._clock.time()
+            self._charge_expired(document, provider, route, now)
             if taken:
-                defaults, now = self._default_limits(route), self._clock.time()
-                place = (hold.id, hold.amounts, now, taken["expires"])
-                ledger.place_hold(document, route, defaults, *place)
-            return change(document)
+                place = (hold.id, hold.amounts, hold.at, taken["expires"])
+                ledger.place_hold(document, route, *place)
+            document.setdefault("models", {}).setdefault(route.model, {})
+            folding.unfold(document, catalog, route.model)
+            result = change(document, provider, now)
+            folding.fold(document, catalog, now, route.model)
+            return result
 
-        return self._accounts.update(route.key, change_with_hold)[0]
+        return self._accounts.update_held(route.key, route.model, hold.id, hold.document, with_hold)
 
     def _all_routes(self, provider: str | None) -> list[Route]:
         routes = list(self.configuration.routes())
         for route in tuple(routes):
-            for model in self._accounts.find(route.key)[1].get("models", {}):
+            for model in self._accounts.read(route.key)[0].get("models", {}):
                 other = Route(route.provider, route.key, model, route.paid)
                 if other not in routes and self.configuration.is_on(route.key, model):
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]
 
-    def _default_limits(self, route: Route) -> tuple[Limit, ...]:
+    def _default_limits(self, provider: Document, route: Route) -> tuple[Limit, ...]:
+        """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
         if route not in self._defaults:
             self._defaults[route] = self.configuration.default_limits(route)
-        return self._defaults[route]
+        defaults = self._defaults[route]
+        if "limits" not in provider:
+            return defaults
+        catalog = self.configuration.providers[route.provider]
+        limits = {limit.name: limit for limit in defaults}
+        for scope in self.configuration.limit_scopes(route):
+            table = provider["limits"].get(scope, {})
+            parsed = parse_limits(table, catalog.window, catalog.time_zone)
+            limits.update({limit.name: limit for limit in parsed})
+        return tuple(limits.values())
 
-    def _limits(self, document: Document, route: Route) -> dict[str, Limit]:
-        defaults = self._default_limits(route)
+    def _limits(self, document: Document, provider: Document, route: Route) -> dict[str, Limit]:
+        defaults = self._default_limits(provider, route)
         return ledger.limits_of(document, route.model, defaults)
 
-    def _state(self, document: Document, route: Route, amounts: Amounts, now: float) -> RouteState:
-        provider = self.storage.read(_provider(route))
-        defaults = self._default_limits(route)
-        return ledger.route_state(document, provider, route, defaults, amounts, now)
-
     def _learn(
-        self,
-        document: Document,
-        route: Route,
-        seen: Iterable[Observation],
-        now: float,
-        alone: bool,
-    ) -> None:
-        provider = self.configuration.providers[route.provider]
+        self, document: Document, provider: Document, route: Route, seen: Iterable[Observation],
+        now: float, alone: bool,
+    ) -> None:  # fmt: skip
+        catalog = self.configuration.providers[route.provider]
 
         def window_of(name: str) -> Limit:
             metric, period = split_limit_name(name)
-            return Limit(metric, period, 0.0, provider.window, provider.time_zone)
+            return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
 
-        defaults = self._default_limits(route)
+        defaults = self._default_limits(provider, route)
         ledger.learn(document, route.model, defaults, window_of, seen, now, alone)
-
-    def _wait_for_limit(
-        self, document: Document, hold: Hold, failure: AttemptFailed, now: float
-    ) -> float:
-        """Seconds until the provider's time; unnamed, until our windows have room."""
-        if failure.retry_after is not None:
-            return failure.retry_after
-        route = hold.route
-        entry = document["models"][route.model]
-        named = self._limits(document, route).get(failure.limit or "")
-        if named and named.window == "calendar":
-            # A refused token limit leaves room in our own count, and still turns only then.
-            return windows.period_end(named.period, named.time_zone, now) - now
-        # By the windows alone: what is closed or on hold says nothing about them.
-        counts: Document = {"models": {route.model: {"limits": entry.get("limits", {})}}}
-        defaults = self._default_limits(route)
-        one = ledger.as_amounts(1, 0)
-        wait = ledger.route_state(counts, {}, route, defaults, one, now).opens_at - now
-        if 0 < wait < math.inf:
-            return wait
-        doubled: float = _UNNAMED_LIMIT_SECONDS * 2 ** ledger.strikes(entry, hold.at)
-        return min(doubled, _LONGEST_UNNAMED_SECONDS)
-
-    def _tightest(self, document: Document, route: Route, now: float) -> str:
-        entry = document["models"][route.model].get("limits", {})
-        best: tuple[float, str] = (2.0, "")
-        for name, limit in self._limits(document, route).items():
-            if limit.amount <= 0 or name not in entry:
-                continue
-            left = max(0.0, limit.amount - windows.used(limit, entry[name]["counter"], now))
-            words = f"{left:,.0f} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')}"
-            when = "today" if limit.period == "day" else f"this {limit.period}"
-            best = min(best, (left / limit.amount, f"{words} left {when}"))
-        return best[1]
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:
@@ -402,25 +364,12 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
         ConfigurationError: the configured store cannot be used.
     """
     configuration = configuration or get_configuration()
+
+    def merge_copies(before: Document, ours: Document, theirs: Document) -> None:
+        merge_kept(before, ours, theirs, configuration.providers, configuration.clock.time())
+
     try:
-        storage = open_storage(
-            configuration.store,
-            older_documents,
-            lambda before, ours, theirs: merge(before, ours, theirs, configuration.clock.time()),
-        )
+        storage = open_storage(configuration.store, older_documents, merge_copies)
     except ValueError as error:
         raise ConfigurationError(f"ARCHE_QUOTA_STORE: {error}") from None
     return QuotaTracker(storage, configuration)
-
-
-def _provider(route: Route) -> str:
-    return f"{route.provider}"
-
-
-def _spent_by_failure(hold: Hold, failure: AttemptFailed) -> Amounts:
-    """What a failed call counts for: the provider's count, or else the most it can be."""
-    if failure.usage:
-        return ledger.as_amounts(failure.usage.input_tokens, failure.usage.output_tokens)
-    if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
-        return hold.amounts
-    return {}

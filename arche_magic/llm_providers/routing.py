@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .quota.ledger import RouteState
+from .quota.opening import RouteState
 from .types import Route
+
+_MOMENT_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ def choose(
     Order: the preferred provider, then free before paid, then the order of `routes`; within one
     provider and model the route with the most headroom. If only a paid route that nobody asked for
     is open, and a free or preferred one opens within `patience` seconds, wait for that; if none
-    is open, wait likewise, and for a paid one only where no free one opens in time.
+    is open, wait likewise, and for a paid one only where no free one opens in time. A route that
+    only awaits the outcome of a call under way is awaited whatever the patience is, if no other is
+    open.
     """
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)
@@ -68,6 +72,10 @@ def choose(
     for soonest in (_soonest(shut, preferred), first):
         if soonest and soonest[1].opens_at <= latest:
             return choice(soonest[0], soonest[1].opens_at)
+    # To await what becomes of a call under way is no waiting for quota.
+    tried = next((route for route, state in shut if state.on_trial), None)
+    if tried is not None:
+        return choice(tried, now + _MOMENT_SECONDS)
     return choice(None, first[1].opens_at if first else math.inf)
 
 

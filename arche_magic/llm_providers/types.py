@@ -150,7 +150,8 @@ class Limit:
     """So many requests or tokens per period, and how the provider's window turns.
 
     `bucket` refills continuously; `calendar` turns with the clock in `time_zone` (a minute on the
-    full minute, a day at midnight); `rolling` counts the last period up to now.
+    full minute, a day at midnight); `rolling` counts the last period up to now. `source` names
+    where a published figure was read, and `read_at` when (epoch seconds; 0 where it was not read).
     """
 
     metric: Metric
@@ -159,6 +160,8 @@ class Limit:
     window: WindowRule
     time_zone: str = "UTC"
     evidence: Evidence = "published"
+    source: str = field(default="", compare=False)
+    read_at: float = field(default=0.0, compare=False)
 
     @property
     def name(self) -> str:
@@ -311,7 +314,9 @@ class Standing:
     """One limit of one route as the ledger sees it at one moment; times in epoch seconds.
 
     `opens_at` is when the limit has room for one more unit and nothing else shuts the route;
-    `shut_by` names what else does, if anything.
+    `shut_by` names what else does, if anything. `source` says where the figure comes from, in
+    words; `evidence_at` is when it was read there, and `charged_at` when something was counted
+    last (0: never).
     """
 
     provider: str
@@ -328,6 +333,8 @@ class Standing:
     shut_by: str = ""
     window: WindowRule = "rolling"
     time_zone: str = "UTC"
+    source: str = ""
+    charged_at: float = 0.0
 
     @property
     def metric(self) -> Metric:

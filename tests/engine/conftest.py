@@ -10,6 +10,7 @@ from engine_parts import (
     Clock,
     RedisServer,
     custom_configuration,
+    proven,
 )
 
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
@@ -59,9 +60,10 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tracker_of(storage: Storage, clock: Clock) -> Build:
-    """Build a ledger with some limits on `model-a`."""
+    """Build a ledger with some limits on `model-a`, whose routes were all answered before."""
 
     def build(*limits: Limit, **options: Any) -> QuotaTracker:
-        return QuotaTracker(storage, custom_configuration(limits, clock=clock, **options))
+        configuration = custom_configuration(limits, clock=clock, **options)
+        return proven(QuotaTracker(storage, configuration))
 
     return build

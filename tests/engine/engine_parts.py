@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ import redis
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.quota.merging import merge
+from arche_magic.llm_providers.quota.merging import merge_kept
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from arche_magic.llm_providers.quota.ledger import RouteState
+    from arche_magic.llm_providers.quota.opening import RouteState
 
 # A Monday noon in Los Angeles, far from any change of its clocks.
 NOON = 1_763_409_600.0
@@ -93,8 +94,8 @@ class RedisServer:
 
     def storage(self) -> RedisStorage:
         """A storage as another process would have it."""
-        clock = self.clock
-        return RedisStorage(self.url, lambda *three: merge(*three, clock.now))
+        clock, providers = self.clock, {"groq": custom_provider()}
+        return RedisStorage(self.url, lambda *three: merge_kept(*three, providers, clock.now))
 
 
 def custom_provider(
@@ -147,9 +148,14 @@ def ask(text: str = "Hello", max_tokens: int | None = 10, timeout: float = 60.0)
     return Request((Message("user", text),), max_tokens=max_tokens, timeout=timeout)
 
 
-RPM = Limit("requests", "minute", 3, "bucket")
-RPD = Limit("requests", "day", 100, "bucket")
-TPM = Limit("tokens", "minute", 1000, "bucket")
+def told(limit: Limit) -> Limit:
+    """The limit as the user states it: calls need not start one after the other."""
+    return replace(limit, evidence="configured")
+
+
+RPM = told(Limit("requests", "minute", 3, "bucket"))
+RPD = told(Limit("requests", "day", 100, "bucket"))
+TPM = told(Limit("tokens", "minute", 1000, "bucket"))
 
 
 Build = Callable[..., QuotaTracker]
@@ -159,6 +165,17 @@ def held(tracker: QuotaTracker, route: Route, request: Request | None = None) ->
     hold = tracker.hold(route, request or ask())
     assert isinstance(hold, Hold), hold
     return hold
+
+
+def proven(tracker: QuotaTracker) -> QuotaTracker:
+    """The ledger after each route was answered once, so long ago that nothing counts any more."""
+    clock = tracker.configuration.clock
+    now = clock.time()
+    clock.sleep(-40 * 86_400.0)
+    for route in tracker.configuration.routes():
+        served(tracker, route)
+    clock.sleep(now - clock.time())
+    return tracker
 
 
 def served(tracker: QuotaTracker, route: Route, **options: Any) -> str:

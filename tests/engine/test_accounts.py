@@ -19,13 +19,15 @@ from engine_parts import (
     failed,
     held,
     opens_in,
+    proven,
     served,
+    told,
     used,
 )
 
 from arche_magic.llm_providers.config import label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.quota.ledger import RouteState
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import Change, MemoryStorage, T
 from arche_magic.llm_providers.types import Limit, Observation, Usage
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers.storage import Storage
 
-DAY = Limit("requests", "day", 100, "calendar")
+DAY = told(Limit("requests", "day", 100, "calendar"))
 
 
 def named(tracker: QuotaTracker, key: int, account: str | None = "org_1") -> None:
@@ -176,11 +178,11 @@ class Meanwhile(MemoryStorage):
         super().__init__()
         self.happens: Callable[[], None] | None = None
 
-    def update(self, name: str, change: Change[T]) -> T:
+    def update(self, name: str, change: Change[T], *others: str) -> T:
         happens, self.happens = self.happens, None
         if happens:
             happens()
-        return super().update(name, change)
+        return super().update(name, change, *others)
 
 
 def test_a_hold_made_while_another_kernel_moves_the_key_goes_to_the_account(clock: Clock) -> None:
@@ -302,6 +304,7 @@ def test_keys_that_were_hardly_used_are_not_taken_for_used_up(
 def test_threads_that_find_out_together_lose_nothing(storage: Storage, clock: Clock) -> None:
     """Eight threads on two keys, each naming the account at its first reply."""
     configuration = custom_configuration([replace(DAY, amount=1000)], clock=clock)
+    proven(QuotaTracker(storage, configuration))
     trackers = [QuotaTracker(storage, configuration) for _ in range(8)]
 
     def work(number: int) -> None:

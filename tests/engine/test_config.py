@@ -318,7 +318,7 @@ def test_keys_may_be_said_to_share_an_account(load: Load) -> None:
         ("[providers.groq]\nmodels = ['']", "list of model names"),
         ("limits = 3", "must be a table"),
         ("[limits]\ngroq = 3", "must be a table"),
-        ("[limits.grok]\nrequests_per_minute = 1", "provider/model or a key label"),
+        ("[limits.grok]\nrequests_per_minute = 1", "a key's label"),
         ("[limits.groq]\nrequests_per_fortnight = 1", "is not a limit"),
         ("[limits.groq]\nrequests_per_minute = 'many'", "must be a number"),
         ("[limits.groq]\nrequests_per_minute = -1", "must be a number"),

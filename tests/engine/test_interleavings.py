@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from engine_parts import (
@@ -12,12 +13,15 @@ from engine_parts import (
     a_route,
     ask,
     custom_configuration,
+    proven,
+    told,
 )
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage, Storage
 from arche_magic.llm_providers.types import (
@@ -77,14 +81,15 @@ class LedgerAgainstServer(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock(NOON + 7.3)
         limits = [
-            Limit("requests", "minute", 4, self.window),  # type: ignore[arg-type]
-            Limit("tokens", "minute", 300, self.window),  # type: ignore[arg-type]
-            Limit("requests", "hour", 25, self.window),  # type: ignore[arg-type]
+            told(Limit("requests", "minute", 4, self.window)),  # type: ignore[arg-type]
+            told(Limit("tokens", "minute", 300, self.window)),  # type: ignore[arg-type]
+            told(Limit("requests", "hour", 25, self.window)),  # type: ignore[arg-type]
         ]
         self.server = ExactServer(limits)
         self.configuration = custom_configuration(limits, clock=self.clock)
         self.route = a_route(self.configuration)
         self.trackers = [QuotaTracker(s, self.configuration) for s in self.storages()]
+        proven(self.trackers[0])
         self.calls: list[Call] = []
         self.short = ask(timeout=20.0)
         self.last_hold_ends = 0.0
@@ -231,6 +236,89 @@ class RedisLedger(LedgerAgainstServer):
         self.folder.cleanup()
 
 
+class HiddenRate(RuleBasedStateMachine):
+    """Two kernels, a route nobody has an answer from, and a rate far below the published one."""
+
+    window = "bucket"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock(NOON + 7.3)
+        published = Limit("requests", "minute", 30, self.window)  # type: ignore[arg-type]
+        self.server = ExactServer([replace(published, amount=5)])
+        self.configuration = custom_configuration([published], clock=self.clock)
+        self.route = a_route(self.configuration)
+        storage = MemoryStorage()
+        self.trackers = [QuotaTracker(storage, self.configuration) for _ in range(2)]
+        self.calls: list[Call] = []
+        self.refusals = 0
+        # What the first answer, or the first after a refusal, has not come for yet.
+        self.is_proven, self.closed_at = False, -1.0
+
+    @rule(kernels=st.lists(st.integers(0, 1), min_size=1, max_size=8))
+    def ask(self, kernels: list[int]) -> None:
+        """Each call that gets a hold reaches the server at once."""
+        (limit,) = self.server.limits
+        for kernel in kernels:
+            hold = self.trackers[kernel].hold(self.route, ask())
+            if isinstance(hold, RouteState):
+                continue
+            if not self.is_proven:
+                trials = [call for call in self.calls if call.began > self.closed_at]
+                assert all(self.clock.now - call.began >= 10 for call in trials), "two at a time"
+            call = Call(hold, self.trackers[kernel], self.clock.now)
+            if self.server.used(limit, self.clock.now) + 1 <= limit.amount + 1e-3:
+                self.server.take({"requests": 1.0}, self.clock.now)
+                call.spent = Usage(5, 5)
+            self.calls.append(call)
+
+    def end(self, call: Call) -> None:
+        self.calls.remove(call)
+        if call.crashed:
+            return
+        if call.spent:
+            call.tracker.settle(call.hold, call.spent)
+            self.is_proven = self.is_proven or call.began > self.closed_at
+            return
+        (limit,) = self.server.limits
+        self.refusals += 1
+        assert self.refusals <= 1, "refused twice by one limit"
+        over = self.server.used(limit, self.clock.now) + 1 - limit.amount
+        wait = max(0.0, over) / limit.amount * 60 if limit.window == "bucket" else None
+        seen = [Observation(limit.name, limit.amount, 0, None, "error")]
+        refusal = AttemptFailed(
+            "429", Remedy.WAIT_FOR_LIMIT, retry_after=wait, limit=limit.name, observations=seen
+        )
+        call.tracker.fail(call.hold, refusal)
+        self.is_proven, self.closed_at = False, self.clock.now
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(self.calls)))
+
+    @precondition(lambda self: any(call.spent for call in self.calls))
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from([call for call in self.calls if call.spent])).crashed = True
+
+    @rule(seconds=st.sampled_from([1 / 16, 0.3, 0.5, 3.0, 11.0, 20.0, 61.0]))
+    def pass_time(self, seconds: float) -> None:
+        """A refusal comes within half a second, and no call outlives its timeout."""
+        for call in [call for call in self.calls if not call.spent]:
+            self.end(call)
+        self.clock.now += seconds
+        self.calls = [c for c in self.calls if self.clock.now - c.began <= 60.0]
+
+
+class HiddenCalendarRate(HiddenRate):
+    window = "calendar"
+
+
+class HiddenRollingRate(HiddenRate):
+    window = "rolling"
+
+
 _thorough = settings(max_examples=100, stateful_step_count=40, deadline=None)
 _brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
 
@@ -244,3 +332,9 @@ TestFileLedger = FileLedger.TestCase
 TestFileLedger.settings = _brief
 TestRedisLedger = RedisLedger.TestCase
 TestRedisLedger.settings = _brief
+TestHiddenRate = HiddenRate.TestCase
+TestHiddenRate.settings = _thorough
+TestHiddenCalendarRate = HiddenCalendarRate.TestCase
+TestHiddenCalendarRate.settings = _thorough
+TestHiddenRollingRate = HiddenRollingRate.TestCase
+TestHiddenRollingRate.settings = _thorough

@@ -20,13 +20,15 @@ from engine_parts import (
     failed,
     held,
     opens_in,
+    proven,
     served,
+    told,
     used,
 )
 
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import Remedy
-from arche_magic.llm_providers.quota.ledger import RouteState
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.types import (
     Limit,
@@ -154,7 +156,7 @@ def test_keys_of_one_account_share_their_limits(storage: Storage, clock: Clock) 
     configuration = custom_configuration([RPM], clock=clock)
     accounts = {"groq_key_1": "team", "groq_key_2": "team"}
     keys = label_keys("groq", ["one", "two", "three"], accounts)
-    tracker = QuotaTracker(storage, replace(configuration, keys=keys))
+    tracker = proven(QuotaTracker(storage, replace(configuration, keys=keys)))
     for _ in range(3):
         held(tracker, a_route(tracker.configuration, key=1))
     assert isinstance(tracker.hold(a_route(tracker.configuration, key=2), ask()), RouteState)
@@ -168,7 +170,7 @@ def test_the_hold_of_a_dead_kernel_expires_into_what_is_used(
     tracker_of: Build, clock: Clock
 ) -> None:
     """It counts as on hold while its call may run, and as spent from then on."""
-    tracker = tracker_of(Limit("requests", "day", 2, "calendar"))
+    tracker = tracker_of(told(Limit("requests", "day", 2, "calendar")))
     route = a_route(tracker.configuration)
     held(tracker, route, ask(timeout=60))
     held(tracker, route, ask(timeout=60))
@@ -308,8 +310,7 @@ def test_a_figure_lowers_our_count_only_when_the_call_was_alone(
     tracker_of: Build, clock: Clock
 ) -> None:
     """The header of a slow call does not know the calls that came and went meanwhile."""
-    limit = Limit("requests", "day", 100, "calendar")
-    tracker = tracker_of(limit)
+    tracker = tracker_of(told(Limit("requests", "day", 100, "calendar")))
     route = a_route(tracker.configuration)
     slow = held(tracker, route)
     clock.now += 1
@@ -324,7 +325,7 @@ def test_a_figure_lowers_our_count_only_when_the_call_was_alone(
 
 def test_a_call_that_is_still_under_way_keeps_our_count(tracker_of: Build, clock: Clock) -> None:
     """With another hold open, a lower figure may only be an older one."""
-    tracker = tracker_of(Limit("requests", "day", 100, "calendar"))
+    tracker = tracker_of(told(Limit("requests", "day", 100, "calendar")))
     route = a_route(tracker.configuration)
     for _ in range(2):
         served(tracker, route)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.quota.ledger import RouteState
-from arche_magic.llm_providers.quota.merging import merge
+from arche_magic.llm_providers.quota.merging import merge_kept
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import Limit, Usage, WindowRule
@@ -69,7 +69,10 @@ def test_a_merge_never_counts_less_than_the_server(
     two.put(name, before)
     run(apart, one, two)
     clock.now += wait
-    two.update(name, lambda theirs: merge(before, one.read(name), theirs, clock.now))
+    providers = configuration.providers
+    two.update(
+        name, lambda theirs: merge_kept(before, one.read(name), theirs, providers, clock.now)
+    )
     summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq_key_1"]
     for limit in limits:
         assert summary[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2

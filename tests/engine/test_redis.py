@@ -20,14 +20,16 @@ from engine_parts import (
     failed,
     held,
     opens_in,
+    proven,
     served,
+    told,
     used,
 )
 
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, Remedy
-from arche_magic.llm_providers.quota.ledger import RouteState
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
 from arche_magic.llm_providers.storage import LedgerWarning, open_storage
 from arche_magic.llm_providers.storage.redis import RedisStorage
@@ -36,7 +38,7 @@ from arche_magic.llm_providers.types import Limit, Observation, Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DAY = Limit("requests", "day", 100, "calendar")
+DAY = told(Limit("requests", "day", 100, "calendar"))
 
 
 @pytest.fixture
@@ -96,17 +98,17 @@ def test_a_second_process_sees_a_change_at_its_next_call(redis_server: RedisServ
 
 
 WORK = """
-import sys, threading
+import sys, threading, time
 sys.path.insert(0, sys.argv[2])
 import redis
-from engine_parts import Clock, a_route, ask, custom_configuration
+from engine_parts import Clock, a_route, ask, custom_configuration, told
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Usage
 
 truth = redis.Redis.from_url(sys.argv[1])
 limits = [Limit("requests", "day", 150, "calendar"), Limit("tokens", "day", 100_000, "calendar")]
-configuration = custom_configuration(limits, clock=Clock())
+configuration = custom_configuration(list(map(told, limits)), clock=Clock())
 tracker = QuotaTracker(RedisStorage(sys.argv[1], None), configuration)
 route = a_route(configuration)
 
@@ -116,6 +118,8 @@ def work():
         if isinstance(hold, Hold):
             truth.incr("server counted")
             tracker.settle(hold, Usage(7, 3))
+        elif hold.on_trial:
+            time.sleep(0.001)
         elif "on hold" not in hold.reason:
             return
 
@@ -220,7 +224,7 @@ def test_a_redis_that_lost_its_memory_between_two_calls_gets_it_back(
 
 def test_calls_under_way_when_redis_goes_are_settled_once(lasting_server: RedisServer) -> None:
     """A hold from before is settled in memory, one from the absence in Redis."""
-    tracker = tracker_on(lasting_server)
+    tracker = proven(tracker_on(lasting_server))
     route = a_route(tracker.configuration)
     before = [held(tracker, route) for _ in range(2)]
     lasting_server.stop()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from arche_magic.llm_providers.quota.ledger import RouteState
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.routing import Choice, choose
 from arche_magic.llm_providers.types import Key, Route
 

@@ -19,6 +19,7 @@ from arche_magic.llm_providers.quota_tracker import (
     older_documents,
 )
 from arche_magic.llm_providers.storage import (
+    FILE_VERSION,
     JsonFileStorage,
     LedgerWarning,
     Storage,
@@ -132,7 +133,7 @@ def test_the_file_is_readable_json_with_a_version(path: Path) -> None:
     assert isinstance(hold, Hold)
     tracker.settle(hold, Usage(1, 1))
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert content["version"] == 1
+    assert content["version"] == FILE_VERSION
     assert list(content["documents"]) == [f"groq:{route.key.account}"]
     assert '"requests_per_day": {' in path.read_text(encoding="utf-8")
     assert not list(path.parent.glob("*.tmp"))
@@ -192,7 +193,7 @@ def test_a_mixture_of_two_revisions_is_not_believed(written: Path) -> None:
         lambda content: b"[1, 2",
         lambda content: b"[" * 100_000,
         lambda content: "not json \u00e9".encode("latin-1"),
-        lambda content: b'{"version": 2, "documents": {"counter": {"n": 5}}}',
+        lambda content: b'{"version": 3, "documents": {"counter": {"n": 5}}}',
         lambda content: b'{"version": "../../x", "documents": {}}',
         lambda content: b'{"version": 1, "documents": [1]}',
         lambda content: b'{"version": 1, "documents": {"counter": 5}}',
@@ -208,7 +209,8 @@ def test_a_file_that_is_not_ours_is_kept_and_a_new_one_begins(
     """One warning says where the old bytes are; whichever comes first, reading or writing."""
     content = damage(written.read_bytes())
     written.write_bytes(content)
-    written.with_name(f"{written.name}.copy").unlink()
+    for other in ("copy", "backup"):
+        written.with_name(f"{written.name}.{other}").unlink()
     storage = JsonFileStorage(written, older_documents)
     with pytest.warns(LedgerWarning, match="kept as") as caught:
         seen = use(storage, first)

@@ -58,7 +58,7 @@ def test_the_files_lie_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> 
     run_script(ASK.format(times=1, name="groq"), below)
     files = {path.name for path in (project / "outputs").iterdir() if path.suffix != ".lock"}
     ledger = "llm_quota_tracker.json"
-    assert files == {ledger, f"{ledger}.copy", "llm_calls.jsonl"}
+    assert files == {ledger, f"{ledger}.copy", f"{ledger}.backup", "llm_calls.jsonl"}
     assert not (below / "outputs").exists()
 
 

@@ -5,10 +5,10 @@ in a directory, one per provider:
 
     accounts    fingerprint -> {account, evidence, at}
 
-and the key's document is moved into the account's. No change covers two documents at once, so it
-goes in steps that can be repeated: the key's document is marked with `moved` (`to`, and its
-`content` then), from when on no hold is made in it; the account's document takes it in and notes
-that in `absorbed` (name -> digest). Whoever finds a step missing does it.
+and the key's document goes into the account's. It stays where it was, marked with `moved` (`to`,
+and its `content` then), and no hold is made in it any more; but a machine that was cut off may
+still add to it. The account's document notes in `absorbed` (name -> digest) up to where it has
+taken it in.
 """
 
 from __future__ import annotations
@@ -17,17 +17,36 @@ import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
+from ..catalog import Provider
 from ..config import Configuration
 from ..storage import Storage
 from ..types import Key
+from .folding import fold, unfold, unfolded
 from .ledger import Document, release
 from .merging import absorb, merge
 
 T = TypeVar("T")
 
 _MOST_MOVES = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a key's account is counted, as far as this process knows.
+
+    Attributes:
+        name: of the account's document.
+        directory: the provider's directory when that was found.
+        absorbed: the documents that went into it, with their digests.
+    """
+
+    name: str
+    directory: Document
+    absorbed: dict[str, str]
 
 
 class Accounts:
@@ -41,50 +60,66 @@ class Accounts:
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self._storage = storage
         self._configuration = configuration
-        self._joined: dict[tuple[str, str], str] = {}
+        self._places: dict[Key, Place] = {}
 
-    def find(self, key: Key) -> tuple[str, Document]:
-        """The name of the document of the key's account, and the document, not to be changed."""
-        name, sources = self._resolve(key)
-        document = self._storage.read(name)
-        for _ in range(_MOST_MOVES):
-            if "moved" not in document:
-                break
-            name = document["moved"]["to"]
-            document = self._storage.read(name)
-        for source in sources:
-            digest = document.get("absorbed", {}).get(source)
-            if source != name and (digest is None or self._joined.get((source, name)) != digest):
-                self._join(source, name)
-                document = self._storage.read(name)
-        return name, document
+    def read(self, key: Key) -> tuple[Document, Document]:
+        """The document of the key's account and that of its provider, not to be changed."""
+        place = self._place(key)
+        names = (place.name, _directory(key.provider), key.provider)
+        document, directory, provider = self._storage.read_all(*names)
+        if not _holds(place, document, directory):
+            place = self._find(key)
+            document, provider = self._storage.read_all(place.name, key.provider)
+        return document, provider
 
-    def update(self, key: Key, change: Callable[[Document], T]) -> tuple[T, str]:
-        """Change the document of the key's account; returns the result, and its name."""
-        while True:
-            name, _ = self.find(key)
+    def name(self, key: Key) -> str:
+        """The name of the account's document, as this process read or changed it last."""
+        return self._place(key).name
 
-            def unless_moved(document: Document) -> tuple[T] | None:
-                return None if "moved" in document else (change(document),)
+    def update(self, key: Key, change: Callable[[Document, Document], T]) -> tuple[T, str]:
+        """Change the documents of the key's account and its provider together.
 
-            result = self._storage.update(name, unless_moved)
-            if result is not None:
-                return result[0], name
-
-    def take_hold(self, key: Key, model: str, hold_id: str, name: str) -> Document | None:
-        """Take back a hold made in the document `name`, if the key's is another one by now.
-
-        None if it is where it belongs, or nowhere any more.
+        Returns the result, and the name of the account's document.
         """
-        current, document = self.find(key)
-        holds = document.get("models", {}).get(model, {}).get("holds", {})
-        if current == name or hold_id in holds:
-            return None
-        return self._storage.update(name, lambda found: release(found, model, hold_id))
+        while True:
+            place = self._place(key)
+            result = self.update_at(place, key, change)
+            if result is not None:
+                return result[0], place.name
+            self._find(key)
+
+    def update_held(
+        self, key: Key, model: str, hold_id: str, held_in: str,
+        change: Callable[[Document, Document, Document | None], T],
+    ) -> T:  # fmt: skip
+        """The same, for a call whose hold was made in the document `held_in`.
+
+        `change` is also given the hold, taken back, if the key belongs elsewhere by now.
+        """
+        taken: Document | None = None
+        while True:
+            place = self._place(key)
+            if place.name != held_in and taken is None:
+                taken = self._take_hold(key, model, hold_id, held_in)
+            result = self.update_at(place, key, partial(_with_hold, change, taken))
+            if result is not None:
+                return result[0]
+            self._find(key)
+
+    def update_at(
+        self, place: Place, key: Key, change: Callable[[Document, Document], T]
+    ) -> tuple[T] | None:
+        """Change the documents, or return None if the account is counted elsewhere by now."""
+
+        def if_so(document: Document, directory: Document, provider: Document) -> tuple[T] | None:
+            return (change(document, provider),) if _holds(place, document, directory) else None
+
+        names = (_directory(key.provider), key.provider)
+        return self._storage.update(place.name, if_so, *names)
 
     def learn(self, key: Key, account: str | None, evidence: str) -> None:
         """Note what account the provider named for a key, if it says something new."""
-        known = self._named(key)
+        known = _named(self._place(key).directory, key)
         # An organization with and without its project is one name, told more or less fully.
         if account is None or f"{account}/".startswith(f"{known}/"):
             return
@@ -97,70 +132,112 @@ class Accounts:
         }
         self._storage.update(
             _directory(key.provider),
-            lambda document: document.setdefault("accounts", {}).update({key.fingerprint: entry}),
+            lambda directory: directory.setdefault("accounts", {}).update({key.fingerprint: entry}),
         )
+        self._find(key)
 
     def account(self, key: Key) -> str:
         """The account's name: configured, or the provider's; until known, the key's fingerprint."""
-        return self.find(key)[0].removeprefix(f"{key.provider}:")
+        return self.name(key).removeprefix(f"{key.provider}:")
 
     def shared_keys(self) -> dict[str, str]:
         """Labels of keys that add no quota, each with that of the first key of its account."""
         first: dict[str, str] = {}
         shared = {}
         for key in self._configuration.keys:
-            name, _ = self.find(key)
-            label = first.setdefault(name, key.label)
+            self.read(key)
+            label = first.setdefault(self.name(key), key.label)
             if label != key.label:
                 shared[key.label] = label
         return shared
 
-    def _named(self, key: Key) -> str | None:
-        directory = self._storage.read(_directory(key.provider)).get("accounts", {})
-        name: str | None = directory.get(key.fingerprint, {}).get("account")
-        return name
+    def _place(self, key: Key) -> Place:
+        return self._places.get(key) or self._find(key)
 
-    def _resolve(self, key: Key) -> tuple[str, list[str]]:
+    def _find(self, key: Key) -> Place:
+        """Where the key's account is counted now, with all that belongs there taken in."""
+        directory = self._storage.read(_directory(key.provider))
+        name, sources = self._resolve(key, directory)
+        for _ in range(_MOST_MOVES):
+            document = self._storage.read(name)
+            if "moved" not in document:
+                break
+            name = document["moved"]["to"]
+        absorbed = {source: self._join(key, source, name) for source in sources if source != name}
+        place = self._places[key] = Place(name, directory, absorbed)
+        return place
+
+    def _take_hold(self, key: Key, model: str, hold_id: str, name: str) -> Document | None:
+        """Take back a hold made in the document `name`, if it did not move with its key."""
+        document, _ = self.read(key)
+        if hold_id in document.get("models", {}).get(model, {}).get("holds", {}):
+            return None
+        return self._storage.update(name, lambda found: release(found, model, hold_id))
+
+    def _resolve(self, key: Key, directory: Document) -> tuple[str, list[str]]:
         """The name of the account's document, and of those whose counts belong into it."""
         if _is_configured(key):
             return f"{key.provider}:{key.account}", []
-        own, named = f"{key.provider}:{key.fingerprint}", self._named(key)
+        own, named = f"{key.provider}:{key.fingerprint}", _named(directory, key)
         if named is None:
             return own, []
         name = f"{key.provider}:{named}"
         for other in self._configuration.keys:
             configured = other.provider == key.provider and _is_configured(other)
-            if configured and self._named(other) == named:
+            if configured and _named(directory, other) == named:
                 return f"{key.provider}:{other.account}", [own, name]
         return name, [own]
 
-    def _join(self, source: str, target: str) -> None:
-        """Take a key's document into the account's, or what was added to it since."""
+    def _join(self, key: Key, source: str, target: str) -> str:
+        """Take a key's document into the account's, or what was added to it since.
+
+        Returns the digest of what is taken in.
+        """
         now = self._configuration.clock.time()
+        provider = self._configuration.providers[key.provider]
 
-        def mark(document: Document) -> Document:
-            if "moved" not in document:
-                document["moved"] = {"to": target, "content": deepcopy(document)}
-            return deepcopy(document)
-
-        content = self._storage.update(source, mark)
-        moved = content.pop("moved")
-        digest = _digest(content)
-
-        def take_in(document: Document) -> None:
-            absorbed = document.setdefault("absorbed", {})
+        def take_in(account: Document, own: Document) -> str:
+            content = {name: value for name, value in own.items() if name != "moved"}
+            moved = own.setdefault("moved", {"to": target, "content": deepcopy(content)})
+            digest = _digest(content)
+            absorbed = account.setdefault("absorbed", {})
             # A key that was of another account before leaves its counts there.
             if moved["to"] == target and absorbed.get(source) != digest:
+                unfold(account, provider)
+                full = _full_copy(content, provider)
                 if source in absorbed:
-                    merge(moved["content"], content, document, now)
+                    merge(_full_copy(moved["content"], provider), full, account, now)
                 else:
-                    absorb(content, document, now)
+                    absorb(full, account, now)
+                fold(account, provider, now)
             absorbed[source] = digest
+            moved["content"] = content
+            return digest
 
-        self._storage.update(target, take_in)
-        if moved["content"] != content:
-            self._storage.update(source, lambda document: document["moved"].update(content=content))
-        self._joined[source, target] = digest
+        return self._storage.update(target, take_in, source)
+
+
+def _holds(place: Place, document: Document, directory: Document) -> bool:
+    """Whether what was found is still so, and nothing waits to be taken in."""
+    absorbed = document.get("absorbed", {})
+    return (
+        "moved" not in document
+        and directory == place.directory
+        and all(absorbed.get(source) == digest for source, digest in place.absorbed.items())
+    )
+
+
+def _with_hold(
+    change: Callable[[Document, Document, Document | None], T],
+    taken: Document | None,
+    document: Document,
+    provider: Document,
+) -> T:
+    return change(document, provider, taken)
+
+
+def _full_copy(content: Document, provider: Provider) -> Document:
+    return unfolded(deepcopy(content), provider)
 
 
 def _is_configured(key: Key) -> bool:
@@ -169,6 +246,11 @@ def _is_configured(key: Key) -> bool:
 
 def _directory(provider: str) -> str:
     return f"accounts of {provider}"
+
+
+def _named(directory: Document, key: Key) -> str | None:
+    name: str | None = directory.get("accounts", {}).get(key.fingerprint, {}).get("account")
+    return name
 
 
 def _digest(content: Document) -> str:

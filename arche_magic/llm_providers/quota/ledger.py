@@ -3,28 +3,31 @@
 An account's document (`document_name` is its name in the storage):
 
     provider      "groq"
-    keys          fingerprint -> {label, closed?}
-    closed        the whole account is shut: {until, reason, since, strikes}
-    models        model -> {limits, closed?, holds, calibration, charged, last_charged}
+    keys          fingerprint -> {label, answered?, closed?}
+    closed        the whole account is shut, see `opening`
+    models        model -> {limits, answered?, closed?, holds, calibration, charged, last_charged}
       charged     metric -> all that was ever charged here; never falls
-      limits      limit name -> {amount, window, time_zone, evidence, evidence_at, counter, recent}
+      limits      limit name -> {amount, window, time_zone, evidence, evidence_at, counter, recent,
+                  proven?}
         recent    of a bucket: slot -> units charged, see `windows.remember`
-      holds       hold id -> {at, expires, amounts: {metric: units}}
+      holds       hold id -> {at, expires, key, amounts: {metric: units}}
       calibration {input_ratio, output_tokens}: how estimates compare with the provider's counts
 
-`until` is epoch seconds, or null for "until the user acts". Amounts on hold do not flow back into
-a window before they are settled, so the ledger is never ahead of the provider's own count.
+That is a document written out in full; see `folding` for how it is kept. Amounts on hold do not
+flow back into a window before they are settled, so the ledger is never ahead of the provider's own
+count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from ..types import Limit, Observation, Request, Route, Usage
+from ..types import Evidence, Limit, Observation, Request, Route, Usage, WindowRule
 from . import windows
+from .opening import is_expired, note_level, on_hold, reopen
 
 Document = dict[str, Any]
 Amounts = dict[str, float]
@@ -32,24 +35,11 @@ Amounts = dict[str, float]
 _OUTPUT_GUESS = 300.0
 _SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST = 4, 3
-_MAX_DOUBLINGS = 10
-_SHORTEST_CLOSE_SECONDS = 0.1
-_CLOCK_TOLERANCE_SECONDS = 3600.0
-
-
-@dataclass(frozen=True)
-class RouteState:
-    """A route's one number, and why.
-
-    Attributes:
-        opens_at: epoch seconds; `now` or earlier means open, inf means not by waiting.
-        reason: why it is shut, or "".
-        headroom: share of the tightest limit that is left, 0 to 1.
-    """
-
-    opens_at: float
-    reason: str = ""
-    headroom: float = 1.0
+# So much more than the table says is no new figure of the same plan, but another plan.
+_OTHER_PLAN = 5.0
+# What an error said of a limit is not replaced by a header for so long: headers may speak of
+# another limit (Groq's tokens per minute, where input tokens are what is refused).
+_ERROR_HOLDS_SECONDS = 86_400.0
 
 
 def document_name(route: Route) -> str:
@@ -84,115 +74,75 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 
 
 def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict[str, Limit]:
-    """The limits in force for a model: what was learned, over what is configured or published."""
+    """The limits in force for a model: what was learned, over what is configured or published.
+
+    Where a provider states many times what the table says, the account is on another plan than the
+    table's, and the table's other figures say nothing about it.
+    """
     limits = {limit.name: limit for limit in defaults}
-    for name, entry in document.get("models", {}).get(model, {}).get("limits", {}).items():
-        learned = limit_of(name, entry)
+    learned = {}
+    for name, stored in document.get("models", {}).get(model, {}).get("limits", {}).items():
         # A stored copy of a published or configured limit is no evidence: the file may be newer.
-        if learned.evidence in ("header", "error"):
-            limits[name] = learned
-    return limits
-
-
-def route_state(
-    document: Document, provider: Document, route: Route, defaults: Iterable[Limit],
-    amounts: Amounts, now: float,
-) -> RouteState:  # fmt: skip
-    """When the route takes a request of these amounts, and what keeps it shut until then."""
-    entry = document.get("models", {}).get(route.model, {})
-    held = _held(entry, now)
-    opens, reason, headroom = now, "", 1.0
-    until, why = closed_until(document, provider, route, now)
-    if until > now:
-        opens, reason = until, why
-    for name, limit in limits_of(document, route.model, defaults).items():
-        if limit.amount <= 0:
-            return RouteState(math.inf, f"the plan has no {in_words(limit)}", 0.0)
-        need = amounts[limit.metric]
-        counter = entry.get("limits", {}).get(name, {}).get("counter", {})
-        if limit.metric != "requests":
-            if limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount:
-                return RouteState(
-                    math.inf,
-                    f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
-                    f" is {limit.amount:,.0f}",
-                    0.0,
-                )
-            # An output guess larger than the limit is only a guess: the prompt itself fits.
-            need = min(need, limit.amount)
-        on_hold = held.get(limit.metric, 0.0)
-        moment = windows.opens_at(limit, counter, need, now)
-        if moment > now and on_hold:
-            # What is on hold will be charged too before there is room for this one.
-            moment = windows.opens_at(limit, counter, min(need + on_hold, limit.amount), now)
-        left = limit.amount - windows.used(limit, counter, now) - on_hold
-        if moment > opens:
-            opens = moment
-            reason = f"{max(0.0, left):,.0f} of {limit.amount:,.0f} {in_words(limit)} left"
-        elif need > left + 1e-6 and opens <= now:
-            # Only unsettled calls are in the way; they settle soon, at no moment known now.
-            opens, reason = now + 0.05, f"{in_words(limit)} on hold for calls under way"
-        headroom = min(headroom, max(0.0, left) / limit.amount)
-    return RouteState(opens, reason, headroom)
-
-
-def closed_until(
-    document: Document, provider: Document, route: Route, now: float
-) -> tuple[float, str]:
-    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
-    latest, reason = 0.0, ""
-    for place in (
-        provider,
-        provider.get("models", {}).get(route.model, {}),
-        document,
-        document.get("keys", {}).get(route.key.fingerprint, {}),
-        document.get("models", {}).get(route.model, {}),
+        if stored["evidence"] in ("header", "error"):
+            learned[name] = limit_of(name, stored)
+    if any(
+        name in limits
+        and limits[name].evidence == "published"
+        and limit.amount > _OTHER_PLAN * limits[name].amount
+        for name, limit in learned.items()
     ):
-        closed = place.get("closed")
-        if closed and not _from_a_wrong_clock(closed["since"], now):
-            until = math.inf if closed["until"] is None else float(closed["until"])
-            if until > latest:
-                latest, reason = until, str(closed["reason"])
-    return latest, reason
+        limits = {name: x for name, x in limits.items() if x.evidence != "published"}
+    return limits | learned
 
 
 def place_hold(
-    document: Document, route: Route, defaults: Iterable[Limit], hold_id: str,
-    amounts: Amounts, now: float, expires: float,
-) -> None:  # fmt: skip
+    document: Document, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float
+) -> None:
     """Reserve the amounts on every limit of the route's model."""
     document["provider"] = route.provider
-    document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})["label"] = route.key.label
+    key = document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})
+    key["label"] = route.key.label
     entry = document.setdefault("models", {}).setdefault(route.model, {})
+    entry.setdefault("holds", {})[hold_id] = {
+        "at": now, "expires": expires, "key": route.key.fingerprint, "amounts": amounts,
+    }  # fmt: skip
+
+
+def keep_limits(entry: Document, limits: Iterable[Limit], now: float) -> None:
+    """Have an entry for each limit in force, to charge."""
     stored = entry.setdefault("limits", {})
-    for name, limit in limits_of(document, route.model, defaults).items():
-        known = stored.get(name)
-        if known is None or limit_of(name, known) != limit:
-            stored[name] = stored_limit(limit, now, known)
-    entry.setdefault("holds", {})[hold_id] = {"at": now, "expires": expires, "amounts": amounts}
+    for limit in limits:
+        known = stored.get(limit.name)
+        if known is None or known["amount"] is None or limit_of(limit.name, known) != limit:
+            stored[limit.name] = stored_limit(limit, now, known)
 
 
-def expire_holds(document: Document, now: float) -> None:
+def models_with_expired_holds(document: Document, now: float) -> list[str]:
+    """The models for which `expire_holds` has something to charge."""
+    return [
+        model
+        for model, entry in document.get("models", {}).items()
+        if any(is_expired(hold, now) for hold in entry.get("holds", {}).values())
+    ]
+
+
+def expire_holds(
+    document: Document, now: float, limits_of_model: Mapping[str, Iterable[Limit]]
+) -> None:
     """Charge the holds of calls that never ended: their kernel died, and they may have counted."""
-    for entry in document.get("models", {}).values():
+    for model, limits in limits_of_model.items():
+        entry = document["models"][model]
+        keep_limits(entry, limits, now)
         holds = entry.get("holds", {})
-        for old in [key for key, hold in holds.items() if _expired(hold, now)]:
+        for old in [key for key, hold in holds.items() if is_expired(hold, now)]:
             _charge(entry, holds.pop(old)["amounts"], now)
             entry["last_charged"] = now
 
 
-def has_expired_holds(document: Document, now: float) -> bool:
-    """Whether `expire_holds` has something to charge."""
-    return any(
-        _expired(hold, now)
-        for entry in document.get("models", {}).values()
-        for hold in entry.get("holds", {}).values()
-    )
-
-
 def settle(
-    document: Document, model: str, hold_id: str, spent: Amounts, now: float, began: float
-) -> bool:
+    document: Document, model: str, limits: Iterable[Limit], hold_id: str, spent: Amounts,
+    now: float, began: float,
+) -> bool:  # fmt: skip
     """Replace a hold by what was really spent; True if no other call was under way since `began`.
 
     A hold that is not there any more has expired and was charged then, or was forgotten on
@@ -202,10 +152,28 @@ def settle(
     holds = entry.get("holds", {})
     hold = holds.pop(hold_id, None)
     if hold is not None:
+        keep_limits(entry, limits, now)
         _charge(entry, spent, now)
     alone = hold is not None and not holds and entry.get("last_charged", -math.inf) < began
     entry["last_charged"] = now
     return alone
+
+
+def note_answer(
+    document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
+    now: float, began: float,
+) -> None:  # fmt: skip
+    """A call that began then was answered: what was closed before or never tried is proven."""
+    key = document.setdefault("keys", {}).setdefault(
+        route.key.fingerprint, {"label": route.key.label}
+    )
+    entry = document["models"][route.model]
+    key["answered"] = entry["answered"] = True
+    note_level(entry, limits, now)
+    for place in (
+        document, key, entry, provider, provider.get("models", {}).get(route.model, {})
+    ):  # fmt: skip
+        reopen(place, began)
 
 
 def release(document: Document, model: str, hold_id: str) -> Document | None:
@@ -229,8 +197,8 @@ def calibrate(document: Document, model: str, plain: float, usage: Usage) -> Non
 
 
 def learn(
-    document: Document, model: str, defaults: Iterable[Limit], window_of: Any,
-    observations: Iterable[Observation], now: float, alone: bool,
+    document: Document, model: str, defaults: Iterable[Limit],
+    window_of: Callable[[str], Limit], observations: Iterable[Observation], now: float, alone: bool,
 ) -> None:  # fmt: skip
     """Let a response correct limits and what is used of them.
 
@@ -241,79 +209,39 @@ def learn(
     """
     entry = document.setdefault("models", {}).setdefault(model, {})
     stored = entry.setdefault("limits", {})
+    given = {limit.name for limit in defaults}
     known = limits_of(document, model, defaults)
-    held = _held(entry, now)
+    held = on_hold(entry, now)
     for seen in observations:
-        limit = known.get(seen.name)
-        if limit is None and seen.amount is None:
-            continue
-        amount = seen.amount if seen.amount is not None else limit.amount if limit else 0.0
+        limit, before = known.get(seen.name), stored.get(seen.name)
+        if seen.amount is None:
+            amount, evidence = (limit.amount, limit.evidence) if limit else (0.0, seen.evidence)
+        else:
+            amount, evidence = seen.amount, seen.evidence
         # A limit of 0 would never open again; what is not in the plan is closed by its remedy.
-        if not math.isfinite(amount) or amount <= 0:
+        if not math.isfinite(amount) or amount <= 0 or _is_overruled(seen, before, now):
             continue
-        shape = limit or window_of(seen.name)
-        limit = Limit(
-            shape.metric, shape.period, amount, shape.window, shape.time_zone, seen.evidence
-        )
-        stored[seen.name] = stored_limit(limit, now, stored.get(seen.name))
+        rule = limit or window_of(seen.name)
+        if seen.name not in given:
+            rule = windows.rule_by_reset(rule, window_of(seen.name), amount, seen, now)
+        limit = Limit(rule.metric, rule.period, amount, rule.window, rule.time_zone, evidence)
+        since = before["evidence_at"] if before and seen.amount is None else now
+        stored[seen.name] = stored_limit(limit, now, before, since)
         if seen.remaining is None or not 0 <= seen.remaining <= amount:
             continue
         counter = stored[seen.name]["counter"]
         ours = windows.used(limit, counter, now)
         theirs = amount - seen.remaining
-        on_hold = held.get(limit.metric, 0.0)
+        units = held.get(limit.metric, 0.0)
         if limit.metric != "requests":
             # Calls under way may have spent more than was guessed, and are charged when they end:
             # what they can explain was not spent by somebody else.
-            on_hold *= _SPENT_TO_GUESSED
-        if theirs > ours + on_hold:
-            windows.set_used(limit, counter, theirs - on_hold, now)
-            windows.remember(limit, stored[seen.name], theirs - on_hold - ours, now)
+            units *= _SPENT_TO_GUESSED
+        if theirs > ours + units:
+            windows.set_used(limit, counter, theirs - units, now)
+            windows.remember(limit, stored[seen.name], theirs - units - ours, now)
         elif theirs < ours and alone and limit.metric == "requests":
             windows.set_used(limit, counter, theirs, now)
-
-
-def close(place: Document, reason: str, now: float, seconds: float | None, began: float) -> None:
-    """Shut a part of a document for `seconds`, or with None until the user acts.
-
-    `began` is when the failed call began. Calls under way together fail together: that is one
-    strike, and of their closures the longest stays.
-    """
-    # Never at once: a provider that says "retry after 0" is not asked in a tight loop.
-    until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
-    before = place.get("closed")
-    count = strikes(place, began) + 1
-    if before and began <= before["since"] <= now:
-        count = int(before["strikes"])
-        if before["until"] is None or (until is not None and before["until"] >= until):
-            return
-    place["closed"] = {"until": until, "reason": reason, "since": now, "strikes": count}
-
-
-def strikes(place: Document, began: float) -> int:
-    """How often in a row a part was shut before a call that began then, for waits that double."""
-    closed = place.get("closed")
-    if not closed:
-        return 0
-    earlier = int(closed["strikes"]) - int(began <= closed["since"])
-    return min(max(0, earlier), _MAX_DOUBLINGS)
-
-
-def reopen(place: Document, began: float) -> bool:
-    """Forget a closure because a call that began at `began` was answered; True if there was one.
-
-    An answer to a call that began before the closure says nothing about it.
-    """
-    closed = place.get("closed")
-    if closed and closed["since"] < began:
-        del place["closed"]
-        return True
-    return False
-
-
-def in_words(limit: Limit) -> str:
-    """`requests per minute`."""
-    return limit.name.replace("_", " ")
 
 
 def forget(document: Document) -> None:
@@ -328,53 +256,33 @@ def forget(document: Document) -> None:
         document["absorbed"] = absorbed
 
 
-def _charge(entry: Document, amounts: Amounts, now: float) -> None:
-    charged = entry.setdefault("charged", {})
-    for metric, amount in amounts.items():
-        charged[metric] = charged.get(metric, 0.0) + amount
-    for name, stored in entry.get("limits", {}).items():
-        limit = limit_of(name, stored)
-        if amounts.get(limit.metric):
-            windows.charge(limit, stored["counter"], amounts[limit.metric], now)
-            windows.remember(limit, stored, amounts[limit.metric], now)
-
-
-def _held(entry: Document, now: float) -> Amounts:
-    total: Amounts = {}
-    for hold in entry.get("holds", {}).values():
-        if _expired(hold, now):
-            continue
-        for metric, amount in hold["amounts"].items():
-            total[metric] = total.get(metric, 0.0) + amount
-    return total
-
-
-def _expired(hold: Document, now: float) -> bool:
-    return hold["expires"] <= now or _from_a_wrong_clock(hold["at"], now)
-
-
-def _from_a_wrong_clock(moment: float, now: float) -> bool:
-    """Whether a past moment lies so far ahead that the clock must have been wrong then."""
-    return moment > now + _CLOCK_TOLERANCE_SECONDS
-
-
 def limit_of(name: str, entry: Document) -> Limit:
     """A limit from its entry in a document."""
-    metric, _, period = name.partition("_per_")
+    return _limit(name, entry["amount"], entry["window"], entry["time_zone"], entry["evidence"])
+
+
+@lru_cache(maxsize=4096)
+def _limit(
+    name: str, amount: float, window: WindowRule, time_zone: str, evidence: Evidence
+) -> Limit:
+    metric, period = name.split("_per_")
     return Limit(
         metric,  # type: ignore[arg-type]  # written by us, from a Limit
         period,  # type: ignore[arg-type]  # as above
-        float(entry["amount"]),
-        entry["window"],
-        entry["time_zone"],
-        entry["evidence"],
+        float(amount),
+        window,
+        time_zone,
+        evidence,
     )
 
 
-def stored_limit(limit: Limit, now: float, known: Document | None = None) -> Document:
-    """A limit as the document keeps it, with the counter it had before, if any."""
-    counter: windows.Counter = (known or {}).get("counter", {})
-    if known:
+def stored_limit(
+    limit: Limit, now: float, known: Document | None = None, since: float | None = None
+) -> Document:
+    """A limit as the document keeps it, known `since` then, with the counter it had before."""
+    known = known or {}
+    counter: windows.Counter = known.get("counter", {})
+    if known.get("amount") is not None:
         before = limit_of(limit.name, known)
         if (before.window, before.time_zone) != (limit.window, limit.time_zone):
             level = windows.used(before, counter, now)
@@ -383,12 +291,44 @@ def stored_limit(limit: Limit, now: float, known: Document | None = None) -> Doc
         elif limit.window == "bucket" and before.amount != limit.amount:
             # The rate of refill changes with the amount; fix today's level first.
             windows.set_used(limit, counter, windows.used(before, counter, now), now)
-    return {
+    stored = {
         "amount": limit.amount,
         "window": limit.window,
         "time_zone": limit.time_zone,
         "evidence": limit.evidence,
-        "evidence_at": now,
+        "evidence_at": now if since is None else since,
         "counter": counter,
-        "recent": (known or {}).get("recent", {}),
+        "recent": known.get("recent", {}),
     }
+    if "proven" in known:
+        stored["proven"] = known["proven"]
+    return stored
+
+
+def _is_overruled(seen: Observation, before: Document | None, now: float) -> bool:
+    """Whether an error said something else of the limit lately, which is better evidence."""
+    return (
+        before is not None
+        and before["evidence"] == "error"
+        and seen.evidence == "header"
+        and seen.amount not in (None, before["amount"])
+        and 0 <= now - before["evidence_at"] < _ERROR_HOLDS_SECONDS
+    )
+
+
+def _charge(entry: Document, amounts: Amounts, now: float) -> None:
+    charged = entry.setdefault("charged", {})
+    for metric, amount in amounts.items():
+        charged[metric] = charged.get(metric, 0.0) + amount
+    for name, stored in entry.get("limits", {}).items():
+        metric = name.partition("_per_")[0]
+        if not amounts.get(metric):
+            continue
+        if stored["amount"] is None:
+            # How it refills, only another kernel's configuration knows: nothing flows back here.
+            counter = stored["counter"]
+            counter.update(used=counter.get("used", 0.0) + amounts[metric], at=now)
+            continue
+        limit = limit_of(name, stored)
+        windows.charge(limit, stored["counter"], amounts[metric], now)
+        windows.remember(limit, stored, amounts[metric], now)

@@ -1,16 +1,37 @@
 """How two copies, or two documents, of the ledger become one without losing what was charged.
 
-Pure functions. Where the order of two charges cannot be known, the count comes out higher, never
-lower than the provider's own.
+Pure functions; all but `merge_kept` on documents written out in full. Where the order of two
+charges cannot be known, the count comes out higher, never lower than the provider's own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 
+from ..catalog import Provider
 from . import windows
+from .folding import fold, unfold, unfolded
 from .ledger import Amounts, Document, limit_of, stored_limit
+
+
+def merge_kept(
+    before: Document,
+    ours: Document,
+    theirs: Document,
+    providers: Mapping[str, Provider],
+    now: float,
+) -> None:
+    """`merge` for documents as they are kept in a storage."""
+    catalog = providers.get(ours.get("provider") or theirs.get("provider") or "")
+    if catalog is None:
+        # A directory, or what holds for a whole provider.
+        merge(before, ours, theirs, now)
+        return
+    unfold(theirs, catalog)
+    merge(unfolded(before, catalog), unfolded(ours, catalog), theirs, now)
+    fold(theirs, catalog, now)
 
 
 def merge(before: Document, ours: Document, theirs: Document, now: float) -> None:
@@ -31,6 +52,7 @@ def merge(before: Document, ours: Document, theirs: Document, now: float) -> Non
             place = theirs.setdefault(part, {}).setdefault(name, {})
             earlier = before.get(part, {}).get(name, {})
             _merge_closure(earlier, entry, place)
+            _keep_answered(entry, place)
             if part == "models":
                 _merge_model(earlier, entry, place, now)
             else:
@@ -49,6 +71,7 @@ def absorb(source: Document, target: Document, now: float) -> None:
         for name, entry in source.get(part, {}).items():
             place = target.setdefault(part, {}).setdefault(name, {})
             _keep_longer_closure(entry, place)
+            _keep_answered(entry, place)
             if part == "models":
                 _absorb_model(entry, place, now)
             else:
@@ -63,7 +86,8 @@ def _merge_model(before: Document, ours: Document, theirs: Document, now: float)
     }
     _adopt_limits(ours, theirs, now)
     for name, stored in theirs.get("limits", {}).items():
-        _add_gain(name, stored, before, ours, gained, now)
+        if stored["amount"] is not None:
+            _add_gain(name, stored, before, ours, gained, now)
     totals = theirs.setdefault("charged", {})
     for metric, amount in gained.items():
         totals[metric] = totals.get(metric, 0.0) + amount
@@ -83,7 +107,7 @@ def _add_gain(
     """Charge to one limit what was gained since `before`, as late as it can have been."""
     limit, counter = limit_of(name, stored), stored["counter"]
     gain = gained.get(limit.metric, 0.0)
-    mine = ours.get("limits", {}).get(name)
+    mine = _known_limit(ours, name)
     level = windows.used(limit_of(name, mine), mine["counter"], now) if mine else 0.0
     if limit.window == "bucket":
         if gain:
@@ -97,7 +121,7 @@ def _add_gain(
             windows.set_used(limit, counter, most, now)
     elif mine:
         # These windows forget all at once: what is left of our own count is what still counts.
-        known = before.get("limits", {}).get(name)
+        known = _known_limit(before, name)
         left = windows.used(limit_of(name, known), known["counter"], now) if known else 0.0
         windows.charge(limit, counter, max(0.0, level - left), now)
     elif gain:
@@ -109,8 +133,10 @@ def _add_gain(
 def _absorb_model(source: Document, target: Document, now: float) -> None:
     _adopt_limits(source, target, now)
     for name, stored in target.get("limits", {}).items():
+        if stored["amount"] is None:
+            continue
         limit, counter = limit_of(name, stored), stored["counter"]
-        other = source.get("limits", {}).get(name)
+        other = _known_limit(source, name)
         if other is None:
             # Never counted there by this limit: at most all there ever was, or the whole limit.
             total = source.get("charged", {}).get(limit.metric, 0.0)
@@ -132,15 +158,23 @@ def _absorb_model(source: Document, target: Document, now: float) -> None:
     _keep_last_charged(source, target)
 
 
+def _known_limit(entry: Document, name: str) -> Document | None:
+    """The entry's limit, if its amount is known."""
+    stored: Document | None = entry.get("limits", {}).get(name)
+    return stored if stored and stored["amount"] is not None else None
+
+
 def _adopt_limits(ours: Document, theirs: Document, now: float) -> None:
     """Take over limits that are not known there, or are known from older evidence."""
     limits = theirs.setdefault("limits", {})
     for name, stored in ours.get("limits", {}).items():
-        known = limits.get(name)
+        known = _known_limit(theirs, name)
+        if stored["amount"] is None:
+            limits.setdefault(name, stored)
+            continue
         learned = stored["evidence"] in ("header", "error")
         if known is None or (learned and known["evidence_at"] < stored["evidence_at"]):
-            limits[name] = stored_limit(limit_of(name, stored), now, known)
-            limits[name]["evidence_at"] = stored["evidence_at"]
+            limits[name] = stored_limit(limit_of(name, stored), now, known, stored["evidence_at"])
 
 
 def _merge_closure(before: Document, ours: Document, theirs: Document) -> None:
@@ -161,6 +195,11 @@ def _keep_longer_closure(source: Document, target: Document) -> None:
 
 def _until(closed: Document) -> float:
     return math.inf if closed["until"] is None else float(closed["until"])
+
+
+def _keep_answered(source: Document, target: Document) -> None:
+    if source.get("answered"):
+        target["answered"] = True
 
 
 def _keep_last_charged(source: Document, target: Document) -> None:

@@ -15,6 +15,7 @@ from ..config import Configuration
 from ..storage import Storage
 from ..types import Route
 from . import ledger, windows
+from .folding import fold, unfold
 from .ledger import Document
 
 _OLDER_COUNTS = "older counts"
@@ -70,16 +71,21 @@ def _set_counts(
     document: Document, route: Route, counts: Document, configuration: Configuration
 ) -> None:
     now = configuration.clock.time()
-    defaults = configuration.default_limits(route)
-    # A hold makes the entries of the limits.
-    ledger.place_hold(document, route, defaults, _OLDER_COUNTS, {}, now, now)
+    catalog = configuration.providers[route.provider]
+    document["provider"] = route.provider
+    key = document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})
+    key["label"] = route.key.label
+    document.setdefault("models", {}).setdefault(route.model, {})
+    unfold(document, catalog, route.model)
     entry = document["models"][route.model]
-    del entry["holds"][_OLDER_COUNTS]
-    for name, limit in ledger.limits_of(document, route.model, defaults).items():
+    limits = ledger.limits_of(document, route.model, configuration.default_limits(route))
+    ledger.keep_limits(entry, limits.values(), now)
+    for name, limit in limits.items():
         count = counts.get(name)
         if count and count["reset_at"] > now:
             counter = entry["limits"][name]["counter"]
             windows.set_used(limit, counter, count["used"], min(count["at"], now))
+    fold(document, catalog, now, route.model)
 
 
 def _moment(text: str) -> float:

@@ -13,12 +13,13 @@ a call that comes a moment too late costs nothing, one that comes too early is r
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ..types import PERIOD_SECONDS, Limit, Period
+from ..types import PERIOD_SECONDS, Limit, Observation, Period
 
 Counter = dict[str, Any]
 
@@ -27,6 +28,8 @@ _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
 # Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
 _ROUNDING_SECONDS = 1e-6
+# How far a reset time may be off, with the way of the reply.
+_ROUNDED_RESET_SECONDS = 5.0
 
 
 def used(limit: Limit, counter: Counter, now: float) -> float:
@@ -122,14 +125,21 @@ def remember(limit: Limit, stored: dict[str, Any], amount: float, now: float) ->
     Two periods are kept, in slots. `most_used` needs them.
     """
     if limit.window == "bucket":
-        index = int(now // _recent_slot_seconds(limit))
-        recent = {
-            slot: units
-            for slot, units in stored.get("recent", {}).items()
-            if int(slot) > index - _RECENT_SLOTS
-        }
-        recent[str(index)] = recent.get(str(index), 0.0) + amount
+        slot = recent_slot(limit, now)
+        recent = still_recent(limit, stored.get("recent", {}), now)
+        recent[slot] = recent.get(slot, 0.0) + amount
         stored["recent"] = recent
+
+
+def recent_slot(limit: Limit, at: float) -> str:
+    """The slot in which a charge of that moment is noted."""
+    return str(int(at // _recent_slot_seconds(limit)))
+
+
+def still_recent(limit: Limit, recent: dict[str, float], now: float) -> dict[str, float]:
+    """What was noted in the last two periods."""
+    oldest = int(now // _recent_slot_seconds(limit)) - _RECENT_SLOTS
+    return {slot: units for slot, units in recent.items() if int(slot) > oldest}
 
 
 def most_used(limit: Limit, recent: dict[str, float], now: float) -> float:
@@ -147,6 +157,27 @@ def most_used(limit: Limit, recent: dict[str, float], now: float) -> float:
         level = max(0.0, level - (moment - at) * rate) + recent[str(index)]
         at = moment
     return max(0.0, level - (now - at) * rate)
+
+
+def rule_by_reset(
+    limit: Limit, default: Limit, amount: float, seen: Observation, now: float
+) -> Limit:
+    """The limit with the window rule that a reset time shows, or with `default`'s if it shows none.
+
+    A bucket is full again in used / amount x period, and a calendar's day at its end. Figures are
+    rounded to whole units and seconds. A reply that tells nothing leaves the rule as it was.
+    """
+    if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
+        return limit
+    seconds = PERIOD_SECONDS[limit.period]
+    refill = (amount - seen.remaining) / amount * seconds
+    if abs(seen.resets_in - refill) <= seconds / amount + 1:
+        return replace(limit, window="bucket")
+    off = seen.resets_in - (period_end(limit.period, default.time_zone, now) - now)
+    # Within a minute a chance hit would be too likely.
+    if limit.period not in ("second", "minute") and abs(off) <= _ROUNDED_RESET_SECONDS:
+        return replace(limit, window="calendar", time_zone=default.time_zone)
+    return default
 
 
 def period_end(period: Period, time_zone: str, at: float) -> float:

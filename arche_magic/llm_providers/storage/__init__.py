@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..types import Location
 from .base import Change, Document, LedgerWarning, Merge, Storage, T, Upgrade, warn_of_folder
-from .json_file import FILE_VERSION, JsonFileStorage
+from .file_text import FILE_VERSION
+from .json_file import JsonFileStorage
 from .memory import MemoryStorage
 
 __all__ = [

@@ -1,7 +1,7 @@
 """What every storage offers, and how it says that it cannot.
 
-Storage is dumb: it reads a named JSON document, and it changes one alone and atomically. What the
-documents mean is the ledger's business.
+Storage is dumb: it reads named JSON documents, and it changes one, or some together, alone and
+atomically. What the documents mean is the ledger's business.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 Document = dict[str, Any]
-Change = Callable[[Document], T]
+Change = Callable[..., T]
 Upgrade = Callable[[Document], "dict[str, Document] | None"]
 # merge(before, ours, theirs) adds to `theirs` what happened between `before` and `ours`.
 Merge = Callable[[Document, Document, Document], None]
@@ -30,10 +30,15 @@ class Storage(Protocol):
         """The document, empty if there is none yet. It is not to be changed."""
         ...
 
-    def update(self, name: str, change: Change[T]) -> T:
-        """Run `change` on the document, alone and atomically; return what it returns.
+    def read_all(self, *names: str) -> list[Document]:
+        """Several documents as of one moment."""
+        ...
 
-        If `change` raises, nothing is written.
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        """Run `change` on the document and the others, alone and atomically; return its result.
+
+        It gets one argument per name, and what it changes in any of them is written. If it raises,
+        nothing is. It may run more than once, and not to its end.
         """
         ...
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import re
 import threading
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .base import Change, Document, T, Upgrade, warn, warn_of_folder
+from .file_text import FILE_VERSION, is_ours, lines, parse, split, whole_file
 from .kernel_lock import kernel_lock
 
-FILE_VERSION = 1
-# How many levels of a document get lines of their own in the file: enough for one line a limit.
-_LINE_DEPTH = 4
-_dump = json.JSONEncoder().encode
 # Enough of the file to hold its version and revision.
 _HEAD_BYTES = 64
+_BLANK = b"\x00 \r\n\t"
+_BACKUP_SECONDS = 60.0
 
 
 class _OtherLayout(Exception):
@@ -33,9 +31,10 @@ class JsonFileStorage:
     A change takes a lock file beside it, loads, changes, and writes a copy first and then the file
     itself. Both begin and end with their revision: whoever finds the file half written, because
     its kernel was killed, takes the copy. (Writing a new file and renaming it over the old does
-    the same at ten times the cost, and fails on Windows while somebody reads.) A file that cannot
-    be read as ours is kept aside under another name. Where the disk refuses (read-only, full),
-    this process goes on in memory and says so once.
+    the same at ten times the cost, and fails on Windows while somebody reads.) A cut of the power
+    can tear both; so once a minute a backup is written that it cannot tear. A file that cannot be
+    read as ours is kept aside under another name. Where the disk refuses (read-only, full, a share
+    without locks), this process goes on in memory and says so once.
 
     Args:
         path: the file; its directory is made when first needed.
@@ -46,14 +45,16 @@ class JsonFileStorage:
         self.path = path
         self._upgrade = upgrade
         self._thread_lock = threading.RLock()
-        self._file_lock: Any = None
+        self._file_lock: Any = kernel_lock(f"{path}.lock")
         self._name = os.fspath(path)
         self._copy = path.with_name(f"{path.name}.copy")
+        self._backup = path.with_name(f"{path.name}.backup")
+        self._backed_up = -_BACKUP_SECONDS
         self._content = b""
         self._revision = 0
         self._stamp: tuple[int, int, int] | None = None
         self._descriptor = -1
-        self._changing = False
+        self._changing = self._rescuing = False
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
         self._on_disk = True
@@ -63,79 +64,142 @@ class JsonFileStorage:
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. It is not to be changed."""
+        return self.read_all(name)[0]
+
+    def read_all(self, *names: str) -> list[Document]:
+        """Several documents as of one moment. They are not to be changed."""
         with self._thread_lock:
             try:
                 self._load()
             except OSError as error:
                 self._leave_disk(error)
             except _OtherLayout:
-                self.update(name, lambda document: None)
-            return self._documents.get(name, {})
+                self.update(names[0], lambda document: None)
+            return [self._documents.get(name, {}) for name in names]
 
-    def update(self, name: str, change: Change[T]) -> T:
-        """Run `change` on the document, alone and atomically; return what it returns."""
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        """Run `change` on the documents, alone and atomically; return what it returns."""
+        names = (name, *others)
         with self._thread_lock:
             if not self._on_disk:
-                return self._change(name, change)
+                return self._change(names, change)[0]
             try:
-                lock = self._lock()
-                lock.acquire()
+                self._acquire()
             except OSError as error:
+                with contextlib.suppress(OSError, _OtherLayout):
+                    self._load()
                 self._leave_disk(error)
-                return self._change(name, change)
+                return self._change(names, change)[0]
             try:
                 try:
                     self._load(locked=True)
                 except OSError as error:
                     self._leave_disk(error)
                 self._changing = True
-                before = self._texts.get(name)
-                result = self._change(name, change)
-                if self._texts[name] != before:
+                result, changed = self._change(names, change)
+                if changed or self._rescuing:
                     self._save()
                 return result
             finally:
                 self._changing = False
-                lock.release()
+                self._file_lock.release()
 
-    def _change(self, name: str, change: Change[T]) -> T:
-        document: Document = json.loads(self._texts.get(name, "{}"))
-        result = change(document)
-        self._documents[name] = document
-        self._texts[name] = _lines(document, 1, _LINE_DEPTH)
-        return result
+    def _change(self, names: tuple[str, ...], change: Change[T]) -> tuple[T, bool]:
+        """The result of `change`, and whether it changed anything."""
+        documents: dict[str, Document] = {
+            name: json.loads(self._texts.get(name, "{}")) for name in names
+        }
+        result = change(*documents.values())
+        changed = False
+        for name, document in documents.items():
+            if document != self._documents.get(name, {}):
+                self._documents[name], self._texts[name] = document, lines(document)
+                changed = True
+        return result, changed
 
-    def _lock(self) -> Any:
-        if self._file_lock is None:
+    def _acquire(self) -> None:
+        try:
+            self._file_lock.acquire()
+        except FileNotFoundError:
+            # The folder is not there yet, or not any more.
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file_lock = kernel_lock(f"{self.path}.lock")
-        return self._file_lock
+            if self._content:
+                warn(f"the folder of the ledger {self.path} was removed; a new one begins")
+            self._file_lock.acquire()
 
     def _load(self, *, locked: bool = False) -> None:
         # What is read inside a change was loaded under its lock.
-        if not self._on_disk or self._changing:
-            return
-        if self._is_unchanged():
+        if not self._on_disk or self._changing or self._is_unchanged():
             return
         content = _read_bytes(self.path)
         if content == self._content:
             return
-        found = _parse(content)
+        if content is None:
+            self._take({}, {}, 0, b"")
+            return
+        # Only the documents that changed are parsed while we look on.
+        found = self._refreshed(content) if self._content else None
+        if found is None:
+            found = self._whole(content)
         if found is None:
             if not locked:
                 raise _OtherLayout
-            copy = _read_bytes(self._copy)
-            found = _parse(copy) if copy and _is_ours(content) else None
+            documents = self._rescued(content)
+            found = documents, {name: lines(entry) for name, entry in documents.items()}, 0
+            # Nothing is in the file, or nothing right, until it is written.
+            content, self._rescuing = b"", True
+        self._take(*found, content)
+
+    def _refreshed(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
+        """Documents, texts and revision of a newer file, as far as it is written as we write."""
+        found = split(content)
         if found is None:
-            found = self._take_over(content), 0
-            # The file is gone until the next write.
-            content = b""
-        self._documents, self._revision = found
-        self._texts = {
-            name: _lines(document, 1, _LINE_DEPTH) for name, document in self._documents.items()
-        }
+            return None
+        texts, revision = found
+        try:
+            documents = {
+                name: self._documents[name]
+                if self._texts.get(name) == text and name in self._documents
+                else json.loads(text)
+                for name, text in texts.items()
+            }
+        except (ValueError, RecursionError):
+            return None
+        return documents, texts, revision
+
+    def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
+        """The same of a file that is written in any other way."""
+        if not content.strip(_BLANK):
+            return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
+        found = parse(content)
+        if found is None:
+            return None
+        documents, revision = found
+        return documents, {name: lines(entry) for name, entry in documents.items()}, revision
+
+    def _take(
+        self,
+        documents: dict[str, Document],
+        texts: dict[str, str],
+        revision: int,
+        content: bytes,
+    ) -> None:
+        self._documents, self._texts, self._revision = documents, texts, revision
         self._content = content
         self._remember()
+
+    def _rescued(self, content: bytes) -> dict[str, Document]:
+        """What can be had of a file that is torn, or that is not ours."""
+        if is_ours(content) or not content.strip(_BLANK):
+            found = parse(_read_bytes(self._copy) or b"")
+            if found:
+                return found[0]
+            found = parse(_read_bytes(self._backup) or b"")
+            if found:
+                written = time.strftime("%H:%M:%S", time.localtime(self._backup.stat().st_mtime))
+                self._keep_aside("torn", f"is torn; its counts go on from a backup of {written}")
+                return found[0]
+        return self._take_over(content)
 
     def _is_unchanged(self) -> bool:
         """Whether the file is what was read or written last: every change raises its revision."""
@@ -173,38 +237,55 @@ class JsonFileStorage:
         try:
             data = json.loads(content.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            self._keep_aside("damaged", "is damaged")
+            self._keep_aside("damaged", "is damaged; a new one begins")
             return {}
         if isinstance(data, dict) and "documents" in data:
             version = re.sub(r"[^\w.-]", "", str(data.get("version")))[:20]
-            self._keep_aside(f"version-{version}", f"has version {version}, not {FILE_VERSION}")
+            why = f"has version {version}, not {FILE_VERSION}; a new one begins"
+            self._keep_aside(f"version-{version}", why)
         elif isinstance(data, dict) and self._upgrade and (upgraded := self._upgrade(data)):
             self._keep_aside("older", "has the older layout; its counts were taken over")
         else:
-            self._keep_aside("unknown", "has an unknown layout")
+            self._keep_aside("unknown", "has an unknown layout; a new one begins")
         return upgraded or {}
 
     def _keep_aside(self, suffix: str, why: str) -> None:
         aside = self.path.with_name(f"{self.path.stem}.{suffix}-{time.time_ns()}.json")
         self.path.replace(aside)
-        warn(f"the ledger {self.path} {why}; it is kept as {aside.name} and a new one begins")
+        warn(f"the ledger {self.path} {why}; the old file is kept as {aside.name}")
 
     def _save(self) -> None:
         if not self._on_disk:
             return
         revision = self._revision + 1
-        body = ",\n".join(f"  {json.dumps(name)}: {text}" for name, text in self._texts.items())
-        content = (
-            f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n{body}\n'
-            f' }},\n "complete": {revision}\n}}\n'
-        ).encode()
+        content = whole_file(self._texts, revision)
         try:
             _overwrite(self._copy, content)
             _overwrite(self.path, content)
-            self._content, self._revision = content, revision
+            self._content, self._revision, self._rescuing = content, revision, False
             self._remember()
         except OSError as error:
             self._leave_disk(error)
+            return
+        # Whatever keeps it from being written, the ledger itself is.
+        with contextlib.suppress(OSError):
+            self._back_up(content)
+
+    def _back_up(self, content: bytes) -> None:
+        """Once a minute, by one of the kernels: a file that is on the disk before it is there."""
+        now = time.monotonic()
+        if now < self._backed_up + _BACKUP_SECONDS:
+            return
+        self._backed_up = now
+        with contextlib.suppress(FileNotFoundError):
+            if abs(time.time() - self._backup.stat().st_mtime) < _BACKUP_SECONDS:
+                return
+        beside = self._backup.with_name(f"{self._backup.name}.new")
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._backup)
 
     def _leave_disk(self, error: OSError) -> None:
         if self._on_disk:
@@ -216,35 +297,12 @@ class JsonFileStorage:
             )
 
 
-def _parse(content: bytes) -> tuple[dict[str, Document], int] | None:
-    """Documents and revision of a file in our layout; None for another, or for half a file."""
-    if not content.strip():
-        return {}, 0
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    if not data:
-        return {}, 0
-    if not isinstance(data, dict) or data.get("version") != FILE_VERSION:
-        return None
-    documents, revision = data.get("documents"), data.get("revision", 0)
-    if not isinstance(documents, dict) or not all(map(_is_document, documents.values())):
-        return None
-    return (documents, revision) if data.get("complete", 0) == revision else None
-
-
-def _is_ours(content: bytes) -> bool:
-    """Whether a file that cannot be read begins as ours do, as far as it goes."""
-    head = f'{{\n "version": {FILE_VERSION},\n'.encode()
-    return content[: len(head)] == head[: len(content)]
-
-
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes | None:
+    """The file's bytes, None if there is none."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        return b""
+        return None
 
 
 def _overwrite(path: Path, content: bytes) -> None:
@@ -258,24 +316,3 @@ def _overwrite(path: Path, content: bytes) -> None:
             os.ftruncate(descriptor, len(content))
     finally:
         os.close(descriptor)
-
-
-def _is_document(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _lines(value: Any, indent: int, depth: int) -> str:
-    """JSON with one line per entry down to `depth`; json.dumps' own indent is ten times slower."""
-    if type(value) is int or (type(value) is float and math.isfinite(value)):
-        # What the encoder would write, without building one for each number.
-        return repr(value)
-    if depth == 0 or not isinstance(value, dict) or not value:
-        return _dump(value)
-    pad = "\n" + " " * (indent + 2)
-    entries = [f"{pad}{_quoted(key)}: {_lines(value[key], indent + 1, depth - 1)}" for key in value]
-    return f"{{{','.join(entries)}\n{' ' * (indent + 1)}}}"
-
-
-@lru_cache(maxsize=1024)
-def _quoted(key: str) -> str:
-    return _dump(key)

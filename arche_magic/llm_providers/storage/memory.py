@@ -13,19 +13,24 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet."""
         document: Document = json.loads(self._texts.get(name, "{}"))
         return document
 
-    def update(self, name: str, change: Change[T]) -> T:
-        """Run `change` on the document, alone and atomically; return what it returns."""
+    def read_all(self, *names: str) -> list[Document]:
+        """Several documents as of one moment."""
         with self._lock:
-            document = self.read(name)
-            result = change(document)
-            self._texts[name] = json.dumps(document)
+            return [self.read(name) for name in names]
+
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        """Run `change` on the documents, alone and atomically; return what it returns."""
+        with self._lock:
+            documents = {name: self.read(name) for name in (name, *others)}
+            result = change(*documents.values())
+            self._texts.update({name: json.dumps(found) for name, found in documents.items()})
             return result
 
     def put(self, name: str, document: Document) -> None:

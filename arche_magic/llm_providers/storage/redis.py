@@ -14,7 +14,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,24 @@ _PREFIX = "arche_magic:"
 _TIMEOUT_SECONDS = 2.0
 # A refused connection costs nothing and is tried again soon; one that hangs makes calls wait.
 _SHORTEST_ABSENCE_SECONDS, _ABSENCE_PER_WAIT = 1.0, 10.0
+# Writes values if every key still begins as it was seen, else tells what the keys hold now.
+_WRITE_IF_UNCHANGED = """
+local now = {}
+local same = true
+for i, key in ipairs(KEYS) do
+  local text = redis.call('GET', key)
+  local seen = ARGV[i]
+  if text == false or seen == '' then
+    same = same and text == false and seen == ''
+  else
+    same = same and string.sub(text, 1, #seen) == seen
+  end
+  now[i] = text
+end
+if not same then return now end
+for i = #KEYS + 1, #ARGV, 2 do redis.call('SET', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
+return 1
+"""
 
 
 @dataclass
@@ -36,19 +54,71 @@ class _Stored:
     Attributes:
         document: the document itself.
         revision: counts its changes.
-        lineage: a Redis that lost the document gets a new one.
+        lineage: a Redis that lost the document gets a new one; "" before there is one.
         basis, basis_revision: what was remembered of it when this lineage began.
+        text: how Redis has it; "" while it has not.
     """
 
     document: Document = field(default_factory=dict)
     revision: int = 0
-    lineage: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    lineage: str = ""
     basis: Document = field(default_factory=dict)
     basis_revision: int = 0
+    text: str = ""
+
+    @classmethod
+    def of(cls, text: str | None) -> _Stored | None:
+        """What a key holds; None for nothing, or for what somebody else put there."""
+        try:
+            return cls(**json.loads(text), text=text) if text else None
+        except (ValueError, TypeError):
+            return None
+
+    @property
+    def stamp(self) -> str:
+        """The beginning of the text, which is another after each change."""
+        return self.text[: self.text.find(",", self.text.find('"revision"'))]
+
+    def document_to_change(self) -> Document:
+        """A copy of the document."""
+        document: Document = (
+            json.loads(self.text)["document"] if self.text else deepcopy(self.document)
+        )
+        return document
+
+    def followed_by(self, document: Document) -> _Stored:
+        """The same with another document, one revision later."""
+        # Lineage and revision come first: they are the stamp.
+        content: dict[str, Any] = {
+            "lineage": self.lineage or uuid.uuid4().hex[:12],
+            "revision": self.revision + 1,
+            "basis_revision": self.basis_revision,
+            "basis": self.basis,
+            "document": document,
+        }
+        return _Stored(**content, text=json.dumps(content))
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What a change starts from, and how it is known that nobody else changed it since.
+
+    Attributes:
+        stored: what is remembered of a key, or what it holds by now.
+        stamp: the beginning of what Redis has there; "" for nothing.
+        lost: Redis does not have all of `stored`, so that it must be written.
+    """
+
+    stored: _Stored
+    stamp: str
+    lost: bool = False
 
 
 class RedisStorage:
-    """Named JSON documents in Redis, changed by optimistic transactions (WATCH, then retry).
+    """Named JSON documents in Redis, changed optimistically: written if nobody else was faster.
+
+    One script compares and writes, so that a change of what this process saw last takes one round
+    trip. It works on documents of one Redis server; Sentinel and Cluster have other clients.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py takes it. It may hold a password,
@@ -91,101 +161,126 @@ class RedisStorage:
             raise ConfigurationError(
                 "the ledger's place is no Redis URL such as redis://localhost:6379/0"
             )
+        self._write = self._client.register_script(_WRITE_IF_UNCHANGED)
         self._failures = redis.RedisError
         self._merge = merge
-        # Threads of one process queue here instead of failing each other's transactions.
+        # Threads of one process queue here instead of outrunning each other.
         self._lock = threading.RLock()
         self._seen: dict[str, _Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
         self._changing_away = False
         self._try_again_at = 0.0
+        self._outrun = False
 
     def __repr__(self) -> str:
         return "RedisStorage()"
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. It is not to be changed."""
+        return self.read_all(name)[0]
+
+    def read_all(self, *names: str) -> list[Document]:
+        """Several documents as of one moment. They are not to be changed."""
         with self._lock:
             away = self._memory_while_away()
             if away:
-                return away.read(name)
+                return away.read_all(*names)
             began = time.monotonic()
+            keys = [_PREFIX + name for name in names]
             try:
-                stored = _parse(_interruptible(partial(self._client.get, _PREFIX + name)))
-                seen = self._seen.get(name)
-                if seen and (stored is None or stored.lineage != seen.lineage):
-                    self._transact(name, lambda document: None)
-                    stored = self._seen[name]
+                found = [
+                    _Stored.of(text) for text in _interruptible(partial(self._client.mget, keys))
+                ]
+                for name, stored in zip(names, found, strict=True):
+                    seen = self._seen.get(name)
+                    if seen and (stored is None or _lacks(stored, seen)):
+                        self._transact((name,), lambda document: None)
+                    else:
+                        self._remember(name, stored)
             except self._failures as error:
-                return self._leave(error, began).read(name)
-            if stored is None:
-                return {}
-            self._seen[name] = stored
-            return stored.document
+                return self._leave(error, began).read_all(*names)
+            return [self._seen.get(name, _Stored()).document for name in names]
 
-    def update(self, name: str, change: Change[T]) -> T:
-        """Run `change` on the document, alone and atomically; return what it returns.
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        """Run `change` on the documents, alone and atomically; return what it returns.
 
         `change` runs again if another machine was faster.
         """
+        names = (name, *others)
         with self._lock:
             away = self._memory_while_away()
             if not away:
                 began = time.monotonic()
                 try:
-                    return self._transact(name, change)
+                    return self._transact(names, change)
                 except self._failures as error:
                     away = self._leave(error, began)
-            self._changed_away.add(name)
+            self._changed_away.update(names)
             self._changing_away = True
             try:
-                return away.update(name, change)
+                return away.update(name, change, *others)
             finally:
                 self._changing_away = False
 
-    def _transact(self, name: str, change: Change[T]) -> T:
-        key = _PREFIX + name
-        stored = _Stored()
-
-        def attempt(pipe: Any) -> T:
-            nonlocal stored
-            text = pipe.get(key)
-            stored = self._with_what_was_lost(_parse(text), self._seen.get(name))
-            result = change(stored.document)
-            pipe.multi()
-            if _text(stored) != text and (text or stored.document):
-                stored.revision += 1
-                pipe.set(key, _text(stored))
-            return result
-
-        result: T = _interruptible(
-            partial(self._client.transaction, attempt, key, value_from_callable=True)
-        )
-        self._seen[name] = stored
-        if self._away:
-            self._away.put(name, stored.document)
+    def _transact(self, names: tuple[str, ...], change: Change[T]) -> T:
+        keys = [_PREFIX + name for name in names]
+        if self._outrun:
+            # Somebody else is at it, too: what was seen last is old by now.
+            found = _interruptible(partial(self._client.mget, keys))
+            bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
+        else:
+            seen = [self._seen.get(name, _Stored()) for name in names]
+            bases = [_Base(stored, stored.stamp) for stored in seen]
+        self._outrun = False
+        while True:
+            documents = [base.stored.document_to_change() for base in bases]
+            result = change(*documents)
+            after: list[_Stored] = []
+            writes: list[Any] = []
+            for number, (base, document) in enumerate(zip(bases, documents, strict=True), 1):
+                stored = base.stored
+                if base.lost or document != stored.document:
+                    stored = stored.followed_by(document)
+                    writes += [number, stored.text]
+                after.append(stored)
+            stamps = [base.stamp for base in bases]
+            found = _interruptible(partial(self._write, keys=keys, args=[*stamps, *writes]))
+            # The same text: it was written, and a cut connection lost the answer.
+            if found == 1 or [text or "" for text in found] == [s.text for s in after]:
+                break
+            bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
+            self._outrun = True
+        for name, stored in zip(names, after, strict=True):
+            self._remember(name, stored if stored.text else None)
         return result
 
-    def _with_what_was_lost(self, stored: _Stored | None, seen: _Stored | None) -> _Stored:
-        """What Redis holds, after what it lost of it is put back from what we have seen."""
-        if stored and (
-            not seen or seen.lineage == stored.lineage or seen.revision <= stored.basis_revision
-        ):
-            return stored
-        if not seen:
-            return _Stored()
+    def _base(self, name: str, text: str | None) -> _Base:
+        """What a change starts from, by what Redis has: with what it lost put back."""
+        stored, seen = _Stored.of(text), self._seen.get(name)
+        stamp = stored.stamp if stored else text or ""
+        if not seen or (stored and not _lacks(stored, seen)):
+            return _Base(stored or _Stored(), stamp)
         document = deepcopy(seen.document)
         if stored:
             # Somebody else began anew, from an older copy than ours or from nothing.
             self._merge(stored.basis, stored.document, document)
-        return _Stored(
+        restored = _Stored(
             document,
             max(seen.revision, stored.revision if stored else 0),
-            stored.lineage if stored else uuid.uuid4().hex[:12],
+            stored.lineage if stored else "",
             deepcopy(seen.document),
             seen.revision,
         )
+        return _Base(restored, stamp, lost=True)
+
+    def _remember(self, name: str, stored: _Stored | None) -> None:
+        if stored is None:
+            self._seen.pop(name, None)
+            return
+        self._seen[name] = stored
+        if self._away:
+            self._away.put(name, stored.document)
 
     def _leave(self, error: Exception, began: float) -> MemoryStorage:
         """Go on in memory, from what was seen last."""
@@ -214,7 +309,7 @@ class RedisStorage:
             for name in sorted(self._changed_away):
                 seen = self._seen.get(name)
                 before = deepcopy(seen.document) if seen else {}
-                self._transact(name, partial(self._merge, before, self._away.read(name)))
+                self._transact((name,), partial(self._merge, before, self._away.read(name)))
                 self._changed_away.discard(name)
         except self._failures:
             self._wait_for_redis(began)
@@ -228,6 +323,11 @@ class RedisStorage:
         self._try_again_at = now + max(_SHORTEST_ABSENCE_SECONDS, waited)
 
 
+def _lacks(stored: _Stored, seen: _Stored) -> bool:
+    """Whether Redis lost something of what was seen there."""
+    return stored.lineage != seen.lineage and seen.revision > stored.basis_revision
+
+
 def _interruptible(call: Callable[[], T]) -> T:
     """What the call returns; an interrupt comes without redis-py's frames, which hold passwords."""
     try:
@@ -235,15 +335,3 @@ def _interruptible(call: Callable[[], T]) -> T:
     except KeyboardInterrupt:
         pass
     raise KeyboardInterrupt
-
-
-def _text(stored: _Stored) -> str:
-    return json.dumps(asdict(stored))
-
-
-def _parse(text: str | None) -> _Stored | None:
-    """What a key holds; None for nothing, or for what somebody else put there."""
-    try:
-        return _Stored(**json.loads(text)) if text else None
-    except (ValueError, TypeError):
-        return None

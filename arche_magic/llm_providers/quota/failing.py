@@ -1,0 +1,87 @@
+"""What a failed call counts for, what it closes, and for how long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..errors import AttemptFailed, Remedy
+from ..types import Limit, Route
+from . import opening, windows
+from .ledger import Amounts, Document, as_amounts
+
+_FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
+# A refusal that names neither limit nor time: a minute is the shortest window providers publish.
+_UNNAMED_LIMIT_SECONDS, _LONGEST_UNNAMED_SECONDS = 60.0, 3600.0
+_ACCOUNT_RECHECK_SECONDS = 3600.0
+_MODEL_RECHECK_SECONDS = 86_400.0
+# No provider means more than two months.
+_LONGEST_WAIT_SECONDS = 62 * 86_400.0
+
+
+def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
+    """What a failed call counts for: the provider's count, or else the most it can be."""
+    if failure.usage:
+        return as_amounts(failure.usage.input_tokens, failure.usage.output_tokens)
+    if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
+        return held
+    return {}
+
+
+def close(
+    document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
+    failure: AttemptFailed, now: float, began: float, jitter: float,
+) -> None:  # fmt: skip
+    """Close what the failure's remedy says; `jitter` is a factor for waits that we make up."""
+    entry = document["models"][route.model]
+    place: Document | None = None
+    seconds: float | None = None
+    if failure.remedy is Remedy.WAIT_FOR_LIMIT:
+        place, seconds = entry, _wait_for_limit(entry, route, limits, failure, now, began)
+        opening.forget_level(entry)
+    elif failure.remedy is Remedy.TOP_UP_ACCOUNT:
+        place, seconds = document, _ACCOUNT_RECHECK_SECONDS
+    elif failure.remedy is Remedy.CHANGE_PLAN:
+        place, seconds = entry, _ACCOUNT_RECHECK_SECONDS
+    elif failure.remedy is Remedy.REPLACE_KEY:
+        keys = document.setdefault("keys", {})
+        place = keys.setdefault(route.key.fingerprint, {"label": route.key.label})
+    elif failure.remedy is Remedy.CHANGE_MODEL:
+        place = provider.setdefault("models", {}).setdefault(route.model, {})
+        seconds = _MODEL_RECHECK_SECONDS
+    elif failure.remedy is Remedy.RETRY_LATER:
+        place, seconds = provider, _sensible(failure.retry_after)
+        if seconds is None:
+            doubled = _FIRST_OUTAGE_SECONDS * 2 ** opening.strikes(provider, began)
+            seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * jitter
+    if place is not None:
+        opening.close(place, str(failure), now, seconds, began)
+    if place is not provider:
+        # A refusal, too, is an answer: the provider itself is back.
+        opening.reopen(provider, began)
+
+
+def _wait_for_limit(
+    entry: Document, route: Route, limits: Mapping[str, Limit], failure: AttemptFailed,
+    now: float, began: float,
+) -> float:  # fmt: skip
+    """Seconds until the provider's time; unnamed, until our windows have room."""
+    told = _sensible(failure.retry_after)
+    if told is not None:
+        return told
+    named = limits.get(failure.limit or "")
+    if named and named.window == "calendar":
+        # A refused token limit leaves room in our own count, and still turns only then.
+        return windows.period_end(named.period, named.time_zone, now) - now
+    # By the windows alone: what is closed, on hold or on trial says nothing about them.
+    counts: Document = {"models": {route.model: {"limits": entry.get("limits", {})}}}
+    wait = opening.route_state(counts, {}, route, limits, as_amounts(1, 0), now).opens_at - now
+    if 0 < wait < math.inf:
+        return wait
+    doubled: float = _UNNAMED_LIMIT_SECONDS * 2 ** opening.strikes(entry, began)
+    return min(doubled, _LONGEST_UNNAMED_SECONDS)
+
+
+def _sensible(seconds: float | None) -> float | None:
+    """A wait that a provider can mean, else None."""
+    return seconds if seconds is not None and 0 <= seconds <= _LONGEST_WAIT_SECONDS else None

@@ -1,0 +1,265 @@
+"""When a route opens: its limits, what is closed, and calls under way that must be waited for.
+
+A part of a document is closed by `closed`: {until, reason, since, strikes, tried}. Once `until`
+has passed it is tried: by one call at a time, until an answer takes the closure away. So is a key
+or a model that was never `answered`. Whoever comes meanwhile goes to the next route, or waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..types import Limit, Route
+from . import windows
+
+Document = dict[str, Any]
+Amounts = dict[str, float]
+
+_MAX_DOUBLINGS = 10
+_SHORTEST_CLOSE_SECONDS = 0.1
+_CLOCK_TOLERANCE_SECONDS = 3600.0
+# What has no known moment is asked for again after this.
+_SOON_SECONDS = 0.05
+# A call that tries a route keeps others off for this long at most: its kernel may have died.
+_TRIAL_SECONDS = 10.0
+# A refusal comes within this time; a call that is under way for longer was let in.
+_REFUSAL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class RouteState:
+    """A route's one number, and why.
+
+    Attributes:
+        opens_at: epoch seconds; `now` or earlier means open, inf means not by waiting.
+        reason: why it is shut, or "".
+        headroom: share of the tightest limit that is left, 0 to 1.
+        on_trial: only a call under way, whose outcome is awaited, keeps it shut.
+    """
+
+    opens_at: float
+    reason: str = ""
+    headroom: float = 1.0
+    on_trial: bool = False
+
+
+def route_state(
+    document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
+    amounts: Amounts, now: float,
+) -> RouteState:  # fmt: skip
+    """When the route takes a request of these amounts, and what keeps it shut until then."""
+    entry = document.get("models", {}).get(route.model, {})
+    held = on_hold(entry, now)
+    opens, reason, headroom = now, "", 1.0
+    until, why = closed_until(document, provider, route, now)
+    if until > now:
+        opens, reason = until, why
+    for name, limit in limits.items():
+        if limit.amount <= 0:
+            return RouteState(math.inf, f"the plan has no {in_words(limit)}", 0.0)
+        need = amounts[limit.metric]
+        counter = entry.get("limits", {}).get(name, {}).get("counter", {})
+        if limit.metric != "requests":
+            if limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount:
+                return RouteState(
+                    math.inf,
+                    f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
+                    f" is {limit.amount:,.0f}",
+                    0.0,
+                )
+            # An output guess larger than the limit is only a guess: the prompt itself fits.
+            need = min(need, limit.amount)
+        units = held.get(limit.metric, 0.0)
+        moment = windows.opens_at(limit, counter, need, now)
+        if moment > now and units:
+            # What is on hold will be charged too before there is room for this one.
+            moment = windows.opens_at(limit, counter, min(need + units, limit.amount), now)
+        left = limit.amount - windows.used(limit, counter, now) - units
+        if moment > opens:
+            opens = moment
+            reason = f"{max(0.0, left):,.0f} of {limit.amount:,.0f} {in_words(limit)} left"
+        elif need > left + 1e-6 and opens <= now:
+            # Only unsettled calls are in the way; they settle soon, at no moment known now.
+            opens, reason = now + _SOON_SECONDS, f"{in_words(limit)} on hold for calls under way"
+        headroom = min(headroom, max(0.0, left) / limit.amount)
+    if opens <= now:
+        moment, reason = _kept_off_until(document, provider, route, limits, now)
+        if moment > now:
+            return RouteState(min(moment, now + _SOON_SECONDS), reason, headroom, on_trial=True)
+    return RouteState(opens, reason, headroom)
+
+
+def closed_until(
+    document: Document, provider: Document, route: Route, now: float
+) -> tuple[float, str]:
+    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
+    latest, reason = 0.0, ""
+    for place in (
+        *_places_of_provider(provider, route),
+        document,
+        document.get("keys", {}).get(route.key.fingerprint, {}),
+        document.get("models", {}).get(route.model, {}),
+    ):
+        closed = place.get("closed")
+        if closed and not from_a_wrong_clock(closed["since"], now):
+            until = math.inf if closed["until"] is None else float(closed["until"])
+            if until > latest:
+                latest, reason = until, str(closed["reason"])
+    return latest, reason
+
+
+def note_trial(provider: Document, route: Route, now: float) -> None:
+    """Note where a call tries a provider, or a model of it, that was closed.
+
+    In the account's own document the hold itself tells.
+    """
+    for place in _places_of_provider(provider, route):
+        if "closed" in place:
+            place["closed"]["tried"] = now
+
+
+def note_level(entry: Document, limits: Mapping[str, Limit], now: float) -> None:
+    """Note up to which level a rate that is only published was answered."""
+    rate = _published_rate(limits)
+    stored = entry.get("limits", {}).get(rate.name) if rate else None
+    if rate and stored:
+        level = math.floor(windows.used(rate, stored["counter"], now))
+        stored["proven"] = max(level, stored.get("proven", 1))
+
+
+def forget_level(entry: Document) -> None:
+    """A rate was refused: nothing is proven by what was answered before."""
+    for stored in entry.get("limits", {}).values():
+        stored.pop("proven", None)
+
+
+def close(place: Document, reason: str, now: float, seconds: float | None, began: float) -> None:
+    """Shut a part of a document for `seconds`, or with None until the user acts.
+
+    `began` is when the failed call began. Calls under way together fail together: that is one
+    strike, and of their closures the longest stays.
+    """
+    # Never at once: a provider that says "retry after 0" is not asked in a tight loop.
+    until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
+    before = place.get("closed")
+    count = strikes(place, began) + 1
+    if before and began <= before["since"] <= now:
+        count = int(before["strikes"])
+        if before["until"] is None or (until is not None and before["until"] >= until):
+            return
+    place["closed"] = {"until": until, "reason": reason, "since": now, "strikes": count}
+
+
+def strikes(place: Document, began: float) -> int:
+    """How often in a row a part was shut before a call that began then, for waits that double."""
+    closed = place.get("closed")
+    if not closed:
+        return 0
+    earlier = int(closed["strikes"]) - int(began <= closed["since"])
+    return min(max(0, earlier), _MAX_DOUBLINGS)
+
+
+def reopen(place: Document, began: float) -> bool:
+    """Forget a closure because a call that began at `began` was answered; True if there was one.
+
+    An answer to a call that began before the closure says nothing about it.
+    """
+    closed = place.get("closed")
+    if closed and closed["since"] < began:
+        del place["closed"]
+        return True
+    return False
+
+
+def in_words(limit: Limit) -> str:
+    """`requests per minute`."""
+    return limit.name.replace("_", " ")
+
+
+def on_hold(entry: Document, now: float) -> Amounts:
+    """Units per metric that calls under way may spend."""
+    total: Amounts = {}
+    for hold in entry.get("holds", {}).values():
+        if not is_expired(hold, now):
+            for metric, amount in hold["amounts"].items():
+                total[metric] = total.get(metric, 0.0) + amount
+    return total
+
+
+def is_expired(hold: Document, now: float) -> bool:
+    """Whether the kernel that made a hold must have died."""
+    return hold["expires"] <= now or from_a_wrong_clock(hold["at"], now)
+
+
+def from_a_wrong_clock(moment: float, now: float) -> bool:
+    """Whether a past moment lies so far ahead that the clock must have been wrong then."""
+    return moment > now + _CLOCK_TOLERANCE_SECONDS
+
+
+def _places_of_provider(provider: Document, route: Route) -> tuple[Document, Document]:
+    return provider, provider.get("models", {}).get(route.model, {})
+
+
+def _kept_off_until(
+    document: Document, provider: Document, route: Route, limits: Mapping[str, Limit], now: float
+) -> tuple[float, str]:
+    """Until when the outcome of another call must be awaited at most, and why; 0 if it need not."""
+    tried = [
+        place["closed"]["tried"]
+        for place in _places_of_provider(provider, route)
+        if "tried" in place.get("closed", {})
+    ]
+    models = document.get("models", {})
+    entry = models.get(route.model, {})
+    key = document.get("keys", {}).get(route.key.fingerprint, {})
+    holds = list(entry.get("holds", {}).values())
+    every = [hold for other in models.values() for hold in other.get("holds", {}).values()]
+    for place, calls, was_answered in (
+        (document, every, True),
+        (key, [h for h in every if h.get("key") == route.key.fingerprint], key.get("answered")),
+        (entry, holds, entry.get("answered")),
+    ):
+        if "closed" in place or not was_answered:
+            since = place.get("closed", {}).get("since", -math.inf)
+            tried.extend(hold["at"] for hold in calls if hold["at"] > since)
+    if latest := _latest(tried, now, _TRIAL_SECONDS):
+        return latest, "another call is trying it"
+    if holds and _is_beyond_what_was_answered(entry, limits, now):
+        latest = _latest([hold["at"] for hold in holds], now, _REFUSAL_SECONDS)
+        return latest, "its rate is not known yet; calls start one after the other"
+    return 0.0, ""
+
+
+def _latest(moments: Iterable[float], now: float, seconds: float) -> float:
+    """Until when the latest of these calls, begun within `seconds`, is awaited; 0 for none."""
+    # One that began ahead of now comes from another clock.
+    return max((m + seconds for m in moments if abs(now - m) < seconds), default=0.0)
+
+
+def _is_beyond_what_was_answered(entry: Document, limits: Mapping[str, Limit], now: float) -> bool:
+    """Whether one more call takes a rate higher than it ever was, and nobody told how high it may.
+
+    A table can be out of date, and then many calls at once would be refused together.
+    """
+    told = [limit for limit in limits.values() if limit.evidence != "published"]
+    if len(told) == len(limits) or any(map(_is_rate, told)):
+        return False
+    rate = _published_rate(limits)
+    if rate is None:
+        return True
+    stored = entry.get("limits", {}).get(rate.name, {})
+    level = windows.used(rate, stored.get("counter", {}), now)
+    proven: float = stored.get("proven", 1)
+    return level + on_hold(entry, now).get("requests", 0.0) + 1 > proven
+
+
+def _published_rate(limits: Mapping[str, Limit]) -> Limit | None:
+    rates = (limit for limit in limits.values() if _is_rate(limit))
+    return next((limit for limit in rates if limit.evidence == "published"), None)
+
+
+def _is_rate(limit: Limit) -> bool:
+    return limit.metric == "requests" and limit.period in ("second", "minute")

@@ -1,0 +1,102 @@
+"""How documents are written in the ledger's file, and read back: one line per limit.
+
+The file begins and ends with its revision, so that a part of it never passes for the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from .base import Document
+
+FILE_VERSION = 2
+# Documents of version 1 are read as they are; see `quota.folding`.
+_READABLE = (1, FILE_VERSION)
+# How many levels of a document get lines of their own in the file: enough for one line a limit.
+_LINE_DEPTH = 4
+_dump = json.JSONEncoder().encode
+_HEAD = re.compile(rb'\{\n "version": 2,\n "revision": (\d+),\n "documents": \{\n  "')
+_TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
+_TAIL_BYTES = 64
+# Between two documents, and nowhere else: inside one, lines begin with three spaces or more.
+_BETWEEN = ',\n  "'
+
+
+def whole_file(texts: Mapping[str, str], revision: int) -> bytes:
+    """The file that holds the documents of these texts."""
+    body = ",\n".join(f"  {_quoted(name)}: {text}" for name, text in texts.items())
+    return (
+        f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n{body}\n'
+        f' }},\n "complete": {revision}\n}}\n'
+    ).encode()
+
+
+def split(content: bytes) -> tuple[dict[str, str], int] | None:
+    """The documents' texts, unread, and the revision of a file as `whole_file` writes it.
+
+    None for any other file.
+    """
+    head, tail = _HEAD.match(content), _TAIL.search(content, max(0, len(content) - _TAIL_BYTES))
+    if not head or not tail or head[1] != tail[1]:
+        return None
+    texts = {}
+    for part in content[head.end() : tail.start()].decode().split(_BETWEEN):
+        name, colon, text = part.partition('": ')
+        if "\\" in name or not colon:
+            return None
+        texts[name] = text
+    return texts, int(head[1])
+
+
+def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
+    """Documents and revision of a file of ours, however an editor left it.
+
+    None for one in another layout, and for half a file.
+    """
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    if data == {}:
+        return {}, 0
+    if not isinstance(data, dict) or data.get("version") not in _READABLE:
+        return None
+    documents, revision = data.get("documents"), data.get("revision", 0)
+    if not isinstance(documents, dict):
+        return None
+    if not all(isinstance(document, dict) for document in documents.values()):
+        return None
+    return (documents, revision) if data.get("complete", 0) == revision else None
+
+
+def is_ours(content: bytes) -> bool:
+    """Whether a file that cannot be read begins as ours do, as far as it goes."""
+    heads = (f'{{\n "version": {version},\n'.encode() for version in _READABLE)
+    return any(content[: len(head)] == head[: len(content)] for head in heads)
+
+
+def lines(value: Any, indent: int = 1, depth: int = _LINE_DEPTH) -> str:
+    """JSON with one line per entry, down to `depth` or to what holds no more mappings.
+
+    json.dumps' own indent is ten times slower.
+    """
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        # What the encoder would write, without building one for each number.
+        return repr(value)
+    if depth == 0 or not isinstance(value, dict):
+        return _dump(value)
+    if not any(isinstance(entry, dict) for entry in value.values()):
+        return _dump(value)
+    pad = "\n" + " " * (indent + 2)
+    entries = [f"{pad}{_quoted(key)}: {lines(value[key], indent + 1, depth - 1)}" for key in value]
+    return f"{{{','.join(entries)}\n{' ' * (indent + 1)}}}"
+
+
+@lru_cache(maxsize=1024)
+def _quoted(key: str) -> str:
+    return _dump(key)

@@ -1,0 +1,296 @@
+"""A route that nobody has an answer from takes one call at a time; on every storage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from engine_parts import (
+    RPM,
+    Build,
+    Clock,
+    a_route,
+    ask,
+    custom_configuration,
+    failed,
+    held,
+    opens_in,
+    proven,
+    served,
+)
+
+from arche_magic.llm_providers.config import label_keys
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.quota.opening import RouteState
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.types import Limit, Observation, Route, Usage
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers.storage import Storage
+
+PUBLISHED = Limit("requests", "minute", 30, "bucket")
+
+
+@pytest.fixture
+def fresh(storage: Storage, clock: Clock) -> QuotaTracker:
+    """A ledger in which no route was ever answered."""
+    return QuotaTracker(storage, custom_configuration([RPM], clock=clock))
+
+
+def kept_off(tracker: QuotaTracker, route: Route) -> RouteState:
+    """What a call gets that must await another one's outcome."""
+    state = tracker.hold(route, ask())
+    assert isinstance(state, RouteState)
+    assert state.on_trial
+    assert tracker.state(route, ask(), tracker.configuration.clock.time()) == state
+    return state
+
+
+def refuse(tracker: QuotaTracker, hold: Hold, **facts: object) -> None:
+    tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, **facts))  # type: ignore[arg-type]
+
+
+# --- never answered
+
+
+def test_a_route_that_was_never_answered_takes_one_call(fresh: QuotaTracker) -> None:
+    """Others are told why, and may take another key or model meanwhile."""
+    route = a_route(fresh.configuration)
+    first = held(fresh, route)
+    state = kept_off(fresh, route)
+    assert state.reason == "another call is trying it"
+    assert 0 < state.opens_at - fresh.configuration.clock.time() < 0.1
+    held(fresh, a_route(fresh.configuration, key=2))
+    fresh.settle(first, Usage(5, 5))
+    held(fresh, route)
+    held(fresh, route)
+
+
+def test_another_kernel_is_kept_off_too(storage: Storage, clock: Clock) -> None:
+    """And knows the answer as soon as there is one, also after a restart."""
+    configuration = custom_configuration([RPM], clock=clock)
+    one, two = QuotaTracker(storage, configuration), QuotaTracker(storage, configuration)
+    hold = held(one, a_route(configuration))
+    kept_off(two, a_route(configuration))
+    one.settle(hold, Usage(5, 5))
+    three = QuotaTracker(storage, configuration)
+    for tracker in (two, three):
+        held(tracker, a_route(configuration))
+
+
+def test_a_second_key_of_an_account_is_tried_by_itself(storage: Storage, clock: Clock) -> None:
+    """That the first one works says nothing of it: it may be mistyped."""
+    accounts = {"groq_key_1": "team", "groq_key_2": "team"}
+    keys = label_keys("groq", ["one", "two"], accounts)
+    configuration = replace(custom_configuration([RPM], clock=clock), keys=keys)
+    tracker = QuotaTracker(storage, configuration)
+    served(tracker, a_route(configuration))
+    held(tracker, a_route(configuration, key=2))
+    kept_off(tracker, a_route(configuration, key=2))
+    held(tracker, a_route(configuration))
+
+
+def test_the_first_call_after_a_refusal_is_one_again(fresh: QuotaTracker, clock: Clock) -> None:
+    """However many wait for the route to open."""
+    route = a_route(fresh.configuration)
+    served(fresh, route)
+    failed(fresh, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
+    clock.now += 42
+    probe = held(fresh, route)
+    kept_off(fresh, route)
+    refuse(fresh, probe, retry_after=30)
+    assert opens_in(fresh, route) == 30
+    clock.now += 30
+    fresh.settle(held(fresh, route), Usage(5, 5))
+    held(fresh, route)
+
+
+def test_calls_that_began_before_the_refusal_are_no_trial(tracker_of: Build, clock: Clock) -> None:
+    """They may take as long as they like."""
+    tracker = tracker_of(RPM)
+    route = a_route(tracker.configuration)
+    held(tracker, route)
+    clock.now += 1
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=2)
+    clock.now += 2
+    held(tracker, route)
+    kept_off(tracker, route)
+
+
+def test_an_answer_that_came_too_late_does_not_end_a_trial(tracker_of: Build, clock: Clock) -> None:
+    """A call from before the refusal was let in then, and says nothing of now."""
+    tracker = tracker_of(RPM)
+    route = a_route(tracker.configuration)
+    early = held(tracker, route)
+    clock.now += 1
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=2)
+    clock.now += 2
+    held(tracker, route)
+    tracker.settle(early, Usage(5, 5))
+    kept_off(tracker, route)
+
+
+@pytest.mark.parametrize("remedy", [Remedy.FIX_REQUEST, Remedy.SHORTEN_PROMPT])
+def test_a_trial_that_fails_by_its_own_fault_makes_room_for_the_next(
+    fresh: QuotaTracker, remedy: Remedy
+) -> None:
+    """The route is still not proven, and the next call tries it."""
+    route = a_route(fresh.configuration)
+    failed(fresh, route, remedy)
+    held(fresh, route)
+    kept_off(fresh, route)
+
+
+def test_a_call_that_was_given_up_proves_nothing(fresh: QuotaTracker) -> None:
+    """Whoever interrupts the first call leaves the trial to the next."""
+    route = a_route(fresh.configuration)
+    fresh.settle(held(fresh, route), None, answered=False)
+    held(fresh, route)
+    kept_off(fresh, route)
+
+
+def test_the_trial_of_a_dead_kernel_does_not_keep_others_off(
+    fresh: QuotaTracker, clock: Clock
+) -> None:
+    """After ten seconds the next one tries; what the first may have spent stays on hold."""
+    route = a_route(fresh.configuration)
+    held(fresh, route)
+    clock.now += 9.9
+    kept_off(fresh, route)
+    clock.now += 0.1
+    second = held(fresh, route)
+    kept_off(fresh, route)
+    fresh.settle(second, Usage(5, 5))
+    held(fresh, route)
+    refused = fresh.hold(route, ask())
+    assert isinstance(refused, RouteState)
+    assert "on hold" in refused.reason
+
+
+@pytest.mark.parametrize("ahead", [60.0, 86_400.0 * 400])
+def test_a_trial_made_by_a_clock_that_was_ahead_keeps_nobody_off(
+    fresh: QuotaTracker, clock: Clock, ahead: float
+) -> None:
+    """Setting the clock back does not block a route."""
+    route = a_route(fresh.configuration)
+    clock.now += ahead
+    held(fresh, route)
+    clock.now -= ahead
+    held(fresh, route)
+
+
+# --- after an outage
+
+
+def test_after_an_outage_one_call_of_all_keys_and_kernels_tries(
+    storage: Storage, clock: Clock
+) -> None:
+    """The outage was the provider's, so the trial is for all of its routes."""
+    configuration = custom_configuration([RPM], clock=clock, keys=3)
+    one, two = QuotaTracker(storage, configuration), QuotaTracker(storage, configuration)
+    proven(one)
+    failed(one, a_route(configuration), Remedy.RETRY_LATER, retry_after=5)
+    clock.now += 5
+    probe = held(two, a_route(configuration, key=2))
+    for tracker in (one, two):
+        for key in (1, 2, 3):
+            kept_off(tracker, a_route(configuration, key))
+            kept_off(tracker, a_route(configuration, key, "model-b"))
+    two.settle(probe, Usage(5, 5))
+    for key in (1, 2, 3):
+        held(one, a_route(configuration, key))
+
+
+@pytest.mark.parametrize("remedy", [Remedy.WAIT_FOR_LIMIT, Remedy.REPLACE_KEY, Remedy.FIX_REQUEST])
+def test_a_refusal_ends_an_outage_as_well(tracker_of: Build, clock: Clock, remedy: Remedy) -> None:
+    """Whatever it says, the provider is back to say it."""
+    tracker = tracker_of(RPM)
+    failed(tracker, a_route(tracker.configuration), Remedy.RETRY_LATER, retry_after=5)
+    clock.now += 5
+    probe = held(tracker, a_route(tracker.configuration))
+    kept_off(tracker, a_route(tracker.configuration, key=2))
+    tracker.fail(probe, AttemptFailed("no", remedy, retry_after=9))
+    for _ in range(2):
+        held(tracker, a_route(tracker.configuration, key=2))
+
+
+def test_an_outage_that_goes_on_is_tried_once_each_time(tracker_of: Build, clock: Clock) -> None:
+    """Each failed trial doubles the wait, whoever makes it."""
+    tracker = tracker_of(RPM)
+    routes = [a_route(tracker.configuration, key) for key in (1, 2)]
+    waits = []
+    for number in range(5):
+        failed(tracker, routes[number % 2], Remedy.RETRY_LATER)
+        waits.append(opens_in(tracker, routes[0]))
+        clock.now += waits[-1] + 0.001
+    for wait, expected in zip(waits, [1, 2, 4, 8, 16], strict=True):
+        assert 0.8 * expected - 1e-3 <= wait <= 1.2 * expected + 1e-3
+
+
+# --- rates that are only published
+
+
+def test_a_published_rate_is_approached_one_call_after_the_other(
+    storage: Storage, clock: Clock
+) -> None:
+    """The table may be out of date, and then calls at once would all be refused."""
+    tracker = QuotaTracker(storage, custom_configuration([PUBLISHED], clock=clock))
+    route = a_route(tracker.configuration)
+    served(tracker, route)
+    hold = held(tracker, route)
+    assert "rate is not known" in kept_off(tracker, route).reason
+    tracker.settle(hold, Usage(5, 5))
+    for _ in range(8):
+        served(tracker, route)
+    clock.now += 60
+    # Ten in a minute were answered before: so many may start at once from now on.
+    for _ in range(10):
+        held(tracker, route)
+    kept_off(tracker, route)
+
+
+def test_a_call_that_was_not_refused_soon_was_let_in(storage: Storage, clock: Clock) -> None:
+    """Long replies do not make the next call wait for their end."""
+    tracker = QuotaTracker(storage, custom_configuration([PUBLISHED], clock=clock))
+    route = a_route(tracker.configuration)
+    served(tracker, route)
+    for _ in range(5):
+        held(tracker, route)
+        kept_off(tracker, route)
+        clock.now += 0.5
+
+
+@pytest.mark.parametrize("evidence", ["configured", "header", "error"])
+def test_a_rate_that_was_told_is_used_at_once(
+    storage: Storage, clock: Clock, evidence: str
+) -> None:
+    """By the user, or by the provider."""
+    limit = replace(PUBLISHED, evidence="configured" if evidence == "configured" else "published")
+    tracker = QuotaTracker(storage, custom_configuration([limit], clock=clock))
+    route = a_route(tracker.configuration)
+    told = [Observation("requests_per_minute", 30, 29, None, evidence)]  # type: ignore[arg-type]
+    served(tracker, route, observations=told if evidence != "configured" else ())
+    for _ in range(8):
+        held(tracker, route)
+
+
+def test_a_service_without_published_limits_is_not_held_back(fresh: QuotaTracker) -> None:
+    """A model of one's own has none: after its first answer all calls go at once."""
+    route = a_route(fresh.configuration, model="model-b")
+    served(fresh, route)
+    for _ in range(20):
+        held(fresh, route)
+
+
+def test_a_refusal_takes_back_what_was_proven(storage: Storage, clock: Clock) -> None:
+    """A refusal that names no limit leaves only one call after the other."""
+    tracker = QuotaTracker(storage, custom_configuration([PUBLISHED], clock=clock))
+    route = a_route(tracker.configuration)
+    for _ in range(10):
+        served(tracker, route)
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=60)
+    clock.now += 60
+    served(tracker, route)
+    held(tracker, route)
+    kept_off(tracker, route)
