@@ -105,17 +105,17 @@ class ArcheMagics(Magics):
     @argument("--fresh", action="store_true", help="Ask again all the same; replace what is kept.")
     @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
     @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")
-    @argument("-f", "--format", choices=FORMATS, help="How to ask for and show the reply.")
+    @argument("-f", "--format", choices=FORMATS, help="Form to ask for and to show it in.")
     @argument(
         "--image",
         action="append",
-        metavar="FILE|NAME",
+        metavar="FILE",
         help="Send this image too: a file, or a variable such as a figure. May be repeated.",
     )
     @argument("--chat", metavar="CHAT", help="Continue the conversation of this name.")
     @argument(
         "--compare",
-        metavar="A,B,…",
+        metavar="PROVIDER,PROVIDER",
         help="Ask several providers, or models as provider/model, and show them side by side.",
     )
     @argument(
@@ -134,12 +134,22 @@ class ArcheMagics(Magics):
     def llm(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Reply | pd.DataFrame | None:
-        r"""Send a prompt: `%llm [OPTIONS] TEXT`, or `%%llm [OPTIONS]` with the prompt below.
+        r"""Send a prompt and show the reply as it comes; returns the reply.
 
         {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
-        notebook; {{df}} for a table, {{figure}} for an image. All else is sent as it stands:
+        notebook: text, data cut to a budget, figures as images. All else is sent as it stands:
         single braces, quotes, dollar signs, and \{{name}}. A text that starts with a dash goes
         after `--`.
+
+        Usage:
+          %llm [OPTIONS] TEXT
+          %%llm [OPTIONS]      with the prompt in the lines below
+
+        Examples:
+          %llm -p groq What is a token bucket?
+          %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
+          %%llm --chat tutor --image plot.png
+          %%llm --compare groq,mistral,google
         """
         from . import actions
 
@@ -149,8 +159,8 @@ class ArcheMagics(Magics):
 
     @no_var_expand
     @magic_arguments("llm_explain")
-    @argument("-p", "--provider", metavar="NAME", help="Ask only this provider.")
-    @argument("-m", "--model", metavar="NAME", help="Model, bare or as provider/model.")
+    @argument("-p", "--provider", metavar="PROVIDER", help="Ask only this provider.")
+    @argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model.")
     @argument("--max-tokens", type=int, metavar="TOKENS", help="Longest reply.")
     @argument("--patience", type=float, metavar="SECONDS", help="Wait that long for a route.")
     @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
@@ -164,10 +174,19 @@ class ArcheMagics(Magics):
     )
     @line_magic
     def llm_explain(self, line: str) -> Reply | None:
-        """Explain the last error and how to fix it: `%llm_explain [OPTIONS] [QUESTION]`.
+        """Explain the last error and how to fix it; returns the reply.
 
         Sends the cell that failed, the notebook's own frames and the error's message; values of
         variables only with --locals.
+
+        Usage:
+          %llm_explain [OPTIONS]
+          %llm_explain [OPTIONS] TEXT      a question of your own about it
+
+        Examples:
+          %llm_explain
+          %llm_explain Why only sometimes?
+          %llm_explain -f code
         """
         from . import actions
 
@@ -179,12 +198,21 @@ class ArcheMagics(Magics):
     @magic_arguments("llm_chat")
     @line_magic
     def llm_chat(self, line: str) -> pd.DataFrame | None:
-        """Look after conversations: `%llm_chat [list | show NAME | export NAME FILE | …]`.
+        """Look after conversations; returns a row for each as a DataFrame.
 
-        `list` (if nothing is said) and `show NAME` show them, `export NAME FILE` writes one as
-        Markdown (.md) or JSON (.json), `load FILE [NAME]` reads a .json back, `fork NAME NEW` lets
-        one go on twice, `undo NAME` forgets its last turn, `clear NAME` all of it. Returns a row
-        per conversation as a DataFrame.
+        Usage:
+          %llm_chat [list]
+          %llm_chat show CHAT
+          %llm_chat export CHAT FILE     as Markdown (.md) or JSON (.json)
+          %llm_chat load FILE [NAME]     a .json that was exported
+          %llm_chat fork CHAT NAME       let it go on twice
+          %llm_chat undo CHAT            forget its last turn
+          %llm_chat clear CHAT           forget all of it
+
+        Examples:
+          %llm_chat
+          %llm_chat show tutor
+          %llm_chat export tutor tutor.md
         """
         from . import actions
 

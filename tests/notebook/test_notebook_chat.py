@@ -205,8 +205,11 @@ def test_a_mistake_is_one_line(kernel: Kernel, chatting: Sandbox, line: str, sai
     assert "\n" not in cell.message
 
 
-def test_a_kept_conversation_runs_again_without_keys(kernel: Kernel, chatting: Sandbox) -> None:
+def test_a_kept_conversation_runs_again_without_keys(
+    kernel: Kernel, chatting: Sandbox, tmp_path
+) -> None:
     """Each turn is answered from memory, and the next one is asked with it."""
+    kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
     turns = ["%llm --keep --chat c One kept", "%llm --keep --chat c Two kept"]
     first = [kernel.run(line).data()[0] for line in turns]
     kernel.run("%llm_chat clear c")

@@ -168,9 +168,10 @@ def test_a_mistake_asks_nobody(kernel: Kernel, sandboxed, line: str, said: str) 
     assert sandbox.requests == ()
 
 
-def test_kept_answers_fill_the_columns_again(kernel: Kernel, sandboxed) -> None:
+def test_kept_answers_fill_the_columns_again(kernel: Kernel, sandboxed, tmp_path) -> None:
     """With --keep nothing is sent the second time, and the columns say so."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
     first = columns(kernel.run("%%llm --keep --compare groq,mistral\nhi {{1}} kept"))
     again = columns(kernel.run("%%llm --keep --compare groq,mistral\nhi {{1}} kept"))
     assert len(sandbox.requests) == 2

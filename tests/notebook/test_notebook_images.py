@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 fig, axes = plt.subplots()
 axes.plot([1, 3, 2])
+plt.close(fig)
 picture = Image.new("RGB", (8, 8), "red")
 picture.save("red.png"); picture.save("red.jpg")
 file = pathlib.Path("red.png")
