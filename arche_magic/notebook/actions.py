@@ -62,6 +62,15 @@ def parse(magic: Any, line: str) -> tuple[Namespace, str] | None:
         return None
 
 
+def unknown_provider(name: str) -> str | None:
+    """What is wrong with the name of a provider, if anything."""
+    try:
+        get_configuration().provider(name)
+    except LLMProviderError as error:
+        return str(error)
+    return None
+
+
 def ask(
     magics: ArcheMagics,
     options: Namespace,
