@@ -22,7 +22,7 @@ from .quota.ledger import Amounts, Document, RouteState
 from .quota.merging import merge
 from .quota.older_package import older_documents, take_over_older_counts
 from .storage import Storage, open_storage
-from .types import Limit, Observation, Request, Route, Standing, Usage, utc
+from .types import Key, Limit, Observation, Request, Route, Standing, Usage, utc
 
 T = TypeVar("T")
 
@@ -48,6 +48,15 @@ class Hold:
     plain_tokens: float
     at: float
     document: str = ""
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Why a key is shut, since when, and until when (None: until the user acts); epoch seconds."""
+
+    reason: str
+    since: float
+    until: float | None
 
 
 class QuotaTracker:
@@ -209,6 +218,44 @@ class QuotaTracker:
             self.storage.update(_provider(route), change_provider)
         _, document = self._accounts.find(route.key)
         return self._state(document, route, hold.amounts, self._clock.time())
+
+    def note_check(
+        self, key: Key, began: float, refusal: str | None, account: str | None = None
+    ) -> None:
+        """Close a key that its provider refused when only asked about it, or open it again.
+
+        `began` is when it was asked; `account` is the account the answer named, if any.
+        """
+        self._accounts.learn(key, account, "header")
+
+        def change(document: Document) -> None:
+            document["provider"] = key.provider
+            entry = document.setdefault("keys", {}).setdefault(key.fingerprint, {})
+            entry["label"] = key.label
+            if refusal is None:
+                ledger.reopen(entry, began)
+            else:
+                ledger.close(entry, refusal, self._clock.time(), None, began)
+
+        self._accounts.update(key, change)
+
+    def closure(self, key: Key) -> Closure | None:
+        """Why none of the key's routes is open, apart from limits that refill; None if any may be.
+
+        Either the key itself is refused, or its account has no credit.
+        """
+        now = self._clock.time()
+        _, document = self._accounts.find(key)
+        places = (document.get("keys", {}).get(key.fingerprint, {}), document)
+        for closed in (place.get("closed") for place in places):
+            if closed and (closed["until"] is None or closed["until"] > now):
+                return Closure(closed["reason"], closed["since"], closed["until"])
+        return None
+
+    def account(self, key: Key) -> str | None:
+        """The account whose quota a key spends; None as long as nobody has named it."""
+        name = self._accounts.account(key)
+        return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
         """Forget why a key, its account and its models are shut, and what was spent.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from arche_magic.llm_providers.key_checks import KeyCheck
+from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Standing
+from arche_magic.llm_providers.types import Key, Standing
 
 if TYPE_CHECKING:
     from pandas.api.typing import NaTType
@@ -91,6 +94,53 @@ def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
     """
     rows = [{**attempt.to_dict(), "at": _time(attempt.at)} for attempt in attempts]
     return pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS)).astype(_ATTEMPT_TYPES)
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A key, the account it spends if that is known, and why it is shut if it is."""
+
+    key: Key
+    account: str | None
+    closure: Closure | None
+
+
+def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
+    """One row per key.
+
+    Columns: `provider, key, fingerprint, account, source, open, since, reason`; `since` (aware,
+    UTC) and `reason` say why a key is not open.
+    """
+    records = [
+        (
+            row.key.provider,
+            row.key.label,
+            row.key.fingerprint,
+            row.account,
+            row.key.source,
+            row.closure is None,
+            _time(row.closure.since) if row.closure else None,
+            row.closure.reason if row.closure else None,
+        )
+        for row in rows
+    ]
+    columns = ["provider", "key", "fingerprint", "account", "source", "open", "since", "reason"]
+    types = {"open": "bool", "since": "datetime64[ms, UTC]"}
+    return pd.DataFrame(records, columns=columns).astype(types)
+
+
+def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
+    """One row per key that was checked.
+
+    Columns: `provider, key, works, models, reason`; `works` is missing where nobody can tell,
+    `models` a tuple of names.
+    """
+    records = [
+        (one.key.provider, one.key.label, one.works, one.models, one.reason or None)
+        for one in checks
+    ]
+    columns = ["provider", "key", "works", "models", "reason"]
+    return pd.DataFrame(records, columns=columns).astype({"works": "boolean"})
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:

@@ -53,9 +53,9 @@ class ArcheMagics(Magics):
         None, allow_none=True, help="Answer what was asked before from memory; keep each reply."
     ).tag(config=True)
     format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
-    budget = Integer(
-        2000, min=1, help="Most tokens that one table or list takes in a prompt."
-    ).tag(config=True)
+    budget = Integer(2000, min=1, help="Most tokens that one table or list takes in a prompt.").tag(
+        config=True
+    )
 
     shell: InteractiveShell
 
@@ -297,6 +297,31 @@ class ArcheMagics(Magics):
         if (parsed := actions.parse(self.llm_stats, line)) is None:
             return None
         return self.out.shown(actions.stats(*parsed))
+
+    @no_var_expand
+    @magic_arguments("llm_keys")
+    @line_magic
+    def llm_keys(self, line: str) -> pd.DataFrame | None:
+        """Show the keys: where each came from, and whether it is open.
+
+        Keys are shown by label and fingerprint, never by their text. Returns a DataFrame.
+
+        Usage:
+          %llm_keys
+          %llm_keys add PROVIDER    add one for this session, typed at a prompt that hides it
+          %llm_keys remove KEY      use one of this session no longer
+          %llm_keys check [KEY]     ask whether it works; takes nothing from the quota
+
+        Examples:
+          %llm_keys
+          %llm_keys add groq
+          %llm_keys check groq_key_1
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_keys, line)) is None:
+            return None
+        return self.out.shown(actions.keys(parsed[1]))
 
     @no_var_expand
     @magic_arguments("llm_sandbox")

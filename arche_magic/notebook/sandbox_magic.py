@@ -77,6 +77,11 @@ def status() -> str:
     return "The sandbox is running; %llm_sandbox stop ends it."
 
 
+def is_running() -> bool:
+    """Whether this kernel uses it."""
+    return _running is not None
+
+
 def wanted() -> bool:
     """Whether `auto` should start it: no key is configured, and kept replies do not stand in."""
     configuration = get_configuration()
