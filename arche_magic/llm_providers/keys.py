@@ -133,9 +133,9 @@ def remove_key(configuration: Configuration, label: str) -> Key:
     """
     global _added
     key = find_key(configuration, label)
-    if key not in _added:
+    if label not in {other.label for other in _added}:
         raise ConfigurationError(f"{label} is not of this session: take it out of {key.source}")
-    _added = tuple(other for other in _added if other != key)
+    _added = tuple(other for other in _added if other.label != label)
     return key
 
 

@@ -120,7 +120,7 @@ def _state(row: KeyRow, now: float) -> str:
     since = datetime.fromtimestamp(shut.since).astimezone()
     words = f"{since:%d %b %H:%M}" if now - shut.since > 86_400 / 2 else f"{since:%H:%M}"
     if shut.until is None:
-        return f"refused since {words}: {shut.reason}"
+        return f"refused since {words}, {shut.reason.removeprefix('key refused ')}"
     return f"shut since {words}: {shut.reason}; asked again {in_seconds(shut.until - now)}"
 
 
