@@ -294,6 +294,15 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
     return frame
 
 
+def models(text: str) -> pd.DataFrame:
+    """Show the catalog's models that match the text; returns them as a DataFrame."""
+    from .models import models as find
+
+    bundle, frame = find(text)
+    _display(bundle)
+    return frame
+
+
 def keys(text: str) -> pd.DataFrame | None:
     """Show the keys, add or remove one of the session, or check some.
 

@@ -17,6 +17,8 @@ from arche_magic.llm_providers.types import Key, Standing
 if TYPE_CHECKING:
     from pandas.api.typing import NaTType
 
+    from .models import Model
+
 _ATTEMPT_COLUMNS = (
     "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
     "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
@@ -141,6 +143,35 @@ def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
     ]
     columns = ["provider", "key", "works", "models", "reason"]
     return pd.DataFrame(records, columns=columns).astype({"works": "boolean"})
+
+
+def models_frame(models: Iterable[Model]) -> pd.DataFrame:
+    """One row per model of the catalog.
+
+    Columns: `provider, model, default, paid`; a column per limit that one of them has, such as
+    `requests_per_day`; `input_usd_per_million, output_usd_per_million`; `source`. What is not
+    known is missing.
+    """
+    models = list(models)
+    limits = list(dict.fromkeys(name for model in models for name in model.limits))
+    records = [
+        (
+            model.provider,
+            model.name,
+            model.default,
+            model.paid,
+            *(model.limits.get(name) for name in limits),
+            *(model.price or (None, None)),
+            model.source,
+        )
+        for model in models
+    ]
+    prices = ["input_usd_per_million", "output_usd_per_million"]
+    columns = ["provider", "model", "default", "paid", *limits, *prices, "source"]
+    types = dict.fromkeys(limits, "Int64") | dict.fromkeys(prices, "float64")
+    return pd.DataFrame(records, columns=columns).astype(
+        types | {"default": "bool", "paid": "bool"}
+    )
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:

@@ -324,6 +324,29 @@ class ArcheMagics(Magics):
         return self.out.shown(actions.keys(parsed[1]))
 
     @no_var_expand
+    @magic_arguments("llm_models")
+    @line_magic
+    def llm_models(self, line: str) -> pd.DataFrame | None:
+        """Show the models of the catalog with their published limits and prices.
+
+        Other models may be asked for all the same, as provider/model; what a reply says of limits
+        replaces these figures. Returns a DataFrame.
+
+        Usage:
+          %llm_models
+          %llm_models PROVIDER|MODEL [MODEL]    only these; a part of a model's name will do
+
+        Examples:
+          %llm_models groq
+          %llm_models mistral large
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_models, line)) is None:
+            return None
+        return self.out.shown(actions.models(parsed[1]))
+
+    @no_var_expand
     @magic_arguments("llm_sandbox")
     @argument("--keys", action="append", metavar="PROVIDER=N", help="How many keys it gives out.")
     @argument(
