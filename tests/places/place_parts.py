@@ -23,6 +23,16 @@ CELLS = (
 FAILING = (*CELLS[:2], "%%llm -p grok\nHello", "print('never reached')")
 ERROR = "unknown provider 'grok'; did you mean 'groq'?"
 
+# What GitHub lets through in HTML, as far as we use any of it: elements, and no style.
+ELEMENTS = """a b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd
+li ol p pre q s samp span strong sub summary sup table tbody td tfoot th thead tr ul var"""
+LIKE_GITHUB = {
+    "enabled": True,
+    "tags": ELEMENTS.split(),
+    "attributes": {"*": ["colspan", "rowspan", "align"], "a": ["href"], "img": ["src"]},
+    "strip": True,
+}
+
 Run = Callable[..., CompletedProcess[str]]
 
 

@@ -9,18 +9,8 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter, MarkdownExporter, PythonExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
-from place_parts import CELLS, ERROR, FAILING, Run, outputs, write
+from place_parts import CELLS, ERROR, FAILING, LIKE_GITHUB, Run, outputs, write
 from traitlets.config import Config
-
-# What GitHub lets through in HTML, as far as we use any of it: elements, and no style.
-ELEMENTS = """a b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd
-li ol p pre q s samp span strong sub summary sup table tbody td tfoot th thead tr ul var"""
-LIKE_GITHUB = {
-    "enabled": True,
-    "tags": ELEMENTS.split(),
-    "attributes": {"*": ["colspan", "rowspan", "align"], "a": ["href"], "img": ["src"]},
-    "strip": True,
-}
 
 
 def test_jupyter_execute_saves_every_representation(executed: nbformat.NotebookNode) -> None:
