@@ -5,6 +5,9 @@ It knows nothing of notebooks. Start with `get_llm_provider("intelligent").gener
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .config import get_configuration
 from .errors import (
     ConfigurationError,
@@ -16,10 +19,12 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
-from .quota_tracker import get_quota_tracker
-from .reply import Attempt, Reply
 from .types import Usage
+
+if TYPE_CHECKING:
+    from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
+    from .quota_tracker import get_quota_tracker
+    from .reply import Attempt, Reply
 
 __all__ = [
     "Attempt",
@@ -40,6 +45,22 @@ __all__ = [
     "get_quota_tracker",
 ]
 
+# Imported when first used: a Tab that asks for the names of providers needs none of these.
+_LATER = {
+    "Attempt": "reply",
+    "IntelligentLLMOrchestrator": "orchestrator",
+    "MultiKeyGroqProvider": "orchestrator",
+    "Reply": "reply",
+    "ReplyStream": "orchestrator",
+    "get_quota_tracker": "quota_tracker",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)
+
 
 def get_llm_provider(name: str | None = None) -> IntelligentLLMOrchestrator:
     """The provider of that name, ready to `generate`.
@@ -51,6 +72,8 @@ def get_llm_provider(name: str | None = None) -> IntelligentLLMOrchestrator:
     Raises:
         ConfigurationError: the name is unknown.
     """
+    from .orchestrator import IntelligentLLMOrchestrator
+
     configuration = get_configuration()
     name = (name or configuration.default_provider).strip().lower()
     if name == "intelligent":

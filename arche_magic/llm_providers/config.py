@@ -6,8 +6,7 @@ in `load_configuration`; the result is an immutable `Configuration` that is hand
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -16,6 +15,8 @@ from .catalog import Provider, parse_limits, published_providers
 from .choices import Choices
 from .env_file import Variables, nearest, tell_of_readers
 from .errors import ConfigurationError
+from .keys import find_keys, numbered_names
+from .keys import label_keys as label_keys
 from .redaction import without_key_like
 from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
@@ -194,8 +195,10 @@ def load_configuration(
 ) -> Configuration:
     """Read variables, the nearest `.env` upward from `directory`, and `arche_magic.toml`.
 
+    Keys that were added for this session, and those among Google Colab's secrets, are found too.
+
     Args:
-        environment: variables to use instead of the process's own; then no file is read.
+        environment: variables to use instead of all these.
         directory: where to look; the working directory if not given.
 
     Raises:
@@ -205,10 +208,11 @@ def load_configuration(
         sources = find_sources(directory or Path.cwd())
     else:
         sources = Sources(Variables(environment))
+    own = environment is None
     # A traceback that lists local variables would show the keys in it.
     del environment
     try:
-        configuration = _build(sources, directory or Path.cwd())
+        configuration = _build(sources, directory or Path.cwd(), own)
     except ValueError as error:
         problem = without_key_like(str(error))
     else:
@@ -218,37 +222,7 @@ def load_configuration(
     raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
 
 
-def numbered_values(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """Values of NAME, then NAME_1, NAME_2, … in numerical order; blanks and duplicates dropped."""
-    found: dict[str, None] = {}
-    for name in names:
-        numbered = sorted(
-            (int(match[1]), value)
-            for variable, value in variables.items()
-            if (match := re.fullmatch(re.escape(name) + r"_(\d+)", variable))
-        )
-        for value in [variables.get(name, ""), *(value for _, value in numbered)]:
-            if value:
-                found.setdefault(value)
-    return list(found)
-
-
-def label_keys(
-    provider: str, texts: Iterable[str], accounts: Mapping[str, str] | None = None
-) -> tuple[Key, ...]:
-    """Keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
-
-    `accounts` names, by label, the account a key spends; keys of one name share their limits.
-    """
-    accounts = accounts or {}
-    labelled = []
-    for number, text in enumerate(texts, 1):
-        label = f"{provider}_key_{number}"
-        labelled.append(Key.of(provider, label, text, accounts.get(label)))
-    return tuple(labelled)
-
-
-def _build(sources: Sources, home: Path) -> Configuration:
+def _build(sources: Sources, home: Path, own: bool) -> Configuration:
     variables, settings = sources.variables, sources.settings
     providers = _providers(settings, sources.project_file)
     for name, provider in providers.items():
@@ -257,7 +231,7 @@ def _build(sources: Sources, home: Path) -> Configuration:
             where = sources.said_in(variable)
             providers[name] = replace(provider, base_url=url, base_url_from=where)
     names = [name for entry in providers.values() for name in entry.key_variables]
-    if sources.env_file and any(numbered_values(sources.in_file, [name]) for name in names):
+    if sources.env_file and any(numbered_names(sources.in_file, [name]) for name in names):
         tell_of_readers(sources.env_file)
         home = sources.env_file.parent
     accounts = {label: str(name) for label, name in _table(settings, "accounts").items()}
@@ -269,9 +243,7 @@ def _build(sources: Sources, home: Path) -> Configuration:
     keys = tuple(
         key
         for provider in providers.values()
-        for key in label_keys(
-            provider.name, numbered_values(variables, provider.key_variables), accounts
-        )
+        for key in find_keys(provider, sources, accounts, own)
     )
     patience = settings.get("patience", DEFAULT_PATIENCE)
     if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:

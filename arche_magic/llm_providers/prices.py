@@ -34,6 +34,24 @@ def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
     return float(price.total_price)
 
 
+def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
+    """What a paying account is asked for a million input, and a million output tokens.
+
+    None where the price is not known. Loads the table; see `cost_usd`.
+    """
+    table = _table()
+    # A short prompt: long ones cost more per token with some models.
+    tokens = 1000
+    try:
+        price = table.calc_price(
+            table.Usage(input_tokens=tokens, output_tokens=tokens), model, provider_id=provider
+        )
+    except (LookupError, ValueError):
+        return None
+    scale = 1_000_000 / tokens
+    return float(price.input_price) * scale, float(price.output_price) * scale
+
+
 @cache
 def _table() -> Any:
     return apart(lambda: import_module("genai_prices"))

@@ -46,6 +46,15 @@ class Hold:
     document: str = ""
 
 
+@dataclass(frozen=True)
+class Closure:
+    """Why a key is shut, since when, and until when (None: until the user acts); epoch seconds."""
+
+    reason: str
+    since: float
+    until: float | None
+
+
 class QuotaTracker:
     """What every route has left, when it opens, and how we know.
 
@@ -172,6 +181,44 @@ class QuotaTracker:
             return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
         return self._update_held(hold, change)
+
+    def note_check(
+        self, key: Key, began: float, refusal: str | None, account: str | None = None
+    ) -> None:
+        """Close a key that its provider refused when only asked about it, or open it again.
+
+        `began` is when it was asked; `account` is the account the answer named, if any.
+        """
+        self._accounts.learn(key, account, "header")
+
+        def change(document: Document, provider: Document) -> None:
+            document["provider"] = key.provider
+            entry = document.setdefault("keys", {}).setdefault(key.fingerprint, {})
+            entry["label"] = key.label
+            if refusal is None:
+                opening.reopen(entry, began)
+            else:
+                opening.close(entry, refusal, self._clock.time(), None, began)
+
+        self._accounts.update(key, change)
+
+    def closure(self, key: Key) -> Closure | None:
+        """Why none of the key's routes is open, apart from limits that refill; None if any may be.
+
+        Either the key itself is refused, or its account has no credit.
+        """
+        now = self._clock.time()
+        document, _ = self._accounts.read(key)
+        places = (document.get("keys", {}).get(key.fingerprint, {}), document)
+        for closed in (place.get("closed") for place in places):
+            if closed and (closed["until"] is None or closed["until"] > now):
+                return Closure(closed["reason"], closed["since"], closed["until"])
+        return None
+
+    def account(self, key: Key) -> str | None:
+        """The account whose quota a key spends; None as long as nobody has named it."""
+        name = self._accounts.account(key)
+        return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
         """Forget why a key, its account and its models are shut, and what was spent.

@@ -57,7 +57,8 @@ class Key:
     """One credential of a provider.
 
     Shown by its `label` (`groq_key_2`) and stored by its `fingerprint`. The text is reachable
-    through `secret()` alone, so that no repr, log line or traceback prints it.
+    through `secret()` alone, so that no repr, log line or traceback prints it. `source` says where
+    it was found, in words.
     """
 
     provider: str
@@ -65,6 +66,7 @@ class Key:
     fingerprint: str
     account: str
     _secret: Secret = field(repr=False, compare=False)
+    source: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, provider: str, label: str, text: str, account: str | None = None) -> Key:
@@ -72,6 +74,11 @@ class Key:
         # Variables of the environment may hold bytes that are no text.
         fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         return cls(provider, label, fingerprint, account or fingerprint, Secret(text))
+
+    @property
+    def number(self) -> int:
+        """Its number among the provider's keys, as its label ends."""
+        return int(self.label.rpartition("_")[2])
 
     def secret(self) -> str:
         """The credential itself, for the provider's SDK and nobody else."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -11,13 +11,26 @@ _REPLY = ("arche_magic.llm_providers.reply", "Reply")
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magics in a shell; loading twice changes nothing."""
-    from . import questions
+    """Register the magics in a shell; loading twice changes nothing.
+
+    Raises:
+        ConfigurationError: a default in `ipython_config.py` has an impossible value.
+    """
+    from traitlets import TraitError
+
+    from . import completion, questions
     from .magics import ArcheMagics
 
     if _loaded(shell):
         return
-    magics = ArcheMagics(shell=shell)
+    try:
+        magics = ArcheMagics(shell=shell)
+    except TraitError as error:
+        from arche_magic.llm_providers.errors import ConfigurationError
+
+        known: list[Any] = shell.configurables
+        known[:] = [one for one in known if not isinstance(one, ArcheMagics)]
+        raise ConfigurationError(f"c.ArcheMagics in ipython_config.py: {error}") from None
     table = shell.magics_manager.magics
     magics.replaced = {
         (kind, name): table[kind][name]
@@ -30,6 +43,7 @@ def load(shell: InteractiveShell) -> None:
         print(f"arche_magic takes over from another extension until %unload_ext: {names}")
     shell.register_magics(magics)
     questions.register(shell)
+    completion.register(shell)
     # By name, so that the engine is not imported before it is used.
     plain, markdown = _formatters(shell)
     plain.for_type_by_name(*_REPLY, _print_reply)
@@ -41,9 +55,10 @@ def unload(shell: InteractiveShell) -> None:
     magics = _loaded(shell)
     if magics is None:
         return
-    from . import questions
+    from . import completion, questions
 
     questions.unregister(shell)
+    completion.unregister(shell)
     magics.unload()
     table = shell.magics_manager.magics
     for kind, names in magics.magics.items():

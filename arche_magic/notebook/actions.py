@@ -46,6 +46,7 @@ _FIRST_STEPS = """no API key is configured.
   in the environment or in a file named .env beside the notebook, for example
       GROQ_API_KEY=...        (free keys: https://console.groq.com/keys)
   Several keys of one provider are numbered: GROQ_API_KEY_1, GROQ_API_KEY_2, ...
+  For this session only, typed unseen:  %llm_keys add groq
   To try it now without a key, run:  %llm_sandbox"""
 
 
@@ -60,6 +61,15 @@ def parse(magic: Any, line: str) -> tuple[Namespace, str] | None:
     except HelpWanted:
         print(help_text(magic))
         return None
+
+
+def unknown_provider(name: str) -> str | None:
+    """What is wrong with the name of a provider, if anything."""
+    try:
+        get_configuration().provider(name)
+    except LLMProviderError as error:
+        return str(error)
+    return None
 
 
 def ask(
@@ -281,6 +291,47 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
         _display_pictures(attempt_pictures(attempts))
     else:
         _display(stats_bundle(frame))
+    return frame
+
+
+def models(text: str) -> pd.DataFrame:
+    """Show the catalog's models that match the text; returns them as a DataFrame."""
+    from .models import models as find
+
+    bundle, frame = find(text)
+    _display(bundle)
+    return frame
+
+
+def keys(text: str) -> pd.DataFrame | None:
+    """Show the keys, add or remove one of the session, or check some.
+
+    Raises:
+        InvalidRequest: the words make no sense, or nobody can be asked for a key.
+        ConfigurationError: there is no such provider or key.
+    """
+    from . import keys as keys_magic
+
+    verb, *names = text.split() or [""]
+    if verb == "add" and len(names) == 1:
+        print(keys_magic.add(names[0]))
+        return None
+    if verb == "remove" and len(names) == 1:
+        print(keys_magic.remove(names[0]))
+        return None
+    # What else stands on the line may be a key, and is not repeated.
+    if verb == "add" and names:
+        raise InvalidRequest(
+            "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is one "
+            "on this line, delete the line: it is in the history and will be in the saved notebook"
+        )
+    if verb not in ("", "check") or len(names) > (verb == "check"):
+        raise InvalidRequest("%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing")
+    if not get_configuration().keys:
+        print(_FIRST_STEPS)
+        return None
+    bundle, frame = keys_magic.check(names[0] if names else None) if verb else keys_magic.show()
+    _display(bundle)
     return frame
 
 

@@ -5,20 +5,51 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from IPython.core.error import UsageError
+from IPython.core.magic import Magics
 
-from arche_magic.llm_providers.config import did_you_mean
-from arche_magic.llm_providers.errors import InvalidRequest
+Class = TypeVar("Class", bound=Magics)
 
 # A word, with quoted stretches kept together; a quote that is never closed ends the match.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
+# A line below `Usage:` in a magic's docstring; what it means stands two spaces or more behind it.
+_USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
 
 class HelpWanted(Exception):
     """`--help` was among the options."""
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """`-p, --provider PROVIDER`, as Python 3.13 has it, on every Python."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        value = self._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
+        return f"{', '.join(action.option_strings)} {value}".rstrip()
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The word before the cursor, in a magic's line that is still being typed.
+
+    Attributes:
+        word: as far as it is typed; a quote that opens it is part of it.
+        option: whose value it is, if it is one.
+        may_be_option: whether it is, or may become, an option.
+        text: the words of the text before it; None if the text has not begun and cannot here.
+        given: values of the options before it, by their names in the parser (`provider`).
+    """
+
+    word: str
+    option: argparse.Action | None = None
+    may_be_option: bool = False
+    text: tuple[str, ...] | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
@@ -31,20 +62,23 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         InvalidRequest: an unknown option, a missing or wrong value, an unclosed quote.
         HelpWanted: help was asked for.
     """
+    from arche_magic.llm_providers.errors import InvalidRequest
+
     parser: argparse.ArgumentParser = magic.parser
     name = f"%{magic.__name__}"
     options: list[str] = []
     rest = line.strip()
-    while rest.startswith("-") and not rest.startswith("- ") and rest != "-":
+    while _is_option(rest):
         word, rest = _word(rest, name)
         if word == "--":
             break
         if word in ("--help", "-h"):
             raise HelpWanted
-        flag, equals, value = word.partition("=")
-        if not word.startswith("--") and len(flag) > 2:
-            flag, equals, value = word[:2], "=", word[2:]
-        if not _takes_value(parser, flag, name):
+        flag, equals, value = _split(word)
+        action = _option(parser, flag)
+        if action is None:
+            raise _unknown_option(parser, flag, name)
+        if action.nargs == 0:
             options.append(word)
             continue
         if not equals and not rest:
@@ -52,7 +86,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         if not equals:
             value, rest = _word(rest, name)
         # In one piece, so that a value may start with a dash.
-        options.append(f"{flag}={_unquoted(value)}")
+        options.append(f"{flag}={unquoted(value)}")
     try:
         return parser.parse_args(options), rest
     except (UsageError, SystemExit) as error:
@@ -61,10 +95,49 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
 
 
+def read_unfinished(magic: Any, line: str) -> Unfinished | None:
+    """What is being typed at the end of a magic's line; None if an option before it is unknown."""
+    given: dict[str, str] = {}
+    rest = line.lstrip()
+    while _is_option(rest):
+        word, after = _typed(rest)
+        flag, equals, value = _split(word)
+        action = _option(magic.parser, flag)
+        if after is None:
+            if not equals:
+                return Unfinished(word, may_be_option=True, given=given)
+            return Unfinished(value, action, given=given) if action else None
+        if word == "--":
+            return _in_text(after, given)
+        if action is None:
+            return None
+        if not equals and action.nargs != 0:
+            value, after = _typed(after)
+            if after is None:
+                return Unfinished(value, action, given=given)
+        given[action.dest] = unquoted(value)
+        rest = after
+    if rest in ("", "-"):
+        return Unfinished(rest, may_be_option=True, text=None if rest else (), given=given)
+    return _in_text(rest, given)
+
+
+def usage(magic: Any) -> list[list[str]]:
+    """The words that may follow a magic's options, a list per line of its `Usage:`.
+
+    `stop` stands for itself, `PROVIDER` for any value of that kind; `a|b` are alternatives.
+    Brackets, which say that a word may be left out, are taken off.
+    """
+    _, _, below = inspect.cleandoc(magic.parser.description or "").partition("Usage:\n")
+    block = below.partition("\n\n")[0]
+    forms = (re.sub(r"[\[\]]| *(\|) *", r"\1", form).split() for form in _USAGE.findall(block))
+    return [[word for word in form if word != "OPTIONS"] for form in forms]
+
+
 def help_text(magic: Any) -> str:
-    """What `--help` prints: what the magic does, then its options."""
+    """What `--help` and `?` show: what the magic does, how it is used, examples, its options."""
     parser: argparse.ArgumentParser = magic.parser
-    formatter = argparse.HelpFormatter(prog=f"%{magic.__name__}", max_help_position=28, width=88)
+    formatter = _HelpFormatter(f"%{magic.__name__}", max_help_position=28, width=88)
     formatter.start_section("Options")
     formatter.add_arguments(parser._actions)
     formatter.end_section()
@@ -73,15 +146,30 @@ def help_text(magic: Any) -> str:
     return f"{about}\n\n{options}".rstrip()
 
 
-def _word(text: str, name: str) -> tuple[str, str]:
-    match = _WORD.match(text)
-    end = match.end() if match else 0
-    if end < len(text) and text[end] in "\"'":
-        raise InvalidRequest(f"{name}: the quote at {text[end : end + 12]!r} is never closed")
-    return text[:end], text[end:].lstrip()
+def documented(magics: type[Class]) -> type[Class]:
+    """Give the magics of a class their help as docstrings, so that `?` shows what `--help` does."""
+    for name in dict.fromkeys(name for kind in magics.magics.values() for name in kind.values()):
+        function = vars(magics)[name]
+        function.__doc__ = help_text(function)
+    return magics
 
 
-def _unquoted(value: str) -> str:
+def overview(magics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The magics, a line each; by kind and name, as IPython has them."""
+    known = {f"%{name}": magic for kind in magics.values() for name, magic in kind.items()}
+    width = max(map(len, known))
+    lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
+    return "\n".join([*lines, "", "Each says more with --help; %%llm takes its prompt below."])
+
+
+def summary(magic: Any) -> str:
+    """The first sentence of a magic's help."""
+    return inspect.cleandoc(magic.parser.description or "").partition("\n")[0]
+
+
+def unquoted(value: str) -> str:
+    """A value without the quotes around it or around parts of it."""
+
     def content(quoted: re.Match[str]) -> str:
         if quoted[1] is None:
             return quoted[2]
@@ -90,13 +178,54 @@ def _unquoted(value: str) -> str:
     return _QUOTED.sub(content, value)
 
 
-def _takes_value(parser: argparse.ArgumentParser, flag: str, name: str) -> bool:
-    for action in parser._actions:
-        if flag in action.option_strings:
-            return action.nargs != 0
+def _is_option(rest: str) -> bool:
+    return rest.startswith("-") and not rest.startswith("- ") and rest != "-"
+
+
+def _split(word: str) -> tuple[str, str, str]:
+    """`--name=value` and `-nvalue` as flag, `=` if there is a value, and the value."""
+    flag, equals, value = word.partition("=")
+    if not word.startswith("--") and len(flag) > 2:
+        return word[:2], "=", word[2:]
+    return flag, equals, value
+
+
+def _option(parser: argparse.ArgumentParser, flag: str) -> argparse.Action | None:
+    return next((a for a in parser._actions if flag in a.option_strings), None)
+
+
+def _in_text(text: str, given: Mapping[str, str]) -> Unfinished:
+    words = text.split()
+    word = words.pop() if words and not text[-1].isspace() else ""
+    return Unfinished(word, text=tuple(words), given=given)
+
+
+def _typed(text: str) -> tuple[str, str | None]:
+    """The first word and what follows it; None if the text ends with the word, or within it."""
+    match = _WORD.match(text)
+    end = match.end() if match else 0
+    if end == len(text) or text[end] in "\"'":
+        return text, None
+    return text[:end], text[end:].lstrip()
+
+
+def _word(text: str, name: str) -> tuple[str, str]:
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    match = _WORD.match(text)
+    end = match.end() if match else 0
+    if end < len(text) and text[end] in "\"'":
+        raise InvalidRequest(f"{name}: the quote at {text[end : end + 12]!r} is never closed")
+    return text[:end], text[end:].lstrip()
+
+
+def _unknown_option(parser: argparse.ArgumentParser, flag: str, name: str) -> Exception:
+    from arche_magic.llm_providers.config import did_you_mean
+    from arche_magic.llm_providers.errors import InvalidRequest
+
     known = [flag for action in parser._actions for flag in action.option_strings]
     hint = did_you_mean(flag, known) if flag.startswith("--") else ""
-    raise InvalidRequest(
+    return InvalidRequest(
         f"{name}: unknown option {flag}{hint or '; put -- before a text that starts with a dash'}; "
         f"{name} --help lists the options"
     )

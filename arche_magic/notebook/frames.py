@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from arche_magic.llm_providers.key_checks import KeyCheck
+from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Standing
+from arche_magic.llm_providers.types import Key, Standing
 
 if TYPE_CHECKING:
     from pandas.api.typing import NaTType
+
+    from .models import Model
 
 _ATTEMPT_COLUMNS = (
     "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
@@ -91,6 +96,82 @@ def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
     """
     rows = [{**attempt.to_dict(), "at": _time(attempt.at)} for attempt in attempts]
     return pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS)).astype(_ATTEMPT_TYPES)
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A key, the account it spends if that is known, and why it is shut if it is."""
+
+    key: Key
+    account: str | None
+    closure: Closure | None
+
+
+def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
+    """One row per key.
+
+    Columns: `provider, key, fingerprint, account, source, open, since, reason`; `since` (aware,
+    UTC) and `reason` say why a key is not open.
+    """
+    records = [
+        (
+            row.key.provider,
+            row.key.label,
+            row.key.fingerprint,
+            row.account,
+            row.key.source,
+            row.closure is None,
+            _time(row.closure.since) if row.closure else None,
+            row.closure.reason if row.closure else None,
+        )
+        for row in rows
+    ]
+    columns = ["provider", "key", "fingerprint", "account", "source", "open", "since", "reason"]
+    types = {"open": "bool", "since": "datetime64[ms, UTC]"}
+    return pd.DataFrame(records, columns=columns).astype(types)
+
+
+def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
+    """One row per key that was checked.
+
+    Columns: `provider, key, works, models, reason`; `works` is missing where nobody can tell,
+    `models` a tuple of names.
+    """
+    records = [
+        (one.key.provider, one.key.label, one.works, one.models, one.reason or None)
+        for one in checks
+    ]
+    columns = ["provider", "key", "works", "models", "reason"]
+    return pd.DataFrame(records, columns=columns).astype({"works": "boolean"})
+
+
+def models_frame(models: Iterable[Model]) -> pd.DataFrame:
+    """One row per model of the catalog.
+
+    Columns: `provider, model, default, paid`; a column per limit that one of them has, such as
+    `requests_per_day`; `input_usd_per_million, output_usd_per_million`; `source`. What is not
+    known is missing.
+    """
+    models = list(models)
+    limits = list(dict.fromkeys(name for model in models for name in model.limits))
+    records = [
+        (
+            model.provider,
+            model.name,
+            model.default,
+            model.paid,
+            *(model.limits.get(name) for name in limits),
+            *(model.price or (None, None)),
+            model.source,
+        )
+        for model in models
+    ]
+    prices = ["input_usd_per_million", "output_usd_per_million"]
+    columns = ["provider", "model", "default", "paid", *limits, *prices, "source"]
+    types = dict.fromkeys(limits, "Int64") | dict.fromkeys(prices, "float64")
+    return pd.DataFrame(records, columns=columns).astype(
+        types | {"default": "bool", "paid": "bool"}
+    )
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:

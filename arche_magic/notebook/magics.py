@@ -15,8 +15,9 @@ from IPython.core.magic import (
     no_var_expand,
 )
 from IPython.core.magic_arguments import argument, magic_arguments
-from traitlets import Bool, Enum, Float, Integer, Unicode
+from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
 
+from .arguments import documented, overview
 from .explain import FailureWatch
 from .formats import FORMATS
 from .out import OutHook
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .chat import Chats
 
 
+@documented
 @magics_class
 class ArcheMagics(Magics):
     """Prompt language models within their limits. Defaults: `%config ArcheMagics`."""
@@ -38,18 +40,20 @@ class ArcheMagics(Magics):
     provider = Unicode("", help="Ask only this provider; empty: all, in order.").tag(config=True)
     model = Unicode("", help="Model; empty: each provider's default.").tag(config=True)
     system = Unicode("", help="System prompt of every cell.").tag(config=True)
-    temperature = Float(None, allow_none=True, help="0 to 2; None: the provider's.").tag(
+    temperature = Float(
+        None, allow_none=True, min=0, max=2, help="0 to 2; None: the provider's."
+    ).tag(config=True)
+    max_tokens = Integer(None, allow_none=True, min=1, help="Longest reply, in tokens.").tag(
         config=True
     )
-    max_tokens = Integer(None, allow_none=True, help="Longest reply, in tokens.").tag(config=True)
     patience = Float(
-        None, allow_none=True, help="Seconds to wait for a route rather than fail or pay."
+        None, allow_none=True, min=0, help="Seconds to wait for a route rather than fail or pay."
     ).tag(config=True)
     keep = Bool(
         None, allow_none=True, help="Answer what was asked before from memory; keep each reply."
     ).tag(config=True)
     format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
-    budget = Integer(2000, help="Most tokens that one table or list takes in a prompt.").tag(
+    budget = Integer(2000, min=1, help="Most tokens that one table or list takes in a prompt.").tag(
         config=True
     )
 
@@ -72,15 +76,26 @@ class ArcheMagics(Magics):
             self._chats = Chats()
         return self._chats
 
+    @validate("provider")
+    def _known_provider(self, proposal: dict[str, Any]) -> str:
+        name: str = proposal["value"]
+        # While the extension loads, a name from a file is left to the first request.
+        if name and hasattr(self, "out"):
+            from . import actions
+
+            if reason := actions.unknown_provider(name):
+                raise TraitError(reason)
+        return name
+
     @no_var_expand
     @magic_arguments("llm")
     @argument(
         "-p",
         "--provider",
-        metavar="NAME",
+        metavar="PROVIDER",
         help="Ask only this provider: groq, mistral, google or openai.",
     )
-    @argument("-m", "--model", metavar="NAME", help="Model, bare or as provider/model.")
+    @argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model.")
     @argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces.")
     @argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied).")
     @argument("--max-tokens", type=int, metavar="TOKENS", help="Longest reply.")
@@ -115,7 +130,7 @@ class ArcheMagics(Magics):
     @argument("--chat", metavar="CHAT", help="Continue the conversation of this name.")
     @argument(
         "--compare",
-        metavar="PROVIDER,PROVIDER",
+        metavar="PROVIDER|MODEL,…",
         help="Ask several providers, or models as provider/model, and show them side by side.",
     )
     @argument(
@@ -144,6 +159,7 @@ class ArcheMagics(Magics):
         Usage:
           %llm [OPTIONS] TEXT
           %%llm [OPTIONS]      with the prompt in the lines below
+          %llm                 lists all magics
 
         Examples:
           %llm -p groq What is a token bucket?
@@ -153,6 +169,9 @@ class ArcheMagics(Magics):
         """
         from . import actions
 
+        if cell is None and not line.strip():
+            print(overview(self.magics))
+            return None
         if (parsed := actions.parse(self.llm, line)) is None:
             return None
         return self.out.shown(actions.ask(self, *parsed, cell, local_ns))
@@ -180,13 +199,11 @@ class ArcheMagics(Magics):
         variables only with --locals.
 
         Usage:
-          %llm_explain [OPTIONS]
-          %llm_explain [OPTIONS] TEXT      a question of your own about it
+          %llm_explain [OPTIONS] [TEXT]    the text is a question about the error
 
         Examples:
           %llm_explain
-          %llm_explain Why only sometimes?
-          %llm_explain -f code
+          %llm_explain -f code --locals
         """
         from . import actions
 
@@ -225,7 +242,15 @@ class ArcheMagics(Magics):
     @argument("--plot", action="store_true", help="Pictures of what was used since midnight.")
     @line_magic
     def llm_quota(self, line: str) -> pd.DataFrame | None:
-        """Show what every route has left, `%llm_quota [--plot] [PROVIDER]`; returns a DataFrame."""
+        """Show what every route has left; returns it as a DataFrame.
+
+        Usage:
+          %llm_quota [OPTIONS] [PROVIDER]
+
+        Examples:
+          %llm_quota
+          %llm_quota --plot groq
+        """
         from . import actions
 
         if (parsed := actions.parse(self.llm_quota, line)) is None:
@@ -236,10 +261,17 @@ class ArcheMagics(Magics):
     @magic_arguments("llm_why")
     @line_magic
     def llm_why(self, line: str) -> pd.DataFrame | None:
-        """Show why a reply came from its route, `%llm_why [NAME]`; the last reply if none is named.
+        """Show why a reply came from its route; returns it as a DataFrame.
 
         A row per route: what it had left, why it was passed over, what would have changed the
-        choice. Returns it as a DataFrame.
+        choice. Without a name, of the last reply.
+
+        Usage:
+          %llm_why [REPLY]     the name of a variable that holds a reply
+
+        Examples:
+          %llm_why
+          %llm_why answer
         """
         from . import actions
 
@@ -252,12 +284,68 @@ class ArcheMagics(Magics):
     @argument("--plot", action="store_true", help="Pictures: tokens, seconds, fallbacks.")
     @line_magic
     def llm_stats(self, line: str) -> pd.DataFrame | None:
-        """Show this session's attempts per route; returns them one by one as a DataFrame."""
+        """Show this session's attempts per route; returns them one by one as a DataFrame.
+
+        Usage:
+          %llm_stats [OPTIONS]
+
+        Examples:
+          attempts = %llm_stats
+          %llm_stats --plot
+        """
         from . import actions
 
         if (parsed := actions.parse(self.llm_stats, line)) is None:
             return None
         return self.out.shown(actions.stats(*parsed))
+
+    @no_var_expand
+    @magic_arguments("llm_keys")
+    @line_magic
+    def llm_keys(self, line: str) -> pd.DataFrame | None:
+        """Show the keys: where each came from, and whether it is open.
+
+        Keys are shown by label and fingerprint, never by their text. Returns a DataFrame.
+
+        Usage:
+          %llm_keys
+          %llm_keys add PROVIDER    add one for this session, typed at a prompt that hides it
+          %llm_keys remove KEY      use one of this session no longer
+          %llm_keys check [KEY]     ask whether it works; takes nothing from the quota
+
+        Examples:
+          %llm_keys
+          %llm_keys add groq
+          %llm_keys check groq_key_1
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_keys, line)) is None:
+            return None
+        return self.out.shown(actions.keys(parsed[1]))
+
+    @no_var_expand
+    @magic_arguments("llm_models")
+    @line_magic
+    def llm_models(self, line: str) -> pd.DataFrame | None:
+        """Show the models of the catalog with their published limits and prices.
+
+        Other models may be asked for all the same, as provider/model; what a reply says of limits
+        replaces these figures. Returns a DataFrame.
+
+        Usage:
+          %llm_models
+          %llm_models PROVIDER|MODEL [MODEL]    only these; a part of a model's name will do
+
+        Examples:
+          %llm_models groq
+          %llm_models mistral large
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_models, line)) is None:
+            return None
+        return self.out.shown(actions.models(parsed[1]))
 
     @no_var_expand
     @magic_arguments("llm_sandbox")
@@ -281,11 +369,19 @@ class ArcheMagics(Magics):
     @argument("--seed", type=int, default=0, metavar="N", help="Decides replies and failures.")
     @line_magic
     def llm_sandbox(self, line: str) -> None:
-        """Rehearse without keys: `%llm_sandbox [OPTIONS] [start | auto | stop | status]`.
+        """Rehearse without keys, on four simulated providers in this kernel.
 
-        `start` (if nothing is said) runs the four simulated providers in this kernel, `auto` does
-        so only if no key is configured, `stop` goes back to the real keys. The ledger of the real
-        keys is not touched.
+        The ledger of the real keys is not touched.
+
+        Usage:
+          %llm_sandbox [OPTIONS] [start]
+          %llm_sandbox [OPTIONS] auto      start only if no key is configured
+          %llm_sandbox status
+          %llm_sandbox stop                go back to the real keys
+
+        Examples:
+          %llm_sandbox
+          %llm_sandbox --keys groq=2 --left groq_key_1.requests_per_day=2 start
         """
         from . import actions
 

@@ -17,7 +17,7 @@ from arche_magic.llm_providers.types import Metric, Period
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
 
-_LIMITS = [f"{metric}_per_{period}" for metric in get_args(Metric) for period in get_args(Period)]
+LIMITS = [f"{metric}_per_{period}" for metric in get_args(Metric) for period in get_args(Period)]
 _running: Sandbox | None = None
 
 
@@ -77,6 +77,11 @@ def status() -> str:
     return "The sandbox is running; %llm_sandbox stop ends it."
 
 
+def is_running() -> bool:
+    """Whether this kernel uses it."""
+    return _running is not None
+
+
 def wanted() -> bool:
     """Whether `auto` should start it: no key is configured, and kept replies do not stand in."""
     configuration = get_configuration()
@@ -93,9 +98,9 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
             raise InvalidRequest(
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
             )
-        if limit not in _LIMITS:
+        if limit not in LIMITS:
             raise InvalidRequest(
-                f"%llm_sandbox: unknown limit {limit!r}{did_you_mean(limit, _LIMITS)}; "
+                f"%llm_sandbox: unknown limit {limit!r}{did_you_mean(limit, LIMITS)}; "
                 "they are like requests_per_minute or tokens_per_day"
             )
         amounts.setdefault(scope, {})[limit] = int(amount)

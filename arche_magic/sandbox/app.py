@@ -147,7 +147,8 @@ class Server:
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
             name = scope["path_params"].get("name")
             answer = service.models(provider, _headers(scope), name)
-            await self._respond(answer, scope, receive, send)
+            with contextlib.suppress(_Gone):
+                await self._respond(answer, scope, receive, send)
 
         return handle
 

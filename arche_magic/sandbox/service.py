@@ -129,16 +129,22 @@ class Service:
                 self.accounts.count(key, call.model).failed += 1
 
     def models(self, provider: str, headers: Mapping[str, str], name: str | None) -> Answer:
-        """The list of a provider's models, or one of them."""
+        """The list of a provider's models, or one of them.
+
+        It takes nothing from any limit; the failures on request meet the list too.
+        """
         wire = WIRES[provider]
         text = wire.key_text(headers)
         with self.lock:
             now = self.clock()
             key = self.accounts.find(provider, text)
             caller = self._caller(key, text, "", now)
+            failure = self.failures.next(provider, key.label) if key and name is None else None
         if key is None:
             return wire.refuse(Refusal("unauthorized" if text else "no_key"), "", caller)
         known = {model: entry.context_window for model, entry in MODELS[provider].items()}
+        if failure is not None:
+            return self._failed_list(failure, wire, key, caller, wire.models(known, caller))
         if name is None:
             return wire.models(known, caller)
         if name not in known:
@@ -147,6 +153,16 @@ class Service:
         value = json.loads(answer.body)
         one = (value.get("data") or value.get("models"))[0]
         return replace(answer, body=json.dumps(one).encode())
+
+    def _failed_list(
+        self, failure: Failure, wire: Wire, key: Key, caller: Caller, answer: Answer
+    ) -> Answer:
+        kind = failure.kind
+        if kind in ("plain_text_error", "redirect", *_NO_ANSWER):
+            return _raw(failure)
+        if kind in SPOILED:
+            return _spoil(answer, kind, wire, "", caller)
+        return wire.refuse(self._scripted(kind, key, "", caller.now), "", caller)
 
     def usage(self) -> dict[str, dict[str, dict[str, int]]]:
         """The count per key label and model."""

@@ -157,8 +157,11 @@ class Screen:
 
 
 @contextlib.contextmanager
-def jupyter_lab(folder: Path) -> Iterator[Lab]:
-    """A JupyterLab server that knows no keys, no user's settings, and no other host."""
+def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
+    """A JupyterLab server that knows no keys, no user's settings, and no other host.
+
+    `application` can also be "notebook", Jupyter's simpler one.
+    """
     notebooks, settings, runtime = folder / "notebooks", folder / "settings", folder / "runtime"
     notebooks.mkdir()
     _write_settings(
@@ -180,7 +183,7 @@ def jupyter_lab(folder: Path) -> Iterator[Lab]:
     with log.open("wb") as output:
         server = subprocess.Popen(
             [
-                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                *(sys.executable, "-m", application, "--no-browser", "--allow-root"),
                 *("--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={notebooks}"),
                 "--LabApp.extension_manager=readonly",
             ],

@@ -132,6 +132,33 @@ class Kernel:
                 cell.payload = reply["content"].get("payload", [])
                 return cell
 
+    def run_and_type(self, code: str, typed: str | None) -> tuple[Cell, list[dict[str, Any]]]:
+        """Execute a cell and type this whenever it asks; with None nobody can be asked.
+
+        Returns the cell and the questions.
+        """
+        cell, questions = Cell(started=time.monotonic()), []
+
+        def note(message: dict[str, Any]) -> None:
+            kind, content = message["msg_type"], message["content"]
+            cell.messages.append((time.monotonic(), kind, content))
+            if kind == "error":
+                cell.error, cell.error_name = content["traceback"], content["ename"]
+
+        def answer(message: dict[str, Any]) -> None:
+            questions.append(message["content"])
+            self.client.input(typed or "")
+
+        reply = self.client.execute_interactive(
+            code,
+            allow_stdin=typed is not None,
+            output_hook=note,
+            stdin_hook=answer,
+            timeout=30,
+        )
+        cell.status, cell.ended = reply["content"]["status"], time.monotonic()
+        return cell, questions
+
     def page(self, code: str) -> str:
         """What a `?` shows in the frontend's pager."""
         reply = self.client.execute(code, reply=True, timeout=30)

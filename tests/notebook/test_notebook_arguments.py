@@ -90,7 +90,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm -o 3x hi", "-o '3x' is no name a variable can have"),
         ("%llm -o for hi", "-o 'for' is no name a variable can have"),
         ("%%llm what is\nthis", "'what' is no option; the prompt goes in the lines below"),
-        ("%llm", "the prompt is empty"),
+        ("%llm -q", "the prompt is empty"),
         ("%%llm\n  \n", "the prompt is empty"),
         ("%llm -p gorq hi", "unknown provider 'gorq'; did you mean 'groq'?"),
         ("%llm -m gpt-oss-12b hi", "unknown model 'gpt-oss-12b'; did you mean"),

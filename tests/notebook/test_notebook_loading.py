@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from notebook_kernel import Kernel, environment_without_keys
+
+from arche_magic.sandbox import Sandbox
 
 MEASURED_LOAD = """
 import sys, time
@@ -128,39 +131,66 @@ def test_config_patience_zero_never_waits(kernel: Kernel, sandboxed) -> None:
 
 
 def test_ipython_config_sets_defaults(tmp_path: Path) -> None:
-    """`c.ArcheMagics.provider = "groq"` in ipython_config.py holds from the first cell on."""
+    """`c.ArcheMagics.provider = "mistral"` in ipython_config.py holds from the first cell on."""
     profile = tmp_path / "ipython" / "profile_default"
     profile.mkdir(parents=True)
     assert environment_without_keys(tmp_path)["IPYTHONDIR"] == str(profile.parent)
     (profile / "ipython_config.py").write_text(
-        'c = get_config()\nc.ArcheMagics.provider = "openai"\nc.ArcheMagics.temperature = 0.5\n'
+        'c = get_config()\nc.ArcheMagics.provider = "mistral"\nc.ArcheMagics.temperature = 0.5\n'
+        "c.ArcheMagics.max_tokens = 9\nc.ArcheMagics.patience = 1\n"
+        'c.ArcheMagics.model = "mistral-large-latest"\nc.ArcheMagics.system = "Be brief."\n'
     )
     kernel = Kernel(tmp_path)
     try:
-        kernel.run("%llm_sandbox")
-        kernel.run("x = %llm hi")
-        assert kernel.value("x.provider") == "openai"
+        with Sandbox() as sandbox:
+            kernel.use(sandbox)
+            kernel.run("x = %llm hi")
+            (request,) = sandbox.requests
+        assert kernel.value("x.provider") == "mistral"
+        assert request.model == "mistral-large-latest"
+        assert (request.body["temperature"], request.body["max_tokens"]) == (0.5, 9)
+        assert request.body["messages"][0] == {"role": "system", "content": "Be brief."}
     finally:
         kernel.stop()
 
 
-@pytest.mark.parametrize("magic", ["%%llm", "%llm", "%llm_quota", "%llm_stats", "%llm_sandbox"])
-def test_a_question_mark_documents_every_magic(kernel: Kernel, magic: str) -> None:
-    """`%%llm?` shows what the magic does and its options."""
-    text = kernel.page(f"{magic}?")
-    assert "Docstring" in text
-    assert magic.strip("%") in text
-    if magic.endswith("llm"):
-        for option in ("--provider", "--model", "--system", "--temperature", "--max-tokens"):
-            assert option in text
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("patience = -1", "'patience' trait .* should not be less than 0"),
+        ("temperature = 9", "'temperature' trait .* should not be greater than 2"),
+        ("max_tokens = 0", "'max_tokens' trait .* should not be less than 1"),
+        ("temperature = 'warm'", "'temperature' trait .* expected a float"),
+        ("provider = 'gorq'", "unknown provider 'gorq'; did you mean 'groq'"),
+    ],
+)
+def test_config_refuses_impossible_values_in_one_line(
+    kernel: Kernel, statement: str, said: str
+) -> None:
+    """A wrong default is refused where it is set, and what was set before stays."""
+    name = statement.split()[0]
+    before = kernel.run(f"%config ArcheMagics.{name}").results
+    printed = kernel.run(f"%config ArcheMagics.{statement}").printed
+    assert len(printed.strip().splitlines()) == 1
+    assert re.search(said, printed)
+    assert kernel.run(f"%config ArcheMagics.{name}").results == before
+    kernel.run("%config ArcheMagics.model = 'gpt-oss-20b'")
+    assert kernel.run("%config ArcheMagics.model").results == ["'gpt-oss-20b'"]
 
 
-@pytest.mark.parametrize("magic", ["llm", "llm_quota", "llm_stats", "llm_sandbox"])
-def test_help_prints_what_a_magic_does(kernel: Kernel, magic: str) -> None:
-    """`--help` prints a sentence and the options, spends nothing, and the cell is fine."""
-    cell = kernel.run(f"%{magic} --help")
-    assert cell.status == "ok"
-    lines = cell.printed.splitlines()
-    assert lines[0][0].isupper()
-    assert "::" not in cell.printed
-    assert max(len(line) for line in lines) <= 100
+def test_an_impossible_value_in_ipython_config_is_one_line(tmp_path: Path) -> None:
+    """`%load_ext` says which default is wrong, without a traceback, and leaves nothing behind."""
+    profile = tmp_path / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_config.py").write_text("c = get_config()\nc.ArcheMagics.patience = -1\n")
+    kernel = Kernel(tmp_path, extension=False)
+    try:
+        cell = kernel.run("%load_ext arche_magic")
+        assert cell.status == "error"
+        assert "c.ArcheMagics in ipython_config.py" in cell.message
+        assert "patience" in cell.message
+        kernel.run("get_ipython().config.ArcheMagics.patience = 5")
+        assert kernel.run("%load_ext arche_magic").status == "ok"
+        assert kernel.run("%config ArcheMagics.patience").results == ["5.0"]
+    finally:
+        kernel.stop()

@@ -47,6 +47,16 @@ class Adapter(Protocol):
         """
         ...
 
+    def models(self, timeout: float) -> tuple[str, ...]:
+        """The names of the models the key may ask for; takes nothing from its quota.
+
+        `timeout` is in seconds, for the call as a whole.
+
+        Raises:
+            AttemptFailed: whatever went wrong; nothing else leaves here.
+        """
+        ...
+
     def close(self) -> None:
         """Close the connections; the adapter is of no use afterwards."""
         ...

@@ -62,6 +62,10 @@ class SdkAdapter(ABC):
         """Make the call and give its parts; None for an object that holds no part of a reply."""
 
     @abstractmethod
+    def _list(self, sdk: Any) -> Iterable[str]:
+        """Ask for the list of models, in one request, and give their names."""
+
+    @abstractmethod
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
     ) -> AttemptFailed:
@@ -84,9 +88,7 @@ class SdkAdapter(ABC):
         stream = stream and (self._streams_json or request.schema is None)
         with self._http.call(timeout) as call:
             try:
-                if not _fits_a_header(self._key.secret()):
-                    message = "the key holds a character that no key has"
-                    raise AttemptFailed(message, Remedy.REPLACE_KEY)
+                self._check_key()
                 parts = self._send(self._client(), request, model, stream)
                 yield from self._completions(parts, call, stream, received)
                 return
@@ -103,9 +105,28 @@ class SdkAdapter(ABC):
         # the key, and the frames it went through may hold it.
         raise failure
 
+    def models(self, timeout: float) -> tuple[str, ...]:
+        """The models the key may ask for; see `Adapter.models`."""
+        failure: AttemptFailed
+        with self._http.call(timeout) as call:
+            try:
+                self._check_key()
+                names = tuple(self._list(self._client()))
+                self._note_account(call, {})
+                return names
+            # As in `complete`.
+            except Exception as error:  # noqa: BLE001
+                failure = self._explained(error, call, "", [])
+        raise failure
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def _check_key(self) -> None:
+        if not _fits_a_header(self._key.secret()):
+            message = "the key holds a character that no key has"
+            raise AttemptFailed(message, Remedy.REPLACE_KEY)
 
     def _client(self) -> Any:
         with self._building:

@@ -76,6 +76,11 @@ class GoogleAdapter(SdkAdapter):
         for response in answer if stream else (answer,):
             yield _part(response)
 
+    def _list(self, sdk: Any) -> Iterable[str]:
+        # One page: going through all of them would send further requests.
+        page = sdk.models.list(config={"page_size": 1000}).page
+        return [str(model.name).removeprefix("models/") for model in page]
+
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         for detail in _details(fields, "ErrorInfo"):
             metadata = detail.get("metadata")

@@ -57,6 +57,9 @@ class MistralAdapter(SdkAdapter):
         else:
             yield _part(sdk.chat.complete(**given))
 
+    def _list(self, sdk: Any) -> Iterable[str]:
+        return [model.id for model in sdk.models.list().data or ()]
+
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         return header_observations(call.headers)
 

@@ -61,6 +61,9 @@ class OpenAIAdapter(SdkAdapter):
         for item in answer if stream else (answer,):
             yield _part(item)
 
+    def _list(self, sdk: Any) -> Iterable[str]:
+        return [model.id for model in sdk.models.list().data]
+
     def _parameters(self, request: Request, model: str, stream: bool) -> dict[str, Any]:
         request, form = self._formats.asking(request, model)
         parameters: dict[str, Any] = {

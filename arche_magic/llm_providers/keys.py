@@ -1,0 +1,199 @@
+"""Keys: where they are found, how they are called, and those added for this session.
+
+A key of the session gets the next free label of its provider and keeps it until it is removed,
+whatever else comes and goes. It is held by this process alone and is written nowhere.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from itertools import count
+from typing import TYPE_CHECKING
+
+from .catalog import Provider
+from .env_file import Variables, clean
+from .errors import ConfigurationError, InvalidRequest
+from .sources import Sources
+from .types import Key
+
+if TYPE_CHECKING:
+    from .config import Configuration
+
+SESSION = "this session"
+COLAB = "Colab's secrets"
+
+_added: tuple[Key, ...] = ()
+# What Colab said when it was asked; "" for a secret that does not exist or is not shared.
+_secrets = Variables()
+
+
+def find_keys(
+    provider: Provider, sources: Sources, accounts: Mapping[str, str], own: bool
+) -> list[Key]:
+    """The keys of a provider, each with its source; what was added is numbered as it was.
+
+    With `own`, the sources are the process's own, and what Colab and the session have counts too.
+    """
+    variables: Mapping[str, str] = sources.variables
+    in_colab: Mapping[str, str] = {}
+    # A provider that has keys is not asked for: each question to Colab takes its time.
+    if own and not numbered_names(variables, provider.key_variables):
+        variables = in_colab = colab_secrets(provider.key_variables)
+    kept = [
+        replace(key, account=accounts.get(key.label, key.account))
+        for key in (_added if own else ())
+        if key.provider == provider.name
+    ]
+    names = [
+        name
+        for name in numbered_names(variables, provider.key_variables)
+        if variables[name] not in (key.secret() for key in kept)
+    ]
+    taken = {key.number for key in kept}
+    labelled = label_keys(provider.name, (variables[name] for name in names), accounts, taken)
+    keys = [
+        replace(key, source=_source(name, sources, in_colab) if own else name)
+        for key, name in zip(labelled, names, strict=True)
+    ]
+    return sorted([*keys, *kept], key=lambda key: key.number)
+
+
+def numbered_names(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """NAME, then NAME_1, NAME_2, … in numerical order, as far as they are there.
+
+    Those that are blank, or have a value that an earlier one has, are left out.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        numbered = sorted(
+            (int(match[1]), variable)
+            for variable in variables
+            if (match := re.fullmatch(re.escape(name) + r"_(\d+)", variable))
+        )
+        for variable in [name, *(variable for _, variable in numbered)]:
+            if value := variables.get(variable):
+                found.setdefault(value, variable)
+    return list(found.values())
+
+
+def label_keys(
+    provider: str,
+    texts: Iterable[str],
+    accounts: Mapping[str, str] | None = None,
+    taken: Collection[int] = (),
+) -> tuple[Key, ...]:
+    """Keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
+
+    `accounts` names, by label, the account a key spends; keys of one name share their limits.
+    Numbers that are `taken` are left out.
+    """
+    accounts = accounts or {}
+    numbers = (number for number in count(1) if number not in taken)
+    labelled = []
+    for text in texts:
+        label = f"{provider}_key_{next(numbers)}"
+        labelled.append(Key.of(provider, label, text, accounts.get(label)))
+    return tuple(labelled)
+
+
+def add_key(configuration: Configuration, provider: str, text: str) -> Key:
+    """Use this key too, in this process, from the next request on.
+
+    Raises:
+        ConfigurationError: there is no such provider.
+        InvalidRequest: the text cannot be a key, or is a key that is in use already.
+    """
+    global _added
+    configuration.provider(provider)
+    keys = [key for key in configuration.keys if key.provider == provider]
+    number = 1 + max((known.number for known in keys), default=0)
+    key = replace(Key.of(provider, f"{provider}_key_{number}", clean(text)), source=SESSION)
+    # A traceback that lists local variables would show it.
+    del text
+    if not key.secret():
+        raise InvalidRequest("no key was given")
+    if not re.fullmatch(r"[!-~]+", key.secret()):
+        raise InvalidRequest("that is no key: it has spaces, or signs that no key has")
+    for known in keys:
+        if known.fingerprint == key.fingerprint:
+            raise InvalidRequest(f"that key is in use already: {known.label}, from {known.source}")
+    _added = (*_added, key)
+    return key
+
+
+def remove_key(configuration: Configuration, label: str) -> Key:
+    """Use a key of this session no longer; returns it.
+
+    Raises:
+        ConfigurationError: no key is called that, or it is not of this session.
+    """
+    global _added
+    key = find_key(configuration, label)
+    if label not in {other.label for other in _added}:
+        raise ConfigurationError(f"{label} is not of this session: take it out of {key.source}")
+    _added = tuple(other for other in _added if other.label != label)
+    return key
+
+
+def find_key(configuration: Configuration, label: str) -> Key:
+    """The key of that label.
+
+    Raises:
+        ConfigurationError: there is none; the message lists those there are.
+    """
+    for key in configuration.keys:
+        if key.label == label:
+            return key
+    labels = ", ".join(key.label for key in configuration.keys)
+    raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
+
+
+def added_keys() -> tuple[Key, ...]:
+    """The keys of this session, in the order in which they were added."""
+    return _added
+
+
+def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
+    """Variables found in Colab's secrets under these names, and numbered; {} outside Colab.
+
+    Colab cannot list its secrets, so each is asked for by its name, once per process: `NAME`,
+    `NAME_1`, and from `NAME_2` on until one is missing.
+    """
+    found = Variables()
+    if "google.colab" not in sys.modules:
+        return found
+    for name in names:
+        first = [variable for variable in (name, f"{name}_1") if _secret(variable)]
+        number = 2
+        while first and _secret(f"{name}_{number}"):
+            first.append(f"{name}_{number}")
+            number += 1
+        found.update({variable: _secret(variable) for variable in first})
+    return found
+
+
+def forget_secrets() -> None:
+    """Ask Colab again the next time."""
+    _secrets.clear()
+
+
+def _secret(name: str) -> str:
+    if name not in _secrets:
+        try:
+            userdata = import_module("google.colab.userdata")
+            _secrets[name] = clean(str(userdata.get(name)))
+        # It does not exist, the notebook may not see it, or no browser answers: Colab has an
+        # exception of its own for each, and others over the years.
+        except Exception:  # noqa: BLE001
+            _secrets[name] = ""
+    return _secrets[name]
+
+
+def _source(variable: str, sources: Sources, in_colab: Mapping[str, str]) -> str:
+    if variable in in_colab:
+        return f"{variable} in {COLAB}"
+    return sources.said_in(variable) or f"{variable} in the environment"

@@ -1,0 +1,242 @@
+"""Tab: options of our magics, their values, subcommands, and variables within `{{`.
+
+All of it is what the magics declare already: an option's `choices`; the kind of value its metavar
+names, as in `-p PROVIDER`; and the words below `Usage:` in a magic's docstring. Whoever declares
+an option has its completion, and a new kind of value is one more line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.completer import SimpleCompletion, context_matcher
+
+# The engine is imported on the first Tab, not when the extension is loaded.
+if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext, SimpleMatcherResult
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .arguments import Unfinished
+
+Given = Mapping[str, str]
+_IDENTIFIER = "arche_magic"
+_MISSING = object()
+# `%llm …`, also behind `name =`.
+_CALL = re.compile(r"\s*(?:[^%#=]*=\s*)?(%%?)(\w+)\s(.*)", re.DOTALL)
+_BRACES = re.compile(r"\{\{\s*(?:([A-Za-z_]\w*)\.)?(\w*)$")
+# A kind of value, and what divides it from the next one, as in PROVIDER=N.
+_KIND = re.compile(r"([A-Z_]+)([^A-Z_]*)")
+
+
+def register(shell: InteractiveShell) -> None:
+    """Complete our magics in this shell."""
+
+    @context_matcher(identifier=_IDENTIFIER)
+    def match(context: CompletionContext) -> SimpleMatcherResult:
+        return complete(shell, context)
+
+    unregister(shell)
+    shell.Completer.custom_matchers.append(match)
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Undo `register`; without effect if it was not called."""
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [m for m in matchers if getattr(m, "matcher_identifier", "") != _IDENTIFIER]
+
+
+def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatcherResult:
+    """What may stand at the cursor; nothing outside our magics."""
+    word, found = "", []
+    call = _call(shell, context)
+    if call is not None:
+        magic, line = call
+        braces = _BRACES.search(context.text_until_cursor)
+        if braces:
+            word, names = braces[2], _in_braces(shell, braces[1])
+            found = [SimpleCompletion(n, type="variable") for n in names if n.startswith(word)]
+        elif magic and line is not None:
+            word, found = _on_the_line(shell, magic, line)
+    return {
+        "completions": found,
+        "matched_fragment": word,
+        "suppress": bool(found),
+        "ordered": True,
+    }
+
+
+def _call(shell: InteractiveShell, context: CompletionContext) -> tuple[Any, str | None] | None:
+    """Which of our magics the cursor is in, and its line so far; None for the cell below it."""
+    lines = context.full_text.split("\n")
+    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    head = _CALL.match(f"{lines[first]} ")
+    if head and head[1] == "%%" and context.cursor_line > first:
+        magic = _ours(shell, "cell", head[2])
+        return (magic, None) if magic else None
+    call = _CALL.match(context.text_until_cursor)
+    magic = call and _ours(shell, "cell" if call[1] == "%%" else "line", call[2])
+    return (magic, call[3]) if call and magic else None
+
+
+def _ours(shell: InteractiveShell, kind: str, name: str) -> Any:
+    magic = shell.magics_manager.magics[kind].get(name)
+    ours = getattr(magic, "__module__", "").startswith("arche_magic.") and hasattr(magic, "parser")
+    return magic if ours else None
+
+
+def _on_the_line(
+    shell: InteractiveShell, magic: Any, line: str
+) -> tuple[str, list[SimpleCompletion]]:
+    """The word at the end of a magic's line, and what it may become."""
+    from .arguments import read_unfinished, usage
+
+    typed = read_unfinished(magic, line)
+    if typed is None:
+        return "", []
+    if typed.option is not None and typed.option.choices is not None:
+        choices = [str(choice) for choice in typed.option.choices]
+        return typed.word, list(_matching(choices, typed.word, typed.option.dest))
+    if typed.option is not None:
+        metavar = typed.option.metavar or typed.option.dest.upper()
+        return _of_kind(shell, str(metavar), typed.word, typed.given)
+    found: list[SimpleCompletion] = []
+    for form in usage(magic) if typed.text is not None else ():
+        for words in _next_words(form, typed.text or ()):
+            if words.isupper():
+                found += _of_kind(shell, words, typed.word, typed.given)[1]
+            else:
+                found += _matching([words], typed.word, "command")
+    if typed.may_be_option:
+        found += _matching(_options(magic, typed), typed.word, "option")
+    return typed.word, list({item.text: item for item in found}.values())
+
+
+def _next_words(form: list[str], before: tuple[str, ...]) -> list[str]:
+    """What a usage has after these words, if it fits them."""
+    fits = len(before) < len(form) and all(
+        word in expected.split("|") or expected.isupper()
+        for word, expected in zip(before, form, strict=False)
+    )
+    return form[len(before)].split("|") if fits else []
+
+
+def _options(magic: Any, typed: Unfinished) -> Iterator[str]:
+    """The long form of every option that is not given yet."""
+    for action in magic.parser._actions:
+        repeats = type(action).__name__ == "_AppendAction"
+        if action.option_strings and (repeats or action.dest not in typed.given):
+            yield action.option_strings[-1]
+    yield "--help"
+
+
+def _of_kind(
+    shell: InteractiveShell, metavar: str, word: str, given: Given
+) -> tuple[str, list[SimpleCompletion]]:
+    """Values of the kind a metavar names; of PROVIDER=N first the one, then the other."""
+    for kind, divider in _KIND.findall(metavar):
+        _, divided, rest = word.partition(divider) if divider else (word, "", "")
+        if not divided:
+            values = [f"{value}{divider}" for value in _values(shell, kind, given)]
+            return word, list(_matching(values, word, kind.lower()))
+        word = rest
+    return word, []
+
+
+def _matching(values: Iterable[str], word: str, kind: str) -> Iterator[SimpleCompletion]:
+    """Values that begin with the word; of `openai/gpt-oss-120b` also the part that names it."""
+    values = list(values)
+    bare = word.lstrip("\"'")
+    quote = word[0] if bare != word else ""
+    matching = [value for value in values if value.startswith(bare)]
+    if not matching:
+        names = (value.rpartition("/")[2] for value in values)
+        matching = [name for name in names if name.startswith(bare)]
+    for value in matching:
+        mark = quote or ('"' if re.search(r"\s", value) else "")
+        yield SimpleCompletion(f"{mark}{value}{mark}", type=kind)
+
+
+def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
+    from arche_magic.llm_providers.errors import LLMProviderError
+
+    # Whatever is wrong with a file of settings is said when a magic runs, not on Tab.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return list(KINDS[kind](shell, given)) if kind in KINDS else []
+        except LLMProviderError:
+            return []
+
+
+def _in_braces(shell: InteractiveShell, owner: str | None) -> list[str]:
+    """Variables of the user's that hold values, or what one of them has."""
+    if owner is None:
+        hidden = shell.user_ns_hidden
+        return sorted(
+            name
+            for name, value in list(shell.user_ns.items())
+            if not (name.startswith("_") or isinstance(value, ModuleType) or callable(value))
+            and hidden.get(name, _MISSING) is not value
+        )
+    value = shell.user_ns.get(owner)
+    # Looked at without asking for it: a property may compute for long, or fail.
+    return [
+        name
+        for name in dir(value)
+        if not name.startswith("_") and not callable(inspect.getattr_static(value, name, None))
+    ]
+
+
+def _providers(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    from arche_magic.llm_providers.config import get_configuration
+
+    return get_configuration().providers
+
+
+def _models(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    """Of the provider that the line names, or of all; the default ones first."""
+    from arche_magic.llm_providers.config import get_configuration
+
+    providers = get_configuration().providers
+    asked = given.get("provider", "")
+    entries = [providers[asked]] if asked in providers else list(providers.values())
+    first = [model for entry in entries for model in entry.models]
+    return dict.fromkeys([*first, *sorted(m for entry in entries for m in entry.known_models)])
+
+
+def _keys(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    from arche_magic.llm_providers.config import get_configuration
+
+    return [key.label for key in get_configuration().keys]
+
+
+def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    return [*_providers(shell, given), *_keys(shell, given)]
+
+
+def _limits(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    from .sandbox_magic import LIMITS
+
+    return LIMITS
+
+
+def _replies(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    from arche_magic.llm_providers.reply import Reply
+
+    names = (name for name, value in list(shell.user_ns.items()) if isinstance(value, Reply))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
+    "PROVIDER": _providers,
+    "MODEL": _models,
+    "KEY": _keys,
+    "SCOPE": _scopes,
+    "LIMIT": _limits,
+    "REPLY": _replies,
+}
+"""What the words of a metavar or a usage stand for, by their names there."""

@@ -1,0 +1,130 @@
+"""What `%llm_keys` does: show keys, add and remove those of the session, ask whether they work."""
+
+from __future__ import annotations
+
+import getpass
+import warnings
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.key_checks import KeyCheck, check_keys
+from arche_magic.llm_providers.keys import add_key, find_key, forget_secrets, remove_key
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.types import in_seconds
+
+from . import sandbox_magic
+from .frames import KeyRow, checks_frame, keys_frame
+from .tables import Cell, table_bundle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arche_magic.llm_providers.config import Configuration
+
+
+def show() -> tuple[dict[str, str], pd.DataFrame]:
+    """Every key, where it came from and whether it is open; as a table and as a frame."""
+    forget_secrets()
+    configuration = get_configuration()
+    rows = _rows(configuration)
+    now = configuration.clock.time()
+    heads = ("key", "fingerprint", "account", "from", "state")
+    cells = [
+        (
+            Cell(row.key.label),
+            Cell(row.key.fingerprint),
+            Cell(row.account or "not known yet"),
+            Cell(row.key.source),
+            Cell(_state(row, now)),
+        )
+        for row in rows
+    ]
+    notes = [
+        f"{label} shares its account with {first}: adds no quota"
+        for label, first in get_quota_tracker(configuration).shared_keys().items()
+    ]
+    return table_bundle(heads, cells, notes), keys_frame(rows)
+
+
+def add(provider: str) -> str:
+    """Ask for a key at a prompt that does not show it, and use it; returns what to say.
+
+    Raises:
+        ConfigurationError: there is no such provider.
+        InvalidRequest: nobody can be asked, or what was typed is no new key.
+    """
+    configuration = get_configuration()
+    entry = configuration.provider(provider)
+    if sandbox_magic.is_running():
+        raise InvalidRequest("%llm_keys: the sandbox has its own keys; %llm_sandbox stop ends it")
+    key = add_key(configuration, provider, _ask(entry.title, entry.key_variables[0]))
+    if key.label not in {known.label for known in get_configuration().keys}:
+        remove_key(configuration, key.label)
+        raise InvalidRequest("%llm_keys: the configuration in use was given by use_configuration()")
+    return (
+        f"{key.label} is used until this session ends (fingerprint {key.fingerprint}).\n"
+        f"%llm_keys check {key.label} asks {entry.title} whether it works."
+    )
+
+
+def remove(label: str) -> str:
+    """Use a key of this session no longer; returns what to say.
+
+    Raises:
+        ConfigurationError: there is no such key, or it is not of this session.
+    """
+    return f"{remove_key(get_configuration(), label).label} is not used any more."
+
+
+def check(label: str | None) -> tuple[dict[str, str], pd.DataFrame]:
+    """Ask the provider of one key, or of all, whether it takes it; as a table and as a frame.
+
+    Raises:
+        ConfigurationError: there is no such key.
+    """
+    configuration = get_configuration()
+    keys = [find_key(configuration, label)] if label else list(configuration.keys)
+    checks = check_keys(keys, get_quota_tracker(configuration))
+    cells = [
+        (Cell(one.key.label), Cell(one.key.fingerprint), Cell(_outcome(one))) for one in checks
+    ]
+    return table_bundle(("key", "fingerprint", "outcome"), cells), checks_frame(checks)
+
+
+def _ask(title: str, variable: str) -> str:
+    nowhere = InvalidRequest(
+        f"%llm_keys: nobody can be asked for a key here; put {variable} into the environment or "
+        "a .env file"
+    )
+    with warnings.catch_warnings():
+        # Where the prompt could not hide what is typed, nothing is to be typed.
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(f"{title} key (not shown): ")
+        # A kernel that nobody watches raises NotImplementedError.
+        except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
+            raise nowhere from None
+
+
+def _rows(configuration: Configuration) -> list[KeyRow]:
+    tracker = get_quota_tracker(configuration)
+    return [KeyRow(key, tracker.account(key), tracker.closure(key)) for key in configuration.keys]
+
+
+def _state(row: KeyRow, now: float) -> str:
+    shut = row.closure
+    if shut is None:
+        return "open"
+    since = datetime.fromtimestamp(shut.since).astimezone()
+    words = f"{since:%d %b %H:%M}" if now - shut.since > 86_400 / 2 else f"{since:%H:%M}"
+    if shut.until is None:
+        return f"refused since {words}, {shut.reason.removeprefix('key refused ')}"
+    return f"shut since {words}: {shut.reason}; asked again {in_seconds(shut.until - now)}"
+
+
+def _outcome(check: KeyCheck) -> str:
+    if check.works:
+        return f"works, {len(check.models)} models"
+    return check.reason if check.works is False else f"not known: {check.reason}"

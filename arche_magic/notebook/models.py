@@ -1,0 +1,122 @@
+"""What `%llm_models` does: the catalog, filtered, as a table and as a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from arche_magic.llm_providers.config import did_you_mean, get_configuration
+from arche_magic.llm_providers.prices import usd_per_million
+
+from .frames import models_frame
+from .meters import count
+from .tables import Cell, table_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pandas as pd
+
+    from arche_magic.llm_providers.catalog import Provider
+
+_SHORT = {"requests_per_": "requests/", "input_tokens_per_": "input/", "tokens_per_": "tokens/"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the catalog.
+
+    Attributes:
+        default: whether it is asked when no model is named.
+        limits: published amounts by the limit's name, such as `requests_per_day`.
+        price: USD for a million input and output tokens of paying accounts, if known.
+    """
+
+    provider: str
+    name: str
+    default: bool
+    paid: bool
+    limits: Mapping[str, float]
+    price: tuple[float, float] | None
+    source: str
+
+
+def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
+    """The models that match all of the words: a provider's name, or a part of the model's."""
+    providers = get_configuration().providers
+    found = [
+        model
+        for provider in providers.values()
+        for model in _of(provider)
+        if _matches(model, words.lower().split(), providers)
+    ]
+    if found:
+        return _table(found, providers), models_frame(found)
+    names = [name for provider in providers.values() for name in provider.known_models]
+    hint = did_you_mean(words.strip(), [*providers, *names])
+    line = f"no model of the catalog matches {words.strip()!r}{hint}"
+    return {"text/plain": line}, models_frame(found)
+
+
+def _of(provider: Provider) -> Iterable[Model]:
+    for name in dict.fromkeys([*provider.models, *sorted(provider.known_models)]):
+        yield Model(
+            provider.name,
+            name,
+            default=name in provider.models,
+            paid=provider.paid,
+            limits={limit.name: limit.amount for limit in provider.limits.get(name, ())},
+            price=usd_per_million(provider.name, name),
+            source=provider.source,
+        )
+
+
+def _matches(model: Model, words: Iterable[str], providers: Iterable[str]) -> bool:
+    return all(
+        word == model.provider if word in providers else word in model.name.lower()
+        for word in words
+    )
+
+
+def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, str]:
+    limits = list(dict.fromkeys(name for model in found for name in model.limits))
+    priced = any(model.price for model in found)
+    heads = [
+        "provider",
+        "model",
+        "",
+        *map(_short, limits),
+        *(["USD in", "USD out"] if priced else []),
+    ]
+    rows = [
+        (
+            Cell(model.provider),
+            Cell(model.name),
+            Cell("default" if model.default else ""),
+            *(_number(model.limits.get(name), count) for name in limits),
+            *(_number(price, "{:.3f}".format) for price in model.price or (None, None) if priced),
+        )
+        for model in found
+    ]
+    notes = [
+        f"{name}: {providers[name].source}"
+        for name in dict.fromkeys(model.provider for model in found)
+    ]
+    if priced:
+        notes.append(
+            "USD: for a million tokens, of paying accounts, by the package genai-prices; "
+            "free routes cost nothing"
+        )
+    return table_bundle(heads, rows, notes)
+
+
+def _number(value: float | None, words: Callable[[float], str]) -> Cell:
+    return Cell("" if value is None else words(value), right=True)
+
+
+def _short(limit: str) -> str:
+    """`requests/min`, `tokens/day`, `input/min`."""
+    for long, short in _SHORT.items():
+        if limit.startswith(long):
+            return short + limit.removeprefix(long).replace("minute", "min")
+    return limit.replace("_", " ")

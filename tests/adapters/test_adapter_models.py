@@ -1,0 +1,60 @@
+"""The list of models: whether a key is taken, asked for nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from adapter_calls import MODELS, SECRET, WIRES, sandbox_adapter
+
+from arche_magic.llm_providers.adapters import build_adapter
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.types import Key
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers.adapters import Adapter
+    from arche_magic.sandbox import Sandbox
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_key_lists_its_models(adapters: dict[str, Adapter], sandbox: Sandbox, wire: str) -> None:
+    """The names are those that a request takes, and nothing is counted for the question."""
+    assert MODELS[wire] in adapters[wire].models(10)
+    assert sandbox.usage() == {}
+    assert sandbox.requests == ()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_unknown_key_is_refused(sandbox: Sandbox, wire: str) -> None:
+    """The failure says that the key is to be replaced, and does not repeat it."""
+    known = sandbox_adapter(sandbox, wire)
+    base_url = known._base_url  # type: ignore[attr-defined]
+    adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_9", SECRET), base_url)
+    with pytest.raises(AttemptFailed, match="key refused") as failure:
+        adapter.models(10)
+    adapter.close()
+    known.close()
+    assert failure.value.remedy is Remedy.REPLACE_KEY
+    assert SECRET not in str(failure.value)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("kind", ["overloaded", "plain_text_error", "reset", "malformed_body"])
+def test_what_says_nothing_about_the_key_is_tried_later(
+    adapters: dict[str, Adapter], sandbox: Sandbox, wire: str, kind: str
+) -> None:
+    """An outage, a proxy's page or nonsense does not count against the key."""
+    sandbox.fail(wire, kind)
+    with pytest.raises(AttemptFailed) as failure:
+        adapters[wire].models(10)
+    assert failure.value.remedy is Remedy.RETRY_LATER
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_list_that_does_not_come_ends_in_time(
+    adapters: dict[str, Adapter], sandbox: Sandbox, wire: str
+) -> None:
+    """The time given is the longest anybody waits."""
+    sandbox.fail(wire, "stall")
+    with pytest.raises(AttemptFailed, match=r"no answer within 0\.3 s"):
+        adapters[wire].models(0.3)

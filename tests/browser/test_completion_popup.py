@@ -1,0 +1,99 @@
+"""Tab in JupyterLab: the popup offers what the magics declare.
+
+Pictures are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import SCREENS, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+CELLS = ("%load_ext arche_magic\npoet, poem = 'Ada', 3", "")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def screen(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, browser: Browser
+) -> Iterator[Screen]:
+    """A notebook with the extension loaded and an empty cell below."""
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
+        lab.write("tab.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+        lab.set_theme(f"JupyterLab {request.param}")
+        with open_notebook(browser, lab, "tab.ipynb", width=900) as opened:
+            cell = opened.page.locator(".jp-CodeCell").first
+            cell.locator(".cm-content").click()
+            opened.page.keyboard.press("Shift+Enter")
+            cell.get_by_text("[1]:").wait_for()
+            yield opened
+
+
+def offers(screen: Screen, typed: str) -> list[str]:
+    """Type this into the empty cell, press Tab, and read the popup."""
+    editor = screen.page.locator(".jp-CodeCell").last.locator(".cm-content")
+    editor.click()
+    screen.page.keyboard.press("Control+a")
+    screen.page.keyboard.press("Delete")
+    # Brackets and quotes close themselves in JupyterLab, as they do for whoever types them.
+    editor.press_sequentially(typed)
+    screen.page.keyboard.press("Tab")
+    popup = screen.page.locator(".jp-Completer")
+    popup.wait_for(state="visible")
+    return popup.locator(".jp-Completer-match").all_inner_texts()
+
+
+def close(screen: Screen) -> None:
+    screen.page.keyboard.press("Escape")
+    screen.page.locator(".jp-Completer").wait_for(state="hidden")
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "expected"),
+    [
+        ("options", "%%llm --", ["--provider", "--model", "--system", "--temperature"]),
+        ("providers", "%%llm -p ", ["groq", "mistral", "google", "openai"]),
+        ("models", "%%llm -p groq -m ", ["openai/gpt-oss-120b", "qwen/qwen3.8-27b"]),
+        ("subcommands", "%llm_sandbox sta", ["start", "status"]),
+        ("variables", "%%llm\nWrite of {{po", ["poem", "poet"]),
+    ],
+)
+def test_the_popup_offers_what_may_stand_there(
+    screen: Screen,
+    request: pytest.FixtureRequest,
+    name: str,
+    typed: str,
+    expected: list[str],
+) -> None:
+    """Options, values, subcommands and variables appear in the popup, and nothing foreign."""
+    found = offers(screen, typed)
+    theme = request.node.callspec.params["screen"].lower()
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    screen.page.screenshot(path=SCREENS / f"tab-{name}-{theme}.png")
+    close(screen)
+    assert [text for text in expected if text in found] == expected
+    assert not {"abs", "False", "%%bash"} & set(found)
+
+
+def test_choosing_an_offer_completes_the_word(screen: Screen) -> None:
+    """Enter takes the first offer and leaves the rest of the line as it was."""
+    offers(screen, "%%llm -p g")
+    screen.page.keyboard.press("Enter")
+    screen.page.locator(".jp-Completer").wait_for(state="hidden")
+    editor = screen.page.locator(".jp-CodeCell").last.locator(".cm-content")
+    assert editor.inner_text().strip() in ("%%llm -p groq", "%%llm -p google")

@@ -1,0 +1,71 @@
+"""A key typed in JupyterLab is hidden while it is typed, and is in no file afterwards.
+
+Pictures are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import chromium, find_chromium, jupyter_lab, open_notebook
+
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_a_key_typed_in_jupyterlab_is_nowhere_to_be_read(tmp_path: Path, theme: str) -> None:
+    """The box hides it, the table shows its label, the saved notebook has neither text nor dots."""
+    with Sandbox() as sandbox, jupyter_lab(tmp_path) as lab, chromium() as browser:
+        variables = sandbox.environment()
+        text = variables["GROQ_API_KEY_3"]
+        given = {name: value for name, value in variables.items() if "KEY_3" not in name}
+        cells = [
+            f"%load_ext arche_magic\nimport os; os.environ.update({given})",
+            "%llm_keys add groq",
+            "%%llm -p groq\nHello",
+            "%llm_keys check",
+            "%llm_keys",
+        ]
+        lab.write("keys.ipynb", [nbformat.v4.new_code_cell(cell) for cell in cells])
+        lab.set_theme(f"JupyterLab {theme}")
+        sandbox.fail("groq_key_1", "unauthorized", times=None)
+        with open_notebook(browser, lab, "keys.ipynb", 1200) as screen:
+            page = screen.page
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            box = page.locator(".jp-Stdin-input")
+            box.wait_for()
+            assert box.get_attribute("type") == "password"
+            box.fill(text)
+            screen.photograph(f"keys-typing-{theme.lower()}", 1200)
+            box.press("Enter")
+            page.wait_for_function(
+                "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+                ".every(p => /^\\[\\d+\\]:$/.test(p.textContent.trim()))"
+            )
+            table = screen.cell("%llm_keys").last.locator(".jp-RenderedHTML")
+            assert "groq_key_3" in table.inner_text()
+            assert "this session" in table.inner_text()
+            assert "refused since" in table.inner_text()
+            assert table.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+            screen.photograph(f"keys-{theme.lower()}", 1200)
+            assert text not in page.content()
+            with page.expect_response(
+                lambda response: (
+                    response.request.method == "PUT" and "/api/contents/" in response.url
+                )
+            ):
+                page.keyboard.press("Control+s")
+        for path in tmp_path.rglob("*"):
+            if path.is_file():
+                assert text.encode() not in path.read_bytes(), path
+        assert sandbox.requests[-1].key == "groq_key_2"

@@ -1,0 +1,128 @@
+"""Keys of one session: their labels, what uses them, and what a check changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from arche_magic.llm_providers import MultiKeyGroqProvider, get_llm_provider, get_quota_tracker
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.keys import add_key, added_keys, remove_key
+from arche_magic.sandbox import Sandbox
+
+
+@pytest.fixture(autouse=True)
+def _session() -> Iterator[None]:
+    yield
+    use_configuration(None)
+    for key in added_keys():
+        remove_key(get_configuration(), key.label)
+
+
+@pytest.fixture
+def third(sandbox_env: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The text of a Groq key that the `.env` of two others does not have."""
+    text = sandbox_env.environment()["GROQ_API_KEY_3"]
+    monkeypatch.setenv("GROQ_API_KEY_3", "")
+    return text
+
+
+def labels(provider: str = "groq") -> dict[str, str]:
+    return {k.label: k.source for k in get_configuration().keys if k.provider == provider}
+
+
+def test_every_provider_built_later_uses_an_added_key(sandbox_env: Sandbox, third: str) -> None:
+    """`get_llm_provider`, the multi-key provider and the ledger have it; earlier objects do not."""
+    before = get_llm_provider("groq")
+    key = add_key(get_configuration(), "groq", f" {third}\n")
+    assert (key.label, key.source) == ("groq_key_3", "this session")
+    sandbox_env.fail("groq_key_1", "unauthorized", times=None)
+    sandbox_env.fail("groq_key_2", "unauthorized", times=None)
+    assert get_llm_provider("groq").generate("hi").key == "groq_key_3"
+    assert MultiKeyGroqProvider().generate("hi").key == "groq_key_3"
+    assert "groq_key_3" in get_quota_tracker().get_usage_summary("groq")
+    with pytest.raises(Exception, match="groq · key 2"):
+        before.generate("hi")
+    assert third not in repr(get_configuration())
+
+
+def test_a_label_stays_with_its_key(third: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment gets later is numbered around it; its own text there changes nothing."""
+    add_key(get_configuration(), "groq", third)
+    add_key(get_configuration(), "groq", "gsk_another_one_made_up")
+    monkeypatch.setenv("GROQ_API_KEY_4", "gsk_made_up_for_this_test")
+    monkeypatch.setenv("GROQ_API_KEY_5", third)
+    found = labels()
+    assert list(found) == [f"groq_key_{number}" for number in range(1, 6)]
+    assert found["groq_key_3"] == found["groq_key_4"] == "this session"
+    assert found["groq_key_5"] == "GROQ_API_KEY_4 in the environment"
+    remove_key(get_configuration(), "groq_key_4")
+    assert labels()["groq_key_3"] == "this session"
+
+
+def test_an_added_key_may_belong_to_a_configured_account(third: str, tmp_path) -> None:
+    """The settings name accounts by label, those of session keys too."""
+    (tmp_path / "arche_magic.toml").write_text(
+        '[accounts]\ngroq_key_1 = "team"\ngroq_key_3 = "team"\n'
+    )
+    add_key(get_configuration(), "groq", third)
+    assert get_quota_tracker().shared_keys() == {"groq_key_3": "groq_key_1"}
+
+
+@pytest.mark.parametrize("text", ["", "  ", '""', "two words", "ключ", "a\x00b"])
+def test_what_cannot_be_a_key_is_refused_without_repeating_it(sandbox_env, text: str) -> None:
+    """Nothing is added, and the message quotes nothing."""
+    with pytest.raises(InvalidRequest, match="no key") as error:
+        add_key(get_configuration(), "groq", text)
+    assert not text.strip(' "') or text not in str(error.value)
+    assert added_keys() == ()
+
+
+def test_only_keys_of_the_session_can_be_removed(sandbox_env: Sandbox, third: str) -> None:
+    """The message says where a configured key has to be taken out."""
+    with pytest.raises(ConfigurationError, match=r"groq_key_1 is not of this session: .*\.env"):
+        remove_key(get_configuration(), "groq_key_1")
+    with pytest.raises(ConfigurationError, match="no key is called 'groq_key_7'; there are groq_k"):
+        remove_key(get_configuration(), "groq_key_7")
+    with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
+        add_key(get_configuration(), "grok", third)
+    with pytest.raises(InvalidRequest, match="in use already: groq_key_1"):
+        add_key(get_configuration(), "groq", sandbox_env.environment()["GROQ_API_KEY_1"])
+
+
+def test_a_check_tells_keys_that_work_from_those_refused(sandbox_env: Sandbox) -> None:
+    """Checks spend nothing; a refused key is passed over without a call until it is taken again."""
+    sandbox_env.fail("groq_key_1", "unauthorized", times=1)
+    sandbox_env.fail("mistral", "overloaded", times=1)
+    tracker = get_quota_tracker()
+    checks = {check.key.label: check for check in check_keys(get_configuration().keys, tracker)}
+    assert [check.works for check in checks.values()] == [False, True, True, None, True, True]
+    assert "openai/gpt-oss-120b" in checks["groq_key_2"].models
+    assert "key refused (401" in checks["groq_key_1"].reason
+    assert sandbox_env.requests == ()
+
+    first = checks["groq_key_1"].key
+    closure = tracker.closure(first)
+    assert closure is not None
+    assert closure.until is None
+    assert get_llm_provider("groq").generate("hi").key != "groq_key_1"
+    assert len(sandbox_env.requests) == 1
+
+    (again,) = check_keys([first], get_quota_tracker())
+    assert again.works
+    assert tracker.closure(first) is None
+
+
+def test_an_account_without_credit_is_shut_for_a_while(sandbox_env: Sandbox) -> None:
+    """A key whose account has no credit is not refused: it is asked again later."""
+    sandbox_env.fail("openai", "no_credit")
+    with pytest.raises(Exception, match="no credit"):
+        get_llm_provider("openai").generate("hi", patience=0)
+    (key,) = [key for key in get_configuration().keys if key.provider == "openai"]
+    closure = get_quota_tracker().closure(key)
+    assert closure is not None
+    assert closure.until is not None
+    assert closure.since < closure.until

@@ -1,0 +1,192 @@
+"""Tab in a kernel and in a terminal: options, values, subcommands, variables."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+from notebook_kernel import Kernel, environment_without_keys
+
+OPTIONS = ["--provider", "--model", "--system", "--temperature", "--max-tokens", "--output"]
+PROVIDERS = ["groq", "mistral", "google", "openai"]
+
+
+def completed(kernel: Kernel, code: str) -> list[str]:
+    """The line as each offer at its end would leave it."""
+    reply = kernel.client.complete(code, len(code), reply=True, timeout=30)["content"]
+    start, end = reply["cursor_start"], reply["cursor_end"]
+    assert end == len(code)
+    return [code[:start] + match for match in reply["matches"]]
+
+
+def offers(kernel: Kernel, code: str) -> list[str]:
+    """What is offered in the place of the word at the end of the line, or after its last space."""
+    start = len(code) - len(re.search(r"\S*$", code)[0])  # type: ignore[index]
+    return [line[start:] for line in completed(kernel, code)]
+
+
+@pytest.mark.parametrize("before", ["%%llm ", "%llm ", "answer = %llm ", "    %llm "])
+def test_options_of_a_magic_are_offered(kernel: Kernel, before: str) -> None:
+    """Tab after a magic's name, or after a dash, offers its options and nothing else."""
+    for typed in ("", "-", "--"):
+        found = offers(kernel, before + typed)
+        assert [name for name in OPTIONS if name in found] == OPTIONS
+        assert found[-1] == "--help"
+        assert all(name.startswith("--") for name in found)
+    assert offers(kernel, f"{before}--mo") == ["--model"]
+    assert "--temperature" not in offers(kernel, f"{before}-t 0 --t")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("%%llm -p ", PROVIDERS),
+        ("%%llm --provider=mi", ["--provider=mistral"]),
+        ("%%llm -pmi", ["-pmistral"]),
+        ("%llm -q -t 0 -p g", ["groq", "google"]),
+        ('%llm -s "a b" -p o', ["openai"]),
+        ("%llm -m mistral-sm", ["mistral-small-latest"]),
+        ("%llm -m gpt-oss-12", ["gpt-oss-120b"]),
+        ("%llm -m openai/gpt-oss-1", ["openai/gpt-oss-120b"]),
+        ("%llm_quota m", ["mistral"]),
+        ("%llm_sandbox sta", ["start", "status"]),
+        ("%llm_sandbox --seed 3 sto", ["stop"]),
+        ("%llm_sandbox --keys gr", ["groq="]),
+        ("%llm_sandbox --left mistral.tokens_per_mo", ["mistral.tokens_per_month="]),
+    ],
+)
+def test_values_and_subcommands_are_offered(
+    kernel: Kernel, typed: str, expected: list[str]
+) -> None:
+    """Tab offers what an option takes, and the words that may follow a magic's name."""
+    assert offers(kernel, typed) == expected
+
+
+def test_models_are_those_of_the_provider_that_the_line_names(kernel: Kernel) -> None:
+    """After `-p mistral` only its models are offered, its default first."""
+    found = offers(kernel, "%%llm -p mistral -m ")
+    assert found[0] == "mistral-small-latest"
+    assert "mistral-large-latest" in found
+    assert not any("gpt" in name or "gemini" in name for name in found)
+    assert {"openai/gpt-oss-120b", "gemini-3.5-flash-lite"} <= set(offers(kernel, "%%llm -m "))
+
+
+def test_key_labels_are_offered(kernel: Kernel, sandboxed) -> None:
+    """Where a key is asked for, the labels of the configured ones are offered."""
+    sandboxed(keys={"groq": 2})
+    assert offers(kernel, "%llm_sandbox --left groq_k") == ["groq_key_1.", "groq_key_2."]
+
+
+def test_variables_are_offered_within_braces(kernel: Kernel) -> None:
+    """`{{` offers the user's variables, `{{name.` what it holds; modules and functions are not."""
+    kernel.run(
+        "import math\nfrom types import SimpleNamespace\n"
+        "def poem(): ...\n"
+        "poet, poems, _private = SimpleNamespace(name='Ada', born=1815), [], 1"
+    )
+    for before in ("%%llm -q\nTell me of {{", "%llm Tell me of {{ ", '%llm -s "You are {{'):
+        found = completed(kernel, before)
+        assert {f"{before}poet", f"{before}poems"} <= set(found)
+        names = {line.removeprefix(before) for line in found}
+        assert not names & {"math", "poem", "_private", "In", "exit"}
+        assert completed(kernel, f"{before}poet.b") == [f"{before}poet.born"]
+    kernel.run("del math, poem, poet, poems, _private, SimpleNamespace")
+
+
+def test_names_of_replies_are_offered(kernel: Kernel, sandboxed) -> None:
+    """`%llm_why` offers the variables that hold replies."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%llm -q -o capital hi\nnumber = 3")
+    assert "capital" in offers(kernel, "%llm_why ")
+    assert "number" not in offers(kernel, "%llm_why ")
+    kernel.run("del capital, number")
+
+
+def test_everything_else_is_left_to_ipython(kernel: Kernel) -> None:
+    """Python code, other magics and names of magics complete as they did."""
+    assert "%llm_quota" in completed(kernel, "%llm_q")
+    assert "import math" in completed(kernel, "import mat")
+    assert not set(completed(kernel, "%timeit -")) & {f"%timeit {name}" for name in OPTIONS}
+    assert "%pylab --help" not in completed(kernel, "%pylab -")
+
+
+def test_a_broken_settings_file_does_not_disturb_typing(kernel: Kernel) -> None:
+    """Options still complete; what is wrong with the file is said when a magic runs."""
+    path = kernel.folder / "arche_magic.toml"
+    path.write_text("order = [")
+    try:
+        assert offers(kernel, "%%llm --mo") == ["--model"]
+        assert completed(kernel, "%%llm -p groq") == []
+        cell = kernel.run("%llm hi")
+        assert "cannot be read" in cell.message
+    finally:
+        path.unlink()
+
+
+def test_unloading_takes_the_completion_away(kernel: Kernel) -> None:
+    """After `%unload_ext`, and after loading twice, there are none and one."""
+    count = (
+        "sum(getattr(matcher, 'matcher_identifier', '') == 'arche_magic'"
+        " for matcher in get_ipython().Completer.custom_matchers)"
+    )
+    kernel.run(
+        "shell = get_ipython()\nimport arche_magic\narche_magic.load_ipython_extension(shell)"
+    )
+    assert kernel.value(count) == 1
+    kernel.run("%unload_ext arche_magic")
+    assert kernel.value(count) == 0
+    kernel.run("%load_ext arche_magic")
+    assert kernel.value(count) == 1
+
+
+def test_the_first_tab_is_instant_and_imports_no_sdk(tmp_path: Path) -> None:
+    """From a Tab to its offers, all models among them, less than 50 ms pass in a fresh kernel."""
+    times = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kernel = Kernel(folder)
+        try:
+            began = time.perf_counter()
+            assert len(offers(kernel, "%%llm -m ")) > 20
+            times.append(time.perf_counter() - began)
+            heavy = kernel.value(
+                "sorted(set(__import__('sys').modules) & {'groq', 'openai', 'mistralai', 'pandas',"
+                " 'google.genai', 'httpx', 'arche_magic.llm_providers.orchestrator'})"
+            )
+            assert heavy == []
+        finally:
+            kernel.stop()
+    print("seconds to the first offers:", times)
+    assert min(times) < 0.05
+
+
+def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
+    """In IPython's own terminal, Tab completes the only offer in place."""
+    environment = environment_without_keys(tmp_path, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
+    terminal = pexpect.spawn(
+        sys.executable,
+        ["-m", "IPython", "--no-banner", "--colors=NoColor", "--no-confirm-exit"],
+        cwd=str(tmp_path),
+        env=environment,
+        encoding="utf-8",
+        dimensions=(50, 160),
+        timeout=30,
+    )
+    try:
+        terminal.expect(r"In .*\[.*1")
+        terminal.send("%load_ext arche_magic\r")
+        terminal.expect(r"In .*\[.*2")
+        terminal.send("%llm_sandbox stat\t")
+        terminal.expect("%llm_sandbox status")
+        terminal.send("\r")
+        terminal.expect("The sandbox is not running")
+        terminal.expect(r"In .*\[.*3")
+        terminal.send("%llm_sandbox --keys mis\t")
+        terminal.expect("--keys mistral=")
+    finally:
+        terminal.close(force=True)

@@ -1,0 +1,114 @@
+"""What people see of the notebook in Notebook 7, and of a saved one in viewers that are not ours.
+
+Pictures are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+from place_parts import CELLS, LIKE_GITHUB, outputs, write
+from traitlets.config import Config
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
+
+from lab_session import SCREENS, Screen, chromium, find_chromium, jupyter_lab
+
+if TYPE_CHECKING:
+    import nbformat
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+# As VS Code shows outputs: HTML as it is saved, in a page with its own colours and no Jupyter.
+BARE = """<!doctype html><meta charset="utf-8"><body style="font: 13px sans-serif;
+background: {paper}; color: {ink}; margin: 20px">{body}</body>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+def picture(page: Page, name: str) -> None:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENS / f"place-{name}.png", full_page=True)
+
+
+def test_notebook_7_shows_replies_receipts_and_tables(browser: Browser, tmp_path: Path) -> None:
+    """Run All in Notebook 7 fills every cell; the receipt unfolds, the tables fit."""
+    with jupyter_lab(tmp_path, "notebook") as server:
+        write(server.notebooks / "place.ipynb", CELLS)
+        page = browser.new_page(viewport={"width": 1100, "height": 900}, reduced_motion="reduce")
+        page.set_default_timeout(20_000)
+        page.goto(f"{server.url}notebooks/place.ipynb?token={server.token}")
+        page.get_by_text("Python 3 (ipykernel)").first.wait_for()
+        screen = Screen(page)
+        screen.run_all()
+        receipt = screen.cell("%%llm").locator("details")
+        receipt.locator("summary").click()
+        assert "groq · key 2 · gpt-oss-120b" in receipt.locator("summary").inner_text()
+        assert receipt.get_by_role("row").first.is_visible()
+        table = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
+        assert table.get_by_text("1,000 of 1,000").is_visible()
+        for output in page.locator(".jp-RenderedHTML").all():
+            assert output.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+        picture(page, "notebook-7")
+        page.close()
+
+
+@pytest.mark.parametrize(
+    ("theme", "paper", "ink"), [("light", "white", "#222"), ("dark", "#1e1e1e", "#ddd")]
+)
+def test_outputs_need_no_style_of_jupyter(
+    browser: Browser,
+    executed: nbformat.NotebookNode,
+    tmp_path: Path,
+    theme: str,
+    paper: str,
+    ink: str,
+) -> None:
+    """In a page that knows nothing of Jupyter, as VS Code's, receipt and tables are in order."""
+    parts = [
+        output.data["text/html"]
+        for source in ("%%llm", "%llm_quota", "%llm_why", "%llm_keys", "%llm_models")
+        for output in outputs(executed, source)
+        if "text/html" in output.get("data", {})
+    ]
+    (tmp_path / "bare.html").write_text(BARE.format(paper=paper, ink=ink, body="<hr>".join(parts)))
+    page = browser.new_page(viewport={"width": 1100, "height": 700})
+    page.goto(f"file://{tmp_path}/bare.html")
+    color = page.locator("details").first.evaluate("e => getComputedStyle(e).color")
+    assert color == "rgb(121, 121, 121)"
+    page.locator("summary").first.click()
+    assert page.locator("details tr").first.is_visible()
+    assert page.locator("td").last.evaluate("e => getComputedStyle(e).fontSize") != "16px"
+    picture(page, f"bare-{theme}")
+    page.close()
+
+
+def test_a_page_like_githubs_is_readable(
+    browser: Browser, executed: nbformat.NotebookNode, tmp_path: Path
+) -> None:
+    """Without any style of ours the receipt unfolds and the figures stand in tables."""
+    config = Config({"SanitizeHTML": LIKE_GITHUB})
+    html, _ = HTMLExporter(preprocessors=[SanitizeHTML], config=config).from_notebook_node(executed)
+    (tmp_path / "page.html").write_text(html)
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    # The template of nbconvert asks for MathJax from elsewhere; nobody is asked here.
+    page.route("http*://**", lambda route: route.abort())
+    page.goto(f"file://{tmp_path}/page.html", wait_until="domcontentloaded")
+    page.locator("summary").first.click()
+    assert page.locator("details tr").first.is_visible()
+    assert page.get_by_role("cell", name="1,000 of 1,000").is_visible()
+    picture(page, "like-github")
+    page.close()
