@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..types import Location
+from ..types import Location, Secret
 from .base import Change, Document, LedgerWarning, Merge, T
 from .memory import MemoryStorage
 
@@ -80,8 +80,12 @@ class RedisStorage:
                 retry=Retry(NoBackoff(), 1),
                 decode_responses=True,
             )
-            # Options of the URL are looked at only here.
             pool = self._client.connection_pool
+            names = [pool.connection_kwargs.pop(name, None) for name in ("username", "password")]
+            if any(names):
+                provider = _Credentials(*(Secret(name) for name in names if name))
+                pool.connection_kwargs["credential_provider"] = provider
+            # Options of the URL are looked at only here.
             pool.connection_class(**pool.connection_kwargs)
             taken = True
         except (ValueError, TypeError, redis.RedisError):
@@ -226,6 +230,16 @@ class RedisStorage:
         now = time.monotonic()
         waited = _ABSENCE_PER_WAIT * (now - began)
         self._try_again_at = now + max(_SHORTEST_ABSENCE_SECONDS, waited)
+
+
+class _Credentials:
+    """User name and password where redis-py asks for them: its own options are easily printed."""
+
+    def __init__(self, *secrets: Secret) -> None:
+        self._secrets = secrets
+
+    def get_credentials(self) -> tuple[str, ...]:
+        return tuple(secret.reveal() for secret in self._secrets)
 
 
 def _interruptible(call: Callable[[], T]) -> T:
