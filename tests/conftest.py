@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leaks import leaks_in_folder
 
 from arche_magic.llm_providers.config import use_configuration
 from arche_magic.sandbox import Sandbox
@@ -23,6 +24,15 @@ def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name)
     yield
     use_configuration(None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_written_holds_a_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test, no file of any test, and none in `build/`, has part of a planted key."""
+    yield
+    build = Path(__file__).parents[1] / "build"
+    folders = [folder for folder in (tmp_path_factory.getbasetemp(), build) if folder.exists()]
+    assert [leak for folder in folders for leak in leaks_in_folder(folder)] == []
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 
 FRAGMENT = 8
+_BEGINNING = 2**24 - 1
 _LARGEST_FILE = 50_000_000
 
 
@@ -50,16 +51,17 @@ def keys_of(provider: str) -> list[str]:
 def leaks_in(data: str | bytes, planted: Mapping[str, str] = PLANTED) -> list[str]:
     """Which planted texts the data holds a piece of, each once, and where it is seen first."""
     content = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    wanted, names = _wanted(tuple(planted.items()))
+    names, beginnings = _wanted(tuple(planted.items()))
     found: dict[str, int] = {}
     for shift in range(FRAGMENT):
         count = (len(content) - shift) // FRAGMENT
         if count <= 0:
             break
         words = np.frombuffer(content, "<u8", count, shift)
-        for place in np.flatnonzero(np.isin(words, wanted)):
-            name, at = names[int(words[place])], shift + FRAGMENT * int(place)
-            found[name] = min(at, found.get(name, at))
+        for place in np.flatnonzero(beginnings[words & _BEGINNING]):
+            name, at = names.get(int(words[place])), shift + FRAGMENT * int(place)
+            if name is not None:
+                found[name] = min(at, found.get(name, at))
     return [
         f"{name} at {at}: …{content[max(0, at - 60) : at + 60].decode('utf-8', 'replace')}…"
         for name, at in sorted(found.items())
@@ -94,8 +96,8 @@ def _leaks(path: Path, planted: Mapping[str, str]) -> list[str]:
 
 
 @lru_cache
-def _wanted(planted: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, dict[int, str]]:
-    """The pieces to look for, as numbers of eight bytes, and what each is a piece of."""
+def _wanted(planted: tuple[tuple[str, str], ...]) -> tuple[dict[int, str], np.ndarray]:
+    """What each piece, as a number of eight bytes, is a piece of; and how pieces begin."""
     names: dict[int, str] = {}
     for name, text in planted:
         for form in _forms(text):
@@ -103,7 +105,9 @@ def _wanted(planted: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, dict[int,
                 piece = form[start : start + FRAGMENT]
                 if not any(piece.decode() in public for public in _PUBLIC):
                     names[int.from_bytes(piece, "little")] = name
-    return np.array(sorted(names), dtype="<u8"), names
+    beginnings = np.zeros(_BEGINNING + 1, dtype=bool)
+    beginnings[np.array(list(names), dtype="<u8") & _BEGINNING] = True
+    return names, beginnings
 
 
 def _forms(text: str) -> Iterator[bytes]:

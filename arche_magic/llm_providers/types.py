@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -117,8 +118,10 @@ class Location(str):
         """The location that a text names; one that is a Location already keeps its password."""
         if isinstance(text, Location):
             return text
-        scheme, mark, rest = text.partition("://")
-        shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if mark else text
+        # One letter is a drive; a slash too few is a typing error, with a password all the same.
+        scheme = re.match("[A-Za-z]{2,}:/{0,2}", text)
+        rest = text[scheme.end() :].rpartition("@")[2].partition("?")[0] if scheme else ""
+        shown = f"{scheme[0]}{rest}" if scheme else text
         location = super().__new__(cls, shown)
         location._whole = Secret(text) if shown != text else None
         return location

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,10 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from leaks import keys_of
+from secret_parts import PROVIDERS, write_env_file
 
 from arche_magic.sandbox import Sandbox
-
-PROVIDERS = ("groq", "mistral", "google", "openai")
 
 
 @pytest.fixture
@@ -33,15 +31,6 @@ def project(planted: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_env_file(folder, planted)
     monkeypatch.chdir(folder)
     return folder
-
-
-def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
-    """A `.env` with all that a sandbox gives out, readable by its owner alone."""
-    path = folder / ".env"
-    lines = [f"{name}={value}\n" for name, value in sandbox.environment().items()]
-    path.write_text("".join(lines), encoding="utf-8")
-    path.chmod(0o600)
-    return path
 
 
 @pytest.fixture
@@ -67,11 +56,3 @@ def control(planted: Sandbox) -> Iterator[str]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-def environment_without_keys(**more: str) -> dict[str, str]:
-    """This process's variables without any that configure us; SDKs are told to log all they can."""
-    ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    loud = {"OPENAI_LOG": "debug", "GROQ_LOG": "debug", "MISTRAL_DEBUG": "true"}
-    return {**kept, **loud, **more}

@@ -172,4 +172,5 @@ def main() -> None:
     print("shown everything")
 
 
-main()
+if __name__ == "__main__":
+    main()

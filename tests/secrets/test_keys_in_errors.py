@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import PROVIDERS
 from echo_server import Echo, echo_server
 from leaks import keys_of, leaks_in, leaks_in_folder
+from secret_parts import PROVIDERS
 
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider
 from arche_magic.llm_providers.config import load_configuration, use_configuration

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROVIDERS, environment_without_keys
 from leaks import PLANTED, leaks_in, leaks_in_folder
+from secret_parts import PROVIDERS, environment_without_keys
 
 from arche_magic.sandbox import FAILURE_KINDS
 

@@ -47,6 +47,8 @@ def open_storage(
     """
     location = Location(location)
     scheme = location.partition("://")[0] if "://" in location else ""
+    if not scheme and location.partition(":")[0] in _REDIS_SCHEMES:
+        raise ValueError("a Redis URL begins with redis:// and a host")
     if scheme not in ("", "memory", *_REDIS_SCHEMES):
         raise ValueError(f"{scheme}:// is no storage; use a path, redis:// or memory://")
     path = Path(location).absolute()

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..types import Location
+from ..types import Location, Secret
 from .base import Change, Document, LedgerWarning, Merge, T
 from .memory import MemoryStorage
 
@@ -150,8 +150,12 @@ class RedisStorage:
                 retry=Retry(NoBackoff(), 1),
                 decode_responses=True,
             )
-            # Options of the URL are looked at only here.
             pool = self._client.connection_pool
+            names = [pool.connection_kwargs.pop(name, None) for name in ("username", "password")]
+            if any(names):
+                provider = _Credentials(*(Secret(name) for name in names if name))
+                pool.connection_kwargs["credential_provider"] = provider
+            # Options of the URL are looked at only here.
             pool.connection_class(**pool.connection_kwargs)
             taken = True
         except (ValueError, TypeError, redis.RedisError):
@@ -326,6 +330,16 @@ class RedisStorage:
 def _lacks(stored: _Stored, seen: _Stored) -> bool:
     """Whether Redis lost something of what was seen there."""
     return stored.lineage != seen.lineage and seen.revision > stored.basis_revision
+
+
+class _Credentials:
+    """User name and password where redis-py asks for them: its own options are easily printed."""
+
+    def __init__(self, *secrets: Secret) -> None:
+        self._secrets = secrets
+
+    def get_credentials(self) -> tuple[str, ...]:
+        return tuple(secret.reveal() for secret in self._secrets)
 
 
 def _interruptible(call: Callable[[], T]) -> T:

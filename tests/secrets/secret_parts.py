@@ -1,0 +1,27 @@
+"""What the tests of secrets share: a project's folder with keys, a process without any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from arche_magic.sandbox import Sandbox
+
+PROVIDERS = ("groq", "mistral", "google", "openai")
+
+
+def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
+    """A `.env` with all that a sandbox gives out, readable by its owner alone."""
+    path = folder / ".env"
+    lines = [f"{name}={value}\n" for name, value in sandbox.environment().items()]
+    path.write_text("".join(lines), encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def environment_without_keys(**more: str) -> dict[str, str]:
+    """This process's variables without any that configure us; SDKs are told to log all they can."""
+    ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    loud = {"OPENAI_LOG": "debug", "GROQ_LOG": "debug", "MISTRAL_DEBUG": "true"}
+    return {**kept, **loud, **more}

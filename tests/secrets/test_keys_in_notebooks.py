@@ -1,0 +1,159 @@
+"""Magics in a real kernel, the saved notebook, its HTML, a terminal and the command line."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pexpect
+import pytest
+from leaks import leaks_in, leaks_in_folder
+from nbconvert import HTMLExporter, MarkdownExporter
+from notebook_kernel import Kernel
+from secret_parts import PROVIDERS, environment_without_keys
+
+from arche_magic.sandbox import FAILURE_KINDS, Sandbox
+
+KINDS = sorted(set(FAILURE_KINDS) - {"stall", "stall_stream"})
+AFTER = (
+    "%llm_quota", "%llm_stats", "%llm_why", "%tb", "%config ArcheMagics", "%whos",
+    "import arche_magic; arche_magic.load_attempts()",
+    "provider.configuration, provider.configuration.keys, vars(provider.configuration)",
+    "provider.get_stats()",
+    "[vars(key) for key in provider.configuration.keys]",
+    "%pinfo provider", "%pinfo2 provider", "%pinfo provider.configuration",
+)  # fmt: skip
+CELLS = [
+    "import logging\nlogging.basicConfig(level=logging.DEBUG, filename='debug.log', force=True)",
+    "%load_ext arche_magic\n%xmode Verbose",
+    "from arche_magic.llm_providers import get_llm_provider\nprovider = get_llm_provider()",
+]
+
+
+@pytest.fixture
+def kernel(project: Path) -> Iterator[Kernel]:
+    """A kernel whose keys are in the `.env` of its folder."""
+    kernel = Kernel(project, extension=False)
+    yield kernel
+    kernel.stop()
+
+
+def notebook_of(sources: list[str], kernel: Kernel) -> nbformat.NotebookNode:
+    """The cells, run, with their outputs as a notebook keeps them."""
+    notebook = nbformat.v4.new_notebook()
+    for source in sources:
+        cell = nbformat.v4.new_code_cell(source)
+        messages = [
+            {"header": {"msg_type": kind}, "content": content}
+            for _, kind, content in kernel.run(source).messages
+            if kind in ("stream", "display_data", "execute_result", "error")
+        ]
+        cell.outputs = [nbformat.v4.output_from_msg(message) for message in messages]
+        notebook.cells.append(cell)
+    return notebook
+
+
+def test_cells_show_no_key_whatever_fails(planted: Sandbox, project: Path, kernel: Kernel) -> None:
+    """Replies, receipts, errors in verbose mode, tables, help, logs, history and exports."""
+    notebook = notebook_of(CELLS, kernel)
+    for kind in KINDS:
+        planted.reset()
+        planted.fail("*", kind, times=None)
+        for name in PROVIDERS:
+            kernel.run(
+                "for key in provider.configuration.keys: provider.quota_tracker.reopen(key.label)"
+            )
+            cells = [
+                f"%%llm -p {name} --patience 0\nHello",
+                f"get_llm_provider({name!r}).generate('Hello', patience=0)",
+            ]
+            notebook.cells += notebook_of(cells, kernel).cells
+    planted.reset()
+    notebook.cells += notebook_of(["%llm Hello", *AFTER], kernel).cells
+    failed = [
+        cell for cell in notebook.cells if any(o.output_type == "error" for o in cell.outputs)
+    ]
+    assert len(failed) > len(KINDS)
+    (project / "saved.ipynb").write_text(nbformat.writes(notebook), encoding="utf-8")
+    for exporter, end in ((HTMLExporter(), "html"), (MarkdownExporter(), "md")):
+        (project / f"saved.{end}").write_text(exporter.from_notebook_node(notebook)[0], "utf-8")
+    history = sqlite3.connect(next(project.rglob("history.sqlite")))
+    assert history.execute("SELECT count(*) FROM history").fetchone()[0] > len(KINDS)
+    history.close()
+    assert leaks_in_folder(project) == []
+
+
+def test_an_interrupted_cell_shows_no_key(planted: Sandbox, project: Path, kernel: Kernel) -> None:
+    """Not in verbose mode either, where the interrupt's own traceback lists variables."""
+    planted.fail("*", "stall", times=None)
+    for source in CELLS:
+        kernel.run(source)
+    started = "import threading, os, signal\nthreading.Timer(1, os.kill, (os.getpid(), 2)).start()"
+    for call in ("get_llm_provider('groq').generate('Hello')", "%llm -p mistral Hello"):
+        cell = kernel.run(f"{started}\n{call}")
+        assert cell.status == "error"
+        assert cell.error_name in ("KeyboardInterrupt", "CellInterrupted")
+        assert not leaks_in(json.dumps(cell.messages, default=str))
+    assert leaks_in_folder(project) == []
+
+
+def test_a_prompt_with_a_key_is_refused_in_one_line(
+    planted: Sandbox, project: Path, kernel: Kernel
+) -> None:
+    """Nothing is sent and nothing kept; the error names the key by its label."""
+    for source in CELLS:
+        kernel.run(source)
+    kernel.run("text = 'My settings: ' + open('.env').read()")
+    cell = kernel.run("get_llm_provider().generate(text)")
+    assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1; ")
+    assert not leaks_in(json.dumps(cell.messages, default=str))
+    assert planted.requests == ()
+    assert leaks_in_folder(project) == []
+
+
+def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
+    """Plain IPython, in verbose mode, with errors that quote the key."""
+    planted.fail("*", "echo_key", times=None)
+    environment = environment_without_keys(IPYTHONDIR=str(project / "ipython"), NO_COLOR="1")
+    command = ["-m", "IPython", "--simple-prompt", "--no-banner", "--xmode=Verbose"]
+    terminal = pexpect.spawn(
+        sys.executable, command, cwd=str(project), env=environment | {"TERM": "dumb"},
+        encoding="utf-8", timeout=60, dimensions=(50, 400),
+    )  # fmt: skip
+    shown = []
+    lines = (
+        "%load_ext arche_magic", "%llm --patience 0 hi", "%llm_quota", "%llm_stats",
+        "from arche_magic.llm_providers import get_llm_provider",
+        "get_llm_provider('openai').generate('hi', patience=0)", "%tb",
+        "get_llm_provider().configuration",
+    )  # fmt: skip
+    for number, line in enumerate(lines, 1):
+        terminal.expect(rf"In \[{number}\]: ")
+        shown.append(terminal.before)
+        terminal.sendline(line)
+    terminal.expect(rf"In \[{len(lines) + 1}\]: ")
+    shown.append(terminal.before)
+    terminal.close(force=True)
+    assert "No available LLM providers" in "".join(shown)
+    assert not leaks_in("".join(shown))
+    assert leaks_in_folder(project) == []
+
+
+@pytest.mark.parametrize("arguments", [["quota"], ["quota", "--json"], ["quota", "groq"]])
+def test_the_command_line_shows_no_key(
+    planted: Sandbox, project: Path, arguments: list[str]
+) -> None:
+    """Neither the tables nor their JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "arche_magic", *arguments],
+        capture_output=True, cwd=project, env=environment_without_keys(), timeout=60,
+        stdin=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    assert b"groq" in done.stdout
+    assert not leaks_in(done.stdout + done.stderr)
+    assert leaks_in_folder(project) == []

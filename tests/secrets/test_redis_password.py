@@ -1,0 +1,128 @@
+"""The password in a Redis URL: used to log in, and never seen again."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from leaks import PLANTED, leaks_in, leaks_in_folder
+from secret_parts import environment_without_keys
+
+from arche_magic.sandbox import Sandbox
+
+PASSWORD = PLANTED["redis_password"]
+# What a user's program does, and then everything that can be seen of it.
+PROGRAM = f"""
+import logging, os, signal, sys, threading, warnings
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+logging.basicConfig(level=logging.DEBUG, filename="debug.log")
+from everything_shown import copies_of, show_error, show_parts
+from arche_magic.llm_providers import get_llm_provider, get_quota_tracker, LLMProviderError
+from arche_magic.llm_providers import attempts, storage, waiting
+from arche_magic.llm_providers.config import get_configuration
+import arche_magic.__main__ as command_line
+
+if sys.argv[1] == "interrupt":
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    configuration = get_configuration()
+    print(configuration, vars(configuration), str(configuration.store), f"{{configuration.store}}")
+    tracker = get_quota_tracker()
+    print(get_llm_provider().generate("Hello", patience=0).provider)
+    command_line.main(["quota"])
+    for value in (tracker, tracker.storage, configuration, configuration.store):
+        show_parts(value)
+        for made in copies_of(value):
+            show_parts(made)
+except (LLMProviderError, KeyboardInterrupt) as error:
+    print(type(error).__name__)
+    show_error(error)
+for module in (attempts, storage, waiting):
+    show_parts(vars(module))
+print("shown everything")
+"""
+
+
+def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
+    """What the program prints with its ledger there; nothing may hold the password."""
+    environment = environment_without_keys(**sandbox.environment(), ARCHE_QUOTA_STORE=url)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, what], capture_output=True, cwd=folder, env=environment,
+        timeout=60, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    shown = done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith(b"shown everything"), shown[-3000:].decode()
+    assert not leaks_in(shown)
+    assert leaks_in_folder(folder) == []
+    return shown.decode()
+
+
+@pytest.fixture
+def locked_redis(tmp_path: Path) -> Iterator[int]:
+    """The port of a Redis that wants the planted password."""
+    program = shutil.which("redis-server")
+    if not program:
+        pytest.skip("no redis-server is installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = f'port {port}\nbind 127.0.0.1\nsave ""\nrequirepass "{PASSWORD}"\n'
+    process = subprocess.Popen(
+        [program, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=tmp_path
+    )
+    assert process.stdin
+    process.stdin.write(settings.encode())
+    process.stdin.close()
+    for _ in range(500):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.01)
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+def test_a_ledger_behind_a_password_shows_none_of_it(
+    locked_redis: int, tmp_path: Path, planted: Sandbox
+) -> None:
+    """It logs in, counts, and neither objects, caches, copies nor logs hold the password openly."""
+    url = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{locked_redis}/0"
+    shown = shown_with(url, tmp_path, planted)
+    assert f"redis://127.0.0.1:{locked_redis}/0" in shown
+    assert "does not answer" not in shown
+    in_query = f"redis://127.0.0.1:{locked_redis}/0?password={quote(PASSWORD, safe='')}"
+    assert "does not answer" not in shown_with(in_query, tmp_path, planted)
+
+
+def test_a_wrong_password_is_not_shown(locked_redis: int, tmp_path: Path, planted: Sandbox) -> None:
+    """The ledger goes on in memory, with a warning that has the server's reason and no URL."""
+    wrong = quote(PASSWORD[::-1] + PASSWORD[:12], safe="")
+    shown = shown_with(f"redis://somebody:{wrong}@127.0.0.1:{locked_redis}/0", tmp_path, planted)
+    assert "the ledger's Redis does not answer (AuthenticationError)" in shown
+
+
+@pytest.mark.parametrize(
+    "form", ["redis://:{}@127.0.0.1:1/0", "redis://a:{}@[::1", "redis:/:{}@localhost:1/0"]
+)
+def test_a_url_that_cannot_be_read_is_not_shown(
+    form: str, tmp_path: Path, planted: Sandbox
+) -> None:
+    """A password with unescaped signs breaks the URL: the error says so without quoting it."""
+    shown_with(form.format(PASSWORD), tmp_path, planted)
+
+
+def test_an_interrupt_while_redis_hangs_shows_no_password(tmp_path: Path, planted: Sandbox) -> None:
+    """The client waits with the password in its hands; the traceback leaves its frames out."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        port = hanging.getsockname()[1]
+        url = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"
+        shown = shown_with(url, tmp_path, planted, "interrupt")
+    assert "\nKeyboardInterrupt\n" in shown

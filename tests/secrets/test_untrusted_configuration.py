@@ -1,0 +1,383 @@
+"""A project's files cannot send the user's keys elsewhere, and say what they do change."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from echo_server import echo_server
+from leaks import PLANTED, keys_of
+
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.config import Configuration, load_configuration, use_configuration
+from arche_magic.llm_providers.env_file import ConfigurationWarning
+from arche_magic.llm_providers.errors import ConfigurationError
+
+ELSEWHERE = "https://gateway.example/v1"
+LOOK_ALIKES = [
+    "http://api.groq.com",  # unencrypted
+    "https://api.groq.com.example",
+    "https://api.groq.com:8443",
+    "https://example/api.groq.com",
+    "https://127.0.0.1.example",
+    "http://0.0.0.0:8000",
+    "http://2130706434",
+    "https://localhost.example",
+]
+NO_ADDRESSES = [
+    "api.groq.com",
+    "https://",
+    "ftp://127.0.0.1",
+    "https://user:password@127.0.0.1",
+    "https://127.0.0.1@gateway.example",
+    "https://127.0.0.1\\@gateway.example",
+    "https://gateway.example#@127.0.0.1",
+    "https://gateway.example?x=127.0.0.1",
+    "https://\u0430pi.groq.com",  # a Cyrillic letter
+    "https://127.0.0.1:99999",
+]
+
+
+@pytest.fixture
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user's own settings go; there are none yet."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    (tmp_path / "own" / "arche_magic").mkdir(parents=True)
+    return tmp_path / "own" / "arche_magic" / "arche_magic.toml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cloned project; the user's keys are in the environment."""
+    monkeypatch.setenv("GROQ_API_KEY", PLANTED["groq_key_1"])
+    project = tmp_path / "cloned"
+    project.mkdir()
+    return project
+
+
+Load = Callable[[], tuple[Configuration, list[str]]]
+
+
+@pytest.fixture
+def load(folder: Path) -> Load:
+    """Read the configuration, and what is warned of."""
+
+    def read() -> tuple[Configuration, list[str]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            configuration = load_configuration(directory=folder)
+        assert all(w.category is ConfigurationWarning for w in caught), caught
+        return configuration, [str(w.message) for w in caught]
+
+    return read
+
+
+def refusal(load: Load) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- base URLs
+
+
+@pytest.mark.parametrize("address", [ELSEWHERE, *LOOK_ALIKES])
+def test_an_env_file_cannot_send_a_key_elsewhere(folder: Path, load: Load, address: str) -> None:
+    """The error names the file, the place, and what to write where."""
+    (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n")
+    message = refusal(load)
+    assert message.startswith(f"GROQ_BASE_URL in {folder / '.env'} would send prompts and keys")
+    assert re.match(r"https?://[^/]*", address)[0] in message
+    assert "trust_base_urls" in message
+
+
+def test_doing_what_the_error_says_helps(folder: Path, load: Load, own_settings: Path) -> None:
+    """Its words, written where it says, let the address pass; it is announced once."""
+    (folder / ".env").write_text(f"GROQ_BASE_URL={ELSEWHERE}\n")
+    message = refusal(load)
+    line, place = re.search(
+        r'write (trust_base_urls = \["\S+"\]) .* into (\S+) or', message
+    ).groups()
+    assert Path(place) == own_settings
+    own_settings.write_text(line)
+    configuration, told = load()
+    assert configuration.providers["groq"].url == ELSEWHERE
+    assert told == [
+        f"prompts and keys for Groq go to https://gateway.example "
+        f"(GROQ_BASE_URL in {folder / '.env'})"
+    ]
+    assert load()[1] == []
+    own_settings.write_text("trust_base_urls = true")
+    assert load()[0].providers["groq"].url == ELSEWHERE
+    own_settings.write_text('trust_base_urls = ["https://another.example"]')
+    assert "would send" in refusal(load)
+
+
+def test_a_project_cannot_trust_itself(folder: Path, load: Load, own_settings: Path) -> None:
+    """Its settings file has no say in that, not even about an address it does not name."""
+    (folder / "arche_magic.toml").write_text("trust_base_urls = true")
+    assert str(own_settings) in refusal(load)
+
+
+@pytest.mark.parametrize("value", ["1", '"https://gateway.example"', '["gateway.example"]'])
+def test_a_wrong_trust_is_an_error(load: Load, own_settings: Path, value: str) -> None:
+    """It is true or a list of addresses."""
+    own_settings.write_text(f"trust_base_urls = {value}")
+    assert refusal(load).startswith(f"{own_settings}: trust_base_urls must be true, or a list")
+
+
+def test_the_environment_is_trusted(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever exports an address means it; it comes before the file's."""
+    monkeypatch.setenv("GROQ_BASE_URL", ELSEWHERE)
+    (folder / ".env").write_text("GROQ_BASE_URL=https://evil.example\n")
+    configuration, told = load()
+    assert configuration.providers["groq"].url == ELSEWHERE
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://api.groq.com", "http://127.0.0.1:8000/groq", "http://localhost:1", "http://[::1]:1"],
+)
+def test_the_providers_own_address_and_this_machine_pass(
+    folder: Path, load: Load, address: str
+) -> None:
+    """Nothing leaves there that would not anyway."""
+    (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n")
+    configuration, told = load()
+    assert configuration.providers["groq"].url == address
+    assert told == []
+
+
+def test_without_a_key_there_is_nothing_to_refuse(folder: Path, load: Load) -> None:
+    """An address for a provider that has no key harms nobody."""
+    (folder / ".env").write_text(f"MISTRAL_BASE_URL={ELSEWHERE}\n")
+    assert load()[1] == []
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_an_address_that_could_be_read_two_ways_is_none(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, address: str, where: str
+) -> None:
+    """Wherever it stands; the message does not repeat it, as it may hold a password."""
+    if where == "file":
+        (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n", encoding="utf-8")
+    else:
+        monkeypatch.setenv("GROQ_BASE_URL", address)
+    message = refusal(load)
+    assert "GROQ_BASE_URL" in message
+    assert "is no address such as https://host/path" in message
+    assert "password@" not in message
+
+
+def test_a_settings_file_is_no_different(folder: Path, load: Load, own_settings: Path) -> None:
+    """In a project's file an address needs trust; in the user's own it has it."""
+    table = f'[providers.groq]\nbase_url = "{ELSEWHERE}"\n'
+    (folder / "arche_magic.toml").write_text(table)
+    message = refusal(load)
+    assert f"[providers.groq] base_url in {folder / 'arche_magic.toml'} would send" in message
+    own_settings.write_text("trust_base_urls = true")
+    assert len(load()[1]) == 1
+    (folder / "arche_magic.toml").unlink()
+    own_settings.write_text(table)
+    configuration, told = load()
+    assert configuration.providers["groq"].url == ELSEWHERE
+    assert told == []
+
+
+def test_the_users_folder_is_not_the_projects(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative name for the user's settings would lie in whatever folder is worked in."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CONFIG_HOME", ".")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    (folder / "arche_magic").mkdir()
+    (folder / "arche_magic" / "arche_magic.toml").write_text("trust_base_urls = true")
+    (folder / ".env").write_text(f"GROQ_BASE_URL={ELSEWHERE}\n")
+    assert "would send" in refusal(load)
+
+
+def test_nothing_reaches_an_address_that_is_refused(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other providers wait too: a project that tries this wants looking at first."""
+    monkeypatch.chdir(folder)
+    with echo_server() as elsewhere:
+        port = elsewhere.url.rpartition(":")[2]
+        (folder / ".env").write_text(f"GROQ_BASE_URL=http://0.0.0.0:{port}\n")
+        with pytest.raises(ConfigurationError):
+            get_llm_provider().generate("Hello", patience=0)
+        assert elsewhere.received == []
+
+
+# --- keys in settings files, where they do not belong
+
+
+def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> None:
+    """The error says where keys go."""
+    key = "gsk_" + "MadeUp0987" * 5
+    (folder / "arche_magic.toml").write_text(f'GROQ_API_KEY = "{key}"')
+    assert refusal(load).endswith("keys go into the environment or into .env")
+    (folder / "arche_magic.toml").write_text(f'[providers]\ngroq = "{key}"')
+    assert key[4:] not in refusal(load)
+
+
+# --- where the ledger lives
+
+
+@pytest.mark.parametrize(
+    "store", ["redis://ledger.example:6379/0", "rediss://u:secret@ledger.example/0", "/srv/l.json",
+              "../l.json", "~/l.json"],
+)  # fmt: skip
+def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -> None:
+    """Once, with the file that says so, without a password."""
+    (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
+    (told,) = load()[1]
+    assert told.startswith("the ledger is kept in ")
+    assert told.endswith(f"(ARCHE_QUOTA_STORE in {folder / '.env'})")
+    assert "secret" not in told
+    assert load()[1] == []
+
+
+@pytest.mark.parametrize(
+    "store", ["memory://x", "l.json", "outputs/l.json", "redis://127.0.0.1/0", "redis://localhost"]
+)
+def test_a_ledger_here_is_not_announced(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """In memory, in the project or on this machine it surprises nobody."""
+    monkeypatch.chdir(folder)
+    (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
+    assert load()[1] == []
+    (folder / ".env").unlink()
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", "redis://ledger.example/0")
+    assert load()[1] == []
+
+
+# --- whose files, and who reads them
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine can look into; pytest's own are private."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder.resolve()
+    shutil.rmtree(folder)
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give a file to another user"
+)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("mode", "warns"), [(0o644, True), (0o604, True), (0o602, True), (0o600, False), (0o640, False)]
+)
+def test_keys_that_others_can_read_are_told_of(
+    open_folder: Path, own_settings: Path, mode: int, warns: bool
+) -> None:
+    """One line per file and process, with the command that helps; a group of one's own is fine."""
+    env_file = open_folder / ".env"
+    env_file.write_text(f"GROQ_API_KEY={PLANTED['groq_key_1']}\n")
+    env_file.chmod(mode)
+    expected = (
+        f"other users of this machine can read the keys in {env_file}; run: chmod 600 {env_file}"
+    )
+    for round_ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load_configuration(directory=open_folder)
+        told = [str(warning.message) for warning in caught]
+        assert told == ([expected] if warns and round_ == 0 else [])
+
+
+@posix
+def test_files_out_of_others_reach_are_not_told_of(
+    open_folder: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are files without keys."""
+    inner = open_folder / "private"
+    inner.mkdir(mode=0o700)
+    (inner / ".env").write_text(f"GROQ_API_KEY={PLANTED['groq_key_1']}\n")
+    (open_folder / ".env").write_text("EDITOR=vi\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_configuration(directory=inner).keys) == 1
+        assert load_configuration(directory=open_folder).keys == ()
+
+
+@root
+@pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
+def test_somebody_elses_file_above_is_passed_over(
+    open_folder: Path, own_settings: Path, name: str
+) -> None:
+    """Such as one in /tmp; the warning says so, and the next one further up counts."""
+    shared = open_folder / "shared"
+    mine = shared / "mine"
+    mine.mkdir(parents=True)
+    contents = {".env": "GROQ_API_KEY={}\n", "arche_magic.toml": "patience = {}\n"}[name]
+    (open_folder / name).write_text(contents.format(7))
+    (shared / name).write_text(contents.format(8))
+    os.chown(shared / name, 12345, 12345)
+    with pytest.warns(ConfigurationWarning, match="belongs to another user and was passed over"):
+        configuration = load_configuration(directory=mine)
+    assert [key.secret() for key in configuration.keys] == (["7"] if name == ".env" else [])
+    assert configuration.patience == (30 if name == ".env" else 7)
+
+
+@root
+def test_a_link_to_a_file_of_ones_own_does_not_help(open_folder: Path, own_settings: Path) -> None:
+    """Whoever set the link chose the file."""
+    (open_folder / "mine").write_text("GROQ_API_KEY=7\n")
+    (open_folder / "sub").mkdir()
+    (open_folder / ".env").symlink_to(open_folder / "mine")
+    os.chown(open_folder / ".env", 12345, 12345, follow_symlinks=False)
+    with pytest.warns(ConfigurationWarning, match="passed over"):
+        assert load_configuration(directory=open_folder / "sub").keys == ()
+
+
+@root
+def test_the_owner_of_the_working_folder_is_trusted(open_folder: Path, own_settings: Path) -> None:
+    """Work in a container on somebody's mounted folder is work on their files."""
+    (open_folder / ".env").write_text("GROQ_API_KEY=7\n")
+    os.chown(open_folder / ".env", 12345, 12345)
+    os.chown(open_folder, 12345, 12345)
+    assert len(load_configuration(directory=open_folder).keys) == 1
+    open_folder.chmod(0o777)
+    with pytest.warns(ConfigurationWarning, match="passed over"):
+        assert load_configuration(directory=open_folder).keys == ()
+
+
+# --- what a program says
+
+
+def test_what_a_program_configures_is_its_own_word(tmp_path: Path) -> None:
+    """Nothing is refused that comes from code."""
+    keys = {"GROQ_API_KEY": keys_of("groq")[0], "GROQ_BASE_URL": ELSEWHERE}
+    configuration = load_configuration(keys, tmp_path)
+    use_configuration(configuration)
+    assert get_llm_provider("groq").configuration.providers["groq"].url == ELSEWHERE
+
+
+def test_the_settings_in_the_documentation_are_true() -> None:
+    """The lines that the page on security tells to write are settings that exist."""
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert set(tomllib.loads(block)) == {"trust_base_urls"}
