@@ -16,9 +16,10 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
+from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
 from .quota_tracker import get_quota_tracker
 from .reply import Attempt, Reply
+from .reply_stream import ReplyStream
 from .types import Usage
 
 __all__ = [

@@ -25,6 +25,7 @@ ALLOWED = {
     "markdown": set(),
     "types": set(),
     "reply": {"markdown", "types", "errors?"},
+    "reply_stream": {"reply", "errors"},
     "errors": {"markdown", "types?", "reply?"},
     "catalog": {"types", "errors"},
     "addresses": set(),
@@ -58,7 +59,7 @@ ALLOWED = {
     "routing": {"quota.ledger", "types"},
     "images": {"errors", "types"},
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
-    "schemas": {"config", "errors", "types"},
+    "schemas": {"apart", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "waiting": set(),
 }  # fmt: skip
