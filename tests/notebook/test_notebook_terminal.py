@@ -147,3 +147,12 @@ def test_the_last_error_is_explained(terminal: Terminal) -> None:
     terminal.run("1 / 0")
     assert "> 1 1 / 0" in terminal.run("%llm_explain --show-prompt")
     assert "three" in terminal.run("%llm_explain")
+
+
+def test_a_structured_reply_is_printed_when_it_can_be_read(terminal: Terminal) -> None:
+    """Not piece by piece; one that does not fit is shown with what was wrong."""
+    shown = terminal.run("%llm --schema 'x int' hi")
+    assert shown.count("one two") == 1
+    assert "this does not fit the schema" in shown
+    assert "SchemaMismatch: the reply of groq (openai/gpt-oss-120b) does not fit reply" in shown
+    assert "\x1b" not in shown
