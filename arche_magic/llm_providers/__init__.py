@@ -22,9 +22,10 @@ from .errors import (
 from .types import Usage
 
 if TYPE_CHECKING:
-    from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider, ReplyStream
+    from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
+    from .reply_stream import ReplyStream
 
 __all__ = [
     "Attempt",
@@ -51,7 +52,7 @@ _LATER = {
     "IntelligentLLMOrchestrator": "orchestrator",
     "MultiKeyGroqProvider": "orchestrator",
     "Reply": "reply",
-    "ReplyStream": "orchestrator",
+    "ReplyStream": "reply_stream",
     "get_quota_tracker": "quota_tracker",
 }
 

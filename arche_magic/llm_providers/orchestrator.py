@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
-from .errors import (
-    ConfigurationError,
-    IncompleteReply,
-    InvalidRequest,
-    NoKeys,
-    NoRouteAvailable,
-)
+from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .loop import RequestRun
 from .parameters import Messages, build_request
 from .preview import Preview, preview
 from .quota_tracker import get_quota_tracker
-from .reply import Discarded, Event, Piece, Reply, Waiting
+from .reply import Event, Reply, Waiting
+from .reply_stream import OnWait, ReplyStream
 from .types import Key, Request, Route
 
-OnWait = Callable[[Waiting], object]
+if TYPE_CHECKING:
+    from .replies import ReplyStore
 
 
 class IntelligentLLMOrchestrator:
@@ -204,6 +200,34 @@ class IntelligentLLMOrchestrator:
         routes = self.routes(request)
         return preview(request, routes, self.quota_tracker, self.preferred_provider)
 
+    def kept(
+        self,
+        prompt: str | Messages,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> Reply | None:
+        """The kept reply that would answer the same arguments from memory, if there is one."""
+        from .replay import kept
+
+        request = self._request(prompt, model, max_tokens, temperature, options)
+        return kept(request, self.address(request), self._replies())
+
+    def address(self, request: Request) -> str:
+        """Where the reply of this object to a request is kept; see `replay.address`."""
+        from .replay import address
+
+        restricted = set(self.providers) != set(self.configuration.providers)
+        only = [request.provider] if request.provider else self.providers if restricted else ()
+        return address(request, only)
+
+    def _replies(self) -> ReplyStore:
+        # When needed: few keep replies, and not every Python has SQLite.
+        from .replies import reply_store
+
+        return reply_store(self.configuration.replies)
+
     def _all_routes(self) -> list[Route]:
         return [r for r in self.configuration.routes() if r.provider in self.providers]
 
@@ -233,16 +257,12 @@ class IntelligentLLMOrchestrator:
         ).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
-        # When needed: few keep replies, and not every Python has SQLite.
-        from .replay import address, replayed
-        from .replies import reply_store
+        from .replay import replayed
 
-        restricted = set(self.providers) != set(self.configuration.providers)
-        only = [request.provider] if request.provider else self.providers if restricted else ()
         reply = yield from replayed(
             request,
-            address(request, only),
-            reply_store(self.configuration.replies),
+            self.address(request),
+            self._replies(),
             lambda: self._ask(request, stream),
             self.configuration.clock.time,
         )
@@ -335,48 +355,6 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     def get_usage_summary(self) -> dict[str, Any]:
         """Usage per key and limit; see `QuotaTracker.get_usage_summary("groq")`."""
         return self.quota_tracker.get_usage_summary("groq")
-
-
-class ReplyStream(Iterator[str]):
-    """The pieces of a reply as they arrive; `reply` is set once they are all there."""
-
-    reply: Reply | None = None
-
-    def __init__(
-        self, events: Generator[Event, None, Reply], on_wait: OnWait | None = None
-    ) -> None:
-        self._events = events
-        self._on_wait = on_wait
-        self._text = ""
-
-    def __next__(self) -> str:
-        while True:
-            try:
-                event = next(self._events)
-            except StopIteration as end:
-                if self.reply is None:
-                    self.reply = end.value
-                raise
-            if isinstance(event, Piece):
-                self._text += event.text
-                return event.text
-            if isinstance(event, Waiting):
-                if self._on_wait:
-                    self._on_wait(event)
-            elif isinstance(event, Discarded):
-                self._events.close()
-                if event.mismatch:
-                    # What was handed out cannot be taken back: the next try is the caller's.
-                    raise event.mismatch
-                error = IncompleteReply(
-                    f"the reply broke off: {event.attempt}", attempts=[event.attempt]
-                )
-                error.partial = self._text
-                raise error
-
-    def close(self) -> None:
-        """Stop the reply here and drop the connection."""
-        self._events.close()
 
 
 def _given_keys(texts: Sequence[str] | None) -> tuple[tuple[Key, ...] | None, int]:

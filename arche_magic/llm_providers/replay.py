@@ -44,28 +44,27 @@ def replayed(
     Raises:
         NotKept: only kept replies may be used, and there is none.
     """
-    only = request.replay == "only"
-    kept = None if request.fresh and not only else store.lookup_many([at]).get(at)
-    if kept is not None and (kept := _read(kept, request)) is not None:
-        yield Piece(str(kept), None)
-        return kept
-    if only:
+    if (reply := kept(request, at, store)) is not None:
+        yield Piece(str(reply), None)
+        return reply
+    if request.replay == "only":
         raise NotKept(_not_kept(request, store))
     reply = yield from ask()
     store.finish({at: reply}, now())
     return reply
 
 
-def _read(kept: Reply, request: Request) -> Reply | None:
-    """A kept reply with its value; None if that does not fit any more.
-
-    What a class checks in its own code is no part of the address.
-    """
-    if request.schema is None:
-        return kept
+def kept(request: Request, at: str, store: ReplyStore) -> Reply | None:
+    """The reply kept at an address, with its value; None if it may not answer the request."""
+    if request.replay == "off" or (request.fresh and request.replay != "only"):
+        return None
+    reply = store.lookup_many([at]).get(at)
+    if reply is None or request.schema is None:
+        return reply
     try:
-        return kept.changed(parsed=request.schema.read(str(kept)))
+        return reply.changed(parsed=request.schema.read(str(reply)))
     except ValueError:
+        # What a class checks in its own code, and may check otherwise now, is not in the address.
         return None
 
 

@@ -136,7 +136,7 @@ class ReplyStore:
                 connection.executemany(
                     "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
                 )
-        except (OSError, sqlite3.Error, UnicodeEncodeError) as error:
+        except (OSError, sqlite3.Error) as error:
             self._complain(error)
 
     def release(self, addresses: Iterable[str], owner: str) -> None:

@@ -219,6 +219,17 @@ class Image:
 _TOKENS_PER_IMAGE = 2048
 
 
+def _text_tokens(text: str) -> float:
+    """Tokens of a text by its length alone.
+
+    Four characters a token fit English text within about 15 %; other scripts take more bytes per
+    character, so bytes/3 is used where it is larger.
+    """
+    if text.isascii():
+        return len(text) / 4
+    return max(len(text) / 4, len(text.encode("utf-8", "replace")) / 3)
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant.
@@ -232,14 +243,8 @@ class Message:
 
     @property
     def tokens(self) -> float:
-        """Its tokens by length alone.
-
-        Four characters a token fit English text within about 15 %; other scripts take more bytes
-        per character, so bytes/3 is used where it is larger.
-        """
-        text = self.content
-        size = len(text) / 4 if text.isascii() else max(len(text) / 4, len(text.encode()) / 3)
-        return size + _TOKENS_PER_IMAGE * len(self.images)
+        """Its tokens by length alone."""
+        return _text_tokens(self.content) + _TOKENS_PER_IMAGE * len(self.images)
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,11 @@ class Schema:
     text: str
     strict: bool
     read: Callable[[str], Any] = field(repr=False, compare=False)
+
+    @property
+    def tokens(self) -> float:
+        """Its tokens by length alone."""
+        return _text_tokens(self.text)
 
     @property
     def definition(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from arche_magic.llm_providers.types import Message
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
-from .display import ReplyDisplay
+from .display import ReplyDisplay, receipt_line
 from .formats import ASKS
 from .interrupts import one_interrupt
 from .preview import prompt_text, route_text
@@ -35,7 +35,6 @@ from .structured import schema_named
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers.preview import Preview
     from arche_magic.llm_providers.quota_tracker import QuotaTracker
 
     from .magics import ArcheMagics
@@ -145,7 +144,7 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
         messages, left_out = chat.messages(question, room)
         notes = (*notes, left_out) if left_out else notes
     if options.show_prompt or options.dry_run:
-        _rehearse(options, llm.preview(messages, **request), notes)
+        _rehearse(options, llm, messages, request, notes)
         return None
     show = ReplyDisplay(magics.shell, options.quiet, form, structured=options.schema is not None)
     events = llm.events(messages, **request)
@@ -360,12 +359,21 @@ def sandbox(options: Namespace, text: str) -> str:
     return sandbox_magic.start(**settings)
 
 
-def _rehearse(options: Namespace, preview: Preview, notes: Sequence[str]) -> None:
+def _rehearse(
+    options: Namespace,
+    llm: IntelligentLLMOrchestrator,
+    messages: Sequence[Message],
+    request: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
     shown = [*notes]
+    kept = llm.kept(messages, **request) if options.dry_run else None
     if options.show_prompt:
-        shown.append(prompt_text(preview.request))
-    if options.dry_run:
-        shown.append(route_text(preview))
+        shown.append(prompt_text(llm.preview(messages, **request).request))
+    if kept is not None:
+        shown.append(f"{receipt_line(kept)}\nNothing was sent, nor would be.")
+    elif options.dry_run:
+        shown.append(route_text(llm.preview(messages, **request)))
     print("\n\n".join(shown))
 
 

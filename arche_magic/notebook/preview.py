@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -18,6 +19,9 @@ def prompt_text(request: Request) -> str:
     Control characters, which a screen would obey, are shown by their numbers.
     """
     parts = [_message(message) for message in request.messages]
+    if request.schema:
+        fields = json.dumps(request.schema.definition, indent=2, ensure_ascii=False)
+        parts.append(f"── schema {request.schema.name} ──\n{fields}")
     given = {name: getattr(request, name) for name in _PARAMETERS}
     settings = ", ".join(
         f"{name} {value}" for name, value in given.items() if value not in (None, ())

@@ -50,6 +50,12 @@ def count_tokens(messages: Iterable[Message]) -> int:
     return 3 + sum(text_tokens(m.text) + 4 + _TOKENS_PER_IMAGE * m.images for m in messages)
 
 
+def input_tokens(call: Call) -> int:
+    """Input tokens of a request: its prompt, and its schema, which providers count too."""
+    schema = json.dumps(call.json_schema) if call.json_schema is not None else ""
+    return count_tokens(call.messages) + text_tokens(schema)
+
+
 def text_tokens(text: str) -> int:
     """Tokens of a text: a quarter of its UTF-8 bytes, rounded up."""
     return -(-len(text.encode("utf-8", "replace")) // 4)
@@ -85,7 +91,7 @@ def make_reply(
     return Reply(
         text=text,
         pieces=tuple(_PIECE.findall(text)) or ((text,) if text else ()),
-        input_tokens=count_tokens(call.messages),
+        input_tokens=input_tokens(call),
         output_tokens=text_tokens(text) + thought_tokens,
         thought_tokens=thought_tokens,
         finish="length" if finish == "length" else "stop",

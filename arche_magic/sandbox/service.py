@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .exchange import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Reply
 from .failures import SPOILED, Failure, Failures
 from .models import MODELS
-from .replies import count_tokens, json_for_schema, make_reply
+from .replies import input_tokens, json_for_schema, make_reply
 from .windows import Calendar
 from .wires import WIRES, Wire
 
@@ -211,7 +211,7 @@ class Service:
             raise Refusal(
                 "invalid_request", param="messages.content", problem="type", expected="a string"
             )
-        tokens = count_tokens(call.messages)
+        tokens = input_tokens(call)
         if tokens > model_entry.context_window:
             window = model_entry.context_window
             raise Refusal("context_too_long", tokens=tokens, window=window)

@@ -25,6 +25,7 @@ ALLOWED = {
     "markdown": set(),
     "types": set(),
     "reply": {"markdown", "types", "errors?"},
+    "reply_stream": {"reply", "errors"},
     "errors": {"markdown", "types?", "reply?"},
     "catalog": {"types", "errors"},
     "addresses": set(),

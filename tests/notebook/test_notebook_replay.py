@@ -178,6 +178,21 @@ def test_the_setting_of_the_magics(kernel: Kernel, sandboxed, tmp_path: Path) ->
     assert "--keep, --no-keep" in kernel.run("%llm --help").printed
 
 
+def test_a_dry_run_says_that_nothing_would_be_sent(
+    kernel: Kernel, sandboxed, tmp_path: Path
+) -> None:
+    """Where a kept reply would answer; with `--fresh` a route would."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
+    assert "would answer now" in kernel.run("%llm --keep --dry-run Hello").printed
+    kernel.run("%llm -q --keep Hello")
+    first, second = kernel.run("%llm --keep --dry-run Hello").printed.splitlines()
+    assert FROM_MEMORY.match(first)
+    assert second == "Nothing was sent, nor would be."
+    assert "would answer now" in kernel.run("%llm --keep --fresh --dry-run Hello").printed
+    assert len(sandbox.requests) == 1
+
+
 def test_why_says_that_no_route_was_asked(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     """And gives a frame without rows."""
     sandboxed(keys={"groq": 1})

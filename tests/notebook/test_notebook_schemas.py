@@ -182,3 +182,13 @@ def test_it_grows_while_it_streams(classes: Kernel, sandboxed) -> None:
     assert len(growing) > 2
     assert all(text.startswith(part) for part in growing)
     assert "<table" in cell.data("text/html")[0]
+
+
+def test_the_schema_is_part_of_what_is_shown_to_leave(classes: Kernel, sandboxed) -> None:
+    """`--show-prompt` prints the JSON Schema too."""
+    sandbox = sandboxed(keys={"groq": 1})
+    printed = classes.run("%llm --schema Point --show-prompt Where").printed
+    prompt, schema = printed.split("── schema Point ──")
+    assert "Where" in prompt
+    assert json.loads(schema)["required"] == ["x", "y"]
+    assert not sandbox.requests

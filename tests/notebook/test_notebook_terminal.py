@@ -201,3 +201,12 @@ def test_ctrl_c_stops_a_wait_at_once(slow: Terminal) -> None:
     assert seconds < 0.3
     lines = [line for line in shown.replace("^C", "").splitlines() if line.strip()]
     assert [line.startswith("Interrupted: ") for line in lines] == [True]
+
+
+def test_a_structured_reply_is_printed_when_it_can_be_read(terminal: Terminal) -> None:
+    """Not piece by piece; one that does not fit is shown with what was wrong."""
+    shown = terminal.run("%llm --schema 'x int' hi")
+    assert shown.count("one two") == 1
+    assert "this does not fit the schema" in shown
+    assert "SchemaMismatch: the reply of groq (openai/gpt-oss-120b) does not fit reply" in shown
+    assert "\x1b" not in shown

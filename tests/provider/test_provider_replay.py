@@ -172,6 +172,20 @@ def test_a_failed_request_is_not_kept(start: Start, kind: str) -> None:
     assert get_llm_provider().generate("Hello", keep=True).from_memory is None
 
 
+def test_what_is_kept_can_be_looked_up(sandbox: Sandbox) -> None:
+    """By the arguments of the call it would answer; that sends nothing."""
+    provider = get_llm_provider()
+    assert provider.kept("Hello", keep=True) is None
+    reply = provider.generate("Hello", keep=True, temperature=0)
+    kept = provider.kept("Hello", keep=True, temperature=0)
+    assert kept == reply
+    assert kept.from_memory
+    assert provider.kept("Hello", temperature=0) is None
+    assert provider.kept("Hello", keep=True, temperature=0, fresh=True) is None
+    assert provider.kept("Hello", keep=True) is None
+    assert len(sandbox.requests) == 1
+
+
 # --- without keys
 
 

@@ -377,3 +377,14 @@ def test_a_kept_reply_that_fits_no_more_is_asked_for_again(start: Start) -> None
     reply = get_llm_provider().generate("Hello", schema=stricter(), keep=True)
     assert reply.parsed.tags == ["a"]
     assert len(sandbox.requests) == 2
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_the_schema_counts_as_part_of_the_prompt(sandbox: Sandbox, name: str) -> None:
+    """In what is reserved before a call, and so in what is said to be likely."""
+    provider = get_llm_provider(name)
+    plain = provider.preview("Hello").usage.input_tokens
+    likely = provider.preview("Hello", schema=Review).usage.input_tokens
+    spent = provider.generate("Hello", schema=Review).usage.input_tokens
+    assert likely > plain + 50
+    assert likely == pytest.approx(spent, rel=0.15)

@@ -59,8 +59,11 @@ def estimate(document: Document, model: str, request: Request) -> Amounts:
 
 
 def plain_tokens(request: Request) -> float:
-    """Input tokens of a request by the length of its messages alone."""
-    return _PER_REQUEST + sum(_PER_MESSAGE + message.tokens for message in request.messages)
+    """Input tokens of a request by the length of its messages and of its schema alone."""
+    # Providers put the schema into the prompt, or count it as if they did.
+    schema = request.schema.tokens if request.schema else 0
+    turns = sum(_PER_MESSAGE + message.tokens for message in request.messages)
+    return _PER_REQUEST + schema + turns
 
 
 def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0) -> Amounts:

@@ -1,0 +1,52 @@
+"""A streamed reply as an iterator of its text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+
+from .errors import IncompleteReply
+from .reply import Discarded, Event, Piece, Reply, Waiting
+
+OnWait = Callable[[Waiting], object]
+
+
+class ReplyStream(Iterator[str]):
+    """The pieces of a reply as they arrive; `reply` is set once they are all there."""
+
+    reply: Reply | None = None
+
+    def __init__(
+        self, events: Generator[Event, None, Reply], on_wait: OnWait | None = None
+    ) -> None:
+        self._events = events
+        self._on_wait = on_wait
+        self._text = ""
+
+    def __next__(self) -> str:
+        while True:
+            try:
+                event = next(self._events)
+            except StopIteration as end:
+                if self.reply is None:
+                    self.reply = end.value
+                raise
+            if isinstance(event, Piece):
+                self._text += event.text
+                return event.text
+            if isinstance(event, Waiting):
+                if self._on_wait:
+                    self._on_wait(event)
+            elif isinstance(event, Discarded):
+                self._events.close()
+                if event.mismatch:
+                    # What was handed out cannot be taken back: the next try is the caller's.
+                    raise event.mismatch
+                error = IncompleteReply(
+                    f"the reply broke off: {event.attempt}", attempts=[event.attempt]
+                )
+                error.partial = self._text
+                raise error
+
+    def close(self) -> None:
+        """Stop the reply here and drop the connection."""
+        self._events.close()
