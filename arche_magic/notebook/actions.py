@@ -284,6 +284,21 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
     return frame
 
 
+def panel(magics: ArcheMagics, text: str) -> None:
+    """Show a panel, live.
+
+    Raises:
+        InvalidRequest: there is a text.
+        ConfigurationError: there is no key at all.
+    """
+    if text:
+        raise InvalidRequest(f"%llm_panel takes no text, not {text!r}")
+    _require_keys()
+    from .panel import show
+
+    show(magics)
+
+
 def sandbox(options: Namespace, text: str) -> str:
     """Start or stop the sandbox; returns what to say.
 
