@@ -213,7 +213,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
-    from .meters import quota_bundle
+    from .meters import quota_bundle, switched_off
     from .outlook import look_ahead
 
     configuration = get_configuration()
@@ -232,8 +232,10 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         since = last_midnight(now)
         used = [a for a in log.since(since) if provider in (None, a.provider)]
         _display_pictures(usage_pictures(used, standings, since, now))
-    elif standings:
-        _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
+    elif standings or configuration.off:
+        ahead = outlook.notes() if standings else []
+        off = switched_off(configuration.off)
+        _display(quota_bundle(standings, now, [*ahead, *_shared(tracker, provider), *off]))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.recent, now)

@@ -36,7 +36,8 @@ def quota_bundle(
     `notes` are lines below it: what the present pace leads to, and keys that add no quota.
     """
     if not standings:
-        return {"text/plain": "no route is configured", "text/html": "no route is configured"}
+        none = "no route is open to prompts"
+        return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
     rows = (_row(limits, now, (_folded if fold else _meters)(limits, now)) for limits in routes)
@@ -63,6 +64,12 @@ def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limit
         )
         for limits in routes
     )
+
+
+def switched_off(off: Iterable[str]) -> list[str]:
+    """A line that names the keys and models that are off, if any are."""
+    names = ", ".join(sorted(off))
+    return [f"Switched off in this session: {names}"] if names else []
 
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:

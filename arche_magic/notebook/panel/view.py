@@ -17,7 +17,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Route, Standing, route_name
 
 from ..display import QUIET
-from ..meters import clock, live_table, quota_bundle
+from ..meters import clock, live_table, quota_bundle, switched_off
 from ..tables import notes_html
 
 _ATTEMPTS = 6
@@ -125,8 +125,7 @@ def snapshot_bundle(view: View) -> dict[str, str]:
         for row in view.standings
         if view.configuration.off.isdisjoint((row.key, f"{row.provider}/{row.model}"))
     ]
-    off = ", ".join(sorted(view.configuration.off))
-    notes = [*_shared(view), *([f"Switched off: {off}"] if off else ())]
+    notes = [*_shared(view), *switched_off(view.configuration.off)]
     taken = f"{datetime.fromtimestamp(view.now).astimezone():%d %b %Y, %H:%M}"
     return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"])
 

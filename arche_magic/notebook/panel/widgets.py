@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -73,22 +73,29 @@ class Panel:
         self._closed = True
         self._asking.stop()
         refreshing.closed(self)
-        for widget in [*_inside(self._root), self._root]:
-            widget.close()
+        _close([self._root])
 
     def draw(self, view: View) -> None:
         """Show this view; widgets send only what has changed."""
         self._view = view
-        if view.groups.keys() != self._groups.keys() or view.groups != self._groups:
+        replaced: list[Any] = []
+        if view.groups != self._groups:
+            replaced = [*self._rows.values()]
             self._build_switches(view)
         self._next.value = next_html(view, self._prompt.value, self._options())
         self._table.value = table_html(view)
         self._attempts.value = attempts_html(view)
         for name, box in self._switches.items():
             box.value = name not in view.configuration.off
-        self._order.children = [self._rows[name] for name in view.groups]
+        rows = [self._rows[name] for name in view.groups]
+        self._order.children = rows
+        _close(replaced)
+        for row in rows:
+            earlier, later = row.children[:2]
+            earlier.disabled, later.disabled = row is rows[0], row is rows[-1]
         configuration = view.configuration
-        self._preferred.value = configuration.preferred_provider or _NOBODY
+        preferred = configuration.preferred_provider
+        self._preferred.value = preferred if preferred in view.groups else _NOBODY
         self._patience.value = min(configuration.patience, self._patience.max)
 
     def _build(self) -> None:
@@ -148,9 +155,6 @@ class Panel:
 
     def _build_switches(self, view: View) -> None:
         """A row of switches per provider that has keys."""
-        for row in self._rows.values():
-            for widget in [*_inside(row), row]:
-                widget.close()
         self._groups, self._rows, self._switches = view.groups, {}, {}
         for name, (labels, models) in view.groups.items():
             title = view.configuration.providers[name].title
@@ -268,10 +272,12 @@ def _heading(text: str) -> widgets.HTML:
     return widgets.HTML(f'<div style="{QUIET};margin-top:6px">{text}</div>')
 
 
-def _inside(box: Any) -> Sequence[Any]:
-    """Every widget within a box."""
-    children = getattr(box, "children", ())
-    return [widget for child in children for widget in (*_inside(child), child)]
+def _close(boxes: Iterable[Any]) -> None:
+    """Close these widgets and all within them: a widget leaves its parts open."""
+    for widget in boxes:
+        parts = [getattr(widget, name, None) for name in ("layout", "style")]
+        _close([*getattr(widget, "children", ()), *(part for part in parts if part is not None)])
+        widget.close()
 
 
 def _running_cell(magics: ArcheMagics) -> str:
