@@ -222,7 +222,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
-    from .meters import quota_bundle
+    from .meters import quota_bundle, switched_off
     from .outlook import look_ahead
 
     configuration = get_configuration()
@@ -241,8 +241,10 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         since = last_midnight(now)
         used = [a for a in log.since(since) if provider in (None, a.provider)]
         _display_pictures(usage_pictures(used, standings, since, now))
-    elif standings:
-        _display(quota_bundle(standings, now, [*outlook.notes(), *_shared(tracker, provider)]))
+    elif standings or configuration.off:
+        ahead = outlook.notes() if standings else []
+        off = switched_off(configuration.off)
+        _display(quota_bundle(standings, now, [*ahead, *_shared(tracker, provider), *off]))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.recent, now)
@@ -332,6 +334,21 @@ def keys(text: str) -> pd.DataFrame | None:
     bundle, frame = keys_magic.check(names[0] if names else None) if verb else keys_magic.show()
     _display(bundle)
     return frame
+
+
+def panel(magics: ArcheMagics, text: str) -> None:
+    """Show a panel, live.
+
+    Raises:
+        InvalidRequest: there is a text.
+        ConfigurationError: there is no key at all.
+    """
+    if text:
+        raise InvalidRequest(f"%llm_panel takes no text, not {text!r}")
+    _require_keys()
+    from .panel import show
+
+    show(magics)
 
 
 def sandbox(options: Namespace, text: str) -> str:

@@ -348,6 +348,26 @@ class ArcheMagics(Magics):
         return self.out.shown(actions.models(parsed[1]))
 
     @no_var_expand
+    @magic_arguments("llm_panel")
+    @line_magic
+    def llm_panel(self, line: str) -> None:
+        """Show what every route has left, live, with switches, an order, and a prompt box.
+
+        What is chosen in it holds for every cell of this kernel, until it ends. A table for the
+        record stays in the saved notebook.
+
+        Usage:
+          %llm_panel
+
+        Examples:
+          %llm_panel
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_panel, line)) is not None:
+            actions.panel(self, parsed[1])
+
+    @no_var_expand
     @magic_arguments("llm_sandbox")
     @argument("--keys", action="append", metavar="PROVIDER=N", help="How many keys it gives out.")
     @argument(
@@ -389,9 +409,10 @@ class ArcheMagics(Magics):
             print(actions.sandbox(*parsed))
 
     def unload(self) -> None:
-        """Stop the sandbox if this kernel runs one, and give `Out` back to IPython."""
-        from . import sandbox_magic
+        """Close the panels, stop the sandbox, and give `Out` back to IPython."""
+        from . import panel, sandbox_magic
 
+        panel.close_all()
         sandbox_magic.stop()
         self.failures.remove()
         self.out.remove()

@@ -9,7 +9,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from html import escape
 
 from arche_magic.llm_providers.types import Standing, in_seconds, route_name
@@ -36,10 +36,11 @@ def quota_bundle(
     `notes` are lines below it: what the present pace leads to, and keys that add no quota.
     """
     if not standings:
-        return {"text/plain": "no route is configured", "text/html": "no route is configured"}
+        none = "no route is open to prompts"
+        return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
-    rows = (_row(limits, now, _folded(limits, now) if fold else "") for limits in routes)
+    rows = (_row(limits, now, (_folded if fold else _meters)(limits, now)) for limits in routes)
     return {
         "text/plain": "\n".join([_text(routes, now, fold), *notes]),
         "text/html": _table(rows) + notes_html(notes),
@@ -47,16 +48,28 @@ def quota_bundle(
 
 
 def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limits], bool]) -> str:
-    """The same table for showing again and again: nothing in it unfolds.
+    """The same table for showing again and again.
 
-    A route for which `is_on` is false says so.
+    Nothing in it unfolds, and only what opens soon counts down, so that most of the time it stays
+    the same. A route for which `is_on` is false says so.
     """
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
     return _table(
-        _row(limits, now, _tightest(limits, now) if fold else "", is_on(limits))
+        _row(
+            limits,
+            now,
+            (_tightest if fold else _meters)(limits, now, ticking=False),
+            is_on(limits),
+        )
         for limits in routes
     )
+
+
+def switched_off(off: Iterable[str]) -> list[str]:
+    """A line that names the keys and models that are off, if any are."""
+    names = ", ".join(sorted(off))
+    return [f"Switched off in this session: {names}"] if names else []
 
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
@@ -97,8 +110,7 @@ def _table(rows: Iterable[str]) -> str:
     )
 
 
-def _row(limits: Limits, now: float, meters: str = "", on: bool = True) -> str:
-    """A route's row; if no meters are given, with all of them, which wrap on a narrow page."""
+def _row(limits: Limits, now: float, meters: str, on: bool = True) -> str:
     first = limits[0]
     key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
     name = (
@@ -106,7 +118,6 @@ def _row(limits: Limits, now: float, meters: str = "", on: bool = True) -> str:
         f'<div style="{QUIET};white-space:nowrap">{escape(model)}</div>'
     )
     state = _state_html(limits, now) if on else f'<span style="{QUIET};font-size:100%">○ off</span>'
-    meters = meters or _meters(limits, now)
     widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
     faded = "" if on else ";opacity:.45"
     return (
@@ -121,13 +132,14 @@ def _row(limits: Limits, now: float, meters: str = "", on: bool = True) -> str:
     )
 
 
-def _meters(limits: Limits, now: float) -> str:
-    return "".join(_meter(row, now) for row in limits)
+def _meters(limits: Limits, now: float, ticking: bool = True) -> str:
+    """Side by side; on a narrow page they wrap."""
+    return "".join(_meter(row, now, ticking) for row in limits)
 
 
-def _tightest(limits: Limits, now: float) -> str:
+def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
     more = f'<span style="{QUIET}">{len(limits) - 1} more</span>' if len(limits) > 1 else ""
-    return _meter(tightest(limits), now) + more
+    return _meter(tightest(limits), now, ticking) + more
 
 
 def _folded(limits: Limits, now: float) -> str:
@@ -142,19 +154,19 @@ def _folded(limits: Limits, now: float) -> str:
     )
 
 
-def _meter(row: Standing, now: float) -> str:
+def _meter(row: Standing, now: float, ticking: bool = True) -> str:
     share = _share(row)
     color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
     width = max(2, round(100 * share)) if share > 0 else 0
-    full = f"↻ {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
     numbers = f"{count(row.used)} of {count(row.amount)}"
     return (
-        f'<div title="{escape(_in_full(row, now))}" style="display:inline-block;'
+        f'<div title="{escape(_in_full(row, now, ticking))}" style="display:inline-block;'
         'vertical-align:top;min-width:148px;margin:0 10px 4px 0;white-space:nowrap">'
         f"{_two_sides(_label(row), full, QUIET)}"
         f'<div style="height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};'
         f'overflow:hidden"><div style="width:{width}%;height:5px;background:{color}"></div></div>'
-        f"{_two_sides(numbers, _sign(row, now), 'font-variant:tabular-nums')}</div>"
+        f"{_two_sides(numbers, _sign(row, now, ticking), 'font-variant:tabular-nums')}</div>"
     )
 
 
@@ -211,14 +223,16 @@ def _state(limits: Limits, now: float) -> tuple[str, str, str]:
     return "◐", f"opens {clock(last.opens_at, now)}", why
 
 
-def clock(moment: float, now: float) -> str:
-    """`in 42 s`; from 100 seconds on the local time, `14:32`, `Tue 20:08` or `1 Dec`."""
-    if moment - now < 100:
+def clock(moment: float, now: float, ticking: bool = True) -> str:
+    """`in 42 s`; from 100 seconds on the local time, `14:32`, `Tue 20:08` or `1 Dec`.
+
+    One that is not `ticking` is a time however soon it comes.
+    """
+    if ticking and moment - now < 100:
         return in_seconds(max(0.0, moment - now))
-    local, today = (datetime.fromtimestamp(at).astimezone() for at in (moment, now))
     # Rounded up, since early is too early.
-    local = local.replace(second=0, microsecond=0) + timedelta(minutes=1)
-    days = (local.date() - today.date()).days
+    local = datetime.fromtimestamp(math.ceil(moment / 60) * 60).astimezone()
+    days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
     if days >= 7:
         return f"{local.day} {local:%b}"
     return f"{local:%a %H:%M}" if days else f"{local:%H:%M}"
@@ -232,28 +246,31 @@ def count(amount: float) -> str:
     return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
 
 
-def _evidence(row: Standing, now: float) -> str:
-    if row.evidence in ("published", "configured"):
-        return row.evidence
-    return f"{row.evidence} {_age(row, now)} ago"
-
-
-def _sign(row: Standing, now: float) -> str:
+def _sign(row: Standing, now: float, ticking: bool) -> str:
     """A short sign for what the figure rests on; none for the published table."""
     if row.evidence == "published":
         return ""
-    return "yours" if row.evidence == "configured" else f"✓ {_age(row, now)}"
+    return "yours" if row.evidence == "configured" else f"✓ {_age(row, now, ticking)}".rstrip()
 
 
-def _in_full(row: Standing, now: float) -> str:
+def _in_full(row: Standing, now: float, ticking: bool) -> str:
     """What a meter shows, in words."""
     used = f"{row.limit.replace('_', ' ')}: {count(row.used)} of {count(row.amount)} used"
-    full = f", full again {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
-    return f"{used}{full}; known from: {_evidence(row, now)}"
+    full = f", full again {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
+    return f"{used}{full}; known from: {_evidence(row, now, ticking)}"
 
 
-def _age(row: Standing, now: float) -> str:
-    return in_seconds(max(0.0, now - row.evidence_at)).removeprefix("in ")
+def _evidence(row: Standing, now: float, ticking: bool = True) -> str:
+    """What a figure rests on and, for what a provider said, how old it is: `header 12 s ago`."""
+    age = _age(row, now, ticking)
+    if row.evidence in ("published", "configured") or not age:
+        return row.evidence
+    return f"{row.evidence} {age} ago"
+
+
+def _age(row: Standing, now: float, ticking: bool) -> str:
+    seconds = max(0.0, now - row.evidence_at)
+    return in_seconds(seconds).removeprefix("in ") if ticking or seconds >= 100 else ""
 
 
 def _label(row: Standing) -> str:

@@ -81,6 +81,8 @@ class Kernel:
 
     def __init__(self, folder: Path, extension: bool = True, **variables: str) -> None:
         self.folder = folder
+        # What came meanwhile from elsewhere than the running cell, such as threads.
+        self.elsewhere: list[dict[str, Any]] = []
         self.manager = KernelManager(kernel_name="python3")
         self.manager.start_kernel(
             cwd=str(folder), env=environment_without_keys(folder, **variables)
@@ -117,6 +119,7 @@ class Kernel:
                 assert time.monotonic() < deadline, f"the cell still runs after {timeout:g} s"
                 continue
             if message["parent_header"].get("msg_id") != request:
+                self.elsewhere.append(message)
                 continue
             kind, content = message["msg_type"], message["content"]
             cell.messages.append((time.monotonic(), kind, content))

@@ -66,7 +66,13 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(42, "in 42 s"), (4 * 3600, "23:01"), (8 * 3600, "Wed 03:01"), (8 * 86_400, "2 Dec")],
+    [
+        (42, "in 42 s"),
+        (4 * 3600, "23:00"),
+        (4 * 3600 + 1, "23:01"),
+        (8 * 3600, "Wed 03:00"),
+        (8 * 86_400, "2 Dec"),
+    ],
 )
 def test_times_are_local(seconds: float, shown: str) -> None:
     """Soon is said in seconds; later is the time, weekday or day on the user's own clock."""

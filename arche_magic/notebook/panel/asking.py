@@ -1,0 +1,94 @@
+"""The panel's prompt box: one prompt at a time, sent by a thread, so that the kernel stays free."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.types import in_seconds
+
+# Ten redraws a second at most, and no more text sent than this share of what there is: the page
+# gets the whole text each time.
+_SECONDS_PER_REDRAW = 0.1
+_GROWTH_PER_REDRAW = 1 / 60
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the prompt box shows: text so far, one line about it, and the reply at the end."""
+
+    text: str = ""
+    line: str = ""
+    busy: bool = False
+    reply: Reply | None = None
+
+
+class Asking:
+    """Sends prompts, and hands on what comes.
+
+    Args:
+        show: called with each draft, from another thread.
+    """
+
+    def __init__(self, show: Callable[[Draft], None]) -> None:
+        self._show = show
+        self._lock = threading.Lock()
+        self._current: object | None = None
+
+    def send(self, prompt: str, options: Mapping[str, Any]) -> None:
+        """Send a prompt, unless one is under way."""
+        with self._lock:
+            if self._current is not None:
+                return
+            self._current = ticket = object()
+        self._tell(ticket, Draft(busy=True, line="asking …"))
+        threading.Thread(
+            target=self._run, args=(ticket, prompt, options), name="arche_magic prompt", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        """Take no more of the reply.
+
+        Its connection is dropped with the next piece or wait, and its tokens so far are booked.
+        """
+        with self._lock:
+            self._current = None
+
+    def _run(self, ticket: object, prompt: str, options: Mapping[str, Any]) -> None:
+        text = ""
+        try:
+            events = IntelligentLLMOrchestrator().events(prompt, **options)
+            drawn_at, drawn = 0.0, 0
+            while True:
+                event = next(events)
+                if self._current is not ticket:
+                    events.close()
+                    return
+                if isinstance(event, Waiting):
+                    line = f"⏳ waiting: {event.route} opens {in_seconds(event.seconds)}"
+                    self._tell(ticket, Draft(text, line, busy=True))
+                    continue
+                text = "" if isinstance(event, Discarded) else text + event.text
+                is_due = time.monotonic() >= drawn_at + _SECONDS_PER_REDRAW
+                grown = len(text) - drawn >= drawn * _GROWTH_PER_REDRAW
+                if (is_due and grown) or len(text) < drawn:
+                    self._tell(ticket, Draft(text, "answering …", busy=True))
+                    drawn_at, drawn = time.monotonic(), len(text)
+        except StopIteration as end:
+            self._tell(ticket, Draft(str(end.value), reply=end.value))
+        except LLMProviderError as error:
+            self._tell(ticket, Draft(text, f"{type(error).__name__}: {error}"))
+
+    def _tell(self, ticket: object, draft: Draft) -> None:
+        with self._lock:
+            if self._current is not ticket:
+                return
+            if not draft.busy:
+                self._current = None
+            self._show(draft)

@@ -1,0 +1,90 @@
+"""The open panels, and the one thread that draws them again while there are any."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from arche_magic.llm_providers.errors import LLMProviderError
+
+from .view import View, look
+
+_SECONDS = 1.0
+
+
+class Drawn(Protocol):
+    """A panel, as far as this module knows it."""
+
+    @property
+    def visible(self) -> bool:
+        """Whether a page shows it."""
+        ...
+
+    def draw(self, view: View) -> None:
+        """Show this view; what has not changed sends nothing."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+_panels: list[Drawn] = []
+lock = threading.RLock()
+_changed = threading.Event()
+_thread: threading.Thread | None = None
+
+
+def open_panels() -> list[Drawn]:
+    """The panels that are not closed."""
+    with lock:
+        return list(_panels)
+
+
+def opened(panel: Drawn) -> None:
+    """Draw this panel from now on."""
+    global _thread
+    with lock:
+        _panels.append(panel)
+        if _thread is None:
+            # A daemon: it must not keep a kernel from ending.
+            _thread = threading.Thread(target=_run, name="arche_magic panel", daemon=True)
+            _thread.start()
+
+
+def closed(panel: Drawn) -> None:
+    """Draw this panel no more; the thread ends with the last one."""
+    with lock:
+        if panel in _panels:
+            _panels.remove(panel)
+    _changed.set()
+
+
+def redraw() -> None:
+    """Draw all panels that a page shows, now.
+
+    Called by the thread, and by whoever changed something, so that all panels agree at once.
+    """
+    with lock:
+        visible = [panel for panel in _panels if panel.visible]
+        if not visible:
+            return
+        try:
+            view = look()
+        except LLMProviderError:
+            # A settings file is half written, a store away: what is shown stays until it is read.
+            return
+        for panel in visible:
+            panel.draw(view)
+
+
+def _run() -> None:
+    global _thread
+    while True:
+        _changed.wait(_SECONDS)
+        _changed.clear()
+        with lock:
+            if not _panels:
+                _thread = None
+                return
+        redraw()

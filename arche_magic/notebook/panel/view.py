@@ -1,0 +1,160 @@
+"""What panels show at one moment, read from the engine: text and HTML, no widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
+from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.config import Configuration, get_configuration
+from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Route, Standing, route_name
+
+from ..display import QUIET
+from ..meters import clock, live_table, quota_bundle, switched_off
+from ..tables import notes_html
+
+_ATTEMPTS = 6
+_REASONS = 2
+# What is asked about while the prompt box is empty: any short prompt.
+_ANY_PROMPT = "Hello"
+
+
+@dataclass(frozen=True)
+class View:
+    """The engine at one moment.
+
+    Attributes:
+        configuration: the one in use, the session's choices in it.
+        standings: every limit of every route, of those that are off too.
+        shared: labels of keys that add no quota, each with the one whose account it shares.
+        attempts: the last ones of this kernel, newest first.
+        now: epoch seconds.
+        trouble: what keeps the ledger or the settings from being read, or "".
+    """
+
+    configuration: Configuration
+    standings: Sequence[Standing]
+    shared: Mapping[str, str]
+    attempts: Sequence[Attempt]
+    now: float
+    trouble: str = ""
+
+    @property
+    def groups(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Providers that have keys, in order: labels of their keys, and their models."""
+        return {
+            name: (labels, list(provider.models))
+            for name, provider in self.configuration.providers.items()
+            if (labels := [key.label for key in self.configuration.keys if key.provider == name])
+        }
+
+
+def look() -> View:
+    """Look at the engine now."""
+    configuration = get_configuration()
+    everything = replace(configuration, off=frozenset())
+    now = configuration.clock.time()
+    tracker = get_quota_tracker(everything)
+    recent = attempt_log(configuration.store).recent
+    # From the end: there may be ten thousand, and other threads add to them.
+    last = [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))]
+    return View(configuration, tracker.standings(now=now), tracker.shared_keys(), last, now)
+
+
+def table_html(view: View) -> str:
+    """The meters of every route, and below them which keys add no quota."""
+
+    def is_on(limits: Sequence[Standing]) -> bool:
+        first = limits[0]
+        return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
+
+    return live_table(view.standings, view.now, is_on) + notes_html(_shared(view))
+
+
+def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
+    """Which route a prompt would go to now, and why."""
+    try:
+        ahead = IntelligentLLMOrchestrator(configuration=view.configuration).preview(
+            prompt.strip() or _ANY_PROMPT, **options
+        )
+    except LLMProviderError as error:
+        return _status("Nobody would answer", "", str(error))
+    shut = [_shut(route, opens, why, view.now) for route, opens, why in ahead.shut]
+    why = "; ".join(shut[:_REASONS])
+    if len(shut) > _REASONS:
+        why += f"; and {len(shut) - _REASONS} more before it"
+    if ahead.route is None:
+        return _status("Nobody would answer", "", why)
+    if ahead.wait > 0:
+        opens = clock(view.now + ahead.wait, view.now, ticking=False)
+        return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
+    why = why or "the first open route, and of its keys the one with the most left"
+    return _status("The next prompt goes to", str(ahead.route), why)
+
+
+def attempts_html(view: View) -> str:
+    """The last attempts, newest first."""
+    if not view.attempts:
+        return f'<span style="{QUIET}">no attempts yet</span>'
+    cell = "border:none;padding:2px 14px 2px 0;text-align:left;vertical-align:top;line-height:1.35"
+    rows = "".join(
+        f'<tr style="background:none"><td style="{cell};{QUIET};font-variant-numeric:tabular-nums">'
+        f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}</td>"
+        f'<td style="{cell};white-space:nowrap">'
+        f"{escape(route_name(attempt.provider, attempt.key, attempt.model))}</td>"
+        f'<td style="{cell}">{attempt.outcome}</td>'
+        f'<td style="{cell};{QUIET}">{escape(_came_of(attempt))}</td></tr>'
+        for attempt in view.attempts
+    )
+    return (
+        f'<table style="border-collapse:collapse;border:none;font-size:90%;margin:0">{rows}</table>'
+    )
+
+
+def snapshot_bundle(view: View) -> dict[str, str]:
+    """The same for the record: what stays in a saved notebook and needs no kernel."""
+    on = [
+        row
+        for row in view.standings
+        if view.configuration.off.isdisjoint((row.key, f"{row.provider}/{row.model}"))
+    ]
+    notes = [*_shared(view), *switched_off(view.configuration.off)]
+    taken = f"{datetime.fromtimestamp(view.now).astimezone():%d %b %Y, %H:%M}"
+    return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"])
+
+
+def _shared(view: View) -> list[str]:
+    return [
+        f"{label} shares its account with {first}: adds no quota"
+        for label, first in view.shared.items()
+    ]
+
+
+def _shut(route: Route, opens: float, why: str, now: float) -> str:
+    # A time, not a countdown: this line is read out whenever it changes.
+    when = f", opens {clock(opens, now, ticking=False)}" if opens < 1e11 else ""
+    return f"{route} is shut ({without_controls(why)}{when})"
+
+
+def _status(begin: str, route: str, why: str) -> str:
+    # A status, so that a screen reader may tell when it changes.
+    named = f" <b>{escape(route)}</b>" if route else ""
+    reason = (
+        f'<div style="{QUIET};line-height:1.35">{escape(without_controls(why))}</div>'
+        if why
+        else ""
+    )
+    return f'<div role="status">{escape(begin)}{named}{reason}</div>'
+
+
+def _came_of(attempt: Attempt) -> str:
+    if attempt.error:
+        return without_controls(attempt.why)
+    return f"{attempt.input_tokens + attempt.output_tokens:,} tokens, {attempt.seconds:.1f} s"

@@ -1,0 +1,286 @@
+"""One panel: ipywidgets over a `View`. What is clicked becomes a choice of the session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from arche_magic.llm_providers.choices import Choices
+from arche_magic.llm_providers.config import get_choices, use_choices
+from arche_magic.llm_providers.markdown import without_controls
+
+from ..display import QUIET, receipt_bundle
+from ..formats import bundle
+from . import refreshing
+from .asking import Asking, Draft
+from .view import View, attempts_html, look, next_html, snapshot_bundle, table_html
+
+if TYPE_CHECKING:
+    from ..magics import ArcheMagics
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_NOBODY = "no provider"
+
+
+class Panel:
+    """A panel in the output of one cell.
+
+    Args:
+        magics: their defaults (`%config ArcheMagics`) go with its prompts.
+    """
+
+    def __init__(self, magics: ArcheMagics) -> None:
+        self._magics = magics
+        self._cell = _running_cell(magics)
+        self._name = f"arche-panel-{os.urandom(4).hex()}"
+        self._view = look()
+        self._groups: dict[str, tuple[list[str], list[str]]] = {}
+        self._rows: dict[str, widgets.HBox] = {}
+        self._switches: dict[str, widgets.Checkbox] = {}
+        self._asking = Asking(self._show_draft)
+        self._draft = Draft()
+        self._closed = False
+        self._build()
+        self.draw(self._view)
+
+    @property
+    def visible(self) -> bool:
+        """Whether a page shows it, or is about to: it has not been seen closed."""
+        return not self._closed and (self._root._view_count != 0 or not self._seen)
+
+    def show(self) -> None:
+        """Show it in the running cell, and leave a table for the record."""
+        for other in refreshing.open_panels():
+            # The cell ran before: its panel has left the page.
+            if isinstance(other, Panel) and self._cell and other._cell == self._cell:
+                other.close()
+        plain = "The panel lives while this notebook's kernel runs."
+        shown = {"version_major": 2, "version_minor": 0, "model_id": self._root.model_id}
+        display({_WIDGET: shown, "text/plain": plain}, raw=True)
+        record = snapshot_bundle(self._view)
+        record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
+        display(record, raw=True)
+        refreshing.opened(self)
+
+    def close(self) -> None:
+        """Take it from the page and stop what it does."""
+        self._closed = True
+        self._asking.stop()
+        refreshing.closed(self)
+        _close([self._root])
+
+    def draw(self, view: View) -> None:
+        """Show this view; widgets send only what has changed."""
+        self._view = view
+        replaced: list[Any] = []
+        if view.groups != self._groups:
+            replaced = [*self._rows.values()]
+            self._build_switches(view)
+        self._next.value = next_html(view, self._prompt.value, self._options())
+        self._table.value = table_html(view)
+        self._attempts.value = attempts_html(view)
+        for name, box in self._switches.items():
+            box.value = name not in view.configuration.off
+        rows = [self._rows[name] for name in view.groups]
+        self._order.children = rows
+        _close(replaced)
+        for row in rows:
+            earlier, later = row.children[:2]
+            earlier.disabled, later.disabled = row is rows[0], row is rows[-1]
+        configuration = view.configuration
+        preferred = configuration.preferred_provider
+        self._preferred.value = preferred if preferred in view.groups else _NOBODY
+        self._patience.value = min(configuration.patience, self._patience.max)
+
+    def _build(self) -> None:
+        self._seen = False
+        self._next, self._table, self._attempts = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._order = widgets.VBox()
+        fits = {"description_width": "initial"}
+        self._preferred = widgets.Dropdown(
+            options=[_NOBODY], description="Prefer", tooltip="Asked before all others, paid or not",
+            style=fits, layout={"width": "180px", "margin": "2px 18px 2px 2px"},
+        )  # fmt: skip
+        self._patience = widgets.BoundedFloatText(
+            min=0, max=86_400, step=5, description="Patience, seconds",
+            tooltip="How long to wait for a route rather than fail or pay",
+            style=fits, layout={"width": "190px"},
+        )  # fmt: skip
+        self._prompt = widgets.Textarea(
+            placeholder="A prompt", tooltip="Prompt", rows=3, layout={"width": "auto"}
+        )
+        self._send = widgets.Button(description="Send", button_style="primary")
+        self._stop = widgets.Button(description="Stop", disabled=True)
+        self._line, self._reply = widgets.HTML(), widgets.Output()
+        self._patience.observe(self._wait, "value")
+        self._prompt.observe(lambda _: refreshing.redraw(), "value")
+        self._send.on_click(lambda _: self._asking.send(self._prompt.value, self._options()))
+        self._stop.on_click(lambda _: self._stop_asking())
+        # While this is on the page, the table for the record is not.
+        hide = widgets.HTML(f"<style>.{self._name}{{display:none}}</style>", layout={"height": "0"})
+        wrapping = {"flex_flow": "row wrap", "align_items": "flex-start"}
+        switches = [
+            _heading("Order, and what is asked"),
+            self._order,
+            widgets.HBox([self._preferred, self._patience], layout=wrapping),
+        ]
+        column = {"margin": "0 40px 0 0"}
+        self._root = widgets.VBox(
+            [
+                hide,
+                self._next,
+                self._table,
+                _heading("Prompt"),
+                self._prompt,
+                widgets.HBox([self._send, self._stop, self._line]),
+                self._reply,
+                widgets.HBox(
+                    [
+                        widgets.VBox(switches, layout=column),
+                        widgets.VBox([_heading("Last attempts"), self._attempts]),
+                    ],
+                    layout=wrapping,
+                ),
+            ]
+        )
+        # From 0 on, pages count their views of it.
+        self._root._view_count = 0
+        self._root.observe(self._count_views, "_view_count")
+
+    def _build_switches(self, view: View) -> None:
+        """A row of switches per provider that has keys."""
+        self._groups, self._rows, self._switches = view.groups, {}, {}
+        for name, (labels, models) in view.groups.items():
+            title = view.configuration.providers[name].title
+            switches = {label: f"key {label.rpartition('_key_')[2]}" for label in labels}
+            switches |= {f"{name}/{model}": model.rpartition("/")[2] for model in models}
+            boxes = {
+                switch: widgets.Checkbox(
+                    value=switch not in view.configuration.off,
+                    description=words,
+                    indent=False,
+                    layout={"width": "auto", "margin": "0 14px 0 0"},
+                )
+                for switch, words in switches.items()
+            }
+            for switch, box in boxes.items():
+                box.observe(self._switcher(switch), "value")
+            self._switches |= boxes
+            self._rows[name] = widgets.HBox(
+                [
+                    self._mover(name, -1, "up", f"Ask {title} earlier"),
+                    self._mover(name, 1, "down", f"Ask {title} later"),
+                    widgets.HTML(f"<b>{escape(title)}</b>", layout={"width": "120px"}),
+                    *boxes.values(),
+                ],
+                layout={"flex_flow": "row wrap", "align_items": "center"},
+            )
+        # New options choose their first one by themselves, which nobody asked for.
+        self._preferred.unobserve_all("value")
+        self._preferred.options = [_NOBODY, *view.groups]
+        self._preferred.observe(self._prefer, "value")
+
+    def _mover(self, name: str, by: int, way: str, words: str) -> widgets.Button:
+        button = widgets.Button(icon=f"arrow-{way}", tooltip=words, layout={"width": "32px"})
+        button.on_click(lambda _: self._move(name, by))
+        return button
+
+    def _move(self, name: str, by: int) -> None:
+        def moved(choices: Choices) -> Choices:
+            order = list(look().groups)
+            place = order.index(name) + by if name in order else -1
+            if not 0 <= place < len(order):
+                return choices
+            order.remove(name)
+            order.insert(place, name)
+            return replace(choices, order=tuple(order))
+
+        _choose(moved)
+
+    def _switcher(self, name: str) -> Callable[[Any], None]:
+        return lambda change: _choose(lambda choices: choices.switched(name, change["new"]))
+
+    def _prefer(self, change: Any) -> None:
+        name = None if change["new"] in (None, _NOBODY) else change["new"]
+        if name != self._view.configuration.preferred_provider:
+            _choose(lambda choices: replace(choices, preferred_provider=name))
+
+    def _wait(self, change: Any) -> None:
+        if change["new"] != min(self._view.configuration.patience, self._patience.max):
+            # The magics' own default would win over it.
+            self._magics.patience = None
+            _choose(lambda choices: replace(choices, patience=change["new"]))
+
+    def _options(self) -> dict[str, Any]:
+        magics = self._magics
+        return {
+            "provider": magics.provider or None,
+            "model": magics.model or None,
+            "system": magics.system or None,
+            "temperature": magics.temperature,
+            "max_tokens": magics.max_tokens,
+            "patience": magics.patience,
+        }
+
+    def _stop_asking(self) -> None:
+        self._asking.stop()
+        line = "stopped: the reply is not complete" if self._draft.text else "stopped"
+        self._show_draft(Draft(self._draft.text, line))
+
+    def _show_draft(self, draft: Draft) -> None:
+        self._draft = draft
+        self._send.disabled, self._stop.disabled = draft.busy, not draft.busy
+        line = escape(without_controls(draft.line))
+        self._line.value = f'<span role="status" style="{QUIET}">{line}</span>'
+        # As Markdown alone: the page gets the whole text again with each draft.
+        outputs = [{"text/markdown": bundle(draft.text)["text/markdown"]}] if draft.text else []
+        if draft.reply is not None:
+            outputs.append(receipt_bundle(draft.reply))
+            self._magics.last_reply = draft.reply
+        self._reply.outputs = tuple(
+            {"output_type": "display_data", "data": data, "metadata": {}} for data in outputs
+        )
+        if not draft.busy:
+            refreshing.redraw()
+
+    def _count_views(self, change: Any) -> None:
+        self._seen = self._seen or change["new"] > 0
+        if change["new"] > 0:
+            refreshing.redraw()
+
+
+def _choose(change: Callable[[Choices], Choices]) -> None:
+    """Make a choice, and let every panel show it.
+
+    Drawing sets switches too, to what is chosen already, which changes nothing. While a panel is
+    drawn no choice is made, so that none is lost to an older view.
+    """
+    with refreshing.lock:
+        choices = change(get_choices())
+        if choices != get_choices():
+            use_choices(choices)
+            refreshing.redraw()
+
+
+def _heading(text: str) -> widgets.HTML:
+    return widgets.HTML(f'<div style="{QUIET};margin-top:6px">{text}</div>')
+
+
+def _close(boxes: Iterable[Any]) -> None:
+    """Close these widgets and all within them: a widget leaves its parts open."""
+    for widget in boxes:
+        parts = [getattr(widget, name, None) for name in ("layout", "style")]
+        _close([*getattr(widget, "children", ()), *(part for part in parts if part is not None)])
+        widget.close()
+
+
+def _running_cell(magics: ArcheMagics) -> str:
+    """What the frontend calls the running cell, or "" if it does not say."""
+    parent = getattr(magics.shell, "kernel").get_parent()  # noqa: B009  # only ipykernel's has one
+    return str(parent.get("metadata", {}).get("cellId", ""))

@@ -1,0 +1,346 @@
+"""`%llm_panel` in a real kernel, with this test in the place of the page that shows it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from notebook_kernel import Cell, Kernel
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+STRIPPED = re.compile(r"<(style|script|svg|link)|\sid=|\son\w+=", re.IGNORECASE)
+
+
+class Page:
+    """Keeps the state of every widget of a kernel, as a page does, and acts on them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.widgets: dict[str, dict[str, Any]] = {}
+        self.closed: list[str] = []
+        self.messages: list[tuple[float, str]] = []
+
+    def run(self, code: str) -> Cell:
+        """Execute a cell; what widgets did meanwhile is seen too."""
+        self._kernel.elsewhere.clear()
+        cell = self._kernel.run(code)
+        for message in self._kernel.elsewhere:
+            self._take(message["msg_type"], message["content"])
+        for _, kind, content in cell.messages:
+            self._take(kind, content)
+        return cell
+
+    def panel(self) -> Panel:
+        """Run `%llm_panel` and show what it displays."""
+        cell = self.run("%llm_panel")
+        assert cell.status == "ok", cell.error[-1]
+        (shown,) = (d["data"][WIDGET]["model_id"] for d in cell.displays if WIDGET in d["data"])
+        self.send(shown, _view_count=1)
+        return Panel(self, shown)
+
+    def send(self, widget: str, **state: Any) -> None:
+        """What a page sends when a person changes a widget, or clicks it."""
+        clicked = not state
+        data = (
+            {"method": "custom", "content": {"event": "click"}}
+            if clicked
+            else {"method": "update", "state": state, "buffer_paths": []}
+        )
+        session = self._kernel.client.session
+        message = session.msg("comm_msg", {"comm_id": widget, "data": data})
+        self._kernel.client.shell_channel.send(message)
+        self.widgets[widget].update(state)
+
+    def listen(self, until: Callable[[], bool] = lambda: False, seconds: float = 20.0) -> None:
+        """Take what the kernel sends until something is so, or for so long if nothing is named."""
+        end = time.monotonic() + seconds
+        while not until() and time.monotonic() < end:
+            try:
+                message = self._kernel.client.get_iopub_msg(timeout=0.1)
+            except Empty:
+                continue
+            self._take(message["msg_type"], message["content"])
+
+    def _take(self, kind: str, content: dict[str, Any]) -> None:
+        if kind.startswith("comm_"):
+            self.messages.append((time.monotonic(), kind))
+        if kind == "comm_open":
+            self.widgets[content["comm_id"]] = dict(content["data"]["state"])
+        elif kind == "comm_msg" and content["data"]["method"] == "update":
+            self.widgets[content["comm_id"]].update(content["data"]["state"])
+        elif kind == "comm_close":
+            self.closed.append(content["comm_id"])
+            self.widgets.pop(content["comm_id"], None)
+
+
+class Panel:
+    """One panel on the page: its widgets by what a person calls them."""
+
+    def __init__(self, page: Page, root: str) -> None:
+        self.page, self.root = page, root
+
+    def find(self, kind: str, words: str) -> str:
+        """The widget of a kind with these words on it, such as `Checkbox`, `key 2`."""
+        for name in self._inside(self.root):
+            state = self.page.widgets[name]
+            said = (state.get("description"), state.get("tooltip"), state.get("placeholder"))
+            if state["_model_name"] == f"{kind}Model" and words in said:
+                return name
+        raise AssertionError(f"no {kind} {words!r}")
+
+    def has(self, kind: str, words: str) -> bool:
+        """Whether there is such a widget."""
+        with suppress(AssertionError):
+            return bool(self.find(kind, words))
+        return False
+
+    def state(self, kind: str, words: str) -> dict[str, Any]:
+        return self.page.widgets[self.find(kind, words)]
+
+    def click(self, words: str) -> None:
+        self.page.send(self.find("Button", words))
+
+    @property
+    def html(self) -> str:
+        """All HTML in the panel."""
+        inside = (self.page.widgets[name] for name in self._inside(self.root))
+        return "\n".join(s["value"] for s in inside if s["_model_name"] == "HTMLModel")
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What stands below the prompt."""
+        inside = (self.page.widgets[name] for name in self._inside(self.root))
+        (output,) = (state for state in inside if state["_model_name"] == "OutputModel")
+        return [shown["data"] for shown in output["outputs"]]
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        self.page.listen(until)
+        assert until(), self.html
+
+    def _inside(self, name: str) -> Iterator[str]:
+        yield name
+        for child in self.page.widgets[name].get("children", ()):
+            yield from self._inside(child.removeprefix("IPY_MODEL_"))
+
+
+@pytest.fixture
+def page(kernel: Kernel) -> Iterator[Page]:
+    yield Page(kernel)
+    kernel.run(
+        "from arche_magic.notebook.panel import close_all\nclose_all()\n"
+        "from arche_magic.llm_providers.config import use_configuration\nuse_configuration(None)"
+    )
+
+
+def answered(page: Page, kernel: Kernel) -> str:
+    """The key that answers a prompt now."""
+    assert page.run("r = %llm -q hi").status == "ok"
+    key: str = kernel.value("r.key")
+    return key
+
+
+def test_a_panel_leaves_a_table_for_the_record(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A widget and, as a display of its own, a table that needs no kernel; both are also text."""
+    sandboxed(keys={"groq": 2, "mistral": 1})
+    widget, table = kernel.run("%llm_panel").displays
+    assert set(widget["data"]) == {WIDGET, "text/plain"}
+    assert "lives while" in widget["data"]["text/plain"]
+    assert "groq · key 2 · gpt-oss-120b · open" in table["data"]["text/plain"]
+    assert "requests per day: 0 of 1,000 used" in table["data"]["text/html"]
+    assert "As it was on " in table["data"]["text/html"]
+    assert not STRIPPED.search(table["data"]["text/html"])
+
+
+def test_it_says_which_route_would_answer_and_why(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Now, and again after cells have changed that, without being asked."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})
+    panel = page.panel()
+    assert "goes to <b>groq · key 1 · gpt-oss-120b</b>" in panel.html
+    assert answered(page, kernel) == "groq_key_1"
+    panel.wait(lambda: "goes to <b>mistral · key 1 · mistral-small-latest</b>" in panel.html)
+    assert "groq · key 1 · gpt-oss-120b is shut (0 of 1,000 requests per day left" in panel.html
+    panel.wait(lambda: re.search(r"◐</span> opens in \d+ s", panel.html) is not None)
+
+
+def test_a_key_switched_off_is_not_asked(kernel: Kernel, page: Page, sandboxed) -> None:
+    """By no cell from then on, and every panel shows it; switched on it is asked again."""
+    sandboxed(keys={"groq": 2})
+    one, two = page.panel(), page.panel()
+    page.send(one.find("Checkbox", "key 1"), value=False)
+    one.wait(lambda: "○ off" in one.html and two.state("Checkbox", "key 1")["value"] is False)
+    assert "○ off" in two.html
+    assert answered(page, kernel) == "groq_key_2"
+    assert "Switched off in this session: groq_key_1" in kernel.run("%llm_quota").data()[0]
+    page.send(two.find("Checkbox", "key 1"), value=True)
+    one.wait(lambda: one.state("Checkbox", "key 1")["value"] is True)
+    assert answered(page, kernel) == "groq_key_1"
+
+
+def test_with_everything_off_it_says_so(kernel: Kernel, page: Page, sandboxed) -> None:
+    """The panel and the cell name what is off."""
+    sandboxed(keys={"groq": 1})
+    panel = page.panel()
+    page.send(panel.find("Checkbox", "gpt-oss-120b"), value=False)
+    panel.wait(lambda: "Nobody would answer" in panel.html)
+    message = "switched off are groq/openai/gpt-oss-120b"
+    assert message in panel.html
+    assert page.run("%llm -q hi").message == (
+        f"NoRouteAvailable: No available LLM providers: {message}"
+    )
+    assert kernel.run("q = %llm_quota").data()[0].splitlines() == [
+        "no route is open to prompts",
+        "Switched off in this session: groq/openai/gpt-oss-120b",
+    ]
+
+
+def test_the_order_is_what_the_panel_says(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A provider moved up is asked earlier; the first one cannot move further."""
+    sandboxed(keys={"groq": 1, "mistral": 1, "google": 1})
+    panel = page.panel()
+    assert panel.state("Button", "Ask Groq earlier")["disabled"]
+    panel.click("Ask Google Gemini earlier")
+    panel.click("Ask Google Gemini earlier")
+    panel.wait(lambda: panel.state("Button", "Ask Google Gemini earlier")["disabled"])
+    panel.wait(lambda: not panel.state("Button", "Ask Groq earlier")["disabled"])
+    assert answered(page, kernel) == "google_key_1"
+
+
+def test_preference_and_patience_hold_for_cells(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A preferred provider may cost; without patience a shut route is an error at once."""
+    sandboxed(keys={"groq": 1, "openai": 1})
+    panel = page.panel()
+    preferred = panel.find("Dropdown", "Prefer")
+    options = page.widgets[preferred]["_options_labels"]
+    page.send(preferred, index=options.index("openai"))
+    panel.wait(lambda: "goes to <b>openai · key 1" in panel.html)
+    assert answered(page, kernel) == "openai_key_1"
+    kernel.run("%config ArcheMagics.patience = 7.0")
+    page.send(panel.find("BoundedFloatText", "Patience, seconds"), value=0.0)
+    panel.wait(lambda: panel.state("BoundedFloatText", "Patience, seconds")["value"] == 0.0)
+    configured = "__import__('arche_magic.llm_providers.config').llm_providers.get_configuration()"
+    assert kernel.value(f"{configured}.patience") == 0.0
+    assert kernel.value("get_ipython().magics_manager.registry['ArcheMagics'].patience") is None
+
+
+def test_a_prompt_leaves_the_kernel_free(kernel: Kernel, page: Page, sandboxed) -> None:
+    """The reply grows while cells run; then its receipt stands below, and `%llm_why` knows it."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 40, seconds_per_chunk=0.05)
+    panel = page.panel()
+    page.send(panel.find("Textarea", "A prompt"), value="Say something")
+    panel.click("Send")
+    panel.wait(lambda: bool(panel.outputs))
+    assert panel.state("Button", "Send")["disabled"]
+    grown = len(panel.outputs[0]["text/markdown"])
+    assert kernel.value("1 + 1") == 2
+    panel.wait(lambda: len(panel.outputs) == 2)
+    text, receipt = panel.outputs
+    assert text["text/markdown"] == "word " * 40
+    assert grown < 200
+    assert receipt["text/html"].count("groq · key 1 · gpt-oss-120b · ") == 1
+    assert not panel.state("Button", "Send")["disabled"]
+    assert "answered" in kernel.run("%llm_why").data()[0]
+
+
+def test_stop_ends_a_reply(kernel: Kernel, page: Page, sandboxed) -> None:
+    """At once on the page; its connection is dropped, its tokens are booked, another may begin."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 2_000, seconds_per_chunk=0.05)
+    panel = page.panel()
+    page.send(panel.find("Textarea", "A prompt"), value="Say something")
+    panel.click("Send")
+    panel.wait(lambda: bool(panel.outputs))
+    panel.click("Stop")
+    panel.wait(lambda: "stopped: the reply is not complete" in panel.html)
+    assert not panel.state("Button", "Send")["disabled"]
+    panel.wait(lambda: "interrupted" in panel.html)
+    kernel.run("s = %llm_stats")
+    assert kernel.value("list(s.outcome)")[-1] == "interrupted"
+    before = len(panel.outputs[0]["text/markdown"])
+    page.listen(seconds=0.5)
+    assert len(panel.outputs[0]["text/markdown"]) == before
+
+
+def test_nothing_foreign_acts_in_the_panel(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Neither a reply with HTML in it nor the name of a model or an error."""
+    said = "<img src=x onerror=alert(1)>"
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: said)
+    kernel.run(f"%config ArcheMagics.model = {f'groq/{said}'!r}")
+    panel = page.panel()
+    page.send(panel.find("Textarea", "A prompt"), value="hi")
+    panel.click("Send")
+    panel.wait(lambda: "model not available" in panel.html)
+    kernel.run("%config ArcheMagics.model = ''")
+    panel.click("Send")
+    panel.wait(lambda: len(panel.outputs) == 2)
+    assert "<img" not in panel.html
+    assert "<img" not in panel.outputs[0]["text/markdown"]
+    assert "&lt;img" in panel.html
+    assert len(sandbox.requests) == 2
+
+
+def test_an_idle_panel_is_quiet(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Where nothing changes nothing is sent, and where a route counts down little is."""
+    sandboxed(keys={"groq": 2}, left={"groq_key_1": {"requests_per_day": 0}})
+    panel = page.panel()
+    page.listen(seconds=2.5)
+    page.messages.clear()
+    page.listen(seconds=2.5)
+    assert page.messages == []
+    page.run("%llm -q hi")
+    panel.wait(lambda: "opens in" in panel.html)
+    page.messages.clear()
+    page.listen(seconds=4)
+    assert 2 <= len(page.messages) < 5 * 4
+
+
+def test_a_panel_that_nobody_sees_is_not_drawn(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Its page was closed, or its cell ran again; back on a page, it is."""
+    sandboxed(keys={"groq": 1})
+    panel = page.panel()
+    page.listen(seconds=1.5)
+    page.send(panel.root, _view_count=0)
+    page.run("%llm -q hi")
+    page.messages.clear()
+    page.listen(seconds=2.5)
+    assert page.messages == []
+    page.send(panel.root, _view_count=1)
+    panel.wait(lambda: "1 of 1,000" in panel.html)
+
+
+def test_another_set_of_keys_makes_other_switches(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A panel follows the configuration in use, such as a sandbox that starts."""
+    sandboxed(keys={"groq": 1})
+    panel = page.panel()
+    page.run("%llm_sandbox --keys groq=1 --keys mistral=2")
+    panel.wait(lambda: "mistral · key 2" in panel.html and panel.has("Checkbox", "key 2"))
+    assert panel.state("Checkbox", "mistral-small-latest")["value"] is True
+    assert page.widgets[panel.find("Dropdown", "Prefer")]["_options_labels"][-1] == "mistral"
+
+
+def test_unloading_closes_every_panel(kernel: Kernel, page: Page, sandboxed) -> None:
+    """No widget and no thread stays behind."""
+    sandboxed(keys={"groq": 1})
+    page.panel()
+    panel = page.panel()
+    names = "[t.name for t in __import__('threading').enumerate()]"
+    assert "arche_magic panel" in kernel.value(names)
+    cell = kernel.run("%unload_ext arche_magic\nimport time; time.sleep(0.3)")
+    closed = [c["comm_id"] for _, kind, c in cell.messages if kind == "comm_close"]
+    assert panel.root in closed
+    assert "arche_magic panel" not in kernel.value(names)
+    assert kernel.value("len(__import__('ipywidgets').widgets.widget._instances)") == 0
+    kernel.run("%load_ext arche_magic")
+
+
+def test_it_takes_no_text_and_needs_a_key(kernel: Kernel, page: Page, sandboxed) -> None:
+    """One line each."""
+    sandboxed(keys={"groq": 1})
+    assert "%llm_panel takes no text" in kernel.run("%llm_panel groq").message
+    kernel.forget_keys()
+    assert kernel.run("%llm_panel").message.startswith("NoKeys: ")
