@@ -43,6 +43,7 @@ __all__ = [
     "SchemaMismatch",
     "Usage",
     "get_llm_provider",
+    "get_model_for_provider",
     "get_quota_tracker",
 ]
 
@@ -63,22 +64,28 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f".{_LATER[name]}", __name__), name)
 
 
-def get_llm_provider(name: str | None = None) -> IntelligentLLMOrchestrator:
+def get_llm_provider(
+    name: str | None = None, api_key: str | None = None
+) -> IntelligentLLMOrchestrator:
     """The provider of that name, ready to `generate`.
 
     Args:
-        name: `intelligent` for all routes, or one provider (`groq`, `mistral`, `google`,
-            `openai`); None takes `ARCHE_LLM_PROVIDER`, else `intelligent`.
+        name: `intelligent` for all routes (`orchestrator` means the same), or one provider
+            (`groq`, `mistral`, `google`, `openai`); None takes `ARCHE_LLM_PROVIDER`, else
+            `intelligent`.
+        api_key: the only key to use of that one provider, instead of the configured ones.
 
     Raises:
-        ConfigurationError: the name is unknown.
+        ConfigurationError: the name is unknown, or a key is given for all providers at once.
     """
-    from .orchestrator import IntelligentLLMOrchestrator
+    from . import orchestrator
 
     configuration = get_configuration()
     name = (name or configuration.default_provider).strip().lower()
-    if name == "intelligent":
-        return IntelligentLLMOrchestrator(configuration=configuration)
+    if name in ("intelligent", "orchestrator"):
+        if api_key:
+            raise ConfigurationError(f"api_key belongs to one provider; {name!r} asks all of them")
+        return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
         from .config import did_you_mean
 
@@ -86,4 +93,15 @@ def get_llm_provider(name: str | None = None) -> IntelligentLLMOrchestrator:
         raise ConfigurationError(
             f"unknown provider {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}"
         )
-    return IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
+    if api_key:
+        configuration = orchestrator.with_key(configuration, name, api_key)
+    return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
+
+
+def get_model_for_provider(name: str) -> str:
+    """The model that a provider is asked for by default.
+
+    Raises:
+        ConfigurationError: the name is unknown.
+    """
+    return get_configuration().provider(name.strip().lower()).models[0]

@@ -336,35 +336,50 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     def __init__(
         self, api_keys: Sequence[str] | None = None, *, configuration: Configuration | None = None
     ) -> None:
-        keys, blank = _given_keys(api_keys)
-        # A traceback that lists local variables would show them.
-        del api_keys
-        if blank:
-            raise ConfigurationError(f"api_keys: key {blank} is blank")
         configuration = configuration or get_configuration()
-        if keys is not None:
-            accounts = {key.fingerprint: key.account for key in configuration.keys}
-            keys = tuple(
-                replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys
-            )
-            configuration = replace(configuration, keys=keys)
+        if api_keys is not None:
+            given, problem = _labelled(configuration, "groq", api_keys)
+            # A traceback that lists local variables would show them.
+            del api_keys
+            if problem:
+                raise ConfigurationError(f"api_keys: {problem}")
+            configuration = replace(configuration, keys=given)
         if not any(key.provider == "groq" for key in configuration.keys):
             raise NoKeys(_no_keys(configuration, ["groq"]))
         super().__init__(providers=["groq"], configuration=configuration)
 
     def get_usage_summary(self) -> dict[str, Any]:
-        """Usage per key and limit; see `QuotaTracker.get_usage_summary("groq")`."""
+        """Usage of Groq per key and limit; as `QuotaTracker.get_usage_summary("groq")`."""
         return self.quota_tracker.get_usage_summary("groq")
 
 
-def _given_keys(texts: Sequence[str] | None) -> tuple[tuple[Key, ...] | None, int]:
-    """The keys, None if none are given, and the number of the first that is blank, or 0."""
-    if texts is None:
-        return None, 0
+def with_key(configuration: Configuration, provider: str, text: str) -> Configuration:
+    """A configuration in which a provider has this key and no other.
+
+    Raises:
+        ConfigurationError: the key is blank.
+    """
+    given, problem = _labelled(configuration, provider, [text])
+    # As above.
+    del text
+    if problem:
+        raise ConfigurationError(f"api_key: {problem}")
+    others = (key for key in configuration.keys if key.provider != provider)
+    return replace(configuration, keys=(*others, *given))
+
+
+def _labelled(
+    configuration: Configuration, provider: str, texts: Sequence[str]
+) -> tuple[tuple[Key, ...], str]:
+    """The keys with their labels and accounts; or none, and what is wrong with one of them."""
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
-            return None, number
-    return label_keys("groq", dict.fromkeys(text.strip() for text in texts)), 0
+            return (), f"key {number} is blank"
+    accounts = {key.fingerprint: key.account for key in configuration.keys}
+    keys = label_keys(provider, dict.fromkeys(text.strip() for text in texts))
+    return tuple(
+        replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys
+    ), ""
 
 
 def _no_keys(configuration: Configuration, providers: Iterable[str]) -> str:

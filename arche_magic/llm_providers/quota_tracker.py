@@ -274,7 +274,7 @@ class QuotaTracker:
         return rows
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
-        """Usage per provider, key and limit; with `provider`, per key and limit of that one.
+        """Usage per provider, key and limit; with `provider`, of that one alone.
 
         `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining",
         "usage_percent", "available", "reset_time", "last_updated", "model", "evidence",
@@ -284,8 +284,7 @@ class QuotaTracker:
         if provider is not None:
             self.configuration.provider(provider)
         now = self._clock.time()
-        summary = views.usage_summary(self.standings(provider, now), now)
-        return summary.get(provider, {}) if provider is not None else summary
+        return views.usage_summary(self.standings(provider, now), now)
 
     def shared_keys(self) -> dict[str, str]:
         """Labels of keys that add no quota, each with the first key's label of the same account.

@@ -192,4 +192,4 @@ def opens_in(tracker: QuotaTracker, route: Route, request: Request | None = None
 
 
 def used(tracker: QuotaTracker, key: str = "groq_key_1", limit: str = "requests_per_minute") -> Any:
-    return tracker.get_usage_summary("groq")[key][limit]["used"]
+    return tracker.get_usage_summary("groq")["groq"][key][limit]["used"]

@@ -204,7 +204,7 @@ def test_limits_learned_with_one_key_hold_for_the_other(tracker_of: Build) -> No
     served(tracker, a_route(tracker.configuration), observations=seen)
     named(tracker, 1)
     named(tracker, 2)
-    row = tracker.get_usage_summary("groq")["groq_key_2"]["requests_per_day"]
+    row = tracker.get_usage_summary("groq")["groq"]["groq_key_2"]["requests_per_day"]
     assert (row["limit"], row["evidence"], row["used"]) == (50, "header", 3)
 
 

@@ -295,7 +295,7 @@ def test_the_usage_summary_has_the_older_packages_shape(tracker_of: Build, clock
     assert row["reset_time"].utcoffset() == timedelta(0)
     assert row["reset_time"].timestamp() == pytest.approx(clock.now + 20)
     assert row["last_updated"].utcoffset() == timedelta(0)
-    assert tracker.get_usage_summary("groq") == summary["groq"]
+    assert tracker.get_usage_summary("groq")["groq"] == summary["groq"]
 
 
 def test_a_full_or_shut_limit_is_not_available(tracker_of: Build) -> None:
@@ -304,11 +304,11 @@ def test_a_full_or_shut_limit_is_not_available(tracker_of: Build) -> None:
     route = a_route(tracker.configuration)
     for _ in range(3):
         served(tracker, route)
-    summary = tracker.get_usage_summary("groq")
+    summary = tracker.get_usage_summary("groq")["groq"]
     assert summary["groq_key_1"]["requests_per_minute"]["available"] is False
     assert summary["groq_key_2"]["requests_per_minute"]["available"] is True
     failed(tracker, a_route(tracker.configuration, key=2), Remedy.REPLACE_KEY)
-    summary = tracker.get_usage_summary("groq")
+    summary = tracker.get_usage_summary("groq")["groq"]
     assert summary["groq_key_2"]["requests_per_minute"]["available"] is False
 
 
@@ -318,7 +318,7 @@ def test_a_key_that_used_several_models_is_shown_with_its_tightest(tracker_of: B
     served(tracker, a_route(tracker.configuration))
     other = a_route(tracker.configuration, model="model-b")
     served(tracker, other, observations=[Observation("requests_per_day", 100, 20)])
-    row = tracker.get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+    row = tracker.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_day"]
     assert (row["model"], row["used"]) == ("model-b", 80)
 
 
@@ -331,7 +331,10 @@ def test_a_limit_set_to_nothing_shuts_the_model_and_can_be_shown(
     nothing = replace(RPM, amount=0, evidence="configured")
     off = QuotaTracker(storage, replace(configuration, limits={"groq/model-a": (nothing,)}))
     assert opens_in(off, a_route(configuration)) == math.inf
-    assert off.get_usage_summary("groq")["groq_key_1"]["requests_per_minute"]["available"] is False
+    assert (
+        off.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_minute"]["available"]
+        is False
+    )
 
 
 def test_an_unknown_provider_is_named_with_the_nearest(tracker_of: Build) -> None:

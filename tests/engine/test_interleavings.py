@@ -195,7 +195,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
         """With nothing under way or expired, at least what the server counted is used."""
         if self.calls:
             return
-        rows = self.trackers[-1].get_usage_summary("groq")["groq_key_1"]
+        rows = self.trackers[-1].get_usage_summary("groq")["groq"]["groq_key_1"]
         holds = self.trackers[-1].storage.read(f"groq:{self.route.key.account}")
         if not holds.get("models", {}).get("model-a", {}).get("holds"):
             for limit in self.server.limits:

@@ -43,7 +43,7 @@ def test_every_provider_built_later_uses_an_added_key(sandbox_env: Sandbox, thir
     sandbox_env.fail("groq_key_2", "unauthorized", times=None)
     assert get_llm_provider("groq").generate("hi").key == "groq_key_3"
     assert MultiKeyGroqProvider().generate("hi").key == "groq_key_3"
-    assert "groq_key_3" in get_quota_tracker().get_usage_summary("groq")
+    assert "groq_key_3" in get_quota_tracker().get_usage_summary("groq")["groq"]
     with pytest.raises(Exception, match="groq · key 2"):
         before.generate("hi")
     assert third not in repr(get_configuration())

@@ -264,7 +264,7 @@ def test_a_header_replaces_the_published_limit(tracker_of: Build) -> None:
     tracker = tracker_of(RPM)
     seen = [Observation("requests_per_minute", 30, 28)]
     served(tracker, a_route(tracker.configuration), observations=seen)
-    row = tracker.get_usage_summary("groq")["groq_key_1"]["requests_per_minute"]
+    row = tracker.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_minute"]
     assert (row["limit"], row["used"], row["evidence"]) == (30, 2, "header")
 
 
@@ -294,7 +294,7 @@ def test_an_error_body_teaches_the_limit_it_names(tracker_of: Build) -> None:
         retry_after=60,
         observations=[seen],
     )
-    row = tracker.get_usage_summary("groq")["groq_key_1"]["tokens_per_day"]
+    row = tracker.get_usage_summary("groq")["groq"]["groq_key_1"]["tokens_per_day"]
     assert (row["limit"], row["used"], row["evidence"]) == (200_000, 199_000, "error")
 
 

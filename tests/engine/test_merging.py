@@ -73,7 +73,7 @@ def test_a_merge_never_counts_less_than_the_server(
     two.update(
         name, lambda theirs: merge_kept(before, one.read(name), theirs, providers, clock.now)
     )
-    summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq_key_1"]
+    summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq"]["groq_key_1"]
     for limit in limits:
         assert summary[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2
 
@@ -149,7 +149,7 @@ def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
             end(trackers[0], state, None, "org_1")
     if not trackers[0].shared_keys():
         return
-    summary = trackers[1].get_usage_summary("groq")
+    summary = trackers[1].get_usage_summary("groq")["groq"]
     for limit in limits:
         for rows in summary.values():
             assert rows[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2

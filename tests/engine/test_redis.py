@@ -280,7 +280,7 @@ def test_what_was_learned_and_shut_while_redis_was_away_is_told(
     lasting_server.start()
     wait_until_back(lasting_server, tracker)
     other = tracker_on(lasting_server)
-    row = other.get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+    row = other.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_day"]
     assert (row["limit"], row["used"], row["evidence"]) == (50, 40, "header")
     assert opens_in(other, route) == 42
 

@@ -311,7 +311,7 @@ def test_the_older_packages_counts_are_taken_over(path: Path, naive: bool) -> No
         warnings.simplefilter("error")
         later = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
     for ledger in (tracker, later):
-        summary = ledger.get_usage_summary("groq")
+        summary = ledger.get_usage_summary("groq")["groq"]
         # A tenth of a day has refilled since.
         assert summary["groq_key_1"]["tokens_per_day"]["used"] == pytest.approx(20_000, abs=1)
         assert summary["groq_key_1"]["requests_per_day"]["used"] == 0
@@ -327,7 +327,7 @@ def test_older_counts_whose_day_is_over_are_not_taken_over(path: Path) -> None:
             JsonFileStorage(path, older_documents),
             custom_configuration(LIMITS, clock=Clock(NOON)),
         )
-    assert tracker.get_usage_summary("groq")["groq_key_2"]["requests_per_day"]["used"] == 0
+    assert tracker.get_usage_summary("groq")["groq"]["groq_key_2"]["requests_per_day"]["used"] == 0
 
 
 def test_older_counts_do_not_replace_newer_ones(path: Path) -> None:
@@ -340,7 +340,7 @@ def test_older_counts_do_not_replace_newer_ones(path: Path) -> None:
     assert isinstance(hold, Hold)
     first.settle(hold, Usage(500, 500))
     second = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
-    row = second.get_usage_summary("groq")["groq_key_1"]["tokens_per_day"]
+    row = second.get_usage_summary("groq")["groq"]["groq_key_1"]["tokens_per_day"]
     assert row["used"] == 41_000
 
 

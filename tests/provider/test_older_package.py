@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from provider_parts import (
     MODELS,
+    PROVIDERS,
     Clock,
     Start,
     asked,
@@ -18,11 +19,14 @@ from provider_parts import (
 )
 
 from arche_magic.llm_providers import (
+    ConfigurationError,
     IntelligentLLMOrchestrator,
     LLMProviderError,
     MultiKeyGroqProvider,
     get_llm_provider,
+    get_model_for_provider,
 )
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ def test_building_the_multi_key_provider_keeps_the_counts(start: Start, clock: C
     """It set the saved counts to zero."""
     start(keys={"groq": 1}, clock=clock)
     MultiKeyGroqProvider().generate("Hello")
-    summary = MultiKeyGroqProvider().get_usage_summary()
+    summary = MultiKeyGroqProvider().get_usage_summary()["groq"]
     assert used(summary, "groq_key_1") == 1
     assert used(summary, "groq_key_1", "tokens_per_day") > 0
 
@@ -67,7 +71,7 @@ def test_the_usage_summary_works_in_the_next_process(start: Start, tmp_path: Pat
     code = """
 from datetime import UTC, datetime
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-row = get_quota_tracker().get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+row = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_day"]
 print(row["reset_time"] > datetime.now(UTC), row["available"])
 """
     assert run_script(code, tmp_path)[0].split() == ["True", "True"]
@@ -98,7 +102,7 @@ def test_the_first_key_is_used_and_counted_like_any_other(start: Start, clock: C
     start(keys={"groq": 2}, clock=clock)
     provider = MultiKeyGroqProvider()
     replies = [provider.generate("Hello") for _ in range(4)]
-    summary = provider.get_usage_summary()
+    summary = provider.get_usage_summary()["groq"]
     for label in ("groq_key_1", "groq_key_2"):
         assert used(summary, label) == [reply.key for reply in replies].count(label) == 2
 
@@ -117,7 +121,7 @@ def test_requests_per_day_are_recorded(start: Start, clock: Clock) -> None:
     for name in ("groq", "google", "openai"):
         for _ in range(3):
             get_llm_provider(name).generate("Hello")
-        row = get_quota_tracker().get_usage_summary(name)[f"{name}_key_1"]["requests_per_day"]
+        row = get_quota_tracker().get_usage_summary(name)[name][f"{name}_key_1"]["requests_per_day"]
         assert row["used"] == 3
         assert row["remaining"] == row["limit"] - 3
         assert row["model"] == MODELS[name]
@@ -131,5 +135,25 @@ def test_tokens_per_day_are_the_providers_own_count(start: Start, clock: Clock) 
     for number in range(3):
         get_llm_provider().generate(f"Prompt {number}")
     spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
-    summary = get_quota_tracker().get_usage_summary("groq")
+    summary = get_quota_tracker().get_usage_summary("groq")["groq"]
     assert used(summary, "groq_key_1", "tokens_per_day") == spent
+
+
+def test_one_provider_may_be_given_its_key(start: Start) -> None:
+    """`get_llm_provider(name, api_key)` uses that key of that provider, and no other."""
+    start(keys={"groq": 2, "mistral": 1})
+    second = get_configuration().keys[1].secret()
+    provider = get_llm_provider("groq", second)
+    assert {provider.generate("Hello").key for _ in range(3)} == {"groq_key_1"}
+    used_up = get_llm_provider().quota_tracker.get_usage_summary("groq")["groq"]
+    assert [used(used_up, label) for label in ("groq_key_1", "groq_key_2")] == [0, 3]
+    for name, key in (("groq", " "), ("intelligent", second)):
+        with pytest.raises(ConfigurationError, match="api_key"):
+            get_llm_provider(name, key)
+
+
+def test_the_default_model_of_a_provider_is_told(start: Start) -> None:
+    """`get_model_for_provider(name)` gives the one that is asked for if nobody names another."""
+    start()
+    for name in PROVIDERS:
+        assert get_model_for_provider(name) == get_llm_provider(name).generate("Hello").model

@@ -59,7 +59,7 @@ except LLMProviderError as error:
 groq = MultiKeyGroqProvider(api_keys=[os.environ["MY_KEY_1"], os.environ["MY_KEY_2"]])
 for number in range(3):
     print("groq:", len(groq.generate(f"Question {number}", max_output_tokens=30)))
-for key_id, limits in groq.get_usage_summary().items():
+for key_id, limits in groq.get_usage_summary()["groq"].items():
     for limit_type, info in limits.items():
         print(
             f"  {key_id} {limit_type}: {info['used']:.0f}/{info['limit']:.0f} "
@@ -86,8 +86,8 @@ print(json.dumps(stats["quota_summary"], indent=2, default=str)[:80])
 tracker = get_quota_tracker()
 for name in tracker.get_usage_summary():
     print("tracked:", name)
-print(sorted(tracker.get_usage_summary(provider="groq")))
-print(sorted(tracker.get_usage_summary("groq")))
+print(sorted(tracker.get_usage_summary(provider="groq")["groq"]))
+print(sorted(tracker.get_usage_summary("groq")["groq"]))
 '''
 
 

@@ -107,7 +107,9 @@ def test_an_image_weighs_in_the_estimate_but_not_in_the_models_record(sandbox: S
     assert 1_900 < provider.preview("Hello", images=[png()]).usage.input_tokens - before < 2_200
     provider.generate("Hello", images=[png()])
     assert provider.preview("Hello").usage.input_tokens == before
-    used = get_quota_tracker().get_usage_summary("mistral")["mistral_key_1"]["tokens_per_minute"]
+    used = get_quota_tracker().get_usage_summary("mistral")["mistral"]["mistral_key_1"][
+        "tokens_per_minute"
+    ]
     (counted,) = sandbox.usage()["mistral_key_1"].values()
     assert used["used"] == pytest.approx(counted["input_tokens"] + counted["output_tokens"])
 

@@ -81,7 +81,7 @@ def test_two_processes_share_one_count(start: Start, tmp_path: Path) -> None:
     for script in scripts:
         _, err = script.communicate(timeout=60)
         assert script.returncode == 0, err
-    summary = get_quota_tracker().get_usage_summary("mistral")
+    summary = get_quota_tracker().get_usage_summary("mistral")["mistral"]
     spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
     assert server_count(sandbox, "requests") == 30
     assert server_count(sandbox, "refused") == 0
@@ -116,7 +116,7 @@ def test_a_replaced_key_starts_anew_and_a_moved_one_keeps_its_count(
     start(keys={"groq": 2}, clock=clock)
     one, two = (key.secret() for key in get_configuration().keys)
     MultiKeyGroqProvider(api_keys=[one]).generate("Hello")
-    swapped = MultiKeyGroqProvider(api_keys=[two, one]).get_usage_summary()
+    swapped = MultiKeyGroqProvider(api_keys=[two, one]).get_usage_summary()["groq"]
     assert [used(swapped, label) for label in ("groq_key_1", "groq_key_2")] == [0, 1]
 
 
@@ -172,7 +172,7 @@ def test_the_store_may_be_memory_alone(start: Start, tmp_path: Path) -> None:
     start(settings={"store": "memory://no-file"})
     get_llm_provider().generate("Hello")
     assert list(tmp_path.iterdir()) == []
-    assert used(get_quota_tracker().get_usage_summary("groq"), "groq_key_1") > 0
+    assert used(get_quota_tracker().get_usage_summary("groq")["groq"], "groq_key_1") > 0
 
 
 def test_the_usage_summary_has_the_documented_shape(start: Start, clock: Clock) -> None:
@@ -183,7 +183,7 @@ def test_the_usage_summary_has_the_documented_shape(start: Start, clock: Clock) 
     summary = get_quota_tracker().get_usage_summary()
     assert list(summary) == list(PROVIDERS)
     for name in PROVIDERS:
-        assert get_quota_tracker().get_usage_summary(name) == summary[name]
+        assert get_quota_tracker().get_usage_summary(name) == {name: summary[name]}
         limits = summary[name][f"{name}_key_1"]
         assert {"tokens_per_minute", "input_tokens_per_minute"} & set(limits)
         for row in limits.values():
@@ -238,7 +238,7 @@ def test_the_older_packages_counts_go_on(
     ledger.write_text(json.dumps(older, indent=2))
     with pytest.warns(LedgerWarning, match="older layout; its counts were taken over"):
         provider = MultiKeyGroqProvider()
-    summary = provider.get_usage_summary()
+    summary = provider.get_usage_summary()["groq"]
     assert used(summary, "groq_key_1") == pytest.approx(900, abs=1)
     assert used(summary, "groq_key_1", "tokens_per_day") == pytest.approx(120_000, abs=10)
     assert used(summary, "groq_key_2") == 0
@@ -255,10 +255,10 @@ def test_a_configured_limit_is_shown_as_such(start: Start, clock: Clock) -> None
     limits = {"groq": parse_limits({"requests_per_day": 500, "tokens_per_day": 1000}, "bucket")}
     use_configuration(replace(get_configuration(), limits=limits))
     provider = get_llm_provider("groq")
-    row = get_quota_tracker().get_usage_summary("groq")["groq_key_1"]["requests_per_day"]
+    row = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_day"]
     assert (row["limit"], row["evidence"]) == (500, "configured")
     provider.generate("Hello")
-    summary = get_quota_tracker().get_usage_summary("groq")["groq_key_1"]
+    summary = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]
     assert (summary["requests_per_day"]["limit"], summary["requests_per_day"]["evidence"]) == (
         1000,
         "header",

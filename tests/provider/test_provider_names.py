@@ -87,7 +87,7 @@ def test_the_groq_provider_takes_keys_by_hand(start: Start) -> None:
     provider = MultiKeyGroqProvider(api_keys=[second, first, second])
     assert provider.generate("Hello").key == "groq_key_1"
     assert sandbox.requests[-1].key == "groq_key_2"
-    assert list(provider.get_usage_summary()) == ["groq_key_1", "groq_key_2"]
+    assert list(provider.get_usage_summary()["groq"]) == ["groq_key_1", "groq_key_2"]
     with pytest.raises(ConfigurationError, match="key 2 is blank"):
         MultiKeyGroqProvider(api_keys=[first, "  "])
     with pytest.raises(ConfigurationError, match="no API key"):

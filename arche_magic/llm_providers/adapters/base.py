@@ -107,10 +107,8 @@ class SdkAdapter(ABC):
 
     def models(self, timeout: float) -> tuple[str, ...]:
         """The models the key may ask for; see `Adapter.models`."""
-        failure: AttemptFailed
         with self._http.call(timeout) as call:
             try:
-                self._check_key()
                 names = tuple(self._list(self._client()))
                 self._note_account(call, {})
                 return names
