@@ -21,7 +21,7 @@ from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHOWN_ONLY = {"diff", "html", "http", "ini", "json", "mermaid", "sh", "text"}
+SHOWN_ONLY = {"diff", "html", "http", "ini", "json", "mermaid", "py", "sh", "text"}
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 

@@ -25,6 +25,8 @@ from .types import Clock, Key, Limit, Location, ReplayMode, Route, SystemClock
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
+PROVIDER_SETTINGS = ("models", "paid", "tier", "base_url")
+REPLAY_SETTINGS = ("mode",)
 DEFAULT_PATIENCE = 30.0
 DEFAULT_TIMEOUT = 120.0
 
@@ -282,7 +284,7 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
 
 def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
     table = _table(settings, "replay")
-    if unknown := set(table) - {"mode"}:
+    if unknown := set(table) - set(REPLAY_SETTINGS):
         raise ValueError(f"[replay]: unknown setting {sorted(unknown)[0]!r}; there is mode")
     mode, known = table.get("mode", "off"), get_args(ReplayMode)
     if mode not in known:
@@ -325,7 +327,7 @@ def _providers(settings: dict[str, Any], project_file: Path | None) -> dict[str,
         entry = _table(tables, name, "providers.")
         if name not in providers:
             raise ValueError(f"[providers.{name}]: unknown provider{did_you_mean(name, providers)}")
-        unknown = set(entry) - {"models", "paid", "tier", "base_url"}
+        unknown = set(entry) - set(PROVIDER_SETTINGS)
         if unknown:
             raise ValueError(f"[providers.{name}]: unknown setting {sorted(unknown)[0]!r}")
         listed = entry.get("models", list(providers[name].models))

@@ -16,6 +16,9 @@ from .trust import SETTING as TRUST
 from .trust import Trusted, own_settings_folder, read_trusted
 
 SETTINGS_FILE = "arche_magic.toml"
+SETTINGS = (
+    "default_provider", "order", "patience", "providers", "limits", "accounts", "replay", TRUST,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         return {}, f" cannot be read: {error}"
-    known = (
-        "default_provider", "order", "patience", "providers", "limits", "accounts", "replay", TRUST,
-    )  # fmt: skip
     for name in settings:
-        if name not in known:
-            hint = did_you_mean(name, known)
+        if name not in SETTINGS:
+            hint = did_you_mean(name, SETTINGS)
             if "API_KEY" in name:
                 hint = "; keys go into the environment or into .env"
             return {}, f": unknown setting {name!r}{hint}"

@@ -29,8 +29,8 @@ _MISSING = object()
 # `%llm …`, also behind `name =`.
 _CALL = re.compile(r"\s*(?:[^%#=]*=\s*)?(%%?)(\w+)\s(.*)", re.DOTALL)
 _BRACES = re.compile(r"\{\{\s*(?:([A-Za-z_]\w*)\.)?(\w*)$")
-# A kind of value, and what divides it from the next one, as in PROVIDER=N.
-_KIND = re.compile(r"([A-Z_]+)([^A-Z_]*)")
+# A kind of value, or several, and what divides it from the next, as in PROVIDER=N.
+_KIND = re.compile(r"([A-Z_|]+)([^A-Z_|]*)")
 
 
 def register(shell: InteractiveShell) -> None:
@@ -126,23 +126,31 @@ def _next_words(form: list[str], before: tuple[str, ...]) -> list[str]:
 
 
 def _options(magic: Any, typed: Unfinished) -> Iterator[str]:
-    """The long form of every option that is not given yet."""
+    """The long forms of every option that is not given yet."""
     for action in magic.parser._actions:
         repeats = type(action).__name__ == "_AppendAction"
-        if action.option_strings and (repeats or action.dest not in typed.given):
-            yield action.option_strings[-1]
+        if repeats or action.dest not in typed.given:
+            yield from (name for name in action.option_strings if name.startswith("--"))
     yield "--help"
 
 
 def _of_kind(
     shell: InteractiveShell, metavar: str, word: str, given: Given
 ) -> tuple[str, list[SimpleCompletion]]:
-    """Values of the kind a metavar names; of PROVIDER=N first the one, then the other."""
-    for kind, divider in _KIND.findall(metavar):
+    """Values of the kind a metavar names; of PROVIDER=N first the one, then the other.
+
+    `PROVIDER|MODEL,…` is a list, each part of which is either.
+    """
+    for kinds, divider in _KIND.findall(metavar):
+        if divider.startswith(","):
+            word, divider = word.rpartition(",")[2], ""
         _, divided, rest = word.partition(divider) if divider else (word, "", "")
         if not divided:
-            values = [f"{value}{divider}" for value in _values(shell, kind, given)]
-            return word, list(_matching(values, word, kind.lower()))
+            found: list[SimpleCompletion] = []
+            for kind in kinds.split("|"):
+                values = [f"{value}{divider}" for value in _values(shell, kind, given)]
+                found += _matching(values, word, kind.lower())
+            return word, found
         word = rest
     return word, []
 
@@ -214,6 +222,11 @@ def _keys(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return [key.label for key in get_configuration().keys]
 
 
+def _chats(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    chats: dict[str, Any] = shell.magics_manager.registry["ArcheMagics"].chats
+    return list(chats)
+
+
 def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return [*_providers(shell, given), *_keys(shell, given)]
 
@@ -235,6 +248,7 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "PROVIDER": _providers,
     "MODEL": _models,
     "KEY": _keys,
+    "CHAT": _chats,
     "SCOPE": _scopes,
     "LIMIT": _limits,
     "REPLY": _replies,

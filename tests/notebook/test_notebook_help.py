@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from notebook_kernel import Kernel
 
 NAMES = sorted({name for kind in ArcheMagics.magics.values() for name in kind})
-FREE = {"TEXT", "FILTER", "NAME"}
+FREE = {"TEXT", "NAME", "FILE"}
 """Words of a usage that stand for anything."""
 
 
