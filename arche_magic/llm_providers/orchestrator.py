@@ -73,7 +73,8 @@ class IntelligentLLMOrchestrator:
             **options: `system`, `images` (paths, bytes or `Image` objects that go with the
                 prompt), `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait for a
                 route rather than fail or pay), `timeout` (seconds for the whole request),
-                `on_wait` (called with a `Waiting` about twice a second while it waits), `keep`
+                `on_wait` (called with a `Waiting` about twice a second while it waits),
+                `fallback_on_filter` (another model may try what one refused to answer), `keep`
                 (answer from memory what was asked before, and keep each new reply), `fresh`
                 (ask again all the same, and replace what is kept) and `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a

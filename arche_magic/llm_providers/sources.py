@@ -84,7 +84,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except (OSError, ValueError) as error:
         return {}, f" cannot be read: {error}"
     known = (
-        "default_provider", "order", "patience", "providers", "limits", "accounts", "replay", TRUST,
+        "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
+        "replay", TRUST,
     )  # fmt: skip
     for name in settings:
         if name not in known:

@@ -21,7 +21,6 @@ ENGINE = "arche_magic.llm_providers"
 
 # What each module of the engine may use of the engine; with `?` for type checkers alone.
 ALLOWED = {
-    "apart": set(),
     "markdown": set(),
     "types": set(),
     "reply": {"markdown", "types", "errors?"},
@@ -63,8 +62,9 @@ ALLOWED = {
         "quota.ledger", "quota.opening", "quota.views", "quota", "catalog", "config", "storage",
         "errors", "types",
     },
-    "adapters": {"addresses", "apart", "errors", "redaction", "types"},
-    "prices": {"apart", "types"},
+    "bounded": set(),
+    "adapters": {"addresses", "bounded", "errors", "redaction", "types"},
+    "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "attempts": {"storage", "reply", "types"},
     "replies": {"storage", "reply", "types"},
@@ -72,8 +72,9 @@ ALLOWED = {
     "routing": {"quota.opening", "types"},
     "images": {"errors", "types"},
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
-    "schemas": {"apart", "config", "errors", "types"},
+    "schemas": {"bounded", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
+    "endings": {"quota.opening", "errors", "reply", "types"},
     "waiting": set(),
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
