@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing, suppress
@@ -30,6 +29,7 @@ from .errors import (
     Remedy,
     SchemaMismatch,
 )
+from .forks import new_lock
 from .prices import cost_usd
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
@@ -455,7 +455,7 @@ class _Call:
 
 
 _adapters: dict[tuple[str, str, str], Adapter] = {}
-_adapters_lock = threading.Lock()
+_adapters_lock = new_lock()
 
 
 def _adapter(route: Route, configuration: Configuration) -> Adapter:
@@ -466,6 +466,11 @@ def _adapter(route: Route, configuration: Configuration) -> Adapter:
         if identity not in _adapters:
             _adapters[identity] = build_adapter(provider.wire, route.key, provider.url)
         return _adapters[identity]
+
+
+if hasattr(os, "register_at_fork"):
+    # Its connections are the parent's.
+    os.register_at_fork(after_in_child=_adapters.clear)
 
 
 def _considered(choice: Choice, at: float) -> tuple[Considered, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
@@ -54,6 +54,11 @@ class IntelligentLLMOrchestrator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.providers)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a provider is not pickled, as it holds keys; build it in the other process"
+        )
 
     def generate(
         self,

@@ -29,7 +29,7 @@ ALLOWED = {
     "catalog": {"types", "errors"},
     "addresses": set(),
     "redaction": {"types?"},
-    "env_file": {"errors"},
+    "env_file": {"errors", "forks"},
     "trust": {"addresses", "catalog", "env_file", "errors", "types"},
     "sources": {"env_file", "errors", "trust"},
     "choices": {"config?"},
@@ -63,11 +63,12 @@ ALLOWED = {
         "errors", "types",
     },
     "bounded": set(),
+    "forks": set(),
     "adapters": {"addresses", "bounded", "errors", "redaction", "types"},
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
-    "attempts": {"storage", "reply", "types"},
-    "replies": {"storage", "reply", "types"},
+    "attempts": {"forks", "storage", "reply", "types"},
+    "replies": {"forks", "storage", "reply", "types"},
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.opening", "types"},
     "images": {"errors", "types"},
@@ -75,7 +76,7 @@ ALLOWED = {
     "schemas": {"bounded", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "endings": {"quota.opening", "errors", "reply", "types"},
-    "waiting": set(),
+    "waiting": {"forks"},
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
 PUBLIC = {
