@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from arche_magic.llm_providers.config import (
     load_configuration,
 )
 from arche_magic.llm_providers.sources import SETTINGS
+from arche_magic.llm_providers.types import Timeouts
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,11 @@ def test_every_setting_of_the_file_is_on_the_page() -> None:
     named = [row[0].strip("`") for row in rows("arche_magic.toml")]
     assert len(named) == len(set(named))
     assert {name.partition(".")[0] for name in named} == set(SETTINGS)
-    for table, inside in (("providers.NAME", PROVIDER_SETTINGS), ("replay", REPLAY_SETTINGS)):
+    for table, inside in (
+        ("providers.NAME", PROVIDER_SETTINGS),
+        ("replay", REPLAY_SETTINGS),
+        ("timeouts", [entry.name for entry in fields(Timeouts)]),
+    ):
         found = {n.removeprefix(f"{table}.") for n in named if n.startswith(f"{table}.")}
         assert found == set(inside)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_folder
 from .types import utc
@@ -133,7 +133,7 @@ class Tally:
     """Running counts of the requests of one provider object."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._served: Counter[str] = Counter()
         self._requests = self._fallbacks = self._errors = self._from_memory = 0
         self._last = ""
@@ -172,7 +172,7 @@ class Tally:
 
 
 _logs: dict[str, AttemptLog] = {}
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 def attempt_log(store: str) -> AttemptLog:

@@ -6,8 +6,9 @@ in `load_configuration`; the result is an immutable `Configuration` that is hand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -21,14 +22,13 @@ from .redaction import without_key_like
 from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
 from .trust import check_base_url, own_settings_folder, tell_of_store
-from .types import Clock, Key, Limit, Location, ReplayMode, Route, SystemClock
+from .types import Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
 PROVIDER_SETTINGS = ("models", "paid", "tier", "base_url")
 REPLAY_SETTINGS = ("mode",)
 DEFAULT_PATIENCE = 30.0
-DEFAULT_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Configuration:
             which does not show its password).
         default_provider: what `get_llm_provider(None)` gives.
         patience: seconds a request waits for a route rather than fail or pay.
-        timeout: seconds for a whole request.
+        timeouts: how long a request waits for what.
         limits: the user's own, by provider, `provider/model`, key label or `label/model`.
         clock: what the engine reads time from.
         directory: where the settings were found; the ledger's default place.
@@ -57,7 +57,7 @@ class Configuration:
     store: str = "memory://"
     default_provider: str = "intelligent"
     patience: float = DEFAULT_PATIENCE
-    timeout: float = DEFAULT_TIMEOUT
+    timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     directory: Path | None = None
@@ -260,6 +260,7 @@ def _build(sources: Sources, home: Path, own: bool) -> Configuration:
         store=store if "://" in store else str(Path(store).expanduser()),
         default_provider=default_provider or "intelligent",
         patience=float(patience),
+        timeouts=_timeouts(_table(settings, "timeouts")),
         limits=_limits(_table(settings, "limits"), providers),
         directory=home,
         replay=_replay(variables, settings),
@@ -360,6 +361,17 @@ def _providers(settings: dict[str, Any], project_file: Path | None) -> dict[str,
         if name not in providers:
             raise ValueError(f"order: unknown provider {name!r}{did_you_mean(name, providers)}")
     return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
+
+
+def _timeouts(table: Mapping[str, Any]) -> Timeouts:
+    known = [entry.name for entry in fields(Timeouts)]
+    for name, seconds in table.items():
+        if name not in known:
+            raise ValueError(f"[timeouts]: unknown setting {name!r}{did_you_mean(name, known)}")
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not number or not 0 < seconds < math.inf:
+            raise ValueError(f"[timeouts]: {name} is {seconds!r}; it must be seconds, more than 0")
+    return Timeouts(**{name: float(seconds) for name, seconds in table.items()})
 
 
 def _limits(

@@ -7,12 +7,12 @@ import os
 import re
 import shlex
 import stat
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import ConfigurationError
+from .forks import new_lock
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A NAME=value on a later line of one value: its quote was never closed.
@@ -42,7 +42,7 @@ def clean(value: str) -> str:
 
 
 _told: set[str] = set()
-_telling = threading.Lock()
+_telling = new_lock()
 
 
 def tell(message: str) -> None:

@@ -117,6 +117,8 @@ class AttemptFailed(Exception):
         observations: limits and remaining amounts that came with the refusal.
         usage: what the attempt spent nevertheless, as far as known.
         text: what had arrived before it failed.
+        sent: whether the request can have reached the provider, and so counts there.
+        unknown: no rule of ours fits what came back; it is taken for trouble that passes.
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class AttemptFailed(Exception):
         observations: Sequence[Observation] = (),
         usage: Usage | None = None,
         text: str = "",
+        sent: bool = True,
+        unknown: bool = False,
     ) -> None:
         super().__init__(message)
         self.remedy = remedy
@@ -137,3 +141,5 @@ class AttemptFailed(Exception):
         self.observations = tuple(observations)
         self.usage = usage
         self.text = text
+        self.sent = sent
+        self.unknown = unknown

@@ -8,41 +8,51 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
-from collections.abc import Generator, Hashable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from typing import NoReturn
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NoReturn, TypeVar
 
 from .adapters import Adapter, build_adapter
 from .attempts import SESSION, AttemptLog, Tally
+from .bounded import TookTooLong, within
 from .config import Configuration
+from .endings import also_tried, no_route
 from .errors import (
     AttemptFailed,
     ContentFiltered,
+    IncompleteReply,
     InvalidRequest,
-    NoRouteAvailable,
+    LLMProviderError,
     Remedy,
     SchemaMismatch,
 )
+from .forks import new_lock
 from .prices import cost_usd
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Considered, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, choose
 from .schemas import with_correction
-from .types import Observation, Request, Route, Usage, in_seconds, utc
+from .types import Observation, Request, Route, Timeouts, Usage
 from .waiting import WaitingLine, waiting_line
 
 logger = logging.getLogger("arche_magic.attempts")
+
+T = TypeVar("T")
 
 # A wait is slept in naps, after each of which the ledger is asked again: another kernel may have
 # given something back.
 _LONGEST_NAP_SECONDS = 0.5
 _SHORTEST_NAP_SECONDS = 0.001
+# A route that was open when looked at and shut when a hold was asked for is left alone so long.
+_CONTENDED_SECONDS = 0.05
+# A ledger that hangs keeps nobody longer than this: beyond the request's time, and from its reply.
+_LATE_BOOKING_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
 _ATTEMPTS_PER_ROUTE = 5
-_ROUTES_IN_A_MESSAGE = 4
+_ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
 
 
@@ -63,8 +73,14 @@ class RequestRun:
         self._id = os.urandom(6).hex()
         self._clock = self.quota_tracker.configuration.clock
         self._started = self._clock.time()
+        self._ends = math.inf
+        self._process = 0
+        self._recorded = False
         self._waited = 0.0
         self._out: set[Route] = set()
+        self._refused: dict[Route, RouteState] = {}
+        self._seen: dict[Route, RouteState] = {}
+        self._filtered: ContentFiltered | None = None
         self._mismatch: SchemaMismatch | None = None
 
     def events(self) -> Generator[Event, None, Reply]:
@@ -76,40 +92,92 @@ class RequestRun:
             SchemaMismatch: two replies did not fit the schema.
         """
         self._started = self._clock.time()
+        # The clock may run at another speed than what hangs.
+        self._ends = time.monotonic() + self.request.timeout
+        self._process = os.getpid()
         with waiting_line(self._line_name(), self) as line:
             try:
                 while True:
-                    choice = self._choose()
-                    if choice.route is None or self._time_left() <= 0:
+                    try:
+                        choice, hold = self._beside(partial(self._offer, line), self._give_back)
+                    except TookTooLong:
+                        self._give_up("the ledger does not answer")
+                    if hold is not None:
+                        line.leave(self)
+                        self._note_skipped(choice)
+                        reply = yield from self._ask(hold, choice)
+                        if reply is not None:
+                            return reply
+                    elif choice.route is None or self._time_left() <= 0:
                         self._note_skipped(choice)
                         self._give_up()
-                    shut = choice.opens_at > self._clock.time()
-                    if shut or (self._patience_left() > 0 and not line.may_go(self)):
+                    else:
                         line.join(self)
                         yield from self._wait(choice.route, choice.opens_at, line)
-                        continue
-                    hold = self.quota_tracker.hold(choice.route, self.request)
-                    if isinstance(hold, RouteState):
-                        # Another thread or kernel was faster; the ledger has changed: look again.
-                        continue
-                    line.leave(self)
-                    self._note_skipped(choice)
-                    reply = yield from self._ask(hold, choice)
-                    if reply is not None:
-                        return reply
             finally:
-                self.tally.add(self.attempts)
-                self.log.append(self.attempts)
+                if self._is_ours():
+                    self.tally.add(self.attempts)
+                    if not self._recorded:
+                        with suppress(TookTooLong):
+                            self._beside(partial(self.log.append, self.attempts))
 
     def _line_name(self) -> Hashable:
         names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
         return self.quota_tracker.configuration.store, names
 
+    def _is_ours(self) -> bool:
+        """Whether this is the process that asked; a fork of it has a copy of the request."""
+        return os.getpid() == self._process
+
+    def _beside(
+        self,
+        work: Callable[[], T],
+        unclaimed: Callable[[T], object] | None = None,
+        longest: float = math.inf,
+    ) -> T:
+        """Work on the ledger or the record, which may lie on a slow disk or behind a network.
+
+        Raises:
+            TookTooLong: the request's time is up, or `longest`; the work goes on to its end.
+        """
+        left = max(self._ends - time.monotonic(), _LATE_BOOKING_SECONDS)
+        return within(min(left, longest), work, unclaimed)
+
+    def _offer(self, line: WaitingLine) -> tuple[Choice, Hold | None]:
+        """Choose a route, and hold it if it is open and nobody waits before us."""
+        while True:
+            choice, now = self._choose(), self._clock.time()
+            if choice.route is None or choice.opens_at > now or self._time_left() <= 0:
+                return choice, None
+            if self._patience_left() > 0 and not line.may_go(self):
+                return choice, None
+            hold = self.quota_tracker.hold(choice.route, self.request)
+            if isinstance(hold, Hold):
+                return choice, hold
+            # Another thread or kernel was faster. The request looks on elsewhere meanwhile.
+            later = max(hold.opens_at, now + _CONTENDED_SECONDS)
+            self._refused[choice.route] = replace(hold, opens_at=later)
+
+    def _give_back(self, offered: tuple[Choice, Hold | None]) -> None:
+        """A hold that came when the request had ended: nothing was sent."""
+        if offered[1] is not None:
+            gone = AttemptFailed("the request had ended", Remedy.FIX_REQUEST, sent=False)
+            self.quota_tracker.fail(offered[1], gone)
+
     def _choose(self) -> Choice:
         now = self._clock.time()
+
+        def state_of(route: Route) -> RouteState:
+            state = self.quota_tracker.state(route, self.request, now)
+            refused = self._refused.get(route)
+            if refused and state.opens_at <= now < refused.opens_at:
+                state = refused
+            self._seen[route] = state
+            return state
+
         return choose(
             [route for route in self.routes if route not in self._out],
-            lambda route: self.quota_tracker.state(route, self.request, now),
+            state_of,
             now,
             self._patience_left(),
             self.preferred_provider,
@@ -121,6 +189,11 @@ class RequestRun:
     def _time_left(self) -> float:
         return self._started + self.request.timeout - self._clock.time()
 
+    def _timeouts(self) -> Timeouts:
+        timeouts, left = self.quota_tracker.configuration.timeouts, max(0.0, self._time_left())
+        # A host that is not there leaves time for another route.
+        return replace(timeouts, connect=min(timeouts.connect, left / 2), total=left)
+
     def _wait(
         self, route: Route, opens_at: float, line: WaitingLine
     ) -> Generator[Event, None, None]:
@@ -128,7 +201,8 @@ class RequestRun:
         seconds = max(0.0, opens_at - before)
         yield Waiting(route, seconds)
         if line.may_go(self):
-            self._clock.sleep(min(max(seconds, _SHORTEST_NAP_SECONDS), _LONGEST_NAP_SECONDS))
+            nap = min(seconds, self._time_left(), _LONGEST_NAP_SECONDS)
+            self._clock.sleep(max(nap, _SHORTEST_NAP_SECONDS))
         else:
             longest = max(self._patience_left(), seconds)
             line.await_turn(self, min(longest, _LONGEST_NAP_SECONDS))
@@ -138,10 +212,14 @@ class RequestRun:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
         route = hold.route
         call = _Call()
-        adapter = _adapter(route, self.quota_tracker.configuration)
+        try:
+            adapter = _adapter(route, self.quota_tracker.configuration)
+        except BaseException:  # an interrupt while the SDK is loaded
+            self._give_back((choice, hold))
+            raise
         try:
             answer = adapter.complete(
-                self.request, route.model, stream=self.stream, timeout=self._time_left()
+                self.request, route.model, stream=self.stream, timeouts=self._timeouts()
             )
             # Left early, for whatever reason, the connection is dropped at once.
             with closing(answer):  # type: ignore[type-var]  # adapters give generators
@@ -154,28 +232,27 @@ class RequestRun:
                         yield Piece(part.text, route)
         except AttemptFailed as failure:
             attempt = self._note_failed(hold, failure, call, adapter.account)
-            if failure.remedy in (Remedy.FIX_REQUEST, Remedy.CHANGE_PROMPT):
-                self._refuse_request(failure, attempt, call.text)
+            error = self._judge(failure, attempt, call.text)
             if call.text:
-                yield Discarded(attempt)
+                yield Discarded(attempt, error)
             return None
         except (KeyboardInterrupt, GeneratorExit):
-            spent = call.usage or _counted(hold, call.text)
-            self.quota_tracker.settle(
-                hold, spent, call.observations, adapter.account, answered=bool(call.text)
-            )
-            self._note(route, "interrupted", call, spent, error="interrupted")
+            if self._is_ours():
+                spent = call.usage or _counted(hold, call.text)
+                self._note(route, "interrupted", call, spent, error="interrupted")
+                self._settle(hold, spent, call, adapter.account)
             raise
-        standing = self.quota_tracker.settle(hold, call.usage, call.observations, adapter.account)
         usage = call.usage or _counted(hold, call.text)
         parsed = None
         if self.request.schema:
             try:
                 parsed = self.request.schema.read(call.text)
             except ValueError as misfit:
+                self._settle(hold, call.usage, call, adapter.account, last=False)
                 yield from self._ask_once_more(route, call, usage, misfit)
                 return None
         served = self._note(route, "served", call, usage)
+        standing = self._settle(hold, call.usage, call, adapter.account)
         return Reply(
             call.text,
             provider=route.provider,
@@ -214,11 +291,52 @@ class RequestRun:
         self.request = with_correction(self.request, call.text, str(misfit))
         yield Discarded(attempt, mismatch)
 
+    def _settle(
+        self,
+        hold: Hold,
+        usage: Usage | None,
+        call: _Call,
+        account: str | None,
+        *,
+        last: bool = True,
+    ) -> str:
+        """Book a call; what is left then, in words, or "" if the ledger takes its time.
+
+        With the `last` call of the request the attempts are recorded too.
+        """
+        self._recorded = last
+        # A call that was given up before anything came proves nothing.
+        answered = bool(call.text) or call.usage is not None
+
+        def book() -> str:
+            left = self.quota_tracker.settle(
+                hold, usage, call.observations, account, answered=answered
+            )
+            if last:
+                self.log.append(self.attempts)
+            return left
+
+        try:
+            return self._beside(book, longest=_BOOKING_SECONDS)
+        except TookTooLong:
+            return ""
+
     def _note_failed(
         self, hold: Hold, failure: AttemptFailed, call: _Call, account: str | None
     ) -> Attempt:
-        state = self.quota_tracker.fail(hold, failure, account)
+        if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
+            # The provider may have gone on after what arrived: the most it can be.
+            guess, arrived = hold.amounts["output_tokens"], _counted(hold, call.text)
+            most = max(math.ceil(guess), arrived.output_tokens)
+            failure.usage = replace(arrived, output_tokens=most)
         route = hold.route
+        try:
+            fail = partial(self.quota_tracker.fail, hold, failure, account)
+            state = self._beside(fail, longest=_BOOKING_SECONDS)
+        except TookTooLong:
+            # What it closes is not known yet.
+            self._out.add(route)
+            state = RouteState(self._clock.time())
         asked = sum(a.is_on(route) and a.outcome in ("refused", "failed") for a in self.attempts)
         if failure.remedy is Remedy.SHORTEN_PROMPT or asked + 1 >= _ATTEMPTS_PER_ROUTE:
             self._out.add(route)
@@ -264,49 +382,52 @@ class RequestRun:
         logger.info("%s", attempt)
         return attempt
 
-    def _refuse_request(self, failure: AttemptFailed, attempt: Attempt, text: str) -> NoReturn:
+    def _judge(self, failure: AttemptFailed, attempt: Attempt, text: str) -> LLMProviderError:
+        """What the failure would end the request with, were there no other route.
+
+        Raises:
+            InvalidRequest, ContentFiltered: the failure ends the request.
+        """
         where = f"{attempt.provider} ({attempt.model})"
         if failure.remedy is Remedy.FIX_REQUEST:
             raise InvalidRequest(
                 f"{where} does not take the request: {failure}", attempts=self.attempts
             ) from None
+        if failure.remedy is not Remedy.CHANGE_PROMPT:
+            broken = IncompleteReply(f"the reply broke off: {attempt}", attempts=self.attempts)
+            broken.partial = text
+            return broken
         error = ContentFiltered(f"{where} refused to answer: {failure}", attempts=self.attempts)
         error.partial = text or failure.text
-        raise error from None
+        if not self.request.fallback_on_filter:
+            raise error from None
+        self._filtered = error
+        # Another key of the same model would answer alike.
+        same = (attempt.provider, attempt.model)
+        self._out.update(route for route in self.routes if (route.provider, route.model) == same)
+        return error
 
-    def _give_up(self) -> NoReturn:
+    def _states(self, now: float) -> dict[Route, RouteState]:
+        def look() -> dict[Route, RouteState]:
+            return {r: self.quota_tracker.state(r, self.request, now) for r in self.routes}
+
+        try:
+            return self._beside(look, longest=_BOOKING_SECONDS)
+        except TookTooLong:
+            unknown = RouteState(now)
+            return {route: self._seen.get(route, unknown) for route in self.routes}
+
+    def _give_up(self, cause: str = "") -> NoReturn:
         now = self._clock.time()
-        states = {r: self.quota_tracker.state(r, self.request, now) for r in self.routes}
-        openings = [
-            state.opens_at
-            for route, state in states.items()
-            if route not in self._out and now < state.opens_at < math.inf
-        ]
-        lines = [self._explain(route, state, now) for route, state in states.items()]
-        shown = "; ".join(lines[:_ROUTES_IN_A_MESSAGE])
-        if len(lines) > _ROUTES_IN_A_MESSAGE:
-            shown += f"; and {len(lines) - _ROUTES_IN_A_MESSAGE} more"
-        if self._time_left() <= 0:
-            head = f"No reply within {self.request.timeout:g} s"
-        elif len(openings) == len(states) and {route.provider for route in states} == {"groq"}:
-            head = "All Groq API keys have hit rate limits"
-        else:
-            head = "No available LLM providers"
-        opens_at = utc(min(openings)) if openings else None
+        states = self._states(now)
+        within_s = self.request.timeout if cause or self._time_left() <= 0 else None
+        error = no_route(states, self._out, self.attempts, now, within_s, cause)
         if self._mismatch:
-            why = f"not asked once more: {head}: {shown}"
+            why, opens_at = f"not asked once more: {error}", error.next_available_at
             raise self._mismatch.ended(why, self.attempts, opens_at) from None
-        raise NoRouteAvailable(
-            f"{head}: {shown}", attempts=self.attempts, next_available_at=opens_at
-        )
-
-    def _explain(self, route: Route, state: RouteState, now: float) -> str:
-        """One route in the message of an error: when it opens, and why it is shut."""
-        errors = [a.error for a in self.attempts if a.is_on(route) and a.error]
-        why = state.reason or (errors[-1] if errors else "not asked")
-        if route not in self._out and now < state.opens_at < math.inf:
-            return f"{route} opens {in_seconds(state.opens_at - now)} ({why})"
-        return f"{route}: {why}"
+        if self._filtered:
+            raise also_tried(self._filtered, error) from None
+        raise error from None
 
 
 class _Call:
@@ -334,7 +455,7 @@ class _Call:
 
 
 _adapters: dict[tuple[str, str, str], Adapter] = {}
-_adapters_lock = threading.Lock()
+_adapters_lock = new_lock()
 
 
 def _adapter(route: Route, configuration: Configuration) -> Adapter:
@@ -345,6 +466,11 @@ def _adapter(route: Route, configuration: Configuration) -> Adapter:
         if identity not in _adapters:
             _adapters[identity] = build_adapter(provider.wire, route.key, provider.url)
         return _adapters[identity]
+
+
+if hasattr(os, "register_at_fork"):
+    # Its connections are the parent's.
+    os.register_at_fork(after_in_child=_adapters.clear)
 
 
 def _considered(choice: Choice, at: float) -> tuple[Considered, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
@@ -55,6 +55,11 @@ class IntelligentLLMOrchestrator:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.providers)})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a provider is not pickled, as it holds keys; build it in the other process"
+        )
+
     def generate(
         self,
         prompt: str,
@@ -73,7 +78,8 @@ class IntelligentLLMOrchestrator:
             **options: `system`, `images` (paths, bytes or `Image` objects that go with the
                 prompt), `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait for a
                 route rather than fail or pay), `timeout` (seconds for the whole request),
-                `on_wait` (called with a `Waiting` about twice a second while it waits), `keep`
+                `on_wait` (called with a `Waiting` about twice a second while it waits),
+                `fallback_on_filter` (another model may try what one refused to answer), `keep`
                 (answer from memory what was asked before, and keep each new reply), `fresh`
                 (ask again all the same, and replace what is kept) and `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a

@@ -16,7 +16,8 @@ from .types import Image, Message, ReplayMode, Request
 Messages = Iterable[Mapping[str, Any] | Message]
 _OPTIONS = (
     "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
-    "stop", "seed", "patience", "timeout", "keep", "fresh", "schema", "images",
+    "stop", "seed", "patience", "timeout", "fallback_on_filter", "keep", "fresh", "schema",
+    "images",
 )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         seed=_integer("seed", given.get("seed"), None),
         schema=schema_of(given["schema"]) if "schema" in given else None,
         patience=_number("patience", given.get("patience", configuration.patience), 0.0) or 0.0,
-        timeout=_seconds("timeout", given.get("timeout", configuration.timeout)),
+        timeout=_seconds("timeout", given.get("timeout", configuration.timeouts.total)),
+        fallback_on_filter=_flag("fallback_on_filter", given.get("fallback_on_filter", False)),
         replay=_replay(given.get("keep"), configuration.replay),
         fresh=_flag("fresh", given.get("fresh", False)),
     )

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .apart import apart
+from .bounded import apart
 from .types import Route, Usage
 
 

@@ -67,7 +67,8 @@ class QuotaTracker:
         self.storage = storage
         self.configuration = configuration
         self._clock = configuration.clock
-        self._jitter = random.Random()
+        # Unlike others, not the same in a forked child.
+        self._jitter = random.SystemRandom()
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
         self._accounts = Accounts(storage, configuration)
         take_over_older_counts(storage, configuration)

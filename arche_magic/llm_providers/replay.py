@@ -15,7 +15,7 @@ from .types import Request
 
 # How a request is made, not what is asked. Any other field counts, new ones too: at worst
 # something is asked twice, but nothing is answered with the reply to something else.
-_HOW = {"patience", "timeout", "replay", "fresh", "provider"}
+_HOW = {"patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider"}
 _SHOWN_CHARACTERS = 60
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from .forks import new_lock
 from .reply import Reply
 from .storage import LedgerWarning, warn_of_folder
 from .types import Usage, utc
@@ -81,7 +81,7 @@ class ReplyStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problem = ""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._complained = False
 
     def __repr__(self) -> str:
@@ -221,7 +221,7 @@ def _reply(
 
 
 _opened: dict[Path, ReplyStore] = {}
-_opening = threading.Lock()
+_opening = new_lock()
 
 
 def reply_store(path: Path) -> ReplyStore:

@@ -10,7 +10,7 @@ from .markdown import harmless_markdown, whole_characters, without_controls
 from .types import Route, Usage, in_seconds, route_name
 
 if TYPE_CHECKING:
-    from .errors import SchemaMismatch
+    from .errors import LLMProviderError
 
 Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 
@@ -169,12 +169,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Discarded:
-    """The text shown so far is given up, and the reply starts over: its route broke off, or, with
-    `mismatch`, it does not fit the schema and is asked for once more.
+    """The text shown so far is given up, and the reply starts over.
+
+    Its route broke off, the provider withheld the rest, or it does not fit the schema and is asked
+    for once more; `error` is what that means to whoever cannot take text back.
     """
 
     attempt: Attempt
-    mismatch: SchemaMismatch | None = None
+    error: LLMProviderError
 
 
 Event = Waiting | Piece | Discarded

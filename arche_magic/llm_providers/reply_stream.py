@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from .errors import IncompleteReply
 from .reply import Discarded, Event, Piece, Reply, Waiting
 
 OnWait = Callable[[Waiting], object]
@@ -20,7 +19,6 @@ class ReplyStream(Iterator[str]):
     ) -> None:
         self._events = events
         self._on_wait = on_wait
-        self._text = ""
 
     def __next__(self) -> str:
         while True:
@@ -31,21 +29,14 @@ class ReplyStream(Iterator[str]):
                     self.reply = end.value
                 raise
             if isinstance(event, Piece):
-                self._text += event.text
                 return event.text
             if isinstance(event, Waiting):
                 if self._on_wait:
                     self._on_wait(event)
             elif isinstance(event, Discarded):
+                # What was handed out cannot be taken back: the next try is the caller's.
                 self._events.close()
-                if event.mismatch:
-                    # What was handed out cannot be taken back: the next try is the caller's.
-                    raise event.mismatch
-                error = IncompleteReply(
-                    f"the reply broke off: {event.attempt}", attempts=[event.attempt]
-                )
-                error.partial = self._text
-                raise error
+                raise event.error
 
     def close(self) -> None:
         """Stop the reply here and drop the connection."""

@@ -17,7 +17,8 @@ from .trust import Trusted, own_settings_folder, read_trusted
 
 SETTINGS_FILE = "arche_magic.toml"
 SETTINGS = (
-    "default_provider", "order", "patience", "providers", "limits", "accounts", "replay", TRUST,
+    "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
+    "replay", TRUST,
 )  # fmt: skip
 
 

@@ -231,6 +231,25 @@ def _text_tokens(text: str) -> float:
 
 
 @dataclass(frozen=True)
+class Timeouts:
+    """How long a request may wait for what, in seconds.
+
+    Attributes:
+        connect: for a connection, name lookup and TLS included.
+        first_token: for the first event of a streamed reply.
+        silence: between two events of a streamed reply; keep-alive comments are none.
+        answer: for a reply that comes in one piece.
+        total: for the request as a whole, all routes and waits included.
+    """
+
+    connect: float = 10.0
+    first_token: float = 60.0
+    silence: float = 30.0
+    answer: float = 120.0
+    total: float = 300.0
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant.
 
@@ -292,7 +311,8 @@ class Request:
     seed: int | None = None
     schema: Schema | None = None
     patience: float = 30.0
-    timeout: float = 120.0
+    timeout: float = Timeouts.total
+    fallback_on_filter: bool = False
     replay: ReplayMode = "off"
     fresh: bool = False
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
+from .forks import new_lock
+
 _lines: dict[Hashable, WaitingLine] = {}
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 class WaitingLine:
@@ -16,7 +19,7 @@ class WaitingLine:
     def __init__(self) -> None:
         # By the identity of the ticket; an event is set when it is its ticket's turn.
         self._turns: dict[int, threading.Event] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def may_go(self, ticket: object) -> bool:
         """Whether nobody else came before: the line is empty, or the ticket is its first."""
@@ -57,3 +60,8 @@ def waiting_line(routes: Hashable, ticket: object) -> Iterator[WaitingLine]:
         yield line
     finally:
         line.leave(ticket)
+
+
+if hasattr(os, "register_at_fork"):
+    # Those who wait are threads of the parent.
+    os.register_at_fork(after_in_child=_lines.clear)

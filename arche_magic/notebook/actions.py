@@ -131,6 +131,7 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
         "temperature": _first(options.temperature, magics.temperature),
         "max_tokens": _first(options.max_tokens, magics.max_tokens),
         "patience": _first(options.patience, magics.patience),
+        "fallback_on_filter": options.fallback_on_filter,
         "schema": options.schema,
         "keep": keep,
         "fresh": options.fresh,

@@ -117,6 +117,11 @@ class ArcheMagics(Magics):
         default=None,
         help="Answer what was asked before from memory, and keep each new reply on disk.",
     )
+    @argument(
+        "--fallback-on-filter",
+        action="store_true",
+        help="Let another model try what one refused to answer.",
+    )
     @argument("--fresh", action="store_true", help="Ask again all the same; replace what is kept.")
     @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
     @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")

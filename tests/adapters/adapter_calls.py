@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.types import Completion, Key, Message, Request
+from arche_magic.llm_providers.types import Completion, Key, Message, Request, Timeouts
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -23,6 +23,7 @@ MODELS = {
     "google": "gemini-3.8-flash",
 }
 SECRET = "sk-abcdEFGH1234ijklMNOP5678"
+TEN_SECONDS = Timeouts(total=10.0)
 HELLO = Request((Message("user", "Say hello."),))
 
 Build = Callable[[str], Adapter]
@@ -42,10 +43,10 @@ def complete(
     request: Request = HELLO,
     *,
     stream: bool = False,
-    timeout: float = 10.0,
+    timeouts: Timeouts = TEN_SECONDS,
 ) -> list[Completion]:
     """All completions of one call."""
-    return list(adapter.complete(request, model, stream=stream, timeout=timeout))
+    return list(adapter.complete(request, model, stream=stream, timeouts=timeouts))
 
 
 def text_of(completions: list[Completion]) -> str:

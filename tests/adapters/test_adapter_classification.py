@@ -31,7 +31,7 @@ def groq_limit(words: str, kind: str = "tokens") -> dict[str, Any]:
     return error(f"{start} on {words}", type=kind, code="rate_limit_exceeded")
 
 
-REQUEST, QUOTA = "invalid_request_error", "insufficient_quota"
+REQUEST, QUOTA, TOP_UP = "invalid_request_error", "insufficient_quota", "TOP_UP_ACCOUNT"
 CHAT = [
     ("groq", 401, error("Invalid API Key", type=REQUEST, code="invalid_api_key"), "REPLACE_KEY"),
     ("groq", 404, error("The model", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
@@ -52,7 +52,11 @@ CHAT = [
     ("groq", 400, error("top_p", type=REQUEST), "FIX_REQUEST"),
     ("groq", 422, error("no", type=REQUEST), "FIX_REQUEST"),
     ("groq", 498, error("capacity", code="capacity_exceeded"), "RETRY_LATER"),
+    ("groq", 400, error("Failed", code="output_parse_failed"), "RETRY_LATER"),
+    ("groq", 424, error("Failed Dependency"), "RETRY_LATER"),
+    ("groq", 500, error("Internal Server Error", type="internal_server_error"), "RETRY_LATER"),
     ("groq", 502, "bad gateway", "RETRY_LATER"),
+    ("groq", 503, error("Service Unavailable", type="service_unavailable"), "RETRY_LATER"),
     ("groq", 413, "payload too large", "SHORTEN_PROMPT"),
     ("openai", 401, error("Incorrect", type=REQUEST, code="invalid_api_key"), "REPLACE_KEY"),
     ("openai", 403, error("Country", code="unsupported_country_region_territory"), "REPLACE_KEY"),
@@ -64,6 +68,8 @@ CHAT = [
     ("openai", 429, error("exceeded", type=QUOTA, code=QUOTA), "TOP_UP_ACCOUNT"),
     ("openai", 429, error("x", type=QUOTA, code="credit_balance_exhausted"), "TOP_UP_ACCOUNT"),
     ("openai", 429, error("x", code="project_spend_limit_exceeded"), "TOP_UP_ACCOUNT"),
+    ("openai", 429, error("x", type=QUOTA, code="organization_spend_limit_exceeded"), TOP_UP),
+    ("openai", 429, error("x", type=QUOTA, code="a_billing_code_of_next_year"), TOP_UP),
     ("openai", 429, error("x", code="organization_usage_limit_reached"), "TOP_UP_ACCOUNT"),
     ("openai", 429, error("x", type="rate_limit_error", code="slow_down"), "RETRY_LATER"),
     ("openai", 402, error("Payment required", code=402), "TOP_UP_ACCOUNT"),
@@ -76,6 +82,12 @@ CHAT = [
     ("mistral", 401, {"detail": "Unauthorized"}, "REPLACE_KEY"),
     ("mistral", 401, {"detail": "Invalid API Key"}, "REPLACE_KEY"),
     ("mistral", 429, {"message": "Rate limit exceeded", "code": "1300"}, "WAIT_FOR_LIMIT"),
+    (
+        "mistral",
+        429,
+        {"message": "Rate limit exceeded", "code": "1300", "raw_status_code": 429},
+        "WAIT_FOR_LIMIT",
+    ),
     ("mistral", 429, {"type": "service_tier_capacity_exceeded", "code": "3505"}, "RETRY_LATER"),
     ("mistral", 503, {"type": "service_tier_capacity_exceeded", "code": 3505}, "RETRY_LATER"),
     ("mistral", 403, {"type": "tier_not_allowed", "code": "1910"}, "CHANGE_PLAN"),
@@ -140,6 +152,29 @@ SENTENCES = [
         {},
         ("input_tokens_per_minute", 7000.0, 100.0, 0.857),
         "input tokens per minute spent (limit 7,000, used 6,900, requested 200)",
+    ),
+    (
+        "groq",
+        groq_limit(
+            "output tokens per minute (OTPM): Limit 1000, Used 990, Requested 30."
+            " Please try again in 1.2s.",
+            "compound",
+        ),
+        {"retry-after": "2"},
+        ("output_tokens_per_minute", 1000.0, 10.0, 2.0),
+        "output tokens per minute spent (limit 1,000, used 990, requested 30)",
+    ),
+    (
+        "openai",
+        error(
+            "Rate limit reached for gpt-5.4-mini in organization org-x on requests per day (RPD):"
+            " Limit 50, Used 50, Requested 1. Please try again in 28m48s.",
+            type="requests",
+            code="rate_limit_exceeded",
+        ),
+        {},
+        ("requests_per_day", 50.0, 0.0, 1728.0),
+        "requests per day spent (limit 50, used 50, requested 1)",
     ),
     (
         "openai",
@@ -249,6 +284,19 @@ def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
         assert str(failure) == "model-x does not take seed (Extra inputs) (422)"
 
 
+def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -> None:
+    """The recorded one has the headers of one limit, with all of it left."""
+    full = {
+        "x-ratelimit-limit-tokens-minute": "500000",
+        "x-ratelimit-remaining-tokens-minute": "500000",
+    }
+    script.answer(429, {"message": "Rate limit exceeded", "type": "rate_limited"}, full)
+    failure = fail(build, "mistral")
+    assert failure.remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure.limit is None
+    assert failure.retry_after is None
+
+
 def test_mistral_limit_zero_is_a_plan_without_the_model(script: Script, build: Build) -> None:
     """A 429 with a limit of 0 will never pass; one that is used up will."""
     script.answer(429, {"code": "1300"}, {"x-ratelimit-limit-req-minute": "0"})
@@ -298,10 +346,13 @@ GEMINI = [
     (400, google("INVALID_ARGUMENT", "Invalid JSON payload received."), "FIX_REQUEST"),
     (404, google("NOT_FOUND", "models/x is not found for API version v1beta"), "CHANGE_MODEL"),
     (404, google("NOT_FOUND", "is no longer available to new users"), "CHANGE_MODEL"),
+    (400, google("FAILED_PRECONDITION", "Please enable billing on your project"), "CHANGE_PLAN"),
+    (429, google("RESOURCE_EXHAUSTED", "Quota exceeded, limit: 0, model: x"), "CHANGE_PLAN"),
     (429, google("RESOURCE_EXHAUSTED", "Your prepayment credits are depleted."), "TOP_UP_ACCOUNT"),
     (429, quota(violation("GenerateRequestsPerDay-FreeTier", None)), "CHANGE_PLAN"),
     (429, quota(violation("GenerateRequestsPerDay-FreeTier", "0")), "CHANGE_PLAN"),
     (503, google("UNAVAILABLE", "The model is overloaded."), "RETRY_LATER"),
+    (503, google("UNAVAILABLE", "currently experiencing high demand"), "RETRY_LATER"),
     (500, google("INTERNAL"), "RETRY_LATER"),
     (504, google("DEADLINE_EXCEEDED"), "RETRY_LATER"),
     (503, "upstream connect error", "RETRY_LATER"),
@@ -330,6 +381,8 @@ PER_DAY_TOKENS = "GenerateContentInputTokensPerModelPerDay-FreeTier"
     [
         ([(PER_MINUTE, "1000000")], "input_tokens_per_minute", 49.0),
         ([(PER_DAY, "20")], "requests_per_day", None),
+        ([(PER_DAY.replace("PerDay", "PerMinute"), "10")], "requests_per_minute", 49.0),
+        ([(PER_DAY_TOKENS.replace("Day", "Minute"), "250000")], "input_tokens_per_minute", 49.0),
         ([(PER_DAY_TOKENS, "1000")], "input_tokens_per_day", None),
         ([(PER_MINUTE, "250000"), (PER_DAY, "20")], "requests_per_day", None),
     ],
@@ -444,6 +497,15 @@ def test_thinking_may_leave_no_room_for_text(script: Script, build: Build) -> No
     assert completion.usage == Usage(4, 20)
 
 
+@pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "LANGUAGE", "OF_NEXT_YEAR"])
+def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) -> None:
+    """An ending that is no answer is tried elsewhere, with Google's word for it."""
+    script.answer(200, {"candidates": [{"finishReason": reason}]})
+    failure = fail(build, "google")
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert reason in str(failure)
+
+
 def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> None:
     """An unknown finish reason is not taken for a complete reply."""
     content = {"parts": [{"text": "Half"}]}
@@ -479,6 +541,140 @@ def test_errors_inside_a_stream_keep_their_kind(script: Script, build: Build) ->
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.text == "So far"
     assert "503" in str(failure)
+
+
+OPENROUTER_FLAGGED = {"reasons": ["violence"], "flagged_input": "…", "provider_name": "x"}
+GOOGLES_OWN = google("INVALID_ARGUMENT", "API key not valid.", BAD_KEY)
+COMPATIBLE = {
+    "llama.cpp: context": (
+        400,
+        error("the request exceeds the available context size", type="exceed_context_size_error"),
+        "SHORTEN_PROMPT",
+    ),
+    "vLLM: context": (
+        400,
+        {
+            "object": "error",
+            "message": "This model's maximum context length is 4096 tokens. However, you …",
+            "type": "BadRequestError",
+            "code": 400,
+        },
+        "SHORTEN_PROMPT",
+    ),
+    "vLLM: model": (
+        404,
+        {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError"},
+        "CHANGE_MODEL",
+    ),
+    "Ollama: model": (404, error("model 'x' not found", type="api_error"), "CHANGE_MODEL"),
+    "GitHub Models: context": (
+        413,
+        error("too large", code="tokens_limit_reached"),
+        "SHORTEN_PROMPT",
+    ),
+    "GitHub Models: model": (400, error("Unknown model: x", code="unknown_model"), "CHANGE_MODEL"),
+    "Azure: filter": (
+        400,
+        error("filtered", code="content_filter", param="prompt"),
+        "CHANGE_PROMPT",
+    ),
+    "OpenRouter: credit": (402, error("Insufficient credits", code=402), "TOP_UP_ACCOUNT"),
+    "OpenRouter: moderation": (
+        403,
+        error("requires moderation", code=403, metadata=OPENROUTER_FLAGGED),
+        "CHANGE_PROMPT",
+    ),
+    "OpenRouter: key limit": (403, error("Key limit exceeded", code=403), "REPLACE_KEY"),
+    "xAI: key": (
+        400,
+        {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: x"},
+        "REPLACE_KEY",
+    ),
+    "Google: key": (400, [GOOGLES_OWN], "REPLACE_KEY"),
+    "Google: day": (429, [quota(violation(PER_DAY, "20"))], "WAIT_FOR_LIMIT"),
+    "Anthropic: overloaded": (529, error("Overloaded", type="overloaded_error"), "RETRY_LATER"),
+    "plain text": (422, "Failed to deserialize the JSON body", "FIX_REQUEST"),
+    "a proxy's page": (400, "<html><h1>400 Bad Request</h1></html>", "RETRY_LATER"),
+    "teapot": (418, error("short and stout"), "RETRY_LATER"),
+    "gone": (410, "gone", "RETRY_LATER"),
+    "no content": (204, "", "RETRY_LATER"),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "remedy"), COMPATIBLE.values(), ids=COMPATIBLE)
+def test_compatible_services_are_understood_too(
+    script: Script, build: Build, status: int, body: Any, remedy: str
+) -> None:
+    """By status, code, type or details; by words only where there is nothing else."""
+    script.answer(status, body)
+    assert fail(build, "openai").remedy is Remedy[remedy]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_in_place_of_a_reply_is_read(script: Script, build: Build, stream: bool) -> None:
+    """A broker such as OpenRouter reports under a 200 what befell it behind."""
+    for code, remedy in ((502, "RETRY_LATER"), (429, "WAIT_FOR_LIMIT"), (402, "TOP_UP_ACCOUNT")):
+        body = error("Provider returned error", code=code)
+        if stream:
+            script.events(body)
+        else:
+            script.answer(200, body)
+        failure = fail(build, "openai", stream=stream)
+        assert failure.remedy is Remedy[remedy]
+        assert f"({code}" in str(failure)
+
+
+def test_an_answer_begun_is_no_wrong_request(script: Script, build: Build) -> None:
+    """Whatever an error event calls itself after some text, the next route may answer."""
+    start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
+    script.events(start, error("odd", type=REQUEST, code="odd"))
+    assert fail(build, "groq", stream=True).remedy is Remedy.RETRY_LATER
+    script.events(error("odd", type=REQUEST, code="odd"))
+    assert fail(build, "groq", stream=True).remedy is Remedy.FIX_REQUEST
+
+
+def test_unknown_errors_are_logged_once(
+    script: Script, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that a rule can be made for them; per kind, without the key."""
+    for word in ("of_monday", "of_monday", "of_tuesday"):
+        script.answer(419, error(f"no idea, {SECRET}", code=word))
+        failure = fail(build, "groq")
+        assert failure.remedy is Remedy.RETRY_LATER
+        script.events(error(f"no idea, {SECRET}", code=word))
+        assert fail(build, "groq", stream=True).remedy is Remedy.RETRY_LATER
+    assert caplog.messages == [
+        f"groq: {words}, taken for passing trouble: no idea, [key]"
+        for day in ("of_monday", "of_tuesday")
+        for words in (f"an unknown answer (419 {day})", f"server error (500 {day})")
+    ]
+    script.answer(500, error("known", type="server_error"))
+    fail(build, "groq")
+    assert len(caplog.messages) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sent"),
+    [(500, error("x"), Usage()), (503, "busy", Usage()), (429, error("x"), None)],
+)
+def test_an_error_answer_has_cost_no_tokens(
+    script: Script, build: Build, status: int, body: Any, sent: Usage | None
+) -> None:
+    """A request at most; what a 429 counts for, the ledger knows."""
+    script.answer(status, body)
+    failure = fail(build, "groq")
+    assert failure.usage == sent
+    assert failure.sent
+
+
+def test_parts_of_a_message_make_its_text(script: Script, build: Build) -> None:
+    """Some services send a list of parts, of which the thinking is no text."""
+    content = [{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "Fo"}]
+    content.append({"type": "text", "text": "ur."})
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    script.answer(200, {"choices": [choice]})
+    (completion,) = complete(build("openai"), "m")
+    assert completion.text == "Four."
 
 
 @pytest.mark.parametrize("wire", WIRES)

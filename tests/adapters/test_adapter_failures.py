@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.types import Key, Message, Request
+from arche_magic.llm_providers.types import Key, Message, Request, Timeouts
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -69,12 +69,10 @@ EXCEPTIONS = {
 AFTER_SOME_TEXT = ("cut_stream", "broken_connection", "malformed_event", "stream_error")
 
 
-def fail(
-    adapter: Adapter, wire: str, *, stream: bool = False, timeout: float = 10.0
-) -> AttemptFailed:
+def fail(adapter: Adapter, wire: str, *, stream: bool = False, **timeouts: float) -> AttemptFailed:
     """The failure of one call."""
     with pytest.raises(AttemptFailed) as caught:
-        complete(adapter, MODELS[wire], stream=stream, timeout=timeout)
+        complete(adapter, MODELS[wire], stream=stream, timeouts=Timeouts(**timeouts))
     return caught.value
 
 
@@ -103,7 +101,7 @@ def test_a_broken_stream_keeps_what_had_arrived(
     """A stream that breaks tells how much of the reply there was."""
     sandbox.fail(wire, kind)
     pieces: list[str] = []
-    stream_of = adapters[wire].complete(HELLO, MODELS[wire], stream=True, timeout=10)
+    stream_of = adapters[wire].complete(HELLO, MODELS[wire], stream=True, timeouts=Timeouts())
     with pytest.raises(AttemptFailed) as caught:
         pieces.extend(completion.text for completion in stream_of)
     assert "".join(pieces)
@@ -132,7 +130,7 @@ def test_a_silent_server_is_given_up(
 ) -> None:
     """Without a byte for `timeout` seconds the call ends, before or within a reply."""
     sandbox.fail(wire, kind)
-    failure = fail(adapters[wire], wire, stream=stream, timeout=0.2)
+    failure = fail(adapters[wire], wire, stream=stream, total=0.2)
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no answer within 0.2 s"
 
@@ -150,7 +148,7 @@ def test_a_trickling_server_is_given_up(
     if not stream:
         script.answer(200, "")
         script.endless = b" "
-    failure = fail(build(wire), wire, stream=stream, timeout=0.3)
+    failure = fail(build(wire), wire, stream=stream, total=0.3)
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no answer within 0.3 s"
     assert script.left.wait(2)
@@ -168,6 +166,7 @@ def test_nobody_listening_is_no_connection(wire: str) -> None:
         adapter.close()
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no connection"
+    assert not failure.sent
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -180,7 +179,7 @@ def test_closing_a_stream_drops_the_connection(script: Script, build: Build, wir
         chunk = {"candidates": [{"content": {"parts": [{"text": "word "}]}}]}
     script.events(chunk, done=False)
     script.endless = script.body
-    stream = build(wire).complete(HELLO, "m", stream=True, timeout=10)
+    stream = build(wire).complete(HELLO, "m", stream=True, timeouts=Timeouts())
     assert next(stream).text == "word "
     assert not script.left.is_set()
     stream.close()  # type: ignore[attr-defined]
@@ -194,7 +193,7 @@ def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> 
     request = Request((Message("user", "[tokens=2000]"),))
     sandbox.seconds_per_chunk = 0.01
     try:
-        stream = adapter.complete(request, MODELS[wire], stream=True, timeout=10)
+        stream = adapter.complete(request, MODELS[wire], stream=True, timeouts=Timeouts())
         assert next(stream).text
         stream.close()  # type: ignore[attr-defined]
     finally:
@@ -341,7 +340,7 @@ def test_an_interrupt_ends_a_call_at_once(
     started = time.monotonic()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        complete(adapters[wire], MODELS[wire], stream=True, timeout=20)
+        complete(adapters[wire], MODELS[wire], stream=True, timeouts=Timeouts())
     assert time.monotonic() - started < 5
     assert complete(adapters[wire], MODELS[wire])
 

@@ -11,7 +11,7 @@ import pytest
 from adapter_calls import HELLO, MODELS, WIRES, Build, Script, complete, text_of
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.types import Key, Message, Request, Usage
+from arche_magic.llm_providers.types import Key, Message, Request, Timeouts, Usage
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -202,7 +202,10 @@ def test_streams_in_one_thread_may_interleave(
     """Two streams read in turn by one thread do not mix their texts."""
     streams = [
         adapters[wire].complete(
-            Request((Message("user", f"Number {n}."),)), MODELS[wire], stream=True, timeout=10
+            Request((Message("user", f"Number {n}."),)),
+            MODELS[wire],
+            stream=True,
+            timeouts=Timeouts(),
         )
         for n in (1, 2)
     ]
@@ -233,14 +236,15 @@ def test_only_the_sdk_in_use_is_imported(wire: str, own: str) -> None:
     program = f"""
 import sys
 import arche_magic.llm_providers.adapters as adapters
-from arche_magic.llm_providers.types import Key, Message, Request
+from arche_magic.llm_providers.types import Key, Message, Request, Timeouts
 heavy = {{"groq", "openai", "mistralai", "google.genai", "httpx", "httpx2", "pydantic"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 key = Key.of("{wire}", "{wire}_key_1", "sk-1234567890")
 adapter = adapters.build_adapter("{wire}", key, "http://127.0.0.1:9")
 assert not {{"groq", "openai", "mistralai", "google.genai"}} & set(sys.modules)
 try:
-    list(adapter.complete(Request((Message("user", "Hi"),)), "m", stream=False, timeout=2))
+    request = Request((Message("user", "Hi"),))
+    list(adapter.complete(request, "m", stream=False, timeouts=Timeouts()))
 except Exception as failure:
     assert str(failure) == "no connection", failure
 loaded = {{"groq", "openai", "mistralai", "google.genai"}} & set(sys.modules)

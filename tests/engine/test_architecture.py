@@ -21,7 +21,6 @@ ENGINE = "arche_magic.llm_providers"
 
 # What each module of the engine may use of the engine; with `?` for type checkers alone.
 ALLOWED = {
-    "apart": set(),
     "markdown": set(),
     "types": set(),
     "reply": {"markdown", "types", "errors?"},
@@ -30,7 +29,7 @@ ALLOWED = {
     "catalog": {"types", "errors"},
     "addresses": set(),
     "redaction": {"types?"},
-    "env_file": {"errors"},
+    "env_file": {"errors", "forks"},
     "trust": {"addresses", "catalog", "env_file", "errors", "types"},
     "sources": {"env_file", "errors", "trust"},
     "choices": {"config?"},
@@ -63,18 +62,21 @@ ALLOWED = {
         "quota.ledger", "quota.opening", "quota.views", "quota", "catalog", "config", "storage",
         "errors", "types",
     },
-    "adapters": {"addresses", "apart", "errors", "redaction", "types"},
-    "prices": {"apart", "types"},
+    "bounded": set(),
+    "forks": set(),
+    "adapters": {"addresses", "bounded", "errors", "redaction", "types"},
+    "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
-    "attempts": {"storage", "reply", "types"},
-    "replies": {"storage", "reply", "types"},
+    "attempts": {"forks", "storage", "reply", "types"},
+    "replies": {"forks", "storage", "reply", "types"},
     "replay": {"replies", "errors", "reply", "types"},
     "routing": {"quota.opening", "types"},
     "images": {"errors", "types"},
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
-    "schemas": {"apart", "config", "errors", "types"},
+    "schemas": {"bounded", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
-    "waiting": set(),
+    "endings": {"quota.opening", "errors", "reply", "types"},
+    "waiting": {"forks"},
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
 PUBLIC = {

@@ -21,7 +21,7 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.types import Key
+from arche_magic.llm_providers.types import Key, Timeouts
 
 OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
@@ -257,6 +257,13 @@ def test_the_settings_file_sets_order_patience_models_and_default(load: Load) ->
     assert configuration.resolve_model("brand-new-model") == {"groq": ["brand-new-model"]}
 
 
+def test_the_settings_file_sets_timeouts(load: Load) -> None:
+    """Each by its name; those left out keep their usual value."""
+    assert load().timeouts == Timeouts()
+    timeouts = load(toml="[timeouts]\nfirst_token = 5\ntotal = 90.5").timeouts
+    assert timeouts == Timeouts(first_token=5.0, total=90.5)
+
+
 def test_limits_go_by_provider_then_model_then_key(load: Load) -> None:
     """The narrower scope overrides the wider, limit by limit, and all say they are configured."""
     configuration = load(
@@ -311,6 +318,11 @@ def test_keys_may_be_said_to_share_an_account(load: Load) -> None:
         ("patience = -1", "patience"),
         ("patience = true", "patience"),
         ("default_provider = 3", "default_provider"),
+        ("[timeouts]\ntotall = 3", "did you mean 'total'"),
+        ("[timeouts]\nsilence = 0", "silence is 0; it must be seconds, more than 0"),
+        ("[timeouts]\nsilence = inf", "silence is inf"),
+        ("[timeouts]\nconnect = true", "connect is True"),
+        ("timeouts = 3", "must be a table"),
         ("[providers.grok]\nmodels = ['x']", "did you mean 'groq'"),
         ("[providers]\ngroq = 3", "must be a table"),
         ("[providers.groq]\nmodel = 'x'", "unknown setting 'model'"),

@@ -134,7 +134,7 @@ def test_stop_takes_one_text_or_several() -> None:
 def test_patience_and_timeout_come_from_the_configuration() -> None:
     """Unless the call sets its own; 0 never waits and infinity always does."""
     assert request().patience == CONFIGURATION.patience == 30
-    assert request().timeout == CONFIGURATION.timeout
+    assert request().timeout == CONFIGURATION.timeouts.total
     assert request(patience=0).patience == 0
     assert request(patience=math.inf).patience == math.inf
     assert request(timeout=5).timeout == 5.0

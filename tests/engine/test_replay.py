@@ -30,7 +30,13 @@ ASKED: dict[str, list[Any]] = {
     "seed": [0, 1],
     "schema": [schema_of("a int"), schema_of("a int, b str"), schema_of("a float")],
 }
-HOW = {"patience": [0.0], "timeout": [1.0], "replay": ["keep", "only"], "fresh": [True]}
+HOW = {
+    "patience": [0.0],
+    "timeout": [1.0],
+    "fallback_on_filter": [True],
+    "replay": ["keep", "only"],
+    "fresh": [True],
+}
 
 
 def variants(table: dict[str, list[Any]]) -> list[Request]:

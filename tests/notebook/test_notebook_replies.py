@@ -126,6 +126,24 @@ def test_a_filtered_reply_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) 
     assert len(sandbox.requests) == 1
 
 
+def test_another_model_may_try_a_filtered_reply(kernel: Kernel, sandboxed) -> None:
+    """With `--fallback-on-filter` its text replaces what was shown, and the receipt tells."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: WORDS)
+    sandbox.fail("groq", "content_filter")
+    cell = kernel.run("%llm --fallback-on-filter hi")
+    assert cell.status == "ok"
+    assert cell.data()[0] == WORDS
+    assert "mistral · key 1" in cell.data()[1]
+    assert "the provider filtered the reply" in cell.data()[1]
+
+
+def test_a_cut_reply_says_so_in_its_receipt(kernel: Kernel, sandboxed) -> None:
+    """Whoever reads it should know that there would have been more."""
+    sandboxed(keys={"groq": 1})
+    cell = kernel.run("%llm --max-tokens 20 hi")
+    assert " · cut at max_tokens · " in cell.data()[1]
+
+
 def test_nothing_half_shown_is_left_when_every_route_fails(kernel: Kernel, sandboxed) -> None:
     """Text of a broken reply is taken back when no other route answers."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: WORDS)

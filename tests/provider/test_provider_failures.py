@@ -17,6 +17,7 @@ from arche_magic.llm_providers import (
     NoRouteAvailable,
     get_llm_provider,
 )
+from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.reply import Discarded, Piece
 from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS
 
@@ -121,6 +122,114 @@ def test_a_refusal_of_the_request_itself_goes_to_no_other_provider(
     assert asked(sandbox) == [name]
     assert [attempt.outcome for attempt in caught.value.attempts] == ["failed"]
     assert preferred.generate("Hello").provider == name
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_another_model_may_try_if_the_user_allows_it(start: Start, name: str) -> None:
+    """With `fallback_on_filter`; another key of the same model would only say the same."""
+    other = "mistral" if name != "mistral" else "groq"
+    sandbox = start(keys={name: 2, other: 1})
+    whole = get_llm_provider(other).generate("Hello")
+    sandbox.fail(name, "content_filter", times=None)
+    preferred = IntelligentLLMOrchestrator(preferred_provider=name)
+    reply = preferred.generate("Hello", fallback_on_filter=True)
+    assert reply == whole
+    assert [attempt.provider for attempt in reply.attempts] == [name, other]
+    events, shown = preferred.events("Hello", fallback_on_filter=True), ""
+    for event in events:
+        if isinstance(event, Discarded):
+            assert isinstance(event.error, ContentFiltered)
+            assert event.error.partial == shown != ""
+            shown = ""
+        elif isinstance(event, Piece):
+            shown += event.text
+    assert shown == whole
+    assert asked(sandbox)[1:] == [name, other, name, other]
+
+
+def test_a_stream_handed_out_is_not_continued_by_another_model(start: Start) -> None:
+    """`stream()` cannot take back what was shown, whether or not another model may try."""
+    sandbox = start()
+    sandbox.fail("groq", "content_filter", times=None)
+    pieces = []
+    with pytest.raises(ContentFiltered) as caught:
+        pieces.extend(get_llm_provider().stream("Hello", fallback_on_filter=True))
+    assert caught.value.partial == "".join(pieces) != ""
+    assert asked(sandbox) == ["groq"]
+
+
+def test_a_reply_that_all_filter_names_them_all(start: Start) -> None:
+    """It is still a filtered reply, and tells what came of every route."""
+    sandbox = start()
+    sandbox.fail("*", "content_filter", times=None)
+    with pytest.raises(ContentFiltered) as caught:
+        get_llm_provider().generate("Hello", fallback_on_filter=True, patience=0)
+    assert asked(sandbox) == list(PROVIDERS)
+    assert [attempt.provider for attempt in caught.value.attempts] == list(PROVIDERS)
+    for name in PROVIDERS:
+        assert f"{name} · key 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind", [*BREAKS_A_STREAM, "server_error", "content_filter", "empty_reply"]
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_both_routes_spent_is_booked(
+    start: Start, clock: Clock, kind: str, streamed: bool
+) -> None:
+    """The ledger and the attempts say the same, and never less than the provider counted."""
+    sandbox = start(keys={"groq": 1, "mistral": 1}, clock=clock)
+    sandbox.fail("groq", kind)
+    provider = get_llm_provider()
+    if streamed:
+        events = provider.events("Hello", fallback_on_filter=True)
+        for _ in events:
+            pass
+        attempts = attempt_log(provider.configuration.store).recent
+    else:
+        attempts = provider.generate("Hello", fallback_on_filter=True).attempts
+    failed, served = attempts
+    summary, counted = provider.quota_tracker.get_usage_summary(), sandbox.usage()
+    for attempt, limit in ((failed, "tokens_per_day"), (served, "tokens_per_month")):
+        booked = summary[attempt.provider][attempt.key][limit]["used"]
+        assert booked == attempt.input_tokens + attempt.output_tokens
+        count = counted[attempt.key][attempt.model]
+        assert booked >= count["input_tokens"] + count["output_tokens"]
+    assert booked == count["input_tokens"] + count["output_tokens"]
+
+
+def test_what_never_left_this_machine_is_not_booked(start: Start, clock: Clock) -> None:
+    """Without a connection nothing is spent, however often it is tried."""
+    sandbox = start(keys={"groq": 1}, clock=clock)
+    provider = get_llm_provider()
+    provider.generate("Hello")
+    before = provider.quota_tracker.get_usage_summary()
+    sandbox.stop()
+    for _ in range(3):
+        with pytest.raises(NoRouteAvailable, match="no connection"):
+            provider.generate("Hello", patience=0)
+        clock.now += 10
+    after = provider.quota_tracker.get_usage_summary()
+    for limit, entry in after["groq"]["groq_key_1"].items():
+        # Buckets flow back meanwhile.
+        assert entry["used"] <= before["groq"]["groq_key_1"][limit]["used"]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_reply_that_met_max_tokens_says_so(start: Start, name: str, streamed: bool) -> None:
+    """It is a reply, and not a whole one."""
+    start()
+    options = {"max_tokens": 20}
+    if streamed:
+        stream = get_llm_provider(name).stream("Hello", **options)
+        list(stream)
+        reply = stream.reply
+    else:
+        reply = get_llm_provider(name).generate("Hello", **options)
+    assert reply is not None
+    assert reply.finish_reason == "length"
+    assert 0 < reply.usage.output_tokens <= 20
 
 
 def test_a_filtered_stream_keeps_the_text_there_was(start: Start) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..apart import apart
+from ..bounded import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..types import Completion, Key, Request
+    from ..types import Completion, Key, Request, Timeouts
 
 WIRES = {
     "groq": "openai_compatible:GroqAdapter",
@@ -32,15 +32,15 @@ class Adapter(Protocol):
     def __init__(self, key: Key, base_url: str) -> None: ...
 
     def complete(
-        self, request: Request, model: str, *, stream: bool, timeout: float
+        self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
         """One call to the provider, made when the first piece is asked for.
 
         Not streamed: one Completion. Streamed: one per piece of text, and a last one without
         text that carries `usage` (None if the provider gave none) and `finish_reason`. What the
         response headers said of limits comes with the first. Closing the iterator drops the
-        connection at once. `timeout` is in seconds, for the call as a whole; a silence may add as
-        much again, and connecting takes 10 s at most.
+        connection at once. `timeouts.total` is for the call as a whole, counted from its sending;
+        the others end it earlier.
 
         Raises:
             AttemptFailed: whatever went wrong; nothing else leaves here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from operator import attrgetter
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
-from ..apart import apart
+from ..bounded import apart
 from ..errors import AttemptFailed, Remedy
 from ..redaction import quotes, redacted
-from ..types import Completion, Key, Message, Observation, Request, Usage
+from ..types import Completion, Key, Message, Observation, Request, Timeouts, Usage
 from .failures import error_fields, event_status, said
 from .formats import formats_of
 from .http import Call, HttpClient, transport_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+
+logger = logging.getLogger("arche_magic.adapters")
+_MOST_REPORTED = 100
+_reported: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,13 @@ class SdkAdapter(ABC):
         return None
 
     def complete(
-        self, request: Request, model: str, *, stream: bool, timeout: float
+        self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
         """One call to the provider; see `Adapter.complete`."""
         received: list[Part] = []
         failure: BaseException
         stream = stream and (self._streams_json or request.schema is None)
-        with self._http.call(timeout) as call:
+        with self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
                 parts = self._send(self._client(), request, model, stream)
@@ -100,6 +106,10 @@ class SdkAdapter(ABC):
             # anything (KeyError, pydantic's and json's errors, its own), and the loop has to go on
             # to the next route.
             except Exception as error:  # noqa: BLE001
+                if stream and _is_whole(received):
+                    # Only what comes after the end of the reply is missing.
+                    yield Completion("", _usage(received), _finish_reason(received))
+                    return
                 failure = self._explained(error, call, model, received)
         # Not while it is handled, so that nothing hangs on to it: the text of the cause may quote
         # the key, and the frames it went through may hold it.
@@ -107,8 +117,10 @@ class SdkAdapter(ABC):
 
     def models(self, timeout: float) -> tuple[str, ...]:
         """The models the key may ask for; see `Adapter.models`."""
-        with self._http.call(timeout) as call:
+        failure: AttemptFailed
+        with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
+                self._check_key()
                 names = tuple(self._list(self._client()))
                 self._note_account(call, {})
                 return names
@@ -150,6 +162,7 @@ class SdkAdapter(ABC):
             if part is not None:
                 received.append(part)
                 if stream and part.text:
+                    call.hear(text=True)
                     yield Completion(part.text, observations=observations)
                     observations = ()
         if not received:
@@ -174,23 +187,33 @@ class SdkAdapter(ABC):
             failure.observations = (*failure.observations, *seen)
             if failure.remedy is Remedy.WAIT_FOR_LIMIT and failure.limit is None:
                 failure.limit = next((o.name for o in seen if o.remaining == 0), None)
-        elif words := transport_failure(error, call.timeout):
-            failure = AttemptFailed(words, Remedy.RETRY_LATER)
+            if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
+                # The request was counted, for all we know, but nothing was made of it.
+                failure.usage = Usage()
+        elif broken := transport_failure(error, call):
+            failure = broken
         elif call.status is None:
             message = f"the request could not be sent ({type(error).__name__}: {error})"
             failure = AttemptFailed(message, Remedy.FIX_REQUEST)
         else:
             # google-genai keeps an error event in `details`, the others in `body`.
             fields = error_fields(getattr(error, "details", None) or getattr(error, "body", None))
+            status = event_status(fields)
             if any(said(fields, name) for name in ("message", "code", "type", "detail")):
-                failure = self._classify(call, event_status(fields), fields, model)
+                failure = self._classify(call, status or 500, fields, model)
+                failure.unknown = failure.unknown or status is None
             else:
                 failure = AttemptFailed("malformed reply", Remedy.RETRY_LATER)
+            if failure.remedy is Remedy.FIX_REQUEST and received:
+                # The request was good enough to begin an answer.
+                failure.remedy = Remedy.RETRY_LATER
         self._note_account(call, fields)
         failure.text = failure.text or _text(received)
         failure.usage = failure.usage or _usage(received)
         failure.args = (redacted(str(failure), self._key.secret()),)
         failure.__cause__ = failure.__context__ = None
+        if failure.unknown:
+            self._report(failure, call, fields)
         return failure.with_traceback(None)
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
@@ -198,6 +221,18 @@ class SdkAdapter(ABC):
         # It goes into the ledger, and a server may put there what it likes.
         if account and not quotes(account, self._key.secret()):
             self.account = account
+
+    def _report(self, failure: AttemptFailed, call: Call, fields: Mapping[str, Any]) -> None:
+        """Log an answer that no rule fits, once per kind, so that a rule can be made for it."""
+        kind = (self._key.provider, str(failure))
+        if kind in _reported or len(_reported) >= _MOST_REPORTED:
+            return
+        _reported.add(kind)
+        quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
+        logger.warning(
+            "%s: %s, taken for passing trouble: %s",
+            self._key.provider, failure, redacted(quoted, self._key.secret()),
+        )  # fmt: skip
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
@@ -232,9 +267,25 @@ def _usage(received: list[Part]) -> Usage | None:
     return next((part.usage for part in reversed(received) if part.usage), None)
 
 
+def _finish_reason(received: list[Part]) -> str | None:
+    return next((part.finish_reason for part in reversed(received) if part.finish_reason), None)
+
+
+def _is_whole(received: list[Part]) -> bool:
+    """Whether a stream has come to its end, with an answer, and said so."""
+    after = (part for part in reversed(received) if part.finish_reason or part.text)
+    last = next(after, None)
+    return (
+        last is not None
+        and last.finish_reason in ("stop", "length")
+        and bool(_text(received).strip())
+        and not any(part.refusal for part in received)
+    )
+
+
 def _checked_finish(received: list[Part], stream: bool) -> str:
     """`stop` or `length`; raises AttemptFailed if what was received is no answer."""
-    finish_reason = next((p.finish_reason for p in reversed(received) if p.finish_reason), None)
+    finish_reason = _finish_reason(received)
     refusal = "".join(part.refusal for part in received)
     if refusal:
         raise AttemptFailed("the model refused to answer", Remedy.CHANGE_PROMPT, text=refusal)

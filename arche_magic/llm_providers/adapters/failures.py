@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+class ErrorInReply(Exception):
+    """What came under a 200 describes an error; `body` is that description."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__("an error in place of a reply")
+        self.body = body
+
+
 def error_fields(body: Any) -> Mapping[str, Any]:
     """The mapping that describes the error, in any of the shapes providers wrap it into.
 
@@ -49,14 +57,17 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def event_status(fields: Mapping[str, Any]) -> int:
-    """The HTTP status that an error event in a stream stands for; it came under a 200."""
+def event_status(fields: Mapping[str, Any]) -> int | None:
+    """The HTTP status that an error under a 200 stands for; None if nothing in it tells."""
     for name in ("status_code", "raw_status_code", "code"):
         if re.fullmatch("[45][0-9][0-9]", said(fields, name)):
             return int(said(fields, name))
-    if {said(fields, "code"), said(fields, "type")} & {"rate_limit_exceeded", "rate_limited"}:
+    words = {said(fields, name) for name in ("code", "type", "status")}
+    if words & {"rate_limit_exceeded", "rate_limited", "RESOURCE_EXHAUSTED"}:
         return 429
-    return 400 if said(fields, "type").startswith("invalid_request") else 500
+    if words & {"server_error", "internal_server_error", "api_error", "INTERNAL", "UNAVAILABLE"}:
+        return 500
+    return 400 if said(fields, "type").startswith("invalid_request") else None
 
 
 def by_status(call: Call, status: int, fields: Mapping[str, Any]) -> AttemptFailed:
@@ -73,10 +84,10 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any]) -> AttemptFail
         return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY)
     if status == 402:
         return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT)
+    # A page that is no error of the API comes from a proxy or a firewall before it.
+    if (status == 403 and not fields) or (status in (400, 422) and _is_page(call.body)):
+        return AttemptFailed(f"access blocked on the way {what}", Remedy.RETRY_LATER)
     if status == 403:
-        # A page that is no error of the API comes from a proxy or a firewall before it.
-        if not fields:
-            return AttemptFailed(f"access blocked on the way {what}", Remedy.RETRY_LATER)
         return AttemptFailed(f"access refused {what}: {quoted}", Remedy.REPLACE_KEY)
     if status == 404:
         message = f"model not found {what}"
@@ -92,9 +103,14 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any]) -> AttemptFail
         return AttemptFailed(
             f"{words.get(status, 'server error')} {what}", Remedy.RETRY_LATER, retry_after=delay
         )
-    if 400 <= status < 500:
+    if status in (400, 422):
+        quoted = quoted or (call.body if isinstance(call.body, str) else "")
         return AttemptFailed(f"request refused {what}: {quoted}", Remedy.FIX_REQUEST)
-    return AttemptFailed(f"malformed reply {what}", Remedy.RETRY_LATER)
+    return AttemptFailed(f"an unknown answer {what}", Remedy.RETRY_LATER, unknown=True)
+
+
+def _is_page(body: Any) -> bool:
+    return isinstance(body, str) and body.lstrip()[:1] == "<"
 
 
 def label(status: int, fields: Mapping[str, Any]) -> str:

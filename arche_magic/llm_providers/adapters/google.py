@@ -92,21 +92,28 @@ class GoogleAdapter(SdkAdapter):
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
     ) -> AttemptFailed:
-        what, message = label(status, fields), said(fields, "message")
-        reasons = [str(detail.get("reason", "")) for detail in _details(fields, "ErrorInfo")]
-        # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
-        if any(reason.startswith("API_KEY_") for reason in reasons):
-            return AttemptFailed(f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY)
-        if status == 429:
-            return _limited(fields, what)
-        if status == 400 and said(fields, "status") == "FAILED_PRECONDITION":
-            # The country is not served, or billing is not enabled.
-            return AttemptFailed(f"{message} {what}", Remedy.CHANGE_PLAN)
-        if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
-            return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
-        if plainer := self._formats.refused(model, status, message, what):
-            return plainer
-        return by_status(call, status, fields)
+        refusal = classify(call, status, fields)
+        if refusal.remedy is Remedy.FIX_REQUEST:
+            what, message = label(status, fields), said(fields, "message")
+            return self._formats.refused(model, status, message, what) or refusal
+        return refusal
+
+
+def classify(call: Call, status: int, fields: Mapping[str, Any]) -> AttemptFailed:
+    """What a refusal of Google's means, whichever wire it came on."""
+    what, message = label(status, fields), said(fields, "message")
+    reasons = [str(detail.get("reason", "")) for detail in _details(fields, "ErrorInfo")]
+    # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
+    if any(reason.startswith("API_KEY_") for reason in reasons):
+        return AttemptFailed(f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY)
+    if status == 429:
+        return _limited(fields, what)
+    if status == 400 and said(fields, "status") == "FAILED_PRECONDITION":
+        # The country is not served, or billing is not enabled.
+        return AttemptFailed(f"{message} {what}", Remedy.CHANGE_PLAN)
+    if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
+        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+    return by_status(call, status, fields)
 
 
 def _response_format(request: Request, form: Format | None) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from ..addresses import is_loopback, origin
+from ..errors import AttemptFailed, Remedy
+from .network import Allowance, keep_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from ..types import Key
+    from ..types import Key, Timeouts
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds to wait for a connection; a host that is there answers well within."""
 
 STAND_IN = "in-place-of-the-key"
 """What SDKs are given for a key.
@@ -35,18 +35,21 @@ error of an SDK has it, and none that asks another address could send it there.
 
 
 class Call:
-    """One call in progress: what came back so far.
+    """One call in progress: what came back so far, and how long the next step may take.
 
     Attributes:
-        timeout: seconds given to the call as a whole.
+        timeouts: `total` is what the call as a whole may take.
         status: HTTP status, or None while there was no answer.
         headers: response headers, names in lower case.
         body: of an answer that is no success: parsed JSON, else text, else None.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.deadline = math.inf
+    def __init__(self, timeouts: Timeouts, stream: bool) -> None:
+        self.timeouts = timeouts
+        self._stream = stream
+        self.sent = self._speaking = False
+        self._ends = self._connect_by = self._next_by = math.inf
+        self._late = ""
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
@@ -58,14 +61,44 @@ class Call:
         """There was an answer, and it was no success."""
         return self.status is not None and self.status != 200
 
+    def send(self) -> Mapping[str, float]:
+        """Begin to count the time; returns the timeouts of the request, as httpx has them."""
+        self.sent = True
+        now, timeouts = time.monotonic(), self.timeouts
+        self._ends = now + timeouts.total
+        self._connect_by = min(self._ends, now + timeouts.connect)
+        self._expect(timeouts.first_token if self._stream else timeouts.answer, "no answer within")
+        left = Allowance(lambda: self._next_by - time.monotonic())
+        connect = Allowance(lambda: self._connect_by - time.monotonic())
+        return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
+
     def take(self, response: httpx.Response) -> None:
         """Note what came back, and read the body of a refusal."""
         self._response = response
-        response.stream = _Limited(response.stream, self.deadline)
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         if self.refused:
             self.body = parse_body(response.read().decode("utf-8", "replace"))
+        elif self._stream:
+            response.stream = _Heard(response.stream, self.hear)
+
+    def hear(self, *, text: bool = False) -> None:
+        """Something of the stream has come; before its first text, no event makes time shorter."""
+        silence = self.timeouts.silence
+        self._speaking = self._speaking or text
+        if self._speaking or time.monotonic() + silence > self._next_by:
+            self._expect(silence, "the stream fell silent for")
+
+    def _expect(self, seconds: float, otherwise: str) -> None:
+        """The next step has so long; `otherwise` begins the words for its being late."""
+        self._next_by = min(self._ends, time.monotonic() + seconds)
+        self._late = f"{otherwise} {_in_words(seconds)}"
+
+    def lateness(self) -> str:
+        """What did not come in time, in words."""
+        if time.monotonic() >= self._ends:
+            return f"no answer within {_in_words(self.timeouts.total)}"
+        return self._late
 
     def close(self) -> None:
         """Drop the connection if the answer was not read to its end.
@@ -97,11 +130,12 @@ class HttpClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
             event_hooks={"request": [self._before], "response": [self._after]},
         )
+        keep_time(self.client)
 
     @contextmanager
-    def call(self, timeout: float) -> Iterator[Call]:
+    def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
-        call = Call(timeout)
+        call = Call(timeouts, stream)
         self._current.call = call
         try:
             yield call
@@ -117,7 +151,7 @@ class HttpClient:
         call: Call = self._current.call
         # Retries and follow-ups are off in every SDK; one that sent more all the same would spend
         # quota that nobody counts.
-        if call.deadline < math.inf:
+        if call.sent:
             raise RuntimeError("the SDK sent a second request in one call")
         if not self._origin or origin(str(request.url)) != self._origin:
             raise RuntimeError("the SDK asked another address than the configured one")
@@ -125,30 +159,28 @@ class HttpClient:
         for name, value in request.headers.multi_items():
             if STAND_IN in value:
                 request.headers[name] = value.replace(STAND_IN, self._key.secret())
-        # From here, as the first call of an adapter also imports an SDK.
-        call.deadline = time.monotonic() + call.timeout
-        # Mistral's SDK takes whole milliseconds and Google's one figure for all: set here for all.
-        limits = httpx.Timeout(call.timeout, connect=min(CONNECT_TIMEOUT, call.timeout))
-        request.extensions = {**request.extensions, "timeout": limits.as_dict()}
+        # From here, as the first call of an adapter also imports an SDK. Mistral's SDK takes whole
+        # milliseconds and Google's one figure for all, so the timeouts are set here for all.
+        request.extensions = {**request.extensions, "timeout": call.send()}
 
     def _after(self, response: httpx.Response) -> None:
         self._current.call.take(response)
 
 
-class _Limited(httpx.SyncByteStream):
-    """A body that stops at the deadline.
+class _Heard(httpx.SyncByteStream):
+    """The body of a stream, which tells of each event.
 
-    A read timeout alone is never met by a server that keeps a call waiting with a comment now and
-    then, as the event stream format has them for that purpose.
+    A comment is none: the event stream format has them to keep a connection open, and a server may
+    go on sending them for a model that never answers.
     """
 
-    def __init__(self, stream: Any, deadline: float) -> None:
-        self._stream, self._deadline = stream, deadline
+    def __init__(self, stream: Any, hear: Callable[[], None]) -> None:
+        self._stream, self._hear = stream, hear
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._stream:
-            if time.monotonic() > self._deadline:
-                raise httpx.ReadTimeout("the call took longer than its timeout")
+            if any(line and not line.startswith(b":") for line in chunk.splitlines()):
+                self._hear()
             yield chunk
 
     def close(self) -> None:
@@ -163,19 +195,27 @@ def parse_body(text: str) -> Any:
         return text
 
 
-def transport_failure(error: BaseException, timeout: float) -> str | None:
-    """What happened on the network, in words, if that is what the error is about."""
+def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
+    """What happened on the network, if that is what the error is about."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, httpx.ConnectTimeout):
-            return f"no connection within {min(CONNECT_TIMEOUT, timeout):g} s"
+            return _unsent(f"no connection within {_in_words(call.timeouts.connect)}")
         if isinstance(link, httpx.TimeoutException):
-            return f"no answer within {timeout:g} s"
+            return AttemptFailed(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
-            return "the proxy of this network refused the connection"
+            return _unsent("the proxy of this network refused the connection")
         if isinstance(link, httpx.ConnectError):
-            return "no connection"
+            return _unsent("no connection")
         if isinstance(link, httpx.TransportError | httpx.StreamError):
-            return "connection lost"
+            return AttemptFailed("connection lost", Remedy.RETRY_LATER)
         link = link.__cause__ or link.__context__
     return None
+
+
+def _in_words(seconds: float) -> str:
+    return f"{round(seconds, 1) or seconds:g} s"
+
+
+def _unsent(message: str) -> AttemptFailed:
+    return AttemptFailed(message, Remedy.RETRY_LATER, sent=False)

@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
+from . import google
 from .base import Part, SdkAdapter, chat_messages, counted
-from .failures import by_status, label, said
+from .failures import ErrorInReply, by_status, label, mappings, said
 from .formats import response_format
 from .http import STAND_IN, Call
 from .limits import LimitSentence, header_observations, read_sentence, retry_delay
@@ -18,20 +19,49 @@ if TYPE_CHECKING:
 
     from ..types import Observation, Period, Request
 
-# Codes as OpenAI and Groq document or send them (2025 and 2026).
-BILLING = {
-    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active",
-    "credit_balance_exhausted", "organization_spend_limit_exceeded",
-    "organization_spend_limit_reached", "project_spend_limit_exceeded",
-    "project_spend_limit_reached", "organization_usage_limit_exceeded",
-    "organization_usage_limit_reached",
+# Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
+# and some of compatible services: llama.cpp's server, GitHub Models.
+WORDS: Mapping[str, tuple[str, Remedy]] = {
+    **dict.fromkeys(
+        (
+            "insufficient_quota", "billing_hard_limit_reached", "billing_not_active",
+            "credit_balance_exhausted", "organization_spend_limit_exceeded",
+            "organization_spend_limit_reached", "project_spend_limit_exceeded",
+            "project_spend_limit_reached", "organization_usage_limit_exceeded",
+            "organization_usage_limit_reached",
+        ),
+        ("no credit left", Remedy.TOP_UP_ACCOUNT),
+    ),
+    **dict.fromkeys(
+        ("invalid_api_key", "organization_restricted", "account_deactivated"),
+        ("key refused", Remedy.REPLACE_KEY),
+    ),
+    **dict.fromkeys(
+        ("model_not_found", "model_decommissioned", "model_terms_required", "unknown_model"),
+        ("model not available", Remedy.CHANGE_MODEL),
+    ),
+    **dict.fromkeys(
+        (
+            "context_length_exceeded", "string_above_max_length", "request_too_large",
+            "exceed_context_size_error", "tokens_limit_reached",
+        ),
+        ("the prompt is too long", Remedy.SHORTEN_PROMPT),
+    ),
+    **dict.fromkeys(
+        ("content_filter", "content_policy_violation"),
+        ("the provider filtered the prompt", Remedy.CHANGE_PROMPT),
+    ),
+    # The model's own output broke a format: the request is not at fault, and the next try may do.
+    **dict.fromkeys(
+        ("tool_use_failed", "json_validate_failed", "output_parse_failed"),
+        ("the model's output was unusable", Remedy.RETRY_LATER),
+    ),
+    "slow_down": ("asked to slow down", Remedy.RETRY_LATER),
 }  # fmt: skip
-BAD_KEY = {"invalid_api_key", "organization_restricted", "account_deactivated"}
-NO_MODEL = {"model_not_found", "model_decommissioned", "model_terms_required"}
-TOO_LONG = {"context_length_exceeded", "string_above_max_length", "request_too_large"}
-FILTERED = {"content_filter", "content_policy_violation"}
-# The model's own output broke a format; the request is not at fault, and the next try may do.
-BROKEN_OUTPUT = {"tool_use_failed", "json_validate_failed", "output_parse_failed"}
+# Where no field tells a prompt that is too long or a bad key from another bad request: Groq gives
+# only the first of these sentences, vLLM only its own, xAI a 400 for a key.
+_TOO_LONG = re.compile(r"reduce the length of the messages|maximum context length")
+_BAD_KEY = re.compile(r"(?:incorrect|invalid) api key", re.IGNORECASE)
 
 FINISH_REASONS = {"tool_calls": "stop", "function_call": "stop"}
 
@@ -39,11 +69,14 @@ FINISH_REASONS = {"tool_calls": "stop", "function_call": "stop"}
 class OpenAIAdapter(SdkAdapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
-    _used = "chat.completions"
+    _used = "post"
+    _path = "/chat/completions"
+    _stream_class: Any = None
 
     def _build(self) -> Any:
-        from openai import OpenAI
+        from openai import OpenAI, Stream
 
+        self._stream_class = Stream[object]
         sdk = OpenAI(
             api_key=STAND_IN,
             base_url=self._base_url,
@@ -56,8 +89,16 @@ class OpenAIAdapter(SdkAdapter):
         return sdk
 
     def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
-        parameters = self._parameters(request, model, stream)
-        answer = sdk.chat.completions.create(**parameters)
+        # The SDK's own way to send what it has no method for, as chat.completions.create does too.
+        # Given as plain JSON, request and reply cost a third of its typed objects, and what other
+        # services put into a reply besides is not lost.
+        answer = sdk.post(
+            self._path,
+            body=self._parameters(request, model, stream),
+            cast_to=object,
+            stream=stream,
+            stream_cls=self._stream_class if stream else None,
+        )
         for item in answer if stream else (answer,):
             yield _part(item)
 
@@ -99,42 +140,40 @@ class OpenAIAdapter(SdkAdapter):
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
     ) -> AttemptFailed:
-        code, what = said(fields, "code") or said(fields, "type"), label(status, fields)
-        if code in BILLING or said(fields, "type") in BILLING:
-            return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT)
-        if code in BAD_KEY:
-            return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY)
-        if code in NO_MODEL:
-            return AttemptFailed(f"model not available {what}", Remedy.CHANGE_MODEL)
-        if code in TOO_LONG or (not said(fields, "code") and _context_text(fields)):
-            return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
-        if code in FILTERED:
-            return AttemptFailed(f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT)
-        if code in BROKEN_OUTPUT:
-            return AttemptFailed(f"the model's output was unusable {what}", Remedy.RETRY_LATER)
-        if code == "slow_down":
-            delay = retry_delay(call.headers, time.time())
-            return AttemptFailed(
-                f"asked to slow down {what}", Remedy.RETRY_LATER, retry_after=delay
-            )
-        message = said(fields, "message")
+        what, message = label(status, fields), said(fields, "message")
+        code, kind = said(fields, "code"), said(fields, "type")
+        delay = retry_delay(call.headers, time.time())
+        if known := WORDS.get(code) or WORDS.get(kind):
+            words, remedy = known
+            later = delay if remedy is Remedy.RETRY_LATER else None
+            return AttemptFailed(f"{words} {what}", remedy, retry_after=later)
         if plainer := self._formats.refused(model, status, message, what):
             return plainer
         sentence = read_sentence(message)
         if sentence is not None and status in (413, 429):
             return _limited(call, status, sentence)
-        if status in (400, 422) and said(fields, "param") and code.startswith("un"):
-            # unsupported_parameter, unsupported_value, unknown_parameter
-            return AttemptFailed(
-                f"{model} does not take {said(fields, 'param')} {what}: {said(fields, 'message')}",
-                Remedy.FIX_REQUEST,
-            )
+        if any(said(detail, "@type") for detail in mappings(fields.get("details"))):
+            # Google's own service on this wire.
+            return google.classify(call, status, fields)
+        if status == 403 and _mapping(fields.get("metadata")).get("flagged_input"):
+            # OpenRouter's moderation.
+            return AttemptFailed(f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT)
+        if status in (400, 422):
+            if said(fields, "param") and code.startswith("un"):
+                # unsupported_parameter, unsupported_value, unknown_parameter
+                words = f"{model} does not take {said(fields, 'param')} {what}: {message}"
+                return AttemptFailed(words, Remedy.FIX_REQUEST)
+            if _TOO_LONG.search(message):
+                return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+            if _BAD_KEY.search(message):
+                return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY)
         return by_status(call, status, fields)
 
 
 class GroqAdapter(OpenAIAdapter):
     """Groq through its own SDK."""
 
+    _path = "/openai/v1/chat/completions"
     # Groq streams carry x_groq.usage without being asked.
     _stream_options = None
     # "Streaming and tool use are not currently supported with Structured Outputs"
@@ -143,8 +182,9 @@ class GroqAdapter(OpenAIAdapter):
     _max_tokens = "max_completion_tokens"
 
     def _build(self) -> Any:
-        from groq import Groq
+        from groq import Groq, Stream
 
+        self._stream_class = Stream[object]
         return Groq(
             api_key=STAND_IN,
             base_url=self._base_url,
@@ -164,24 +204,37 @@ class GroqAdapter(OpenAIAdapter):
 
 def _part(item: Any) -> Part | None:
     """One chat completion, or one chunk of it."""
-    extra = getattr(item, "x_groq", None)
-    usage = getattr(extra, "usage", None) or getattr(item, "usage", None)
-    count = usage and counted(
-        getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    )
-    choices = getattr(item, "choices", None)
+    item = _mapping(item)
+    extra = _mapping(item.get("x_groq"))
+    usage = _mapping(extra.get("usage")) or _mapping(item.get("usage"))
+    count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    choices = mappings(item.get("choices"))
     if not choices:
+        if item.get("error"):
+            # A broker such as OpenRouter reports under a 200 what befell it behind.
+            raise ErrorInReply(item["error"])
         return Part(usage=count) if count else None
     choice = choices[0]
-    message = getattr(choice, "message", None) or getattr(choice, "delta", None)
+    message = _mapping(choice.get("message")) or _mapping(choice.get("delta"))
     # Groq names here why it stopped a stream early.
-    finish_reason = getattr(extra, "error", None) or choice.finish_reason
+    finish_reason = said(extra, "error") or said(choice, "finish_reason")
     return Part(
-        text=getattr(message, "content", None) or "",
-        refusal=getattr(message, "refusal", None) or "",
-        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason),
-        usage=count or None,
+        text=_text(message.get("content")),
+        refusal=_text(message.get("refusal")),
+        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason) or None,
+        usage=count,
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(content: Any) -> str:
+    """The text of a message, which some services send in parts; a part of thinking is none."""
+    if isinstance(content, str):
+        return content
+    return "".join(said(part, "text") for part in mappings(content) if part.get("type") == "text")
 
 
 def _limited(call: Call, status: int, sentence: LimitSentence) -> AttemptFailed:
@@ -202,8 +255,3 @@ def _limited(call: Call, status: int, sentence: LimitSentence) -> AttemptFailed:
         limit=sentence.name,
         observations=sentence.observations,
     )
-
-
-def _context_text(fields: Mapping[str, Any]) -> bool:
-    # Groq sends no code for this one, only the parameter and this sentence.
-    return said(fields, "param") == "messages" and "reduce the length" in said(fields, "message")

@@ -21,6 +21,8 @@ _LONGEST_WAIT_SECONDS = 62 * 86_400.0
 
 def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
     """What a failed call counts for: the provider's count, or else the most it can be."""
+    if not failure.sent:
+        return {}
     if failure.usage:
         return as_amounts(failure.usage.input_tokens, failure.usage.output_tokens)
     if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
@@ -56,7 +58,7 @@ def close(
             seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * jitter
     if place is not None:
         opening.close(place, str(failure), now, seconds, began)
-    if place is not provider:
+    if place is not provider and failure.sent:
         # A refusal, too, is an answer: the provider itself is back.
         opening.reopen(provider, began)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..apart import apart
+from ..bounded import apart
 from ..errors import ConfigurationError, InvalidRequest
 from ..types import Schema
 from .reading import Misfit, Problem, reader, with_correction

@@ -1,0 +1,134 @@
+"""Connections that keep a call's time, whatever is at their other end.
+
+httpx takes a timeout as seconds of silence: a server that sends a byte now and then, a host with
+many addresses or a name lookup without an answer stretch it at will. Here what is left of the time
+of the call is looked at before each step.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+
+from ..bounded import TookTooLong, within
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+# So much at once goes out before the time is looked at again.
+_BYTES_PER_WRITE = 65_536
+
+
+class Allowance(float):
+    """A timeout that is worked out anew before each step.
+
+    httpx and httpcore hand it on as the number of seconds that it is.
+    """
+
+    left: Callable[[], float]
+
+    def __new__(cls, left: Callable[[], float]) -> Allowance:
+        """What `left()` gives, now and whenever it is looked at."""
+        allowance = super().__new__(cls, max(0.0, left()))
+        allowance.left = left
+        return allowance
+
+
+def keep_time(client: httpx.Client) -> None:
+    """Let every connection of a client observe the allowances of its calls."""
+    backend = _Network()
+    for transport in (client._transport, *client._mounts.values()):
+        # httpcore's pools take a backend; httpx has no parameter that hands one on.
+        if pool := getattr(transport, "_pool", None):
+            pool._network_backend = backend
+
+
+class _Network(httpcore.SyncBackend):
+    """Opens connections; all addresses of a host together, and the name lookup, in its time."""
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """A connection to the first address that answers."""
+        failure: Exception = httpcore.ConnectError("the host has no address")
+        addresses = _addresses(host, port, timeout)
+        for tried, address in enumerate(addresses):
+            share = _seconds(timeout, httpcore.ConnectTimeout)
+            if share is not None:
+                share /= len(addresses) - tried
+            try:
+                return _Stream(
+                    super().connect_tcp(address, port, share, local_address, socket_options)
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose every step takes no longer than there is time."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _seconds(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _BYTES_PER_WRITE):
+            part = buffer[start : start + _BYTES_PER_WRITE]
+            self._stream.write(part, _seconds(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        seconds = _seconds(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, seconds))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _seconds(timeout: float | None, late: type[Exception]) -> float | None:
+    """What is left of a timeout; raises `late` if that is nothing."""
+    if not isinstance(timeout, Allowance):
+        return timeout
+    left = timeout.left()
+    if left <= 0:
+        raise late("the time is up")
+    return left
+
+
+def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
+    """The addresses of a host. A lookup takes no timeout, and may hang for minutes."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        pass
+    seconds = _seconds(timeout, httpcore.ConnectTimeout)
+    lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        found = lookup() if seconds is None else within(seconds, lookup)
+    except TookTooLong:
+        raise httpcore.ConnectTimeout("no answer to the name lookup") from None
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -1,0 +1,67 @@
+"""How a request without a reply ends: one line that names every route, and what opens when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from .errors import ContentFiltered, NoRouteAvailable
+from .quota.opening import RouteState
+from .reply import Attempt
+from .types import Route, in_seconds, utc
+
+_ROUTES_IN_A_MESSAGE = 4
+
+
+def no_route(
+    states: Mapping[Route, RouteState], out: Collection[Route], attempts: Sequence[Attempt],
+    now: float, timeout: float | None, cause: str,
+) -> NoRouteAvailable:  # fmt: skip
+    """The error of a request that no route answered.
+
+    Args:
+        states: of all its routes, as the ledger sees them now.
+        out: routes that cannot answer it whenever they open.
+        attempts: what was tried.
+        now: epoch seconds.
+        timeout: the seconds that were not enough, if that is why it ends.
+        cause: what else kept it, or "".
+    """
+    openings = {
+        route: state.opens_at
+        for route, state in states.items()
+        if route not in out and now < state.opens_at < math.inf
+    }
+    lines = [cause] if cause else []
+    for route, state in states.items():
+        errors = [a.error for a in attempts if a.is_on(route) and a.error]
+        why = state.reason or (errors[-1] if errors else "not asked")
+        if route in openings:
+            lines.append(f"{route} opens {in_seconds(state.opens_at - now)} ({why})")
+        else:
+            lines.append(f"{route}: {why}")
+    if timeout is not None:
+        head = f"No reply within {timeout:g} s"
+    elif len(openings) == len(states) and {route.provider for route in states} == {"groq"}:
+        head = "All Groq API keys have hit rate limits"
+    else:
+        head = "No available LLM providers"
+    shown = "; ".join(lines[:_ROUTES_IN_A_MESSAGE])
+    if len(lines) > _ROUTES_IN_A_MESSAGE:
+        shown += f"; and {len(lines) - _ROUTES_IN_A_MESSAGE} more"
+    return NoRouteAvailable(
+        f"{head}: {shown}",
+        attempts=attempts,
+        next_available_at=utc(min(openings.values())) if openings else None,
+    )
+
+
+def also_tried(filtered: ContentFiltered, others: NoRouteAvailable) -> ContentFiltered:
+    """The error of a filtered reply after which the other routes were tried in vain."""
+    error = ContentFiltered(
+        f"{filtered}. {others}",
+        attempts=others.attempts,
+        next_available_at=others.next_available_at,
+    )
+    error.partial = filtered.partial
+    return error

@@ -1,0 +1,81 @@
+"""Work in a helper thread."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from arche_magic.llm_providers.bounded import TookTooLong, apart, within
+
+
+def test_the_result_or_the_error_is_the_callers() -> None:
+    """As if the work had been called."""
+    assert within(5, lambda: 6 * 7) == 42
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 // 0)
+
+
+def test_what_takes_too_long_is_left_to_itself() -> None:
+    """It goes on, and what it gives in the end is not lost."""
+    release, left = threading.Event(), []
+
+    def work() -> str:
+        release.wait(10)
+        return "late"
+
+    began = time.monotonic()
+    done = threading.Event()
+    with pytest.raises(TookTooLong):
+        within(0.1, work, lambda result: (left.append(result), done.set()))
+    assert time.monotonic() - began < 0.5
+    release.set()
+    assert done.wait(5)
+    assert left == ["late"]
+
+
+def test_an_interrupt_ends_the_waiting_and_not_the_work() -> None:
+    """Ctrl-C in the middle of an import must not leave half of it behind."""
+    finished = threading.Event()
+
+    def work() -> None:
+        time.sleep(0.3)
+        finished.set()
+
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        apart(work)
+    assert time.monotonic() - began < 0.25
+    assert finished.wait(5)
+
+
+def test_helpers_are_used_again() -> None:
+    """A thousand pieces of work, one after the other, take no thousand threads."""
+    within(5, int)
+    before = threading.active_count()
+    for _ in range(1000):
+        within(5, int)
+    assert threading.active_count() <= before + 1
+
+
+def test_many_at_once_do_not_wait_for_each_other() -> None:
+    """Each has a helper of its own; those too many end afterwards."""
+    barrier = threading.Barrier(50)
+    threads = [threading.Thread(target=within, args=(10, barrier.wait)) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not barrier.broken
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        helpers = [thread for thread in threading.enumerate() if thread.name == "arche-helper"]
+        if len(helpers) <= 40:
+            break
+        time.sleep(0.01)
+    assert len(helpers) <= 40

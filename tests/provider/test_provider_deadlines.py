@@ -1,0 +1,404 @@
+"""`timeout=` is kept wherever the time goes; a route that hangs leaves time for the next one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from provider_parts import PROVIDERS, Start, used
+
+from arche_magic.llm_providers import (
+    IncompleteReply,
+    IntelligentLLMOrchestrator,
+    LLMProviderError,
+    NoRouteAvailable,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.config import (
+    get_configuration,
+    load_configuration,
+    use_configuration,
+)
+from arche_magic.llm_providers.types import Timeouts
+
+BASE_URLS = {
+    "groq": "GROQ_BASE_URL",
+    "mistral": "MISTRAL_BASE_URL",
+    "google": "GOOGLE_GEMINI_BASE_URL",
+    "openai": "OPENAI_BASE_URL",
+}
+HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+Talk = Callable[[socket.socket], None]
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """What happens inside takes the time given, and half a second more at most."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds + 0.5
+
+
+def point_at(provider: str, address: str, folder: Path) -> IntelligentLLMOrchestrator:
+    """One provider, its service at that address."""
+    variables = {
+        f"{provider.upper()}_API_KEY": "sk-of-nobody-12345678",
+        BASE_URLS[provider]: address,
+    }
+    configuration = load_configuration(variables, folder)
+    # The SDK is imported before the time counts.
+    with suppress(LLMProviderError):
+        nowhere = load_configuration(
+            {**variables, BASE_URLS[provider]: "http://127.0.0.1:9"}, folder
+        )
+        memory = replace(nowhere, store="memory://nowhere")
+        IntelligentLLMOrchestrator(configuration=memory).generate("Hello", patience=0)
+    return IntelligentLLMOrchestrator(configuration=configuration)
+
+
+@contextmanager
+def server(talk: Talk) -> Iterator[str]:
+    """A server that reads a request and then does with the connection what it is told to."""
+
+    def serve(connection: socket.socket) -> None:
+        with closing(connection), suppress(OSError):
+            connection.recv(65_536)
+            talk(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def dribble(start: bytes, again: bytes) -> Talk:
+    """Send a beginning, and then something over and over, twenty times a second for 5 s."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(start)
+        for _ in range(100):
+            connection.sendall(again)
+            time.sleep(0.05)
+
+    return talk
+
+
+@contextmanager
+def full_house() -> Iterator[str]:
+    """A port whose queue is full: nothing answers there, and nothing refuses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = []
+        for _ in range(4):
+            guest = socket.socket()
+            guest.setblocking(False)
+            with suppress(BlockingIOError):
+                guest.connect(listener.getsockname())
+            waiting.append(guest)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for guest in waiting:
+            guest.close()
+
+
+def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> NoRouteAvailable:
+    """The error of a request that gets so much time."""
+    with at_most(seconds), pytest.raises(NoRouteAvailable) as caught:
+        provider.generate("Hello", timeout=seconds, patience=0)
+    return caught.value
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what they cannot queue")
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_host_that_does_not_answer_the_connection(tmp_path: Path, name: str) -> None:
+    """Half of the time is spent on it at most, so that another route has the rest."""
+    with full_house() as address:
+        error = expect_late(point_at(name, address, tmp_path), 1.0)
+    assert "no connection within 0.5 s" in str(error)
+
+
+def test_a_name_lookup_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver takes no timeout, and may try for half a minute."""
+    release = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: str, *arguments: object, **options: object) -> object:
+        if host == "groq.invalid":
+            release.wait(10)
+        return look_up(host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    error = expect_late(point_at("groq", "http://groq.invalid", tmp_path))
+    release.set()
+    assert "no connection within 0.3 s" in str(error)
+    assert used(get_usage(error, tmp_path), "groq_key_1") == 0
+
+
+def get_usage(error: NoRouteAvailable, folder: Path) -> dict[str, object]:
+    """What the ledger in the folder holds of Groq."""
+    configuration = load_configuration({"GROQ_API_KEY": "sk-of-nobody-12345678"}, folder)
+    provider = IntelligentLLMOrchestrator(configuration=configuration)
+    return provider.quota_tracker.get_usage_summary("groq")["groq"]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nx-filler: "])
+def test_headers_that_do_not_end(tmp_path: Path, name: str, start: bytes) -> None:
+    """Neither a silent server nor one that sends its headers a byte at a time."""
+    with server(dribble(start, b"x" if start else b"")) as address:
+        error = expect_late(point_at(name, address, tmp_path))
+    assert "no answer within 0.6 s" in str(error)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("again", [b": wait\n\n", b" ", b"\n\n"])
+def test_a_body_that_does_not_end(tmp_path: Path, name: str, again: bytes) -> None:
+    """Streamed or not: comments, blanks and empty lines keep no call alive."""
+    with server(dribble(HEADERS, again)) as address:
+        provider = point_at(name, address, tmp_path)
+        expect_late(provider)
+        provider.quota_tracker.reopen(f"{name}_key_1")
+        with at_most(0.6), pytest.raises(NoRouteAvailable):
+            list(provider.stream("Hello", timeout=0.6, patience=0))
+
+
+def test_a_refusal_that_does_not_end(tmp_path: Path) -> None:
+    """An error page can be dribbled too."""
+    headers = b"HTTP/1.1 500 Oh\r\ncontent-type: text/html\r\n\r\n<html>"
+    with server(dribble(headers, b"x")) as address:
+        error = expect_late(point_at("groq", address, tmp_path))
+    assert "(500)" in str(error)
+
+
+def test_a_server_that_takes_the_request_slowly(tmp_path: Path) -> None:
+    """A large prompt goes out only as fast as the other end reads it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        provider = point_at("mistral", f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path)
+        with at_most(0.6), pytest.raises(NoRouteAvailable):
+            provider.generate("word " * 60_000, timeout=0.6, patience=0)
+
+
+def test_a_wait_for_a_route(start: Start) -> None:
+    """Patience ends with the request's time."""
+    start(keys={"groq": 1}, limits={"groq": {"requests_per_minute": 1}})
+    provider = get_llm_provider()
+    provider.generate("One")
+    with at_most(0.6), pytest.raises(NoRouteAvailable):
+        provider.generate("Two", timeout=0.6, patience=1000)
+
+
+HOLD_THE_LOCK = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "a")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
+def test_a_ledger_that_somebody_else_has_locked(start: Start) -> None:
+    """Say, a kernel that was stopped in the middle; when it goes, all goes on."""
+    start()
+    provider = get_llm_provider()
+    provider.generate("Hello")
+    command = [sys.executable, "-c", HOLD_THE_LOCK, f"{get_configuration().store}.lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        error = expect_late(provider)
+        assert str(error).startswith("No reply within 0.6 s: the ledger does not answer; ")
+        assert "groq · key 1 · gpt-oss-120b: not asked" in str(error)
+        process.kill()
+    assert provider.generate("Hello").attempts[-1].outcome == "served"
+    # The hold that was asked for in vain is given back.
+    assert used(provider.quota_tracker.get_usage_summary("groq")["groq"], "groq_key_1") <= 2
+
+
+def test_threads_behind_a_locked_ledger(start: Start) -> None:
+    """Each of them keeps its own time, though the first one has the lock within the process."""
+    start()
+    provider = get_llm_provider()
+    provider.generate("Hello")
+    command = [sys.executable, "-c", HOLD_THE_LOCK, f"{get_configuration().store}.lock"]
+    late: list[float] = []
+
+    def ask() -> None:
+        began = time.monotonic()
+        with suppress(NoRouteAvailable):
+            provider.generate("Hello", timeout=0.6)
+        late.append(time.monotonic() - began)
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        process.kill()
+    assert len(late) == 6
+    assert max(late) < 1.1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_disk_that_hangs_under_the_ledger(start: Start) -> None:
+    """A pipe that nobody writes to hangs like a network drive without its network."""
+    start()
+    provider = get_llm_provider()
+    provider.generate("Hello")
+    path = Path(get_configuration().store)
+    path.unlink()
+    os.mkfifo(path)
+    error = expect_late(provider)
+    assert "the ledger does not answer" in str(error)
+    # Let the thread that still waits for it go.
+    path.unlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_disk_that_hangs_when_the_reply_is_there(start: Start) -> None:
+    """The reply is worth more than its record: it comes, and is recorded when the disk is back."""
+    start()
+    provider = get_llm_provider()
+    provider.generate("Hello")
+    path = Path(get_configuration().store).with_name("llm_calls.jsonl")
+    path.unlink()
+    os.mkfifo(path)
+    with at_most(0.6):
+        assert provider.generate("Hello", timeout=0.6).provider == "groq"
+    with path.open() as pipe:
+        assert '"served"' in pipe.readline()
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server is installed")
+def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
+    """Stopped in the middle, it neither answers nor refuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
+        for _ in range(200):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.01)
+        start(settings={"store": f"redis://127.0.0.1:{port}/0"})
+        provider = get_llm_provider()
+        provider.generate("Hello")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            expect_late(provider)
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("kind", "streamed", "limits", "words"),
+    [
+        ("stall", False, Timeouts(answer=0.3), "no answer within 0.3 s"),
+        ("stall", True, Timeouts(first_token=0.3), "no answer within 0.3 s"),
+        ("stall_stream", True, Timeouts(silence=0.3), "the stream fell silent for 0.3 s"),
+    ],
+)
+def test_a_route_that_hangs_leaves_time_for_the_next(
+    start: Start, name: str, kind: str, streamed: bool, limits: Timeouts, words: str
+) -> None:
+    """Each kind of waiting has a limit of its own, far below that of the request."""
+    other = "mistral" if name != "mistral" else "groq"
+    sandbox = start(keys={name: 1, other: 1}, settings={"timeouts": limits})
+    for provider in (name, other):
+        get_llm_provider(provider).generate("The first call builds the client.")
+    sandbox.fail(name, kind, times=None)
+    preferring = IntelligentLLMOrchestrator(preferred_provider=name)
+    with at_most(0.8):
+        if not streamed:
+            reply = preferring.generate("Hello")
+        elif kind == "stall":
+            stream = preferring.stream("Hello")
+            list(stream)
+            assert stream.reply is not None
+            reply = stream.reply
+        else:
+            with pytest.raises(IncompleteReply, match=words):
+                list(preferring.stream("Hello"))
+            return
+    assert reply.provider == other
+    assert reply.attempts[0].error == words
+
+
+def test_thinking_is_no_silence(tmp_path: Path) -> None:
+    """Events without text do not cut the time for the first text, and make it longer."""
+    event = b'data: {"choices": [{"index": 0, "delta": {"reasoning": "Hmm."}}]}\n\n'
+    end = (
+        b'data: {"choices": [{"index": 0, "delta": {"content": "Four."}, "finish_reason": "stop"}]}'
+        b"\n\ndata: [DONE]\n\n"
+    )
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(HEADERS)
+        for _ in range(8):
+            connection.sendall(event)
+            time.sleep(0.1)
+        connection.sendall(end)
+
+    with server(talk) as address:
+        provider = point_at("groq", address, tmp_path)
+        limits = Timeouts(first_token=0.5, silence=0.4)
+        use_configuration(replace(provider.configuration, timeouts=limits))
+        assert "".join(get_llm_provider("groq").stream("2 + 2?")) == "Four."
+        use_configuration(
+            replace(provider.configuration, timeouts=Timeouts(first_token=9, silence=0.05))
+        )
+        assert "".join(get_llm_provider("groq").stream("2 + 2?")) == "Four."
+
+
+def test_a_stream_that_lacks_only_its_end_is_whole(tmp_path: Path) -> None:
+    """Once the finish reason has come, the reply is there, whatever happens to the connection."""
+    text = b'data: {"choices": [{"index": 0, "delta": {"content": "Four."}}]}\n\n'
+    end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+
+    def reset(connection: socket.socket) -> None:
+        connection.sendall(HEADERS.replace(b"\r\n\r\n", b"\r\ncontent-length: 9999\r\n\r\n"))
+        connection.sendall(text + end)
+
+    with server(reset) as address:
+        stream = point_at("groq", address, tmp_path).stream("2 + 2?")
+        assert "".join(stream) == "Four."
+        assert stream.reply is not None
+        assert stream.reply.finish_reason == "stop"
+        assert stream.reply.usage.output_tokens == 2
+
+
+def test_a_slow_reader_is_not_the_providers_fault(start: Start) -> None:
+    """Time that the caller takes between two pieces counts, and the error says so no less."""
+    sandbox = start(keys={"groq": 1})
+    provider = get_llm_provider("groq")
+    provider.generate("The first call builds the client.")
+    sandbox.seconds_per_chunk = 0.01
+    stream = provider.stream("Hello [tokens=3000]", timeout=0.5)
+    next(stream)
+    time.sleep(0.6)
+    with at_most(0.0), pytest.raises(IncompleteReply):
+        list(stream)

@@ -1,0 +1,252 @@
+"""One provider object used by many threads, and by processes that were forked or spawned."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from provider_parts import PROVIDERS, Start, run_script, server_count
+
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.attempts import read_attempts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+PLENTY = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "requests_per_day"))
+
+
+def test_many_threads_share_one_object(start: Start) -> None:
+    """Each gets the reply to its own prompt, and the ledger's count is the server's."""
+    sandbox = start(limits=dict.fromkeys(PROVIDERS, PLENTY))
+    provider = get_llm_provider()
+    barrier = threading.Barrier(32)
+
+    def ask(number: int) -> int:
+        barrier.wait(20)
+        tokens = 0
+        for turn in range(4):
+            prompt = f"Thread {number}, turn {turn}"
+            if turn % 2:
+                reply = provider.generate(prompt, patience=1e3)
+                text, usage = str(reply), reply.usage
+            else:
+                stream = provider.stream(prompt, patience=1e3)
+                text = "".join(stream)
+                assert stream.reply is not None
+                usage = stream.reply.usage
+            assert f"“{prompt}”" in text
+            tokens += usage.total_tokens
+        return tokens
+
+    with ThreadPoolExecutor(32) as pool:
+        tokens = sum(pool.map(ask, range(32)))
+    assert server_count(sandbox, "requests") == 128
+    assert tokens == server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
+    stats = provider.get_stats()
+    assert (stats["total_calls"], stats["errors"]) == (128, 0)
+
+
+class Telltale(BaseHTTPRequestHandler):
+    """Answers as Groq does, and notes which process wrote on which connection."""
+
+    protocol_version = "HTTP/1.1"
+    seen: dict[Any, set[str]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        prompt = body["messages"][-1]["content"]
+        self.seen.setdefault(self.client_address, set()).add(prompt.split()[0])
+        message = {"role": "assistant", "content": prompt}
+        reply = {
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 5},
+        }
+        content = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def telltale() -> Iterator[tuple[str, dict[Any, set[str]]]]:
+    seen: dict[Any, set[str]] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Telltale,), {"seen": seen}))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    server.shutdown()
+    server.server_close()
+
+
+# The parent's threads never stop asking, so that every lock is taken at some fork.
+FORKING = """
+import multiprocessing, os, threading
+from arche_magic.llm_providers import get_llm_provider
+
+provider = get_llm_provider("groq")
+stop = threading.Event()
+
+def keep_asking():
+    while not stop.is_set():
+        provider.generate(f"{os.getpid()} parent")
+
+def child(number):
+    for turn in range(5):
+        prompt = f"{os.getpid()} child {number} {turn}"
+        assert provider.generate(prompt) == prompt
+    assert sum(thread.is_alive() for thread in threading.enumerate()) <= 2
+
+provider.generate(f"{os.getpid()} parent")
+threads = [threading.Thread(target=keep_asking) for _ in range(4)]
+for thread in threads:
+    thread.start()
+context = multiprocessing.get_context("fork")
+for number in range(12):
+    children = [context.Process(target=child, args=(number,)) for _ in range(2)]
+    for process in children:
+        process.start()
+    for process in children:
+        process.join(20)
+        if process.is_alive():
+            process.kill()
+            print("a child hangs")
+        elif process.exitcode:
+            print("a child failed")
+stop.set()
+for thread in threads:
+    thread.join()
+print("done", os.getpid())
+"""
+
+
+@forks
+def test_a_forked_child_shares_no_connection_and_no_lock(
+    telltale: tuple[str, dict[Any, set[str]]], tmp_path: Path
+) -> None:
+    """While other threads of the parent are in the middle of everything."""
+    url, seen = telltale
+    limits = "\n".join(f"{name} = 1_000_000_000" for name in [*PLENTY, "tokens_per_day"])
+    (tmp_path / "arche_magic.toml").write_text(f"[limits.groq]\n{limits}\n")
+    variables = {"GROQ_API_KEY": "gsk-of-nobody-1234567", "GROQ_BASE_URL": url}
+    out, _ = run_script(FORKING, tmp_path, variables)
+    assert out.startswith("done ")
+    assert max(len(processes) for processes in seen.values()) == 1
+    assert len({process for processes in seen.values() for process in processes}) == 25
+    attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
+    assert {attempt.outcome for attempt in attempts} == {"served"}
+    assert len({attempt.request for attempt in attempts}) == len(attempts)
+
+
+FORK_IN_A_STREAM = """
+import os, sys
+from arche_magic.llm_providers import get_llm_provider
+
+provider = get_llm_provider("groq")
+stream = provider.stream("Hello [tokens=2000]")
+text = next(stream)
+sys.stdout.flush()
+child = os.fork()
+if not child:
+    stream.close()
+    assert provider.generate("Hello").provider == "groq"
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+text += "".join(stream)
+assert text == stream.reply
+print(len(text))
+"""
+
+
+@forks
+def test_a_child_does_not_end_its_parents_stream(start: Start, tmp_path: Path) -> None:
+    """It may drop its copy; the parent reads on, and books what it read once."""
+    sandbox = start(keys={"groq": 1})
+    sandbox.seconds_per_chunk = 0.002
+    out, _ = run_script(FORK_IN_A_STREAM, tmp_path, sandbox.environment())
+    assert int(out) > 7000
+    attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
+    assert sorted(attempt.outcome for attempt in attempts) == ["served", "served"]
+    booked = sum(attempt.output_tokens for attempt in attempts)
+    assert booked == server_count(sandbox, "output_tokens")
+
+
+JITTER = """
+import multiprocessing
+from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
+
+provider = get_llm_provider("groq")
+
+def ask(results):
+    try:
+        provider.generate("Hello", patience=0)
+    except NoRouteAvailable as error:
+        (attempt,) = error.attempts
+        results.put(round(attempt.opens_at - attempt.at, 3))
+
+context = multiprocessing.get_context("fork")
+results = context.SimpleQueue()
+children = [context.Process(target=ask, args=(results,)) for _ in range(6)]
+for process in children:
+    process.start()
+print(*(results.get() for _ in children))
+"""
+
+
+@forks
+def test_forked_children_do_not_come_back_in_step(start: Start, tmp_path: Path) -> None:
+    """After an outage that each of them met, they do not ask again at the same moment."""
+    sandbox = start(keys={"groq": 1})
+    sandbox.fail("groq", "server_error", times=None)
+    variables = {**sandbox.environment(), "ARCHE_QUOTA_STORE": "memory://"}
+    out, _ = run_script(JITTER, tmp_path, variables)
+    waits = [float(wait) for wait in out.split()]
+    assert len(waits) == 6
+    assert max(waits) - min(waits) > 0.02
+
+
+SPAWNING = """
+import multiprocessing
+from arche_magic.llm_providers import get_llm_provider
+
+def ask(number):
+    return get_llm_provider("mistral").generate(f"Number {number}")
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for number, reply in enumerate(pool.map(ask, range(6))):
+            assert f"“Number {number}”" in reply, reply
+            print(reply.provider, reply.attempts[0].outcome)
+"""
+
+
+def test_spawned_processes_share_the_ledger(start: Start, tmp_path: Path) -> None:
+    """Each builds its own provider; replies come back with all they know."""
+    sandbox = start(keys={"mistral": 1})
+    script = tmp_path / "spawning.py"
+    script.write_text(SPAWNING)
+    code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+    # A spawned process imports the main module by its file.
+    code = f"import sys; sys.argv = [{str(script)!r}]\n" + code
+    out, _ = run_script(code, tmp_path, sandbox.environment())
+    assert out.split() == ["mistral", "served"] * 6
+    assert server_count(sandbox, "requests") == 6
+
+
+def test_a_provider_is_not_pickled(start: Start) -> None:
+    """It holds keys; the error says what to do instead."""
+    start()
+    with pytest.raises(TypeError, match="build it in the other process"):
+        pickle.dumps(get_llm_provider())
