@@ -38,7 +38,7 @@ ALLOWED = {
         "catalog", "choices", "env_file", "errors", "keys", "redaction", "sources", "trust",
         "types",
     },
-    "storage": {"errors", "types"},
+    "storage": {"errors", "forks", "types"},
     "quota": set(),
     "quota.windows": {"types"},
     "quota.opening": {"quota.windows", "quota", "types"},

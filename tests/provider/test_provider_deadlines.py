@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -130,7 +131,7 @@ def test_a_host_that_does_not_answer_the_connection(tmp_path: Path, name: str) -
     """Half of the time is spent on it at most, so that another route has the rest."""
     with full_house() as address:
         error = expect_late(point_at(name, address, tmp_path), 1.0)
-    assert "no connection within 0.5 s" in str(error)
+    assert re.search(r"no connection within 0\.[45] s", str(error))
 
 
 def test_a_name_lookup_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_a_name_lookup_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     error = expect_late(point_at("groq", "http://groq.invalid", tmp_path))
     release.set()
-    assert "no connection within 0.3 s" in str(error)
+    assert re.search(r"no connection within 0\.[23] s", str(error))
     assert used(get_usage(error, tmp_path), "groq_key_1") == 0
 
 
@@ -163,7 +164,7 @@ def test_headers_that_do_not_end(tmp_path: Path, name: str, start: bytes) -> Non
     """Neither a silent server nor one that sends its headers a byte at a time."""
     with server(dribble(start, b"x" if start else b"")) as address:
         error = expect_late(point_at(name, address, tmp_path))
-    assert "no answer within 0.6 s" in str(error)
+    assert re.search(r"no answer within 0\.[3-6] s", str(error))
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -107,7 +107,6 @@ def child(number):
     for turn in range(5):
         prompt = f"{os.getpid()} child {number} {turn}"
         assert provider.generate(prompt) == prompt
-    assert sum(thread.is_alive() for thread in threading.enumerate()) <= 2
 
 provider.generate(f"{os.getpid()} parent")
 threads = [threading.Thread(target=keep_asking) for _ in range(4)]
@@ -141,8 +140,8 @@ def test_a_forked_child_shares_no_connection_and_no_lock(
     limits = "\n".join(f"{name} = 1_000_000_000" for name in [*PLENTY, "tokens_per_day"])
     (tmp_path / "arche_magic.toml").write_text(f"[limits.groq]\n{limits}\n")
     variables = {"GROQ_API_KEY": "gsk-of-nobody-1234567", "GROQ_BASE_URL": url}
-    out, _ = run_script(FORKING, tmp_path, variables)
-    assert out.startswith("done ")
+    out, err = run_script(FORKING, tmp_path, variables)
+    assert out.startswith("done "), err
     assert max(len(processes) for processes in seen.values()) == 1
     assert len({process for processes in seen.values() for process in processes}) == 25
     attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
@@ -155,6 +154,7 @@ import os, sys
 from arche_magic.llm_providers import get_llm_provider
 
 provider = get_llm_provider("groq")
+provider.generate("Hello")
 stream = provider.stream("Hello [tokens=2000]")
 text = next(stream)
 sys.stdout.flush()
@@ -178,7 +178,7 @@ def test_a_child_does_not_end_its_parents_stream(start: Start, tmp_path: Path) -
     out, _ = run_script(FORK_IN_A_STREAM, tmp_path, sandbox.environment())
     assert int(out) > 7000
     attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
-    assert sorted(attempt.outcome for attempt in attempts) == ["served", "served"]
+    assert [attempt.outcome for attempt in attempts] == ["served"] * 3
     booked = sum(attempt.output_tokens for attempt in attempts)
     assert booked == server_count(sandbox, "output_tokens")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 from pathlib import Path
 
+from ..forks import new_lock
 from ..types import Location
 from .base import Change, Document, LedgerWarning, Merge, Storage, T, Upgrade, warn_of_folder
 from .file_text import FILE_VERSION
@@ -30,7 +30,7 @@ __all__ = [
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 _opened: dict[str, Storage] = {}
-_opening = threading.Lock()
+_opening = new_lock()
 
 
 def open_storage(

@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import re
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from ..forks import new_rlock, tell_of_forks
 from .base import Change, Document, T, Upgrade, warn, warn_of_folder
 from .file_text import FILE_VERSION, is_ours, lines, parse, split, whole_file
 from .kernel_lock import kernel_lock
@@ -44,12 +44,20 @@ class JsonFileStorage:
     def __init__(self, path: Path, upgrade: Upgrade | None = None) -> None:
         self.path = path
         self._upgrade = upgrade
-        self._thread_lock = threading.RLock()
+        self._thread_lock = new_rlock()
         self._file_lock: Any = kernel_lock(f"{path}.lock")
         self._name = os.fspath(path)
         self._copy = path.with_name(f"{path.name}.copy")
         self._backup = path.with_name(f"{path.name}.backup")
         self._backed_up = -_BACKUP_SECONDS
+        self._on_disk = True
+        self._know_nothing()
+        tell_of_forks(self)
+
+    def __repr__(self) -> str:
+        return f"JsonFileStorage({str(self.path)!r})"
+
+    def _know_nothing(self) -> None:
         self._content = b""
         self._revision = 0
         self._stamp: tuple[int, int, int] | None = None
@@ -57,10 +65,12 @@ class JsonFileStorage:
         self._changing = self._rescuing = False
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
-        self._on_disk = True
 
-    def __repr__(self) -> str:
-        return f"JsonFileStorage({str(self.path)!r})"
+    def begin_child(self) -> None:
+        """Read anew what another thread may have been changing when the process was forked."""
+        if self._on_disk:
+            self._know_nothing()
+        self._changing = False
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. It is not to be changed."""

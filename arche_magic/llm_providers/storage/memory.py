@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 
+from ..forks import new_rlock
 from .base import Change, Document, T
 
 
@@ -13,7 +13,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet."""

@@ -8,7 +8,6 @@ that comes back empty gets the documents back from the processes that remember t
 from __future__ import annotations
 
 import json
-import threading
 import time
 import uuid
 import warnings
@@ -19,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..forks import new_rlock, tell_of_forks
 from ..types import Location, Secret
 from .base import Change, Document, LedgerWarning, Merge, T
 from .memory import MemoryStorage
@@ -169,16 +169,21 @@ class RedisStorage:
         self._failures = redis.RedisError
         self._merge = merge
         # Threads of one process queue here instead of outrunning each other.
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._seen: dict[str, _Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
         self._changing_away = False
         self._try_again_at = 0.0
         self._outrun = False
+        tell_of_forks(self)
 
     def __repr__(self) -> str:
         return "RedisStorage()"
+
+    def begin_child(self) -> None:
+        """What another thread was at when the process was forked goes on in the parent alone."""
+        self._changing_away = False
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. It is not to be changed."""
