@@ -203,7 +203,8 @@ class IntelligentLLMOrchestrator:
         Raises what they raise for a wrong request or a missing key. Nothing is sent or held.
         """
         request = self._request(prompt, model, max_tokens, temperature, options)
-        routes = self.routes(request)
+        keyless = request.replay == "only" and not self.configuration.keys
+        routes = () if keyless else self.routes(request)
         return preview(request, routes, self.quota_tracker, self.preferred_provider)
 
     def kept(
@@ -350,7 +351,8 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
             if problem:
                 raise ConfigurationError(f"api_keys: {problem}")
             configuration = replace(configuration, keys=given)
-        if not any(key.provider == "groq" for key in configuration.keys):
+        has_keys = any(key.provider == "groq" for key in configuration.keys)
+        if not has_keys and configuration.replay != "only":
             raise NoKeys(_no_keys(configuration, ["groq"]))
         super().__init__(providers=["groq"], configuration=configuration)
 

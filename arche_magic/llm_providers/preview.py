@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Preview:
 def preview(
     request: Request, routes: Sequence[Route], tracker: QuotaTracker, preferred: str | None
 ) -> Preview:
-    """Look ahead at a request that may take these routes."""
+    """Look ahead at a request that may take these routes; none, where only kept replies count."""
     now = tracker.configuration.clock.time()
     choice = choose(
         routes,
@@ -47,14 +48,14 @@ def preview(
         request.patience,
         preferred,
     )
-    likely = choice.route or routes[0]
-    usage = tracker.estimate(likely, request)
+    likely = choice.route or next(iter(routes), None)
+    usage = tracker.estimate(likely, request) if likely else Usage()
     return Preview(
         request=request,
         route=choice.route,
         wait=max(0.0, choice.opens_at - now),
         usage=usage,
-        cost=cost_usd(likely, usage),
+        cost=cost_usd(likely, usage) if likely else 0.0,
         shut=tuple((route, state.opens_at, state.reason) for route, state in choice.passed_over),
-        room=max(tracker.room(route) for route in routes),
+        room=max((tracker.room(route) for route in routes), default=math.inf),
     )

@@ -93,12 +93,12 @@ def _not_kept(request: Request, store: ReplyStore) -> str:
     prompt = " ".join(request.messages[-1].content.split())
     if len(prompt) > _SHOWN_CHARACTERS:
         prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
-    where = f"in {store.path}"
+    where = f"no reply to {prompt!r} is kept in {store.path}"
     if store.problem:
         where += f", which cannot be read ({store.problem})"
     elif not store.path.exists():
-        where = f"as there is no file {store.path} (ARCHE_REPLIES names another place)"
+        where = f"no reply is kept: there is no file {store.path} (ARCHE_REPLIES names another)"
     return (
-        f"no reply to {prompt!r} is kept {where}; replay is set to only, so nothing was sent. "
+        f"{where}; replay is set to only, so nothing was sent. "
         "Run it once with a key and replay set to keep"
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
 _PIECE = re.compile(r"\s*\S+\s*")
 _TOKENS_PER_IMAGE = 1000
+_DEEPEST = 100  # levels of a value
 _ECHO = 80  # characters of the prompt that a reply repeats
 
 _OPENINGS = (
@@ -155,8 +156,11 @@ def json_for_schema(
 
     Follows type, enum, const, properties, items, prefixItems, anyOf, oneOf, allOf, $ref, and the
     bounds on numbers, lengths and item counts. A `pattern` is not followed. Raises LookupError,
-    TypeError, ValueError or RecursionError for a schema that has no value or makes no sense.
+    TypeError or ValueError for a schema that has no value or makes no sense.
     """
+    if depth > _DEEPEST:
+        # Rather than at the interpreter's limit, where a passing finalizer fails too.
+        raise ValueError("the schema insists on a value without end")
     root = schema if root is None else root
     schema = bounds_in_words(schema)
     # A schema may hold itself (a tree): from here on, only what it insists on.

@@ -297,7 +297,7 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
     if call.json_schema is not None:
         try:
             json_for_schema(call.json_schema)
-        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise Refusal("invalid_request", param="response_format", problem="other") from error
     return call
 

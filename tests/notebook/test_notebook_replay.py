@@ -211,6 +211,9 @@ def test_without_keys_the_quota_table_is_empty(kernel: Kernel, tmp_path: Path) -
     cell = kernel.run("rows = %llm_quota")
     assert (cell.status, cell.data()) == ("ok", ["no key is configured"])
     assert kernel.value("len(rows)") == 0
+    shown = kernel.run("%llm --show-prompt --dry-run Hello").printed
+    assert "Hello" in shown
+    assert shown.endswith("Nothing was sent.\n")
 
 
 def test_simulated_replies_are_kept_apart(kernel: Kernel, sandboxed, tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ def test_without_keys_kept_replies_are_all_it_takes(sandbox: Sandbox) -> None:
         assert reply.from_memory
     assert len(sandbox.requests) == 1
     assert get_llm_provider().get_stats()["available_providers"] == []
+    with pytest.raises(NotKept):
+        MultiKeyGroqProvider().generate("Hello")
 
 
 def test_an_unknown_prompt_fails_clearly(sandbox: Sandbox) -> None:
@@ -218,7 +220,9 @@ def test_an_unknown_prompt_fails_clearly(sandbox: Sandbox) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """With the variable that says where it is."""
     use_configuration(load_configuration({"ARCHE_REPLAY": "only"}, tmp_path))
-    with pytest.raises(NotKept, match=r"no file .*llm_replies.sqlite \(ARCHE_REPLIES names"):
+    with pytest.raises(
+        NotKept, match=r"no file .*llm_replies.sqlite \(ARCHE_REPLIES names another\)"
+    ):
         get_llm_provider().generate("Hello")
 
 
