@@ -18,6 +18,7 @@ CELLS = (
     "%llm_keys",
     "%llm_models groq",
     "%llm_stats",
+    "%llm_panel",
     "print(name, answer.provider, answer.key)",
 )
 FAILING = (*CELLS[:2], "%%llm -p grok\nHello", "print('never reached')")

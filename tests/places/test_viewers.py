@@ -45,7 +45,7 @@ def picture(page: Page, name: str) -> None:
 
 
 def test_notebook_7_shows_replies_receipts_and_tables(browser: Browser, tmp_path: Path) -> None:
-    """Run All in Notebook 7 fills every cell; the receipt unfolds, the tables fit."""
+    """Run All in Notebook 7 fills every cell; the receipt unfolds, tables fit, Tab works."""
     with jupyter_lab(tmp_path, "notebook") as server:
         write(server.notebooks / "place.ipynb", CELLS)
         page = browser.new_page(viewport={"width": 1100, "height": 900}, reduced_motion="reduce")
@@ -60,9 +60,18 @@ def test_notebook_7_shows_replies_receipts_and_tables(browser: Browser, tmp_path
         assert receipt.get_by_role("row").first.is_visible()
         table = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
         assert table.get_by_text("1,000 of 1,000").is_visible()
+        assert screen.cell("%llm_panel").locator(".jupyter-widgets").first.is_visible()
         for output in page.locator(".jp-RenderedHTML").all():
             assert output.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
         picture(page, "notebook-7")
+        editor = page.locator(".jp-CodeCell .cm-content").last
+        editor.click()
+        page.keyboard.press("Control+a")
+        editor.press_sequentially("%llm_sandbox st")
+        page.keyboard.press("Tab")
+        offers = page.locator(".jp-Completer .jp-Completer-match")
+        offers.first.wait_for()
+        assert offers.all_inner_texts()[:3] == ["start", "status", "stop"]
         page.close()
 
 
@@ -109,6 +118,6 @@ def test_a_page_like_githubs_is_readable(
     page.goto(f"file://{tmp_path}/page.html", wait_until="domcontentloaded")
     page.locator("summary").first.click()
     assert page.locator("details tr").first.is_visible()
-    assert page.get_by_role("cell", name="1,000 of 1,000").is_visible()
+    assert page.get_by_role("cell", name="1,000 of 1,000").first.is_visible()
     picture(page, "like-github")
     page.close()
