@@ -88,7 +88,10 @@ def _state_html(limits: Limits, now: float) -> str:
     sign, words, why = _state(limits, now)
     color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
     reason = f'<div style="{QUIET}">{escape(why)}</div>' if why else ""
-    return f'<span style="color:{color}">{sign}</span> {escape(words)}{reason}'
+    return (
+        f'<span style="white-space:nowrap"><span style="color:{color}">{sign}</span> '
+        f"{escape(words)}</span>{reason}"
+    )
 
 
 def state_words(limits: Limits, now: float) -> str:

@@ -38,7 +38,7 @@ sandbox = Sandbox(keys=keys, left=spent, seconds_per_chunk=0.05, reply=lambda *_
 os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")
 %load_ext arche_magic
 for _ in range(2):
-    %llm -q What is a token bucket?"""
+    %llm -q Describe a token bucket."""
 STATE = """\
 import threading
 from arche_magic.notebook.panel.refreshing import open_panels
