@@ -88,7 +88,10 @@ def _state_html(limits: Limits, now: float) -> str:
     sign, words, why = _state(limits, now)
     color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
     reason = f'<div style="{QUIET}">{escape(why)}</div>' if why else ""
-    return f'<span style="color:{color}">{sign}</span> {escape(words)}{reason}'
+    return (
+        f'<span style="white-space:nowrap"><span style="color:{color}">{sign}</span> '
+        f"{escape(words)}</span>{reason}"
+    )
 
 
 def state_words(limits: Limits, now: float) -> str:
@@ -162,7 +165,7 @@ def _meter(row: Standing, now: float, ticking: bool = True) -> str:
     numbers = f"{count(row.used)} of {count(row.amount)}"
     return (
         f'<div title="{escape(_in_full(row, now, ticking))}" style="display:inline-block;'
-        'vertical-align:top;min-width:148px;margin:0 10px 4px 0;white-space:nowrap">'
+        'vertical-align:top;min-width:150px;margin:0 10px 4px 0;white-space:nowrap">'
         f"{_two_sides(_label(row), full, QUIET)}"
         f'<div style="height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};'
         f'overflow:hidden"><div style="width:{width}%;height:5px;background:{color}"></div></div>'

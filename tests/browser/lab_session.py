@@ -1,4 +1,4 @@
-"""JupyterLab on loopback in a folder of its own, and Chromium looking at it."""
+"""JupyterLab or Notebook 7 on loopback in a folder of its own, and Chromium looking at it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ KEY_VARIABLES = (
     "JUPYTER",
     "IPYTHON",
 )
+_PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
+# What a page says once its kernel answers.
+_READY = {"doc/tree/": "(ipykernel) | Idle", "notebooks/": "Python 3 (ipykernel)"}
 _PIECE = 1300  # height in pixels that is comfortable to look at
 _FINISHED = r"""() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
@@ -66,19 +69,21 @@ def find_chromium() -> str | None:
 
 @dataclass(frozen=True)
 class Lab:
-    """A running JupyterLab server.
+    """A running server of JupyterLab, or of Notebook 7.
 
     Attributes:
         url: Its address, with a slash at the end.
         token: What a browser must bring.
         notebooks: The folder it serves.
         settings: The folder of its user settings, read anew by each page.
+        path: What comes before a notebook's name in an address.
     """
 
     url: str
     token: str
     notebooks: Path
     settings: Path
+    path: str = "doc/tree/"
 
     def write(self, name: str, cells: list[Any]) -> None:
         """Save a notebook of these cells, without outputs, in the served folder."""
@@ -195,7 +200,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
         )
     try:
         url, token = _address(server, runtime, log)
-        yield Lab(url, token, notebooks, settings)
+        yield Lab(url, token, notebooks, settings, _PATHS[app])
     finally:
         # The server stops its kernels when it is asked to end.
         server.send_signal(signal.SIGTERM)
@@ -235,8 +240,8 @@ def open_notebook(
         context.set_default_timeout(15_000)
         screen = Screen(context.new_page())
         context.on("request", lambda request: screen.requests.append(request.url))
-        screen.page.goto(f"{lab.url}doc/tree/{quote(name)}?reset&token={lab.token}")
-        screen.page.get_by_text("(ipykernel) | Idle").wait_for(timeout=40_000)
+        screen.page.goto(f"{lab.url}{lab.path}{quote(name)}?reset&token={lab.token}")
+        screen.page.get_by_text(_READY[lab.path]).first.wait_for(timeout=40_000)
         yield screen
     finally:
         context.close()

@@ -160,7 +160,8 @@ def test_saved_notebook_of_somebody_else_shows_the_same(
     with open_notebook(browser, lab, f"other-{theme}.ipynb") as other:
         other.photograph(f"{theme}-untrusted", 1200)
         assert routes(other) == ROUTES_IN_ORDER
-        bar = other.cell("%llm_quota").locator("td div div").first
+        spent = other.cell("%llm_quota").get_by_title("requests per day: 1,000 of 1,000 used")
+        bar = spent.first.locator("div div")
         assert bar.evaluate("element => element.style.background") != ""
         other.cell("Is it cheaper to wait").locator("summary").click()
         assert other.cell("Is it cheaper to wait").locator("details tr").first.is_visible()

@@ -7,15 +7,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from notebook_kernel import Cell, Kernel
+from kernel_versions import kernel_variables
+from notebook_kernel import Cell, Kernel
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STRIPPED = re.compile(r"<(style|script|svg|link)|\sid=|\son\w+=", re.IGNORECASE)
+
+
+LATER = """
+import time
+from dataclasses import replace
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+
+class Later:
+    seconds = 0.0
+
+    def time(self):
+        return time.time() + self.seconds
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+later = Later()
+use_configuration(replace(get_configuration(), clock=later))"""
 
 
 class Page:
@@ -26,6 +43,7 @@ class Page:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.closed: list[str] = []
         self.messages: list[tuple[float, str]] = []
+        self.records: list[str] = []
 
     def run(self, code: str) -> Cell:
         """Execute a cell; what widgets did meanwhile is seen too."""
@@ -71,6 +89,8 @@ class Page:
     def _take(self, kind: str, content: dict[str, Any]) -> None:
         if kind.startswith("comm_"):
             self.messages.append((time.monotonic(), kind))
+        if kind == "update_display_data":
+            self.records.append(content["data"]["text/plain"])
         if kind == "comm_open":
             self.widgets[content["comm_id"]] = dict(content["data"]["state"])
         elif kind == "comm_msg" and content["data"]["method"] == "update":
@@ -130,6 +150,17 @@ class Panel:
             yield from self._inside(child.removeprefix("IPY_MODEL_"))
 
 
+@pytest.fixture(scope="module", params=["6.30.1", "7.4.0"])
+def running_kernel(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kernel]:
+    """In place of the installed kernel, one of each line that is in use."""
+    variables = kernel_variables(request.param)
+    kernel = Kernel(tmp_path_factory.mktemp("kernel"), **variables)
+    yield kernel
+    kernel.stop()
+
+
 @pytest.fixture
 def page(kernel: Kernel) -> Iterator[Page]:
     yield Page(kernel)
@@ -156,6 +187,20 @@ def test_a_panel_leaves_a_table_for_the_record(kernel: Kernel, page: Page, sandb
     assert "requests per day: 0 of 1,000 used" in table["data"]["text/html"]
     assert "As it was on " in table["data"]["text/html"]
     assert not STRIPPED.search(table["data"]["text/html"])
+
+
+def test_the_table_for_the_record_keeps_up(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Half a minute after a prompt it shows what that spent; left alone it stays as it is."""
+    sandboxed(keys={"groq": 1})
+    page.run(LATER)
+    panel = page.panel()
+    page.run("later.seconds = 60")
+    page.listen(seconds=1.5)
+    assert page.records == []
+    page.run("%llm -q hi")
+    page.run("later.seconds = 120")
+    panel.wait(lambda: bool(page.records))
+    assert "1 of 1,000" in page.records[0]
 
 
 def test_it_says_which_route_would_answer_and_why(kernel: Kernel, page: Page, sandboxed) -> None:

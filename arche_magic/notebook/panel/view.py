@@ -155,6 +155,6 @@ def _status(begin: str, route: str, why: str) -> str:
 
 
 def _came_of(attempt: Attempt) -> str:
-    if attempt.error:
+    if attempt.error and attempt.outcome != "interrupted":
         return without_controls(attempt.why)
     return f"{attempt.input_tokens + attempt.output_tokens:,} tokens, {attempt.seconds:.1f} s"

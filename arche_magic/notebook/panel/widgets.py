@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..magics import ArcheMagics
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+# How often the table for the record is brought up to date, if there was an attempt or a choice.
+_RECORD_SECONDS = 30.0
 _NOBODY = "no provider"
 
 
@@ -46,6 +48,7 @@ class Panel:
         self._asking = Asking(self._show_draft)
         self._draft = Draft()
         self._closed = False
+        self._record: View | None = None
         self._build()
         self.draw(self._view)
 
@@ -63,9 +66,7 @@ class Panel:
         plain = "The panel lives while this notebook's kernel runs."
         shown = {"version_major": 2, "version_minor": 0, "model_id": self._root.model_id}
         display({_WIDGET: shown, "text/plain": plain}, raw=True)
-        record = snapshot_bundle(self._view)
-        record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
-        display(record, raw=True)
+        self._keep_record(self._view)
         refreshing.opened(self)
 
     def close(self) -> None:
@@ -84,6 +85,8 @@ class Panel:
             self._build_switches(view)
         self._next.value = next_html(view, self._prompt.value, self._options())
         self._table.value = table_html(view)
+        if self._is_record_old(view):
+            self._keep_record(view)
         self._attempts.value = attempts_html(view)
         for name, box in self._switches.items():
             box.value = name not in view.configuration.off
@@ -97,6 +100,20 @@ class Panel:
         preferred = configuration.preferred_provider
         self._preferred.value = preferred if preferred in view.groups else _NOBODY
         self._patience.value = min(configuration.patience, self._patience.max)
+
+    def _is_record_old(self, view: View) -> bool:
+        # Not for every count that falls by itself: that would change the notebook all day long.
+        if self._record is None or view.now - self._record.now < _RECORD_SECONDS:
+            return False
+        now, then = view.configuration, self._record.configuration
+        return (view.attempts, now.off, now.keys) != (self._record.attempts, then.off, then.keys)
+
+    def _keep_record(self, view: View) -> None:
+        """Leave the table for the record beside the panel, or bring it up to date."""
+        record = snapshot_bundle(view)
+        record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
+        display(record, raw=True, display_id=self._name, update=self._record is not None)
+        self._record = view
 
     def _build(self) -> None:
         self._seen = False

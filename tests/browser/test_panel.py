@@ -1,0 +1,181 @@
+"""The panel as a person sees and uses it, in JupyterLab and in Notebook 7.
+
+Pictures of it in either theme, wide and narrow, are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import (
+    Lab,
+    Screen,
+    chromium,
+    find_chromium,
+    jupyter_lab,
+    open_notebook,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+SANDBOX = """\
+import os
+from arche_magic.sandbox import Sandbox
+
+words = "**bold** " + " ".join(f"word{number}" for number in range(60)) + " <b id=bad>x</b>"
+spent = {"groq_key_1": {"requests_per_day": 1}}
+keys = {"groq": 3, "mistral": 1, "google": 1, "openai": 1}
+sandbox = Sandbox(keys=keys, left=spent, seconds_per_chunk=0.05, reply=lambda *_: words).start()
+os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")
+%load_ext arche_magic
+for _ in range(2):
+    %llm -q Describe a token bucket."""
+STATE = """\
+import threading
+from arche_magic.notebook.panel.refreshing import open_panels
+print(f"{len(open_panels())} open,", sum(panel.visible for panel in open_panels()), "seen")"""
+OVERFLOW = "element => element.scrollWidth - element.clientWidth"
+
+
+@pytest.fixture(scope="module", params=["jupyterlab", "notebook"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp(request.param), request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """Two panels, a prompt of its own cell, and what the kernel knows of panels."""
+    name = f"{request.node.originalname}.ipynb"
+    sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello")
+    lab.write(name, [nbformat.v4.new_code_cell(source) for source in sources])
+    with open_notebook(browser, lab, name) as opened:
+        opened.run_all()
+        yield opened
+
+
+def panels(screen: Screen) -> tuple[Locator, Locator]:
+    cells = screen.cell("%llm_panel")
+    return cells.nth(0), cells.nth(1)
+
+
+def run(screen: Screen, cell: Locator) -> None:
+    """Run a cell again and wait for its new number."""
+    prompt = cell.locator(".jp-InputPrompt")
+    before = prompt.inner_text()
+    cell.locator(".jp-InputArea-editor").click()
+    screen.page.keyboard.press("Control+Enter")
+    screen.page.wait_for_function(
+        r"([prompt, before]) => /\d/.test(prompt.innerText) && prompt.innerText !== before",
+        arg=[prompt.element_handle(), before],
+    )
+
+
+def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
+    """It grows as Markdown, HTML in it does nothing, its receipt stands below; Stop ends one."""
+    panel, _ = panels(screen)
+    panel.get_by_placeholder("A prompt").fill("Say something")
+    panel.get_by_role("button", name="Send").click()
+    panel.get_by_text("word5 ").wait_for()
+    assert panel.locator("strong", has_text="bold").is_visible()
+    run(screen, screen.cell(STATE.splitlines()[1]))
+    assert panel.get_by_role("button", name="Send").is_disabled()
+    panel.get_by_text("word59").wait_for()
+    panel.locator("summary", has_text=re.compile(r"groq · key [23] · gpt-oss-120b · ")).wait_for()
+    assert panel.locator("#bad").count() == 0
+    panel.get_by_role("button", name="Send").click()
+    panel.get_by_text("answering").wait_for()
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("stopped: the reply is not complete").wait_for()
+    panel.get_by_role("cell", name="interrupted").wait_for()
+
+
+def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
+    """What is moved or switched in one panel shows in the other, and the next cell does it."""
+    one, two = panels(screen)
+    assert two.get_by_title("Ask Groq earlier").is_disabled()
+    one.get_by_title("Ask Mistral earlier").click()
+    two.get_by_text("The next prompt goes to mistral · key 1").wait_for()
+    two.get_by_label("mistral-small-latest").uncheck()
+    one.get_by_text("The next prompt goes to groq").wait_for()
+    assert not one.get_by_label("mistral-small-latest").is_checked()
+    assert one.get_by_role("row").filter(has_text="mistral · key 1").get_by_text("off").is_visible()
+    one.get_by_label("Prefer").select_option("openai")
+    two.get_by_text("The next prompt goes to openai · key 1").wait_for()
+    cell = screen.cell("%llm Hello")
+    run(screen, cell)
+    cell.get_by_text("openai · key 1 · gpt-4.1-mini · ").wait_for()
+
+
+def test_a_cell_run_again_leaves_one_panel(screen: Screen) -> None:
+    """The old one is closed in the kernel too; one whose page is gone is not drawn any more."""
+    panel, _ = panels(screen)
+    state = screen.cell(STATE.splitlines()[1])
+    for _ in range(2):
+        run(screen, panel)
+        panel.get_by_text("The next prompt goes to").wait_for()
+    run(screen, state)
+    state.get_by_text("2 open, 2 seen").wait_for()
+    panel.click()
+    screen.page.keyboard.press("Escape")
+    screen.page.keyboard.press("d")
+    screen.page.keyboard.press("d")
+    screen.cell("%llm_panel").nth(1).wait_for(state="detached")
+    run(screen, state)
+    state.get_by_text("2 open, 1 seen").wait_for()
+
+
+def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) -> None:
+    """Without its kernel a table stands there, unfolded; with it, the panel alone."""
+    record = screen.page.get_by_text(re.compile("As it was on "))
+    assert record.count() == 2
+    assert not record.first.is_visible()
+    with screen.page.expect_response(
+        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
+    ):
+        screen.page.keyboard.press("Control+s")
+    saved = nbformat.read(lab.notebooks / "test_a_saved_panel_is_a_table.ipynb", as_version=4)
+    lab.write("somebody-elses.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    with open_notebook(browser, lab, "somebody-elses.ipynb") as other:
+        assert other.page.get_by_text(re.compile("As it was on ")).first.is_visible()
+        rows = other.cell("%llm_panel").first.get_by_role("row")
+        assert rows.filter(has_text="groq · key 2").first.is_visible()
+        if lab.path == "doc/tree/":
+            other.photograph("panel-record", 1200)
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_it_fits_wide_and_narrow_pages(theme: str, lab: Lab, browser: Browser) -> None:
+    """Nothing is cut off or scrolls sideways; colours follow the page."""
+    lab.set_theme(f"JupyterLab {theme}")
+    name = f"themes-{theme}.ipynb"
+    lab.write(name, [nbformat.v4.new_code_cell(source) for source in (SANDBOX, "%llm_panel")])
+    with open_notebook(browser, lab, name) as screen:
+        screen.run_all()
+        screen.cell("%llm_panel").get_by_text("The next prompt goes to").wait_for()
+        for width in (1200, 700):
+            if lab.path == "doc/tree/":
+                screen.photograph(f"panel-{theme.lower()}-{width}", width)
+            else:
+                screen.page.set_viewport_size({"width": width, "height": 1200})
+            panel = screen.page.locator(".jp-OutputArea-output .widget-vbox").first
+            assert panel.evaluate(OVERFLOW) <= 0
+            for table in screen.page.locator(".widget-html table").all():
+                assert table.evaluate(OVERFLOW) <= 0
+        assert screen.hosts() == {"127.0.0.1"}
+    lab.set_theme("JupyterLab Light")
