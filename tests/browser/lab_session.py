@@ -200,7 +200,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
         )
     try:
         url, token = _address(server, runtime, log)
-        yield Lab(url, token, notebooks, settings, _PATHS[app])
+        yield Lab(url, token, notebooks, settings, _PATHS[application])
     finally:
         # The server stops its kernels when it is asked to end.
         server.send_signal(signal.SIGTERM)
