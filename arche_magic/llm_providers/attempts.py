@@ -11,14 +11,17 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_folder
 from .types import utc
+
+if TYPE_CHECKING:
+    from .routing import Decision
 
 logger = logging.getLogger("arche_magic.attempts")
 
@@ -26,6 +29,14 @@ SESSION = os.urandom(4).hex()
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
 _PASSED_OVER = ("skipped", "refused", "failed")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A request that has come to its end, with a reply or without; `%llm_why` explains it."""
+
+    attempts: tuple[Attempt, ...]
+    decisions: tuple[Decision, ...]
 
 
 class AttemptLog:
@@ -39,9 +50,11 @@ class AttemptLog:
         self.path = path
         self._month = ""
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
+        self.last: Ended | None = None
 
-    def append(self, attempts: Sequence[Attempt]) -> None:
+    def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """Add the attempts of one request; a disk that refuses costs one warning, no call."""
+        self.last = Ended(tuple(attempts), tuple(decisions))
         self.recent.extend(attempts)
         if self.path is None or not attempts:
             return

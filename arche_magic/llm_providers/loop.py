@@ -33,8 +33,8 @@ from .forks import new_lock
 from .prices import cost_usd
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
-from .reply import Attempt, Considered, Discarded, Event, Outcome, Piece, Reply, Waiting
-from .routing import Choice, choose
+from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
+from .routing import Choice, Decision, choose
 from .schemas import with_correction
 from .types import Observation, Request, Route, Timeouts, Usage
 from .waiting import WaitingLine, waiting_line
@@ -68,6 +68,7 @@ class RequestRun:
     log: AttemptLog
     tally: Tally
     attempts: list[Attempt] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._id = os.urandom(6).hex()
@@ -82,6 +83,8 @@ class RequestRun:
         self._seen: dict[Route, RouteState] = {}
         self._filtered: ContentFiltered | None = None
         self._mismatch: SchemaMismatch | None = None
+        # What the last choice was for: a wait is looked at often, and kept once.
+        self._aim: tuple[Route | None, bool] | None = None
 
     def events(self) -> Generator[Event, None, Reply]:
         """What happens, as it happens; returns the reply.
@@ -119,7 +122,7 @@ class RequestRun:
                     self.tally.add(self.attempts)
                     if not self._recorded:
                         with suppress(TookTooLong):
-                            self._beside(partial(self.log.append, self.attempts))
+                            self._beside(partial(self.log.append, self.attempts, self.decisions))
 
     def _line_name(self) -> Hashable:
         names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
@@ -143,7 +146,7 @@ class RequestRun:
         left = max(self._ends - time.monotonic(), _LATE_BOOKING_SECONDS)
         return within(min(left, longest), work, unclaimed)
 
-    def _offer(self, line: WaitingLine) -> tuple[Choice, Hold | None]:
+    def _offer(self, line: WaitingLine) -> tuple[Choice[Route], Hold | None]:
         """Choose a route, and hold it if it is open and nobody waits before us."""
         while True:
             choice, now = self._choose(), self._clock.time()
@@ -158,14 +161,14 @@ class RequestRun:
             later = max(hold.opens_at, now + _CONTENDED_SECONDS)
             self._refused[choice.route] = replace(hold, opens_at=later)
 
-    def _give_back(self, offered: tuple[Choice, Hold | None]) -> None:
+    def _give_back(self, offered: tuple[Choice[Route], Hold | None]) -> None:
         """A hold that came when the request had ended: nothing was sent."""
         if offered[1] is not None:
             gone = AttemptFailed("the request had ended", Remedy.FIX_REQUEST, sent=False)
             self.quota_tracker.fail(offered[1], gone)
 
-    def _choose(self) -> Choice:
-        now = self._clock.time()
+    def _choose(self) -> Choice[Route]:
+        now, patience = self._clock.time(), self._patience_left()
 
         def state_of(route: Route) -> RouteState:
             state = self.quota_tracker.state(route, self.request, now)
@@ -175,13 +178,20 @@ class RequestRun:
             self._seen[route] = state
             return state
 
-        return choose(
+        choice = choose(
             [route for route in self.routes if route not in self._out],
             state_of,
             now,
-            self._patience_left(),
+            patience,
             self.preferred_provider,
         )
+        aim = choice.route, choice.opens_at > now
+        if aim != self._aim:
+            self.decisions.append(Decision.of(choice, now, patience, self.preferred_provider))
+        elif not aim[1]:
+            self.decisions[-1] = Decision.of(choice, now, patience, self.preferred_provider)
+        self._aim = aim
+        return choice
 
     def _patience_left(self) -> float:
         return max(0.0, min(self.request.patience - self._waited, self._time_left()))
@@ -208,9 +218,9 @@ class RequestRun:
             line.await_turn(self, min(longest, _LONGEST_NAP_SECONDS))
         self._waited += self._clock.time() - before
 
-    def _ask(self, hold: Hold, choice: Choice) -> Generator[Event, None, Reply | None]:
+    def _ask(self, hold: Hold, choice: Choice[Route]) -> Generator[Event, None, Reply | None]:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
-        route = hold.route
+        route, self._aim = hold.route, None
         call = _Call()
         try:
             adapter = _adapter(route, self.quota_tracker.configuration)
@@ -264,7 +274,7 @@ class RequestRun:
             finish_reason=call.finish_reason,
             cost=served.cost_usd,
             standing=standing,
-            considered=_considered(choice, hold.at),
+            decisions=tuple(self.decisions),
             parsed=parsed,
         )
 
@@ -313,7 +323,7 @@ class RequestRun:
                 hold, usage, call.observations, account, answered=answered
             )
             if last:
-                self.log.append(self.attempts)
+                self.log.append(self.attempts, self.decisions)
             return left
 
         try:
@@ -344,7 +354,7 @@ class RequestRun:
         usage = failure.usage or Usage()
         return self._note(route, outcome, call, usage, str(failure), state.opens_at)
 
-    def _note_skipped(self, choice: Choice) -> None:
+    def _note_skipped(self, choice: Choice[Route]) -> None:
         """Record once per request each shut route that would have come first."""
         for route, state in choice.passed_over:
             if not any(attempt.is_on(route) for attempt in self.attempts):
@@ -471,16 +481,6 @@ def _adapter(route: Route, configuration: Configuration) -> Adapter:
 if hasattr(os, "register_at_fork"):
     # Its connections are the parent's.
     os.register_at_fork(after_in_child=_adapters.clear)
-
-
-def _considered(choice: Choice, at: float) -> tuple[Considered, ...]:
-    return tuple(
-        Considered(
-            route.provider, route.key.label, route.model,
-            state.opens_at, state.reason, state.headroom, at,
-        )
-        for route, state in choice.considered
-    )  # fmt: skip
 
 
 def _counted(hold: Hold, text: str) -> Usage:

@@ -275,6 +275,7 @@ class IntelligentLLMOrchestrator:
         )
         if reply.from_memory:
             self._tally.add_from_memory()
+            self._log.append(())
         return reply
 
     def _request(

@@ -11,6 +11,7 @@ from .types import Route, Usage, in_seconds, route_name
 
 if TYPE_CHECKING:
     from .errors import LLMProviderError
+    from .routing import Decision
 
 Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 
@@ -60,26 +61,6 @@ class Attempt:
         return dict(self.__dict__)
 
 
-@dataclass(frozen=True)
-class Considered:
-    """A route that was looked at when a request was offered, and what it had left.
-
-    Attributes:
-        opens_at: epoch seconds; at most `at` means it was open.
-        reason: why it was shut, or "".
-        headroom: share of its tightest limit that was left, 0 to 1.
-        at: when it was looked at, epoch seconds.
-    """
-
-    provider: str
-    key: str
-    model: str
-    opens_at: float
-    reason: str
-    headroom: float
-    at: float
-
-
 class Reply(str):
     """The text, and everything known about how it came.
 
@@ -93,7 +74,8 @@ class Reply(str):
         finish_reason: `stop` or `length`.
         cost: USD, or None where the price is not known.
         standing: what is left of the tightest limit of the route, in words, or "".
-        considered: the routes looked at for the answering call, in order; `%llm_why` shows them.
+        decisions: what each choice of a route was made from, in order, the answering one last;
+            `decisions[-1].choice()` makes it again, and `%llm_why` explains it.
         parsed: what was read from a structured reply; None if no schema was asked for.
         from_memory: when a kept reply was given (aware, UTC), None for one asked for just now. A
             kept one has no attempts, as nothing was spent on it now; its usage and cost are those
@@ -109,7 +91,7 @@ class Reply(str):
     finish_reason: str
     cost: float | None
     standing: str
-    considered: tuple[Considered, ...]
+    decisions: tuple[Decision, ...]
     parsed: Any
     from_memory: datetime | None
 
@@ -126,7 +108,7 @@ class Reply(str):
         finish_reason: str = "stop",
         cost: float | None = None,
         standing: str = "",
-        considered: tuple[Considered, ...] = (),
+        decisions: tuple[Decision, ...] = (),
         parsed: Any = None,
         from_memory: datetime | None = None,
     ) -> Reply:
@@ -135,7 +117,7 @@ class Reply(str):
         reply.provider, reply.key, reply.model = provider, key, model
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
-        reply.considered, reply.parsed, reply.from_memory = considered, parsed, from_memory
+        reply.decisions, reply.parsed, reply.from_memory = decisions, parsed, from_memory
         return reply
 
     def changed(self, **changes: Any) -> Reply:

@@ -1,11 +1,15 @@
-"""Which route answers: a pure function of the routes, their states and the clock."""
+"""Which route answers: a pure function of the routes, their states and the clock.
+
+A `Decision` keeps what one choice was made from, so that it can be explained and made again.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 from .quota.opening import RouteState
 from .types import Route
@@ -13,8 +17,24 @@ from .types import Route
 _MOMENT_SECONDS = 0.05
 
 
+class _Offered(Protocol):
+    """What the choice depends on, besides a route's state."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def paid(self) -> bool: ...
+
+
+R = TypeVar("R", bound=_Offered)
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[R]):
     """What to do with a request now.
 
     Attributes:
@@ -23,21 +43,103 @@ class Choice:
             or inf.
         passed_over: shut routes that would have come before the chosen one.
         considered: every route looked at, in order, with what it had left at that moment.
+        later: the routes after those, which were not looked at.
     """
 
-    route: Route | None
+    route: R | None
     opens_at: float
-    passed_over: tuple[tuple[Route, RouteState], ...] = ()
-    considered: tuple[tuple[Route, RouteState], ...] = ()
+    passed_over: tuple[tuple[R, RouteState], ...] = ()
+    considered: tuple[tuple[R, RouteState], ...] = ()
+    later: tuple[R, ...] = ()
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A route as it was when a request was offered to it; `key` is the label."""
+
+    provider: str
+    key: str
+    model: str
+    paid: bool
+    state: RouteState
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """Provider, key and model."""
+        return self.provider, self.key, self.model
+
+    def opened(self, at: float) -> Considered:
+        """The same route, had it been open at that moment with all its limits unspent."""
+        return replace(self, state=RouteState(at))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All that one choice was made from.
+
+    Attributes:
+        at: when it was made, epoch seconds.
+        patience: seconds that the request would still wait.
+        preferred: the provider that was to be asked first, if any.
+        considered: the routes looked at, in order.
+        later: provider, key and model of the others, in order.
+    """
+
+    at: float
+    patience: float
+    preferred: str | None
+    considered: tuple[Considered, ...]
+    later: tuple[tuple[str, str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls, choice: Choice[Route], at: float, patience: float, preferred: str | None
+    ) -> Decision:
+        """The record of a choice."""
+        considered = (
+            Considered(route.provider, route.key.label, route.model, route.paid, state)
+            for route, state in choice.considered
+        )
+        later = ((route.provider, route.key.label, route.model) for route in choice.later)
+        return cls(at, patience, preferred, tuple(considered), tuple(later))
+
+    def choice(self) -> Choice[Considered]:
+        """The choice, made again from the record."""
+        return choose(
+            self.considered, lambda route: route.state, self.at, self.patience, self.preferred
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as plain JSON values; a time that never comes is null."""
+        values = asdict(self)
+        values["patience"] = _finite(self.patience)
+        for entry in values["considered"]:
+            entry["state"]["opens_at"] = _finite(entry["state"]["opens_at"])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decision:
+        """The decision that `to_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it did not.
+        """
+        considered = []
+        for entry in values["considered"]:
+            state = {**entry["state"], "opens_at": _or_never(entry["state"]["opens_at"])}
+            considered.append(Considered(**{**entry, "state": RouteState(**state)}))
+        later = [(str(provider), str(key), str(model)) for provider, key, model in values["later"]]
+        at, patience = float(values["at"]), _or_never(values["patience"])
+        return cls(at, patience, values["preferred"], tuple(considered), tuple(later))
 
 
 def choose(
-    routes: Sequence[Route],
-    state_of: Callable[[Route], RouteState],
+    routes: Sequence[R],
+    state_of: Callable[[R], RouteState],
     now: float,
     patience: float,
     preferred: str | None = None,
-) -> Choice:
+) -> Choice[R]:
     """Offer a request to the routes in order, the first open one first.
 
     Order: the preferred provider, then free before paid, then the order of `routes`; within one
@@ -49,13 +151,15 @@ def choose(
     """
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)
-    shut: list[tuple[Route, RouteState]] = []
-    considered: list[tuple[Route, RouteState]] = []
+    shut: list[tuple[R, RouteState]] = []
+    considered: list[tuple[R, RouteState]] = []
+    groups = _groups(routes, preferred)
 
-    def choice(route: Route | None, opens_at: float) -> Choice:
-        return Choice(route, opens_at, tuple(shut), tuple(considered))
+    def choice(route: R | None, opens_at: float) -> Choice[R]:
+        later = [route for group in groups for route in group][len(considered) :]
+        return Choice(route, opens_at, tuple(shut), tuple(considered), tuple(later))
 
-    for group in _groups(routes, preferred):
+    for group in groups:
         states = [(route, state_of(route)) for route in group]
         considered.extend(states)
         is_open = [(route, state) for route, state in states if state.opens_at <= now]
@@ -79,14 +183,14 @@ def choose(
     return choice(None, first[1].opens_at if first else math.inf)
 
 
-def _costs_extra(route: Route, preferred: str | None) -> bool:
+def _costs_extra(route: _Offered, preferred: str | None) -> bool:
     """Whether the route costs money that nobody asked to spend."""
     return route.paid and route.provider != preferred
 
 
-def _groups(routes: Sequence[Route], preferred: str | None) -> list[list[Route]]:
+def _groups(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
     """Routes of one provider and model together, in the order they are asked."""
-    groups: dict[tuple[str, str], list[Route]] = {}
+    groups: dict[tuple[str, str], list[R]] = {}
     for route in routes:
         groups.setdefault((route.provider, route.model), []).append(route)
     return sorted(
@@ -95,8 +199,16 @@ def _groups(routes: Sequence[Route], preferred: str | None) -> list[list[Route]]
 
 
 def _soonest(
-    shut: Sequence[tuple[Route, RouteState]], preferred: str | None
-) -> tuple[Route, RouteState] | None:
+    shut: Sequence[tuple[R, RouteState]], preferred: str | None
+) -> tuple[R, RouteState] | None:
     """The shut route that opens first, of those that cost nothing extra."""
     cheap = [pair for pair in shut if not _costs_extra(pair[0], preferred)]
     return min(cheap, key=lambda pair: pair[1].opens_at, default=None)
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
+
+
+def _or_never(seconds: float | None) -> float:
+    return math.inf if seconds is None else float(seconds)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempts import Ended, attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import (
     InvalidRequest,
@@ -148,6 +148,12 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
         _rehearse(options, llm, messages, request, notes)
         return None
     show = ReplyDisplay(magics.shell, options.quiet, form, structured=options.schema is not None)
+    log = attempt_log(llm.configuration.store)
+    before = log.last
+
+    def ended() -> Ended | None:
+        return log.last if log.last is not before else None
+
     events = llm.events(messages, **request)
     for note in notes:
         show.note(note)
@@ -168,14 +174,13 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
         show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
     except KeyboardInterrupt:
         events.close()
-        raise show.interrupted() from None
+        raise show.interrupted(ended()) from None
     except SchemaMismatch as error:
-        show.mismatched(error.text)
+        show.mismatched(error.text, ended())
         raise
     except LLMProviderError:
-        show.failed()
+        show.failed(ended())
         raise
-    magics.last_reply = reply
     if name is not None:
         magics.shell.user_ns[name] = reply
     return reply
@@ -254,23 +259,29 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
 
 
 def why(magics: ArcheMagics, text: str) -> pd.DataFrame:
-    """Explain the reply that `text` names, or the last one; returns a row per route.
+    """Explain the reply that `text` names, or the last request, whatever came of it.
+
+    Returns a row per route.
 
     Raises:
-        InvalidRequest: there is no such reply.
+        InvalidRequest: there is no such reply, or no route was chosen for it.
     """
-    from .why import reasons, why_bundle, why_frame
+    from .why import reasons, summary, why_bundle, why_frame
 
-    name = text.strip()
-    reply = magics.shell.user_ns.get(name) if name else magics.last_reply
-    if not isinstance(reply, Reply):
-        asked = f"{name!r} is no reply" if name else "there is no reply yet"
-        raise InvalidRequest(f"%llm_why: {asked}; keep one with %%llm -o NAME")
-    if reply.from_memory:
+    name, configuration = text.strip(), get_configuration()
+    asked = magics.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
+    if name and not isinstance(asked, Reply):
+        raise InvalidRequest(
+            f"%llm_why: {name!r} is no reply; keep one with %%llm -o NAME. Without a name it "
+            "explains the last request"
+        )
+    if asked is None:
+        raise InvalidRequest("%llm_why: no request was made yet")
+    if not asked.decisions:
         _display({"text/plain": "the reply came from memory; no route was asked"})
         return why_frame([])
-    explained = reasons(reply, get_configuration().routes())
-    _display(why_bundle(explained))
+    explained = reasons(asked.decisions, asked.attempts, configuration.routes())
+    _display(why_bundle(explained, summary(asked.decisions, asked.attempts)))
     return why_frame(explained)
 
 

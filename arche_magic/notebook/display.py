@@ -17,6 +17,8 @@ from .structured import structured_bundle, unread_bundle
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from arche_magic.llm_providers.attempts import Ended
+
 # Ten redraws a second; longer texts less often, so that a long reply costs no megabytes.
 _SECONDS_PER_REDRAW = 0.1
 _CHARACTERS_PER_SECOND = 50_000
@@ -122,24 +124,28 @@ class ReplyDisplay:
         if self._form == "code" and language == "python":
             self._shell.set_next_input(code)
 
-    def interrupted(self) -> CellInterrupted:
+    def interrupted(self, ended: Ended | None) -> CellInterrupted:
         """Mark what is shown as interrupted; returns the exception to raise."""
         if self._text and not self._quiet:
             line = _quiet_line("interrupted: the reply is not complete")
-            self._leave(self._growing(), line, {})
+            self._leave(self._growing(), line, _metadata(ended))
         else:
-            self.failed()
+            self.failed(ended)
         return CellInterrupted("the request was stopped; its tokens so far are booked")
 
-    def mismatched(self, text: str) -> None:
+    def mismatched(self, text: str, ended: Ended | None) -> None:
         """Leave the reply that does not fit its schema, for the error to speak of."""
         if not self._quiet:
-            self._leave(unread_bundle(text), _quiet_line("this does not fit the schema"), {})
+            line = _quiet_line("this does not fit the schema")
+            self._leave(unread_bundle(text), line, _metadata(ended))
 
-    def failed(self) -> None:
-        """Leave nothing half-shown: the error speaks for itself."""
-        if self._place:
-            self._draw({"text/plain": ""})
+    def failed(self, ended: Ended | None) -> None:
+        """Leave nothing half-shown: the error speaks for itself.
+
+        The attempts stay in the metadata of an empty output, since an error has none.
+        """
+        if self._redraws and (self._place or ended):
+            self._draw({"text/plain": ""}, _metadata(ended))
         elif self._printed:
             print()
 
@@ -236,7 +242,19 @@ def reply_metadata(reply: Reply) -> dict[str, Any]:
         "model": reply.model,
         "finish_reason": reply.finish_reason,
         "from_memory": reply.from_memory.isoformat() if reply.from_memory else None,
-        "attempts": [attempt.to_dict() for attempt in reply.attempts],
+        **_course(reply),
+    }
+
+
+def _metadata(ended: Ended | None) -> dict[str, Any]:
+    """The same for a request without a reply."""
+    return {"arche_magic": _course(ended)} if ended else {}
+
+
+def _course(ended: Reply | Ended) -> dict[str, Any]:
+    return {
+        "attempts": [attempt.to_dict() for attempt in ended.attempts],
+        "decisions": [decision.to_dict() for decision in ended.decisions],
     }
 
 

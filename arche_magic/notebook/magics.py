@@ -62,7 +62,6 @@ class ArcheMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell, parent=shell)
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
-        self.last_reply: Reply | None = None
         self.out = OutHook(shell)
         self.failures = FailureWatch(shell)
         self._chats: Chats | None = None
@@ -269,7 +268,7 @@ class ArcheMagics(Magics):
         """Show why a reply came from its route; returns it as a DataFrame.
 
         A row per route: what it had left, why it was passed over, what would have changed the
-        choice. Without a name, of the last reply.
+        choice. Without a name, of the last request, also of one that failed or was interrupted.
 
         Usage:
           %llm_why [REPLY]     the name of a variable that holds a reply

@@ -1,19 +1,23 @@
-"""Why a reply came from its route: every route, what it had left, what would have changed it."""
+"""Why a request went the way it did: every route, what it had left, what would have changed it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.reply import Considered, Reply
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Name = tuple[str, str, str]
 
 _COLUMNS = (
     "provider", "key", "model", "verdict", "headroom_percent", "opens_at", "why", "would_change",
@@ -25,7 +29,8 @@ class Reason:
     """One route in the explanation of a choice.
 
     Attributes:
-        verdict: answered, shut, failed, open or not needed.
+        verdict: answered, interrupted, failed, refused; shut, open or waited for; not needed for
+            one that comes later in the order, not offered for one that was no choice at all.
         headroom: share of its tightest limit that was left, 0 to 1; None if not looked at.
         opens_at: epoch seconds, or None if it was open or does not open by waiting.
         why: what kept it from answering.
@@ -42,21 +47,56 @@ class Reason:
     would_change: str
 
 
-def reasons(reply: Reply, routes: Iterable[Route]) -> list[Reason]:
-    """Every route looked at for the reply, in order, then those of `routes` that were not."""
-    chosen = (reply.provider, reply.key, reply.model)
-    best = next((c.headroom for c in reply.considered if _name(c) == chosen), 1.0)
-    explained = [_reason(reply, entry, chosen, best) for entry in reply.considered]
-    known = {_name(entry) for entry in reply.considered}
-    later = [
-        Reason(
-            route.provider, route.key.label, route.model, "not needed", None, None,
-            "comes later in the order", f"-p {route.provider} asks it alone",
-        )
-        for route in routes
-        if (route.provider, route.key.label, route.model) not in known
-    ]  # fmt: skip
-    return explained + later
+def reasons(
+    decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Iterable[Route]
+) -> list[Reason]:
+    """Every route of a request, in the order they were offered it, then others of `routes`."""
+    tried: dict[Name, list[Attempt]] = {}
+    for attempt in attempts:
+        if attempt.outcome != "skipped":
+            name = (attempt.provider, attempt.key, attempt.model)
+            tried.setdefault(name, []).append(attempt)
+    # The last look at each route; a route that failed for good was not looked at again.
+    looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
+    first = decisions[0]
+    offered = [*(entry.name for entry in first.considered), *first.later]
+    explained = []
+    for name in offered:
+        if name in looked and name in {entry.name for entry in decisions[-1].considered}:
+            explained.append(_considered(*looked[name], tried.get(name, [])))
+        elif name in tried:
+            explained.append(_tried(name, looked[name][0], tried[name][-1]))
+        elif name in looked and (passed := _spared(*looked[name])):
+            explained.append(passed)
+        else:
+            later, change = "comes later in the order", f"-p {name[0]} asks it alone"
+            explained.append(Reason(*name, "not needed", None, None, later, change))
+    return explained + [_not_offered(name, offered) for name in _others(offered, routes)]
+
+
+def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
+    """What became of the request, in one sentence."""
+    last = decisions[-1]
+    when = f"{datetime.fromtimestamp(decisions[0].at).astimezone():%H:%M:%S}"
+    ended = next((a for a in attempts if a.outcome in ("served", "interrupted")), None)
+    waited = max((a.waited_s for a in attempts), default=0.0)
+    after = f" after {waited:.0f} s of waiting" if waited >= 1 else ""
+    if ended is not None:
+        verb = "answered" if ended.outcome == "served" else "was interrupted"
+        route = route_name(ended.provider, ended.key, ended.model)
+        return f"Asked at {when}: {route} {verb}{after}."
+    choice = last.choice()
+    if choice.route and choice.opens_at > last.at:
+        return f"Asked at {when}: interrupted while it waited for {route_name(*choice.route.name)}."
+    openings = [e for e in last.considered if last.at < e.state.opens_at < math.inf]
+    if not openings:
+        return f"Asked at {when}: no route answered, and none opens by waiting."
+    soonest = min(openings, key=lambda entry: entry.state.opens_at)
+    return (
+        f"Asked at {when}: no route answered; the first to open was "
+        f"{route_name(*soonest.name)}, {in_seconds(soonest.state.opens_at - last.at)}, "
+        f"with {last.patience:.0f} s of patience left."
+    )
 
 
 def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
@@ -79,8 +119,8 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
     return frame.astype({"headroom_percent": "float64", "opens_at": "datetime64[ms, UTC]"})
 
 
-def why_bundle(explained: Sequence[Reason]) -> dict[str, str]:
-    """The same as a table for reading."""
+def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
+    """The same as a table for reading, and below it a note."""
     rows = [
         (
             Cell(route_name(r.provider, r.key, r.model)),
@@ -91,36 +131,100 @@ def why_bundle(explained: Sequence[Reason]) -> dict[str, str]:
         )
         for r in explained
     ]
-    return table_bundle(("route", "verdict", "left", "why", "what would change it"), rows)
+    return table_bundle(("route", "verdict", "left", "why", "what would change it"), rows, [note])
 
 
-def _reason(reply: Reply, entry: Considered, chosen: tuple[str, str, str], best: float) -> Reason:
-    tried = [
-        attempt
-        for attempt in reply.attempts
-        if (attempt.provider, attempt.key, attempt.model) == _name(entry)
-        and attempt.outcome in ("refused", "failed")
-    ]
-    opens_at = entry.opens_at if entry.at < entry.opens_at < math.inf else None
-    if _name(entry) == chosen:
-        verdict, why, change = "answered", "first open route with the most left", ""
-        if tried:
-            why = f"answered after {len(tried)} failed: {tried[-1].why}"
-    elif entry.opens_at > entry.at:
-        verdict, why = ("failed", tried[-1].error or "") if tried else ("shut", entry.reason)
-        change = (
-            f"asking {in_seconds(opens_at - entry.at).removeprefix('in ')} later"
-            if opens_at
-            else "it does not open by waiting"
+def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt]) -> Reason:
+    """A route that the last choice looked at."""
+    choice = decision.choice()
+    chosen = choice.route
+    outcome = tried[-1].outcome if tried else ""
+    opens_at = _opening(entry, decision)
+    change = ""
+    if outcome in ("served", "interrupted"):
+        verdict = "answered" if outcome == "served" else "interrupted"
+        open_keys = sum(
+            _is_key_of(entry, e) and e.state.opens_at <= decision.at for e in decision.considered
         )
-    else:
+        why = "the first open route" + (", with the most left of its keys" if open_keys > 1 else "")
+        if len(tried) > 1:
+            why = f"answered after {len(tried) - 1} failed: {tried[-2].error}"
+    elif tried:
+        verdict, why, change = outcome, tried[-1].error or "", _sooner(entry, decision)
+    elif entry.state.opens_at <= decision.at:
         verdict = "open"
-        why = f"had less left: {100 * entry.headroom:.0f} % against {100 * best:.0f} %"
-        change = f"{route_name(*chosen)} having less left"
-        if entry.headroom >= best:
-            why, change = "as good, and later in the order", f"{route_name(*chosen)} being shut"
-    return Reason(*_name(entry), verdict, entry.headroom, opens_at, why, change)
+        why, change = _open_but_passed_over(entry, decision)
+    elif chosen is entry:
+        verdict, why = "waited for", entry.state.reason
+    else:
+        verdict, why, change = "shut", entry.state.reason, _sooner(entry, decision)
+    return Reason(*entry.name, verdict, entry.state.headroom, opens_at, why, change)
 
 
-def _name(entry: Considered) -> tuple[str, str, str]:
-    return entry.provider, entry.key, entry.model
+def _open_but_passed_over(entry: Considered, decision: Decision) -> tuple[str, str]:
+    choice = decision.choice()
+    chosen = choice.route
+    if chosen is None:
+        return "", ""
+    route = route_name(*chosen.name)
+    if choice.opens_at > decision.at:
+        wait = choice.opens_at - decision.at
+        why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
+        return why, f"--patience {max(0, math.ceil(wait) - 1)}"
+    if entry.state.headroom < chosen.state.headroom:
+        left = f"{100 * entry.state.headroom:.0f} % against {100 * chosen.state.headroom:.0f} %"
+        return f"had less left: {left}", f"{route} having less left"
+    return "as good, and later in the order", f"{route} being shut"
+
+
+def _spared(entry: Considered, decision: Decision) -> Reason | None:
+    """A paid route that was open, while the request waited for one that costs nothing."""
+    choice = decision.choice()
+    if entry.state.opens_at > decision.at or choice.opens_at <= decision.at or choice.route is None:
+        return None
+    why, change = _open_but_passed_over(entry, decision)
+    return Reason(*entry.name, "open", entry.state.headroom, None, why, change)
+
+
+def _tried(name: Name, entry: Considered, attempt: Attempt) -> Reason:
+    """A route that failed, so that the later choices left it out."""
+    change = "it was given up for this request"
+    return Reason(*name, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
+
+
+def _sooner(entry: Considered, decision: Decision) -> str:
+    """What would have had a shut route answer."""
+    opens_at = _opening(entry, decision)
+    if opens_at is None:
+        return "it does not open by waiting"
+    opened = entry.opened(decision.at)
+    others = tuple(opened if e is entry else e for e in decision.considered)
+    if replace(decision, considered=others).choice().route is not opened:
+        return "nothing: others come before it even when it is open"
+    return f"asking {in_seconds(opens_at - decision.at).removeprefix('in ')} later"
+
+
+def _opening(entry: Considered, decision: Decision) -> float | None:
+    return entry.state.opens_at if decision.at < entry.state.opens_at < math.inf else None
+
+
+def _is_key_of(entry: Considered, other: Considered) -> bool:
+    return (entry.provider, entry.model) == (other.provider, other.model)
+
+
+def _others(offered: Sequence[Name], routes: Iterable[Route]) -> list[Name]:
+    names = [(route.provider, route.key.label, route.model) for route in routes]
+    return [name for name in names if name not in offered]
+
+
+def _not_offered(name: Name, offered: Sequence[Name]) -> Reason:
+    """A configured route that the request could not take."""
+    providers = {provider for provider, _, _ in offered}
+    if name[0] not in providers:
+        why = f"the request was for {' or '.join(sorted(providers))} alone"
+        change = f"-p {name[0]}, or no -p"
+    elif name[2] not in {model for provider, _, model in offered if provider == name[0]}:
+        why, change = "the request named another model", f"-m {name[2]}, or no -m"
+    else:
+        why, change = "it was no choice then", ""
+    return Reason(*name, "not offered", None, None, why, change)

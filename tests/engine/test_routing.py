@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.routing import Choice, choose
+from arche_magic.llm_providers.routing import Choice, Decision, choose
 from arche_magic.llm_providers.types import Key, Route
 
 NOW = 1000.0
@@ -29,7 +32,7 @@ def chosen(
     states: dict[str, float | tuple[float, float]],
     patience: float = 30,
     preferred: str | None = None,
-) -> Choice:
+) -> Choice[Route]:
     """Choose among routes that open in so many seconds (0: now), with so much headroom."""
     table = {}
     for name, state in states.items():
@@ -155,3 +158,36 @@ def test_the_shut_routes_that_came_before_are_named(
     choice = chosen(dict(states))
     assert [name_of(shut) for shut, _ in choice.passed_over] == expected
     assert all(state.reason == "full" for _, state in choice.passed_over)
+
+
+@given(
+    states=st.dictionaries(
+        st.sampled_from(["groq1", "groq2", "groq3", "mistral1", "google1", "openai1$", "other1$"]),
+        st.tuples(st.sampled_from([0.0, 0.0, 5.0, 29.5, 31.0, math.inf]), st.floats(0, 1)),
+    ),
+    patience=st.sampled_from([0.0, 30.0, math.inf]),
+    preferred=st.sampled_from([None, "mistral", "openai"]),
+)
+def test_a_choice_is_made_again_from_its_record(
+    states: dict[str, tuple[float, float]], patience: float, preferred: str | None
+) -> None:
+    """Also from the record as JSON keeps it: the same route, the same moment, the same others."""
+    choice = chosen(dict(states), patience, preferred)
+    kept = Decision.of(choice, NOW, patience, preferred)
+    read = Decision.from_dict(json.loads(json.dumps(kept.to_dict(), allow_nan=False)))
+    assert read == kept
+    again = read.choice()
+    assert again.opens_at == choice.opens_at
+    assert (again.route and again.route.name) == (choice.route and full_name(choice.route))
+    for one, other in (
+        (again.considered, choice.considered),
+        (again.passed_over, choice.passed_over),
+    ):
+        assert [(r.name, state) for r, state in one] == [(full_name(r), s) for r, s in other]
+    assert {*(c.name for c in kept.considered), *kept.later} == {
+        full_name(route(name)) for name in states
+    }
+
+
+def full_name(of: Route) -> tuple[str, str, str]:
+    return of.provider, of.key.label, of.model

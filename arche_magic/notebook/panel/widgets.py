@@ -259,7 +259,6 @@ class Panel:
         outputs = [{"text/markdown": bundle(draft.text)["text/markdown"]}] if draft.text else []
         if draft.reply is not None:
             outputs.append(receipt_bundle(draft.reply))
-            self._magics.last_reply = draft.reply
         self._reply.outputs = tuple(
             {"output_type": "display_data", "data": data, "metadata": {}} for data in outputs
         )
