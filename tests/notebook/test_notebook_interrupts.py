@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -94,9 +95,10 @@ def test_while_it_streams(
     assert kernel.value("int(_.output_tokens.iloc[0])") > 0
     (account,) = (d for d in documents(ledger) if "models" in d and "moved" not in d)
     (model,) = account["models"].values()
-    assert model["holds"] == {}
-    assert model["charged"]["requests"] == 1
-    assert model["charged"]["output_tokens"] > 0
+    assert not model.get("holds")
+    requests, _, output_tokens = model["charged"]
+    assert requests == 1
+    assert output_tokens > 0
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -189,8 +191,9 @@ def test_pressed_twice(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> 
     assert_stopped_at_once(kernel.run("%llm hi", interrupt_when=twice))
     assert kernel.run("%llm_stats").status == "ok"
     assert kernel.value("list(_.outcome)") == ["interrupted"]
-    assert [model["holds"] for d in documents(ledger) for model in d["models"].values()] == [{}]
+    (model,) = (model for d in documents(ledger) for model in d["models"].values())
+    assert not model.get("holds")
 
 
-def documents(ledger: Path) -> list[dict[str, dict[str, dict[str, dict[str, float]]]]]:
+def documents(ledger: Path) -> list[dict[str, Any]]:
     return list(json.loads(ledger.read_text(encoding="utf-8"))["documents"].values())
