@@ -15,6 +15,7 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import in_seconds
 
 from . import sandbox_magic
+from .display import CellInterrupted
 from .frames import KeyRow, checks_frame, keys_frame
 from .tables import Cell, table_bundle
 
@@ -103,6 +104,8 @@ def _ask(title: str, variable: str) -> str:
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return getpass.getpass(f"{title} key (not shown): ")
+        except KeyboardInterrupt:
+            raise CellInterrupted("no key was added") from None
         # A kernel that nobody watches raises NotImplementedError.
         except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
             raise nowhere from None
