@@ -25,6 +25,36 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.config import Configuration
 
 
+Shown = tuple[dict[str, str] | str, "pd.DataFrame | None"]
+
+
+def run(text: str) -> Shown:
+    """Do what the words say; returns what to show, and the frame if there is one.
+
+    Raises:
+        InvalidRequest: they make no sense, or nobody can be asked for a key.
+        ConfigurationError: there is no such provider or key.
+    """
+    verb, *names = text.split() or [""]
+    match verb, names:
+        case "", []:
+            return show()
+        case "check", [] | [_]:
+            return check(*names)
+        case "add", [provider]:
+            return add(provider), None
+        case "remove", [label]:
+            return remove(label), None
+        # What else stands on the line may be a key, and is not repeated.
+        case "add", [_, _, *_]:
+            raise InvalidRequest(
+                "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is "
+                "one on this line, delete the line: it is in the history and will be in the saved "
+                "notebook"
+            )
+    raise InvalidRequest("%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing")
+
+
 def show() -> tuple[dict[str, str], pd.DataFrame]:
     """Every key, where it came from and whether it is open; as a table and as a frame."""
     forget_secrets()
@@ -79,7 +109,7 @@ def remove(label: str) -> str:
     return f"{remove_key(get_configuration(), label).label} is not used any more."
 
 
-def check(label: str | None) -> tuple[dict[str, str], pd.DataFrame]:
+def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     """Ask the provider of one key, or of all, whether it takes it; as a table and as a frame.
 
     Raises:
