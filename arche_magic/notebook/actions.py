@@ -323,28 +323,16 @@ def keys(text: str) -> pd.DataFrame | None:
         InvalidRequest: the words make no sense, or nobody can be asked for a key.
         ConfigurationError: there is no such provider or key.
     """
-    from . import keys as keys_magic
+    from .keys import run
 
-    verb, *names = text.split() or [""]
-    if verb == "add" and len(names) == 1:
-        print(keys_magic.add(names[0]))
-        return None
-    if verb == "remove" and len(names) == 1:
-        print(keys_magic.remove(names[0]))
-        return None
-    # What else stands on the line may be a key, and is not repeated.
-    if verb == "add" and names:
-        raise InvalidRequest(
-            "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is one "
-            "on this line, delete the line: it is in the history and will be in the saved notebook"
-        )
-    if verb not in ("", "check") or len(names) > (verb == "check"):
-        raise InvalidRequest("%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing")
-    if not get_configuration().keys:
+    if text.strip() in ("", "check") and not get_configuration().keys:
         print(_FIRST_STEPS)
         return None
-    bundle, frame = keys_magic.check(names[0] if names else None) if verb else keys_magic.show()
-    _display(bundle)
+    shown, frame = run(text)
+    if isinstance(shown, str):
+        print(shown)
+    else:
+        _display(shown)
     return frame
 
 

@@ -28,7 +28,10 @@ _IDENTIFIER = "arche_magic"
 _MISSING = object()
 # `%llm …`, also behind `name =`.
 _CALL = re.compile(r"\s*(?:[^%#=]*=\s*)?(%%?)(\w+)\s(.*)", re.DOTALL)
-_BRACES = re.compile(r"\{\{\s*(?:([A-Za-z_]\w*)\.)?(\w*)$")
+# `{{name`, `{{name.attribute` or `{{name["key`, as far as it is typed.
+_BRACES = re.compile(
+    r"""\{\{[ \t]*(?:(?P<owner>(?!\d)\w+)(?P<step>[.\[]))?(?P<word>\w*|["'][^"'{}]*)$"""
+)
 # A kind of value, or several, and what divides it from the next, as in PROVIDER=N.
 _KIND = re.compile(r"([A-Z_|]+)([^A-Z_|]*)")
 
@@ -58,7 +61,8 @@ def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatch
         magic, line = call
         braces = _BRACES.search(context.text_until_cursor)
         if braces:
-            word, names = braces[2], _in_braces(shell, braces[1])
+            word = braces["word"]
+            names = _in_braces(shell, braces["owner"], braces["step"], word[:1])
             found = [SimpleCompletion(n, type="variable") for n in names if n.startswith(word)]
         elif magic and line is not None:
             word, found = _on_the_line(shell, magic, line)
@@ -180,17 +184,28 @@ def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
             return []
 
 
-def _in_braces(shell: InteractiveShell, owner: str | None) -> list[str]:
-    """Variables of the user's that hold values, or what one of them has."""
+def _in_braces(
+    shell: InteractiveShell, owner: str | None, step: str | None, quote: str
+) -> list[str]:
+    """Variables of the user's that can stand in a prompt, or what one of them has."""
     if owner is None:
         hidden = shell.user_ns_hidden
         return sorted(
             name
             for name, value in list(shell.user_ns.items())
-            if not (name.startswith("_") or isinstance(value, ModuleType) or callable(value))
+            if not name.startswith("_")
             and hidden.get(name, _MISSING) is not value
+            and not isinstance(value, ModuleType)
+            and (not callable(value) or getattr(value, "__module__", "") == "__main__")
         )
-    value = shell.user_ns.get(owner)
+    value: Any = shell.user_ns.get(owner)
+    if step == "[":
+        quote = quote if quote in ("'", '"') else '"'
+        pandas = type(value).__module__.startswith("pandas")
+        keys = (
+            value if isinstance(value, Mapping) else getattr(value, "columns", ()) if pandas else ()
+        )
+        return [f"{quote}{key}{quote}" for key in keys if isinstance(key, str)]
     # Looked at without asking for it: a property may compute for long, or fail.
     return [
         name

@@ -148,9 +148,9 @@ def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
 def models_frame(models: Iterable[Model]) -> pd.DataFrame:
     """One row per model of the catalog.
 
-    Columns: `provider, model, default, paid`; a column per limit that one of them has, such as
-    `requests_per_day`; `input_usd_per_million, output_usd_per_million`; `source`. What is not
-    known is missing.
+    Columns: `provider, model, default, paid`; `context`, the most tokens of a request and its
+    reply; a column per limit that one of them has, such as `requests_per_day`;
+    `input_usd_per_million, output_usd_per_million`; `source`. What is not known is missing.
     """
     models = list(models)
     limits = list(dict.fromkeys(name for model in models for name in model.limits))
@@ -160,6 +160,7 @@ def models_frame(models: Iterable[Model]) -> pd.DataFrame:
             model.name,
             model.default,
             model.paid,
+            model.context,
             *(model.limits.get(name) for name in limits),
             *(model.price or (None, None)),
             model.source,
@@ -167,8 +168,8 @@ def models_frame(models: Iterable[Model]) -> pd.DataFrame:
         for model in models
     ]
     prices = ["input_usd_per_million", "output_usd_per_million"]
-    columns = ["provider", "model", "default", "paid", *limits, *prices, "source"]
-    types = dict.fromkeys(limits, "Int64") | dict.fromkeys(prices, "float64")
+    columns = ["provider", "model", "default", "paid", "context", *limits, *prices, "source"]
+    types = dict.fromkeys(["context", *limits], "Int64") | dict.fromkeys(prices, "float64")
     return pd.DataFrame(records, columns=columns).astype(
         types | {"default": "bool", "paid": "bool"}
     )

@@ -15,6 +15,7 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import in_seconds
 
 from . import sandbox_magic
+from .display import CellInterrupted
 from .frames import KeyRow, checks_frame, keys_frame
 from .tables import Cell, table_bundle
 
@@ -22,6 +23,36 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers.config import Configuration
+
+
+Shown = tuple[dict[str, str] | str, "pd.DataFrame | None"]
+
+
+def run(text: str) -> Shown:
+    """Do what the words say; returns what to show, and the frame if there is one.
+
+    Raises:
+        InvalidRequest: they make no sense, or nobody can be asked for a key.
+        ConfigurationError: there is no such provider or key.
+    """
+    verb, *names = text.split() or [""]
+    match verb, names:
+        case "", []:
+            return show()
+        case "check", [] | [_]:
+            return check(*names)
+        case "add", [provider]:
+            return add(provider), None
+        case "remove", [label]:
+            return remove(label), None
+        # What else stands on the line may be a key, and is not repeated.
+        case "add", [_, _, *_]:
+            raise InvalidRequest(
+                "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is "
+                "one on this line, delete the line: it is in the history and will be in the saved "
+                "notebook"
+            )
+    raise InvalidRequest("%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing")
 
 
 def show() -> tuple[dict[str, str], pd.DataFrame]:
@@ -78,7 +109,7 @@ def remove(label: str) -> str:
     return f"{remove_key(get_configuration(), label).label} is not used any more."
 
 
-def check(label: str | None) -> tuple[dict[str, str], pd.DataFrame]:
+def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     """Ask the provider of one key, or of all, whether it takes it; as a table and as a frame.
 
     Raises:
@@ -103,6 +134,8 @@ def _ask(title: str, variable: str) -> str:
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return getpass.getpass(f"{title} key (not shown): ")
+        except KeyboardInterrupt:
+            raise CellInterrupted("no key was added") from None
         # A kernel that nobody watches raises NotImplementedError.
         except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
             raise nowhere from None

@@ -28,6 +28,7 @@ class Model:
 
     Attributes:
         default: whether it is asked when no model is named.
+        context: most tokens of a request and its reply, if known.
         limits: published amounts by the limit's name, such as `requests_per_day`.
         price: USD for a million input and output tokens of paying accounts, if known.
     """
@@ -36,6 +37,7 @@ class Model:
     name: str
     default: bool
     paid: bool
+    context: int | None
     limits: Mapping[str, float]
     price: tuple[float, float] | None
     source: str
@@ -65,6 +67,7 @@ def _of(provider: Provider) -> Iterable[Model]:
             name,
             default=name in provider.models,
             paid=provider.paid,
+            context=provider.context_windows.get(name),
             limits={limit.name: limit.amount for limit in provider.limits.get(name, ())},
             price=usd_per_million(provider.name, name),
             source=provider.source,
@@ -81,27 +84,23 @@ def _matches(model: Model, words: Iterable[str], providers: Iterable[str]) -> bo
 def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, str]:
     limits = list(dict.fromkeys(name for model in found for name in model.limits))
     priced = any(model.price for model in found)
-    heads = [
-        "provider",
-        "model",
-        "",
-        *map(_short, limits),
-        *(["USD in", "USD out"] if priced else []),
-    ]
+    prices = ["USD in", "USD out"] if priced else []
+    names = dict.fromkeys(model.provider for model in found)
+    # Of one provider alone, the line below the table names it.
+    owner = ["provider"] if len(names) > 1 else []
+    heads = [*owner, "model", "", "context", *map(_short, limits), *prices]
     rows = [
         (
-            Cell(model.provider),
+            *(Cell(model.provider) for _ in owner),
             Cell(model.name),
             Cell("default" if model.default else ""),
+            _number(model.context, count),
             *(_number(model.limits.get(name), count) for name in limits),
             *(_number(price, "{:.3f}".format) for price in model.price or (None, None) if priced),
         )
         for model in found
     ]
-    notes = [
-        f"{name}: {providers[name].source}"
-        for name in dict.fromkeys(model.provider for model in found)
-    ]
+    notes = [f"{name}: {providers[name].source}" for name in names]
     if priced:
         notes.append(
             "USD: for a million tokens, of paying accounts, by the package genai-prices; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -79,6 +80,17 @@ def test_what_cannot_be_a_key_is_refused_without_repeating_it(sandbox_env, text:
         add_key(get_configuration(), "groq", text)
     assert not text.strip(' "') or text not in str(error.value)
     assert added_keys() == ()
+
+
+def test_no_frame_of_a_refusal_holds_the_text(sandbox_env: Sandbox) -> None:
+    """A traceback that lists local variables does not show what was typed."""
+    text = "gsk_typed with a space"
+    with pytest.raises(InvalidRequest) as error:
+        add_key(get_configuration(), "groq", text)
+    frames = traceback.walk_tb(error.value.__traceback__)
+    ours = [frame for frame, _ in frames if frame.f_globals["__name__"].startswith("arche_magic")]
+    assert ours
+    assert not any("gsk_typed" in repr(frame.f_locals) for frame in ours)
 
 
 def test_only_keys_of_the_session_can_be_removed(sandbox_env: Sandbox, third: str) -> None:

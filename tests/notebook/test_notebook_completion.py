@@ -114,19 +114,23 @@ def test_every_option_of_every_magic_is_offered(kernel: Kernel) -> None:
 
 
 def test_variables_are_offered_within_braces(kernel: Kernel) -> None:
-    """`{{` offers the user's variables, `{{name.` what it holds; modules and functions are not."""
+    """`{{` offers what the user made, `{{name.` and `{{name[` what it holds; imports are not."""
     kernel.run(
-        "import math\nfrom types import SimpleNamespace\n"
+        "import math, pandas as pd\nfrom types import SimpleNamespace\nfrom math import sin\n"
         "def poem(): ...\n"
-        "poet, poems, _private = SimpleNamespace(name='Ada', born=1815), [], 1"
+        "poet, poems, _private = SimpleNamespace(name='Ada', born=1815), [], 1\n"
+        "life, works = {'first name': 'Ada', 2: 3}, pd.DataFrame({'title': [], 'year': []})"
     )
     for before in ("%%llm -q\nTell me of {{", "%llm Tell me of {{ ", '%llm -s "You are {{'):
         found = completed(kernel, before)
-        assert {f"{before}poet", f"{before}poems"} <= set(found)
         names = {line.removeprefix(before) for line in found}
-        assert not names & {"math", "poem", "_private", "In", "exit"}
+        assert {"poet", "poems", "poem", "life"} <= names
+        assert not names & {"math", "sin", "pd", "_private", "In", "exit", "SimpleNamespace"}
         assert completed(kernel, f"{before}poet.b") == [f"{before}poet.born"]
-    kernel.run("del math, poem, poet, poems, _private, SimpleNamespace")
+        assert completed(kernel, f"{before}life[") == [f'{before}life["first name"']
+        assert completed(kernel, f"{before}life['fi") == [f"{before}life['first name'"]
+        assert completed(kernel, f'{before}works["y') == [f'{before}works["year"']
+    kernel.run("del math, pd, sin, poem, poet, poems, _private, SimpleNamespace, life, works")
 
 
 def test_names_of_replies_are_offered(kernel: Kernel, sandboxed) -> None:

@@ -29,6 +29,8 @@ def test_all_models_of_the_catalog_are_listed(kernel: Kernel) -> None:
     limit = CATALOG["groq"]["limits"]["openai/gpt-oss-20b"]["tokens_per_day"]
     row = "frame[frame['model'] == 'openai/gpt-oss-20b'].iloc[0]"
     assert kernel.value(f"int({row}['tokens_per_day'])") == limit
+    context = CATALOG["groq"]["context_windows"]["openai/gpt-oss-20b"]
+    assert kernel.value(f"int({row}['context'])") == context
     assert kernel.value(f"{row}['source'] != ''") is True
     assert kernel.value("frame['paid'].groupby(frame['provider']).first().to_dict()") == {
         name: provider["paid"] for name, provider in CATALOG.items()
