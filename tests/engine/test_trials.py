@@ -243,7 +243,7 @@ def test_a_published_rate_is_approached_one_call_after_the_other(
     tracker.settle(hold, Usage(5, 5))
     for _ in range(8):
         served(tracker, route)
-    clock.now += 60
+    clock.now += 130
     # Ten in a minute were answered before: so many may start at once from now on.
     for _ in range(10):
         held(tracker, route)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..types import Limit, Route
@@ -251,8 +251,13 @@ def _is_beyond_what_was_answered(entry: Document, limits: Mapping[str, Limit], n
     if rate is None:
         return True
     stored = entry.get("limits", {}).get(rate.name, {})
-    level = windows.used(rate, stored.get("counter", {}), now)
-    proven: float = stored.get("proven", 1)
+    proven = float(stored.get("proven", 1))
+    if rate.window == "bucket":
+        # If the rate is lower than published, the bucket refills more slowly, too.
+        slow = replace(rate, amount=proven)
+        level = windows.most_used(slow, stored.get("recent", {}), now)
+    else:
+        level = windows.used(rate, stored.get("counter", {}), now)
     return level + on_hold(entry, now).get("requests", 0.0) + 1 > proven
 
 
