@@ -14,12 +14,13 @@ from html import escape
 
 from arche_magic.llm_providers.types import Standing, in_seconds, route_name
 
-from .display import QUIET
 from .tables import notes_html
 
 # With more routes than these, each shows its tightest limit, and unfolds to the others.
 _ROUTES_IN_FULL = 9
 _GREEN, _AMBER, _RED, _TRACK = "#2e9e5b", "#c98a1b", "#d0493b", "rgba(128,128,128,.25)"
+# Short, for it stands in every meter; opacity suits any page.
+_FAINT = "opacity:.65;font-size:85%"
 _SHORT = {"minute": "min", "second": "s"}
 _LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
 _CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
@@ -87,7 +88,7 @@ def _state_html(limits: Limits, now: float) -> str:
     """Whether the route takes the next request, or when; a sign, a word and a colour."""
     sign, words, why = _state(limits, now)
     color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
-    reason = f'<div style="{QUIET}">{escape(why)}</div>' if why else ""
+    reason = f'<div style="{_FAINT}">{escape(why)}</div>' if why else ""
     return (
         f'<span style="white-space:nowrap"><span style="color:{color}">{sign}</span> '
         f"{escape(words)}</span>{reason}"
@@ -103,7 +104,8 @@ def state_words(limits: Limits, now: float) -> str:
 def _table(rows: Iterable[str]) -> str:
     heads = ("route", "next request", "used of each limit · ↻ full again · ✓ the provider said so")
     head = "".join(
-        f'<th style="{_CELL};padding-bottom:3px;{QUIET};font-weight:normal">{text}</th>'
+        f'<th style="{_CELL};padding-bottom:3px;font-weight:normal">'
+        f'<span style="{_FAINT}">{text}</span></th>'
         for text in heads
     )
     return (
@@ -118,9 +120,9 @@ def _row(limits: Limits, now: float, meters: str, on: bool = True) -> str:
     key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
     name = (
         f'<span style="white-space:nowrap;font-weight:600">{escape(key)}</span>'
-        f'<div style="{QUIET};white-space:nowrap">{escape(model)}</div>'
+        f'<div style="{_FAINT};white-space:nowrap">{escape(model)}</div>'
     )
-    state = _state_html(limits, now) if on else f'<span style="{QUIET};font-size:100%">○ off</span>'
+    state = _state_html(limits, now) if on else '<span style="opacity:.65">○ off</span>'
     widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
     faded = "" if on else ";opacity:.45"
     return (
@@ -141,7 +143,7 @@ def _meters(limits: Limits, now: float, ticking: bool = True) -> str:
 
 
 def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
-    more = f'<span style="{QUIET}">{len(limits) - 1} more</span>' if len(limits) > 1 else ""
+    more = f'<span style="{_FAINT}">{len(limits) - 1} more</span>' if len(limits) > 1 else ""
     return _meter(tightest(limits), now, ticking) + more
 
 
@@ -163,20 +165,25 @@ def _meter(row: Standing, now: float, ticking: bool = True) -> str:
     width = max(2, round(100 * share)) if share > 0 else 0
     full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
     numbers = f"{count(row.used)} of {count(row.amount)}"
+    sign = _sign(row, now, ticking)
+    sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
     return (
         f'<div title="{escape(_in_full(row, now, ticking))}" style="display:inline-block;'
-        'vertical-align:top;min-width:150px;margin:0 10px 4px 0;white-space:nowrap">'
-        f"{_two_sides(_label(row), full, QUIET)}"
+        "vertical-align:top;min-width:150px;margin:0 10px 4px 0;white-space:nowrap;"
+        'font-variant:tabular-nums">'
+        f'<div style="{_FAINT}">{_two_sides(escape(_label(row)), full)}</div>'
         f'<div style="height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};'
         f'overflow:hidden"><div style="width:{width}%;height:5px;background:{color}"></div></div>'
-        f"{_two_sides(numbers, _sign(row, now, ticking), 'font-variant:tabular-nums')}</div>"
+        f"{_two_sides(numbers, sign)}</div>"
     )
 
 
-def _two_sides(left: str, right: str, style: str) -> str:
+def _two_sides(left: str, right: str) -> str:
+    if not right:
+        return f"<div>{left}</div>"
     return (
-        f'<div style="{style};display:flex;justify-content:space-between;gap:8px">'
-        f'<span>{escape(left)}</span> <span style="{QUIET}">{escape(right)}</span></div>'
+        '<div style="display:flex;justify-content:space-between;gap:6px">'
+        f"<span>{left}</span> <span>{right}</span></div>"
     )
 
 

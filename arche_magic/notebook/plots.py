@@ -129,7 +129,10 @@ def _adding_up(
                 [_local(t) for t in times], sums, step="post", color=color, alpha=0.12, linewidth=0
             )
             ends.append((sums[-1], name))
-        axes.set_xlim(_local(since), _local(max(now, since + 600)))
+        # The hours before the first prompt would be an empty picture.
+        first = min((at for line in lines.values() for at, _ in line), default=since)
+        begin = max(since, first - max(600.0, (now - first) / 8))
+        axes.set_xlim(_local(begin), _local(max(now, begin + 600)))
         axes.set_ylim(0, max([1, *(end for end, _ in ends)]) * 1.12)
         if not lines:
             axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=_GREY, ha="center")
@@ -138,7 +141,7 @@ def _adding_up(
                 labels[name], (1.01, place), xycoords="axes fraction",
                 color=_color(name), fontsize=8, fontweight="bold", va="center",
             )  # fmt: skip
-        _clock_axis(axes, now - since)
+        _clock_axis(axes, now - begin)
         _whole_numbers(axes)
 
     return draw
@@ -321,12 +324,15 @@ def _length(seconds: float) -> str:
 
 def _apart(values: Sequence[float], axes: Any) -> list[float]:
     """Heights of labels beside these values, in shares of the axes, moved apart to be legible."""
-    top, gap = axes.get_ylim()[1], 0.1
+    top, gap, ceiling = axes.get_ylim()[1], 0.1, 1.0
     places = [0.0] * len(values)
-    floor = 0.0
-    for index in sorted(range(len(values)), key=lambda n: values[n]):
+    ascending = sorted(range(len(values)), key=lambda n: values[n])
+    for rank, index in enumerate(ascending):
+        floor = places[ascending[rank - 1]] + gap if rank else 0.0
         places[index] = max(values[index] / top, floor)
-        floor = places[index] + gap
+    for index in reversed(ascending):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
     return places
 
 

@@ -108,6 +108,19 @@ def test_tables_are_text(terminal: Terminal) -> None:
     assert terminal.run("s.shape[1]").endswith("14")
 
 
+def test_the_panel_is_a_table(terminal: Terminal) -> None:
+    """A terminal shows no widgets: the table is printed, and where the panel shows."""
+    *table, last = terminal.run("%llm_panel").splitlines()
+    assert table[0].startswith("groq · key 1 · gpt-oss-120b · ")
+    assert last == "The panel itself shows in JupyterLab, Notebook 7 and VS Code."
+
+
+def test_pictures_are_said_in_words(terminal: Terminal) -> None:
+    """What they would show, a line each."""
+    lines = terminal.run("s = %llm_stats --plot").splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["Tokens", "Seconds", "Answered:"]
+
+
 def test_an_error_is_one_line(terminal: Terminal) -> None:
     """No traceback, no escape sequences."""
     assert terminal.run("%llm -t 9 hi") == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
