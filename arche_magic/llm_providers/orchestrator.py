@@ -270,7 +270,7 @@ class IntelligentLLMOrchestrator:
             request,
             self.address(request),
             self._replies(),
-            lambda: self._ask(request, stream),
+            lambda left: self._ask(replace(request, timeout=left), stream),
             self.configuration.clock.time,
         )
         if reply.from_memory:

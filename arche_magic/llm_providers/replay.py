@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
+from .bounded import TookTooLong, within
 from .errors import NotKept
 from .replies import ReplyStore
 from .reply import Event, Piece, Reply
@@ -17,6 +19,9 @@ from .types import Request
 # something is asked twice, but nothing is answered with the reply to something else.
 _HOW = {"patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider"}
 _SHOWN_CHARACTERS = 60
+# How long a disk that hangs, or a file that somebody has locked, holds a request up.
+_LONGEST_SECONDS = 5.0
+_SILENT = TimeoutError("it does not answer")
 
 
 def address(request: Request, providers: Sequence[str] = ()) -> str:
@@ -36,21 +41,28 @@ def replayed(
     request: Request,
     at: str,
     store: ReplyStore,
-    ask: Callable[[], Generator[Event, None, Reply]],
+    ask: Callable[[float], Generator[Event, None, Reply]],
     now: Callable[[], float],
 ) -> Generator[Event, None, Reply]:
     """The reply kept at an address, or else the one that `ask` gets, kept there.
 
+    `ask` is given the seconds that are left of the request's timeout.
+
     Raises:
         NotKept: only kept replies may be used, and there is none.
     """
+    began = time.monotonic()
     if (reply := kept(request, at, store)) is not None:
         yield Piece(str(reply), None)
         return reply
     if request.replay == "only":
         raise NotKept(_not_kept(request, store))
-    reply = yield from ask()
-    store.finish({at: reply}, now())
+    reply = yield from ask(request.timeout - (time.monotonic() - began))
+    whole, moment = reply, now()
+    try:
+        within(_LONGEST_SECONDS, lambda: store.finish({at: whole}, moment))
+    except TookTooLong:
+        store.complain(_SILENT)
     return reply
 
 
@@ -58,7 +70,12 @@ def kept(request: Request, at: str, store: ReplyStore) -> Reply | None:
     """The reply kept at an address, with its value; None if it may not answer the request."""
     if request.replay == "off" or (request.fresh and request.replay != "only"):
         return None
-    reply = store.lookup_many([at]).get(at)
+    try:
+        longest = min(_LONGEST_SECONDS, request.timeout / 2)
+        reply = within(longest, lambda: store.lookup_many([at])).get(at)
+    except TookTooLong:
+        store.complain(_SILENT)
+        return None
     if reply is None or request.schema is None:
         return reply
     try:

@@ -97,7 +97,7 @@ class ReplyStore:
                 rows = connection.execute(_LOOK_UP, [asked]) if self._version(connection) else ()
                 return {address: _reply(*row) for address, *row in rows}
         except (OSError, sqlite3.Error) as error:
-            self._complain(error)
+            self.complain(error)
             return {}
 
     def claim(self, addresses: Iterable[str], owner: str, now: float, until: float) -> set[str]:
@@ -123,7 +123,7 @@ class ReplyStore:
                 )
                 return free
         except (OSError, sqlite3.Error) as error:
-            self._complain(error)
+            self.complain(error)
             # Without the file there is nobody to share with.
             return wanted
 
@@ -137,7 +137,7 @@ class ReplyStore:
                     "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
                 )
         except (OSError, sqlite3.Error) as error:
-            self._complain(error)
+            self.complain(error)
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
         """Give up claims of `owner`, so that others may ask."""
@@ -148,7 +148,7 @@ class ReplyStore:
                     [(address, owner) for address in addresses],
                 )
         except (OSError, sqlite3.Error) as error:
-            self._complain(error)
+            self.complain(error)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
@@ -176,7 +176,8 @@ class ReplyStore:
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
         return int(version)
 
-    def _complain(self, error: Exception) -> None:
+    def complain(self, error: Exception) -> None:
+        """Note why the file could not be used, and warn of it the first time."""
         self.problem = str(getattr(error, "strerror", None) or error)
         message = f"replies cannot be kept in {self.path} ({self.problem}); calls go on without"
         if self._complained:

@@ -69,7 +69,7 @@ ALLOWED = {
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "attempts": {"forks", "storage", "reply", "types", "routing?"},
     "replies": {"forks", "storage", "reply", "types"},
-    "replay": {"replies", "errors", "reply", "types"},
+    "replay": {"bounded", "replies", "errors", "reply", "types"},
     "routing": {"quota.opening", "types"},
     "images": {"errors", "types"},
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},

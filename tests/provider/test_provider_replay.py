@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -309,6 +312,25 @@ def test_flags_are_true_or_false(sandbox: Sandbox, options: dict[str, Any]) -> N
     with pytest.raises(InvalidRequest, match="must be True or False"):
         get_llm_provider().generate("Hello", **options)
     assert not sandbox.requests
+
+
+def test_a_file_that_somebody_has_locked_holds_no_request_up(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Looking up and keeping are given up in time, with one warning; later calls use it again."""
+    provider = get_llm_provider()
+    kept = provider.generate("Hello", keep=True)
+    place = get_configuration().replies
+    with closing(sqlite3.connect(place, isolation_level=None)) as somebody:
+        somebody.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        with pytest.warns(LedgerWarning, match="it does not answer"):
+            reply = provider.generate("Hello", keep=True, timeout=1)
+        assert reply.from_memory is None
+        assert time.monotonic() - began < 8
+        somebody.execute("ROLLBACK")
+    assert provider.generate("Hello", keep=True) == kept
+    assert len(sandbox.requests) == 2
 
 
 def test_where_nothing_can_be_kept_calls_are_answered(sandbox: Sandbox, tmp_path: Path) -> None:
