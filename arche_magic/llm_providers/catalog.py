@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from .types import PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
+_RULES = ("window", "time_zone", "source")
 _METRICS = ("requests", "tokens", "input_tokens", "output_tokens")
 # What a custom limit counts over when neither the user nor the catalog names a rule: never early.
 _DEFAULT_WINDOW: WindowRule = "rolling"
@@ -79,11 +82,13 @@ def parse_limits(
     window: WindowRule = _DEFAULT_WINDOW,
     time_zone: str = "UTC",
     evidence: Evidence = "configured",
+    source: str = "",
 ) -> tuple[Limit, ...]:
     """Limits from a table such as `{"requests_per_minute": 30, "tokens_per_day": 200_000}`.
 
-    `window` and `time_zone` in the table override the arguments; a limit of its own rule is
-    written `{"requests_per_day": {"amount": 20, "window": "calendar", "time_zone": "Asia/Tokyo"}}`.
+    `window`, `time_zone` and `source` in the table override the arguments; a limit of its own rule
+    is written `{"requests_per_day": {"amount": 20, "window": "calendar", "time_zone":
+    "Asia/Tokyo"}}`. A source is any text; the last date in it is when the figure was read.
 
     Raises:
         ValueError: a name is no limit, or an amount is no number of at least 0.
@@ -91,17 +96,32 @@ def parse_limits(
     window, time_zone = _window_rule(table, window, time_zone)
     limits = []
     for name, entry in table.items():
-        if name in ("window", "time_zone"):
+        if name in _RULES:
             continue
         metric, period = split_limit_name(name)
         own = entry if isinstance(entry, Mapping) else {"amount": entry}
+        if unknown := set(own) - {"amount", *_RULES}:
+            raise ValueError(f"{name} has an unknown part {sorted(unknown)[0]!r}")
         amount: Any = own.get("amount")
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
         if not number or not 0 <= amount < math.inf:
             raise ValueError(f"{name} is {amount!r}; it must be a number of at least 0")
         rule = _window_rule(own, window, time_zone)
-        limits.append(Limit(metric, period, float(amount), *rule, evidence))
+        read_in = str(own.get("source", table.get("source", source)))
+        limits.append(
+            Limit(metric, period, float(amount), *rule, evidence, read_in, _read_at(read_in))
+        )
     return tuple(limits)
+
+
+def _read_at(source: str) -> float:
+    """Epoch seconds of the last date in a source, of a month its first day; 0 without one."""
+    dates = re.findall(r"\b(\d{4})-(\d\d)(?:-(\d\d))?\b", source)
+    try:
+        moments = [datetime(int(y), int(m), int(d or 1), tzinfo=UTC) for y, m, d in dates]
+    except ValueError:
+        return 0.0
+    return max(moments).timestamp() if moments else 0.0
 
 
 def _window_rule(
@@ -138,7 +158,7 @@ def split_limit_name(name: str) -> tuple[Metric, Period]:
 def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
     window, time_zone = entry["window"], entry.get("time_zone", "UTC")
     limits = {
-        model: parse_limits(table, window, time_zone, "published")
+        model: parse_limits(table, window, time_zone, "published", entry["source"])
         for model, table in entry.get("limits", {}).items()
     }
     models = tuple(entry["models"])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.catalog import parse_limits, published_providers
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.types import utc
 
 
 def test_each_limit_may_have_a_rule_of_its_own() -> None:
@@ -31,8 +32,43 @@ def test_each_limit_may_have_a_rule_of_its_own() -> None:
     }
 
 
+def test_every_published_figure_says_where_and_when_it_was_read() -> None:
+    """Also where one limit of a model was read elsewhere than the others."""
+    limits = {
+        (name, model, limit.name): limit
+        for name, provider in published_providers().items()
+        for model, table in provider.limits.items()
+        for limit in table
+    }
+    assert len(limits) > 50
+    for limit in limits.values():
+        assert limit.source
+        assert utc(limit.read_at).year in (2025, 2026)
+    flash_lite = ("google", "gemini-3.5-flash-lite")
+    day, minute = (
+        limits[*flash_lite, name] for name in ("requests_per_day", "input_tokens_per_minute")
+    )
+    assert "reported 2026-09-08" in day.source
+    assert utc(day.read_at).date().isoformat() == "2026-09-08"
+    assert day.source != minute.source
+
+
+@pytest.mark.parametrize("provider", ["groq", "mistral", "google", "openai"])
+def test_the_default_models_have_published_limits(provider: str) -> None:
+    """What is used unasked is not used blindly."""
+    published = published_providers()[provider]
+    for model in published.models:
+        assert published.limits[model]
+
+
 @pytest.mark.parametrize(
-    "entry", [{"window": "calendar"}, {"amount": "20"}, {"amount": 20, "window": "weekly"}]
+    "entry",
+    [
+        {"amount": 20, "ammount": 30},
+        {"window": "calendar"},
+        {"amount": "20"},
+        {"amount": 20, "window": "weekly"},
+    ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(entry: dict[str, object]) -> None:
     """The message names what was wrong."""
