@@ -117,6 +117,7 @@ class AttemptFailed(Exception):
         observations: limits and remaining amounts that came with the refusal.
         usage: what the attempt spent nevertheless, as far as known.
         text: what had arrived before it failed.
+        begun: whether an answer had begun, so that the next try may well fail like this one.
         sent: whether the request can have reached the provider, and so counts there.
         unknown: no rule of ours fits what came back; it is taken for trouble that passes.
     """
@@ -131,6 +132,7 @@ class AttemptFailed(Exception):
         observations: Sequence[Observation] = (),
         usage: Usage | None = None,
         text: str = "",
+        begun: bool = False,
         sent: bool = True,
         unknown: bool = False,
     ) -> None:
@@ -141,5 +143,6 @@ class AttemptFailed(Exception):
         self.observations = tuple(observations)
         self.usage = usage
         self.text = text
+        self.begun = begun
         self.sent = sent
         self.unknown = unknown

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -51,7 +52,8 @@ _SHORTEST_NAP_SECONDS = 0.001
 _CONTENDED_SECONDS = 0.05
 # A ledger that hangs keeps nobody longer than this: beyond the request's time, and from its reply.
 _LATE_BOOKING_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
-_ATTEMPTS_PER_ROUTE = 5
+# So often a route may begin an answer that is none before the request gives it up.
+_SPOILED_PER_ROUTE = 5
 _ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
 
@@ -79,6 +81,7 @@ class RequestRun:
         self._recorded = False
         self._waited = 0.0
         self._out: set[Route] = set()
+        self._spoiled: Counter[Route] = Counter()
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
         self._filtered: ContentFiltered | None = None
@@ -347,8 +350,9 @@ class RequestRun:
             # What it closes is not known yet.
             self._out.add(route)
             state = RouteState(self._clock.time())
-        asked = sum(a.is_on(route) and a.outcome in ("refused", "failed") for a in self.attempts)
-        if failure.remedy is Remedy.SHORTEN_PROMPT or asked + 1 >= _ATTEMPTS_PER_ROUTE:
+        self._spoiled[route] += failure.begun
+        too_often = self._spoiled[route] >= _SPOILED_PER_ROUTE
+        if failure.remedy is Remedy.SHORTEN_PROMPT or too_often:
             self._out.add(route)
         outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
         usage = failure.usage or Usage()

@@ -318,24 +318,21 @@ def _control(sandbox: Sandbox) -> list[Route]:
     async def requests(request: Request) -> Response:
         return JSONResponse([asdict(entry) for entry in sandbox.requests])
 
-    async def fail(request: Request) -> Response:
-        try:
-            body = json.loads(await request.body())
-            sandbox.fail(**body)
-        except (ValueError, TypeError) as error:
-            return JSONResponse({"error": str(error)}, status_code=400)
-        return JSONResponse({"ok": True})
+    async def clock(request: Request) -> Response:
+        return JSONResponse({"now": sandbox.clock(), "scale": sandbox.time_scale})
 
-    async def reset(request: Request) -> Response:
-        sandbox.reset()
-        return JSONResponse({"ok": True})
+    def calling(act: Callable[..., None]) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            try:
+                act(**json.loads(await request.body() or "{}"))
+            except (ValueError, TypeError) as error:
+                return JSONResponse({"error": str(error)}, status_code=400)
+            return JSONResponse({"ok": True})
 
-    reads: dict[str, Callable[[Request], Awaitable[Response]]] = {
-        "usage": usage,
-        "quota": quota,
-        "requests": requests,
-    }
-    writes = {"fail": fail, "reset": reset}
-    return [Route(f"/_sandbox/{n}", f, methods=["GET"]) for n, f in reads.items()] + [
-        Route(f"/_sandbox/{n}", f, methods=["POST"]) for n, f in writes.items()
+        return handle
+
+    reads = (usage, quota, requests, clock)
+    writes = (sandbox.fail, sandbox.fail_randomly, sandbox.clear_failures, sandbox.reset)
+    return [Route(f"/_sandbox/{f.__name__}", f, methods=["GET"]) for f in reads] + [
+        Route(f"/_sandbox/{f.__name__}", calling(f), methods=["POST"]) for f in writes
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ class _Scripted:
     times: int | None
     after: int
     to: str | None
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,23 @@ class Failures:
         self._generator = random.Random(self._seed)
 
     def script(
-        self, target: str, kind: str, *, times: int | None, after: int, to: str | None
+        self,
+        target: str,
+        kind: str,
+        *,
+        times: int | None,
+        after: int,
+        to: str | None,
+        until: float = math.inf,
     ) -> None:
-        """Fail the next `times` requests of `target` (None: all), the first `after` excepted."""
+        """Fail the next `times` requests of `target` (None: all), the first `after` excepted.
+
+        From `until` on (epoch seconds) they pass again.
+        """
         self._check(target, (kind,))
         if (times is not None and times < 1) or after < 0:
             raise ValueError("times must be at least 1 (or None), after at least 0")
-        self._scripted.append(_Scripted(target, kind, times, after, to))
+        self._scripted.append(_Scripted(target, kind, times, after, to, until))
 
     def randomly(self, target: str, share: float, kinds: Sequence[str] | None) -> None:
         """Fail this share (0 to 1) of the requests of `target`, of kinds drawn by the seed."""
@@ -127,9 +139,10 @@ class Failures:
             known = ", ".join(sorted(self._targets))
             raise ValueError(f"unknown target {target!r}; known: {known}")
 
-    def next(self, provider: str, label: str) -> Failure | None:
+    def next(self, provider: str, label: str, now: float) -> Failure | None:
         """The failure that this request meets, None for none; scripted ones come first."""
         names = {"*", provider, label}
+        self._scripted = [entry for entry in self._scripted if now < entry.until]
         for entry in self._scripted:
             if entry.target not in names:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ class Sandbox:
         self.latency = latency
         self.seconds_per_chunk = seconds_per_chunk
         self._clock = clock or time.time
-        self._scale = time_scale
+        self.time_scale = time_scale
         self._origin = self._clock()
         self._port = port
         self._server: Server | None = None
@@ -147,19 +148,30 @@ class Sandbox:
 
     def clock(self) -> float:
         """Epoch seconds on the sandbox's clock."""
-        return self._origin + (self._clock() - self._origin) * self._scale
+        return self._origin + (self._clock() - self._origin) * self.time_scale
 
     def fail(
-        self, target: str, kind: str, times: int | None = 1, after: int = 0, to: str | None = None
+        self,
+        target: str,
+        kind: str,
+        times: int | None = 1,
+        after: int = 0,
+        to: str | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Make the next requests of a target fail.
 
         `target`: a provider, a key label, or "*". `kind`: see `FAILURE_KINDS`. `times`: how many
         requests, None for all. `after`: how many requests of the target pass first. `to`: the
-        address that a "redirect" names. Raises ValueError for an unknown target or kind.
+        address that a "redirect" names. `seconds`: how long it lasts on the sandbox's clock, for
+        all requests of that time whatever `times` says; an outage, say. Raises ValueError for an
+        unknown target or kind.
         """
+        until = math.inf
+        if seconds is not None:
+            times, until = None, self.clock() + seconds
         with self.service.lock:
-            self.service.failures.script(target, kind, times=times, after=after, to=to)
+            self.service.failures.script(target, kind, times=times, after=after, to=to, until=until)
 
     def fail_randomly(
         self, share: float = 0.25, kinds: Sequence[str] | None = None, target: str = "*"

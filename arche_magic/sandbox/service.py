@@ -139,7 +139,7 @@ class Service:
             now = self.clock()
             key = self.accounts.find(provider, text)
             caller = self._caller(key, text, "", now)
-            failure = self.failures.next(provider, key.label) if key and name is None else None
+            failure = self.failures.next(provider, key.label, now) if key and name is None else None
         if key is None:
             return wire.refuse(Refusal("unauthorized" if text else "no_key"), "", caller)
         known = {model: entry.context_window for model, entry in MODELS[provider].items()}
@@ -188,7 +188,7 @@ class Service:
         key = exchange.key
         if key is None:
             raise Refusal("unauthorized" if text else "no_key")
-        exchange.failure = failure = self.failures.next(provider, key.label)
+        exchange.failure = failure = self.failures.next(provider, key.label, now)
         kind = failure.kind if failure else None
         if failure is not None and kind in ("plain_text_error", "redirect", *_NO_ANSWER):
             exchange.answer = _raw(failure)

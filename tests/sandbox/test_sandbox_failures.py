@@ -349,6 +349,20 @@ def test_times_after_and_target(start, connect):
     first.ask()
 
 
+def test_an_outage_lasts_so_many_seconds(start, connect, clock):
+    """Every request of that time fails, on the sandbox's clock, and the next one passes."""
+    sandbox = start(clock=clock)
+    sandbox.fail("groq", "overloaded", seconds=20)
+    groq_client, openai_client = connect(sandbox, "groq", 3), connect(sandbox, "openai")
+    for _ in range(3):
+        assert groq_client.refused().status == 503
+    openai_client.ask()
+    clock.advance(19.9)
+    assert groq_client.refused().status == 503
+    clock.advance(0.2)
+    groq_client.ask()
+
+
 def test_a_provider_or_all_can_fail_until_cleared(start, connect):
     """Targets may be a provider or everything, and times=None lasts until cleared."""
     sandbox = start()

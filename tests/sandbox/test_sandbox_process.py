@@ -225,6 +225,15 @@ def test_it_runs_by_itself_and_is_controlled_over_http(alone):
     assert control("POST", "fail", json=wanted).status_code == 200
     assert ask().status_code == 503
     assert [r["status"] for r in control("GET", "requests").json()] == [503]
+    outage = {"target": "*", "kind": "overloaded", "seconds": 3600}
+    assert control("POST", "fail", json=outage).status_code == 200
+    assert ask().status_code == 503
+    assert control("POST", "clear_failures").json() == {"ok": True}
+    assert ask().status_code == 200
+    always = {"share": 1.0, "kinds": ["server_error"]}
+    assert control("POST", "fail_randomly", json=always).status_code == 200
+    assert ask().status_code == 500
+    assert control("GET", "clock").json()["scale"] == 60.0
     unknown = control("POST", "fail", json={"target": "groq", "kind": "explode"})
     assert unknown.status_code == 400
     assert "known:" in unknown.json()["error"]

@@ -208,6 +208,7 @@ class SdkAdapter(ABC):
                 # The request was good enough to begin an answer.
                 failure.remedy = Remedy.RETRY_LATER
         self._note_account(call, fields)
+        failure.begun = call.status == 200
         failure.text = failure.text or _text(received)
         failure.usage = failure.usage or _usage(received)
         failure.args = (redacted(str(failure), self._key.secret()),)

@@ -1,0 +1,89 @@
+"""The short form of chaos.py, in every test run; `make chaos` runs the long one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from chaos import SHARE, Providers, clean_and_under_fire, growth, outage, providers, soak
+
+PROMPTS = 300
+
+
+def test_nothing_is_lost_or_doubled_under_fire() -> None:
+    """A quarter of all calls fails in every way; replies are whole, and the books are right."""
+    clean, fire = clean_and_under_fire(PROMPTS, scale=500.0)
+    assert clean.complaints == []
+    assert not clean.failures
+    assert fire.complaints == []
+    assert clean.replies == fire.replies == PROMPTS
+    # Some of each kind, in the words of the attempts; a stall is one of the late ones.
+    assert len(fire.failures) >= 9, fire.failures
+    assert sum(fire.failures.values()) > PROMPTS * SHARE / 3
+
+
+def test_an_outage_of_everything_is_waited_out() -> None:
+    """For 20 s nobody answers; whoever waits is answered after, and few calls are spent on it."""
+    result, tries = outage(20.0, scale=10.0)
+    assert result.complaints == []
+    assert result.replies == 32
+    # One try per provider after each wait, and the waits double; the first ones come together.
+    assert 8 <= len(tries) <= 60
+    assert max(tries) <= 21
+
+
+KERNEL = """
+import json, sys
+sys.path[:0] = {path!r}
+from chaos import ENDLESS, SHORT_TIMEOUTS, Path, Providers, configured, run
+variables, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+server = Providers(variables, seed=7)
+result = run(server, configured(server, folder, SHORT_TIMEOUTS), 12, threads=6)
+assert not result.complaints, result.complaints
+print(result.replies)
+"""
+
+
+def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
+    """Three kernels of six threads spend hardly more calls on it than one would."""
+    here = Path(__file__).parent
+    code = KERNEL.format(path=[str(here), str(here.parents[1])])
+    with providers(10.0) as server:
+        server.tell("fail", target="*", kind="overloaded", times=None)
+        command = [sys.executable, "-c", code, json.dumps(server.variables), str(tmp_path)]
+        kernels = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        # It lasts until the waits have doubled a few times.
+        while not (tries := moments(server)) or tries[-1] - tries[0] < 30:
+            assert all(kernel.poll() is None for kernel in kernels)
+            time.sleep(0.05)
+        server.tell("clear_failures")
+        for kernel in kernels:
+            out, err = kernel.communicate(timeout=60)
+            assert out == "12\n", err
+        assert len(server.get("requests")) - len(moments(server)) == 36
+        tries = moments(server)
+    assert len(tries) <= 60
+    late = [moment for moment in tries if moment > tries[0] + 10]
+    bursts = [sum(start <= moment < start + 2 for moment in late) for start in late]
+    # One try for each of the four providers, not one for each of the eighteen threads.
+    assert max(bursts) <= 8
+
+
+def moments(server: Providers) -> list[float]:
+    """When a request met the outage, in seconds of the sandbox's clock."""
+    return [request["at"] for request in server.get("requests") if request["status"] == 503]
+
+
+def test_the_process_does_not_grow() -> None:
+    """Files, threads and memory stay what they are after warming up, while calls fail."""
+    _, complaints, footprints = soak(
+        2.0, lambda line: None, prompts_per_round=40, fewest_rounds=6, scale=500.0
+    )
+    assert complaints == []
+    assert growth(footprints) == []
