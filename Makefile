@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test quick bench screenshots clean
+.PHONY: demo test quick bench chaos screenshots clean
 
 demo: .venv/demo
 	$(BIN)/python notebooks/demo.py
@@ -18,6 +18,11 @@ quick: .venv/test
 
 bench: .venv/test
 	$(BIN)/python tests/bench/overhead.py
+	$(BIN)/python tests/bench/quota.py
+	$(BIN)/python tests/bench/completion.py
+
+chaos: .venv/test
+	$(BIN)/python tests/chaos/chaos.py
 
 screenshots: .venv/test
 	$(BIN)/python tests/browser/screenshots.py
