@@ -240,7 +240,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
     tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
     standings = tracker.standings(provider, now)
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
-    outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now, paid)
+    outlook = look_ahead(standings, log.since(now - PACE_SECONDS) or log.session(), now, paid)
     if standings and options.plot and _can_draw():
         from .plots import last_midnight, usage_pictures
 
