@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
         from .notebook import structured
 
         return structured.frame
-    if name in ("load_attempts", "attempts_from_notebook"):
+    if name in ("load_attempts", "attempts_from_notebook", "decisions_from_notebook"):
         from .notebook import history
 
         return getattr(history, name)

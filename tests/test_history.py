@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal, assert_series_equal
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempts import AttemptLog, read_attempts
+from arche_magic.llm_providers.attempts import SESSION, AttemptLog, read_attempts
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.sandbox import Sandbox
@@ -20,7 +26,7 @@ from arche_magic.sandbox import Sandbox
 
 def attempt(at: datetime, **more: object) -> Attempt:
     route = {"provider": "groq", "key": "groq_key_1", "model": "openai/gpt-oss-120b"}
-    return Attempt(**route, outcome="served", at=at.timestamp(), session="s1", **more)  # type: ignore[arg-type]
+    return Attempt(**route, outcome="served", at=at.timestamp(), **{"session": "s1", **more})  # type: ignore[arg-type]
 
 
 def test_attempts_of_this_folder_are_loaded_as_a_frame(sandbox_env: Sandbox) -> None:
@@ -53,7 +59,7 @@ def test_a_new_month_begins_a_new_file(tmp_path: Path) -> None:
     AttemptLog(path).append([attempt(october)])
     os.utime(path, (october.timestamp(), october.timestamp()))
     AttemptLog(path).append([attempt(november)])
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
+    assert sorted(file.name for file in tmp_path.glob("*.jsonl")) == [
         "llm_calls-2026-10.jsonl",
         "llm_calls.jsonl",
     ]
@@ -70,25 +76,244 @@ def test_a_cut_or_foreign_line_is_passed_over(tmp_path: Path) -> None:
     assert [a.error for a in read_attempts(path)] == [None, "x"]
 
 
-def test_a_frame_goes_through_json_and_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """What was exported is read back with the same figures."""
-    get_llm_provider("groq").generate("Say hello.")
+def a_session(provider_sandbox: Sandbox) -> pd.DataFrame:
+    """Served, failed, skipped and interrupted attempts, of a paid route and of free ones."""
+    provider_sandbox.fail("groq", "unauthorized")
+    llm = get_llm_provider()
+    for number in range(3):
+        llm.generate(f"Prompt {number}")
+    get_llm_provider("openai").generate("Hello")
+    stream = get_llm_provider("mistral").stream("Hello")
+    next(stream)
+    stream.close()
     frame = arche_magic.load_attempts()
+    assert set(frame["outcome"]) == {"failed", "skipped", "served", "interrupted"}
+    assert (frame["cost_usd"] > 0).any()
+    assert frame["first_token_s"].notna().any()
+    return frame
+
+
+def test_a_frame_goes_through_parquet(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """Values, types and index come back as they were."""
+    frame = a_session(sandbox_env)
+    frame.to_parquet(tmp_path / "calls.parquet")
+    assert_frame_equal(pd.read_parquet(tmp_path / "calls.parquet"), frame)
+
+
+def test_a_frame_goes_through_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """As the documentation shows it; a text format has no types, so they are said again."""
+    frame = a_session(sandbox_env)
     frame.to_csv(tmp_path / "calls.csv", index=False)
-    frame.to_json(tmp_path / "calls.json", orient="records", date_format="iso")
-    for back in (pd.read_csv(tmp_path / "calls.csv"), pd.read_json(tmp_path / "calls.json")):
-        assert list(back["output_tokens"]) == list(frame["output_tokens"])
+    back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"]).fillna({"error": ""})
+    assert_frame_equal(back.astype(frame.dtypes), frame)
+
+
+def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """As lines, which other programs read too."""
+    frame = a_session(sandbox_env)
+    lines = {"orient": "records", "lines": True}
+    frame.to_json(tmp_path / "calls.jsonl", date_format="iso", double_precision=15, **lines)
+    back = pd.read_json(tmp_path / "calls.jsonl", dtype=False, **lines)
+    back["at"] = pd.to_datetime(back["at"])
+    assert_frame_equal(back.astype(frame.dtypes), frame)
+
+
+def test_an_empty_record_is_a_frame_of_the_same_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is done with a full one can be done with it."""
+    monkeypatch.chdir(tmp_path)
+    empty = arche_magic.load_attempts()
+    with Sandbox() as sandbox:
+        for name, value in sandbox.environment().items():
+            monkeypatch.setenv(name, value)
+        full = a_session(sandbox)
+    assert len(empty) == 0
+    assert_series_equal(empty.dtypes, full.dtypes)
+    assert (full.loc[full["outcome"] == "served", "error"] == "").all()
+    assert (full.loc[full["outcome"] == "skipped", "error"] != "").all()
+
+
+def test_a_session_of_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
+    """All of them are given, from the file; what was spent is counted as they come."""
+    log, now = AttemptLog(tmp_path / "llm_calls.jsonl"), datetime.now(UTC)
+    log.append([attempt(now, session="another", input_tokens=5)])
+    log = AttemptLog(log.path)
+    for number in range(0, 12_000, 100):
+        one = attempt(now, session=SESSION, input_tokens=2, output_tokens=1)
+        log.append([*[one] * 99, attempt(now, session=SESSION, request=f"{number}")])
+    assert len(log.session()) == 12_000
+    assert {a.session for a in log.session()} == {SESSION}
+    (spent,) = log.spent().values()
+    assert (spent.requests, spent.input_tokens) == (12_000, 2 * 99 * 120)
+    assert spent.units("tokens") == 3 * 99 * 120
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from arche_magic.llm_providers.attempts import AttemptLog
+from arche_magic.llm_providers.reply import Attempt
+
+log, name = AttemptLog(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(200):
+    at = time.time()
+    route = ("groq", "groq_key_1", "model")
+    skipped = Attempt(*route, "skipped", error="shut " * 300, at=at, request=f"{name}-{number}")
+    served = Attempt(*route, "served", at=at, request=f"{name}-{number}", input_tokens=number)
+    log.append([skipped, served])
+"""
+
+
+def start_writer(path: Path, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_several_processes_append_at_once_and_turn_the_month_once(tmp_path: Path) -> None:
+    """No line is lost, mixed or doubled, and last month's are put aside by whoever is first."""
+    path = tmp_path / "llm_calls.jsonl"
+    long_ago = datetime(2026, 10, 5, tzinfo=UTC)
+    AttemptLog(path).append([attempt(long_ago, request="october")])
+    os.utime(path, (long_ago.timestamp(), long_ago.timestamp()))
+    writers = [start_writer(path, name) for name in "abcd"]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+        assert writer.returncode == 0
+    assert "october" in (tmp_path / "llm_calls-2026-10.jsonl").read_text()
+    assert path.read_text().count("\n") == 4 * 200 * 2
+    kept = list(read_attempts(path))
+    assert kept[0].request == "october"
+    for name in "abcd":
+        own = [a for a in kept if a.request.startswith(f"{name}-")]
+        # Both attempts of a request stay together, and requests in order.
+        assert [a.request for a in own] == [f"{name}-{n}" for n in range(200) for _ in range(2)]
+        assert [a.outcome for a in own] == ["skipped", "served"] * 200
+
+
+def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
+    """What `since` leaves out costs nothing; the month it lies in is read."""
+    path = tmp_path / "outputs" / "llm_calls.jsonl"
+    path.parent.mkdir()
+    for month in (8, 9, 10):
+        aside = path.with_name(f"llm_calls-2026-{month:02}.jsonl")
+        AttemptLog(aside).append([attempt(datetime(2026, month, 20, tzinfo=UTC))])
+    path.with_name("llm_calls-2026-08.jsonl").unlink()
+    # Whoever opens this one fails.
+    path.with_name("llm_calls-2026-08.jsonl").mkdir()
+    AttemptLog(path).append([attempt(datetime(2026, 11, 2, tzinfo=UTC))])
+    since = datetime(2026, 9, 1, tzinfo=UTC).timestamp()
+    assert [datetime.fromtimestamp(a.at, UTC).month for a in read_attempts(path, since)] == [
+        9, 10, 11
+    ]  # fmt: skip
+
+
+@given(
+    ages=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 600)), max_size=400),
+    asked=st.integers(0, 5600),
+)
+def test_no_attempt_since_a_moment_is_missed(ages: list[tuple[int, int]], asked: int) -> None:
+    """Also where requests took long, so that old attempts stand between younger lines."""
+    now = 1_795_000_000.0
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "llm_calls.jsonl"
+        log = AttemptLog(path)
+        for ended, took in sorted(ages, reverse=True):
+            skipped = attempt(datetime.fromtimestamp(now - ended - took, UTC), error="x" * 900)
+            log.append([skipped, attempt(datetime.fromtimestamp(now - ended, UTC))])
+        since = now - asked
+        expected = [a for a in read_attempts(path) if a.at >= since]
+        assert [a for a in read_attempts(path, since) if a.at >= since] == expected
+
+
+MEASURED = """
+import json, os, resource, sys
+from pathlib import Path
+
+def read_so_far():
+    return int(dict(l.split(": ") for l in Path("/proc/self/io").read_text().splitlines())["rchar"])
+
+from arche_magic.llm_providers import get_llm_provider
+provider = get_llm_provider("groq")
+for _ in range(6):
+    provider.generate("load the SDK, and the certificates of each key's client")
+before = read_so_far()
+for _ in range(3):
+    provider.generate("Hello", max_tokens=5)
+calls = read_so_far() - before
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_cell("%load_ext arche_magic")
+shell.run_cell("q = %llm_quota")
+before = read_so_far()
+assert shell.run_cell("q = %llm_quota").success
+quota = read_so_far() - before
+import arche_magic
+from datetime import UTC, datetime, timedelta
+arche_magic.load_attempts(since=datetime.now(UTC))
+before = read_so_far()
+hour = len(arche_magic.load_attempts(since=datetime.now(UTC) - timedelta(hours=1)))
+print(json.dumps([calls, quota, read_so_far() - before, hour]), file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc to count bytes")
+def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """A call reads nothing of them, the quota table and the last hour a few megabytes at most."""
+    path = tmp_path / "outputs" / "llm_calls.jsonl"
+    path.parent.mkdir()
+    now = datetime.now(UTC)
+    route = {"provider": "groq", "key": "groq_key_1", "model": "openai/gpt-oss-120b"}
+    line = json.dumps(
+        Attempt(**route, outcome="served", at=1e9, session="s0", request="r0").to_dict()
+    )
+    before, after = line.split("1000000000.0")
+    with path.open("w") as file:
+        # One every two seconds, which is more than 23 days of this month, or of the one before.
+        for part in range(100):
+            ages = range(2_000_000 - 20_000 * part, 2_000_000 - 20_000 * (part + 1), -2)
+            start = now.timestamp()
+            file.write("".join(f"{before}{start - age}{after}\n" for age in ages))
+    assert path.stat().st_size > 200_000_000
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED], cwd=tmp_path, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, timeout=120, check=False,
+    )  # fmt: skip
+    path.unlink()
+    assert done.returncode == 0, done.stderr
+    calls, quota, loaded, hour = json.loads(done.stderr.splitlines()[-1])
+    assert calls < 100_000
+    assert quota < 2_500_000
+    assert loaded < 5_000_000
+    assert 1790 <= hour <= 1810
 
 
 def test_a_saved_notebook_gives_its_attempts_back(tmp_path: Path) -> None:
-    """The metadata of the outputs is enough; cells without any are passed over."""
+    """The metadata of the outputs is enough; what is no attempt is passed over."""
     kept = attempt(datetime.now(UTC), input_tokens=7).to_dict()
+    later = {**kept, "field_of_a_later_version": 1}
+    odd = [{**kept, "input_tokens": "seven"}, {"provider": "groq"}, "attempt", None]
     cells = [
         {"cell_type": "markdown", "source": "x"},
         {"outputs": [{"metadata": {"arche_magic": {"attempts": [kept]}}}, {"text": "plain"}]},
+        {"outputs": [{"metadata": {"arche_magic": {"attempts": [*odd, later]}}}, None]},
+        {"outputs": [{"metadata": {"arche_magic": "mine"}}, {"metadata": []}]},
+        {"outputs": "none"},
     ]
     (tmp_path / "saved.ipynb").write_text(json.dumps({"cells": cells}))
     frame = arche_magic.attempts_from_notebook(tmp_path / "saved.ipynb")
-    assert list(frame["input_tokens"]) == [7]
+    assert list(frame["input_tokens"]) == [7, 7]
+    assert arche_magic.decisions_from_notebook(tmp_path / "saved.ipynb") == []
     with pytest.raises(InvalidRequest, match="no notebook"):
         arche_magic.attempts_from_notebook(tmp_path / "missing.ipynb")

@@ -6,18 +6,22 @@ derives from attempts, so they cannot disagree.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_folder
+from .storage.kernel_lock import kernel_lock
 from .types import utc
 
 if TYPE_CHECKING:
@@ -25,9 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.attempts")
 
-SESSION = os.urandom(4).hex()
+# With a letter in front, no program that reads an export takes it for a number.
+SESSION = f"s{os.urandom(4).hex()}"
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
+_BLOCK_BYTES, _SAMPLE_BYTES = 4_194_304, 16_384
+_NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
 
 
@@ -39,6 +46,31 @@ class Ended:
     decisions: tuple[Decision, ...]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a route has spent: requests that were sent and not refused, and their tokens."""
+
+    attempts: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def plus(self, attempt: Attempt) -> Spent:
+        """The same with one attempt more."""
+        return Spent(
+            self.attempts + 1,
+            self.requests + (attempt.outcome not in _NOT_SPENT),
+            self.input_tokens + attempt.input_tokens,
+            self.output_tokens + attempt.output_tokens,
+        )
+
+    def units(self, metric: str) -> int:
+        """Units of `requests`, `tokens`, `input_tokens` or `output_tokens`."""
+        if metric == "tokens":
+            return self.input_tokens + self.output_tokens
+        return int(getattr(self, metric))
+
+
 class AttemptLog:
     """Attempts of this process, appended to a file as they end.
 
@@ -48,14 +80,19 @@ class AttemptLog:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._month = ""
-        self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
         self.last: Ended | None = None
+        self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
+        self._began = math.inf
+        self._spent: dict[tuple[str, str, str], Spent] = {}
+        self._month = ""
+        self._lock = new_lock()
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """Add the attempts of one request; a disk that refuses costs one warning, no call."""
-        self.last = Ended(tuple(attempts), tuple(decisions))
-        self.recent.extend(attempts)
+        with self._lock:
+            self.last = Ended(tuple(attempts), tuple(decisions))
+            for attempt in attempts:
+                self._count(attempt)
         if self.path is None or not attempts:
             return
         lines = "".join(json.dumps(attempt.to_dict()) + "\n" for attempt in attempts)
@@ -69,21 +106,39 @@ class AttemptLog:
                 "this process keeps them in memory",
             )
 
-    def since(self, earliest: float) -> list[Attempt]:
-        """Attempts of all processes from `earliest` (epoch seconds) on, read from the file's end.
+    def session(self) -> list[Attempt]:
+        """The attempts of this process, oldest first.
 
-        Bounded work: at most the last two megabytes of the file are read.
+        The last ten thousand are in memory; with more, all are read from the file.
+        """
+        with self._lock:
+            recent, total = list(self.recent), sum(spent.attempts for spent in self._spent.values())
+        if self.path is None or total <= len(recent):
+            return recent
+        kept = _attempts(read_records(self.path, self._began))
+        return [attempt for attempt in kept if attempt.session == SESSION]
+
+    def spent(self) -> dict[tuple[str, str, str], Spent]:
+        """What this process spent, by provider, key and model."""
+        with self._lock:
+            return dict(self._spent)
+
+    def since(self, earliest: float) -> list[Attempt]:
+        """Attempts of all processes from `earliest` (epoch seconds) on.
+
+        Bounded work: of the file, at most the last two megabytes are read.
         """
         if self.path is None:
-            return [attempt for attempt in self.recent if attempt.at >= earliest]
-        try:
-            with self.path.open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - _TAIL_BYTES))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return []
-        return [attempt for attempt in _parse(text.splitlines()) if attempt.at >= earliest]
+            with self._lock:
+                return [attempt for attempt in self.recent if attempt.at >= earliest]
+        kept = _attempts(read_records(self.path, earliest, _TAIL_BYTES))
+        return [attempt for attempt in kept if attempt.at >= earliest]
+
+    def _count(self, attempt: Attempt) -> None:
+        self.recent.append(attempt)
+        self._began = min(self._began, attempt.at)
+        route = attempt.provider, attempt.key, attempt.model
+        self._spent[route] = self._spent.get(route, Spent()).plus(attempt)
 
     def _write(self, path: Path, lines: bytes, now: float) -> None:
         month = month_of(now)
@@ -94,36 +149,95 @@ class AttemptLog:
         # One write in append mode: lines of several kernels do not mix.
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, lines)
+            if os.write(descriptor, lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 
 
-def read_attempts(path: Path) -> Iterator[Attempt]:
-    """All attempts kept beside a ledger, oldest file first; lines that are none are passed over.
+def read_records(
+    path: Path, earliest: float = 0.0, most_bytes: float = math.inf
+) -> Iterator[dict[str, Any]]:
+    """Attempts kept beside a ledger, as they were written, oldest first.
+
+    Lines that are none are passed over: cut when a disk was full, or not ours.
 
     Args:
         path: the current file, `llm_calls.jsonl`; those of earlier months lie beside it.
+        earliest: epoch seconds; what is older is mostly left unread, and some of it is given.
+        most_bytes: so much is read at the end of each file at most.
     """
-    earlier = sorted(path.parent.glob(f"{path.stem}-????-??{path.suffix}"))
-    for file in (*earlier, path):
+    first = month_of(max(earliest, 0.0))
+    earlier = (
+        file
+        for file in sorted(path.parent.glob(f"{path.stem}-????-??{path.suffix}"))
+        if file.stem[-len(first) :] >= first
+    )
+    for name in (*earlier, path):
         try:
-            text = file.read_text(encoding="utf-8", errors="replace")
+            with name.open("rb") as file:
+                file.seek(_start(file, earliest, most_bytes))
+                while lines := file.readlines(_BLOCK_BYTES):
+                    yield from _parse(lines)
         except FileNotFoundError:
             continue
-        yield from _parse(text.splitlines())
 
 
-def _parse(lines: Iterable[str]) -> Iterator[Attempt]:
-    """Attempts of lines; one that was cut when the disk was full, or is not ours, is left out."""
-    names = {entry.name for entry in fields(Attempt)}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            attempt = Attempt(**{name: value for name, value in entry.items() if name in names})
-        except (ValueError, TypeError, AttributeError):
-            continue
-        yield attempt
+def read_attempts(path: Path, earliest: float = 0.0) -> Iterator[Attempt]:
+    """The same as attempts."""
+    return _attempts(read_records(path, earliest))
+
+
+def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
+    """Where to begin to read so that no attempt from `earliest` on is missed.
+
+    Lines are in the order in which requests ended. So an attempt can be older than lines before
+    it, but the last one of each request is not: a stretch of lines is as old as its youngest.
+    """
+    size = file.seek(0, os.SEEK_END)
+    lowest = int(max(0, size - most_bytes))
+    start, step = size, _BLOCK_BYTES // 16
+    while start > lowest:
+        start, step = max(lowest, start - step), 2 * step
+        file.seek(start)
+        if start:
+            file.readline()
+        here = file.tell()
+        youngest = max((_at(record) for record in _parse(file.readlines(_SAMPLE_BYTES))), default=0)
+        if youngest < earliest:
+            return here
+    if lowest:
+        file.seek(lowest)
+        file.readline()
+        return file.tell()
+    return 0
+
+
+def _parse(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    try:
+        # All at once: a call per line takes longer than the reading.
+        records = json.loads(b"[%s]" % b",".join(lines))
+    except ValueError:
+        records = map(_record, lines)
+    return (record for record in records if isinstance(record, dict))
+
+
+def _record(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _at(record: dict[str, Any]) -> float:
+    at = record.get("at")
+    return float(at) if isinstance(at, int | float) else 0.0
+
+
+def _attempts(records: Iterable[dict[str, Any]]) -> Iterator[Attempt]:
+    for record in records:
+        with suppress(TypeError, ValueError):
+            yield Attempt.from_dict(record)
 
 
 def month_of(seconds: float) -> str:
@@ -132,14 +246,32 @@ def month_of(seconds: float) -> str:
 
 
 def _put_by(path: Path, month: str) -> None:
-    """Give last month's file its own name, so that the current one stays small."""
+    """Give the file of an earlier month its own name, so that the current one stays small.
+
+    One that cannot be renamed (on Windows, while somebody has it open) goes on as it is.
+    """
+    if _last_month(path, month) is None:
+        return
+    lock = kernel_lock(f"{path}.lock")
+    with suppress(OSError):
+        lock.acquire()
+        try:
+            # Somebody else may have done it, and begun the new one.
+            written = _last_month(path, month)
+            aside = path.with_name(f"{path.stem}-{written}{path.suffix}")
+            if written and not aside.exists():
+                path.rename(aside)
+        finally:
+            lock.release()
+
+
+def _last_month(path: Path, month: str) -> str | None:
+    """The month in which a file was last written, if that is before `month`."""
     try:
         written = month_of(path.stat().st_mtime)
     except FileNotFoundError:
-        return
-    aside = path.with_name(f"{path.stem}-{written}{path.suffix}")
-    if written < month and not aside.exists():
-        path.rename(aside)
+        return None
+    return written if written < month else None
 
 
 class Tally:

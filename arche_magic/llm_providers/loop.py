@@ -73,7 +73,7 @@ class RequestRun:
     decisions: list[Decision] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._id = os.urandom(6).hex()
+        self._id = f"r{os.urandom(6).hex()}"
         self._clock = self.quota_tracker.configuration.clock
         self._started = self._clock.time()
         self._ends = math.inf

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .markdown import harmless_markdown, whole_characters, without_controls
@@ -59,6 +61,29 @@ class Attempt:
     def to_dict(self) -> dict[str, Any]:
         """The attempt as plain JSON values."""
         return dict(self.__dict__)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Attempt:
+        """The attempt that `to_dict` gave; what a later version added is passed over.
+
+        Raises:
+            TypeError, ValueError: it gave no such thing.
+        """
+        attempt = cls(**{name: values[name] for name in _FIELDS if name in values})
+        for name, kinds in _FIELDS.items():
+            if not isinstance(getattr(attempt, name), kinds):
+                raise TypeError(f"{name} is {getattr(attempt, name)!r}")
+        return attempt
+
+
+_NUMBER = (int, float)
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("provider", "key", "model", "outcome", "request", "session"), (str,)),
+    "error": (str, NoneType),
+    **dict.fromkeys(("input_tokens", "output_tokens"), (int,)),
+    **dict.fromkeys(("at", "seconds", "waited_s"), _NUMBER),
+    **dict.fromkeys(("first_token_s", "cost_usd", "opens_at"), (*_NUMBER, NoneType)),
+}
 
 
 class Reply(str):

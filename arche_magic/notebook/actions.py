@@ -240,7 +240,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
     tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
     standings = tracker.standings(provider, now)
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
-    outlook = look_ahead(standings, log.since(now - PACE_SECONDS), now, paid)
+    outlook = look_ahead(standings, log.since(now - PACE_SECONDS) or log.session(), now, paid)
     if standings and options.plot and _can_draw():
         from .plots import last_midnight, usage_pictures
 
@@ -253,7 +253,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         _display(quota_bundle(standings, now, [*ahead, *_shared(tracker, provider), *off]))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
-    frame = quota_frame(standings, log.recent, now)
+    frame = quota_frame(standings, log.spent(), now)
     frame.attrs["outlook"] = outlook.to_dict()
     return frame
 
@@ -296,7 +296,7 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
 
     if text:
         raise InvalidRequest(f"%llm_stats takes no text, not {text!r}")
-    attempts = attempt_log(get_configuration().store).recent
+    attempts = attempt_log(get_configuration().store).session()
     frame = attempts_frame(attempts)
     if options.plot and _can_draw():
         from .plots import attempt_pictures

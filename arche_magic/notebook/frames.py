@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from arche_magic.llm_providers.attempts import Spent
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
@@ -27,11 +29,17 @@ _QUOTA_COLUMNS = (
     "provider", "key", "account", "model", "limit", "used", "session_used", "allowed", "remaining",
     "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
 )  # fmt: skip
+_ATTEMPT_NUMBERS = {
+    **dict.fromkeys(("input_tokens", "output_tokens"), "int64"),
+    **dict.fromkeys(("seconds", "first_token_s", "cost_usd", "waited_s"), "float64"),
+}
+_MAY_BE_MISSING = ("first_token_s", "cost_usd")
+_PART_ROWS = 20_000
 # Said, so that columns without any value, and frames without rows, have them too.
 _ATTEMPT_TYPES = {
     "at": "datetime64[ms, UTC]",
-    **dict.fromkeys(("input_tokens", "output_tokens"), "int64"),
-    **dict.fromkeys(("seconds", "first_token_s", "cost_usd", "waited_s"), "float64"),
+    **dict.fromkeys(("session", "request", "provider", "key", "model", "outcome", "error"), "str"),
+    **_ATTEMPT_NUMBERS,
 }
 _QUOTA_TYPES = {
     **dict.fromkeys(("used", "session_used", "allowed", "remaining"), "int64"),
@@ -44,27 +52,16 @@ _ROUNDING = 1e-6
 
 
 def quota_frame(
-    standings: Iterable[Standing], attempts: Iterable[Attempt], now: float
+    standings: Iterable[Standing], spent: Mapping[tuple[str, str, str], Spent], now: float
 ) -> pd.DataFrame:
     """One row per provider, key, model and limit.
 
     Columns: `provider, key, account, model, limit, used, session_used, allowed, remaining,
     usage_percent, available, opens_at, resets_at, evidence, evidence_age_s`. `used`, `allowed`
     and `remaining` are whole requests or tokens, as `limit` says; `session_used` counts this
-    process alone, whatever the window. Times are aware, UTC.
+    process alone, whatever the window (`spent`, by provider, key and model). Times are aware, UTC.
     """
-    spent: dict[tuple[str, str, str, str], float] = {}
-    for attempt in attempts:
-        if attempt.outcome == "skipped":
-            continue
-        route = (attempt.provider, attempt.key, attempt.model)
-        for metric, amount in (
-            ("requests", 1),
-            ("tokens", attempt.input_tokens + attempt.output_tokens),
-            ("input_tokens", attempt.input_tokens),
-            ("output_tokens", attempt.output_tokens),
-        ):
-            spent[(*route, metric)] = spent.get((*route, metric), 0) + amount
+    nothing = Spent()
     rows = [
         (
             row.provider,
@@ -73,7 +70,7 @@ def quota_frame(
             row.model,
             row.limit,
             math.ceil(row.used - _ROUNDING),
-            spent.get((row.provider, row.key, row.model, row.limit.partition("_per_")[0]), 0),
+            spent.get((row.provider, row.key, row.model), nothing).units(row.metric),
             int(row.amount),
             math.floor(row.remaining + _ROUNDING),
             round(100 * row.used / row.amount, 1) if row.amount else 100.0,
@@ -88,14 +85,27 @@ def quota_frame(
     return pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS)).astype(_QUOTA_TYPES)
 
 
-def attempts_frame(attempts: Iterable[Attempt]) -> pd.DataFrame:
-    """One row per attempt, oldest first.
+def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per attempt, or record of one, in their order.
 
     Columns: `at` (aware, UTC), `session, request, provider, key, model, outcome, input_tokens,
-    output_tokens, seconds, first_token_s, cost_usd, waited_s, error`.
+    output_tokens, seconds, first_token_s, cost_usd, waited_s, error` ("" if there was none).
+    Records without a time, or with words where numbers should be, are left out.
     """
-    rows = [{**attempt.to_dict(), "at": _time(attempt.at)} for attempt in attempts]
-    return pd.DataFrame(rows, columns=list(_ATTEMPT_COLUMNS)).astype(_ATTEMPT_TYPES)
+    rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
+    # In parts, as a million records take ten times the room of their columns.
+    parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
+    return pd.concat([*map(_part, parts)] or [_part(())], ignore_index=True)
+
+
+def _part(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in _ATTEMPT_COLUMNS})
+    numbers = [*_ATTEMPT_NUMBERS, "at"]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    frame = frame.dropna(subset=[name for name in numbers if name not in _MAY_BE_MISSING])
+    frame["at"] = pd.to_datetime((frame["at"] * 1000).round(), unit="ms", utc=True)
+    frame["error"] = frame["error"].fillna("")
+    return frame.astype(_ATTEMPT_TYPES)
 
 
 @dataclass(frozen=True)

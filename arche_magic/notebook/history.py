@@ -1,17 +1,19 @@
-"""Attempts of earlier sessions, and those a saved notebook holds, as DataFrames."""
+"""Attempts of earlier sessions, and what a saved notebook holds of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from arche_magic.llm_providers.attempts import attempt_log, read_attempts
+from arche_magic.llm_providers.attempts import attempt_log, read_records
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.routing import Decision
+from arche_magic.llm_providers.types import utc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +23,7 @@ def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
     """The attempts of all sessions kept beside the ledger, oldest first.
 
     Columns are those of `%llm_stats`; the frame exports itself (`to_csv`, `to_json`,
-    `to_parquet`).
+    `to_parquet`). Files of months before `since` are not read.
 
     Args:
         since: leave out what is older; a datetime, or ISO text such as `2026-11-23`. Without a
@@ -32,10 +34,14 @@ def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
     """
     from .frames import attempts_frame
 
-    log = attempt_log(get_configuration().store)
-    attempts = read_attempts(log.path) if log.path else iter(log.recent)
-    earliest = _moment(since)
-    return attempts_frame(attempt for attempt in attempts if attempt.at >= earliest)
+    log, earliest = attempt_log(get_configuration().store), _moment(since)
+    if log.path is None:
+        frame = attempts_frame(log.session())
+    else:
+        frame = attempts_frame(read_records(log.path, earliest))
+    if since is None:
+        return frame
+    return frame[frame["at"] >= utc(earliest)].reset_index(drop=True)
 
 
 def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
@@ -46,20 +52,52 @@ def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
     """
     from .frames import attempts_frame
 
+    return attempts_frame(
+        entry for kept in _kept(path) for entry in _list(kept.get("attempts")) if _is_dict(entry)
+    )
+
+
+def decisions_from_notebook(path: str | Path) -> list[list[Decision]]:
+    """What each choice of a route was made from, per request that a saved notebook holds.
+
+    `decision.choice()` makes it again.
+
+    Raises:
+        InvalidRequest: the file is no notebook.
+    """
+    requests = []
+    for kept in _kept(path):
+        decisions = []
+        for entry in _list(kept.get("decisions")):
+            # Whoever edits a notebook by hand loses that record, not the others.
+            with suppress(AttributeError, KeyError, TypeError, ValueError):
+                decisions.append(Decision.from_dict(entry))
+        if decisions:
+            requests.append(decisions)
+    return requests
+
+
+def _kept(path: str | Path) -> Iterator[dict[str, Any]]:
+    """What our outputs in a saved notebook have in their metadata."""
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
         cells = notebook["cells"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(f"{path} is no notebook that can be read: {error}") from None
-    return attempts_frame(_saved(cells))
+    for cell in filter(_is_dict, _list(cells)):
+        for output in filter(_is_dict, _list(cell.get("outputs"))):
+            metadata = output.get("metadata")
+            kept = metadata.get("arche_magic") if _is_dict(metadata) else None
+            if _is_dict(kept):
+                yield kept
 
 
-def _saved(cells: list[dict[str, Any]]) -> Iterator[Attempt]:
-    for cell in cells:
-        for output in cell.get("outputs", ()):
-            kept = output.get("metadata", {}).get("arche_magic", {})
-            for entry in kept.get("attempts", ()):
-                yield Attempt(**entry)
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_dict(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _moment(since: str | datetime | None) -> float:

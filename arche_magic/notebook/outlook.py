@@ -16,11 +16,31 @@ _LINES = 4
 
 
 @dataclass(frozen=True)
+class RunsOut:
+    """A limit that is spent before it resets; times in epoch seconds."""
+
+    route: str
+    limit: str
+    at: float
+    resets_at: float
+    turns: bool
+
+    def line(self, now: float) -> str:
+        """In words."""
+        begins = f" and begin anew at {_clock(self.resets_at, now)}" if self.turns else ""
+        return (
+            f"At the pace of the last hour, {self.route}: {self.limit} run out "
+            f"{_when(self.at, now)}{begins}"
+        )
+
+
+@dataclass(frozen=True)
 class Outlook:
     """A forecast for some routes.
 
     Attributes:
-        runs_out: per limit that is spent before it resets: route, limit, seconds from now.
+        runs_out: limits that are spent before they reset, the first first; those that keys of one
+            account share are named once.
         prompt_tokens: tokens of the last prompt and its reply; None if there was none.
         fit_now: how many prompts like it fit at this moment.
         fit_until_midnight: how many up to local midnight.
@@ -28,7 +48,7 @@ class Outlook:
         now: epoch seconds.
     """
 
-    runs_out: tuple[tuple[str, str, float], ...]
+    runs_out: tuple[RunsOut, ...]
     prompt_tokens: int | None
     fit_now: int
     fit_until_midnight: int
@@ -37,10 +57,7 @@ class Outlook:
 
     def notes(self) -> list[str]:
         """Lines to show below the table."""
-        lines = [
-            f"At the pace of the last hour, {route}: {limit} run out {_when(seconds, self.now)}"
-            for route, limit, seconds in self.runs_out[:_LINES]
-        ]
+        lines = [end.line(self.now) for end in self.runs_out[:_LINES]]
         if len(self.runs_out) > _LINES:
             lines.append(f"and {len(self.runs_out) - _LINES} more limits")
         if self.prompt_tokens is not None:
@@ -55,12 +72,18 @@ class Outlook:
         """The same as plain values; times as ISO text in UTC."""
         return {
             "runs_out": [
-                {"route": route, "limit": limit, "at": utc(self.now + seconds).isoformat()}
-                for route, limit, seconds in self.runs_out
+                {
+                    "route": end.route,
+                    "limit": end.limit,
+                    "at": utc(end.at).isoformat(),
+                    "resets_at": utc(end.resets_at).isoformat(),
+                }
+                for end in self.runs_out
             ],
             "prompt_tokens": self.prompt_tokens,
             "fit_now": self.fit_now,
             "fit_until_midnight": self.fit_until_midnight,
+            "free": self.free,
         }
 
 
@@ -70,20 +93,14 @@ def look_ahead(
     now: float,
     paid: Collection[str] = (),
 ) -> Outlook:
-    """The forecast from the attempts of the last hour.
+    """The forecast from earlier attempts: the pace is that of the last hour.
 
     Prompts that fit are counted on free routes, unless all are of `paid` providers.
     """
-    paces = forecast.paces(attempts, standings, now)
-    ends = [
-        (route_name(row.provider, row.key, row.model), row.limit.replace("_", " "), moment - now)
-        for row, pace in zip(standings, paces, strict=True)
-        if row.remaining > 0 and math.isfinite(moment := forecast.runs_out_at(row, pace, now))
-    ]
-    ends.sort(key=lambda end: end[2])
     served = [attempt for attempt in attempts if attempt.outcome == "served"]
     last = served[-1] if served else None
     free = [row for row in standings if row.provider not in paid]
+    counted = free or standings
     need = {"requests": 1.0}
     if last:
         need |= {
@@ -92,15 +109,35 @@ def look_ahead(
             "output_tokens": float(last.output_tokens),
         }
     return Outlook(
-        runs_out=tuple(ends),
+        runs_out=_runs_out(standings, attempts, now),
         prompt_tokens=last.input_tokens + last.output_tokens if last else None,
-        fit_now=forecast.prompts_that_fit(free or standings, need, now, now),
-        fit_until_midnight=forecast.prompts_that_fit(standings, need, now, forecast.midnight(now)),
+        fit_now=forecast.prompts_that_fit(counted, need, now, now),
+        fit_until_midnight=forecast.prompts_that_fit(counted, need, now, forecast.midnight(now)),
         free=bool(free),
         now=now,
     )
 
 
-def _when(seconds: float, now: float) -> str:
-    clock = f"{datetime.fromtimestamp(now + seconds).astimezone():%H:%M}"
-    return in_seconds(seconds) + (f", {clock}" if seconds >= 100 else "")
+def _runs_out(
+    standings: Sequence[Standing], attempts: Sequence[Attempt], now: float
+) -> tuple[RunsOut, ...]:
+    ends: dict[tuple[forecast.Account, str], RunsOut] = {}
+    paces = forecast.paces(attempts, standings, now)
+    for row, pace in zip(standings, paces, strict=True):
+        moment = forecast.runs_out_at(row, pace, now)
+        if row.remaining > 0 and math.isfinite(moment):
+            route = route_name(row.provider, row.key, row.model)
+            limit, turns = row.limit.replace("_", " "), row.window == "calendar"
+            end = RunsOut(route, limit, moment, row.resets_at, turns)
+            ends.setdefault((forecast.account_of(row), row.limit), end)
+    return tuple(sorted(ends.values(), key=lambda end: end.at))
+
+
+def _when(moment: float, now: float) -> str:
+    seconds = moment - now
+    return in_seconds(seconds) + (f", {_clock(moment, now)}" if seconds >= 100 else "")
+
+
+def _clock(moment: float, now: float) -> str:
+    local = datetime.fromtimestamp(moment).astimezone()
+    return f"{local:%d %b %H:%M}" if moment - now > 86_400 / 2 else f"{local:%H:%M}"

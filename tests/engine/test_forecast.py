@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -43,6 +47,22 @@ def test_the_pace_is_that_of_the_last_hour_and_of_the_route() -> None:
     assert forecast.paces(attempts, rows, NOW) == [2 / 3600, 60 / 3600]
 
 
+def test_what_was_refused_cost_nothing() -> None:
+    """The ledger does not count it either."""
+    attempts = [attempt(NOW - 10, "refused"), attempt(NOW - 10, "failed"), attempt(NOW - 10)]
+    assert forecast.paces(attempts, [standing("requests_per_day", 9, 0)], NOW) == [2 / 3600]
+
+
+def test_keys_of_one_account_spend_together() -> None:
+    """The pace of a shared limit is that of all its keys; another account's is its own."""
+    rows = [
+        standing("requests_per_day", 1000, 0, key=f"groq_key_{number}", account=account)
+        for number, account in ((1, "team"), (2, "team"), (3, "mine"))
+    ]
+    attempts = [attempt(NOW - 5, key=f"groq_key_{number}") for number in (1, 2, 2, 3)]
+    assert forecast.paces(attempts, rows, NOW) == [3 / 3600, 3 / 3600, 1 / 3600]
+
+
 @pytest.mark.parametrize(
     ("row", "pace", "seconds"),
     [
@@ -79,6 +99,89 @@ def test_keys_of_one_account_fit_once() -> None:
         standing("requests_per_day", 100, 40, key="groq_key_2"),
     ]
     assert forecast.prompts_that_fit(rows, {"requests": 1.0}, NOW, NOW) == 60
+
+
+def test_a_refused_key_does_not_hide_the_others_of_its_account() -> None:
+    """Whichever of them comes first in the table."""
+    refused = {"shut_by": "key refused", "opens_at": math.inf}
+    rows = [
+        standing("requests_per_day", 100, 40, **refused),
+        standing("requests_per_day", 100, 40, key="groq_key_2"),
+    ]
+    for order in (rows, rows[::-1]):
+        assert forecast.prompts_that_fit(order, {"requests": 1.0}, NOW, NOW) == 60
+
+
+def test_a_prompt_larger_than_a_limit_never_fits() -> None:
+    """However long one waits; an answer that is expected to be longer is only a guess."""
+    rows = [standing("tokens_per_minute", 1000, 0), standing("requests_per_minute", 30, 0)]
+    large = {"requests": 1.0, "tokens": 1300.0, "input_tokens": 1100.0, "output_tokens": 200.0}
+    assert forecast.prompts_that_fit(rows, large, NOW, NOW + 7200) == 0
+    long_answer = {**large, "input_tokens": 100.0, "output_tokens": 1200.0}
+    assert forecast.prompts_that_fit(rows, long_answer, NOW, NOW) == 1
+
+
+def test_what_is_shut_fills_up_to_the_brim_and_no_further() -> None:
+    """A bucket that is closed for an hour has one minute's worth then, and refills from there."""
+    shut = {"shut_by": "overloaded", "opens_at": NOW + 3600}
+    row = standing("requests_per_minute", 60, 60, **shut)
+    fit = [
+        forecast.prompts_that_fit([row], {"requests": 1.0}, NOW, NOW + seconds)
+        for seconds in (0, 3599, 3600, 3610)
+    ]
+    assert fit == [0, 0, 60, 70]
+    day = standing("requests_per_day", 20, 20, "calendar", time_zone="UTC", **shut)
+    turn = NOW - NOW % 86_400 + 86_400
+    assert forecast.prompts_that_fit([day], {"requests": 1.0}, NOW, turn + 1) == 20
+
+
+@pytest.fixture
+def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Makes another time zone this machine's."""
+
+    def use(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield use
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "hour", "fit"),
+    [
+        # Google's day turns at 17:00 in Tokyo, before midnight; at 09:00 in Berlin, after it.
+        ("Asia/Tokyo", 12, 20 + 3),
+        ("Asia/Tokyo", 18, 3),
+        ("Europe/Berlin", 12, 3),
+        ("Europe/Berlin", 8, 20 + 3),
+        ("America/Los_Angeles", 12, 3),
+    ],
+)
+def test_a_day_of_another_zone_may_turn_before_midnight_here(
+    local_zone: Callable[[str], None], zone: str, hour: int, fit: int
+) -> None:
+    """What fits until midnight counts the new day of the provider's own zone."""
+    local_zone(zone)
+    now = datetime(2026, 11, 24, hour, tzinfo=ZoneInfo(zone)).timestamp()
+    row = standing(
+        "requests_per_day", 20, 17, "calendar", time_zone="America/Los_Angeles", opens_at=now
+    )
+    until = forecast.midnight(now)
+    assert datetime.fromtimestamp(until, ZoneInfo(zone)) == datetime(
+        2026, 11, 25, tzinfo=ZoneInfo(zone)
+    )
+    assert forecast.prompts_that_fit([row], {"requests": 1.0}, now, until) == fit
+
+
+def test_midnight_is_midnight_when_clocks_change(local_zone: Callable[[str], None]) -> None:
+    """That day has 25 hours in Berlin, and in spring 23."""
+    local_zone("Europe/Berlin")
+    for month, day, hours in ((10, 25, 25), (3, 29, 23), (6, 1, 24)):
+        begins = datetime(2026, month, day).timestamp()
+        assert forecast.midnight(begins) - begins == hours * 3600
+        assert forecast.midnight(begins + 1) == forecast.midnight(begins)
 
 
 def test_a_route_shut_for_longer_fits_none() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import arche_magic
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from notebook_kernel import Kernel
 
 
@@ -39,6 +43,97 @@ def test_why_takes_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
     refused = kernel.run("%llm_why text")
     assert refused.status == "error"
     assert "is no reply" in refused.message
+
+
+def explained(kernel: Kernel, line: str = "%llm_why") -> tuple[str, dict[str, dict[str, str]]]:
+    """The note below the table, and the rows by key."""
+    cell = kernel.run(f"w = {line}")
+    assert cell.status == "ok", cell.error
+    printed = kernel.run("print(w.drop(columns='opens_at').to_json(orient='records'))").printed
+    rows = {row["key"]: row for row in json.loads(printed)}
+    return cell.displays[0]["data"]["text/plain"].splitlines()[-1], rows
+
+
+def test_why_nothing_answered(kernel: Kernel, sandboxed) -> None:
+    """A request that failed is explained: what failed, what was shut, what opens first."""
+    sandbox = sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq": {"requests_per_day": 0}})
+    sandbox.fail("mistral", "unauthorized")
+    assert kernel.run("%llm --patience 5 hi").status == "error"
+    note, rows = explained(kernel)
+    assert "no route answered; the first to open was groq · key 1" in note
+    assert "with 5 s of patience left" in note
+    assert {key: row["verdict"] for key, row in rows.items()} == {
+        "groq_key_1": "refused",
+        "groq_key_2": "refused",
+        "mistral_key_1": "failed",
+    }
+    assert rows["groq_key_1"]["would_change"] in ("asking 86 s later", "asking 87 s later")
+    assert "key refused" in rows["mistral_key_1"]["why"]
+    assert rows["mistral_key_1"]["would_change"] == "it does not open by waiting"
+
+
+def test_why_it_was_still_waiting(kernel: Kernel, sandboxed) -> None:
+    """A wait that was interrupted is explained by what it waited for."""
+    sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 0}})
+    kernel.run(
+        "%llm --patience 100 hi",
+        interrupt_when=lambda cell: any("waiting" in text for text in cell.data()),
+    )
+    note, rows = explained(kernel)
+    assert "interrupted while it waited for groq · key 1 · gpt-oss-120b" in note
+    assert rows["groq_key_1"]["verdict"] == "refused"
+    assert rows["openai_key_1"]["verdict"] == "open"
+    assert "costs money, and groq · key 1 · gpt-oss-120b opened in 8" in rows["openai_key_1"]["why"]
+    assert rows["openai_key_1"]["would_change"] in ("--patience 85", "--patience 86")
+
+
+def test_why_a_paid_route_was_spared(kernel: Kernel, sandboxed) -> None:
+    """After a wait the reply came from a free route; the paid one was open all the time."""
+    sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_minute": 0}})
+    assert kernel.run("%llm -q hi").status == "ok"
+    note, rows = explained(kernel)
+    assert "groq · key 1 · gpt-oss-120b answered after 2 s of waiting" in note
+    assert rows["groq_key_1"]["why"].startswith("answered after 1 failed: ")
+    assert rows["openai_key_1"]["would_change"] == "--patience 1"
+    # Which is true.
+    kernel.run("%llm -q hi")
+    cell = kernel.run("r = %llm --patience 0 -q hi")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("r.provider") == "openai"
+
+
+def test_why_names_what_was_no_choice(kernel: Kernel, sandboxed) -> None:
+    """A provider that -p leaves out does not just come later in the order."""
+    sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run("%llm -q -p mistral hi")
+    _, rows = explained(kernel)
+    assert rows["groq_key_1"]["verdict"] == "not offered"
+    assert rows["groq_key_1"]["why"] == "the request was for mistral alone"
+
+
+def test_a_saved_notebook_tells_why_too(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """Of replies, failures and interrupts it has the attempts, and what makes each choice again."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.02)
+    sandbox.fail("groq", "rate_limit_day")
+    cells = [kernel.run("%llm one")]
+    sandbox.fail("mistral", "unauthorized")
+    cells.append(kernel.run("%llm --patience 0 two"))
+    kernel.use(sandbox)
+    cells.append(kernel.run("%llm three", interrupt_when=lambda cell: len(cell.displays[:1]) == 1))
+    assert [cell.status for cell in cells] == ["ok", "error", "error"]
+    outputs = [[{"metadata": shown["metadata"]} for shown in cell.displays] for cell in cells]
+    saved = tmp_path / "saved.ipynb"
+    saved.write_text(json.dumps({"cells": [{"outputs": kept} for kept in outputs]}))
+    frame = arche_magic.attempts_from_notebook(saved)
+    assert list(frame["outcome"]) == [
+        "refused", "served", "skipped", "failed", "interrupted"
+    ]  # fmt: skip
+    tried = frame[frame["outcome"] != "skipped"]
+    choices = [
+        d.choice() for request in arche_magic.decisions_from_notebook(saved) for d in request
+    ]
+    assert [choice.route.provider for choice in choices if choice.route] == list(tried["provider"])
+    assert [choice.route for choice in choices].count(None) == 1
 
 
 def test_quota_says_how_many_prompts_still_fit(kernel: Kernel, sandboxed) -> None:

@@ -1,25 +1,34 @@
 """What comes of the present pace: when a limit runs out, and how many prompts still fit.
 
-Pure functions on `Standing`, the ledger's view of one limit at one moment.
+Pure functions on `Standing`, the ledger's view of one limit at one moment. Keys of one account have
+the same limits: what one of them spends, all have spent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import groupby
 
 from ..reply import Attempt
 from ..types import PERIOD_SECONDS, Standing
 from .windows import period_end
 
 PACE_SECONDS = 3600.0
+_NOT_SPENT = ("skipped", "refused")
+
+Account = tuple[str, str, str]
 
 
-def units(attempt: Attempt, limit: str) -> float:
-    """Units of a limit that an attempt spent, by its recorded count."""
-    metric = limit.partition("_per_")[0]
+def account_of(row: Standing) -> Account:
+    """Provider, account and model: what has one set of limits."""
+    return row.provider, row.account, row.model
+
+
+def units(attempt: Attempt, metric: str) -> float:
+    """Units of `requests`, `tokens`, … that an attempt spent, by its recorded count."""
+    if attempt.outcome in _NOT_SPENT:
+        return 0.0
     if metric == "requests":
         return 1.0
     tokens = {
@@ -30,18 +39,16 @@ def units(attempt: Attempt, limit: str) -> float:
     return float(tokens[metric])
 
 
-def paces(attempts: Iterable[Attempt], standings: Iterable[Standing], now: float) -> list[float]:
-    """Units per second that went to each standing's limit in the last hour."""
-    recent = [a for a in attempts if a.outcome != "skipped" and now - PACE_SECONDS < a.at <= now]
-    return [
-        sum(
-            units(attempt, row.limit)
-            for attempt in recent
-            if (attempt.provider, attempt.key, attempt.model) == (row.provider, row.key, row.model)
-        )
-        / PACE_SECONDS
-        for row in standings
-    ]
+def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float) -> list[float]:
+    """Units per second that went to each standing's limit in the last hour, by all its keys."""
+    accounts = {(row.provider, row.key, row.model): account_of(row) for row in standings}
+    spent: dict[tuple[Account, str], float] = {}
+    for attempt in attempts:
+        account = accounts.get((attempt.provider, attempt.key, attempt.model))
+        if account is not None and now - PACE_SECONDS < attempt.at <= now:
+            for metric in ("requests", "tokens", "input_tokens", "output_tokens"):
+                spent[account, metric] = spent.get((account, metric), 0.0) + units(attempt, metric)
+    return [spent.get((account_of(row), row.metric), 0.0) / PACE_SECONDS for row in standings]
 
 
 def runs_out_at(row: Standing, pace: float, now: float) -> float:
@@ -68,46 +75,54 @@ def prompts_that_fit(
         now: epoch seconds.
         until: epoch seconds; equal to `now` for what fits at this moment.
     """
-    total = 0
-    seen = set()
-    rows = sorted(standings, key=lambda row: (row.provider, row.account, row.model, row.key))
-    for _, limits in groupby(rows, key=lambda row: (row.provider, row.key, row.model)):
-        route = list(limits)
-        shared = (route[0].provider, route[0].account, route[0].model)
-        if shared in seen:
-            continue
-        seen.add(shared)
-        total += max(0, math.floor(min(_fits(row, need, now, until) for row in route)))
-    return total
+    routes: dict[tuple[Account, str], float] = {}
+    for row in standings:
+        route = account_of(row), row.key
+        routes[route] = min(routes.get(route, math.inf), _fits(row, need, now, until))
+    best: dict[Account, float] = {}
+    for (account, _), fits in routes.items():
+        # Of keys that share everything, the one that is not shut for a reason of its own.
+        best[account] = max(best.get(account, 0.0), fits)
+    return sum(math.floor(fits) for fits in best.values())
 
 
 def midnight(now: float) -> float:
     """The next midnight of this machine's time zone."""
-    today = datetime.fromtimestamp(now).astimezone()
-    tomorrow = (today + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return tomorrow.timestamp()
+    tomorrow = datetime.fromtimestamp(now).date() + timedelta(days=1)
+    # Without a zone it is local time, whatever the clocks do that night.
+    return datetime(tomorrow.year, tomorrow.month, tomorrow.day).timestamp()
 
 
 def _fits(row: Standing, need: Mapping[str, float], now: float, until: float) -> float:
     amount = need.get(row.metric, 0.0)
     if amount <= 0:
         return math.inf
-    if row.shut_by and row.opens_at > until:
+    opens = max(now, row.opens_at) if row.shut_by else now
+    if opens > until:
         return 0.0
-    return _available(row, now, until) / amount + 1e-9
+    if row.metric in ("tokens", "input_tokens") and need.get("input_tokens", 0.0) > row.amount:
+        # As the ledger has it: a prompt that is larger than the limit is not sent there.
+        return 0.0
+    return _available(row, now, opens, until) / min(amount, row.amount or amount) + 1e-9
 
 
-def _available(row: Standing, now: float, until: float) -> float:
-    """Units that can be spent from `now` to `until`."""
+def _available(row: Standing, now: float, opens: float, until: float) -> float:
+    """Units that can be spent from `opens` to `until`."""
     length = PERIOD_SECONDS[row.period]
     if row.window == "bucket":
-        return row.remaining + (until - now) * row.amount / length
+        # While it is shut it fills up to the brim, and no further.
+        level = min(row.amount, row.remaining + (opens - now) * row.amount / length)
+        return level + (until - opens) * row.amount / length
     if row.window == "rolling":
-        return row.remaining + math.floor((until - now) / length) * row.amount
-    available, turn = row.remaining, period_end(row.period, row.time_zone, now)
+        level = row.amount if opens - now >= length else row.remaining
+        return level + math.floor((until - opens) / length) * row.amount
+    turn = period_end(row.period, row.time_zone, now)
+    level = row.remaining
+    if turn <= opens:
+        level, turn = row.amount, period_end(row.period, row.time_zone, opens)
     if row.period in ("second", "minute", "hour"):
-        return available + (math.ceil((until - turn) / length) * row.amount if turn < until else 0)
+        return level + (math.ceil((until - turn) / length) * row.amount if turn < until else 0)
     while turn < until:
-        available += row.amount
+        level += row.amount
         turn = period_end(row.period, row.time_zone, turn)
-    return available
+    return level

@@ -1,0 +1,66 @@
+"""The lines below `%llm_quota`, from the ledger's view and the attempts."""
+
+from __future__ import annotations
+
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Standing
+from arche_magic.notebook.outlook import look_ahead
+
+NOW = 1_795_000_000.0
+FREE, PAID = "mistral", "openai"
+
+
+def day(provider: str, left: float, key: int = 1, **more: object) -> Standing:
+    """So many of 100 requests of the day left, on an account of the provider's name."""
+    values = {
+        "provider": provider, "key": f"{provider}_key_{key}", "account": provider, "model": "m",
+        "limit": "requests_per_day", "amount": 100.0, "used": 100 - left, "opens_at": NOW,
+        "resets_at": NOW + 90_000, "window": "calendar", "evidence": "published",
+        "evidence_at": NOW, **more,
+    }  # fmt: skip
+    return Standing(**values)  # type: ignore[arg-type]
+
+
+def served(number: int, provider: str = FREE, key: int = 1) -> list[Attempt]:
+    """Prompts of the last minutes."""
+    one = Attempt(provider, f"{provider}_key_{key}", "m", "served", None, 10, 20, at=NOW - 60)
+    return [one] * number
+
+
+def test_prompts_are_counted_on_free_routes_now_and_until_midnight() -> None:
+    """A paid route counts in neither figure, unless there is no other."""
+    rows = [day(FREE, 40), day(PAID, 90)]
+    both = look_ahead(rows, served(1), NOW, {PAID})
+    assert both.free
+    assert (both.fit_now, both.fit_until_midnight) == (40, 40)
+    assert "that the free routes take: 40 now, 40 until midnight" in both.notes()[-1]
+    alone = look_ahead(rows[1:], served(1), NOW, {PAID})
+    assert not alone.free
+    assert (alone.fit_now, alone.fit_until_midnight) == (90, 90)
+    assert "that the paid routes take: 90 now, 90 until midnight" in alone.notes()[-1]
+
+
+def test_a_shared_limit_runs_out_once_and_as_fast_as_all_keys_spend_it() -> None:
+    """Two keys of one account at 10 an hour each: 40 are gone in two hours."""
+    rows = [day(FREE, 40), day(FREE, 40, key=2)]
+    outlook = look_ahead(rows, served(10) + served(10, key=2), NOW)
+    (end,) = outlook.runs_out
+    assert end.at - NOW == 2 * 3600
+    line = outlook.notes()[0]
+    assert line.startswith("At the pace of the last hour, mistral · key 1 · m: requests per day ")
+    assert "run out in 2 h, " in line
+    assert " and begin anew at " in line
+    kept = outlook.to_dict()["runs_out"][0]
+    assert kept["resets_at"] > kept["at"]
+
+
+def test_what_lasts_until_it_resets_is_not_mentioned() -> None:
+    """Nor what is spent already: the table says so."""
+    soon = day(FREE, 40, resets_at=NOW + 3600)
+    assert look_ahead([soon], served(10), NOW).runs_out == ()
+    assert look_ahead([day(FREE, 0)], served(10), NOW).runs_out == ()
+
+
+def test_without_any_prompt_there_is_nothing_to_say() -> None:
+    """No pace, and no prompt to compare with."""
+    assert look_ahead([day(FREE, 40)], [], NOW).notes() == []
