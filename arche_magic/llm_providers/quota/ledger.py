@@ -36,7 +36,7 @@ _OUTPUT_GUESS = 300.0
 _SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST = 4, 3
 # So much more than the table says is no new figure of the same plan, but another plan.
-_OTHER_PLAN = 5.0
+_OTHER_PLAN = 3.0
 # What an error said of a limit is not replaced by a header for so long: headers may speak of
 # another limit (Groq's tokens per minute, where input tokens are what is refused).
 _ERROR_HOLDS_SECONDS = 86_400.0
