@@ -91,7 +91,7 @@ def parse_limits(
     "Asia/Tokyo"}}`. A source is any text; the last date in it is when the figure was read.
 
     Raises:
-        ValueError: a name is no limit, or an amount is no number of at least 0.
+        ValueError: a name is no limit, or an amount is no number of at least 1, and not 0.
     """
     window, time_zone = _window_rule(table, window, time_zone)
     limits = []
@@ -104,8 +104,8 @@ def parse_limits(
             raise ValueError(f"{name} has an unknown part {sorted(unknown)[0]!r}")
         amount: Any = own.get("amount")
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not number or not 0 <= amount < math.inf:
-            raise ValueError(f"{name} is {amount!r}; it must be a number of at least 0")
+        if not number or not (amount == 0 or 1 <= amount < math.inf):
+            raise ValueError(f"{name} is {amount!r}; it must be a number of at least 1, or 0")
         rule = _window_rule(own, window, time_zone)
         read_in = str(own.get("source", table.get("source", source)))
         limits.append(

@@ -258,7 +258,8 @@ class QuotaTracker:
 
         def change(provider: Document) -> None:
             scopes = provider.setdefault("limits", {})
-            table = {**scopes.pop(scope, {}), **limits} if limits else {}
+            before = scopes.pop(scope, {})
+            table = {**before, **limits} if limits else {}
             if table := {name: given for name, given in table.items() if given is not None}:
                 scopes[scope] = table
 

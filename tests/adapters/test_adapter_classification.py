@@ -427,6 +427,27 @@ def test_accounts_are_read_where_they_are_named(script: Script, build: Build) ->
     assert build("google").account == "projects/123"
 
 
+@pytest.mark.parametrize("detailed", [True, False])
+def test_googles_project_is_read_from_a_429_that_names_it(
+    script: Script, build: Build, detailed: bool
+) -> None:
+    """As reported from 2024 on for limits of the whole service: in its details and in its text."""
+    text = (
+        "Quota exceeded for quota metric 'Generate Content API requests per minute' and limit "
+        "'GenerateContent request limit per minute for a region' of service "
+        "'generativelanguage.googleapis.com' for consumer 'project_number:456'."
+    )
+    info = {
+        "@type": RPC + "ErrorInfo",
+        "reason": "RATE_LIMIT_EXCEEDED",
+        "metadata": {"consumer": "projects/456", "quota_limit_value": "1500"},
+    }
+    details = [info] if detailed else []
+    script.answer(429, google("RESOURCE_EXHAUSTED", text, *details))
+    assert fail(build, "google").remedy is Remedy.WAIT_FOR_LIMIT
+    assert build("google").account == "projects/456"
+
+
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 

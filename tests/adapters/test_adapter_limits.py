@@ -187,6 +187,105 @@ def test_mistral_headers_name_their_period() -> None:
     )
 
 
+def test_mistrals_older_headers_count_tokens_by_their_period() -> None:
+    """As recorded until May 2025; the reset is the minute's."""
+    headers = {
+        "ratelimitbysize-limit": "500000",
+        "ratelimitbysize-remaining": "499960",
+        "ratelimitbysize-reset": "16",
+        "ratelimitbysize-query-cost": "40",
+        "x-ratelimitbysize-limit-minute": "500000",
+        "x-ratelimitbysize-remaining-minute": "499960",
+        "x-ratelimitbysize-limit-month": "1000000000",
+        "x-ratelimitbysize-remaining-month": "999999960",
+    }
+    assert header_observations(headers) == (
+        Observation("tokens_per_minute", 500_000, 499_960, 16, "header"),
+        Observation("tokens_per_month", 1_000_000_000, 999_999_960, None, "header"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("x-ratelimit-limit-req-minute", "requests_per_minute"),
+        ("x-ratelimit-limit-req-60-second", "requests_per_minute"),
+        ("x-ratelimit-limit-req-second", "requests_per_second"),
+        ("x-ratelimit-limit-req-1-second", "requests_per_second"),
+        ("x-ratelimit-limit-requests-day", "requests_per_day"),
+        ("x-ratelimit-limit-tokens-minute", "tokens_per_minute"),
+        ("X-RateLimit-Limit-Tokens-Month", "tokens_per_month"),
+        ("x-ratelimit-limit-req-10-second", None),
+        ("x-ratelimit-limit-input-images", None),
+        ("x-ratelimit-limit-tokens_usage_based", None),
+        ("x-ratelimit-tokens-query-cost", None),
+        ("ratelimitbysize-limit", None),
+    ],
+)
+def test_what_each_header_counts(name: str, limit: str | None) -> None:
+    """A window without a name of ours, and what is no request or token, is left out."""
+    assert [seen.name for seen in header_observations({name: "60"})] == [limit] * bool(limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "figures"),
+    [
+        (
+            "Rate limit reached for model `m` in organization `org_1` service tier `on_demand` on"
+            " tokens per minute (TPM): Limit 6000, Used 5447, Requested 783. Please try again in"
+            " 2.3s. Need more tokens? Upgrade",
+            "tokens_per_minute", (6000, 5447, 783, 2.3),
+        ),
+        (
+            "… on tokens per day (TPD): Limit 200000, Used 197494, Requested 4035."
+            " Please try again in 11m0.528s. …",
+            "tokens_per_day", (200_000, 197_494, 4035, 660.528),
+        ),
+        (
+            "… on requests per day (RPD): Limit 50, Used 50, Requested 1."
+            " Please try again in 28m48s.",
+            "requests_per_day", (50, 50, 1, 1728),
+        ),
+        (
+            "… on requests per min (RPM): Limit 3, Used 3, Requested 1. Please try again in 20s.",
+            "requests_per_minute", (3, 3, 1, 20),
+        ),
+        (
+            "… on input tokens per minute (ITPM): Limit 7000, Used 6900, Requested 200."
+            " Please try again in 857.142ms.",
+            "input_tokens_per_minute", (7000, 6900, 200, 0.857142),
+        ),
+        (
+            "… on output tokens per minute (OTPM): Limit 1000, Used 990, Requested 30.",
+            "output_tokens_per_minute", (1000, 990, 30, None),
+        ),
+        (
+            "Request too large for gpt-5-nano on tokens per min (TPM): Limit 2000000,"
+            " Requested 2500013. The input or output tokens must be reduced",
+            "tokens_per_minute", (2_000_000, None, 2_500_013, None),
+        ),
+        (
+            "… on audio seconds per hour (ASH): Limit 7200, Used 7200, Requested 10.",
+            None, (7200, 7200, 10, None),
+        ),
+        (
+            "… on tokens per min (TPM): Limit 5000000, Used 5000000, Requested 100667."
+            " Please try again in 14h29m11.04s.",
+            "tokens_per_month", (5_000_000, 5_000_000, 100_667, 52_151.04),
+        ),
+    ],
+)  # fmt: skip
+def test_limit_sentences_as_they_were_seen(
+    text: str, name: str | None, figures: tuple[float | None, ...]
+) -> None:
+    """Groq's and OpenAI's, for every dimension; a label lies in the last, the duration does not."""
+    sentence = read_sentence(text)
+    assert sentence is not None
+    assert sentence.name == name
+    read = (sentence.limit, sentence.used, sentence.requested, sentence.wait)
+    assert read == tuple(figure if figure is None else pytest.approx(figure) for figure in figures)
+
+
 @pytest.mark.parametrize("value", ["-1", "many", "", "1e9", "nan", "9" * 40])
 def test_absurd_figures_are_left_out(value: str) -> None:
     """What is no plain count is not learned from."""

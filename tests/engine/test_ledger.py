@@ -261,7 +261,7 @@ def test_what_a_broken_attempt_is_known_to_have_spent_is_booked(tracker_of: Buil
 
 def test_a_header_replaces_the_published_limit(tracker_of: Build) -> None:
     """The provider's figure counts from then on, and says where it comes from."""
-    tracker = tracker_of(RPM)
+    tracker = tracker_of(replace(RPM, evidence="published"))
     seen = [Observation("requests_per_minute", 30, 28)]
     served(tracker, a_route(tracker.configuration), observations=seen)
     row = tracker.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_minute"]

@@ -248,19 +248,19 @@ def test_the_older_packages_counts_go_on(
 
 
 def test_a_configured_limit_is_shown_as_such(start: Start, clock: Clock) -> None:
-    """Until the provider says otherwise in a reply."""
+    """A smaller one than the provider states stays; a larger one gives way to its reply."""
     start(keys={"groq": 1}, clock=clock)
     from arche_magic.llm_providers.catalog import parse_limits
 
-    limits = {"groq": parse_limits({"requests_per_day": 500, "tokens_per_day": 1000}, "bucket")}
+    figures = {"requests_per_day": 500, "tokens_per_day": 1000, "tokens_per_minute": 9000}
+    limits = {"groq": parse_limits(figures, "bucket")}
     use_configuration(replace(get_configuration(), limits=limits))
     provider = get_llm_provider("groq")
-    row = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_day"]
-    assert (row["limit"], row["evidence"]) == (500, "configured")
+    row = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]["tokens_per_minute"]
+    assert (row["limit"], row["evidence"]) == (9000, "configured")
     provider.generate("Hello")
     summary = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]
-    assert (summary["requests_per_day"]["limit"], summary["requests_per_day"]["evidence"]) == (
-        1000,
-        "header",
-    )
-    assert summary["tokens_per_day"]["evidence"] == "configured"
+    shown = {name: (row["limit"], row["evidence"]) for name, row in summary.items()}
+    assert shown["requests_per_day"] == (500, "configured")
+    assert shown["tokens_per_day"] == (1000, "configured")
+    assert shown["tokens_per_minute"] == (8000, "header")

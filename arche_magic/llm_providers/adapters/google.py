@@ -87,7 +87,9 @@ class GoogleAdapter(SdkAdapter):
             consumer = said(metadata, "consumer") if isinstance(metadata, dict) else ""
             if consumer.startswith("projects/"):
                 return consumer
-        return None
+        # The 429 of a limit that all models share names it so; that of a model's limit never does.
+        named = re.search(r"project_number:(\d{1,20})", said(fields, "message"))
+        return f"projects/{named[1]}" if named else None
 
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str

@@ -33,6 +33,9 @@ _HEADER = re.compile(
     r"x-ratelimit-(limit|remaining|reset)-(requests|req|tokens)"
     r"(?:-(?:([0-9]{1,6})-)?(second|minute|hour|day|month))?"
 )
+# Mistral's until 2025-05: by size means tokens. The reset, in seconds, is the minute's.
+_HEADER_BY_SIZE = re.compile(r"x-ratelimitbysize-(limit|remaining)-(second|minute|hour|day|month)")
+_RESET_BY_SIZE = "ratelimitbysize-reset"
 _COUNT = "[0-9]{1,15}(?:,[0-9]{3}){0,4}"
 _SENTENCE = re.compile(
     r"on (?P<dimension>[a-z ]{1,60}) \([A-Z]{1,10}\): "
@@ -104,6 +107,8 @@ def header_observations(
     """
     found: dict[tuple[Metric, Period | None], dict[str, str]] = {}
     for name, value in headers.items():
+        if by_size := _HEADER_BY_SIZE.fullmatch(name.lower()):
+            found.setdefault(("tokens", _PERIODS[by_size[2]]), {})[by_size[1]] = value
         match = _HEADER.fullmatch(name.lower())
         if match is None:
             continue
@@ -113,6 +118,8 @@ def header_observations(
             continue
         metric: Metric = "tokens" if dimension == "tokens" else "requests"
         found.setdefault((metric, period), {})[figure] = value
+    if (by_minute := found.get(("tokens", "minute"))) and _RESET_BY_SIZE in headers:
+        by_minute.setdefault("reset", headers[_RESET_BY_SIZE])
     observations = []
     for (metric, period), figures in found.items():
         limit, remaining = _amount(figures.get("limit")), _amount(figures.get("remaining"))

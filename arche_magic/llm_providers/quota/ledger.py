@@ -36,7 +36,7 @@ _OUTPUT_GUESS = 300.0
 _SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST = 4, 3
 # So much more than the table says is no new figure of the same plan, but another plan.
-_OTHER_PLAN = 5.0
+_OTHER_PLAN = 3.0
 # What an error said of a limit is not replaced by a header for so long: headers may speak of
 # another limit (Groq's tokens per minute, where input tokens are what is refused).
 _ERROR_HOLDS_SECONDS = 86_400.0
@@ -79,14 +79,17 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict[str, Limit]:
     """The limits in force for a model: what was learned, over what is configured or published.
 
-    Where a provider states many times what the table says, the account is on another plan than the
-    table's, and the table's other figures say nothing about it.
+    A smaller figure of the user's is no claim but a wish, and stays. Where a provider states many
+    times what the table says, the account is on another plan than the table's, and the table's
+    other figures say nothing about it.
     """
     limits = {limit.name: limit for limit in defaults}
     learned = {}
     for name, stored in document.get("models", {}).get(model, {}).get("limits", {}).items():
         # A stored copy of a published or configured limit is no evidence: the file may be newer.
-        if stored["evidence"] in ("header", "error"):
+        if stored["evidence"] in ("header", "error") and not _is_wish(
+            limits.get(name), stored["amount"]
+        ):
             learned[name] = limit_of(name, stored)
     if any(
         name in limits
@@ -221,20 +224,26 @@ def learn(
             amount, evidence = (limit.amount, limit.evidence) if limit else (0.0, seen.evidence)
         else:
             amount, evidence = seen.amount, seen.evidence
-        # A limit of 0 would never open again; what is not in the plan is closed by its remedy.
-        if not math.isfinite(amount) or amount <= 0 or _is_overruled(seen, before, now):
+        # Less than one would never open again; what is not in the plan is closed by its remedy.
+        if not 1 <= amount < math.inf or _is_overruled(seen, before, now):
             continue
+        remaining, wish = seen.remaining, limit if _is_wish(limit, amount) else None
+        if wish:
+            # The user wants less than there is: of that only what is left counts, if it is less.
+            amount, evidence = wish.amount, wish.evidence
+            remaining = None if remaining is None else min(remaining, amount)
         rule = limit or window_of(seen.name)
         if seen.name not in given:
             rule = windows.rule_by_reset(rule, window_of(seen.name), amount, seen, now)
         limit = Limit(rule.metric, rule.period, amount, rule.window, rule.time_zone, evidence)
         since = before["evidence_at"] if before and seen.amount is None else now
+        known[seen.name] = limit
         stored[seen.name] = stored_limit(limit, now, before, since)
-        if seen.remaining is None or not 0 <= seen.remaining <= amount:
+        if remaining is None or not 0 <= remaining <= amount:
             continue
         counter = stored[seen.name]["counter"]
         ours = windows.used(limit, counter, now)
-        theirs = amount - seen.remaining
+        theirs = amount - remaining
         units = held.get(limit.metric, 0.0)
         if limit.metric != "requests":
             # Calls under way may have spent more than was guessed, and are charged when they end:
@@ -243,7 +252,7 @@ def learn(
         if theirs > ours + units:
             windows.set_used(limit, counter, theirs - units, now)
             windows.remember(limit, stored[seen.name], theirs - units - ours, now)
-        elif theirs < ours and alone and limit.metric == "requests":
+        elif theirs < ours and alone and limit.metric == "requests" and not wish:
             windows.set_used(limit, counter, theirs, now)
 
 
@@ -292,8 +301,10 @@ def stored_limit(
             counter = {}
             windows.set_used(limit, counter, level, now)
         elif limit.window == "bucket" and before.amount != limit.amount:
-            # The rate of refill changes with the amount; fix today's level first.
-            windows.set_used(limit, counter, windows.used(before, counter, now), now)
+            # The rate of refill changes with the amount; fix today's level first. There is not
+            # more in a bucket than it holds.
+            level = min(windows.used(before, counter, now), limit.amount)
+            windows.set_used(limit, counter, level, now)
     stored = {
         "amount": limit.amount,
         "window": limit.window,
@@ -306,6 +317,11 @@ def stored_limit(
     if "proven" in known:
         stored["proven"] = known["proven"]
     return stored
+
+
+def _is_wish(limit: Limit | None, stated: float) -> bool:
+    """Whether the user set less than what the provider states."""
+    return limit is not None and limit.evidence == "configured" and limit.amount < stated
 
 
 def _is_overruled(seen: Observation, before: Document | None, now: float) -> bool:

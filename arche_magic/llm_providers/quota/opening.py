@@ -25,6 +25,8 @@ _CLOCK_TOLERANCE_SECONDS = 3600.0
 _SOON_SECONDS = 0.05
 # A call that tries a route keeps others off for this long at most: its kernel may have died.
 _TRIAL_SECONDS = 10.0
+# What only a reply said is asked again after a day, where it turns away all that is asked.
+_RECHECK_SECONDS = 86_400.0
 # A refusal comes within this time; a call that is under way for longer was let in.
 _REFUSAL_SECONDS = 0.5
 
@@ -61,9 +63,11 @@ def route_state(
         if limit.amount <= 0:
             return RouteState(math.inf, f"the plan has no {in_words(limit)}", 0.0)
         need = amounts[limit.metric]
-        counter = entry.get("limits", {}).get(name, {}).get("counter", {})
+        stored = entry.get("limits", {}).get(name, {})
+        counter = stored.get("counter", {})
         if limit.metric != "requests":
-            if limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount:
+            too_large = limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount
+            if too_large and not _is_stale(limit, stored, now):
                 return RouteState(
                     math.inf,
                     f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
@@ -197,6 +201,12 @@ def is_expired(hold: Document, now: float) -> bool:
 def from_a_wrong_clock(moment: float, now: float) -> bool:
     """Whether a past moment lies so far ahead that the clock must have been wrong then."""
     return moment > now + _CLOCK_TOLERANCE_SECONDS
+
+
+def _is_stale(limit: Limit, stored: Document, now: float) -> bool:
+    """Whether a reply said so too long ago to turn requests away for ever."""
+    since = stored.get("evidence_at", now)
+    return limit.evidence in ("header", "error") and now - since > _RECHECK_SECONDS
 
 
 def _places_of_provider(provider: Document, route: Route) -> tuple[Document, Document]:

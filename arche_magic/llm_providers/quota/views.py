@@ -21,7 +21,8 @@ def standings_of(
     for limit in limits.values():
         stored = entry.get("limits", {}).get(limit.name, {})
         counter = stored.get("counter", {})
-        next_call = windows.opens_at(limit, counter, min(1.0, limit.amount), now)
+        # A limit of nothing has no next call.
+        next_call = windows.opens_at(limit, counter, 1.0, now)
         rows.append(
             Standing(
                 provider=route.provider,
