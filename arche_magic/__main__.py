@@ -1,62 +1,198 @@
-"""The ledger outside notebooks: `python -m arche_magic quota`."""
+"""What every key has left, outside notebooks.
+
+python -m arche_magic quota              every route, limit by limit
+python -m arche_magic quota groq         one provider
+python -m arche_magic quota --json       for scripts: the usage summary
+python -m arche_magic quota reset KEY    forget a key's counts and why it is shut
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import shutil
 import sys
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
-from .llm_providers.config import get_configuration
-from .llm_providers.errors import LLMProviderError
-from .llm_providers.quota_tracker import QuotaTracker, get_quota_tracker
+from . import __version__
+
+_ENDING = """exit status: 0 if it was done, 1 if it cannot be (the reason is on the error stream),
+2 if the command was not understood"""
+_QUOTA = "python -m arche_magic quota"
+_NO_KEY = (
+    "no API key is configured: set GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY or "
+    "OPENAI_API_KEY in the environment or in a file named .env in this folder or above it"
+)
+# The name of a limit, its meter, and what is used of it.
+_NEEDED_COLUMNS = 3
+# For consoles that cannot show the others.
+_PLAIN = str.maketrans({"█": "#", "░": ".", "·": "-", "…": "."})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m arche_magic", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    quota = commands.add_parser("quota", help="what every route has left, and when it opens")
-    quota.add_argument("action", nargs="?", metavar="PROVIDER | reset", help="narrow, or reset")
-    quota.add_argument("key", nargs="?", help="after reset: the key's label, such as groq_key_2")
-    quota.add_argument("--json", action="store_true", help="the usage summary as JSON")
+    parser, quota = _parsers()
     options = parser.parse_args(arguments)
+    words, reset = options.words, options.words[:1] == ["reset"]
+    if reset and len(words) != 2:
+        quota.error("reset takes one KEY, such as groq_key_2" + _labels())
+    if reset and options.json:
+        quota.error("reset has nothing to show as JSON")
+    if not reset and len(words) > 1:
+        quota.error(f"one PROVIDER at most, not {' '.join(words)!r}")
+    warnings.showwarning = _warn
     try:
-        tracker = get_quota_tracker()
-        if options.action == "reset":
-            return _reset(tracker, options.key)
-        _show(tracker, options.action, options.json)
-    except LLMProviderError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return _reset(words[1]) if reset else _show(words[0] if words else None, options.json)
+    except BrokenPipeError:
+        # Whoever reads had enough; Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    shared: dict[str, Any] = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "epilog": _ENDING,
+    }
+    parser = argparse.ArgumentParser(prog="python -m arche_magic", description=__doc__, **shared)
+    parser.add_argument("--version", action="version", version=f"arche_magic {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    quota = commands.add_parser(
+        "quota",
+        usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
+        help="what every route has left, and when it opens",
+        description="What every route has left of each limit, when it opens, and what the present "
+        "pace leads to.",
+        **shared,
+    )
+    quota.add_argument(
+        "words",
+        nargs="*",
+        metavar="PROVIDER | reset KEY",
+        help="show this provider alone; or reset a key, by its label such as groq_key_2, after it "
+        "was topped up, replaced or allowed again",
+    )
+    quota.add_argument(
+        "--json",
+        action="store_true",
+        help="print the usage summary: provider, key, limit, and what is used of it",
+    )
+    return parser, quota
+
+
+def _show(provider: str | None, as_json: bool) -> int:
+    from .llm_providers.config import get_configuration
+    from .llm_providers.errors import LLMProviderError
+    from .llm_providers.quota_tracker import get_quota_tracker
+
+    try:
+        configuration = get_configuration()
+        if provider:
+            configuration.provider(provider)
+        if not any(provider in (None, key.provider) for key in configuration.keys):
+            return _failed(_NO_KEY if not provider else f"no key of {provider} is configured")
+        tracker = get_quota_tracker(configuration)
+        if as_json:
+            summary = tracker.get_usage_summary(provider)
+            print(json.dumps(summary, indent=2, default=lambda value: value.isoformat()))
+            return 0
+        _print(_table(tracker, provider))
+    except LLMProviderError as error:
+        return _failed(str(error))
     return 0
 
 
-def _show(tracker: QuotaTracker, provider: str | None, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(tracker.get_usage_summary(provider), indent=2, default=_iso))
+def _table(tracker: Any, provider: str | None) -> str:
+    from .llm_providers.attempts import attempt_log
+    from .llm_providers.quota.forecast import PACE_SECONDS
+    from .notebook.meters import quota_bundle, shared_notes
+    from .notebook.outlook import look_ahead
+
+    configuration = tracker.configuration
+    now = configuration.clock.time()
+    standings = tracker.standings(provider, now)
+    paid = {entry.name for entry in configuration.providers.values() if entry.paid}
+    earlier = attempt_log(configuration.store).since(now - PACE_SECONDS)
+    ahead = look_ahead(standings, earlier, now, paid).notes()
+    notes = [*ahead, *shared_notes(tracker.shared_keys(), provider)]
+    return quota_bundle(standings, now, notes)["text/plain"]
+
+
+def _reset(key: str) -> int:
+    from .llm_providers.errors import LLMProviderError
+    from .llm_providers.quota_tracker import get_quota_tracker
+
+    try:
+        get_quota_tracker().reopen(key)
+    except LLMProviderError as error:
+        return _failed(str(error))
+    print(
+        f"{key}: its counts, and why it was shut, are forgotten; the next reply tells what is left"
+    )
+    return 0
+
+
+def _labels() -> str:
+    from .llm_providers.config import get_configuration
+    from .llm_providers.errors import LLMProviderError
+
+    try:
+        labels = ", ".join(key.label for key in get_configuration().keys)
+    except LLMProviderError:
+        return ""
+    return f"; there are {labels}" if labels else ""
+
+
+def _print(text: str) -> None:
+    """Print lines so that a narrow or simple console shows them well."""
+    shown = "\n".join(line for long in text.splitlines() for line in _fitted(long, _width()))
+    try:
+        shown.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        shown = shown.translate(_PLAIN).encode("ascii", "replace").decode()
+    print(shown)
+
+
+def _width() -> int:
+    """Columns of the console; a file or a pipe has room for any line."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return max(20, shutil.get_terminal_size().columns)
+    return sys.maxsize
+
+
+def _fitted(line: str, width: int) -> Iterator[str]:
+    """A line of a table without the columns that do not fit; another one, in several."""
+    if not line.startswith("  "):
+        yield from textwrap.wrap(line, width, subsequent_indent="    ") or [""]
         return
-    from .notebook.meters import quota_bundle
-
-    if provider:
-        get_configuration().provider(provider)
-    now = get_configuration().clock.time()
-    print(quota_bundle(tracker.standings(provider, now), now)["text/plain"])
-
-
-def _reset(tracker: QuotaTracker, key: str | None) -> int:
-    if not key:
-        labels = ", ".join(known.label for known in tracker.configuration.keys)
-        print(f"quota reset KEY: name the key; there are {labels or 'none'}", file=sys.stderr)
-        return 2
-    tracker.reopen(key)
-    print(f"{key}: counts and closures are forgotten; the next reply tells what is left")
-    return 0
+    columns = re.split(r"\s{2,}", line.strip())
+    while len(line) > width and len(columns) > _NEEDED_COLUMNS:
+        line = line.removesuffix(columns.pop()).rstrip()
+    if len(line) > width:
+        line = "  " + "  ".join(columns)
+    yield line if len(line) <= width else f"  {columns[0]}  {columns[-1]}"
 
 
-def _iso(value: Any) -> str:
-    return str(value.isoformat())
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line, without the place in our source that it came from."""
+    print(f"Warning: {message}", file=sys.stderr)
+
+
+def _failed(message: str) -> int:
+    print(f"python -m arche_magic: {message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pexpect
 import pytest
 
+import arche_magic
 from arche_magic.__main__ import main
-from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers import LLMProviderError, get_llm_provider
 from arche_magic.sandbox import Sandbox
 
 
@@ -50,9 +54,125 @@ def test_reset_reopens_a_key_that_was_refused(
         provider.generate("Say hello.")
     assert main(["quota", "reset", "openai_key_1"]) == 0
     assert provider.generate("Say hello.").provider == "openai"
-    assert main(["quota", "reset"]) == 2
+    capsys.readouterr()
     assert main(["quota", "reset", "openai_key_9"]) == 1
     assert "openai_key_1" in capsys.readouterr().err
+
+
+def environment() -> dict[str, str]:
+    """Without the width that the runner of these tests pretends to have."""
+    return {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+
+
+def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell runs it, its output not a console's."""
+    return subprocess.run(
+        [sys.executable, "-m", "arche_magic", *words],
+        cwd=cwd, env={**environment(), **variables}, capture_output=True, text=True, timeout=30,
+        stdin=subprocess.DEVNULL, check=False, encoding=variables.get("PYTHONIOENCODING", "utf-8"),
+    )  # fmt: skip
+
+
+def test_the_table_is_followed_by_what_the_pace_leads_to(
+    sandbox_env: Sandbox, tmp_path: Path
+) -> None:
+    """As in a notebook."""
+    get_llm_provider("mistral").generate("Say hello.")
+    last = command("quota", cwd=tmp_path).stdout.splitlines()[-1]
+    assert "that the free routes take: " in last
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["--version"], 0, f"arche_magic {arche_magic.__version__}"),
+        (["--help"], 0, "python -m arche_magic quota reset KEY"),
+        (["quota", "--help"], 0, "usage: python -m arche_magic quota [PROVIDER] [--json]"),
+        (["quota", "openai"], 0, "openai · key 1 · gpt-4.1-mini"),
+        ([], 2, "COMMAND"),
+        (["qouta"], 2, "quota"),
+        (["quota", "--jsn"], 2, "--jsn"),
+        (["quota", "groq", "mistral"], 2, "one PROVIDER at most, not 'groq mistral'"),
+        (["quota", "reset"], 2, "there are groq_key_1, groq_key_2"),
+        (["quota", "reset", "groq_key_1", "groq_key_2"], 2, "reset takes one KEY"),
+        (["quota", "reset", "groq_key_1", "--json"], 2, "nothing to show as JSON"),
+        (["quota", "reset", "groq_key_9"], 1, "no key is called 'groq_key_9'"),
+        (["quota", "grok"], 1, "did you mean 'groq'"),
+    ],
+)
+def test_the_exit_status_says_what_came_of_it(
+    sandbox_env: Sandbox, tmp_path: Path, words: list[str], status: int, says: str
+) -> None:
+    """0: done, on standard output; 1: it cannot be; 2: not understood, both on the error stream."""
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == status
+    assert says in (done.stdout if status == 0 else done.stderr)
+    assert (done.stderr if status == 0 else done.stdout) == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_without_keys_it_says_what_to_set(tmp_path: Path) -> None:
+    """A table of nothing helps nobody."""
+    for words in (["quota"], ["quota", "--json"]):
+        done = command(*words, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "set GROQ_API_KEY" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_narrow_console_sees_whole_lines(
+    sandbox_env: Sandbox, tmp_path: Path, columns: int
+) -> None:
+    """Columns that do not fit are left out, headings and sentences go on in the next line."""
+    sandbox_env.fail("mistral", "unauthorized")
+    with pytest.raises(LLMProviderError):
+        get_llm_provider("mistral").generate("Hello")
+    get_llm_provider("groq").generate("Hello")
+    console = pexpect.spawn(
+        sys.executable, ["-m", "arche_magic", "quota"], cwd=str(tmp_path), encoding="utf-8",
+        env=environment(), dimensions=(50, columns), timeout=30,
+    )  # fmt: skip
+    lines = console.read().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any(line.startswith("  requests/day") for line in lines)
+    words = " ".join(line.strip() for line in lines)
+    assert "mistral · key 1 · mistral-small-latest · closed: key refused (401)" in words
+    assert any(line.endswith(" of 1,000") or " of 1,000  " in line for line in lines)
+
+
+def test_a_console_without_blocks_and_dots_gets_plain_signs(
+    sandbox_env: Sandbox, tmp_path: Path
+) -> None:
+    """What it cannot show does not end the command."""
+    get_llm_provider("groq").generate("Hello")
+    done = command("quota", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "groq - key 1 - gpt-oss-120b - open" in done.stdout
+    assert ".........." in done.stdout
+    assert "?" not in done.stdout
+
+
+def test_a_reader_that_has_enough_is_no_error(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """`… | head -1` prints one line and nothing on the error stream."""
+    shell = f"{sys.executable} -m arche_magic quota | head -1"
+    done = subprocess.run(
+        ["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_a_ledger_that_cannot_be_kept_is_a_warning_in_one_line(
+    sandbox_env: Sandbox, tmp_path: Path
+) -> None:
+    """Without the place in our source that it comes from; the table is shown all the same."""
+    (tmp_path / "file").write_text("")
+    store = str(tmp_path / "file" / "ledger.json")
+    done = command("quota", "reset", "groq_key_1", cwd=tmp_path, ARCHE_QUOTA_STORE=store)
+    assert done.returncode == 0
+    assert done.stderr.startswith("Warning: the ledger ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_unknown_provider_is_one_line(

@@ -35,8 +35,6 @@ from .structured import schema_named
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers.quota_tracker import QuotaTracker
-
     from .magics import ArcheMagics
     from .plots import Picture
 
@@ -228,7 +226,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
-    from .meters import quota_bundle, switched_off
+    from .meters import quota_bundle, shared_notes, switched_off
     from .outlook import look_ahead
 
     configuration = get_configuration()
@@ -250,7 +248,11 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
     elif standings or configuration.off:
         ahead = outlook.notes() if standings else []
         off = switched_off(configuration.off)
-        _display(quota_bundle(standings, now, [*ahead, *_shared(tracker, provider), *off]))
+        _display(
+            quota_bundle(
+                standings, now, [*ahead, *shared_notes(tracker.shared_keys(), provider), *off]
+            )
+        )
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.spent(), now)
@@ -392,14 +394,6 @@ def _rehearse(
     elif options.dry_run:
         shown.append(route_text(llm.preview(messages, **request)))
     print("\n\n".join(shown))
-
-
-def _shared(tracker: QuotaTracker, provider: str | None) -> list[str]:
-    return [
-        f"{label} shares its account with {first}: adds no quota"
-        for label, first in tracker.shared_keys().items()
-        if provider is None or label.startswith(f"{provider}_key_")
-    ]
 
 
 def _require_keys(replay: bool = False) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 
@@ -68,6 +68,15 @@ def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limit
         )
         for limits in routes
     )
+
+
+def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list[str]:
+    """A line per key that adds no quota, of this provider if one is named."""
+    return [
+        f"{label} shares its account with {first}: adds no quota"
+        for label, first in shared.items()
+        if provider is None or label.startswith(f"{provider}_key_")
+    ]
 
 
 def switched_off(off: Iterable[str]) -> list[str]:

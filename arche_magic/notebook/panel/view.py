@@ -17,7 +17,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Route, Standing, route_name
 
 from ..display import QUIET
-from ..meters import clock, live_table, quota_bundle, switched_off
+from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off
 from ..tables import notes_html
 
 _ATTEMPTS = 6
@@ -75,7 +75,7 @@ def table_html(view: View) -> str:
         first = limits[0]
         return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
-    return live_table(view.standings, view.now, is_on) + notes_html(_shared(view))
+    return live_table(view.standings, view.now, is_on) + notes_html(shared_notes(view.shared))
 
 
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
@@ -125,16 +125,9 @@ def snapshot_bundle(view: View) -> dict[str, str]:
         for row in view.standings
         if view.configuration.off.isdisjoint((row.key, f"{row.provider}/{row.model}"))
     ]
-    notes = [*_shared(view), *switched_off(view.configuration.off)]
+    notes = [*shared_notes(view.shared), *switched_off(view.configuration.off)]
     taken = f"{datetime.fromtimestamp(view.now).astimezone():%d %b %Y, %H:%M}"
     return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"])
-
-
-def _shared(view: View) -> list[str]:
-    return [
-        f"{label} shares its account with {first}: adds no quota"
-        for label, first in view.shared.items()
-    ]
 
 
 def _shut(route: Route, opens: float, why: str, now: float) -> str:
