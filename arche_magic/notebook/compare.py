@@ -23,7 +23,7 @@ from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
 from arche_magic.llm_providers.types import Message, in_seconds, route_name
 
-from .display import QUIET, CellInterrupted, Place
+from .display import QUIET, CellInterrupted, Pace, Place
 from .markup import as_html
 from .preview import price_text
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from .prompts import Prompt
 
 _COLUMNS = ("provider", "key", "model", "reply", "tokens", "seconds", "cost_usd", "error")
-_SECONDS_PER_REDRAW = 0.1
-_CHARACTERS_PER_SECOND = 50_000
 _MOST = 8
 # Seconds that an interrupted cell waits for its calls to be booked; they end by themselves.
 _FAREWELL = 0.5
@@ -217,7 +215,7 @@ class _Columns:
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
         self._place = Place() if hasattr(magics.shell, "kernel") else None
-        self._next_redraw = 0.0
+        self._pace = Pace()
         self._printed = 0
         if not quiet and self._place is None and notes:
             print("\n".join(notes))
@@ -228,11 +226,8 @@ class _Columns:
             return
         if self._place is None:
             self._print()
-        elif time.monotonic() >= self._next_redraw:
+        elif self._pace.is_due(sum(len(column.text) for column in self._columns)):
             self._place.draw(self._bundle())
-            length = sum(len(column.text) for column in self._columns)
-            pause = max(_SECONDS_PER_REDRAW, length / _CHARACTERS_PER_SECOND)
-            self._next_redraw = time.monotonic() + pause
 
     def finish(self) -> None:
         """Show everything as it stays."""

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers.attempts import Ended
 
-# Ten redraws a second; longer texts less often, so that a long reply costs no megabytes.
-_SECONDS_PER_REDRAW = 0.1
-_CHARACTERS_PER_SECOND = 50_000
 # Untrusted notebooks lose styles with var(); the grey before it reads on white and on black.
 QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
 
@@ -31,6 +28,29 @@ class CellInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted: {self}"]
+
+
+class Pace:
+    """When a growing text is drawn again.
+
+    Ten times a second at most, and not before it has grown by a fortieth: the page gets the whole
+    text each time, and a long reply must not cost megabytes.
+    """
+
+    _SECONDS, _GROWTH = 0.1, 1 / 40
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._length = 0
+
+    def is_due(self, length: int) -> bool:
+        """Whether to draw a text of this length now, which is then taken as drawn."""
+        now = time.monotonic()
+        grown = length - self._length
+        if grown >= 0 and (now < self._next or grown < self._length * self._GROWTH):
+            return False
+        self._next, self._length = now + self._SECONDS, length
+        return True
 
 
 class ReplyDisplay:
@@ -53,7 +73,7 @@ class ReplyDisplay:
         self._redraws = hasattr(shell, "kernel")
         self._place = Place()
         self._text = ""
-        self._next_redraw = 0.0
+        self._pace = Pace()
         self._printed = False
         self._waits_for = ""
 
@@ -92,17 +112,14 @@ class ReplyDisplay:
             if not self._structured:
                 self._printed = True
                 print(without_controls(text), end="", flush=True)
-        elif time.monotonic() >= self._next_redraw:
+        elif self._pace.is_due(len(self._text)):
             self._draw(self._growing())
-            pause = max(_SECONDS_PER_REDRAW, len(self._text) / _CHARACTERS_PER_SECOND)
-            self._next_redraw = time.monotonic() + pause
 
     def start_over(self, event: Discarded) -> None:
         """The reply broke off, or does not fit its schema: forget its text, it begins anew."""
         self._text = ""
         if self._printed:
             print(f"\n[{event.attempt}; starting over]\n")
-        self._next_redraw = 0.0
 
     def finish(self, reply: Reply, *more: str) -> None:
         """Show the whole reply and its receipt; `more` stands at the end of its line.

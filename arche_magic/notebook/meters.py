@@ -24,6 +24,9 @@ _FAINT = "opacity:.65;font-size:85%"
 _SHORT = {"minute": "min", "second": "s"}
 _LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
 _CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
+_METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
+_METER = "min-width:150px;margin:0 10px 4px 0"
+_BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};overflow:hidden"
 _BAR_SIGNS = 10
 
 Limits = Sequence[Standing]
@@ -139,12 +142,13 @@ def _row(limits: Limits, now: float, meters: str, on: bool = True) -> str:
 
 def _meters(limits: Limits, now: float, ticking: bool = True) -> str:
     """Side by side; on a narrow page they wrap."""
-    return "".join(_meter(row, now, ticking) for row in limits)
+    return f'<div style="{_METERS}">{"".join(_meter(row, now, ticking) for row in limits)}</div>'
 
 
 def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
-    more = f'<span style="{_FAINT}">{len(limits) - 1} more</span>' if len(limits) > 1 else ""
-    return _meter(tightest(limits), now, ticking) + more
+    more = f'<div style="{_FAINT}">{len(limits) - 1} more</div>' if len(limits) > 1 else ""
+    meter = _meter(tightest(limits), now, ticking)
+    return f'<div style="{_METERS};display:inline-flex">{meter}{more}</div>'
 
 
 def _folded(limits: Limits, now: float) -> str:
@@ -152,7 +156,7 @@ def _folded(limits: Limits, now: float) -> str:
     worst = tightest(limits)
     others = [row for row in limits if row is not worst]
     if not others:
-        return _meter(worst, now)
+        return _meters(limits, now)
     return (
         f'<details><summary style="cursor:pointer">{_tightest(limits, now)}</summary>'
         f"{_meters(others, now)}</details>"
@@ -168,13 +172,10 @@ def _meter(row: Standing, now: float, ticking: bool = True) -> str:
     sign = _sign(row, now, ticking)
     sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
     return (
-        f'<div title="{escape(_in_full(row, now, ticking))}" style="display:inline-block;'
-        "vertical-align:top;min-width:150px;margin:0 10px 4px 0;white-space:nowrap;"
-        'font-variant:tabular-nums">'
+        f'<div title="{escape(_in_full(row, now, ticking))}" style="{_METER}">'
         f'<div style="{_FAINT}">{_two_sides(escape(_label(row)), full)}</div>'
-        f'<div style="height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};'
-        f'overflow:hidden"><div style="width:{width}%;height:5px;background:{color}"></div></div>'
-        f"{_two_sides(numbers, sign)}</div>"
+        f'<div style="{_BAR}"><div style="width:{width}%;height:5px;background:{color}"></div>'
+        f"</div>{_two_sides(numbers, sign)}</div>"
     )
 
 

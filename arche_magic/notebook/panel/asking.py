@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,7 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import in_seconds
 
-# Ten redraws a second at most, and no more text sent than this share of what there is: the page
-# gets the whole text each time.
-_SECONDS_PER_REDRAW = 0.1
-_GROWTH_PER_REDRAW = 1 / 60
+from ..display import Pace
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Asking:
         text = ""
         try:
             events = IntelligentLLMOrchestrator().events(prompt, **options)
-            drawn_at, drawn = 0.0, 0
+            pace = Pace()
             while True:
                 event = next(events)
                 if self._current is not ticket:
@@ -75,11 +71,8 @@ class Asking:
                     self._tell(ticket, Draft(text, line, busy=True))
                     continue
                 text = "" if isinstance(event, Discarded) else text + event.text
-                is_due = time.monotonic() >= drawn_at + _SECONDS_PER_REDRAW
-                grown = len(text) - drawn >= drawn * _GROWTH_PER_REDRAW
-                if (is_due and grown) or len(text) < drawn:
+                if pace.is_due(len(text)):
                     self._tell(ticket, Draft(text, "answering …", busy=True))
-                    drawn_at, drawn = time.monotonic(), len(text)
         except StopIteration as end:
             self._tell(ticket, Draft(str(end.value), reply=end.value))
         except LLMProviderError as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as widgets
 from IPython.display import display
 
 from arche_magic.llm_providers.choices import Choices
@@ -19,6 +18,7 @@ from ..display import QUIET, receipt_bundle
 from ..formats import bundle
 from . import refreshing
 from .asking import Asking, Draft
+from .parts import Parts
 from .view import View, attempts_html, look, next_html, snapshot_bundle, table_html
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ class Panel:
         self._name = f"arche-panel-{os.urandom(4).hex()}"
         self._view = look()
         self._groups: dict[str, tuple[list[str], list[str]]] = {}
-        self._rows: dict[str, widgets.HBox] = {}
-        self._switches: dict[str, widgets.Checkbox] = {}
+        self._rows: dict[str, Any] = {}
+        self._switches: dict[str, Any] = {}
+        self._parts = Parts()
         self._asking = Asking(self._show_draft)
         self._draft = Draft()
         self._closed = False
@@ -74,7 +75,8 @@ class Panel:
         self._closed = True
         self._asking.stop()
         refreshing.closed(self)
-        _close([self._root])
+        self._parts.close([self._root])
+        self._parts.close_shared()
 
     def draw(self, view: View) -> None:
         """Show this view; widgets send only what has changed."""
@@ -92,7 +94,7 @@ class Panel:
             box.value = name not in view.configuration.off
         rows = [self._rows[name] for name in view.groups]
         self._order.children = rows
-        _close(replaced)
+        self._parts.close(replaced)
         for row in rows:
             earlier, later = row.children[:2]
             earlier.disabled, later.disabled = row is rows[0], row is rows[-1]
@@ -117,52 +119,41 @@ class Panel:
 
     def _build(self) -> None:
         self._seen = False
-        self._next, self._table, self._attempts = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._order = widgets.VBox()
-        fits = {"description_width": "initial"}
-        self._preferred = widgets.Dropdown(
-            options=[_NOBODY], description="Prefer", tooltip="Asked before all others, paid or not",
-            style=fits, layout={"width": "180px", "margin": "2px 18px 2px 2px"},
-        )  # fmt: skip
-        self._patience = widgets.BoundedFloatText(
-            min=0, max=86_400, step=5, description="Patience, seconds",
-            tooltip="How long to wait for a route rather than fail or pay",
-            style=fits, layout={"width": "190px"},
-        )  # fmt: skip
-        self._prompt = widgets.Textarea(
-            placeholder="A prompt", tooltip="Prompt", rows=3, layout={"width": "auto"}
+        parts = self._parts
+        self._next, self._table, self._attempts = parts.html(), parts.html(), parts.html()
+        self._order = parts.column()
+        self._preferred = parts.dropdown("Prefer", "Asked before all others, paid or not")
+        self._patience = parts.seconds(
+            "Patience, seconds", "How long to wait for a route rather than fail or pay"
         )
-        self._send = widgets.Button(description="Send", button_style="primary")
-        self._stop = widgets.Button(description="Stop", disabled=True)
-        self._line, self._reply = widgets.HTML(), widgets.Output()
+        self._prompt = parts.text("A prompt")
+        self._send = parts.button("Send", button_style="primary")
+        self._stop = parts.button("Stop", disabled=True)
+        self._line, self._reply = parts.html(), parts.output()
         self._patience.observe(self._wait, "value")
         self._prompt.observe(lambda _: refreshing.redraw(), "value")
         self._send.on_click(lambda _: self._asking.send(self._prompt.value, self._options()))
         self._stop.on_click(lambda _: self._stop_asking())
         # While this is on the page, the table for the record is not.
-        hide = widgets.HTML(f"<style>.{self._name}{{display:none}}</style>", layout={"height": "0"})
-        wrapping = {"flex_flow": "row wrap", "align_items": "flex-start"}
+        hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
         switches = [
-            _heading("Order, and what is asked"),
+            parts.heading("Order, and what is asked"),
             self._order,
-            widgets.HBox([self._preferred, self._patience], layout=wrapping),
+            parts.row([self._preferred, self._patience]),
         ]
-        column = {"margin": "0 40px 0 0"}
-        self._root = widgets.VBox(
+        attempts = [parts.heading("Last attempts"), self._attempts]
+        self._root = parts.column(
             [
                 hide,
                 self._next,
                 self._table,
-                _heading("Prompt"),
+                parts.heading("Prompt"),
                 self._prompt,
-                widgets.HBox([self._send, self._stop, self._line]),
+                parts.row([self._send, self._stop, self._line]),
                 self._reply,
-                widgets.HBox(
-                    [
-                        widgets.VBox(switches, layout=column),
-                        widgets.VBox([_heading("Last attempts"), self._attempts]),
-                    ],
-                    layout=wrapping,
+                parts.row(
+                    [parts.column(switches, margin="0 40px 0 0"), parts.column(attempts)],
+                    align="flex-start",
                 ),
             ]
         )
@@ -178,33 +169,27 @@ class Panel:
             switches = {label: f"key {label.rpartition('_key_')[2]}" for label in labels}
             switches |= {f"{name}/{model}": model.rpartition("/")[2] for model in models}
             boxes = {
-                switch: widgets.Checkbox(
-                    value=switch not in view.configuration.off,
-                    description=words,
-                    indent=False,
-                    layout={"width": "auto", "margin": "0 14px 0 0"},
-                )
+                switch: self._parts.checkbox(words, switch not in view.configuration.off)
                 for switch, words in switches.items()
             }
             for switch, box in boxes.items():
                 box.observe(self._switcher(switch), "value")
             self._switches |= boxes
-            self._rows[name] = widgets.HBox(
+            self._rows[name] = self._parts.row(
                 [
                     self._mover(name, -1, "up", f"Ask {title} earlier"),
                     self._mover(name, 1, "down", f"Ask {title} later"),
-                    widgets.HTML(f"<b>{escape(title)}</b>", layout={"width": "120px"}),
+                    self._parts.html(f"<b>{escape(title)}</b>", width="120px"),
                     *boxes.values(),
-                ],
-                layout={"flex_flow": "row wrap", "align_items": "center"},
+                ]
             )
         # New options choose their first one by themselves, which nobody asked for.
         self._preferred.unobserve_all("value")
         self._preferred.options = [_NOBODY, *view.groups]
         self._preferred.observe(self._prefer, "value")
 
-    def _mover(self, name: str, by: int, way: str, words: str) -> widgets.Button:
-        button = widgets.Button(icon=f"arrow-{way}", tooltip=words, layout={"width": "32px"})
+    def _mover(self, name: str, by: int, way: str, words: str) -> Any:
+        button = self._parts.arrow(way, words)
         button.on_click(lambda _: self._move(name, by))
         return button
 
@@ -282,18 +267,6 @@ def _choose(change: Callable[[Choices], Choices]) -> None:
         if choices != get_choices():
             use_choices(choices)
             refreshing.redraw()
-
-
-def _heading(text: str) -> widgets.HTML:
-    return widgets.HTML(f'<div style="{QUIET};margin-top:6px">{text}</div>')
-
-
-def _close(boxes: Iterable[Any]) -> None:
-    """Close these widgets and all within them: a widget leaves its parts open."""
-    for widget in boxes:
-        parts = [getattr(widget, name, None) for name in ("layout", "style")]
-        _close([*getattr(widget, "children", ()), *(part for part in parts if part is not None)])
-        widget.close()
 
 
 def _running_cell(magics: ArcheMagics) -> str:
