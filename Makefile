@@ -20,6 +20,7 @@ bench: .venv/test
 	$(BIN)/python tests/bench/overhead.py
 	$(BIN)/python tests/bench/quota.py
 	$(BIN)/python tests/bench/completion.py
+	$(BIN)/python tests/bench/face.py
 
 chaos: .venv/test
 	$(BIN)/python tests/chaos/chaos.py

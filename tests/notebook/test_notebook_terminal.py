@@ -112,7 +112,7 @@ def test_the_panel_is_a_table(terminal: Terminal) -> None:
     """A terminal shows no widgets: the table is printed, and where the panel shows."""
     *table, last = terminal.run("%llm_panel").splitlines()
     assert table[0].startswith("groq · key 1 · gpt-oss-120b · ")
-    assert last == "The panel itself shows in JupyterLab, Notebook 7 and VS Code."
+    assert last == "The panel itself shows in JupyterLab and Notebook 7."
 
 
 def test_pictures_are_said_in_words(terminal: Terminal) -> None:

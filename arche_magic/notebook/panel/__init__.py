@@ -22,7 +22,7 @@ def show(magics: ArcheMagics) -> None:
 
     if not hasattr(magics.shell, "kernel"):
         print(snapshot_bundle(look())["text/plain"])
-        print("The panel itself shows in JupyterLab, Notebook 7 and VS Code.")
+        print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel
 

@@ -80,11 +80,17 @@ def redraw() -> None:
 
 def _run() -> None:
     global _thread
-    while True:
-        _changed.wait(_SECONDS)
-        _changed.clear()
+    try:
+        while True:
+            _changed.wait(_SECONDS)
+            _changed.clear()
+            with lock:
+                if not _panels:
+                    _thread = None
+                    return
+            redraw()
+    except BaseException:
+        # The next panel starts another one.
         with lock:
-            if not _panels:
-                _thread = None
-                return
-        redraw()
+            _thread = None
+        raise

@@ -36,7 +36,6 @@ class View:
         shared: labels of keys that add no quota, each with the one whose account it shares.
         attempts: the last ones of this kernel, newest first.
         now: epoch seconds.
-        trouble: what keeps the ledger or the settings from being read, or "".
     """
 
     configuration: Configuration
@@ -44,7 +43,6 @@ class View:
     shared: Mapping[str, str]
     attempts: Sequence[Attempt]
     now: float
-    trouble: str = ""
 
     @property
     def groups(self) -> dict[str, tuple[list[str], list[str]]]:
