@@ -110,7 +110,8 @@ class Call:
             self._response.close()
             self._response = None
         if self.request is not None:
-            self.request.headers.clear()
+            # New ones: to clear them takes a tenth of a millisecond.
+            self.request.headers = httpx.Headers()
 
 
 class HttpClient:
