@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test quick bench chaos screenshots clean
+.PHONY: demo test quick bench chaos oldest screenshots clean
 
 demo: .venv/demo
 	$(BIN)/python notebooks/demo.py
@@ -22,8 +22,14 @@ bench: .venv/test
 	$(BIN)/python tests/bench/completion.py
 	$(BIN)/python tests/bench/face.py
 
+# Everything fails a quarter of the time, for SOAK minutes at full speed in the end.
+SOAK ?= 30
 chaos: .venv/test
-	$(BIN)/python tests/chaos/chaos.py
+	$(BIN)/python tests/chaos/chaos.py --soak-minutes $(SOAK)
+
+# The lower bounds of pyproject.toml are what these tests pass with.
+oldest: .venv-oldest/test
+	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
 
 screenshots: .venv/test
 	$(BIN)/python tests/browser/screenshots.py
@@ -39,5 +45,14 @@ screenshots: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ .venv/demo
 
+OLDEST = import re, tomllib; \
+	needs = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+	print(*(re.sub(">=", "==", need) for need in needs))
+.venv-oldest/test: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' \
+		$$($(PYTHON) -c '$(OLDEST)')
+	@touch $@
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-oldest build dist

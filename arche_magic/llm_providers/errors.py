@@ -116,6 +116,7 @@ class AttemptFailed(Exception):
         limit: name of the limit that was hit (`tokens_per_day`), or None.
         observations: limits and remaining amounts that came with the refusal.
         usage: what the attempt spent nevertheless, as far as known.
+        at_least: what the provider had counted when an answer broke off, or None.
         text: what had arrived before it failed.
         begun: whether an answer had begun, so that the next try may well fail like this one.
         sent: whether the request can have reached the provider, and so counts there.
@@ -142,6 +143,7 @@ class AttemptFailed(Exception):
         self.limit = limit
         self.observations = tuple(observations)
         self.usage = usage
+        self.at_least: Usage | None = None
         self.text = text
         self.begun = begun
         self.sent = sent

@@ -338,10 +338,7 @@ class RequestRun:
         self, hold: Hold, failure: AttemptFailed, call: _Call, account: str | None
     ) -> Attempt:
         if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
-            # The provider may have gone on after what arrived: the most it can be.
-            guess, arrived = hold.amounts["output_tokens"], _counted(hold, call.text)
-            most = max(math.ceil(guess), arrived.output_tokens)
-            failure.usage = replace(arrived, output_tokens=most)
+            failure.usage = _guessed(hold, call.text, failure.at_least or Usage())
         route = hold.route
         try:
             fail = partial(self.quota_tracker.fail, hold, failure, account)
@@ -485,6 +482,15 @@ def _adapter(route: Route, configuration: Configuration) -> Adapter:
 if hasattr(os, "register_at_fork"):
     # Its connections are the parent's.
     os.register_at_fork(after_in_child=_adapters.clear)
+
+
+def _guessed(hold: Hold, text: str, at_least: Usage) -> Usage:
+    """Tokens of a call that broke off: the provider may have gone on after what arrived."""
+    arrived, expected = _counted(hold, text), math.ceil(hold.amounts["output_tokens"])
+    return Usage(
+        max(arrived.input_tokens, at_least.input_tokens),
+        max(arrived.output_tokens, at_least.output_tokens, expected),
+    )
 
 
 def _counted(hold: Hold, text: str) -> Usage:

@@ -508,6 +508,55 @@ def test_gemini_blocks_name_their_reason(
     assert any(word in str(failure) for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT"))
 
 
+def test_a_stream_that_breaks_off_has_cost_at_least_so_much(script: Script, build: Build) -> None:
+    """Gemini counts with every chunk, and goes on after the last one that came."""
+    usage = {"promptTokenCount": 4, "candidatesTokenCount": 2, "thoughtsTokenCount": 90}
+    parts = {"candidates": [{"content": {"parts": [{"text": "Half"}]}}], "usageMetadata": usage}
+    script.events(parts, done=False)
+    failure = fail(build, "google", stream=True)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert failure.usage is None
+    assert failure.at_least == Usage(4, 92)
+
+
+ENDS = {
+    "google": [
+        {"candidates": [{"content": {"parts": [{"text": "Four."}]}}]},
+        {"candidates": [{"content": {"parts": []}, "finishReason": "STOP"}]},
+    ],
+    "mistral": [
+        {
+            "id": "1",
+            "model": "m",
+            "choices": [{"index": 0, "delta": {"content": "Four."}, "finish_reason": None}],
+        },
+        {
+            "id": "1",
+            "model": "m",
+            "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}],
+        },
+    ],
+    "groq": [
+        {"choices": [{"index": 0, "delta": {"content": "Four."}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]},
+    ],
+}
+ENDS["openai"] = ENDS["groq"]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_only_what_comes_after_the_end_may_be_broken(
+    script: Script, build: Build, wire: str
+) -> None:
+    """Once a stream has said how it ended, its reply is there, whatever follows."""
+    script.events(*ENDS[wire], 'data: {"cho\n\n', done=False)
+    completions = complete(build(wire), "m", stream=True)
+    assert "".join(completion.text for completion in completions) == "Four."
+    assert completions[-1].finish_reason in ("stop", "length")
+    script.events(ENDS[wire][0], 'data: {"cho\n\n', done=False)
+    assert fail(build, wire, stream=True).text == "Four."
+
+
 def test_thinking_may_leave_no_room_for_text(script: Script, build: Build) -> None:
     """An empty reply that met its limit is a reply of length 0, not a failure."""
     usage = {"promptTokenCount": 4, "thoughtsTokenCount": 20}

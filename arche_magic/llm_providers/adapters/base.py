@@ -210,7 +210,11 @@ class SdkAdapter(ABC):
         self._note_account(call, fields)
         failure.begun = call.status == 200
         failure.text = failure.text or _text(received)
-        failure.usage = failure.usage or _usage(received)
+        if _finish_reason(received) or not call.stream:
+            failure.usage = failure.usage or _usage(received)
+        else:
+            # Gemini counts with every chunk, and goes on after the last one that came.
+            failure.at_least = _usage(received)
         failure.args = (redacted(str(failure), self._key.secret()),)
         failure.__cause__ = failure.__context__ = None
         if failure.unknown:

@@ -39,6 +39,7 @@ class Call:
 
     Attributes:
         timeouts: `total` is what the call as a whole may take.
+        stream: whether the answer is to come in events.
         status: HTTP status, or None while there was no answer.
         headers: response headers, names in lower case.
         body: of an answer that is no success: parsed JSON, else text, else None.
@@ -46,7 +47,7 @@ class Call:
 
     def __init__(self, timeouts: Timeouts, stream: bool) -> None:
         self.timeouts = timeouts
-        self._stream = stream
+        self.stream = stream
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
         self._late = ""
@@ -67,7 +68,7 @@ class Call:
         now, timeouts = time.monotonic(), self.timeouts
         self._ends = now + timeouts.total
         self._connect_by = min(self._ends, now + timeouts.connect)
-        self._expect(timeouts.first_token if self._stream else timeouts.answer, "no answer within")
+        self._expect(timeouts.first_token if self.stream else timeouts.answer, "no answer within")
         left = Allowance(lambda: self._next_by - time.monotonic())
         connect = Allowance(lambda: self._connect_by - time.monotonic())
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
@@ -79,7 +80,7 @@ class Call:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         if self.refused:
             self.body = parse_body(response.read().decode("utf-8", "replace"))
-        elif self._stream:
+        elif self.stream:
             response.stream = _Heard(response.stream, self.hear)
 
     def hear(self, *, text: bool = False) -> None:
@@ -109,7 +110,8 @@ class Call:
             self._response.close()
             self._response = None
         if self.request is not None:
-            self.request.headers.clear()
+            # New ones: to clear them takes a tenth of a millisecond.
+            self.request.headers = httpx.Headers()
 
 
 class HttpClient:
