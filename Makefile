@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test quick bench chaos oldest screenshots clean
+.PHONY: demo test quick bench chaos oldest notebooks screenshots clean
 
 demo: .venv/demo
 	$(BIN)/python notebooks/demo.py
@@ -30,6 +30,9 @@ chaos: .venv/test
 # The lower bounds of pyproject.toml are what these tests pass with.
 oldest: .venv-oldest/test
 	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
+
+notebooks: .venv/test
+	$(BIN)/python notebooks/write_outputs.py
 
 screenshots: .venv/test
 	$(BIN)/python tests/browser/screenshots.py

@@ -21,11 +21,12 @@ _CELL = f"padding:3px 12px 3px 0;{_EDGE};vertical-align:middle"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, and how HTML shows it if that differs."""
+    """One cell: its text, and how HTML shows it if that differs; a long one wraps."""
 
     text: str
     html: str = ""
     right: bool = False
+    long: bool = False
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
@@ -106,5 +107,6 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 def _html_cell(cell: Cell) -> str:
     side = "right" if cell.right else "left"
-    style = f"{_CELL};text-align:{side};font-variant-numeric:tabular-nums;white-space:nowrap"
+    space = "normal;min-width:9em;overflow-wrap:anywhere" if cell.long else "nowrap"
+    style = f"{_CELL};text-align:{side};font-variant-numeric:tabular-nums;white-space:{space}"
     return f'<td style="{style}">{cell.html or escape(cell.text)}</td>'

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from html import escape
 from typing import TYPE_CHECKING
 
+from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
@@ -22,6 +25,10 @@ Name = tuple[str, str, str]
 _COLUMNS = (
     "provider", "key", "model", "verdict", "headroom_percent", "opens_at", "why", "would_change",
 )  # fmt: skip
+
+
+# A table as text does not wrap.
+_TEXT_WIDTH = 70
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,17 @@ def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
             Cell(route_name(r.provider, r.key, r.model)),
             Cell(r.verdict),
             Cell("" if r.headroom is None else f"{100 * r.headroom:.0f} %", right=True),
-            Cell(r.why),
-            Cell(r.would_change),
+            _long(r.why),
+            _long(r.would_change),
         )
         for r in explained
     ]
     return table_bundle(("route", "verdict", "left", "why", "what would change it"), rows, [note])
+
+
+def _long(text: str) -> Cell:
+    clean = without_controls(text)
+    return Cell(textwrap.shorten(clean, _TEXT_WIDTH, placeholder=" …"), escape(clean), long=True)
 
 
 def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt]) -> Reason:

@@ -1,0 +1,89 @@
+"""The notebooks of `notebooks/`: small, true, and without a trace of whoever ran them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+
+from arche_magic.sandbox import Sandbox
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def runner() -> ModuleType:
+    """`notebooks/write_outputs.py`, which is no package."""
+    spec = importlib.util.spec_from_file_location("write_outputs", FOLDER / "write_outputs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", ())]
+
+
+def texts(notebook: Any) -> list[tuple[str, list[str]]]:
+    """Each code cell, and the text of its outputs."""
+    return [
+        (
+            cell.source,
+            [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs],
+        )
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_small_and_tells_nothing_of_who_ran_it(path: Path) -> None:
+    """No key, no path of a machine, no time of a run, no error, and no name of a kernel."""
+    text = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert len(text) < 150_000
+    for private in (str(FOLDER.parent), str(Path.home()) + "/", "/tmp/", "/Users/", "C:\\"):
+        assert private not in text
+    with Sandbox() as sandbox:
+        for name, value in sandbox.environment().items():
+            assert "KEY" not in name or value not in text
+    assert not re.search(r"127\.0\.0\.1:\d", text)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert not [out for out in outputs(notebook) if out.output_type == "error"]
+    assert not [out for out in outputs(notebook) if out.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("path", runner().with_outputs(), ids=lambda path: path.stem)
+def test_the_outputs_of_a_notebook_are_those_it_gives(path: Path) -> None:
+    """Run anew, it says the same, word for word; if it does not, `make notebooks` is due."""
+    committed = nbformat.read(path, as_version=4)
+    executed = runner().execute(nbformat.read(path, as_version=4))
+    assert texts(executed) == texts(committed)
+
+
+def test_the_story_of_a_limit_is_told_from_end_to_end() -> None:
+    """Limits, fallback, why, forecast, frames and export are all in its outputs."""
+    notebook = nbformat.read(FOLDER / "quota_and_routes.ipynb", as_version=4)
+    said = "\n".join(text for _, found in texts(notebook) for text in found)
+    for wanted in (
+        "requests/day      ██████████      1,000 of 1,000",
+        "2 routes passed over",
+        "asking 86 s later",
+        "('mistral', 'mistral_key_1', 'mistral-small-latest')",
+        "that the free routes take: ",
+        "requests_per_day",
+        "0 of 1,000 requests per day left",
+        "True",
+    ):
+        assert wanted in said
