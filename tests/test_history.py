@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +19,12 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempts import SESSION, AttemptLog, read_attempts
+from arche_magic.llm_providers.attempts import SESSION, AttemptLog, attempt_log, read_attempts
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.reply import Attempt
+from arche_magic.notebook.frames import quota_frame
 from arche_magic.sandbox import Sandbox
 
 
@@ -147,6 +151,22 @@ def test_a_session_of_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
     (spent,) = log.spent().values()
     assert (spent.requests, spent.input_tokens) == (12_000, 2 * 99 * 120)
     assert spent.units("tokens") == 3 * 99 * 120
+
+
+def test_what_another_session_spent_is_used_but_not_this_sessions(
+    sandbox_env: Sandbox, tmp_path: Path
+) -> None:
+    """The frame tells both: what counts against the limit, and what this process did."""
+    ask = "from arche_magic.llm_providers import get_llm_provider as g; g('mistral').generate('hi')"
+    subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, timeout=30)
+    get_llm_provider("mistral").generate("Hello")
+    log = attempt_log(get_configuration().store)
+    frame = quota_frame(get_quota_tracker().standings("mistral"), log.spent(), time.time())
+    row = frame[frame["limit"] == "tokens_per_month"].iloc[0]
+    own, everybody = log.session(), arche_magic.load_attempts()
+    assert (len(own), len(everybody)) == (1, 2)
+    assert row["session_used"] == own[0].input_tokens + own[0].output_tokens
+    assert row["used"] == everybody["input_tokens"].sum() + everybody["output_tokens"].sum()
 
 
 WRITER = """
