@@ -31,6 +31,7 @@ chaos: .venv/test
 oldest: .venv-oldest/test
 	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
 
+# Runs the notebooks that are kept with outputs; nothing changes in them that did not in the code.
 notebooks: .venv/test
 	$(BIN)/python notebooks/write_outputs.py
 
