@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
@@ -244,6 +244,7 @@ def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     ages=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 600)), max_size=400),
     asked=st.integers(0, 5600),
