@@ -208,7 +208,7 @@ def _sooner(entry: Considered, decision: Decision) -> str:
     """What would have had a shut route answer."""
     opens_at = _opening(entry, decision)
     if opens_at is None:
-        return "it does not open by waiting"
+        return "putting that right; waiting does not help"
     opened = entry.opened(decision.at)
     others = tuple(opened if e is entry else e for e in decision.considered)
     if replace(decision, considered=others).choice().route is not opened:

@@ -69,7 +69,7 @@ def test_why_nothing_answered(kernel: Kernel, sandboxed) -> None:
     }
     assert rows["groq_key_1"]["would_change"] in ("asking 86 s later", "asking 87 s later")
     assert "key refused" in rows["mistral_key_1"]["why"]
-    assert rows["mistral_key_1"]["would_change"] == "it does not open by waiting"
+    assert rows["mistral_key_1"]["would_change"] == "putting that right; waiting does not help"
 
 
 def test_why_it_was_still_waiting(kernel: Kernel, sandboxed) -> None:
