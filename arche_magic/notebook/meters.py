@@ -44,7 +44,10 @@ def quota_bundle(
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
-    rows = (_row(limits, now, (_folded if fold else _meters)(limits, now)) for limits in routes)
+    rows = (
+        _row(limits, now, (_folded if fold else _meters)(limits, now), slim=fold)
+        for limits in routes
+    )
     return {
         "text/plain": "\n".join([_text(routes, now, fold), *notes]),
         "text/html": _table(rows) + notes_html(notes),
@@ -65,6 +68,7 @@ def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limit
             now,
             (_tightest if fold else _meters)(limits, now, ticking=False),
             is_on(limits),
+            slim=fold,
         )
         for limits in routes
     )
@@ -127,20 +131,21 @@ def _table(rows: Iterable[str]) -> str:
     )
 
 
-def _row(limits: Limits, now: float, meters: str, on: bool = True) -> str:
+def _row(limits: Limits, now: float, meters: str, on: bool = True, slim: bool = False) -> str:
     first = limits[0]
     key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
     name = (
-        f'<span style="white-space:nowrap;font-weight:600">{escape(key)}</span>'
-        f'<div style="{_FAINT};white-space:nowrap">{escape(model)}</div>'
+        f'<span style="white-space:nowrap"><span style="font-weight:600">{escape(key)}</span>'
+        f'{" " if slim else "<br>"}<span style="{_FAINT}">{escape(model)}</span></span>'
     )
     state = _state_html(limits, now) if on else '<span style="opacity:.65">○ off</span>'
+    padding = "padding-top:3px;padding-bottom:3px" if slim else ""
     widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
     faded = "" if on else ";opacity:.45"
     return (
         '<tr style="background:none">'
         + "".join(
-            f'<td style="{_CELL}{width};white-space:normal{fade}">{cell}</td>'
+            f'<td style="{_CELL}{width};white-space:normal{fade};{padding}">{cell}</td>'
             for cell, width, fade in zip(
                 (name, state, meters), widths, (faded, "", faded), strict=True
             )
@@ -155,9 +160,19 @@ def _meters(limits: Limits, now: float, ticking: bool = True) -> str:
 
 
 def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
-    more = f'<div style="{_FAINT}">{len(limits) - 1} more</div>' if len(limits) > 1 else ""
-    meter = _meter(tightest(limits), now, ticking)
-    return f'<div style="{_METERS};display:inline-flex">{meter}{more}</div>'
+    """The meter of the tightest limit in one line, and how many more there are."""
+    row = tightest(limits)
+    full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
+    more = f"{len(limits) - 1} more" if len(limits) > 1 else ""
+    faint = " · ".join(filter(None, (full, _sign(row, now, ticking), more)))
+    return (
+        f'<div title="{escape(_in_full(row, now, ticking))}" style="{_METERS};'
+        'display:inline-flex;align-items:center">'
+        f'<div style="{_FAINT};min-width:104px">{escape(_label(row))}</div>'
+        f'<div style="width:90px;margin-right:10px">{_bar(row)}</div>'
+        f'<div style="min-width:120px">{_numbers(row)}</div> <div style="{_FAINT}">{faint}</div>'
+        "</div>"
+    )
 
 
 def _folded(limits: Limits, now: float) -> str:
@@ -173,19 +188,26 @@ def _folded(limits: Limits, now: float) -> str:
 
 
 def _meter(row: Standing, now: float, ticking: bool = True) -> str:
-    share = _share(row)
-    color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
-    width = max(2, round(100 * share)) if share > 0 else 0
     full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
-    numbers = f"{count(row.used)} of {count(row.amount)}"
     sign = _sign(row, now, ticking)
     sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
     return (
         f'<div title="{escape(_in_full(row, now, ticking))}" style="{_METER}">'
         f'<div style="{_FAINT}">{_two_sides(escape(_label(row)), full)}</div>'
-        f'<div style="{_BAR}"><div style="width:{width}%;height:5px;background:{color}"></div>'
-        f"</div>{_two_sides(numbers, sign)}</div>"
+        f"{_bar(row)}{_two_sides(_numbers(row), sign)}</div>"
     )
+
+
+def _bar(row: Standing) -> str:
+    share = _share(row)
+    color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
+    width = max(2, round(100 * share)) if share > 0 else 0
+    filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
+    return f'<div style="{_BAR}">{filled}</div>'
+
+
+def _numbers(row: Standing) -> str:
+    return f"{count(row.used)} of {count(row.amount)}"
 
 
 def _two_sides(left: str, right: str) -> str:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import quote, urlsplit
+from urllib.request import urlopen
 
 import nbformat
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
@@ -242,9 +244,24 @@ def open_notebook(
         context.on("request", lambda request: screen.requests.append(request.url))
         screen.page.goto(f"{lab.url}{lab.path}{quote(name)}?reset&token={lab.token}")
         screen.page.get_by_text(_READY[lab.path]).first.wait_for(timeout=40_000)
+        if lab.path == _PATHS["notebook"]:
+            _wait_for_kernel(lab)
         yield screen
     finally:
         context.close()
+
+
+def _wait_for_kernel(lab: Lab) -> None:
+    """Wait until a kernel is idle that a page is connected to: Notebook 7 names it before that."""
+    address = f"{lab.url}api/kernels?token={lab.token}"
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        with contextlib.suppress(URLError), urlopen(address) as answer:
+            kernels = json.load(answer)
+            if any(k["connections"] and k["execution_state"] == "idle" for k in kernels):
+                return
+        time.sleep(0.2)
+    raise AssertionError("no kernel is ready")
 
 
 def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> tuple[str, str]:

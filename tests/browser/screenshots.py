@@ -1,7 +1,7 @@
-"""Make `docs/images/quickstart.png`, the README's picture, from cells run in JupyterLab.
+"""Make the pictures in `docs/images/` from cells run in JupyterLab.
 
 Run `python tests/browser/screenshots.py`; it needs Chromium (`apt-get install chromium`) and no
-key: the replies are the sandbox's and say so. Elapsed times in the picture differ from run to run.
+key: the replies are the sandbox's and say so. Elapsed times in them differ from run to run.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import nbformat
 from lab_session import ROOT, Screen, chromium, find_chromium, jupyter_lab, open_notebook
 
 if TYPE_CHECKING:
-    from playwright.sync_api import FloatRect
+    from playwright.sync_api import FloatRect, Locator
 
-PICTURE = ROOT / "docs" / "images" / "quickstart.png"
+PICTURES = ROOT / "docs" / "images"
 WIDTH, SCALE = 1080, 1.2  # CSS pixels, and pixels of the picture for each
 MARGIN = 10
 # The first prompts use up both Groq keys; only the cells after them are in the picture.
@@ -27,6 +27,7 @@ BEFORE = (
     "%%llm\nWhat is a token bucket?",
     "%%llm\nWhat is a rolling window?",
 )
+PANEL = "%llm_panel"
 SHOWN = ("%%llm\nWhat does the HTTP header retry-after tell a client?", "%llm_quota")
 # Only the cells matter: no menus, no mark on the selected cell, no room above and below.
 ONLY_CELLS = """
@@ -36,7 +37,7 @@ ONLY_CELLS = """
 
 
 def main() -> None:
-    """Run the cells, unfold the receipt, and photograph the cells that matter."""
+    """Run the cells, ask in the panel, unfold a receipt, and photograph the cells that matter."""
     if find_chromium() is None:
         sys.exit("This needs Chromium: apt-get install chromium")
     with (
@@ -45,25 +46,36 @@ def main() -> None:
         chromium() as browser,
     ):
         lab.set_theme("JupyterLab Light")
-        lab.write("demo.ipynb", [nbformat.v4.new_code_cell(text) for text in BEFORE + SHOWN])
+        cells = [nbformat.v4.new_code_cell(text) for text in (*BEFORE, *SHOWN, PANEL)]
+        lab.write("demo.ipynb", cells)
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
+            panel = screen.cell(PANEL)
+            panel.get_by_placeholder("A prompt").fill("What is a rolling window?")
+            panel.get_by_role("button", name="Send").click()
+            panel.locator(".jp-RenderedHTML").filter(has_text="tokens").first.wait_for()
             screen.cell("retry-after").locator("summary").click()
             screen.page.add_style_tag(content=ONLY_CELLS)
             screen.show_whole_notebook(WIDTH)
-            PICTURE.parent.mkdir(parents=True, exist_ok=True)
-            screen.page.screenshot(path=PICTURE, clip=around(screen))
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            take(screen, "quickstart", "retry-after", "%llm_quota")
+            take(screen, "panel", PANEL, PANEL)
 
 
-def around(screen: Screen) -> FloatRect:
-    """The part of the page that holds the shown cells, with a margin above and below."""
-    first = screen.cell("retry-after").bounding_box()
-    last = screen.cell("%llm_quota").bounding_box()
-    if first is None or last is None:
+def take(screen: Screen, name: str, first: str, last: str) -> None:
+    """Photograph the cells from one to another."""
+    path = PICTURES / f"{name}.png"
+    screen.page.screenshot(path=path, clip=around(screen.cell(first), screen.cell(last)))
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def around(first: Locator, last: Locator) -> FloatRect:
+    """The part of the page from one cell to another, with a margin above and below."""
+    begin, end = first.bounding_box(), last.bounding_box()
+    if begin is None or end is None:
         sys.exit("The cells are not on the page.")
-    top, bottom = first["y"] - MARGIN, last["y"] + last["height"] + MARGIN
-    return {"x": first["x"], "y": top, "width": first["width"], "height": bottom - top}
+    top, bottom = begin["y"] - MARGIN, end["y"] + end["height"] + MARGIN
+    return {"x": begin["x"], "y": top, "width": begin["width"], "height": bottom - top}
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
     """What is moved or switched in one panel shows in the other, and the next cell does it."""
     one, two = panels(screen)
     assert two.get_by_title("Ask Groq earlier").is_disabled()
+    chosen = "select => select.selectedOptions[0].innerText"
+    assert two.get_by_label("Prefer").evaluate(chosen).split() == ["no", "provider"]
     one.get_by_title("Ask Mistral earlier").click()
     two.get_by_text("The next prompt goes to mistral · key 1").wait_for()
     two.get_by_label("mistral-small-latest").uncheck()

@@ -9,8 +9,6 @@ import ipywidgets as widgets
 
 from ..display import QUIET
 
-_WRAPPING = {"flex_flow": "row wrap"}
-
 
 class Parts:
     """Makes the widgets of one panel, and closes them."""
@@ -30,9 +28,10 @@ class Parts:
         """Widgets below one another."""
         return self._make(widgets.VBox, layout, children=children)
 
-    def row(self, children: Sequence[Any], align: str = "center") -> widgets.HBox:
+    def row(self, children: Sequence[Any], **layout: str) -> widgets.HBox:
         """Widgets beside one another; on a narrow page they wrap."""
-        return self._make(widgets.HBox, {**_WRAPPING, "align_items": align}, children=children)
+        layout = {"flex_flow": "row wrap", "align_items": "center", **layout}
+        return self._make(widgets.HBox, layout, children=children)
 
     def button(self, words: str, **options: Any) -> widgets.Button:
         """A button with words on it."""
@@ -49,10 +48,11 @@ class Parts:
         options = {"description": words, "value": value, "indent": False}
         return self._make(widgets.Checkbox, layout, **options)
 
-    def dropdown(self, words: str, about: str) -> widgets.Dropdown:
-        """A choice of one."""
+    def dropdown(self, words: str, about: str, first: str) -> widgets.Dropdown:
+        """A choice of one, for now only the first."""
         layout = {"width": "180px", "margin": "2px 18px 2px 2px"}
-        return self._make(widgets.Dropdown, layout, description=words, tooltip=about)
+        options = {"description": words, "tooltip": about, "options": [first]}
+        return self._make(widgets.Dropdown, layout, **options)
 
     def seconds(self, words: str, about: str) -> widgets.BoundedFloatText:
         """A number of seconds, up to a day."""

@@ -122,7 +122,7 @@ class Panel:
         parts = self._parts
         self._next, self._table, self._attempts = parts.html(), parts.html(), parts.html()
         self._order = parts.column()
-        self._preferred = parts.dropdown("Prefer", "Asked before all others, paid or not")
+        self._preferred = parts.dropdown("Prefer", "Asked before all others, paid or not", _NOBODY)
         self._patience = parts.seconds(
             "Patience, seconds", "How long to wait for a route rather than fail or pay"
         )
@@ -153,7 +153,7 @@ class Panel:
                 self._reply,
                 parts.row(
                     [parts.column(switches, margin="0 40px 0 0"), parts.column(attempts)],
-                    align="flex-start",
+                    align_items="flex-start",
                 ),
             ]
         )
@@ -180,8 +180,10 @@ class Panel:
                     self._mover(name, -1, "up", f"Ask {title} earlier"),
                     self._mover(name, 1, "down", f"Ask {title} later"),
                     self._parts.html(f"<b>{escape(title)}</b>", width="120px"),
-                    *boxes.values(),
-                ]
+                    self._parts.row([*boxes.values()], flex="1 1 0"),
+                ],
+                flex_flow="row nowrap",
+                align_items="flex-start",
             )
         # New options choose their first one by themselves, which nobody asked for.
         self._preferred.unobserve_all("value")
