@@ -523,7 +523,10 @@ def test_asking_again_for_a_location_gives_the_same_counts(tmp_path: Path) -> No
     assert get_quota_tracker(configuration).storage is tracker.storage
 
 
-def test_a_location_of_an_unknown_kind_is_refused() -> None:
-    """The message says what is possible."""
-    with pytest.raises(ValueError, match=r"memory://"):
-        open_storage("ftp://host/ledger")
+@pytest.mark.parametrize(
+    "location", ["ftp://host/ledger", "redis+sentinel://host/0", "redis+cluster://host/0"]
+)
+def test_a_location_of_an_unknown_kind_is_refused(location: str) -> None:
+    """The message says what is possible, and what is not."""
+    with pytest.raises(ValueError, match=r"Sentinel and Cluster are not supported\) or memory://"):
+        open_storage(location)
