@@ -51,8 +51,8 @@ def open_storage(
         raise ValueError("a Redis URL begins with redis:// and a host")
     if scheme not in ("", "memory", *_REDIS_SCHEMES):
         raise ValueError(
-            f"{scheme}:// is no storage; use a path, redis:// (one server: Sentinel and Cluster are "
-            "not supported) or memory://"
+            f"{scheme}:// is no storage; use a path, redis:// (one server: Sentinel and Cluster "
+            "are not supported) or memory://"
         )
     path = Path(location).absolute()
     name = f"{location} {location.fingerprint}" if scheme else str(path)
