@@ -9,41 +9,25 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from .catalog import parse_limits, split_limit_name
+from .catalog import parse_limits
 from .config import Configuration, get_configuration
 from .errors import AttemptFailed, ConfigurationError
-from .quota import failing, folding, ledger, opening, views
-from .quota.accounts import Accounts
-from .quota.ledger import Amounts, Document
+from .quota import failing, ledger, opening, views
+from .quota.books import Books
+from .quota.books import Hold as Hold
+from .quota.ledger import Document
 from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
 from .storage import Storage, open_storage
-from .types import Key, Limit, Observation, Request, Route, Standing, Usage
-
-T = TypeVar("T")
+from .types import Key, Observation, Request, Route, Standing, Usage
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
 _HOLD_MARGIN_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Hold:
-    """A reservation on one route, to be settled or failed exactly once.
-
-    `document` is the name of the document it was made in.
-    """
-
-    id: str
-    route: Route
-    amounts: Amounts
-    plain_tokens: float
-    at: float
-    document: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,21 +53,20 @@ class QuotaTracker:
         self._clock = configuration.clock
         # Unlike others, not the same in a forked child.
         self._jitter = random.SystemRandom()
-        self._defaults: dict[Route, tuple[Limit, ...]] = {}
-        self._accounts = Accounts(storage, configuration)
+        self._books = Books(storage, configuration)
         take_over_older_counts(storage, configuration)
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route takes this request, and what keeps it shut until then."""
         if request.images and not self.configuration.takes_images(route):
             return RouteState(math.inf, "takes no images", 0.0)
-        document, provider, limits = self._read(route, now)
+        document, provider, limits = self._books.read(route, now)
         amounts = ledger.estimate(document, route.model, request)
         return opening.route_state(document, provider, route, limits, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
-        document, _, _ = self._read(route, self._clock.time())
+        document, _, _ = self._books.read(route, self._clock.time())
         amounts = ledger.estimate(document, route.model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
@@ -92,7 +75,7 @@ class QuotaTracker:
 
         Its limits say that, and the model's window, of which the reply needs a part too.
         """
-        _, _, limits = self._read(route, self._clock.time())
+        _, _, limits = self._books.read(route, self._clock.time())
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
         amounts = [
             limit.amount for limit in limits.values() if limit.metric in ("tokens", "input_tokens")
@@ -107,8 +90,8 @@ class QuotaTracker:
 
         def change(kept: Document, provider: Document) -> Hold | RouteState:
             now = self._clock.time()
-            self._charge_expired(kept, provider, route, now)
-            document, limits = self._in_full(kept, provider, route, now)
+            self._books.charge_expired(kept, provider, route, now)
+            document, limits = self._books.in_full(kept, provider, route, now)
             amounts = ledger.estimate(document, route.model, request)
             state = opening.route_state(document, provider, route, limits, amounts, now)
             if state.opens_at > now:
@@ -121,7 +104,7 @@ class QuotaTracker:
             opening.note_trial(provider, route, now)
             return hold
 
-        result, name = self._accounts.update(route.key, change)
+        result, name = self._books.accounts.update(route.key, change)
         return replace(result, document=name) if isinstance(result, Hold) else result
 
     def settle(
@@ -141,25 +124,25 @@ class QuotaTracker:
         route = hold.route
         seen = tuple(observations)
         # First of all: what the reply says of limits holds for the account as a whole.
-        self._accounts.learn(route.key, account, "header")
+        self._books.accounts.learn(route.key, account, "header")
         spent = (
             ledger.as_amounts(usage.input_tokens, usage.output_tokens) if usage else hold.amounts
         )
 
         def change(document: Document, provider: Document, now: float) -> str:
-            limits = self._limits(document, provider, route)
+            limits = self._books.limits(document, provider, route)
             alone = ledger.settle(
                 document, route.model, limits.values(), hold.id, spent, now, hold.at
             )
             if usage:
                 ledger.calibrate(document, route.model, hold.plain_tokens, usage)
-            self._learn(document, provider, route, seen, now, alone)
-            limits = self._limits(document, provider, route)
+            self._books.learn(document, provider, route, seen, now, alone)
+            limits = self._books.limits(document, provider, route)
             if answered:
                 ledger.note_answer(document, provider, route, limits, now, hold.at)
             return views.tightest(document["models"][route.model], limits, now)
 
-        return self._update_held(hold, change)
+        return self._books.settle(hold, change)
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
         """Book a failed attempt as the provider would count it, and close what its remedy says.
@@ -167,21 +150,21 @@ class QuotaTracker:
         `account` is the account the reply named, if any. Returns the state of the route after it.
         """
         route = hold.route
-        self._accounts.learn(route.key, account, "error")
+        self._books.accounts.learn(route.key, account, "error")
         spent = failing.spent(hold.amounts, failure)
 
         def change(document: Document, provider: Document, now: float) -> RouteState:
-            limits = self._limits(document, provider, route)
+            limits = self._books.limits(document, provider, route)
             alone = ledger.settle(
                 document, route.model, limits.values(), hold.id, spent, now, hold.at
             )
-            self._learn(document, provider, route, failure.observations, now, alone)
-            limits = self._limits(document, provider, route)
+            self._books.learn(document, provider, route, failure.observations, now, alone)
+            limits = self._books.limits(document, provider, route)
             jitter = self._jitter.uniform(0.8, 1.2)
             failing.close(document, provider, route, limits, failure, now, hold.at, jitter)
             return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
-        return self._update_held(hold, change)
+        return self._books.settle(hold, change)
 
     def note_check(
         self, key: Key, began: float, refusal: str | None, account: str | None = None
@@ -190,7 +173,7 @@ class QuotaTracker:
 
         `began` is when it was asked; `account` is the account the answer named, if any.
         """
-        self._accounts.learn(key, account, "header")
+        self._books.accounts.learn(key, account, "header")
 
         def change(document: Document, provider: Document) -> None:
             document["provider"] = key.provider
@@ -201,7 +184,7 @@ class QuotaTracker:
             else:
                 opening.close(entry, refusal, self._clock.time(), None, began)
 
-        self._accounts.update(key, change)
+        self._books.accounts.update(key, change)
 
     def closure(self, key: Key) -> Closure | None:
         """Why none of the key's routes is open, apart from limits that refill; None if any may be.
@@ -209,7 +192,7 @@ class QuotaTracker:
         Either the key itself is refused, or its account has no credit.
         """
         now = self._clock.time()
-        document, _ = self._accounts.read(key)
+        document, _ = self._books.accounts.read(key)
         places = (document.get("keys", {}).get(key.fingerprint, {}), document)
         for closed in (place.get("closed") for place in places):
             if closed and (closed["until"] is None or closed["until"] > now):
@@ -218,7 +201,7 @@ class QuotaTracker:
 
     def account(self, key: Key) -> str | None:
         """The account whose quota a key spends; None as long as nobody has named it."""
-        name = self._accounts.account(key)
+        name = self._books.accounts.account(key)
         return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
@@ -231,7 +214,7 @@ class QuotaTracker:
             ConfigurationError: no key has that label.
         """
         known = self._key(key)
-        self._accounts.update(known, lambda document, provider: ledger.forget(document))
+        self._books.accounts.update(known, lambda document, provider: ledger.forget(document))
         self.storage.update(known.provider, ledger.forget)
 
     def set_limits(self, scope: str, **limits: Any) -> None:
@@ -270,8 +253,8 @@ class QuotaTracker:
         now = self._clock.time() if now is None else now
         rows = []
         for route in self._all_routes(provider):
-            document, of_provider, limits = self._read(route, now)
-            account = self._accounts.account(route.key)
+            document, of_provider, limits = self._books.read(route, now)
+            account = self._books.accounts.account(route.key)
             rows += views.standings_of(route, account, document, of_provider, limits, now)
         return rows
 
@@ -294,7 +277,7 @@ class QuotaTracker:
         `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or once the
         provider has named it.
         """
-        return self._accounts.shared_keys()
+        return self._books.accounts.shared_keys()
 
     def _key(self, label: str) -> Key:
         for key in self.configuration.keys:
@@ -303,104 +286,14 @@ class QuotaTracker:
         labels = ", ".join(known.label for known in self.configuration.keys)
         raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
-    def _read(self, route: Route, now: float) -> tuple[Document, Document, dict[str, Limit]]:
-        """The documents of account and provider, and the limits in force.
-
-        Calls that never ended are charged first.
-        """
-        kept, provider = self._accounts.read(route.key)
-        if ledger.models_with_expired_holds(kept, now):
-            self._accounts.update(
-                route.key, lambda kept, provider: self._charge_expired(kept, provider, route, now)
-            )
-            kept, provider = self._accounts.read(route.key)
-        document, limits = self._in_full(kept, provider, route, now)
-        return document, provider, limits
-
-    def _in_full(
-        self, kept: Document, provider: Document, route: Route, now: float
-    ) -> tuple[Document, dict[str, Limit]]:
-        """The account's document with the route's model written out, and the limits in force."""
-        catalog = self.configuration.providers[route.provider]
-        document = folding.unfolded(kept, catalog, route.model)
-        limits = self._limits(document, provider, route)
-        entry = document["models"].setdefault(route.model, {})
-        ledger.keep_limits(entry, limits.values(), now)
-        return document, limits
-
-    def _charge_expired(self, kept: Document, provider: Document, route: Route, now: float) -> None:
-        """Charge calls of the route's key, on any model, that never ended."""
-        models = ledger.models_with_expired_holds(kept, now)
-        if not models:
-            return
-        catalog = self.configuration.providers[route.provider]
-        folding.unfold(kept, catalog, *models)
-        limits = {
-            model: self._limits(kept, provider, replace(route, model=model)).values()
-            for model in models
-        }
-        ledger.expire_holds(kept, now, limits)
-        folding.fold(kept, catalog, now, *models)
-
-    def _update_held(self, hold: Hold, change: Callable[[Document, Document, float], T]) -> T:
-        """Change the documents, with the hold in that of the account wherever it was made."""
-        route = hold.route
-        catalog = self.configuration.providers[route.provider]
-
-        def with_hold(document: Document, provider: Document, taken: Document | None) -> T:
-            now = self._clock.time()
-            self._charge_expired(document, provider, route, now)
-            if taken:
-                place = (hold.id, hold.amounts, hold.at, taken["expires"])
-                ledger.place_hold(document, route, *place)
-            document.setdefault("models", {}).setdefault(route.model, {})
-            folding.unfold(document, catalog, route.model)
-            result = change(document, provider, now)
-            folding.fold(document, catalog, now, route.model)
-            return result
-
-        return self._accounts.update_held(route.key, route.model, hold.id, hold.document, with_hold)
-
     def _all_routes(self, provider: str | None) -> list[Route]:
         routes = list(self.configuration.routes())
         for route in tuple(routes):
-            for model in self._accounts.read(route.key)[0].get("models", {}):
+            for model in self._books.accounts.read(route.key)[0].get("models", {}):
                 other = Route(route.provider, route.key, model, route.paid)
                 if other not in routes and self.configuration.is_on(route.key, model):
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]
-
-    def _default_limits(self, provider: Document, route: Route) -> tuple[Limit, ...]:
-        """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
-        if route not in self._defaults:
-            self._defaults[route] = self.configuration.default_limits(route)
-        defaults = self._defaults[route]
-        if "limits" not in provider:
-            return defaults
-        catalog = self.configuration.providers[route.provider]
-        limits = {limit.name: limit for limit in defaults}
-        for scope in self.configuration.limit_scopes(route):
-            table = provider["limits"].get(scope, {})
-            parsed = parse_limits(table, catalog.window, catalog.time_zone)
-            limits.update({limit.name: limit for limit in parsed})
-        return tuple(limits.values())
-
-    def _limits(self, document: Document, provider: Document, route: Route) -> dict[str, Limit]:
-        defaults = self._default_limits(provider, route)
-        return ledger.limits_of(document, route.model, defaults)
-
-    def _learn(
-        self, document: Document, provider: Document, route: Route, seen: Iterable[Observation],
-        now: float, alone: bool,
-    ) -> None:  # fmt: skip
-        catalog = self.configuration.providers[route.provider]
-
-        def window_of(name: str) -> Limit:
-            metric, period = split_limit_name(name)
-            return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
-
-        defaults = self._default_limits(provider, route)
-        ledger.learn(document, route.model, defaults, window_of, seen, now, alone)
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:

@@ -1,33 +1,48 @@
-"""How well limits are spent: `python tests/bench/quota.py` prints a row per situation.
+"""How well limits are spent, and what that costs: `python tests/bench/quota.py` prints rows.
 
-Everything runs against the sandbox, whose own count is the truth: `refused` are its 429s,
-`oversold` what it counted above a limit. Time is scaled where a run would take minutes.
+The calls run against the sandbox, whose own count is the truth: `refused` are its 429s, and what it
+admitted above a limit was oversold. Time is scaled where a run would take minutes. Redis is started
+on a free port of this machine's loopback interface where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
+import resource
+import shutil
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, LLMProviderError, Reply
-from arche_magic.llm_providers.catalog import parse_limits
-from arche_magic.llm_providers.config import Configuration, load_configuration
+from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.catalog import parse_limits, published_providers
+from arche_magic.llm_providers.config import Configuration, label_keys, load_configuration
 from arche_magic.llm_providers.parameters import build_request
-from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
-from arche_magic.llm_providers.types import Limit, Usage
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Limit, Observation, Timeouts, Usage
 from arche_magic.sandbox import Sandbox
 
 MODELS = {"groq": "openai/gpt-oss-120b", "mistral": "mistral-small-latest"}
 GEMINI_PER_MINUTE = {"requests_per_minute": 15}
+MANY_ATTEMPTS = 1_000_000
+HUGE = {
+    "requests_per_minute": 1e9, "requests_per_day": 1e9, "tokens_per_minute": 1e9,
+    "tokens_per_day": 1e9,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,12 @@ def configured(
 ) -> Configuration:
     configuration = load_configuration(sandbox.environment())
     return replace(
-        configuration, store=store, clock=clock, patience=3600.0, timeout=3600.0, limits=limits
+        configuration,
+        store=store,
+        clock=clock,
+        patience=3600.0,
+        timeouts=Timeouts(total=3600.0),
+        limits=limits,
     )
 
 
@@ -89,6 +109,9 @@ def best_makespan(prompts: int, started: float) -> float:
     raise AssertionError("never")
 
 
+# --- how well limits are spent
+
+
 def known_limits(scale: float) -> None:
     clock = ScaledClock(scale, time.time())
     limits = {"google": parse_limits(GEMINI_PER_MINUTE, "calendar", "America/Los_Angeles")}
@@ -106,7 +129,7 @@ def known_limits(scale: float) -> None:
         )
 
 
-def unknown_limits(scale: float) -> None:
+def unknown_limits(scale: float, threads: int) -> None:
     """The server's limits are lower than the published ones, which is all the ledger knows."""
     clock = ScaledClock(scale, time.time())
     limits = {
@@ -115,43 +138,62 @@ def unknown_limits(scale: float) -> None:
         "google": {"requests_per_minute": 5},
     }
     with Sandbox(clock=clock.time, limits=limits) as sandbox:
-        configuration = configured(sandbox, clock, "memory://unknown", {})
-        seconds, results = ask_many(configuration, 120, 1)
+        configuration = configured(sandbox, clock, f"memory://unknown-{threads}", {})
+        seconds, results = ask_many(configuration, 120, threads)
         failed = sum(not isinstance(result, Reply) for result in results)
         print(
-            f"unknown limits, 120 prompts, 1 thread: failed {failed}, refused per key "
+            f"unknown limits, 120 prompts, {threads} threads: failed {failed}, refused per key "
             f"{refused(sandbox)}, makespan {seconds:.1f} s"
         )
 
 
 def dead_keys() -> None:
-    """Five keys, four of them without quota for the day; then again after a restart."""
+    """Five keys, four without quota for the day; then a restarted kernel, and two at once."""
     left = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 5)}
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder, "outputs", "ledger.json"))
         clock = ScaledClock(1.0, time.time())
         with Sandbox(keys={"groq": 5}, left=left) as sandbox:
             configuration = configured(sandbox, clock, store, {})
-            _, first = ask_many(configuration, 20, 4)
+            # No more than the one good key has in a minute, so that nothing waits.
+            _, first = ask_many(configuration, 12, 8)
+            answered = sum(isinstance(result, Reply) for result in first)
             context = multiprocessing.get_context("spawn")
-            with context.Pool(1) as pool:
-                answered = pool.apply(restarted, (sandbox.environment(), store))
-            calls = {
-                record: count
-                for record, count in Counter(r.key for r in sandbox.requests).items()
-                if record != "groq_key_5"
-            }
-            served = sum(isinstance(result, Reply) for result in first) + answered
-            print(f"5 keys, 4 spent, 30 prompts: answered {served}, calls to spent keys {calls}")
+            for kernels in (1, 2):
+                with context.Pool(kernels) as pool:
+                    answers = [(sandbox.environment(), store)] * kernels
+                    answered += sum(pool.starmap(restarted, answers))
+            calls = Counter(request.key for request in sandbox.requests)
+            calls.pop("groq_key_5", None)
+            print(f"5 keys, 4 spent, 8 threads, 30 prompts, 3 more kernels: answered {answered}, "
+                  f"calls to spent keys {dict(calls)}")  # fmt: skip
 
 
 def restarted(environment: Mapping[str, str], store: str) -> int:
     clock = ScaledClock(1.0, time.time())
     configuration = replace(
-        load_configuration(environment), store=store, clock=clock, timeout=300.0
+        load_configuration(environment), store=store, clock=clock, timeouts=Timeouts(total=300.0)
     )
-    _, results = ask_many(configuration, 10, 2)
+    _, results = ask_many(configuration, 6, 2)
     return sum(isinstance(result, Reply) for result in results)
+
+
+def outage(scale: float) -> None:
+    """Eight threads on a provider that is down for a while: how many calls find that out."""
+    clock = ScaledClock(scale, time.time())
+    with Sandbox(keys={"mistral": 1}, clock=clock.time) as sandbox:
+        configuration = configured(sandbox, clock, "memory://outage", {})
+        ask_many(configuration, 1, 1)
+        began = clock.time()
+        sandbox.fail("mistral", "overloaded", times=14)
+        _, results = ask_many(configuration, 40, 8)
+        failed = [r.at - began for r in sandbox.requests if r.status == 503]
+        together = sum(moment < failed[0] + 0.7 for moment in failed)
+        print(
+            f"an outage, 40 prompts, 8 threads: answered "
+            f"{sum(isinstance(result, Reply) for result in results)}, calls under way when it "
+            f"began {together}, then one at {', '.join(f'{m:.0f} s' for m in failed[together:])}"
+        )
 
 
 def many_processes(name: str, store: str) -> None:
@@ -173,67 +215,185 @@ def many_processes(name: str, store: str) -> None:
 
 
 def one_process(environment: Mapping[str, str], store: str) -> int:
-    limits = {
-        "groq": parse_limits(
-            {"requests_per_day": 200, "requests_per_minute": 1e9, "tokens_per_minute": 1e9,
-             "tokens_per_day": 1e9},
-            "bucket",
-        )
-    }  # fmt: skip
-    configuration = replace(
-        load_configuration(environment), store=store, limits=limits, timeout=120.0, patience=0.0
-    )
+    limits = {"groq": parse_limits({**HUGE, "requests_per_day": 200}, "bucket")}
+    configuration = replace(load_configuration(environment), store=store, limits=limits, patience=0)
     _, results = ask_many(configuration, 50, 25)
     return sum(isinstance(result, Reply) for result in results)
 
 
-def hold_and_settle(name: str, store: str) -> None:
-    """Hold and settle alone, while four processes do the same."""
+# --- what the ledger costs
+
+
+def hold_and_settle(name: str, store: str, processes: int) -> float:
+    """Milliseconds of hold and settle, while so many processes do nothing else on one account."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(4) as pool:
-        medians = pool.map(time_holds, [store] * 4)
-    print(f"hold + settle, 4 processes, {name}: median {statistics.median(medians):.2f} ms")
+    with context.Manager() as manager, context.Pool(processes) as pool:
+        barrier = manager.Barrier(processes)
+        timed = pool.starmap(time_holds, [(store, barrier)] * processes, chunksize=1)
+    seconds = sorted(second for each in timed for second in each)
+    median = 1000 * statistics.median(seconds)
+    late = 1000 * seconds[int(0.95 * len(seconds))]
+    print(
+        f"hold + settle, {processes} processes, {name}: median {median:.2f} ms, "
+        f"95 % below {late:.1f} ms"
+    )
+    return median
 
 
-def time_holds(store: str) -> float:
-    environment = {"GROQ_API_KEY": "gsk_made_up_for_a_benchmark"}
-    huge = parse_limits(
-        {"requests_per_minute": 1e9, "requests_per_day": 1e9, "tokens_per_minute": 1e9,
-         "tokens_per_day": 1e9}, "bucket",
-    )  # fmt: skip
-    configuration = replace(load_configuration(environment), store=store, limits={"groq": huge})
-    tracker = get_quota_tracker(configuration)
-    (route,) = configuration.routes()
-    request = build_request("A prompt of usual length, as people write them.", configuration)
+def time_holds(store: str, barrier: Any = None, pairs: int = 400) -> list[float]:
+    tracker, route, request = holder(store)
+    if barrier:
+        barrier.wait(60)
     seconds = []
-    for _ in range(300):
+    for _ in range(pairs):
         started = time.perf_counter()
         hold = tracker.hold(route, request)
-        assert isinstance(hold, Hold)
+        while not isinstance(hold, Hold):
+            # The very first answer is awaited.
+            hold = tracker.hold(route, request)
         tracker.settle(hold, Usage(20, 100))
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds) * 1000
+    return seconds
+
+
+def holder(store: str) -> tuple[QuotaTracker, Any, Any]:
+    environment = {"GROQ_API_KEY": "gsk_made_up_for_a_benchmark"}
+    limits = {"groq": parse_limits(HUGE, "bucket")}
+    configuration = replace(load_configuration(environment), store=store, limits=limits)
+    (route,) = configuration.routes()
+    request = build_request("A prompt of usual length, as people write them.", configuration)
+    return get_quota_tracker(configuration), route, request
+
+
+def large_ledger() -> None:
+    """50 keys of 10 models, each of which was answered once."""
+    provider = published_providers()["groq"]
+    table = next(iter(provider.limits.values()))
+    models = tuple(f"vendor/model-{number}" for number in range(10))
+    provider = replace(provider, models=models, limits=dict.fromkeys(models, table))
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = Configuration(
+            providers={"groq": provider},
+            keys=label_keys("groq", [f"gsk_made_up_{number}" for number in range(50)]),
+            store=str(Path(folder, "ledger.json")),
+        )
+        tracker = get_quota_tracker(configuration)
+        request = build_request("A prompt of usual length, as people write them.", configuration)
+        seen = [
+            Observation("requests_per_day", 1000, 999, 86.4),
+            Observation("tokens_per_minute", 8000, 7890, 0.8),
+        ]
+        seconds = []
+        for route in configuration.routes():
+            started = time.perf_counter()
+            hold = tracker.hold(route, request)
+            assert isinstance(hold, Hold)
+            tracker.settle(hold, Usage(30, 80), seen)
+            seconds.append(time.perf_counter() - started)
+        size = Path(configuration.store).stat().st_size
+        late = 1000 * statistics.median(seconds[-50:])
+        print(f"a ledger of 50 keys x 10 models: {size / 1000:.0f} kB, hold + settle {late:.2f} ms")
+
+
+def many_attempts() -> None:
+    """The same figures without history, and beside a million recorded attempts."""
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [str(Path(folder, name, "ledger.json")) for name in ("new", "old")]
+        for store in stores:
+            Path(store).parent.mkdir()
+        attempt = Attempt("groq", "groq_key_1", MODELS["groq"], "served", at=time.time())
+        line = json.dumps(attempt.to_dict()) + "\n"
+        with Path(stores[1]).with_name("llm_calls.jsonl").open("w") as file:
+            for _ in range(MANY_ATTEMPTS // 1000):
+                file.write(line * 1000)
+        figures = []
+        for store in stores:
+            command = [sys.executable, __file__, "--start", store]
+            figures.append(json.loads(subprocess.check_output(command)))
+        new, old = figures
+        for what, unit in (("start", "s"), ("hold + settle", "ms"), ("memory", "MB")):
+            print(
+                f"after {MANY_ATTEMPTS:,} attempts, {what}: {old[what]:.3g} {unit} = "
+                f"{old[what] / new[what]:.2f} x that of a new ledger"
+            )
+        print(f"after {MANY_ATTEMPTS:,} attempts, reading the last hour: {old['last hour']:.2f} s")
+
+
+def start(store: str) -> dict[str, float]:
+    """What a fresh process needs until it can hold, and to look back."""
+    began = time.perf_counter()
+    tracker, route, request = holder(store)
+    hold = tracker.hold(route, request)
+    assert isinstance(hold, Hold)
+    tracker.settle(hold, Usage(20, 100))
+    log = attempt_log(store)
+    log.append([Attempt("groq", "groq_key_1", route.model, "served", at=time.time())])
+    ready = time.perf_counter() - began
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    pairs = time_holds(store)
+    began = time.perf_counter()
+    log.since(time.time() - 3600)
+    return {
+        "start": ready,
+        "memory": memory,
+        "hold + settle": 1000 * statistics.median(pairs),
+        "last hour": time.perf_counter() - began,
+    }
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str | None]:
+    """The URL of a Redis of our own; None where it is not installed."""
+    program = shutil.which("redis-server")
+    if program is None:
+        yield None
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
+    server = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(500):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=3.0, help="how much faster time runs")
-    parser.add_argument("--redis", help="also run the shared ones on this redis:// URL")
+    parser.add_argument("--redis", help="use this redis:// URL, which is written to")
+    parser.add_argument("--start", metavar="STORE", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.start:
+        print(json.dumps(start(options.start)))
+        return
     situations: list[Callable[[], Any]] = [
-        lambda: known_limits(options.scale),
-        lambda: unknown_limits(options.scale),
+        # In real time: the figure is a time, and threads and windows are not scaled alike.
+        lambda: known_limits(1.0),
+        lambda: unknown_limits(options.scale, 1),
+        lambda: unknown_limits(options.scale, 8),
         dead_keys,
+        lambda: outage(options.scale),
+        large_ledger,
+        many_attempts,
     ]
     for situation in situations:
         situation()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as started:
         stores = {"JSON file": str(Path(folder, "outputs", "ledger.json"))}
-        if options.redis:
-            stores["Redis"] = options.redis
+        if url := options.redis or started:
+            stores["Redis"] = url
         for name, store in stores.items():
             many_processes(name, store)
-            hold_and_settle(name, store)
+            for processes in (1, 4):
+                hold_and_settle(name, store, processes)
 
 
 if __name__ == "__main__":

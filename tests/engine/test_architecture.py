@@ -57,9 +57,13 @@ ALLOWED = {
         "quota.folding", "quota.ledger", "quota.windows", "quota", "catalog", "config", "storage",
         "types",
     },
+    "quota.books": {
+        "quota.accounts", "quota.folding", "quota.ledger", "quota", "catalog", "config", "storage",
+        "types",
+    },
     "quota_tracker": {
-        "quota.accounts", "quota.failing", "quota.folding", "quota.merging", "quota.older_package",
-        "quota.ledger", "quota.opening", "quota.views", "quota", "catalog", "config", "storage",
+        "quota.books", "quota.failing", "quota.merging", "quota.older_package", "quota.ledger",
+        "quota.opening", "quota.views", "quota", "catalog", "config", "storage",
         "errors", "types",
     },
     "bounded": set(),

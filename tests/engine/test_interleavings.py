@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from engine_parts import (
     NOON,
@@ -32,6 +34,14 @@ from arche_magic.llm_providers.types import (
 )
 
 
+def turn(limit: Limit, at: float) -> object:
+    """Which minute, hour, day or month of the limit's calendar a moment is in."""
+    local = datetime.fromtimestamp(at, ZoneInfo(limit.time_zone))
+    if limit.period == "month":
+        return local.year, local.month
+    return local.date() if limit.period == "day" else at // PERIOD_SECONDS[limit.period]
+
+
 class ExactServer:
     """A provider that counts every request and token it takes, exactly."""
 
@@ -45,7 +55,7 @@ class ExactServer:
         if limit.window == "rolling":
             return sum(amount for at, amount in entries if now - at < seconds)
         if limit.window == "calendar":
-            return sum(amount for at, amount in entries if at // seconds == now // seconds)
+            return sum(amount for at, amount in entries if turn(limit, at) == turn(limit, now))
         level, last = 0.0, 0.0
         for at, amount in [*entries, (now, 0.0)]:
             level = max(0.0, level - (at - last) * limit.amount / seconds) + amount
@@ -76,15 +86,22 @@ class LedgerAgainstServer(RuleBasedStateMachine):
 
     window = "bucket"
     kernels = 2
+    starts = NOON + 7.3
+    longest_wait = 3700.0
+
+    def limits(self) -> list[Limit]:
+        return [
+            Limit("requests", "minute", 4, self.window),  # type: ignore[arg-type]
+            Limit("tokens", "minute", 300, self.window),  # type: ignore[arg-type]
+            Limit("requests", "hour", 25, self.window),  # type: ignore[arg-type]
+        ]
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock(NOON + 7.3)
-        limits = [
-            told(Limit("requests", "minute", 4, self.window)),  # type: ignore[arg-type]
-            told(Limit("tokens", "minute", 300, self.window)),  # type: ignore[arg-type]
-            told(Limit("requests", "hour", 25, self.window)),  # type: ignore[arg-type]
-        ]
+        self.clock = Clock(self.starts)
+        # How much later it is for the server than for us.
+        self.set_back_by = 0.0
+        limits = list(map(told, self.limits()))
         self.server = ExactServer(limits)
         self.configuration = custom_configuration(limits, clock=self.clock)
         self.route = a_route(self.configuration)
@@ -94,8 +111,12 @@ class LedgerAgainstServer(RuleBasedStateMachine):
         self.short = ask(timeout=20.0)
         self.last_hold_ends = 0.0
 
+    @property
+    def true_time(self) -> float:
+        return self.clock.now + self.set_back_by
+
     def begin(self, hold: Hold, tracker: QuotaTracker) -> None:
-        self.calls.append(Call(hold, tracker, self.clock.now))
+        self.calls.append(Call(hold, tracker, self.true_time))
         self.last_hold_ends = self.clock.now + 51.0
 
     def storages(self) -> list[Storage]:
@@ -129,7 +150,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
             int(amounts["input_tokens"] * share), int(amounts["output_tokens"] * share)
         )
         total = float(call.spent.total_tokens)
-        call.seen = self.server.take({"requests": 1.0, "tokens": total}, self.clock.now)
+        call.seen = self.server.take({"requests": 1.0, "tokens": total}, self.true_time)
 
     @precondition(lambda self: self.open_calls(arrived=False))
     @rule(most=st.integers(1, 5), share=st.sampled_from([1.0, 0.5, 0.0]))
@@ -173,7 +194,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
         # No call outlives its timeout; its hold stays a little longer.
-        self.calls = [c for c in self.calls if self.clock.now - c.began <= 20.0]
+        self.calls = [c for c in self.calls if self.true_time - c.began <= 20.0]
 
     @precondition(lambda self: not self.calls)
     @rule()
@@ -184,7 +205,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
             state = self.trackers[0].state(self.route, self.short, self.clock.now)
             if state.opens_at <= self.clock.now:
                 break
-            assert state.opens_at < self.clock.now + 3700
+            assert state.opens_at < self.clock.now + self.longest_wait
             self.clock.now = state.opens_at
         hold = self.trackers[0].hold(self.route, self.short)
         assert isinstance(hold, Hold), hold
@@ -199,7 +220,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
         holds = self.trackers[-1].storage.read(f"groq:{self.route.key.account}")
         if not holds.get("models", {}).get("model-a", {}).get("holds"):
             for limit in self.server.limits:
-                assert rows[limit.name]["used"] >= self.server.used(limit, self.clock.now) - 1e-2
+                assert rows[limit.name]["used"] >= self.server.used(limit, self.true_time) - 1e-2
 
 
 class CalendarLedger(LedgerAgainstServer):
@@ -207,6 +228,45 @@ class CalendarLedger(LedgerAgainstServer):
 
 
 class RollingLedger(LedgerAgainstServer):
+    window = "rolling"
+
+
+class DaysInLosAngeles(LedgerAgainstServer):
+    """Days and months by the calendar of Los Angeles, over the ends of October and of winter."""
+
+    starts = datetime(2026, 10, 31, 9, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
+    longest_wait = 32 * 86_400.0
+
+    def limits(self) -> list[Limit]:
+        zone = "America/Los_Angeles"
+        return [
+            Limit("requests", "day", 3, "calendar", zone),
+            Limit("tokens", "day", 400, "calendar", zone),
+            Limit("requests", "month", 12, "calendar", zone),
+        ]
+
+    @rule(hours=st.sampled_from([1, 5, 13, 23, 24, 25]))
+    def pass_hours(self, hours: int) -> None:
+        self.pass_time(hours * 3600.0)
+
+
+class ShortDayInLosAngeles(DaysInLosAngeles):
+    """The day of 23 hours, and the end of March some weeks later."""
+
+    starts = datetime(2026, 3, 7, 9, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
+
+
+class ClockSetBack(LedgerAgainstServer):
+    """Once in a run our clock is set back, by less than a window; the server's goes on."""
+
+    @precondition(lambda self: not self.set_back_by)
+    @rule(seconds=st.sampled_from([1 / 16, 3.0, 30.0, 55.0]))
+    def set_the_clock_back(self, seconds: float) -> None:
+        self.clock.now -= seconds
+        self.set_back_by = seconds
+
+
+class ClockSetBackRolling(ClockSetBack):
     window = "rolling"
 
 
@@ -326,6 +386,14 @@ TestBucketLedger = LedgerAgainstServer.TestCase
 TestBucketLedger.settings = _thorough
 TestCalendarLedger = CalendarLedger.TestCase
 TestCalendarLedger.settings = _thorough
+TestDaysInLosAngeles = DaysInLosAngeles.TestCase
+TestDaysInLosAngeles.settings = _thorough
+TestShortDayInLosAngeles = ShortDayInLosAngeles.TestCase
+TestShortDayInLosAngeles.settings = _thorough
+TestClockSetBack = ClockSetBack.TestCase
+TestClockSetBack.settings = _thorough
+TestClockSetBackRolling = ClockSetBackRolling.TestCase
+TestClockSetBackRolling.settings = _thorough
 TestRollingLedger = RollingLedger.TestCase
 TestRollingLedger.settings = _thorough
 TestFileLedger = FileLedger.TestCase

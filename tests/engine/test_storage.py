@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +185,120 @@ def test_a_mixture_of_two_revisions_is_not_believed(written: Path) -> None:
     middle = first.index(b'"documents"')
     written.write_bytes(second[:middle] + first[middle:])
     assert JsonFileStorage(written).read("counter") == {"n": 7}
+
+
+def torn(content: bytes) -> bytes:
+    """Half of it."""
+    return content[: len(content) // 2]
+
+
+def zeros(content: bytes) -> bytes:
+    """As long, and empty, as some file systems leave a file whose blocks were not written."""
+    return bytes(len(content))
+
+
+@pytest.mark.parametrize("spoil", [torn, zeros, lambda content: b""])
+@pytest.mark.parametrize("first", ["read", "update"])
+def test_after_a_cut_of_the_power_the_backup_is_gone_on_from(
+    written: Path, spoil: Callable[[bytes], bytes], first: str
+) -> None:
+    """It tears the file and its copy; the last minute is lost, and a warning says so."""
+    JsonFileStorage(written).update("counter", lambda document: document.update(n=7))
+    for path in (written, written.with_name(f"{written.name}.copy")):
+        path.write_bytes(spoil(path.read_bytes()))
+    storage = JsonFileStorage(written)
+
+    def use_it() -> dict[str, Any]:
+        if first == "update":
+            storage.update("other", lambda document: document.update(n=1))
+        return storage.read("counter")
+
+    with pytest.warns(LedgerWarning, match="is torn; its counts go on from a backup of") as caught:
+        seen = use_it()
+    assert (seen, len(caught)) == ({"n": 1}, 1)
+    assert len(kept_aside(written)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert JsonFileStorage(written).read("counter") == {"n": 1}
+
+
+@pytest.mark.parametrize("spoil", [zeros, lambda content: b""])
+def test_a_file_whose_blocks_were_not_written_is_made_whole_from_its_copy(
+    written: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    """Nothing is lost, and nothing to be warned of."""
+    JsonFileStorage(written).update("counter", lambda document: document.update(n=7))
+    written.write_bytes(spoil(written.read_bytes()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert JsonFileStorage(written).read("counter") == {"n": 7}
+        assert JsonFileStorage(written).update("counter", count) == 8
+
+
+def test_the_backup_is_written_once_a_minute_by_one_kernel(written: Path) -> None:
+    """It is there from the first change on, and others leave a young one as it is."""
+    backup = written.with_name(f"{written.name}.backup")
+    first = backup.read_bytes()
+    assert json.loads(first)["documents"] == {"counter": {"n": 1}}
+    JsonFileStorage(written).update("counter", count)
+    assert backup.read_bytes() == first
+    a_minute_ago = time.time() - 61
+    os.utime(backup, (a_minute_ago, a_minute_ago))
+    JsonFileStorage(written).update("counter", count)
+    assert backup.read_bytes() == written.read_bytes()
+
+
+def test_a_deleted_file_is_a_new_beginning(written: Path) -> None:
+    """Whoever deletes the ledger wants it gone, whatever lies beside it."""
+    storage = JsonFileStorage(written)
+    storage.update("counter", count)
+    written.unlink()
+    assert storage.read("counter") == {}
+    assert storage.update("counter", count) == 1
+    assert JsonFileStorage(written).read("counter") == {"n": 1}
+
+
+def test_several_documents_change_together_or_not_at_all(storage: Storage) -> None:
+    """Each is given in its order, and all are as of one moment."""
+
+    def move(one: dict[str, Any], two: dict[str, Any]) -> None:
+        two["n"] = one.pop("n") + two.get("n", 0)
+
+    storage.update("one", lambda document: document.update(n=3))
+    storage.update("one", move, "two")
+    assert storage.read_all("two", "one", "none") == [{"n": 3}, {}, {}]
+
+    def broken(one: dict[str, Any], two: dict[str, Any]) -> None:
+        move(two, one)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.update("one", broken, "two")
+    assert storage.read_all("one", "two") == [{}, {"n": 3}]
+
+
+def test_threads_that_move_between_documents_lose_nothing(storage: Storage) -> None:
+    """In both directions at once."""
+    for name in ("one", "two"):
+        storage.update(name, lambda document: document.update(n=100))
+
+    def move(giver: dict[str, Any], taker: dict[str, Any]) -> None:
+        giver["n"] -= 1
+        taker["n"] += 1
+
+    def work(first: str, second: str) -> None:
+        for _ in range(30):
+            storage.update(first, move, second)
+            assert sum(document["n"] for document in storage.read_all("one", "two")) == 200
+
+    threads = [
+        threading.Thread(target=work, args=names) for names in [("one", "two"), ("two", "one")] * 3
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.read_all("one", "two") == [{"n": 100}, {"n": 100}]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +523,10 @@ def test_asking_again_for_a_location_gives_the_same_counts(tmp_path: Path) -> No
     assert get_quota_tracker(configuration).storage is tracker.storage
 
 
-def test_a_location_of_an_unknown_kind_is_refused() -> None:
-    """The message says what is possible."""
-    with pytest.raises(ValueError, match=r"memory://"):
-        open_storage("ftp://host/ledger")
+@pytest.mark.parametrize(
+    "location", ["ftp://host/ledger", "redis+sentinel://host/0", "redis+cluster://host/0"]
+)
+def test_a_location_of_an_unknown_kind_is_refused(location: str) -> None:
+    """The message says what is possible, and what is not."""
+    with pytest.raises(ValueError, match=r"Sentinel and Cluster are not supported\) or memory://"):
+        open_storage(location)

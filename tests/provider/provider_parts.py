@@ -15,7 +15,7 @@ import arche_magic
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Start = Callable[..., Sandbox]
 PROVIDERS = ("groq", "mistral", "google", "openai")
@@ -86,11 +86,17 @@ def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
 
 
 def start_script(
-    code: str, folder: Path, variables: Mapping[str, str] | None = None
+    code: str,
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    """A user's script, started in a process of its own that works in `folder`."""
+    """A user's script, started in a process of its own that works in `folder`.
+
+    `command` comes before the interpreter's.
+    """
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*command, sys.executable, "-c", code],
         cwd=folder,
         env=clean_environment() | dict(variables or {}),
         stdout=subprocess.PIPE,
@@ -101,10 +107,13 @@ def start_script(
 
 
 def run_script(
-    code: str, folder: Path, variables: Mapping[str, str] | None = None
+    code: str,
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
 ) -> tuple[str, str]:
     """What a user's script writes to stdout and stderr; it must end well."""
-    process = start_script(code, folder, variables)
+    process = start_script(code, folder, variables, command)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out, err

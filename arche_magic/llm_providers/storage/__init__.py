@@ -50,7 +50,10 @@ def open_storage(
     if not scheme and location.partition(":")[0] in _REDIS_SCHEMES:
         raise ValueError("a Redis URL begins with redis:// and a host")
     if scheme not in ("", "memory", *_REDIS_SCHEMES):
-        raise ValueError(f"{scheme}:// is no storage; use a path, redis:// or memory://")
+        raise ValueError(
+            f"{scheme}:// is no storage; use a path, redis:// (one server: Sentinel and Cluster "
+            "are not supported) or memory://"
+        )
     path = Path(location).absolute()
     name = f"{location} {location.fingerprint}" if scheme else str(path)
     with _opening:

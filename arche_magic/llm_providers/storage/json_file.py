@@ -51,6 +51,7 @@ class JsonFileStorage:
         self._backup = path.with_name(f"{path.name}.backup")
         self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
+        self._was_there = False
         self._know_nothing()
         tell_of_forks(self)
 
@@ -133,7 +134,7 @@ class JsonFileStorage:
         except FileNotFoundError:
             # The folder is not there yet, or not any more.
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._content:
+            if self._was_there:
                 warn(f"the folder of the ledger {self.path} was removed; a new one begins")
             self._file_lock.acquire()
 
@@ -142,7 +143,7 @@ class JsonFileStorage:
         if not self._on_disk or self._changing or self._is_unchanged():
             return
         content = _read_bytes(self.path)
-        if content == self._content:
+        if content and content == self._content:
             return
         if content is None:
             self._take({}, {}, 0, b"")
@@ -196,6 +197,7 @@ class JsonFileStorage:
     ) -> None:
         self._documents, self._texts, self._revision = documents, texts, revision
         self._content = content
+        self._was_there = self._was_there or bool(content)
         self._remember()
 
     def _rescued(self, content: bytes) -> dict[str, Document]:
@@ -273,6 +275,7 @@ class JsonFileStorage:
             _overwrite(self._copy, content)
             _overwrite(self.path, content)
             self._content, self._revision, self._rescuing = content, revision, False
+            self._was_there = True
             self._remember()
         except OSError as error:
             self._leave_disk(error)

@@ -1,0 +1,142 @@
+"""The documents of a route's account and provider, written out in full, and the limits in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ..catalog import parse_limits, split_limit_name
+from ..config import Configuration
+from ..storage import Storage
+from ..types import Limit, Observation, Route
+from . import folding, ledger
+from .accounts import Accounts
+from .ledger import Amounts, Document
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A reservation on one route, to be settled or failed exactly once.
+
+    `document` is the name of the document it was made in.
+    """
+
+    id: str
+    route: Route
+    amounts: Amounts
+    plain_tokens: float
+    at: float
+    document: str = ""
+
+
+class Books:
+    """Reads and changes what is kept of a route.
+
+    Args:
+        storage: where the documents live.
+        configuration: keys, models and the limits to start from; its clock is used.
+    """
+
+    def __init__(self, storage: Storage, configuration: Configuration) -> None:
+        self.accounts = Accounts(storage, configuration)
+        self.configuration = configuration
+        self._clock = configuration.clock
+        self._defaults: dict[Route, tuple[Limit, ...]] = {}
+
+    def read(self, route: Route, now: float) -> tuple[Document, Document, dict[str, Limit]]:
+        """The documents of account and provider, and the limits in force.
+
+        Calls that never ended are charged first.
+        """
+        kept, provider = self.accounts.read(route.key)
+        if ledger.models_with_expired_holds(kept, now):
+            self.accounts.update(
+                route.key, lambda kept, provider: self.charge_expired(kept, provider, route, now)
+            )
+            kept, provider = self.accounts.read(route.key)
+        document, limits = self.in_full(kept, provider, route, now)
+        return document, provider, limits
+
+    def in_full(
+        self, kept: Document, provider: Document, route: Route, now: float
+    ) -> tuple[Document, dict[str, Limit]]:
+        """The account's document with the route's model written out, and the limits in force."""
+        catalog = self.configuration.providers[route.provider]
+        document = folding.unfolded(kept, catalog, route.model)
+        limits = self.limits(document, provider, route)
+        entry = document["models"].setdefault(route.model, {})
+        ledger.keep_limits(entry, limits.values(), now)
+        return document, limits
+
+    def charge_expired(self, kept: Document, provider: Document, route: Route, now: float) -> None:
+        """Charge calls of the route's key, on any model, that never ended."""
+        models = ledger.models_with_expired_holds(kept, now)
+        if not models:
+            return
+        catalog = self.configuration.providers[route.provider]
+        folding.unfold(kept, catalog, *models)
+        limits = {
+            model: self.limits(kept, provider, replace(route, model=model)).values()
+            for model in models
+        }
+        ledger.expire_holds(kept, now, limits)
+        folding.fold(kept, catalog, now, *models)
+
+    def settle(self, hold: Hold, change: Callable[[Document, Document, float], T]) -> T:
+        """Change the documents, with the hold in that of the account wherever it was made.
+
+        The route's model is written out in full, and `change` is also given the time.
+        """
+        route = hold.route
+        catalog = self.configuration.providers[route.provider]
+
+        def with_hold(document: Document, provider: Document, taken: Document | None) -> T:
+            now = self._clock.time()
+            self.charge_expired(document, provider, route, now)
+            if taken:
+                place = (hold.id, hold.amounts, hold.at, taken["expires"])
+                ledger.place_hold(document, route, *place)
+            document.setdefault("models", {}).setdefault(route.model, {})
+            folding.unfold(document, catalog, route.model)
+            result = change(document, provider, now)
+            folding.fold(document, catalog, now, route.model)
+            return result
+
+        return self.accounts.update_held(route.key, route.model, hold.id, hold.document, with_hold)
+
+    def _defaults_of(self, provider: Document, route: Route) -> tuple[Limit, ...]:
+        """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
+        if route not in self._defaults:
+            self._defaults[route] = self.configuration.default_limits(route)
+        defaults = self._defaults[route]
+        if "limits" not in provider:
+            return defaults
+        catalog = self.configuration.providers[route.provider]
+        limits = {limit.name: limit for limit in defaults}
+        for scope in self.configuration.limit_scopes(route):
+            table = provider["limits"].get(scope, {})
+            parsed = parse_limits(table, catalog.window, catalog.time_zone)
+            limits.update({limit.name: limit for limit in parsed})
+        return tuple(limits.values())
+
+    def limits(self, document: Document, provider: Document, route: Route) -> dict[str, Limit]:
+        """The limits in force for a route."""
+        defaults = self._defaults_of(provider, route)
+        return ledger.limits_of(document, route.model, defaults)
+
+    def learn(
+        self, document: Document, provider: Document, route: Route, seen: Iterable[Observation],
+        now: float, alone: bool,
+    ) -> None:  # fmt: skip
+        """Let a response correct the limits of a route, and what is used of them."""
+        catalog = self.configuration.providers[route.provider]
+
+        def window_of(name: str) -> Limit:
+            metric, period = split_limit_name(name)
+            return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
+
+        defaults = self._defaults_of(provider, route)
+        ledger.learn(document, route.model, defaults, window_of, seen, now, alone)

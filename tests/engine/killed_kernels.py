@@ -1,0 +1,137 @@
+"""Kernels that are killed over and over: `python killed_kernels.py FOLDER KILLS write|calls`.
+
+Forked, so that a kill costs milliseconds. Looks at the files after each, as the next kernel would;
+says what it saw as JSON, and ends with an error where something was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from engine_parts import Clock, a_route, ask, custom_configuration, used
+
+from arche_magic.llm_providers.attempts import AttemptLog
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.storage import JsonFileStorage
+from arche_magic.llm_providers.storage.file_text import parse
+from arche_magic.llm_providers.types import Limit, Usage
+
+# The first of a month; a kill moves the clock on by twenty minutes, past the end of every hold.
+BEGIN, BETWEEN_KILLS = 1_764_590_000.0, 1200.0
+MONTH = Limit("requests", "month", 1e9, "calendar", evidence="configured")
+PAGES = 20_000
+
+
+def count(document: dict[str, Any]) -> int:
+    """Several pages long, so that a write can be cut in its middle; all of it changes."""
+    document["n"] = document.get("n", 0) + 1
+    document["pages"] = [document["n"]] * PAGES
+    return int(document["n"])
+
+
+def write_on(folder: Path, _number: int) -> None:
+    storage = JsonFileStorage(folder / "ledger.json")
+    with (folder / "told").open("ab", buffering=0) as told:
+        while True:
+            storage.update("counter", count)
+            told.write(b".")
+
+
+def call_on(folder: Path, number: int) -> None:
+    """Hold, call, settle, note the attempt; the server counts in a file of its own."""
+    tracker = tracker_of(folder, number)
+    log = AttemptLog(folder / "llm_calls.jsonl")
+    route = a_route(tracker.configuration)
+    with (folder / "told").open("ab", buffering=0) as server:
+        while True:
+            hold = tracker.hold(route, ask())
+            if isinstance(hold, Hold):
+                server.write(b".")
+                tracker.settle(hold, Usage(5, 5))
+                log.append([Attempt("groq", "groq_key_1", "model-a", "served", at=time.time())])
+
+
+def tracker_of(folder: Path, number: int) -> QuotaTracker:
+    clock = Clock(BEGIN + number * BETWEEN_KILLS)
+    configuration = custom_configuration([MONTH], clock=clock)
+    return QuotaTracker(JsonFileStorage(folder / "ledger.json"), configuration)
+
+
+def told(folder: Path) -> int:
+    return (folder / "told").stat().st_size if (folder / "told").exists() else 0
+
+
+def check_written(folder: Path, number: int) -> None:
+    document = JsonFileStorage(folder / "ledger.json").read("counter")
+    # The one change under way of each kill may have been written and not told.
+    assert told(folder) <= document.get("n", 0) <= told(folder) + number + 1, document.get("n")
+    assert set(document.get("pages", ())) <= {document.get("n")}
+
+
+def check_called(folder: Path, number: int) -> None:
+    tracker = tracker_of(folder, number + 1)
+    counted = used(tracker, limit="requests_per_month")
+    # A hold that was not settled counts, whether its call was sent or not: two kernels a kill.
+    assert told(folder) <= counted <= told(folder) + 2 * (number + 1), counted
+    held = tracker.hold(a_route(tracker.configuration), ask())
+    assert isinstance(held, Hold), held
+    tracker.fail(held, failure())
+    backup = folder / "ledger.json.backup"
+    if backup.exists():
+        assert parse(backup.read_bytes()) is not None, "the backup is torn"
+        # Without it, the next kernel writes one.
+        backup.unlink()
+    attempts = list(AttemptLog(folder / "llm_calls.jsonl").since(0))
+    assert len(attempts) <= told(folder)
+
+
+def failure() -> Any:
+    from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+
+    return AttemptFailed("not sent", Remedy.FIX_REQUEST)
+
+
+def await_progress(folder: Path) -> None:
+    """Every other kill comes amid the work, the others anywhere from its very beginning on."""
+    before, deadline = told(folder), time.monotonic() + 10
+    while told(folder) == before:
+        assert time.monotonic() < deadline, "the kernels are stuck"
+        time.sleep(0.001)
+
+
+def kill_over_and_over(folder: Path, kills: int, what: str) -> dict[str, int]:
+    work, check = {"write": (write_on, check_written), "calls": (call_on, check_called)}[what]
+    generator = random.Random(7)
+    for number in range(kills):
+        kernels = []
+        for _ in range(2 if what == "calls" else 1):
+            kernel = os.fork()
+            if not kernel:
+                try:
+                    work(folder, number)
+                finally:
+                    os._exit(1)
+            kernels.append(kernel)
+        if number % 2:
+            await_progress(folder)
+        time.sleep(generator.uniform(0.0, 0.03))
+        for kernel in kernels:
+            os.kill(kernel, signal.SIGKILL)
+            _, status = os.waitpid(kernel, 0)
+            assert os.WIFSIGNALED(status), "a kernel ended by itself"
+        check(folder, number)
+    return {"kills": kills * len(kernels), "told": told(folder)}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    print(json.dumps(kill_over_and_over(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
