@@ -270,7 +270,7 @@ def test_the_error_names_every_route_that_was_asked(start: Start) -> None:
         assert f"groq · key {number} · gpt-oss-120b: key refused (401" in str(caught.value)
     assert "mistral · key 1 · mistral-small-latest" in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(NoRouteAvailable, match="; and 3 more$"):
+    with pytest.raises(NoRouteAvailable, match=r"; and 3 more$"):
         provider.generate("Hello", patience=0)
 
 
