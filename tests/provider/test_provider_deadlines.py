@@ -164,6 +164,15 @@ def get_usage(error: NoRouteAvailable, folder: Path) -> dict[str, object]:
     return provider.quota_tracker.get_usage_summary("groq")["groq"]
 
 
+def test_a_proxy_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way through a proxy of the network is timed like the direct one."""
+    with server(dribble(b"HTTP/1.1 200 OK\r\nx-filler: ", b"x")) as address:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, address)
+        error = expect_late(point_at("openai", "http://openai.invalid/v1", tmp_path))
+    assert re.search(r"no answer within 0\.\d+ s", str(error))
+
+
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nx-filler: "])
 def test_headers_that_do_not_end(tmp_path: Path, name: str, start: bytes) -> None:
