@@ -10,6 +10,7 @@ from .quota.opening import RouteState
 from .reply import Attempt
 from .types import Route, in_seconds, utc
 
+# Routes that were not asked are named up to this many in all.
 _ROUTES_IN_A_MESSAGE = 4
 
 
@@ -32,8 +33,16 @@ def no_route(
         for route, state in states.items()
         if route not in out and now < state.opens_at < math.inf
     }
-    lines = [cause] if cause else []
+    lines, untold = [cause] if cause else [], 0
+    asked = {
+        route
+        for route in states
+        if any(a.is_on(route) and a.outcome != "skipped" for a in attempts)
+    }
     for route, state in states.items():
+        if route not in asked and len(lines) >= _ROUTES_IN_A_MESSAGE:
+            untold += 1
+            continue
         errors = [a.error for a in attempts if a.is_on(route) and a.error]
         why = state.reason or (errors[-1] if errors else "not asked")
         if route in openings:
@@ -46,9 +55,7 @@ def no_route(
         head = "All Groq API keys have hit rate limits"
     else:
         head = "No available LLM providers"
-    shown = "; ".join(lines[:_ROUTES_IN_A_MESSAGE])
-    if len(lines) > _ROUTES_IN_A_MESSAGE:
-        shown += f"; and {len(lines) - _ROUTES_IN_A_MESSAGE} more"
+    shown = "; ".join([*lines, f"and {untold} more"] if untold else lines)
     return NoRouteAvailable(
         f"{head}: {shown}",
         attempts=attempts,

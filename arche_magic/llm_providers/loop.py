@@ -16,10 +16,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, TypeVar
 
-from .adapters import Adapter, build_adapter
 from .attempts import SESSION, AttemptLog, Tally
 from .bounded import TookTooLong, within
-from .config import Configuration
+from .calls import Call, adapter_of
 from .endings import also_tried, no_route
 from .errors import (
     AttemptFailed,
@@ -30,14 +29,13 @@ from .errors import (
     Remedy,
     SchemaMismatch,
 )
-from .forks import new_lock
 from .prices import cost_usd
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, Decision, choose
 from .schemas import with_correction
-from .types import Observation, Request, Route, Timeouts, Usage
+from .types import Request, Route, Timeouts, Usage
 from .waiting import WaitingLine, waiting_line
 
 logger = logging.getLogger("arche_magic.attempts")
@@ -224,11 +222,12 @@ class RequestRun:
     def _ask(self, hold: Hold, choice: Choice[Route]) -> Generator[Event, None, Reply | None]:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
         route, self._aim = hold.route, None
-        call = _Call()
+        call = Call(hold)
         try:
-            adapter = _adapter(route, self.quota_tracker.configuration)
+            adapter = adapter_of(route, self.quota_tracker.configuration)
         except BaseException:  # an interrupt while the SDK is loaded
-            self._give_back((choice, hold))
+            with suppress(TookTooLong):
+                self._beside(partial(self._give_back, (choice, hold)), longest=_BOOKING_SECONDS)
             raise
         try:
             answer = adapter.complete(
@@ -237,11 +236,8 @@ class RequestRun:
             # Left early, for whatever reason, the connection is dropped at once.
             with closing(answer):  # type: ignore[type-var]  # adapters give generators
                 for part in answer:
-                    call.observations.extend(part.observations)
-                    call.usage = part.usage or call.usage
-                    call.finish_reason = part.finish_reason or call.finish_reason
+                    call.take(part)
                     if part.text:
-                        call.add(part.text)
                         yield Piece(part.text, route)
         except AttemptFailed as failure:
             attempt = self._note_failed(hold, failure, call, adapter.account)
@@ -251,11 +247,11 @@ class RequestRun:
             return None
         except (KeyboardInterrupt, GeneratorExit):
             if self._is_ours():
-                spent = call.usage or _counted(hold, call.text)
+                spent = call.spent()
                 self._note(route, "interrupted", call, spent, error="interrupted")
                 self._settle(hold, spent, call, adapter.account)
             raise
-        usage = call.usage or _counted(hold, call.text)
+        usage = call.spent()
         parsed = None
         if self.request.schema:
             try:
@@ -282,7 +278,7 @@ class RequestRun:
         )
 
     def _ask_once_more(
-        self, route: Route, call: _Call, usage: Usage, misfit: ValueError
+        self, route: Route, call: Call, usage: Usage, misfit: ValueError
     ) -> Generator[Event, None, None]:
         """Turn the request into one that says what did not fit the schema; the second time, fail.
 
@@ -308,7 +304,7 @@ class RequestRun:
         self,
         hold: Hold,
         usage: Usage | None,
-        call: _Call,
+        call: Call,
         account: str | None,
         *,
         last: bool = True,
@@ -318,12 +314,11 @@ class RequestRun:
         With the `last` call of the request the attempts are recorded too.
         """
         self._recorded = last
-        # A call that was given up before anything came proves nothing.
-        answered = bool(call.text) or call.usage is not None
 
         def book() -> str:
+            # A call that was given up before anything came proves nothing.
             left = self.quota_tracker.settle(
-                hold, usage, call.observations, account, answered=answered
+                hold, usage, call.observations, account, answered=call.answered
             )
             if last:
                 self.log.append(self.attempts, self.decisions)
@@ -335,10 +330,10 @@ class RequestRun:
             return ""
 
     def _note_failed(
-        self, hold: Hold, failure: AttemptFailed, call: _Call, account: str | None
+        self, hold: Hold, failure: AttemptFailed, call: Call, account: str | None
     ) -> Attempt:
         if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
-            failure.usage = _guessed(hold, call.text, failure.at_least or Usage())
+            failure.usage = call.spent_at_most(failure.at_least)
         route = hold.route
         try:
             fail = partial(self.quota_tracker.fail, hold, failure, account)
@@ -365,7 +360,7 @@ class RequestRun:
         self,
         route: Route,
         outcome: Outcome,
-        call: _Call | None,
+        call: Call | None,
         usage: Usage,
         error: str | None = None,
         opens_at: float | None = None,
@@ -439,60 +434,3 @@ class RequestRun:
         if self._filtered:
             raise also_tried(self._filtered, error) from None
         raise error from None
-
-
-class _Call:
-    """What has arrived of one call so far."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._pieces: list[str] = []
-        self.first_token_s: float | None = None
-        self.usage: Usage | None = None
-        self.finish_reason = "stop"
-        self.observations: list[Observation] = []
-
-    def add(self, text: str) -> None:
-        if self.first_token_s is None:
-            self.first_token_s = self.seconds()
-        self._pieces.append(text)
-
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces)
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-
-_adapters: dict[tuple[str, str, str], Adapter] = {}
-_adapters_lock = new_lock()
-
-
-def _adapter(route: Route, configuration: Configuration) -> Adapter:
-    """The adapter of a key, built once per process: an SDK client costs about 40 ms."""
-    provider = configuration.providers[route.provider]
-    identity = (provider.name, route.key.fingerprint, provider.url)
-    with _adapters_lock:
-        if identity not in _adapters:
-            _adapters[identity] = build_adapter(provider.wire, route.key, provider.url)
-        return _adapters[identity]
-
-
-if hasattr(os, "register_at_fork"):
-    # Its connections are the parent's.
-    os.register_at_fork(after_in_child=_adapters.clear)
-
-
-def _guessed(hold: Hold, text: str, at_least: Usage) -> Usage:
-    """Tokens of a call that broke off: the provider may have gone on after what arrived."""
-    arrived, expected = _counted(hold, text), math.ceil(hold.amounts["output_tokens"])
-    return Usage(
-        max(arrived.input_tokens, at_least.input_tokens),
-        max(arrived.output_tokens, at_least.output_tokens, expected),
-    )
-
-
-def _counted(hold: Hold, text: str) -> Usage:
-    """Tokens by our own count, where the provider gave none."""
-    return Usage(math.ceil(hold.amounts["input_tokens"]), math.ceil(len(text) / 4))

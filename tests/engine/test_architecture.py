@@ -79,6 +79,7 @@ ALLOWED = {
     "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
     "schemas": {"bounded", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
+    "calls": {"adapters", "config", "forks", "quota_tracker", "types"},
     "endings": {"quota.opening", "errors", "reply", "types"},
     "waiting": {"forks"},
 }  # fmt: skip

@@ -258,6 +258,22 @@ def test_a_dead_key_is_asked_once(start: Start, name: str, kind: str) -> None:
     assert [request.key for request in sandbox.requests].count(dead) == 1
 
 
+def test_the_error_names_every_route_that_was_asked(start: Start) -> None:
+    """However many they are; of the others, a few and how many more."""
+    sandbox = start(keys={"groq": 6, "mistral": 1})
+    sandbox.fail("groq", "unauthorized", times=None)
+    sandbox.fail("mistral", "no_credit", times=None)
+    provider = get_llm_provider()
+    with pytest.raises(NoRouteAvailable) as caught:
+        provider.generate("Hello", patience=0)
+    for number in range(1, 7):
+        assert f"groq · key {number} · gpt-oss-120b: key refused (401" in str(caught.value)
+    assert "mistral · key 1 · mistral-small-latest" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(NoRouteAvailable, match=r"; and 3 more$"):
+        provider.generate("Hello", patience=0)
+
+
 def test_of_five_keys_one_with_quota_is_enough(start: Start, clock: Clock) -> None:
     """All requests are answered, and each spent key is asked once at most."""
     spent = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 5)}

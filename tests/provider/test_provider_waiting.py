@@ -51,6 +51,20 @@ def test_waiting_is_slept_not_spun(start: Start, clock: Clock) -> None:
     assert min(clock.naps) > 0
 
 
+def test_waiting_for_another_call_is_slept_too(start: Start) -> None:
+    """The first call of a route is awaited by all others; that takes them no work."""
+    start(keys={"groq": 1}, settings={"store": "memory://loads what is loaded once"})
+    get_llm_provider("groq").generate("Hello")
+    sandbox = start(keys={"groq": 1}, settings={"store": "memory://knows nothing of the route"})
+    provider = get_llm_provider("groq")
+    sandbox.latency = 2.0
+    worked = time.process_time()
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(provider.generate, [f"Prompt {number}" for number in range(12)]))
+    assert len(replies) == 12
+    assert time.process_time() - worked < 1.0
+
+
 def test_no_patience_means_no_wait(start: Start, clock: Clock) -> None:
     """Neither does a patience that is shorter than the wait."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})

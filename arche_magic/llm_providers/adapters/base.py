@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import apart
 from ..errors import AttemptFailed, Remedy
 from ..redaction import quotes, redacted
-from ..types import Completion, Key, Message, Observation, Request, Timeouts, Usage
+from ..types import Completion, Key, Observation, Request, Timeouts, Usage
 from .failures import error_fields, event_status, said
 from .formats import formats_of
 from .http import Call, HttpClient, transport_failure
@@ -238,20 +238,6 @@ class SdkAdapter(ABC):
             "%s: %s, taken for passing trouble: %s",
             self._key.provider, failure, redacted(quoted, self._key.secret()),
         )  # fmt: skip
-
-
-def chat_messages(request: Request) -> list[dict[str, Any]]:
-    """The messages in the shape that OpenAI, Groq and Mistral share."""
-
-    def content(message: Message) -> str | list[dict[str, Any]]:
-        if not message.images:
-            return message.content
-        pictures = [
-            {"type": "image_url", "image_url": {"url": image.data_uri}} for image in message.images
-        ]
-        return [{"type": "text", "text": message.content}, *pictures]
-
-    return [{"role": m.role, "content": content(m)} for m in request.messages]
 
 
 def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:

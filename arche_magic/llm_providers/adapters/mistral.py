@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
-from .base import Part, SdkAdapter, chat_messages, counted
+from .base import Part, SdkAdapter
+from .chat import chat_messages, chat_part
 from .failures import by_status, label, mappings, said
 from .formats import response_format
 from .http import STAND_IN, Call
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..types import Observation, Request
-
-FINISH_REASONS = {"model_length": "length", "tool_calls": "stop"}
 
 
 class MistralAdapter(SdkAdapter):
@@ -52,10 +52,9 @@ class MistralAdapter(SdkAdapter):
         }
         given = {name: value for name, value in parameters.items() if value is not None}
         if stream:
-            for event in sdk.chat.stream(**given):
-                yield _part(event.data)
+            yield from _events(sdk.chat.stream(**given))
         else:
-            yield _part(sdk.chat.complete(**given))
+            yield chat_part(sdk.chat.complete(**given).model_dump(mode="json", warnings=False))
 
     def _list(self, sdk: Any) -> Iterable[str]:
         return [model.id for model in sdk.models.list().data or ()]
@@ -93,28 +92,16 @@ class _NoLog:
         """Say nothing."""
 
 
-def _part(completion: Any) -> Part | None:
-    """One chat completion, or one chunk of it."""
-    usage = getattr(completion, "usage", None)
-    count = usage and counted(usage.prompt_tokens, usage.completion_tokens)
-    choices = getattr(completion, "choices", None)
-    if not choices:
-        return Part(usage=count) if count else None
-    choice = choices[0]
-    message = getattr(choice, "message", None) or getattr(choice, "delta", None)
-    finish_reason = choice.finish_reason
-    return Part(
-        text=_text(getattr(message, "content", None)),
-        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason),
-        usage=count or None,
-    )
+def _events(stream: Any) -> Iterable[Part | None]:
+    """The parts of a stream.
 
-
-def _text(content: Any) -> str:
-    """The text of a message; reasoning models send a list, its thinking chunks left out."""
-    if isinstance(content, list):
-        return "".join(chunk.text for chunk in content if getattr(chunk, "type", "") == "text")
-    return content if isinstance(content, str) else ""
+    Read by the SDK's own reader, but as plain JSON: a model of pydantic for each event, built anew,
+    takes ten times as long.
+    """
+    for event in type(stream)(stream.response, json.loads, "[DONE]"):
+        if not isinstance(event["data"], dict):
+            raise TypeError("an event that is no JSON object")
+        yield chat_part(event["data"])
 
 
 def _problems(fields: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
 from . import google
-from .base import Part, SdkAdapter, chat_messages, counted
-from .failures import ErrorInReply, by_status, label, mappings, said
+from .base import Part, SdkAdapter
+from .chat import chat_messages, chat_part, mapping
+from .failures import by_status, label, mappings, said
 from .formats import response_format
 from .http import STAND_IN, Call
 from .limits import LimitSentence, header_observations, read_sentence, retry_delay
@@ -63,8 +64,6 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
 _TOO_LONG = re.compile(r"reduce the length of the messages|maximum context length")
 _BAD_KEY = re.compile(r"(?:incorrect|invalid) api key", re.IGNORECASE)
 
-FINISH_REASONS = {"tool_calls": "stop", "function_call": "stop"}
-
 
 class OpenAIAdapter(SdkAdapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
@@ -100,7 +99,7 @@ class OpenAIAdapter(SdkAdapter):
             stream_cls=self._stream_class if stream else None,
         )
         for item in answer if stream else (answer,):
-            yield _part(item)
+            yield chat_part(item)
 
     def _list(self, sdk: Any) -> Iterable[str]:
         return [model.id for model in sdk.models.list().data]
@@ -155,7 +154,7 @@ class OpenAIAdapter(SdkAdapter):
         if any(said(detail, "@type") for detail in mappings(fields.get("details"))):
             # Google's own service on this wire.
             return google.classify(call, status, fields)
-        if status == 403 and _mapping(fields.get("metadata")).get("flagged_input"):
+        if status == 403 and mapping(fields.get("metadata")).get("flagged_input"):
             # OpenRouter's moderation.
             return AttemptFailed(f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT)
         if status in (400, 422):
@@ -200,41 +199,6 @@ class GroqAdapter(OpenAIAdapter):
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         match = re.search(r"organization `?(org_\w+)", said(fields, "message"))
         return match[1] if match else None
-
-
-def _part(item: Any) -> Part | None:
-    """One chat completion, or one chunk of it."""
-    item = _mapping(item)
-    extra = _mapping(item.get("x_groq"))
-    usage = _mapping(extra.get("usage")) or _mapping(item.get("usage"))
-    count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    choices = mappings(item.get("choices"))
-    if not choices:
-        if item.get("error"):
-            # A broker such as OpenRouter reports under a 200 what befell it behind.
-            raise ErrorInReply(item["error"])
-        return Part(usage=count) if count else None
-    choice = choices[0]
-    message = _mapping(choice.get("message")) or _mapping(choice.get("delta"))
-    # Groq names here why it stopped a stream early.
-    finish_reason = said(extra, "error") or said(choice, "finish_reason")
-    return Part(
-        text=_text(message.get("content")),
-        refusal=_text(message.get("refusal")),
-        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason) or None,
-        usage=count,
-    )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(content: Any) -> str:
-    """The text of a message, which some services send in parts; a part of thinking is none."""
-    if isinstance(content, str):
-        return content
-    return "".join(said(part, "text") for part in mappings(content) if part.get("type") == "text")
 
 
 def _limited(call: Call, status: int, sentence: LimitSentence) -> AttemptFailed:

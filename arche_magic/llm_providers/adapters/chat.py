@@ -1,0 +1,65 @@
+"""Chat completions as OpenAI, Groq, Mistral and many others write them: the parts they share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .base import Part, counted
+from .failures import ErrorInReply, mappings, said
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..types import Message, Request
+
+FINISH_REASONS = {"tool_calls": "stop", "function_call": "stop", "model_length": "length"}
+
+
+def chat_messages(request: Request) -> list[dict[str, Any]]:
+    """The messages of a request."""
+
+    def content(message: Message) -> str | list[dict[str, Any]]:
+        if not message.images:
+            return message.content
+        pictures = [
+            {"type": "image_url", "image_url": {"url": image.data_uri}} for image in message.images
+        ]
+        return [{"type": "text", "text": message.content}, *pictures]
+
+    return [{"role": m.role, "content": content(m)} for m in request.messages]
+
+
+def chat_part(item: Any) -> Part | None:
+    """One chat completion, or one chunk of it."""
+    item = mapping(item)
+    extra = mapping(item.get("x_groq"))
+    usage = mapping(extra.get("usage")) or mapping(item.get("usage"))
+    count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    choices = mappings(item.get("choices"))
+    if not choices:
+        # Mistral's error in a stream, and a broker's (OpenRouter's) of what befell it behind.
+        if item.get("error") or item.get("object") == "error":
+            raise ErrorInReply(item)
+        return Part(usage=count) if count else None
+    choice = choices[0]
+    message = mapping(choice.get("message")) or mapping(choice.get("delta"))
+    # Groq names here why it stopped a stream early.
+    finish_reason = said(extra, "error") or said(choice, "finish_reason")
+    return Part(
+        text=_text(message.get("content")),
+        refusal=_text(message.get("refusal")),
+        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason) or None,
+        usage=count,
+    )
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _text(content: Any) -> str:
+    """The text of a message, which some services send in parts; a part of thinking is none."""
+    if isinstance(content, str):
+        return content
+    return "".join(said(part, "text") for part in mappings(content) if part.get("type") == "text")
