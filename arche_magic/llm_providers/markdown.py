@@ -20,6 +20,10 @@ _JOINERS = re.compile(r"(?<![^\x00-\u058f])[\u061c\u200c-\u200f]+(?![^\x00-\u058
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 # A line that opens a fenced block: its quotes, indentation and list markers; fence; language.
 _OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
+# A block whose language is to be looked at: a diagram, or a name in disguise.
+_ODD_LANGUAGE = re.compile(
+    r"^[ \t>*+\-\d.)]*(?:`{3,}+|~{3,}+)[^\n]*?(?:mermaid|[&\\])", re.IGNORECASE | re.MULTILINE
+)
 _CODE_SPAN = re.compile(r"(?<![`\\])(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
 # The start of a link's address, unless that is plainly on the web, an e-mail or in this page.
 _ADDRESS = re.compile(r"(\]\s*+)([(:])(?!\s*+(?:https?://|mailto:|#))", re.IGNORECASE)
@@ -91,7 +95,7 @@ def harmless_markdown(text: str) -> str:
     """
     if len(text) > _LONGEST:
         return _fenced("", text.split("\n"))
-    if _plain(text) == text == _calm(text):
+    if _plain(text) == text == _calm(text) and not _ODD_LANGUAGE.search(text):
         return text
     parts = _parts(text)
     colours = not any(_MATH.search(part) for part in parts if isinstance(part, str))
@@ -113,7 +117,9 @@ class _Block:
         self.prefix = prefix
         self.fence = fence
         word = re.match(r"\s*([\w+#.-]*)", info, re.ASCII)
-        self.language = word[1] if word else ""
+        # JupyterLab draws Mermaid's diagrams, and fetches the pictures they name.
+        diagram = "mermaid" in info.lower()
+        self.language = word[1] if word and not diagram else ""
         self.lines: list[str] = []
 
     def closes(self, line: str) -> bool:
