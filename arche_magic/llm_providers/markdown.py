@@ -8,7 +8,8 @@ import re
 # Terminal escapes, controls, marks that reorder the text around them, and what cannot be seen:
 # text that reads as one thing and is another when copied, searched or sent on.
 _CONTROLS = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,2000}(?:\x07|\x1b\\)"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f"
     r"\u202a-\u202e\u2066-\u206f"
     r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u3164\ufeff\uffa0\ufff9-\ufffb"
     r"\U000e0000-\U000e007f]"
@@ -116,7 +117,7 @@ class _Block:
     def __init__(self, prefix: str, fence: str, info: str) -> None:
         self.prefix = prefix
         self.fence = fence
-        word = re.match(r"\s*([\w+#.-]*)", info, re.ASCII)
+        word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
         # JupyterLab draws Mermaid's diagrams, and fetches the pictures they name.
         diagram = "mermaid" in info.lower()
         self.language = word[1] if word and not diagram else ""
