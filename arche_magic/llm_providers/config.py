@@ -332,7 +332,8 @@ def _providers(settings: dict[str, Any], project_file: Path | None) -> dict[str,
         if unknown:
             raise ValueError(f"[providers.{name}]: unknown setting {sorted(unknown)[0]!r}")
         listed = entry.get("models", list(providers[name].models))
-        if not isinstance(listed, list) or not all(isinstance(m, str) and m for m in listed):
+        names = listed if isinstance(listed, list) else [None]
+        if not all(isinstance(m, str) and m and m.isprintable() for m in names):
             raise ValueError(f"[providers.{name}]: models must be a list of model names")
         models = tuple(listed) or providers[name].models
         known = providers[name].known_models | set(models)

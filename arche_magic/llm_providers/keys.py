@@ -18,7 +18,7 @@ from .catalog import Provider
 from .env_file import Variables, clean
 from .errors import ConfigurationError, InvalidRequest
 from .sources import Sources
-from .types import Key
+from .types import Key, Secret
 
 if TYPE_CHECKING:
     from .config import Configuration
@@ -108,12 +108,14 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
         InvalidRequest: the text cannot be a key, or is a key that is in use already.
     """
     global _added
+    typed = Secret(clean(text))
+    # A traceback that lists local variables would show it.
+    del text
     configuration.provider(provider)
     keys = [key for key in configuration.keys if key.provider == provider]
     number = 1 + max((known.number for known in keys), default=0)
-    key = replace(Key.of(provider, f"{provider}_key_{number}", clean(text)), source=SESSION)
-    # A traceback that lists local variables would show it.
-    del text
+    key = Key.of(provider, f"{provider}_key_{number}", typed.reveal())
+    key = replace(key, source=SESSION)
     if not key.secret():
         raise InvalidRequest("no key was given")
     if not re.fullmatch(r"[!-~]+", key.secret()):

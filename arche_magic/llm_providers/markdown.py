@@ -8,7 +8,8 @@ import re
 # Terminal escapes, controls, marks that reorder the text around them, and what cannot be seen:
 # text that reads as one thing and is another when copied, searched or sent on.
 _CONTROLS = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,2000}(?:\x07|\x1b\\)"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f"
     r"\u202a-\u202e\u2066-\u206f"
     r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u3164\ufeff\uffa0\ufff9-\ufffb"
     r"\U000e0000-\U000e007f]"
@@ -20,6 +21,10 @@ _JOINERS = re.compile(r"(?<![^\x00-\u058f])[\u061c\u200c-\u200f]+(?![^\x00-\u058
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 # A line that opens a fenced block: its quotes, indentation and list markers; fence; language.
 _OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
+# A block whose language is to be looked at: a diagram, or a name in disguise.
+_ODD_LANGUAGE = re.compile(
+    r"^[ \t>*+\-\d.)]*(?:`{3,}+|~{3,}+)[^\n]*?(?:mermaid|[&\\])", re.IGNORECASE | re.MULTILINE
+)
 _CODE_SPAN = re.compile(r"(?<![`\\])(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
 # The start of a link's address, unless that is plainly on the web, an e-mail or in this page.
 _ADDRESS = re.compile(r"(\]\s*+)([(:])(?!\s*+(?:https?://|mailto:|#))", re.IGNORECASE)
@@ -91,7 +96,7 @@ def harmless_markdown(text: str) -> str:
     """
     if len(text) > _LONGEST:
         return _fenced("", text.split("\n"))
-    if _plain(text) == text == _calm(text):
+    if _plain(text) == text == _calm(text) and not _ODD_LANGUAGE.search(text):
         return text
     parts = _parts(text)
     colours = not any(_MATH.search(part) for part in parts if isinstance(part, str))
@@ -112,8 +117,10 @@ class _Block:
     def __init__(self, prefix: str, fence: str, info: str) -> None:
         self.prefix = prefix
         self.fence = fence
-        word = re.match(r"\s*([\w+#.-]*)", info, re.ASCII)
-        self.language = word[1] if word else ""
+        word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
+        # JupyterLab draws Mermaid's diagrams, and fetches the pictures they name.
+        diagram = "mermaid" in info.lower()
+        self.language = word[1] if word and not diagram else ""
         self.lines: list[str] = []
 
     def closes(self, line: str) -> bool:

@@ -25,7 +25,7 @@ from arche_magic.llm_providers.types import Message
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
-from .display import ReplyDisplay, receipt_line
+from .display import ReplyDisplay, for_frontends, receipt_line
 from .formats import ASKS
 from .interrupts import one_interrupt
 from .preview import prompt_text, route_text
@@ -425,4 +425,4 @@ def _display_pictures(pictures: Sequence[Picture]) -> None:
 def _display(bundle: dict[str, str]) -> None:
     from IPython.display import display
 
-    display(bundle, raw=True)
+    display(for_frontends(bundle), raw=True)

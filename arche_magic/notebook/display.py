@@ -84,9 +84,9 @@ class ReplyDisplay:
         if self._quiet:
             return
         if self._redraws:
-            display(_quiet_line(line), raw=True)
+            display(for_frontends(_quiet_line(line)), raw=True)
         else:
-            print(line)
+            print(without_controls(line))
 
     def waiting(self, event: Waiting) -> None:
         """Show which route is waited for, and how long still."""
@@ -100,7 +100,7 @@ class ReplyDisplay:
         if self._redraws:
             self._draw(_quiet_line(line))
         elif not self._quiet:
-            print(line)
+            print(without_controls(line))
 
     def add(self, text: str) -> None:
         """Add the next piece."""
@@ -119,7 +119,7 @@ class ReplyDisplay:
         """The reply broke off, or does not fit its schema: forget its text, it begins anew."""
         self._text = ""
         if self._printed:
-            print(f"\n[{event.attempt}; starting over]\n")
+            print(without_controls(f"\n[{event.attempt}; starting over]\n"))
 
     def finish(self, reply: Reply, *more: str) -> None:
         """Show the whole reply and its receipt; `more` stands at the end of its line.
@@ -178,10 +178,10 @@ class ReplyDisplay:
 
         if self._redraws:
             self._draw(shown, metadata)
-            display(receipt, raw=True)
+            display(for_frontends(receipt), raw=True)
         else:
             text = "" if self._printed else shown["text/plain"]
-            print(text + "\n" + receipt["text/plain"])
+            print(without_controls(text + "\n" + receipt["text/plain"]))
 
     def _draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         if not self._quiet:
@@ -205,12 +205,25 @@ class Place:
         again = self._handle is not None
         self._handle = self._handle or DisplayHandle()
         display(
-            bundle,
+            for_frontends(bundle),
             raw=True,
             metadata=metadata or {},
             display_id=self._handle.display_id,
             update=again,
         )
+
+
+def for_frontends(bundle: dict[str, str]) -> dict[str, str]:
+    """The bundle as it may be displayed: no control characters, and no TeX in HTML of ours.
+
+    Names and reasons come from files, servers and models. JupyterLab's MathJax, and nbconvert's
+    older one, look for formulas in every text of an HTML output, unless a class tells them not to.
+    """
+    shown = {kind: without_controls(text) for kind, text in bundle.items()}
+    if "text/html" in shown:
+        ignored = "mathjax_ignore tex2jax_ignore"
+        shown["text/html"] = f'<div class="{ignored}">{shown["text/html"]}</div>'
+    return shown
 
 
 def receipt_line(reply: Reply) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from html import unescape
 from html.parser import HTMLParser
 
@@ -36,6 +37,11 @@ ATTACKS = [
     f"<!-- {MARK} -->",
     f"<svg onload={MARK}(1)>",
     f"< img src=x onerror={MARK}(1)>",
+    f"![a](http://example.org/{MARK}.png 'title')",
+    f"[![a](http://example.org/{MARK}.png)](http://example.org)",
+    f"$\\href{{javascript:{MARK}(1)}}{{x}}$",
+    f"&#36;&#92;href{{javascript:{MARK}(1)}}{{x}}&#36;",
+    f'```mermaid\nclick A href "javascript:{MARK}(1)"\n```',
 ]
 BORDERS = [
     "```", "````", "~~~", "~~~~", "```python", "``` a`b", "~~~ a`b", "`", "``", "\\`", "\\\\`",
@@ -208,9 +214,113 @@ def test_a_formula_stays_a_formula(text: str, shown: str) -> None:
     assert bundle(text)["text/markdown"] == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("![a cat](https://e.org/cat.png)", "[image: a cat (e.org)](https://e.org/cat.png)"),
+        (
+            "![](https://e.org:8/x?y=z#w)",
+            "[image: without a title (e.org:8)](https://e.org:8/x?y=z#w)",
+        ),
+        ("![a](https://e.org/x 'title')", "[image: a (e.org)](https://e.org/x)"),
+        ("![a](https://me@e.org/x)", "&#33;[a](https://me@e.org/x)"),
+        ("![a][b]", "&#33;[a][b]"),
+    ],
+)
+def test_an_image_is_a_link_that_says_where_it_goes(text: str, shown: str) -> None:
+    """Nothing is fetched until somebody presses it."""
+    assert bundle(text)["text/markdown"] == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("$\\href{x}{y}$", "$\\ href{x}{y}$"),
+        ("$\\hrefs{x}$ and \\alpha", "$\\hrefs{x}$ and \\alpha"),
+        ("\\\\style{x}{y}", "\\\\ style{x}{y}"),
+        ("&#92;url{x} &bsol;url{x} \\u&#114;l{x}", "&#92; url{x} &bsol; url{x} \\ u&#114;l{x}"),
+        ("$\\newcommand{\\le}{\\ge}$", "$\\ newcommand{\\le}{\\ge}$"),
+        ("$\\sum_{i=1}^n \\frac{1}{i}$", "$\\sum_{i=1}^n \\frac{1}{i}$"),
+    ],
+)
+def test_tex_that_does_more_than_formulas_is_shown_as_text(text: str, shown: str) -> None:
+    """Links, styles, and definitions that would hold for every formula of the page."""
+    assert bundle(text)["text/markdown"] == shown
+
+
+@pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "```mermaid {x}", "```merm&#97;id"])
+def test_diagrams_are_shown_as_their_source(fence: str) -> None:
+    """Drawing them fetches the pictures they name."""
+    shown = bundle(f"{fence}\ngraph TD\n A --> B\n{fence[:3]}")["text/markdown"]
+    assert shown == "\n```\ngraph TD\n A --> B\n```\n"
+
+
+PERSIAN = "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("in\u200bvis\u2060ible\ufeff so\u00adft", "invisible soft"),
+        ("a\U000e0049\U000e0047b", "ab"),
+        ("x\ufe0f\ufe01\ufe02\ufe03y", "x\ufe0fy"),
+        ("a\u200db c\u200fd", "ab cd"),
+        (PERSIAN, PERSIAN),
+        (FAMILY, FAMILY),
+        ("\ud83d\ude00 \ud800", "\U0001f600 \ufffd"),
+        ("a\x1b]8;;https://e.org\x07b\x1b]8;;\x1b\\c", "abc"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_seen_is_not_there(text: str, shown: str) -> None:
+    """Hidden signs go, those that a script or an emoji needs stay, and all can be saved."""
+    assert bundle(text)["text/plain"] == shown
+    assert shown.encode()
+
+
+PATTERNS = [
+    "[", "![", "[a](", "[a]:\n", "<", "<a ", "*", "*a ", "a**b", "_a", "*_", "`", "`a``", ">", "> ",
+    "- ", "~~a", "$", "$a ", "$$a", "\\begin{a}", "\\", "\\href{", "&", "&#92;", "&#x5c;a", "](a",
+    "| a ", "```\n", "```a ", "~", "\x1b[", "\x1b]", "\u202e", "a\u200b", "\ud800", "a",
+    "![a](http://a.b/", "`<", "- ```\n", "\n", " ", "\n> ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", ["", "<"])
+def test_time_grows_with_the_length_and_no_faster(start: str) -> None:
+    """Whatever is repeated: four times the text takes about four times as long, not sixteen."""
+
+    def seconds(text: str) -> float:
+        def once() -> float:
+            began = time.process_time()
+            bundle(text)
+            return time.process_time() - began
+
+        return min(once() for _ in range(2))
+
+    for pattern in PATTERNS:
+        short, long = (start + pattern * (n // len(pattern)) for n in (20_000, 80_000))
+        assert seconds(long) < 8 * seconds(short) + 0.05, pattern
+
+
+def test_a_very_long_reply_is_shown_as_it_is() -> None:
+    """Past what frontends render in good time, as one block of plain text, fences and all."""
+    text = "```\n<b>" + "[" * 1_000_000 + "\n~~~\n" + "a" * 4_000_000
+    shown = bundle(text)["text/markdown"]
+    assert shown == f"\n````\n{text}\n````\n"
+    assert_harmless(f"{ATTACKS[0]}\n```\n{ATTACKS[1]}\n" * 3_000)
+
+
+def test_emphasis_by_the_hundreds_is_shown_as_it_is() -> None:
+    """Frontends take time by the square of signs that do not pair, in one paragraph."""
+    calm, wild = "*a* " * 200, "*a " * 600
+    shown = bundle(f"{calm}\n\n{wild}\n\n**b**")["text/markdown"]
+    assert shown == f"{calm}\n\n{wild.replace('*', '&#42;')}\n\n**b**"
+
+
 def test_terminal_escapes_and_reordering_marks_are_taken_out() -> None:
     """A reply can neither colour nor move in a terminal, nor turn text around."""
     shown = bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
-    assert shown["text/plain"] == "ared b]0;t cdef\ng\nh"
+    assert shown["text/plain"] == "ared b cdef\ng\nh"
     assert shown["text/markdown"] == shown["text/plain"]
     assert bundle("a\x1b[31mred", "text") == {"text/plain": "ared"}

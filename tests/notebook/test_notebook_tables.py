@@ -17,7 +17,10 @@ ATTEMPT_COLUMNS = [
     "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
     "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
 ]  # fmt: skip
-STRIPPED = re.compile(r"<(style|script|svg|link)|\sid=|\sclass=|\son\w+=", re.IGNORECASE)
+# The one class there is keeps MathJax away from what a table says.
+STRIPPED = re.compile(
+    r"<(style|script|svg|link)|\sid=|\sclass=(?!\"mathjax_ignore )|\son\w+=", re.IGNORECASE
+)
 
 
 def columns(kernel: Kernel, frame: str) -> dict[str, str]:

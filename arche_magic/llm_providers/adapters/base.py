@@ -117,13 +117,17 @@ class SdkAdapter(ABC):
 
     def models(self, timeout: float) -> tuple[str, ...]:
         """The models the key may ask for; see `Adapter.models`."""
-        failure: AttemptFailed
+        failure: BaseException
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
                 self._check_key()
                 names = tuple(self._list(self._client()))
                 self._note_account(call, {})
-                return names
+                # They are shown and completed; a server may put there what it likes.
+                secret = self._key.secret()
+                return tuple(n for n in names if n.isprintable() and not quotes(n, secret))
+            except KeyboardInterrupt:
+                failure = KeyboardInterrupt()
             # As in `complete`.
             except Exception as error:  # noqa: BLE001
                 failure = self._explained(error, call, "", [])

@@ -14,7 +14,7 @@ from arche_magic.llm_providers.choices import Choices
 from arche_magic.llm_providers.config import get_choices, use_choices
 from arche_magic.llm_providers.markdown import without_controls
 
-from ..display import QUIET, receipt_bundle
+from ..display import QUIET, for_frontends, receipt_bundle
 from ..formats import bundle
 from . import refreshing
 from .asking import Asking, Draft
@@ -114,7 +114,9 @@ class Panel:
         """Leave the table for the record beside the panel, or bring it up to date."""
         record = snapshot_bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
-        display(record, raw=True, display_id=self._name, update=self._record is not None)
+        display(
+            for_frontends(record), raw=True, display_id=self._name, update=self._record is not None
+        )
         self._record = view
 
     def _build(self) -> None:

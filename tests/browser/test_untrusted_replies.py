@@ -1,0 +1,292 @@
+"""Hostile replies in a real JupyterLab, in the saved notebook and in its HTML: nothing happens.
+
+A server on loopback stands for whoever would like to know who reads the notebook. It must hear
+nothing, no script may run, and what is on the page must be text, links and tables alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import pytest
+from lab_session import (
+    SCREENS,
+    Lab,
+    Screen,
+    chromium,
+    find_chromium,
+    jupyter_lab,
+    open_notebook,
+)
+from nasty_replies import MARK, replies
+from nbconvert import HTMLExporter
+
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+# What a page of text has no use for, looked for in all outputs.
+SUSPICIOUS = r"""root => [...document.querySelectorAll(root)].flatMap(output =>
+  [...output.querySelectorAll("*")].filter(element => {
+    // Jupyter's own: diagrams drawn by Mermaid as data, formulas by MathJax.
+    if (element.closest("mjx-container, .jp-RenderedMermaid, .MathJax, .anchor-link")) {
+      return element.matches("a[href]:not([href^=http]):not([href^='#'])");
+    }
+    if (element.matches("img, script, iframe, svg, object, embed, video, audio, link, style," +
+        "form, button, input, base, meta, math, canvas, [contenteditable]")) return true;
+    for (const {name, value} of element.attributes) {
+      if (name.startsWith("on") || name.startsWith("data-commandlinker")) return true;
+      if (name === "href" && !/^(https?:|mailto:|#)/i.test(value.trim())) return true;
+      if (name === "style" && /url\(|position|expression/i.test(value)) return true;
+    }
+    return false;
+  }).map(element => element.outerHTML.slice(0, 200)))"""
+
+
+class Tracker:
+    """A server that notes every request, and answers each with something that acts."""
+
+    def __init__(self) -> None:
+        heard = self.heard = list[str]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                heard.append(self.path)
+                self.send_response(200)
+                self.send_header("content-type", "text/javascript")
+                self.end_headers()
+                self.wfile.write(f"{MARK};".encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[Tracker]:
+    server = Tracker()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
+        # A hundred cells in a minute, some with megabytes of reply, and none waits.
+        many = "requests_per_minute = 1000\ntokens_per_minute = 1e9\ntokens_per_day = 1e9\n"
+        (running.notebooks / "arche_magic.toml").write_text(f"[limits.groq]\n{many}")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hostile(tracker: Tracker) -> Iterator[Sandbox]:
+    """A sandbox whose model answers `KIND N` with the N-th hostile reply of the kind."""
+
+    def answer(model: str, messages: list[dict[str, str]]) -> str:
+        kind, number = messages[-1]["content"].split()
+        return list(replies(tracker.url, kind))[int(number)]
+
+    limits = {"groq": {"requests_per_minute": None, "tokens_per_minute": None,
+                       "tokens_per_day": None}}  # fmt: skip
+    with Sandbox(keys={"groq": 1}, limits=limits, reply=answer) as sandbox:
+        yield sandbox
+
+
+def cells(sandbox: Sandbox, *prompts: str) -> list[Any]:
+    """A notebook's cells: a set-up that points the kernel at the sandbox, and one per prompt."""
+    variables = sandbox.environment() | {"ARCHE_QUOTA_STORE": "memory://"}
+    start = f"%load_ext arche_magic\nimport os\nos.environ.update({variables!r})"
+    sources = [start, *(f"%%llm\n{p}" for p in prompts)]
+    return [nbformat.v4.new_code_cell(source) for source in sources]
+
+
+class Watch:
+    """What a page does that it should not: dialogs, other pages, marks left by script."""
+
+    def __init__(self, page: Page, tracker: Tracker) -> None:
+        self._page, self._tracker = page, tracker
+        self._seen: list[str] = []
+        tracker.heard.clear()
+        page.on("dialog", lambda dialog: (self._seen.append(dialog.message), dialog.dismiss()))
+        page.context.on("page", lambda other: self._seen.append(other.url))
+
+    def assert_quiet(self, root: str) -> None:
+        """Nothing was loaded, run or opened, and nothing is there that could."""
+        self._page.wait_for_timeout(1500)  # for what a page loads by and by
+        assert self._tracker.heard == []
+        assert self._seen == []
+        assert self._page.evaluate("() => window.attacked ?? null") is None
+        assert self._page.evaluate(SUSPICIOUS, root) == []
+
+
+OUTPUTS = ".jp-OutputArea-output"
+
+
+def test_the_watch_sees_what_happens(tracker: Tracker, browser: Browser) -> None:
+    """On a page that lets everything through, each of the three is noticed."""
+    page = browser.new_page()
+    watch = Watch(page, tracker)
+    page.set_content(
+        f"<div class=x><img src='{tracker.url}/x.png' onerror=\"{MARK};alert(1)\"></div>"
+    )
+    page.wait_for_function("() => window.attacked")
+    assert tracker.heard == ["/x.png"]
+    assert watch._seen == ["1"]
+    assert len(page.evaluate(SUSPICIOUS, ".x")) == 1
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def shown(
+    lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
+) -> Iterator[tuple[Screen, Watch]]:
+    """All hostile replies but the large ones, each in a cell that was just run."""
+    kinds = ("html", "markdown", "tex", "hidden", "witness")
+    prompts = [f"{k} {n}" for k in kinds for n, _ in enumerate(replies(tracker.url, k))]
+    lab.write("hostile.ipynb", cells(hostile, *prompts))
+    lab.set_theme("JupyterLab Light")
+    with open_notebook(browser, lab, "hostile.ipynb") as screen:
+        watch = Watch(screen.page, tracker)
+        screen.run_all(120)
+        screen.show_whole_notebook(1200)
+        yield screen, watch
+
+
+def test_replies_do_nothing_while_they_are_shown(shown: tuple[Screen, Watch]) -> None:
+    """No request, no script, no element that could act, in cells that the user ran."""
+    screen, watch = shown
+    watch.assert_quiet(OUTPUTS)
+    assert screen.hosts() == {"127.0.0.1"}
+    screen.photograph("untrusted", 1200)
+    assert screen.page.locator(".jp-RenderedMarkdown").count() > 60
+    errors = screen.page.locator('[data-mime-type*="stderr"], [data-mime-type*="error"]')
+    assert errors.all_inner_texts() == []
+
+
+def test_pressing_what_can_be_pressed_runs_nothing(shown: tuple[Screen, Watch]) -> None:
+    """Links say where they go, and go to the web alone."""
+    screen, watch = shown
+    links = screen.page.locator(f"{OUTPUTS}.jp-RenderedMarkdown a[href]")
+    addresses = {link.get_attribute("href") for link in links.all()}
+    assert addresses
+    assert all(a.startswith(("http://", "https://", "#")) for a in addresses if a), addresses
+    picture = screen.page.get_by_role("link", name="image: a picture (127.0.0.1")
+    assert picture.first.get_attribute("href").endswith("/picture.png?secret=1")
+    for label in screen.page.locator(f"{OUTPUTS} :text('press')").all()[:40]:
+        label.dispatch_event("click")
+    watch.assert_quiet(OUTPUTS)
+
+
+def test_formulas_elsewhere_keep_their_meaning(shown: tuple[Screen, Watch]) -> None:
+    """A reply that redefines TeX changes no formula of another cell."""
+    screen, _ = shown
+    formula = screen.cell("witness 0").locator("mjx-container mjx-c")
+    drawn = formula.evaluate_all("signs => signs.map(s => s.className)")
+    assert len(drawn) == 4
+    assert len(set(drawn)) == 4
+
+
+def test_a_saved_notebook_does_nothing_either(
+    shown: tuple[Screen, Watch], lab: Lab, browser: Browser, tracker: Tracker
+) -> None:
+    """Opened again, trusted or not."""
+    screen, _ = shown
+    with screen.page.expect_response(
+        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
+    ):
+        screen.page.keyboard.press("Control+s")
+    saved = nbformat.read(lab.notebooks / "hostile.ipynb", as_version=4)
+    lab.write("stranger.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    for name in ("hostile.ipynb", "stranger.ipynb"):
+        with open_notebook(browser, lab, name) as again:
+            watch = Watch(again.page, tracker)
+            again.show_whole_notebook(1200)
+            assert again.page.locator(".jp-RenderedMarkdown").count() > 60
+            watch.assert_quiet(OUTPUTS)
+
+
+def test_its_html_does_nothing(
+    shown: tuple[Screen, Watch], lab: Lab, browser: Browser, tracker: Tracker, tmp_path: Path
+) -> None:
+    """Made by nbconvert, which sanitises nothing unless asked to: it is harmless by itself."""
+    saved = nbformat.read(lab.notebooks / "hostile.ipynb", as_version=4)
+    page_file = tmp_path / "hostile.html"
+    page_file.write_text(HTMLExporter().from_notebook_node(saved)[0], encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    watch = Watch(page, tracker)
+    asked: list[str] = []
+    page.route("https://**", lambda route: (asked.append(route.request.url), route.abort()))
+    page.goto(page_file.as_uri())
+    assert page.locator(".jp-RenderedMarkdown").count() > 60
+    watch.assert_quiet(OUTPUTS)
+    # Jupyter's template loads its own scripts; no address of a reply is among them.
+    assert all("cdnjs.cloudflare.com" in address for address in asked), asked
+    page.set_viewport_size({"width": 1200, "height": 1600})
+    page.screenshot(path=SCREENS / "untrusted-export.png")
+    context.close()
+
+
+def test_names_and_reasons_do_nothing(
+    lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
+) -> None:
+    """Route names from a project's file and errors that repeat them, in every table and message."""
+    name = f"<img src={tracker.url}/name.png onerror={MARK}>$\\def\\alpha{{\\beta}}\\alpha$"
+    folder = lab.notebooks / "named"
+    folder.mkdir()
+    models = f'models = ["{name}", "openai/gpt-oss-120b"]'.replace("\\", "\\\\")
+    (folder / "arche_magic.toml").write_text(f"[providers.groq]\n{models}\n")
+    start, ask = cells(hostile, "witness 0")
+    more = (f"%llm -m '{name}' hi", "%llm_quota", "%llm_why", "%llm_stats", "%llm_keys", "%tb")
+    lab.write("named/x.ipynb", [start, ask, *map(nbformat.v4.new_code_cell, more)])
+    with open_notebook(browser, lab, "named/x.ipynb") as screen:
+        watch = Watch(screen.page, tracker)
+        screen.page.keyboard.press("Escape")
+        for _ in range(2 + len(more)):  # one by one, as a failing cell stops those behind it
+            screen.page.keyboard.press("Shift+Enter")
+            screen.page.wait_for_timeout(700)
+        screen.show_whole_notebook(1200)
+        watch.assert_quiet(OUTPUTS)
+        outputs = screen.page.locator(OUTPUTS)
+        assert outputs.filter(has_text="<img src=").count() >= 4
+        formulas = outputs.locator("mjx-container")
+        assert formulas.count() == 1  # the reply's own
+        screen.photograph("untrusted-names", 1200)
+
+
+def test_large_replies_do_not_hang_the_page(
+    lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
+) -> None:
+    """A million brackets, five megabytes on a line: shown in seconds, and the page answers."""
+    for number, _ in enumerate(replies(tracker.url, "large")):
+        name = f"large-{number}.ipynb"
+        lab.write(name, cells(hostile, f"large {number}"))
+        with open_notebook(browser, lab, name) as screen:
+            watch = Watch(screen.page, tracker)
+            screen.run_all(60)
+            assert screen.page.evaluate("() => 1 + 1") == 2
+            watch.assert_quiet(OUTPUTS)
