@@ -21,6 +21,7 @@ from .arguments import documented, overview
 from .explain import FailureWatch
 from .formats import FORMATS
 from .out import OutHook
+from .over_options import over_options
 
 # The engine, and all that needs it, is imported when a magic first runs: loading stays instant.
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class ArcheMagics(Magics):
     @argument(
         "--dry-run", action="store_true", help="Print who would answer, when, for how many tokens."
     )
+    @over_options
     @needs_local_scope
     @line_cell_magic
     def llm(

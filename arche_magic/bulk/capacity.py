@@ -1,0 +1,147 @@
+"""How many rows the routes take until when: pure arithmetic on the ledger's view of their limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..llm_providers.quota.forecast import prompts_that_fit
+from ..llm_providers.types import Standing
+
+# What is not done in a year is not worth a date.
+HORIZON_SECONDS = 366 * 86_400.0
+# Of a limit that is used by less than this, something else was in the way.
+_BINDING_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One account's model: its keys share every limit, so together they are one way to get answers.
+
+    Attributes:
+        name: the route as it is shown, such as `groq · key 1 · gpt-oss-120b`.
+        standings: its limits as the ledger has them now; those of each key that shares them.
+        need: units per metric (`requests`, `tokens`, …) that one request takes.
+        pack: rows that travel in one request.
+        opens_at: epoch seconds; when it takes a request, apart from its limits; inf: never.
+        paid: whether its provider is paid.
+        cost: USD of one request; None where the price is not known.
+    """
+
+    name: str
+    standings: tuple[Standing, ...]
+    need: Mapping[str, float]
+    pack: int = 1
+    opens_at: float = 0.0
+    paid: bool = False
+    cost: float | None = 0.0
+
+    def requests_until(self, now: float, until: float) -> float:
+        """How many requests its limits let through up to then; inf without any limit."""
+        if self.opens_at > until:
+            return 0.0
+        rows = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
+        return float(prompts_that_fit(rows, self.need, now, until)) if rows else math.inf
+
+    def binding(self, now: float, until: float) -> Standing | None:
+        """The limit that lets through least up to then; None without any."""
+        rows = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
+        return min(
+            rows, key=lambda row: prompts_that_fit([row], self.need, now, until), default=None
+        )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the machine and the network allow, whatever the limits.
+
+    Attributes:
+        requests_at_once: how many are under way at the same time at most.
+        seconds: how long one takes.
+    """
+
+    requests_at_once: int
+    seconds: float
+
+    def requests_until(self, now: float, until: float) -> float:
+        """How many requests can come back up to then."""
+        return self.requests_at_once * max(0.0, until - now) / self.seconds
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one lane does of a job.
+
+    Attributes:
+        lane: who.
+        rows: how many rows it answers.
+        requests: how many requests that takes.
+        bound_by: the limit that holds it back; None if the job ends before one does.
+    """
+
+    lane: Lane
+    rows: int
+    requests: int
+    bound_by: Standing | None
+
+    @property
+    def cost(self) -> float | None:
+        """USD; None where the price is not known."""
+        return self.lane.cost * self.requests if self.lane.cost is not None else None
+
+
+def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standing, ...]:
+    """The limits as a job sees them that always leaves `reserve` of each (0 to 1) to others."""
+    return tuple(
+        replace(row, used=row.used + reserve * row.amount)
+        # A bucket flows as fast as ever, it is only never emptied.
+        if row.window == "bucket"
+        else replace(row, amount=(1 - reserve) * row.amount)
+        for row in standings
+    )
+
+
+def rows_until(lanes: Sequence[Lane], speed: Speed, now: float, until: float) -> int:
+    """How many rows are answered up to then."""
+    by_limits = sum(lane.requests_until(now, until) * lane.pack for lane in lanes)
+    by_speed = speed.requests_until(now, until) * max((lane.pack for lane in lanes), default=1)
+    return math.floor(min(by_limits, by_speed) + 1e-9)
+
+
+def finish_at(lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> float:
+    """When that many rows are answered (epoch seconds); inf if they are not within a year."""
+    if rows <= 0:
+        return now
+    if rows_until(lanes, speed, now, now + HORIZON_SECONDS) < rows:
+        return math.inf
+    late = 1.0
+    while rows_until(lanes, speed, now, now + late) < rows:
+        late *= 2
+    early = late / 2 if late > 1 else 0.0
+    while late - early > max(0.05, late / 1000):
+        middle = (early + late) / 2
+        if rows_until(lanes, speed, now, now + middle) < rows:
+            early = middle
+        else:
+            late = middle
+    return now + late
+
+
+def shares(
+    lanes: Sequence[Lane], speed: Speed, rows: int, now: float, until: float
+) -> tuple[Share, ...]:
+    """Who answers how many of the rows, if all of them take part up to then."""
+    most = speed.requests_until(now, until)
+    fits = [min(lane.requests_until(now, until), most) * lane.pack for lane in lanes]
+    whole, left = sum(fits), rows
+    found = []
+    for lane, fit in sorted(zip(lanes, fits, strict=True), key=lambda pair: -pair[1]):
+        # Rounded up, so that the last ones make up for it.
+        part = min(left, math.ceil(rows * fit / whole - 1e-9)) if whole else 0
+        left -= part
+        limit = lane.binding(now, until)
+        busy = limit and part >= _BINDING_SHARE * lane.requests_until(now, until) * lane.pack
+        requests = math.ceil(part / lane.pack)
+        found.append(Share(lane, part, requests, limit if busy else None))
+    return tuple(found)

@@ -1,0 +1,222 @@
+"""A look ahead at a whole job: what it takes, which limits hold it back, when it would be done."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..llm_providers.errors import InvalidRequest
+from ..llm_providers.types import in_seconds
+from .capacity import Share
+
+# How far the likely figure may be off, from below and from above: by the length of a text alone,
+# and by a model's own record of earlier replies.
+_INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
+_OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
+# A reply shorter than this says little.
+_SHORTEST_REPLY = 16
+# A plan that changes nothing by more than this is no way out.
+_WORTH_SAYING = 0.98
+
+
+@dataclass(frozen=True)
+class Way:
+    """What would have to change, and what would come of it.
+
+    Attributes:
+        what: the change, in words.
+        finish_at: when the job would be done (aware, UTC); None if not within a year.
+        cost_usd: USD; None where a price is not known.
+    """
+
+    what: str
+    finish_at: datetime | None
+    cost_usd: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job would take if it began now. Nothing was sent.
+
+    Attributes:
+        rows: all rows.
+        kept: rows whose reply is on disk already; they take nothing.
+        failed: rows that failed for good before, or cannot be asked; they take nothing either.
+        tokens: least and most tokens that the others take, replies included.
+        input_tokens, output_tokens: how many are likely.
+        basis: what those figures rest on, in words.
+        requests: how many requests.
+        shares: what each account's model does of it, the one with most rows first.
+        at: when this was worked out (aware, UTC).
+        finish_at: when it is likely done; None if not within a year, or never by waiting.
+        latest_at: the same if it takes as many tokens as it may.
+        cost_usd: USD on the routes that take part; None where a price is not known.
+        with_paid: what paid routes would change; None where they take part, or there is none.
+        by: when it is to be done; None if nobody asked.
+        rows_by: rows of those to ask that are done by then.
+        ways: what would have to change for that; empty where nothing has to.
+    """
+
+    rows: int
+    kept: int
+    failed: int
+    tokens: tuple[int, int]
+    input_tokens: int
+    output_tokens: int
+    basis: str
+    requests: int
+    shares: tuple[Share, ...]
+    at: datetime
+    finish_at: datetime | None
+    latest_at: datetime | None
+    cost_usd: float | None
+    with_paid: Way | None = None
+    by: datetime | None = None
+    rows_by: int | None = None
+    ways: tuple[Way, ...] = ()
+
+    @property
+    def to_ask(self) -> int:
+        """Rows that would be asked."""
+        return self.rows - self.kept - self.failed
+
+    @property
+    def in_time(self) -> bool | None:
+        """Whether it is likely done by the time that was asked about; None if nobody asked."""
+        if self.by is None:
+            return None
+        return self.finish_at is not None and self.finish_at <= self.by
+
+    def __str__(self) -> str:
+        return "\n".join([*self.summary(), *self._table(), *self.outlook(), "Nothing was sent."])
+
+    def summary(self) -> list[str]:
+        """What is to be done, in words."""
+        parts = [f"{self.to_ask:,} to ask" if self.to_ask < self.rows else ""]
+        parts += [f"{self.kept:,} from memory" if self.kept else ""]
+        parts += [f"{self.failed:,} that cannot be asked or failed before" if self.failed else ""]
+        told = ", ".join(filter(None, parts))
+        lines = [f"{_counted(self.rows, 'row')}{': ' if told else ''}{told}"]
+        if self.to_ask:
+            each = (self.input_tokens + self.output_tokens) / self.to_ask
+            low, high = (_rounded(tokens) for tokens in self.tokens)
+            span = low if low == high else f"{low} to {high}"
+            lines.append(f"{span} tokens, likely {each:,.0f} a row ({self.basis})")
+            lines.append(self._when())
+        return lines
+
+    def outlook(self) -> list[str]:
+        """What paid routes would change, and whether it is in time, in words."""
+        lines = []
+        if self.with_paid and self.to_ask:
+            lines.append(f"With {self._way(self.with_paid)}")
+        if self.by is not None:
+            at = _clock(self.by, self.at)
+            if self.in_time:
+                lines.append(f"By {at}: yes")
+            else:
+                lines.append(
+                    f"By {at}: no; {self.rows_by:,} of {self.to_ask:,} rows. It would take"
+                )
+                lines += [f"  {self._way(way)}" for way in self.ways]
+        return lines
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """Route, rows, requests, and the limit that holds it back, in words."""
+        return [
+            (
+                share.lane.name,
+                f"{share.rows:,}",
+                f"{share.requests:,}",
+                f"{share.bound_by.amount:,.0f} {share.bound_by.limit.replace('_', ' ')}"
+                if share.bound_by
+                else "no limit",
+            )
+            for share in self.shares
+            if share.rows
+        ]
+
+    def _table(self) -> list[str]:
+        rows = [("route", "rows", "requests", "held back by"), *self.table()]
+        if len(rows) == 1:
+            return []
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        return [
+            f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {requests:>{widths[2]}}  {limit}"
+            for name, count, requests, limit in rows
+        ]
+
+    def _when(self) -> str:
+        if self.finish_at is None:
+            return "Not done within a year" if self.shares else "No route that may be asked answers"
+        seconds = (self.finish_at - self.at).total_seconds()
+        cost = _price(self.cost_usd)
+        when = f"Done {in_seconds(max(1.0, seconds))}"
+        if seconds >= 100:
+            when += f", about {_clock(self.finish_at, self.at)}"
+            later = self.latest_at and _clock(self.latest_at, self.at)
+            if self.latest_at is None:
+                when += ", or not at all"
+            elif later != _clock(self.finish_at, self.at):
+                when += f", {later} at the latest"
+        return f"{when} · {cost}"
+
+    def _way(self, way: Way) -> str:
+        if way.finish_at is None:
+            return f"{way.what}: not done within a year"
+        seconds = (way.finish_at - self.at).total_seconds()
+        when = f"done {in_seconds(max(1.0, seconds))}"
+        when += f", about {_clock(way.finish_at, self.at)}" if seconds >= 100 else ""
+        return f"{way.what}: {when}" + (f", {_price(way.cost_usd)}" if way.cost_usd != 0 else "")
+
+
+def moment(by: str | datetime, now: float) -> float:
+    """Epoch seconds of a time: a datetime, `08:00` (the next one), or `2026-11-26 08:00`.
+
+    What says no zone is in this machine's.
+
+    Raises:
+        InvalidRequest: it is no time.
+    """
+    if isinstance(by, str) and (clock := re.fullmatch(r"\s*(\d{1,2}):(\d{2})\s*", by)):
+        hour, minute = int(clock[1]), int(clock[2])
+        if hour < 24 and minute < 60:
+            local = datetime.fromtimestamp(now).replace(hour=hour, minute=minute, second=0)
+            local = local.replace(microsecond=0)
+            # A day later by the calendar, whatever the clocks do that night.
+            return (local if local.timestamp() > now else local + timedelta(days=1)).timestamp()
+    try:
+        return (datetime.fromisoformat(by) if isinstance(by, str) else by).timestamp()
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise InvalidRequest(
+            f"by is {by!r}; write a time such as 08:00 or 2026-11-26 08:00"
+        ) from None
+
+
+def _clock(then: datetime, now: datetime) -> str:
+    """The local time to the minute, rounded up, with the day if it is not today."""
+    local = datetime.fromtimestamp(math.ceil(then.timestamp() / 60) * 60).astimezone()
+    days = (local.date() - now.astimezone().date()).days
+    if not days:
+        return f"{local:%H:%M}"
+    return f"{local:%a %H:%M}" if 0 < days < 7 else f"{local.day} {local:%b %H:%M}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _rounded(tokens: int) -> str:
+    """Two digits, as an estimate has no more."""
+    if tokens < 100:
+        return f"{tokens}"
+    digits = 10 ** (len(str(tokens)) - 2)
+    return f"{round(tokens / digits) * digits:,}"
+
+
+def _price(cost: float | None) -> str:
+    if cost is None:
+        return "price not known"
+    return f"about ${cost:,.{2 if cost >= 1 else 4}f}" if cost else "free"

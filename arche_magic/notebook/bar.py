@@ -1,0 +1,202 @@
+"""How far a job over rows has come: one bar and two lines, drawn again and again in one place."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from html import escape
+from typing import TYPE_CHECKING, TextIO
+
+from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.types import in_seconds
+
+from .display import QUIET, Place
+from .preview import price_text
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from arche_magic.bulk import Progress
+
+_GREEN, _RED = "#2e9e5b", "#d0493b"
+# Fainter on white and on black alike.
+_FAINT_GREEN = "rgba(46,158,91,.45)"
+_TRACK = "rgba(128,128,128,.25)"
+_SIGNS = 28
+_SECONDS = 0.25
+_TERMINAL_SECONDS = 1.0
+# What shorter waits would say is gone before it is read.
+_WORTH_SAYING_SECONDS = 1.0
+
+
+class Bar:
+    """The bar of one cell: redrawn while the job runs, then left as it ended.
+
+    A terminal has it in one line that is written over. Where the output is no terminal, as in a
+    log, only the end is told.
+    """
+
+    def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._place = Place() if hasattr(shell, "kernel") else None
+        self._terminal: TextIO | None = sys.stdout if sys.stdout.isatty() else None
+        self._next = 0.0
+        self._width = 0
+
+    def update(self, progress: Progress, now: float) -> None:
+        """Draw how far it is, if it is time; `now` in epoch seconds."""
+        moment = time.monotonic()
+        if self._quiet or moment < self._next:
+            return
+        if self._place is not None:
+            self._next = moment + _SECONDS
+            self._place.draw(bar_bundle(progress, now))
+        elif self._terminal:
+            self._next = moment + _TERMINAL_SECONDS
+            self._overwrite(_line(progress, now))
+
+    def finish(self, progress: Progress, seconds: float, ended: str, *notes: str) -> None:
+        """Draw it as it stays, with how it `ended` ("" if all was done) and a line per note."""
+        if self._quiet:
+            return
+        bundle = end_bundle(progress, seconds, ended, notes)
+        if self._place is not None:
+            self._place.draw(bundle)
+            return
+        if self._terminal:
+            self._overwrite("")
+        print(without_controls(bundle["text/plain"]))
+
+    def _overwrite(self, line: str) -> None:
+        line = without_controls(line)
+        print("\r" + line.ljust(self._width) + ("" if line else "\r"), end="", flush=True)
+        self._width = len(line)
+
+
+def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
+    """The bar of a job that runs, as text and as HTML."""
+    first, second = _pace(progress, now), _waiting(progress)
+    plain = [f"{_count(progress)}  {_text_bar(progress)}  {first}".rstrip()]
+    return {
+        "text/plain": "\n".join([*plain, *filter(None, [second])]),
+        "text/html": _html(progress, first, second or "&nbsp;"),
+    }
+
+
+def end_bundle(
+    progress: Progress, seconds: float, ended: str, notes: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The bar of a job that ended, as it stays in the saved notebook."""
+    parts = [ended] if ended else []
+    if asked := progress.done - progress.resumed:
+        parts.append(f"{asked:,} in {_duration(seconds)}")
+    if progress.resumed:
+        parts.append(f"{progress.resumed:,} from memory")
+    if progress.errors:
+        parts.append(f"{_counted(progress.errors, 'error')}, see the column error")
+    spent = f"{progress.tokens:,} tokens · {price_text(progress.cost_usd)}" if asked else ""
+    first = " · ".join(parts)
+    lines = [spent, *notes]
+    return {
+        "text/plain": "\n".join(
+            [f"{_count(progress)}  {_text_bar(progress)}  {first}".rstrip(), *filter(None, lines)]
+        ),
+        "text/html": _html(progress, first, *filter(None, lines)),
+    }
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min`, `5 h`, `2 days`; rounded up."""
+    return in_seconds(seconds).removeprefix("in ")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def _count(progress: Progress) -> str:
+    return f"{progress.done:,} of {_counted(progress.total, 'row')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _pace(progress: Progress, now: float) -> str:
+    parts = []
+    if progress.rows_per_second:
+        parts.append(rate(progress.rows_per_second))
+    if progress.finish_at is not None and progress.done < progress.total:
+        parts.append(_end(progress.finish_at, now))
+    if progress.resumed:
+        parts.append(f"{progress.resumed:,} from memory")
+    if progress.errors:
+        parts.append(_counted(progress.errors, "error"))
+    return " · ".join(parts) or "starting"
+
+
+def rate(per_second: float) -> str:
+    """`3.2 rows/s`, `38 rows/min` or `12 rows/h`, whichever is easy to read."""
+    for factor, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        number = per_second * factor
+        if number >= 1:
+            break
+    return f"{number:,.{1 if number < 10 else 0}f} rows/{unit}"
+
+
+def _end(moment: float, now: float) -> str:
+    if moment - now < 100:
+        return f"done {in_seconds(max(1.0, moment - now))}"
+    return f"done about {local_time(moment, now)}"
+
+
+def local_time(moment: float, now: float) -> str:
+    """The local time, with the day if it is not today: `14:32`, `Tue 08:10`, `3 Dec 08:10`."""
+    local = datetime.fromtimestamp(moment).astimezone()
+    days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
+    if not days:
+        return f"{local:%H:%M}"
+    return f"{local:%a %H:%M}" if 0 < days < 7 else f"{local.day} {local:%b %H:%M}"
+
+
+def _waiting(progress: Progress) -> str:
+    wait = progress.waiting
+    if wait is None or wait.seconds < _WORTH_SAYING_SECONDS:
+        return ""
+    return f"waiting: {wait.route} opens {in_seconds(wait.seconds)}"
+
+
+def _line(progress: Progress, now: float) -> str:
+    parts = [_count(progress), _text_bar(progress), _pace(progress, now), _waiting(progress)]
+    return "  ".join(filter(None, parts))
+
+
+def _text_bar(progress: Progress) -> str:
+    filled = int(_SIGNS * progress.done / progress.total) if progress.total else _SIGNS
+    return "█" * filled + "░" * (_SIGNS - filled)
+
+
+def _html(progress: Progress, first: str, *below: str) -> str:
+    """Rows from memory are fainter, and those that failed red; words say the same."""
+    total = max(1, progress.total)
+    good = max(0, progress.done - progress.resumed - progress.errors)
+    memory = progress.done - good - progress.errors
+    parts = "".join(
+        f'<div style="width:{100 * rows / total:.2f}%;min-width:3px;background:{color}"></div>'
+        for rows, color in ((memory, _FAINT_GREEN), (good, _GREEN), (progress.errors, _RED))
+        if rows > 0
+    )
+    lines = "".join(
+        f'<div style="{QUIET};margin-top:2px">{line if line == "&nbsp;" else escape(line)}</div>'
+        for line in below
+    )
+    return (
+        '<div style="max-width:720px;margin:2px 0 4px">'
+        '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;column-gap:16px;'
+        'font-variant-numeric:tabular-nums">'
+        f'<span style="font-weight:600">{escape(_count(progress))}</span>'
+        f'<span style="{QUIET}">{escape(first)}</span></div>'
+        f'<div style="display:flex;height:8px;border-radius:4px;margin:4px 0 3px;overflow:hidden;'
+        f'background:{_TRACK}">{parts}</div>{lines}</div>'
+    )
