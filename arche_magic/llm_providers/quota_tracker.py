@@ -62,7 +62,7 @@ class QuotaTracker:
             return RouteState(math.inf, "takes no images", 0.0)
         document, provider, limits = self._books.read(route, now)
         amounts = ledger.estimate(document, route.model, request)
-        return opening.route_state(document, provider, route, limits, amounts, now)
+        return opening.route_state(document, provider, route, limits, amounts, now, request.reserve)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
@@ -93,7 +93,9 @@ class QuotaTracker:
             self._books.charge_expired(kept, provider, route, now)
             document, limits = self._books.in_full(kept, provider, route, now)
             amounts = ledger.estimate(document, route.model, request)
-            state = opening.route_state(document, provider, route, limits, amounts, now)
+            state = opening.route_state(
+                document, provider, route, limits, amounts, now, request.reserve
+            )
             if state.opens_at > now:
                 return state
             # What a model counts for an image says nothing about its text.

@@ -299,6 +299,7 @@ class Request:
 
     `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
     answers from memory alone. `fresh` asks again all the same, and replaces what is kept.
+    `reserve`: the share of each limit, 0 to 1, that it leaves to others.
     """
 
     messages: tuple[Message, ...]
@@ -315,6 +316,7 @@ class Request:
     fallback_on_filter: bool = False
     replay: ReplayMode = "off"
     fresh: bool = False
+    reserve: float = 0.0
 
     @property
     def images(self) -> tuple[Image, ...]:

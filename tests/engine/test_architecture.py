@@ -101,9 +101,11 @@ PUBLIC = {
             "attempts",
             "catalog",
             "markdown",
+            "parameters",
             "prices",
             "quota.forecast",
             "quota_tracker",
+            "replies",
             "reply",
         )
     ),
@@ -207,11 +209,19 @@ def test_the_engine_knows_nothing_of_notebooks() -> None:
             assert target != "arche_magic", name
 
 
-def test_the_face_uses_only_what_is_public() -> None:
+def test_users_of_the_engine_use_only_what_is_public() -> None:
     """No routing and no quota rules are reached around the public names."""
+    users = tuple(f"arche_magic.{part}" for part in ("notebook", "bulk", "prompts"))
     for name, target, _ in EVERYTHING:
-        if name.startswith("arche_magic.notebook") and target.startswith(ENGINE):
+        if name.startswith(users) and target.startswith(ENGINE):
             assert target in PUBLIC, f"{name} imports {target}"
+
+
+def test_jobs_know_nothing_of_the_face() -> None:
+    """They run in scripts and on other machines too."""
+    for name, target, _ in EVERYTHING:
+        if name.startswith(("arche_magic.bulk", "arche_magic.prompts")):
+            assert not target.startswith(("arche_magic.notebook", "IPython")), f"{name}: {target}"
 
 
 def test_the_sandbox_stands_alone() -> None:
