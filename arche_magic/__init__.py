@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
         from .notebook import structured
 
         return structured.frame
-    if name in ("map", "imap"):
+    if name in ("map", "imap", "plan"):
         from . import bulk
 
         return getattr(bulk, name)

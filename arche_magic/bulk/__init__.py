@@ -7,13 +7,27 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from .job import Job, JobStopped, Progress, Row
+from .plan import Plan, Way
+from .planning import plan
 from .results import Replies
 from .rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Job", "JobStopped", "Progress", "Replies", "Row", "Rows", "imap", "map"]
+__all__ = [
+    "Job",
+    "JobStopped",
+    "Plan",
+    "Progress",
+    "Replies",
+    "Row",
+    "Rows",
+    "Way",
+    "imap",
+    "map",
+    "plan",
+]
 
 
 def map(  # noqa: A001  # what the builtin does, for prompts

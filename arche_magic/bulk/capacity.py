@@ -1,4 +1,4 @@
-"""How many rows the routes take until when: pure arithmetic on the ledger's view of their limits."""
+"""How many rows the routes take until when: arithmetic on the ledger's view of their limits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..llm_providers.quota.forecast import prompts_that_fit
-from ..llm_providers.types import Standing
+from arche_magic.llm_providers.quota.forecast import prompts_that_fit
+from arche_magic.llm_providers.types import Standing
 
 # What is not done in a year is not worth a date.
 HORIZON_SECONDS = 366 * 86_400.0
-# Of a limit that is used by less than this, something else was in the way.
-_BINDING_SHARE = 0.9
+# With so many times the requests that are needed, it is not their number at once that takes time.
+_SLACK = 1.1
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,12 @@ def shares(
     most = speed.requests_until(now, until)
     fits = [min(lane.requests_until(now, until), most) * lane.pack for lane in lanes]
     whole, left = sum(fits), rows
+    slow = most * max((lane.pack for lane in lanes), default=1) > _SLACK * rows
     found = []
     for lane, fit in sorted(zip(lanes, fits, strict=True), key=lambda pair: -pair[1]):
         # Rounded up, so that the last ones make up for it.
         part = min(left, math.ceil(rows * fit / whole - 1e-9)) if whole else 0
         left -= part
-        limit = lane.binding(now, until)
-        busy = limit and part >= _BINDING_SHARE * lane.requests_until(now, until) * lane.pack
-        requests = math.ceil(part / lane.pack)
-        found.append(Share(lane, part, requests, limit if busy else None))
+        bound = lane.binding(now, until) if slow and fit < most * lane.pack else None
+        found.append(Share(lane, part, math.ceil(part / lane.pack), bound))
     return tuple(found)

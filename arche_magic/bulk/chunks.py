@@ -8,7 +8,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.types import Schema
+
+from .results import ABOUT, REPLY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +71,22 @@ def count_rows(source: Path) -> int:
     # Lines are not rows: a text may have several.
     chunks = pd.read_csv(source, dtype=str, usecols=[0], chunksize=100_000, skip_blank_lines=False)
     return sum(len(chunk) for chunk in chunks)
+
+
+def first_frame(source: Path) -> pd.DataFrame:
+    """The first rows of a file, to see whether a job fits them."""
+    return next(frame for frame, _ in _read(source, 100))
+
+
+def column_types(schema: Schema | None) -> dict[str, dict[str, Any]]:
+    """The columns that a job adds, in their order, each with the JSON Schema of its values."""
+    text: dict[str, Any] = {"type": "string"}
+    fields = {REPLY: text}
+    if schema is not None:
+        definition = schema.definition
+        defined = {"$defs": definition.get("$defs", {})}
+        fields = {name: {**entry, **defined} for name, entry in definition["properties"].items()}
+    return fields | {name: {"type": "integer"} if name == "tokens" else text for name in ABOUT}
 
 
 def map_file(source: Path, to: Path, ask: Ask, types: Mapping[str, Any], rows: int = ROWS) -> int:

@@ -1,4 +1,4 @@
-"""A look ahead at a whole job: what it takes, which limits hold it back, when it would be done."""
+"""What a look ahead at a whole job has found, and how it is told."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ from datetime import datetime, timedelta
 from ..llm_providers.errors import InvalidRequest
 from ..llm_providers.types import in_seconds
 from .capacity import Share
-
-# How far the likely figure may be off, from below and from above: by the length of a text alone,
-# and by a model's own record of earlier replies.
-_INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
-_OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
-# A reply shorter than this says little.
-_SHORTEST_REPLY = 16
-# A plan that changes nothing by more than this is no way out.
-_WORTH_SAYING = 0.98
 
 
 @dataclass(frozen=True)
@@ -103,8 +94,7 @@ class Plan:
             each = (self.input_tokens + self.output_tokens) / self.to_ask
             low, high = (_rounded(tokens) for tokens in self.tokens)
             span = low if low == high else f"{low} to {high}"
-            lines.append(f"{span} tokens, likely {each:,.0f} a row ({self.basis})")
-            lines.append(self._when())
+            lines += [self._when(), f"{span} tokens, likely {each:,.0f} a row ({self.basis})"]
         return lines
 
     def outlook(self) -> list[str]:
@@ -117,9 +107,8 @@ class Plan:
             if self.in_time:
                 lines.append(f"By {at}: yes")
             else:
-                lines.append(
-                    f"By {at}: no; {self.rows_by:,} of {self.to_ask:,} rows. It would take"
-                )
+                some = f"By {at}: no, {self.rows_by:,} of {_counted(self.to_ask, 'row')}"
+                lines.append(f"{some}; sooner with" if self.ways else some)
                 lines += [f"  {self._way(way)}" for way in self.ways]
         return lines
 
@@ -150,7 +139,7 @@ class Plan:
 
     def _when(self) -> str:
         if self.finish_at is None:
-            return "Not done within a year" if self.shares else "No route that may be asked answers"
+            return "Not done within a year" if self.shares else "No free route may answer this"
         seconds = (self.finish_at - self.at).total_seconds()
         cost = _price(self.cost_usd)
         when = f"Done {in_seconds(max(1.0, seconds))}"
@@ -160,7 +149,7 @@ class Plan:
             if self.latest_at is None:
                 when += ", or not at all"
             elif later != _clock(self.finish_at, self.at):
-                when += f", {later} at the latest"
+                when += f", {later} if replies are long"
         return f"{when} · {cost}"
 
     def _way(self, way: Way) -> str:
@@ -217,6 +206,8 @@ def _rounded(tokens: int) -> str:
 
 
 def _price(cost: float | None) -> str:
-    if cost is None:
-        return "price not known"
-    return f"about ${cost:,.{2 if cost >= 1 else 4}f}" if cost else "free"
+    """Two digits, as an estimate has no more."""
+    if not cost:
+        return "free" if cost == 0 else "price not known"
+    digits = max(2, 1 - math.floor(math.log10(cost)))
+    return f"about ${cost:,.{digits}f}"

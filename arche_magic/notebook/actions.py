@@ -29,6 +29,7 @@ from .arguments import HelpWanted, help_text, parse_line
 from .display import ReplyDisplay, for_frontends, receipt_line
 from .formats import ASKS
 from .interrupts import one_interrupt
+from .over_options import given_without_over
 from .preview import prompt_text, route_text
 from .structured import schema_named
 
@@ -88,6 +89,8 @@ def ask(
         raise InvalidRequest(
             f"%%llm: {text.split()[0]!r} is no option; the prompt goes in the lines below"
         )
+    if flag := given_without_over(options):
+        raise InvalidRequest(f"%llm: {flag} goes with --over FRAME")
     names = ChainMap(dict(names or {}), magics.shell.user_ns)
     body = cell if cell is not None else text
     budget = _first(options.budget, magics.budget)
@@ -107,7 +110,7 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
         raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
     keep = _first(options.keep, magics.keep)
-    _require_keys(replay=bool(keep))
+    require_keys(replay=bool(keep))
     if not prompt.text.strip():
         raise InvalidRequest("the prompt is empty")
     if options.compare:
@@ -233,7 +236,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
     provider = text.strip() or None
     if provider:
         configuration.provider(provider)
-    _require_keys()
+    require_keys()
     now = configuration.clock.time()
     tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
     standings = tracker.standings(provider, now)
@@ -347,7 +350,7 @@ def panel(magics: ArcheMagics, text: str) -> None:
     """
     if text:
         raise InvalidRequest(f"%llm_panel takes no text, not {text!r}")
-    _require_keys()
+    require_keys()
     from .panel import show
 
     show(magics)
@@ -396,7 +399,7 @@ def _rehearse(
     print("\n\n".join(shown))
 
 
-def _require_keys(replay: bool = False) -> None:
+def require_keys(replay: bool = False) -> None:
     """Refuse to go on without any key, unless kept replies can do without."""
     configuration = get_configuration()
     if not configuration.keys and not replay and configuration.replay == "off":

@@ -128,7 +128,7 @@ def _pace(progress: Progress, now: float) -> str:
     if progress.rows_per_second:
         parts.append(rate(progress.rows_per_second))
     if progress.finish_at is not None and progress.done < progress.total:
-        parts.append(_end(progress.finish_at, now))
+        parts.append(_end(progress.finish_at.timestamp(), now))
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
@@ -138,7 +138,8 @@ def _pace(progress: Progress, now: float) -> str:
 
 def rate(per_second: float) -> str:
     """`3.2 rows/s`, `38 rows/min` or `12 rows/h`, whichever is easy to read."""
-    for factor, unit in ((1, "s"), (60, "min"), (3600, "h")):
+    number, unit = per_second, "s"
+    for unit, factor in (("s", 1), ("min", 60), ("h", 3600)):  # noqa: B007  # the last one stays
         number = per_second * factor
         if number >= 1:
             break

@@ -172,6 +172,7 @@ class ArcheMagics(Magics):
           %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
           %%llm --chat tutor --image plot.png
           %%llm --compare groq,mistral,google
+          %%llm --over reviews --schema "mood good|bad" --into moods
         """
         from . import actions
 
@@ -180,6 +181,11 @@ class ArcheMagics(Magics):
             return None
         if (parsed := actions.parse(self.llm, line)) is None:
             return None
+        if parsed[0].over is not None:
+            from .over import over
+
+            frame = over(self, *parsed, cell, local_ns)
+            return self.out.shown(frame) if parsed[0].quiet else frame
         return self.out.shown(actions.ask(self, *parsed, cell, local_ns))
 
     @no_var_expand

@@ -1,0 +1,189 @@
+"""The same job on Dask: each part of the rows is a job of its own on some worker.
+
+Workers find keys, models and the place of the ledger in their own environment, as any process of
+ours does; no key travels. A ledger in Redis lets workers of many machines share the limits.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
+
+from .chunks import column_types
+from .job import Job, Row
+from .results import Replies
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
+    import pandas as pd
+    from distributed import Client
+
+_MOST_ROWS = 1000
+# So many parts per thread of the cluster, so that none is left with the last one for long.
+_PARTS = 4
+_WATCH_SECONDS = 0.5
+_TYPES = {
+    "string": "string[pyarrow]",
+    "integer": "Int64",
+    "number": "float64",
+    "boolean": "boolean",
+}
+# What is counted over all rows cannot be counted by workers that do not know of each other.
+_BOUNDS = ("max_cost", "max_tokens_total")
+
+
+def is_dask(data: object) -> bool:
+    """Whether data is a Dask DataFrame or Series; Dask is not imported for it."""
+    return type(data).__module__.partition(".")[0] in ("dask", "dask_expr")
+
+
+def map_partitions(
+    data: dd.DataFrame, template: str | None, options: dict[str, Any]
+) -> dd.DataFrame:
+    """A Dask DataFrame with the columns of the replies, to be computed when it is asked for.
+
+    Raises:
+        InvalidRequest: template or an option is wrong.
+    """
+    if data.ndim == 1:
+        data = data.to_frame(data.name or "prompt")
+    _check(options)
+    job = Job(data._meta, template, **options)
+    types = column_types(job.schema)
+    columns = {name: _TYPES.get(str(entry.get("type")), "object") for name, entry in types.items()}
+    meta = Replies(job).frame().astype(columns)
+    return data.map_partitions(
+        _ask_partition, template, _shared_out(options, data.npartitions), columns, meta=meta
+    )
+
+
+def imap_rows(
+    data: Any, template: str | None, client: Client, options: dict[str, Any]
+) -> Iterator[Row]:
+    """The finished rows of a job whose parts are asked by the workers of a cluster.
+
+    Raises:
+        InvalidRequest: data, template or an option is wrong, before anything is sent to a worker.
+        ConfigurationError: the workers cannot do it, or do not share their limits.
+    """
+    from distributed import as_completed
+
+    _check(options)
+    rows = Job(data, template, **options).rows
+    threads = _check_workers(client)
+    size = max(1, min(_MOST_ROWS, math.ceil(len(rows) / (_PARTS * threads))))
+    starts = range(0, len(rows), size)
+    shared = _shared_out(options, len(starts))
+    futures = [
+        client.submit(
+            _ask_part, rows.frame.iloc[start : start + size], rows.template, shared, start,
+            # Two rows that read the same are two rows.
+            pure=False,
+        )
+        for start in starts
+    ]  # fmt: skip
+    try:
+        for future in as_completed(futures):
+            yield from future.result()
+            future.release()
+    finally:
+        client.cancel(futures)
+
+
+def _check(options: dict[str, Any]) -> None:
+    if options.get("llm") is not None:
+        raise InvalidRequest("llm= stays in this process: a worker uses what is configured there")
+
+
+def _check_workers(client: Client) -> int:
+    """How many threads the workers have, all together.
+
+    Raises:
+        ConfigurationError: there is none, one has no key, or they would oversell limits.
+    """
+    found: dict[str, dict[str, Any]] = client.run(_about)
+    if not found:
+        raise ConfigurationError("the cluster has no workers")
+    for address, about in found.items():
+        if not about["keys"]:
+            raise NoKeys(
+                f"the worker {address} has no API key: set the variables in its own environment"
+            )
+    hosts = {about["host"] for about in found.values()}
+    stores = {about["store"] for about in found.values()}
+    alone = [store for store in stores if not store.startswith(("redis://", "rediss://"))]
+    if len(stores) > 1 or (alone and (len(hosts) > 1 or "memory://" in alone[0])):
+        raise ConfigurationError(
+            f"the workers do not share one ledger ({', '.join(sorted(stores))} on "
+            f"{len(hosts)} machine{'s' if len(hosts) > 1 else ''}), so they would exceed the "
+            "limits together: set ARCHE_QUOTA_STORE=redis://… in the environment of each"
+        )
+    return sum(int(count) for count in client.nthreads().values())
+
+
+def _about() -> dict[str, Any]:
+    """What a worker says of itself; a URL without its password."""
+    from arche_magic.llm_providers.config import get_configuration
+
+    configuration = get_configuration()
+    return {
+        "host": socket.gethostname(),
+        "store": str(configuration.store),
+        "keys": len(configuration.keys),
+    }
+
+
+def _shared_out(options: dict[str, Any], parts: int) -> dict[str, Any]:
+    """The options of one of so many parts: bounds on the whole are shared out evenly."""
+    bounds = {name: options[name] for name in _BOUNDS if options.get(name) is not None}
+    return options | {name: bound / max(1, parts) for name, bound in bounds.items()}
+
+
+def _ask_partition(
+    frame: pd.DataFrame, template: str | None, options: dict[str, Any], columns: dict[str, str]
+) -> pd.DataFrame:
+    """One partition of a Dask DataFrame, on a worker."""
+    job = Job(frame, template, **options)
+    replies = Replies(job)
+    for row in _watched(job):
+        replies.add(row)
+    return replies.frame().astype(columns)
+
+
+def _ask_part(frame: pd.DataFrame, template: str, options: dict[str, Any], start: int) -> list[Row]:
+    """Some rows of a job, on a worker; they begin at `start`."""
+    job = Job(frame, template, **options)
+    return [replace(row, position=start + row.position) for row in _watched(job)]
+
+
+def _watched(job: Job) -> Iterator[Row]:
+    """The rows of a job that ends when its task is cancelled."""
+    ended = threading.Event()
+    try:
+        from distributed import get_worker
+
+        worker = get_worker()
+        key = worker.get_current_task()
+    except (ImportError, ValueError):
+        # Another of Dask's schedulers, in this process.
+        yield from job
+        return
+
+    def watch() -> None:
+        while not ended.wait(_WATCH_SECONDS):
+            task = worker.state.tasks.get(key)
+            if task is None or task.state == "cancelled":
+                job.cancel()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield from job
+    finally:
+        ended.set()

@@ -1,0 +1,388 @@
+"""A look ahead at a whole job: what it takes, which limits hold it back, when it would be done."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.prices import cost_usd
+from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.types import (
+    Request,
+    Route,
+    Standing,
+    Usage,
+    route_name,
+    utc,
+)
+
+from .capacity import Lane, Share, Speed, finish_at, rows_until, shares, with_reserve
+from .plan import Plan, Way, moment
+from .rows import Rows
+
+_CHUNK = 1000
+_THREADS = 16
+# Where nothing was asked lately.
+_SECONDS_GUESS = 1.5
+_PACE_SECONDS = 3600.0
+# How far the likely figure may be off, from below and from above: by the length of a text alone,
+# and by a model's own record of earlier replies.
+_INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
+_OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
+# So many finished rows say more than any record.
+_ENOUGH_ROWS = 20
+# A reply shorter than this says little.
+_SHORTEST_REPLY = 16
+_HIGHEST_LIMITS = 100.0
+# What is sooner by less than this is no way out.
+_WORTH_SAYING = 0.02
+
+
+def plan(
+    data: Any,
+    template: str | None = None,
+    *,
+    schema: Any = None,
+    pack: int | str = "auto",
+    allow_paid: bool = False,
+    retry_errors: bool = False,
+    fresh: bool = False,
+    reserve: float = 0.1,
+    by: str | datetime | None = None,
+    llm: IntelligentLLMOrchestrator | None = None,
+    **options: Any,
+) -> Plan:
+    """What `map` with the same arguments would take, if it began now. Nothing is sent or held.
+
+    Args:
+        data: as for `map`, and so is all that follows.
+        template: likewise.
+        schema: likewise.
+        pack: likewise.
+        allow_paid: likewise.
+        retry_errors: likewise.
+        fresh: likewise.
+        reserve: likewise.
+        llm: likewise.
+        **options: likewise.
+        by: also say whether it is done by then, and what would have to change: a datetime, `08:00`
+            (the next one), or `2026-11-26 08:00`.
+
+    Raises:
+        InvalidRequest: data, template or an option is wrong.
+        ConfigurationError: no key, unknown provider or model.
+    """
+    llm = llm or get_llm_provider()
+    configuration = llm.configuration
+    options = {**options, "schema": schema, "reserve": reserve, "patience": math.inf}
+    options["schema"] = build_request("…", configuration, **options).schema
+    now = configuration.clock.time()
+    until = None if by is None else moment(by, now)
+    work = _look_through(Rows(data, template), llm, options, retry_errors, fresh)
+    load = _Load.of(work, llm, options)
+    free = load.lanes(llm, reserve, pack, paid=False)
+    every = load.lanes(llm, reserve, pack, paid=True)
+    lanes = every if allow_paid else free
+    speed = _speed(llm, now)
+    rows = work.to_ask
+    end = finish_at(lanes, speed, rows, now)
+    late = finish_at(load.heavy().lanes(llm, reserve, pack, paid=allow_paid), speed, rows, now)
+    parts = shares(lanes, speed, rows, now, end) if math.isfinite(end) else ()
+    with_paid = None
+    if not allow_paid and len(every) > len(free):
+        with_paid = _way("paid routes as well", every, speed, rows, now)
+    found = Plan(
+        rows=work.rows,
+        kept=work.kept,
+        failed=work.failed,
+        tokens=load.span(rows),
+        input_tokens=round(load.input_tokens * rows),
+        output_tokens=round(load.output_tokens * rows),
+        basis=load.basis,
+        requests=sum(share.requests for share in parts),
+        shares=parts or tuple(Share(lane, 0, 0, None) for lane in lanes),
+        at=utc(now),
+        finish_at=_time(end),
+        latest_at=_time(late),
+        cost_usd=_cost(parts),
+        with_paid=with_paid,
+    )
+    if until is None:
+        return found
+    done = min(rows, rows_until(lanes, speed, now, until)) if until > now else 0
+    found = replace(found, by=utc(until), rows_by=done)
+    if found.in_time:
+        return found
+    ways = [] if with_paid is None else [with_paid]
+    if pack != "auto":
+        packed = load.lanes(llm, reserve, "auto", paid=allow_paid)
+        ways.append(_way("rows packed as the limits ask for", packed, speed, rows, now))
+    if reserve:
+        whole = load.lanes(llm, 0.0, pack, paid=allow_paid)
+        ways.append(_way("no reserve for other cells", whole, speed, rows, now))
+    ways += _shorter(
+        load, lambda one: one.lanes(llm, reserve, pack, paid=allow_paid), speed, rows, now, until
+    )
+    ways += _higher(lanes, speed, rows, now, until)
+    better = [way for way in ways if _is_better(way, found)]
+    return replace(found, ways=tuple(better))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is left to do; `outputs` are tokens of the replies that are kept."""
+
+    rows: int
+    kept: int
+    failed: int
+    to_ask: int
+    prompt_tokens: float
+    outputs: tuple[int, ...]
+
+
+def _look_through(
+    rows: Rows,
+    llm: IntelligentLLMOrchestrator,
+    options: Mapping[str, Any],
+    retry: bool,
+    fresh: bool,
+) -> _Work:
+    """Every row: whether it is kept, failed for good or is to be asked, and how long it is."""
+    store = reply_store(llm.configuration.replies)
+    kept = failed = to_ask = 0
+    tokens = 0.0
+    outputs: list[int] = []
+    seen: set[str] = set()
+    for start in range(0, len(rows), _CHUNK):
+        sizes: dict[str, list[float]] = {}
+        for _, prompt in rows.prompts(start, min(start + _CHUNK, len(rows))):
+            try:
+                if isinstance(prompt, str):
+                    raise InvalidRequest(prompt)
+                request = build_request(
+                    prompt.text, llm.configuration, images=prompt.images or None, **options
+                )
+            except InvalidRequest:
+                failed += 1
+                continue
+            sizes.setdefault(llm.address(request), []).append(request.messages[-1].tokens)
+        found = {} if fresh else store.lookup_many(sizes)
+        failures = {} if retry or fresh else store.failures([a for a in sizes if a not in found])
+        outputs += [reply.usage.output_tokens for reply in found.values()]
+        for address, each in sizes.items():
+            if address in found:
+                kept += len(each)
+            elif address in failures:
+                failed += len(each)
+            else:
+                # Rows that ask the same are asked once.
+                new = address not in seen
+                seen.add(address)
+                to_ask += new
+                kept += len(each) - new
+                tokens += each[0] * new
+    return _Work(len(rows), kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What one row takes, likely and at the edges; tokens.
+
+    Attributes:
+        probe: a request of the usual length.
+        output: of a reply; None: as each model's record has it.
+        input_span, output_span: factors from the likely to the least and to the most.
+        basis: what this rests on, in words.
+        input_tokens, output_tokens: of a row on the routes there are, in the mean.
+        factor: by how much the likely figures are multiplied.
+    """
+
+    probe: Request
+    output: float | None
+    input_span: tuple[float, float]
+    output_span: tuple[float, float]
+    basis: str
+    input_tokens: float
+    output_tokens: float
+    factor: tuple[float, float] = (1.0, 1.0)
+
+    @classmethod
+    def of(cls, work: _Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]) -> _Load:
+        """From the rows to ask, the replies that are kept, and the models' record."""
+        # As long as the rows are in the mean, by the rule that lengths are turned to tokens by.
+        text = "x" * max(1, round(4 * work.prompt_tokens))
+        probe = build_request(text, llm.configuration, **options)
+        routes = llm.routes(probe)
+        tracker = llm.quota_tracker
+        record = any(
+            row.charged_at
+            for row in tracker.standings()
+            if any((row.provider, row.key, row.model) == _names(route) for route in routes)
+        )
+        output = None
+        span, basis = _OUTPUT_GUESS, "by the length of the prompts; nothing was answered yet"
+        if len(work.outputs) >= _ENOUGH_ROWS:
+            output = statistics.fmean(work.outputs)
+            error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
+            share = 0.02 + error / max(1.0, output)
+            span, basis = (1 - min(share, 0.9), 1 + share), f"as in {len(work.outputs):,} replies"
+        elif record:
+            span, basis = _OUTPUT_RECORD, "by the models' record of earlier prompts"
+        load = cls(probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0)
+        each = [load.usage(llm, route) for route in routes]
+        return replace(
+            load,
+            input_tokens=statistics.fmean(usage.input_tokens for usage in each),
+            output_tokens=statistics.fmean(usage.output_tokens for usage in each),
+        )
+
+    def usage(self, llm: IntelligentLLMOrchestrator, route: Route) -> Usage:
+        """Tokens that one row likely takes on a route."""
+        # A bound on replies is not how long they are.
+        record = llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
+        output = record.output_tokens if self.output is None else self.output
+        output = min(output * self.factor[1], self.probe.max_tokens or math.inf)
+        return Usage(round(record.input_tokens * self.factor[0]), max(1, round(output)))
+
+    def heavy(self) -> _Load:
+        """The same where each row takes as much as it may."""
+        return replace(self, factor=(self.input_span[1], self.output_span[1]))
+
+    def span(self, rows: int) -> tuple[int, int]:
+        """Least and most tokens of so many rows."""
+        low, high = (
+            self.input_tokens * self.input_span[side]
+            + min(self.output_tokens * self.output_span[side], self.probe.max_tokens or math.inf)
+            for side in (0, 1)
+        )
+        return round(low * rows), round(high * rows)
+
+    def lanes(
+        self, llm: IntelligentLLMOrchestrator, reserve: float, pack: int | str, paid: bool
+    ) -> list[Lane]:
+        """Each account's model that may take part, with what one request takes there."""
+        tracker = llm.quota_tracker
+        now = llm.configuration.clock.time()
+        standings: dict[tuple[str, str, str], list[Standing]] = {}
+        for row in tracker.standings(now=now):
+            standings.setdefault((row.provider, row.key, row.model), []).append(row)
+        groups: dict[tuple[str, str, str], list[Route]] = {}
+        for route in llm.routes(self.probe):
+            if paid or not route.paid:
+                account = tracker.account(route.key) or route.key.account
+                groups.setdefault((route.provider, account, route.model), []).append(route)
+        lanes = []
+        for routes in groups.values():
+            first = routes[0]
+            rows = [row for route in routes for row in standings.get(_names(route), ())]
+            states = [tracker.state(route, self.probe, now) for route in routes]
+            usage = self.usage(llm, first)
+            size = 1 if pack == "auto" else int(pack)
+            lanes.append(
+                Lane(
+                    name=route_name(first.provider, first.key.label, first.model),
+                    standings=with_reserve(rows, reserve),
+                    need={
+                        "requests": 1.0,
+                        "tokens": float(usage.total_tokens * size),
+                        "input_tokens": float(usage.input_tokens * size),
+                        "output_tokens": float(usage.output_tokens * size),
+                    },
+                    pack=size,
+                    # What its limits say is in the standings.
+                    opens_at=0.0 if rows else min(state.opens_at for state in states),
+                    paid=first.paid,
+                    cost=cost_usd(first, usage),
+                )
+            )
+        return lanes
+
+
+def _names(route: Route) -> tuple[str, str, str]:
+    return route.provider, route.key.label, route.model
+
+
+def _speed(llm: IntelligentLLMOrchestrator, now: float) -> Speed:
+    lately = attempt_log(llm.configuration.store).since(now - _PACE_SECONDS)
+    served = [attempt.seconds for attempt in lately if attempt.outcome == "served"]
+    return Speed(_THREADS, max(0.001, statistics.median(served)) if served else _SECONDS_GUESS)
+
+
+def _way(what: str, lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> Way:
+    end = finish_at(lanes, speed, rows, now)
+    parts = shares(lanes, speed, rows, now, end) if math.isfinite(end) else ()
+    return Way(what, _time(end), _cost(parts))
+
+
+def _shorter(
+    load: _Load, lanes_of: Callable[[_Load], Sequence[Lane]], speed: Speed, rows: int, now: float,
+    until: float,
+) -> Iterator[Way]:  # fmt: skip
+    """Replies as long as they may be for that, if shorter ones help."""
+
+    def lanes(tokens: int) -> Sequence[Lane]:
+        return lanes_of(replace(load, output=float(tokens)))
+
+    low, high = _SHORTEST_REPLY, math.floor(load.output_tokens)
+    if high <= low or finish_at(lanes(low), speed, rows, now) > until:
+        return
+    while high - low > 1:
+        middle = (low + high) // 2
+        if finish_at(lanes(middle), speed, rows, now) <= until:
+            low = middle
+        else:
+            high = middle
+    yield _way(f"replies of {low} tokens, instead of {load.output_tokens:,.0f}", lanes(low), speed,
+               rows, now)  # fmt: skip
+
+
+def _higher(
+    lanes: Sequence[Lane], speed: Speed, rows: int, now: float, until: float
+) -> Iterator[Way]:
+    """Limits as high as they must be for that."""
+
+    def raised(times: float) -> list[Lane]:
+        return [
+            replace(
+                lane,
+                standings=tuple(replace(r, amount=r.amount * times) for r in lane.standings),
+            )
+            for lane in lanes
+        ]
+
+    low, high = 1.0, _HIGHEST_LIMITS
+    if not lanes or finish_at(raised(high), speed, rows, now) > until:
+        return
+    while high - low > 0.05:
+        middle = (low + high) / 2
+        if finish_at(raised(middle), speed, rows, now) <= until:
+            high = middle
+        else:
+            low = middle
+    times = math.ceil(high * 10) / 10
+    yield _way(f"limits {times:g} times as high", raised(times), speed, rows, now)
+
+
+def _is_better(way: Way, plan: Plan) -> bool:
+    """Whether it is done notably sooner."""
+    if way.finish_at is None or plan.finish_at is None:
+        return way.finish_at is not None
+    seconds = (plan.finish_at - plan.at).total_seconds()
+    return (plan.finish_at - way.finish_at).total_seconds() > _WORTH_SAYING * seconds
+
+
+def _cost(parts: Sequence[Share]) -> float | None:
+    costs = [part.cost for part in parts if part.rows]
+    return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+def _time(moment: float) -> datetime | None:
+    return utc(moment) if math.isfinite(moment) else None

@@ -1,0 +1,299 @@
+"""`%%llm --over`: one prompt, asked for every row of a frame or a file."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import threading
+import weakref
+from argparse import Namespace
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.bulk import Job, JobStopped, Plan, Progress, Replies, chunks, planning
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
+from arche_magic.llm_providers.types import utc
+from arche_magic.prompts import look_up
+
+from .actions import require_keys
+from .bar import Bar
+from .display import CellInterrupted, for_frontends
+from .interrupts import one_interrupt
+from .structured import schema_named
+from .tables import Cell, notes_html, table_bundle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .magics import ArcheMagics
+
+DEFAULT_NAME = "replies"
+_SECONDS = 0.1
+_FAREWELL_SECONDS = 0.3
+_WITHOUT = ("chat", "compare", "image", "format", "raw", "budget", "show_prompt")
+# The last frame of each name: what a cell has put there, another may put aside.
+_made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+def over(
+    magics: ArcheMagics,
+    options: Namespace,
+    text: str,
+    cell: str | None,
+    names: Mapping[str, Any] | None,
+) -> pd.DataFrame | None:
+    """Ask for every row, and show how far it is; with `--plan`, what it would take.
+
+    Raises:
+        LLMProviderError: options or data make no sense, or no row can be asked.
+        JobStopped: at one of the bounds; the finished rows are in the variable.
+        CellInterrupted: the user stopped it; likewise.
+    """
+    if cell is not None and text:
+        raise InvalidRequest(
+            f"%%llm: {text.split()[0]!r} is no option; the prompt goes in the lines below"
+        )
+    for name in _WITHOUT:
+        if getattr(options, name) not in (None, False):
+            raise InvalidRequest(f"%llm: --over goes without --{name.replace('_', '-')}")
+    if options.keep is False:
+        raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
+    names = ChainMap(dict(names or {}), magics.shell.user_ns)
+    template = (text if cell is None else cell).strip("\n")
+    if not template.strip():
+        raise InvalidRequest("the prompt is empty")
+    asked = _job_options(magics, options, names)
+    if options.plan or options.dry_run:
+        _show_plan(planning.plan(_data(options, names), template, by=options.by, **asked))
+        return None
+    if options.by is not None:
+        raise InvalidRequest("%llm: --by goes with --plan")
+    bounds = {
+        name: getattr(options, name)
+        for name in ("patience", "max_cost", "max_tokens_total", "stop_after")
+    }
+    run = _Run(magics, options.quiet, template, {**asked, **bounds})
+    into = options.into or options.output
+    if chunks.is_file(options.over):
+        run.over_file(*chunks.checked(options.over, into))
+        return None
+    return run.over_frame(_data(options, names), _variable(magics, into))
+
+
+class _Run:
+    """One job on the screen, or several in a row for the chunks of a file."""
+
+    def __init__(
+        self, magics: ArcheMagics, quiet: bool, template: str, options: Mapping[str, Any]
+    ) -> None:
+        self._magics, self._template, self._options = magics, template, options
+        self._clock = get_configuration().clock
+        self._bar = Bar(magics.shell, quiet)
+        self._began = self._clock.time()
+        self._before = Progress(0, 0, 0, 0, 0.0, None, None, 0.0, 0)
+        self._progress = self._before
+        self._total: int | None = None
+
+    def over_frame(self, data: Any, name: str) -> pd.DataFrame:
+        """Ask for the rows of a frame; those that are finished are in the variable at the end."""
+        job = Job(data, self._template, **self._options)
+        replies = Replies(job)
+
+        def keep() -> pd.DataFrame:
+            frame = replies.frame()
+            self._magics.shell.user_ns[name] = _made[name] = frame
+            return frame
+
+        self._ask(job, replies, lambda left: self._kept(keep(), name, left))
+        frame = keep()
+        self._finish("", f"in the variable {name}")
+        return frame
+
+    def over_file(self, source: Path, to: Path) -> None:
+        """Ask for the rows of a file, and write them with their replies to another."""
+        self._total = chunks.count_rows(source)
+        first = Job(chunks.first_frame(source), self._template, **self._options)
+        Replies(first)
+
+        def ask(frame: pd.DataFrame) -> pd.DataFrame:
+            job = Job(frame, self._template, **self._options)
+            replies = Replies(job)
+            again = f"run the cell again for {to.name}: what is finished is not asked again"
+            self._ask(job, replies, lambda left: again)
+            self._before = self._progress
+            return replies.frame()
+
+        chunks.map_file(source, to, ask, chunks.column_types(first.schema))
+        self._finish("", f"written to {to}")
+
+    @one_interrupt()
+    def _ask(self, job: Job, replies: Replies, stopped: Any) -> None:
+        """Collect a job's rows beside this thread, which draws, and takes interrupts."""
+        failures: list[BaseException] = []
+
+        def collect() -> None:
+            try:
+                for row in job:
+                    replies.add(row)
+            except BaseException as error:  # noqa: BLE001  # raised again in the cell's thread
+                failures.append(error)
+
+        collector = threading.Thread(target=collect, daemon=True)
+        try:
+            collector.start()
+            while collector.is_alive():
+                collector.join(_SECONDS)
+                self._note(job)
+                self._bar.update(self._progress, self._clock.time())
+        except KeyboardInterrupt:
+            job.cancel()
+            collector.join(_FAREWELL_SECONDS)
+            self._note(job)
+            self._finish("interrupted", stopped(self._progress.total - self._progress.done))
+            raise CellInterrupted("calls under way are booked when they end") from None
+        if not failures:
+            return
+        (error,) = failures
+        if isinstance(error, NoKeys):
+            require_keys()
+        if self._progress.done or isinstance(error, JobStopped):
+            self._finish("stopped", stopped(self._progress.total - self._progress.done))
+        raise error
+
+    def _note(self, job: Job) -> None:
+        """How far all of it is, earlier chunks included."""
+        now, before = job.progress(), self._before
+        total = now.total if self._total is None else self._total
+        done = before.done + now.done
+        finish = now.finish_at
+        if self._total is not None and now.rows_per_second:
+            finish = utc(self._clock.time() + (total - done) / now.rows_per_second)
+        self._progress = replace(
+            now,
+            done=done,
+            total=total,
+            resumed=before.resumed + now.resumed,
+            errors=before.errors + now.errors,
+            finish_at=finish,
+            cost_usd=before.cost_usd + now.cost_usd,
+            tokens=before.tokens + now.tokens,
+        )
+
+    def _kept(self, frame: pd.DataFrame, name: str, left: int) -> str:
+        return (
+            f"{name} has the {len(frame):,} finished rows; run the cell again for the other "
+            f"{left:,}"
+        )
+
+    def _finish(self, ended: str, *notes: str) -> None:
+        self._bar.finish(self._progress, self._clock.time() - self._began, ended, *notes)
+
+
+def plan_bundle(plan: Plan) -> dict[str, str]:
+    """A plan as text, and as a table between lines in HTML."""
+    rows = [
+        (Cell(route), Cell(count, right=True), Cell(requests, right=True), Cell(limit))
+        for route, count, requests, limit in plan.table()
+    ]
+    heads = ("route", "rows", "requests", "held back by")
+    table = table_bundle(heads, rows)["text/html"] if rows else ""
+    first, *more = plan.summary()
+    lines = [_line(f"<b>{escape(first)}</b>"), *(_line(escape(line)) for line in more), table]
+    for line in plan.outlook():
+        by = line.startswith("By ")
+        indent = len(line) - len(line.lstrip())
+        text = f"<b>{escape(line)}</b>" if by else escape(line)
+        lines.append(_line(text, f";padding-left:{0.6 * indent:.1f}em"))
+    end = notes_html(["Nothing was sent."])
+    return {"text/plain": str(plan), "text/html": "".join([*lines, end])}
+
+
+def _line(html: str, style: str = "") -> str:
+    return f'<div style="margin:3px 0{style}">{html}</div>'
+
+
+def _show_plan(plan: Plan) -> None:
+    from IPython.display import display
+
+    display(for_frontends(plan_bundle(plan)), raw=True)
+
+
+def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
+    if chunks.is_file(options.over):
+        raise InvalidRequest(
+            f"%llm: --plan takes a variable; read a part of {options.over} into one"
+        )
+    try:
+        return look_up(options.over, names)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"%llm: --over {error}") from None
+
+
+def _job_options(
+    magics: ArcheMagics, options: Namespace, names: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a job and its plan both take."""
+    schema = None if options.schema is None else schema_named(options.schema, names)
+    common = {
+        name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
+        for name in ("provider", "model", "system", "temperature", "max_tokens")
+    }
+    return {
+        **{name: None if value == "" else value for name, value in common.items()},
+        "schema": schema,
+        "reserve": _share(options.reserve),
+        **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
+        "fallback_on_filter": options.fallback_on_filter,
+    }
+
+
+def _share(text: str | None) -> float:
+    """`10%` or `0.1` as 0.1.
+
+    Raises:
+        InvalidRequest: it is no share.
+    """
+    if text is None:
+        return 0.1
+    number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
+    share = float(number[1]) / (100 if number[2] else 1) if number else 1.0
+    if share >= 1:
+        raise InvalidRequest(f"%llm: --reserve {text!r} is not like 10% or 0.1")
+    return share
+
+
+def _pack(text: str | None) -> int | str:
+    """How many rows go together at most.
+
+    Raises:
+        InvalidRequest: it is no number.
+    """
+    if text in (None, "auto"):
+        return "auto"
+    if not str(text).isdigit() or int(str(text)) < 1:
+        raise InvalidRequest(f"%llm: --pack {text!r} is no number of rows, 1 or more, nor auto")
+    return int(str(text))
+
+
+def _variable(magics: ArcheMagics, name: str | None) -> str:
+    """Where the rows will be.
+
+    Raises:
+        InvalidRequest: no variable can have that name, or, unasked, something else has it.
+    """
+    if name is None:
+        there = magics.shell.user_ns.get(DEFAULT_NAME)
+        if there is not None and _made.get(DEFAULT_NAME) is not there:
+            raise InvalidRequest(
+                f"%llm: there is a variable {DEFAULT_NAME!r} already; the rows would replace it: "
+                "name one with --into NAME"
+            )
+        return DEFAULT_NAME
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise InvalidRequest(f"%llm: --into {name!r} is no name a variable can have")
+    return name
