@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.errors import InvalidRequest
+
+from . import chunks, cluster
 from .job import Job, JobStopped, Progress, Row
 from .plan import Plan, Way
 from .planning import plan
@@ -14,6 +18,7 @@ from .rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
+    from distributed import Client
 
 __all__ = [
     "Job",
@@ -34,9 +39,11 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     data: Any,
     template: str | None = None,
     *,
+    to: str | Path | None = None,
+    client: Client | None = None,
     on_done: Callable[[Row], object] | None = None,
     **options: Any,
-) -> pd.DataFrame:
+) -> pd.DataFrame | Any:
     """Ask one prompt per row, and give back the data with the replies beside it.
 
     `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Finished
@@ -44,25 +51,46 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     same call goes on with the missing rows only.
 
     Args:
-        data: a DataFrame, a Series or a list of texts; it is not changed.
+        data: a DataFrame, a Series or a list of texts, which is not changed; the path of a Parquet
+            or CSV file, of any size; or a Dask DataFrame.
         template: the prompt, with `{{column}}` for the values of a row. Without one, the texts of
             a Series or list are the prompts.
+        to: the file to write the rows of a file to, with their replies.
+        client: a `distributed.Client` whose workers ask; see `bulk.cluster`.
         on_done: called with each `Row` as it finishes.
         **options: see `Job`.
 
     Returns:
         The data with the columns `reply` (or the fields of the schema), `provider`, `model`,
-        `tokens` and `error`, in its own order, with its own index.
+        `tokens` and `error`, in its own order, with its own index. Of a file, the path that was
+        written; of a Dask DataFrame, another one, which asks when it is computed.
 
     Raises:
         InvalidRequest: data, template or an option is wrong; nothing was spent.
         JobStopped: at one of the bounds, with the finished rows in `.frame`.
         LLMProviderError: no row can be asked, such as without a key.
     """
+    if chunks.is_file(data):
+        if client is not None:
+            raise InvalidRequest("client= takes no file; read it with dask.dataframe")
+        file_job = chunks.FileJob(data, to, template, **options)
+        for row in file_job:
+            if on_done:
+                on_done(row)
+        return file_job.to
+    if to is not None:
+        raise InvalidRequest("to= goes with the path of a file; a frame is given back")
+    if cluster.is_dask(data):
+        if on_done:
+            raise InvalidRequest(
+                "on_done stays here, and a Dask frame is computed elsewhere"
+            )
+        return cluster.map_partitions(data, template, options)
     job = Job(data, template, **options)
     replies = Replies(job)
+    found = iter(job) if client is None else cluster.imap_rows(data, template, client, options)
     try:
-        with closing(iter(job)) as rows:  # type: ignore[type-var]  # it is a generator
+        with closing(found) as rows:  # type: ignore[type-var]  # it is a generator
             for row in rows:
                 replies.add(row)
                 if on_done:
@@ -73,6 +101,10 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     return replies.frame()
 
 
-def imap(data: Any, template: str | None = None, **options: Any) -> Iterator[Row]:
+def imap(
+    data: Any, template: str | None = None, *, client: Client | None = None, **options: Any
+) -> Iterator[Row]:
     """The rows as they finish, in whatever order; see `map`. Closing the iterator ends the job."""
+    if client is not None:
+        return cluster.imap_rows(data, template, client, options)
     return iter(Job(data, template, **options))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.types import Schema
+from arche_magic.llm_providers.types import Schema, utc
 
-from .results import ABOUT, REPLY
+from .job import Job, Progress, Row
+from .results import ABOUT, REPLY, Replies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,60 +26,134 @@ ROWS = 10_000
 _ENDINGS = (".parquet", ".csv", ".csv.gz")
 _INSTALL = "Parquet files need a package more: pip install 'arche_magic[parquet]'"
 
-Ask = Callable[["pd.DataFrame"], "pd.DataFrame"]
-
 
 def is_file(data: object) -> bool:
     """Whether data is named by a file: a Path, or a text that ends like one of ours."""
     return isinstance(data, Path) or (isinstance(data, str) and data.endswith(_ENDINGS))
 
 
-def checked(source: str | Path, to: str | Path | None) -> tuple[Path, Path]:
-    """Source and target, after a look at both.
+class FileJob:
+    """A job over the rows of a file, whose result is another file; used like a `Job`.
+
+    The result appears whole, at the end. What was written until an interrupt is dropped: the
+    replies are on disk, and the next run takes them from there. Parquet keeps the types of its
+    columns; a CSV's cells stay the texts they are.
+
+    Args:
+        source: the file to read: Parquet or CSV.
+        to: the file to write; one that is there already is replaced.
+        template: the prompt; see `Job`, also for the options.
+        **options: bounds hold for all of the file.
 
     Raises:
-        InvalidRequest: one of them cannot be, before anything is read.
+        InvalidRequest: a file cannot be used, or template or an option is wrong.
         ConfigurationError: a package is missing.
     """
+
+    def __init__(
+        self, source: str | Path, to: str | Path | None, template: str | None, **options: Any
+    ) -> None:
+        self.source, self.to = _checked(source, to)
+        self._template, self._options = template, options
+        self._job = Job(next(frame for frame, _ in _read(self.source, 1)), template, **options)
+        self._types = column_types(self._job.schema)
+        # Says where a field and a column have one name.
+        Replies(self._job)
+        self._total = _count_rows(self.source)
+        self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
+        self._failed = 0
+        self._cancelled = False
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows as they finish; the file is there when the last one was taken.
+
+        Raises:
+            JobStopped, LLMProviderError: as a `Job`.
+        """
+        start = 0
+        part = self.to.with_name(f".{self.to.name}.part")
+        try:
+            with closing(_Writer(part, self.to.name, self._types)) as writer:
+                for frame, table in _read(self.source, ROWS):
+                    self._job = Job(frame, self._template, **self._left())
+                    replies = Replies(self._job)
+                    for row in self._job:
+                        replies.add(row)
+                        self._failed += row.reply is None and not row.resumed
+                        yield replace(row, position=start + row.position)
+                    if self._cancelled:
+                        return
+                    writer.write(replies.frame(), table)
+                    self._before = self.progress()
+                    start += len(frame)
+            part.replace(self.to)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def progress(self) -> Progress:
+        """How far all of it is."""
+        if self._before.done == self._total:
+            return self._before
+        now, before = self._job.progress(), self._before
+        done, finish = before.done + now.done, now.finish_at
+        if finish is not None and now.total > now.done:
+            # At the same pace, the chunks to come too.
+            left = (self._total - done) / (now.total - now.done)
+            now_is = utc(get_configuration().clock.time())
+            finish = now_is + left * (finish - now_is)
+        return replace(
+            now,
+            done=done,
+            total=self._total,
+            resumed=before.resumed + now.resumed,
+            errors=before.errors + now.errors,
+            finish_at=finish,
+            cost_usd=before.cost_usd + now.cost_usd,
+            tokens=before.tokens + now.tokens,
+        )
+
+    def cancel(self) -> None:
+        """End soon; see `Job`."""
+        self._cancelled = True
+        self._job.cancel()
+
+    def _left(self) -> dict[str, Any]:
+        """The options for the next chunk: bounds less what was spent."""
+        spent = {
+            "max_cost": self._before.cost_usd,
+            "max_tokens_total": self._before.tokens,
+            "stop_after": self._failed,
+        }
+        left = {
+            name: self._options[name] - amount
+            for name, amount in spent.items()
+            if self._options.get(name) is not None
+        }
+        return self._options | left
+
+
+def _checked(source: str | Path, to: str | Path | None) -> tuple[Path, Path]:
     source = Path(source).expanduser()
     if to is None:
         raise InvalidRequest(
-            f"{source.name} is a file: name another for the result, to='….parquet'"
+            f"{source.name} is a file: name another one for the rows and their replies"
         )
     to = Path(to).expanduser()
     for path in (source, to):
         if not path.name.endswith(_ENDINGS):
-            raise InvalidRequest(f"{path}: a file ends with {', '.join(_ENDINGS)}")
+            raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(_ENDINGS)}")
     if not source.is_file():
         raise InvalidRequest(f"there is no file {source}")
     if not to.parent.is_dir():
         raise InvalidRequest(f"there is no folder {to.parent}")
     if source.resolve() == to.resolve():
         raise InvalidRequest(f"{to} would be written over while it is read; name another file")
-    if ".parquet" in (source.suffix, to.suffix):
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise ConfigurationError(_INSTALL) from None
+    if ".parquet" in (source.suffix, to.suffix) and find_spec("pyarrow") is None:
+        raise ConfigurationError(_INSTALL)
     return source, to
-
-
-def count_rows(source: Path) -> int:
-    """How many rows a file has."""
-    if source.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return int(pq.read_metadata(source).num_rows)
-    import pandas as pd
-
-    # Lines are not rows: a text may have several.
-    chunks = pd.read_csv(source, dtype=str, usecols=[0], chunksize=100_000, skip_blank_lines=False)
-    return sum(len(chunk) for chunk in chunks)
-
-
-def first_frame(source: Path) -> pd.DataFrame:
-    """The first rows of a file, to see whether a job fits them."""
-    return next(frame for frame, _ in _read(source, 100))
 
 
 def column_types(schema: Schema | None) -> dict[str, dict[str, Any]]:
@@ -89,25 +167,16 @@ def column_types(schema: Schema | None) -> dict[str, dict[str, Any]]:
     return fields | {name: {"type": "integer"} if name == "tokens" else text for name in ABOUT}
 
 
-def map_file(source: Path, to: Path, ask: Ask, types: Mapping[str, Any], rows: int = ROWS) -> int:
-    """Write the rows of a file with what `ask` adds to each frame of them; returns their number.
+def _count_rows(source: Path) -> int:
+    if source.suffix == ".parquet":
+        import pyarrow.parquet as pq
 
-    The file appears whole, at the end. What was written until an interrupt is dropped: the
-    replies are on disk, and the next run takes them from there.
+        return int(pq.read_metadata(source).num_rows)
+    import pandas as pd
 
-    Args:
-        source: the file to read.
-        to: the file to write; one that is there already is replaced.
-        ask: from a frame to the same rows with columns more.
-        types: the added columns in their order, each with the JSON Schema of its values.
-        rows: how many are in memory at a time.
-    """
-    done = 0
-    with _beside(to) as part, closing(_Writer(part, to.name, types)) as writer:
-        for frame, table in _read(source, rows):
-            writer.write(ask(frame), table)
-            done += len(frame)
-    return done
+    # Lines are not rows: a text may have several.
+    chunks = pd.read_csv(source, dtype=str, usecols=[0], chunksize=100_000, skip_blank_lines=False)
+    return sum(len(chunk) for chunk in chunks)
 
 
 def _read(source: Path, rows: int) -> Iterator[tuple[pd.DataFrame, pa.Table | None]]:
@@ -185,17 +254,6 @@ class _Writer:
         if self._parquet is None:
             self._parquet = pq.ParquetWriter(self._path, table.schema)
         self._parquet.write_table(table)
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A path to write to in the same folder, renamed to the right one if all goes well."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataType:

@@ -124,7 +124,8 @@ def _check_workers(client: Client) -> int:
             f"{len(hosts)} machine{'s' if len(hosts) > 1 else ''}), so they would exceed the "
             "limits together: set ARCHE_QUOTA_STORE=redis://… in the environment of each"
         )
-    return sum(int(count) for count in client.nthreads().values())
+    counts: dict[str, int] = client.nthreads()
+    return sum(counts.values())
 
 
 def _about() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 import time
 from datetime import datetime
 from html import escape
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.types import in_seconds
@@ -40,12 +40,17 @@ class Bar:
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
         self._quiet = quiet
         self._place = Place() if hasattr(shell, "kernel") else None
-        self._terminal: TextIO | None = sys.stdout if sys.stdout.isatty() else None
+        self._terminal = sys.stdout.isatty()
+        self._began: float | None = None
+        self._now = 0.0
+        self._progress: Progress | None = None
         self._next = 0.0
         self._width = 0
 
     def update(self, progress: Progress, now: float) -> None:
-        """Draw how far it is, if it is time; `now` in epoch seconds."""
+        """Note how far it is (`now` in epoch seconds), and draw it if it is time."""
+        self._began = now if self._began is None else self._began
+        self._progress, self._now = progress, now
         moment = time.monotonic()
         if self._quiet or moment < self._next:
             return
@@ -56,11 +61,11 @@ class Bar:
             self._next = moment + _TERMINAL_SECONDS
             self._overwrite(_line(progress, now))
 
-    def finish(self, progress: Progress, seconds: float, ended: str, *notes: str) -> None:
-        """Draw it as it stays, with how it `ended` ("" if all was done) and a line per note."""
-        if self._quiet:
+    def finish(self, note: str, ended: str = "") -> None:
+        """Draw it as it stays, with a note, and how it `ended` if not all was done."""
+        if self._quiet or self._progress is None:
             return
-        bundle = end_bundle(progress, seconds, ended, notes)
+        bundle = end_bundle(self._progress, self._now - (self._began or 0.0), ended, note)
         if self._place is not None:
             self._place.draw(bundle)
             return
@@ -84,25 +89,22 @@ def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
     }
 
 
-def end_bundle(
-    progress: Progress, seconds: float, ended: str, notes: tuple[str, ...] = ()
-) -> dict[str, str]:
+def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -> dict[str, str]:
     """The bar of a job that ended, as it stays in the saved notebook."""
     parts = [ended] if ended else []
-    if asked := progress.done - progress.resumed:
+    asked = progress.done - progress.resumed
+    if asked:
         parts.append(f"{asked:,} in {_duration(seconds)}")
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
         parts.append(f"{_counted(progress.errors, 'error')}, see the column error")
-    spent = f"{progress.tokens:,} tokens · {price_text(progress.cost_usd)}" if asked else ""
     first = " · ".join(parts)
-    lines = [spent, *notes]
+    spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
+    second = " · ".join(filter(None, [*spent, note]))
     return {
-        "text/plain": "\n".join(
-            [f"{_count(progress)}  {_text_bar(progress)}  {first}".rstrip(), *filter(None, lines)]
-        ),
-        "text/html": _html(progress, first, *filter(None, lines)),
+        "text/plain": f"{_count(progress)}  {_text_bar(progress)}  {first}\n{second}",
+        "text/html": _html(progress, first, second),
     }
 
 

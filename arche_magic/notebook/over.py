@@ -8,16 +8,13 @@ import threading
 import weakref
 from argparse import Namespace
 from collections import ChainMap
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.bulk import Job, JobStopped, Plan, Progress, Replies, chunks, planning
+from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, planning
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
-from arche_magic.llm_providers.types import utc
 from arche_magic.prompts import look_up
 
 from .actions import require_keys
@@ -77,121 +74,69 @@ def over(
         name: getattr(options, name)
         for name in ("patience", "max_cost", "max_tokens_total", "stop_after")
     }
-    run = _Run(magics, options.quiet, template, {**asked, **bounds})
     into = options.into or options.output
+    asked |= bounds
+    bar = Bar(magics.shell, options.quiet)
     if chunks.is_file(options.over):
-        run.over_file(*chunks.checked(options.over, into))
+        file_job = chunks.FileJob(options.over, into, template, **asked)
+        again = f"nothing was written to {file_job.to}; run the cell again for all of it"
+        _run(file_job, lambda row: None, bar, lambda: again)
+        bar.finish(f"written to {file_job.to}")
         return None
-    return run.over_frame(_data(options, names), _variable(magics, into))
+    name = _variable(magics, into)
+    job = Job(_data(options, names), template, **asked)
+    replies = Replies(job)
+
+    def keep() -> str:
+        frame = magics.shell.user_ns[name] = _made[name] = replies.frame()
+        return f"{name} has the {len(frame):,} finished rows; run the cell again for the others"
+
+    _run(job, replies.add, bar, keep)
+    keep()
+    bar.finish(f"in the variable {name}")
+    frame: pd.DataFrame = magics.shell.user_ns[name]
+    return frame
 
 
-class _Run:
-    """One job on the screen, or several in a row for the chunks of a file."""
+@one_interrupt()
+def _run(
+    job: Job | chunks.FileJob,
+    add: Callable[[Row], object],
+    bar: Bar,
+    stopped: Callable[[], str],
+) -> None:
+    """Collect a job's rows beside this thread, which draws, and takes interrupts.
 
-    def __init__(
-        self, magics: ArcheMagics, quiet: bool, template: str, options: Mapping[str, Any]
-    ) -> None:
-        self._magics, self._template, self._options = magics, template, options
-        self._clock = get_configuration().clock
-        self._bar = Bar(magics.shell, quiet)
-        self._began = self._clock.time()
-        self._before = Progress(0, 0, 0, 0, 0.0, None, None, 0.0, 0)
-        self._progress = self._before
-        self._total: int | None = None
+    `stopped` keeps what is finished where it ends early, and says what became of it.
+    """
+    clock = get_configuration().clock
+    failures: list[BaseException] = []
 
-    def over_frame(self, data: Any, name: str) -> pd.DataFrame:
-        """Ask for the rows of a frame; those that are finished are in the variable at the end."""
-        job = Job(data, self._template, **self._options)
-        replies = Replies(job)
-
-        def keep() -> pd.DataFrame:
-            frame = replies.frame()
-            self._magics.shell.user_ns[name] = _made[name] = frame
-            return frame
-
-        self._ask(job, replies, lambda left: self._kept(keep(), name, left))
-        frame = keep()
-        self._finish("", f"in the variable {name}")
-        return frame
-
-    def over_file(self, source: Path, to: Path) -> None:
-        """Ask for the rows of a file, and write them with their replies to another."""
-        self._total = chunks.count_rows(source)
-        first = Job(chunks.first_frame(source), self._template, **self._options)
-        Replies(first)
-
-        def ask(frame: pd.DataFrame) -> pd.DataFrame:
-            job = Job(frame, self._template, **self._options)
-            replies = Replies(job)
-            again = f"run the cell again for {to.name}: what is finished is not asked again"
-            self._ask(job, replies, lambda left: again)
-            self._before = self._progress
-            return replies.frame()
-
-        chunks.map_file(source, to, ask, chunks.column_types(first.schema))
-        self._finish("", f"written to {to}")
-
-    @one_interrupt()
-    def _ask(self, job: Job, replies: Replies, stopped: Any) -> None:
-        """Collect a job's rows beside this thread, which draws, and takes interrupts."""
-        failures: list[BaseException] = []
-
-        def collect() -> None:
-            try:
-                for row in job:
-                    replies.add(row)
-            except BaseException as error:  # noqa: BLE001  # raised again in the cell's thread
-                failures.append(error)
-
-        collector = threading.Thread(target=collect, daemon=True)
+    def collect() -> None:
         try:
-            collector.start()
-            while collector.is_alive():
-                collector.join(_SECONDS)
-                self._note(job)
-                self._bar.update(self._progress, self._clock.time())
-        except KeyboardInterrupt:
-            job.cancel()
-            collector.join(_FAREWELL_SECONDS)
-            self._note(job)
-            self._finish("interrupted", stopped(self._progress.total - self._progress.done))
-            raise CellInterrupted("calls under way are booked when they end") from None
-        if not failures:
-            return
-        (error,) = failures
+            for row in job:
+                add(row)
+        except BaseException as error:  # noqa: BLE001  # raised again in the cell's thread
+            failures.append(error)
+
+    collector = threading.Thread(target=collect, daemon=True)
+    try:
+        collector.start()
+        while collector.is_alive():
+            collector.join(_SECONDS)
+            bar.update(job.progress(), clock.time())
+    except KeyboardInterrupt:
+        job.cancel()
+        collector.join(_FAREWELL_SECONDS)
+        bar.update(job.progress(), clock.time())
+        bar.finish(stopped(), ended="interrupted")
+        raise CellInterrupted("calls under way are booked when they end") from None
+    for error in failures:
         if isinstance(error, NoKeys):
             require_keys()
-        if self._progress.done or isinstance(error, JobStopped):
-            self._finish("stopped", stopped(self._progress.total - self._progress.done))
+        if isinstance(error, JobStopped) or job.progress().done:
+            bar.finish(stopped(), ended="stopped")
         raise error
-
-    def _note(self, job: Job) -> None:
-        """How far all of it is, earlier chunks included."""
-        now, before = job.progress(), self._before
-        total = now.total if self._total is None else self._total
-        done = before.done + now.done
-        finish = now.finish_at
-        if self._total is not None and now.rows_per_second:
-            finish = utc(self._clock.time() + (total - done) / now.rows_per_second)
-        self._progress = replace(
-            now,
-            done=done,
-            total=total,
-            resumed=before.resumed + now.resumed,
-            errors=before.errors + now.errors,
-            finish_at=finish,
-            cost_usd=before.cost_usd + now.cost_usd,
-            tokens=before.tokens + now.tokens,
-        )
-
-    def _kept(self, frame: pd.DataFrame, name: str, left: int) -> str:
-        return (
-            f"{name} has the {len(frame):,} finished rows; run the cell again for the other "
-            f"{left:,}"
-        )
-
-    def _finish(self, ended: str, *notes: str) -> None:
-        self._bar.finish(self._progress, self._clock.time() - self._began, ended, *notes)
 
 
 def plan_bundle(plan: Plan) -> dict[str, str]:

@@ -1,0 +1,223 @@
+"""A job on Dask: worker processes that share limits through Redis, and one that is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import arche_magic
+from arche_magic.bulk import Row
+from arche_magic.llm_providers.config import use_configuration
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
+from arche_magic.sandbox import Sandbox
+
+distributed = pytest.importorskip("distributed")
+dd = pytest.importorskip("dask.dataframe")
+
+WORKERS = 3
+TEMPLATE = "How long is this? {{text}}"
+RATE = {"requests_per_second": 25, "requests_per_minute": 6000, "tokens_per_minute": 10_000_000}
+PLENTY = RATE | {"requests_per_second": 1000}
+OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+
+
+def texts(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"text {number}" for number in range(count)]})
+
+
+def asked(sandbox: Sandbox) -> Counter[str]:
+    """How often each prompt reached a provider."""
+    return Counter(request.prompt for request in sandbox.requests)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of our own; skips where none is installed."""
+    if (program := shutil.which("redis-server")) is None:
+        pytest.skip("needs redis-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
+    server = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL)
+    for _ in range(500):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.01)
+    yield f"redis://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Three worker processes of one thread each, in a folder of their own, without any key."""
+    before = Path.cwd()
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(OURS)}
+    os.chdir(tmp_path_factory.mktemp("workers"))
+    try:
+        with distributed.LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+        ) as running:
+            yield running
+    finally:
+        os.chdir(before)
+        os.environ.update(kept)
+
+
+@pytest.fixture
+def client(cluster: Any) -> Iterator[Any]:
+    with distributed.Client(cluster) as connected:
+        yield connected
+
+
+Equip = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def equip(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Equip]:
+    """Starts a sandbox, and gives its keys to us and to every worker, in a folder of this test."""
+    started: list[Sandbox] = []
+
+    def start(store: str, limits: dict[str, int] = RATE) -> Sandbox:
+        sandbox = Sandbox(keys={"mistral": 1}, limits={"mistral": limits})
+        started.append(sandbox.start())
+        variables = sandbox.environment() | {"ARCHE_QUOTA_STORE": store}
+        settings = "".join(f"{name} = {amount}\n" for name, amount in limits.items())
+        (tmp_path / "arche_magic.toml").write_text(f"[limits.mistral]\n{settings}")
+        monkeypatch.chdir(tmp_path)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        client.run(_move, str(tmp_path), variables)
+        return sandbox
+
+    yield start
+    client.run(_move, str(tmp_path), {})
+    for sandbox in started:
+        sandbox.stop()
+
+
+def _move(folder: str, variables: dict[str, str]) -> None:
+    """Work in this folder with these variables and no others of ours."""
+    os.chdir(folder)
+    for name in list(os.environ):
+        if name.startswith(OURS):
+            del os.environ[name]
+    os.environ.update(variables)
+
+
+def test_workers_share_the_rows_and_the_limits(client: Any, equip: Equip, redis_url: str) -> None:
+    """Each row is asked once, by one of three processes; together they are never refused."""
+    sandbox = equip(f"{redis_url}/1")
+    frame, seen = texts(90), []
+    result = arche_magic.map(frame, TEMPLATE, client=client, on_done=seen.append)
+    assert list(result.columns) == ["text", "reply", "provider", "model", "tokens", "error"]
+    assert result["error"].isna().all()
+    assert all(f"text {n}”" in reply for n, reply in enumerate(result["reply"]))
+    assert sorted(row.position for row in seen) == list(range(90))
+    assert max(asked(sandbox).values()) == 1
+    (count,) = sandbox.usage()["mistral_key_1"].values()
+    assert (count["requests"], count["refused"], count["failed"]) == (90, 0, 0)
+    again = arche_magic.map(frame, TEMPLATE, client=client)
+    pd.testing.assert_frame_equal(again, result)
+    assert len(sandbox.requests) == 90
+
+
+def test_a_killed_worker_loses_nothing(client: Any, equip: Equip, redis_url: str) -> None:
+    """What it had finished is not asked again, its part is done by another, nothing is oversold."""
+    sandbox = equip(f"{redis_url}/2")
+    frame, finished = texts(120), 0
+    victim = next(iter(client.run(os.getpid).values()))
+    dead = False
+
+    def kill(row: Row) -> None:
+        nonlocal finished, dead
+        finished += 1
+        if finished > 20 and not dead:
+            dead = True
+            os.kill(victim, signal.SIGKILL)
+
+    result = arche_magic.map(frame, TEMPLATE, client=client, on_done=kill)
+    assert dead
+    assert result["error"].isna().all()
+    assert len(result) == 120
+    again = {prompt: times for prompt, times in asked(sandbox).items() if times > 1}
+    # Those that were under way when it died.
+    assert len(again) <= 16
+    assert set(again.values()) <= {2}
+    (count,) = sandbox.usage()["mistral_key_1"].values()
+    assert count["refused"] == 0
+
+
+def test_a_dask_frame_asks_when_it_is_computed(client: Any, equip: Equip, redis_url: str) -> None:
+    """Columns and types are known before; it is written and read like any other."""
+    sandbox = equip(f"{redis_url}/3", PLENTY)
+    frame = texts(12).set_index(pd.Index(range(12, 0, -1), name="id"))
+    lazy = arche_magic.map(
+        dd.from_pandas(frame, npartitions=3, sort=False),
+        TEMPLATE,
+        schema="mood good|bad, score int, tags list[str]",
+    )
+    names = ["text", "mood", "score", "tags", "provider", "model", "tokens", "error"]
+    assert list(lazy.columns) == names
+    assert str(lazy.dtypes["score"]) == "Int64"
+    assert len(sandbox.requests) == 0
+    result = lazy.compute()
+    assert dict(result.dtypes) == dict(lazy.dtypes)
+    assert list(result.index) == list(frame.index)
+    assert result["mood"].isin(["good", "bad"]).all()
+    assert asked(sandbox) == Counter({f"How long is this? text {n}": 1 for n in range(12)})
+    lazy.drop(columns="tags").to_parquet("moods")
+    assert len(pd.read_parquet("moods")) == 12
+    assert len(sandbox.requests) == 12
+
+
+def test_workers_that_do_not_share_their_limits_are_told(client: Any, equip: Equip) -> None:
+    """A ledger in each worker's own memory would be exceeded; nothing is sent."""
+    sandbox = equip("memory://")
+    with pytest.raises(ConfigurationError, match=r"do not share one ledger.*redis://"):
+        arche_magic.map(texts(3), TEMPLATE, client=client)
+    assert len(sandbox.requests) == 0
+
+
+def test_workers_without_keys_are_told(client: Any, equip: Equip, redis_url: str) -> None:
+    """Keys do not travel: each worker has its own."""
+    equip(f"{redis_url}/4")
+    client.run(_move, str(Path.cwd()), {})
+    with pytest.raises(NoKeys, match="has no API key"):
+        arche_magic.map(texts(3), TEMPLATE, client=client)
+
+
+def test_what_cannot_work_is_said_before_anything_is_sent(
+    client: Any, equip: Equip, redis_url: str
+) -> None:
+    """A column that is not there, something that cannot travel, a file."""
+    sandbox = equip(f"{redis_url}/5")
+    lazy = dd.from_pandas(texts(3), npartitions=1)
+    for call, message in (
+        (lambda: arche_magic.map(texts(3), "{{txt}}", client=client), "Did you mean|did you mean"),
+        (lambda: arche_magic.map(lazy, "{{txt}}"), "did you mean"),
+        (lambda: arche_magic.map(lazy, TEMPLATE, on_done=print), "on_done"),
+        (lambda: arche_magic.map("a.csv", TEMPLATE, client=client), "takes no file"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            call()
+    use_configuration(None)
+    assert len(sandbox.requests) == 0
