@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from .job import Job, JobStopped, Progress, Row
+from .job import Job
+from .progress import JobStopped, Progress, Row
 from .results import Replies
 from .rows import Rows
 
@@ -48,7 +49,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     job = Job(data, template, **options)
     replies = Replies(job)
     try:
-        with closing(iter(job)) as rows:  # type: ignore[type-var]  # it is a generator
+        with closing(iter(job)) as rows:
             for row in rows:
                 replies.add(row)
                 if on_done:
