@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import InvalidRequest
 
 from . import chunks, cluster
-from .job import Job, JobStopped, Progress, Row
+from .job import Job
 from .plan import Plan, Way
 from .planning import plan
+from .progress import JobStopped, Progress, Row
 from .results import Replies
 from .rows import Rows
 
@@ -82,15 +83,13 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         raise InvalidRequest("to= goes with the path of a file; a frame is given back")
     if cluster.is_dask(data):
         if on_done:
-            raise InvalidRequest(
-                "on_done stays here, and a Dask frame is computed elsewhere"
-            )
+            raise InvalidRequest("on_done stays here, and a Dask frame is computed elsewhere")
         return cluster.map_partitions(data, template, options)
     job = Job(data, template, **options)
     replies = Replies(job)
     found = iter(job) if client is None else cluster.imap_rows(data, template, client, options)
     try:
-        with closing(found) as rows:  # type: ignore[type-var]  # it is a generator
+        with closing(found) as rows:
             for row in rows:
                 replies.add(row)
                 if on_done:

@@ -14,7 +14,8 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.types import Schema, utc
 
-from .job import Job, Progress, Row
+from .job import Job
+from .progress import Progress, Row
 from .results import ABOUT, REPLY, Replies
 
 if TYPE_CHECKING:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
 
 from .chunks import column_types
-from .job import Job, Row
+from .job import Job
+from .progress import Row
 from .results import Replies
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def map_partitions(
 
 def imap_rows(
     data: Any, template: str | None, client: Client, options: dict[str, Any]
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """The finished rows of a job whose parts are asked by the workers of a cluster.
 
     Raises:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import fields_of
 
-from .job import Job, Row
+from .job import Job
+from .progress import Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -98,8 +98,10 @@ class QuotaTracker:
             )
             if state.opens_at > now:
                 return state
-            # What a model counts for an image says nothing about its text.
-            plain = 0.0 if request.images else ledger.plain_tokens(request)
+            # An image says nothing about what a model counts for text, nor an unusual request
+            # about its usual replies.
+            unusual = request.images or request.expected_tokens
+            plain = 0.0 if unusual else ledger.plain_tokens(request)
             hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
             expires = now + request.timeout + _HOLD_MARGIN_SECONDS
             ledger.place_hold(kept, route, hold.id, amounts, now, expires)
