@@ -11,8 +11,8 @@ from arche_magic.llm_providers.errors import InvalidRequest
 
 from . import chunks, cluster
 from .job import Job
-from .plan import Plan, Way
 from .planning import plan
+from .plans import Plan, Way
 from .progress import JobStopped, Progress, Row
 from .results import Replies
 from .rows import Rows

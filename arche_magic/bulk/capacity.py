@@ -11,8 +11,6 @@ from arche_magic.llm_providers.types import Standing
 
 # What is not done in a year is not worth a date.
 HORIZON_SECONDS = 366 * 86_400.0
-# With so many times the requests that are needed, it is not their number at once that takes time.
-_SLACK = 1.1
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,26 @@ class Lane:
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine and the network allow, whatever the limits.
+    """What threads and the network allow, whatever the limits.
 
     Attributes:
-        requests_at_once: how many are under way at the same time at most.
-        seconds: how long one takes.
+        seconds: how long a request for one row takes.
+        threads: how many such requests are under way at once, on all lanes together.
+        threads_packing: how many requests of a lane that packs rows are.
+        seconds_per_row: how much longer a packed request takes for each of its rows.
     """
 
-    requests_at_once: int
     seconds: float
+    threads: int
+    threads_packing: int
+    seconds_per_row: float = 0.0
 
-    def requests_until(self, now: float, until: float) -> float:
-        """How many requests can come back up to then."""
-        return self.requests_at_once * max(0.0, until - now) / self.seconds
+    def requests_until(self, lane: Lane, now: float, until: float) -> float:
+        """How many requests of a lane can come back up to then, if it has the threads it may."""
+        seconds, threads = self.seconds, self.threads
+        if lane.pack > 1:
+            seconds, threads = seconds + lane.pack * self.seconds_per_row, self.threads_packing
+        return threads * max(0.0, until - now) / seconds
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,20 @@ def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standin
 
 def rows_until(lanes: Sequence[Lane], speed: Speed, now: float, until: float) -> int:
     """How many rows are answered up to then."""
-    by_limits = sum(lane.requests_until(now, until) * lane.pack for lane in lanes)
-    by_speed = speed.requests_until(now, until) * max((lane.pack for lane in lanes), default=1)
-    return math.floor(min(by_limits, by_speed) + 1e-9)
+    return math.floor(sum(_rows(lanes, speed, now, until)) + 1e-9)
+
+
+def _rows(lanes: Sequence[Lane], speed: Speed, now: float, until: float) -> list[float]:
+    """The same, lane by lane."""
+    rows = []
+    threads_taken = 0.0
+    for lane in lanes:
+        fits, most = lane.requests_until(now, until), speed.requests_until(lane, now, until)
+        rows.append(min(fits, most) * lane.pack)
+        threads_taken += rows[-1] / most if lane.pack == 1 and most else 0.0
+    # Lanes that do not pack share their threads.
+    part = 1 / max(1.0, threads_taken)
+    return [r * part if lane.pack == 1 else r for r, lane in zip(rows, lanes, strict=True)]
 
 
 def finish_at(lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> float:
@@ -132,15 +148,15 @@ def shares(
     lanes: Sequence[Lane], speed: Speed, rows: int, now: float, until: float
 ) -> tuple[Share, ...]:
     """Who answers how many of the rows, if all of them take part up to then."""
-    most = speed.requests_until(now, until)
-    fits = [min(lane.requests_until(now, until), most) * lane.pack for lane in lanes]
+    fits = _rows(lanes, speed, now, until)
     whole, left = sum(fits), rows
-    slow = most * max((lane.pack for lane in lanes), default=1) > _SLACK * rows
     found = []
     for lane, fit in sorted(zip(lanes, fits, strict=True), key=lambda pair: -pair[1]):
         # Rounded up, so that the last ones make up for it.
         part = min(left, math.ceil(rows * fit / whole - 1e-9)) if whole else 0
         left -= part
-        bound = lane.binding(now, until) if slow and fit < most * lane.pack else None
+        # Where all it is let through is asked, it is held back by a limit.
+        held = fit > 0 and fit >= lane.requests_until(now, until) * lane.pack - 1e-6
+        bound = lane.binding(now, until) if held else None
         found.append(Share(lane, part, math.ceil(part / lane.pack), bound))
     return tuple(found)

@@ -33,7 +33,7 @@ from .progress import Bounds, Counts, JobStopped
 
 Model = tuple[str, str]
 
-_PACKING_THREADS = 4
+PACKING_THREADS = 4
 # How long a thread sleeps at most before it sees that the job has ended.
 _NAP_SECONDS = 0.2
 # So long a request may wait in the engine before its row goes back, clear of its timeout.
@@ -43,7 +43,7 @@ _MOMENT_SECONDS = 1.0
 # So often a row is tried where providers have trouble.
 _TRIES = 5
 # A job that would be done in this time needs no packing.
-_SOON_SECONDS = 60.0
+SOON_SECONDS = 60.0
 # How often that is reconsidered.
 _LOOK_SECONDS = 5.0
 # So many packed rows are asked alone as well, to compare: one of every so many requests.
@@ -209,7 +209,7 @@ class Lanes:
             "output_tokens": float(row.output_tokens),
         }
         left = self.counts.total - self.counts.done
-        return prompts_that_fit(standings, need, now, now + _SOON_SECONDS) >= left
+        return prompts_that_fit(standings, need, now, now + SOON_SECONDS) >= left
 
     def _open(self, sizes: Mapping[Model, int]) -> None:
         """Have a lane for each model that takes packed requests, and one for all others."""
@@ -228,7 +228,7 @@ class Lanes:
             self.pool.wanted = max(THREADS, sum(2 * lane.size for lane in lanes))
             self.pool.work.notify_all()
         for lane in lanes:
-            count = min(_PACKING_THREADS if lane.models else THREADS, self.counts.total)
+            count = min(PACKING_THREADS if lane.models else THREADS, self.counts.total)
             for _ in range(count):
                 thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
                 self.threads.append(thread)

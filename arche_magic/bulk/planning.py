@@ -25,13 +25,15 @@ from arche_magic.llm_providers.types import (
 )
 
 from .capacity import Lane, Share, Speed, finish_at, rows_until, shares, with_reserve
-from .plan import Plan, Way, moment
+from .lanes import PACKING_THREADS, SOON_SECONDS
+from .packing import needs_packed, pack_size
+from .plans import Plan, Way, moment
+from .pool import MOST_PACKED, THREADS
+from .reading import CHUNK
 from .rows import Rows
 
-_CHUNK = 1000
-_THREADS = 16
-# Where nothing was asked lately.
-_SECONDS_GUESS = 1.5
+# Where nothing was asked lately; and what a model writes in a second, as the slower ones do.
+_SECONDS_GUESS, _TOKENS_PER_SECOND = 1.5, 100.0
 _PACE_SECONDS = 3600.0
 # How far the likely figure may be off, from below and from above: by the length of a text alone,
 # and by a model's own record of earlier replies.
@@ -44,6 +46,8 @@ _SHORTEST_REPLY = 16
 _HIGHEST_LIMITS = 100.0
 # What is sooner by less than this is no way out.
 _WORTH_SAYING = 0.02
+# Of the arguments of `map`, those that change nothing of a plan.
+_NOT_PLANNED = ("patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "client", "to")
 
 
 def plan(
@@ -82,22 +86,26 @@ def plan(
     """
     llm = llm or get_llm_provider()
     configuration = llm.configuration
-    options = {**options, "schema": schema, "reserve": reserve, "patience": math.inf}
+    options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
+    options |= {"schema": schema, "reserve": reserve, "patience": math.inf}
     options["schema"] = build_request("…", configuration, **options).schema
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
     work = _look_through(Rows(data, template), llm, options, retry_errors, fresh)
     load = _Load.of(work, llm, options)
-    free = load.lanes(llm, reserve, pack, paid=False)
-    every = load.lanes(llm, reserve, pack, paid=True)
-    lanes = every if allow_paid else free
-    speed = _speed(llm, now)
     rows = work.to_ask
+
+    def lanes_for(load: _Load = load, **changes: Any) -> list[Lane]:
+        return load.lanes(llm, rows, **{**asked, **changes})
+
+    asked: dict[str, Any] = {"reserve": reserve, "pack": pack, "paid": allow_paid}
+    lanes, every = lanes_for(), lanes_for(paid=True)
+    speed = _speed(llm, load, now)
     end = finish_at(lanes, speed, rows, now)
-    late = finish_at(load.heavy().lanes(llm, reserve, pack, paid=allow_paid), speed, rows, now)
+    late = finish_at(lanes_for(load.heavy()), speed, rows, now)
     parts = shares(lanes, speed, rows, now, end) if math.isfinite(end) else ()
     with_paid = None
-    if not allow_paid and len(every) > len(free):
+    if len(every) > len(lanes):
         with_paid = _way("paid routes as well", every, speed, rows, now)
     found = Plan(
         rows=work.rows,
@@ -122,15 +130,12 @@ def plan(
     if found.in_time:
         return found
     ways = [] if with_paid is None else [with_paid]
-    if pack != "auto":
-        packed = load.lanes(llm, reserve, "auto", paid=allow_paid)
-        ways.append(_way("rows packed as the limits ask for", packed, speed, rows, now))
-    if reserve:
-        whole = load.lanes(llm, 0.0, pack, paid=allow_paid)
-        ways.append(_way("no reserve for other cells", whole, speed, rows, now))
-    ways += _shorter(
-        load, lambda one: one.lanes(llm, reserve, pack, paid=allow_paid), speed, rows, now, until
-    )
+    for what, changes in (
+        ("rows packed as the limits ask for", {"pack": "auto"}),
+        ("nothing kept in reserve for other cells", {"reserve": 0.0}),
+    ):
+        ways.append(_way(what, lanes_for(**changes), speed, rows, now))
+    ways += _shorter(load, lanes_for, speed, rows, now, until)
     ways += _higher(lanes, speed, rows, now, until)
     better = [way for way in ways if _is_better(way, found)]
     return replace(found, ways=tuple(better))
@@ -161,9 +166,9 @@ def _look_through(
     tokens = 0.0
     outputs: list[int] = []
     seen: set[str] = set()
-    for start in range(0, len(rows), _CHUNK):
+    for start in range(0, len(rows), CHUNK):
         sizes: dict[str, list[float]] = {}
-        for _, prompt in rows.prompts(start, min(start + _CHUNK, len(rows))):
+        for _, prompt in rows.prompts(start, min(start + CHUNK, len(rows))):
             try:
                 if isinstance(prompt, str):
                     raise InvalidRequest(prompt)
@@ -266,14 +271,21 @@ class _Load:
         return round(low * rows), round(high * rows)
 
     def lanes(
-        self, llm: IntelligentLLMOrchestrator, reserve: float, pack: int | str, paid: bool
+        self,
+        llm: IntelligentLLMOrchestrator,
+        rows: int,
+        *,
+        reserve: float,
+        pack: int | str,
+        paid: bool,
     ) -> list[Lane]:
         """Each account's model that may take part, with what one request takes there."""
-        tracker = llm.quota_tracker
-        now = llm.configuration.clock.time()
+        tracker, configuration = llm.quota_tracker, llm.configuration
+        now = configuration.clock.time()
         standings: dict[tuple[str, str, str], list[Standing]] = {}
-        for row in tracker.standings(now=now):
-            standings.setdefault((row.provider, row.key, row.model), []).append(row)
+        for standing in tracker.standings(now=now):
+            name = standing.provider, standing.key, standing.model
+            standings.setdefault(name, []).append(standing)
         groups: dict[tuple[str, str, str], list[Route]] = {}
         for route in llm.routes(self.probe):
             if paid or not route.paid:
@@ -281,39 +293,67 @@ class _Load:
                 groups.setdefault((route.provider, account, route.model), []).append(route)
         lanes = []
         for routes in groups.values():
-            first = routes[0]
-            rows = [row for route in routes for row in standings.get(_names(route), ())]
+            first, usage = routes[0], self.usage(llm, routes[0])
+            limits = [row for route in routes for row in standings.get(_names(route), ())]
             states = [tracker.state(route, self.probe, now) for route in routes]
-            usage = self.usage(llm, first)
-            size = 1 if pack == "auto" else int(pack)
             lanes.append(
                 Lane(
                     name=route_name(first.provider, first.key.label, first.model),
-                    standings=with_reserve(rows, reserve),
-                    need={
-                        "requests": 1.0,
-                        "tokens": float(usage.total_tokens * size),
-                        "input_tokens": float(usage.input_tokens * size),
-                        "output_tokens": float(usage.output_tokens * size),
-                    },
-                    pack=size,
+                    standings=with_reserve(limits, reserve),
+                    need=_need(usage),
                     # What its limits say is in the standings.
-                    opens_at=0.0 if rows else min(state.opens_at for state in states),
+                    opens_at=0.0 if limits else min(state.opens_at for state in states),
                     paid=first.paid,
                     cost=cost_usd(first, usage),
                 )
             )
-        return lanes
+        if pack == 1 or (pack == "auto" and _is_soon_done(lanes, rows, now)):
+            return lanes
+        packed = []
+        for lane, routes in zip(lanes, groups.values(), strict=True):
+            first, usage = routes[0], self.usage(llm, routes[0])
+            windows = configuration.providers[first.provider].context_windows
+            size = pack_size(
+                [row for route in routes for row in standings.get(_names(route), ())],
+                usage,
+                windows.get(first.model, math.inf),
+                MOST_PACKED if pack == "auto" else int(pack),
+                always=pack != "auto",
+            )
+            if size > 1:
+                whole = needs_packed(usage, size)
+                cost = cost_usd(first, whole)
+                lane = replace(lane, need=_need(whole), pack=size, cost=cost)
+            packed.append(lane)
+        return packed
+
+
+def _need(usage: Usage) -> dict[str, float]:
+    """Units of one request, per metric."""
+    return {
+        "requests": 1.0,
+        "tokens": float(usage.total_tokens),
+        "input_tokens": float(usage.input_tokens),
+        "output_tokens": float(usage.output_tokens),
+    }
+
+
+def _is_soon_done(lanes: Sequence[Lane], rows: int, now: float) -> bool:
+    """Whether a job packs nothing, as it needs no more than a minute."""
+    return sum(lane.requests_until(now, now + SOON_SECONDS) for lane in lanes) >= rows
 
 
 def _names(route: Route) -> tuple[str, str, str]:
     return route.provider, route.key.label, route.model
 
 
-def _speed(llm: IntelligentLLMOrchestrator, now: float) -> Speed:
+def _speed(llm: IntelligentLLMOrchestrator, load: _Load, now: float) -> Speed:
     lately = attempt_log(llm.configuration.store).since(now - _PACE_SECONDS)
     served = [attempt.seconds for attempt in lately if attempt.outcome == "served"]
-    return Speed(_THREADS, max(0.001, statistics.median(served)) if served else _SECONDS_GUESS)
+    seconds = max(0.001, statistics.median(served)) if served else _SECONDS_GUESS
+    # What the sandbox of a test answers at once, it answers at once.
+    row = min(load.output_tokens / _TOKENS_PER_SECOND, seconds)
+    return Speed(seconds, THREADS, PACKING_THREADS, row)
 
 
 def _way(what: str, lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> Way:
@@ -323,7 +363,7 @@ def _way(what: str, lanes: Sequence[Lane], speed: Speed, rows: int, now: float) 
 
 
 def _shorter(
-    load: _Load, lanes_of: Callable[[_Load], Sequence[Lane]], speed: Speed, rows: int, now: float,
+    load: _Load, lanes_of: Callable[..., Sequence[Lane]], speed: Speed, rows: int, now: float,
     until: float,
 ) -> Iterator[Way]:  # fmt: skip
     """Replies as long as they may be for that, if shorter ones help."""

@@ -192,6 +192,7 @@ def _job_options(
         **{name: None if value == "" else value for name, value in common.items()},
         "schema": schema,
         "reserve": _share(options.reserve),
+        "pack": _pack(options.pack),
         **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
         "fallback_on_filter": options.fallback_on_filter,
     }
