@@ -38,7 +38,7 @@ def texts(count: int) -> pd.DataFrame:
 
 def asked(sandbox: Sandbox) -> Counter[str]:
     """How often each prompt reached a provider."""
-    return Counter(request.prompt for request in sandbox.requests)
+    return Counter(request.body["messages"][-1]["content"] for request in sandbox.requests)
 
 
 @pytest.fixture(scope="module")
