@@ -259,6 +259,18 @@ def _replies(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
+def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    """Variables that have rows; a frame is told by its library, which is not loaded for it."""
+    hidden = shell.user_ns_hidden
+    return sorted(
+        name
+        for name, value in list(shell.user_ns.items())
+        if not name.startswith("_")
+        and hidden.get(name, _MISSING) is not value
+        and (isinstance(value, list) or (hasattr(value, "iloc") and not callable(value)))
+    )
+
+
 KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "PROVIDER": _providers,
     "MODEL": _models,
@@ -267,5 +279,6 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "SCOPE": _scopes,
     "LIMIT": _limits,
     "REPLY": _replies,
+    "FRAME": _frames,
 }
 """What the words of a metavar or a usage stand for, by their names there."""

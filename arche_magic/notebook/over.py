@@ -13,9 +13,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, planning
-from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
-from arche_magic.prompts import look_up
+from arche_magic.prompts import look_up, name_in
 
 from .actions import require_keys
 from .bar import Bar
@@ -173,10 +173,11 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
         raise InvalidRequest(
             f"%llm: --plan takes a variable; read a part of {options.over} into one"
         )
-    try:
-        return look_up(options.over, names)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"%llm: --over {error}") from None
+    first = name_in(options.over)
+    if first not in names:
+        hint = did_you_mean(first, [name for name in names if hasattr(names[name], "iloc")])
+        raise InvalidRequest(f"%llm: --over {options.over}: there is no variable {first!r}{hint}")
+    return look_up(options.over, names)
 
 
 def _job_options(

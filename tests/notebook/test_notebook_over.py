@@ -1,0 +1,326 @@
+"""`%%llm --over`: one prompt for every row of a frame, the bar, and what is left at the end."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from notebook_kernel import Cell, Kernel, environment_without_keys
+from test_notebook_completion import offers
+from test_notebook_replies import tags
+
+from arche_magic.sandbox import Sandbox
+
+Sandboxed = Callable[..., Sandbox]
+PROMPT = "\nIs this positive? {{text}}"
+ADDED = ["reply", "provider", "model", "tokens", "error"]
+ONE_EACH = {"groq": 1, "mistral": 1}
+
+
+@pytest.fixture
+def start(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> Sandboxed:
+    """Starts a sandbox; replies are kept in a file of the test, and frames of others are gone."""
+
+    def begin(rows: int = 20, **settings: Any) -> Sandbox:
+        sandbox = sandboxed(**{"keys": ONE_EACH, **settings})
+        replies = str(tmp_path / "replies.sqlite")
+        kernel.run(f"os.environ['ARCHE_REPLIES'] = {replies!r}")
+        kernel.run(
+            "import pandas as pd\n"
+            "globals().pop('replies', None)\n"
+            f"reviews = pd.DataFrame({{'text': [f'soup {{n}}' for n in range({rows})]}}, "
+            f"index=range({rows}, 0, -1))\n"
+            "before = reviews.copy()"
+        )
+        return sandbox
+
+    return begin
+
+
+def prompts(sandbox: Sandbox) -> list[str]:
+    return [request.body["messages"][-1]["content"] for request in sandbox.requests]
+
+
+def bar(cell: Cell) -> str:
+    """The bar as it stays."""
+    return cell.data()[0]
+
+
+def done(text: str) -> int:
+    """How many rows a bar says are done."""
+    return int(re.match(r"([\d,]+) of", text)[1].replace(",", ""))  # type: ignore[index]
+
+
+def test_every_row_has_its_reply(kernel: Kernel, start: Sandboxed) -> None:
+    """A frame with reply columns is shown and bound; the order, the index and the data stay."""
+    sandbox = start()
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert sorted(prompts(sandbox)) == sorted(f"Is this positive? soup {n}" for n in range(20))
+    assert kernel.value("list(replies)") == ["text", *ADDED]
+    assert kernel.value("list(replies.index)") == list(range(20, 0, -1))
+    assert kernel.value("[f'“Is this positive? {t}”' in r for t, r in replies[['text', 'reply']]"
+                        ".itertuples(index=False)]") == [True] * 20  # fmt: skip
+    assert kernel.value("(reviews.equals(before), list(reviews))") == (True, ["text"])
+    assert kernel.value("replies.error.isna().all().item()") is True
+    assert kernel.value("_ is replies or __ is replies") is True
+    (shown,) = cell.results
+    assert "soup 19" in shown
+
+
+def test_the_bar_stays_as_it_ended(kernel: Kernel, start: Sandboxed) -> None:
+    """One display, whose last state says rows, seconds, tokens and price; harmless HTML."""
+    start()
+    cell = kernel.run(f"%%llm --over reviews --into moods{PROMPT}")
+    first, second = bar(cell).splitlines()
+    assert re.fullmatch(r"20 of 20 rows  █{28}  20 in [\d.]+ s", first)
+    assert re.fullmatch(r"[\d,]+ tokens · free · in the variable moods", second)
+    html = cell.data("text/html")[0]
+    assert tags(html) <= {"div", "span"}
+    assert "width:100.00%" in html
+    assert "var(" not in html.replace("var(--jp-content-font-color2,#797979)", "")
+    again = kernel.run(f"%%llm --over reviews --into moods{PROMPT}")
+    assert "20 from memory" in bar(again)
+    assert len(bar(again).splitlines()) == 2
+
+
+def test_the_bar_moves_at_most_four_times_a_second(kernel: Kernel, start: Sandboxed) -> None:
+    """It says how many rows are done, how fast, and when it will be done."""
+    start(60, latency=0.5)
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    drawn = [
+        (at, content["data"]["text/plain"])
+        for at, kind, content in cell.messages
+        if kind in ("display_data", "update_display_data")
+    ]
+    assert len(drawn) > 3
+    assert len(drawn) <= 4 * (cell.ended - drawn[0][0]) + 3
+    counts = [done(text) for _, text in drawn]
+    assert counts == sorted(counts)
+    assert any(re.search(r"rows/s · done in \d+ s", text) for _, text in drawn), drawn
+
+
+def test_the_bar_says_what_is_waited_for(kernel: Kernel, start: Sandboxed) -> None:
+    """The route and when it opens, as long as nothing else goes on."""
+    start(8, keys={"groq": 1}, left={"groq": {"requests_per_minute": 4}})
+    waiting = re.compile(r"\nwaiting: groq · key 1 · gpt-oss-120b opens in \d+ s")
+
+    def is_waiting(cell: Cell) -> bool:
+        return any(waiting.search(text) for text in cell.data())
+
+    cell = kernel.run(f"%%llm --over reviews --reserve 0%{PROMPT}", interrupt_when=is_waiting)
+    assert cell.message.startswith("Interrupted: ")
+
+
+def test_an_interrupt_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -> None:
+    """The finished rows are in the variable; the same cell goes on with the others alone."""
+    sandbox = start(120, latency=0.4)
+    cell = kernel.run(
+        f"%%llm --over reviews{PROMPT}",
+        interrupt_when=lambda cell: bool(cell.displays) and done(bar(cell)) >= 16,
+    )
+    assert cell.ended - cell.started < 1.0
+    assert cell.status == "error"
+    assert cell.message.startswith("Interrupted: ")
+    first, second = bar(cell).splitlines()
+    assert " interrupted · " in first
+    finished = kernel.value("len(replies)")
+    assert 16 <= finished < 120
+    assert f"replies has the {finished} finished rows; run the cell again" in second
+    assert kernel.value("replies.reply.notna().all().item()") is True
+    assert kernel.value("set(replies.index) < set(reviews.index)") is True
+    sandbox.latency = 0
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("(len(replies), replies.error.isna().all().item())") == (120, True)
+    # What was under way when it was interrupted may have been asked twice.
+    assert len(prompts(sandbox)) <= 120 + 16
+    resumed = int(re.search(r"(\d+) from memory", bar(cell))[1])  # type: ignore[index]
+    assert resumed >= finished
+
+
+def test_a_bound_stops_the_job_and_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -> None:
+    """`--stop-after` fails the cell in one line, which says why."""
+    sandbox = start(40)
+    sandbox.fail("groq", "invalid_request", times=None)
+    sandbox.fail("mistral", "invalid_request", times=None)
+    cell = kernel.run(f"%%llm --over reviews --stop-after 2{PROMPT}")
+    assert cell.status == "error"
+    assert cell.error_name == "JobStopped"
+    assert len(cell.error) == 1
+    assert " stopped · " in bar(cell)
+    assert kernel.value("replies.error.notna().sum().item() >= 2") is True
+
+
+def test_a_failed_row_says_why_and_stops_nothing(kernel: Kernel, start: Sandboxed) -> None:
+    """Its error is in its row; the bar counts it."""
+    start()
+    kernel.run("reviews.loc[20, 'text'] = None")
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert cell.status == "ok"
+    assert "1 error, see the column error" in bar(cell)
+    assert "has no value" in kernel.value("replies.error[20]")
+    assert kernel.value("replies.reply.notna().sum().item()") == 19
+
+
+def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> None:
+    """In place of the reply's text."""
+    start(6)
+    line = '%%llm --over reviews --schema "mood good|bad, score float"'
+    cell = kernel.run(f"{line}{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("list(replies)[:3]") == ["text", "mood", "score"]
+    assert kernel.value("replies.mood.isin(['good', 'bad']).all().item()") is True
+
+
+def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
+    """Rows, tokens, routes with their limits, when it would be done, and what paid routes cost."""
+    sandbox = start(3000, keys={"groq": 1, "openai": 1})
+    cell = kernel.run(f"%%llm --over reviews --plan --by 23:59 --pack 1{PROMPT}")
+    assert cell.status == "ok", cell.error
+    (plain,), (html,) = cell.data(), cell.data("text/html")
+    assert plain.startswith("3,000 rows\n")
+    assert re.search(r"Done in \d+ days, about .* · free\n", plain)
+    assert re.search(r"[\d,]+ to [\d,]+ tokens, likely \d+ a row", plain)
+    assert re.search(r"groq · key 1 · gpt-oss-120b +3,000 +3,000  [\d,]+ .* per day", plain)
+    assert re.search(
+        r"With paid routes as well: done in \d+ min, about .*, about \$0\.\d\d\n", plain
+    )
+    assert re.search(r"By (\w+ )?23:59: no, \d+ of 3,000 rows; sooner with\n", plain)
+    assert plain.endswith("Nothing was sent.")
+    assert tags(html) <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td"}
+    assert len(sandbox.requests) == 0
+    assert kernel.value("'replies' in globals()") is False
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--over reviws{}", "--over reviws: there is no variable 'reviws'; did you mean 'reviews'"),
+        ("--over reviews\nIs {{txt}} positive?", "there is no column 'txt'; did you mean 'text'"),
+        ("--over reviews\nIs it positive?", "names no column, so every row would be asked"),
+        ("--over reviews\n \n ", "the prompt is empty"),
+        ("--over before.shape{}", "list"),
+        ("--over 5{}", "--over"),
+        ("--over reviews --into 2x{}", "--into '2x' is no name"),
+        ("--over reviews --pack many{}", "--pack 'many' is no number of rows"),
+        ("--over reviews --reserve 120%{}", "--reserve '120%' is not like 10%"),
+        ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
+        ("--over reviews --by 08:00{}", "--by goes with --plan"),
+        ("--over reviews --max-cost -1{}", "max_cost is -1.0"),
+        ("--over reviews --stop-after 0{}", "stop_after is 0"),
+        ("--over reviews --chat tutor{}", "--over goes without --chat"),
+        ("--over reviews --no-keep{}", "--over keeps each reply"),
+        ("--over reviews -p grok{}", "unknown provider 'grok'; did you mean 'groq'"),
+        ("--over reviews --schema 'text str'{}", "has a column 'text' already"),
+        ("--over nowhere.csv --into out.csv{}", "there is no file nowhere.csv"),
+        ("--over nowhere.csv{}", "name another one for the rows"),
+        ("--stop-after 3\nhello", "--stop-after goes with --over FRAME"),
+        ("--into moods\nhello", "--into goes with --over FRAME"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_sent(
+    kernel: Kernel, start: Sandboxed, line: str, message: str
+) -> None:
+    """One line that says what to change; nothing is spent or overwritten."""
+    sandbox = start(3)
+    cell = kernel.run("%%llm " + line.replace("{}", PROMPT))
+    assert cell.status == "error"
+    assert message in cell.message
+    assert len(sandbox.requests) == 0
+    assert kernel.value("reviews.equals(before)") is True
+
+
+def test_a_variable_of_the_users_is_not_replaced_unasked(kernel: Kernel, start: Sandboxed) -> None:
+    """`replies` is the usual name, unless something else is in it."""
+    sandbox = start(3)
+    kernel.run("replies = 'mine'")
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert "there is a variable 'replies' already" in cell.message
+    assert len(sandbox.requests) == 0
+    assert kernel.run(f"%%llm --over reviews --into replies{PROMPT}").status == "ok"
+    assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
+
+
+def test_quiet_shows_nothing(kernel: Kernel, start: Sandboxed) -> None:
+    """`-q` leaves the frame alone."""
+    start(3)
+    cell = kernel.run(f"%%llm -q --over reviews --into moods{PROMPT}")
+    assert (cell.status, cell.displays, cell.printed) == ("ok", [], "")
+    assert kernel.value("len(moods)") == 3
+
+
+def test_an_empty_frame_is_an_empty_frame(kernel: Kernel, start: Sandboxed) -> None:
+    """With all its columns, at once."""
+    sandbox = start(0)
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("(len(replies), list(replies))") == (0, ["text", *ADDED])
+    assert len(sandbox.requests) == 0
+
+
+def test_a_file_becomes_another(kernel: Kernel, start: Sandboxed) -> None:
+    """Row by row, with the bar; no variable is made."""
+    start(9)
+    kernel.run("reviews.to_csv('reviews.csv', index=False)")
+    cell = kernel.run(f"%%llm --over reviews.csv --into moods.csv{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert "9 of 9 rows" in bar(cell)
+    assert "written to moods.csv" in bar(cell)
+    result = pd.read_csv(kernel.folder / "moods.csv")
+    assert list(result) == ["text", *ADDED]
+    assert list(result.text) == [f"soup {n}" for n in range(9)]
+    assert result.reply.notna().all()
+    assert kernel.value("'replies' in globals()") is False
+
+
+def test_frames_are_offered_on_tab(kernel: Kernel, start: Sandboxed) -> None:
+    """And nothing that has no rows."""
+    start(3)
+    kernel.run("number, words = 5, ['a', 'b']")
+    found = offers(kernel, "%%llm --over ")
+    assert {"reviews", "before", "words"} <= set(found)
+    assert "number" not in found
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+    """Runs lines of IPython without a terminal, as a scheduled job does."""
+    with Sandbox(keys=ONE_EACH) as sandbox:
+        variables = environment_without_keys(tmp_path, **sandbox.environment())
+
+        def run(code: str) -> subprocess.CompletedProcess[str]:
+            (tmp_path / "job.ipy").write_text(code)
+            return subprocess.run(
+                [sys.executable, "-m", "IPython", "--colors=NoColor", "job.ipy"],
+                cwd=tmp_path,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+        yield run
+
+
+def test_a_log_gets_the_end_alone(
+    script: Callable[[str], subprocess.CompletedProcess[str]],
+) -> None:
+    """Two lines of plain text, no bar that moves."""
+    ran = script(
+        "%load_ext arche_magic\n"
+        "import pandas as pd\n"
+        "reviews = pd.DataFrame({'text': list('abcdef')})\n"
+        "%llm --over reviews Is this positive? {{text}}\n"
+    )
+    assert ran.stderr == ""
+    assert "\r" not in ran.stdout
+    assert re.match(r"6 of 6 rows  █+  6 in [\d.]+ s\n[\d,]+ tokens · free · in the", ran.stdout)
