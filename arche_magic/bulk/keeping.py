@@ -18,6 +18,8 @@ logger = logging.getLogger("arche_magic.bulk")
 
 _BEAT_SECONDS = CLAIM_SECONDS / 3
 _NAP_SECONDS = 0.1
+# What finishes within this time is written together: a write to disk takes as long.
+_GATHER_SECONDS = 0.03
 # So many rows refused, and none answered: it is not the rows.
 _REFUSED_AT_ONCE = 3
 
@@ -72,6 +74,7 @@ class Keeper:
         batch: list[Finished] = []
         try:
             batch.append(self._pool.finished.get(timeout=_NAP_SECONDS))
+            time.sleep(_GATHER_SECONDS)
             while True:
                 batch.append(self._pool.finished.get_nowait())
         except queue.Empty:
