@@ -25,6 +25,7 @@ from arche_magic.llm_providers.types import (
 )
 
 from .capacity import Lane, Share, Speed, finish_at, rows_until, shares, with_reserve
+from .job import rows_per_request
 from .lanes import PACKING_THREADS, SOON_SECONDS
 from .packing import needs_packed, pack_size
 from .plans import Plan, Way, moment
@@ -88,7 +89,9 @@ def plan(
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
     options |= {"schema": schema, "reserve": reserve, "patience": math.inf}
-    options["schema"] = build_request("…", configuration, **options).schema
+    sample = build_request("…", configuration, **options)
+    options["schema"] = sample.schema
+    size = rows_per_request(pack, sample)
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
     work = _look_through(Rows(data, template), llm, options, retry_errors, fresh)
@@ -98,7 +101,7 @@ def plan(
     def lanes_for(load: _Load = load, **changes: Any) -> list[Lane]:
         return load.lanes(llm, rows, **{**asked, **changes})
 
-    asked: dict[str, Any] = {"reserve": reserve, "pack": pack, "paid": allow_paid}
+    asked: dict[str, Any] = {"reserve": reserve, "pack": size, "paid": allow_paid}
     lanes, every = lanes_for(), lanes_for(paid=True)
     speed = _speed(llm, load, now)
     end = finish_at(lanes, speed, rows, now)
@@ -131,7 +134,7 @@ def plan(
         return found
     ways = [] if with_paid is None else [with_paid]
     for what, changes in (
-        ("rows packed as the limits ask for", {"pack": "auto"}),
+        ("rows packed as the limits ask for", {"pack": None}),
         ("nothing kept in reserve for other cells", {"reserve": 0.0}),
     ):
         ways.append(_way(what, lanes_for(**changes), speed, rows, now))
@@ -276,7 +279,7 @@ class _Load:
         rows: int,
         *,
         reserve: float,
-        pack: int | str,
+        pack: int | None,
         paid: bool,
     ) -> list[Lane]:
         """Each account's model that may take part, with what one request takes there."""
@@ -307,7 +310,7 @@ class _Load:
                     cost=cost_usd(first, usage),
                 )
             )
-        if pack == 1 or (pack == "auto" and _is_soon_done(lanes, rows, now)):
+        if pack == 1 or (pack is None and _is_soon_done(lanes, rows, now)):
             return lanes
         packed = []
         for lane, routes in zip(lanes, groups.values(), strict=True):
@@ -317,8 +320,8 @@ class _Load:
                 [row for route in routes for row in standings.get(_names(route), ())],
                 usage,
                 windows.get(first.model, math.inf),
-                MOST_PACKED if pack == "auto" else int(pack),
-                always=pack != "auto",
+                pack or MOST_PACKED,
+                always=pack is not None,
             )
             if size > 1:
                 whole = needs_packed(usage, size)

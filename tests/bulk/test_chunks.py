@@ -1,0 +1,233 @@
+"""Files larger than memory: asked chunk by chunk, written whole or not at all, resumed."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import arche_magic
+from arche_magic.bulk import JobStopped, Row, chunks
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.sandbox import Sandbox
+
+TEMPLATE = "Is this positive? {{text}}"
+ADDED = ["reply", "provider", "model", "tokens", "error"]
+NO_LIMITS = {
+    "mistral": dict.fromkeys(("requests_per_minute", "tokens_per_minute", "tokens_per_month"))
+}
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Mistral without limits, used through a `.env` in the working directory."""
+    with Sandbox(keys={"mistral": 1}, limits=NO_LIMITS) as running:
+        lines = [f"{name}={value}" for name, value in running.environment().items()]
+        (tmp_path / ".env").write_text("\n".join(lines))
+        (tmp_path / "arche_magic.toml").write_text(
+            "[limits.mistral]\nrequests_per_minute = 1_000_000\ntokens_per_minute = 1_000_000_000\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        yield running
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of seven rows, so that small files have several."""
+    monkeypatch.setattr(chunks, "ROWS", 7)
+
+
+def frame(rows: int = 20) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "text": [f"soup {number}\nfor two, “hot”" for number in range(rows)],
+            "stars": pd.array(
+                [number % 5 if number % 7 else None for number in range(rows)], "Int64"
+            ),
+            "when": pd.date_range("2026-01-01", periods=rows, freq="D"),
+            "tags": [["a", "b"][: number % 3] for number in range(rows)],
+        },
+        index=pd.Index([number // 2 for number in range(rows)], name="id"),
+    )
+
+
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+def test_parquet_keeps_its_columns_types_and_index() -> None:
+    """The rows in their order, with the reply columns behind; also where chunks have none."""
+    data = frame()
+    data.to_parquet("in.parquet")
+    rows: list[Row] = []
+    path = arche_magic.map("in.parquet", TEMPLATE, to="out.parquet", on_done=rows.append)
+    assert path == Path("out.parquet")
+    result = pd.read_parquet(path)
+    assert list(result) == [*data, *ADDED]
+    expected = pd.read_parquet("in.parquet")
+    pd.testing.assert_frame_equal(result[list(data)], expected)
+    assert all(
+        text.split("\n")[0] in reply for text, reply in zip(result.text, result.reply, strict=True)
+    )
+    assert sorted(row.position for row in rows) == list(range(20))
+    assert [path.name for path in Path.cwd().glob("*.part")] == []
+
+
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+def test_a_csv_keeps_the_texts_it_has(name: str) -> None:
+    """Numbers with leading zeros, words such as NA, empty cells, lines within a cell."""
+    table = 'text,code,note\n"soup\nof the day",007,NA\ncake,1e5,\n' + "tea,3,x\n" * 7
+    if name.endswith(".gz"):
+        Path(name).write_bytes(gzip.compress(table.encode()))
+    else:
+        Path(name).write_bytes(b"\xef\xbb\xbf" + table.encode())
+    arche_magic.map(name, "{{code}}: {{text}}", to="out.csv")
+    result = pd.read_csv("out.csv", dtype=str, keep_default_na=False)
+    assert list(result) == ["text", "code", "note", *ADDED]
+    assert list(result.iloc[0, :3]) == ["soup\nof the day", "007", "NA"]
+    assert list(result.iloc[1, :3]) == ["cake", "1e5", ""]
+    assert "007: soup of the day" in result.reply[0]
+    assert len(result) == 9
+
+
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+def test_fields_have_the_types_of_the_schema() -> None:
+    """Also lists and objects in Parquet, as JSON in a CSV; a column that is all null stays text."""
+    frame().to_parquet("in.parquet")
+    schema = {
+        "type": "object",
+        "properties": {
+            "mood": {"enum": ["good", "bad"]},
+            "score": {"type": "number"},
+            "words": {"type": "array", "items": {"type": "string"}},
+            "dish": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "hot": {"type": "boolean"}},
+                "required": ["name", "hot"],
+            },
+        },
+        "required": ["mood", "score", "words", "dish"],
+    }
+    arche_magic.map("in.parquet", TEMPLATE, schema=schema, to="out.parquet")
+    result = pd.read_parquet("out.parquet")
+    assert set(result.mood) <= {"good", "bad"}
+    assert result.score.dtype == "float64"
+    assert set(result.dish[0].iloc[0]) == {"name", "hot"}
+    assert result.error.isna().all()
+    arche_magic.map("in.parquet", TEMPLATE, schema=schema, to="out.csv")
+    assert pd.read_csv("out.csv").dish[0].startswith('{"name": ')
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_is_cut_short_leaves_no_file_and_is_gone_on_with(sandbox: Sandbox) -> None:
+    """An interrupt in the second chunk: the next run asks the other rows alone."""
+    frame().to_parquet("in.parquet")
+    seen = 0
+
+    def interrupt(row: Row) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 10:
+            raise KeyboardInterrupt
+
+    Path("out.parquet").write_text("older")
+    with pytest.raises(KeyboardInterrupt):
+        arche_magic.map("in.parquet", TEMPLATE, to="out.parquet", on_done=interrupt)
+    assert Path("out.parquet").read_text() == "older"
+    assert not list(Path.cwd().glob(".*.part"))
+    arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
+    assert len(pd.read_parquet("out.parquet")) == 20
+    assert len(sandbox.requests) == 20
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_bounds_hold_for_the_file_as_a_whole(sandbox: Sandbox) -> None:
+    """What one chunk spent is not there for the next."""
+    frame().to_parquet("in.parquet")
+    with pytest.raises(JobStopped, match="max_tokens_total"):
+        arche_magic.map("in.parquet", TEMPLATE, to="out.parquet", pack=1, max_tokens_total=1200)
+    spent = sum(
+        count["input_tokens"] + count["output_tokens"]
+        for models in sandbox.usage().values()
+        for count in models.values()
+    )
+    assert 600 < spent <= 1400
+    assert not Path("out.parquet").exists()
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_how_far_it_is_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows from the start, and the finished ones of every chunk."""
+    monkeypatch.setattr(chunks, "ROWS", 5)
+    frame(12).to_csv("in.csv", index=False)
+    job = chunks.FileJob("in.csv", "out.csv", TEMPLATE)
+    assert len(job) == 12
+    seen = [job.progress().done for _ in job]
+    assert seen[-1] == 12
+    assert seen == sorted(seen)
+    assert {job.progress().total} == {12}
+
+
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+def test_an_empty_file_becomes_an_empty_file() -> None:
+    """With all the columns."""
+    frame(0).to_parquet("in.parquet")
+    arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
+    assert list(pd.read_parquet("out.parquet")) == [*frame(0), *ADDED]
+    Path("in.csv").write_text("text,stars\n")
+    arche_magic.map("in.csv", TEMPLATE, to="out.csv")
+    assert Path("out.csv").read_text().strip() == "text,stars," + ",".join(ADDED)
+
+
+def test_what_cannot_be_is_said_before_anything_is_sent(sandbox: Sandbox) -> None:
+    """Files that are missing, the same, of another kind; a template or schema that does not fit."""
+    frame().to_parquet("in.parquet")
+    for data, arguments, message in (
+        ("in.parquet", {}, "name another one"),
+        ("in.parquet", {"to": "in.parquet"}, "written over while it is read"),
+        ("in.parquet", {"to": "nowhere/out.parquet"}, "there is no folder nowhere"),
+        ("in.parquet", {"to": "out.xlsx"}, "ends with .parquet, .csv"),
+        ("none.csv", {"to": "out.csv"}, "there is no file none.csv"),
+        ("in.parquet", {"to": "out.csv", "template": "{{txt}}"}, "did you mean 'text'"),
+        ("in.parquet", {"to": "out.csv", "schema": "text str"}, "has a column 'text' already"),
+        (frame(), {"to": "out.csv"}, "goes with the path of a file"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            arche_magic.map(data, **{"template": TEMPLATE, **arguments})
+    assert len(sandbox.requests) == 0
+
+
+_MEMORY = """
+import resource, sys
+import arche_magic
+arche_magic.map(sys.argv[1], "{{text}}", to=sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_memory_does_not_grow_with_the_file() -> None:
+    """A file of 80 MB, whose rows were all asked before, in a process that stays small."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(path: str, rows: int) -> None:
+        texts = pa.array(["same text"] * rows)
+        ballast = pa.array([np.random.default_rng(n).bytes(8000) for n in range(rows)])
+        table = pa.table({"text": texts, "ballast": ballast})
+        pq.write_table(table, path, row_group_size=500, compression="none")
+
+    def peak(path: str) -> int:
+        ran = subprocess.run(
+            [sys.executable, "-c", _MEMORY, path, "out.parquet"],
+            capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        return int(ran.stdout)
+
+    write("small.parquet", 100)
+    write("large.parquet", 10_000)
+    assert Path("large.parquet").stat().st_size > 75_000_000
+    assert peak("large.parquet") < peak("small.parquet") + 100_000

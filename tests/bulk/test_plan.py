@@ -1,0 +1,228 @@
+"""A look ahead at a job: what it takes, what holds it back, when it is done, what helps."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from provider_parts import NOON, Clock, FastClock, Start
+
+import arche_magic
+from arche_magic.bulk import Plan
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+
+TEMPLATE = "Is this positive? {{text}}"
+
+
+WIDE = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "tokens_per_month": 10**12}
+
+
+def texts(count: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"text": [f"The soup of table {number} was cold." for number in range(count)]}
+    )
+
+
+def seconds(plan: Plan) -> float:
+    assert plan.finish_at is not None
+    return (plan.finish_at - plan.at).total_seconds()
+
+
+def limits(**amounts: int) -> dict[str, Any]:
+    """Mistral at noon with these limits and practically no others."""
+    return {"keys": {"mistral": 1}, "clock": Clock(), "limits": {"mistral": WIDE | amounts}}
+
+
+def test_nothing_is_sent_or_held(start: Start) -> None:
+    """A plan looks, and that is all."""
+    sandbox = start({"groq": 2, "mistral": 1, "google": 1}, clock=Clock())
+    before = arche_magic.get_quota_tracker().standings()
+    plan = arche_magic.plan(texts(500), TEMPLATE)
+    assert plan.to_ask == plan.rows == 500
+    assert sum(share.rows for share in plan.shares) == 500
+    assert len(sandbox.requests) == 0
+    assert arche_magic.get_quota_tracker().standings() == before
+
+
+@pytest.mark.parametrize(
+    ("amounts", "rows", "expected"),
+    [
+        # At once what the window has, and then as it turns.
+        ({"requests_per_minute": 60}, 600, 9 * 60),
+        ({"requests_per_minute": 10}, 25, 2 * 60),
+        ({"requests_per_day": 100}, 350, 3 * 86_400),
+    ],
+)
+def test_the_limit_that_binds_decides_when_it_is_done(
+    start: Start, amounts: dict[str, int], rows: int, expected: float
+) -> None:
+    """And the plan names it."""
+    start(**limits(**amounts))
+    plan = arche_magic.plan(texts(rows), TEMPLATE, pack=1, reserve=0)
+    assert seconds(plan) == pytest.approx(expected, rel=0.01, abs=1)
+    (share,) = plan.shares
+    assert share.bound_by is not None
+    assert share.bound_by.limit == next(iter(amounts))
+    assert (share.rows, share.requests) == (rows, rows)
+    assert (plan.cost_usd, plan.requests) == (0, rows)
+
+
+def test_what_it_says_is_what_happens(start: Start) -> None:
+    """A job is done when the plan said; here time runs sixty times as fast."""
+    clock = FastClock(60)
+    start(**limits(requests_per_minute=30) | {"clock": clock})
+    # Loads the SDK, which takes minutes of such a clock.
+    arche_magic.map(["Hello"])
+    frame = texts(120)
+    plan = arche_magic.plan(frame, TEMPLATE, pack=1)
+    began = clock.time()
+    result = arche_magic.map(frame, TEMPLATE, pack=1)
+    assert result.error.isna().all()
+    assert clock.time() - began == pytest.approx(seconds(plan), rel=0.1)
+    assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
+
+
+def test_finished_rows_take_nothing_and_tell_how_long_replies_are(start: Start) -> None:
+    """The rest is counted by them, with a narrower range."""
+    start(**limits())
+    frame = texts(60)
+    first = arche_magic.plan(frame, TEMPLATE)
+    done = arche_magic.map(frame.head(40), TEMPLATE)
+    plan = arche_magic.plan(frame, TEMPLATE)
+    assert (plan.rows, plan.kept, plan.to_ask) == (60, 40, 20)
+    assert plan.output_tokens / 20 == pytest.approx(done.tokens.mean(), rel=0.3)
+    assert plan.tokens[1] / plan.tokens[0] < first.tokens[1] / first.tokens[0] / 2
+    assert "as in 40 replies" in str(plan)
+    assert arche_magic.plan(frame, TEMPLATE, fresh=True).to_ask == 60
+    assert arche_magic.plan(frame.head(40), TEMPLATE).to_ask == 0
+
+
+def test_rows_that_cannot_be_asked_are_counted(start: Start) -> None:
+    """Missing values; and those that ask the same are asked once."""
+    start(**limits())
+    frame = pd.DataFrame({"text": ["a", None, "b", "a", "a"]})
+    plan = arche_magic.plan(frame, TEMPLATE)
+    assert (plan.rows, plan.failed, plan.kept, plan.to_ask) == (5, 1, 2, 2)
+    assert str(plan).startswith("5 rows: 2 to ask, 2 from memory, 1 that cannot be asked")
+
+
+def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
+    """Twenty requests a day carry many rows each; with `pack=1` they do not."""
+    start({"google": 1}, clock=Clock(), limits={"google": {"requests_per_day": 20}})
+    packed = arche_magic.plan(texts(400), TEMPLATE)
+    alone = arche_magic.plan(texts(400), TEMPLATE, pack=1)
+    (share,) = packed.shares
+    assert share.lane.pack >= 20
+    assert share.requests <= 20
+    assert seconds(packed) < 3600
+    assert seconds(alone) > 20 * 86_400
+
+
+def test_a_reserve_is_left(start: Start) -> None:
+    """Less of each window is used, so it takes longer."""
+    start(**limits(requests_per_day=100))
+    whole = arche_magic.plan(texts(1000), TEMPLATE, pack=1, reserve=0)
+    left = arche_magic.plan(texts(1000), TEMPLATE, pack=1, reserve=0.5)
+    assert seconds(left) == pytest.approx(2 * seconds(whole), rel=0.15)
+
+
+def test_money_is_spent_only_where_it_is_allowed(start: Start) -> None:
+    """Paid routes take no part; the plan says what they would change."""
+    start({"groq": 1, "openai": 1}, clock=Clock())
+    frame = texts(3000)
+    plan = arche_magic.plan(frame, TEMPLATE, pack=1)
+    assert plan.cost_usd == 0
+    assert plan.with_paid is not None
+    assert plan.with_paid.cost_usd
+    assert plan.with_paid.finish_at < plan.finish_at
+    allowed = arche_magic.plan(frame, TEMPLATE, pack=1, allow_paid=True)
+    assert allowed.cost_usd == pytest.approx(plan.with_paid.cost_usd)
+    assert allowed.with_paid is None
+    only = arche_magic.plan(frame, TEMPLATE, provider="openai")
+    assert only.finish_at is None
+    assert "No free route may answer this\n" in str(only)
+    assert only.with_paid is not None
+
+
+def test_whether_it_is_done_by_a_time(start: Start) -> None:
+    """Yes; or no, with what would have to change, each with when it would be done then."""
+    start({"groq": 1, "openai": 1}, clock=Clock())
+    frame = texts(3000)
+    yes = arche_magic.plan(texts(10), TEMPLATE, by=datetime.fromtimestamp(NOON + 3600, UTC))
+    assert yes.in_time is True
+    assert yes.ways == ()
+    by = datetime.fromtimestamp(NOON, UTC) + timedelta(hours=20)
+    no = arche_magic.plan(frame, TEMPLATE, pack=1, by=by)
+    assert no.in_time is False
+    assert 0 < (no.rows_by or 0) < 3000
+    found = {way.what.split(",")[0]: way for way in no.ways}
+    assert "paid routes as well" in found
+    assert any(what.startswith("limits ") for what in found)
+    for way in no.ways:
+        assert way.finish_at is not None
+        assert no.finish_at is None or way.finish_at < no.finish_at
+    assert found["paid routes as well"].finish_at <= by
+    assert f"no, {no.rows_by:,} of 3,000 rows; sooner with\n" in str(no)
+
+
+def test_shorter_replies_are_a_way_where_they_help(start: Start) -> None:
+    """With the length that would do, and it does."""
+    start(**limits(tokens_per_day=100_000))
+    by = datetime.fromtimestamp(NOON, UTC) + timedelta(minutes=30)
+    frame = texts(1000)
+    plan = arche_magic.plan(frame, TEMPLATE, reserve=0, by=by)
+    (way,) = [way for way in plan.ways if way.what.startswith("replies of ")]
+    tokens = int(way.what.split()[2])
+    shorter = arche_magic.plan(frame, TEMPLATE, reserve=0, by=by, max_tokens=tokens)
+    assert shorter.in_time is True
+    longer = arche_magic.plan(frame, TEMPLATE, reserve=0, by=by, max_tokens=tokens * 2)
+    assert longer.in_time is False
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("2025-11-17 13:00+00:00", datetime(2025, 11, 17, 13, tzinfo=UTC)),
+        (datetime(2025, 11, 18, 8, tzinfo=UTC), datetime(2025, 11, 18, 8, tzinfo=UTC)),
+    ],
+)
+def test_times_are_taken_as_people_write_them(
+    start: Start, by: str | datetime, expected: datetime
+) -> None:
+    """Dates with a zone; and a clock time is the next one."""
+    start(**limits())
+    assert arche_magic.plan(texts(3), TEMPLATE, by=by).by == expected
+    clock = arche_magic.plan(texts(3), TEMPLATE, by="08:00").by
+    assert clock is not None
+    assert f"{clock.astimezone():%H:%M}" == "08:00"
+    assert 0 < clock.timestamp() - NOON <= 86_400
+    for wrong in ("soon", "25:00", ""):
+        with pytest.raises(InvalidRequest, match="write a time such as 08:00"):
+            arche_magic.plan(texts(3), TEMPLATE, by=wrong)
+
+
+def test_the_arguments_of_a_job_fit(start: Start) -> None:
+    """Bounds and patience change nothing; what is wrong is said as the job says it."""
+    start(**limits())
+    plan = arche_magic.plan(
+        texts(3), TEMPLATE, patience=5, max_cost=1, max_tokens_total=9, stop_after=2
+    )
+    assert plan.to_ask == 3
+    for arguments, message in (
+        ({"template": "{{txt}}"}, "did you mean 'text'"),
+        ({"template": TEMPLATE, "model": "nobody/knows"}, "unknown model"),
+        ({"template": TEMPLATE, "temprature": 1}, "did you mean 'temperature'"),
+        ({"template": TEMPLATE, "pack": 0}, "pack is 0"),
+    ):
+        with pytest.raises(LLMProviderError, match=message):
+            arche_magic.plan(texts(3), **arguments)
+
+
+def test_an_empty_frame_takes_nothing(start: Start) -> None:
+    """Done at once."""
+    start(**limits())
+    plan = arche_magic.plan(texts(0), TEMPLATE)
+    assert (plan.rows, plan.to_ask, plan.requests) == (0, 0, 0)
+    assert str(plan) == "0 rows\nNothing was sent."
