@@ -70,17 +70,17 @@ def test_the_limit_that_binds_decides_when_it_is_done(
 
 
 def test_what_it_says_is_what_happens(start: Start) -> None:
-    """A job is done when the plan said; here time runs sixty times as fast."""
-    clock = FastClock(60)
-    start(**limits(requests_per_minute=30) | {"clock": clock})
+    """A job is done when the plan said; here time runs twenty times as fast."""
+    clock = FastClock(20)
+    start(**limits(requests_per_minute=60) | {"clock": clock})
     # Loads the SDK, which takes minutes of such a clock.
     arche_magic.map(["Hello"])
-    frame = texts(120)
+    frame = texts(150)
     plan = arche_magic.plan(frame, TEMPLATE, pack=1)
     began = clock.time()
     result = arche_magic.map(frame, TEMPLATE, pack=1)
     assert result.error.isna().all()
-    assert clock.time() - began == pytest.approx(seconds(plan), rel=0.1)
+    assert clock.time() - began == pytest.approx(seconds(plan), rel=0.2)
     assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
 
 
