@@ -1,7 +1,8 @@
 """Run notebooks in a real kernel and keep their outputs in the files: `make notebooks`.
 
 It needs no key and no network. So that the same notebook gives the same outputs, the kernel's clock
-is held: it starts at a fixed time, and only the sandbox's latency and a wait move it on.
+is held: it starts at a fixed time, and only the sandbox's latency and a wait move it on. One that
+asks many prompts at once gives others all the same, and is run only if it is named.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 # Sessions and requests, widgets, and classes of HTML.
 RANDOM = re.compile(r"\b(?:s[0-9a-f]{8}|r[0-9a-f]{12}|arche-panel-[0-9a-f]{8}|[0-9a-f]{32})\b")
+# Here threads take turns as they come, so that figures and routes are others each time.
+MANY_AT_ONCE = ("a_thousand_rows",)
 HELD_CLOCK = """
 import time
 from arche_magic.llm_providers.types import SystemClock
@@ -46,8 +49,8 @@ del Held, pause
 
 
 def main(*names: str) -> None:
-    """Execute the notebooks of these names, or all that have outputs, and write them back."""
-    for path in [HERE / f"{name}.ipynb" for name in names] or with_outputs():
+    """Execute the notebooks of these names, or all that give the same each time; write them back."""
+    for path in [HERE / f"{name}.ipynb" for name in names] or alike():
         notebook = nbformat.read(path, as_version=4)
         nbformat.write(execute(notebook), path)
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
@@ -60,6 +63,11 @@ def with_outputs() -> list[Path]:
         for path in sorted(HERE.glob("*.ipynb"))
         if any(cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells)
     ]
+
+
+def alike() -> list[Path]:
+    """Those of them that give the same outputs each time."""
+    return [path for path in with_outputs() if path.stem not in MANY_AT_ONCE]
 
 
 def execute(notebook: Any) -> Any:
