@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -25,7 +26,7 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.reply import Reply, Waiting
-from arche_magic.llm_providers.types import Message, Request, Route, Standing, Usage
+from arche_magic.llm_providers.types import Clock, Message, Request, Route, Standing, Usage
 
 from .packing import Check, fields_to_compare, pack_size, packed, unpacked
 from .pool import MOST_PACKED, THREADS, Finished, Pool, Task
@@ -33,9 +34,9 @@ from .progress import Bounds, Counts, JobStopped
 
 Model = tuple[str, str]
 
-_PACKING_THREADS = 4
+PACKING_THREADS = 4
 # How long a thread sleeps at most before it sees that the job has ended.
-_NAP_SECONDS = 0.2
+_NAP_SECONDS = 0.1
 # So long a request may wait in the engine before its row goes back, clear of its timeout.
 _LONGEST_WAIT = 120.0
 # A wait that is worth handing rows back for.
@@ -43,7 +44,7 @@ _MOMENT_SECONDS = 1.0
 # So often a row is tried where providers have trouble.
 _TRIES = 5
 # A job that would be done in this time needs no packing.
-_SOON_SECONDS = 60.0
+SOON_SECONDS = 60.0
 # How often that is reconsidered.
 _LOOK_SECONDS = 5.0
 # So many packed rows are asked alone as well, to compare: one of every so many requests.
@@ -54,6 +55,24 @@ _KNOWN_AFTER = 5
 
 class _HandBack(Exception):
     """The rows are not asked now."""
+
+
+@dataclass(frozen=True)
+class _JobClock:
+    """The configuration's clock, on which nobody sleeps on when the job has ended."""
+
+    clock: Clock
+    ending: threading.Event
+
+    def time(self) -> float:
+        """Epoch seconds."""
+        return self.clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds, or until the job has ended."""
+        until = self.clock.time() + seconds
+        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
+            self.clock.sleep(min(left, _NAP_SECONDS))
 
 
 class Lanes:
@@ -80,9 +99,10 @@ class Lanes:
         patience: float,
         pack: int | None,
     ) -> None:
-        self.llm, self.pool, self.counts, self.bounds = llm, pool, counts, bounds
+        self.pool, self.counts, self.bounds = pool, counts, bounds
         self.patience, self._pack = patience, pack
-        self.clock = llm.configuration.clock
+        self.clock = _JobClock(llm.configuration.clock, pool.ending)
+        self.llm = _like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
         self.put_off = ""
         self.lanes: list[_Lane] = []
         self.threads: list[threading.Thread] = []
@@ -137,18 +157,20 @@ class Lanes:
 
         The pool's lock is held. Ends the job if it is none and nothing is under way.
         """
-        for name, bound, spent, guess, unit in (
-            ("max_tokens_total", self.bounds.tokens, self.counts.tokens, self._token_guess, ""),
-            ("max_cost", self.bounds.cost, self.counts.cost, self._cost_guess, " USD"),
+        counts, bounds = self.counts, self.bounds
+        for name, bound, spent, most, guess in (
+            ("max_tokens_total", bounds.tokens, counts.tokens, counts.most_tokens, self._tokens),
+            ("max_cost (USD)", bounds.cost, counts.cost, counts.most_cost, self._cost),
         ):
             if bound == math.inf:
                 continue
-            each = spent / self.counts.served if self.counts.served else guess()
+            # What a row takes at most is known from those that were answered.
+            each = most or guess()
             if each > 0:
                 size = min(size, math.floor((bound - spent) / each) - self.pool.asking)
             if size < 1 and not self.pool.asking:
-                said = f"{name}={bound:,.6g}{unit}: {spent:,.6g} spent"
-                self.pool.end_locked(JobStopped(f"stopped before it would exceed {said}"))
+                what = f"{name} of {bound:,.6g}: {spent:,.6g} spent"
+                self.pool.end_locked(JobStopped(f"stopped before it would exceed {what}"))
         return size
 
     def closed(self, error: NoRouteAvailable | None = None) -> None:
@@ -167,10 +189,10 @@ class Lanes:
             return Usage()
         return self.llm.quota_tracker.estimate(self._routes[0], self._sample)
 
-    def _token_guess(self) -> float:
+    def _tokens(self) -> float:
         return self._guess().total_tokens
 
-    def _cost_guess(self) -> float:
+    def _cost(self) -> float:
         usage = self._guess()
         return max((cost_usd(route, usage) or 0.0 for route in self._routes), default=0.0)
 
@@ -209,7 +231,7 @@ class Lanes:
             "output_tokens": float(row.output_tokens),
         }
         left = self.counts.total - self.counts.done
-        return prompts_that_fit(standings, need, now, now + _SOON_SECONDS) >= left
+        return prompts_that_fit(standings, need, now, now + SOON_SECONDS) >= left
 
     def _open(self, sizes: Mapping[Model, int]) -> None:
         """Have a lane for each model that takes packed requests, and one for all others."""
@@ -228,7 +250,7 @@ class Lanes:
             self.pool.wanted = max(THREADS, sum(2 * lane.size for lane in lanes))
             self.pool.work.notify_all()
         for lane in lanes:
-            count = min(_PACKING_THREADS if lane.models else THREADS, self.counts.total)
+            count = min(PACKING_THREADS if lane.models else THREADS, self.counts.total)
             for _ in range(count):
                 thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
                 self.threads.append(thread)
@@ -241,13 +263,19 @@ class Lanes:
         for name in names:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
-        preferred = self.llm.preferred_provider
-        return IntelligentLLMOrchestrator(
-            enable_multi_key_groq=self.llm.enable_multi_key_groq,
-            preferred_provider=preferred if preferred in names else None,
-            providers=names,
-            configuration=replace(self.llm.configuration, providers=providers),
-        )
+        return _like(self.llm, replace(self.llm.configuration, providers=providers), names)
+
+
+def _like(
+    llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+) -> IntelligentLLMOrchestrator:
+    """The same for another configuration and some of its providers."""
+    return IntelligentLLMOrchestrator(
+        enable_multi_key_groq=llm.enable_multi_key_groq,
+        preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+        providers=names,
+        configuration=configuration,
+    )
 
 
 class _Lane:

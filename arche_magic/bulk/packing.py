@@ -151,6 +151,13 @@ def pack_size(
     return max(1, math.floor(min(room, by_tokens / requests)))
 
 
+def needs_packed(row: Usage, size: int) -> Usage:
+    """Tokens of a request that carries so many rows."""
+    return Usage(
+        (row.input_tokens + _AROUND_PROMPT) * size, (row.output_tokens + _AROUND_REPLY) * size
+    )
+
+
 def _schema(row: Schema | None) -> Schema:
     """What the reply to a packed request must look like; its value is a dict by id."""
     inner = dict(row.definition) if row else dict(_TEXT)
