@@ -7,7 +7,6 @@ for, is the engine's business: each row is one of its requests.
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -84,8 +83,9 @@ class Job:
         self.rows = Rows(data, template)
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
-        # The job keeps replies itself, many at once, and waits without end.
-        fixed = {"schema": schema, "reserve": reserve, "patience": math.inf, "keep": False}
+        longest = at_most("patience", patience)
+        # The job keeps replies itself, many at once.
+        fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
         sample = build_request("…", configuration, **{**options, **fixed})
         self.schema: Schema | None = sample.schema
         fixed["schema"] = sample.schema
@@ -96,7 +96,7 @@ class Job:
             self._pool,
             self._counts,
             Bounds.of(max_cost, max_tokens_total, stop_after),
-            at_most("patience", patience),
+            longest,
             rows_per_request(pack, sample),
         )
         store, owner = reply_store(configuration.replies), new_owner()
@@ -106,7 +106,7 @@ class Job:
         )  # fmt: skip
         self._keeper = Keeper(
             self._pool, store, owner, self._counts, self._lanes.bounds, configuration.clock.time,
-            self._hand_out, self._lanes.look_after, fresh=fresh,
+            self._hand_out, self._lanes.look_after,
         )  # fmt: skip
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
@@ -131,7 +131,7 @@ class Job:
             self._threads.append(thread)
             thread.start()
         try:
-            while (rows := self._out.get()) is not None:
+            while (rows := self._next()) is not None:
                 yield from rows
             if self._pool.error is not None:
                 raise self._pool.error
@@ -166,6 +166,14 @@ class Job:
             self._hand_out_rest()
         finally:
             self._put(None)
+
+    def _next(self) -> list[Row] | None:
+        while not self._left.is_set():
+            try:
+                return self._out.get(timeout=_FAREWELL_SECONDS / 2)
+            except queue.Empty:
+                continue
+        return None
 
     def _start_asking(self, first: Task) -> None:
         self._lanes.start(first)

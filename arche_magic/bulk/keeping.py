@@ -36,7 +36,6 @@ class Keeper:
         now: the clock, in epoch seconds.
         hand_out: takes finished rows.
         look_after: called now and then.
-        fresh: claims may be on what is kept already.
     """
 
     def __init__(
@@ -49,12 +48,10 @@ class Keeper:
         now: Callable[[], float],
         hand_out: Callable[[list[Row]], None],
         look_after: Callable[[], None],
-        *,
-        fresh: bool,
     ) -> None:
         self._pool, self._store, self._owner = pool, store, owner
         self._counts, self._bounds, self._now = counts, bounds, now
-        self._hand_out, self._look_after, self._fresh = hand_out, look_after, fresh
+        self._hand_out, self._look_after = hand_out, look_after
 
     def run(self) -> None:
         """Until every row is finished, or the job ends and no call is under way."""
@@ -157,4 +154,4 @@ class Keeper:
             held = list(self._pool.claimed)
         if held:
             now = time.time()
-            self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=self._fresh)
+            self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=True)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -25,7 +26,7 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.reply import Reply, Waiting
-from arche_magic.llm_providers.types import Message, Request, Route, Standing, Usage
+from arche_magic.llm_providers.types import Clock, Message, Request, Route, Standing, Usage
 
 from .packing import Check, fields_to_compare, pack_size, packed, unpacked
 from .pool import MOST_PACKED, THREADS, Finished, Pool, Task
@@ -35,7 +36,7 @@ Model = tuple[str, str]
 
 PACKING_THREADS = 4
 # How long a thread sleeps at most before it sees that the job has ended.
-_NAP_SECONDS = 0.2
+_NAP_SECONDS = 0.1
 # So long a request may wait in the engine before its row goes back, clear of its timeout.
 _LONGEST_WAIT = 120.0
 # A wait that is worth handing rows back for.
@@ -54,6 +55,24 @@ _KNOWN_AFTER = 5
 
 class _HandBack(Exception):
     """The rows are not asked now."""
+
+
+@dataclass(frozen=True)
+class _JobClock:
+    """The configuration's clock, on which nobody sleeps on when the job has ended."""
+
+    clock: Clock
+    ending: threading.Event
+
+    def time(self) -> float:
+        """Epoch seconds."""
+        return self.clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds, or until the job has ended."""
+        until = self.clock.time() + seconds
+        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
+            self.clock.sleep(min(left, _NAP_SECONDS))
 
 
 class Lanes:
@@ -80,9 +99,10 @@ class Lanes:
         patience: float,
         pack: int | None,
     ) -> None:
-        self.llm, self.pool, self.counts, self.bounds = llm, pool, counts, bounds
+        self.pool, self.counts, self.bounds = pool, counts, bounds
         self.patience, self._pack = patience, pack
-        self.clock = llm.configuration.clock
+        self.clock = _JobClock(llm.configuration.clock, pool.ending)
+        self.llm = _like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
         self.put_off = ""
         self.lanes: list[_Lane] = []
         self.threads: list[threading.Thread] = []
@@ -121,7 +141,7 @@ class Lanes:
 
     def resize(self) -> None:
         """Have as many rows in one request as the limits and the replies so far say."""
-        sizes = self._sizes()
+        sizes = self._sizes(packs=True)
         for lane in self.lanes:
             if lane.models:
                 lane.size = min(lane.cap, sizes.get(lane.models[0], 1))
@@ -137,18 +157,20 @@ class Lanes:
 
         The pool's lock is held. Ends the job if it is none and nothing is under way.
         """
-        for name, bound, spent, guess, unit in (
-            ("max_tokens_total", self.bounds.tokens, self.counts.tokens, self._token_guess, ""),
-            ("max_cost", self.bounds.cost, self.counts.cost, self._cost_guess, " USD"),
+        counts, bounds = self.counts, self.bounds
+        for name, bound, spent, most, guess in (
+            ("max_tokens_total", bounds.tokens, counts.tokens, counts.most_tokens, self._tokens),
+            ("max_cost (USD)", bounds.cost, counts.cost, counts.most_cost, self._cost),
         ):
             if bound == math.inf:
                 continue
-            each = spent / self.counts.served if self.counts.served else guess()
+            # What a row takes at most is known from those that were answered.
+            each = most or guess()
             if each > 0:
                 size = min(size, math.floor((bound - spent) / each) - self.pool.asking)
             if size < 1 and not self.pool.asking:
-                said = f"{name}={bound:,.6g}{unit}: {spent:,.6g} spent"
-                self.pool.end_locked(JobStopped(f"stopped before it would exceed {said}"))
+                what = f"{name} of {bound:,.6g}: {spent:,.6g} spent"
+                self.pool.end_locked(JobStopped(f"stopped before it would exceed {what}"))
         return size
 
     def closed(self, error: NoRouteAvailable | None = None) -> None:
@@ -167,15 +189,18 @@ class Lanes:
             return Usage()
         return self.llm.quota_tracker.estimate(self._routes[0], self._sample)
 
-    def _token_guess(self) -> float:
+    def _tokens(self) -> float:
         return self._guess().total_tokens
 
-    def _cost_guess(self) -> float:
+    def _cost(self) -> float:
         usage = self._guess()
         return max((cost_usd(route, usage) or 0.0 for route in self._routes), default=0.0)
 
-    def _sizes(self) -> dict[Model, int]:
-        """Rows per request of each model, by the limits as they are known now."""
+    def _sizes(self, *, packs: bool = False) -> dict[Model, int]:
+        """Rows per request of each model, by the limits as they are known now.
+
+        A job that `packs` already goes on so to its end: its lanes have few threads.
+        """
         models: dict[Model, list[Standing]] = {(r.provider, r.model): [] for r in self._routes}
         if self._pack == 1:
             return dict.fromkeys(models, 1)
@@ -187,7 +212,7 @@ class Lanes:
         ]
         now, row = self.clock.time(), self._guess()
         row = replace(row, output_tokens=math.ceil(self.reply_tokens()))
-        if self._pack is None and self._is_soon_done(standings, row, now):
+        if self._pack is None and not packs and self._is_soon_done(standings, row, now):
             return dict.fromkeys(models, 1)
         for standing in standings:
             models[standing.provider, standing.model].append(standing)
@@ -241,13 +266,19 @@ class Lanes:
         for name in names:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
-        preferred = self.llm.preferred_provider
-        return IntelligentLLMOrchestrator(
-            enable_multi_key_groq=self.llm.enable_multi_key_groq,
-            preferred_provider=preferred if preferred in names else None,
-            providers=names,
-            configuration=replace(self.llm.configuration, providers=providers),
-        )
+        return _like(self.llm, replace(self.llm.configuration, providers=providers), names)
+
+
+def _like(
+    llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+) -> IntelligentLLMOrchestrator:
+    """The same for another configuration and some of its providers."""
+    return IntelligentLLMOrchestrator(
+        enable_multi_key_groq=llm.enable_multi_key_groq,
+        preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+        providers=names,
+        configuration=configuration,
+    )
 
 
 class _Lane:

@@ -142,6 +142,7 @@ class Counts:
         self.done = self.resumed = self.errors = 0
         self.asked = self.served = self.failed = 0
         self.tokens, self.output_tokens, self.cost = 0, 0, 0.0
+        self.most_tokens, self.most_cost = 0, 0.0
         self.packed = self.checked = self.agreed = 0
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -166,9 +167,11 @@ class Counts:
         with self._lock:
             self.tokens += tokens
             self.cost += cost
-            self.served += served
             if served:
+                self.served += served
                 self.output_tokens += output_tokens
+                self.most_tokens = max(self.most_tokens, tokens)
+                self.most_cost = max(self.most_cost, cost)
 
     def wait(self, waiting: Waiting) -> None:
         """Note what is waited for."""

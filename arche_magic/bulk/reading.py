@@ -66,11 +66,14 @@ class Reader:
         self._hand_out, self._before_asking = hand_out, before_asking
         self._retry_errors, self._fresh = retry_errors, fresh
         self._asked = False
+        # What is kept at these addresses fits the schema no more.
+        self._misfits: set[str] = set()
 
     def run(self) -> None:
         """Read all rows, as fast as they are wanted."""
         ending = self._pool.ending
         theirs: dict[str, Task] = {}
+        began = self._llm.configuration.clock.time()
         for start in range(0, len(self._rows), CHUNK):
             if ending.is_set():
                 return
@@ -86,7 +89,7 @@ class Reader:
                 theirs |= self._claim(helping)
         while theirs and not ending.wait(_LOOK_SECONDS):
             self._end_dead_claims(theirs)
-            left = self._without_kept(list(theirs.values()))
+            left = self._without_kept(list(theirs.values()), since=began if self._fresh else 0.0)
             theirs = self._claim(left) if left else {}
 
     def _tasks(self, start: int) -> dict[str, Task]:
@@ -119,14 +122,18 @@ class Reader:
             self._hand_out(failed)
         return tasks
 
-    def _without_kept(self, tasks: list[Task]) -> list[Task]:
-        """The tasks that are to be asked; the others' rows are handed out."""
+    def _without_kept(self, tasks: list[Task], since: float = 0.0) -> list[Task]:
+        """The tasks that are to be asked; the rows of those kept since then are handed out."""
         addresses = [task.address for task in tasks]
         schema: Schema | None = self._options["schema"]
         kept = {}
         for address, reply in self._store.lookup_many(addresses).items():
+            if reply.from_memory is None or reply.from_memory.timestamp() < since:
+                continue
             if (read := _read(reply, schema)) is not None:
                 kept[address] = read
+            else:
+                self._misfits.add(address)
         failures = {} if self._retry_errors else self._store.failures(addresses)
         rows, left = [], []
         for task in tasks:
@@ -148,9 +155,12 @@ class Reader:
         """Make tasks ready to be asked; returns those that another kernel is at."""
         now = time.time()
         by_address = {task.address: task for task in tasks}
-        mine = self._store.claim(
-            by_address, self._owner, now, now + CLAIM_SECONDS, again=self._fresh
-        )
+        again = set(by_address) if self._fresh else self._misfits & by_address.keys()
+        mine: set[str] = set()
+        for addresses, kept_too in ((by_address.keys() - again, False), (again, True)):
+            if addresses:
+                until = now + CLAIM_SECONDS
+                mine |= self._store.claim(addresses, self._owner, now, until, again=kept_too)
         ready = [task for task in tasks if task.address in mine]
         self._pool.add(ready)
         return {task.address: task for task in tasks if task.address not in mine}
