@@ -49,7 +49,7 @@ del Held, pause
 
 
 def main(*names: str) -> None:
-    """Execute the notebooks of these names, or all that give the same each time; write them back."""
+    """Execute the notebooks of these names, or those that give the same each time."""
     for path in [HERE / f"{name}.ipynb" for name in names] or alike():
         notebook = nbformat.read(path, as_version=4)
         nbformat.write(execute(notebook), path)

@@ -15,6 +15,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import (
     Request,
     Route,
@@ -40,8 +41,8 @@ _PACE_SECONDS = 3600.0
 # and by a model's own record of earlier replies.
 _INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
 _OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
-# So many finished rows say more than any record.
-_ENOUGH_ROWS = 20
+# So many replies say how long replies are.
+_ENOUGH = 20
 # A reply shorter than this says little.
 _SHORTEST_REPLY = 16
 _HIGHEST_LIMITS = 100.0
@@ -103,7 +104,7 @@ def plan(
 
     asked: dict[str, Any] = {"reserve": reserve, "pack": size, "paid": allow_paid}
     lanes, every = lanes_for(), lanes_for(paid=True)
-    speed = _speed(llm, load, now)
+    speed = _speed(llm, load)
     end = finish_at(lanes, speed, rows, now)
     late = finish_at(lanes_for(load.heavy()), speed, rows, now)
     parts = shares(lanes, speed, rows, now, end) if math.isfinite(end) else ()
@@ -229,21 +230,19 @@ class _Load:
         text = "x" * max(1, round(4 * work.prompt_tokens))
         probe = build_request(text, llm.configuration, **options)
         routes = llm.routes(probe)
-        tracker = llm.quota_tracker
-        record = any(
-            row.charged_at
-            for row in tracker.standings()
-            if any((row.provider, row.key, row.model) == _names(route) for route in routes)
-        )
+        names = {_names(route) for route in routes}
+        # A model's record moves by a fifth with each reply, from a guess for all of them.
+        served = [one for one in _served(llm) if (one.provider, one.key, one.model) in names]
+        record = len(served) >= _ENOUGH
         output = None
-        span, basis = _OUTPUT_GUESS, "by the length of the prompts; nothing was answered yet"
-        if len(work.outputs) >= _ENOUGH_ROWS:
+        span, basis = _OUTPUT_GUESS, "by the length of the prompts"
+        if len(work.outputs) >= _ENOUGH:
             output = statistics.fmean(work.outputs)
             error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
             share = 0.02 + error / max(1.0, output)
             span, basis = (1 - min(share, 0.9), 1 + share), f"as in {len(work.outputs):,} replies"
         elif record:
-            span, basis = _OUTPUT_RECORD, "by the models' record of earlier prompts"
+            span, basis = _OUTPUT_RECORD, "by the replies of the last hour"
         load = cls(probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0)
         each = [load.usage(llm, route) for route in routes]
         return replace(
@@ -350,11 +349,17 @@ def _names(route: Route) -> tuple[str, str, str]:
     return route.provider, route.key.label, route.model
 
 
-def _speed(llm: IntelligentLLMOrchestrator, load: _Load, now: float) -> Speed:
-    lately = attempt_log(llm.configuration.store).since(now - _PACE_SECONDS)
-    served = [attempt.seconds for attempt in lately if attempt.outcome == "served"]
+def _served(llm: IntelligentLLMOrchestrator) -> list[Attempt]:
+    """The attempts of the last hour that were answered."""
+    since = llm.configuration.clock.time() - _PACE_SECONDS
+    lately = attempt_log(llm.configuration.store).since(since)
+    return [attempt for attempt in lately if attempt.outcome == "served"]
+
+
+def _speed(llm: IntelligentLLMOrchestrator, load: _Load) -> Speed:
+    served = [attempt.seconds for attempt in _served(llm)]
     seconds = max(0.001, statistics.median(served)) if served else _SECONDS_GUESS
-    # What the sandbox of a test answers at once, it answers at once.
+    # Where requests take no time, neither do rows.
     row = min(load.output_tokens / _TOKENS_PER_SECOND, seconds)
     return Speed(seconds, THREADS, PACKING_THREADS, row)
 
