@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = 10_000
 """Rows that are in memory at a time."""
+# What the progress of a file is the sum of, chunk by chunk.
+_SUMS = ("done", "resumed", "errors", "cost_usd", "tokens", "packed", "checked", "agreed")
 _ENDINGS = (".parquet", ".csv", ".csv.gz")
 _INSTALL = "Parquet files need a package more: pip install 'arche_magic[parquet]'"
 
@@ -56,7 +58,7 @@ class FileJob:
     ) -> None:
         self.source, self.to = _checked(source, to)
         self._template, self._options = template, options
-        self._job = Job(next(frame for frame, _ in _read(self.source, 1)), template, **options)
+        self._job = Job(_first(self.source), template, **options)
         self._types = column_types(self._job.schema)
         # Says where a field and a column have one name.
         Replies(self._job)
@@ -105,16 +107,8 @@ class FileJob:
             left = (self._total - done) / (now.total - now.done)
             now_is = utc(get_configuration().clock.time())
             finish = now_is + left * (finish - now_is)
-        return replace(
-            now,
-            done=done,
-            total=self._total,
-            resumed=before.resumed + now.resumed,
-            errors=before.errors + now.errors,
-            finish_at=finish,
-            cost_usd=before.cost_usd + now.cost_usd,
-            tokens=before.tokens + now.tokens,
-        )
+        sums = {name: getattr(before, name) + getattr(now, name) for name in _SUMS}
+        return replace(now, total=self._total, finish_at=finish, **sums)
 
     def cancel(self) -> None:
         """End soon; see `Job`."""
@@ -134,6 +128,20 @@ class FileJob:
             if self._options.get(name) is not None
         }
         return self._options | left
+
+
+def columns_of(source: str | Path, to: str | Path | None) -> set[str]:
+    """The names of a file's columns, where a job from one file to the other can be.
+
+    Raises:
+        InvalidRequest: it cannot.
+        ConfigurationError: a package is missing.
+    """
+    return {str(name) for name in _first(_checked(source, to)[0]).columns}
+
+
+def _first(source: Path) -> pd.DataFrame:
+    return next(frame for frame, _ in _read(source, 1))
 
 
 def _checked(source: str | Path, to: str | Path | None) -> tuple[Path, Path]:

@@ -101,6 +101,10 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
         parts.append(f"{_counted(progress.errors, 'error')}, see the column error")
     first = " · ".join(parts)
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
+    if progress.packed:
+        spent.append(f"{progress.packed:,} packed")
+    if progress.checked:
+        spent.append(f"{progress.agreed} of {progress.checked} asked alone too agree")
     second = " · ".join(filter(None, [*spent, note]))
     return {
         "text/plain": f"{_count(progress)}  {_text_bar(progress)}  {first}\n{second}",

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, planning
+from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, cluster, planning
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
-from arche_magic.prompts import look_up, name_in
+from arche_magic.prompts import fill, look_up, name_in, references, replaced
 
 from .actions import require_keys
 from .bar import Bar
@@ -66,7 +66,9 @@ def over(
         raise InvalidRequest("the prompt is empty")
     asked = _job_options(magics, options, names)
     if options.plan or options.dry_run:
-        _show_plan(planning.plan(_data(options, names), template, by=options.by, **asked))
+        data = _data(options, names)
+        template = _with_variables(template, _columns(data), names, magics.budget)
+        _show_plan(planning.plan(data, template, by=options.by, **asked))
         return None
     if options.by is not None:
         raise InvalidRequest("%llm: --by goes with --plan")
@@ -78,13 +80,16 @@ def over(
     asked |= bounds
     bar = Bar(magics.shell, options.quiet)
     if chunks.is_file(options.over):
+        columns = chunks.columns_of(options.over, into)
+        template = _with_variables(template, columns, names, magics.budget)
         file_job = chunks.FileJob(options.over, into, template, **asked)
         again = f"nothing was written to {file_job.to}; run the cell again for all of it"
         _run(file_job, lambda row: None, bar, lambda: again)
         bar.finish(f"written to {file_job.to}")
         return None
     name = _variable(magics, into)
-    job = Job(_data(options, names), template, **asked)
+    data = _data(options, names)
+    job = Job(data, _with_variables(template, _columns(data), names, magics.budget), **asked)
     replies = Replies(job)
 
     def keep() -> str:
@@ -177,7 +182,30 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
     if first not in names:
         hint = did_you_mean(first, [name for name in names if hasattr(names[name], "iloc")])
         raise InvalidRequest(f"%llm: --over {options.over}: there is no variable {first!r}{hint}")
-    return look_up(options.over, names)
+    data = look_up(options.over, names)
+    if cluster.is_dask(data):
+        raise InvalidRequest("%llm: a Dask frame is asked in Python: arche_magic.map(frame, …)")
+    return data
+
+
+def _columns(data: Any) -> set[str]:
+    """Names that stand for a value of the row; the texts of a list are called `prompt`."""
+    return {str(name) for name in getattr(data, "columns", (getattr(data, "name", ""), "prompt"))}
+
+
+def _with_variables(template: str, columns: set[str], names: Mapping[str, Any], budget: int) -> str:
+    """The template with the values of variables that are the same for every row.
+
+    A name that is a column stands for the column. What is neither is left for the job to tell of.
+    """
+    for reference in references(template):
+        name = name_in(reference)
+        if columns.isdisjoint((reference, name)) and name in names:
+            value = fill(f"{{{{{reference}}}}}", names, budget)
+            if value.images:
+                raise InvalidRequest(f"%llm: {{{{{reference}}}}} is an image; put it into a column")
+            template = replaced(template, reference, value.text)
+    return template
 
 
 def _job_options(

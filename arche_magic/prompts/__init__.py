@@ -78,6 +78,18 @@ def references(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def replaced(text: str, reference: str, value: str) -> str:
+    """The text with a value in place of one reference; `fill` leaves what the value holds alone."""
+
+    def quoted(match: re.Match[str]) -> str:
+        return f"{match[1]}\\{match[0][len(match[1]) :]}"
+
+    inside = _REFERENCE.sub(quoted, value)
+    return _REFERENCE.sub(
+        lambda match: inside if match[2] == reference and not match[1] else match[0], text
+    )
+
+
 def name_in(reference: str) -> str:
     """The name that a reference begins with: `review` of `review.title[0]`."""
     start = _NAME.match(reference)

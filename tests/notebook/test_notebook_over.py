@@ -179,6 +179,15 @@ def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> Non
     assert kernel.value("replies.mood.isin(['good', 'bad']).all().item()") is True
 
 
+def test_variables_are_the_same_for_every_row(kernel: Kernel, start: Sandboxed) -> None:
+    """What is no column is a variable of the notebook; what it holds is not looked through."""
+    sandbox = start(3)
+    kernel.run("kinds, stars = ['good', '{{text}}'], 'column wins'; reviews['stars'] = 5")
+    cell = kernel.run("%%llm --over reviews\nOne of {{kinds}}? {{text}} {{stars}} \\{{text}}")
+    assert cell.status == "ok", cell.error
+    assert sorted(prompts(sandbox))[0] == 'One of ["good", "{{text}}"]? soup 0 5 {{text}}'
+
+
 def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
     """Rows, tokens, routes with their limits, when it would be done, and what paid routes cost."""
     sandbox = start(3000, keys={"groq": 1, "openai": 1})
@@ -191,7 +200,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
     assert re.search(r"groq · key 1 · gpt-oss-120b +3,000 +3,000  [\d,]+ .* per day", plain)
     paid = r"With paid routes as well: done in \d+ min, about .*, about \$\d\.\d\d\n"
     assert re.search(paid, plain)
-    assert re.search(r"By (\w+ )?23:59: no, \d+ of 3,000 rows; sooner with\n", plain)
+    assert re.search(r"By (\w+ )?23:59: no, [\d,]+ of 3,000 rows; sooner with\n", plain)
     assert plain.endswith("Nothing was sent.")
     assert tags(html) <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td"}
     assert len(sandbox.requests) == 0
