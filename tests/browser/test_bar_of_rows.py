@@ -1,0 +1,106 @@
+"""What a person sees of a job over rows in JupyterLab, in either theme: the plan, and the bar.
+
+Pictures are left in `build/screens/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import SCREENS, Lab, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+PROMPT = "Is this positive? {{text}} It got {{stars}} stars."
+CELLS = (
+    """%load_ext arche_magic
+import os, tempfile
+import pandas as pd
+from arche_magic.sandbox import Sandbox
+sandbox = Sandbox(keys={"groq": 1, "mistral": 1, "openai": 1}, latency=0.6).start()
+os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://rows")
+os.environ["ARCHE_REPLIES"] = os.path.join(tempfile.mkdtemp(), "replies.sqlite")
+reviews = pd.DataFrame({"text": [f"Soup {n} was cold." for n in range(400)], "stars": 1})
+some = reviews.head(120)""",
+    f"%%llm --over reviews --plan --pack 1 --by 23:59\n{PROMPT}",
+    f"%%llm --over some --reserve 0%\n{PROMPT}",
+)
+# The two parts of the bar's line, the bar with its colours, and the line below.
+BAR = "div[style*='max-width:720px'], div[style*='max-width: 720px']"
+TRACK = "div[style*='height:8px'], div[style*='height: 8px']"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The job under way in one theme: interrupted while it waits."""
+    name = f"rows-{request.param.lower()}"
+    lab.write(f"{name}.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    lab.set_theme(f"JupyterLab {request.param}")
+    with open_notebook(browser, lab, f"{name}.ipynb", width=1000) as opened:
+        page = opened.page
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        running = opened.cell("--reserve").locator(BAR)
+        running.get_by_text("waiting: ").wait_for(timeout=40_000)
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENS / f"{name}-running.png")
+        page.get_by_role("button", name="Interrupt the kernel").click()
+        running.get_by_text("interrupted").wait_for(timeout=10_000)
+        opened.photograph(name, 1000)
+        yield opened
+
+
+def test_the_bar_shows_what_its_words_say(screen: Screen) -> None:
+    """The coloured part is the share of rows that are done."""
+    bar = screen.cell("--reserve").locator(BAR)
+    words = bar.inner_text()
+    done = int(words.split(" of ")[0])
+    assert 0 < done < 120
+    track = bar.locator(TRACK)
+    whole = track.bounding_box()
+    filled = [part.bounding_box() for part in track.locator("div").all()]
+    assert whole is not None
+    assert all(box is not None for box in filled)
+    widths = sum(box["width"] for box in filled if box)
+    assert widths / whole["width"] == pytest.approx(done / 120, abs=0.01)
+    assert whole["height"] == 8
+
+
+def test_an_interrupted_job_says_how_to_go_on(screen: Screen) -> None:
+    """Which variable has the finished rows; the error below is one line."""
+    cell = screen.cell("--reserve")
+    assert "finished rows; run the cell again for the others" in cell.locator(BAR).inner_text()
+    error = cell.locator('[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText')
+    assert "Interrupted: calls under way are booked when they end" in error.last.inner_text()
+
+
+def test_the_plan_is_a_table_that_fits(screen: Screen) -> None:
+    """Also on a narrow page: nothing is cut off."""
+    plan = screen.cell("--plan").locator(".jp-OutputArea-output").first
+    for wanted in ("400 rows", "held back by", "groq · key 1", "With paid routes as well", "By "):
+        assert wanted in plan.inner_text()
+    before = screen.page.viewport_size
+    screen.page.set_viewport_size({"width": 720, "height": 900})
+    assert plan.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    if before:
+        screen.page.set_viewport_size(before)
