@@ -97,7 +97,7 @@ class Job:
             self._counts,
             Bounds.of(max_cost, max_tokens_total, stop_after),
             longest,
-            _packing(pack, sample),
+            rows_per_request(pack, sample),
         )
         store, owner = reply_store(configuration.replies), new_owner()
         self._reader = Reader(
@@ -234,7 +234,7 @@ class Job:
         )
 
 
-def _packing(pack: int | str, sample: Request) -> int | None:
+def rows_per_request(pack: int | str, sample: Request) -> int | None:
     """Rows per request, None for as many as it takes.
 
     Raises:

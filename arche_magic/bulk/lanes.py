@@ -143,7 +143,7 @@ class Lanes:
 
     def resize(self) -> None:
         """Have as many rows in one request as the limits and the replies so far say."""
-        sizes = self._sizes()
+        sizes = self._sizes(packs=True)
         for lane in self.lanes:
             if lane.models:
                 lane.size = min(lane.cap, sizes.get(lane.models[0], 1))
@@ -214,8 +214,11 @@ class Lanes:
         usage = self._guess()
         return max((cost_usd(route, usage) or 0.0 for route in self._routes), default=0.0)
 
-    def _sizes(self) -> dict[Model, int]:
-        """Rows per request of each model, by the limits as they are known now."""
+    def _sizes(self, *, packs: bool = False) -> dict[Model, int]:
+        """Rows per request of each model, by the limits as they are known now.
+
+        A job that `packs` already goes on so to its end: its lanes have few threads.
+        """
         models: dict[Model, list[Standing]] = {(r.provider, r.model): [] for r in self._routes}
         if self._pack == 1:
             return dict.fromkeys(models, 1)
@@ -227,7 +230,7 @@ class Lanes:
         ]
         now, row = self.clock.time(), self._guess()
         row = replace(row, output_tokens=math.ceil(self.reply_tokens()))
-        if self._pack is None and self._is_soon_done(standings, row, now):
+        if self._pack is None and not packs and self._is_soon_done(standings, row, now):
             return dict.fromkeys(models, 1)
         for standing in standings:
             models[standing.provider, standing.model].append(standing)
