@@ -199,6 +199,7 @@ class Job:
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
+                self._keeper.beat()
                 continue
             return
 

@@ -52,19 +52,28 @@ class Keeper:
         self._pool, self._store, self._owner = pool, store, owner
         self._counts, self._bounds, self._now = counts, bounds, now
         self._hand_out, self._look_after = hand_out, look_after
+        self._beat_at = time.monotonic()
 
     def run(self) -> None:
         """Until every row is finished, or the job ends and no call is under way."""
-        beat = time.monotonic()
         while True:
             if batch := self._gather():
                 self._write(batch)
             elif self._is_over():
                 return
             self._look_after()
-            if time.monotonic() > beat + _BEAT_SECONDS:
-                beat = time.monotonic()
-                self._prolong()
+            self.beat()
+
+    def beat(self) -> None:
+        """Prolong the claims, now and then; also while nobody takes what is finished."""
+        if time.monotonic() < self._beat_at + _BEAT_SECONDS:
+            return
+        self._beat_at = time.monotonic()
+        with self._pool.lock:
+            held = list(self._pool.claimed)
+        if held:
+            now = time.time()
+            self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=True)
 
     def _gather(self) -> list[Finished]:
         """All that has finished, soon after the first of it."""
@@ -148,10 +157,3 @@ class Keeper:
         elif counts.failed >= self._bounds.failed:
             what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"
             self._pool.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
-
-    def _prolong(self) -> None:
-        with self._pool.lock:
-            held = list(self._pool.claimed)
-        if held:
-            now = time.time()
-            self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=True)

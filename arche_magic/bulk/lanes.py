@@ -49,6 +49,8 @@ SOON_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 # So many packed rows are asked alone as well, to compare: one of every so many requests.
 _CHECKS, _CHECK_EVERY = 5, 10
+# How much more a row may take than any before.
+_MARGIN = 1.5
 # Replies after which their mean length is believed.
 _KNOWN_AFTER = 5
 
@@ -164,8 +166,8 @@ class Lanes:
         ):
             if bound == math.inf:
                 continue
-            # What a row takes at most is known from those that were answered.
-            each = most or guess()
+            # What a row takes at most is known from those that were answered, more or less.
+            each = _MARGIN * most or guess()
             if each > 0:
                 size = min(size, math.floor((bound - spent) / each) - self.pool.asking)
             if size < 1 and not self.pool.asking:
@@ -173,14 +175,30 @@ class Lanes:
                 self.pool.end_locked(JobStopped(f"stopped before it would exceed {what}"))
         return size
 
-    def closed(self, error: NoRouteAvailable | None = None) -> None:
-        """A lane has closed; with the last one the job ends. The pool's lock is held."""
+    def closed(self, error: NoRouteAvailable) -> list[Finished]:
+        """A lane has closed; with the last one the job ends. The pool's lock is held.
+
+        Returns the rows that only the closed lane could have taken.
+        """
         if all(lane.is_closed for lane in self.lanes):
             self.pool.end_locked(None if self.put_off else error)
+            return []
+        lost = [task for task in self.pool.ready if not self.may_take(task)]
+        for task in lost:
+            self.pool.ready.remove(task)
+        self.pool.asking += len(lost)
+        return [Finished(task, error=error, again=True) for task in lost]
 
-    def is_time_for_a_check(self) -> bool:
-        """Whether a row of the packed reply that has come is to be asked alone too."""
+    def may_take(self, task: Task) -> bool:
+        """Whether the row is not too long for every lane that is left."""
+        return any(
+            lane.number not in task.too_long_for for lane in self.lanes if not lane.is_closed
+        )
+
+    def note_packed(self, rows: int) -> bool:
+        """Count rows that came packed; whether one of them is to be asked alone too."""
         with self.pool.lock:
+            self.counts.packed += rows
             self._packs += 1
             return self._packs % _CHECK_EVERY == 1 and self._packs < _CHECKS * _CHECK_EVERY
 
@@ -378,9 +396,13 @@ class _Lane:
             return Finished(task, self._send(task.request))
         except NoRouteAvailable as error:
             return self._without_route(task, error)
+        except NotKept as error:
+            return Finished(task, error=error, again=True)
         except LLMProviderError as error:
-            passes = error.next_available_at is not None or isinstance(error, NotKept)
-            return Finished(task, error=error, again=passes)
+            if error.next_available_at is None:
+                return Finished(task, error=error)
+            # It was cut short by what passes.
+            return self._later(task, error)
 
     def _ask_packed(self, tasks: list[Task]) -> None:
         requests = [task.request for task in tasks]
@@ -409,8 +431,7 @@ class _Lane:
         left = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
         # What was cut goes on in helpings that were not; what is missing for no reason, alone.
         self._shorten(left, max(1, good) if is_cut else half if not good else 1)
-        counts.packed += good
-        if self.crew.is_time_for_a_check():
+        if self.crew.note_packed(good):
             self._check(tasks, replies)
         for task, reply in zip(tasks, replies, strict=True):
             if reply is not None:
@@ -435,25 +456,33 @@ class _Lane:
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> Finished:
         """What to do when no route answered a row: wait for one, or give the row up."""
-        if error.next_available_at is None and self._opens(task.request) < math.inf:
-            # Others have a route here: it is the row, too long for each of them.
+        short = replace(task.request, messages=(Message("user", "?"),), schema=None)
+        if error.next_available_at is None and self._opens(short) < math.inf:
+            # Others have a route here.
+            if self._opens(task.request) < math.inf:
+                return self._later(task, error)
+            # It is the row, too long for each of them.
             with self._pool.lock:
                 task.too_long_for.add(self.number)
-                others = [lane for lane in self.crew.lanes if not lane.is_closed]
-                if all(lane.number in task.too_long_for for lane in others):
+                if not self.crew.may_take(task):
                     return Finished(task, error=error)
             raise _HandBack from None
-        task.tries += any(attempt.outcome == "failed" for attempt in error.attempts)
+        self._shut(error)
+        if any(attempt.outcome == "failed" for attempt in error.attempts):
+            return self._later(task, error)
+        raise _HandBack from None
+
+    def _later(self, task: Task, error: LLMProviderError) -> Finished:
+        """Have a row asked once more, unless that did not help several times."""
+        task.tries += 1
         if task.tries >= _TRIES:
             return Finished(task, error=error, again=True)
-        self._shut(error)
         raise _HandBack from None
 
     def _opens(self, request: Request) -> float:
-        """When the first route opens for a request of hardly any tokens."""
-        short = replace(request, messages=(Message("user", "?"),), schema=None)
+        """When the first route opens for a request."""
         state, now = self.llm.quota_tracker.state, self._clock.time()
-        return min(state(route, short, now).opens_at for route in self.llm.routes(short))
+        return min(state(route, request, now).opens_at for route in self.llm.routes(request))
 
     def _shut(self, error: NoRouteAvailable) -> None:
         """Wait for the first route, or, if that takes too long, close the lane."""
@@ -466,4 +495,6 @@ class _Lane:
             if opens < math.inf:
                 self.crew.put_off = f"not asked: {error}"
             self.is_closed = True
-            self.crew.closed(error)
+            lost = self.crew.closed(error)
+        for finished in lost:
+            self._pool.finished.put(finished)

@@ -73,7 +73,7 @@ class Replies:
             name: pd.Series(values, index=data.index, dtype=_dtype(name)).infer_objects()
             for name, values in self._columns.items()
         }
-        kept = data[[column for column in data.columns if column not in columns]]
+        kept = data.loc[:, ~data.columns.isin(list(columns))]
         frame = pd.concat([kept, pd.DataFrame(columns, index=data.index)], axis=1)
         if all(self._finished):
             return frame

@@ -68,7 +68,7 @@ def best_makespan(rows: int, started: float, keys: int, share: float = 1.0) -> f
     return high
 
 
-def limits(rows: int = 2000, scale: float = 20.0) -> None:
+def limits(rows: int = 2000, scale: float = 5.0) -> None:
     """2,000 rows over 5 accounts, for the reserve that is usual and for none."""
     plenty = {"tokens_per_minute": None, "tokens_per_day": None, "requests_per_day": None}
     for reserve in (0.0, 0.1):

@@ -361,3 +361,60 @@ def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
     use_configuration(replace(get_configuration(), keys=(), replay="only"))
     assert arche_magic.map(["Hi"]).error.isna().all()
     assert len(sandbox.requests) == 1
+
+
+def test_a_slow_reader_holds_the_job_up(sandbox: Sandbox) -> None:
+    """Rows are not asked for nobody: little more is asked than was taken."""
+    rows = arche_magic.imap([f"Row {n}" for n in range(3000)])
+    for _ in range(10):
+        next(rows)
+    until = time.monotonic() + 20
+    asked = -1
+    while asked != len(sandbox.requests):
+        assert time.monotonic() < until
+        asked = len(sandbox.requests)
+        time.sleep(0.5)
+    assert asked < 1500
+    rows.close()
+
+
+def test_columns_of_the_same_name_stay_two(sandbox: Sandbox) -> None:
+    """As long as the template names neither."""
+    frame = pd.DataFrame([["Hi", 1, 2]], columns=["text", "n", "n"])
+    result = arche_magic.map(frame, "{{text}}")
+    assert list(result.columns)[:4] == ["text", "n", "n", "reply"]
+
+
+def test_columns_of_an_earlier_job_are_replaced(sandbox: Sandbox) -> None:
+    """So a second question can be asked about the first one's replies."""
+    first = arche_magic.map(["Hi"])
+    second = arche_magic.map(first, "Shorter: {{reply}}")
+    assert list(second.columns) == list(first.columns)
+    assert second.reply.tolist() != first.reply.tolist()
+
+
+def test_rows_go_to_every_provider_that_has_room(start: Start, clock: Clock) -> None:
+    """Each limit is used, none is overrun, and nothing is refused."""
+    sandbox = start(
+        keys={"groq": 2, "mistral": 1},
+        clock=clock,
+        limits={
+            "groq": {"requests_per_minute": 6},
+            "mistral": {"requests_per_minute": 10},
+        },
+    )
+    result = arche_magic.map([f"Row {n}" for n in range(30)], reserve=0.0, pack=1)
+    assert result.error.isna().all()
+    assert set(result.provider) == {"groq", "mistral"}
+    assert not any(request.status == 429 for request in sandbox.requests)
+    assert len(sandbox.requests) == 30
+
+
+def test_equal_rows_fail_alike(start: Start) -> None:
+    """And are asked once."""
+    sandbox = start()
+    arche_magic.map(["Warm up"])
+    sandbox.fail("groq", "content_filter")
+    result = arche_magic.map(["Hi", "Hi"])
+    assert result.error.notna().all()
+    assert len(sandbox.requests) == 2
