@@ -216,9 +216,9 @@ def test_memory_does_not_grow_with_the_file() -> None:
 
     def write(path: str, rows: int) -> None:
         texts = pa.array(["same text"] * rows)
-        ballast = pa.array([np.random.default_rng(n).bytes(8000) for n in range(rows)])
+        ballast = pa.array([np.random.default_rng(n).bytes(20_000) for n in range(rows)])
         table = pa.table({"text": texts, "ballast": ballast})
-        pq.write_table(table, path, row_group_size=500, compression="none")
+        pq.write_table(table, path, row_group_size=200, compression="none")
 
     def peak(path: str) -> int:
         ran = subprocess.run(
@@ -228,6 +228,6 @@ def test_memory_does_not_grow_with_the_file() -> None:
         return int(ran.stdout)
 
     write("small.parquet", 100)
-    write("large.parquet", 10_000)
+    write("large.parquet", 4_000)
     assert Path("large.parquet").stat().st_size > 75_000_000
     assert peak("large.parquet") < peak("small.parquet") + 100_000

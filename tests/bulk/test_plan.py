@@ -70,7 +70,7 @@ def test_the_limit_that_binds_decides_when_it_is_done(
 
 
 def test_what_it_says_is_what_happens(start: Start) -> None:
-    """A job is done when the plan said; here time runs twenty times as fast."""
+    """A job is done when the plan said; here time runs twenty times as fast, and a window is a minute."""
     clock = FastClock(20)
     start(**limits(requests_per_minute=60) | {"clock": clock})
     # Loads the SDK, which takes minutes of such a clock.
@@ -80,7 +80,7 @@ def test_what_it_says_is_what_happens(start: Start) -> None:
     began = clock.time()
     result = arche_magic.map(frame, TEMPLATE, pack=1)
     assert result.error.isna().all()
-    assert clock.time() - began == pytest.approx(seconds(plan), rel=0.2)
+    assert clock.time() - began == pytest.approx(seconds(plan), abs=60)
     assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
 
 
