@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from datetime import datetime
@@ -74,7 +75,8 @@ class Bar:
         print(without_controls(bundle["text/plain"]))
 
     def _overwrite(self, line: str) -> None:
-        line = without_controls(line)
+        # Written over only as long as it is one line.
+        line = without_controls(line)[: max(20, shutil.get_terminal_size().columns - 1)]
         print("\r" + line.ljust(self._width) + ("" if line else "\r"), end="", flush=True)
         self._width = len(line)
 
