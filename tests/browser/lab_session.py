@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -48,6 +49,7 @@ _PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
 # What a page says once its kernel answers.
 _READY = {"doc/tree/": "(ipykernel) | Idle", "notebooks/": "Python 3 (ipykernel)"}
 _PIECE = 1300  # height in pixels that is comfortable to look at
+_SLIVER = 100  # not worth a picture of its own
 _FINISHED = r"""() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
   return prompts.length > 0 && prompts.every(p => /^\[\d+\]:$/.test(p.textContent.trim()));
@@ -141,9 +143,12 @@ class Screen:
             old.unlink()
         height = self.page.evaluate("() => window.innerHeight")
         written = []
-        for number, top in enumerate(range(0, height, _PIECE), start=1):
+        tops = list(range(0, height, _PIECE))
+        if len(tops) > 1 and height - tops[-1] < _SLIVER:
+            tops.pop()
+        for number, (top, end) in enumerate(pairwise([*tops, height]), start=1):
             path = SCREENS / f"{name}-{number}.png"
-            piece = {"x": 0, "y": top, "width": width, "height": min(_PIECE, height - top)}
+            piece = {"x": 0, "y": top, "width": width, "height": end - top}
             self.page.screenshot(path=path, clip=piece)
             written.append(path)
         return written
