@@ -31,6 +31,7 @@ class Terminal:
             env=environment,
             encoding="utf-8",
             dimensions=(50, 240),
+            use_poll=True,
             timeout=30,
         )
         self.sandbox = sandbox
