@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from promptness import in_time
 from provider_parts import MODELS, Clock, FastClock, Start, asked, run_script, server_count
 
 from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
@@ -197,12 +198,12 @@ def test_threads_are_answered_in_the_order_they_came(start: Start) -> None:
 
 def test_who_waits_in_line_goes_when_the_time_is_up(start: Start) -> None:
     """The one before takes the only place in time; the second fails, and no later than it may."""
-    known = {"groq": parse_limits({"requests_per_minute": 60}, "bucket")}
-    limits = {"groq": {"requests_per_minute": 60}}
+    known = {"groq": parse_limits({"requests_per_minute": 20}, "bucket")}
+    limits = {"groq": {"requests_per_minute": 20}}
     start(keys={"groq": 1}, limits=limits, settings={"limits": known})
     provider = get_llm_provider()
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: provider.generate("Hello", patience=0, max_tokens=1), range(60)))
+        list(pool.map(lambda _: provider.generate("Hello", patience=0, max_tokens=1), range(20)))
     waits = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(provider.generate, "One", patience=9, on_wait=lambda _: waits.set())
@@ -210,7 +211,7 @@ def test_who_waits_in_line_goes_when_the_time_is_up(start: Start) -> None:
         began = time.monotonic()
         with pytest.raises(NoRouteAvailable):
             provider.generate("Two", patience=9, timeout=1.2)
-        assert time.monotonic() - began < 1.3
+        in_time("a deadline", time.monotonic() - began - 1.2)
         assert first.result(10)
 
 
