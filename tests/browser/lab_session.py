@@ -122,9 +122,21 @@ class Screen:
         try:
             self.page.wait_for_function(_FINISHED, timeout=seconds * 1000)
         except PageTimeout as error:
+            self.assert_it_answers()
             prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
             errors = self.page.locator('[data-mime-type*="stderr"]').all_inner_texts()
             raise AssertionError(f"not all cells ran: {prompts}, {errors}") from error
+
+    def assert_it_answers(self) -> None:
+        """The page is not busy for longer than ten seconds; most else would wait without end.
+
+        Raises:
+            AssertionError: it hangs.
+        """
+        try:
+            self.page.wait_for_function("() => true", timeout=10_000)
+        except PageTimeout as error:
+            raise AssertionError("the page hangs") from error
 
     def show_whole_notebook(self, width: int) -> None:
         """Make the window as tall as the notebook, so that nothing has to be scrolled."""

@@ -209,6 +209,19 @@ def test_the_engine_knows_nothing_of_notebooks() -> None:
             assert target != "arche_magic", name
 
 
+def test_unknown_errors_are_caught_in_one_place() -> None:
+    """An SDK's in `adapters.base`, and Colab's; all others are named, or raised again."""
+    catching = set()
+    for path in sorted((ROOT / "llm_providers").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else ""
+                assert caught, f"{path.name}:{node.lineno} catches everything"
+                if caught == "Exception":
+                    catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
+    assert catching == {"adapters/base.py", "keys.py"}
+
+
 def test_the_face_uses_only_what_is_public() -> None:
     """No routing and no quota rules are reached around the public names."""
     for name, target, _ in EVERYTHING:
