@@ -35,6 +35,8 @@ from .progress import Bounds, Counts, JobStopped
 Model = tuple[str, str]
 
 PACKING_THREADS = 4
+# So many at most, where each reply takes longer than this.
+_MOST_THREADS, _SLOW_SECONDS = 64, 0.3
 # How long a thread sleeps at most before it sees that the job has ended.
 _NAP_SECONDS = 0.1
 # So long a request may wait in the engine before its row goes back, clear of its timeout.
@@ -271,11 +273,24 @@ class Lanes:
             self.pool.wanted = max(THREADS, sum(2 * lane.size for lane in lanes))
             self.pool.work.notify_all()
         for lane in lanes:
-            count = min(PACKING_THREADS if lane.models else THREADS, self.counts.total)
-            for _ in range(count):
-                thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
-                self.threads.append(thread)
-                thread.start()
+            for _ in range(min(PACKING_THREADS if lane.models else THREADS, self.counts.total)):
+                self._add_thread(lane)
+
+    def _add_thread(self, lane: _Lane) -> None:
+        thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
+        lane.threads += 1
+        self.threads.append(thread)
+        thread.start()
+
+    def note_call(self, lane: _Lane, reply: Reply) -> None:
+        """Have one thread more where replies take long, and no limit holds the lane up."""
+        last = reply.attempts[-1] if reply.attempts else None
+        if last is None or last.seconds < _SLOW_SECONDS or last.waited_s:
+            return
+        with self.pool.lock:
+            is_busy = self.pool.ready and not self.pool.idle and not lane.is_closed
+            if is_busy and lane.threads < _MOST_THREADS and not self.pool.ending.is_set():
+                self._add_thread(lane)
 
     def _narrowed(self, models: list[Model]) -> IntelligentLLMOrchestrator:
         """The same, on these models alone."""
@@ -308,6 +323,7 @@ class _Lane:
         cap: what `size` has been brought down to by replies that were no good.
         shut_until: epoch seconds; none of its routes opens before.
         is_closed: none of them opens in this run.
+        threads: how many it has.
     """
 
     def __init__(
@@ -321,6 +337,7 @@ class _Lane:
         self.size, self.cap = 1, MOST_PACKED
         self.shut_until = 0.0
         self.is_closed = False
+        self.threads = 0
         self._is_watched = False
         self._pool, self._clock = crew.pool, crew.clock
 
@@ -386,10 +403,12 @@ class _Lane:
                 raise _HandBack
 
         try:
-            return self.llm.ask(request, on_wait)
+            reply = self.llm.ask(request, on_wait)
         except ConfigurationError as error:
             self._pool.end(error)
             raise _HandBack from None
+        self.crew.note_call(self, reply)
+        return reply
 
     def _ask_alone(self, task: Task) -> Finished:
         try:
