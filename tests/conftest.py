@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from leaks import leaks_in_folder
+from leaks import leaks_in, leaks_of_a_run
 
 from arche_magic.llm_providers.config import use_configuration
 from arche_magic.sandbox import Sandbox
@@ -28,11 +28,24 @@ def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_written_holds_a_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """After the last test, no file of any test, and none in `build/`, has part of a planted key."""
+    """After the last test, no file of any test or in these folders has part of a key."""
     yield
-    build = Path(__file__).parents[1] / "build"
-    folders = [folder for folder in (tmp_path_factory.getbasetemp(), build) if folder.exists()]
-    assert [leak for folder in folders for leak in leaks_in_folder(folder)] == []
+    root = Path(__file__).parents[1]
+    written = [root / name for name in ("build", "outputs", "notebooks", "docs")]
+    folders = [tmp_path_factory.getbasetemp(), *filter(Path.exists, written)]
+    found = leaks_of_a_run(folders)
+    assert not found, "\n".join(found)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that prints or logs part of a planted key ends in an error."""
+    report = yield
+    found = [leak for _, text in report.sections for leak in leaks_in(text)]
+    if found and report.passed and report.when == "teardown":  # that knows the other parts too
+        report.outcome = "failed"
+        report.longrepr = "\n".join(["it printed or logged a key", *found])
+    return report
 
 
 @pytest.fixture

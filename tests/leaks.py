@@ -5,23 +5,27 @@
 
 A leak is eight characters of a key in a row: as they are, in base64, in hexadecimal digits, or
 escaped for a URL. Eight are enough to recognise a key, and by chance alone they stand nowhere.
+The sandbox's keys, which most tests use, end in hexadecimal digits: those take sixteen.
 """
 
 from __future__ import annotations
 
 import base64
 import random
+import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from arche_magic.sandbox import Sandbox
+
 FRAGMENT = 8
 _BEGINNING = 2**24 - 1
-_LARGEST_FILE = 50_000_000
 
 
 def _drawn(seed: int, length: int, alphabet: str = string.ascii_letters + string.digits) -> str:
@@ -39,6 +43,13 @@ PLANTED: Mapping[str, str] = {
     "openai_key_2": f"k'{_drawn(8, 12)}\"%41&{_drawn(9, 12)}~!",
     "redis_password": f"p@{_drawn(10, 8)}/{_drawn(11, 8)}:%40?{_drawn(12, 8)}",
 }
+_EVERYWHERE = dict.fromkeys(("groq", "mistral", "google", "openai"), 8)
+SANDBOX: Mapping[str, str] = {
+    key.label: re.split("[_-]", key.text)[-1]
+    for key in Sandbox(keys=_EVERYWHERE).service.accounts.keys
+}
+# Where tests themselves write the sandbox's keys: into cells that set a kernel up.
+WITH_SET_UP = (".env", "*.ipynb", "*.html", "history.sqlite*", "userdata.py")
 # The beginnings of keys are public; they stand in documentation and in our own patterns.
 _PUBLIC = ("gsk_", "AIzaSy", "AQ.Ab8", "sk-proj-")
 
@@ -48,7 +59,9 @@ def keys_of(provider: str) -> list[str]:
     return [text for label, text in PLANTED.items() if label.startswith(f"{provider}_key_")]
 
 
-def leaks_in(data: str | bytes, planted: Mapping[str, str] = PLANTED) -> list[str]:
+def leaks_in(
+    data: str | bytes, planted: Mapping[str, str] = PLANTED, fragment: int = FRAGMENT
+) -> list[str]:
     """Which planted texts the data holds a piece of, each once, and where it is seen first."""
     content = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     names, beginnings = _wanted(tuple(planted.items()))
@@ -60,7 +73,9 @@ def leaks_in(data: str | bytes, planted: Mapping[str, str] = PLANTED) -> list[st
         words = np.frombuffer(content, "<u8", count, shift)
         for place in np.flatnonzero(beginnings[words & _BEGINNING]):
             name, at = names.get(int(words[place])), shift + FRAGMENT * int(place)
-            if name is not None:
+            piece = content[at : at + fragment]
+            whole = len(piece) == fragment
+            if name and whole and any(piece in form for form in _forms(planted[name])):
                 found[name] = min(at, found.get(name, at))
     return [
         f"{name} at {at}: …{content[max(0, at - 60) : at + 60].decode('utf-8', 'replace')}…"
@@ -73,26 +88,35 @@ def leaks_in_folder(
 ) -> list[str]:
     """Files of a folder, at any depth, that hold a piece of a planted text, and which.
 
-    `but` are the names of files that are there to hold them.
+    `but` are patterns of the names of files that are there to hold them.
     """
     return [
-        f"{path}: {leak}" for path in _files(folder, set(but)) for leak in _leaks(path, planted)
+        f"{path}: {leak}"
+        for path, content in _files(folder, tuple(but))
+        for leak in leaks_in(content, planted)
     ]
 
 
-def _files(folder: Path, but: set[str]) -> Iterator[Path]:
+def leaks_of_a_run(folders: Iterable[Path]) -> list[str]:
+    """Files of the folders that hold a piece of any key that tests use, and which."""
+    return [
+        *(leak for folder in folders for leak in leaks_in_folder(folder)),
+        *(
+            f"{path}: sandbox {leak}"
+            for folder in folders
+            for path, content in _files(folder, WITH_SET_UP)
+            for leak in leaks_in(content, SANDBOX, 2 * FRAGMENT)
+        ),
+    ]
+
+
+def _files(folder: Path, but: tuple[str, ...]) -> Iterator[tuple[Path, bytes]]:
     for path in sorted(folder.rglob("*")):
-        if path.name not in but and path.is_file() and not path.is_symlink():
-            yield path
-
-
-def _leaks(path: Path, planted: Mapping[str, str]) -> list[str]:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            return []
-        return leaks_in(path.read_bytes(), planted)
-    except OSError:  # gone meanwhile, or not ours to read
-        return []
+        if not any(path.match(pattern) for pattern in but) and not path.is_symlink():
+            # It may be a folder or a socket, gone meanwhile, or not ours to read.
+            with suppress(OSError):
+                if path.is_file():
+                    yield path, path.read_bytes()
 
 
 @lru_cache

@@ -131,7 +131,7 @@ def test_a_narrow_console_sees_whole_lines(
     get_llm_provider("groq").generate("Hello")
     console = pexpect.spawn(
         sys.executable, ["-m", "arche_magic", "quota"], cwd=str(tmp_path), encoding="utf-8",
-        env=environment(), dimensions=(50, columns), timeout=30,
+        env=environment(), dimensions=(50, columns), timeout=30, use_poll=True,
     )  # fmt: skip
     lines = console.read().splitlines()
     assert max(map(len, lines)) <= columns

@@ -327,9 +327,10 @@ def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Pa
 
 def test_a_saved_notebook_gives_its_attempts_back(tmp_path: Path) -> None:
     """The metadata of the outputs is enough; what is no attempt is passed over."""
-    kept = attempt(datetime.now(UTC), input_tokens=7).to_dict()
-    later = {**kept, "field_of_a_later_version": 1}
-    odd = [{**kept, "input_tokens": "seven"}, {"provider": "groq"}, "attempt", None]
+    whole = attempt(datetime.now(UTC), input_tokens=7).to_dict()
+    kept = json.dumps(whole)
+    later = json.dumps({**whole, "field_of_a_later_version": 1})
+    odd = [json.dumps({**whole, "input_tokens": "seven"}), '{"provider": "groq"}', "attempt", None]
     cells = [
         {"cell_type": "markdown", "source": "x"},
         {"outputs": [{"metadata": {"arche_magic": {"attempts": [kept]}}}, {"text": "plain"}]},

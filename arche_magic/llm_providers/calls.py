@@ -14,6 +14,8 @@ from .types import Completion, Observation, Route, Usage
 
 _adapters: dict[tuple[str, str, str], Adapter] = {}
 _adapters_lock = new_lock()
+# A kernel whose keys or sandboxes come and go all day keeps no connection to those long gone.
+_MOST_ADAPTERS = 256
 
 
 def adapter_of(route: Route, configuration: Configuration) -> Adapter:
@@ -21,11 +23,16 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
     provider = configuration.providers[route.provider]
     identity = (provider.name, route.key.fingerprint, provider.url)
     # Whoever's adapter is there does not wait until another one's SDK is loaded.
-    if identity not in _adapters:
+    adapter = _adapters.get(identity)
+    if adapter is None:
         with _adapters_lock:
-            if identity not in _adapters:
-                _adapters[identity] = build_adapter(provider.wire, route.key, provider.url)
-    return _adapters[identity]
+            adapter = _adapters.get(identity)
+            if adapter is None:
+                adapter = build_adapter(provider.wire, route.key, provider.url)
+                if len(_adapters) >= _MOST_ADAPTERS:
+                    del _adapters[next(iter(_adapters))]
+                _adapters[identity] = adapter
+    return adapter
 
 
 if hasattr(os, "register_at_fork"):

@@ -62,6 +62,14 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+# A sign, and the backslash in front that makes it a plain one; a backslash may be escaped itself.
+_ESCAPE = r"(?<!\\)((?:\\\\)*)\\?"
+_TAG = re.compile(_ESCAPE + "<")
+_ESCAPED_IMAGE = re.compile(r"(?<!\\)((?:\\\\)*)\\!\[")
+_MARKS = re.compile(_ESCAPE + "([*_~])")
+# JupyterLab tries each part of each run of backticks against the rest of the line.
+_BACKTICKS = re.compile("`+")
+_MOST_STEPS = 100_000_000
 
 
 def whole_characters(text: str) -> str:
@@ -92,8 +100,10 @@ def harmless_markdown(text: str) -> str:
     that has any, these blocks are spelled out too.
 
     What would keep a frontend busy for long is shown as it is written: emphasis by the hundreds
-    in one paragraph, and a text past 200,000 characters as a whole.
+    in one paragraph, and as a whole a text past 200,000 characters or tangled in backticks.
     """
+    if _tangled(text):
+        return f"<pre><code>{_spelled(text)}\n</code></pre>"
     if len(text) > _LONGEST:
         return _fenced("", text.split("\n"))
     if _plain(text) == text == _calm(text) and not _ODD_LANGUAGE.search(text):
@@ -103,6 +113,15 @@ def harmless_markdown(text: str) -> str:
     return "\n".join(
         _inline(_calm(part)) if isinstance(part, str) else part.markdown(colours) for part in parts
     )
+
+
+def _tangled(text: str) -> bool:
+    """Whether there is no telling soon which backticks belong together."""
+    if "`" not in text:
+        return False
+    lines = text.split("\n")
+    steps = (len(line) * sum(len(run) ** 2 for run in _BACKTICKS.findall(line)) for line in lines)
+    return sum(steps) > _MOST_STEPS
 
 
 def _fenced(language: str, lines: list[str]) -> str:
@@ -184,7 +203,8 @@ def _inline(text: str) -> str:
 def _plain(text: str) -> str:
     """Text without HTML, images, TeX that acts, and links that are not to the web."""
     text = _COMMAND.sub(_shown_command, _FORMULA.sub(_formula, text))
-    text = _IMAGE.sub(_image_link, text.replace("<", "&lt;")).replace("![", "&#33;[")
+    text = _ESCAPED_IMAGE.sub(r"\1&#33;[", _TAG.sub(r"\1&lt;", text))
+    text = _IMAGE.sub(_image_link, text).replace("![", "&#33;[")
     return _ADDRESS.sub(_spell_address, text)
 
 
@@ -206,13 +226,13 @@ def _calm(text: str) -> str:
     paragraphs = _BLANK_LINE.split(text)
     for number, paragraph in enumerate(paragraphs):
         if len(_EMPHASIS.findall(paragraph)) > _MOST_EMPHASIS:
-            paragraphs[number] = re.sub("[*_~]", lambda sign: f"&#{ord(sign[0])};", paragraph)
+            paragraphs[number] = _MARKS.sub(lambda m: f"{m[1]}&#{ord(m[2])};", paragraph)
     return "".join(paragraphs)
 
 
 def _formula(match: re.Match[str]) -> str:
     # TeX knows no entities, but a name for the sign, and groups with nothing in them.
-    text = match[0].replace("<", "\\lt ").replace("![", "!{}[")
+    text = _TAG.sub(r"\1\\lt ", match[0]).replace("![", "!{}[")
     return _ADDRESS.sub(r"\1{}\2", text)
 
 

@@ -6,11 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .bounded import TookTooLong, within
 from .errors import NotKept
+from .records import default_of
 from .replies import ReplyStore
 from .reply import Event, Piece, Reply
 from .types import Request
@@ -94,7 +95,7 @@ def _plain(value: Any) -> Any:
         return {
             field.name: _plain(getattr(value, field.name))
             for field in fields(value)
-            if field.compare and getattr(value, field.name) != _default(field)
+            if field.compare and getattr(value, field.name) != default_of(field)
         }
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
@@ -103,10 +104,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _not_kept(request: Request, store: ReplyStore) -> str:

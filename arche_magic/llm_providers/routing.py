@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from .quota.opening import RouteState
+from .records import told
 from .types import Route
 
 _MOMENT_SECONDS = 0.05
@@ -60,8 +61,8 @@ class Considered:
     provider: str
     key: str
     model: str
-    paid: bool
     state: RouteState
+    paid: bool = False
 
     @property
     def name(self) -> tuple[str, str, str]:
@@ -97,7 +98,7 @@ class Decision:
     ) -> Decision:
         """The record of a choice."""
         considered = (
-            Considered(route.provider, route.key.label, route.model, route.paid, state)
+            Considered(route.provider, route.key.label, route.model, state, route.paid)
             for route, state in choice.considered
         )
         later = ((route.provider, route.key.label, route.model) for route in choice.later)
@@ -111,10 +112,10 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON values; a time that never comes is null."""
-        values = asdict(self)
-        values["patience"] = _finite(self.patience)
-        for entry in values["considered"]:
-            entry["state"]["opens_at"] = _finite(entry["state"]["opens_at"])
+        values = told(self) | {"patience": _finite(self.patience), "considered": []}
+        for entry in self.considered:
+            state = told(entry.state) | {"opens_at": _finite(entry.state.opens_at)}
+            values["considered"].append(told(entry) | {"state": state})
         return values
 
     @classmethod
@@ -128,7 +129,10 @@ class Decision:
         for entry in values["considered"]:
             state = {**entry["state"], "opens_at": _or_never(entry["state"]["opens_at"])}
             considered.append(Considered(**{**entry, "state": RouteState(**state)}))
-        later = [(str(provider), str(key), str(model)) for provider, key, model in values["later"]]
+        later = [
+            (str(provider), str(key), str(model))
+            for provider, key, model in values.get("later", ())
+        ]
         at, patience = float(values["at"]), _or_never(values["patience"])
         return cls(at, patience, values["preferred"], tuple(considered), tuple(later))
 

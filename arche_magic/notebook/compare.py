@@ -151,7 +151,7 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
         for column in columns:
             column.state = "" if column.ended else "interrupted: not complete"
         show.finish()
-        raise CellInterrupted("the requests were stopped; their tokens are booked") from None
+        raise CellInterrupted(_farewell(any(thread.is_alive() for thread in threads))) from None
     finally:
         stop.set()
     show.finish()
@@ -161,6 +161,13 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
         reasons = "; ".join(f"{column.asked}: {column.error}" for column in columns)
         raise NoRouteAvailable(f"nobody answered: {reasons}")
     return _frame(columns)
+
+
+def _farewell(some_wait: bool) -> str:
+    if not some_wait:
+        return "the requests were stopped; their tokens are booked"
+    # A thread that waits for a server hears of nothing else meanwhile.
+    return "the requests were stopped; what still waits for an answer is booked when that comes"
 
 
 def _requests(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import in_seconds, route_name
 
@@ -259,7 +261,7 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     html = (
         f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)} · '
         f'<b style="white-space:nowrap">{count}</b></summary>'
-        f"{_attempts_table(reply.attempts)}</details>"
+        f"{_attempts_lines(reply.attempts)}</details>"
     )
     return {"text/plain": plain, "text/html": html}
 
@@ -271,7 +273,7 @@ def reply_metadata(reply: Reply) -> dict[str, Any]:
         "key": reply.key,
         "model": reply.model,
         "finish_reason": reply.finish_reason,
-        "from_memory": reply.from_memory.isoformat() if reply.from_memory else None,
+        **({"from_memory": reply.from_memory.isoformat()} if reply.from_memory else {}),
         **_course(reply),
     }
 
@@ -282,23 +284,29 @@ def _metadata(ended: Ended | None) -> dict[str, Any]:
 
 
 def _course(ended: Reply | Ended) -> dict[str, Any]:
+    # As text: a saved notebook would give each of their values a line of its own.
     return {
-        "attempts": [attempt.to_dict() for attempt in ended.attempts],
-        "decisions": [decision.to_dict() for decision in ended.decisions],
+        "attempts": [_one_line(told(attempt)) for attempt in ended.attempts],
+        "decisions": [_one_line(decision.to_dict()) for decision in ended.decisions],
     }
 
 
-def _attempts_table(attempts: Sequence[Attempt]) -> str:
-    cell = "text-align:left;padding:1px 12px 1px 0;border:none;vertical-align:top;color:inherit"
-    rows = "".join(
-        f'<tr style="background:none"><td style="{cell};white-space:nowrap">'
-        f"{escape(route_name(a.provider, a.key, a.model))}</td>"
-        f'<td style="{cell}">{a.outcome}</td>'
-        f'<td style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</td></tr>'
+def _one_line(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _attempts_lines(attempts: Sequence[Attempt]) -> str:
+    """A line for each, in columns; without styles they are lines still, as in no table."""
+    cell = "display:table-cell;padding:1px 12px 1px 0"
+    lines = "".join(
+        f'<div style="display:table-row"><span style="{cell};white-space:nowrap">'
+        f"{escape(route_name(a.provider, a.key, a.model))}</span> "
+        f'<span style="{cell}">{a.outcome}</span> '
+        f'<span style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</span>'
+        "</div>"
         for a in attempts
     )
-    style = "border:none;margin:4px 0 4px 14px;color:inherit;font-size:100%"
-    return f'<table style="{style}">{rows}</table>'
+    return f'<div style="margin:4px 0 4px 14px">{lines}</div>'
 
 
 def _quiet_line(line: str) -> dict[str, str]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from arche_magic.llm_providers.attempts import attempt_log, read_records
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Decision
 from arche_magic.llm_providers.types import utc
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 
 def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
@@ -53,7 +56,9 @@ def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
     from .frames import attempts_frame
 
     return attempts_frame(
-        entry for kept in _kept(path) for entry in _list(kept.get("attempts")) if _is_dict(entry)
+        attempt
+        for kept in _kept(path)
+        for attempt in _read(kept.get("attempts"), Attempt.from_dict)
     )
 
 
@@ -65,16 +70,15 @@ def decisions_from_notebook(path: str | Path) -> list[list[Decision]]:
     Raises:
         InvalidRequest: the file is no notebook.
     """
-    requests = []
-    for kept in _kept(path):
-        decisions = []
-        for entry in _list(kept.get("decisions")):
-            # Whoever edits a notebook by hand loses that record, not the others.
-            with suppress(AttributeError, KeyError, TypeError, ValueError):
-                decisions.append(Decision.from_dict(entry))
-        if decisions:
-            requests.append(decisions)
-    return requests
+    requests = (list(_read(kept.get("decisions"), Decision.from_dict)) for kept in _kept(path))
+    return [decisions for decisions in requests if decisions]
+
+
+def _read(lines: Any, read: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    for line in _list(lines):
+        # Whoever edits a notebook by hand loses that record, not the others.
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            yield read(json.loads(line))
 
 
 def _kept(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -299,7 +299,8 @@ def _in_full(row: Standing, now: float, ticking: bool) -> str:
     """What a meter shows, in words."""
     used = f"{row.limit.replace('_', ' ')}: {count(row.used)} of {count(row.amount)} used"
     full = f", full again {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
-    source = f" ({row.source})" if row.evidence == "published" and row.source else ""
+    where = row.source.partition(";")[0]
+    source = f" ({where})" if row.evidence == "published" and where else ""
     return f"{used}{full}; known from: {_evidence(row, now, ticking)}{source}"
 
 

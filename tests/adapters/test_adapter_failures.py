@@ -200,7 +200,7 @@ def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> 
         sandbox.seconds_per_chunk = 0.0
     assert text_of(complete(adapter, MODELS[wire]))
     adapter.close()
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         spent = sandbox.usage()[f"{wire}_key_1"][MODELS[wire]]["output_tokens"]
         if spent:

@@ -211,7 +211,9 @@ def saved_size() -> None:
         NotebookClient(
             notebook,
             timeout=120,
-            store_widget_state=False,  # as JupyterLab, unless it is told to
+            # As JupyterLab, unless it is told to.
+            store_widget_state=False,
+            record_timing=False,
             resources={"metadata": {"path": folder}},
         ).execute()
     size = len(nbformat.writes(notebook).encode())

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -48,6 +49,7 @@ _PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
 # What a page says once its kernel answers.
 _READY = {"doc/tree/": "(ipykernel) | Idle", "notebooks/": "Python 3 (ipykernel)"}
 _PIECE = 1300  # height in pixels that is comfortable to look at
+_SLIVER = 100  # not worth a picture of its own
 _FINISHED = r"""() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
   return prompts.length > 0 && prompts.every(p => /^\[\d+\]:$/.test(p.textContent.trim()));
@@ -120,9 +122,21 @@ class Screen:
         try:
             self.page.wait_for_function(_FINISHED, timeout=seconds * 1000)
         except PageTimeout as error:
+            self.assert_it_answers()
             prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
             errors = self.page.locator('[data-mime-type*="stderr"]').all_inner_texts()
             raise AssertionError(f"not all cells ran: {prompts}, {errors}") from error
+
+    def assert_it_answers(self) -> None:
+        """The page is not busy for longer than ten seconds; most else would wait without end.
+
+        Raises:
+            AssertionError: it hangs.
+        """
+        try:
+            self.page.wait_for_function("() => true", timeout=10_000)
+        except PageTimeout as error:
+            raise AssertionError("the page hangs") from error
 
     def show_whole_notebook(self, width: int) -> None:
         """Make the window as tall as the notebook, so that nothing has to be scrolled."""
@@ -141,9 +155,12 @@ class Screen:
             old.unlink()
         height = self.page.evaluate("() => window.innerHeight")
         written = []
-        for number, top in enumerate(range(0, height, _PIECE), start=1):
+        tops = list(range(0, height, _PIECE))
+        if len(tops) > 1 and height - tops[-1] < _SLIVER:
+            tops.pop()
+        for number, (top, end) in enumerate(pairwise([*tops, height]), start=1):
             path = SCREENS / f"{name}-{number}.png"
-            piece = {"x": 0, "y": top, "width": width, "height": min(_PIECE, height - top)}
+            piece = {"x": 0, "y": top, "width": width, "height": end - top}
             self.page.screenshot(path=path, clip=piece)
             written.append(path)
         return written

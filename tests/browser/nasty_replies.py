@@ -28,6 +28,7 @@ HTML = [
     "<![CDATA[><img src={T}/cdata.png>]]><?xml><img src={T}/pi.png>?>",
     "&lt;img src={T}/entity.png onerror={J}&gt; &#60;script>{J}&#60;/script>",
     "<img/src={T}/slash.png/onerror={J}>",
+    "\\<img src={T}/escaped.png onerror={J}> \\\\<img src={T}/twice.png onerror={J}>",
     "<button data-commandlinker-command='notebook:run-all-cells'>press</button>",
 ]
 MARKDOWN = [
@@ -99,6 +100,7 @@ LARGE = [
     "<img src={T}/many.png> " * 10_000,
     "$" * 300_000 + "\\begin{a}" * 50_000,
     "`" * 300_000 + "\n" + "> " * 100_000,
+    " ".join("`" * n for n in range(400)),
     "| a " * 30_000 + "|\n" + "|-" * 30_000 + "|",
 ]
 WITNESS = ["$\\alpha\\beta\\gamma\\delta$"]

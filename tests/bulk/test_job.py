@@ -418,3 +418,13 @@ def test_equal_rows_fail_alike(start: Start) -> None:
     result = arche_magic.map(["Hi", "Hi"])
     assert result.error.notna().all()
     assert len(sandbox.requests) == 2
+
+
+def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
+    """Where no limit holds the job up, the time of a call does not either."""
+    sandbox.latency = 0.8
+    result = arche_magic.map([f"Row {n}" for n in range(160)], provider="groq")
+    assert result.error.isna().all()
+    arrived = sorted(request.at for request in sandbox.requests)
+    under_way = max(sum(at <= other < at + 0.8 for other in arrived) for at in arrived)
+    assert under_way > 20

@@ -15,7 +15,7 @@ PROMPTS = 300
 
 def test_nothing_is_lost_or_doubled_under_fire() -> None:
     """A quarter of all calls fails in every way; replies are whole, and the books are right."""
-    clean, fire = clean_and_under_fire(PROMPTS, scale=500.0)
+    clean, fire = clean_and_under_fire(PROMPTS)
     assert clean.complaints == []
     assert not clean.failures
     assert fire.complaints == []
@@ -31,17 +31,17 @@ def test_an_outage_of_everything_is_waited_out() -> None:
     assert result.complaints == []
     assert result.replies == 32
     # One try per provider after each wait, and the waits double; the first ones come together.
-    assert 8 <= len(tries) <= 60
+    assert 4 <= len(tries) <= 60
     assert max(tries) <= 21
 
 
 KERNEL = """
 import json, sys
 sys.path[:0] = {path!r}
-from chaos import ENDLESS, SHORT_TIMEOUTS, Path, Providers, configured, run
+from chaos import ENDLESS, LONG_TIMEOUTS, Path, Providers, configured, run
 variables, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 server = Providers(variables, seed=7)
-result = run(server, configured(server, folder, SHORT_TIMEOUTS), 12, threads=6)
+result = run(server, configured(server, folder, LONG_TIMEOUTS), 12, threads=6)
 assert not result.complaints, result.complaints
 print(result.replies)
 """
@@ -64,7 +64,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
             time.sleep(0.05)
         server.tell("clear_failures")
         for kernel in kernels:
-            out, err = kernel.communicate(timeout=60)
+            out, err = kernel.communicate(timeout=120)
             assert out == "12\n", err
         assert len(server.get("requests")) - len(moments(server)) == 36
         tries = moments(server)
@@ -72,7 +72,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
     late = [moment for moment in tries if moment > tries[0] + 10]
     bursts = [sum(start <= moment < start + 2 for moment in late) for start in late]
     # One try for each of the four providers, not one for each of the eighteen threads.
-    assert max(bursts) <= 8
+    assert max(bursts) <= 8, [round(moment - tries[0], 1) for moment in tries]
 
 
 def moments(server: Providers) -> list[float]:
@@ -82,8 +82,6 @@ def moments(server: Providers) -> list[float]:
 
 def test_the_process_does_not_grow() -> None:
     """Files, threads and memory stay what they are after warming up, while calls fail."""
-    _, complaints, footprints = soak(
-        2.0, lambda line: None, prompts_per_round=40, fewest_rounds=6, scale=500.0
-    )
+    _, complaints, footprints = soak(2.0, lambda line: None, prompts_per_round=40, fewest_rounds=6)
     assert complaints == []
     assert growth(footprints) == []

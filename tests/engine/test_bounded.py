@@ -30,7 +30,7 @@ def test_what_takes_too_long_is_left_to_itself() -> None:
     done = threading.Event()
     with pytest.raises(TookTooLong):
         within(0.1, work, lambda result: (left.append(result), done.set()))
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5
     release.set()
     assert done.wait(5)
     assert left == ["late"]
@@ -38,19 +38,19 @@ def test_what_takes_too_long_is_left_to_itself() -> None:
 
 def test_an_interrupt_ends_the_waiting_and_not_the_work() -> None:
     """Ctrl-C in the middle of an import must not leave half of it behind."""
-    finished = threading.Event()
+    release, finished = threading.Event(), threading.Event()
 
     def work() -> None:
-        time.sleep(0.3)
+        release.wait(10)
         finished.set()
 
     main = threading.main_thread().ident
     assert main is not None
     threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         apart(work)
-    assert time.monotonic() - began < 0.25
+    assert not finished.is_set()
+    release.set()
     assert finished.wait(5)
 
 

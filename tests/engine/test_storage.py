@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +32,6 @@ from arche_magic.llm_providers.types import Limit, Usage, utc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 COUNT = """
 import sys
@@ -521,6 +521,18 @@ def test_asking_again_for_a_location_gives_the_same_counts(tmp_path: Path) -> No
     assert open_storage("memory://one") is not open_storage("memory://two")
     tracker = get_quota_tracker(configuration)
     assert get_quota_tracker(configuration).storage is tracker.storage
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts files in /proc")
+def test_a_kernel_that_sees_many_ledgers_keeps_few_files_open(tmp_path: Path) -> None:
+    """A day of tries with folders and sandboxes does not end with too many open files."""
+    open_files = Path("/proc/self/fd")
+    before = len(list(open_files.iterdir()))
+    first = open_storage(str(tmp_path / "first.json"))
+    for number in range(100):
+        open_storage(str(tmp_path / f"{number}.json")).update("counter", count)
+    assert len(list(open_files.iterdir())) - before < 50
+    assert first.update("counter", count) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from promptness import in_time
 from test_notebook_replies import WORDS, tags, updates
 
 from arche_magic.notebook.history import attempts_from_notebook
@@ -99,19 +101,39 @@ def test_keys_rotate_within_a_column(kernel: Kernel, sandboxed) -> None:
 
 
 def test_an_interrupt_keeps_what_had_come(kernel: Kernel, sandboxed) -> None:
-    """The cell fails in one line within a second; both columns are marked and booked."""
+    """The cell fails in one line at once; both columns are marked and booked."""
     sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
     cell = kernel.run(
         "%%llm --compare groq,mistral\nhi",
         interrupt_when=lambda cell: any(text.count("word2") == 2 for text in cell.data()),
     )
-    assert cell.ended - cell.started < 1
+    in_time("an interrupt", cell.ended - cell.started)
     assert cell.message.startswith("Interrupted: ")
     for text in columns(cell):
         assert "word0 word1 word2" in text
         assert text.endswith("interrupted: not complete")
     kernel.run("%llm_stats")
     assert kernel.value("sorted(_.outcome)") == ["interrupted", "interrupted"]
+
+
+def test_an_interrupt_before_the_first_word_books_what_comes(kernel: Kernel, sandboxed) -> None:
+    """The cell ends at once and says so; a call that was under way is booked when it answers."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, latency=5)
+    cell = kernel.run(
+        "%%llm --compare groq,mistral\nhi", interrupt_when=lambda _: len(sandbox.requests) == 2
+    )
+    in_time("an interrupt", cell.ended - cell.started - 0.5)  # it waits so long for its calls
+    assert cell.message == (
+        "Interrupted: the requests were stopped; "
+        "what still waits for an answer is booked when that comes"
+    )
+    for _ in range(200):
+        kernel.run("frame = %llm_stats")
+        if kernel.value("len(frame)") == 2:
+            break
+        time.sleep(0.1)
+    assert kernel.value("sorted(frame.outcome)") == ["interrupted", "interrupted"]
+    assert len(sandbox.requests) == 2
 
 
 def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:

@@ -214,6 +214,7 @@ def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
         env=environment,
         encoding="utf-8",
         dimensions=(50, 160),
+        use_poll=True,
         timeout=30,
     )
     prompt = r"\?2004h"  # what a prompt that is ready tells the terminal

@@ -45,9 +45,9 @@ ATTACKS = [
 ]
 BORDERS = [
     "```", "````", "~~~", "~~~~", "```python", "``` a`b", "~~~ a`b", "`", "``", "\\`", "\\\\`",
-    "- ", "  ", "    ", "> ", "1. ", "- ```", "> ```", "  ~~~", "$", "$$", "\\$", "\\begin{a}",
-    "\\end{a}", "\\\\[", "\\\\]", "\\\\(", "\\\\)", "[x](", ")", "[b]:", "\n", "\n\n", "\n",
-    "\n", "<pre>", "</pre>",
+    "\\", "- ", "  ", "    ", "> ", "1. ", "- ```", "> ```", "  ~~~", "$", "$$", "\\$",
+    "\\begin{a}", "\\end{a}", "\\\\[", "\\\\]", "\\\\(", "\\\\)", "[x](", ")", "[b]:", "\n",
+    "\n\n", "\n", "\n", "<pre>", "</pre>",
     "<code>", "</code>", "<!--", "-->", "|", "---", "# ", "text", "\t", "\r", "\x0c", "\u2028",
 ]  # fmt: skip
 FORBIDDEN = {
@@ -248,6 +248,31 @@ def test_tex_that_does_more_than_formulas_is_shown_as_text(text: str, shown: str
     assert bundle(text)["text/markdown"] == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a \\< b", "a < b"),
+        ("a \\\\< b", "a \\< b"),
+        ("\\<img src=x>", "<img src=x>"),
+        ("\\!\\[a](b)", "![a](b)"),
+        ("\\![a](b)", "![a](b)"),
+        ("`a \\< b`", "a \\< b"),
+        ("\\`<b> \\\\<b>", "`<b> \\<b>"),
+        ("\\*a " * 501, "*a " * 501),
+    ],
+)
+def test_a_backslash_that_makes_a_sign_plain_is_not_shown(text: str, shown: str) -> None:
+    r"""As Markdown has it: `\<` is shown as `<`, and one more backslash as itself."""
+    for page in renderings(bundle(text)["text/markdown"]):
+        assert unescape(re.sub(r"<[^>]*>", "", page)).strip() == shown.strip()
+
+
+def test_smaller_and_greater_stay_in_formulas() -> None:
+    """However they are written."""
+    for text in ("$a < b$", "$a \\< b$"):
+        assert re.sub(" +", " ", bundle(text)["text/markdown"]) == "$a \\lt b$"
+
+
 @pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "```mermaid {x}", "```merm&#97;id"])
 def test_diagrams_are_shown_as_their_source(fence: str) -> None:
     """Drawing them fetches the pictures they name."""
@@ -316,6 +341,19 @@ def test_emphasis_by_the_hundreds_is_shown_as_it_is() -> None:
     calm, wild = "*a* " * 200, "*a " * 600
     shown = bundle(f"{calm}\n\n{wild}\n\n**b**")["text/markdown"]
     assert shown == f"{calm}\n\n{wild.replace('*', '&#42;')}\n\n**b**"
+
+
+@pytest.mark.parametrize(
+    "text", ["`" * 2_000, "` " + " ".join("`" * n for n in range(150)), "a`" * 100_000 + "`" * 99]
+)
+def test_backticks_without_end_are_shown_as_they_are(text: str) -> None:
+    """A frontend that looks for their partners would hang; there is no code in so many."""
+    shown = bundle(text)["text/markdown"]
+    assert "`" not in shown
+    assert Elements(shown).found == [("pre", {}), ("code", {})]
+    assert unescape(re.sub(r"<[^>]*>", "", shown)) == f"{text}\n"
+    prose = "Call `f(x)` and ``g`h``, then `print`. " * 200
+    assert bundle(prose)["text/markdown"] == prose
 
 
 def test_terminal_escapes_and_reordering_marks_are_taken_out() -> None:

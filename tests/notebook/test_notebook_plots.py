@@ -110,7 +110,10 @@ def test_without_matplotlib_the_table_is_shown_and_a_line_says_how(
 ) -> None:
     """Nobody is left empty-handed, and the frame comes back all the same."""
     sandboxed(keys={"groq": 1})
-    kernel.run("%llm -q one\nimport sys\nsys.modules['matplotlib'] = None")
+    kernel.run(
+        "%llm -q one\nimport sys\n"
+        "kept = sys.modules.get('matplotlib')\nsys.modules['matplotlib'] = None"
+    )
     try:
         for magic in ("%llm_quota --plot", "%llm_stats --plot"):
             cell = kernel.run(f"frame = {magic}")
@@ -118,7 +121,8 @@ def test_without_matplotlib_the_table_is_shown_and_a_line_says_how(
             assert cell.printed == "Pictures need matplotlib: pip install 'arche_magic[plot]'\n"
             assert "<table" in cell.data("text/html")[0]
     finally:
-        kernel.run("del sys.modules['matplotlib']")
+        # Its parts, if they are loaded, know no other.
+        kernel.run("del sys.modules['matplotlib']\nif kept: sys.modules['matplotlib'] = kept")
 
 
 def test_before_the_first_prompt_there_is_nothing_to_draw(kernel: Kernel, sandboxed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -42,7 +43,7 @@ def test_a_reply_grows_in_one_display(kernel: Kernel, sandboxed) -> None:
     assert reply["data"] == {"text/plain": WORDS, "text/markdown": WORDS}
     kept = reply["metadata"]["arche_magic"]
     assert (kept["provider"], kept["key"]) == ("groq", "groq_key_1")
-    assert [attempt["outcome"] for attempt in kept["attempts"]] == ["served"]
+    assert [json.loads(attempt)["outcome"] for attempt in kept["attempts"]] == ["served"]
     assert receipt["data"]["text/plain"].startswith("groq · key 1 · gpt-oss-120b · ")
     assert "<details" not in receipt["data"]["text/html"]
     assert cell.results == []
@@ -113,7 +114,7 @@ def test_a_broken_reply_starts_over_without_doubled_text(
     assert cell.data()[0] == WORDS
     assert "groq · key 1 · gpt-oss-120b failed: " in cell.data()[1]
     final = cell.displays[0]["metadata"]["arche_magic"]["attempts"]
-    assert [attempt["outcome"] for attempt in final] == ["failed", "served"]
+    assert [json.loads(attempt)["outcome"] for attempt in final] == ["failed", "served"]
 
 
 def test_a_filtered_reply_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) -> None:

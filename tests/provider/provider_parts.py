@@ -55,15 +55,21 @@ class FastClock:
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
-        self._began = time.monotonic()
+        self._then, self._began = NOON, time.monotonic()
         self._lock = threading.Lock()
 
     def time(self) -> float:
         with self._lock:
-            return NOON + (time.monotonic() - self._began) * self._speed
+            return self._then + (time.monotonic() - self._began) * self._speed
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds / self._speed)
+
+    def run(self, speed: float) -> None:
+        """Go on at another speed."""
+        now = self.time()
+        with self._lock:
+            self._then, self._began, self._speed = now, time.monotonic(), speed
 
 
 def asked(sandbox: Sandbox) -> list[str]:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from promptness import in_time
 from provider_parts import PROVIDERS, Start, used
 
 from arche_magic.llm_providers import (
@@ -43,18 +44,12 @@ HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 Talk = Callable[[socket.socket], None]
 
 
-def slack() -> float:
-    """Half a second; more on a machine that is busy with other things, where all is late."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return 0.5 * max(1.0, load / (os.cpu_count() or 1) / 2)
-
-
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """What happens inside takes the time given, and half a second more at most."""
+    """What happens inside takes the time given, and hardly more."""
     began = time.monotonic()
     yield
-    assert time.monotonic() - began < seconds + slack()
+    in_time("a deadline", time.monotonic() - began - seconds)
 
 
 def point_at(provider: str, address: str, folder: Path) -> IntelligentLLMOrchestrator:
@@ -272,7 +267,7 @@ def test_threads_behind_a_locked_ledger(start: Start) -> None:
             thread.join(10)
         process.kill()
     assert len(late) == 6
-    assert max(late) < 0.6 + slack()
+    in_time("a deadline", max(late) - 0.6)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
@@ -333,9 +328,9 @@ def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "streamed", "limits", "words"),
     [
-        ("stall", False, Timeouts(answer=0.3), "no answer within 0.3 s"),
-        ("stall", True, Timeouts(first_token=0.3), "no answer within 0.3 s"),
-        ("stall_stream", True, Timeouts(silence=0.3), "the stream fell silent for 0.3 s"),
+        ("stall", False, Timeouts(answer=0.8), "no answer within 0.8 s"),
+        ("stall", True, Timeouts(first_token=0.8), "no answer within 0.8 s"),
+        ("stall_stream", True, Timeouts(silence=0.8), "the stream fell silent for 0.8 s"),
     ],
 )
 def test_a_route_that_hangs_leaves_time_for_the_next(
@@ -348,7 +343,7 @@ def test_a_route_that_hangs_leaves_time_for_the_next(
         get_llm_provider(provider).generate("The first call builds the client.")
     sandbox.fail(name, kind, times=None)
     preferring = IntelligentLLMOrchestrator(preferred_provider=name)
-    with at_most(0.8):
+    with at_most(0.8 + 0.5):
         if not streamed:
             reply = preferring.generate("Hello")
         elif kind == "stall":
@@ -374,14 +369,14 @@ def test_thinking_is_no_silence(tmp_path: Path) -> None:
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(HEADERS)
-        for _ in range(8):
+        for _ in range(4):
             connection.sendall(event)
-            time.sleep(0.1)
+            time.sleep(0.5)
         connection.sendall(end)
 
     with server(talk) as address:
         provider = point_at("groq", address, tmp_path)
-        limits = Timeouts(first_token=0.5, silence=0.4)
+        limits = Timeouts(first_token=1.5, silence=1.5)
         use_configuration(replace(provider.configuration, timeouts=limits))
         assert "".join(get_llm_provider("groq").stream("2 + 2?")) == "Four."
         use_configuration(

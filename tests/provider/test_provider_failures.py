@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from promptness import in_time
 from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 
 from arche_magic.llm_providers import (
@@ -300,7 +301,8 @@ def test_the_timeout_is_kept_when_a_server_stalls(
     began = time.monotonic()
     with pytest.raises(LLMProviderError) as caught:
         ask(provider, streamed, timeout=0.4)
-    assert 0.3 < time.monotonic() - began < 0.9
+    in_time("a deadline", time.monotonic() - began - 0.4)
+    assert time.monotonic() - began > 0.3
     assert "within 0.4 s" in str(caught.value) or isinstance(caught.value, IncompleteReply)
 
 
@@ -313,7 +315,7 @@ def test_a_trickling_server_does_not_stretch_the_timeout(start: Start) -> None:
     began = time.monotonic()
     with pytest.raises(IncompleteReply):
         list(provider.stream("Hello [tokens=500]", timeout=0.5))
-    assert time.monotonic() - began < 1.0
+    in_time("a deadline", time.monotonic() - began - 0.5)
 
 
 def test_a_key_in_an_error_reaches_nobody(start: Start, clock: Clock) -> None:

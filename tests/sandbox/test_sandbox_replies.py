@@ -106,10 +106,10 @@ def test_stop_text_ends_the_reply(start, connect, provider):
 def test_a_marker_sets_the_length(start, connect, provider):
     """The last [tokens=N] of a prompt makes a reply of N tokens, quickly."""
     client = connect(start(), provider)
-    began = time.perf_counter()
+    began = time.process_time()
     reply = client.read(client.stream("Ignore [tokens=9]. Write an essay [tokens=2000]"))
-    # Bound generously: the SDKs take most of it, and test machines are shared.
-    assert time.perf_counter() - began < 4
+    # The work of both sides; the SDKs do most of it.
+    assert time.process_time() - began < 4
     thoughts = 8 if provider == "google" else 0
     if reply.output_tokens is not None:
         assert reply.output_tokens == 2000 + thoughts

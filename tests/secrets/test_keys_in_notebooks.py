@@ -123,7 +123,7 @@ def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
     command = ["-m", "IPython", "--simple-prompt", "--no-banner", "--xmode=Verbose"]
     terminal = pexpect.spawn(
         sys.executable, command, cwd=str(project), env=environment | {"TERM": "dumb"},
-        encoding="utf-8", timeout=60, dimensions=(50, 400),
+        encoding="utf-8", timeout=60, dimensions=(50, 400), use_poll=True,
     )  # fmt: skip
     shown = []
     lines = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,44 @@ def test_the_search_finds_what_it_looks_for(project: Path) -> None:
     for name, text in PLANTED.items():
         assert leaks_in(f"x{text[-9:]}x"), name
         assert not leaks_in(f"x{text[-7:]}x"), name
+
+
+LEAVING = """
+import logging
+from leaks import PLANTED, SANDBOX
+
+def test_file(tmp_path):
+    (tmp_path / "left.txt").write_text(PLANTED["groq_key_1"][-9:])
+
+def test_sandbox(tmp_path):
+    (tmp_path / "log.jsonl").write_text(SANDBOX["google_key_2"][:17])
+
+def test_print():
+    print(PLANTED["mistral_key_1"])
+
+def test_log():
+    logging.error(PLANTED["openai_key_1"])
+
+def test_nothing(tmp_path):
+    (tmp_path / "left.txt").write_text(SANDBOX["google_key_2"][:15])
+"""
+
+
+def test_a_run_that_leaves_a_key_behind_fails(tmp_path: Path) -> None:
+    """In a file of any test, its output or its log; this holds for the run that tests this."""
+    (tmp_path / "test_leaving.py").write_text(LEAVING)
+    tests, left = Path(__file__).parents[1], tmp_path / "run"
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-rA", "--show-capture=no", f"--basetemp={left}", "test_leaving.py"],
+        cwd=tmp_path, env=environment_without_keys(PYTHONPATH=f"{tests}:{tests.parent}"),
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    shutil.rmtree(left)
+    assert done.returncode == 1, done.stderr
+    errors = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("ERROR ")]
+    ended = [name.partition("::")[2] for name in errors]
+    assert ended == ["test_print", "test_log", "test_nothing"]  # the last ends the run
+    for found in ("left.txt: groq_key_1", "log.jsonl: sandbox google_key_2"):
+        assert found in done.stdout
+    assert "test_nothing0" not in done.stdout

@@ -93,7 +93,7 @@ def route_state(
         elif need > left + 1e-6 and opens <= now:
             # Only unsettled calls are in the way; they settle soon, at no moment known now.
             opens, reason = now + _SOON_SECONDS, f"{in_words(limit)} on hold for calls under way"
-        headroom = min(headroom, max(0.0, left) / limit.amount)
+        headroom = min(headroom, round(max(0.0, left) / limit.amount, 6))
     if opens <= now:
         moment, reason = _kept_off_until(document, provider, route, limits, now)
         if moment > now:

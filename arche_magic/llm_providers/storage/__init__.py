@@ -31,6 +31,8 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 _opened: dict[str, Storage] = {}
 _opening = new_lock()
+# Each keeps its file open; whoever still uses one that is dropped here keeps it.
+_MOST_FILES = 32
 
 
 def open_storage(
@@ -65,6 +67,9 @@ def open_storage(
                 redis_storage = import_module(".redis", __package__)
                 _opened[name] = redis_storage.RedisStorage(location, merge or _drop)
             else:
+                files = [n for n, s in _opened.items() if isinstance(s, JsonFileStorage)]
+                for old in files[: 1 - _MOST_FILES]:
+                    del _opened[old]
                 _opened[name] = JsonFileStorage(path, upgrade)
         return _opened[name]
 

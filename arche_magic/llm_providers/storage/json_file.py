@@ -58,6 +58,9 @@ class JsonFileStorage:
     def __repr__(self) -> str:
         return f"JsonFileStorage({str(self.path)!r})"
 
+    def __del__(self) -> None:
+        self._forget()
+
     def _know_nothing(self) -> None:
         self._content = b""
         self._revision = 0
