@@ -56,14 +56,17 @@ class Speed:
 
     Attributes:
         seconds: how long a request for one row takes.
-        threads: how many such requests are under way at once, on all lanes together.
+        threads: how many such requests are under way at once in the beginning, on all lanes
+            together.
         threads_packing: how many requests of a lane that packs rows are.
+        most_threads: up to how many there are of each, as every reply brings one thread more.
         seconds_per_row: how much longer a packed request takes for each of its rows.
     """
 
     seconds: float
     threads: int
     threads_packing: int
+    most_threads: int
     seconds_per_row: float = 0.0
 
     def requests_until(self, lane: Lane, now: float, until: float) -> float:
@@ -71,7 +74,12 @@ class Speed:
         seconds, threads = self.seconds, self.threads
         if lane.pack > 1:
             seconds, threads = seconds + lane.pack * self.seconds_per_row, self.threads_packing
-        return threads * max(0.0, until - now) / seconds
+        rounds = max(0.0, until - now) / seconds
+        if self.most_threads <= threads:
+            return threads * rounds
+        # Twice as many in each round, until they are all there.
+        growing = min(rounds, math.log2(self.most_threads / threads))
+        return threads * (2**growing - 1) + self.most_threads * (rounds - growing)
 
 
 @dataclass(frozen=True)

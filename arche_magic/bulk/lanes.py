@@ -29,7 +29,7 @@ from .progress import Bounds, Counts, JobStopped
 
 PACKING_THREADS = 4
 # So many at most, where each reply takes longer than this.
-_MOST_THREADS, _SLOW_SECONDS = 64, 0.3
+MOST_THREADS, SLOW_SECONDS = 64, 0.3
 # A job that would be done in this time needs no packing.
 SOON_SECONDS = 60.0
 # How often that is reconsidered.
@@ -266,11 +266,11 @@ class Lanes:
     def note_call(self, lane: Lane, reply: Reply) -> None:
         """Have one thread more where replies take long, and no limit holds the lane up."""
         last = reply.attempts[-1] if reply.attempts else None
-        if last is None or last.seconds < _SLOW_SECONDS or last.waited_s:
+        if last is None or last.seconds < SLOW_SECONDS or last.waited_s:
             return
         with self.pool.lock:
             is_busy = self.pool.ready and not self.pool.idle and not lane.is_closed
-            if is_busy and lane.threads < _MOST_THREADS and not self.pool.ending.is_set():
+            if is_busy and lane.threads < MOST_THREADS and not self.pool.ending.is_set():
                 self._add_thread(lane)
 
     def _narrowed(self, models: list[Model]) -> IntelligentLLMOrchestrator:

@@ -27,7 +27,7 @@ from arche_magic.llm_providers.types import (
 
 from .capacity import Lane, Share, Speed, finish_at, rows_until, shares, with_reserve
 from .job import rows_per_request
-from .lanes import PACKING_THREADS, SOON_SECONDS
+from .lanes import MOST_THREADS, PACKING_THREADS, SLOW_SECONDS, SOON_SECONDS
 from .packing import needs_packed, pack_size
 from .plans import Plan, Way, moment
 from .pool import MOST_PACKED, THREADS
@@ -106,7 +106,8 @@ def plan(
     lanes, every = lanes_for(), lanes_for(paid=True)
     speed = _speed(llm, load)
     end = finish_at(lanes, speed, rows, now)
-    late = finish_at(lanes_for(load.heavy()), speed, rows, now)
+    # Longer replies are packed otherwise, which may even be faster.
+    late = max(end, finish_at(lanes_for(load.heavy()), speed, rows, now))
     parts = shares(lanes, speed, rows, now, end) if math.isfinite(end) else ()
     with_paid = None
     if len(every) > len(lanes):
@@ -361,7 +362,9 @@ def _speed(llm: IntelligentLLMOrchestrator, load: _Load) -> Speed:
     seconds = max(0.001, statistics.median(served)) if served else _SECONDS_GUESS
     # Where requests take no time, neither do rows.
     row = min(load.output_tokens / _TOKENS_PER_SECOND, seconds)
-    return Speed(seconds, THREADS, PACKING_THREADS, row)
+    # Where replies take long, a job has more threads with each of them.
+    most = MOST_THREADS if seconds >= SLOW_SECONDS else 0
+    return Speed(seconds, THREADS, PACKING_THREADS, most, row)
 
 
 def _way(what: str, lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> Way:
