@@ -70,7 +70,7 @@ def test_the_limit_that_binds_decides_when_it_is_done(
 
 
 def test_what_it_says_is_what_happens(start: Start) -> None:
-    """A job is done when the plan said, to a window's length; time runs at twenty times its pace."""
+    """A job is done when the plan said, to a window's length; time runs twenty times as fast."""
     clock = FastClock(20)
     start(**limits(requests_per_minute=60) | {"clock": clock})
     # Loads the SDK, which takes minutes of such a clock.
