@@ -156,7 +156,8 @@ class Counts:
                 self._seen[row.position] = 1
                 before += row.resumed
             if self.done > before:
-                self._pace.append((self._now(), self.done - before))
+                self._forget_older(now := self._now())
+                self._pace.append((now, self.done - before))
 
     def missing(self, start: int, stop: int) -> list[int]:
         """Positions of rows that are not finished."""
@@ -177,6 +178,10 @@ class Counts:
         """Note what is waited for."""
         self._waiting = waiting, self._now() + waiting.seconds
 
+    def _forget_older(self, now: float) -> None:
+        while self._pace and self._pace[0][0] < now - _PACE_SECONDS:
+            self._pace.popleft()
+
     def progress(self) -> Progress:
         """How far it is."""
         now = self._now()
@@ -184,8 +189,7 @@ class Counts:
             waiting = None
             if self._waiting and self._waiting[1] > now:
                 waiting = Waiting(self._waiting[0].route, self._waiting[1] - now)
-            while self._pace and self._pace[0][0] < now - _PACE_SECONDS:
-                self._pace.popleft()
+            self._forget_older(now)
             pace = 0.0
             if len(self._pace) > 1:
                 seconds = max(now - self._pace[0][0], 1e-3)

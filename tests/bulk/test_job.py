@@ -13,7 +13,7 @@ from bulk_parts import prompts
 from pydantic import BaseModel
 
 import arche_magic
-from arche_magic.bulk import Job, JobStopped, Row
+from arche_magic.bulk import Job, JobStopped, Replies, Row
 from arche_magic.llm_providers import InvalidRequest, LLMProviderError, get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.errors import NoKeys
@@ -428,3 +428,19 @@ def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
     arrived = sorted(request.at for request in sandbox.requests)
     under_way = max(sum(at <= other < at + 0.8 for other in arrived) for at in arrived)
     assert under_way > 20
+
+
+def test_a_frame_of_many_blocks_keeps_its_order(sandbox: Sandbox) -> None:
+    """Whatever order its rows finish in; an unfinished one holds the finished rows alone."""
+    texts = [f"Row {number % 50}" for number in range(9000)]
+    job = Job(texts)
+    replies = Replies(job)
+    rows = list(job)
+    for row in rows[1:]:
+        replies.add(row)
+    assert len(replies.frame()) == 8999
+    replies.add(rows[0])
+    frame = replies.frame()
+    assert frame.prompt.tolist() == texts
+    assert all(f"“{text}”" in reply for text, reply in zip(texts, frame.reply, strict=True))
+    assert len(sandbox.requests) == 50

@@ -51,6 +51,17 @@ def start_job(folder: Path, rows: int) -> subprocess.Popen[str]:
     )
 
 
+def unlimited(start: Start, folder: Path) -> tuple[Sandbox, Path]:
+    """A sandbox that refuses nothing, and a project's folder that knows it."""
+    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
+    sandbox = start(limits={"groq": dict.fromkeys(names)})
+    project = folder / "project"
+    write_env_file(project, sandbox)
+    limits = "\n".join(f"{name} = 1_000_000_000" for name in names)
+    (project / "arche_magic.toml").write_text(f"[limits.groq]\n{limits}\n")
+    return sandbox, project
+
+
 def test_the_second_run_asks_nothing(sandbox: Sandbox) -> None:
     """All rows come from disk, as they were."""
     first = arche_magic.map(TEXTS, schema="mood good|bad, points int")
@@ -72,14 +83,7 @@ def test_a_finished_row_is_on_disk_before_it_is_handed_out(sandbox: Sandbox) -> 
 
 def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: Path) -> None:
     """Kill -9 in the middle; the next run, right after it, pays no finished row twice."""
-    plenty = {"requests_per_minute": None, "requests_per_day": None, "tokens_per_minute": None}
-    sandbox = start(limits={"groq": plenty | {"tokens_per_day": None}})
-    project = tmp_path / "project"
-    write_env_file(project, sandbox)
-    (project / "arche_magic.toml").write_text(
-        "[limits.groq]\nrequests_per_minute = 100000\nrequests_per_day = 100000\n"
-        "tokens_per_minute = 100000000\ntokens_per_day = 100000000\n"
-    )
+    sandbox, project = unlimited(start, tmp_path)
     killed = start_job(project, 120)
     assert killed.stdout is not None
     seen = [killed.stdout.readline().split("|")[0] for _ in range(40)]
@@ -101,23 +105,29 @@ def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: P
     assert max(asked.values()) <= 2
 
 
+def test_an_interrupted_script_ends_at_once_and_goes_on_later(start: Start, tmp_path: Path) -> None:
+    """Ctrl-C while calls are under way; what was finished is not asked again."""
+    sandbox, project = unlimited(start, tmp_path)
+    sandbox.latency = 0.2
+    script = start_job(project, 400)
+    assert script.stdout is not None
+    seen = [script.stdout.readline().split("|")[0] for _ in range(20)]
+    script.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = script.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert "KeyboardInterrupt" in err
+    sandbox.latency = 0
+    out, err = start_job(project, 400).communicate(timeout=60)
+    lines = [line.split("|") for line in out.splitlines()]
+    assert len(lines) == 400
+    assert {prompt for prompt, was_kept, _ in lines if was_kept == "True"} >= set(seen)
+
+
 def test_two_kernels_share_a_job(start: Start, tmp_path: Path) -> None:
     """Each row is asked once, and both get all of them."""
-    sandbox = start()
+    sandbox, project = unlimited(start, tmp_path)
     sandbox.latency = 0.05
-    project = tmp_path / "project"
-    write_env_file(project, sandbox)
-    (project / "arche_magic.toml").write_text(
-        "[limits.groq]\nrequests_per_minute = 100000\nrequests_per_day = 100000\n"
-        "tokens_per_minute = 100000000\ntokens_per_day = 100000000\n"
-    )
-    sandbox.stop()
-    plenty = dict.fromkeys(
-        ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
-    )
-    sandbox = start(limits={"groq": plenty})
-    sandbox.latency = 0.05
-    write_env_file(project, sandbox)
     both = [start_job(project, 150) for _ in range(2)]
     for process in both:
         out, err = process.communicate(timeout=60)
