@@ -120,10 +120,10 @@ def test_the_bar_says_what_is_waited_for(kernel: Kernel, start: Sandboxed) -> No
 
 def test_an_interrupt_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -> None:
     """The finished rows are in the variable; the same cell goes on with the others alone."""
-    sandbox = start(120, latency=0.4)
+    sandbox = start(60, latency=0.4)
     cell = kernel.run(
         f"%%llm --over reviews{PROMPT}",
-        interrupt_when=lambda cell: bool(cell.displays) and done(bar(cell)) >= 16,
+        interrupt_when=lambda cell: bool(cell.displays) and done(bar(cell)) >= 8,
     )
     assert cell.ended - cell.started < 1.0
     assert cell.status == "error"
@@ -131,16 +131,16 @@ def test_an_interrupt_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -
     first, second = bar(cell).splitlines()
     assert " interrupted · " in first
     finished = kernel.value("len(replies)")
-    assert 16 <= finished < 120
+    assert 8 <= finished < 60
     assert f"replies has the {finished} finished rows; run the cell again" in second
     assert kernel.value("replies.reply.notna().all().item()") is True
     assert kernel.value("set(replies.index) < set(reviews.index)") is True
     sandbox.latency = 0
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     assert cell.status == "ok", cell.error
-    assert kernel.value("(len(replies), replies.error.isna().all().item())") == (120, True)
-    # What was under way when it was interrupted may have been asked twice.
-    assert len(prompts(sandbox)) <= 120 + 16
+    assert kernel.value("(len(replies), replies.error.isna().all().item())") == (60, True)
+    # What was under way when it was interrupted may have been asked twice, by 64 threads at most.
+    assert len(prompts(sandbox)) <= 60 + 64
     resumed = int(re.search(r"(\d+) from memory", bar(cell))[1])  # type: ignore[index]
     assert resumed >= finished
 
