@@ -21,6 +21,7 @@ bench: .venv/test
 	$(BIN)/python tests/bench/quota.py
 	$(BIN)/python tests/bench/completion.py
 	$(BIN)/python tests/bench/face.py
+	$(BIN)/python tests/bench/bulk.py
 	$(BIN)/python tests/bench/promptness.py
 
 # Everything fails a quarter of the time, for SOAK minutes at full speed in the end.

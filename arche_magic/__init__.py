@@ -40,6 +40,10 @@ def __getattr__(name: str) -> Any:
         from .notebook import structured
 
         return structured.frame
+    if name in ("map", "imap"):
+        from . import bulk
+
+        return getattr(bulk, name)
     if name in ("load_attempts", "attempts_from_notebook", "decisions_from_notebook"):
         from .notebook import history
 

@@ -81,7 +81,8 @@ class IntelligentLLMOrchestrator:
                 `on_wait` (called with a `Waiting` about twice a second while it waits),
                 `fallback_on_filter` (another model may try what one refused to answer), `keep`
                 (answer from memory what was asked before, and keep each new reply), `fresh`
-                (ask again all the same, and replace what is kept) and `schema` (what the reply
+                (ask again all the same, and replace what is kept), `reserve` (the share of each
+                limit, 0 to 1, that is left to others) and `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
                 line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
 
@@ -94,6 +95,18 @@ class IntelligentLLMOrchestrator:
             SchemaMismatch: the reply does not fit the schema, asked twice.
         """
         return self._finish(prompt, model, max_tokens, temperature, options)
+
+    def ask(self, request: Request, on_wait: OnWait | None = None) -> Reply:
+        """The reply to a request that was built before; see `generate` for what it raises."""
+        events = self._events(request, False)
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                reply: Reply = end.value
+                return reply
+            if on_wait and isinstance(event, Waiting):
+                on_wait(event)
 
     def generate_chat(
         self,
@@ -248,6 +261,9 @@ class IntelligentLLMOrchestrator:
         options: Mapping[str, Any],
     ) -> Generator[Event, None, Reply]:
         request = self._request(prompt, model, max_tokens, temperature, options)
+        return self._events(request, stream)
+
+    def _events(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         if request.replay == "off":
             return self._ask(request, stream)
         return self._replayed(request, stream)
@@ -320,15 +336,7 @@ class IntelligentLLMOrchestrator:
     ) -> Reply:
         options = dict(options)
         on_wait: OnWait | None = options.pop("on_wait", None)
-        events = self._run(False, prompt, model, max_tokens, temperature, options)
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                reply: Reply = end.value
-                return reply
-            if on_wait and isinstance(event, Waiting):
-                on_wait(event)
+        return self.ask(self._request(prompt, model, max_tokens, temperature, options), on_wait)
 
 
 class MultiKeyGroqProvider(IntelligentLLMOrchestrator):

@@ -17,7 +17,7 @@ Messages = Iterable[Mapping[str, Any] | Message]
 _OPTIONS = (
     "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
     "stop", "seed", "patience", "timeout", "fallback_on_filter", "keep", "fresh", "schema",
-    "images",
+    "images", "reserve",
 )  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         fallback_on_filter=_flag("fallback_on_filter", given.get("fallback_on_filter", False)),
         replay=_replay(given.get("keep"), configuration.replay),
         fresh=_flag("fresh", given.get("fresh", False)),
+        reserve=_number("reserve", given.get("reserve", 0.0), 0.0, 1.0) or 0.0,
     )
     if key := key_in(request, configuration.keys):
         raise InvalidRequest(

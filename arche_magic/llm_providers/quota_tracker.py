@@ -62,7 +62,7 @@ class QuotaTracker:
             return RouteState(math.inf, "takes no images", 0.0)
         document, provider, limits = self._books.read(route, now)
         amounts = ledger.estimate(document, route.model, request)
-        return opening.route_state(document, provider, route, limits, amounts, now)
+        return opening.route_state(document, provider, route, limits, amounts, now, request.reserve)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
@@ -93,11 +93,15 @@ class QuotaTracker:
             self._books.charge_expired(kept, provider, route, now)
             document, limits = self._books.in_full(kept, provider, route, now)
             amounts = ledger.estimate(document, route.model, request)
-            state = opening.route_state(document, provider, route, limits, amounts, now)
+            state = opening.route_state(
+                document, provider, route, limits, amounts, now, request.reserve
+            )
             if state.opens_at > now:
                 return state
-            # What a model counts for an image says nothing about its text.
-            plain = 0.0 if request.images else ledger.plain_tokens(request)
+            # An image says nothing about what a model counts for text, nor an unusual request
+            # about its usual replies.
+            unusual = request.images or request.expected_tokens
+            plain = 0.0 if unusual else ledger.plain_tokens(request)
             hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
             expires = now + request.timeout + _HOLD_MARGIN_SECONDS
             ledger.place_hold(kept, route, hold.id, amounts, now, expires)

@@ -18,7 +18,10 @@ from .types import Request
 
 # How a request is made, not what is asked. Any other field counts, new ones too: at worst
 # something is asked twice, but nothing is answered with the reply to something else.
-_HOW = {"patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider"}
+_HOW = {
+    "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
+    "expected_tokens",
+}  # fmt: skip
 _SHOWN_CHARACTERS = 60
 # How long a disk that hangs, or a file that somebody has locked, holds a request up.
 _LONGEST_SECONDS = 5.0

@@ -45,11 +45,18 @@ SELECT address, text, provider, replies.key, model, input_tokens, output_tokens,
     cost_usd, created_at
 FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value
 """
-_NOT_FREE = """
-SELECT address FROM json_each(?1) AS asked CROSS JOIN replies ON address = asked.value
-UNION ALL
+_KEPT = "SELECT address FROM json_each(?1) AS asked CROSS JOIN replies ON address = asked.value"
+_CLAIMED = """
 SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
 WHERE claimed_by != ?2 AND claimed_until > ?3
+"""
+# Made when the first request fails for good: files of earlier versions have none.
+_FAILURES = """
+CREATE TABLE IF NOT EXISTS failures (
+    address TEXT PRIMARY KEY NOT NULL,
+    error TEXT NOT NULL,
+    failed_at REAL NOT NULL
+) WITHOUT ROWID
 """
 _KEEP = """
 INSERT OR REPLACE INTO replies (
@@ -100,7 +107,38 @@ class ReplyStore:
             self.complain(error)
             return {}
 
-    def claim(self, addresses: Iterable[str], owner: str, now: float, until: float) -> set[str]:
+    def failures(self, addresses: Iterable[str]) -> dict[str, str]:
+        """Why those of these addresses failed that would fail again."""
+        asked = json.dumps(list(addresses))
+        try:
+            if not self.path.exists():
+                return {}
+            with closing(self._connect()) as connection:
+                self._version(connection)
+                if not connection.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'failures'"
+                ).fetchone():
+                    return {}
+                return dict(
+                    connection.execute(
+                        "SELECT address, error FROM json_each(?) AS asked "
+                        "CROSS JOIN failures ON address = asked.value",
+                        [asked],
+                    )
+                )
+        except (OSError, sqlite3.Error) as error:
+            self.complain(error)
+            return {}
+
+    def claim(
+        self,
+        addresses: Iterable[str],
+        owner: str,
+        now: float,
+        until: float,
+        *,
+        again: bool = False,
+    ) -> set[str]:
         """Those of the addresses that `owner` is to ask from now on, others leaving them alone.
 
         Not among them: what is kept already, and what another owner's claim still covers.
@@ -111,11 +149,15 @@ class ReplyStore:
             owner: a name that no other worker has.
             now: epoch seconds.
             until: epoch seconds after which others may claim it.
+            again: what is kept may be claimed too, to be asked once more.
         """
         wanted = set(addresses)
+        asked = json.dumps(list(wanted))
         try:
             with self._change() as connection:
-                rows = connection.execute(_NOT_FREE, [json.dumps(list(wanted)), owner, now])
+                rows = connection.execute(_CLAIMED, [asked, owner, now]).fetchall()
+                if not again:
+                    rows += connection.execute(_KEPT, [asked]).fetchall()
                 free = wanted - {address for (address,) in rows}
                 connection.executemany(
                     "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
@@ -138,6 +180,37 @@ class ReplyStore:
                 )
         except (OSError, sqlite3.Error) as error:
             self.complain(error)
+
+    def fail(self, errors: Mapping[str, str], now: float) -> None:
+        """Keep why requests failed that would fail again, and end the claims on them."""
+        try:
+            with self._change() as connection:
+                connection.execute(_FAILURES)
+                connection.executemany(
+                    "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
+                    [(address, error, now) for address, error in errors.items()],
+                )
+                connection.executemany(
+                    "DELETE FROM claims WHERE address = ?", [(address,) for address in errors]
+                )
+        except (OSError, sqlite3.Error) as error:
+            self.complain(error)
+
+    def owners(self, addresses: Iterable[str]) -> dict[str, str]:
+        """Who has claimed those of these addresses that are claimed."""
+        asked = json.dumps(list(addresses))
+        try:
+            with closing(self._connect()) as connection:
+                return dict(
+                    connection.execute(
+                        "SELECT address, claimed_by FROM json_each(?) AS asked "
+                        "CROSS JOIN claims ON address = asked.value",
+                        [asked],
+                    )
+                )
+        except (OSError, sqlite3.Error) as error:
+            self.complain(error)
+            return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
         """Give up claims of `owner`, so that others may ask."""

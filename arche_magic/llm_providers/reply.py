@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
@@ -156,6 +156,14 @@ class Reply(str):
         text = str(self) if self.parsed is None else f"```json\n{self}\n```"
         # A model's text is untrusted wherever it is shown.
         return harmless_markdown(without_controls(text))
+
+
+def fields_of(parsed: Any) -> dict[str, Any]:
+    """The fields of what was read from a structured reply, by name; nested objects as dicts."""
+    if is_dataclass(parsed) and not isinstance(parsed, type):
+        return asdict(parsed)
+    dump = getattr(parsed, "model_dump", None)
+    return dict(dump() if dump else parsed)
 
 
 @dataclass(frozen=True)

@@ -299,6 +299,8 @@ class Request:
 
     `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
     answers from memory alone. `fresh` asks again all the same, and replaces what is kept.
+    `reserve`: the share of each limit, 0 to 1, that it leaves to others. `expected_tokens`: those
+    of its reply, where the model's usual length says nothing about it.
     """
 
     messages: tuple[Message, ...]
@@ -315,6 +317,8 @@ class Request:
     fallback_on_filter: bool = False
     replay: ReplayMode = "off"
     fresh: bool = False
+    reserve: float = 0.0
+    expected_tokens: int | None = None
 
     @property
     def images(self) -> tuple[Image, ...]:

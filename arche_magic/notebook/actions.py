@@ -22,6 +22,7 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import Message
+from arche_magic.prompts import Prompt, fill, image_of
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
@@ -29,7 +30,6 @@ from .display import ReplyDisplay, for_frontends, receipt_line
 from .formats import ASKS
 from .interrupts import one_interrupt
 from .preview import prompt_text, route_text
-from .prompts import Prompt, fill, image_of
 from .structured import schema_named
 
 if TYPE_CHECKING:

@@ -30,8 +30,9 @@ from .preview import price_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from arche_magic.prompts import Prompt
+
     from .magics import ArcheMagics
-    from .prompts import Prompt
 
 _COLUMNS = ("provider", "key", "model", "reply", "tokens", "seconds", "cost_usd", "error")
 _MOST = 8

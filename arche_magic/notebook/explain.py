@@ -224,8 +224,7 @@ def _message(error: BaseException) -> str:
 def _locals(frame: FrameType) -> str:
     """The variables that the failing code uses, each in a few words."""
     from arche_magic.llm_providers.errors import InvalidRequest
-
-    from .values import as_text
+    from arche_magic.prompts.values import as_text
 
     code, lines = frame.f_code, []
     for name in dict.fromkeys((*code.co_varnames, *code.co_names)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.markdown import without_controls
-from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply import Reply, fields_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,20 +64,12 @@ def frame(replies: Reply | Iterable[Reply]) -> pd.DataFrame:
     for row in rows:
         if not isinstance(row, Reply) or row.parsed is None:
             raise InvalidRequest("only replies to prompts with a schema have fields; give schema=")
-    return pd.DataFrame([fields(row.parsed) for row in rows])
-
-
-def fields(parsed: Any) -> dict[str, Any]:
-    """The fields of what was read, by name; nested objects as dicts."""
-    if dataclasses.is_dataclass(parsed) and not isinstance(parsed, type):
-        return dataclasses.asdict(parsed)
-    dump = getattr(parsed, "model_dump", None)
-    return dict(dump() if dump else parsed)
+    return pd.DataFrame([fields_of(row.parsed) for row in rows])
 
 
 def structured_bundle(reply: Reply) -> dict[str, str]:
     """What was read: as JSON in plain text, as a table of its fields in HTML."""
-    value = _shown(fields(reply.parsed))
+    value = _shown(fields_of(reply.parsed))
     plain = json.dumps(value, ensure_ascii=False, indent=2)
     return {"text/plain": without_controls(plain), "text/html": _table(value)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .exchange import Call, Message, Reply
@@ -139,9 +140,40 @@ def _pad(text: str, tokens: int) -> str:
 
 def _json_reply(call: Call, seed: int) -> Any:
     schema = call.json_schema or schema_in(call.messages)
+    if schema is not None and (entries := _prompts_in_a_list(call, schema)):
+        return _replies_by_id(call, schema, entries, seed)
     if schema is not None:
         return json_for_schema(schema, number=_choice(seed, call))
     return {"simulated": True, "model": call.model, "answer": f"You asked: {call.prompt[:_ECHO]}"}
+
+
+def _prompts_in_a_list(call: Call, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The prompts of a request that asks for a reply to each of many, by id; or none."""
+    if "id" not in json.dumps(schema.get("properties", {}).get("replies", "")):
+        return []
+    for start in re.finditer(r'\[\{"id"', call.prompt):
+        try:
+            entries, _ = json.JSONDecoder().raw_decode(call.prompt, start.start())
+        except ValueError:
+            continue
+        return [entry for entry in entries if isinstance(entry, dict) and "prompt" in entry]
+    return []
+
+
+def _replies_by_id(
+    call: Call, schema: Mapping[str, Any], entries: list[dict[str, Any]], seed: int
+) -> Any:
+    """What each of the prompts would be answered alone, beside its id."""
+    wanted = schema["properties"]["replies"]["items"]["properties"]["reply"]
+    replies = []
+    for entry in entries:
+        alone = replace(call, messages=(Message("user", str(entry["prompt"])),))
+        if str(wanted.get("type", "object")).lower() == "string":
+            reply: Any = _prose(alone, seed)
+        else:
+            reply = json_for_schema(wanted, number=_choice(seed, alone), root=schema)
+        replies.append({"id": entry["id"], "reply": reply})
+    return {"replies": replies}
 
 
 def json_for_schema(

@@ -102,10 +102,12 @@ PUBLIC = {
             "attempts",
             "catalog",
             "markdown",
+            "parameters",
             "prices",
             "quota.forecast",
             "quota_tracker",
             "records",
+            "replies",
             "reply",
         )
     ),
@@ -222,11 +224,19 @@ def test_unknown_errors_are_caught_in_one_place() -> None:
     assert catching == {"adapters/base.py", "keys.py"}
 
 
-def test_the_face_uses_only_what_is_public() -> None:
+def test_users_of_the_engine_use_only_what_is_public() -> None:
     """No routing and no quota rules are reached around the public names."""
+    users = tuple(f"arche_magic.{part}" for part in ("notebook", "bulk", "prompts"))
     for name, target, _ in EVERYTHING:
-        if name.startswith("arche_magic.notebook") and target.startswith(ENGINE):
+        if name.startswith(users) and target.startswith(ENGINE):
             assert target in PUBLIC, f"{name} imports {target}"
+
+
+def test_jobs_know_nothing_of_the_face() -> None:
+    """They run in scripts and on other machines too."""
+    for name, target, _ in EVERYTHING:
+        if name.startswith(("arche_magic.bulk", "arche_magic.prompts")):
+            assert not target.startswith(("arche_magic.notebook", "IPython")), f"{name}: {target}"
 
 
 def test_the_sandbox_stands_alone() -> None:

@@ -36,6 +36,8 @@ HOW = {
     "fallback_on_filter": [True],
     "replay": ["keep", "only"],
     "fresh": [True],
+    "reserve": [0.1],
+    "expected_tokens": [100],
 }
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers import InvalidRequest
-from arche_magic.notebook.prompts import fill
+from arche_magic.prompts import fill
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel

@@ -51,6 +51,30 @@ def test_the_same_seed_gives_the_same_value(start, connect, provider):
     assert again.text == texts[2, "two"]
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_list_of_prompts_is_answered_by_id(start, connect, provider):
+    """Each as it would be alone, in a reply to many at once."""
+    entry = {
+        "type": "object",
+        "properties": {"id": {"type": "integer"}, "reply": SCHEMA["$defs"]["Place"]},
+        "required": ["id", "reply"],
+        "additionalProperties": False,
+    }
+    many = {
+        "type": "object",
+        "properties": {"replies": {"type": "array", "items": entry}},
+        "required": ["replies"],
+        "additionalProperties": False,
+    }
+    prompts = [{"id": number, "prompt": f"Question {number}"} for number in (7, 3, 12)]
+    client = connect(start(), provider)
+    asked = f"Answer each: {json.dumps(prompts)}"
+    replies = json.loads(client.ask(asked, **options(provider, many)).text)["replies"]
+    assert [reply["id"] for reply in replies] == [7, 3, 12]
+    alone = client.ask("Question 3", **options(provider, SCHEMA["$defs"]["Place"]))
+    assert replies[1]["reply"] == json.loads(alone.text)
+
+
 REFUSALS = {
     "groq": (400, "This model does not support response format `json_schema`. See supported"),
     "mistral": (400, "response_format of type json_schema is not supported"),

@@ -54,7 +54,8 @@ def estimate(document: Document, model: str, request: Request) -> Amounts:
     """
     calibration = document.get("models", {}).get(model, {}).get("calibration", {})
     tokens = plain_tokens(request) * calibration.get("input_ratio", 1.0)
-    output = request.max_tokens or calibration.get("output_tokens", _OUTPUT_GUESS)
+    usual = calibration.get("output_tokens", _OUTPUT_GUESS)
+    output = request.expected_tokens or request.max_tokens or usual
     return as_amounts(math.ceil(tokens), math.ceil(output))
 
 

@@ -50,9 +50,13 @@ class RouteState:
 
 def route_state(
     document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
-    amounts: Amounts, now: float,
+    amounts: Amounts, now: float, reserve: float = 0.0,
 ) -> RouteState:  # fmt: skip
-    """When the route takes a request of these amounts, and what keeps it shut until then."""
+    """When the route takes a request of these amounts, and what keeps it shut until then.
+
+    `reserve` is the share of each limit that must be left after it; where the request alone leaves
+    less, the limit must be unspent.
+    """
     entry = document.get("models", {}).get(route.model, {})
     held = on_hold(entry, now)
     opens, reason, headroom = now, "", 1.0
@@ -76,6 +80,7 @@ def route_state(
                 )
             # An output guess larger than the limit is only a guess: the prompt itself fits.
             need = min(need, limit.amount)
+        need = min(need + reserve * limit.amount, max(need, limit.amount))
         units = held.get(limit.metric, 0.0)
         moment = windows.opens_at(limit, counter, need, now)
         if moment > now and units:

@@ -1,8 +1,8 @@
 r"""The `{{variables}}` of a prompt, and the images that go with it.
 
 `{{name}}`, with `.attribute`, `[0]` or `["key"]` behind the name as often as needed, stands for a
-value of the notebook. Values go in once and are never looked through again. Any other brace goes
-out as it stands, and so does `\{{name}}`, without its backslash.
+value: of the notebook, or of one row of a frame. Values go in once and are never looked through
+again. Any other brace goes out as it stands, and so does `\{{name}}`, without its backslash.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
         if match[1]:
             return match[0][1:]
         reference = match[2]
-        value = look_up(reference, names)
+        # Columns have names that variables cannot have.
+        value = names[reference] if reference in names else look_up(reference, names)
         if image := as_image(value):
             images.append(image)
             return f"[image {len(images)}]"
@@ -69,6 +70,18 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
         return shown.text
 
     return Prompt(_REFERENCE.sub(replace, text), tuple(images), tuple(dict.fromkeys(notes)))
+
+
+def references(text: str) -> list[str]:
+    """What stands in the `{{…}}` of a text, each once, in order."""
+    found = (match[2] for match in _REFERENCE.finditer(text) if not match[1])
+    return list(dict.fromkeys(found))
+
+
+def name_in(reference: str) -> str:
+    """The name that a reference begins with: `review` of `review.title[0]`."""
+    start = _NAME.match(reference)
+    return start[0] if start else reference
 
 
 def look_up(reference: str, names: Mapping[str, Any]) -> Any:

@@ -1,0 +1,250 @@
+"""One run over many rows: threads that ask, replies on disk before they are handed out.
+
+The reader makes prompts, hands out what is kept, and claims the rest. Workers ask. The keeper
+writes replies to disk, many at once, and hands them out. Which route answers, and what is waited
+for, is the engine's business: each row is one of its requests.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.types import Request, Schema
+
+from .keeping import Keeper
+from .lanes import Lanes
+from .pool import Pool, Task
+from .progress import Bounds, Counts, Progress, Row, at_most
+from .reading import CHUNK, Reader, new_owner
+from .rows import Rows
+
+# How long threads are waited for when a job is cancelled.
+_FAREWELL_SECONDS = 0.25
+# Lists of finished rows that wait to be taken.
+_MOST_WAITING = 8
+
+
+class Job:
+    """One run over rows; iterate over it for the finished ones, in whatever order they come.
+
+    Args:
+        data: a DataFrame, a Series or a list of texts.
+        template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
+        schema: what each reply must look like, as for `generate`.
+        pack: how many rows may travel in one request: 1 for each alone, `auto` for as many as it
+            takes where requests are scarcer than tokens.
+        patience: seconds to wait where no route is open; None waits as long as it takes. Rows that
+            were not asked by then have an error that says what opens when.
+        allow_paid: routes that cost money may answer too.
+        max_cost: USD; the job stops before it spends more in this run.
+        max_tokens_total: tokens; likewise.
+        stop_after: so many rows that fail in this run stop the job.
+        retry_errors: rows that failed for good in an earlier run are asked again.
+        fresh: every row is asked again, and what is kept is replaced.
+        reserve: the share of each limit (0 to 1) that is left to other work.
+        llm: what asks; that of the configuration if not given.
+        **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
+
+    Attributes:
+        rows: the rows and their prompts.
+        schema: what each reply must look like, or None.
+
+    Raises:
+        InvalidRequest: data, template or an option is wrong, or only paid routes are there; nothing
+            is spent.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        template: str | None = None,
+        *,
+        schema: Any = None,
+        pack: int | str = "auto",
+        patience: float | None = None,
+        allow_paid: bool = False,
+        max_cost: float | None = None,
+        max_tokens_total: int | None = None,
+        stop_after: int | None = None,
+        retry_errors: bool = False,
+        fresh: bool = False,
+        reserve: float = 0.1,
+        llm: IntelligentLLMOrchestrator | None = None,
+        **options: Any,
+    ) -> None:
+        self.rows = Rows(data, template)
+        self._llm = llm or get_llm_provider()
+        configuration = self._llm.configuration
+        longest = at_most("patience", patience)
+        # The job keeps replies itself, many at once.
+        fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
+        sample = build_request("…", configuration, **{**options, **fixed})
+        self.schema: Schema | None = sample.schema
+        fixed["schema"] = sample.schema
+        self._counts = Counts(len(self.rows), configuration.clock.time)
+        self._pool = Pool()
+        self._lanes = Lanes(
+            self._allowed(sample, allow_paid),
+            self._pool,
+            self._counts,
+            Bounds.of(max_cost, max_tokens_total, stop_after),
+            longest,
+            rows_per_request(pack, sample),
+        )
+        store, owner = reply_store(configuration.replies), new_owner()
+        self._reader = Reader(
+            self.rows, self._llm, {**options, **fixed}, self._pool, store, owner,
+            self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
+        )  # fmt: skip
+        self._keeper = Keeper(
+            self._pool, store, owner, self._counts, self._lanes.bounds, configuration.clock.time,
+            self._hand_out, self._lanes.look_after,
+        )  # fmt: skip
+        self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
+        self._left = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Generator[Row, None, None]:
+        """The rows as they finish; leaving early cancels the job.
+
+        Raises:
+            JobStopped: at one of the bounds.
+            LLMProviderError: no row can be asked, such as without a key.
+        """
+        if self._threads:
+            raise RuntimeError("a job runs once; make another one")
+        for work in (self._reader.run, self._keep):
+            thread = threading.Thread(
+                target=self._guarded, args=(work,), name="arche-job", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        try:
+            while (rows := self._next()) is not None:
+                yield from rows
+            if self._pool.error is not None:
+                raise self._pool.error
+        finally:
+            self.cancel()
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self._counts.progress()
+
+    def cancel(self) -> None:
+        """End soon: no more rows are asked, and what is finished is kept.
+
+        Calls under way are left to themselves; their replies are kept when they come.
+        """
+        self._left.set()
+        self._pool.end()
+        until = time.monotonic() + _FAREWELL_SECONDS
+        for thread in (*self._threads, *self._lanes.threads):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
+            self._pool.end(error)
+
+    def _keep(self) -> None:
+        try:
+            self._keeper.run()
+            self._hand_out_rest()
+        finally:
+            self._put(None)
+
+    def _next(self) -> list[Row] | None:
+        while not self._left.is_set():
+            try:
+                return self._out.get(timeout=_FAREWELL_SECONDS / 2)
+            except queue.Empty:
+                continue
+        return None
+
+    def _start_asking(self, first: Task) -> None:
+        self._lanes.start(first)
+
+    def _hand_out(self, rows: list[Row]) -> None:
+        self._counts.add(rows)
+        self._put(rows)
+
+    def _hand_out_rest(self) -> None:
+        """Rows that the patience did not reach, each with why."""
+        if not self._lanes.put_off or self._pool.error:
+            return
+        index = self.rows.index
+        for start in range(0, len(self.rows), CHUNK):
+            missing = self._counts.missing(start, min(start + CHUNK, len(self.rows)))
+            rest = [Row(at, index[at], "", error=self._lanes.put_off) for at in missing]
+            if rest:
+                self._hand_out(rest)
+
+    def _put(self, rows: list[Row] | None) -> None:
+        # Where the job was left nobody takes them any more.
+        while not self._left.is_set():
+            try:
+                self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
+            except queue.Full:
+                self._keeper.beat()
+                continue
+            return
+
+    def _allowed(self, sample: Request, allow_paid: bool) -> IntelligentLLMOrchestrator:
+        """What may ask: on free routes alone, unless money may be spent.
+
+        Raises:
+            InvalidRequest: there are none but paid ones.
+        """
+        llm = self._llm
+        if allow_paid:
+            return llm
+        providers = llm.configuration.providers
+        free = [name for name in llm.providers if not providers[name].paid]
+        try:
+            routes = llm.routes(sample)
+        except NoKeys:
+            # What is all kept needs no key.
+            routes = ()
+        if routes and all(route.paid for route in routes):
+            names = ", ".join(dict.fromkeys(route.provider for route in routes))
+            raise InvalidRequest(
+                f"only paid routes can answer ({names}), and a job spends no money unasked; "
+                "allow_paid=True allows it, and max_cost bounds it"
+            )
+        preferred = llm.preferred_provider
+        return IntelligentLLMOrchestrator(
+            enable_multi_key_groq=llm.enable_multi_key_groq,
+            preferred_provider=preferred if preferred in free else None,
+            providers=free,
+            configuration=llm.configuration,
+        )
+
+
+def rows_per_request(pack: int | str, sample: Request) -> int | None:
+    """Rows per request, None for as many as it takes.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if pack == "auto":
+        # A stop text would cut the list.
+        return 1 if sample.stop else None
+    if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
+        raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
+    if pack > 1 and sample.stop:
+        raise InvalidRequest("stop would cut a list of replies; leave it out, or ask with pack=1")
+    return pack

@@ -1,0 +1,159 @@
+"""The keeper of a job: writes what has finished, many at once, and then hands it out."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.replies import ReplyStore
+
+from .pool import Finished, Pool
+from .progress import Bounds, Counts, JobStopped, Row
+from .reading import CLAIM_SECONDS
+
+logger = logging.getLogger("arche_magic.bulk")
+
+_BEAT_SECONDS = CLAIM_SECONDS / 3
+_NAP_SECONDS = 0.1
+# What finishes within this time is written together: a write to disk takes as long.
+_GATHER_SECONDS = 0.03
+# So many rows refused, and none answered: it is not the rows.
+_REFUSED_AT_ONCE = 3
+
+
+class Keeper:
+    """Takes what workers have finished; a reply is on disk before its rows are handed out.
+
+    Args:
+        pool: where it comes from.
+        store: where replies are kept.
+        owner: the name of the job's claims.
+        counts: what is finished and spent.
+        bounds: where the job ends.
+        now: the clock, in epoch seconds.
+        hand_out: takes finished rows.
+        look_after: called now and then.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        store: ReplyStore,
+        owner: str,
+        counts: Counts,
+        bounds: Bounds,
+        now: Callable[[], float],
+        hand_out: Callable[[list[Row]], None],
+        look_after: Callable[[], None],
+    ) -> None:
+        self._pool, self._store, self._owner = pool, store, owner
+        self._counts, self._bounds, self._now = counts, bounds, now
+        self._hand_out, self._look_after = hand_out, look_after
+        self._beat_at = time.monotonic()
+
+    def run(self) -> None:
+        """Until every row is finished, or the job ends and no call is under way."""
+        while True:
+            if batch := self._gather():
+                self._write(batch)
+            elif self._is_over():
+                return
+            self._look_after()
+            self.beat()
+
+    def beat(self) -> None:
+        """Prolong the claims, now and then; also while nobody takes what is finished."""
+        if time.monotonic() < self._beat_at + _BEAT_SECONDS:
+            return
+        self._beat_at = time.monotonic()
+        with self._pool.lock:
+            held = list(self._pool.claimed)
+        if held:
+            now = time.time()
+            self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=True)
+
+    def _gather(self) -> list[Finished]:
+        """All that has finished, soon after the first of it."""
+        batch: list[Finished] = []
+        try:
+            batch.append(self._pool.finished.get(timeout=_NAP_SECONDS))
+            time.sleep(_GATHER_SECONDS)
+            while True:
+                batch.append(self._pool.finished.get_nowait())
+        except queue.Empty:
+            return batch
+
+    def _is_over(self) -> bool:
+        if self._counts.done < self._counts.total and not self._pool.ending.is_set():
+            return False
+        self._pool.end()
+        if addresses := self._pool.clear():
+            self._store.release(addresses, self._owner)
+        return self._pool.asking == 0
+
+    def _write(self, batch: list[Finished]) -> None:
+        for finished in [f for f in batch if f.task.checks is not None]:
+            batch.remove(finished)
+            self._compare(finished)
+        now = self._now()
+        if replies := {f.task.address: f.reply for f in batch if f.reply is not None}:
+            self._store.finish(replies, now)
+        failed = [f for f in batch if f.error is not None]
+        if final := {f.task.address: str(f.error) for f in failed if not f.again}:
+            self._store.fail(final, now)
+        if again := [f.task.address for f in failed if f.again]:
+            self._store.release(again, self._owner)
+        rows: list[Row] = []
+        with self._pool.lock:
+            for finished in batch:
+                places = self._pool.written(finished.task)
+                tokens = self._spend(finished)
+                why = str(finished.error) if finished.error else None
+                for number, (position, label) in enumerate(places):
+                    prompt, joined = finished.task.prompt, number > 0
+                    rows.append(Row(position, label, prompt, finished.reply, why, joined, tokens))
+        if rows:
+            self._hand_out(rows)
+        self._judge(failed)
+
+    def _spend(self, finished: Finished) -> int:
+        """Count what a task spent; returns its tokens."""
+        if (reply := finished.reply) is not None:
+            usage = reply.usage
+            self._counts.spend(usage.total_tokens, reply.cost or 0.0, usage.output_tokens, served=1)
+            return usage.total_tokens
+        attempts = finished.error.attempts if finished.error else ()
+        tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
+        self._counts.spend(tokens, sum(attempt.cost_usd or 0.0 for attempt in attempts))
+        return tokens
+
+    def _compare(self, finished: Finished) -> None:
+        """Count whether a row that came packed was answered alike alone."""
+        with self._pool.lock:
+            self._pool.asking -= 1
+        self._spend(finished)
+        check, alone = finished.task.checks, finished.reply
+        if check and alone is not None:
+            same = check.agrees(alone)
+            self._counts.checked += 1
+            self._counts.agreed += same
+            if not same:
+                logger.warning(
+                    "a row was answered otherwise alone than packed; pack=1 asks each alone"
+                )
+
+    def _judge(self, failed: list[Finished]) -> None:
+        """End the job where that many rows have failed."""
+        if not failed:
+            return
+        counts, last = self._counts, failed[-1].error
+        counts.failed += len(failed)
+        refused = all(isinstance(finished.error, InvalidRequest) for finished in failed)
+        if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
+            self._pool.end(JobStopped(f"stopped, as every row asked so far was refused: {last}"))
+        elif counts.failed >= self._bounds.failed:
+            what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"
+            self._pool.end(JobStopped(f"stopped after {what}, the last of them: {last}"))

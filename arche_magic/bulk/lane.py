@@ -1,0 +1,244 @@
+"""One lane of a job: threads that ask on the same routes, alone or several rows in one request."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+    NotKept,
+)
+from arche_magic.llm_providers.reply import Reply, Waiting
+from arche_magic.llm_providers.types import Message, Request
+
+from .packing import Check, fields_to_compare, packed, unpacked
+from .pool import MOST_PACKED, Finished, Task
+
+if TYPE_CHECKING:
+    from .lanes import Lanes
+
+Model = tuple[str, str]
+
+# How long a thread sleeps at most before it sees that the job has ended.
+NAP_SECONDS = 0.1
+# So long a request may wait in the engine before its row goes back, clear of its timeout.
+_LONGEST_WAIT = 120.0
+# A wait that is worth handing rows back for.
+_MOMENT_SECONDS = 1.0
+# So often a row is tried where providers have trouble.
+_TRIES = 5
+
+
+class _HandBack(Exception):
+    """The rows are not asked now."""
+
+
+class Lane:
+    """Threads that ask on the same routes.
+
+    Attributes:
+        models: those it sends packed requests to; none for a lane that asks each row alone.
+        size: most rows in one request.
+        cap: what `size` has been brought down to by replies that were no good.
+        shut_until: epoch seconds; none of its routes opens before.
+        is_closed: none of them opens in this run.
+        threads: how many it has.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        llm: IntelligentLLMOrchestrator,
+        crew: Lanes,
+        models: tuple[Model, ...],
+    ) -> None:
+        self.number, self.llm, self.crew, self.models = number, llm, crew, models
+        self.size, self.cap = 1, MOST_PACKED
+        self.shut_until = 0.0
+        self.is_closed = False
+        self.threads = 0
+        self._is_watched = False
+        self._pool, self._clock = crew.pool, crew.clock
+
+    def run(self) -> None:
+        """Ask, until nothing is left."""
+        try:
+            while tasks := self._take():
+                try:
+                    if len(tasks) == 1:
+                        self._pool.finished.put(self._ask_alone(tasks[0]))
+                    else:
+                        self._ask_packed(tasks)
+                except _HandBack:
+                    self._pool.hand_back(tasks)
+        except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
+            self._pool.end(error)
+
+    def _take(self) -> list[Task]:
+        """The next rows, once a route may be open; none when the job is at its end."""
+        pool, bounds = self._pool, self.crew.bounds
+        is_bounded = min(bounds.cost, bounds.tokens) < math.inf
+        with pool.lock:
+            while not (pool.ending.is_set() or self.is_closed):
+                if self._clock.time() < self.shut_until:
+                    self._watch()
+                    continue
+                size = self.crew.affordable(self.size) if is_bounded and pool.ready else self.size
+                if size > 0 and (tasks := pool.pick(self.number, size)):
+                    return tasks
+                pool.idle += 1
+                pool.work.wait(NAP_SECONDS if is_bounded else None)
+                pool.idle -= 1
+        return []
+
+    def _watch(self) -> None:
+        """Sleep while the lane is shut: one thread by the clock, the others until it wakes them."""
+        pool = self._pool
+        if self._is_watched:
+            pool.work.wait(NAP_SECONDS)
+            return
+        self._is_watched = True
+        nap = min(self.shut_until - self._clock.time(), NAP_SECONDS)
+        pool.lock.release()
+        try:
+            self._clock.sleep(max(nap, 0.001))
+        finally:
+            pool.lock.acquire()
+            self._is_watched = False
+            pool.work.notify_all()
+
+    def _send(self, request: Request) -> Reply:
+        began = self._clock.time()
+        longest = min(_LONGEST_WAIT, request.timeout / 2)
+
+        def on_wait(waiting: Waiting) -> None:
+            self.crew.counts.wait(waiting)
+            now = self._clock.time()
+            if self._pool.ending.is_set() or now - began > longest:
+                raise _HandBack
+            others = self.crew.several and (self.models or self._pool.idle)
+            if others and waiting.seconds > _MOMENT_SECONDS:
+                self.shut_until = now + waiting.seconds
+                raise _HandBack
+
+        try:
+            reply = self.llm.ask(request, on_wait)
+        except ConfigurationError as error:
+            self._pool.end(error)
+            raise _HandBack from None
+        self.crew.note_call(self, reply)
+        return reply
+
+    def _ask_alone(self, task: Task) -> Finished:
+        try:
+            return Finished(task, self._send(task.request))
+        except NoRouteAvailable as error:
+            return self._without_route(task, error)
+        except NotKept as error:
+            return Finished(task, error=error, again=True)
+        except LLMProviderError as error:
+            if error.next_available_at is None:
+                return Finished(task, error=error)
+            # It was cut short by what passes.
+            return self._later(task, error)
+
+    def _ask_packed(self, tasks: list[Task]) -> None:
+        requests = [task.request for task in tasks]
+        counts, half = self.crew.counts, max(1, len(tasks) // 2)
+        try:
+            whole = self._send(packed(requests, self.crew.reply_tokens()))
+        except NoRouteAvailable as error:
+            if error.next_available_at is None:
+                self._shorten(tasks, half)
+            else:
+                self._shut(error)
+            raise _HandBack from None
+        except LLMProviderError as error:
+            counts.spend(sum(a.input_tokens + a.output_tokens for a in error.attempts), 0.0)
+            # A provider that does not take the list may take its rows.
+            self.cap = 1 if isinstance(error, InvalidRequest) else max(1, self.cap // 2)
+            self._shorten(tasks, half)
+            raise _HandBack from None
+        replies = unpacked(whole, requests)
+        good = sum(reply is not None for reply in replies)
+        if not good:
+            counts.spend(whole.usage.total_tokens, whole.cost or 0.0)
+        if good < half:
+            self.cap = max(1, self.cap // 2)
+        is_cut = whole.finish_reason == "length"
+        left = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
+        # What was cut goes on in helpings that were not; what is missing for no reason, alone.
+        self._shorten(left, max(1, good) if is_cut else half if not good else 1)
+        if self.crew.note_packed(good):
+            self._check(tasks, replies)
+        for task, reply in zip(tasks, replies, strict=True):
+            if reply is not None:
+                self._pool.finished.put(Finished(task, reply))
+        self._pool.hand_back(left)
+        self.crew.resize()
+
+    def _shorten(self, tasks: list[Task], limit: int) -> None:
+        for task in tasks:
+            task.limit = min(task.limit, limit)
+
+    def _check(self, tasks: list[Task], replies: list[Reply | None]) -> None:
+        """Have one of the rows asked alone too."""
+        fields = fields_to_compare(tasks[0].request.schema)
+        for task, reply in zip(tasks, replies, strict=True):
+            if fields and reply is not None:
+                check = Task("", task.request, [], limit=1, checks=Check(reply, fields))
+                with self._pool.lock:
+                    self._pool.ready.appendleft(check)
+                    self._pool.work.notify()
+                return
+
+    def _without_route(self, task: Task, error: NoRouteAvailable) -> Finished:
+        """What to do when no route answered a row: wait for one, or give the row up."""
+        short = replace(task.request, messages=(Message("user", "?"),), schema=None)
+        if error.next_available_at is None and self._opens(short) < math.inf:
+            # Others have a route here.
+            if self._opens(task.request) < math.inf:
+                return self._later(task, error)
+            # It is the row, too long for each of them.
+            with self._pool.lock:
+                task.too_long_for.add(self.number)
+                if not self.crew.may_take(task):
+                    return Finished(task, error=error)
+            raise _HandBack from None
+        self._shut(error)
+        if any(attempt.outcome == "failed" for attempt in error.attempts):
+            return self._later(task, error)
+        raise _HandBack from None
+
+    def _later(self, task: Task, error: LLMProviderError) -> Finished:
+        """Have a row asked once more, unless that did not help several times."""
+        task.tries += 1
+        if task.tries >= _TRIES:
+            return Finished(task, error=error, again=True)
+        raise _HandBack from None
+
+    def _opens(self, request: Request) -> float:
+        """When the first route opens for a request."""
+        state, now = self.llm.quota_tracker.state, self._clock.time()
+        return min(state(route, request, now).opens_at for route in self.llm.routes(request))
+
+    def _shut(self, error: NoRouteAvailable) -> None:
+        """Wait for the first route, or, if that takes too long, close the lane."""
+        now = self._clock.time()
+        opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
+        with self._pool.lock:
+            if opens - now <= self.crew.patience and opens < math.inf:
+                self.shut_until = max(self.shut_until, opens)
+                return
+            if opens < math.inf:
+                self.crew.put_off = f"not asked: {error}"
+            self.is_closed = True
+            lost = self.crew.closed(error)
+        for finished in lost:
+            self._pool.finished.put(finished)

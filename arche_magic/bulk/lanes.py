@@ -1,0 +1,297 @@
+"""The workers of a job: lanes of threads, each with the routes it asks on.
+
+Without packing there is one lane with all routes: the engine chooses, falls back and waits as for
+any request. Where packing pays, each model that takes packed requests is a lane of its own, and all
+lanes take rows from one pool; a row is handed back rather than kept behind a shut route while
+another lane has nothing to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.errors import NoRouteAvailable
+from arche_magic.llm_providers.prices import cost_usd
+from arche_magic.llm_providers.quota.forecast import prompts_that_fit
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.types import Clock, Request, Route, Standing, Usage
+
+from .lane import NAP_SECONDS, Lane, Model
+from .packing import pack_size
+from .pool import MOST_PACKED, THREADS, Finished, Pool, Task
+from .progress import Bounds, Counts, JobStopped
+
+PACKING_THREADS = 4
+# So many at most, where each reply takes longer than this.
+_MOST_THREADS, _SLOW_SECONDS = 64, 0.3
+# A job that would be done in this time needs no packing.
+SOON_SECONDS = 60.0
+# How often that is reconsidered.
+_LOOK_SECONDS = 5.0
+# So many packed rows are asked alone as well, to compare: one of every so many requests.
+_CHECKS, _CHECK_EVERY = 5, 10
+# How much more a row may take than any before.
+_MARGIN = 1.5
+# Replies after which their mean length is believed.
+_KNOWN_AFTER = 5
+
+
+@dataclass(frozen=True)
+class _JobClock:
+    """The configuration's clock, on which nobody sleeps on when the job has ended."""
+
+    clock: Clock
+    ending: threading.Event
+
+    def time(self) -> float:
+        """Epoch seconds."""
+        return self.clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds, or until the job has ended."""
+        until = self.clock.time() + seconds
+        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
+            self.clock.sleep(min(left, NAP_SECONDS))
+
+
+class Lanes:
+    """All workers of a job.
+
+    Args:
+        llm: may ask on all routes that the job may use.
+        pool: where rows come from and go to.
+        counts: what is spent so far.
+        bounds: what may be.
+        patience: seconds a shut lane is waited for.
+        pack: rows per request; None decides by the limits.
+
+    Attributes:
+        put_off: why the rows that are left are not asked in this run, or "".
+    """
+
+    def __init__(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        pool: Pool,
+        counts: Counts,
+        bounds: Bounds,
+        patience: float,
+        pack: int | None,
+    ) -> None:
+        self.pool, self.counts, self.bounds = pool, counts, bounds
+        self.patience, self._pack = patience, pack
+        self.clock = _JobClock(llm.configuration.clock, pool.ending)
+        self.llm = _like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
+        self.put_off = ""
+        self.lanes: list[Lane] = []
+        self.threads: list[threading.Thread] = []
+        self._sample: Request | None = None
+        self._routes: tuple[Route, ...] = ()
+        self._looked_at = -math.inf
+        self._packs = 0
+        self._numbers = itertools.count()
+
+    @property
+    def several(self) -> bool:
+        """Whether rows that one lane hands back may be taken by another."""
+        return len(self.lanes) > 1
+
+    def start(self, first: Task) -> None:
+        """Begin to ask; `first` stands for all rows.
+
+        Raises:
+            ConfigurationError: no key for any route, or an unknown model.
+        """
+        self._sample, self._routes = first.request, self.llm.routes(first.request)
+        self._open(self._sizes())
+
+    def look_after(self) -> None:
+        """Reconsider, now and then, how many rows go into one request."""
+        now = self.clock.time()
+        if self._pack == 1 or not self.lanes or now < self._looked_at + _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        if any(lane.models for lane in self.lanes):
+            self.resize()
+            return
+        sizes = self._sizes()
+        if max(sizes.values()) > 1:
+            self._open(sizes)
+
+    def resize(self) -> None:
+        """Have as many rows in one request as the limits and the replies so far say."""
+        sizes = self._sizes(packs=True)
+        for lane in self.lanes:
+            if lane.models:
+                lane.size = min(lane.cap, sizes.get(lane.models[0], 1))
+
+    def reply_tokens(self) -> float:
+        """Tokens of one reply, by those that came; before, by the schema or the ledger's guess."""
+        if self.counts.served >= _KNOWN_AFTER:
+            return self.counts.output_tokens / self.counts.served
+        guess, schema = self._guess().output_tokens, self._sample and self._sample.schema
+        # A value is hardly longer than what describes it.
+        return min(guess, schema.tokens) if schema else guess
+
+    def affordable(self, size: int) -> int:
+        """Of so many rows, those that may be asked without going beyond a bound.
+
+        The pool's lock is held. Ends the job if it is none and nothing is under way.
+        """
+        counts, bounds = self.counts, self.bounds
+        for name, bound, spent, most, guess in (
+            ("max_tokens_total", bounds.tokens, counts.tokens, counts.most_tokens, self._tokens),
+            ("max_cost (USD)", bounds.cost, counts.cost, counts.most_cost, self._cost),
+        ):
+            if bound == math.inf:
+                continue
+            # What a row takes at most is known from those that were answered, more or less.
+            each = _MARGIN * most or guess()
+            if each > 0:
+                size = min(size, math.floor((bound - spent) / each) - self.pool.asking)
+            if size < 1 and not self.pool.asking:
+                what = f"{name} of {bound:,.6g}: {spent:,.6g} spent"
+                self.pool.end_locked(JobStopped(f"stopped before it would exceed {what}"))
+        return size
+
+    def closed(self, error: NoRouteAvailable) -> list[Finished]:
+        """A lane has closed; with the last one the job ends. The pool's lock is held.
+
+        Returns the rows that only the closed lane could have taken.
+        """
+        if all(lane.is_closed for lane in self.lanes):
+            self.pool.end_locked(None if self.put_off else error)
+            return []
+        lost = [task for task in self.pool.ready if not self.may_take(task)]
+        for task in lost:
+            self.pool.ready.remove(task)
+        self.pool.asking += len(lost)
+        return [Finished(task, error=error, again=True) for task in lost]
+
+    def may_take(self, task: Task) -> bool:
+        """Whether the row is not too long for every lane that is left."""
+        return any(
+            lane.number not in task.too_long_for for lane in self.lanes if not lane.is_closed
+        )
+
+    def note_packed(self, rows: int) -> bool:
+        """Count rows that came packed; whether one of them is to be asked alone too."""
+        with self.pool.lock:
+            self.counts.packed += rows
+            self._packs += 1
+            return self._packs % _CHECK_EVERY == 1 and self._packs < _CHECKS * _CHECK_EVERY
+
+    def _guess(self) -> Usage:
+        if self._sample is None or not self._routes:
+            return Usage()
+        return self.llm.quota_tracker.estimate(self._routes[0], self._sample)
+
+    def _tokens(self) -> float:
+        return self._guess().total_tokens
+
+    def _cost(self) -> float:
+        usage = self._guess()
+        return max((cost_usd(route, usage) or 0.0 for route in self._routes), default=0.0)
+
+    def _sizes(self, *, packs: bool = False) -> dict[Model, int]:
+        """Rows per request of each model, by the limits as they are known now.
+
+        A job that `packs` already goes on so to its end: its lanes have few threads.
+        """
+        models: dict[Model, list[Standing]] = {(r.provider, r.model): [] for r in self._routes}
+        if self._pack == 1:
+            return dict.fromkeys(models, 1)
+        allowed = {(r.provider, r.key.label, r.model) for r in self._routes}
+        standings = [
+            row
+            for row in self.llm.quota_tracker.standings()
+            if (row.provider, row.key, row.model) in allowed
+        ]
+        now, row = self.clock.time(), self._guess()
+        row = replace(row, output_tokens=math.ceil(self.reply_tokens()))
+        if self._pack is None and not packs and self._is_soon_done(standings, row, now):
+            return dict.fromkeys(models, 1)
+        for standing in standings:
+            models[standing.provider, standing.model].append(standing)
+        most, providers = self._pack or MOST_PACKED, self.llm.configuration.providers
+        sizes = {}
+        for (provider, model), rows in models.items():
+            window = providers[provider].context_windows.get(model, math.inf)
+            sizes[provider, model] = pack_size(rows, row, window, most, always=bool(self._pack))
+        return sizes
+
+    def _is_soon_done(self, standings: list[Standing], row: Usage, now: float) -> bool:
+        limited = {(standing.provider, standing.key, standing.model) for standing in standings}
+        if any((r.provider, r.key.label, r.model) not in limited for r in self._routes):
+            return True
+        need = {
+            "requests": 1.0,
+            "tokens": float(row.total_tokens),
+            "input_tokens": float(row.input_tokens),
+            "output_tokens": float(row.output_tokens),
+        }
+        left = self.counts.total - self.counts.done
+        return prompts_that_fit(standings, need, now, now + SOON_SECONDS) >= left
+
+    def _open(self, sizes: Mapping[Model, int]) -> None:
+        """Have a lane for each model that takes packed requests, and one for all others."""
+        alone = [model for model, size in sizes.items() if size == 1]
+        groups = [[model] for model, size in sizes.items() if size > 1]
+        lanes = []
+        for group in [*groups, *([alone] if alone else [])]:
+            llm = self._narrowed(group) if groups else self.llm
+            lane = Lane(next(self._numbers), llm, self, tuple(group) if group != alone else ())
+            lane.size = sizes[group[0]]
+            lanes.append(lane)
+        with self.pool.lock:
+            for old in self.lanes:
+                old.is_closed = True
+            self.lanes = lanes
+            self.pool.wanted = max(THREADS, sum(2 * lane.size for lane in lanes))
+            self.pool.work.notify_all()
+        for lane in lanes:
+            for _ in range(min(PACKING_THREADS if lane.models else THREADS, self.counts.total)):
+                self._add_thread(lane)
+
+    def _add_thread(self, lane: Lane) -> None:
+        thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
+        lane.threads += 1
+        self.threads.append(thread)
+        thread.start()
+
+    def note_call(self, lane: Lane, reply: Reply) -> None:
+        """Have one thread more where replies take long, and no limit holds the lane up."""
+        last = reply.attempts[-1] if reply.attempts else None
+        if last is None or last.seconds < _SLOW_SECONDS or last.waited_s:
+            return
+        with self.pool.lock:
+            is_busy = self.pool.ready and not self.pool.idle and not lane.is_closed
+            if is_busy and lane.threads < _MOST_THREADS and not self.pool.ending.is_set():
+                self._add_thread(lane)
+
+    def _narrowed(self, models: list[Model]) -> IntelligentLLMOrchestrator:
+        """The same, on these models alone."""
+        names = list(dict.fromkeys(provider for provider, _ in models))
+        providers = dict(self.llm.configuration.providers)
+        for name in names:
+            own = tuple(model for provider, model in models if provider == name)
+            providers[name] = replace(providers[name], models=own)
+        return _like(self.llm, replace(self.llm.configuration, providers=providers), names)
+
+
+def _like(
+    llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+) -> IntelligentLLMOrchestrator:
+    """The same for another configuration and some of its providers."""
+    return IntelligentLLMOrchestrator(
+        enable_multi_key_groq=llm.enable_multi_key_groq,
+        preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+        providers=names,
+        configuration=configuration,
+    )

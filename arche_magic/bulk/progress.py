@@ -1,0 +1,211 @@
+"""What a finished row is, how far a job is, and the bounds at which it stops."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.reply import Reply, Waiting
+from arche_magic.llm_providers.types import utc
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PACE_SECONDS = 60.0
+
+
+class JobStopped(LLMProviderError):
+    """A job ended before its last row: at one of its bounds, or since every row was refused.
+
+    Attributes:
+        frame: the finished rows, where the job was to make a frame. They are kept on disk too: the
+            same call goes on from there.
+    """
+
+    frame: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished row.
+
+    Attributes:
+        position: its number in the data, from 0.
+        label: its label in the index.
+        prompt: what was asked, without images; "" where no prompt was made.
+        reply: the answer, or None.
+        error: why there is none, or None.
+        resumed: nothing was spent on it now: it was kept, or another row asked the same.
+        tokens: what was spent on it, now or when its reply was kept.
+    """
+
+    position: int
+    label: Hashable
+    prompt: str
+    reply: Reply | None = None
+    error: str | None = None
+    resumed: bool = False
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job at one moment.
+
+    Attributes:
+        done: finished rows, failed ones included.
+        total: all rows.
+        resumed: of the finished, those that nothing was spent on now.
+        errors: of the finished, those without a reply.
+        rows_per_second: the pace of the last minute, of rows that were asked.
+        waiting: the route that is waited for, and the seconds until it opens; None if none is.
+        finish_at: when it would be done at this pace (aware, UTC); None as long as nobody knows.
+        cost_usd: spent now, as far as prices are known.
+        tokens: spent now.
+        packed: rows that were answered together with others in one request.
+        checked: of those, rows that were asked alone too, to compare.
+        agreed: of the checked, those that were answered alike.
+    """
+
+    done: int
+    total: int
+    resumed: int
+    errors: int
+    rows_per_second: float
+    waiting: Waiting | None
+    finish_at: datetime | None
+    cost_usd: float
+    tokens: int
+    packed: int = 0
+    checked: int = 0
+    agreed: int = 0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where a job stops: USD, tokens and failed rows of this run; inf for no bound."""
+
+    cost: float = math.inf
+    tokens: float = math.inf
+    failed: float = math.inf
+
+    @classmethod
+    def of(
+        cls, max_cost: float | None, max_tokens_total: float | None, stop_after: float | None
+    ) -> Bounds:
+        """The bounds as they are given; None is no bound.
+
+        Raises:
+            InvalidRequest: one is no number.
+        """
+        return cls(
+            at_most("max_cost", max_cost),
+            at_most("max_tokens_total", max_tokens_total),
+            at_most("stop_after", stop_after, least=1),
+        )
+
+
+def at_most(name: str, value: Any, least: float = 0) -> float:
+    """A bound as a number; None is inf.
+
+    Raises:
+        InvalidRequest: it is no number, or less than `least`.
+    """
+    if value is None:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
+    return float(value)
+
+
+class Counts:
+    """Counts finished rows and what they spent.
+
+    Args:
+        total: all rows.
+        now: the clock, in epoch seconds.
+    """
+
+    def __init__(self, total: int, now: Callable[[], float]) -> None:
+        self.total = total
+        self._now = now
+        self._lock = threading.Lock()
+        self._seen = bytearray(total)
+        self._pace: deque[tuple[float, int]] = deque()
+        self._waiting: tuple[Waiting, float] | None = None
+        self.done = self.resumed = self.errors = 0
+        self.asked = self.served = self.failed = 0
+        self.tokens, self.output_tokens, self.cost = 0, 0, 0.0
+        self.most_tokens, self.most_cost = 0, 0.0
+        self.packed = self.checked = self.agreed = 0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count finished rows; what they spent is told to `spend`."""
+        with self._lock:
+            before = self.done
+            for row in rows:
+                self.done += 1
+                self.resumed += row.resumed
+                self.errors += row.error is not None
+                self._seen[row.position] = 1
+                before += row.resumed
+            if self.done > before:
+                self._forget_older(now := self._now())
+                self._pace.append((now, self.done - before))
+
+    def missing(self, start: int, stop: int) -> list[int]:
+        """Positions of rows that are not finished."""
+        return [position for position in range(start, stop) if not self._seen[position]]
+
+    def spend(self, tokens: int, cost: float, output_tokens: int = 0, *, served: int = 0) -> None:
+        """Count what requests spent, and the prompts they answered."""
+        with self._lock:
+            self.tokens += tokens
+            self.cost += cost
+            if served:
+                self.served += served
+                self.output_tokens += output_tokens
+                self.most_tokens = max(self.most_tokens, tokens)
+                self.most_cost = max(self.most_cost, cost)
+
+    def wait(self, waiting: Waiting) -> None:
+        """Note what is waited for."""
+        self._waiting = waiting, self._now() + waiting.seconds
+
+    def _forget_older(self, now: float) -> None:
+        while self._pace and self._pace[0][0] < now - _PACE_SECONDS:
+            self._pace.popleft()
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        now = self._now()
+        with self._lock:
+            waiting = None
+            if self._waiting and self._waiting[1] > now:
+                waiting = Waiting(self._waiting[0].route, self._waiting[1] - now)
+            self._forget_older(now)
+            pace = 0.0
+            if len(self._pace) > 1:
+                seconds = max(now - self._pace[0][0], 1e-3)
+                pace = sum(count for _, count in self._pace) / seconds
+            left = self.total - self.done
+            return Progress(
+                done=self.done,
+                total=self.total,
+                resumed=self.resumed,
+                errors=self.errors,
+                rows_per_second=pace,
+                waiting=waiting if left else None,
+                finish_at=utc(now + left / pace) if pace and left else None,
+                cost_usd=self.cost,
+                tokens=self.tokens,
+                packed=self.packed,
+                checked=self.checked,
+                agreed=self.agreed,
+            )

@@ -1,0 +1,201 @@
+"""The reader of a job: makes prompts, hands out what is kept, and claims the rest.
+
+It claims in small helpings, so that several kernels on the same job share it. A claim is in the
+store; a kernel that was killed leaves it there, and it ends at its time, or as soon as another
+kernel of the same machine sees that its owner is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.types import Schema
+
+from .pool import Pool, Task
+from .progress import Row
+from .rows import Rows
+
+CHUNK = 1000
+# A claim outlives its last sign of life by this much; then its kernel is taken for dead.
+CLAIM_SECONDS = 90.0
+# How often rows that another kernel has claimed are looked at.
+_LOOK_SECONDS = 1.0
+
+
+class Reader:
+    """Brings the rows of a job to its pool.
+
+    Args:
+        rows: what is asked.
+        llm: whose addresses count.
+        options: of each request.
+        pool: where to.
+        store: where replies are kept.
+        owner: the name of its claims.
+        hand_out: takes rows that need not be asked.
+        before_asking: called with the first row that is to be asked.
+        retry_errors: what failed for good is asked again.
+        fresh: what is kept is asked again.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        llm: IntelligentLLMOrchestrator,
+        options: dict[str, Any],
+        pool: Pool,
+        store: ReplyStore,
+        owner: str,
+        hand_out: Callable[[list[Row]], None],
+        before_asking: Callable[[Task], None],
+        *,
+        retry_errors: bool,
+        fresh: bool,
+    ) -> None:
+        self._rows, self._llm, self._options = rows, llm, options
+        self._pool, self._store, self._owner = pool, store, owner
+        self._hand_out, self._before_asking = hand_out, before_asking
+        self._retry_errors, self._fresh = retry_errors, fresh
+        self._asked = False
+        # What is kept at these addresses fits the schema no more.
+        self._misfits: set[str] = set()
+
+    def run(self) -> None:
+        """Read all rows, as fast as they are wanted."""
+        ending = self._pool.ending
+        theirs: dict[str, Task] = {}
+        began = self._llm.configuration.clock.time()
+        for start in range(0, len(self._rows), CHUNK):
+            if ending.is_set():
+                return
+            tasks = self._pool.join(self._tasks(start))
+            tasks = tasks if self._fresh else self._without_kept(tasks)
+            if tasks and not self._asked:
+                self._asked = True
+                self._before_asking(tasks[0])
+            while tasks and not ending.is_set():
+                self._pool.await_room()
+                count = 2 * self._pool.wanted
+                helping, tasks = tasks[:count], tasks[count:]
+                theirs |= self._claim(helping)
+        while theirs and not ending.wait(_LOOK_SECONDS):
+            self._end_dead_claims(theirs)
+            left = self._without_kept(list(theirs.values()), since=began if self._fresh else 0.0)
+            theirs = self._claim(left) if left else {}
+
+    def _tasks(self, start: int) -> dict[str, Task]:
+        """The next rows that have a prompt, by address."""
+        tasks: dict[str, Task] = {}
+        failed: list[Row] = []
+        stop = min(start + CHUNK, len(self._rows))
+        for position, (label, prompt) in enumerate(self._rows.prompts(start, stop), start):
+            if isinstance(prompt, str):
+                failed.append(Row(position, label, "", error=prompt))
+                continue
+            try:
+                request = build_request(
+                    prompt.text,
+                    self._llm.configuration,
+                    images=prompt.images or None,
+                    **self._options,
+                )
+            except InvalidRequest as error:
+                failed.append(Row(position, label, prompt.text, error=str(error)))
+                continue
+            address = self._llm.address(request)
+            if address in tasks:
+                tasks[address].rows.append((position, label))
+                continue
+            tasks[address] = Task(address, request, [(position, label)])
+            if prompt.images:
+                tasks[address].limit = 1
+        if failed:
+            self._hand_out(failed)
+        return tasks
+
+    def _without_kept(self, tasks: list[Task], since: float = 0.0) -> list[Task]:
+        """The tasks that are to be asked; the rows of those kept since then are handed out."""
+        addresses = [task.address for task in tasks]
+        schema: Schema | None = self._options["schema"]
+        kept = {}
+        for address, reply in self._store.lookup_many(addresses).items():
+            if reply.from_memory is None or reply.from_memory.timestamp() < since:
+                continue
+            if (read := _read(reply, schema)) is not None:
+                kept[address] = read
+            else:
+                self._misfits.add(address)
+        failures = {} if self._retry_errors else self._store.failures(addresses)
+        rows, left = [], []
+        for task in tasks:
+            answer = kept.get(task.address)
+            error = None if answer is not None else failures.get(task.address)
+            if answer is None and error is None:
+                left.append(task)
+                continue
+            tokens = answer.usage.total_tokens if answer is not None else 0
+            rows += [
+                Row(position, label, task.prompt, answer, error, True, tokens)
+                for position, label in task.rows
+            ]
+        if rows:
+            self._hand_out(rows)
+        return left
+
+    def _claim(self, tasks: list[Task]) -> dict[str, Task]:
+        """Make tasks ready to be asked; returns those that another kernel is at."""
+        now = time.time()
+        by_address = {task.address: task for task in tasks}
+        again = set(by_address) if self._fresh else self._misfits & by_address.keys()
+        mine: set[str] = set()
+        for addresses, kept_too in ((by_address.keys() - again, False), (again, True)):
+            if addresses:
+                until = now + CLAIM_SECONDS
+                mine |= self._store.claim(addresses, self._owner, now, until, again=kept_too)
+        ready = [task for task in tasks if task.address in mine]
+        self._pool.add(ready)
+        return {task.address: task for task in tasks if task.address not in mine}
+
+    def _end_dead_claims(self, addresses: Iterable[str]) -> None:
+        owners = self._store.owners(addresses)
+        for owner in filter(_is_dead, set(owners.values())):
+            self._store.release([a for a, name in owners.items() if name == owner], owner)
+
+
+def new_owner() -> str:
+    """A name for the claims of one job, which tells its process."""
+    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(6).hex()}"
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether a claim is of a process of this machine that is not there any more."""
+    host, _, rest = owner.partition(":")
+    process = rest.partition(":")[0]
+    if os.name != "posix" or host != socket.gethostname() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _read(reply: Reply, schema: Schema | None) -> Reply | None:
+    """A kept reply with its value, if it still fits the schema."""
+    if schema is None:
+        return reply
+    try:
+        return reply.changed(parsed=schema.read(str(reply)))
+    except ValueError:
+        return None

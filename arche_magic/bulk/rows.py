@@ -1,0 +1,119 @@
+"""From data to prompts: a frame and a template, or texts that are prompts as they are.
+
+Prompts are made a stretch of rows at a time, so that a frame of any size costs no second copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.prompts import Prompt, fill, name_in, references
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROMPT = "prompt"
+# Most tokens that a table or list in one cell takes.
+_BUDGET = 2000
+
+
+class Rows:
+    """The rows of a job, and the prompt of each.
+
+    Args:
+        data: a DataFrame, a Series, or a list of texts.
+        template: the prompt, with `{{column}}` for the value of a row. A Series is a column under
+            its own name, or `prompt`, as is a list; without a template each text is the prompt.
+
+    Attributes:
+        frame: the data as a frame.
+        index: its labels.
+
+    Raises:
+        InvalidRequest: the data has another type, the template is missing, names no column or one
+            that is not there.
+    """
+
+    def __init__(self, data: Any, template: str | None = None) -> None:
+        self.frame = _as_frame(data, template)
+        self.index = self.frame.index
+        if template is None:
+            if list(self.frame.columns) != [PROMPT]:
+                raise InvalidRequest(
+                    "a frame needs a template: a prompt with {{column}} for the values of a row"
+                )
+            template = f"{{{{{PROMPT}}}}}"
+        elif not isinstance(template, str):
+            raise InvalidRequest(f"the template is a {type(template).__name__}; it must be text")
+        self.template = template
+        self._columns = self._used()
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def prompts(self, start: int, stop: int) -> Iterator[tuple[Hashable, Prompt | str]]:
+        """The labels of rows, each with its prompt, or with why it has none."""
+        import pandas as pd
+
+        part = self.frame.iloc[start:stop]
+        values = [part[column].tolist() for column in self._columns.values()]
+        names = list(self._columns)
+        # One column that is the whole prompt needs no filling in, a million times over.
+        plain = self.template == f"{{{{{names[0]}}}}}"
+        for label, *row in zip(part.index, *values, strict=True):
+            for name, value in zip(names, row, strict=True):
+                if not isinstance(value, str) and pd.isna(value) is True:
+                    yield label, f"{name!r} has no value here (fillna('') asks all the same)"
+                    break
+            else:
+                if plain and isinstance(row[0], str):
+                    yield label, Prompt(row[0])
+                    continue
+                try:
+                    yield label, fill(self.template, dict(zip(names, row, strict=True)), _BUDGET)
+                except InvalidRequest as error:
+                    yield label, str(error)
+
+    def _used(self) -> dict[str, Any]:
+        """The columns that the template names, by their names as text."""
+        found = references(self.template)
+        columns = {str(column): column for column in self.frame.columns}
+        shown = ", ".join(list(columns)[:20]) or "none"
+        if not found:
+            raise InvalidRequest(
+                "the prompt names no column, so every row would be asked the same: write "
+                f"{{{{column}}}} where a value of the row belongs; columns are {shown}"
+            )
+        used = {}
+        for reference in found:
+            name = reference if reference in columns else name_in(reference)
+            if name not in columns:
+                hint = did_you_mean(name, columns) or f"; there are {shown}"
+                raise InvalidRequest(f"{{{{{reference}}}}}: there is no column {name!r}{hint}")
+            if list(self.frame.columns).count(columns[name]) > 1:
+                raise InvalidRequest(f"{{{{{reference}}}}}: two columns are called {name!r}")
+            used[name] = columns[name]
+        return used
+
+
+def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        return data
+    if isinstance(data, pd.Series):
+        named = template is not None and data.name is not None
+        return data.to_frame(data.name if named else PROMPT)
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+        wrong = next((value for value in data if not isinstance(value, str | None)), "")
+        if wrong:
+            raise InvalidRequest(
+                f"the list holds a {type(wrong).__name__}; a list is one of texts, and for more "
+                "than one value a row there is a DataFrame"
+            )
+        return pd.DataFrame({PROMPT: pd.Series(list(data), dtype=object)})
+    kind = type(data).__name__
+    raise InvalidRequest(f"the data is a {kind}; it must be a DataFrame, a Series or a list")

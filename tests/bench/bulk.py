@@ -1,0 +1,258 @@
+"""Many rows at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
+
+Situations: `limits`, `packing`, `speed`, `resume`, `memory`. All run against the sandbox, whose own
+count is the truth. Time is scaled where a run would take minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+from overhead import LIMITS, MODEL, PLENTY, raw_client
+from overhead import sandbox as sandbox_apart
+from quota import ScaledClock, refused
+
+from arche_magic.bulk import Job, Replies
+from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.config import Configuration, load_configuration, use_configuration
+from arche_magic.llm_providers.types import Timeouts
+from arche_magic.sandbox import Sandbox
+
+GEMINI = {"requests_per_minute": 15}
+A_DAY = {"requests_per_day": 20}
+
+
+def reviews(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"Number {n} does what it says." for n in range(count)]})
+
+
+def run(job: Job, stop_at: int | None = None) -> tuple[pd.DataFrame, float]:
+    """The frame, and seconds of this machine's clock."""
+    began = time.perf_counter()
+    replies = Replies(job)
+    for row in job:
+        replies.add(row)
+        if stop_at is not None and job.progress().done >= stop_at:
+            break
+    return replies.frame(), time.perf_counter() - began
+
+
+# --- how well limits are spent
+
+
+def best_makespan(rows: int, started: float, keys: int, share: float = 1.0) -> float:
+    """Seconds in which so many Groq keys, Mistral and Gemini can admit all rows, at best.
+
+    `share` is the part of each window that may be spent; what refills is not less for it.
+    """
+    low, high = 0.0, 1e6
+    while high - low > 0.05:
+        elapsed = (low + high) / 2
+        minutes_turned = int((started + elapsed) // 60) - int(started // 60)
+        admitted = keys * (int(30 * share) + elapsed * 0.5)
+        admitted += int(60 * share) * (1 + elapsed // 60)
+        admitted += int(15 * share) * (1 + minutes_turned)
+        low, high = (low, elapsed) if admitted >= rows else (elapsed, high)
+    return high
+
+
+def limits(rows: int = 2000, scale: float = 5.0) -> None:
+    """2,000 rows over 5 accounts, for the reserve that is usual and for none."""
+    plenty = {"tokens_per_minute": None, "tokens_per_day": None, "requests_per_day": None}
+    for reserve in (0.0, 0.1):
+        clock = ScaledClock(scale, time.time())
+        per_minute = {
+            "groq": {"requests_per_minute": 30, **plenty},
+            "mistral": {"requests_per_minute": 60, "tokens_per_minute": None},
+            "google": {**GEMINI, "requests_per_day": None, "input_tokens_per_minute": None},
+        }
+        known = {
+            "groq": parse_limits({"requests_per_minute": 30}, "bucket"),
+            "mistral": parse_limits({"requests_per_minute": 60}, "rolling"),
+            "google": parse_limits(GEMINI, "calendar", "America/Los_Angeles"),
+        }
+        huge = dict.fromkeys(("tokens_per_minute", "tokens_per_day", "requests_per_day"), PLENTY)
+        for name in known:
+            window = {"groq": "bucket", "mistral": "rolling", "google": "calendar"}[name]
+            more = {**huge, "input_tokens_per_minute": PLENTY} if name == "google" else huge
+            known[name] = (*known[name], *parse_limits(more, window, "America/Los_Angeles"))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Sandbox(
+                keys={"groq": 3, "mistral": 1, "google": 1}, clock=clock.time, limits=per_minute
+            ) as sandbox,
+        ):
+            use_configuration(
+                replace(
+                    load_configuration(sandbox.environment(), Path(folder)),
+                    clock=clock,
+                    timeouts=Timeouts(total=300.0),
+                    limits=known,
+                )
+            )
+            started = clock.time()
+            frame, _ = run(Job(reviews(rows), "Is it good? {{text}}", pack=1, reserve=reserve))
+            seconds = clock.time() - started
+            best = best_makespan(rows, started, 3, 1 - reserve)
+            twice = len(sandbox.requests) - sum(refused(sandbox).values()) - rows
+            print(
+                f"limits: {rows:,} rows, 5 accounts, reserve {reserve:.0%}: makespan "
+                f"{seconds:.0f} s = {seconds / best:.3f} x the best possible; refused "
+                f"{sum(refused(sandbox).values())}, lost {frame.error.notna().sum()}, doubled "
+                f"{twice}; by {frame.provider.value_counts().to_dict()}"
+            )
+
+
+def packing(rows: int = 2000) -> None:
+    """20 requests a day and ample tokens: how many rows that is, packed and alone."""
+    answered = {}
+    for pack in (1, "auto"):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Sandbox(
+                keys={"google": 1}, limits={"google": {**A_DAY, "requests_per_minute": None}}
+            ) as sandbox,
+        ):
+            known = {"requests_per_day": 20, "input_tokens_per_minute": 250_000}
+            use_configuration(
+                replace(
+                    load_configuration(sandbox.environment(), Path(folder)),
+                    limits={"google": parse_limits(known, "calendar", "America/Los_Angeles")},
+                )
+            )
+            schema = "sentiment pos|neg, score int"
+            job = Job(reviews(rows), "{{text}}", schema=schema, pack=pack, patience=5)
+            frame, _ = run(job)
+            answered[pack] = int(frame.error.isna().sum())
+            valid = int(frame.sentiment.isin(["pos", "neg"]).sum())
+            progress = job.progress()
+            print(
+                f"packing: pack={pack}: {answered[pack]:,} rows answered, {valid:,} valid, in "
+                f"{len(sandbox.requests)} requests; checked {progress.checked}, agreed "
+                f"{progress.agreed}"
+            )
+    print(f"packing: {answered['auto'] / answered[1]:.1f} x the rows of one-per-request")
+
+
+# --- what it costs
+
+
+def unlimited(variables: dict[str, str], folder: str) -> Configuration:
+    known = parse_limits(dict.fromkeys(LIMITS, PLENTY), "bucket")
+    return replace(load_configuration(variables, Path(folder)), limits={"groq": known})
+
+
+def speed(rows: int = 3000) -> None:
+    """No limits and no latency: rows a second, by the SDK in a thread pool, and by a job."""
+    with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
+        client = raw_client(variables)
+
+        def ask(text: str) -> str:
+            message = {"role": "user", "content": f"Is it good? {text}"}
+            done = client.chat.completions.create(model=MODEL, messages=[message])
+            return str(done.choices[0].message.content)
+
+        texts = list(reviews(rows).text)
+        for _ in range(50):
+            ask("warm")
+        raw = {}
+        for threads in (2, 4, 8, 16):
+            began = time.perf_counter()
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(ask, texts))
+            raw[threads] = rows / (time.perf_counter() - began)
+        use_configuration(unlimited(variables, folder))
+        run(Job(reviews(200), "Warm up: {{text}}"))
+        frame, seconds = run(Job(reviews(rows), "Is it good? {{text}}"))
+        assert frame.error.isna().all()
+        ours, best = rows / seconds, max(raw.values())
+        print(
+            f"speed: ours {ours:.0f} rows/s, raw SDK in threads "
+            f"{', '.join(f'{n}: {rate:.0f}' for n, rate in raw.items())}; ratio {ours / best:.2f}"
+        )
+
+
+def resume(rows: int = 2000) -> None:
+    """Kill -9 in the middle, and the same job again: which finished rows are asked twice."""
+    with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
+        script = [sys.executable, __file__, "--one-job", folder, str(rows)]
+        environment = {**os.environ, **variables}
+        process = subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= rows // 2:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        use_configuration(unlimited(variables, folder))
+        attempts = Path(folder, "outputs", "llm_calls.jsonl")
+        sent = attempts.read_text().count("\n")
+        job = Job(reviews(rows), "Is it good? {{text}}")
+        frame, _ = run(job)
+        again = attempts.read_text().count("\n") - sent
+        progress = job.progress()
+        missing = rows - progress.resumed
+        print(
+            f"resume: killed with {progress.resumed:,} of {rows:,} rows on disk; then asked "
+            f"{again:,}, which is {again - missing} for finished rows; answered in the end "
+            f"{frame.error.isna().sum():,}"
+        )
+
+
+def one_job(folder: str, rows: int) -> None:
+    use_configuration(unlimited(dict(os.environ), folder))
+    for done, _ in enumerate(Job(reviews(rows), "Is it good? {{text}}"), 1):
+        print(done, flush=True)
+
+
+def memory(rows: int = 200_000) -> None:
+    """A long job: memory above the frame, and seconds per row from the first to the last."""
+    with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
+        use_configuration(unlimited(variables, folder))
+        run(Job(reviews(200), "Warm up: {{text}}"))
+        frame = reviews(rows)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        job = Job(frame, "Is it good? {{text}}")
+        replies, marks = Replies(job), [time.perf_counter()]
+        for done, row in enumerate(job, 1):
+            replies.add(row)
+            if done % 1000 == 0:
+                marks.append(time.perf_counter())
+        result = replies.frame()
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        of_result = result.memory_usage(deep=True).sum() / 1e6
+        spans = [later - earlier for earlier, later in pairwise(marks)]
+        tenth = max(1, len(spans) // 10)
+        first, last = sum(spans[1 : tenth + 1]) / tenth, sum(spans[-tenth:]) / tenth
+        print(
+            f"memory: {rows:,} rows: {after - before:.0f} MB above the data, of which the frame "
+            f"takes {of_result:.0f} MB; per 1,000 rows {first:.2f} s in the first tenth, "
+            f"{last:.2f} s in the last = {last / first:.2f} x; statuses "
+            f"{Counter(result.error.isna())}"
+        )
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one-job"]:
+        one_job(sys.argv[2], int(sys.argv[3]))
+        return
+    situations = {"limits": limits, "packing": packing, "speed": speed, "resume": resume,
+                  "memory": memory}  # fmt: skip
+    for name in sys.argv[1:] or situations:
+        situations[name.partition("=")[0]](*map(int, filter(None, [name.partition("=")[2]])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""One prompt per row: what comes back, in which order, and what fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import pytest
+from bulk_parts import prompts
+from pydantic import BaseModel
+
+import arche_magic
+from arche_magic.bulk import Job, JobStopped, Replies, Row
+from arche_magic.llm_providers import InvalidRequest, LLMProviderError, get_llm_provider
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.errors import NoKeys
+
+if TYPE_CHECKING:
+    from provider_parts import Clock, Start
+
+    from arche_magic.sandbox import Sandbox
+
+REVIEWS = pd.DataFrame(
+    {"text": ["Fine.", "Broken.", "Loud."], "stars": [5, 1, 2]}, index=["a", "b", "a"]
+)
+
+
+# --- what comes back
+
+
+def test_each_row_is_asked_and_its_reply_stands_beside_it(sandbox: Sandbox) -> None:
+    """The data's columns, index and order stay, duplicate labels too; the data itself is left."""
+    before = REVIEWS.copy()
+    result = arche_magic.map(REVIEWS, "{{stars}} stars: {{text}}")
+    assert prompts(sandbox) == ["1 stars: Broken.", "2 stars: Loud.", "5 stars: Fine."]
+    assert list(result.columns) == [
+        "text",
+        "stars",
+        "reply",
+        "provider",
+        "model",
+        "tokens",
+        "error",
+    ]
+    assert list(result.index) == ["a", "b", "a"]
+    assert result.text.tolist() == before.text.tolist()
+    for text, reply in zip(result.text, result.reply, strict=True):
+        assert text in reply
+    assert set(result.provider) <= {"groq", "mistral", "google"}
+    assert (result.tokens > 10).all()
+    assert result.error.isna().all()
+    pd.testing.assert_frame_equal(REVIEWS, before)
+
+
+def test_a_schema_gives_a_column_per_field(sandbox: Sandbox) -> None:
+    """In the schema's order, with the field's types."""
+
+    class Verdict(BaseModel):
+        mood: Literal["good", "bad"]
+        points: int
+
+    result = arche_magic.map(REVIEWS, "{{text}}", schema=Verdict)
+    assert list(result.columns)[2:4] == ["mood", "points"]
+    assert "reply" not in result
+    assert set(result.mood) <= {"good", "bad"}
+    assert pd.api.types.is_integer_dtype(result.points)
+
+
+@pytest.mark.parametrize("data", [["One", "Two"], ("One", "Two"), pd.Series(["One", "Two"])])
+def test_texts_are_prompts_as_they_are(sandbox: Sandbox, data: Any) -> None:
+    """A list or a Series needs no template, and braces in it mean nothing."""
+    result = arche_magic.map(data)
+    assert result.prompt.tolist() == ["One", "Two"]
+    assert prompts(sandbox) == ["One", "Two"]
+    arche_magic.map(["{{One}}"])
+    assert "{{One}}" in prompts(sandbox)
+
+
+def test_a_series_goes_by_its_name(sandbox: Sandbox) -> None:
+    """In a template, and as the column of the result."""
+    result = arche_magic.map(pd.Series(["Hm"], name="note", index=[7]), "Say: {{note}}")
+    assert prompts(sandbox) == ["Say: Hm"]
+    assert result.note.tolist() == ["Hm"]
+    assert result.index.tolist() == [7]
+
+
+def test_a_template_reaches_into_values(sandbox: Sandbox) -> None:
+    """By attribute, position and key, as `{{…}}` in a cell; a name with a space is one column."""
+    frame = pd.DataFrame({"a b": ["x"], "d": [{"k": [1, 2]}], "at": [pd.Timestamp("2026-01-02")]})
+    arche_magic.map(frame, '{{a b}} {{d["k"][1]}} {{at.year}} \\{{d}} {d}')
+    assert prompts(sandbox) == ["x 2 2026 {{d}} {d}"]
+
+
+def test_options_are_those_of_generate(sandbox: Sandbox) -> None:
+    """Model, provider, system and the others go with each row."""
+    result = arche_magic.map(["Hi"], provider="mistral", system="Be brief.", max_tokens=5)
+    assert result.provider.tolist() == ["mistral"]
+    assert sandbox.requests[0].provider == "mistral"
+
+
+def test_rows_come_as_they_finish(sandbox: Sandbox) -> None:
+    """`imap` yields each once, with its position, label, prompt and reply."""
+    rows = sorted(arche_magic.imap(REVIEWS, "{{text}}"), key=lambda row: row.position)
+    assert [row.label for row in rows] == ["a", "b", "a"]
+    assert [row.prompt for row in rows] == REVIEWS.text.tolist()
+    assert all(row.reply and row.error is None and not row.resumed for row in rows)
+    assert rows[0].tokens == rows[0].reply.usage.total_tokens
+
+
+def test_on_done_sees_each_row(sandbox: Sandbox) -> None:
+    """As it finishes."""
+    seen: list[Row] = []
+    arche_magic.map(REVIEWS, "{{text}}", on_done=seen.append)
+    assert sorted(row.position for row in seen) == [0, 1, 2]
+
+
+def test_equal_prompts_are_asked_once(sandbox: Sandbox) -> None:
+    """All rows that ask the same get the one reply, and it is paid for once."""
+    job = Job(["Same"] * 2500 + ["Other"])
+    rows = list(job)
+    assert prompts(sandbox) == ["Other", "Same"]
+    assert len(rows) == 2501
+    assert sum(not row.resumed for row in rows) == 2
+    assert job.progress().tokens == sum(row.tokens for row in rows if not row.resumed)
+
+
+def test_an_empty_frame_needs_nothing() -> None:
+    """Not even a key; the result has its columns all the same."""
+    result = arche_magic.map(pd.DataFrame({"text": []}), "{{text}}", schema="mood good|bad")
+    assert result.empty
+    assert list(result.columns) == ["text", "mood", "provider", "model", "tokens", "error"]
+    assert arche_magic.map([]).empty
+
+
+def test_progress_adds_up(sandbox: Sandbox) -> None:
+    """While it runs and at its end."""
+    job = Job([f"Row {n}" for n in range(40)])
+    seen = [job.progress().done for _ in job]
+    assert seen == sorted(seen)
+    progress = job.progress()
+    assert (progress.done, progress.total, progress.errors, progress.resumed) == (40, 40, 0, 0)
+    assert progress.cost_usd == 0
+    assert progress.tokens > 0
+    assert progress.waiting is None
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("data", "template", "options", "said"),
+    [
+        (REVIEWS, "Good?", {}, r"names no column.*\{\{column\}\}.*text, stars"),
+        (REVIEWS, "{{txt}}", {}, r"no column 'txt'; did you mean 'text'"),
+        (REVIEWS, None, {}, "a frame needs a template"),
+        (REVIEWS, 5, {}, "the template is a int"),
+        (5, "{{text}}", {}, "the data is a int"),
+        ("text", None, {}, "the data is a str"),
+        ([1, 2], None, {}, "the list holds a int"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns are called 'a'"),
+        (REVIEWS, "{{text}}", {"schema": 5}, "schema is a int"),
+        (REVIEWS, "{{text}}", {"schema": "stars int"}, "has a column 'stars' already"),
+        (REVIEWS, "{{text}}", {"reserve": 2}, "reserve is 2"),
+        (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0"),
+        (REVIEWS, "{{text}}", {"pack": "some"}, "pack is 'some'"),
+        (REVIEWS, "{{text}}", {"pack": 5, "stop": "x"}, "stop would cut"),
+        (REVIEWS, "{{text}}", {"stop_after": 0}, "stop_after is 0"),
+        (REVIEWS, "{{text}}", {"max_cost": "all"}, "max_cost is 'all'"),
+        (REVIEWS, "{{text}}", {"patience": -1}, "patience is -1"),
+        (REVIEWS, "{{text}}", {"temprature": 0}, "did you mean 'temperature'"),
+        (REVIEWS, "{{text}}", {"provider": "openai"}, "only paid routes .* allow_paid=True"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_spent(
+    start: Start, data: Any, template: Any, options: dict[str, Any], said: str
+) -> None:
+    """One line, with what to do instead."""
+    sandbox = start(keys={"groq": 1, "openai": 1})
+    with pytest.raises(InvalidRequest, match=said):
+        arche_magic.map(data, template, **options)
+    assert not sandbox.requests
+
+
+def test_a_missing_value_is_not_asked(sandbox: Sandbox) -> None:
+    """NaN, None, NaT and NA would be words in a prompt; the row says which column it is."""
+    frame = pd.DataFrame({"text": ["Hi", None, float("nan"), pd.NA, pd.NaT], "n": [1, 2, 3, 4, 5]})
+    result = arche_magic.map(frame, "{{n}} {{text}}")
+    assert prompts(sandbox) == ["1 Hi"]
+    assert result.error.isna().tolist() == [True, False, False, False, False]
+    assert result.error[1] == "'text' has no value here (fillna('') asks all the same)"
+
+
+def test_an_empty_prompt_is_its_rows_error(sandbox: Sandbox) -> None:
+    """The others are asked."""
+    result = arche_magic.map(["", "Hi"])
+    assert result.error.tolist()[0] == "the prompt is empty"
+    assert prompts(sandbox) == ["Hi"]
+
+
+def test_a_key_in_a_row_is_not_sent(sandbox: Sandbox) -> None:
+    """Nor kept, nor shown."""
+    key = sandbox.environment()["GROQ_API_KEY"]
+    result = arche_magic.map([f"My key is {key}", "Hi"])
+    assert "holds the text of groq_key_1" in result.error[0]
+    assert key not in result.error[0]
+    assert prompts(sandbox) == ["Hi"]
+
+
+def test_a_row_too_long_for_every_model_fails_alone(start: Start) -> None:
+    """It says the sizes; nothing is sent for it, and the others are answered."""
+    sandbox = start(limits={"groq": {"tokens_per_minute": 5000}})
+    result = arche_magic.map(["Hi", "word " * 20_000])
+    assert result.error.isna().tolist() == [True, False]
+    assert "too large" in result.error[1]
+    assert len(sandbox.requests) == 1
+
+
+def test_a_refused_row_fails_alone(start: Start) -> None:
+    """The others go on, and the frame says why."""
+    sandbox = start()
+    sandbox.fail("groq", "content_filter", times=1)
+    result = arche_magic.map([f"Row {n}" for n in range(10)])
+    assert result.error.notna().sum() == 1
+    assert "refused to answer" in result.error.dropna().iloc[0]
+
+
+def test_rows_that_are_all_refused_stop_the_job(sandbox: Sandbox) -> None:
+    """It is not the rows then, and a hundred thousand refusals help nobody."""
+    sandbox.fail("*", "invalid_request", times=None)
+    with pytest.raises(JobStopped, match="every row asked so far was refused"):
+        arche_magic.map([f"Row {n}" for n in range(200)])
+    assert len(sandbox.requests) < 50
+
+
+def test_without_a_key_nothing_is_asked() -> None:
+    """The usual error says what to set."""
+    with pytest.raises(NoKeys, match="GROQ_API_KEY"):
+        arche_magic.map(["Hi"])
+
+
+def test_refused_keys_end_the_job(start: Start) -> None:
+    """No waiting opens them."""
+    sandbox = start()
+    sandbox.fail("groq", "unauthorized", times=None)
+    with pytest.raises(LLMProviderError, match="groq"):
+        arche_magic.map(["Hi", "Ho"])
+
+
+# --- bounds
+
+
+def test_failed_rows_stop_the_job_where_they_are_counted(start: Start) -> None:
+    """`stop_after`; the finished rows are in the error's frame."""
+    sandbox = start(settings={})
+    arche_magic.map(["Row 0"])
+    sandbox.fail("groq", "content_filter", times=None)
+    with pytest.raises(JobStopped, match=r"stopped after .* failed row") as caught:
+        arche_magic.map([f"Row {n}" for n in range(500)], stop_after=2)
+    frame = caught.value.frame
+    assert frame is not None
+    assert frame.reply.notna().sum() == 1
+    assert 2 <= frame.error.notna().sum() < 100
+
+
+def test_tokens_are_bounded(sandbox: Sandbox) -> None:
+    """No more is asked than the bound allows for, and the same call goes on later."""
+    texts = [f"Row {n}" for n in range(60)]
+    with pytest.raises(JobStopped, match="max_tokens_total of 2,000") as caught:
+        arche_magic.map(texts, max_tokens_total=2000)
+    frame = caught.value.frame
+    assert frame is not None
+    assert 1000 < frame.tokens.sum() <= 2000
+    assert len(arche_magic.map(texts)) == 60
+    assert len(sandbox.requests) == 60
+
+
+def test_paid_routes_are_asked_only_where_that_is_allowed(start: Start) -> None:
+    """And `max_cost` bounds what they take."""
+    sandbox = start(keys={"openai": 1})
+    texts = [f"Row {n}" for n in range(300)]
+    with pytest.raises(InvalidRequest, match="only paid routes"):
+        arche_magic.map(texts)
+    with pytest.raises(JobStopped, match=r"max_cost \(USD\) of 0\.005") as caught:
+        arche_magic.map(texts, allow_paid=True, max_cost=0.005)
+    assert caught.value.frame is not None
+    assert 10 < len(caught.value.frame) < 300
+    job = Job(texts[: len(caught.value.frame) // 2], allow_paid=True)
+    list(job)
+    assert job.progress().cost_usd <= 0.005
+    assert all(request.provider == "openai" for request in sandbox.requests)
+
+
+def test_free_routes_come_first_where_paid_ones_are_allowed(start: Start) -> None:
+    """Nothing is paid that could be had for nothing."""
+    start(keys={"groq": 1, "openai": 1})
+    assert set(arche_magic.map(["A", "B"], allow_paid=True).provider) == {"groq"}
+
+
+# --- waiting and leaving
+
+
+def test_patience_bounds_the_waiting(start: Start, clock: Clock) -> None:
+    """Rows it does not reach say what opens when, and are asked the next time."""
+    sandbox = start(clock=clock, limits={"groq": {"requests_per_minute": 4}})
+    result = arche_magic.map([f"Row {n}" for n in range(10)], patience=5, reserve=0.0)
+    assert result.error.isna().sum() == 4
+    assert result.error.dropna().str.contains("not asked: .*opens in").all()
+    clock.now += 3600
+    assert arche_magic.map([f"Row {n}" for n in range(10)], reserve=0.0).error.isna().all()
+    assert len(sandbox.requests) == 10
+
+
+def test_leaving_ends_the_job_at_once(start: Start) -> None:
+    """Threads that wait for a route end, claims are given up, finished rows are kept."""
+    sandbox = start(limits={"groq": {"requests_per_minute": 5}})
+    rows = arche_magic.imap([f"Row {n}" for n in range(100)], reserve=0.0)
+    first = next(iter(rows))
+    began = time.monotonic()
+    rows.close()
+    assert time.monotonic() - began < 0.5
+    until = time.monotonic() + 2
+    while any(thread.name == "arche-job" for thread in threading.enumerate()):
+        assert time.monotonic() < until, "threads are left"
+        time.sleep(0.01)
+    asked = len(sandbox.requests)
+    assert asked <= 5
+    again = arche_magic.map([first.prompt])
+    assert again.reply.tolist() == [str(first.reply)]
+    assert len(sandbox.requests) == asked
+
+
+def test_a_call_under_way_is_kept_when_it_comes(start: Start) -> None:
+    """The job does not wait for it, and the next run does not pay for it again."""
+    sandbox = start()
+    arche_magic.map(["Warm up"])
+    sandbox.latency = 0.6
+    job = Job(["Slow"])
+    threading.Timer(0.3, job.cancel).start()
+    assert list(job) == []
+    sandbox.latency = 0
+    assert arche_magic.map(["Slow"]).error.isna().all()
+    assert prompts(sandbox) == ["Slow", "Warm up"]
+
+
+def test_the_configuration_may_name_a_model(sandbox: Sandbox) -> None:
+    """The replies of a job are those of `generate`: same address, either way."""
+    llm = get_llm_provider()
+    kept = llm.generate("Hi", keep=True, temperature=0)
+    assert arche_magic.map(["Hi"], temperature=0).reply.tolist() == [str(kept)]
+    arche_magic.map(["Ho"], temperature=0)
+    assert llm.generate("Ho", keep=True, temperature=0).from_memory
+    assert len(sandbox.requests) == 2
+
+
+def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
+    """What is not kept says so."""
+    arche_magic.map(["Hi"])
+    use_configuration(replace(get_configuration(), keys=(), replay="only"))
+    assert arche_magic.map(["Hi"]).error.isna().all()
+    assert len(sandbox.requests) == 1
+
+
+def test_a_slow_reader_holds_the_job_up(sandbox: Sandbox) -> None:
+    """Rows are not asked for nobody: little more is asked than was taken."""
+    rows = arche_magic.imap([f"Row {n}" for n in range(3000)])
+    for _ in range(10):
+        next(rows)
+    until = time.monotonic() + 20
+    asked = -1
+    while asked != len(sandbox.requests):
+        assert time.monotonic() < until
+        asked = len(sandbox.requests)
+        time.sleep(0.5)
+    assert asked < 1500
+    rows.close()
+
+
+def test_columns_of_the_same_name_stay_two(sandbox: Sandbox) -> None:
+    """As long as the template names neither."""
+    frame = pd.DataFrame([["Hi", 1, 2]], columns=["text", "n", "n"])
+    result = arche_magic.map(frame, "{{text}}")
+    assert list(result.columns)[:4] == ["text", "n", "n", "reply"]
+
+
+def test_columns_of_an_earlier_job_are_replaced(sandbox: Sandbox) -> None:
+    """So a second question can be asked about the first one's replies."""
+    first = arche_magic.map(["Hi"])
+    second = arche_magic.map(first, "Shorter: {{reply}}")
+    assert list(second.columns) == list(first.columns)
+    assert second.reply.tolist() != first.reply.tolist()
+
+
+def test_rows_go_to_every_provider_that_has_room(start: Start, clock: Clock) -> None:
+    """Each limit is used, none is overrun, and nothing is refused."""
+    sandbox = start(
+        keys={"groq": 2, "mistral": 1},
+        clock=clock,
+        limits={
+            "groq": {"requests_per_minute": 6},
+            "mistral": {"requests_per_minute": 10},
+        },
+    )
+    result = arche_magic.map([f"Row {n}" for n in range(30)], reserve=0.0, pack=1)
+    assert result.error.isna().all()
+    assert set(result.provider) == {"groq", "mistral"}
+    assert not any(request.status == 429 for request in sandbox.requests)
+    assert len(sandbox.requests) == 30
+
+
+def test_equal_rows_fail_alike(start: Start) -> None:
+    """And are asked once."""
+    sandbox = start()
+    arche_magic.map(["Warm up"])
+    sandbox.fail("groq", "content_filter")
+    result = arche_magic.map(["Hi", "Hi"])
+    assert result.error.notna().all()
+    assert len(sandbox.requests) == 2
+
+
+def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
+    """Where no limit holds the job up, the time of a call does not either."""
+    sandbox.latency = 0.8
+    result = arche_magic.map([f"Row {n}" for n in range(160)], provider="groq")
+    assert result.error.isna().all()
+    arrived = sorted(request.at for request in sandbox.requests)
+    under_way = max(sum(at <= other < at + 0.8 for other in arrived) for at in arrived)
+    assert under_way > 20
+
+
+def test_a_frame_of_many_blocks_keeps_its_order(sandbox: Sandbox) -> None:
+    """Whatever order its rows finish in; an unfinished one holds the finished rows alone."""
+    texts = [f"Row {number % 50}" for number in range(9000)]
+    job = Job(texts)
+    replies = Replies(job)
+    rows = list(job)
+    for row in rows[1:]:
+        replies.add(row)
+    assert len(replies.frame()) == 8999
+    replies.add(rows[0])
+    frame = replies.frame()
+    assert frame.prompt.tolist() == texts
+    assert all(f"“{text}”" in reply for text, reply in zip(texts, frame.reply, strict=True))
+    assert len(sandbox.requests) == 50

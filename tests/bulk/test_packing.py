@@ -1,0 +1,245 @@
+"""Several rows in one request, where requests are scarcer than tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from bulk_parts import prompts
+
+import arche_magic
+from arche_magic.bulk import Job
+from arche_magic.bulk.packing import pack_size, packed, unpacked
+from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.types import Usage
+
+if TYPE_CHECKING:
+    from provider_parts import Clock, Start
+
+SCARCE = {
+    "requests_per_day": 20,
+    "requests_per_minute": None,
+    "input_tokens_per_minute": 250_000,
+}
+TEXTS = [f"Row {n}" for n in range(400)]
+SCHEMA = "mood good|bad, points int"
+Entries = list[dict[str, Any]]
+
+
+def answering(change: Callable[[Entries], Any]) -> Any:
+    """A sandbox's `reply`: what `change` makes of the prompts of a list; alone, an echo."""
+
+    def reply(model: str, messages: list[dict[str, str]]) -> str:
+        text = messages[-1]["content"]
+        start = text.find('[{"id": 1, "prompt"')
+        if start < 0:
+            return f"echo {text}"
+        entries = json.JSONDecoder().raw_decode(text, start)[0]
+        found = change(entries)
+        return found if isinstance(found, str) else json.dumps({"replies": found})
+
+    return reply
+
+
+def echoes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"id": e["id"], "reply": f"echo {e['prompt']}"} for e in entries]
+
+
+def test_many_rows_travel_in_few_requests(start: Start, clock: Clock) -> None:
+    """Each gets the reply it would have got alone."""
+    sandbox = start(keys={"google": 1}, clock=clock, limits={"google": SCARCE})
+    job = Job(TEXTS, schema=SCHEMA)
+    rows = {row.position: row for row in job}
+    assert len(rows) == 400
+    assert not any(row.error for row in rows.values())
+    assert len(sandbox.requests) < 20
+    progress = job.progress()
+    assert progress.packed > 380
+    assert 0 < progress.checked == progress.agreed
+    alone = start(keys={"google": 1})
+    for position in (0, 123, 399):
+        again = arche_magic.map([TEXTS[position]], schema=SCHEMA, fresh=True, pack=1)
+        assert json.loads(str(rows[position].reply)) == again[["mood", "points"]].iloc[0].to_dict()
+    assert len(alone.requests) == 3
+
+
+def test_packed_or_not_a_reply_is_found_again(start: Start) -> None:
+    """It is kept at the address of its own request."""
+    sandbox = start(keys={"google": 1}, limits={"google": SCARCE})
+    arche_magic.map(TEXTS[:100], pack=20)
+    sent = len(sandbox.requests)
+    assert sent <= 10
+    result = arche_magic.map(TEXTS[:100], pack=1)
+    assert result.error.isna().all()
+    assert len(sandbox.requests) == sent
+
+
+def test_what_a_request_spent_is_shared_out_exactly(start: Start) -> None:
+    """Tokens of the rows add up to those the provider counted."""
+    start(keys={"google": 1}, limits={"google": SCARCE})
+    job = Job(TEXTS[:90], pack=30)
+    tokens = sum(row.tokens for row in job)
+    (used,) = [
+        row.used
+        for row in get_quota_tracker(get_configuration()).standings("google")
+        if row.limit == "requests_per_day"
+    ]
+    assert used <= 5
+    assert job.progress().tokens == tokens
+    attempts = (get_configuration().replies.parent / "llm_calls.jsonl").read_text().splitlines()
+    counted = [json.loads(line) for line in attempts]
+    assert sum(a["input_tokens"] + a["output_tokens"] for a in counted) == tokens
+
+
+def test_a_short_job_is_not_packed(start: Start) -> None:
+    """What is done within a minute anyway gains nothing."""
+    sandbox = start(keys={"google": 1}, limits={"google": {**SCARCE, "requests_per_day": 500}})
+    arche_magic.map(TEXTS[:12])
+    assert len(sandbox.requests) == 12
+
+
+def test_packing_can_be_turned_off(start: Start, clock: Clock) -> None:
+    """Then a scarce day is soon spent."""
+    sandbox = start(keys={"google": 1}, clock=clock, limits={"google": SCARCE})
+    result = arche_magic.map(TEXTS, pack=1, patience=0)
+    assert result.error.isna().sum() == len(sandbox.requests) == 18
+
+
+def lost(entries: Entries) -> Any:
+    return echoes(entries)[:-1]
+
+
+def doubled(entries: Entries) -> Any:
+    return [*echoes(entries), {"id": entries[0]["id"], "reply": "another"}]
+
+
+def unasked(entries: Entries) -> Any:
+    return [*echoes(entries), {"id": 999, "reply": "nobody asked"}]
+
+
+def shuffled(entries: Entries) -> Any:
+    return echoes(entries)[::-1]
+
+
+def words_for_ids(entries: Entries) -> Any:
+    return [{**entry, "id": str(entry["id"])} for entry in echoes(entries)]
+
+
+def empty(entries: Entries) -> Any:
+    return [
+        {**entry, "reply": " " if entry["id"] == 1 else entry["reply"]} for entry in echoes(entries)
+    ]
+
+
+def cut(entries: Entries) -> Any:
+    whole = json.dumps({"replies": echoes(entries)})
+    return whole[: len(whole) // 2]
+
+
+def prose(entries: Entries) -> Any:
+    return "I would rather not write JSON today."
+
+
+@pytest.mark.parametrize(
+    "change", [echoes, lost, doubled, unasked, shuffled, words_for_ids, empty, cut, prose]
+)
+def test_every_row_gets_its_own_reply_whatever_comes(
+    start: Start, change: Callable[[Entries], Any]
+) -> None:
+    """What is missing, doubled or broken is asked again; no row gets another's reply."""
+    start(keys={"google": 1, "groq": 1}, reply=answering(change))
+    result = arche_magic.map(TEXTS[:24], pack=8)
+    assert result.error.isna().all()
+    assert result.reply.tolist() == [f"echo {text}" for text in TEXTS[:24]]
+
+
+def test_a_refused_row_does_not_take_the_others_with_it(start: Start) -> None:
+    """The list is halved until it is alone."""
+    sandbox = start(keys={"google": 1}, limits={"google": {**SCARCE, "requests_per_day": 200}})
+    arche_magic.map(["Warm up"])
+    sandbox.fail("google", "content_filter", times=4)
+    result = arche_magic.map(TEXTS[:8], pack=8)
+    assert result.error.notna().sum() <= 1
+
+
+def test_rows_with_a_system_text_and_bounds_keep_them(start: Start) -> None:
+    """The options of the job hold for the list too."""
+    sandbox = start(keys={"groq": 1})
+    arche_magic.map(TEXTS[:6], pack=6, system="Be brief.", max_tokens=100, temperature=0)
+    body = sandbox.requests[0].body
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert body["temperature"] == 0
+    assert 600 <= body["max_completion_tokens"] <= 700
+    assert prompts(sandbox)[0].count('"prompt"') == 6
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens", "size"),
+    [
+        # 20 requests a day, and tokens without end: as many as one request may carry.
+        ({"requests_per_day": 20, "input_tokens_per_minute": 250_000}, 40, 50),
+        # Groq's free tier: long rows spend tokens as fast as requests, short ones do not.
+        ({"requests_per_day": 1000, "tokens_per_day": 200_000}, 300, 1),
+        ({"requests_per_day": 1000, "tokens_per_day": 200_000}, 10, 4),
+        # Without a limit on requests there is nothing to save.
+        ({"tokens_per_minute": 8000}, 10, 1),
+        # One request takes no more than half of a limit on tokens.
+        ({"requests_per_day": 20, "tokens_per_minute": 2000}, 50, 7),
+    ],
+)
+def test_the_size_follows_from_the_limits(
+    start: Start, limits: dict[str, int], tokens: int, size: int
+) -> None:
+    """Tokens per row against requests, over all limits of a model."""
+    start()
+    configuration = get_configuration()
+    tracker = get_quota_tracker(configuration)
+    tracker.set_limits(
+        "groq",
+        **dict.fromkeys(("requests_per_minute", "tokens_per_minute")),
+    )
+    rows = [row for row in tracker.standings("groq") if row.limit == "requests_per_day"]
+    standings = [
+        type(rows[0])(**{**rows[0].__dict__, "limit": limit.name, "amount": limit.amount})
+        for limit in parse_limits(limits, "bucket")
+    ]
+    assert pack_size(standings, Usage(tokens, tokens), float("inf"), 50) == size
+
+
+def test_a_list_says_what_it_is() -> None:
+    """Ids count from 1; the reply's schema holds that of the rows."""
+    configuration = get_configuration()
+    requests = [
+        build_request(text, configuration, schema=SCHEMA, max_tokens=50) for text in ("A", "B")
+    ]
+    request = packed(requests, 20)
+    assert '[{"id": 1, "prompt": "A"}, {"id": 2, "prompt": "B"}]' in request.messages[-1].content
+    assert request.schema is not None
+    assert request.schema.strict
+    entry = request.schema.definition["properties"]["replies"]["items"]
+    assert set(entry["properties"]["reply"]["properties"]) == {"mood", "points"}
+    text = (
+        '{"replies": [{"id": 2, "reply": {"mood": "good", "points": 3}}, {"id": 1, "reply": {}}]}'
+    )
+    whole = Reply(text, usage=Usage(100, 31), parsed=request.schema.read(text), cost=0.5)
+    first, second = unpacked(whole, requests)
+    assert first is None
+    assert second is not None
+    assert second.parsed == {"mood": "good", "points": 3}
+    assert (second.usage, second.cost) == (Usage(100, 31), 0.5)
+
+
+def test_images_travel_alone(start: Start) -> None:
+    """A list has no place for them."""
+    sandbox = start(keys={"google": 1})
+    png = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
+    frame = pd.DataFrame({"picture": [png + bytes([n]) for n in range(4)]})
+    arche_magic.map(frame, "What is it? {{picture}}", pack=4)
+    assert len(sandbox.requests) == 4

@@ -1,0 +1,234 @@
+"""A job that was stopped, by whatever it may be, goes on with the missing rows only."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from bulk_parts import prompts
+from provider_parts import clean_environment, write_env_file
+
+import arche_magic
+from arche_magic.bulk import Job
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.storage import LedgerWarning
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provider_parts import Start
+
+    from arche_magic.sandbox import Sandbox
+
+TEXTS = [f"Row {n}" for n in range(60)]
+SCRIPT = """
+import sys
+import arche_magic
+for row in arche_magic.imap([f"Row {n}" for n in range(int(sys.argv[1]))]):
+    print(row.prompt, row.resumed, row.error or "", sep="|", flush=True)
+"""
+
+
+def start_job(folder: Path, rows: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(rows)],
+        cwd=folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def unlimited(start: Start, folder: Path) -> tuple[Sandbox, Path]:
+    """A sandbox that refuses nothing, and a project's folder that knows it."""
+    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
+    sandbox = start(limits={"groq": dict.fromkeys(names)})
+    project = folder / "project"
+    write_env_file(project, sandbox)
+    limits = "\n".join(f"{name} = 1_000_000_000" for name in names)
+    (project / "arche_magic.toml").write_text(f"[limits.groq]\n{limits}\n")
+    return sandbox, project
+
+
+def test_the_second_run_asks_nothing(sandbox: Sandbox) -> None:
+    """All rows come from disk, as they were."""
+    first = arche_magic.map(TEXTS, schema="mood good|bad, points int")
+    job = Job(TEXTS, schema="mood good|bad, points int")
+    assert all(row.resumed for row in job)
+    assert job.progress().resumed == 60
+    assert job.progress().tokens == 0
+    again = arche_magic.map(TEXTS, schema="mood good|bad, points int")
+    pd.testing.assert_frame_equal(first, again)
+    assert len(sandbox.requests) == 60
+
+
+def test_a_finished_row_is_on_disk_before_it_is_handed_out(sandbox: Sandbox) -> None:
+    """So what somebody has seen is never asked again."""
+    llm = get_llm_provider()
+    for row in arche_magic.imap(TEXTS[:20]):
+        assert llm.kept(row.prompt, keep=True) == row.reply
+
+
+def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: Path) -> None:
+    """Kill -9 in the middle; the next run, right after it, pays no finished row twice."""
+    sandbox, project = unlimited(start, tmp_path)
+    killed = start_job(project, 120)
+    assert killed.stdout is not None
+    seen = [killed.stdout.readline().split("|")[0] for _ in range(40)]
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    began = time.monotonic()
+    second = start_job(project, 120)
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    # Nobody waits until the claims of the dead end by themselves.
+    assert time.monotonic() - began < 30
+    lines = [line.split("|") for line in out.splitlines()]
+    assert sorted(prompt for prompt, _, _ in lines) == sorted(f"Row {n}" for n in range(120))
+    assert not any(error for _, _, error in lines)
+    resumed = {prompt for prompt, was_kept, _ in lines if was_kept == "True"}
+    assert resumed >= set(seen)
+    asked = Counter(prompts(sandbox))
+    assert all(asked[prompt] == 1 for prompt in resumed)
+    assert max(asked.values()) <= 2
+
+
+def test_an_interrupted_script_ends_at_once_and_goes_on_later(start: Start, tmp_path: Path) -> None:
+    """Ctrl-C while calls are under way; what was finished is not asked again."""
+    sandbox, project = unlimited(start, tmp_path)
+    sandbox.latency = 0.2
+    script = start_job(project, 400)
+    assert script.stdout is not None
+    seen = [script.stdout.readline().split("|")[0] for _ in range(20)]
+    script.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = script.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert "KeyboardInterrupt" in err
+    sandbox.latency = 0
+    out, err = start_job(project, 400).communicate(timeout=60)
+    lines = [line.split("|") for line in out.splitlines()]
+    assert len(lines) == 400
+    assert {prompt for prompt, was_kept, _ in lines if was_kept == "True"} >= set(seen)
+
+
+def test_two_kernels_share_a_job(start: Start, tmp_path: Path) -> None:
+    """Each row is asked once, and both get all of them."""
+    sandbox, project = unlimited(start, tmp_path)
+    sandbox.latency = 0.05
+    both = [start_job(project, 150) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert len(out.splitlines()) == 150
+        assert not any(line.split("|")[2] for line in out.splitlines())
+    assert prompts(sandbox) == sorted(f"Row {n}" for n in range(150))
+
+
+def test_two_jobs_of_one_kernel_share_too(sandbox: Sandbox) -> None:
+    """Threads of one process."""
+    frames: list[pd.DataFrame] = []
+    threads = [
+        threading.Thread(target=lambda: frames.append(arche_magic.map(TEXTS))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [frame.error.isna().all() for frame in frames] == [True, True]
+    assert len(sandbox.requests) == 60
+
+
+def test_only_changed_rows_are_asked(sandbox: Sandbox) -> None:
+    """Rows may be changed, added, removed and put in another order between two runs."""
+    frame = pd.DataFrame({"text": TEXTS[:5], "note": list("abcde")})
+    arche_magic.map(frame, "{{text}}")
+    frame.loc[2, "text"] = "Changed"
+    frame["note"] = "other"
+    frame = pd.concat([frame[::-1], pd.DataFrame({"text": ["New"], "note": [""]})])
+    result = arche_magic.map(frame, "{{text}}")
+    assert result.error.isna().all()
+    assert prompts(sandbox) == sorted([*TEXTS[:5], "Changed", "New"])
+
+
+def test_fresh_asks_again_and_replaces(start: Start) -> None:
+    """Later runs get the newer replies."""
+    texts = iter(["old", "new"])
+    sandbox = start(reply=lambda *_: next(texts))
+    assert arche_magic.map(["Hi"]).reply.tolist() == ["old"]
+    assert arche_magic.map(["Hi"], fresh=True).reply.tolist() == ["new"]
+    assert arche_magic.map(["Hi"]).reply.tolist() == ["new"]
+    assert len(sandbox.requests) == 2
+
+
+def test_what_failed_for_good_is_not_asked_again(start: Start) -> None:
+    """Unless that is wanted; its error is told all the same."""
+    sandbox = start()
+    arche_magic.map(["Warm up"])
+    sandbox.fail("groq", "content_filter")
+    first = arche_magic.map(["Hi"])
+    assert "refused to answer" in first.error[0]
+    job = Job(["Hi"])
+    (row,) = job
+    assert row.resumed
+    assert row.error == first.error[0]
+    assert len(sandbox.requests) == 2
+    assert arche_magic.map(["Hi"], retry_errors=True).error.isna().all()
+    assert arche_magic.map(["Hi"]).error.isna().all()
+    assert len(sandbox.requests) == 3
+
+
+def test_trouble_that_passes_is_nobodys_error(start: Start) -> None:
+    """Rows are asked again in the same run."""
+    sandbox = start(keys={"groq": 1, "mistral": 1})
+    sandbox.fail("*", "overloaded", times=4)
+    result = arche_magic.map(TEXTS[:10])
+    assert result.error.isna().all()
+
+
+def test_a_reply_that_fits_no_more_is_asked_again(start: Start) -> None:
+    """What a schema's own code checks may have changed since."""
+    sandbox = start()
+    arche_magic.map(["Hi"], schema="mood good|bad")
+    path = get_configuration().replies
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE replies SET text = '{}'")
+    connection.close()
+    result = arche_magic.map(["Hi"], schema="mood good|bad")
+    assert result.mood.notna().all()
+    assert len(sandbox.requests) == 2
+
+
+def test_a_file_of_an_earlier_version_takes_failures_too(start: Start) -> None:
+    """Their table is made when it is needed, and the file is readable without it."""
+    start()
+    arche_magic.map(["Hi"])
+    store = reply_store(get_configuration().replies)
+    assert store.failures(["x"]) == {}
+    store.fail({"x": "too long"}, 0.0)
+    assert store.failures(["x", "y"]) == {"x": "too long"}
+    assert store.problem == ""
+
+
+def test_a_disk_that_refuses_is_said_and_costs_no_reply(start: Start, tmp_path: Path) -> None:
+    """The job goes on; its rows are in the frame, though not on the disk."""
+    sandbox = start()
+    (tmp_path / "no-folder").write_text("")
+    replies = tmp_path / "no-folder" / "replies.sqlite"
+    use_configuration(replace(get_configuration(), replies=replies))
+    with pytest.warns(LedgerWarning, match="replies cannot be kept"):
+        result = arche_magic.map(TEXTS[:5])
+    assert result.error.isna().all()
+    assert len(sandbox.requests) == 5
