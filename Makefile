@@ -31,6 +31,7 @@ chaos: .venv/test
 
 # The lower bounds of pyproject.toml are what these tests pass with.
 oldest: .venv-oldest/test
+	@echo "with $$($(PYTHON) -c '$(OLDEST)')"
 	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
 
 # Runs the notebooks that are kept with outputs; nothing changes in them that did not in the code.

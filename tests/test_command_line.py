@@ -34,7 +34,7 @@ def test_quota_as_json_is_the_usage_summary(sandbox_env: Sandbox) -> None:
     get_llm_provider("groq").generate("Say hello.")
     done = subprocess.run(
         [sys.executable, "-m", "arche_magic", "quota", "--json"],
-        capture_output=True, text=True, check=True, timeout=30, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     summary = json.loads(done.stdout)
     assert set(summary) == {"groq", "mistral", "google", "openai"}
@@ -68,7 +68,7 @@ def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
     """The command as a shell runs it, its output not a console's."""
     return subprocess.run(
         [sys.executable, "-m", "arche_magic", *words],
-        cwd=cwd, env={**environment(), **variables}, capture_output=True, text=True, timeout=30,
+        cwd=cwd, env={**environment(), **variables}, capture_output=True, text=True, timeout=120,
         stdin=subprocess.DEVNULL, check=False, encoding=variables.get("PYTHONIOENCODING", "utf-8"),
     )  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_a_narrow_console_sees_whole_lines(
     get_llm_provider("groq").generate("Hello")
     console = pexpect.spawn(
         sys.executable, ["-m", "arche_magic", "quota"], cwd=str(tmp_path), encoding="utf-8",
-        env=environment(), dimensions=(50, columns), timeout=30, use_poll=True,
+        env=environment(), dimensions=(50, columns), timeout=120, use_poll=True,
     )  # fmt: skip
     lines = console.read().splitlines()
     assert max(map(len, lines)) <= columns
@@ -157,7 +157,7 @@ def test_a_reader_that_has_enough_is_no_error(sandbox_env: Sandbox, tmp_path: Pa
     """`… | head -1` prints one line and nothing on the error stream."""
     shell = f"{sys.executable} -m arche_magic quota | head -1"
     done = subprocess.run(
-        ["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+        ["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""

@@ -132,10 +132,12 @@ class Lanes:
                 lane.size = min(lane.cap, sizes.get(lane.models[0], 1))
 
     def reply_tokens(self) -> float:
-        """Tokens of one reply, by those that came; before, by the ledger's guess."""
+        """Tokens of one reply, by those that came; before, by the schema or the ledger's guess."""
         if self.counts.served >= _KNOWN_AFTER:
             return self.counts.output_tokens / self.counts.served
-        return self._guess().output_tokens
+        guess, schema = self._guess().output_tokens, self._sample and self._sample.schema
+        # A value is hardly longer than what describes it.
+        return min(guess, schema.tokens) if schema else guess
 
     def affordable(self, size: int) -> int:
         """Of so many rows, those that may be asked without going beyond a bound.

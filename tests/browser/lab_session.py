@@ -111,7 +111,7 @@ class Screen:
     page: Page
     requests: list[str] = field(default_factory=list)
 
-    def run_all(self, seconds: float = 40) -> None:
+    def run_all(self, seconds: float = 120) -> None:
         """Run every cell from the menu and wait until each has its number.
 
         Raises:
@@ -128,13 +128,13 @@ class Screen:
             raise AssertionError(f"not all cells ran: {prompts}, {errors}") from error
 
     def assert_it_answers(self) -> None:
-        """The page is not busy for longer than ten seconds; most else would wait without end.
+        """The page is not busy for longer than half a minute; most else would wait without end.
 
         Raises:
             AssertionError: it hangs.
         """
         try:
-            self.page.wait_for_function("() => true", timeout=10_000)
+            self.page.wait_for_function("() => true", timeout=30_000)
         except PageTimeout as error:
             raise AssertionError("the page hangs") from error
 
@@ -224,7 +224,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
         # The server stops its kernels when it is asked to end.
         server.send_signal(signal.SIGTERM)
         try:
-            server.wait(timeout=15)
+            server.wait(timeout=60)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
@@ -256,11 +256,11 @@ def open_notebook(
         locale="en-GB",
     )
     try:
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         screen = Screen(context.new_page())
         context.on("request", lambda request: screen.requests.append(request.url))
         screen.page.goto(f"{lab.url}{lab.path}{quote(name)}?reset&token={lab.token}")
-        screen.page.get_by_text(_READY[lab.path]).first.wait_for(timeout=40_000)
+        screen.page.get_by_text(_READY[lab.path]).first.wait_for(timeout=120_000)
         if lab.path == _PATHS["notebook"]:
             _wait_for_kernel(lab)
         yield screen
@@ -271,7 +271,7 @@ def open_notebook(
 def _wait_for_kernel(lab: Lab) -> None:
     """Wait until a kernel is idle that a page is connected to: Notebook 7 names it before that."""
     address = f"{lab.url}api/kernels?token={lab.token}"
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with contextlib.suppress(URLError), urlopen(address) as answer:
             kernels = json.load(answer)
@@ -282,7 +282,7 @@ def _wait_for_kernel(lab: Lab) -> None:
 
 
 def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> tuple[str, str]:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         for path in runtime.glob("jpserver-*.json"):
             with contextlib.suppress(ValueError):  # half written

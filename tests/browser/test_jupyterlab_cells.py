@@ -62,7 +62,7 @@ def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterat
         # The cell that is offered has no number, so not every cell gets one.
         opened.page.get_by_role("menuitem", name="Run", exact=True).click()
         opened.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=40_000)
+        opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=120_000)
         yield opened
 
 

@@ -276,7 +276,11 @@ SHORT_TIMEOUTS = Timeouts(first_token=3.0, silence=3.0, answer=3.0)
 LONG_TIMEOUTS = Timeouts()
 
 
-def clean_and_under_fire(prompts: int, scale: float = 500.0) -> tuple[Result, Result]:
+# So fast that a day is over in a minute: now and then all routes have met their limit per day.
+SCALE = 2000.0
+
+
+def clean_and_under_fire(prompts: int, scale: float = SCALE) -> tuple[Result, Result]:
     """The same prompts twice: everything works, and each route fails a quarter of the time."""
     results = []
     for share in (0.0, SHARE):
@@ -324,7 +328,7 @@ def soak(
     *,
     prompts_per_round: int = 500,
     fewest_rounds: int = 1,
-    scale: float = 500.0,
+    scale: float = SCALE,
 ) -> tuple[int, list[str], list[Footprint]]:
     """Full speed under fire for so long; returns prompts, complaints and a footprint per round."""
     footprints, complaints, prompts = [], [], 0
@@ -363,8 +367,7 @@ def main() -> int:
     chosen = parser.parse_args()
     complaints: list[str] = []
 
-    # So fast that the days which all limits per day take, when they meet, are over in a minute.
-    clean, fire = clean_and_under_fire(chosen.prompts, scale=2000.0)
+    clean, fire = clean_and_under_fire(chosen.prompts)
     for name, result in (("clean", clean), ("25 % failures", fire)):
         rate = result.replies / result.seconds
         print(f"{name:14} {result.replies:,} replies in {result.seconds:.1f} s ({rate:.0f}/s)")
@@ -378,7 +381,7 @@ def main() -> int:
     complaints += result.complaints
 
     if chosen.soak_minutes:
-        prompts, lost, footprints = soak(60 * chosen.soak_minutes, print, scale=2000.0)
+        prompts, lost, footprints = soak(60 * chosen.soak_minutes, print)
         print(f"soak           {prompts:,} prompts, {footprints[0]} to {footprints[-1]}")
         complaints += lost + growth(footprints)
 

@@ -176,7 +176,7 @@ def test_processes_that_share_a_job_ask_each_row_once(store: ReplyStore) -> None
         )
         for number in range(4)
     ]
-    ended = [worker.communicate(timeout=60) for worker in workers]
+    ended = [worker.communicate(timeout=120) for worker in workers]
     assert [err for _, err in ended] == [""] * 4
     asked = Counter(address for out, _ in ended for address in out.split())
     assert asked == Counter(numbered(300))

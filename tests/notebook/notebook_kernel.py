@@ -89,7 +89,7 @@ class Kernel:
         )
         self.client = self.manager.blocking_client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=120)
         if extension:
             assert self.run("%load_ext arche_magic").status == "ok"
 
@@ -129,7 +129,7 @@ class Kernel:
                 break
         cell.ended = time.monotonic()
         while True:
-            reply = self.client.get_shell_msg(timeout=10)
+            reply = self.client.get_shell_msg(timeout=60)
             if reply["parent_header"].get("msg_id") == request:
                 cell.status = reply["content"]["status"]
                 cell.payload = reply["content"].get("payload", [])
@@ -157,15 +157,15 @@ class Kernel:
             allow_stdin=typed is not None,
             output_hook=note,
             stdin_hook=answer,
-            timeout=30,
+            timeout=120,
         )
         cell.status, cell.ended = reply["content"]["status"], time.monotonic()
         return cell, questions
 
     def page(self, code: str) -> str:
         """What a `?` shows in the frontend's pager."""
-        reply = self.client.execute(code, reply=True, timeout=30)
-        while self.client.get_iopub_msg(timeout=10)["content"].get("execution_state") != "idle":
+        reply = self.client.execute(code, reply=True, timeout=120)
+        while self.client.get_iopub_msg(timeout=60)["content"].get("execution_state") != "idle":
             pass
         return "".join(page["data"]["text/plain"] for page in reply["content"]["payload"])
 

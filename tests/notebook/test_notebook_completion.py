@@ -18,7 +18,7 @@ PROVIDERS = ["groq", "mistral", "google", "openai"]
 
 def completed(kernel: Kernel, code: str) -> list[str]:
     """The line as each offer at its end would leave it."""
-    reply = kernel.client.complete(code, len(code), reply=True, timeout=30)["content"]
+    reply = kernel.client.complete(code, len(code), reply=True, timeout=120)["content"]
     start, end = reply["cursor_start"], reply["cursor_end"]
     assert end == len(code)
     return [code[:start] + match for match in reply["matches"]]
@@ -215,7 +215,7 @@ def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
         encoding="utf-8",
         dimensions=(50, 160),
         use_poll=True,
-        timeout=30,
+        timeout=120,
     )
     prompt = r"\?2004h"  # what a prompt that is ready tells the terminal
     try:

@@ -165,7 +165,7 @@ def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
     kernel.manager.interrupt_kernel()
     replies = {}
     while len(replies) < len(queued):
-        message = client.get_shell_msg(timeout=10)
+        message = client.get_shell_msg(timeout=60)
         replies[message["parent_header"]["msg_id"]] = message["content"]["status"]
     assert [replies[request] for request in queued] == ["error", "aborted", "aborted"]
     assert kernel.value("'ran' in globals()") is False

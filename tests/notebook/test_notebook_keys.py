@@ -227,7 +227,7 @@ def test_secrets_of_colab_are_keys(tmp_path: Path, service: Sandbox) -> None:
     environment["GOOGLE_API_KEY"] = variables["GOOGLE_API_KEY"]
     done = subprocess.run(
         [sys.executable, "-c", COLAB, str(tmp_path / "colab")],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -64,7 +64,7 @@ def test_with_keys_the_quickstart_uses_them(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
     with Sandbox(keys={"groq": 1, "mistral": 1}) as sandbox:
         NotebookClient(
-            notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}
+            notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
         ).execute(env=environment_without_keys(tmp_path, **sandbox.environment()))
         assert len(sandbox.requests) == 7
     assert served_by(notebook) == ["groq_key_1"] * 6

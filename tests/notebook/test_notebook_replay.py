@@ -61,7 +61,7 @@ def run_all(tmp_path: Path) -> Run:
     def run(notebook: Path, **variables: str) -> nbformat.NotebookNode:
         read = nbformat.read(notebook, as_version=4)
         client = NotebookClient(
-            read, timeout=60, resources={"metadata": {"path": str(notebook.parent)}}
+            read, timeout=120, resources={"metadata": {"path": str(notebook.parent)}}
         )
         client.execute(env=environment_without_keys(tmp_path, **variables))
         return read

@@ -33,7 +33,7 @@ class Terminal:
             encoding="utf-8",
             dimensions=(50, 240),
             use_poll=True,
-            timeout=30,
+            timeout=120,
         )
         self.sandbox = sandbox
         self._number = 1

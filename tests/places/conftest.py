@@ -34,7 +34,7 @@ def run(folder: Path) -> Run:
     def start(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(commands / command), *map(str, arguments)],
-            cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 

@@ -49,7 +49,7 @@ def test_notebook_7_shows_replies_receipts_and_tables(browser: Browser, tmp_path
     with jupyter_lab(tmp_path, "notebook") as server:
         write(server.notebooks / "place.ipynb", CELLS)
         page = browser.new_page(viewport={"width": 1100, "height": 900}, reduced_motion="reduce")
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.goto(f"{server.url}notebooks/place.ipynb?token={server.token}")
         page.get_by_text("Python 3 (ipykernel)").first.wait_for()
         screen = Screen(page)

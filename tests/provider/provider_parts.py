@@ -120,7 +120,7 @@ def run_script(
 ) -> tuple[str, str]:
     """What a user's script writes to stdout and stderr; it must end well."""
     process = start_script(code, folder, variables, command)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out, err
 

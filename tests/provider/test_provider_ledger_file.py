@@ -79,7 +79,7 @@ def test_two_processes_share_one_count(start: Start, tmp_path: Path) -> None:
     write_env_file(tmp_path, sandbox)
     scripts = [start_script(ASK.format(times=15, name="mistral"), tmp_path) for _ in range(2)]
     for script in scripts:
-        _, err = script.communicate(timeout=60)
+        _, err = script.communicate(timeout=120)
         assert script.returncode == 0, err
     summary = get_quota_tracker().get_usage_summary("mistral")["mistral"]
     spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")

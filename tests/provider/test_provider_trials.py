@@ -63,7 +63,7 @@ def test_of_five_keys_the_four_spent_ones_are_asked_once_by_all_threads_together
     kernels = [start_script(ASK_AT_ONCE, tmp_path) for _ in range(2)]
     answered = [reply.key for reply in replies]
     for kernel in kernels:
-        out, err = kernel.communicate(timeout=60)
+        out, err = kernel.communicate(timeout=120)
         assert kernel.returncode == 0, err
         answered += json.loads(out)
     assert answered == ["groq_key_5"] * 26
@@ -77,7 +77,7 @@ def test_kernels_that_start_together_ask_a_spent_key_once(start: Start, tmp_path
     write_env_file(tmp_path, sandbox)
     kernels = [start_script(ASK_AT_ONCE, tmp_path) for _ in range(3)]
     for kernel in kernels:
-        _, err = kernel.communicate(timeout=60)
+        _, err = kernel.communicate(timeout=120)
         assert kernel.returncode == 0, err
     keys = [request.key for request in sandbox.requests]
     assert {key: keys.count(key) for key in SPENT} == dict.fromkeys(SPENT, 1)

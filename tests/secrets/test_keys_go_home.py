@@ -104,7 +104,7 @@ def test_without_an_address_the_providers_own_is_asked(
     variables = dict.fromkeys(BASE_URLS.values(), elsewhere.url)
     done = subprocess.run(
         [sys.executable, "-c", code], input=keys_of(provider)[0], capture_output=True, text=True,
-        cwd=tmp_path, env=environment_without_keys(**proxy, **variables), timeout=60, check=True,
+        cwd=tmp_path, env=environment_without_keys(**proxy, **variables), timeout=120, check=True,
     )  # fmt: skip
     assert "no connection" in done.stdout
     assert elsewhere.received == []

@@ -123,7 +123,7 @@ def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
     command = ["-m", "IPython", "--simple-prompt", "--no-banner", "--xmode=Verbose"]
     terminal = pexpect.spawn(
         sys.executable, command, cwd=str(project), env=environment | {"TERM": "dumb"},
-        encoding="utf-8", timeout=60, dimensions=(50, 400), use_poll=True,
+        encoding="utf-8", timeout=120, dimensions=(50, 400), use_poll=True,
     )  # fmt: skip
     shown = []
     lines = (
@@ -151,7 +151,7 @@ def test_the_command_line_shows_no_key(
     """Neither the tables nor their JSON."""
     done = subprocess.run(
         [sys.executable, "-m", "arche_magic", *arguments],
-        capture_output=True, cwd=project, env=environment_without_keys(), timeout=60,
+        capture_output=True, cwd=project, env=environment_without_keys(), timeout=120,
         stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     assert b"groq" in done.stdout

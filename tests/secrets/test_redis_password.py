@@ -55,7 +55,7 @@ def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
     environment = environment_without_keys(**sandbox.environment(), ARCHE_QUOTA_STORE=url)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, what], capture_output=True, cwd=folder, env=environment,
-        timeout=60, stdin=subprocess.DEVNULL, check=False,
+        timeout=120, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     shown = done.stdout + done.stderr
     assert done.stdout.rstrip().endswith(b"shown everything"), shown[-3000:].decode()
