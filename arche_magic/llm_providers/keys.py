@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SESSION = "this session"
 COLAB = "Colab's secrets"
+NO_KEY = "any"
+"""What a server gets for a key that asks for none: SDK and wire want something there."""
 
 _added: tuple[Key, ...] = ()
 # What Colab said when it was asked; "" for a secret that does not exist or is not shared.
@@ -59,6 +61,9 @@ def find_keys(
         replace(key, source=_source(name, sources, in_colab) if own else name)
         for key, name in zip(labelled, names, strict=True)
     ]
+    if not keys and not kept and provider.needs_no_key:
+        stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
+        return [replace(stand_in, source=f"none needed for {provider.url}")]
     return sorted([*keys, *kept], key=lambda key: key.number)
 
 

@@ -294,7 +294,7 @@ class QuotaTracker:
         routes = list(self.configuration.routes())
         for route in tuple(routes):
             for model in self._books.accounts.read(route.key)[0].get("models", {}):
-                other = Route(route.provider, route.key, model, route.paid)
+                other = self.configuration.route(route.key, model)
                 if other not in routes and self.configuration.is_on(route.key, model):
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]

@@ -96,6 +96,18 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     return settings, ""
 
 
+def table(settings: Mapping[str, Any], name: str, of: str = "") -> dict[str, Any]:
+    """A table of the settings, empty if it is not there.
+
+    Raises:
+        ValueError: there is something else in its place.
+    """
+    found = settings.get(name, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"{of}{name} is {found!r}; it must be a table")
+    return found
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'groq'?` for a near miss, else nothing."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)

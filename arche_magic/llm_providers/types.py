@@ -138,12 +138,16 @@ class Location(str):
 
 @dataclass(frozen=True)
 class Route:
-    """Provider, key and model: one way to get an answer."""
+    """Provider, key and model: one way to get an answer.
+
+    `price` is what the user says it costs: USD for a million input, and a million output tokens.
+    """
 
     provider: str
     key: Key
     model: str
     paid: bool = False
+    price: tuple[float, float] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return route_name(self.provider, self.key.label, self.model)

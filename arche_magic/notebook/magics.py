@@ -92,7 +92,7 @@ class ArcheMagics(Magics):
         "-p",
         "--provider",
         metavar="PROVIDER",
-        help="Ask only this provider: groq, mistral, google or openai.",
+        help="Ask only this provider: groq, mistral, google, openai, or one of your settings.",
     )
     @argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model.")
     @argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces.")

@@ -130,7 +130,7 @@ class OpenAIAdapter(SdkAdapter):
         return "max_completion_tokens" if self._key.provider == "openai" else "max_tokens"
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
-        return header_observations(call.headers)
+        return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))
