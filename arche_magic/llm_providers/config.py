@@ -189,6 +189,11 @@ def use_configuration(configuration: Configuration | None) -> None:
     _current, _choices = configuration, Choices()
 
 
+def is_given() -> bool:
+    """Whether the configuration in use was given to `use_configuration`."""
+    return _current is not None
+
+
 def get_choices() -> Choices:
     """The choices of this session."""
     return _choices

@@ -63,7 +63,7 @@ def find_keys(
     ]
     if not keys and not kept and provider.needs_no_key:
         stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
-        return [replace(stand_in, source=f"none needed for {provider.url}")]
+        return [replace(stand_in, source=f"no key needed at {provider.url}")]
     return sorted([*keys, *kept], key=lambda key: key.number)
 
 
@@ -103,6 +103,11 @@ def label_keys(
         label = f"{provider}_key_{next(numbers)}"
         labelled.append(Key.of(provider, label, text, accounts.get(label)))
     return tuple(labelled)
+
+
+def is_stand_in(key: Key) -> bool:
+    """Whether it only stands where a server asks for no key."""
+    return key.secret() == NO_KEY
 
 
 def add_key(configuration: Configuration, provider: str, text: str) -> Key:

@@ -72,6 +72,10 @@ ALLOWED = {
     "adapters": {"addresses", "bounded", "errors", "redaction", "types"},
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
+    "doctor": {
+        "addresses", "catalog", "config", "env_file", "errors", "key_checks", "keys",
+        "orchestrator", "quota_tracker", "sources", "trust", "types",
+    },
     "attempts": {"forks", "storage", "reply", "types", "routing?"},
     "replies": {"forks", "storage", "reply", "types"},
     "records": set(),
@@ -100,6 +104,7 @@ PUBLIC = {
             "config",
             "keys",
             "key_checks",
+            "doctor",
             "attempts",
             "catalog",
             "markdown",

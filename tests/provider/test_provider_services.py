@@ -92,7 +92,7 @@ def test_a_server_of_this_machine_needs_no_key(serve: Serve) -> None:
     """It is there as soon as the table is, is free, and has no limit until one is told."""
     settle(serve(NO_KEY))
     (key,) = get_configuration().keys
-    assert (key.label, key.source[:8]) == ("my-server_key_1", "none nee")
+    assert (key.label, key.source[:8]) == ("my-server_key_1", "no key n")
     assert limits() == {}
     reply = get_llm_provider().generate("Hello")
     assert (reply.provider, reply.cost) == ("my-server", 0.0)
@@ -137,7 +137,7 @@ def test_a_limit_that_is_reached_is_waited_for_or_goes_to_the_next(serve: Serve)
     settle(serve(NO_KEY, limits={"openai": {"requests_per_minute": 1, "requests_per_day": None}}))
     provider = get_llm_provider("my-server")
     provider.generate("Hello")
-    with pytest.raises(NoRouteAvailable, match="my-server · key 1 · gpt-4.1-mini opens in"):
+    with pytest.raises(NoRouteAvailable, match=r"my-server · key 1 · gpt-4\.1-mini opens in"):
         provider.generate("Hello", patience=0)
 
 
