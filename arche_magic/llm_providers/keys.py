@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SESSION = "this session"
 COLAB = "Colab's secrets"
+STAND_IN = "no key needed"
 NO_KEY = "any"
 """What a server gets for a key that asks for none: SDK and wire want something there."""
 
@@ -63,7 +64,7 @@ def find_keys(
     ]
     if not keys and not kept and provider.needs_no_key:
         stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
-        return [replace(stand_in, source=f"no key needed at {provider.url}")]
+        return [replace(stand_in, source=STAND_IN)]
     return sorted([*keys, *kept], key=lambda key: key.number)
 
 
@@ -107,7 +108,7 @@ def label_keys(
 
 def is_stand_in(key: Key) -> bool:
     """Whether it only stands where a server asks for no key."""
-    return key.secret() == NO_KEY
+    return key.source == STAND_IN
 
 
 def add_key(configuration: Configuration, provider: str, text: str) -> Key:

@@ -50,7 +50,7 @@ def test_tables_have_it(kernel: Kernel, server: Sandbox) -> None:
     """Keys, models with the price that was set, quota and stats."""
     kernel.run("%llm -q -p house hi")
     keys = kernel.run("frame = %llm_keys").data()[0]
-    assert f"no key needed at {server.url}" in keys
+    assert "no key needed" in keys
     assert kernel.value("frame['open'].tolist()") == [True]
     kernel.run("frame = %llm_models house")
     price = "frame[['input_usd_per_million', 'output_usd_per_million']].iloc[0].tolist()"
