@@ -132,7 +132,7 @@ def _show(provider: str | None, as_json: bool) -> int:
 def _table(tracker: Any, provider: str | None) -> str:
     from .llm_providers.attempts import attempt_log
     from .llm_providers.quota.forecast import PACE_SECONDS
-    from .notebook.meters import quota_bundle, shared_notes, without_limits
+    from .notebook.meters import budget_notes, quota_bundle, shared_notes, without_limits
     from .notebook.outlook import look_ahead
 
     configuration = tracker.configuration
@@ -143,7 +143,8 @@ def _table(tracker: Any, provider: str | None) -> str:
     ahead = look_ahead(standings, earlier, now, paid).notes()
     asked = (route for route in configuration.routes() if provider in (None, route.provider))
     free = without_limits(asked, standings)
-    notes = [*(ahead if standings else []), *free, *shared_notes(tracker.shared_keys(), provider)]
+    notes = [*(ahead if standings else []), *free, *budget_notes(tracker.budget())]
+    notes += shared_notes(tracker.shared_keys(), provider)
     none = "nothing is limited so far"
     return quota_bundle(standings, now, notes, none)["text/plain"]
 

@@ -24,7 +24,7 @@ from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
 from .sources import table as _table
 from .trust import check_base_url, own_settings_folder, tell_of_store
-from .types import Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
+from .types import Budget, Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
@@ -51,6 +51,7 @@ class Configuration:
         replies: the file they are kept in.
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
         preferred_provider: asked before all others, paid or not.
+        budget: the most that paid routes may cost; None if nothing is set.
     """
 
     providers: Mapping[str, Provider]
@@ -66,6 +67,7 @@ class Configuration:
     replies: Path = REPLIES_FILE
     off: frozenset[str] = frozenset()
     preferred_provider: str | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))
@@ -278,6 +280,7 @@ def _build(sources: Sources, home: Path, own: bool) -> Configuration:
         directory=home,
         replay=_replay(variables, settings),
         replies=_replies(variables, store, home, bool(keys)),
+        budget=_budget(_table(settings, "budget")),
     )
 
 
@@ -336,6 +339,17 @@ def _timeouts(table: Mapping[str, Any]) -> Timeouts:
         if not number or not 0 < seconds < math.inf:
             raise ValueError(f"[timeouts]: {name} is {seconds!r}; it must be seconds, more than 0")
     return Timeouts(**{name: float(seconds) for name, seconds in table.items()})
+
+
+def _budget(table: Mapping[str, Any]) -> Budget | None:
+    known = [entry.name for entry in fields(Budget)]
+    for name, amount in table.items():
+        if name not in known:
+            raise ValueError(f"[budget]: unknown setting {name!r}{did_you_mean(name, known)}")
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        if not number or not 0 <= amount < math.inf:
+            raise ValueError(f"[budget]: {name} is {amount!r}; it must be USD, 0 or more")
+    return Budget(**{name: float(amount) for name, amount in table.items()}) if table else None
 
 
 def _limits(

@@ -81,6 +81,7 @@ def examine(*, send: bool = False) -> list[Finding]:
             findings += (_key(check, provider, tracker) for check in of_it)
             findings += _models(of_it, provider, configuration)
     findings += [*_clock(checks), *_ledger(tracker)]
+    findings += (Finding("ok", "budget", str(use)) for use in tracker.budget())
     if send:
         findings += _answers(checks, configuration)
     return findings

@@ -18,7 +18,7 @@ from .trust import Trusted, own_settings_folder, read_trusted
 SETTINGS_FILE = "arche_magic.toml"
 SETTINGS = (
     "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
-    "replay", TRUST,
+    "replay", "budget", TRUST,
 )  # fmt: skip
 
 

@@ -254,6 +254,14 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """The most that paid routes may cost, in USD per day and per month of UTC; None: any amount."""
+
+    per_day: float | None = None
+    per_month: float | None = None
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant.
 

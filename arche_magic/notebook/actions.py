@@ -226,7 +226,13 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
-    from .meters import quota_bundle, shared_notes, switched_off, without_limits
+    from .meters import (
+        budget_notes,
+        quota_bundle,
+        shared_notes,
+        switched_off,
+        without_limits,
+    )
     from .outlook import look_ahead
 
     configuration = get_configuration()
@@ -248,7 +254,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         used = [a for a in log.since(since) if provider in (None, a.provider)]
         _display_pictures(usage_pictures(used, standings, since, now))
     elif standings or configuration.off or free:
-        notes = [*(outlook.notes() if standings else []), *free]
+        notes = [*(outlook.notes() if standings else []), *free, *budget_notes(tracker.budget())]
         notes += shared_notes(tracker.shared_keys(), provider)
         notes += switched_off(configuration.off)
         none = {"none": "nothing is limited so far"} if free else {}

@@ -92,6 +92,12 @@ def switched_off(off: Iterable[str]) -> list[str]:
     return [f"Switched off in this session: {names}"] if names else []
 
 
+def budget_notes(uses: Iterable[object]) -> list[str]:
+    """A line on what paid routes have cost of their budget, if there is one."""
+    words = ", ".join(map(str, uses))
+    return [f"Budget of paid routes: {words} (UTC)"] if words else []
+
+
 def without_limits(routes: Iterable[Route], standings: Iterable[Standing]) -> list[str]:
     """A line per route of which no limit is known."""
     limited = {(row.provider, row.key, row.model) for row in standings}

@@ -49,8 +49,10 @@ ALLOWED = {
     "quota.views": {"quota.ledger", "quota.opening", "quota.windows", "quota", "types"},
     "quota.forecast": {"quota.windows", "reply", "types"},
     "quota.merging": {
-        "quota.folding", "quota.ledger", "quota.windows", "quota", "catalog", "types",
+        "quota.budget", "quota.folding", "quota.ledger", "quota.windows", "quota", "catalog",
+        "types",
     },
+    "quota.budget": {"quota.opening", "quota", "storage", "types"},
     "quota.accounts": {
         "quota.folding", "quota.merging", "quota.ledger", "catalog", "config", "storage", "types",
     },
@@ -63,9 +65,9 @@ ALLOWED = {
         "types",
     },
     "quota_tracker": {
-        "quota.books", "quota.failing", "quota.merging", "quota.older_package", "quota.ledger",
-        "quota.opening", "quota.views", "quota", "catalog", "config", "storage",
-        "errors", "types",
+        "prices", "quota.books", "quota.budget", "quota.failing", "quota.merging",
+        "quota.older_package", "quota.ledger", "quota.opening", "quota.views", "quota", "catalog",
+        "config", "storage", "errors", "types",
     },
     "bounded": set(),
     "forks": set(),

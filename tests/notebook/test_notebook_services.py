@@ -62,6 +62,17 @@ def test_tables_have_it(kernel: Kernel, server: Sandbox) -> None:
     assert kernel.run("%llm_why").status == "ok"
 
 
+def test_a_budget_is_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
+    """What was spent of it, and in the receipt what is left."""
+    path = kernel.folder / "arche_magic.toml"
+    path.write_text(f"{path.read_text()}[budget]\nper_day = 2\nper_month = 20\n")
+    cell = kernel.run("%llm -p house hi")
+    assert "of 2.00 USD left today" in cell.data("text/html")[-1]
+    said = kernel.run("%llm_quota").data()[0].splitlines()[-1]
+    assert said.startswith("Budget of paid routes: 0.00 of 2.00 USD spent today, ")
+    assert said.endswith("of 20.00 USD spent this month (UTC)")
+
+
 def test_its_name_is_completed(kernel: Kernel, server: Sandbox) -> None:
     """And its model, after `-p`."""
     code = "%llm -p hou"
