@@ -23,7 +23,8 @@ PROVIDER_SETTINGS = (
 )  # fmt: skip
 _RESERVED = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_VARIABLE = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
+# In capitals, so that a key that was written there is not taken for a name, and shown as one.
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 _ENDPOINT = "/chat/completions"
 
 
@@ -124,7 +125,9 @@ def _with_address(
         return replace(provider, base_url=base_url, base_url_from=from_file)
     variable = entry.get("key_variable", provider.key_variables[0])
     if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable):
-        raise ValueError("key_variable must be the name of a variable, such as MY_SERVER_API_KEY")
+        raise ValueError(
+            "key_variable must be the name of a variable, in capitals, such as MY_SERVER_API_KEY"
+        )
     if variable != provider.key_variables[0] and not base_url:
         setting = "key_variable"
     base_url = base_url or provider.url

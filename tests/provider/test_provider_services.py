@@ -254,6 +254,10 @@ def test_a_server_that_does_not_run_is_passed_over(
         ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "neither intelligent nor"),
         ("[providers.a_key_b]\nbase_url = 'http://localhost:1'", "a provider's name has"),
         ("[providers.ollama]\nmodels = ['m']\nkey_variable = 'MY KEY'", "the name of a variable"),
+        (
+            "[providers.ollama]\nmodels = ['m']\nkey_variable = 'u_pkey7'",
+            "of a variable, in capitals",
+        ),
         ("[providers.groq]\nkey_variable = 'MY_KEY'", "GROQ_API_KEY is its own"),
         ("[providers.ollama]\nmodels = ['m']\npaid = 'no'", "paid is 'no'; it must be true or fa"),
         ("[providers.ollama]\nmodels = ['m']\ntier = 'pro'", "tier is 'pro'; it can be free or pa"),
@@ -284,6 +288,7 @@ def test_a_wrong_table_is_one_line_that_names_it(toml: str, words: str) -> None:
     assert message.startswith(str(Path.cwd() / "arche_magic.toml"))
     assert "\n" not in message
     assert "u:p" not in message
+    assert "u_pkey" not in message
 
 
 def test_a_service_that_is_not_set_up_is_offered() -> None:
