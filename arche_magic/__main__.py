@@ -1,9 +1,11 @@
-"""What every key has left, outside notebooks.
+"""What every key has left, and what is wrong with the configuration, outside notebooks.
 
 python -m arche_magic quota              every route, limit by limit
 python -m arche_magic quota groq         one provider
 python -m arche_magic quota --json       for scripts: the usage summary
 python -m arche_magic quota reset KEY    forget a key's counts and why it is shut
+python -m arche_magic doctor             examine files, keys, models, clock and ledger
+python -m arche_magic doctor --send      and send one short prompt to each model
 """
 
 from __future__ import annotations
@@ -31,13 +33,16 @@ _NO_KEY = (
 # The name of a limit, its meter, and what is used of it.
 _NEEDED_COLUMNS = 3
 # For consoles that cannot show the others.
-_PLAIN = str.maketrans({"█": "#", "░": ".", "·": "-", "…": "."})
+_PLAIN = str.maketrans({"█": "#", "░": ".", "·": "-", "…": ".", "→": ">"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser, quota = _parsers()
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        warnings.showwarning = _warn
+        return _doctor(options.send)
     words, reset = options.words, options.words[:1] == ["reset"]
     if reset and len(words) != 2:
         quota.error("reset takes one KEY, such as groq_key_2" + _labels())
@@ -61,7 +66,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     }
     parser = argparse.ArgumentParser(prog="python -m arche_magic", description=__doc__, **shared)
     parser.add_argument("--version", action="version", version=f"arche_magic {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     quota = commands.add_parser(
         "quota",
         usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
@@ -82,7 +87,24 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         action="store_true",
         help="print the usage summary: provider, key, limit, and what is used of it",
     )
+    doctor = commands.add_parser(
+        "doctor",
+        help="what is wrong with the configuration, and what to do",
+        description="Examine packages, files, addresses, keys, models, clock and ledger. Services "
+        "are asked for their lists of models, which takes nothing from any quota.",
+        epilog="exit status: 0 if nothing is wrong, 1 otherwise",
+    )
+    doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
     return parser, quota
+
+
+def _doctor(send: bool) -> int:
+    from .llm_providers.doctor import examine
+    from .notebook.doctor import text
+
+    findings = examine(send=send)
+    _print(text(findings))
+    return int(any(finding.state == "wrong" for finding in findings))
 
 
 def _show(provider: str | None, as_json: bool) -> int:
@@ -110,7 +132,7 @@ def _show(provider: str | None, as_json: bool) -> int:
 def _table(tracker: Any, provider: str | None) -> str:
     from .llm_providers.attempts import attempt_log
     from .llm_providers.quota.forecast import PACE_SECONDS
-    from .notebook.meters import quota_bundle, shared_notes
+    from .notebook.meters import budget_notes, quota_bundle, shared_notes, without_limits
     from .notebook.outlook import look_ahead
 
     configuration = tracker.configuration
@@ -119,8 +141,12 @@ def _table(tracker: Any, provider: str | None) -> str:
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
     earlier = attempt_log(configuration.store).since(now - PACE_SECONDS)
     ahead = look_ahead(standings, earlier, now, paid).notes()
-    notes = [*ahead, *shared_notes(tracker.shared_keys(), provider)]
-    return quota_bundle(standings, now, notes)["text/plain"]
+    asked = (route for route in configuration.routes() if provider in (None, route.provider))
+    free = without_limits(asked, standings)
+    notes = [*(ahead if standings else []), *free, *budget_notes(tracker.budget())]
+    notes += shared_notes(tracker.shared_keys(), provider)
+    none = "nothing is limited so far"
+    return quota_bundle(standings, now, notes, none)["text/plain"]
 
 
 def _reset(key: str) -> int:

@@ -98,6 +98,9 @@ def test_the_table_is_followed_by_what_the_pace_leads_to(
         (["quota", "reset", "groq_key_1", "--json"], 2, "nothing to show as JSON"),
         (["quota", "reset", "groq_key_9"], 1, "no key is called 'groq_key_9'"),
         (["quota", "grok"], 1, "did you mean 'groq'"),
+        (["doctor", "--help"], 0, "usage: python -m arche_magic doctor [-h] [--send]"),
+        (["doctor"], 0, "nothing wrong"),
+        (["doctor", "groq"], 2, "unrecognized arguments: groq"),
     ],
 )
 def test_the_exit_status_says_what_came_of_it(
@@ -181,3 +184,20 @@ def test_an_unknown_provider_is_one_line(
     """A typing error gets a hint and no traceback."""
     assert main(["quota", "grok"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_doctor_ends_with_1_if_something_is_wrong(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """What is wrong, and what to do, are on standard output; no key is."""
+    sandbox_env.fail("groq_key_2", "unauthorized")
+    done = command("doctor", "--send", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    wrong = next(number for number, line in enumerate(lines) if line.startswith("wrong"))
+    assert "groq_key_2" in lines[wrong]
+    assert lines[wrong + 1].split() == [">", "replace", "it:", "https://console.groq.com/keys"]
+    assert lines[-1] == "1 wrong, 0 to look at"
+    assert not any(
+        value in done.stdout + done.stderr
+        for name, value in sandbox_env.environment().items()
+        if name.endswith(("KEY", "1", "2", "3"))
+    )

@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from arche_magic.llm_providers.catalog import published_providers
-from arche_magic.llm_providers.config import (
-    PROVIDER_SETTINGS,
-    REPLAY_SETTINGS,
-    load_configuration,
-)
+from arche_magic.llm_providers.config import REPLAY_SETTINGS, load_configuration
+from arche_magic.llm_providers.provider_settings import PROVIDER_SETTINGS
 from arche_magic.llm_providers.sources import SETTINGS
 from arche_magic.llm_providers.types import Timeouts
 from arche_magic.notebook.magics import ArcheMagics

@@ -1,4 +1,4 @@
-"""The engine: one interface to Groq, Mistral, Google Gemini and OpenAI, within their limits.
+"""The engine: one interface to Groq, Mistral, Google Gemini, OpenAI and others, in their limits.
 
 It knows nothing of notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
 """
@@ -71,8 +71,8 @@ def get_llm_provider(
 
     Args:
         name: `intelligent` for all routes (`orchestrator` means the same), or one provider
-            (`groq`, `mistral`, `google`, `openai`); None takes `ARCHE_LLM_PROVIDER`, else
-            `intelligent`.
+            (`groq`, `mistral`, `google`, `openai`, or one that the settings add); None takes
+            `ARCHE_LLM_PROVIDER`, else `intelligent`.
         api_key: the only key to use of that one provider, instead of the configured ones.
 
     Raises:
@@ -87,11 +87,11 @@ def get_llm_provider(
             raise ConfigurationError(f"api_key belongs to one provider; {name!r} asks all of them")
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
-        from .config import did_you_mean
+        from .provider_settings import hint_for
 
         known = ["intelligent", *configuration.providers]
         raise ConfigurationError(
-            f"unknown provider {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}"
+            f"unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
         )
     if api_key:
         configuration = orchestrator.with_key(configuration, name, api_key)

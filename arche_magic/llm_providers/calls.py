@@ -12,7 +12,7 @@ from .forks import new_lock
 from .quota_tracker import Hold
 from .types import Completion, Observation, Route, Usage
 
-_adapters: dict[tuple[str, str, str], Adapter] = {}
+_adapters: dict[tuple[object, ...], Adapter] = {}
 _adapters_lock = new_lock()
 # A kernel whose keys or sandboxes come and go all day keeps no connection to those long gone.
 _MOST_ADAPTERS = 256
@@ -21,14 +21,15 @@ _MOST_ADAPTERS = 256
 def adapter_of(route: Route, configuration: Configuration) -> Adapter:
     """The adapter of a key, built once per process: an SDK client costs about 40 ms."""
     provider = configuration.providers[route.provider]
-    identity = (provider.name, route.key.fingerprint, provider.url)
+    periods = provider.header_periods
+    identity = (provider.name, route.key.fingerprint, provider.url, *periods.items())
     # Whoever's adapter is there does not wait until another one's SDK is loaded.
     adapter = _adapters.get(identity)
     if adapter is None:
         with _adapters_lock:
             adapter = _adapters.get(identity)
             if adapter is None:
-                adapter = build_adapter(provider.wire, route.key, provider.url)
+                adapter = build_adapter(provider.wire, route.key, provider.url, periods)
                 if len(_adapters) >= _MOST_ADAPTERS:
                     del _adapters[next(iter(_adapters))]
                 _adapters[identity] = adapter

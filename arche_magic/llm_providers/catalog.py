@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from .addresses import is_loopback
 from .types import PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
 _RULES = ("window", "time_zone", "source")
@@ -35,6 +36,9 @@ class Provider:
         window, time_zone: how its windows turn, for limits that do not say.
         paid: whether its answers cost money.
         key_variables: environment variables that hold its keys; the first is the usual one.
+        prices: USD for a million input, and a million output tokens, where the user says so.
+        header_periods: what `x-ratelimit-*` headers for `requests` and `tokens` count over, where
+            their names do not say.
         services: addresses of the provider itself; requests go to the first.
         base_url: another address for its requests, if one is configured.
         base_url_from: where a file said so, such as `GROQ_BASE_URL in /…/.env`; "" for the
@@ -56,6 +60,8 @@ class Provider:
     paid: bool = False
     text_only: frozenset[str] = frozenset()
     context_windows: Mapping[str, int] = field(default_factory=dict)
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    header_periods: Mapping[str, Period] = field(default_factory=dict)
     window: WindowRule = _DEFAULT_WINDOW
     time_zone: str = "UTC"
     source: str = ""
@@ -65,6 +71,11 @@ class Provider:
         """Where its requests go."""
         return self.base_url or next(iter(self.services), "")
 
+    @property
+    def needs_no_key(self) -> bool:
+        """Whether it is a server of the user's own on this machine, which asks for no key."""
+        return self.name not in published_providers() and is_loopback(self.url)
+
 
 @lru_cache(maxsize=1)
 def published_providers() -> Mapping[str, Provider]:
@@ -72,9 +83,19 @@ def published_providers() -> Mapping[str, Provider]:
 
     A published figure is a starting point: replies replace it.
     """
-    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)["providers"]
-    return {name: _provider(name, entry) for name, entry in table.items()}
+    return {name: _provider(name, entry) for name, entry in _catalog()["providers"].items()}
+
+
+@lru_cache(maxsize=1)
+def known_services() -> Mapping[str, Provider]:
+    """Other services whose address is known, without models; a table in the settings adds one."""
+    entries = _catalog()["services"].items()
+    return {name: _provider(name, {"wire": "openai", "models": (), **e}) for name, e in entries}
+
+
+@lru_cache(maxsize=1)
+def _catalog() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
 
 
 def parse_limits(
@@ -156,7 +177,7 @@ def split_limit_name(name: str) -> tuple[Metric, Period]:
 
 
 def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
-    window, time_zone = entry["window"], entry.get("time_zone", "UTC")
+    window, time_zone = entry.get("window", _DEFAULT_WINDOW), entry.get("time_zone", "UTC")
     limits = {
         model: parse_limits(table, window, time_zone, "published", entry["source"])
         for model, table in entry.get("limits", {}).items()
@@ -172,7 +193,7 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         key_variables=tuple(entry["key_variables"]),
         base_url_variable=entry.get("base_url_variable"),
         services=tuple(entry["services"]),
-        key_page=entry["key_page"],
+        key_page=entry.get("key_page", ""),
         paid=entry["paid"],
         text_only=frozenset(entry.get("text_only", ())),
         context_windows=entry.get("context_windows", {}),

@@ -12,21 +12,22 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from .catalog import Provider, parse_limits, published_providers
+from .catalog import Provider, parse_limits
 from .choices import Choices
 from .env_file import Variables, nearest, tell_of_readers
 from .errors import ConfigurationError
 from .keys import find_keys, numbered_names
 from .keys import label_keys as label_keys
+from .provider_settings import hint_for, read_providers
 from .redaction import without_key_like
 from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
+from .sources import table as _table
 from .trust import check_base_url, own_settings_folder, tell_of_store
-from .types import Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
+from .types import Budget, Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
-PROVIDER_SETTINGS = ("models", "paid", "tier", "base_url")
 REPLAY_SETTINGS = ("mode",)
 DEFAULT_PATIENCE = 30.0
 
@@ -50,6 +51,7 @@ class Configuration:
         replies: the file they are kept in.
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
         preferred_provider: asked before all others, paid or not.
+        budget: the most that paid routes may cost; None if nothing is set.
     """
 
     providers: Mapping[str, Provider]
@@ -65,6 +67,7 @@ class Configuration:
     replies: Path = REPLIES_FILE
     off: frozenset[str] = frozenset()
     preferred_provider: str | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))
@@ -79,7 +82,7 @@ class Configuration:
             return self.providers[name]
         except KeyError:
             raise ConfigurationError(
-                f"unknown provider {name!r}{did_you_mean(name, self.providers)}; "
+                f"unknown provider {name!r}{hint_for(name, self.providers)}; "
                 f"known are {', '.join(self.providers)}"
             ) from None
 
@@ -88,12 +91,17 @@ class Configuration:
         if models is None:
             models = {provider.name: provider.models for provider in self.providers.values()}
         return tuple(
-            Route(provider.name, key, model, provider.paid)
+            self.route(key, model)
             for provider in self.providers.values()
             for model in models.get(provider.name, ())
             for key in self.keys
             if key.provider == provider.name and self.is_on(key, model)
         )
+
+    def route(self, key: Key, model: str) -> Route:
+        """The way to a model with this key."""
+        provider = self.providers[key.provider]
+        return Route(provider.name, key, model, provider.paid, provider.prices.get(model))
 
     def is_on(self, key: Key, model: str) -> bool:
         """Whether neither the key nor the model is switched off."""
@@ -137,9 +145,11 @@ class Configuration:
         if model is None:
             return {name: list(entry.models) for name, entry in asked.items()}
         owners = [name for name, entry in self.providers.items() if model in entry.known_models]
+        prefix, _, rest = model.partition("/")
+        if prefix in asked and rest in asked[prefix].known_models:
+            return {prefix: [rest]}
         if allowed := [name for name in owners if name in asked]:
             return {name: [model] for name in allowed}
-        prefix, _, rest = model.partition("/")
         if prefix in asked and rest and not owners:
             return {prefix: [_full_name(asked[prefix], rest) or rest]}
         short = {name: full for name, entry in asked.items() if (full := _full_name(entry, model))}
@@ -179,6 +189,11 @@ def use_configuration(configuration: Configuration | None) -> None:
     """
     global _current, _choices
     _current, _choices = configuration, Choices()
+
+
+def is_given() -> bool:
+    """Whether the configuration in use was given to `use_configuration`."""
+    return _current is not None
 
 
 def get_choices() -> Choices:
@@ -226,7 +241,7 @@ def load_configuration(
 
 def _build(sources: Sources, home: Path, own: bool) -> Configuration:
     variables, settings = sources.variables, sources.settings
-    providers = _providers(settings, sources.project_file)
+    providers = read_providers(settings, sources.project_file)
     for name, provider in providers.items():
         variable = provider.base_url_variable
         if variable and (url := variables.get(variable)):
@@ -265,6 +280,7 @@ def _build(sources: Sources, home: Path, own: bool) -> Configuration:
         directory=home,
         replay=_replay(variables, settings),
         replies=_replies(variables, store, home, bool(keys)),
+        budget=_budget(_table(settings, "budget")),
     )
 
 
@@ -314,56 +330,6 @@ def _full_name(provider: Provider, model: str) -> str | None:
     return next(ends, None)
 
 
-def _table(settings: Mapping[str, Any], name: str, of: str = "") -> dict[str, Any]:
-    table = settings.get(name, {})
-    if not isinstance(table, dict):
-        raise ValueError(f"{of}{name} is {table!r}; it must be a table")
-    return table
-
-
-def _providers(settings: dict[str, Any], project_file: Path | None) -> dict[str, Provider]:
-    providers = dict(published_providers())
-    tables = _table(settings, "providers")
-    for name in tables:
-        entry = _table(tables, name, "providers.")
-        if name not in providers:
-            raise ValueError(f"[providers.{name}]: unknown provider{did_you_mean(name, providers)}")
-        unknown = set(entry) - set(PROVIDER_SETTINGS)
-        if unknown:
-            raise ValueError(f"[providers.{name}]: unknown setting {sorted(unknown)[0]!r}")
-        listed = entry.get("models", list(providers[name].models))
-        names = listed if isinstance(listed, list) else [None]
-        if not all(isinstance(m, str) and m and m.isprintable() for m in names):
-            raise ValueError(f"[providers.{name}]: models must be a list of model names")
-        models = tuple(listed) or providers[name].models
-        known = providers[name].known_models | set(models)
-        paid = bool(entry.get("paid", providers[name].paid))
-        tier = entry.get("tier", "free")
-        if tier not in ("free", "paid"):
-            raise ValueError(f"[providers.{name}]: tier is {tier!r}; it can be free or paid")
-        base_url, said_in = entry.get("base_url"), f"[providers.{name}] base_url in {project_file}"
-        if not isinstance(base_url, str | None):
-            raise ValueError(f"[providers.{name}]: base_url must be an address")
-        # A paid account's limits are its own: they are learned from its replies.
-        limits = {} if tier == "paid" else providers[name].limits
-        providers[name] = replace(
-            providers[name],
-            models=models,
-            known_models=known,
-            paid=paid,
-            limits=limits,
-            base_url=base_url,
-            base_url_from=said_in if base_url and project_file else "",
-        )
-    order = settings.get("order", list(providers))
-    if not isinstance(order, list):
-        raise ValueError(f"order is {order!r}; it must be a list of provider names")
-    for name in order:
-        if name not in providers:
-            raise ValueError(f"order: unknown provider {name!r}{did_you_mean(name, providers)}")
-    return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
-
-
 def _timeouts(table: Mapping[str, Any]) -> Timeouts:
     known = [entry.name for entry in fields(Timeouts)]
     for name, seconds in table.items():
@@ -373,6 +339,17 @@ def _timeouts(table: Mapping[str, Any]) -> Timeouts:
         if not number or not 0 < seconds < math.inf:
             raise ValueError(f"[timeouts]: {name} is {seconds!r}; it must be seconds, more than 0")
     return Timeouts(**{name: float(seconds) for name, seconds in table.items()})
+
+
+def _budget(table: Mapping[str, Any]) -> Budget | None:
+    known = [entry.name for entry in fields(Budget)]
+    for name, amount in table.items():
+        if name not in known:
+            raise ValueError(f"[budget]: unknown setting {name!r}{did_you_mean(name, known)}")
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        if not number or not 0 <= amount < math.inf:
+            raise ValueError(f"[budget]: {name} is {amount!r}; it must be USD, 0 or more")
+    return Budget(**{name: float(amount) for name, amount in table.items()}) if table else None
 
 
 def _limits(

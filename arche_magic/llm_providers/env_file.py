@@ -93,12 +93,15 @@ def is_trusted(path: Path, directory: Path) -> bool:
 
 def tell_of_readers(path: Path) -> None:
     """Warn if other users of the machine can read a file that holds keys, or change it."""
-    if hasattr(os, "geteuid") and _others_reach(path):
+    if others_reach(path):
         command = f"chmod 600 {shlex.quote(str(path))}"
         tell(f"other users of this machine can read the keys in {path}; run: {command}")
 
 
-def _others_reach(path: Path) -> bool:
+def others_reach(path: Path) -> bool:
+    """Whether other users of the machine can read the file, or change it."""
+    if not hasattr(os, "geteuid"):
+        return False
     try:
         folders = [folder.stat().st_mode for folder in path.resolve().parents]
         file = path.stat()

@@ -25,12 +25,14 @@ class KeyCheck:
         works: True if the key is taken, False if it is refused, None if nobody can tell.
         models: the models it may ask for.
         reason: why it does not work, or why that is not known.
+        clock_ahead: seconds that our clock was ahead of the provider's, if it told the time.
     """
 
     key: Key
     works: bool | None
     models: tuple[str, ...] = ()
     reason: str = ""
+    clock_ahead: float | None = None
 
 
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
@@ -45,16 +47,22 @@ def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
 def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
     provider = tracker.configuration.providers[key.provider]
     adapter = build_adapter(provider.wire, key, provider.url)
-    began = tracker.configuration.clock.time()
+    clock = tracker.configuration.clock
+    began = clock.time()
+
+    def ahead() -> float | None:
+        return None if adapter.served_at is None else clock.time() - adapter.served_at
+
     try:
         models = adapter.models(TIMEOUT)
+        check = KeyCheck(key, True, models, clock_ahead=ahead())
     except AttemptFailed as failure:
         if failure.remedy is not Remedy.REPLACE_KEY:
             reason = "it lists no models" if failure.remedy is Remedy.CHANGE_MODEL else str(failure)
-            return KeyCheck(key, None, reason=reason)
-        tracker.note_check(key, began, str(failure))
-        return KeyCheck(key, False, reason=str(failure))
+            return KeyCheck(key, None, reason=reason, clock_ahead=ahead())
+        check = KeyCheck(key, False, reason=str(failure), clock_ahead=ahead())
     finally:
         adapter.close()
-    tracker.note_check(key, began, None, adapter.account)
-    return KeyCheck(key, True, models)
+    refusal = None if check.works else check.reason
+    tracker.note_check(key, began, refusal, adapter.account if check.works else None)
+    return check

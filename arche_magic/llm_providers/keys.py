@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SESSION = "this session"
 COLAB = "Colab's secrets"
+STAND_IN = "no key needed"
+NO_KEY = "any"
+"""What a server gets for a key that asks for none: SDK and wire want something there."""
 
 _added: tuple[Key, ...] = ()
 # What Colab said when it was asked; "" for a secret that does not exist or is not shared.
@@ -59,6 +62,9 @@ def find_keys(
         replace(key, source=_source(name, sources, in_colab) if own else name)
         for key, name in zip(labelled, names, strict=True)
     ]
+    if not keys and not kept and provider.needs_no_key:
+        stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
+        return [replace(stand_in, source=STAND_IN)]
     return sorted([*keys, *kept], key=lambda key: key.number)
 
 
@@ -98,6 +104,11 @@ def label_keys(
         label = f"{provider}_key_{next(numbers)}"
         labelled.append(Key.of(provider, label, text, accounts.get(label)))
     return tuple(labelled)
+
+
+def is_stand_in(key: Key) -> bool:
+    """Whether it only stands where a server asks for no key."""
+    return key.source == STAND_IN
 
 
 def add_key(configuration: Configuration, provider: str, text: str) -> Key:

@@ -13,13 +13,16 @@ from .types import Route, Usage
 def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
     """USD for what a route spent: 0 on free routes, None where the price is not known.
 
-    Prices are those of the installed genai-prices, a table kept by third parties, not by the
-    providers. Its size makes the first call take about a third of a second; free routes, and calls
-    that spent nothing, do not load it. With `load` false, a table that is not loaded yet counts as
-    a price that is not known.
+    Where the user set no price, prices are those of the installed genai-prices, a table kept by
+    third parties, not by the providers. Its size makes the first call take about a third of a
+    second; free routes, and calls that spent nothing, do not load it. With `load` false, a table
+    that is not loaded yet counts as a price that is not known.
     """
     if not route.paid or not usage.total_tokens:
         return 0.0
+    if route.price:
+        spent = usage.input_tokens * route.price[0] + usage.output_tokens * route.price[1]
+        return spent / 1_000_000
     if not (load or _table.cache_info().currsize):
         return None
     table = _table()

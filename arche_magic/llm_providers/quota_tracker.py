@@ -16,10 +16,12 @@ from typing import Any
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
 from .errors import AttemptFailed, ConfigurationError
+from .prices import cost_usd
 from .quota import failing, ledger, opening, views
 from .quota.books import Books
 from .quota.books import Hold as Hold
-from .quota.ledger import Document
+from .quota.budget import BudgetUse, Purse
+from .quota.ledger import Amounts, Document
 from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
@@ -54,6 +56,8 @@ class QuotaTracker:
         # Unlike others, not the same in a forked child.
         self._jitter = random.SystemRandom()
         self._books = Books(storage, configuration)
+        budget = configuration.budget
+        self._purse = Purse(storage, budget) if budget else None
         take_over_older_counts(storage, configuration)
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
@@ -62,7 +66,14 @@ class QuotaTracker:
             return RouteState(math.inf, "takes no images", 0.0)
         document, provider, limits = self._books.read(route, now)
         amounts = ledger.estimate(document, route.model, request)
-        return opening.route_state(document, provider, route, limits, amounts, now, request.reserve)
+        state = opening.route_state(
+            document, provider, route, limits, amounts, now, request.reserve
+        )
+        if self._purse and route.paid:
+            poor = self._purse.state(_probable_cost(route, amounts, request), now)
+            if poor and poor.opens_at > state.opens_at:
+                return poor
+        return state
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
@@ -87,6 +98,16 @@ class QuotaTracker:
 
         Returns the hold, or, if the route is shut, its state.
         """
+        budget = ""
+        if self._purse and route.paid:
+            now = self._clock.time()
+            document, _, _ = self._books.read(route, now)
+            amounts = ledger.estimate(document, route.model, request)
+            cost = _probable_cost(route, amounts, request)
+            taken = self._purse.hold(cost, now, now + request.timeout + _HOLD_MARGIN_SECONDS)
+            if isinstance(taken, RouteState):
+                return taken
+            budget = taken
 
         def change(kept: Document, provider: Document) -> Hold | RouteState:
             now = self._clock.time()
@@ -109,7 +130,11 @@ class QuotaTracker:
             return hold
 
         result, name = self._books.accounts.update(route.key, change)
-        return replace(result, document=name) if isinstance(result, Hold) else result
+        if isinstance(result, Hold):
+            return replace(result, document=name, budget=budget)
+        if self._purse and budget:
+            self._purse.settle(budget, 0.0, self._clock.time())
+        return result
 
     def settle(
         self,
@@ -146,7 +171,9 @@ class QuotaTracker:
                 ledger.note_answer(document, provider, route, limits, now, hold.at)
             return views.tightest(document["models"][route.model], limits, now)
 
-        return self._books.settle(hold, change)
+        left = self._books.settle(hold, change)
+        uses = self._pay(hold, spent)
+        return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
         """Book a failed attempt as the provider would count it, and close what its remedy says.
@@ -168,7 +195,9 @@ class QuotaTracker:
             failing.close(document, provider, route, limits, failure, now, hold.at, jitter)
             return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
-        return self._books.settle(hold, change)
+        state = self._books.settle(hold, change)
+        self._pay(hold, spent)
+        return state
 
     def note_check(
         self, key: Key, began: float, refusal: str | None, account: str | None = None
@@ -189,6 +218,10 @@ class QuotaTracker:
                 opening.close(entry, refusal, self._clock.time(), None, began)
 
         self._books.accounts.update(key, change)
+
+    def budget(self) -> list[BudgetUse]:
+        """What paid routes have cost of each budget that is set; [] without any."""
+        return self._purse.uses(self._clock.time()) if self._purse else []
 
     def closure(self, key: Key) -> Closure | None:
         """Why none of the key's routes is open, apart from limits that refill; None if any may be.
@@ -283,6 +316,15 @@ class QuotaTracker:
         """
         return self._books.accounts.shared_keys()
 
+    def _pay(self, hold: Hold, spent: Amounts) -> list[BudgetUse]:
+        """Book what a call cost, if it is on a budget; returns what is used of that."""
+        if not self._purse or not hold.budget:
+            return []
+        tokens = (math.ceil(spent.get(name, 0.0)) for name in ("input_tokens", "output_tokens"))
+        usage = Usage(*tokens)
+        self._purse.settle(hold.budget, cost_usd(hold.route, usage), self._clock.time())
+        return self.budget()
+
     def _key(self, label: str) -> Key:
         for key in self.configuration.keys:
             if key.label == label:
@@ -294,10 +336,16 @@ class QuotaTracker:
         routes = list(self.configuration.routes())
         for route in tuple(routes):
             for model in self._books.accounts.read(route.key)[0].get("models", {}):
-                other = Route(route.provider, route.key, model, route.paid)
+                other = self.configuration.route(route.key, model)
                 if other not in routes and self.configuration.is_on(route.key, model):
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]
+
+
+def _probable_cost(route: Route, amounts: Amounts, request: Request) -> float | None:
+    """USD that a request will cost there, as long as its reply may be; None: nobody knows."""
+    longest = max(amounts["output_tokens"], request.max_tokens or 0)
+    return cost_usd(route, Usage(math.ceil(amounts["input_tokens"]), math.ceil(longest)))
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:

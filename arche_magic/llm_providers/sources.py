@@ -18,7 +18,7 @@ from .trust import Trusted, own_settings_folder, read_trusted
 SETTINGS_FILE = "arche_magic.toml"
 SETTINGS = (
     "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
-    "replay", TRUST,
+    "replay", "budget", TRUST,
 )  # fmt: skip
 
 
@@ -94,6 +94,18 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
                 hint = "; keys go into the environment or into .env"
             return {}, f": unknown setting {name!r}{hint}"
     return settings, ""
+
+
+def table(settings: Mapping[str, Any], name: str, of: str = "") -> dict[str, Any]:
+    """A table of the settings, empty if it is not there.
+
+    Raises:
+        ValueError: there is something else in its place.
+    """
+    found = settings.get(name, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"{of}{name} is {found!r}; it must be a table")
+    return found
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -138,12 +138,16 @@ class Location(str):
 
 @dataclass(frozen=True)
 class Route:
-    """Provider, key and model: one way to get an answer."""
+    """Provider, key and model: one way to get an answer.
+
+    `price` is what the user says it costs: USD for a million input, and a million output tokens.
+    """
 
     provider: str
     key: Key
     model: str
     paid: bool = False
+    price: tuple[float, float] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return route_name(self.provider, self.key.label, self.model)
@@ -247,6 +251,14 @@ class Timeouts:
     silence: float = 30.0
     answer: float = 120.0
     total: float = 300.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that paid routes may cost, in USD per day and per month of UTC; None: any amount."""
+
+    per_day: float | None = None
+    per_month: float | None = None
 
 
 @dataclass(frozen=True)

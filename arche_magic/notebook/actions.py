@@ -229,7 +229,13 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         ConfigurationError: there is no such provider, or no key at all.
     """
     from .frames import quota_frame
-    from .meters import quota_bundle, shared_notes, switched_off
+    from .meters import (
+        budget_notes,
+        quota_bundle,
+        shared_notes,
+        switched_off,
+        without_limits,
+    )
     from .outlook import look_ahead
 
     configuration = get_configuration()
@@ -241,6 +247,8 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
     tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
     standings = tracker.standings(provider, now)
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
+    asked = (route for route in configuration.routes() if provider in (None, route.provider))
+    free = without_limits(asked, standings)
     outlook = look_ahead(standings, log.since(now - PACE_SECONDS) or log.session(), now, paid)
     if standings and options.plot and _can_draw():
         from .plots import last_midnight, usage_pictures
@@ -248,14 +256,12 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         since = last_midnight(now)
         used = [a for a in log.since(since) if provider in (None, a.provider)]
         _display_pictures(usage_pictures(used, standings, since, now))
-    elif standings or configuration.off:
-        ahead = outlook.notes() if standings else []
-        off = switched_off(configuration.off)
-        _display(
-            quota_bundle(
-                standings, now, [*ahead, *shared_notes(tracker.shared_keys(), provider), *off]
-            )
-        )
+    elif standings or configuration.off or free:
+        notes = [*(outlook.notes() if standings else []), *free, *budget_notes(tracker.budget())]
+        notes += shared_notes(tracker.shared_keys(), provider)
+        notes += switched_off(configuration.off)
+        none = {"none": "nothing is limited so far"} if free else {}
+        _display(quota_bundle(standings, now, notes, **none))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.spent(), now)
@@ -338,6 +344,21 @@ def keys(text: str) -> pd.DataFrame | None:
         print(shown)
     else:
         _display(shown)
+    return frame
+
+
+def doctor(options: Namespace, text: str) -> pd.DataFrame:
+    """Examine the configuration and show what was found; returns it as a DataFrame.
+
+    Raises:
+        InvalidRequest: there is a text.
+    """
+    from .doctor import doctor as examine
+
+    if text.strip():
+        raise InvalidRequest(f"%llm_doctor takes no text, not {text!r}")
+    bundle, frame = examine(options.send)
+    _display(bundle)
     return frame
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from arche_magic.llm_providers.attempts import Spent
+from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
@@ -153,6 +154,16 @@ def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
     ]
     columns = ["provider", "key", "works", "models", "reason"]
     return pd.DataFrame(records, columns=columns).astype({"works": "boolean"})
+
+
+def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
+    """One row per finding.
+
+    Columns: `state` (`ok`, `look` or `wrong`), `about, found, advice` ("" if there is none).
+    """
+    records = [(one.state, one.about, one.found, one.advice) for one in findings]
+    columns = ["state", "about", "found", "advice"]
+    return pd.DataFrame(records, columns=columns).astype("str")
 
 
 def models_frame(models: Iterable[Model]) -> pd.DataFrame:

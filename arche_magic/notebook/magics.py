@@ -93,7 +93,7 @@ class ArcheMagics(Magics):
         "-p",
         "--provider",
         metavar="PROVIDER",
-        help="Ask only this provider: groq, mistral, google or openai.",
+        help="Ask only this provider: groq, mistral, google, openai, or one of your settings.",
     )
     @argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model.")
     @argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces.")
@@ -358,6 +358,29 @@ class ArcheMagics(Magics):
         if (parsed := actions.parse(self.llm_models, line)) is None:
             return None
         return self.out.shown(actions.models(parsed[1]))
+
+    @no_var_expand
+    @magic_arguments("llm_doctor")
+    @argument("--send", action="store_true", help="Send one short prompt to each model too.")
+    @line_magic
+    def llm_doctor(self, line: str) -> pd.DataFrame | None:
+        """Examine files, addresses, keys, models, clock and ledger, with advice.
+
+        Services are asked for their lists of models, which takes nothing from any quota; with
+        --send a short prompt goes to each model. Returns a DataFrame.
+
+        Usage:
+          %llm_doctor [OPTIONS]
+
+        Examples:
+          %llm_doctor
+          %llm_doctor --send
+        """
+        from . import actions
+
+        if (parsed := actions.parse(self.llm_doctor, line)) is None:
+            return None
+        return self.out.shown(actions.doctor(*parsed))
 
     @no_var_expand
     @magic_arguments("llm_panel")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 
-from arche_magic.llm_providers.types import Standing, in_seconds, route_name
+from arche_magic.llm_providers.types import Route, Standing, in_seconds, route_name
 
 from .tables import notes_html
 
@@ -33,14 +33,17 @@ Limits = Sequence[Standing]
 
 
 def quota_bundle(
-    standings: Sequence[Standing], now: float, notes: Sequence[str] = ()
+    standings: Sequence[Standing],
+    now: float,
+    notes: Sequence[str] = (),
+    none: str = "no route is open to prompts",
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
 
-    `notes` are lines below it: what the present pace leads to, and keys that add no quota.
+    `notes` are lines below it: what the present pace leads to, and keys that add no quota. `none`
+    is said where there is no limit to show.
     """
     if not standings:
-        none = "no route is open to prompts"
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
@@ -87,6 +90,22 @@ def switched_off(off: Iterable[str]) -> list[str]:
     """A line that names the keys and models that are off, if any are."""
     names = ", ".join(sorted(off))
     return [f"Switched off in this session: {names}"] if names else []
+
+
+def budget_notes(uses: Iterable[object]) -> list[str]:
+    """A line on what paid routes have cost of their budget, if there is one."""
+    words = ", ".join(map(str, uses))
+    return [f"Budget of paid routes: {words} (UTC)"] if words else []
+
+
+def without_limits(routes: Iterable[Route], standings: Iterable[Standing]) -> list[str]:
+    """A line per route of which no limit is known."""
+    limited = {(row.provider, row.key, row.model) for row in standings}
+    return [
+        f"{route}: no limit is known"
+        for route in routes
+        if (route.provider, route.key.label, route.model) not in limited
+    ]
 
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:

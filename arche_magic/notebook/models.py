@@ -69,7 +69,7 @@ def _of(provider: Provider) -> Iterable[Model]:
             paid=provider.paid,
             context=provider.context_windows.get(name),
             limits={limit.name: limit.amount for limit in provider.limits.get(name, ())},
-            price=usd_per_million(provider.name, name),
+            price=provider.prices.get(name) or usd_per_million(provider.name, name),
             source=provider.source,
         )
 
@@ -103,8 +103,8 @@ def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, s
     notes = [f"{name}: {providers[name].source}" for name in names]
     if priced:
         notes.append(
-            "USD: for a million tokens, of paying accounts, by the package genai-prices; "
-            "free routes cost nothing"
+            "USD: for a million tokens, of paying accounts, as you set it or by the package "
+            "genai-prices; free routes cost nothing"
         )
     return table_bundle(heads, rows, notes)
 

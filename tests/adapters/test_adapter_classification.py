@@ -6,6 +6,7 @@ The bodies are those of recordings, reports and documentation of 2024 to 2026.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -678,6 +679,23 @@ def test_compatible_services_are_understood_too(
     """By status, code, type or details; by words only where there is nothing else."""
     script.answer(status, body)
     assert fail(build, "openai").remedy is Remedy[remedy]
+
+
+def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build) -> None:
+    """OpenRouter's reset is a moment in milliseconds, in a header or in the body's metadata."""
+    moment = str(round((time.time() + 3600) * 1000))
+    headers = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": moment}
+    plain = error("Rate limit exceeded: free-models-per-day", code=429)
+    told = error(
+        "Rate limit exceeded: free-models-per-day", code=429, metadata={"headers": headers}
+    )
+    for body, sent in ((plain, headers), (told, {})):
+        script.answer(429, body, sent)
+        failure = fail(build, "openai")
+        assert failure.remedy is Remedy.WAIT_FOR_LIMIT
+        assert failure.retry_after == pytest.approx(3600, abs=30)
+    script.answer(429, plain)
+    assert fail(build, "openai").retry_after is None
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -341,3 +341,19 @@ def test_other_dimensions_have_no_name() -> None:
     assert sentence.name is None
     assert sentence.observations == ()
     assert read_sentence("Rate limit exceeded") is None
+
+
+def test_headers_that_name_their_period_need_no_dialect() -> None:
+    """As Cerebras documents them (2026-07); resets are seconds with many decimals."""
+    headers = {
+        "x-ratelimit-limit-requests-day": "14400",
+        "x-ratelimit-remaining-requests-day": "14399",
+        "x-ratelimit-reset-requests-day": "33011.382867097855",
+        "x-ratelimit-limit-tokens-minute": "60000",
+        "x-ratelimit-remaining-tokens-minute": "59000",
+        "x-ratelimit-reset-tokens-minute": "11.382867097854614",
+    }
+    seen = {o.name: o for o in header_observations(headers)}
+    assert set(seen) == {"requests_per_day", "tokens_per_minute"}
+    assert seen["requests_per_day"].remaining == 14_399
+    assert seen["tokens_per_minute"].resets_in == pytest.approx(11.383, abs=0.001)

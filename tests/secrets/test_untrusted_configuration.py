@@ -381,3 +381,71 @@ def test_the_settings_in_the_documentation_are_true() -> None:
     assert blocks
     for block in blocks:
         assert set(tomllib.loads(block)) == {"trust_base_urls"}
+
+
+# --- services that a project's settings add
+
+
+def service(folder: Path, name: str, **settings: str) -> None:
+    lines = [f'{setting} = "{value}"' for setting, value in settings.items()]
+    text = "\n".join([f"[providers.{name}]", 'models = ["m"]', *lines])
+    (folder / "arche_magic.toml").write_text(text)
+
+
+def test_a_service_of_a_project_gets_no_key_without_the_users_word(
+    folder: Path, load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one of its own name nor somebody else's; the message says what to write where."""
+    monkeypatch.setenv("HELPER_API_KEY", "a-key-that-stays-here")
+    service(folder, "helper", base_url=ELSEWHERE)
+    message = refusal(load)
+    assert "[providers.helper] base_url in" in message
+    assert "needs your word: write trust_base_urls" in message
+    service(folder, "helper", base_url=ELSEWHERE, key_variable="GROQ_API_KEY")
+    assert "would send prompts and keys for helper to https://gateway.example" in refusal(load)
+    own_settings.write_text('trust_base_urls = ["https://gateway.example"]')
+    configuration, told = load()
+    assert configuration.providers["helper"].url == ELSEWHERE
+    assert len(told) == 1
+
+
+def test_a_known_service_gets_its_own_key_and_no_other(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address is its own; a key of another provider needs the user's word to go there."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "a-key-of-openrouter")
+    service(folder, "openrouter")
+    assert load()[1] == []
+    service(
+        folder, "second", base_url="https://openrouter.ai/api/v1", key_variable="OPENROUTER_API_KEY"
+    )
+    assert load()[1] == []
+    service(folder, "openrouter", key_variable="GROQ_API_KEY")
+    assert "[providers.openrouter] key_variable in" in refusal(load)
+    service(folder, "openrouter", base_url="https://openrouter.ai.example/api/v1")
+    assert "would send" in refusal(load)
+
+
+def test_nothing_reaches_a_service_that_is_refused(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request is made at all while such a table is there."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HELPER_API_KEY", "a-key-that-stays-here")
+    with echo_server() as elsewhere:
+        port = elsewhere.url.rpartition(":")[2]
+        service(folder, "helper", base_url=f"http://0.0.0.0:{port}/v1")
+        with pytest.raises(ConfigurationError):
+            get_llm_provider().generate("Hello", patience=0)
+        assert elsewhere.received == []
+
+
+def test_the_users_own_settings_may_add_any_service(
+    load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their word counts."""
+    monkeypatch.setenv("HELPER_API_KEY", "a-key-of-the-helper")
+    own_settings.write_text(f'[providers.helper]\nbase_url = "{ELSEWHERE}"\nmodels = ["m"]\n')
+    configuration, told = load()
+    assert configuration.providers["helper"].url == ELSEWHERE
+    assert told == []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 from ..bounded import apart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from ..types import Completion, Key, Request, Timeouts
+    from ..types import Completion, Key, Period, Request, Timeouts
 
 WIRES = {
     "groq": "openai_compatible:GroqAdapter",
@@ -29,7 +29,12 @@ class Adapter(Protocol):
     account: str | None
     """The account the provider's last answer named (organization, project), or None."""
 
-    def __init__(self, key: Key, base_url: str) -> None: ...
+    served_at: float | None
+    """When the last answer was made by the server's own clock, epoch seconds, or None."""
+
+    def __init__(
+        self, key: Key, base_url: str, periods: Mapping[str, Period] | None = None
+    ) -> None: ...
 
     def complete(
         self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
@@ -62,10 +67,13 @@ class Adapter(Protocol):
         ...
 
 
-def build_adapter(wire: str, key: Key, base_url: str) -> Adapter:
+def build_adapter(
+    wire: str, key: Key, base_url: str, periods: Mapping[str, Period] | None = None
+) -> Adapter:
     """The adapter of a wire: `groq`, `openai`, `mistral` or `google`.
 
-    The key goes to the base URL's scheme, host and port, and nowhere else.
+    The key goes to the base URL's scheme, host and port, and nowhere else. `periods` says what
+    headers for `requests` and `tokens` count over where their names do not.
 
     Raises:
         ValueError: the wire is not one of these.
@@ -75,4 +83,4 @@ def build_adapter(wire: str, key: Key, base_url: str) -> Adapter:
     module, _, name = WIRES[wire].partition(":")
     # The module imports the HTTP library.
     adapter = getattr(apart(lambda: import_module(f".{module}", __name__)), name)
-    return cast("Adapter", adapter(key, base_url))
+    return cast("Adapter", adapter(key, base_url, periods))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import apart
 from ..errors import AttemptFailed, Remedy
 from ..redaction import quotes, redacted
-from ..types import Completion, Key, Observation, Request, Timeouts, Usage
+from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
 from .failures import error_fields, event_status, said
 from .formats import formats_of
 from .http import Call, HttpClient, transport_failure
+from .limits import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -51,9 +52,12 @@ class SdkAdapter(ABC):
     # Whether a structured reply can be streamed too; if not, it comes in one piece.
     _streams_json = True
 
-    def __init__(self, key: Key, base_url: str) -> None:
+    def __init__(
+        self, key: Key, base_url: str, periods: Mapping[str, Period] | None = None
+    ) -> None:
         self.account: str | None = None
-        self._key, self._base_url = key, base_url
+        self.served_at: float | None = None
+        self._key, self._base_url, self._periods = key, base_url, periods
         self._formats = formats_of(key.provider, base_url)
         self._http = HttpClient(base_url, key)
         self._sdk: Any = None
@@ -226,6 +230,7 @@ class SdkAdapter(ABC):
         return failure.with_traceback(None)
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
+        self.served_at = parse_date(call.headers.get("date"))
         account = self._account(call, fields)
         # It goes into the ledger, and a server may put there what it likes.
         if account and not quotes(account, self._key.secret()):

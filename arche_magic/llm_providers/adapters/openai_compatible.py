@@ -13,7 +13,13 @@ from .chat import chat_messages, chat_part, mapping
 from .failures import by_status, label, mappings, said
 from .formats import response_format
 from .http import STAND_IN, Call
-from .limits import LimitSentence, header_observations, read_sentence, retry_delay
+from .limits import (
+    LimitSentence,
+    header_observations,
+    parse_duration,
+    read_sentence,
+    retry_delay,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,7 +136,7 @@ class OpenAIAdapter(SdkAdapter):
         return "max_completion_tokens" if self._key.provider == "openai" else "max_tokens"
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
-        return header_observations(call.headers)
+        return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))
@@ -166,7 +172,10 @@ class OpenAIAdapter(SdkAdapter):
                 return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
             if _BAD_KEY.search(message):
                 return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY)
-        return by_status(call, status, fields)
+        failure = by_status(call, status, fields)
+        if status == 429 and failure.retry_after is None:
+            failure.retry_after = _resets_in(call, fields)
+        return failure
 
 
 class GroqAdapter(OpenAIAdapter):
@@ -199,6 +208,17 @@ class GroqAdapter(OpenAIAdapter):
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         match = re.search(r"organization `?(org_\w+)", said(fields, "message"))
         return match[1] if match else None
+
+
+def _resets_in(call: Call, fields: Mapping[str, Any]) -> float | None:
+    """Seconds until OpenRouter's limit is full again: epoch milliseconds, in a header or the body.
+
+    Seen in issues of 2026, with 429s of free models per minute and per day.
+    """
+    told = mapping(mapping(fields.get("metadata")).get("headers"))
+    name = "x-ratelimit-reset"
+    texts = (call.headers.get(name), *(v for n, v in told.items() if n.lower() == name))
+    return parse_duration(str(next(filter(None, texts), "")), time.time())
 
 
 def _limited(call: Call, status: int, sentence: LimitSentence) -> AttemptFailed:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Hold:
     """A reservation on one route, to be settled or failed exactly once.
 
-    `document` is the name of the document it was made in.
+    `document` is the name of the document it was made in, `budget` the hold on the budget, if any.
     """
 
     id: str
@@ -30,6 +30,7 @@ class Hold:
     plain_tokens: float
     at: float
     document: str = ""
+    budget: str = ""
 
 
 class Books:

@@ -12,6 +12,7 @@ from copy import deepcopy
 
 from ..catalog import Provider
 from . import windows
+from .budget import merge_budget
 from .folding import fold, unfold, unfolded
 from .ledger import Amounts, Document, limit_of, stored_limit
 
@@ -25,6 +26,9 @@ def merge_kept(
 ) -> None:
     """`merge` for documents as they are kept in a storage."""
     catalog = providers.get(ours.get("provider") or theirs.get("provider") or "")
+    if "spent" in ours or "held" in ours:
+        merge_budget(before, ours, theirs)
+        return
     if catalog is None:
         # A directory, or what holds for a whole provider.
         merge(before, ours, theirs, now)

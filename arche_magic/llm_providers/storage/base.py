@@ -26,6 +26,11 @@ class LedgerWarning(UserWarning):
 class Storage(Protocol):
     """Named JSON documents."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the documents are kept in this process's memory for now; "" where they should be."""
+        ...
+
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. It is not to be changed."""
         ...

@@ -51,6 +51,7 @@ class JsonFileStorage:
         self._backup = path.with_name(f"{path.name}.backup")
         self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
+        self.trouble = ""
         self._was_there = False
         self._know_nothing()
         tell_of_forks(self)
@@ -306,11 +307,11 @@ class JsonFileStorage:
     def _leave_disk(self, error: OSError) -> None:
         if self._on_disk:
             self._on_disk = False
-            warn_of_folder(
-                self.path.parent,
-                f"the ledger {self.path} cannot be kept ({error.strerror or error}); "
-                "counting in memory until this process ends",
+            self.trouble = (
+                f"cannot be kept ({error.strerror or error}); "
+                "counting in memory until this process ends"
             )
+            warn_of_folder(self.path.parent, f"the ledger {self.path} {self.trouble}")
 
 
 def _read_bytes(path: Path) -> bytes | None:

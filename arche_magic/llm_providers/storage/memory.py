@@ -11,6 +11,8 @@ from .base import Change, Document, T
 class MemoryStorage:
     """Documents of this process only."""
 
+    trouble = ""
+
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
         self._lock = new_rlock()

@@ -181,6 +181,11 @@ class RedisStorage:
     def __repr__(self) -> str:
         return "RedisStorage()"
 
+    @property
+    def trouble(self) -> str:
+        """Why this process counts in memory; "" while Redis answers."""
+        return "it does not answer; counting in memory until it does" if self._away else ""
+
     def begin_child(self) -> None:
         """What another thread was at when the process was forked goes on in the parent alone."""
         self._changing_away = False

@@ -17,7 +17,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Route, Standing, route_name
 
 from ..display import QUIET
-from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off
+from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off, without_limits
 from ..tables import notes_html
 
 _ATTEMPTS = 6
@@ -73,7 +73,11 @@ def table_html(view: View) -> str:
         first = limits[0]
         return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
-    return live_table(view.standings, view.now, is_on) + notes_html(shared_notes(view.shared))
+    notes = [
+        *without_limits(view.configuration.routes(), view.standings),
+        *shared_notes(view.shared),
+    ]
+    return live_table(view.standings, view.now, is_on) + notes_html(notes)
 
 
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
@@ -123,7 +127,8 @@ def snapshot_bundle(view: View) -> dict[str, str]:
         for row in view.standings
         if view.configuration.off.isdisjoint((row.key, f"{row.provider}/{row.model}"))
     ]
-    notes = [*shared_notes(view.shared), *switched_off(view.configuration.off)]
+    free = without_limits(view.configuration.routes(), view.standings)
+    notes = [*free, *shared_notes(view.shared), *switched_off(view.configuration.off)]
     taken = f"{datetime.fromtimestamp(view.now).astimezone():%d %b %Y, %H:%M}"
     return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"])
 

@@ -1,0 +1,303 @@
+"""The configuration examined from end to end: what was found, and what to do about it.
+
+Services are asked for their lists of models, which spends nothing; only `send` spends anything.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from .addresses import is_loopback
+from .catalog import Provider, published_providers
+from .config import Configuration, did_you_mean, get_configuration, is_given
+from .env_file import nearest, others_reach
+from .errors import LLMProviderError
+from .key_checks import KeyCheck, check_keys
+from .keys import is_stand_in
+from .orchestrator import IntelligentLLMOrchestrator
+from .quota_tracker import QuotaTracker, get_quota_tracker
+from .sources import SETTINGS_FILE
+from .trust import own_settings_folder
+from .types import Key, in_seconds, route_name
+
+State = Literal["ok", "look", "wrong"]
+
+SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
+# Services tell the time in whole seconds, and an answer may take some.
+_CLOCK_SECONDS = 10.0
+_PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS, _AT_ONCE = "Reply with the word ok.", 16, 60.0, 4
+_SHOWN_MODELS = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        state: `ok`; `look`, where the user may want to; `wrong`, where something does not work.
+        about: what it is about: a file, a provider, a key's label, a route.
+        found: what is so, in words.
+        advice: what to do, in one sentence; "" if nothing.
+    """
+
+    state: State
+    about: str
+    found: str
+    advice: str = ""
+
+
+def examine(*, send: bool = False) -> list[Finding]:
+    """Examine packages, files, addresses, keys, models, clock and ledger, in this order.
+
+    Keys that are refused are shut from then on, and those that are taken are open again.
+
+    Args:
+        send: also send one short prompt to each model; it counts, and is paid where it costs.
+    """
+    findings = [*_packages(), *_files(Path.cwd())]
+    try:
+        configuration = get_configuration()
+        tracker = get_quota_tracker(configuration)
+    except LLMProviderError as error:
+        return [
+            *findings,
+            Finding("wrong", "settings", str(error), "until that is mended no request is sent"),
+        ]
+    checks = check_keys(configuration.keys, tracker)
+    findings += _missing_keys(configuration)
+    for provider in configuration.providers.values():
+        of_it = [check for check in checks if check.key.provider == provider.name]
+        if of_it:
+            findings.append(_address(provider))
+            findings += (_key(check, provider, tracker) for check in of_it)
+            findings += _models(of_it, provider, configuration)
+    findings += [*_clock(checks), *_ledger(tracker)]
+    findings += (Finding("ok", "budget", str(use)) for use in tracker.budget())
+    if send:
+        findings += _answers(checks, configuration)
+    return findings
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        needs = requires("arche_magic") or []
+        own = version("arche_magic")
+    except PackageNotFoundError:
+        needs, own = [], "from its source"
+    lowest = {m[1]: m[2] for need in needs if (m := re.match(r"([\w-]+)>=([\d.]+)$", need))}
+    found = []
+    for name in SDKS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding("wrong", "packages", f"{name} is missing", f"pip install {name}")
+            continue
+        if name in lowest and _numbers(version(name)) < _numbers(lowest[name]):
+            yield Finding(
+                "wrong",
+                "packages",
+                f"{name} {version(name)} is older than {lowest[name]}",
+                f"pip install --upgrade {name}",
+            )
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "packages", f"arche_magic {own}, Python {python}, {', '.join(found)}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)[:3]]
+
+
+def _files(directory: Path) -> Iterator[Finding]:
+    if is_given():
+        yield Finding("ok", "settings", "given by the program or the sandbox; no file takes part")
+        return
+    env_file = nearest(".env", directory)
+    if env_file is None:
+        yield Finding("ok", ".env", f"none from {directory} upward")
+    elif others_reach(env_file):
+        advice = f"chmod 600 {shlex.quote(str(env_file))}"
+        yield Finding("look", ".env", f"{env_file}, which other users can read", advice)
+    else:
+        yield Finding("ok", ".env", str(env_file))
+    own = own_settings_folder() / SETTINGS_FILE
+    found = nearest(SETTINGS_FILE, directory) or (own if own.is_file() else None)
+    where = str(found) if found else f"none from {directory} upward, nor {own}"
+    yield Finding("ok", SETTINGS_FILE, where)
+
+
+def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
+    owners = {key.provider for key in configuration.keys}
+    without = [p for p in configuration.providers.values() if p.name not in owners]
+    if not owners:
+        first = without[0]
+        advice = (
+            f"set {first.key_variables[0]} in the environment or in .env; free: {first.key_page}"
+        )
+        yield Finding("wrong", "keys", "no API key is configured", advice)
+    built_in = [provider for provider in without if provider.name in published_providers()]
+    if owners and built_in:
+        names = ", ".join(f"{p.name} ({p.key_variables[0]})" for p in built_in)
+        yield Finding("ok", "keys", f"none for {names}")
+    for provider in without:
+        # Whoever wrote a table for it wants to use it.
+        if provider not in built_in:
+            variable = provider.key_variables[0]
+            advice = f"put one into {variable}, in the environment or in .env"
+            yield Finding("look", provider.name, "no key is configured", advice)
+
+
+def _address(provider: Provider) -> Finding:
+    said = f" ({provider.base_url_from})" if provider.base_url_from else ""
+    if provider.url in provider.services:
+        said = ""
+    return Finding("ok", provider.name, f"{provider.url}{said}")
+
+
+def _key(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
+    key = check.key
+    source = key.source if is_stand_in(key) else f"from {key.source}"
+    if check.works is False:
+        advice = f"replace it{f': {provider.key_page}' if provider.key_page else ''}"
+        if is_stand_in(key):
+            advice = f"the server asks for a key: put it into {provider.key_variables[0]}"
+        return Finding("wrong", key.label, f"{check.reason}, {source}", advice)
+    if check.works is None:
+        found = f"not known: {check.reason}, {source}"
+        return Finding("look", key.label, found, _unreached(check, provider))
+    shut = tracker.closure(key)
+    if shut:
+        until = "" if shut.until is None else f", {_when(shut.until, tracker)}"
+        found = f"taken, but shut by the ledger: {shut.reason}"
+        return Finding(
+            "look", key.label, found, f"python -m arche_magic quota reset {key.label}{until}"
+        )
+    shared = tracker.shared_keys().get(key.label)
+    if shared:
+        found = f"works, but shares its account with {shared}"
+        return Finding("look", key.label, found, "it adds no quota; one of an account is enough")
+    return Finding("ok", key.label, f"works, {source}")
+
+
+def _when(until: float, tracker: QuotaTracker) -> str:
+    return f"or wait: it is asked again {in_seconds(until - tracker.configuration.clock.time())}"
+
+
+def _unreached(check: KeyCheck, provider: Provider) -> str:
+    if check.reason == "it lists no models":
+        return "one short prompt tells (--send)"
+    if is_loopback(provider.url):
+        return f"is the server running at {provider.url}?"
+    return "look at the network and its proxy, or try again later"
+
+
+def _models(
+    checks: Iterable[KeyCheck], provider: Provider, configuration: Configuration
+) -> Iterator[Finding]:
+    """Whether what is asked by default is in the service's list; nothing without a list."""
+    working = [check for check in checks if check.works]
+    if not working:
+        return
+    listed = list(dict.fromkeys(model for check in working for model in check.models))
+    about = f"{provider.name} models"
+    if not listed:
+        yield Finding("look", about, "it lists none", "does the server have a model yet?")
+        return
+    asked = [
+        model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
+    ]
+    absent = [model for model in asked if model not in listed]
+    for model in absent:
+        hint = did_you_mean(model, listed).removeprefix("; ")
+        some = ", ".join(listed[:_SHOWN_MODELS]) + (", …" if len(listed) > _SHOWN_MODELS else "")
+        advice = hint or f"name others in [providers.{provider.name}] models; there are {some}"
+        yield Finding("look", about, f"{model} is not among the {len(listed)} it lists", advice)
+    if present := [model for model in asked if model not in absent]:
+        yield Finding("ok", about, f"{', '.join(present)}, of {len(listed)} it lists")
+
+
+def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
+    ahead = [check.clock_ahead for check in checks if check.clock_ahead is not None]
+    if not ahead:
+        yield Finding("ok", "clock", "not compared: no service told the time")
+        return
+    seconds = median(ahead)
+    if abs(seconds) <= _CLOCK_SECONDS:
+        yield Finding("ok", "clock", f"within {_CLOCK_SECONDS:g} s of the services'")
+        return
+    side = "ahead of" if seconds > 0 else "behind"
+    amount = in_seconds(abs(seconds)).removeprefix("in ")
+    advice = "let the system set its time; until then windows seem to turn at the wrong moment"
+    yield Finding("wrong", "clock", f"{amount} {side} the services'", advice)
+
+
+def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
+    place = tracker.configuration.store
+    tracker.storage.update("doctor", lambda document: None)
+    if trouble := tracker.storage.trouble:
+        yield Finding(
+            "wrong", "ledger", f"{place}: {trouble}",
+            "other kernels do not see what this one spends; set ARCHE_QUOTA_STORE to another place",
+        )  # fmt: skip
+        return
+    if "://" in place:
+        lost = ", and ends with this process" if place.startswith("memory:") else ""
+        yield Finding("ok", "ledger", f"{place} answers{lost}")
+        return
+    path = Path(place)
+    size = f", {max(1, path.stat().st_size // 1000):,} kB" if path.exists() else ", still empty"
+    yield Finding("ok", "ledger", f"{path}{size}")
+    for aside in sorted(path.parent.glob(f"{path.stem}.*-*{path.suffix}")):
+        yield Finding(
+            "look", "ledger", f"an earlier one could not be read and is kept as {aside.name}",
+            "delete it if nothing in it is missed",
+        )  # fmt: skip
+
+
+def _answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
+    """What became of one short prompt to each model, with the first key that may work."""
+    keys: dict[str, Key] = {}
+    for check in checks:
+        if check.works is not False:
+            keys.setdefault(check.key.provider, check.key)
+    tried = [
+        (keys[name], model)
+        for name, provider in configuration.providers.items()
+        for model in provider.models
+        if name in keys and configuration.is_on(keys[name], model)
+    ]
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="arche-doctor") as pool:
+        return list(pool.map(lambda pair: _answer(pair[0], pair[1], configuration), tried))
+
+
+def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
+    about = route_name(key.provider, key.label, model)
+    asker = IntelligentLLMOrchestrator(
+        providers=[key.provider],
+        configuration=replace(configuration, keys=(key,), replay="off"),
+    )
+    try:
+        reply = asker.generate(
+            _PROMPT,
+            model=f"{key.provider}/{model}",
+            max_tokens=_PROMPT_TOKENS,
+            patience=0,
+            timeout=_PROMPT_SECONDS,
+        )
+    except LLMProviderError as error:
+        reasons = (attempt.error for attempt in reversed(error.attempts) if attempt.error)
+        opens = error.next_available_at
+        left = opens.timestamp() - configuration.clock.time() if opens else 0.0
+        advice = f"it is asked again {in_seconds(left)}" if left > 0 else ""
+        return Finding("wrong", about, f"no answer: {next(reasons, str(error))}", advice)
+    cost = f", {reply.cost:.6f} USD" if reply.cost else ""
+    found = f"answered in {reply.seconds:.1f} s, {reply.usage.total_tokens} tokens{cost}"
+    return Finding("ok", about, found)

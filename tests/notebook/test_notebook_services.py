@@ -1,0 +1,102 @@
+"""Services that a settings file adds, and the doctor, in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from arche_magic.llm_providers.keys import NO_KEY
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+MODEL = "gpt-4.1-mini"
+
+
+@pytest.fixture
+def server(kernel: Kernel) -> Iterator[Sandbox]:
+    """A server of this machine that asks for no key, in the settings of the kernel's folder."""
+    path = kernel.folder / "arche_magic.toml"
+    with Sandbox(keys={"openai": [NO_KEY]}, limits={"openai": dict.fromkeys(
+        ("requests_per_minute", "requests_per_day", "tokens_per_minute")
+    )}) as sandbox:  # fmt: skip
+        path.write_text(
+            f'[providers.house]\nbase_url = "{sandbox.url}/openai/v1"\nmodels = ["{MODEL}"]\n'
+            f'[providers.house.prices]\n"{MODEL}" = {{ input = 1, output = 2 }}\n'
+        )
+        kernel.run("import os; os.environ['ARCHE_QUOTA_STORE'] = 'memory://services'")
+        yield sandbox
+    path.unlink()
+
+
+def test_a_prompt_goes_there_by_name(kernel: Kernel, server: Sandbox) -> None:
+    """With `-p`; the receipt names it, and no limit, as none is known."""
+    cell = kernel.run("%llm -p house -o answer What is a bucket?")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("answer.provider") == "house"
+    assert kernel.value("answer.cost") > 0
+    receipt = [text for text in cell.data("text/html") if "house · key 1" in text][-1]
+    assert "left" not in receipt
+    assert "· ·" not in receipt
+    kernel.run("%config ArcheMagics.provider = 'house'")
+    assert kernel.run("%llm -q Once more").status == "ok"
+    kernel.run("%config ArcheMagics.provider = ''")
+
+
+def test_tables_have_it(kernel: Kernel, server: Sandbox) -> None:
+    """Keys, models with the price that was set, quota and stats."""
+    kernel.run("%llm -q -p house hi")
+    keys = kernel.run("frame = %llm_keys").data()[0]
+    assert "no key needed" in keys
+    assert kernel.value("frame['open'].tolist()") == [True]
+    kernel.run("frame = %llm_models house")
+    price = "frame[['input_usd_per_million', 'output_usd_per_million']].iloc[0].tolist()"
+    assert kernel.value(price) == [1.0, 2.0]
+    assert "house · key 1 · gpt-4.1-mini: no limit is known" in kernel.run("%llm_quota").data()[0]
+    assert "house · key 1" in kernel.run("%llm_stats").data()[0]
+    assert "works, " in kernel.run("%llm_keys check house_key_1").data()[0]
+    assert "house · key 1" in kernel.run("%llm --dry-run -p house hi").printed
+    assert kernel.run("%llm_why").status == "ok"
+
+
+def test_a_budget_is_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
+    """What was spent of it, and in the receipt what is left."""
+    path = kernel.folder / "arche_magic.toml"
+    path.write_text(f"{path.read_text()}[budget]\nper_day = 2\nper_month = 20\n")
+    cell = kernel.run("%llm -p house hi")
+    assert "of 2.00 USD left today" in cell.data("text/html")[-1]
+    said = kernel.run("%llm_quota").data()[0].splitlines()[-1]
+    assert said.startswith("Budget of paid routes: 0.00 of 2.00 USD spent today, ")
+    assert said.endswith("of 20.00 USD spent this month (UTC)")
+
+
+def test_its_name_is_completed(kernel: Kernel, server: Sandbox) -> None:
+    """And its model, after `-p`."""
+    code = "%llm -p hou"
+    request = kernel.client.complete(code, len(code), reply=True, timeout=20)
+    assert "house" in request["content"]["matches"]
+
+
+def test_the_doctor_shows_a_table_and_returns_a_frame(kernel: Kernel, server: Sandbox) -> None:
+    """States are words, and coloured beside; styles are inline."""
+    cell = kernel.run("frame = %llm_doctor --send")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("list(frame.columns)") == ["state", "about", "found", "advice"]
+    states = kernel.value("dict(zip(frame['about'], frame['state']))")
+    assert states["house_key_1"] == states["house · key 1 · gpt-4.1-mini"] == "ok"
+    text, html = cell.data()[0], cell.data("text/html")[0]
+    assert "answered in" in text
+    assert text.splitlines()[-1] == "nothing wrong"
+    assert "<style" not in html
+    assert ">ok</span>" in html
+    assert "takes no text" in kernel.run("%llm_doctor groq").message
+
+
+def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
+    """Whoever has none is told where to get one."""
+    cell = kernel.run("%llm_doctor")
+    assert cell.status == "ok", cell.error
+    assert "set GROQ_API_KEY" in cell.data()[0]

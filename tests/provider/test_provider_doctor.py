@@ -1,0 +1,237 @@
+"""The doctor: what it finds in a configuration, and what it advises."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from provider_parts import Clock, Start, asked, write_env_file
+
+from arche_magic.llm_providers import get_llm_provider, get_quota_tracker
+from arche_magic.llm_providers.config import load_configuration, use_configuration
+from arche_magic.llm_providers.doctor import SDKS, Finding, examine
+from arche_magic.llm_providers.types import SystemClock
+from arche_magic.sandbox import Sandbox
+
+
+def about(findings: list[Finding], name: str) -> list[Finding]:
+    return [finding for finding in findings if finding.about == name]
+
+
+def only(findings: list[Finding], name: str) -> Finding:
+    (found,) = about(findings, name)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder whose `.env` has the keys of a running sandbox; only its user reads it."""
+    return tmp_path
+
+
+@pytest.fixture
+def sandbox_of_project(project: Path) -> Iterator[Sandbox]:
+    """It gives out two Groq keys and one of OpenAI."""
+    with Sandbox(keys={"groq": 2, "openai": 1}) as sandbox:
+        write_env_file(project, sandbox).chmod(0o600)
+        yield sandbox
+
+
+def test_a_sound_configuration_has_nothing_wrong(
+    sandbox_of_project: Sandbox, project: Path
+) -> None:
+    """Files, addresses, keys, models, clock, ledger, packages are named; nothing is spent."""
+    findings = examine()
+    assert {finding.state for finding in findings} == {"ok"}, findings
+    assert str(project / ".env") in only(findings, ".env").found
+    assert "none from" in only(findings, "arche_magic.toml").found
+    assert only(findings, "groq").found.startswith(f"{sandbox_of_project.url}/groq (GROQ_BASE_URL")
+    key = only(findings, "groq_key_2")
+    assert key.found == f"works, from GROQ_API_KEY_2 in {project / '.env'}"
+    assert only(findings, "openai models").found.startswith("gpt-4.1-mini, of ")
+    assert "within" in only(findings, "clock").found
+    assert "llm_quota_tracker.json" in only(findings, "ledger").found
+    assert all(name in only(findings, "packages").found for name in SDKS)
+    assert "mistral (MISTRAL_API_KEY), google" in only(findings, "keys").found
+    assert sandbox_of_project.requests == ()
+
+
+def test_sending_asks_each_model_once(sandbox_of_project: Sandbox) -> None:
+    """It is booked like any other prompt; a model that does not answer is named with the reason."""
+    Path("arche_magic.toml").write_text(
+        '[providers.groq]\nmodels = ["openai/gpt-oss-20b", "no-such-model"]\n'
+    )
+    findings = examine(send=True)
+    answered = only(findings, "groq · key 1 · gpt-oss-20b")
+    assert answered.state == "ok"
+    assert "answered in" in answered.found
+    assert "USD" not in answered.found
+    assert "USD" in only(findings, "openai · key 1 · gpt-4.1-mini").found
+    silent = only(findings, "groq · key 1 · no-such-model")
+    assert silent.state == "wrong"
+    assert "model" in silent.found
+    assert "(404" in silent.found
+    assert asked(sandbox_of_project).count("openai") == 1
+    summary = get_quota_tracker().get_usage_summary("openai")["openai"]["openai_key_1"]
+    assert summary["requests_per_day"]["used"] > 0
+
+
+def test_a_refused_key_is_shut_and_said_to_be_replaced(sandbox_of_project: Sandbox) -> None:
+    """The page where keys are made is named; once it works again it is open again."""
+    sandbox_of_project.fail("groq_key_1", "unauthorized")
+    finding = only(examine(), "groq_key_1")
+    assert finding.state == "wrong"
+    assert "key refused (401" in finding.found
+    assert finding.advice == "replace it: https://console.groq.com/keys"
+    assert get_llm_provider("groq").generate("Hello").key == "groq_key_2"
+    assert only(examine(), "groq_key_1").state == "ok"
+
+
+def test_an_account_without_credit_is_named(sandbox_of_project: Sandbox) -> None:
+    """The key is taken, and its account is shut all the same."""
+    sandbox_of_project.fail("openai", "no_credit")
+    with pytest.raises(Exception, match="no credit"):
+        get_llm_provider("openai").generate("Hello", patience=0)
+    finding = only(examine(), "openai_key_1")
+    assert finding.state == "look"
+    assert "no credit left" in finding.found
+    assert "quota reset openai_key_1" in finding.advice
+
+
+def test_keys_of_one_account_are_told(project: Path, sandbox_of_project: Sandbox) -> None:
+    """The second adds no quota."""
+    Path("arche_magic.toml").write_text('[accounts]\ngroq_key_1 = "team"\ngroq_key_2 = "team"\n')
+    finding = only(examine(), "groq_key_2")
+    assert finding.state == "look"
+    assert "shares its account with groq_key_1" in finding.found
+
+
+def test_a_model_that_is_not_listed_is_offered_the_nearest(sandbox_of_project: Sandbox) -> None:
+    """Before a prompt fails on it."""
+    Path("arche_magic.toml").write_text('[providers.groq]\nmodels = ["openai/gpt-oss-120"]\n')
+    finding = only(examine(), "groq models")
+    assert finding.state == "look"
+    assert finding.advice == "did you mean 'openai/gpt-oss-120b'?"
+
+
+def test_a_server_that_does_not_run_is_asked_about() -> None:
+    """One of this machine is probably not started."""
+    gone = Sandbox(keys={"openai": ["any"]}).start()
+    address = f"{gone.url}/openai/v1"
+    gone.stop()
+    Path("arche_magic.toml").write_text(
+        f'[providers.ollama]\nbase_url = "{address}"\nmodels = ["m"]\n'
+    )
+    finding = only(examine(), "ollama_key_1")
+    assert finding.state == "look"
+    assert "no connection" in finding.found
+    assert finding.advice == f"is the server running at {address}?"
+
+
+def test_a_local_server_that_wants_a_key_says_which_variable() -> None:
+    """Though usually none is needed there."""
+    with Sandbox(keys={"openai": ["the-key-it-asks-for"]}) as sandbox:
+        Path("arche_magic.toml").write_text(
+            f'[providers.vllm]\nbase_url = "{sandbox.url}/openai/v1"\nmodels = ["m"]\n'
+        )
+        finding = only(examine(), "vllm_key_1")
+    assert finding.state == "wrong"
+    assert finding.advice == "the server asks for a key: put it into VLLM_API_KEY"
+
+
+def test_a_service_of_the_settings_without_a_key_is_named() -> None:
+    """Whoever wrote its table wants to use it."""
+    Path("arche_magic.toml").write_text('[providers.deepseek]\nmodels = ["deepseek-flash"]\n')
+    findings = examine()
+    assert only(findings, "deepseek").advice.startswith("put one into DEEPSEEK_API_KEY")
+    assert only(findings, "keys").state == "wrong"
+    assert "set GROQ_API_KEY" in only(findings, "keys").advice
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(3600.0, "ahead of"), (-3600.0, "behind")])
+def test_a_wrong_clock_is_found_by_what_the_services_say(
+    start: Start, ahead: float, words: str
+) -> None:
+    """They date their answers."""
+
+    class Wrong(SystemClock):
+        def time(self) -> float:
+            return super().time() + ahead
+
+    start(keys={"groq": 1}, settings={"clock": Wrong()})
+    finding = only(examine(), "clock")
+    assert finding.state == "wrong"
+    assert finding.found.startswith(("60 min", "61 min"))
+    assert words in finding.found
+
+
+def test_a_ledger_that_cannot_be_kept_is_wrong(
+    sandbox_of_project: Sandbox, monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
+    """Where its folder should be there is a file."""
+    (project / "file").write_text("")
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", str(project / "file" / "ledger.json"))
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        finding = only(examine(), "ledger")
+    assert finding.state == "wrong"
+    assert "counting in memory" in finding.found
+    assert "ARCHE_QUOTA_STORE" in finding.advice
+
+
+def test_a_ledger_that_was_kept_aside_is_shown(sandbox_of_project: Sandbox, project: Path) -> None:
+    """It may hold what somebody misses."""
+    store = project / "outputs" / "llm_quota_tracker.json"
+    store.parent.mkdir()
+    store.write_text("no ledger at all")
+    with pytest.warns(UserWarning, match="damaged"):
+        examine()
+    found = about(examine(), "ledger")
+    assert [finding.state for finding in found] == ["ok", "look"]
+    assert ".damaged-" in found[1].found
+
+
+def test_a_file_that_others_read_gets_its_command(
+    sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where they can come to it: the folders of tests are closed to them."""
+    (project / ".env").chmod(0o644)
+    assert only(examine(), ".env").state == "ok"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder).resolve() / ".env"
+        path.write_text((project / ".env").read_text())
+        path.chmod(0o644)
+        monkeypatch.chdir(folder)
+        with pytest.warns(UserWarning, match="other users"):
+            finding = only(examine(), ".env")
+        monkeypatch.chdir(project)
+    assert finding.state == "look"
+    assert finding.advice == f"chmod 600 {path}"
+
+
+def test_wrong_settings_are_a_finding_and_no_error() -> None:
+    """The rest that can be looked at is shown all the same."""
+    Path("arche_magic.toml").write_text("[providers.grok]\nmodels = ['x']")
+    findings = examine()
+    assert findings[-1].state == "wrong"
+    assert "did you mean 'groq'" in findings[-1].found
+    assert only(findings, "packages")
+
+
+def test_a_given_configuration_is_said_to_be(start: Start, clock: Clock) -> None:
+    """Files take no part in it."""
+    start(keys={"groq": 1})
+    findings = examine()
+    assert "given by the program" in only(findings, "settings").found
+    assert about(findings, ".env") == []
+
+
+def test_kept_replies_do_not_answer_the_doctor(sandbox_of_project: Sandbox, project: Path) -> None:
+    """Whether a model answers is asked of the model."""
+    use_configuration(replace(load_configuration(directory=project), replay="keep"))
+    examine(send=True)
+    examine(send=True)
+    assert asked(sandbox_of_project).count("openai") == 2

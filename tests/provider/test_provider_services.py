@@ -1,0 +1,359 @@
+"""Services that are not built in: a table of the settings each, and everything works with them.
+
+The sandbox's OpenAI wire stands for such a service, at an address of this machine.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider_parts import asked
+
+from arche_magic.llm_providers import (
+    ConfigurationError,
+    IntelligentLLMOrchestrator,
+    NoRouteAvailable,
+    get_llm_provider,
+    get_model_for_provider,
+    get_quota_tracker,
+)
+from arche_magic.llm_providers.catalog import known_services
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.keys import NO_KEY
+from arche_magic.sandbox import Sandbox
+
+ROOT = Path(__file__).parents[2]
+MODEL = "gpt-4.1-mini"
+Serve = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a server that takes these keys."""
+    started: list[Sandbox] = []
+
+    def begin(*keys: str, **options: Any) -> Sandbox:
+        sandbox = Sandbox(keys={"openai": list(keys)}, **options).start()
+        started.append(sandbox)
+        return sandbox
+
+    yield begin
+    for sandbox in started:
+        sandbox.stop()
+
+
+def settle(sandbox: Sandbox, more: str = "", name: str = "my-server") -> None:
+    """Write a settings file with a table for a server."""
+    Path("arche_magic.toml").write_text(
+        f'[providers.{name}]\nbase_url = "{sandbox.url}/openai/v1"\nmodels = ["{MODEL}"]\n{more}\n'
+    )
+
+
+def limits(name: str = "my-server") -> dict[str, tuple[float, str]]:
+    """Amount and evidence of each limit that the ledger knows of."""
+    return {row.limit: (row.amount, row.evidence) for row in get_quota_tracker().standings(name)}
+
+
+# --- keys
+
+
+def test_a_service_of_the_settings_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are numbered and labelled as everybody's; the reply says who it was."""
+    settle(serve("first-of-two-keys", "second-of-two-keys"))
+    monkeypatch.setenv("MY_SERVER_API_KEY", "first-of-two-keys")
+    monkeypatch.setenv("MY_SERVER_API_KEY_7", "second-of-two-keys")
+    assert [key.label for key in get_configuration().keys] == ["my-server_key_1", "my-server_key_2"]
+    provider = get_llm_provider("my-server")
+    replies = [provider.generate(f"Prompt {n}") for n in range(2)]
+    assert {reply.key for reply in replies} == {"my-server_key_1", "my-server_key_2"}
+    assert {(reply.provider, reply.model) for reply in replies} == {("my-server", MODEL)}
+    assert get_model_for_provider("my-server") == MODEL
+    assert provider.get_stats()["provider_calls"] == {"my-server": 2}
+    assert "".join(provider.stream("Once more")) != ""
+
+
+def test_a_key_may_be_in_a_variable_of_another_name(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`key_variable` names it; numbers go behind it."""
+    settle(serve("a-key-of-the-house"), 'key_variable = "HOUSE_TOKEN"')
+    monkeypatch.setenv("HOUSE_TOKEN_2", "a-key-of-the-house")
+    reply = get_llm_provider("my-server").generate("Hello")
+    assert reply.key == "my-server_key_1"
+    assert get_configuration().keys[0].source == "HOUSE_TOKEN_2 in the environment"
+
+
+def test_a_server_of_this_machine_needs_no_key(serve: Serve) -> None:
+    """It is there as soon as the table is, is free, and has no limit until one is told."""
+    settle(serve(NO_KEY))
+    (key,) = get_configuration().keys
+    assert (key.label, key.source) == ("my-server_key_1", "no key needed")
+    assert limits() == {}
+    reply = get_llm_provider().generate("Hello")
+    assert (reply.provider, reply.cost) == ("my-server", 0.0)
+
+
+def test_a_server_of_this_machine_may_ask_for_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is there is sent; without it the server's refusal is reported."""
+    settle(serve("the-key-it-asks-for"))
+    with pytest.raises(NoRouteAvailable, match=r"key refused \(401"):
+        get_llm_provider("my-server").generate("Hello")
+    monkeypatch.setenv("MY_SERVER_API_KEY", "the-key-it-asks-for")
+    assert get_llm_provider("my-server").generate("Hello").key == "my-server_key_1"
+
+
+def test_a_service_elsewhere_needs_a_key() -> None:
+    """The message names its variable."""
+    Path("arche_magic.toml").write_text(
+        '[providers.far]\nbase_url = "https://far.example/v1"\nmodels = ["m"]\n'
+    )
+    with pytest.raises(ConfigurationError, match="Set FAR_API_KEY in the environment"):
+        get_llm_provider("far").generate("Hello")
+
+
+# --- limits
+
+
+def test_limits_are_learned_from_its_headers(serve: Serve) -> None:
+    """What the reply tells is in the ledger, and shown as such."""
+    limit = {"openai": {"requests_per_minute": 7, "requests_per_day": None}}
+    sandbox = serve(NO_KEY, limits=limit)
+    settle(sandbox)
+    provider = get_llm_provider("my-server")
+    provider.generate("Hello")
+    assert limits()["requests_per_minute"] == (7, "header")
+    assert limits()["tokens_per_minute"][1] == "header"
+
+
+def test_a_limit_that_is_reached_is_waited_for_or_goes_to_the_next(serve: Serve) -> None:
+    """Its own refusal shuts the route, as those of the others do."""
+    settle(serve(NO_KEY, limits={"openai": {"requests_per_minute": 1, "requests_per_day": None}}))
+    provider = get_llm_provider("my-server")
+    provider.generate("Hello")
+    with pytest.raises(NoRouteAvailable, match=r"my-server · key 1 · gpt-4\.1-mini opens in"):
+        provider.generate("Hello", patience=0)
+
+
+def test_limits_can_be_set(serve: Serve) -> None:
+    """By the same table as for the others."""
+    settle(serve(NO_KEY), "[limits.my-server]\nrequests_per_hour = 2")
+    assert limits() == {"requests_per_hour": (2, "configured")}
+    provider = get_llm_provider("my-server")
+    provider.generate("One")
+    provider.generate("Two")
+    with pytest.raises(NoRouteAvailable, match="opens in"):
+        provider.generate("Three", patience=0)
+
+
+def test_headers_without_a_period_count_over_what_the_settings_say(serve: Serve) -> None:
+    """`limit_headers` is the service's dialect."""
+    settle(serve(NO_KEY), 'limit_headers = { requests = "hour" }')
+    get_llm_provider("my-server").generate("Hello")
+    assert limits()["requests_per_hour"] == (500, "header")
+
+
+# --- order, price
+
+
+def test_it_is_asked_after_the_four_or_where_the_order_says(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free before paid, then the order; a paying one comes after what is free."""
+    with Sandbox(keys={"groq": 1, "openai": ["a-paying-key", NO_KEY]}) as sandbox:
+        for name, value in sandbox.environment().items():
+            if name != "OPENAI_API_KEY_2":
+                monkeypatch.setenv(name, value)
+        settle(sandbox)
+        assert list(get_configuration().providers)[-1] == "my-server"
+        assert get_llm_provider().generate("Hello").provider == "groq"
+        sandbox.fail("groq", "server_error", times=None)
+        assert get_llm_provider().generate("Hello").provider == "my-server"
+        settle(sandbox, "paid = true")
+        assert get_llm_provider().generate("Hello").provider == "openai"
+        toml = Path("arche_magic.toml").read_text()
+        Path("arche_magic.toml").write_text(f'order = ["my-server", "groq"]\n{toml}')
+        assert get_llm_provider().generate("Hello").provider == "my-server"
+
+
+def test_a_preferred_one_comes_first(serve: Serve) -> None:
+    """By name, as every provider."""
+    settle(serve(NO_KEY))
+    provider = IntelligentLLMOrchestrator(preferred_provider="my-server")
+    assert provider.generate("Hello").provider == "my-server"
+
+
+def test_a_service_elsewhere_counts_as_paid_unless_the_settings_say_otherwise() -> None:
+    """No money is spent on a guess."""
+    table = '[providers.far]\nbase_url = "https://far.example/v1"\nmodels = ["m"]\n'
+    Path("arche_magic.toml").write_text(table)
+    assert get_configuration().providers["far"].paid
+    Path("arche_magic.toml").write_text(f"{table}paid = false")
+    assert not get_configuration().providers["far"].paid
+
+
+def test_the_price_of_the_settings_is_what_a_reply_costs(serve: Serve) -> None:
+    """USD for a million tokens, input and output; a model without one costs nobody knows what."""
+    settle(
+        serve(NO_KEY),
+        f'[providers.my-server.prices]\n"{MODEL}" = {{ input = 2, output = 8.5 }}',
+    )
+    provider = get_llm_provider("my-server")
+    reply = provider.generate("Hello")
+    usage = reply.usage
+    expected = (2 * usage.input_tokens + 8.5 * usage.output_tokens) / 1_000_000
+    assert reply.cost == pytest.approx(expected)
+    assert reply.attempts[-1].cost_usd == pytest.approx(expected)
+    assert provider.preview("Hello").cost > 0
+    assert provider.generate("Hello", model="my-server/gpt-4o-mini").cost is None
+
+
+# --- trouble
+
+
+def test_a_server_that_does_not_run_is_passed_over(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is on the attempt; alone, it is the error."""
+    gone = Sandbox(keys={"openai": [NO_KEY]}).start()
+    settle(gone)
+    gone.stop()
+    with pytest.raises(NoRouteAvailable, match="no connection"):
+        get_llm_provider("my-server").generate("Hello", patience=0)
+    there = serve("another-key")
+    for name, value in there.environment().items():
+        monkeypatch.setenv(name, value)
+    assert get_llm_provider().generate("Hello", patience=0).provider == "openai"
+    assert asked(there) == ["openai"]
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("[providers.olama]\nmodels = ['m']", "did you mean 'ollama'?; another service needs"),
+        ("[providers.mine]\nmodels = ['m']", "unknown provider; another service needs its base_ur"),
+        ("[providers.mine]\nbase_url = 'http://localhost:1/v1'", "models is missing; write models"),
+        ("[providers.ollama]\nmodels = []", "models is missing"),
+        ("[providers.ollama]\nmodel = ['m']", "unknown setting 'model'; did you mean 'models'?"),
+        ("[providers.ollama]\nmodels = 'm'", "models must be a list of model names"),
+        ("[providers.ollama]\nsecret_key = 'x'", "'secret_key'; keys go into the environment"),
+        ("[providers.mine]\nbase_url = 'localhost:1'", "base_url is no address such as https://"),
+        ("[providers.mine]\nbase_url = 'http://u:p@localhost'", "without a user name or password"),
+        ("[providers.mine]\nbase_url = 7", "base_url must be an address"),
+        (
+            "[providers.mine]\nbase_url = 'http://localhost:1/v1/chat/completions'",
+            "base_url goes without /chat/completions",
+        ),
+        ("[providers.Mine]\nbase_url = 'http://localhost:1'", "has small letters, digits, - and _"),
+        ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "neither intelligent nor"),
+        ("[providers.a_key_b]\nbase_url = 'http://localhost:1'", "a provider's name has"),
+        ("[providers.ollama]\nmodels = ['m']\nkey_variable = 'MY KEY'", "the name of a variable"),
+        (
+            "[providers.ollama]\nmodels = ['m']\nkey_variable = 'u_pkey7'",
+            "of a variable, in capitals",
+        ),
+        ("[providers.groq]\nkey_variable = 'MY_KEY'", "GROQ_API_KEY is its own"),
+        ("[providers.ollama]\nmodels = ['m']\npaid = 'no'", "paid is 'no'; it must be true or fa"),
+        ("[providers.ollama]\nmodels = ['m']\ntier = 'pro'", "tier is 'pro'; it can be free or pa"),
+        ("[providers.ollama]\nmodels = ['m']\nprices = 3", "prices is 3; it must be a table"),
+        ("[providers.ollama]\nmodels = ['m']\nprices.m = 3", "must be { input = …, output = … }"),
+        (
+            "[providers.ollama]\nmodels = ['m']\nprices.m = { input = -1, output = 2 }",
+            "-1 is no amount of USD",
+        ),
+        (
+            "[providers.ollama]\nmodels = ['m']\nlimit_headers = { requests = 'days' }",
+            "requests is 'days'; did you mean 'day'?; it can be second, minute",
+        ),
+        (
+            "[providers.ollama]\nmodels = ['m']\nlimit_headers = { words = 'day' }",
+            "unknown part 'words'; there are requests and tokens",
+        ),
+        ("order = ['ollama']", "a table [providers.ollama] with its models in arche_magic.toml"),
+    ],
+)
+def test_a_wrong_table_is_one_line_that_names_it(toml: str, words: str) -> None:
+    """The file, the table, what is wrong, and what may have been meant."""
+    Path("arche_magic.toml").write_text(toml)
+    with pytest.raises(ConfigurationError) as caught:
+        get_llm_provider()
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith(str(Path.cwd() / "arche_magic.toml"))
+    assert "\n" not in message
+    assert "u:p" not in message
+    assert "u_pkey" not in message
+
+
+def test_a_service_that_is_not_set_up_is_offered() -> None:
+    """Whoever asks for one by name learns what adds it."""
+    for ask in (get_llm_provider, get_model_for_provider):
+        with pytest.raises(ConfigurationError, match=r"a table \[providers.ollama\] with its mode"):
+            ask("ollama")
+
+
+# --- names of models
+
+
+def test_a_model_goes_to_the_provider_before_its_slash(serve: Serve) -> None:
+    """A broker's names look like `provider/model` of others, who keep theirs."""
+    Path("arche_magic.toml").write_text(
+        f'[providers.openrouter]\nmodels = ["openai/{MODEL}", "vendor/model:free"]\n'
+    )
+    resolve = get_configuration().resolve_model
+    assert resolve(f"openai/{MODEL}") == {"openai": [MODEL]}
+    assert resolve(f"openrouter/openai/{MODEL}") == {"openrouter": [f"openai/{MODEL}"]}
+    assert resolve(f"openai/{MODEL}", "openrouter") == {"openrouter": [f"openai/{MODEL}"]}
+    assert resolve("vendor/model:free") == {"openrouter": ["vendor/model:free"]}
+
+
+# --- the services whose address is known, and the page about them
+
+
+@pytest.mark.parametrize("name", known_services())
+def test_a_known_service_needs_its_models_alone(
+    name: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Address and variable are those of its documents; with another address it works the same."""
+    Path("arche_magic.toml").write_text(f'[providers.{name}]\nmodels = ["{MODEL}"]\n')
+    service = get_configuration().providers[name]
+    assert service.url == known_services()[name].services[0]
+    assert re.search(r"\b20\d\d\b", service.source), "read when?"
+    sandbox = serve("a-key-of-the-service")
+    settle(sandbox, name=name)
+    monkeypatch.setenv(service.key_variables[0], "a-key-of-the-service")
+    reply = get_llm_provider(name).generate("Hello", patience=0)
+    assert (reply.provider, reply.model) == (name, MODEL)
+
+
+def examples() -> list[str]:
+    """The settings on the page."""
+    page = (ROOT / "docs" / "services.md").read_text("utf-8")
+    return re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("example", examples())
+def test_an_example_of_the_page_works(
+    example: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is accepted as it stands; at the server's address each of its models is asked for."""
+    settings = tomllib.loads(example)
+    Path("arche_magic.toml").write_text(example)
+    known = get_configuration().providers
+    sandbox = serve("a-key-of-the-service")
+    for name in settings.get("providers", {}):
+        variable = known[name].key_variables[0]
+        monkeypatch.setenv(variable, "a-key-of-the-service")
+        moved = re.sub(r"(?m)^base_url = .*$", "", example).replace(
+            f"[providers.{name}]\n", f'[providers.{name}]\nbase_url = "{sandbox.url}/openai/v1"\n'
+        )
+        Path("arche_magic.toml").write_text(moved)
+        reply = get_llm_provider(name).generate("Hello", model=f"{name}/{MODEL}")
+        assert reply.provider == name
+        monkeypatch.delenv(variable)
