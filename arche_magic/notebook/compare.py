@@ -23,7 +23,7 @@ from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
 from arche_magic.llm_providers.types import Message, in_seconds, route_name
 
-from .display import QUIET, CellInterrupted, Pace, Place
+from .display import QUIET, CellInterrupted, Pace, Place, attempt_lines
 from .markup import as_html
 from .preview import price_text
 
@@ -245,11 +245,11 @@ class _Columns:
             self._print(everything=True)
         else:
             attempts = [
-                attempt.to_dict()
+                attempt
                 for column in self._columns
                 for attempt in (column.reply or column.error or LLMProviderError("")).attempts
             ]
-            self._place.draw(self._bundle(), {"arche_magic": {"attempts": attempts}})
+            self._place.draw(self._bundle(), {"arche_magic": {"attempts": attempt_lines(attempts)}})
 
     def _print(self, everything: bool = False) -> None:
         for column in self._columns[self._printed :]:

@@ -284,11 +284,15 @@ def _metadata(ended: Ended | None) -> dict[str, Any]:
 
 
 def _course(ended: Reply | Ended) -> dict[str, Any]:
-    # As text: a saved notebook would give each of their values a line of its own.
     return {
-        "attempts": [_one_line(told(attempt)) for attempt in ended.attempts],
+        "attempts": attempt_lines(ended.attempts),
         "decisions": [_one_line(decision.to_dict()) for decision in ended.decisions],
     }
+
+
+def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
+    """Each attempt as a line of JSON: a saved notebook would part a mapping into many."""
+    return [_one_line(told(attempt)) for attempt in attempts]
 
 
 def _one_line(values: dict[str, Any]) -> str:
