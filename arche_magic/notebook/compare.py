@@ -21,6 +21,7 @@ from arche_magic.llm_providers.errors import (
 )
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
+from arche_magic.llm_providers.stopping import stopped_by
 from arche_magic.llm_providers.types import Message, in_seconds, route_name
 
 from .display import QUIET, CellInterrupted, Pace, Place, attempt_lines
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("provider", "key", "model", "reply", "tokens", "seconds", "cost_usd", "error")
 _MOST = 8
 # Seconds that an interrupted cell waits for its calls to be booked; they end by themselves.
-_FAREWELL = 0.5
+_FAREWELL = 0.25
 _ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
 # Columns share the width; one that would become narrower than this goes to the next line.
 _COLUMN = (
@@ -122,12 +123,16 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
 
     def ask(number: int, request: dict[str, Any]) -> None:
         try:
-            events = llm.events([message], **request)
-            while not stop.is_set():
-                happened.put((number, next(events)))
-            events.close()
+            with stopped_by(stop):
+                events = llm.events([message], **request)
+                while not stop.is_set():
+                    happened.put((number, next(events)))
+                events.close()
         except StopIteration as end:
             happened.put((number, end.value))
+        except KeyboardInterrupt:
+            # It was stopped, and nobody waits for more.
+            return
         except Exception as error:  # noqa: BLE001  # a column's error is told in its place
             happened.put((number, error))
 

@@ -71,7 +71,7 @@ ALLOWED = {
     },
     "bounded": set(),
     "forks": set(),
-    "adapters": {"addresses", "bounded", "errors", "redaction", "types"},
+    "adapters": {"addresses", "bounded", "errors", "redaction", "stopping", "types"},
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "doctor": {
@@ -81,6 +81,7 @@ ALLOWED = {
     "attempts": {"forks", "storage", "reply", "types", "routing?"},
     "replies": {"forks", "storage", "reply", "types"},
     "records": set(),
+    "stopping": set(),
     "replay": {"bounded", "replies", "errors", "records", "reply", "types"},
     "routing": {"quota.opening", "records", "types"},
     "images": {"errors", "types"},
@@ -117,6 +118,7 @@ PUBLIC = {
             "records",
             "replies",
             "reply",
+            "stopping",
         )
     ),
 }

@@ -325,7 +325,7 @@ def test_nothing_foreign_acts_in_the_panel(kernel: Kernel, page: Page, sandboxed
     panel.wait(lambda: len(panel.outputs) == 2)
     assert "<img" not in panel.html
     assert "<img" not in panel.outputs[0]["text/markdown"]
-    assert "&lt;img" in panel.html
+    panel.wait(lambda: "&lt;img" in panel.html)
     assert len(sandbox.requests) == 2
 
 

@@ -114,7 +114,10 @@ class SdkAdapter(ABC):
                     # Only what comes after the end of the reply is missing.
                     yield Completion("", _usage(received), _finish_reason(received))
                     return
-                failure = self._explained(error, call, model, received)
+                if call.stopped:
+                    failure = KeyboardInterrupt()
+                else:
+                    failure = self._explained(error, call, model, received)
         # Not while it is handled, so that nothing hangs on to it: the text of the cause may quote
         # the key, and the frames it went through may hold it.
         raise failure

@@ -18,6 +18,7 @@ import httpx
 
 from ..addresses import is_loopback, origin
 from ..errors import AttemptFailed, Remedy
+from ..stopping import stop_of_this_thread
 from .network import Allowance, keep_time
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ class Call:
         self.body: Any = None
         self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
+        self._stop = stop_of_this_thread()
+
+    @property
+    def stopped(self) -> bool:
+        """Another thread has stopped it."""
+        return self._stop is not None and self._stop.is_set()
 
     @property
     def refused(self) -> bool:
@@ -69,8 +76,8 @@ class Call:
         self._ends = now + timeouts.total
         self._connect_by = min(self._ends, now + timeouts.connect)
         self._expect(timeouts.first_token if self.stream else timeouts.answer, "no answer within")
-        left = Allowance(lambda: self._next_by - time.monotonic())
-        connect = Allowance(lambda: self._connect_by - time.monotonic())
+        left = Allowance(lambda: self._left(self._next_by), watched=self._stop is not None)
+        connect = Allowance(lambda: self._left(self._connect_by))
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
 
     def take(self, response: httpx.Response) -> None:
@@ -89,6 +96,9 @@ class Call:
         self._speaking = self._speaking or text
         if self._speaking or time.monotonic() + silence > self._next_by:
             self._expect(silence, "the stream fell silent for")
+
+    def _left(self, until: float) -> float:
+        return 0.0 if self.stopped else until - time.monotonic()
 
     def _expect(self, seconds: float, otherwise: str) -> None:
         """The next step has so long; `otherwise` begins the words for its being late."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,20 +25,27 @@ if TYPE_CHECKING:
 
 # So much at once goes out before the time is looked at again.
 _BYTES_PER_WRITE = 65_536
+# How soon a reader notices that its call was stopped by another thread.
+_WATCH_SECONDS = 0.1
 
 
 class Allowance(float):
     """A timeout that is worked out anew before each step.
 
     httpx and httpcore hand it on as the number of seconds that it is.
+
+    Attributes:
+        left: gives the seconds that are left.
+        watched: it may come to nothing at any moment, and is looked at while a step waits, too.
     """
 
     left: Callable[[], float]
+    watched: bool
 
-    def __new__(cls, left: Callable[[], float]) -> Allowance:
+    def __new__(cls, left: Callable[[], float], *, watched: bool = False) -> Allowance:
         """What `left()` gives, now and whenever it is looked at."""
         allowance = super().__new__(cls, max(0.0, left()))
-        allowance.left = left
+        allowance.left, allowance.watched = left, watched
         return allowance
 
 
@@ -84,7 +92,11 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _seconds(timeout, httpcore.ReadTimeout))
+        watched = isinstance(timeout, Allowance) and timeout.watched
+        while (seconds := _seconds(timeout, httpcore.ReadTimeout)) is not None and watched:
+            with suppress(httpcore.ReadTimeout):
+                return self._stream.read(max_bytes, min(seconds, _WATCH_SECONDS))
+        return self._stream.read(max_bytes, seconds)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), _BYTES_PER_WRITE):

@@ -10,6 +10,7 @@ from typing import Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.stopping import stopped_by
 from arche_magic.llm_providers.types import in_seconds
 
 from ..display import Pace
@@ -35,44 +36,45 @@ class Asking:
     def __init__(self, show: Callable[[Draft], None]) -> None:
         self._show = show
         self._lock = threading.Lock()
-        self._current: object | None = None
+        # Of the prompt under way: setting it stops that prompt.
+        self._current: threading.Event | None = None
 
     def send(self, prompt: str, options: Mapping[str, Any]) -> None:
         """Send a prompt, unless one is under way."""
         with self._lock:
             if self._current is not None:
                 return
-            self._current = ticket = object()
+            self._current = ticket = threading.Event()
         self._tell(ticket, Draft(busy=True, line="asking …"))
         threading.Thread(
             target=self._run, args=(ticket, prompt, options), name="arche_magic prompt", daemon=True
         ).start()
 
     def stop(self) -> None:
-        """Take no more of the reply.
-
-        Its connection is dropped with the next piece or wait, and its tokens so far are booked.
-        """
+        """Take no more of the reply: its connection is dropped, its tokens so far are booked."""
         with self._lock:
+            if self._current is not None:
+                self._current.set()
             self._current = None
 
-    def _run(self, ticket: object, prompt: str, options: Mapping[str, Any]) -> None:
+    def _run(self, ticket: threading.Event, prompt: str, options: Mapping[str, Any]) -> None:
         text = ""
         try:
-            events = IntelligentLLMOrchestrator().events(prompt, **options)
-            pace = Pace()
-            while True:
-                event = next(events)
-                if self._current is not ticket:
-                    events.close()
-                    return
-                if isinstance(event, Waiting):
-                    line = f"⏳ waiting: {event.route} opens {in_seconds(event.seconds)}"
-                    self._tell(ticket, Draft(text, line, busy=True))
-                    continue
-                text = "" if isinstance(event, Discarded) else text + event.text
-                if pace.is_due(len(text)):
-                    self._tell(ticket, Draft(text, "answering …", busy=True))
+            with stopped_by(ticket):
+                events = IntelligentLLMOrchestrator().events(prompt, **options)
+                pace = Pace()
+                while not ticket.is_set():
+                    event = next(events)
+                    if isinstance(event, Waiting):
+                        line = f"⏳ waiting: {event.route} opens {in_seconds(event.seconds)}"
+                        self._tell(ticket, Draft(text, line, busy=True))
+                        continue
+                    text = "" if isinstance(event, Discarded) else text + event.text
+                    if pace.is_due(len(text)):
+                        self._tell(ticket, Draft(text, "answering …", busy=True))
+                events.close()
+        except KeyboardInterrupt:
+            return
         except StopIteration as end:
             self._tell(ticket, Draft(str(end.value), reply=end.value))
         except LLMProviderError as error:
