@@ -14,6 +14,6 @@ def prompts(sandbox: Sandbox) -> list[str]:
     for request in sandbox.requests:
         if "contents" in request.body:
             found.append(request.body["contents"][-1]["parts"][0]["text"])
-        else:
+        elif "messages" in request.body:  # it is cut where a client was killed while it sent
             found.append(request.body["messages"][-1]["content"])
     return sorted(found)
