@@ -14,7 +14,7 @@ HORIZON_SECONDS = 366 * 86_400.0
 
 
 @dataclass(frozen=True)
-class Lane:
+class Capacity:
     """One account's model: its keys share every limit, so together they are one way to get answers.
 
     Attributes:
@@ -56,9 +56,9 @@ class Speed:
 
     Attributes:
         seconds: how long a request for one row takes.
-        threads: how many such requests are under way at once in the beginning, on all lanes
+        threads: how many such requests are under way at once in the beginning, everywhere
             together.
-        threads_packing: how many requests of a lane that packs rows are.
+        threads_packing: how many are where rows are packed.
         most_threads: up to how many there are of each, as every reply brings one thread more.
         seconds_per_row: how much longer a packed request takes for each of its rows.
     """
@@ -69,11 +69,11 @@ class Speed:
     most_threads: int
     seconds_per_row: float = 0.0
 
-    def requests_until(self, lane: Lane, now: float, until: float) -> float:
-        """How many requests of a lane can come back up to then, if it has the threads it may."""
+    def requests_until(self, capacity: Capacity, now: float, until: float) -> float:
+        """How many requests can come back from it up to then, with all the threads it may have."""
         seconds, threads = self.seconds, self.threads
-        if lane.pack > 1:
-            seconds, threads = seconds + lane.pack * self.seconds_per_row, self.threads_packing
+        if capacity.pack > 1:
+            seconds, threads = seconds + capacity.pack * self.seconds_per_row, self.threads_packing
         rounds = max(0.0, until - now) / seconds
         if self.most_threads <= threads:
             return threads * rounds
@@ -84,16 +84,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class Share:
-    """What one lane does of a job.
+    """What one of them does of a job.
 
     Attributes:
-        lane: who.
+        capacity: who.
         rows: how many rows it answers.
         requests: how many requests that takes.
         bound_by: the limit that holds it back; None if the job ends before one does.
     """
 
-    lane: Lane
+    capacity: Capacity
     rows: int
     requests: int
     bound_by: Standing | None
@@ -101,7 +101,7 @@ class Share:
     @property
     def cost(self) -> float | None:
         """USD; None where the price is not known."""
-        return self.lane.cost * self.requests if self.lane.cost is not None else None
+        return self.capacity.cost * self.requests if self.capacity.cost is not None else None
 
 
 def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standing, ...]:
@@ -115,37 +115,39 @@ def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standin
     )
 
 
-def rows_until(lanes: Sequence[Lane], speed: Speed, now: float, until: float) -> int:
+def rows_until(capacities: Sequence[Capacity], speed: Speed, now: float, until: float) -> int:
     """How many rows are answered up to then."""
-    return math.floor(sum(_rows(lanes, speed, now, until)) + 1e-9)
+    return math.floor(sum(_rows(capacities, speed, now, until)) + 1e-9)
 
 
-def _rows(lanes: Sequence[Lane], speed: Speed, now: float, until: float) -> list[float]:
-    """The same, lane by lane."""
+def _rows(capacities: Sequence[Capacity], speed: Speed, now: float, until: float) -> list[float]:
+    """The same, one by one."""
     rows = []
     threads_taken = 0.0
-    for lane in lanes:
-        fits, most = lane.requests_until(now, until), speed.requests_until(lane, now, until)
-        rows.append(min(fits, most) * lane.pack)
-        threads_taken += rows[-1] / most if lane.pack == 1 and most else 0.0
-    # Lanes that do not pack share their threads.
+    for capacity in capacities:
+        fits, most = capacity.requests_until(now, until), speed.requests_until(capacity, now, until)
+        rows.append(min(fits, most) * capacity.pack)
+        threads_taken += rows[-1] / most if capacity.pack == 1 and most else 0.0
+    # Those that do not pack share their threads.
     part = 1 / max(1.0, threads_taken)
-    return [r * part if lane.pack == 1 else r for r, lane in zip(rows, lanes, strict=True)]
+    return [
+        r * part if capacity.pack == 1 else r for r, capacity in zip(rows, capacities, strict=True)
+    ]
 
 
-def finish_at(lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> float:
+def finish_at(capacities: Sequence[Capacity], speed: Speed, rows: int, now: float) -> float:
     """When that many rows are answered (epoch seconds); inf if they are not within a year."""
     if rows <= 0:
         return now
-    if rows_until(lanes, speed, now, now + HORIZON_SECONDS) < rows:
+    if rows_until(capacities, speed, now, now + HORIZON_SECONDS) < rows:
         return math.inf
     late = 1.0
-    while rows_until(lanes, speed, now, now + late) < rows:
+    while rows_until(capacities, speed, now, now + late) < rows:
         late *= 2
     early = late / 2 if late > 1 else 0.0
     while late - early > max(0.05, late / 1000):
         middle = (early + late) / 2
-        if rows_until(lanes, speed, now, now + middle) < rows:
+        if rows_until(capacities, speed, now, now + middle) < rows:
             early = middle
         else:
             late = middle
@@ -153,18 +155,18 @@ def finish_at(lanes: Sequence[Lane], speed: Speed, rows: int, now: float) -> flo
 
 
 def shares(
-    lanes: Sequence[Lane], speed: Speed, rows: int, now: float, until: float
+    capacities: Sequence[Capacity], speed: Speed, rows: int, now: float, until: float
 ) -> tuple[Share, ...]:
     """Who answers how many of the rows, if all of them take part up to then."""
-    fits = _rows(lanes, speed, now, until)
+    fits = _rows(capacities, speed, now, until)
     whole, left = sum(fits), rows
     found = []
-    for lane, fit in sorted(zip(lanes, fits, strict=True), key=lambda pair: -pair[1]):
+    for capacity, fit in sorted(zip(capacities, fits, strict=True), key=lambda pair: -pair[1]):
         # Rounded up, so that the last ones make up for it.
         part = min(left, math.ceil(rows * fit / whole - 1e-9)) if whole else 0
         left -= part
         # Where all it is let through is asked, it is held back by a limit.
-        held = fit > 0 and fit >= lane.requests_until(now, until) * lane.pack - 1e-6
-        bound = lane.binding(now, until) if held else None
-        found.append(Share(lane, part, math.ceil(part / lane.pack), bound))
+        held = fit > 0 and fit >= capacity.requests_until(now, until) * capacity.pack - 1e-6
+        bound = capacity.binding(now, until) if held else None
+        found.append(Share(capacity, part, math.ceil(part / capacity.pack), bound))
     return tuple(found)

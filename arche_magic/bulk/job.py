@@ -23,8 +23,8 @@ from .keeping import Keeper
 from .lanes import Lanes
 from .pool import Pool, Task
 from .progress import Bounds, Counts, Progress, Row, at_most
-from .reading import CHUNK, Reader, new_owner
-from .rows import Rows
+from .reading import Reader, new_owner
+from .rows import CHUNK, Rows
 
 # How long threads are waited for when a job is cancelled.
 _FAREWELL_SECONDS = 0.25

@@ -18,7 +18,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import NoRouteAvailable
 from arche_magic.llm_providers.prices import cost_usd
-from arche_magic.llm_providers.quota.forecast import prompts_that_fit
+from arche_magic.llm_providers.quota.forecast import prompt_units, prompts_that_fit
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Clock, Request, Route, Standing, Usage
 
@@ -230,14 +230,8 @@ class Lanes:
         limited = {(standing.provider, standing.key, standing.model) for standing in standings}
         if any((r.provider, r.key.label, r.model) not in limited for r in self._routes):
             return True
-        need = {
-            "requests": 1.0,
-            "tokens": float(row.total_tokens),
-            "input_tokens": float(row.input_tokens),
-            "output_tokens": float(row.output_tokens),
-        }
         left = self.counts.total - self.counts.done
-        return prompts_that_fit(standings, need, now, now + SOON_SECONDS) >= left
+        return prompts_that_fit(standings, prompt_units(row), now, now + SOON_SECONDS) >= left
 
     def _open(self, sizes: Mapping[Model, int]) -> None:
         """Have a lane for each model that takes packed requests, and one for all others."""

@@ -116,7 +116,7 @@ class Plan:
         """Route, rows, requests, and the limit that holds it back, in words."""
         return [
             (
-                share.lane.name,
+                share.capacity.name,
                 f"{share.rows:,}",
                 f"{share.requests:,}",
                 f"{share.bound_by.amount:,.0f} {share.bound_by.limit.replace('_', ' ')}"

@@ -14,17 +14,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Schema
 
 from .pool import Pool, Task
 from .progress import Row
-from .rows import Rows
+from .rows import CHUNK, Rows
 
-CHUNK = 1000
 # A claim outlives its last sign of life by this much; then its kernel is taken for dead.
 CLAIM_SECONDS = 90.0
 # How often rows that another kernel has claimed are looked at.
@@ -97,26 +94,17 @@ class Reader:
         tasks: dict[str, Task] = {}
         failed: list[Row] = []
         stop = min(start + CHUNK, len(self._rows))
-        for position, (label, prompt) in enumerate(self._rows.prompts(start, stop), start):
-            if isinstance(prompt, str):
-                failed.append(Row(position, label, "", error=prompt))
-                continue
-            try:
-                request = build_request(
-                    prompt.text,
-                    self._llm.configuration,
-                    images=prompt.images or None,
-                    **self._options,
-                )
-            except InvalidRequest as error:
-                failed.append(Row(position, label, prompt.text, error=str(error)))
+        found = self._rows.requests(start, stop, self._llm.configuration, self._options)
+        for position, (label, prompt, request) in enumerate(found, start):
+            if isinstance(request, str):
+                failed.append(Row(position, label, prompt, error=request))
                 continue
             address = self._llm.address(request)
             if address in tasks:
                 tasks[address].rows.append((position, label))
                 continue
             tasks[address] = Task(address, request, [(position, label)])
-            if prompt.images:
+            if request.images:
                 tasks[address].limit = 1
         if failed:
             self._hand_out(failed)

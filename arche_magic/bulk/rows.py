@@ -5,17 +5,21 @@ Prompts are made a stretch of rows at a time, so that a frame of any size costs 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.config import Configuration, did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.types import Request
 from arche_magic.prompts import Prompt, fill, name_in, references
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PROMPT = "prompt"
+# So many rows are read, and looked up, at once.
+CHUNK = 1000
 # Most tokens that a table or list in one cell takes.
 _BUDGET = 2000
 
@@ -76,6 +80,22 @@ class Rows:
                     yield label, fill(self.template, dict(zip(names, row, strict=True)), _BUDGET)
                 except InvalidRequest as error:
                     yield label, str(error)
+
+    def requests(
+        self, start: int, stop: int, configuration: Configuration, options: Mapping[str, Any]
+    ) -> Iterator[tuple[Hashable, str, Request | str]]:
+        """The label and prompt of rows, each with its request, or with why it has none."""
+        for label, prompt in self.prompts(start, stop):
+            if isinstance(prompt, str):
+                yield label, "", prompt
+                continue
+            images = prompt.images or None
+            try:
+                request = build_request(prompt.text, configuration, images=images, **options)
+            except InvalidRequest as error:
+                yield label, prompt.text, str(error)
+            else:
+                yield label, prompt.text, request
 
     def _used(self) -> dict[str, Any]:
         """The columns that the template names, by their names as text."""

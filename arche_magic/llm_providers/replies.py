@@ -97,20 +97,18 @@ class ReplyStore:
     def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
         """The kept replies among these addresses, each with the time it was kept."""
         asked = json.dumps(list(addresses))
-        try:
+        with self._complaining():
             if not self.path.exists():
                 return {}
             with closing(self._connect()) as connection:
                 rows = connection.execute(_LOOK_UP, [asked]) if self._version(connection) else ()
                 return {address: _reply(*row) for address, *row in rows}
-        except (OSError, sqlite3.Error) as error:
-            self.complain(error)
-            return {}
+        return {}
 
     def failures(self, addresses: Iterable[str]) -> dict[str, str]:
         """Why those of these addresses failed that would fail again."""
         asked = json.dumps(list(addresses))
-        try:
+        with self._complaining():
             if not self.path.exists():
                 return {}
             with closing(self._connect()) as connection:
@@ -126,9 +124,7 @@ class ReplyStore:
                         [asked],
                     )
                 )
-        except (OSError, sqlite3.Error) as error:
-            self.complain(error)
-            return {}
+        return {}
 
     def claim(
         self,
@@ -153,73 +149,66 @@ class ReplyStore:
         """
         wanted = set(addresses)
         asked = json.dumps(list(wanted))
-        try:
-            with self._change() as connection:
-                rows = connection.execute(_CLAIMED, [asked, owner, now]).fetchall()
-                if not again:
-                    rows += connection.execute(_KEPT, [asked]).fetchall()
-                free = wanted - {address for (address,) in rows}
-                connection.executemany(
-                    "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
-                    [(address, owner, until) for address in free],
-                )
-                return free
-        except (OSError, sqlite3.Error) as error:
-            self.complain(error)
-            # Without the file there is nobody to share with.
-            return wanted
+        with self._complaining(), self._change() as connection:
+            rows = connection.execute(_CLAIMED, [asked, owner, now]).fetchall()
+            if not again:
+                rows += connection.execute(_KEPT, [asked]).fetchall()
+            free = wanted - {address for (address,) in rows}
+            connection.executemany(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
+                [(address, owner, until) for address in free],
+            )
+            return free
+        # Without the file there is nobody to share with.
+        return wanted
 
     def finish(self, replies: Mapping[str, Reply], now: float) -> None:
         """Keep replies by their addresses, in place of older ones, and end the claims on them."""
-        try:
-            with self._change() as connection:
-                rows = [_row(address, reply, now) for address, reply in replies.items()]
-                connection.executemany(_KEEP, rows)
-                connection.executemany(
-                    "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
-                )
-        except (OSError, sqlite3.Error) as error:
-            self.complain(error)
+        with self._complaining(), self._change() as connection:
+            rows = [_row(address, reply, now) for address, reply in replies.items()]
+            connection.executemany(_KEEP, rows)
+            connection.executemany(
+                "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
+            )
 
     def fail(self, errors: Mapping[str, str], now: float) -> None:
         """Keep why requests failed that would fail again, and end the claims on them."""
-        try:
-            with self._change() as connection:
-                connection.execute(_FAILURES)
-                connection.executemany(
-                    "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
-                    [(address, error, now) for address, error in errors.items()],
-                )
-                connection.executemany(
-                    "DELETE FROM claims WHERE address = ?", [(address,) for address in errors]
-                )
-        except (OSError, sqlite3.Error) as error:
-            self.complain(error)
+        with self._complaining(), self._change() as connection:
+            connection.execute(_FAILURES)
+            connection.executemany(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
+                [(address, error, now) for address, error in errors.items()],
+            )
+            connection.executemany(
+                "DELETE FROM claims WHERE address = ?", [(address,) for address in errors]
+            )
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """Who has claimed those of these addresses that are claimed."""
         asked = json.dumps(list(addresses))
-        try:
-            with closing(self._connect()) as connection:
-                return dict(
-                    connection.execute(
-                        "SELECT address, claimed_by FROM json_each(?) AS asked "
-                        "CROSS JOIN claims ON address = asked.value",
-                        [asked],
-                    )
+        with self._complaining(), closing(self._connect()) as connection:
+            return dict(
+                connection.execute(
+                    "SELECT address, claimed_by FROM json_each(?) AS asked "
+                    "CROSS JOIN claims ON address = asked.value",
+                    [asked],
                 )
-        except (OSError, sqlite3.Error) as error:
-            self.complain(error)
-            return {}
+            )
+        return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
         """Give up claims of `owner`, so that others may ask."""
+        with self._complaining(), self._change() as connection:
+            connection.executemany(
+                "DELETE FROM claims WHERE address = ? AND claimed_by = ?",
+                [(address, owner) for address in addresses],
+            )
+
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        """What the disk refuses is left out, and said."""
         try:
-            with self._change() as connection:
-                connection.executemany(
-                    "DELETE FROM claims WHERE address = ? AND claimed_by = ?",
-                    [(address, owner) for address in addresses],
-                )
+            yield
         except (OSError, sqlite3.Error) as error:
             self.complain(error)
 

@@ -1,51 +1,29 @@
-"""What the magics do: their options, handed to the engine, and what comes back, shown."""
+"""What the magics do that send no prompt: options handed to the engine, what comes back shown."""
 
 from __future__ import annotations
 
-import keyword
 import math
 from argparse import Namespace
-from collections import ChainMap
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
-from arche_magic.llm_providers.attempts import Ended, attempt_log
+from arche_magic.llm_providers import get_quota_tracker
+from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.errors import (
-    InvalidRequest,
-    LLMProviderError,
-    NoKeys,
-    SchemaMismatch,
-)
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
-from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
-from arche_magic.llm_providers.types import Message
-from arche_magic.prompts import Prompt, fill, image_of
+from arche_magic.llm_providers.reply import Reply
 
 from . import sandbox_magic
 from .arguments import HelpWanted, help_text, parse_line
-from .display import ReplyDisplay, for_frontends, receipt_line
-from .formats import ASKS
-from .interrupts import one_interrupt
-from .over_options import given_without_over
-from .preview import prompt_text, route_text
-from .structured import schema_named
+from .display import for_frontends
+from .first_steps import FIRST_STEPS, require_keys
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .magics import ArcheMagics
     from .plots import Picture
-
-_FIRST_STEPS = """no API key is configured.
-  Set one or more of GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY
-  in the environment or in a file named .env beside the notebook, for example
-      GROQ_API_KEY=...        (free keys: https://console.groq.com/keys)
-  Several keys of one provider are numbered: GROQ_API_KEY_1, GROQ_API_KEY_2, ...
-  For this session only, typed unseen:  %llm_keys add groq
-  To try it now without a key, run:  %llm_sandbox"""
 
 
 def parse(magic: Any, line: str) -> tuple[Namespace, str] | None:
@@ -68,142 +46,6 @@ def unknown_provider(name: str) -> str | None:
     except LLMProviderError as error:
         return str(error)
     return None
-
-
-def ask(
-    magics: ArcheMagics,
-    options: Namespace,
-    text: str,
-    cell: str | None,
-    names: Mapping[str, Any] | None,
-) -> Reply | pd.DataFrame | None:
-    """Send the prompt and show the reply as it comes; with `--compare`, several beside each other.
-
-    `names` are the variables that the prompt may speak of, the notebook's own aside.
-
-    Raises:
-        LLMProviderError: the request is wrong, or nobody answered it.
-        CellInterrupted: the user stopped it.
-    """
-    if cell is not None and text:
-        raise InvalidRequest(
-            f"%%llm: {text.split()[0]!r} is no option; the prompt goes in the lines below"
-        )
-    if flag := given_without_over(options):
-        raise InvalidRequest(f"%llm: {flag} goes with --over FRAME")
-    names = ChainMap(dict(names or {}), magics.shell.user_ns)
-    body = cell if cell is not None else text
-    budget = _first(options.budget, magics.budget)
-    if budget < 1:
-        raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
-    prompt = Prompt(body) if options.raw else fill(body, names, budget)
-    images = [image_of(source, names) for source in options.image or ()]
-    if options.schema is not None:
-        options.schema = schema_named(options.schema, names)
-    return send(magics, options, replace(prompt, images=(*prompt.images, *images)))
-
-
-@one_interrupt()
-def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
-    """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
-    name = options.output
-    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
-    keep = _first(options.keep, magics.keep)
-    require_keys(replay=bool(keep))
-    if not prompt.text.strip():
-        raise InvalidRequest("the prompt is empty")
-    if options.compare:
-        from .compare import compare
-
-        frame = compare(magics, options, prompt)
-        if name is not None:
-            magics.shell.user_ns[name] = frame
-        return frame
-    if options.schema is not None and options.format:
-        raise InvalidRequest("%llm: --schema goes without --format: it is JSON, and shown as read")
-    form = "markdown" if options.schema is not None else _first(options.format, magics.format)
-    chat = magics.chats.named(options.chat) if options.chat else None
-    system = _first(options.system, chat and chat.system, magics.system)
-    request: dict[str, Any] = {
-        "provider": _first(options.provider, magics.provider) or None,
-        "model": _first(options.model, magics.model) or None,
-        "system": "\n\n".join(filter(None, (system, ASKS[form]))) or None,
-        "temperature": _first(options.temperature, magics.temperature),
-        "max_tokens": _first(options.max_tokens, magics.max_tokens),
-        "patience": _first(options.patience, magics.patience),
-        "fallback_on_filter": options.fallback_on_filter,
-        "schema": options.schema,
-        "keep": keep,
-        "fresh": options.fresh,
-    }
-    llm = IntelligentLLMOrchestrator()
-    question = Message("user", prompt.text, prompt.images)
-    messages: tuple[Message, ...] = (question,)
-    notes = prompt.notes
-    if chat:
-        room = llm.preview(messages, **request).room if get_configuration().keys else math.inf
-        messages, left_out = chat.messages(question, room)
-        notes = (*notes, left_out) if left_out else notes
-    if options.show_prompt or options.dry_run:
-        _rehearse(options, llm, messages, request, notes)
-        return None
-    show = ReplyDisplay(magics.shell, options.quiet, form, structured=options.schema is not None)
-    log = attempt_log(llm.configuration.store)
-    before = log.last
-
-    def ended() -> Ended | None:
-        return log.last if log.last is not before else None
-
-    events = llm.events(messages, **request)
-    for note in notes:
-        show.note(note)
-    try:
-        while True:
-            event = next(events)
-            if isinstance(event, Waiting):
-                show.waiting(event)
-            elif isinstance(event, Discarded):
-                show.start_over(event)
-            else:
-                show.add(event.text)
-    except StopIteration as end:
-        reply: Reply = end.value
-        if chat:
-            chat.add(question, reply, options.system)
-            magics.chats[chat.name] = chat
-        show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
-    except KeyboardInterrupt:
-        events.close()
-        raise show.interrupted(ended()) from None
-    except SchemaMismatch as error:
-        show.mismatched(error.text, ended())
-        raise
-    except LLMProviderError:
-        show.failed(ended())
-        raise
-    if name is not None:
-        magics.shell.user_ns[name] = reply
-    return reply
-
-
-def explain(magics: ArcheMagics, options: Namespace, text: str) -> Reply | None:
-    """Ask about the last failure of a cell; see `send`.
-
-    Raises:
-        InvalidRequest: no cell has failed.
-    """
-    from .explain import FIX, QUESTION, SYSTEM, describe
-
-    failure = magics.failures.last()
-    if failure is None:
-        raise InvalidRequest("%llm_explain: no cell has failed yet")
-    options = Namespace(**{**vars(magics.llm.parser.parse_args([])), **vars(options)})
-    options.system = SYSTEM
-    question = text.strip() or (FIX if options.format == "code" else QUESTION)
-    told = describe(failure, magics.shell, options.locals)
-    reply = send(magics, options, Prompt(f"{told}\n\n{question}"))
-    return reply if isinstance(reply, Reply) else None
 
 
 def chats(magics: ArcheMagics, text: str) -> pd.DataFrame:
@@ -337,7 +179,7 @@ def keys(text: str) -> pd.DataFrame | None:
     from .keys import run
 
     if text.strip() in ("", "check") and not get_configuration().keys:
-        print(_FIRST_STEPS)
+        print(FIRST_STEPS)
         return None
     shown, frame = run(text)
     if isinstance(shown, str):
@@ -400,35 +242,6 @@ def sandbox(options: Namespace, text: str) -> str:
     if verb == "status" or (verb == "auto" and not sandbox_magic.wanted()):
         return sandbox_magic.status()
     return sandbox_magic.start(**settings)
-
-
-def _rehearse(
-    options: Namespace,
-    llm: IntelligentLLMOrchestrator,
-    messages: Sequence[Message],
-    request: Mapping[str, Any],
-    notes: Sequence[str],
-) -> None:
-    shown = [*notes]
-    kept = llm.kept(messages, **request) if options.dry_run else None
-    if options.show_prompt:
-        shown.append(prompt_text(llm.preview(messages, **request).request))
-    if kept is not None:
-        shown.append(f"{receipt_line(kept)}\nNothing was sent, nor would be.")
-    elif options.dry_run:
-        shown.append(route_text(llm.preview(messages, **request)))
-    print("\n\n".join(shown))
-
-
-def require_keys(replay: bool = False) -> None:
-    """Refuse to go on without any key, unless kept replies can do without."""
-    configuration = get_configuration()
-    if not configuration.keys and not replay and configuration.replay == "off":
-        raise NoKeys(_FIRST_STEPS)
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
 
 
 def _can_draw() -> bool:

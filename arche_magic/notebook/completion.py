@@ -189,13 +189,10 @@ def _in_braces(
 ) -> list[str]:
     """Variables of the user's that can stand in a prompt, or what one of them has."""
     if owner is None:
-        hidden = shell.user_ns_hidden
         return sorted(
             name
-            for name, value in list(shell.user_ns.items())
-            if not name.startswith("_")
-            and hidden.get(name, _MISSING) is not value
-            and not isinstance(value, ModuleType)
+            for name, value in _variables(shell)
+            if not isinstance(value, ModuleType)
             and (not callable(value) or getattr(value, "__module__", "") == "__main__")
         )
     value: Any = shell.user_ns.get(owner)
@@ -255,20 +252,24 @@ def _limits(shell: InteractiveShell, given: Given) -> Iterable[str]:
 def _replies(shell: InteractiveShell, given: Given) -> Iterable[str]:
     from arche_magic.llm_providers.reply import Reply
 
-    names = (name for name, value in list(shell.user_ns.items()) if isinstance(value, Reply))
-    return sorted(name for name in names if not name.startswith("_"))
+    return sorted(name for name, value in _variables(shell) if isinstance(value, Reply))
 
 
 def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
     """Variables that have rows; a frame is told by its library, which is not loaded for it."""
-    hidden = shell.user_ns_hidden
     return sorted(
         name
-        for name, value in list(shell.user_ns.items())
-        if not name.startswith("_")
-        and hidden.get(name, _MISSING) is not value
-        and (isinstance(value, list) or (hasattr(value, "iloc") and not callable(value)))
+        for name, value in _variables(shell)
+        if isinstance(value, list) or (hasattr(value, "iloc") and not callable(value))
     )
+
+
+def _variables(shell: InteractiveShell) -> Iterable[tuple[str, Any]]:
+    """What the user has put into the notebook's variables."""
+    hidden = shell.user_ns_hidden
+    for name, value in list(shell.user_ns.items()):
+        if not name.startswith("_") and hidden.get(name, _MISSING) is not value:
+            yield name, value
 
 
 KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
 from .arguments import documented, overview
 from .explain import FailureWatch
 from .formats import FORMATS
+from .llm_options import llm_options
 from .out import OutHook
-from .over_options import over_options
 
 # The engine, and all that needs it, is imported when a magic first runs: loading stays instant.
 if TYPE_CHECKING:
@@ -89,67 +88,7 @@ class ArcheMagics(Magics):
 
     @no_var_expand
     @magic_arguments("llm")
-    @argument(
-        "-p",
-        "--provider",
-        metavar="PROVIDER",
-        help="Ask only this provider: groq, mistral, google, openai, or one of your settings.",
-    )
-    @argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model.")
-    @argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces.")
-    @argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied).")
-    @argument("--max-tokens", type=int, metavar="TOKENS", help="Longest reply.")
-    @argument(
-        "--patience",
-        type=float,
-        metavar="SECONDS",
-        help="Wait that long for a route rather than fail or pay (30 if not set; 0: never wait).",
-    )
-    @argument(
-        "--schema",
-        metavar="NAME",
-        help="What the reply must look like: a variable that holds a class or a JSON Schema, or a "
-        "line such as 'mood calm|loud, score float'.",
-    )
-    @argument(
-        "--keep",
-        action=BooleanOptionalAction,
-        default=None,
-        help="Answer what was asked before from memory, and keep each new reply on disk.",
-    )
-    @argument(
-        "--fallback-on-filter",
-        action="store_true",
-        help="Let another model try what one refused to answer.",
-    )
-    @argument("--fresh", action="store_true", help="Ask again all the same; replace what is kept.")
-    @argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too.")
-    @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")
-    @argument("-f", "--format", choices=FORMATS, help="Form to ask for and to show it in.")
-    @argument(
-        "--image",
-        action="append",
-        metavar="FILE",
-        help="Send this image too: a file, or a variable such as a figure. May be repeated.",
-    )
-    @argument("--chat", metavar="CHAT", help="Continue the conversation of this name.")
-    @argument(
-        "--compare",
-        metavar="PROVIDER|MODEL,…",
-        help="Ask several providers, or models as provider/model, and show them side by side.",
-    )
-    @argument(
-        "--budget",
-        type=int,
-        metavar="TOKENS",
-        help="Most that one table or list takes in the prompt (2000 if not set).",
-    )
-    @argument("--raw", action="store_true", help="Send {{…}} as it stands too.")
-    @argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing.")
-    @argument(
-        "--dry-run", action="store_true", help="Print who would answer, when, for how many tokens."
-    )
-    @over_options
+    @llm_options
     @needs_local_scope
     @line_cell_magic
     def llm(
@@ -186,7 +125,9 @@ class ArcheMagics(Magics):
 
             frame = over(self, *parsed, cell, local_ns)
             return self.out.shown(frame) if parsed[0].quiet else frame
-        return self.out.shown(actions.ask(self, *parsed, cell, local_ns))
+        from .prompting import ask
+
+        return self.out.shown(ask(self, *parsed, cell, local_ns))
 
     @no_var_expand
     @magic_arguments("llm_explain")
@@ -221,7 +162,9 @@ class ArcheMagics(Magics):
 
         if (parsed := actions.parse(self.llm_explain, line)) is None:
             return None
-        return self.out.shown(actions.explain(self, *parsed))
+        from .prompting import explain
+
+        return self.out.shown(explain(self, *parsed))
 
     @no_var_expand
     @magic_arguments("llm_chat")

@@ -10,7 +10,7 @@ from typing import Any
 
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Standing, in_seconds, route_name, utc
+from arche_magic.llm_providers.types import Standing, Usage, in_seconds, route_name, utc
 
 _LINES = 4
 
@@ -101,13 +101,8 @@ def look_ahead(
     last = served[-1] if served else None
     free = [row for row in standings if row.provider not in paid]
     counted = free or standings
-    need = {"requests": 1.0}
-    if last:
-        need |= {
-            "tokens": float(last.input_tokens + last.output_tokens),
-            "input_tokens": float(last.input_tokens),
-            "output_tokens": float(last.output_tokens),
-        }
+    usage = Usage(last.input_tokens, last.output_tokens) if last else Usage()
+    need = forecast.prompt_units(usage)
     return Outlook(
         runs_out=_runs_out(standings, attempts, now),
         prompt_tokens=last.input_tokens + last.output_tokens if last else None,

@@ -17,10 +17,11 @@ from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.prompts import fill, look_up, name_in, references, replaced
 
-from .actions import require_keys
 from .bar import Bar
 from .display import CellInterrupted, for_frontends
+from .first_steps import require_keys
 from .interrupts import one_interrupt
+from .prompting import body_of, first_given
 from .structured import schema_named
 from .tables import Cell, notes_html, table_bundle
 
@@ -51,17 +52,13 @@ def over(
         JobStopped: at one of the bounds; the finished rows are in the variable.
         CellInterrupted: the user stopped it; likewise.
     """
-    if cell is not None and text:
-        raise InvalidRequest(
-            f"%%llm: {text.split()[0]!r} is no option; the prompt goes in the lines below"
-        )
     for name in _WITHOUT:
         if getattr(options, name) not in (None, False):
             raise InvalidRequest(f"%llm: --over goes without --{name.replace('_', '-')}")
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
     names = ChainMap(dict(names or {}), magics.shell.user_ns)
-    template = (text if cell is None else cell).strip("\n")
+    template = body_of(text, cell).strip("\n")
     if not template.strip():
         raise InvalidRequest("the prompt is empty")
     asked = _job_options(magics, options, names)
@@ -214,7 +211,7 @@ def _job_options(
     """What a job and its plan both take."""
     schema = None if options.schema is None else schema_named(options.schema, names)
     common = {
-        name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
+        name: first_given(getattr(options, name), getattr(magics, name))
         for name in ("provider", "model", "system", "temperature", "max_tokens")
     }
     return {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import SCREENS, Lab, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+from lab_session import SCREENS, Lab, Screen, find_chromium, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -36,18 +36,6 @@ some = reviews.head(120)""",
 # The two parts of the bar's line, the bar with its colours, and the line below.
 BAR = "div[style*='max-width:720px'], div[style*='max-width: 720px']"
 TRACK = "div[style*='height:8px'], div[style*='height: 8px']"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import SCREENS, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+from lab_session import SCREENS, Screen, find_chromium, jupyter_lab, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 CELLS = ("%load_ext arche_magic\npoet, poem = 'Ada', 3", "")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])

@@ -15,9 +15,7 @@ from lab_session import (
     QUICKSTART,
     Lab,
     Screen,
-    chromium,
     find_chromium,
-    jupyter_lab,
     open_notebook,
 )
 
@@ -52,18 +50,6 @@ CONTRAST = r"""receipt => {
   return (light + 0.05) / (dark + 0.05);
 }"""
 OVERFLOW = "element => element.scrollWidth - element.clientWidth"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import Lab, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+from lab_session import Lab, Screen, find_chromium, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -38,18 +38,6 @@ COLUMNS = ".jp-RenderedHTML div[style*='flex: 1 1'], .jp-RenderedHTML div[style*
 NUMBERED = """count => [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
   .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length >= count"""
 OVERFLOW = "element => element.scrollWidth - element.clientWidth"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])

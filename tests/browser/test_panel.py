@@ -14,7 +14,6 @@ import pytest
 from lab_session import (
     Lab,
     Screen,
-    chromium,
     find_chromium,
     jupyter_lab,
     open_notebook,
@@ -49,12 +48,6 @@ OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 @pytest.fixture(scope="module", params=["jupyterlab", "notebook"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with jupyter_lab(tmp_path_factory.mktemp(request.param), request.param) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
         yield running
 
 

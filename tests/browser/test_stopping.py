@@ -6,7 +6,6 @@ Pictures of both are left in `build/screens/`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import nbformat
@@ -15,9 +14,7 @@ from lab_session import (
     SCREENS,
     Lab,
     Screen,
-    chromium,
     find_chromium,
-    jupyter_lab,
     open_notebook,
 )
 from promptness import in_time
@@ -41,18 +38,6 @@ os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")
 %load_ext arche_magic"""
 STREAMS = "%%llm -p groq\nCount the words."
 WAITS = "%%llm -p google --patience 100\nCount the words, later."
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 def run_all_and_stop(screen: Screen, cell: str, sight: str, picture: str) -> float:

@@ -18,7 +18,6 @@ from lab_session import (
     SCREENS,
     Lab,
     Screen,
-    chromium,
     find_chromium,
     jupyter_lab,
     open_notebook,
@@ -93,12 +92,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         # A hundred cells in a minute, some with megabytes of reply, and none waits.
         many = "requests_per_minute = 1000\ntokens_per_minute = 1e9\ntokens_per_day = 1e9\n"
         (running.notebooks / "arche_magic.toml").write_text(f"[limits.groq]\n{many}")
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
         yield running
 
 

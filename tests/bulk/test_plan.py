@@ -114,7 +114,7 @@ def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
     packed = arche_magic.plan(texts(400), TEMPLATE)
     alone = arche_magic.plan(texts(400), TEMPLATE, pack=1)
     (share,) = packed.shares
-    assert share.lane.pack >= 20
+    assert share.capacity.pack >= 20
     assert share.requests <= 20
     assert seconds(packed) < 3600
     assert seconds(alone) > 20 * 86_400

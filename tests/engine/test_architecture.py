@@ -47,7 +47,7 @@ ALLOWED = {
     "quota.failing": {"quota.ledger", "quota.opening", "quota.windows", "quota", "errors", "types"},
     "quota.folding": {"quota.ledger", "quota.windows", "quota", "catalog", "types"},
     "quota.views": {"quota.ledger", "quota.opening", "quota.windows", "quota", "types"},
-    "quota.forecast": {"quota.windows", "reply", "types"},
+    "quota.forecast": {"quota.ledger", "quota.windows", "reply", "types"},
     "quota.merging": {
         "quota.budget", "quota.folding", "quota.ledger", "quota.windows", "quota", "catalog",
         "types",

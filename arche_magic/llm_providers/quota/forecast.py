@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..reply import Attempt
-from ..types import PERIOD_SECONDS, Standing
+from ..types import PERIOD_SECONDS, Standing, Usage
+from .ledger import Amounts, as_amounts
 from .windows import period_end
 
 PACE_SECONDS = 3600.0
@@ -29,14 +30,12 @@ def units(attempt: Attempt, metric: str) -> float:
     """Units of `requests`, `tokens`, … that an attempt spent, by its recorded count."""
     if attempt.outcome in _NOT_SPENT:
         return 0.0
-    if metric == "requests":
-        return 1.0
-    tokens = {
-        "tokens": attempt.input_tokens + attempt.output_tokens,
-        "input_tokens": attempt.input_tokens,
-        "output_tokens": attempt.output_tokens,
-    }
-    return float(tokens[metric])
+    return as_amounts(attempt.input_tokens, attempt.output_tokens)[metric]
+
+
+def prompt_units(usage: Usage) -> Amounts:
+    """Units per metric of one prompt that takes so many tokens."""
+    return as_amounts(usage.input_tokens, usage.output_tokens)
 
 
 def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float) -> list[float]:
