@@ -194,6 +194,20 @@ def test_a_settlement_after_the_expiry_is_not_charged_twice(
     assert used(tracker, limit="requests_per_day") == pytest.approx(before, abs=0.01)
 
 
+def test_a_call_is_not_taken_for_dead_by_whoever_looked_at_the_clock_long_ago(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """A machine that slept between the look and the ledger: what began meanwhile goes on."""
+    tracker = proven(tracker_of(RPD, TPM))
+    route, before = a_route(tracker.configuration), clock.now
+    clock.now += 7200.0
+    hold = held(tracker, route)
+    tracker.state(route, ask(), before)
+    tracker.settle(hold, Usage(2, 3))
+    assert used(tracker, limit="requests_per_day") == pytest.approx(1, abs=1e-3)
+    assert used(tracker, limit="tokens_per_minute") == pytest.approx(5, abs=1e-3)
+
+
 @pytest.mark.parametrize("set_back", [600.0, 86_400.0 * 400])
 def test_a_hold_made_by_a_clock_that_was_ahead_ends(
     tracker_of: Build, clock: Clock, set_back: float

@@ -54,9 +54,13 @@ class Books:
         """
         kept, provider = self.accounts.read(route.key)
         if ledger.models_with_expired_holds(kept, now):
-            self.accounts.update(
-                route.key, lambda kept, provider: self.charge_expired(kept, provider, route, now)
-            )
+
+            def charge(kept: Document, provider: Document) -> None:
+                # By the clock as it is now: whoever looked at it before the machine slept, or
+                # before others had their turn, would take calls begun since for a wrong clock's.
+                self.charge_expired(kept, provider, route, self._clock.time())
+
+            self.accounts.update(route.key, charge)
             kept, provider = self.accounts.read(route.key)
         document, limits = self.in_full(kept, provider, route, now)
         return document, provider, limits
