@@ -1,0 +1,134 @@
+"""Write the pages of the site from what the repository says, and build it: `make docs`.
+
+The pages are `docs/*.md`, the README as the first one, the changelog and the guide for
+contributors. They read as plain Markdown where they lie. On the way into the site, links are made
+to fit, and `<!-- magics -->` and `<!-- python MODULE -->` give way to what the magics and the
+modules declare themselves. So whatever builds the pages needs to know nothing of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from posixpath import normpath
+
+from arche_magic.notebook.arguments import summary
+from arche_magic.notebook.magics import ArcheMagics
+
+ROOT = Path(__file__).resolve().parent.parent
+# Pages that lie elsewhere than in docs/, whose own keep their names.
+ELSEWHERE = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+_LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"\\?\{\{.+?\}\}|`--`|(?<!\w)--\w[\w-]*")
+
+
+def main(target: Path = ROOT / "build") -> None:
+    """Write `pages/` and `site/` into the folder `target`; a warning is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    pages, site = target / "pages", target / "site"
+    write_pages(pages)
+    config = load_config(str(ROOT / "mkdocs.yml"), docs_dir=str(pages), site_dir=str(site))
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+
+
+def write_pages(folder: Path) -> None:
+    """All pages, and the files that they show or link to, into a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "site.css", folder)
+    for source in [*map(ROOT.joinpath, ELSEWHERE), *sorted((ROOT / "docs").glob("*.md"))]:
+        text = source.read_text("utf-8")
+        (folder / place(source)).write_text(page(source, text), "utf-8")
+        for target in _LINK.findall(_FENCED.sub("", text)):
+            file = Path(normpath(source.parent / target))
+            if file.suffix != ".md":
+                (folder / place(file)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, folder / place(file))
+
+
+def page(source: Path, text: str) -> str:
+    """A page as the site has it."""
+
+    def linked(text: str) -> str:
+        return _LINK.sub(lambda m: place(Path(normpath(source.parent / m[1]))).as_posix(), text)
+
+    text = _outside_fences(text, linked)
+    text = text.replace("<!-- magics -->", "\n".join(magics()))
+    seen: dict[int, str] = {}
+    return re.sub(
+        r"<!-- python ([\w.]+)(?:: ([\w ]+))? -->",
+        lambda m: "\n".join(python(m[1], (m[2] or "").split(), seen)),
+        text,
+    )
+
+
+def place(file: Path) -> Path:
+    """Where a file of the repository is in the site: pages side by side, others as they lie."""
+    inside = file.relative_to(ROOT)
+    if inside.as_posix() in ELSEWHERE:
+        return Path(ELSEWHERE[inside.as_posix()])
+    return inside.relative_to("docs") if inside.parts[0] == "docs" else inside
+
+
+def magics() -> Iterator[str]:
+    """The reference of the magics, from their own declarations: what `%%llm?` shows."""
+    for name in sorted({name for kind in ArcheMagics.magics.values() for name in kind}):
+        magic = getattr(ArcheMagics, name)
+        yield f"## %{name} {{#{name}}}\n\n{summary(magic)}\n"
+        for part in inspect.cleandoc(magic.parser.description).split("\n\n")[1:]:
+            heading, _, below = part.partition("\n")
+            if heading.endswith(":"):
+                yield f"{heading}\n\n```text\n{inspect.cleandoc(below)}\n```\n"
+            else:
+                yield _CODE.sub(lambda m: f"`{m[0].strip('`')}`", part) + "\n"
+        if options := magic.parser._actions:
+            yield "| option | meaning |\n|---|---|"
+            yield from (f"| {_spelled(option)} | {_cell(option.help)} |" for option in options)
+            yield ""
+
+
+def python(module: str, names: list[str], seen: dict[int, str]) -> Iterator[str]:
+    """The reference of these names of a module, or of all that it makes public."""
+    loaded = import_module(module)
+    for name in names or loaded.__all__:
+        path = f"{module}.{name}"
+        first = seen.setdefault(id(getattr(loaded, name)), path)
+        if first == path:
+            yield f"::: {path}\n"
+        else:
+            yield f"### `{name}` {{#{path}}}\n\nThe same as [`{first}`](#{first}).\n"
+
+
+def _spelled(option: argparse.Action) -> str:
+    value = "" if option.nargs == 0 else f" {option.metavar or '|'.join(option.choices or ())}"
+    return ", ".join(f"`{_cell(flag + value)}`" for flag in option.option_strings)
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("%%", "%").replace("|", "\\|")
+
+
+def _outside_fences(text: str, change: Callable[[str], str]) -> str:
+    fenced = [match[0] for match in _FENCED.finditer(text)]
+    parts = [change(part) for part in _FENCED.sub("\0", text).split("\0")]
+    return "".join(part + fence for part, fence in zip(parts, [*fenced, ""], strict=True))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
