@@ -31,6 +31,8 @@ ELSEWHERE = {
 }
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+# Where the site itself goes on with what it would announce.
+_ANNOUNCED = re.compile(r"^The site, which `make docs` builds, goes on here.*\n\n", re.MULTILINE)
 _CODE = re.compile(r"\\?\{\{.+?\}\}|`--`|(?<!\w)--\w[\w-]*")
 
 
@@ -51,7 +53,8 @@ def write_pages(folder: Path) -> None:
     """All pages, and the files that they show or link to, into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "docs" / "site.css", folder)
+    for name in ("site.css", "iframe-worker.js"):
+        shutil.copy(ROOT / "docs" / name, folder)
     for source in [*map(ROOT.joinpath, ELSEWHERE), *sorted((ROOT / "docs").glob("*.md"))]:
         text = source.read_text("utf-8")
         (folder / place(source)).write_text(page(source, text), "utf-8")
@@ -68,7 +71,7 @@ def page(source: Path, text: str) -> str:
     def linked(text: str) -> str:
         return _LINK.sub(lambda m: place(Path(normpath(source.parent / m[1]))).as_posix(), text)
 
-    text = _outside_fences(text, linked)
+    text = _outside_fences(_ANNOUNCED.sub("", text), linked)
     text = text.replace("<!-- magics -->", "\n".join(magics()))
     seen: dict[int, str] = {}
     return re.sub(
@@ -117,7 +120,7 @@ def python(module: str, names: list[str], seen: dict[int, str]) -> Iterator[str]
 
 def _spelled(option: argparse.Action) -> str:
     value = "" if option.nargs == 0 else f" {option.metavar or '|'.join(option.choices or ())}"
-    return ", ".join(f"`{_cell(flag + value)}`" for flag in option.option_strings)
+    return f"`{', '.join(option.option_strings)}{value}`"
 
 
 def _cell(text: str | None) -> str:
