@@ -1,15 +1,17 @@
 """Write the pages of the site from what the repository says, and build it: `make docs`.
 
-The pages are `docs/*.md`, the README as the first one, the changelog and the guide for
-contributors. They read as plain Markdown where they lie. On the way into the site, links are made
-to fit, and `<!-- magics -->` and `<!-- python MODULE -->` give way to what the magics and the
-modules declare themselves. So whatever builds the pages needs to know nothing of that.
+The pages are `docs/*.md`, the README as the first one, the changelog, the guide for contributors,
+and the notebooks with their outputs. They read as plain Markdown where they lie. On the way into
+the site, links are made to fit, and `<!-- magics -->` and `<!-- python MODULE -->` give way to what
+the magics and the modules declare themselves. So whatever builds the pages needs to know nothing of
+that.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import logging
 import re
 import shutil
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from posixpath import normpath
+from typing import Any
 
 from arche_magic.notebook.arguments import summary
 from arche_magic.notebook.magics import ArcheMagics
@@ -60,8 +63,10 @@ def write_pages(folder: Path) -> None:
         (folder / place(source)).write_text(page(source, text), "utf-8")
         for target in _LINK.findall(_FENCED.sub("", text)):
             file = Path(normpath(source.parent / target))
-            if file.suffix != ".md":
-                (folder / place(file)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place(file)).parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix == ".ipynb":
+                (folder / place(file)).write_text("\n".join(notebook(file)), "utf-8")
+            elif file.suffix != ".md":
                 shutil.copy(file, folder / place(file))
 
 
@@ -82,10 +87,12 @@ def page(source: Path, text: str) -> str:
 
 
 def place(file: Path) -> Path:
-    """Where a file of the repository is in the site: pages side by side, others as they lie."""
+    """Where a file of the repository is in the site: documents side by side, others as they lie."""
     inside = file.relative_to(ROOT)
     if inside.as_posix() in ELSEWHERE:
         return Path(ELSEWHERE[inside.as_posix()])
+    if inside.suffix == ".ipynb":
+        return inside.with_suffix(".md")
     return inside.relative_to("docs") if inside.parts[0] == "docs" else inside
 
 
@@ -116,6 +123,32 @@ def python(module: str, names: list[str], seen: dict[int, str]) -> Iterator[str]
             yield f"::: {path}\n"
         else:
             yield f"### `{name}` {{#{path}}}\n\nThe same as [`{first}`](#{first}).\n"
+
+
+def notebook(file: Path) -> Iterator[str]:
+    """A notebook as a page: its cells, and their outputs as they were saved."""
+    for cell in json.loads(file.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield source + "\n"
+            continue
+        yield f"```{'' if source.startswith('%') else 'python'}\n{source}\n```\n"
+        for output in cell["outputs"]:
+            yield _output(output) + "\n"
+
+
+def _output(output: dict[str, Any]) -> str:
+    """An output of a cell: as HTML, a picture, Markdown or text, whichever it has first."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        return f'<div class="output">\n{"".join(data["text/html"])}\n</div>'
+    if "image/png" in data:
+        picture = "".join(data["image/png"]).replace("\n", "")
+        return f'<div class="output"><img alt="" src="data:image/png;base64,{picture}"></div>'
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"])
+    text = output.get("text") or data.get("text/plain") or f"{output['ename']}: {output['evalue']}"
+    return f"```text\n{''.join(text).rstrip()}\n```"
 
 
 def _spelled(option: argparse.Action) -> str:
