@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,11 +9,9 @@ from html import unescape
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from filelock import FileLock
 
 from arche_magic.notebook.magics import ArcheMagics
 
@@ -22,27 +19,6 @@ ROOT = Path(__file__).parents[1]
 # Where names are public besides those that a module lists as such.
 MODULES = ("arche_magic", "arche_magic.llm_providers", "arche_magic.bulk", "arche_magic.sandbox")
 MAGICS = sorted({name for kind in ArcheMagics.magics.values() for name in kind})
-
-
-def generator() -> ModuleType:
-    """`docs/site.py`, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "docs" / "site.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it: once for all processes of a test run."""
-    root = tmp_path_factory.getbasetemp().parent
-    with FileLock(root / "site.lock"):
-        if not (root / "site" / "built").exists():
-            generator().main(root / "site")
-            (root / "site" / "built").touch()
-    return root / "site" / "site"
 
 
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
@@ -63,13 +39,14 @@ class Links(HTMLParser):
         self.ids |= {given[name] for name in ("id", "name") if name in given}
         if tag == "a" and "href" in given:
             self.links.add(given["href"])
-        if (name := LOADED.get(tag)) and name in given:
-            self.loaded.add(given[name])
+        source = given.get(LOADED.get(tag, ""), "data:")
+        if not source.startswith("data:"):
+            self.loaded.add(source)
 
 
 @pytest.fixture(scope="session")
-def pages(site: Path) -> dict[Path, Links]:
-    return {page: Links(page) for page in sorted(site.rglob("*.html"))}
+def pages(built_site: Path) -> dict[Path, Links]:
+    return {page: Links(page) for page in sorted(built_site.rglob("*.html"))}
 
 
 def test_every_page_of_the_repository_is_in_it(pages: dict[Path, Links]) -> None:
@@ -79,7 +56,7 @@ def test_every_page_of_the_repository_is_in_it(pages: dict[Path, Links]) -> None
     assert names >= {"index", "changelog", "contributing"}
 
 
-def test_every_link_leads_to_a_place_in_it(site: Path, pages: dict[Path, Links]) -> None:
+def test_every_link_leads_to_a_place_in_it(pages: dict[Path, Links]) -> None:
     """Files and places in pages; addresses elsewhere are encrypted ones."""
     for page, found in pages.items():
         for link in found.links | found.loaded:
@@ -95,11 +72,11 @@ def test_every_link_leads_to_a_place_in_it(site: Path, pages: dict[Path, Links])
                 assert unquote(parts.fragment) in pages[file].ids, f"{page.name}: {link}"
 
 
-def test_no_page_loads_anything_from_elsewhere(site: Path, pages: dict[Path, Links]) -> None:
+def test_no_page_loads_anything_from_elsewhere(built_site: Path, pages: dict[Path, Links]) -> None:
     """No font, script, style or picture."""
     for page, found in pages.items():
         assert not [link for link in found.loaded if "//" in link], page.name
-    for style in site.rglob("*.css"):
+    for style in built_site.rglob("*.css"):
         text = style.read_text("utf-8")
         assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)]*", text), style.name
 
@@ -143,9 +120,9 @@ def test_every_public_name_says_what_it_means(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAGICS)
-def test_every_magic_is_in_the_reference_with_every_option(site: Path, name: str) -> None:
+def test_every_magic_is_in_the_reference_with_every_option(built_site: Path, name: str) -> None:
     """As `%%llm?` shows it, each option with its value and its meaning."""
-    text = (site / "magics.html").read_text("utf-8")
+    text = (built_site / "magics.html").read_text("utf-8")
     section = text.partition(f'<h2 id="{name}">')[2].partition("<h2 ")[0]
     shown = unescape(re.sub(r"<[^>]+>", "", section))
     for option in getattr(ArcheMagics, name).parser._actions:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from leaks import PLANTED
-from test_site import site  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).parents[2]
 # As their services give them out. What is made up for a test says so, or is shorter.
@@ -64,9 +63,9 @@ def test_no_file_of_the_repository_holds_a_key() -> None:
     assert scanned(files) == []
 
 
-def test_no_page_of_the_site_holds_a_key(site: Path) -> None:  # noqa: F811
+def test_no_page_of_the_site_holds_a_key(built_site: Path) -> None:
     """What the generator adds is looked through as well."""
-    files = [file for file in site.rglob("*") if file.is_file()]
+    files = [file for file in built_site.rglob("*") if file.is_file()]
     assert len(files) > 20
     assert scanned(files) == []
 
