@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test quick bench chaos oldest notebooks screenshots clean
+.PHONY: demo test quick bench chaos oldest docs notebooks screenshots clean
 
 demo: .venv/demo
 	$(BIN)/python notebooks/demo.py
@@ -34,6 +34,10 @@ oldest: .venv-oldest/test
 	@echo "with $$($(PYTHON) -c '$(OLDEST)')"
 	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
 
+# The site, in build/site: open index.html there, no server is needed.
+docs: .venv/docs
+	$(BIN)/python docs/site.py
+
 # Runs the notebooks that are kept with outputs; nothing changes in them that did not in the code.
 notebooks: .venv/test
 	$(BIN)/python notebooks/write_outputs.py
@@ -48,9 +52,13 @@ screenshots: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
+.venv/docs: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 .venv/test: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@ .venv/demo
+	@touch $@ .venv/demo .venv/docs
 
 OLDEST = import re, tomllib; \
 	needs = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \

@@ -6,12 +6,48 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .bulk import imap, map, plan  # noqa: A004  # what the builtin does, for prompts
+    from .llm_providers import get_llm_provider
+    from .llm_providers.quota_tracker import get_quota_tracker
+    from .notebook.history import (
+        attempts_from_notebook,
+        decisions_from_notebook,
+        load_attempts,
+    )
+    from .notebook.structured import frame
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "attempts_from_notebook",
+    "decisions_from_notebook",
+    "frame",
+    "get_llm_provider",
+    "get_quota_tracker",
+    "imap",
+    "load_attempts",
+    "map",
+    "plan",
+]
+
+# Imported when first used: loading the extension stays instant.
+_LATER = {
+    "attempts_from_notebook": "notebook.history",
+    "decisions_from_notebook": "notebook.history",
+    "frame": "notebook.structured",
+    "get_llm_provider": "llm_providers",
+    "get_quota_tracker": "llm_providers",
+    "imap": "bulk",
+    "load_attempts": "notebook.history",
+    "map": "bulk",
+    "plan": "bulk",
+}
 
 logging.getLogger("arche_magic").addHandler(logging.NullHandler())
 
@@ -31,21 +67,10 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when first used: loading the extension stays instant."""
-    if name in ("get_llm_provider", "get_quota_tracker"):
-        from . import llm_providers
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)
 
-        return getattr(llm_providers, name)
-    if name == "frame":
-        from .notebook import structured
 
-        return structured.frame
-    if name in ("map", "imap", "plan"):
-        from . import bulk
-
-        return getattr(bulk, name)
-    if name in ("load_attempts", "attempts_from_notebook", "decisions_from_notebook"):
-        from .notebook import history
-
-        return getattr(history, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from leaks import leaks_in, leaks_of_a_run
 
 from arche_magic.llm_providers.config import use_configuration
@@ -56,3 +59,19 @@ def sandbox_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
         (tmp_path / ".env").write_text("\n".join(lines))
         monkeypatch.chdir(tmp_path)
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `make docs` builds it; once, however many processes run tests."""
+    folder = tmp_path_factory.getbasetemp().parent / "site-of-this-run"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "built").exists():
+            program = Path(__file__).parents[1] / "docs" / "site.py"
+            done = subprocess.run(
+                [sys.executable, program, folder], capture_output=True, text=True, timeout=120,
+                stdin=subprocess.DEVNULL, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            (folder / "built").touch()
+    return folder / "site"

@@ -1,8 +1,8 @@
 """Every snippet of the README and of each page in `docs/` runs, in the order a reader meets it.
 
 A fenced block without a language is a notebook cell, `python` runs as it stands, `toml` is parsed;
-other languages are shown only. A cell that is to fail is followed by a `text` block that begins
-with the error's name, as in `InvalidRequest: …`.
+other languages are shown only. A `text` block right below a cell is what it prints, figures aside;
+if it begins with an error's name, as in `InvalidRequest: …`, the cell is to fail so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,23 @@ SHOWN_ONLY = {"diff", "html", "http", "ini", "json", "mermaid", "py", "sh", "tex
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 
-def snippets(page: Path) -> list[tuple[str, str]]:
-    """Language and text of each fenced block; blocks in lists are indented."""
-    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", page.read_text("utf-8"), re.M | re.S)
-    return [(language, re.sub(f"(?m)^{indent}", "", text)) for indent, language, text in found]
+def snippets(text: str) -> list[tuple[str, str]]:
+    """Language and text of each fenced block; blocks in lists are indented.
+
+    One that is not right below the block before it comes after one without text.
+    """
+    found, end = [], 0
+    for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.M | re.S):
+        if text[end : match.start()].strip():
+            found.append(("text", ""))
+        found.append((match[2], re.sub(f"(?m)^{match[1]}", "", match[3])))
+        end = match.end()
+    return found
+
+
+def plain(text: str) -> str:
+    """A text without figures, colours and spaces that only lay it out."""
+    return " ".join(re.sub(r"\d[\d,.]*", "0", re.sub(r"\x1b\[[\d;]*m", "", text)).split())
 
 
 @pytest.fixture
@@ -56,13 +70,16 @@ def shell(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_cells_and_python_run_from_top_to_bottom(shell: InteractiveShell, page: Path) -> None:
+def test_cells_and_python_run_from_top_to_bottom(
+    shell: InteractiveShell, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A reader who types each cell of the page sees what it says, and no other error."""
-    blocks = snippets(page)
+    blocks = snippets(page.read_text("utf-8"))
     assert {language for language, _ in blocks} <= SHOWN_ONLY | {"", "python", "toml"}
-    for (language, text), (_, after) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+    for (language, text), (below, after) in pairwise([*blocks, ("", "")]):
         if language not in ("", "python"):
             continue
+        capsys.readouterr()
         result = shell.run_cell(text)
         error = result.error_in_exec or result.error_before_exec
         expected = re.match(r"(\w+(?:Error|Request|Keys|Available|Filtered|Reply)): ", after)
@@ -70,12 +87,15 @@ def test_cells_and_python_run_from_top_to_bottom(shell: InteractiveShell, page: 
             assert type(error).__name__ == expected[1], f"{text}\n{error!r}"
         else:
             assert error is None, f"{text}\n{error!r}"
+        printed = plain(capsys.readouterr().out)
+        for line in after.splitlines() if below == "text" else ():
+            assert plain(line) in printed, f"{text}\n{line}\nis not in\n{printed}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_settings_shown_can_be_parsed(page: Path) -> None:
     """Each `toml` block is TOML."""
-    for language, text in snippets(page):
+    for language, text in snippets(page.read_text("utf-8")):
         if language == "toml":
             tomllib.loads(text)
 
@@ -90,4 +110,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_shows_the_main_things() -> None:
     """A rule over nothing would always hold."""
-    assert sum(language in ("", "python") for language, _ in snippets(ROOT / "README.md")) >= 8
+    readme = snippets((ROOT / "README.md").read_text("utf-8"))
+    assert sum(language in ("", "python") for language, _ in readme) >= 8
+
+
+def test_the_columns_of_every_frame_are_on_their_page(shell: InteractiveShell) -> None:
+    """`docs/frames.md` names those that each frame has, and none besides."""
+    sections = (ROOT / "docs" / "frames.md").read_text("utf-8").split("\n## ")[1:]
+    assert len(sections) >= 10
+    for section in sections:
+        for language, text in snippets(section):
+            if language in ("", "python"):
+                assert shell.run_cell(text).success, text
+        name = (re.search(r"^(\w+) = %", section, re.M) or ["", "replies"])[1]
+        rows = re.findall(r"^\| (`.*?) \|", section, re.M)
+        named = [column for row in rows for column in re.findall(r"`(\w+)`", row)]
+        columns = [column for column in shell.user_ns[name].columns if column != "text"]
+        assert sorted(named) == sorted(columns), section[:60]

@@ -1,0 +1,170 @@
+"""Write the pages of the site from what the repository says, and build it: `make docs`.
+
+The pages are `docs/*.md`, the README as the first one, the changelog, the guide for contributors,
+and the notebooks with their outputs. They read as plain Markdown where they lie. On the way into
+the site, links are made to fit, and `<!-- magics -->` and `<!-- python MODULE -->` give way to what
+the magics and the modules declare themselves. So whatever builds the pages needs to know nothing of
+that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from posixpath import normpath
+from typing import Any
+
+from arche_magic.notebook.arguments import summary
+from arche_magic.notebook.magics import ArcheMagics
+
+ROOT = Path(__file__).resolve().parent.parent
+# Pages that lie elsewhere than in docs/, whose own keep their names.
+ELSEWHERE = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+_LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+# Where the site itself goes on with what it would announce.
+_ANNOUNCED = re.compile(r"^The site, which `make docs` builds, goes on here.*\n\n", re.MULTILINE)
+_CODE = re.compile(r"\\?\{\{.+?\}\}|`--`|(?<!\w)--\w[\w-]*")
+
+
+def main(target: Path = ROOT / "build") -> None:
+    """Write `pages/` and `site/` into the folder `target`; a warning is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    pages, site = target / "pages", target / "site"
+    write_pages(pages)
+    config = load_config(str(ROOT / "mkdocs.yml"), docs_dir=str(pages), site_dir=str(site))
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+
+
+def write_pages(folder: Path) -> None:
+    """All pages, and the files that they show or link to, into a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in ("site.css", "iframe-worker.js"):
+        shutil.copy(ROOT / "docs" / name, folder)
+    for source in [*map(ROOT.joinpath, ELSEWHERE), *sorted((ROOT / "docs").glob("*.md"))]:
+        text = source.read_text("utf-8")
+        (folder / place(source)).write_text(page(source, text), "utf-8")
+        for target in _LINK.findall(_FENCED.sub("", text)):
+            file = Path(normpath(source.parent / target))
+            (folder / place(file)).parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix == ".ipynb":
+                (folder / place(file)).write_text("\n".join(notebook(file)), "utf-8")
+            elif file.suffix != ".md":
+                shutil.copy(file, folder / place(file))
+
+
+def page(source: Path, text: str) -> str:
+    """A page as the site has it."""
+
+    def linked(text: str) -> str:
+        return _LINK.sub(lambda m: place(Path(normpath(source.parent / m[1]))).as_posix(), text)
+
+    text = _outside_fences(_ANNOUNCED.sub("", text), linked)
+    text = text.replace("<!-- magics -->", "\n".join(magics()))
+    seen: dict[int, str] = {}
+    return re.sub(
+        r"<!-- python ([\w.]+)(?:: ([\w ]+))? -->",
+        lambda m: "\n".join(python(m[1], (m[2] or "").split(), seen)),
+        text,
+    )
+
+
+def place(file: Path) -> Path:
+    """Where a file of the repository is in the site: documents side by side, others as they lie."""
+    inside = file.relative_to(ROOT)
+    if inside.as_posix() in ELSEWHERE:
+        return Path(ELSEWHERE[inside.as_posix()])
+    if inside.suffix == ".ipynb":
+        return inside.with_suffix(".md")
+    return inside.relative_to("docs") if inside.parts[0] == "docs" else inside
+
+
+def magics() -> Iterator[str]:
+    """The reference of the magics, from their own declarations: what `%%llm?` shows."""
+    for name in sorted({name for kind in ArcheMagics.magics.values() for name in kind}):
+        magic = getattr(ArcheMagics, name)
+        yield f"## %{name} {{#{name}}}\n\n{summary(magic)}\n"
+        for part in inspect.cleandoc(magic.parser.description).split("\n\n")[1:]:
+            heading, _, below = part.partition("\n")
+            if heading.endswith(":"):
+                yield f"{heading}\n\n```text\n{inspect.cleandoc(below)}\n```\n"
+            else:
+                yield _CODE.sub(lambda m: f"`{m[0].strip('`')}`", part) + "\n"
+        if options := magic.parser._actions:
+            yield "| option | meaning |\n|---|---|"
+            yield from (f"| {_spelled(option)} | {_cell(option.help)} |" for option in options)
+            yield ""
+
+
+def python(module: str, names: list[str], seen: dict[int, str]) -> Iterator[str]:
+    """The reference of these names of a module, or of all that it makes public."""
+    loaded = import_module(module)
+    for name in names or loaded.__all__:
+        path = f"{module}.{name}"
+        first = seen.setdefault(id(getattr(loaded, name)), path)
+        if first == path:
+            yield f"::: {path}\n"
+        else:
+            yield f"### `{name}` {{#{path}}}\n\nThe same as [`{first}`](#{first}).\n"
+
+
+def notebook(file: Path) -> Iterator[str]:
+    """A notebook as a page: its cells, and their outputs as they were saved."""
+    for cell in json.loads(file.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield source + "\n"
+            continue
+        yield f"```{'' if source.startswith('%') else 'python'}\n{source}\n```\n"
+        for output in cell["outputs"]:
+            yield _output(output) + "\n"
+
+
+def _output(output: dict[str, Any]) -> str:
+    """An output of a cell: as HTML, a picture, Markdown or text, whichever it has first."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        return f'<div class="output">\n{"".join(data["text/html"])}\n</div>'
+    if "image/png" in data:
+        picture = "".join(data["image/png"]).replace("\n", "")
+        return f'<div class="output"><img alt="" src="data:image/png;base64,{picture}"></div>'
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"])
+    text = output.get("text") or data.get("text/plain") or f"{output['ename']}: {output['evalue']}"
+    return f"```text\n{''.join(text).rstrip()}\n```"
+
+
+def _spelled(option: argparse.Action) -> str:
+    value = "" if option.nargs == 0 else f" {option.metavar or '|'.join(option.choices or ())}"
+    return f"`{', '.join(option.option_strings)}{value}`"
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("%%", "%").replace("|", "\\|")
+
+
+def _outside_fences(text: str, change: Callable[[str], str]) -> str:
+    fenced = [match[0] for match in _FENCED.finditer(text)]
+    parts = [change(part) for part in _FENCED.sub("\0", text).split("\0")]
+    return "".join(part + fence for part, fence in zip(parts, [*fenced, ""], strict=True))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
