@@ -6,12 +6,36 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .bulk import imap as imap
+    from .bulk import map as map  # noqa: A004  # only ever used as `arche_magic.map`
+    from .bulk import plan as plan
+    from .llm_providers import get_llm_provider as get_llm_provider
+    from .llm_providers import get_quota_tracker as get_quota_tracker
+    from .notebook.history import attempts_from_notebook as attempts_from_notebook
+    from .notebook.history import decisions_from_notebook as decisions_from_notebook
+    from .notebook.history import load_attempts as load_attempts
+    from .notebook.structured import frame as frame
+
 __version__ = "0.1.0"
+
+# The public names, imported when first used: loading the extension stays instant.
+_LATER = {
+    "attempts_from_notebook": "notebook.history",
+    "decisions_from_notebook": "notebook.history",
+    "frame": "notebook.structured",
+    "get_llm_provider": "llm_providers",
+    "get_quota_tracker": "llm_providers",
+    "imap": "bulk",
+    "load_attempts": "notebook.history",
+    "map": "bulk",
+    "plan": "bulk",
+}
 
 logging.getLogger("arche_magic").addHandler(logging.NullHandler())
 
@@ -30,22 +54,15 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     unload(shell)
 
 
-def __getattr__(name: str) -> Any:
-    """The public names, imported when first used: loading the extension stays instant."""
-    if name in ("get_llm_provider", "get_quota_tracker"):
-        from . import llm_providers
+def __dir__() -> list[str]:
+    """What this module has, with the names that are not imported yet."""
+    return sorted({*globals(), *_LATER})
 
-        return getattr(llm_providers, name)
-    if name == "frame":
-        from .notebook import structured
 
-        return structured.frame
-    if name in ("map", "imap", "plan"):
-        from . import bulk
+if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wrong name
 
-        return getattr(bulk, name)
-    if name in ("load_attempts", "attempts_from_notebook", "decisions_from_notebook"):
-        from .notebook import history
-
-        return getattr(history, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        """Import a public name."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
