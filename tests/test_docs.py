@@ -27,7 +27,9 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 def snippets(page: Path) -> list[tuple[str, str]]:
     """Language and text of each fenced block; blocks in lists are indented."""
-    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", page.read_text("utf-8"), re.M | re.S)
+    found = re.findall(
+        r"^( *)```(\w*)\n(.*?)^\1```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
     return [(language, re.sub(f"(?m)^{indent}", "", text)) for indent, language, text in found]
 
 

@@ -95,7 +95,12 @@ def run(
         if not peer.requirements:
             Path(folder, "arche_magic.toml").write_text(settings(limits or {}), encoding="utf-8")
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=kept | dict(variables)
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=kept | dict(variables),
         )
     if done.returncode:
         raise RuntimeError(f"{peer.title}, {task}: {done.stderr[-2000:]}")
