@@ -11,10 +11,17 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=
+	@echo "tests cover $$($(BIN)/coverage report --format=total) % of engine, jobs and sandbox"
 
+# Without what takes long: killed processes, drawn interleavings, a Redis server.
 quick: .venv/test
-	$(BIN)/python -m pytest -n 2 tests/engine tests/adapters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/engine tests/adapters \
+		--ignore tests/engine/test_kills.py --ignore tests/engine/test_interleavings.py \
+		--ignore tests/engine/test_redis.py
 
 bench: .venv/test
 	$(BIN)/python tests/bench/overhead.py

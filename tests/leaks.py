@@ -112,6 +112,8 @@ def leaks_of_a_run(folders: Iterable[Path]) -> list[str]:
 
 def _files(folder: Path, but: tuple[str, ...]) -> Iterator[tuple[Path, bytes]]:
     for path in sorted(folder.rglob("*")):
+        if "site-packages" in path.parts:
+            continue  # what pip wrote, in the environments of a benchmark
         if not any(path.match(pattern) for pattern in but) and not path.is_symlink():
             # It may be a folder or a socket, gone meanwhile, or not ours to read.
             with suppress(OSError):

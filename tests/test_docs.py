@@ -32,7 +32,7 @@ def snippets(text: str) -> list[tuple[str, str]]:
     One that is not right below the block before it comes after one without text.
     """
     found, end = [], 0
-    for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.M | re.S):
+    for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
         if text[end : match.start()].strip():
             found.append(("text", ""))
         found.append((match[2], re.sub(f"(?m)^{match[1]}", "", match[3])))
@@ -122,8 +122,8 @@ def test_the_columns_of_every_frame_are_on_their_page(shell: InteractiveShell) -
         for language, text in snippets(section):
             if language in ("", "python"):
                 assert shell.run_cell(text).success, text
-        name = (re.search(r"^(\w+) = %", section, re.M) or ["", "replies"])[1]
-        rows = re.findall(r"^\| (`.*?) \|", section, re.M)
+        name = (re.search(r"^(\w+) = %", section, re.MULTILINE) or ["", "replies"])[1]
+        rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
         named = [column for row in rows for column in re.findall(r"`(\w+)`", row)]
         columns = [column for column in shell.user_ns[name].columns if column != "text"]
         assert sorted(named) == sorted(columns), section[:60]

@@ -1,4 +1,4 @@
-"""The wheel that users install works by itself."""
+"""What is published: a wheel that works by itself, an sdist, their version and their needs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
+from collections.abc import Iterable, Iterator
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import arche_magic
 
 ROOT = Path(__file__).parent.parent
+FIELD = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai", "pandas"}
 PROGRAM = """
 import json, arche_magic
 from arche_magic.llm_providers import get_llm_provider
@@ -31,24 +37,54 @@ print(json.dumps([arche_magic.__file__, arche_magic.__version__, reply.provider]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a wheel and an sdist, both built from the source tree."""
+    folder = tmp_path_factory.mktemp("built")
+    build(ROOT, folder, "wheel", "sdist")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (one,) = built.glob("*.whl")
+    return one
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source tree of the sdist."""
+    (sdist,) = built.glob("*.tar.gz")
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (tree,) = folder.iterdir()
+    return tree
+
+
+def build(source: Path, folder: Path, *targets: str) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    for target in targets:
+        command += ["-t", target]
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", str(ROOT), "--quiet", "--no-deps",
-         "--no-build-isolation", "--wheel-dir", str(folder)],
-        check=True, stdin=subprocess.DEVNULL, timeout=120,
-    )  # fmt: skip
-    (built,) = folder.glob("*.whl")
-    return built
+        command, cwd=source, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120
+    )
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_the_wheel_holds_all_it_needs_and_no_more(wheel: Path) -> None:
-    """The catalog and the typing marker are in it; tests and notebooks are not."""
-    names = zipfile.ZipFile(wheel).namelist()
+    """The catalog, the typing marker and the licence are in it; tests and notebooks are not."""
+    names = contents(wheel)
     assert "arche_magic/llm_providers/catalog.toml" in names
     assert "arche_magic/py.typed" in names
+    about = f"arche_magic-{arche_magic.__version__}.dist-info"
+    assert b"License-Expression: MIT\n" in names[f"{about}/METADATA"]
+    assert names[f"{about}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"arche_magic", f"arche_magic-{arche_magic.__version__}.dist-info"}
+    assert tops == {"arche_magic", about}
 
 
 def test_the_wheel_answers_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
@@ -66,6 +102,56 @@ def test_the_wheel_answers_without_the_source_tree(wheel: Path, tmp_path: Path) 
     assert provider == "groq"
 
 
+def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
+    """Without the repository, its history and its tags, byte for byte."""
+    build(unpacked, tmp_path, "wheel")
+    (again,) = tmp_path.glob("*.whl")
+    assert again.name == wheel.name
+    assert contents(again) == contents(wheel)
+
+
+def test_the_sdist_holds_its_tests_and_what_they_read(unpacked: Path) -> None:
+    """They pass there, and nothing that lay about in the checkout is published."""
+    folders = {"arche_magic", "docs", "notebooks", "tests"}
+    told = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
+    built_with = {"Makefile", "mkdocs.yml", "pyproject.toml", ".gitignore", "PKG-INFO"}
+    assert folders | told <= {path.name for path in unpacked.iterdir()}
+    assert {path.name for path in unpacked.iterdir()} <= folders | told | built_with
+    for folder in folders:
+        here, there = ({p.relative_to(r) for p in kept(r / folder)} for r in (ROOT, unpacked))
+        assert here == there
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/test_readme.py", "tests/test_settings_page.py"],
+        cwd=unpacked, env={**os.environ, "PYTHONPATH": str(unpacked)}, timeout=120, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def kept(folder: Path) -> Iterator[Path]:
+    """The files of a folder, without what git ignores."""
+    passing = {"__pycache__", ".ipynb_checkpoints", "outputs"}
+    for path in folder.rglob("*"):
+        if path.is_file() and not passing & {*path.parts}:
+            yield path
+
+
+def test_a_tag_names_the_version() -> None:
+    """A commit tagged `v1.2.3` has that version, and no version is older than an earlier tag."""
+    version = Version(arche_magic.__version__)
+    assert tags("--points-at", "HEAD") <= {version}
+    assert all(tag <= version for tag in tags("--merged", "HEAD"))
+
+
+def tags(*which: str) -> set[Version]:
+    """The versions that tags of the repository name; none in an sdist or a shallow clone."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "tag", "--list", "v*", *which],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    return {Version(tag) for tag in done.stdout.split()}
+
+
 def test_the_required_packages_are_few() -> None:
     """The seven packages of the field, the HTTP client of their SDKs, and two small ones."""
     names = {
@@ -73,5 +159,27 @@ def test_the_required_packages_are_few() -> None:
         for entry in requires("arche_magic") or ()
         if "extra ==" not in entry
     }
-    field = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai", "pandas"}
-    assert names == field | {"httpx", "python-dotenv", "filelock", "genai-prices"}
+    assert names == FIELD | {"httpx", "python-dotenv", "filelock", "genai-prices"}
+
+
+def test_an_install_brings_few_packages_of_its_own() -> None:
+    """Beside what the seven packages bring, at most six more."""
+    theirs, ours = closure(FIELD), closure(["arche_magic"])
+    added = sorted(ours - theirs - {"arche-magic"})
+    print(f"the seven bring {len(theirs)}, we add {len(added)}: {', '.join(added)}")
+    assert len(added) <= 6
+
+
+def closure(names: Iterable[str]) -> set[str]:
+    """The distributions that installing these brings here, by their metadata."""
+    found: set[tuple[str, str]] = set()
+    left = [Requirement(name) for name in names]
+    while left:
+        needed = left.pop()
+        name = canonicalize_name(needed.name)
+        for extra in {"", *needed.extras}:
+            if (name, extra) not in found:
+                found.add((name, extra))
+                lines = map(Requirement, requires(name) or ())
+                left += (r for r in lines if not r.marker or r.marker.evaluate({"extra": extra}))
+    return {name for name, _ in found}

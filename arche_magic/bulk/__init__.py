@@ -19,7 +19,6 @@ from .rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    from distributed import Client
 
 __all__ = [
     "Job",
@@ -41,7 +40,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     template: str | None = None,
     *,
     to: str | Path | None = None,
-    client: Client | None = None,
+    client: Any = None,
     on_done: Callable[[Row], object] | None = None,
     **options: Any,
 ) -> pd.DataFrame | Any:
@@ -57,7 +56,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         template: the prompt, with `{{column}}` for the values of a row. Without one, the texts of
             a Series or list are the prompts.
         to: the file to write the rows of a file to, with their replies.
-        client: a `distributed.Client` whose workers ask; see `bulk.cluster`.
+        client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
         on_done: called with each `Row` as it finishes.
         **options: see `Job`.
 
@@ -101,7 +100,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 
 
 def imap(
-    data: Any, template: str | None = None, *, client: Client | None = None, **options: Any
+    data: Any, template: str | None = None, *, client: Any = None, **options: Any
 ) -> Iterator[Row]:
     """The rows as they finish, in whatever order; see `map`. Closing the iterator ends the job."""
     if client is not None:

@@ -80,7 +80,7 @@ class Job:
         llm: IntelligentLLMOrchestrator | None = None,
         **options: Any,
     ) -> None:
-        self.rows = Rows(data, template)
+        self.rows: Rows = Rows(data, template)
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         longest = at_most("patience", patience)

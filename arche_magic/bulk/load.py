@@ -206,8 +206,9 @@ class Load:
             if size > 1:
                 whole = needs_packed(usage, size)
                 cost = cost_usd(first, whole)
-                capacity = replace(capacity, need=prompt_units(whole), pack=size, cost=cost)
-            packed.append(capacity)
+                packed.append(replace(capacity, need=prompt_units(whole), pack=size, cost=cost))
+            else:
+                packed.append(capacity)
         return packed
 
 

@@ -6,7 +6,7 @@ It knows nothing of notebooks. Start with `get_llm_provider("intelligent").gener
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .config import get_configuration
 from .errors import (
@@ -58,10 +58,12 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LATER[name]}", __name__), name)
+if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wrong name
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
 
 
 def get_llm_provider(

@@ -122,7 +122,7 @@ def parse_limits(
         metric, period = split_limit_name(name)
         own = entry if isinstance(entry, Mapping) else {"amount": entry}
         if unknown := set(own) - {"amount", *_RULES}:
-            raise ValueError(f"{name} has an unknown part {sorted(unknown)[0]!r}")
+            raise ValueError(f"{name} has an unknown part {min(unknown)!r}")
         amount: Any = own.get("amount")
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
         if not number or not (amount == 0 or 1 <= amount < math.inf):

@@ -302,7 +302,7 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
 def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
     table = _table(settings, "replay")
     if unknown := set(table) - set(REPLAY_SETTINGS):
-        raise ValueError(f"[replay]: unknown setting {sorted(unknown)[0]!r}; there is mode")
+        raise ValueError(f"[replay]: unknown setting {min(unknown)!r}; there is mode")
     mode, known = table.get("mode", "off"), get_args(ReplayMode)
     if mode not in known:
         raise ValueError(f"[replay]: mode is {mode!r}; it can be {', '.join(known)}")

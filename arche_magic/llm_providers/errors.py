@@ -34,7 +34,7 @@ class LLMProviderError(Exception):
         next_available_at: datetime | None = None,
     ) -> None:
         super().__init__(message)
-        self.attempts = tuple(attempts)
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.next_available_at = next_available_at
 
     def _render_traceback_(self) -> list[str]:
@@ -141,7 +141,7 @@ class AttemptFailed(Exception):
         self.remedy = remedy
         self.retry_after = retry_after
         self.limit = limit
-        self.observations = tuple(observations)
+        self.observations: tuple[Observation, ...] = tuple(observations)
         self.usage = usage
         self.at_least: Usage | None = None
         self.text = text

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .loop import RequestRun
-from .parameters import Messages, build_request
+from .parameters import Messages, Options, build_request
 from .preview import Preview, preview
-from .quota_tracker import get_quota_tracker
+from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
 from .types import Key, Request, Route
@@ -42,13 +42,15 @@ class IntelligentLLMOrchestrator:
         providers: Sequence[str] | None = None,
         configuration: Configuration | None = None,
     ) -> None:
-        self.configuration = configuration or get_configuration()
+        self.configuration: Configuration = configuration or get_configuration()
         for name in (*(providers or ()), *([preferred_provider] if preferred_provider else ())):
             self.configuration.provider(name)
-        self.providers = tuple(providers or self.configuration.providers)
-        self.preferred_provider = preferred_provider or self.configuration.preferred_provider
+        self.providers: tuple[str, ...] = tuple(providers or self.configuration.providers)
+        self.preferred_provider: str | None = (
+            preferred_provider or self.configuration.preferred_provider
+        )
         self.enable_multi_key_groq = enable_multi_key_groq
-        self.quota_tracker = get_quota_tracker(self.configuration)
+        self.quota_tracker: QuotaTracker = get_quota_tracker(self.configuration)
         self._log = attempt_log(self.configuration.store)
         self._tally = Tally()
 
@@ -66,7 +68,7 @@ class IntelligentLLMOrchestrator:
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Reply:
         """The reply to a prompt.
 
@@ -114,7 +116,7 @@ class IntelligentLLMOrchestrator:
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Reply:
         """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
 
@@ -122,12 +124,21 @@ class IntelligentLLMOrchestrator:
         """
         return self._finish(messages, model, max_tokens, temperature, options)
 
-    async def agenerate(self, prompt: str, *args: Any, **options: Any) -> Reply:
+    async def agenerate(
+        self,
+        prompt: str,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Unpack[Options],
+    ) -> Reply:
         """`generate` in a thread of its own, for code that awaits."""
         # Here, since it is a quarter of the time that importing this package takes.
         import asyncio
 
-        return await asyncio.to_thread(self.generate, prompt, *args, **options)
+        return await asyncio.to_thread(
+            self.generate, prompt, model, max_tokens, temperature, **options
+        )
 
     def stream(
         self,
@@ -135,7 +146,7 @@ class IntelligentLLMOrchestrator:
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> ReplyStream:
         """The reply piece by piece: an iterator of text, with `.reply` once it is exhausted.
 
@@ -153,7 +164,7 @@ class IntelligentLLMOrchestrator:
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Generator[Event, None, Reply]:
         """A streamed request as it happens: `Waiting`, `Piece`, `Discarded`; returns the reply.
 
@@ -209,7 +220,7 @@ class IntelligentLLMOrchestrator:
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Preview:
         """What `generate` or `generate_chat` would do now with the same arguments.
 
@@ -226,7 +237,7 @@ class IntelligentLLMOrchestrator:
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Reply | None:
         """The kept reply that would answer the same arguments from memory, if there is one."""
         from .replay import kept

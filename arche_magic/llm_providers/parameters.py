@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
@@ -13,12 +14,41 @@ from .redaction import key_in
 from .schemas import schema_of
 from .types import Image, Message, ReplayMode, Request
 
+if TYPE_CHECKING:
+    from .reply_stream import OnWait
+
 Messages = Iterable[Mapping[str, Any] | Message]
-_OPTIONS = (
-    "provider", "model", "max_tokens", "max_output_tokens", "temperature", "system", "top_p",
-    "stop", "seed", "patience", "timeout", "fallback_on_filter", "keep", "fresh", "schema",
-    "images", "reserve",
-)  # fmt: skip
+
+
+class Options(TypedDict, total=False):
+    """The options of `generate` beside the model and its two settings; it says what they mean.
+
+    None is as good as leaving one out.
+    """
+
+    provider: str | None
+    max_output_tokens: int | None
+    system: str | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    patience: float | None
+    timeout: float | None
+    fallback_on_filter: bool | None
+    keep: bool | None
+    fresh: bool | None
+    schema: Any
+    images: Sequence[Image | str | Path | bytes] | None
+    reserve: float | None
+    on_wait: OnWait | None
+
+
+# `on_wait` is for whoever runs the request, and no part of it.
+_OPTIONS = [
+    name
+    for name in ("model", "max_tokens", "temperature", *Options.__annotations__)
+    if name != "on_wait"
+]
 
 
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .markdown import harmless_markdown, whole_characters, without_controls
 from .types import Route, Usage, in_seconds, route_name
@@ -136,7 +136,7 @@ class Reply(str):
         decisions: tuple[Decision, ...] = (),
         parsed: Any = None,
         from_memory: datetime | None = None,
-    ) -> Reply:
+    ) -> Self:
         """Build a reply from its text and how it came."""
         reply = super().__new__(cls, whole_characters(text))
         reply.provider, reply.key, reply.model = provider, key, model

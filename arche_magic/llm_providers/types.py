@@ -114,7 +114,7 @@ class Location(str):
 
     _whole: Secret | None
 
-    def __new__(cls, text: str) -> Location:
+    def __new__(cls, text: str) -> Location:  # noqa: PYI034  # what is one is given back
         """The location that a text names; one that is a Location already keeps its password."""
         if isinstance(text, Location):
             return text

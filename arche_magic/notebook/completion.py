@@ -145,9 +145,9 @@ def _of_kind(
 
     `PROVIDER|MODEL,…` is a list, each part of which is either.
     """
-    for kinds, divider in _KIND.findall(metavar):
-        if divider.startswith(","):
-            word, divider = word.rpartition(",")[2], ""
+    for kinds, follows in _KIND.findall(metavar):
+        is_list = follows.startswith(",")
+        word, divider = (word.rpartition(",")[2], "") if is_list else (word, follows)
         _, divided, rest = word.partition(divider) if divider else (word, "", "")
         if not divided:
             found: list[SimpleCompletion] = []

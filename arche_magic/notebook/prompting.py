@@ -62,7 +62,9 @@ def ask(
 
 
 @one_interrupt()
-def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
+def send(  # noqa: C901  # the steps of a cell, one after the other
+    magics: ArcheMagics, options: Namespace, prompt: Prompt
+) -> Reply | pd.DataFrame | None:
     """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
     name = options.output
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
@@ -192,7 +194,7 @@ def body_of(text: str, cell: str | None) -> str:
         return text
     if text:
         raise InvalidRequest(
-            f"%%llm: {text.split()[0]!r} is no option; the prompt goes in the lines below"
+            f"%%llm: {text.split(maxsplit=1)[0]!r} is no option; the prompt goes in the lines below"
         )
     return cell
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from .accounts import DEFAULT_KEYS, Accounts
 from .failures import Failures
@@ -90,7 +90,7 @@ class Sandbox:
             custom=reply,
         )
 
-    def start(self) -> Sandbox:
+    def start(self) -> Self:
         """Open the port and begin to serve; does nothing if it is running already.
 
         Raises SandboxNotInstalled without uvicorn and starlette, OSError if the port is taken.
@@ -111,7 +111,7 @@ class Sandbox:
             self._server.stop()
             self._server = None
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(

@@ -231,19 +231,19 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
     ("text", "name", "figures"),
     [
         (
-            "Rate limit reached for model `m` in organization `org_1` service tier `on_demand` on"
+            ("Rate limit reached for model `m` in organization `org_1` service tier `on_demand` on"
             " tokens per minute (TPM): Limit 6000, Used 5447, Requested 783. Please try again in"
-            " 2.3s. Need more tokens? Upgrade",
+            " 2.3s. Need more tokens? Upgrade"),
             "tokens_per_minute", (6000, 5447, 783, 2.3),
         ),
         (
-            "… on tokens per day (TPD): Limit 200000, Used 197494, Requested 4035."
-            " Please try again in 11m0.528s. …",
+            ("… on tokens per day (TPD): Limit 200000, Used 197494, Requested 4035."
+            " Please try again in 11m0.528s. …"),
             "tokens_per_day", (200_000, 197_494, 4035, 660.528),
         ),
         (
-            "… on requests per day (RPD): Limit 50, Used 50, Requested 1."
-            " Please try again in 28m48s.",
+            ("… on requests per day (RPD): Limit 50, Used 50, Requested 1."
+            " Please try again in 28m48s."),
             "requests_per_day", (50, 50, 1, 1728),
         ),
         (
@@ -251,8 +251,8 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
             "requests_per_minute", (3, 3, 1, 20),
         ),
         (
-            "… on input tokens per minute (ITPM): Limit 7000, Used 6900, Requested 200."
-            " Please try again in 857.142ms.",
+            ("… on input tokens per minute (ITPM): Limit 7000, Used 6900, Requested 200."
+            " Please try again in 857.142ms."),
             "input_tokens_per_minute", (7000, 6900, 200, 0.857142),
         ),
         (
@@ -260,8 +260,8 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
             "output_tokens_per_minute", (1000, 990, 30, None),
         ),
         (
-            "Request too large for gpt-5-nano on tokens per min (TPM): Limit 2000000,"
-            " Requested 2500013. The input or output tokens must be reduced",
+            ("Request too large for gpt-5-nano on tokens per min (TPM): Limit 2000000,"
+            " Requested 2500013. The input or output tokens must be reduced"),
             "tokens_per_minute", (2_000_000, None, 2_500_013, None),
         ),
         (
@@ -269,8 +269,8 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
             None, (7200, 7200, 10, None),
         ),
         (
-            "… on tokens per min (TPM): Limit 5000000, Used 5000000, Requested 100667."
-            " Please try again in 14h29m11.04s.",
+            ("… on tokens per min (TPM): Limit 5000000, Used 5000000, Requested 100667."
+            " Please try again in 14h29m11.04s."),
             "tokens_per_month", (5_000_000, 5_000_000, 100_667, 52_151.04),
         ),
     ],

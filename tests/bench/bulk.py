@@ -84,10 +84,10 @@ def limits(rows: int = 2000, scale: float = 5.0) -> None:
             "google": parse_limits(GEMINI, "calendar", "America/Los_Angeles"),
         }
         huge = dict.fromkeys(("tokens_per_minute", "tokens_per_day", "requests_per_day"), PLENTY)
-        for name in known:
+        for name, own in known.items():
             window = {"groq": "bucket", "mistral": "rolling", "google": "calendar"}[name]
             more = {**huge, "input_tokens_per_minute": PLENTY} if name == "google" else huge
-            known[name] = (*known[name], *parse_limits(more, window, "America/Los_Angeles"))
+            known[name] = (*own, *parse_limits(more, window, "America/Los_Angeles"))
         with (
             tempfile.TemporaryDirectory() as folder,
             Sandbox(

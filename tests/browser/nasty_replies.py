@@ -57,11 +57,15 @@ MARKDOWN = [
     "[press](//example.org/protocol) [press](\\\\example.org) [press](/lab/api/settings)",
     "[a](https://example.org/\"onmouseover=\"{J}) [a](https://e.org 'x' onclick={J})",
     "[`a`](javascript:{J}) [**b**](javascript:{J}) [a\\](javascript:{J})",
-    "```mermaid\ngraph TD\n A[<img src={T}/mermaid.png onerror={J}>] --> B\n"
-    ' click B href "javascript:{J}"\n```',
-    "```mermaid\n%%{init: {'themeCSS': 'a{background:url({T}/theme.png)}',"
-    " 'securityLevel': 'loose'}}%%\n"
-    'graph TD\n A["$$\\includegraphics{{T}/katex.png}$$"] --> B\n```',
+    (
+        "```mermaid\ngraph TD\n A[<img src={T}/mermaid.png onerror={J}>] --> B\n"
+        ' click B href "javascript:{J}"\n```'
+    ),
+    (
+        "```mermaid\n%%{init: {'themeCSS': 'a{background:url({T}/theme.png)}',"
+        " 'securityLevel': 'loose'}}%%\n"
+        'graph TD\n A["$$\\includegraphics{{T}/katex.png}$$"] --> B\n```'
+    ),
     "- a\n\n  ```Mermaid {x}\n  graph TD\n   A[<img src={T}/listed-mermaid.png>] --> B\n  ```",
     "```merm&#97;id\ngraph TD\n A[<img src={T}/disguised.png>] --> B\n```",
     '~~~ mermaid\ngraph TD\n A@{ img: "{T}/node.png", label: "x" }\n~~~',
@@ -79,8 +83,10 @@ TEX = [
     "&#36;&bsol;style{background:url({T}/bsol.png)}{x}&#36;",
     "\\(\\href{javascript:{J}}{x}\\) \\\\(\\href{javascript:{J}}{x}\\\\)",
     "\\begin{align}\\href{javascript:{J}}{x}\\end{align}",
-    "$\\def\\alpha{\\text{changed}}\\gdef\\beta{\\text{changed}}$ "
-    "$\\renewcommand{\\gamma}{\\text{changed}}\\let\\delta=\\alpha$",
+    (
+        "$\\def\\alpha{\\text{changed}}\\gdef\\beta{\\text{changed}}$ "
+        "$\\renewcommand{\\gamma}{\\text{changed}}\\let\\delta=\\alpha$"
+    ),
     "$x<img src={T}/lt.png onerror={J}>$ $$\n<img src={T}/display.png>\n$$",
     "$\\text{<img src={T}/text.png>}$ $\\tooltip{x}{<img src={T}/tip.png>}$",
 ]

@@ -22,8 +22,10 @@ WIDTH, SCALE = 1080, 1.2  # CSS pixels, and pixels of the picture for each
 MARGIN = 10
 # The first prompts use up both Groq keys; only the cells after them are in the picture.
 BEFORE = (
-    "%load_ext arche_magic\n"
-    "%llm_sandbox --keys groq=2 --keys mistral=1 --keys openai=1 --left groq.requests_per_day=1",
+    (
+        "%load_ext arche_magic\n"
+        "%llm_sandbox --keys groq=2 --keys mistral=1 --keys openai=1 --left groq.requests_per_day=1"
+    ),
     "%%llm\nWhat is a token bucket?",
     "%%llm\nWhat is a rolling window?",
 )

@@ -49,11 +49,11 @@ def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterat
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         running = opened.cell("--reserve").locator(BAR)
-        running.get_by_text("waiting: ").wait_for(timeout=40_000)
+        running.get_by_text("waiting: ").wait_for()
         SCREENS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENS / f"{name}-running.png")
         page.get_by_role("button", name="Interrupt the kernel").click()
-        running.get_by_text("interrupted").wait_for(timeout=10_000)
+        running.get_by_text("interrupted").wait_for()
         opened.photograph(name, 1000)
         yield opened
 

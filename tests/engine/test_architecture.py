@@ -85,7 +85,9 @@ ALLOWED = {
     "replay": {"bounded", "replies", "errors", "records", "reply", "types"},
     "routing": {"quota.opening", "records", "types"},
     "images": {"errors", "types"},
-    "parameters": {"schemas", "config", "errors", "images", "redaction", "types"},
+    "parameters": {
+        "schemas", "config", "errors", "images", "redaction", "types", "reply_stream?",
+    },
     "schemas": {"bounded", "config", "errors", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "calls": {"adapters", "config", "forks", "quota_tracker", "types"},

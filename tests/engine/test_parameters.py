@@ -72,7 +72,7 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"system": 5}, "system is a int; it must be text"),
         ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
         ("Hi", {"max_token": 5}, "did you mean 'max_tokens'?"),
-        ("Hi", {"frobnicate": None}, "unknown option 'frobnicate'; there are provider, model"),
+        ("Hi", {"frobnicate": None}, "unknown option 'frobnicate'; there are model, max_tokens"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(

@@ -208,8 +208,10 @@ EXAMPLES: list[tuple[Any, str, str, Any]] = [
     (
         Review,
         "Review",
-        '{"mood": "calm", "score": 0.5, "place": {"name": "bar", "inside": null}, '
-        '"visited": "2026-01-02", "stars": 4, "tags": ["WINE"], "kind": "review"}',
+        (
+            '{"mood": "calm", "score": 0.5, "place": {"name": "bar", "inside": null}, '
+            '"visited": "2026-01-02", "stars": 4, "tags": ["WINE"], "kind": "review"}'
+        ),
         Review(
             mood=Mood.CALM,
             score=0.5,

@@ -168,7 +168,7 @@ def test_config_refuses_impossible_values_in_one_line(
     kernel: Kernel, statement: str, said: str
 ) -> None:
     """A wrong default is refused where it is set, and what was set before stays."""
-    name = statement.split()[0]
+    name = statement.split(maxsplit=1)[0]
     before = kernel.run(f"%config ArcheMagics.{name}").results
     printed = kernel.run(f"%config ArcheMagics.{statement}").printed
     assert len(printed.strip().splitlines()) == 1

@@ -333,15 +333,15 @@ def test_an_idle_panel_is_quiet(kernel: Kernel, page: Page, sandboxed) -> None:
     """Where nothing changes nothing is sent, and where a route counts down little is."""
     sandboxed(keys={"groq": 2}, left={"groq_key_1": {"requests_per_day": 0}})
     panel = page.panel()
-    page.listen(seconds=2.5)
+    page.listen(seconds=1.5)
     page.messages.clear()
-    page.listen(seconds=2.5)
+    page.listen(seconds=2.2)
     assert page.messages == []
     page.run("%llm -q hi")
     panel.wait(lambda: "opens in" in panel.html)
     page.messages.clear()
-    page.listen(seconds=4)
-    assert 2 <= len(page.messages) < 5 * 4
+    page.listen(seconds=3)
+    assert 2 <= len(page.messages) < 5 * 3
 
 
 def test_a_panel_that_nobody_sees_is_not_drawn(kernel: Kernel, page: Page, sandboxed) -> None:

@@ -69,7 +69,7 @@ def test_html_shows_replies_receipts_and_bars(executed: nbformat.NotebookNode) -
     html, _ = HTMLExporter().from_notebook_node(executed)
     body = html[html.index("<body") :]
     assert "<em>Simulated reply" in body
-    assert re.search(r"<details.*?<summary.*?groq · key 2 · gpt-oss-120b", body, re.S)
+    assert re.search(r"<details.*?<summary.*?groq · key 2 · gpt-oss-120b", body, re.DOTALL)
     assert "1,000 of 1,000" in body
     assert body.count("<table") >= 6
     assert "background:#d0493b" in body

@@ -61,7 +61,11 @@ def test_waiting_for_another_call_is_slept_too(start: Start) -> None:
     sandbox.latency = 2.0
     worked = time.process_time()
     with ThreadPoolExecutor(12) as pool:
-        replies = list(pool.map(provider.generate, [f"Prompt {number}" for number in range(12)]))
+        calls = [pool.submit(provider.generate, f"Prompt {number}") for number in range(12)]
+        while not sandbox.requests:
+            time.sleep(0.01)
+        sandbox.latency = 0.0  # for those that wait for the first
+        replies = [call.result() for call in calls]
     assert len(replies) == 12
     assert time.process_time() - worked < 1.0
 

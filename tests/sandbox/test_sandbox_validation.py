@@ -241,11 +241,15 @@ def test_conversations_with_system_messages_are_taken(start, connect, provider):
         b"[]",
         b'{"model": 5, "messages": [{"role": "user", "content": "x"}]}',
         b'{"model": "gpt-4o-mini", "messages": ["x"]}',
-        b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}],'
-        b' "stream": true, "stream_options": 7}',
-        b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}],'
-        b' "response_format": {"type": "json_schema", "json_schema":'
-        b' {"name": "a", "schema": {"$ref": "#"}}}}',
+        (
+            b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}],'
+            b' "stream": true, "stream_options": 7}'
+        ),
+        (
+            b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}],'
+            b' "response_format": {"type": "json_schema", "json_schema":'
+            b' {"name": "a", "schema": {"$ref": "#"}}}}'
+        ),
     ],
 )
 def test_bodies_without_sense_are_400(start, connect, content):

@@ -111,8 +111,10 @@ def test_doing_what_the_error_says_helps(folder: Path, load: Load, own_settings:
     configuration, told = load()
     assert configuration.providers["groq"].url == ELSEWHERE
     assert told == [
-        f"prompts and keys for Groq go to https://gateway.example "
-        f"(GROQ_BASE_URL in {folder / '.env'})"
+        (
+            f"prompts and keys for Groq go to https://gateway.example "
+            f"(GROQ_BASE_URL in {folder / '.env'})"
+        )
     ]
     assert load()[1] == []
     own_settings.write_text("trust_base_urls = true")

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import httpcore
 
@@ -42,7 +42,7 @@ class Allowance(float):
     left: Callable[[], float]
     watched: bool
 
-    def __new__(cls, left: Callable[[], float], *, watched: bool = False) -> Allowance:
+    def __new__(cls, left: Callable[[], float], *, watched: bool = False) -> Self:
         """What `left()` gives, now and whenever it is looked at."""
         allowance = super().__new__(cls, max(0.0, left()))
         allowance.left, allowance.watched = left, watched

@@ -90,4 +90,4 @@ def _set_counts(
 
 def _moment(text: str) -> float:
     """Epoch seconds of an ISO time; the older package wrote some without zone, in local time."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text).timestamp()

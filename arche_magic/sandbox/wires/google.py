@@ -304,33 +304,43 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> dict[str, Any]:
         "no_key": (
             403,
             "PERMISSION_DENIED",
-            "Method doesn't allow unregistered callers (callers without established identity). "
-            "Please use API Key or other form of API consumer identity to call this API.",
+            (
+                "Method doesn't allow unregistered callers (callers without established identity). "
+                "Please use API Key or other form of API consumer identity to call this API."
+            ),
         ),
         "no_credit": (
             429,
             "RESOURCE_EXHAUSTED",
-            "Your prepayment credits are depleted. Please go to AI Studio at "
-            "https://ai.studio/projects to manage your project and billing.",
+            (
+                "Your prepayment credits are depleted. Please go to AI Studio at "
+                "https://ai.studio/projects to manage your project and billing."
+            ),
         ),
         "model_not_found": (
             404,
             "NOT_FOUND",
-            f"models/{model} is not found for API version v1beta, or is not supported for "
-            "generateContent. Call ListModels to see the list of available models and their "
-            "supported methods.",
+            (
+                f"models/{model} is not found for API version v1beta, or is not supported for "
+                "generateContent. Call ListModels to see the list of available models and their "
+                "supported methods."
+            ),
         ),
         "model_retired": (
             404,
             "NOT_FOUND",
-            f"This model models/{model} is no longer available to new users. Please update your "
-            "code to use a newer model for the latest features and improvements.",
+            (
+                f"This model models/{model} is no longer available to new users. Please update "
+                "your code to use a newer model for the latest features and improvements."
+            ),
         ),
         "context_too_long": (
             400,
             "INVALID_ARGUMENT",
-            f"The input token count ({refusal.details.get('tokens', window + 1)}) exceeds the "
-            f"maximum number of tokens allowed ({window}).",
+            (
+                f"The input token count ({refusal.details.get('tokens', window + 1)}) exceeds the "
+                f"maximum number of tokens allowed ({window})."
+            ),
         ),
         "no_json_schema": (
             400,

@@ -299,24 +299,32 @@ def _invalid(details: Mapping[str, Any]) -> dict[str, Any]:
             "unsupported_parameter",
         ),
         "only_default": (
-            f"Unsupported value: '{param}' does not support {value} with this model. Only the "
-            "default (1) value is supported.",
+            (
+                f"Unsupported value: '{param}' does not support {value} with this model. Only the "
+                "default (1) value is supported."
+            ),
             "unsupported_value",
         ),
         "missing": (f"Missing required parameter: '{param}'.", "missing_required_parameter"),
         "empty": (
-            f"Invalid '{param}': empty array. Expected an array with minimum length 1, but got an "
-            "empty array instead.",
+            (
+                f"Invalid '{param}': empty array. Expected an array with minimum length 1, but "
+                "got an empty array instead."
+            ),
             "empty_array",
         ),
         "above": (
-            f"Invalid '{param}': decimal above maximum value. Expected a value <= {bound}, but got "
-            f"{value} instead.",
+            (
+                f"Invalid '{param}': decimal above maximum value. Expected a value <= {bound}, but "
+                f"got {value} instead."
+            ),
             "decimal_above_max_value",
         ),
         "below": (
-            f"Invalid '{param}': decimal below minimum value. Expected a value >= {bound}, but got "
-            f"{value} instead.",
+            (
+                f"Invalid '{param}': decimal below minimum value. Expected a value >= {bound}, but "
+                f"got {value} instead."
+            ),
             "decimal_below_min_value",
         ),
         "type": (

@@ -1,8 +1,9 @@
 """Us beside what people would use instead, on the same sandbox: `python tests/bench/peers`.
 
-Each peer runs in an environment of its own under `build/peers`, made on the first run (they need
-older SDKs than ours). Real time: a run takes about a quarter of an hour. Prints a table in
-Markdown, with versions.
+Each peer runs in an environment of its own under `build/peers`, made on the first run. That is why
+there is no extra for them: they need older SDKs than ours, so one environment cannot hold all.
+Real time: a run takes about a quarter of an hour. Prints a table in Markdown, with versions, and
+how busy the machine was before it began.
 """
 
 from __future__ import annotations
@@ -95,7 +96,12 @@ def run(
         if not peer.requirements:
             Path(folder, "arche_magic.toml").write_text(settings(limits or {}), encoding="utf-8")
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=kept | dict(variables)
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=kept | dict(variables),
         )
     if done.returncode:
         raise RuntimeError(f"{peer.title}, {task}: {done.stderr[-2000:]}")
@@ -153,7 +159,8 @@ def main() -> None:
         "", "version", "import", "first answer", "added per call", "failed", "refused calls",
         "until the last answer", "with 4 of 5 keys spent: answered", "calls to spent keys",
     )  # fmt: skip
-    print(f"Measured {datetime.now(UTC):%Y-%m-%d}, Python {sys.version.split()[0]}.\n")
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    print(f"Measured {datetime.now(UTC):%Y-%m-%d}, Python {sys.version.split()[0]}, load {load}.\n")
     print("| " + " | ".join(heads) + " |")
     print("|" + "---|" * len(heads), flush=True)
     for peer in PEERS:
