@@ -1,15 +1,17 @@
-"""What is published: a wheel that works by itself, an sdist, their version and their needs."""
+"""What is published: a wheel, an sdist, their version and their needs.
+
+That the wheel works by itself is in `places/test_fresh_environment.py`.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from importlib.metadata import requires, version
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -21,19 +23,6 @@ import arche_magic
 
 ROOT = Path(__file__).parent.parent
 FIELD = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai", "pandas"}
-PROGRAM = """
-import json, arche_magic
-from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.config import load_configuration, use_configuration
-from arche_magic.sandbox import Sandbox
-from dataclasses import replace
-
-with Sandbox() as sandbox:
-    configuration = load_configuration(sandbox.environment())
-    use_configuration(replace(configuration, store="memory://wheel"))
-    reply = get_llm_provider("intelligent").generate("Say hello.")
-print(json.dumps([arche_magic.__file__, arche_magic.__version__, reply.provider]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +74,6 @@ def test_the_wheel_holds_all_it_needs_and_no_more(wheel: Path) -> None:
     assert names[f"{about}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"arche_magic", about}
-
-
-def test_the_wheel_answers_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
-    """Unpacked elsewhere and run from there, it starts its sandbox and gets a reply."""
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment,
-        capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    path, built_version, provider = json.loads(done.stdout)
-    assert Path(path).is_relative_to(tmp_path)
-    assert built_version == version("arche_magic")
-    assert provider == "groq"
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
