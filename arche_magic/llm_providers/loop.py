@@ -35,6 +35,7 @@ from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, Decision, choose
 from .schemas import with_correction
+from .stopping import raise_if_stopped
 from .types import Request, Route, Timeouts, Usage
 from .waiting import WaitingLine, waiting_line
 
@@ -102,6 +103,7 @@ class RequestRun:
         with waiting_line(self._line_name(), self) as line:
             try:
                 while True:
+                    raise_if_stopped()
                     try:
                         choice, hold = self._beside(partial(self._offer, line), self._give_back)
                     except TookTooLong:

@@ -29,3 +29,10 @@ def stop_of_this_thread() -> threading.Event | None:
     """What stops the requests of this thread, if anything does."""
     stop: threading.Event | None = getattr(_here, "stop", None)
     return stop
+
+
+def raise_if_stopped() -> None:
+    """Raise KeyboardInterrupt if the requests of this thread are stopped."""
+    stop = stop_of_this_thread()
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt

@@ -21,7 +21,7 @@ from arche_magic.llm_providers.errors import (
 )
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
-from arche_magic.llm_providers.stopping import stopped_by
+from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import Message, in_seconds, route_name
 
 from .display import QUIET, CellInterrupted, Pace, Place, attempt_lines
@@ -125,9 +125,8 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
         try:
             with stopped_by(stop):
                 events = llm.events([message], **request)
-                while not stop.is_set():
+                while True:
                     happened.put((number, next(events)))
-                events.close()
         except StopIteration as end:
             happened.put((number, end.value))
         except KeyboardInterrupt:
@@ -146,6 +145,7 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
             thread.start()
         while not all(column.ended for column in columns):
             number, event = happened.get()
+            raise_if_stopped()
             columns[number].take(event)
             show.update()
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
 from .arguments import documented, overview
 from .explain import FailureWatch
 from .formats import FORMATS
+from .interrupts import import_apart
 from .llm_options import llm_options
 from .out import OutHook
 
@@ -113,6 +114,7 @@ class ArcheMagics(Magics):
           %%llm --compare groq,mistral,google
           %%llm --over reviews --schema "mood good|bad" --into moods
         """
+        import_apart("prompting")
         from . import actions
 
         if cell is None and not line.strip():
@@ -121,6 +123,7 @@ class ArcheMagics(Magics):
         if (parsed := actions.parse(self.llm, line)) is None:
             return None
         if parsed[0].over is not None:
+            import_apart("over")
             from .over import over
 
             frame = over(self, *parsed, cell, local_ns)
@@ -158,6 +161,7 @@ class ArcheMagics(Magics):
           %llm_explain
           %llm_explain -f code --locals
         """
+        import_apart("prompting")
         from . import actions
 
         if (parsed := actions.parse(self.llm_explain, line)) is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, cluster, planning
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
+from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.prompts import fill, look_up, name_in, references, replaced
 
 from .bar import Bar
@@ -126,6 +127,7 @@ def _run(
         collector.start()
         while collector.is_alive():
             collector.join(_SECONDS)
+            raise_if_stopped()
             bar.update(job.progress(), clock.time())
     except KeyboardInterrupt:
         job.cancel()

@@ -6,7 +6,7 @@ import keyword
 import math
 from argparse import Namespace
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempts import Ended, attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
-from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.reply import Discarded, Event, Reply, Waiting
 from arche_magic.llm_providers.types import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
@@ -62,9 +62,7 @@ def ask(
 
 
 @one_interrupt()
-def send(  # noqa: C901  # the steps of a cell, one after the other
-    magics: ArcheMagics, options: Namespace, prompt: Prompt
-) -> Reply | pd.DataFrame | None:
+def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
     """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
     name = options.output
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
@@ -118,6 +116,20 @@ def send(  # noqa: C901  # the steps of a cell, one after the other
     events = llm.events(messages, **request)
     for note in notes:
         show.note(note)
+    reply = _follow(events, show, ended)
+    if chat:
+        chat.add(question, reply, options.system)
+        magics.chats[chat.name] = chat
+    show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
+    if name is not None:
+        magics.shell.user_ns[name] = reply
+    return reply
+
+
+def _follow(
+    events: Generator[Event, None, Reply], show: ReplyDisplay, ended: Callable[[], Ended | None]
+) -> Reply:
+    """Show a request as it happens; returns its reply."""
     try:
         while True:
             event = next(events)
@@ -129,10 +141,7 @@ def send(  # noqa: C901  # the steps of a cell, one after the other
                 show.add(event.text)
     except StopIteration as end:
         reply: Reply = end.value
-        if chat:
-            chat.add(question, reply, options.system)
-            magics.chats[chat.name] = chat
-        show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
+        return reply
     except KeyboardInterrupt:
         events.close()
         raise show.interrupted(ended()) from None
@@ -142,9 +151,6 @@ def send(  # noqa: C901  # the steps of a cell, one after the other
     except LLMProviderError:
         show.failed(ended())
         raise
-    if name is not None:
-        magics.shell.user_ns[name] = reply
-    return reply
 
 
 def explain(magics: ArcheMagics, options: Namespace, text: str) -> Reply | None:

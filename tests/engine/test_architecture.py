@@ -111,6 +111,7 @@ PUBLIC = {
             "key_checks",
             "doctor",
             "attempts",
+            "bounded",
             "catalog",
             "markdown",
             "parameters",

@@ -23,6 +23,19 @@ from arche_magic.sandbox import Sandbox
 PROVIDERS = ("groq", "mistral", "google", "openai")
 WORDS = " ".join(f"word{number}" for number in range(60))
 Sandboxed = Callable[..., Sandbox]
+# Presses the key half a second later, while a finalizer runs: Python drops what is raised there.
+DROPPED_PRESS = """
+import os, signal, time
+
+class Finalizer:
+    def __del__(self):
+        global pressed
+        pressed = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGALRM, lambda *_: Finalizer())
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+"""
 
 
 @pytest.fixture(scope="module", params=["6.30.1", "7.3.0", "7.4.0"])
@@ -140,6 +153,19 @@ def test_while_it_waits_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> Non
     )
     assert_stopped_at_once(cell)
     assert "".join(cell.data()) == ""
+
+
+@pytest.mark.parametrize("waits_for", ["an answer", "a route"])
+def test_a_press_that_python_drops(kernel: Kernel, sandboxed: Sandboxed, waits_for: str) -> None:
+    """It ends the request all the same; one that waits for a route looks up twice a second."""
+    left = {"groq": {"requests_per_day": 0}} if waits_for == "a route" else {}
+    sandboxed(keys={"groq": 1}, latency=60, left=left)
+    cell = kernel.run(f"{DROPPED_PRESS}%llm --patience 1e6 hi")
+    assert "Exception ignored in" in cell.printed
+    assert cell.status == "error"
+    assert cell.message.startswith("Interrupted: ")
+    if waits_for == "an answer":
+        in_time("an interrupt", cell.ended - kernel.value("pressed"))
 
 
 def test_a_variable_is_bound_to_a_whole_reply_or_not_at_all(

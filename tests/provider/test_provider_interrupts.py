@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from provider_parts import Start, run_script
 
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.config import get_configuration
+
 # Sends SIGINT once, while a certain module is being looked for.
 INTERRUPTED_IMPORT = """
 import os, signal, sys
@@ -47,3 +51,22 @@ def test_an_interrupt_never_leaves_half_an_sdk_behind(
     code = INTERRUPTED_IMPORT.format(provider=provider, module=module)
     out, _ = run_script(code, tmp_path, start().environment())
     assert out.splitlines() == ["interrupted", provider]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_interrupt_that_an_sdk_made_an_error_of_is_one(
+    start: Start, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """Pydantic wraps what it meets while it makes a class or writes a request."""
+    from mistralai.client.chat import Chat
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise RuntimeError("Error calling __set_name__ on 'FieldInfo'") from KeyboardInterrupt()
+
+    start(keys={"mistral": 1})
+    provider = get_llm_provider("mistral")
+    monkeypatch.setattr(Chat, "stream" if stream else "complete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(provider.stream("Hello")) if stream else provider.generate("Hello")
+    (attempt,) = attempt_log(get_configuration().store).session()
+    assert attempt.outcome == "interrupted"

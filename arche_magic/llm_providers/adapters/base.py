@@ -114,7 +114,7 @@ class SdkAdapter(ABC):
                     # Only what comes after the end of the reply is missing.
                     yield Completion("", _usage(received), _finish_reason(received))
                     return
-                if call.stopped:
+                if call.stopped or _comes_from_an_interrupt(error):
                     failure = KeyboardInterrupt()
                 else:
                     failure = self._explained(error, call, model, received)
@@ -137,7 +137,10 @@ class SdkAdapter(ABC):
                 failure = KeyboardInterrupt()
             # As in `complete`.
             except Exception as error:  # noqa: BLE001
-                failure = self._explained(error, call, "", [])
+                if _comes_from_an_interrupt(error):
+                    failure = KeyboardInterrupt()
+                else:
+                    failure = self._explained(error, call, "", [])
         raise failure
 
     def close(self) -> None:
@@ -256,6 +259,18 @@ def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
     """The provider's own count, or None if it gave no figures."""
     counts = [n if isinstance(n, int) and n > 0 else 0 for n in (input_tokens, *output_tokens)]
     return Usage(counts[0], sum(counts[1:])) if any(counts) else None
+
+
+def _comes_from_an_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt was turned into an error on its way, as by a class that was being made.
+
+    Python 3.11 wraps whatever `__set_name__` raises in a RuntimeError; pydantic makes classes, and
+    wraps what a serializer raises, while a request is written.
+    """
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt):
+        link = link.__cause__ or link.__context__
+    return link is not None
 
 
 def _fits_a_header(text: str) -> bool:

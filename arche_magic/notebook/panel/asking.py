@@ -63,7 +63,7 @@ class Asking:
             with stopped_by(ticket):
                 events = IntelligentLLMOrchestrator().events(prompt, **options)
                 pace = Pace()
-                while not ticket.is_set():
+                while True:
                     event = next(events)
                     if isinstance(event, Waiting):
                         line = f"⏳ waiting: {event.route} opens {in_seconds(event.seconds)}"
@@ -72,7 +72,6 @@ class Asking:
                     text = "" if isinstance(event, Discarded) else text + event.text
                     if pace.is_due(len(text)):
                         self._tell(ticket, Draft(text, "answering …", busy=True))
-                events.close()
         except KeyboardInterrupt:
             return
         except StopIteration as end:
