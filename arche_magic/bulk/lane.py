@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from arche_magic.llm_providers.errors import (
     NotKept,
 )
 from arche_magic.llm_providers.reply import Reply, Waiting
+from arche_magic.llm_providers.together import Together
 from arche_magic.llm_providers.types import Message, Request
 
 from .packing import Check, fields_to_compare, packed, unpacked
@@ -31,6 +34,9 @@ NAP_SECONDS = 0.1
 _LONGEST_WAIT = 120.0
 # A wait that is worth handing rows back for.
 _MOMENT_SECONDS = 1.0
+# Rows that are held and booked together, one thread asking them one after the other, where replies
+# come so fast that Python is what keeps the rows waiting; and loads at which it is.
+_TOGETHER, _BUSY, _FULL = 16, 0.7, 0.9
 # So often a row is tried where providers have trouble.
 _TRIES = 5
 
@@ -44,11 +50,12 @@ class Lane:
 
     Attributes:
         models: those it sends packed requests to; none for a lane that asks each row alone.
-        size: most rows in one request.
+        size: most rows in one request, or asked one after the other if it asks each row alone.
         cap: what `size` has been brought down to by replies that were no good.
         shut_until: epoch seconds; none of its routes opens before.
         is_closed: none of them opens in this run.
         threads: how many it has.
+        load: how many of them are at work on the average, and not waiting for replies.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Lane:
         self.shut_until = 0.0
         self.is_closed = False
         self.threads = 0
+        self.load = 0.0
         self._is_watched = False
         self._pool, self._clock = crew.pool, crew.clock
 
@@ -70,15 +78,36 @@ class Lane:
         """Ask, until nothing is left."""
         try:
             while tasks := self._take():
+                began, worked = time.perf_counter(), time.thread_time()
+                left = deque(tasks)
                 try:
-                    if len(tasks) == 1:
-                        self._pool.finished.put(self._ask_alone(tasks[0]))
-                    else:
-                        self._ask_packed(tasks)
+                    ask = self._ask_packed if self.models and len(tasks) > 1 else self._ask_in_turn
+                    ask(left)
                 except _HandBack:
-                    self._pool.hand_back(tasks)
+                    pass
+                finally:
+                    self._pool.hand_back(left)
+                spent = time.thread_time() - worked
+                if not self.models and self._is_surplus(spent / (time.perf_counter() - began)):
+                    return
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             self._pool.end(error)
+
+    def _is_surplus(self, busy: float) -> bool:
+        """Adapt to how busy the threads are; whether the one at hand is one too many.
+
+        `busy` is the share of its time in which it was at work, not waiting. In Python one thread
+        works at a time: where the shares of all add up to one, more threads do not help, and what
+        helps is less work for each row.
+        """
+        with self._pool.lock:
+            load = busy * self.threads
+            # Half of it is what was before: one row says little.
+            self.load = (self.load + load) / 2 if self.load else load
+            self.size = _TOGETHER if self.load > _BUSY else 1
+            is_surplus = self.load > _FULL and self.threads > 1
+            self.threads -= is_surplus
+        return is_surplus
 
     def _take(self) -> list[Task]:
         """The next rows, once a route may be open; none when the job is at its end."""
@@ -89,7 +118,13 @@ class Lane:
                 if self._clock.time() < self.shut_until:
                     self._watch()
                     continue
-                size = self.crew.affordable(self.size) if is_bounded and pool.ready else self.size
+                # The last rows are for all threads.
+                size = (
+                    self.size
+                    if self.models
+                    else min(self.size, 1 + len(pool.ready) // self.threads)
+                )
+                size = self.crew.affordable(size) if is_bounded and pool.ready else size
                 if size > 0 and (tasks := pool.pick(self.number, size)):
                     return tasks
                 pool.idle += 1
@@ -113,7 +148,7 @@ class Lane:
             self._is_watched = False
             pool.work.notify_all()
 
-    def _send(self, request: Request) -> Reply:
+    def _send(self, request: Request, together: Together) -> Reply:
         began = self._clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
 
@@ -128,16 +163,23 @@ class Lane:
                 raise _HandBack
 
         try:
-            reply = self.llm.ask(request, on_wait)
+            reply = self.llm.ask(request, on_wait, together)
         except ConfigurationError as error:
             self._pool.end(error)
             raise _HandBack from None
         self.crew.note_call(self, reply)
         return reply
 
-    def _ask_alone(self, task: Task) -> Finished:
+    def _ask_in_turn(self, left: deque[Task]) -> None:
+        """Ask each of the rows alone, and take out what has finished."""
+        with self.llm.together([task.request for task in left]) as together:
+            while left and not self._pool.ending.is_set():
+                self._pool.finished.put(self._ask_alone(left[0], together))
+                left.popleft()
+
+    def _ask_alone(self, task: Task, together: Together) -> Finished:
         try:
-            return Finished(task, self._send(task.request))
+            return Finished(task, self._send(task.request, together))
         except NoRouteAvailable as error:
             return self._without_route(task, error)
         except NotKept as error:
@@ -148,11 +190,15 @@ class Lane:
             # It was cut short by what passes.
             return self._later(task, error)
 
-    def _ask_packed(self, tasks: list[Task]) -> None:
+    def _ask_packed(self, left: deque[Task]) -> None:
+        """Ask the rows in one request, and take out those that were answered."""
+        tasks = list(left)
         requests = [task.request for task in tasks]
         counts, half = self.crew.counts, max(1, len(tasks) // 2)
         try:
-            whole = self._send(packed(requests, self.crew.reply_tokens()))
+            request = packed(requests, self.crew.reply_tokens())
+            with self.llm.together([request]) as together:
+                whole = self._send(request, together)
         except NoRouteAvailable as error:
             if error.next_available_at is None:
                 self._shorten(tasks, half)
@@ -172,15 +218,15 @@ class Lane:
         if good < half:
             self.cap = max(1, self.cap // 2)
         is_cut = whole.finish_reason == "length"
-        left = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
+        missing = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
         # What was cut goes on in helpings that were not; what is missing for no reason, alone.
-        self._shorten(left, max(1, good) if is_cut else half if not good else 1)
+        self._shorten(missing, max(1, good) if is_cut else half if not good else 1)
         if self.crew.note_packed(good):
             self._check(tasks, replies)
         for task, reply in zip(tasks, replies, strict=True):
             if reply is not None:
+                left.remove(task)
                 self._pool.finished.put(Finished(task, reply))
-        self._pool.hand_back(left)
         self.crew.resize()
 
     def _shorten(self, tasks: list[Task], limit: int) -> None:

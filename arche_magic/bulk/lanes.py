@@ -112,7 +112,14 @@ class Lanes:
         self._open(self._sizes())
 
     def look_after(self) -> None:
-        """Reconsider, now and then, how many rows go into one request."""
+        """Have as many threads as help; reconsider, now and then, how many rows go in a request."""
+        with self.pool.lock:
+            for lane in self.lanes:
+                # With so many all of Python's time would be used.
+                helpful = math.floor(min(THREADS, lane.threads / max(lane.load, 0.01)))
+                more = 0 if lane.models else helpful - lane.threads
+                for _ in range(min(more, len(self.pool.ready))):
+                    self.add_thread(lane, THREADS)
         now = self.clock.time()
         if self._pack == 1 or not self.lanes or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -249,25 +256,32 @@ class Lanes:
             self.lanes = lanes
             self.pool.wanted = max(THREADS, sum(2 * lane.size for lane in lanes))
             self.pool.work.notify_all()
-        for lane in lanes:
-            for _ in range(min(PACKING_THREADS if lane.models else THREADS, self.counts.total)):
-                self._add_thread(lane)
+            for lane in lanes:
+                for _ in range(PACKING_THREADS if lane.models else 1):
+                    self._start_thread(lane)
 
-    def _add_thread(self, lane: Lane) -> None:
-        thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
-        lane.threads += 1
-        self.threads.append(thread)
-        thread.start()
+    def add_thread(self, lane: Lane, most: int) -> None:
+        """Have one thread more, but not more than so many, where there is work for it.
+
+        The pool's lock is held.
+        """
+        pool = self.pool
+        has_work = pool.ready and not pool.idle and not pool.ending.is_set()
+        if has_work and lane.threads < most and not lane.is_closed:
+            self._start_thread(lane)
 
     def note_call(self, lane: Lane, reply: Reply) -> None:
-        """Have one thread more where replies take long, and no limit holds the lane up."""
+        """Have more threads where replies take long, and no limit holds the lane up."""
         last = reply.attempts[-1] if reply.attempts else None
-        if last is None or last.seconds < SLOW_SECONDS or last.waited_s:
-            return
-        with self.pool.lock:
-            is_busy = self.pool.ready and not self.pool.idle and not lane.is_closed
-            if is_busy and lane.threads < MOST_THREADS and not self.pool.ending.is_set():
-                self._add_thread(lane)
+        if last is not None and last.seconds >= SLOW_SECONDS and not last.waited_s:
+            with self.pool.lock:
+                self.add_thread(lane, MOST_THREADS)
+
+    def _start_thread(self, lane: Lane) -> None:
+        thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)
+        lane.threads += 1
+        thread.start()
+        self.threads = [*(old for old in self.threads if old.is_alive()), thread]
 
     def _narrowed(self, models: list[Model]) -> IntelligentLLMOrchestrator:
         """The same, on these models alone."""

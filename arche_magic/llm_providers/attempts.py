@@ -89,8 +89,13 @@ class AttemptLog:
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """Add the attempts of one request; a disk that refuses costs one warning, no call."""
+        self.append_all([Ended(tuple(attempts), tuple(decisions))])
+
+    def append_all(self, ended: Sequence[Ended]) -> None:
+        """The same for several requests, in one write."""
+        attempts = [attempt for one in ended for attempt in one.attempts]
         with self._lock:
-            self.last = Ended(tuple(attempts), tuple(decisions))
+            self.last = ended[-1] if ended else self.last
             for attempt in attempts:
                 self._count(attempt)
         if self.path is None or not attempts:

@@ -36,6 +36,7 @@ from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, Decision, choose
 from .schemas import with_correction
 from .stopping import raise_if_stopped
+from .together import Together
 from .types import Request, Route, Timeouts, Usage
 from .waiting import WaitingLine, waiting_line
 
@@ -65,9 +66,11 @@ class RequestRun:
     routes: Sequence[Route]
     stream: bool
     preferred_provider: str | None
-    quota_tracker: QuotaTracker
-    log: AttemptLog
+    quota_tracker: QuotaTracker | Together
+    log: AttemptLog | Together
     tally: Tally
+    # Of a thread that nobody waits for: the ledger may take as long as it takes.
+    may_hang: bool = False
     attempts: list[Attempt] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -146,6 +149,8 @@ class RequestRun:
         Raises:
             TookTooLong: the request's time is up, or `longest`; the work goes on to its end.
         """
+        if self.may_hang:
+            return work()
         left = max(self._ends - time.monotonic(), _LATE_BOOKING_SECONDS)
         return within(min(left, longest), work, unclaimed)
 

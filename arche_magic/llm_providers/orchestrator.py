@@ -15,6 +15,7 @@ from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
+from .together import Together
 from .types import Key, Request, Route
 
 if TYPE_CHECKING:
@@ -98,9 +99,14 @@ class IntelligentLLMOrchestrator:
         """
         return self._finish(prompt, model, max_tokens, temperature, options)
 
-    def ask(self, request: Request, on_wait: OnWait | None = None) -> Reply:
-        """The reply to a request that was built before; see `generate` for what it raises."""
-        events = self._events(request, False)
+    def ask(
+        self, request: Request, on_wait: OnWait | None = None, together: Together | None = None
+    ) -> Reply:
+        """The reply to a request that was built before; see `generate` for what it raises.
+
+        `together` is for a thread of its own, which asks several: see there.
+        """
+        events = self._events(request, False, together)
         while True:
             try:
                 event = next(events)
@@ -109,6 +115,10 @@ class IntelligentLLMOrchestrator:
                 return reply
             if on_wait and isinstance(event, Waiting):
                 on_wait(event)
+
+    def together(self, requests: Sequence[Request]) -> Together:
+        """For `ask`, of requests that one thread asks one after the other; see `Together`."""
+        return Together(self.quota_tracker, self._log, requests)
 
     def generate_chat(
         self,
@@ -274,20 +284,25 @@ class IntelligentLLMOrchestrator:
         request = self._request(prompt, model, max_tokens, temperature, options)
         return self._events(request, stream)
 
-    def _events(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
+    def _events(
+        self, request: Request, stream: bool, together: Together | None = None
+    ) -> Generator[Event, None, Reply]:
         if request.replay == "off":
-            return self._ask(request, stream)
+            return self._ask(request, stream, together)
         return self._replayed(request, stream)
 
-    def _ask(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
+    def _ask(
+        self, request: Request, stream: bool, together: Together | None = None
+    ) -> Generator[Event, None, Reply]:
         return RequestRun(
             request=request,
             routes=self.routes(request),
             stream=stream,
             preferred_provider=self.preferred_provider,
-            quota_tracker=self.quota_tracker,
-            log=self._log,
+            quota_tracker=together or self.quota_tracker,
+            log=together or self._log,
             tally=self._tally,
+            may_hang=together is not None,
         ).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:

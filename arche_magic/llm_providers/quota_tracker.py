@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from .prices import cost_usd
 from .quota import failing, ledger, opening, views
 from .quota.books import Books
 from .quota.books import Hold as Hold
+from .quota.books import Settlement as Settlement
 from .quota.budget import BudgetUse, Purse
 from .quota.ledger import Amounts, Document
 from .quota.merging import merge_kept
@@ -98,40 +99,56 @@ class QuotaTracker:
 
         Returns the hold, or, if the route is shut, its state.
         """
+        held = self.hold_all(route, [request])
+        return held if isinstance(held, RouteState) else held[0]
+
+    def hold_all(self, route: Route, requests: Sequence[Request]) -> list[Hold] | RouteState:
+        """The same for several requests, in one change: for as many of the first as it takes.
+
+        Returns their holds, or, if the route is shut for the first, its state. What is on a budget
+        is held for one at a time.
+        """
         budget = ""
         if self._purse and route.paid:
+            requests = requests[:1]
             now = self._clock.time()
             document, _, _ = self._books.read(route, now)
-            amounts = ledger.estimate(document, route.model, request)
-            cost = _probable_cost(route, amounts, request)
-            taken = self._purse.hold(cost, now, now + request.timeout + _HOLD_MARGIN_SECONDS)
+            amounts = ledger.estimate(document, route.model, requests[0])
+            cost = _probable_cost(route, amounts, requests[0])
+            expires = now + requests[0].timeout + _HOLD_MARGIN_SECONDS
+            taken = self._purse.hold(cost, now, expires)
             if isinstance(taken, RouteState):
                 return taken
             budget = taken
 
-        def change(kept: Document, provider: Document) -> Hold | RouteState:
+        def change(kept: Document, provider: Document) -> list[Hold] | RouteState:
             now = self._clock.time()
             self._books.charge_expired(kept, provider, route, now)
             document, limits = self._books.in_full(kept, provider, route, now)
-            amounts = ledger.estimate(document, route.model, request)
-            state = opening.route_state(
-                document, provider, route, limits, amounts, now, request.reserve
-            )
-            if state.opens_at > now:
-                return state
-            # An image says nothing about what a model counts for text, nor an unusual request
-            # about its usual replies.
-            unusual = request.images or request.expected_tokens
-            plain = 0.0 if unusual else ledger.plain_tokens(request)
-            hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
-            expires = now + request.timeout + _HOLD_MARGIN_SECONDS
-            ledger.place_hold(kept, route, hold.id, amounts, now, expires)
-            opening.note_trial(provider, route, now)
-            return hold
+            holds: list[Hold] = []
+            for request in requests:
+                amounts = ledger.estimate(document, route.model, request)
+                state = opening.route_state(
+                    document, provider, route, limits, amounts, now, request.reserve
+                )
+                if state.opens_at > now:
+                    return holds or state
+                # An image says nothing about what a model counts for text, nor an unusual request
+                # about its usual replies.
+                unusual = request.images or request.expected_tokens
+                plain = 0.0 if unusual else ledger.plain_tokens(request)
+                hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
+                expires = now + request.timeout + _HOLD_MARGIN_SECONDS
+                # In what is kept, and in what the next of them is judged by.
+                for place in (kept, document):
+                    ledger.place_hold(place, route, hold.id, amounts, now, expires)
+                opening.note_trial(provider, route, now)
+                holds.append(hold)
+            return holds
 
         result, name = self._books.accounts.update(route.key, change)
-        if isinstance(result, Hold):
-            return replace(result, document=name, budget=budget)
+        if not isinstance(result, RouteState):
+            return [replace(hold, document=name, budget=budget) for hold in result]
         if self._purse and budget:
             self._purse.settle(budget, 0.0, self._clock.time())
         return result
@@ -150,29 +167,34 @@ class QuotaTracker:
         `account` is the account the reply named, if any; `answered` is False for a call that was
         given up before anything came. Returns what is left of the route's tightest limit, in words.
         """
-        route = hold.route
-        seen = tuple(observations)
-        # First of all: what the reply says of limits holds for the account as a whole.
-        self._books.accounts.learn(route.key, account, "header")
-        spent = (
-            ledger.as_amounts(usage.input_tokens, usage.output_tokens) if usage else hold.amounts
-        )
+        ended = Settlement(hold, usage, tuple(observations), account, answered)
+        return self.settle_all([ended])
+
+    def settle_all(self, calls: Sequence[Settlement]) -> str:
+        """The same for calls of one route that were held together, in one change."""
+        route = calls[0].hold.route
+        # First of all: what the replies say of limits holds for the account as a whole.
+        for call in calls:
+            self._books.accounts.learn(route.key, call.account, "header")
 
         def change(document: Document, provider: Document, now: float) -> str:
             limits = self._books.limits(document, provider, route)
-            alone = ledger.settle(
-                document, route.model, limits.values(), hold.id, spent, now, hold.at
-            )
-            if usage:
-                ledger.calibrate(document, route.model, hold.plain_tokens, usage)
-            self._books.learn(document, provider, route, seen, now, alone)
-            limits = self._books.limits(document, provider, route)
-            if answered:
-                ledger.note_answer(document, provider, route, limits, now, hold.at)
+            for call in calls:
+                hold = call.hold
+                alone = ledger.settle(
+                    document, route.model, limits.values(), hold.id, _spent(call), now, hold.at
+                )
+                if call.usage:
+                    ledger.calibrate(document, route.model, hold.plain_tokens, call.usage)
+                self._books.learn(document, provider, route, call.observations, now, alone)
+                limits = self._books.limits(document, provider, route)
+                if call.answered:
+                    ledger.note_answer(document, provider, route, limits, now, hold.at)
             return views.tightest(document["models"][route.model], limits, now)
 
-        left = self._books.settle(hold, change)
-        uses = self._pay(hold, spent)
+        left = self._books.settle([call.hold for call in calls], change)
+        for call in calls:
+            uses = self._pay(call.hold, _spent(call))
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
@@ -195,7 +217,7 @@ class QuotaTracker:
             failing.close(document, provider, route, limits, failure, now, hold.at, jitter)
             return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
-        state = self._books.settle(hold, change)
+        state = self._books.settle([hold], change)
         self._pay(hold, spent)
         return state
 
@@ -340,6 +362,14 @@ class QuotaTracker:
                 if other not in routes and self.configuration.is_on(route.key, model):
                     routes.append(other)
         return [route for route in routes if provider in (None, route.provider)]
+
+
+def _spent(call: Settlement) -> Amounts:
+    """Units that a call spent."""
+    usage = call.usage
+    if usage is None:
+        return call.hold.amounts
+    return ledger.as_amounts(usage.input_tokens, usage.output_tokens)
 
 
 def _probable_cost(route: Route, amounts: Amounts, request: Request) -> float | None:

@@ -93,6 +93,10 @@ ALLOWED = {
     "calls": {"adapters", "config", "forks", "quota_tracker", "types"},
     "endings": {"quota.opening", "errors", "reply", "types"},
     "waiting": {"forks"},
+    "together": {
+        "attempts", "errors", "quota.opening", "quota_tracker", "reply", "types", "config?",
+        "routing?",
+    },
 }  # fmt: skip
 # The face and other users of the engine see these and no others.
 PUBLIC = {
@@ -122,6 +126,7 @@ PUBLIC = {
             "replies",
             "reply",
             "stopping",
+            "together",
         )
     ),
 }

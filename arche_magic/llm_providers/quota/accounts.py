@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -89,19 +89,19 @@ class Accounts:
             self._find(key)
 
     def update_held(
-        self, key: Key, model: str, hold_id: str, held_in: str,
-        change: Callable[[Document, Document, Document | None], T],
+        self, key: Key, model: str, hold_ids: Sequence[str], held_in: str,
+        change: Callable[[Document, Document, Mapping[str, Document]], T],
     ) -> T:  # fmt: skip
-        """The same, for a call whose hold was made in the document `held_in`.
+        """The same, for calls whose holds were made in the document `held_in`.
 
-        `change` is also given the hold, taken back, if the key belongs elsewhere by now.
+        `change` is also given the holds, taken back, if the key belongs elsewhere by now.
         """
-        taken: Document | None = None
+        taken: dict[str, Document] = {}
         while True:
             place = self._place(key)
-            if place.name != held_in and taken is None:
-                taken = self._take_hold(key, model, hold_id, held_in)
-            result = self.update_at(place, key, partial(_with_hold, change, taken))
+            if place.name != held_in and not taken:
+                taken = self._take_holds(key, model, hold_ids, held_in)
+            result = self.update_at(place, key, partial(_with_holds, change, taken))
             if result is not None:
                 return result[0]
             self._find(key)
@@ -167,12 +167,19 @@ class Accounts:
         place = self._places[key] = Place(name, directory, absorbed)
         return place
 
-    def _take_hold(self, key: Key, model: str, hold_id: str, name: str) -> Document | None:
-        """Take back a hold made in the document `name`, if it did not move with its key."""
+    def _take_holds(
+        self, key: Key, model: str, hold_ids: Iterable[str], name: str
+    ) -> dict[str, Document]:
+        """Take back holds made in the document `name`, of those that did not move with the key."""
         document, _ = self.read(key)
-        if hold_id in document.get("models", {}).get(model, {}).get("holds", {}):
-            return None
-        return self._storage.update(name, lambda found: release(found, model, hold_id))
+        moved = document.get("models", {}).get(model, {}).get("holds", {})
+        taken = {}
+        for hold_id in hold_ids:
+            if hold_id not in moved:
+                hold = self._storage.update(name, partial(release, model=model, hold_id=hold_id))
+                if hold is not None:
+                    taken[hold_id] = hold
+        return taken
 
     def _resolve(self, key: Key, directory: Document) -> tuple[str, list[str]]:
         """The name of the account's document, and of those whose counts belong into it."""
@@ -227,9 +234,9 @@ def _holds(place: Place, document: Document, directory: Document) -> bool:
     )
 
 
-def _with_hold(
-    change: Callable[[Document, Document, Document | None], T],
-    taken: Document | None,
+def _with_holds(
+    change: Callable[[Document, Document, Mapping[str, Document]], T],
+    taken: Mapping[str, Document],
     document: Document,
     provider: Document,
 ) -> T:

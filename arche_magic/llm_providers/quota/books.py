@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..catalog import parse_limits, split_limit_name
 from ..config import Configuration
 from ..storage import Storage
-from ..types import Limit, Observation, Route
+from ..types import Limit, Observation, Route, Usage
 from . import folding, ledger
 from .accounts import Accounts
 from .ledger import Amounts, Document
@@ -31,6 +31,25 @@ class Hold:
     at: float
     document: str = ""
     budget: str = ""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a call ended that was made on a hold.
+
+    Attributes:
+        hold: what was reserved for it.
+        usage: the provider's own count; None: the estimate is taken for it.
+        observations: what the reply said of limits.
+        account: the account it named, if any.
+        answered: False for a call that was given up before anything came.
+    """
+
+    hold: Hold
+    usage: Usage | None
+    observations: tuple[Observation, ...] = ()
+    account: str | None = None
+    answered: bool = True
 
 
 class Books:
@@ -90,27 +109,30 @@ class Books:
         ledger.expire_holds(kept, now, limits)
         folding.fold(kept, catalog, now, *models)
 
-    def settle(self, hold: Hold, change: Callable[[Document, Document, float], T]) -> T:
-        """Change the documents, with the hold in that of the account wherever it was made.
+    def settle(self, holds: Sequence[Hold], change: Callable[[Document, Document, float], T]) -> T:
+        """Change the documents, with the holds in that of the account wherever they were made.
 
-        The route's model is written out in full, and `change` is also given the time.
+        The holds are of one route, and were made together. Its model is written out in full, and
+        `change` is also given the time.
         """
-        route = hold.route
+        route = holds[0].route
         catalog = self.configuration.providers[route.provider]
 
-        def with_hold(document: Document, provider: Document, taken: Document | None) -> T:
+        def with_holds(document: Document, provider: Document, taken: Mapping[str, Document]) -> T:
             now = self._clock.time()
             self.charge_expired(document, provider, route, now)
-            if taken:
-                place = (hold.id, hold.amounts, hold.at, taken["expires"])
-                ledger.place_hold(document, route, *place)
+            for hold in holds:
+                if hold.id in taken:
+                    place = (hold.id, hold.amounts, hold.at, taken[hold.id]["expires"])
+                    ledger.place_hold(document, route, *place)
             document.setdefault("models", {}).setdefault(route.model, {})
             folding.unfold(document, catalog, route.model)
             result = change(document, provider, now)
             folding.fold(document, catalog, now, route.model)
             return result
 
-        return self.accounts.update_held(route.key, route.model, hold.id, hold.document, with_hold)
+        ids = [hold.id for hold in holds]
+        return self.accounts.update_held(route.key, route.model, ids, holds[0].document, with_holds)
 
     def _defaults_of(self, provider: Document, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
