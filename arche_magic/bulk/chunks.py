@@ -130,14 +130,24 @@ class FileJob:
         return self._options | left
 
 
-def columns_of(source: str | Path, to: str | Path | None) -> set[str]:
-    """The names of a file's columns, where a job from one file to the other can be.
+def columns_of(source: str | Path) -> set[str]:
+    """The names of a file's columns.
 
     Raises:
-        InvalidRequest: it cannot.
+        InvalidRequest: it is no file of rows.
         ConfigurationError: a package is missing.
     """
-    return {str(name) for name in _first(_checked(source, to)[0]).columns}
+    return {str(name) for name in _first(_checked_source(source)).columns}
+
+
+def frames_of(source: str | Path) -> Iterator[pd.DataFrame]:
+    """The rows of a file, as many at a time as a job has in memory.
+
+    Raises:
+        InvalidRequest: it is no file of rows.
+        ConfigurationError: a package is missing.
+    """
+    return (frame for frame, _ in _read(_checked_source(source), ROWS))
 
 
 def _first(source: Path) -> pd.DataFrame:
@@ -145,24 +155,32 @@ def _first(source: Path) -> pd.DataFrame:
 
 
 def _checked(source: str | Path, to: str | Path | None) -> tuple[Path, Path]:
-    source = Path(source).expanduser()
+    source = _checked_source(source)
     if to is None:
         raise InvalidRequest(
             f"{source.name} is a file: name another one for the rows and their replies"
         )
-    to = Path(to).expanduser()
-    for path in (source, to):
-        if not path.name.endswith(_ENDINGS):
-            raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(_ENDINGS)}")
-    if not source.is_file():
-        raise InvalidRequest(f"there is no file {source}")
+    to = _usable(Path(to).expanduser())
     if not to.parent.is_dir():
         raise InvalidRequest(f"there is no folder {to.parent}")
     if source.resolve() == to.resolve():
         raise InvalidRequest(f"{to} would be written over while it is read; name another file")
-    if ".parquet" in (source.suffix, to.suffix) and find_spec("pyarrow") is None:
-        raise ConfigurationError(_INSTALL)
     return source, to
+
+
+def _checked_source(source: str | Path) -> Path:
+    source = _usable(Path(source).expanduser())
+    if not source.is_file():
+        raise InvalidRequest(f"there is no file {source}")
+    return source
+
+
+def _usable(path: Path) -> Path:
+    if not path.name.endswith(_ENDINGS):
+        raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(_ENDINGS)}")
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ConfigurationError(_INSTALL)
+    return path
 
 
 def column_types(schema: Schema | None) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Work:
 
 
 def look_through(
-    rows: Rows,
+    parts: Iterable[Rows],
     llm: IntelligentLLMOrchestrator,
     options: Mapping[str, Any],
     retry: bool,
@@ -52,13 +52,15 @@ def look_through(
 ) -> Work:
     """Every row: whether it is kept, failed for good or is to be asked, and how long it is."""
     store = reply_store(llm.configuration.replies)
-    kept = failed = to_ask = 0
+    total = kept = failed = to_ask = 0
     tokens = 0.0
     outputs: list[int] = []
     seen: set[str] = set()
-    for start in range(0, len(rows), CHUNK):
+    stretches = ((rows, start) for rows in parts for start in range(0, len(rows), CHUNK))
+    for rows, start in stretches:
         sizes: dict[str, list[float]] = {}
         stop = min(start + CHUNK, len(rows))
+        total += stop - start
         for _, _, request in rows.requests(start, stop, llm.configuration, options):
             if isinstance(request, str):
                 failed += 1
@@ -79,7 +81,7 @@ def look_through(
                 to_ask += new
                 kept += len(each) - new
                 tokens += each[0] * new
-    return Work(len(rows), kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
+    return Work(total, kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provid
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.types import utc
 
+from . import chunks
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
 from .job import rows_per_request
 from .lanes import MOST_THREADS, PACKING_THREADS, SLOW_SECONDS
@@ -75,7 +76,7 @@ def plan(
     size = rows_per_request(pack, sample)
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
-    work = look_through(Rows(data, template), llm, options, retry_errors, fresh)
+    work = look_through(_parts(data, template), llm, options, retry_errors, fresh)
     load = Load.of(work, llm, options)
     rows = work.to_ask
 
@@ -124,6 +125,13 @@ def plan(
     ways += _higher(capacities, speed, rows, now, until)
     better = [way for way in ways if _is_better(way, found)]
     return replace(found, ways=tuple(better))
+
+
+def _parts(data: Any, template: str | None) -> Iterable[Rows]:
+    """The rows: all of a frame, or a file's as many at a time as are in memory."""
+    if not chunks.is_file(data):
+        return [Rows(data, template)]
+    return (Rows(frame, template) for frame in chunks.frames_of(data))
 
 
 def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:

@@ -64,8 +64,10 @@ def over(
         raise InvalidRequest("the prompt is empty")
     asked = _job_options(magics, options, names)
     if options.plan or options.dry_run:
-        data = _data(options, names)
-        template = _with_variables(template, _columns(data), names, magics.budget)
+        is_file = chunks.is_file(options.over)
+        data = options.over if is_file else _data(options, names)
+        columns = chunks.columns_of(data) if is_file else _columns(data)
+        template = _with_variables(template, columns, names, magics.budget)
         _show_plan(planning.plan(data, template, by=options.by, **asked))
         return None
     if options.by is not None:
@@ -78,7 +80,7 @@ def over(
     asked |= bounds
     bar = Bar(magics.shell, options.quiet)
     if chunks.is_file(options.over):
-        columns = chunks.columns_of(options.over, into)
+        columns = chunks.columns_of(options.over)
         template = _with_variables(template, columns, names, magics.budget)
         file_job = chunks.FileJob(options.over, into, template, **asked)
         again = f"nothing was written to {file_job.to}; run the cell again for all of it"
@@ -173,10 +175,6 @@ def _show_plan(plan: Plan) -> None:
 
 
 def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
-    if chunks.is_file(options.over):
-        raise InvalidRequest(
-            f"%llm: --plan takes a variable; read a part of {options.over} into one"
-        )
     first = name_in(options.over)
     if first not in names:
         hint = did_you_mean(first, [name for name in names if hasattr(names[name], "iloc")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -12,6 +12,9 @@ from provider_parts import NOON, Clock, FastClock, Start
 import arche_magic
 from arche_magic.bulk import Plan
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEMPLATE = "Is this positive? {{text}}"
 
@@ -44,6 +47,33 @@ def test_nothing_is_sent_or_held(start: Start) -> None:
     assert sum(share.rows for share in plan.shares) == 500
     assert len(sandbox.requests) == 0
     assert arche_magic.get_quota_tracker().standings() == before
+
+
+@pytest.mark.parametrize("name", ["soups.csv", "soups.parquet"])
+def test_a_file_is_planned_as_its_frame(start: Start, tmp_path: Path, name: str) -> None:
+    """Longer than what is in memory at a time, with rows that ask the same far apart."""
+    start({"groq": 2, "mistral": 1}, clock=Clock())
+    frame = pd.concat([texts(10_200), texts(300)], ignore_index=True)
+    if name.endswith("csv"):
+        frame.to_csv(tmp_path / name, index=False)
+    else:
+        frame.to_parquet(tmp_path / name)
+    of_file, of_frame = (arche_magic.plan(one, TEMPLATE) for one in (tmp_path / name, frame))
+    assert of_file == of_frame
+    assert (of_file.rows, of_file.to_ask, of_file.kept) == (10_500, 10_200, 300)
+
+
+def test_a_file_that_cannot_be_planned_is_told_of(start: Start, tmp_path: Path) -> None:
+    """It is not there, has another ending, or not the column."""
+    start({"groq": 1})
+    texts(3).to_csv(tmp_path / "soups.csv", index=False)
+    for path, template, why in (
+        (tmp_path / "gone.csv", TEMPLATE, "there is no file"),
+        (tmp_path, TEMPLATE, "a file of rows ends with"),
+        (tmp_path / "soups.csv", "{{txt}}", "did you mean 'text'"),
+    ):
+        with pytest.raises(InvalidRequest, match=why):
+            arche_magic.plan(path, template)
 
 
 @pytest.mark.parametrize(

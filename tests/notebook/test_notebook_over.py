@@ -228,7 +228,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews -p grok{}", "unknown provider 'grok'; did you mean 'groq'"),
         ("--over reviews --schema 'text str'{}", "has a column 'text' already"),
         ("--over nowhere.csv --into out.csv{}", "there is no file nowhere.csv"),
-        ("--over nowhere.csv{}", "name another one for the rows"),
+        ("--over nowhere.csv --plan{}", "there is no file nowhere.csv"),
         ("--stop-after 3\nhello", "--stop-after goes with --over FRAME"),
         ("--into moods\nhello", "--into goes with --over FRAME"),
     ],
@@ -286,6 +286,18 @@ def test_a_file_becomes_another(kernel: Kernel, start: Sandboxed) -> None:
     assert list(result.text) == [f"soup {n}" for n in range(9)]
     assert result.reply.notna().all()
     assert kernel.value("'replies' in globals()") is False
+
+
+def test_a_file_is_planned_like_a_frame(kernel: Kernel, start: Sandboxed) -> None:
+    """Its rows are counted, nothing is sent, and no other file has to be named yet."""
+    sandbox = start(9)
+    kernel.run("reviews.to_csv('reviews.csv', index=False)")
+    cell = kernel.run(f"%%llm --over reviews.csv --plan{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert cell.data()[0].startswith("9 rows\n")
+    assert len(sandbox.requests) == 0
+    cell = kernel.run(f"%%llm --over reviews.csv{PROMPT}")
+    assert "name another one for the rows" in cell.message
 
 
 def test_frames_are_offered_on_tab(kernel: Kernel, start: Sandboxed) -> None:
