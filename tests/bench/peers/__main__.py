@@ -2,7 +2,7 @@
 
 Each peer runs in an environment of its own under `build/peers`, made on the first run. That is why
 there is no extra for them: they need older SDKs than ours, so one environment cannot hold all.
-Real time: a run takes about a quarter of an hour. Prints a table in Markdown, with versions, and
+Real time: a run takes some ten minutes. Prints a table in Markdown, with versions, and
 how busy the machine was before it began.
 """
 
