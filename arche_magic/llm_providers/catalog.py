@@ -23,6 +23,27 @@ _DEFAULT_WINDOW: WindowRule = "rolling"
 
 
 @dataclass(frozen=True)
+class Training:
+    """Whether a provider's terms let it train on prompts: `yes`, `no` or `unknown`.
+
+    Attributes:
+        free, paid: on accounts that pay nothing, and on those that pay.
+        note: what has to be known besides.
+        source: where that was read, and when.
+    """
+
+    free: str = "unknown"
+    paid: str = "unknown"
+    note: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        words = f"trains on prompts of free accounts: {self.free}, of paying ones: {self.paid}"
+        source = f" ({self.source})" if self.source else ""
+        return "; ".join(filter(None, (words, self.note))) + source
+
+
+@dataclass(frozen=True)
 class Provider:
     """A service that answers prompts.
 
@@ -35,6 +56,7 @@ class Provider:
         limits: published limits per model.
         window, time_zone: how its windows turn, for limits that do not say.
         paid: whether its answers cost money.
+        training: what it states about training on prompts.
         key_variables: environment variables that hold its keys; the first is the usual one.
         prices: USD for a million input, and a million output tokens, where the user says so.
         header_periods: what `x-ratelimit-*` headers for `requests` and `tokens` count over, where
@@ -58,6 +80,7 @@ class Provider:
     services: tuple[str, ...] = ()
     key_page: str = ""
     paid: bool = False
+    training: Training = field(default_factory=Training)
     text_only: frozenset[str] = frozenset()
     context_windows: Mapping[str, int] = field(default_factory=dict)
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -195,6 +218,7 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         services=tuple(entry["services"]),
         key_page=entry.get("key_page", ""),
         paid=entry["paid"],
+        training=Training(**entry.get("training", {})),
         text_only=frozenset(entry.get("text_only", ())),
         context_windows=entry.get("context_windows", {}),
         window=window,

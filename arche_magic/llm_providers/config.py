@@ -18,6 +18,7 @@ from .env_file import Variables, nearest, tell_of_readers
 from .errors import ConfigurationError
 from .keys import find_keys, numbered_names
 from .keys import label_keys as label_keys
+from .privacy import Private
 from .provider_settings import hint_for, read_providers
 from .redaction import without_key_like
 from .sources import SETTINGS_FILE, Sources, find_sources
@@ -52,6 +53,7 @@ class Configuration:
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
         preferred_provider: asked before all others, paid or not.
         budget: the most that paid routes may cost; None if nothing is set.
+        private: the routes that private prompts may take.
     """
 
     providers: Mapping[str, Provider]
@@ -68,6 +70,7 @@ class Configuration:
     off: frozenset[str] = frozenset()
     preferred_provider: str | None = None
     budget: Budget | None = None
+    private: Private = field(default_factory=Private)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))
@@ -281,6 +284,7 @@ def _build(sources: Sources, home: Path, own: bool) -> Configuration:
         replay=_replay(variables, settings),
         replies=_replies(variables, store, home, bool(keys)),
         budget=_budget(_table(settings, "budget")),
+        private=sources.private,
     )
 
 

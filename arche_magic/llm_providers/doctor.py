@@ -80,7 +80,7 @@ def examine(*, send: bool = False) -> list[Finding]:
             findings.append(_address(provider))
             findings += (_key(check, provider, tracker) for check in of_it)
             findings += _models(of_it, provider, configuration)
-    findings += [*_clock(checks), *_ledger(tracker)]
+    findings += [*_private(configuration), *_clock(checks), *_ledger(tracker)]
     findings += (Finding("ok", "budget", str(use)) for use in tracker.budget())
     if send:
         findings += _answers(checks, configuration)
@@ -222,6 +222,29 @@ def _models(
         yield Finding("look", about, f"{model} is not among the {len(listed)} it lists", advice)
     if present := [model for model in asked if model not in absent]:
         yield Finding("ok", about, f"{', '.join(present)}, of {len(listed)} it lists")
+
+
+def _private(configuration: Configuration) -> Iterator[Finding]:
+    """Whether the marks of `[private]` name something, and what the terms of those say."""
+    providers, private = configuration.providers, configuration.private
+    names = {f"{key.provider}:{key.fingerprint}": key.label for key in configuration.keys}
+    for mark in sorted(private.routes):
+        owner = re.split("[/:]", mark)[0]
+        if owner not in providers:
+            hint = did_you_mean(owner, providers)
+            yield Finding("look", "[private]", f"{mark}: no such provider here{hint}")
+        elif ":" in mark:
+            found = f"{mark} is {names[mark]}" if mark in names else f"{mark}: no key here"
+            yield Finding("ok", "[private]", found)
+        elif providers[owner].training.free == "yes":
+            found = f"{mark} is marked, and {owner} {providers[owner].training}"
+            advice = "keep the mark if this account pays or has opted out; else take it out"
+            yield Finding("look", "[private]", found, advice)
+        else:
+            yield Finding("ok", "[private]", f"{mark} is marked")
+    if private.always and not private.routes:
+        found = "every prompt is private, and no route is marked: none can be answered"
+        yield Finding("wrong", "[private]", found, "mark routes in your own settings")
 
 
 def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from .errors import ContentFiltered, NoRouteAvailable
 from .quota.opening import RouteState
 from .reply import Attempt
-from .types import Route, in_seconds, utc
+from .types import Request, Route, in_seconds, utc
 
 # Routes that were not asked are named up to this many in all.
 _ROUTES_IN_A_MESSAGE = 4
@@ -16,7 +16,7 @@ _ROUTES_IN_A_MESSAGE = 4
 
 def no_route(
     states: Mapping[Route, RouteState], out: Collection[Route], attempts: Sequence[Attempt],
-    now: float, timeout: float | None, cause: str,
+    now: float, timeout: float | None, cause: str, request: Request,
 ) -> NoRouteAvailable:  # fmt: skip
     """The error of a request that no route answered.
 
@@ -27,6 +27,7 @@ def no_route(
         now: epoch seconds.
         timeout: the seconds that were not enough, if that is why it ends.
         cause: what else kept it, or "".
+        request: what was asked; it may leave out routes.
     """
     openings = {
         route: state.opens_at
@@ -55,7 +56,13 @@ def no_route(
         head = "All Groq API keys have hit rate limits"
     else:
         head = "No available LLM providers"
-    shown = "; ".join([*lines, f"and {untold} more"] if untold else lines)
+    if untold:
+        lines.append(f"and {untold} more")
+    if request.private:
+        lines.append("routes that are not marked private were not asked")
+    if request.same_model:
+        lines.append("other models were not asked")
+    shown = "; ".join(lines)
     return NoRouteAvailable(
         f"{head}: {shown}",
         attempts=attempts,

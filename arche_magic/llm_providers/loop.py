@@ -194,10 +194,12 @@ class RequestRun:
             self.preferred_provider,
         )
         aim = choice.route, choice.opens_at > now
-        if aim != self._aim:
-            self.decisions.append(Decision.of(choice, now, patience, self.preferred_provider))
-        elif not aim[1]:
-            self.decisions[-1] = Decision.of(choice, now, patience, self.preferred_provider)
+        if aim == self._aim and not aim[1]:
+            self.decisions.pop()
+        if aim != self._aim or not aim[1]:
+            self.decisions.append(
+                Decision.of(choice, now, patience, self.preferred_provider, self.request)
+            )
         self._aim = aim
         return choice
 
@@ -434,7 +436,7 @@ class RequestRun:
         now = self._clock.time()
         states = self._states(now)
         within_s = self.request.timeout if cause or self._time_left() <= 0 else None
-        error = no_route(states, self._out, self.attempts, now, within_s, cause)
+        error = no_route(states, self._out, self.attempts, now, within_s, cause, self.request)
         if self._mismatch:
             why, opens_at = f"not asked once more: {error}", error.next_available_at
             raise self._mismatch.ended(why, self.attempts, opens_at) from None

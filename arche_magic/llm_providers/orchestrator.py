@@ -12,10 +12,14 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .loop import RequestRun
 from .parameters import Messages, Options, build_request
 from .preview import Preview, preview
+from .privacy import none_marked
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
+from .routing import of_one_model
+from .sources import SETTINGS_FILE
 from .together import Together
+from .trust import own_settings_folder
 from .types import Key, Request, Route
 
 if TYPE_CHECKING:
@@ -85,7 +89,9 @@ class IntelligentLLMOrchestrator:
                 `fallback_on_filter` (another model may try what one refused to answer), `keep`
                 (answer from memory what was asked before, and keep each new reply), `fresh`
                 (ask again all the same, and replace what is kept), `reserve` (the share of each
-                limit, 0 to 1, that is left to others) and `schema` (what the reply
+                limit, 0 to 1, that is left to others), `private` (only routes that are marked in
+                `[private]` may answer), `same_model` (only the model of the route that comes
+                first may, with any key and provider that has it) and `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
                 line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
 
@@ -201,7 +207,8 @@ class IntelligentLLMOrchestrator:
         """The routes a request may take, in the configured order.
 
         Raises:
-            ConfigurationError: unknown provider or model, or no key for any of them.
+            ConfigurationError: unknown provider or model, no key for any of them, or, for a
+                private request, none that is marked.
         """
         if request.provider and request.provider not in self.providers:
             self.configuration.provider(request.provider)
@@ -220,6 +227,13 @@ class IntelligentLLMOrchestrator:
                 off = ", ".join(sorted(self.configuration.off))
                 raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
             raise NoKeys(_no_keys(self.configuration, asked))
+        if request.private:
+            marked = [route for route in routes if self.configuration.private.marks(route)]
+            if not marked:
+                raise none_marked(routes, own_settings_folder() / SETTINGS_FILE)
+            routes = marked
+        if request.same_model:
+            routes = of_one_model(routes, self.preferred_provider)
         if request.images and not any(self.configuration.takes_images(r) for r in routes):
             raise InvalidRequest(self._no_images(routes))
         return tuple(routes)

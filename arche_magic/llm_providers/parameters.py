@@ -40,6 +40,8 @@ class Options(TypedDict, total=False):
     schema: Any
     images: Sequence[Image | str | Path | bytes] | None
     reserve: float | None
+    private: bool | None
+    same_model: bool | None
     on_wait: OnWait | None
 
 
@@ -86,6 +88,8 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         replay=_replay(given.get("keep"), configuration.replay),
         fresh=_flag("fresh", given.get("fresh", False)),
         reserve=_number("reserve", given.get("reserve", 0.0), 0.0, 1.0) or 0.0,
+        private=_flag("private", given.get("private", configuration.private.always)),
+        same_model=_flag("same_model", given.get("same_model", False)),
     )
     if key := key_in(request, configuration.keys):
         raise InvalidRequest(

@@ -20,7 +20,7 @@ from .types import Request
 # something is asked twice, but nothing is answered with the reply to something else.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
-    "expected_tokens",
+    "private", "expected_tokens",
 }  # fmt: skip
 _SHOWN_CHARACTERS = 60
 # How long a disk that hangs, or a file that somebody has locked, holds a request up.

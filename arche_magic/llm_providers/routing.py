@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .quota.opening import RouteState
 from .records import told
-from .types import Route
+from .types import Request, Route
 
 _MOMENT_SECONDS = 0.05
 
@@ -84,6 +84,8 @@ class Decision:
         preferred: the provider that was to be asked first, if any.
         considered: the routes looked at, in order.
         later: provider, key and model of the others, in order.
+        private: only routes that the user has marked as private were offered.
+        same_model: only those that lead to the model of the first.
     """
 
     at: float
@@ -91,10 +93,17 @@ class Decision:
     preferred: str | None
     considered: tuple[Considered, ...]
     later: tuple[tuple[str, str, str], ...] = ()
+    private: bool = False
+    same_model: bool = False
 
     @classmethod
     def of(
-        cls, choice: Choice[Route], at: float, patience: float, preferred: str | None
+        cls,
+        choice: Choice[Route],
+        at: float,
+        patience: float,
+        preferred: str | None,
+        request: Request,
     ) -> Decision:
         """The record of a choice."""
         considered = (
@@ -102,7 +111,15 @@ class Decision:
             for route, state in choice.considered
         )
         later = ((route.provider, route.key.label, route.model) for route in choice.later)
-        return cls(at, patience, preferred, tuple(considered), tuple(later))
+        return cls(
+            at,
+            patience,
+            preferred,
+            tuple(considered),
+            tuple(later),
+            request.private,
+            request.same_model,
+        )
 
     def choice(self) -> Choice[Considered]:
         """The choice, made again from the record."""
@@ -134,7 +151,24 @@ class Decision:
             for provider, key, model in values.get("later", ())
         ]
         at, patience = float(values["at"]), _or_never(values["patience"])
-        return cls(at, patience, values["preferred"], tuple(considered), tuple(later))
+        only = (bool(values.get(name, False)) for name in ("private", "same_model"))
+        return cls(at, patience, values["preferred"], tuple(considered), tuple(later), *only)
+
+
+def of_one_model(routes: Sequence[R], preferred: str | None = None) -> list[R]:
+    """Those that lead to the model of the route that comes first, spent or not.
+
+    Services name one model with its vendor or without: `openai/gpt-oss-120b`, `gpt-oss-120b`.
+    """
+    first = next(iter(_groups(routes, preferred)), None)
+    if first is None:
+        return []
+    name = _bare(first[0].model)
+    return [route for route in routes if _bare(route.model) == name]
+
+
+def _bare(model: str) -> str:
+    return model.rpartition("/")[2]
 
 
 def choose(

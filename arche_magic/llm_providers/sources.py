@@ -12,13 +12,15 @@ from typing import Any
 
 from .env_file import Variables, is_trusted, nearest, read_env_file
 from .errors import ConfigurationError
+from .privacy import SETTING as PRIVATE
+from .privacy import Private, both, read_private
 from .trust import SETTING as TRUST
 from .trust import Trusted, own_settings_folder, read_trusted
 
 SETTINGS_FILE = "arche_magic.toml"
 SETTINGS = (
     "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
-    "replay", "budget", TRUST,
+    "replay", "budget", PRIVATE, TRUST,
 )  # fmt: skip
 
 
@@ -36,6 +38,7 @@ class Sources:
     settings_file: Path | None = None
     trusted: Trusted = False
     project_file: Path | None = None
+    private: Private = field(default_factory=Private)
 
     @property
     def variables(self) -> Variables:
@@ -52,7 +55,8 @@ def find_sources(directory: Path) -> Sources:
     """The process's environment and the nearest files.
 
     The user's own settings file lies in their configuration folder. It alone says which base URLs
-    are trusted, and the rest of it counts where a project has no settings file.
+    are trusted and which routes are private, and the rest of it counts where a project has no
+    settings file.
     """
     environment, env_file = Variables(os.environ), nearest(".env", directory)
     in_file = read_env_file(env_file) if env_file else {}
@@ -62,15 +66,21 @@ def find_sources(directory: Path) -> Sources:
         own = _read_settings(own_file)
     try:
         trusted = read_trusted(own.pop(TRUST, False))
+        private = read_private(own.pop(PRIVATE, {}))
     except ValueError as error:
         raise ConfigurationError(f"{own_file}: {error}") from None
     file = nearest(SETTINGS_FILE, directory)
     if file is None or file == own_file.resolve():
-        return Sources(environment, in_file, env_file, own, own_file if own else None, trusted)
+        where = own_file if own else None
+        return Sources(environment, in_file, env_file, own, where, trusted, private=private)
     settings = _read_settings(file)
     if TRUST in settings:
         raise ConfigurationError(f"{file}: {TRUST} counts only in your own settings, {own_file}")
-    return Sources(environment, in_file, env_file, settings, file, trusted, file)
+    try:
+        private = both(private, settings.pop(PRIVATE, {}), file, own_file)
+    except ValueError as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+    return Sources(environment, in_file, env_file, settings, file, trusted, file, private)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

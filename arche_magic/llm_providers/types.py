@@ -311,8 +311,10 @@ class Request:
 
     `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
     answers from memory alone. `fresh` asks again all the same, and replaces what is kept.
-    `reserve`: the share of each limit, 0 to 1, that it leaves to others. `expected_tokens`: those
-    of its reply, where the model's usual length says nothing about it.
+    `reserve`: the share of each limit, 0 to 1, that it leaves to others. `private`: it takes only
+    routes that the user has marked as not training on prompts. `same_model`: only the model of the
+    route that comes first, wherever it is served. `expected_tokens`: those of its reply, where the
+    model's usual length says nothing about it.
     """
 
     messages: tuple[Message, ...]
@@ -330,6 +332,8 @@ class Request:
     replay: ReplayMode = "off"
     fresh: bool = False
     reserve: float = 0.0
+    private: bool = False
+    same_model: bool = False
     expected_tokens: int | None = None
 
     @property

@@ -49,11 +49,15 @@ class Turn:
 
 @dataclass
 class Chat:
-    """A conversation; `system` is its system prompt, if it has one of its own."""
+    """A conversation; `system` is its system prompt, if it has one of its own.
+
+    `private` says that some of it was: then all that follows is, unless told otherwise.
+    """
 
     name: str
     system: str | None = None
     turns: list[Turn] = field(default_factory=list)
+    private: bool = False
 
     def messages(self, question: Message, room: float) -> tuple[tuple[Message, ...], str]:
         """What is sent to continue with a question, and a note on what was left out, if anything.
@@ -110,7 +114,9 @@ class Chat:
             }
             for turn in self.turns
         ]
-        whole = {"chat": self.name, "system": self.system, "turns": turns}
+        whole = {
+            "chat": self.name, "system": self.system, "private": self.private, "turns": turns,
+        }  # fmt: skip
         return json.dumps(whole, indent=1, ensure_ascii=False)
 
     @classmethod
@@ -138,7 +144,8 @@ class Chat:
         ]
         if not turns:
             raise ValueError("a conversation has a turn")
-        return cls(_text(whole["chat"]), whole["system"] and _text(whole["system"]), turns)
+        system, private = whole["system"], bool(whole.get("private", False))
+        return cls(_text(whole["chat"]), system and _text(system), turns, private)
 
 
 class Chats(dict[str, Chat]):

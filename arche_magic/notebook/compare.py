@@ -179,7 +179,16 @@ def _requests(
     magics: ArcheMagics, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> dict[str, dict[str, Any]]:
     """The options of each request, by the name it was asked for."""
-    for option in ("provider", "model", "chat", "format", "schema", "show_prompt", "dry_run"):
+    for option in (
+        "provider",
+        "model",
+        "same_model",
+        "chat",
+        "format",
+        "schema",
+        "show_prompt",
+        "dry_run",
+    ):
         if getattr(options, option) not in (None, False):
             raise InvalidRequest(f"%llm: --compare goes without --{option.replace('_', '-')}")
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
@@ -187,7 +196,7 @@ def _requests(
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
     common = {
         name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
-        for name in ("system", "temperature", "max_tokens", "patience", "keep")
+        for name in ("system", "temperature", "max_tokens", "patience", "keep", "private")
     } | {"fresh": options.fresh}
     requests = {}
     for name in names:

@@ -242,6 +242,8 @@ def receipt_line(reply: Reply) -> str:
     else:
         seconds = f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s"
         parts = [route, tokens, seconds]
+    if reply.decisions and reply.decisions[-1].private:
+        parts.append("private")
     if reply.finish_reason == "length":
         parts.append("cut at max_tokens")
     if reply.standing:

@@ -111,18 +111,23 @@ def _part(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class KeyRow:
-    """A key, the account it spends if that is known, and why it is shut if it is."""
+    """A key, the account it spends if that is known, and why it is shut if it is.
+
+    `private` are those of its default models that private prompts may go to.
+    """
 
     key: Key
     account: str | None
     closure: Closure | None
+    private: tuple[str, ...] = ()
 
 
 def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
     """One row per key.
 
-    Columns: `provider, key, fingerprint, account, source, open, since, reason`; `since` (aware,
-    UTC) and `reason` say why a key is not open.
+    Columns: `provider, key, fingerprint, account, source, open, since, reason, private`; `since`
+    (aware, UTC) and `reason` say why a key is not open, `private` is a tuple of its default models
+    that private prompts may go to.
     """
     records = [
         (
@@ -134,10 +139,13 @@ def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
             row.closure is None,
             _time(row.closure.since) if row.closure else None,
             row.closure.reason if row.closure else None,
+            row.private,
         )
         for row in rows
     ]
-    columns = ["provider", "key", "fingerprint", "account", "source", "open", "since", "reason"]
+    columns = [
+        "provider", "key", "fingerprint", "account", "source", "open", "since", "reason", "private",
+    ]  # fmt: skip
     types = {"open": "bool", "since": "datetime64[ms, UTC]"}
     return pd.DataFrame(records, columns=columns).astype(types)
 

@@ -61,7 +61,9 @@ def show() -> tuple[dict[str, str], pd.DataFrame]:
     configuration = get_configuration()
     rows = _rows(configuration)
     now = configuration.clock.time()
-    heads = ("key", "fingerprint", "account", "from", "state")
+    # Who marked nothing is not asked to wonder what it means.
+    marked = ("private",) if configuration.private.routes else ()
+    heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
         (
             Cell(row.key.label),
@@ -69,6 +71,7 @@ def show() -> tuple[dict[str, str], pd.DataFrame]:
             Cell(row.account or "not known yet"),
             Cell(row.key.source),
             Cell(_state(row, now)),
+            *(Cell(", ".join(row.private)) for _ in marked),
         )
         for row in rows
     ]
@@ -143,7 +146,12 @@ def _ask(title: str, variable: str) -> str:
 
 def _rows(configuration: Configuration) -> list[KeyRow]:
     tracker = get_quota_tracker(configuration)
-    return [KeyRow(key, tracker.account(key), tracker.closure(key)) for key in configuration.keys]
+    rows = []
+    for key in configuration.keys:
+        routes = [configuration.route(key, m) for m in configuration.providers[key.provider].models]
+        private = tuple(route.model for route in routes if configuration.private.marks(route))
+        rows.append(KeyRow(key, tracker.account(key), tracker.closure(key), private))
+    return rows
 
 
 def _state(row: KeyRow, now: float) -> str:

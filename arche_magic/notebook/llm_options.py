@@ -40,6 +40,17 @@ _OPTIONS = (
         help="Answer what was asked before from memory, and keep each new reply on disk.",
     ),
     argument(
+        "--private",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Ask only routes that you marked as not training on prompts.",
+    ),
+    argument(
+        "--same-model",
+        action="store_true",
+        help="Ask only the model that comes first, with any key and provider that has it.",
+    ),
+    argument(
         "--fallback-on-filter",
         action="store_true",
         help="Let another model try what one refused to answer.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,9 @@ class ArcheMagics(Magics):
     ).tag(config=True)
     keep = Bool(
         None, allow_none=True, help="Answer what was asked before from memory; keep each reply."
+    ).tag(config=True)
+    private = Bool(
+        None, allow_none=True, help="Ask only routes that [private] marks as not training."
     ).tag(config=True)
     format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
     budget = Integer(2000, min=1, help="Most tokens that one table or list takes in a prompt.").tag(
@@ -142,6 +146,12 @@ class ArcheMagics(Magics):
     @argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o.")
     @argument("-f", "--format", choices=FORMATS, help="`code` offers the fix as the next cell.")
     @argument("--chat", metavar="CHAT", help="In the conversation of this name.")
+    @argument(
+        "--private",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Ask only routes that you marked as not training on prompts.",
+    )
     @argument("--locals", action="store_true", help="Send the values of the variables used too.")
     @argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing.")
     @argument(

@@ -101,6 +101,7 @@ def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, s
         for model in found
     ]
     notes = [f"{name}: {providers[name].source}" for name in names]
+    notes += [f"{name} {providers[name].training}" for name in names]
     if priced:
         notes.append(
             "USD: for a million tokens, of paying accounts, as you set it or by the package "

@@ -221,6 +221,8 @@ def _job_options(
         "pack": _pack(options.pack),
         **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
         "fallback_on_filter": options.fallback_on_filter,
+        "same_model": options.same_model,
+        "private": first_given(options.private, magics.private),
     }
 
 

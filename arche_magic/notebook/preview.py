@@ -41,6 +41,8 @@ def route_text(preview: Preview) -> str:
         when = "now" if preview.wait <= 0 else in_seconds(preview.wait)
         lines = [f"{preview.route} would answer {when} · {size} · {price_text(preview.cost)}"]
     lines += [f"  {route} is passed over: {reason}" for route, _, reason in preview.shut]
+    if preview.request.private:
+        lines.append("Private: only routes that are marked so would be asked.")
     return "\n".join([*lines, "Nothing was sent."])
 
 

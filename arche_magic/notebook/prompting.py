@@ -94,8 +94,16 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
         "schema": options.schema,
         "keep": keep,
         "fresh": options.fresh,
+        # What was said in private stays so when the conversation goes on.
+        "private": first_given(options.private, (chat and chat.private) or None, magics.private),
     }
+    if options.same_model:
+        request["same_model"] = True
+        if chat and chat.turns and request["model"] is None:
+            spoke = chat.turns[-1]
+            request["model"] = f"{spoke.provider}/{spoke.model}"
     llm = IntelligentLLMOrchestrator()
+    is_private = first_given(request["private"], llm.configuration.private.always)
     question = Message("user", prompt.text, prompt.images)
     messages: tuple[Message, ...] = (question,)
     notes = prompt.notes
@@ -119,6 +127,7 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     reply = _follow(events, show, ended)
     if chat:
         chat.add(question, reply, options.system)
+        chat.private = chat.private or is_private
         magics.chats[chat.name] = chat
     show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
     if name is not None:

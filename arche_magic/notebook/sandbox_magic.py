@@ -36,12 +36,15 @@ def start(**settings: Any) -> str:
     except (ValueError, ImportError, OSError) as error:
         raise InvalidRequest(f"%llm_sandbox: {error}") from None
     stop()
+    # What is rehearsed is asked as it would be of the real services.
+    private = get_configuration().private
     _running = sandbox
     environment = sandbox.environment()
     configuration = load_configuration(environment)
     use_configuration(
         replace(
             configuration,
+            private=private,
             store=f"memory://sandbox-{id(sandbox)}",
             # Simulated replies must never stand among real ones.
             replies=configuration.replies.with_suffix(".sandbox.sqlite"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.privacy import Private
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
@@ -55,9 +56,15 @@ class Reason:
 
 
 def reasons(
-    decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Iterable[Route]
+    decisions: Sequence[Decision],
+    attempts: Sequence[Attempt],
+    routes: Sequence[Route],
+    private: Private,
 ) -> list[Reason]:
-    """Every route of a request, in the order they were offered it, then others of `routes`."""
+    """Every route of a request, in the order they were offered it, then others of `routes`.
+
+    `private` tells which of them are marked so.
+    """
     tried: dict[Name, list[Attempt]] = {}
     for attempt in attempts:
         if attempt.outcome != "skipped":
@@ -78,7 +85,16 @@ def reasons(
         else:
             later, change = "comes later in the order", f"-p {name[0]} asks it alone"
             explained.append(Reason(*name, "not needed", None, None, later, change))
-    return explained + [_not_offered(name, offered) for name in _others(offered, routes)]
+    unmarked = [_name(route) for route in routes if not private.marks(route)]
+    others = [_name(route) for route in routes if _name(route) not in offered]
+    return explained + [
+        _left_out(name, "not marked private", f"{name[0]} in [private] routes, or no --private")
+        if first.private and name in unmarked
+        else _left_out(name, "another model", "no --same-model")
+        if first.same_model
+        else _not_offered(name, offered)
+        for name in others
+    ]
 
 
 def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
@@ -224,9 +240,13 @@ def _is_key_of(entry: Considered, other: Considered) -> bool:
     return (entry.provider, entry.model) == (other.provider, other.model)
 
 
-def _others(offered: Sequence[Name], routes: Iterable[Route]) -> list[Name]:
-    names = [(route.provider, route.key.label, route.model) for route in routes]
-    return [name for name in names if name not in offered]
+def _name(route: Route) -> Name:
+    return route.provider, route.key.label, route.model
+
+
+def _left_out(name: Name, why: str, change: str) -> Reason:
+    """A route that an option of the request left out."""
+    return Reason(*name, "not offered", None, None, why, change)
 
 
 def _not_offered(name: Name, offered: Sequence[Name]) -> Reason:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.routing import Choice, Decision, choose
-from arche_magic.llm_providers.types import Key, Route
+from arche_magic.llm_providers.types import Key, Message, Request, Route
 
 NOW = 1000.0
 
@@ -167,13 +167,15 @@ def test_the_shut_routes_that_came_before_are_named(
     ),
     patience=st.sampled_from([0.0, 30.0, math.inf]),
     preferred=st.sampled_from([None, "mistral", "openai"]),
+    private=st.booleans(),
 )
 def test_a_choice_is_made_again_from_its_record(
-    states: dict[str, tuple[float, float]], patience: float, preferred: str | None
+    states: dict[str, tuple[float, float]], patience: float, preferred: str | None, private: bool
 ) -> None:
     """Also from the record as JSON keeps it: the same route, the same moment, the same others."""
     choice = chosen(dict(states), patience, preferred)
-    kept = Decision.of(choice, NOW, patience, preferred)
+    request = Request((Message("user", "Hello"),), private=private)
+    kept = Decision.of(choice, NOW, patience, preferred, request)
     read = Decision.from_dict(json.loads(json.dumps(kept.to_dict(), allow_nan=False)))
     assert read == kept
     again = read.choice()

@@ -232,6 +232,7 @@ class Panel:
             "temperature": magics.temperature,
             "max_tokens": magics.max_tokens,
             "patience": magics.patience,
+            "private": magics.private,
         }
 
     def _stop_asking(self) -> None:

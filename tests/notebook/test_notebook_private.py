@@ -1,0 +1,104 @@
+"""`--private` in cells: only marked routes, in whatever way a prompt travels; `--same-model`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from notebook_kernel import Kernel
+
+    from arche_magic.sandbox import Sandbox
+
+MARK = """
+from dataclasses import replace
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.privacy import Private
+use_configuration(replace(get_configuration(), private=Private(frozenset({"mistral"}))))
+"""
+
+
+@pytest.fixture
+def marked(kernel: Kernel, sandboxed) -> Iterator[Sandbox]:
+    """Three providers, of which the second in order is marked."""
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1, "google": 1})
+    assert kernel.run(MARK).status == "ok"
+    yield sandbox
+    kernel.run("use_configuration(None)")
+
+
+def asked(sandbox: Sandbox) -> list[str]:
+    return [request.provider for request in sandbox.requests]
+
+
+def test_a_private_cell_says_so(kernel: Kernel, marked: Sandbox) -> None:
+    """In its receipt, in the rehearsal before it, and in the explanation after it."""
+    rehearsed = kernel.run("%llm --private --dry-run One").printed
+    assert rehearsed.startswith("mistral · key 1")
+    assert "Private: only routes that are marked so would be asked." in rehearsed
+    receipt = kernel.run("%llm --private One").displays[1]["data"]["text/plain"]
+    assert " · private" in receipt
+    why = kernel.run("%llm_why").displays[0]["data"]["text/plain"]
+    assert why.count("not marked private") == 2
+    keys = kernel.run("k = %llm_keys").displays[0]["data"]["text/plain"]
+    assert "mistral-small-latest" in keys
+    assert asked(marked) == ["mistral"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%llm --private -p groq One",
+        "%llm --private -m gemini-3.5-flash-lite One",
+        "%llm --private --compare groq,google One",
+        "%config ArcheMagics.private = True\n%llm -p groq One",
+        "frame = ['One']\n%llm --private -p google --over frame {{prompt}}",
+        "try:\n  1/0\nexcept ZeroDivisionError:\n  %llm --private -p google One",
+    ],
+)
+def test_what_is_not_marked_is_never_asked(kernel: Kernel, marked: Sandbox, cell: str) -> None:
+    """The cell fails in one line that says what to write."""
+    failed = kernel.run(cell)
+    kernel.run("%config ArcheMagics.private = None")
+    assert failed.status == "error"
+    assert "none of its routes is marked private" in failed.message
+    assert asked(marked) == []
+
+
+def test_a_conversation_that_was_private_stays_so(kernel: Kernel, marked: Sandbox) -> None:
+    """Its turns go along with each question; only the user's word sends them elsewhere."""
+    kernel.run("%llm -q --chat c --private One")
+    kernel.run("%llm -q --chat c Two")
+    kernel.run("%llm_chat fork c d")
+    kernel.run("%llm_chat export d d.json")
+    kernel.run("%llm_chat load d.json e")
+    kernel.run("%llm -q --chat e Three")
+    assert asked(marked) == ["mistral"] * 3
+    refused = kernel.run("%llm -q --chat d -p groq Four")
+    assert "none of its routes is marked private" in refused.message
+    kernel.run("%llm -q --chat d --no-private -p groq Four")
+    assert asked(marked)[3:] == ["groq"]
+
+
+def test_rows_are_asked_in_private(kernel: Kernel, marked: Sandbox) -> None:
+    """Every one of them."""
+    kernel.run("rows = [f'Row {n}' for n in range(12)]")
+    cell = kernel.run("%%llm --private --over rows --into found\n{{prompt}}")
+    assert cell.status == "ok", cell.error
+    assert asked(marked) == ["mistral"] * 12
+
+
+def test_one_model_is_kept_to(kernel: Kernel, marked: Sandbox) -> None:
+    """The one that comes first, and in a conversation the one that spoke."""
+    marked.fail("groq", "server_error", times=None)
+    failed = kernel.run("%llm --same-model --patience 0 One")
+    assert "other models were not asked" in failed.message
+    why = kernel.run("%llm_why").displays[0]["data"]["text/plain"]
+    assert why.count("no --same-model") == 2
+    marked.clear_failures()
+    kernel.run("%llm -q --chat c -p google One")
+    kernel.run("%llm -q --chat c --same-model Two")
+    assert asked(marked)[-2:] == ["google", "google"]

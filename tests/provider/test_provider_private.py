@@ -1,0 +1,238 @@
+"""Prompts that go only where the user has marked routes, and those that keep to one model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
+
+import arche_magic
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.config import get_configuration, load_configuration
+from arche_magic.llm_providers.doctor import examine
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoRouteAvailable
+from arche_magic.llm_providers.privacy import Private, read_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arche_magic.sandbox import Sandbox
+
+PROMPT = "The patient in room 7 is afraid."
+
+
+def marked(*routes: str, always: bool = False) -> dict[str, Any]:
+    """Settings of a configuration with these marks."""
+    return {"private": Private(frozenset(routes), always)}
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+# --- where private prompts go
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_only_what_is_marked_is_asked(start: Start, provider: str) -> None:
+    """Whatever comes first in the order."""
+    sandbox = start(settings=marked(provider))
+    reply = get_llm_provider().generate(PROMPT, private=True)
+    assert reply.provider == provider
+    assert asked(sandbox) == [provider]
+    assert reply.decisions[-1].private
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["server_error", "rate_limit_day", "unauthorized", "empty_reply", "malformed_body", "reset"],
+)
+def test_no_failure_sends_it_elsewhere(start: Start, failure: str) -> None:
+    """With nothing left that is marked, the request fails, and says what was not asked."""
+    keys = {"groq": 2, "mistral": 1, "google": 1}
+    sandbox = start(keys, settings=marked("groq"), clock=Clock())
+    sandbox.fail("groq", failure, times=None)
+    with pytest.raises(NoRouteAvailable, match="routes that are not marked private were not asked"):
+        get_llm_provider().generate(PROMPT, private=True, patience=0)
+    assert set(asked(sandbox)) == {"groq"}
+
+
+@pytest.mark.parametrize("failure", ["cut_stream", "stream_error", "broken_connection"])
+def test_a_stream_that_breaks_starts_over_where_it_is_marked(start: Start, failure: str) -> None:
+    """With the next key of the same provider, not with the next provider."""
+    sandbox = start({"groq": 2, "mistral": 1}, settings=marked("groq"))
+    sandbox.fail("groq", failure, times=1)
+    assert list(get_llm_provider().events(PROMPT, private=True))
+    assert len(asked(sandbox)) == 2
+    assert set(asked(sandbox)) == {"groq"}
+
+
+@pytest.mark.parametrize(
+    ("mark", "labels"),
+    [
+        ("groq", {"groq_key_1", "groq_key_2"}),
+        (f"groq/{MODELS['groq']}", {"groq_key_1", "groq_key_2"}),
+        ("groq/another-model", set()),
+        ("groq:{}", {"groq_key_2"}),
+    ],
+)
+def test_a_mark_is_a_provider_a_model_or_a_key(start: Start, mark: str, labels: set[str]) -> None:
+    """A key by its fingerprint: its label may be another's in the next folder."""
+    start({"groq": 2})
+    configuration = get_configuration()
+    private = Private(frozenset({mark.format(configuration.keys[1].fingerprint)}))
+    found = {route.key.label for route in configuration.routes() if private.marks(route)}
+    assert found == labels
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda llm: llm.generate(PROMPT, private=True),
+        lambda llm: llm.generate(PROMPT, private=True, provider="google"),
+        lambda llm: llm.generate(PROMPT, private=True, model="mistral/mistral-small-latest"),
+        lambda llm: llm.preview(PROMPT, private=True),
+        lambda llm: list(llm.stream(PROMPT, private=True)),
+        lambda llm: arche_magic.map([PROMPT], private=True),
+        lambda llm: arche_magic.plan([PROMPT], private=True),
+    ],
+)
+def test_without_a_mark_nothing_is_sent(sandbox: Sandbox, ask: Any) -> None:
+    """The error says what to write where, and how to find out whether one should."""
+    with pytest.raises(ConfigurationError, match=r"\[private\] routes = \[.*%llm_models"):
+        ask(get_llm_provider())
+    assert asked(sandbox) == []
+
+
+def test_a_job_keeps_every_row_private(start: Start) -> None:
+    """On all its threads, and in its plan."""
+    sandbox = start(settings=marked("mistral"))
+    rows = [f"Row {number}" for number in range(40)]
+    plan = arche_magic.plan(rows, private=True)
+    assert {share.capacity.name.split(" ")[0] for share in plan.shares} == {"mistral"}
+    frame = arche_magic.map(rows, private=True)
+    assert set(frame.provider) == {"mistral"}
+    assert set(asked(sandbox)) == {"mistral"}
+
+
+def test_always_makes_every_prompt_private(start: Start) -> None:
+    """But for one that says otherwise."""
+    sandbox = start(settings=marked("google", always=True))
+    llm = get_llm_provider()
+    assert llm.generate(PROMPT).provider == "google"
+    assert llm.generate(PROMPT, private=False).provider == "groq"
+    assert asked(sandbox) == ["google", "groq"]
+
+
+def test_private_is_a_yes_or_no(sandbox: Sandbox) -> None:
+    """Anything else is refused before it is sent."""
+    with pytest.raises(InvalidRequest, match="private is 'yes'; it must be True or False"):
+        get_llm_provider().generate(PROMPT, private="yes")  # type: ignore[arg-type]
+    assert asked(sandbox) == []
+
+
+# --- who may mark
+
+
+def test_the_users_own_settings_mark(tmp_path: Path) -> None:
+    """Whether or not the project has settings of its own."""
+    write(
+        tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml",
+        '[private]\nroutes = ["mistral", "google:0123456789ab"]\n',
+    )
+    assert load_configuration().private == Private(frozenset({"mistral", "google:0123456789ab"}))
+    write(tmp_path / "arche_magic.toml", "[private]\nalways = true\n")
+    private = load_configuration().private
+    assert private.always
+    assert private.routes == {"mistral", "google:0123456789ab"}
+
+
+def test_a_project_cannot_mark(tmp_path: Path) -> None:
+    """A cloned repository must not decide where private prompts go."""
+    write(tmp_path / "arche_magic.toml", '[private]\nroutes = ["google"]\n')
+    with pytest.raises(ConfigurationError, match="counts only in your own settings"):
+        load_configuration()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"route": ["groq"]}, "unknown setting 'route'"),
+        ({"routes": "groq"}, "it must be a list"),
+        ({"routes": [1]}, "1 is no provider"),
+        ({"routes": ["Groq!"]}, "is no provider, provider/model, or provider:fingerprint"),
+        ({"routes": ["groq_key_2"]}, "may be another key in another folder"),
+        ({"always": "yes"}, "it must be true or false"),
+        ([], "it must be a table"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_told_of(table: Any, message: str) -> None:
+    """With the part that is wrong."""
+    with pytest.raises(ValueError, match=message):
+        read_private(table)
+
+
+def test_the_doctor_looks_at_the_marks(start: Start) -> None:
+    """One that names nothing, and one that the provider's terms speak against."""
+    start(settings=marked("google", "mistrall", "google:0123456789ab", "openai"))
+    found = {f.found: f for f in examine() if f.about == "[private]"}
+    assert any("did you mean 'mistral'" in text for text in found)
+    terms = next(f for text, f in found.items() if text.startswith("google is marked"))
+    assert terms.state == "look"
+    assert "trains on prompts of free accounts: yes" in terms.found
+    assert "opted out" in terms.advice
+    assert found["openai is marked"].state == "ok"
+    assert found["google:0123456789ab: no key here"].state == "ok"
+
+
+# --- one model
+
+
+def test_the_same_model_is_kept_to(start: Start) -> None:
+    """Over all keys that have it; another model is not asked, and the error says so."""
+    sandbox = start({"groq": 2, "mistral": 1}, clock=Clock())
+    sandbox.fail("groq", "server_error", times=1)
+    llm = get_llm_provider()
+    assert llm.generate(PROMPT, same_model=True).model == MODELS["groq"]
+    assert len({request.key for request in sandbox.requests}) == 2
+    sandbox.fail("groq", "server_error", times=None)
+    with pytest.raises(NoRouteAvailable, match="other models were not asked"):
+        llm.generate(PROMPT, same_model=True, patience=0)
+    assert set(asked(sandbox)) == {"groq"}
+
+
+def test_what_comes_first_for_a_request_names_the_model(start: Start) -> None:
+    """The preferred provider's; that of what is marked; and for all rows of a job the same."""
+    sandbox = start(settings={"preferred_provider": "google"} | marked("mistral", "openai"))
+    llm = get_llm_provider()
+    assert llm.generate(PROMPT, same_model=True).model == MODELS["google"]
+    private = llm.generate(PROMPT, same_model=True, private=True)
+    assert private.model == MODELS["mistral"]
+    sandbox.fail("google", "server_error", times=3)
+    frame = arche_magic.map([f"Row {number}" for number in range(30)], same_model=True)
+    assert set(frame.model.dropna()) == {MODELS["google"]}
+
+
+def test_several_models_of_a_provider_are_routes_of_their_own(
+    tmp_path: Path, sandbox_env: Sandbox
+) -> None:
+    """In the order of the settings, each with its own limits; the reply says which spoke."""
+    write(
+        tmp_path / "arche_magic.toml",
+        "[providers.groq]\n"
+        'models = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"]\n'
+        "[providers.cerebras]\n"
+        'models = ["gpt-oss-120b"]\n',
+    )
+    llm = get_llm_provider()
+    first = llm.generate(PROMPT)
+    assert first.model == "openai/gpt-oss-20b"
+    sandbox_env.fail("groq", "rate_limit_day", times=1)
+    second = llm.generate(PROMPT)
+    assert second.model != first.model or second.key != first.key
+    summary = llm.quota_tracker.standings("groq")
+    assert {row.model for row in summary} >= {"openai/gpt-oss-20b", "openai/gpt-oss-120b"}
+    only = llm.generate(PROMPT, same_model=True)
+    assert only.model == "openai/gpt-oss-20b"
