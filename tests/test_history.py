@@ -108,13 +108,17 @@ def test_a_frame_goes_through_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """As the documentation shows it; a text format has no types, so they are said again."""
     frame = a_session(sandbox_env)
     frame.to_csv(tmp_path / "calls.csv", index=False)
-    back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype={"error": str})
-    assert_frame_equal(back.fillna({"error": ""}).astype(frame.dtypes), frame)
+    back = pd.read_csv(
+        tmp_path / "calls.csv", parse_dates=["at"], dtype={"error": str, "notebook": str}
+    )
+    assert_frame_equal(back.fillna({"error": "", "notebook": ""}).astype(frame.dtypes), frame)
     # A column without any value is one too.
     served = frame[frame["outcome"] == "served"].reset_index(drop=True)
     served.to_csv(tmp_path / "served.csv", index=False)
-    back = pd.read_csv(tmp_path / "served.csv", parse_dates=["at"], dtype={"error": str})
-    assert_frame_equal(back.fillna({"error": ""}).astype(frame.dtypes), served)
+    back = pd.read_csv(
+        tmp_path / "served.csv", parse_dates=["at"], dtype={"error": str, "notebook": str}
+    )
+    assert_frame_equal(back.fillna({"error": "", "notebook": ""}).astype(frame.dtypes), served)
 
 
 def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None:

@@ -38,6 +38,20 @@ _NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
 
 
+_notebook = ""
+
+
+def name_notebook(name: str) -> None:
+    """Have the attempts from now on say that they are of this notebook; a file's name, no path."""
+    global _notebook
+    _notebook = name
+
+
+def notebook() -> str:
+    """The notebook that was named last, or ""."""
+    return _notebook
+
+
 @dataclass(frozen=True)
 class Ended:
     """A request that has come to its end, with a reply or without; `%llm_why` explains it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, TypeVar
 
-from .attempts import SESSION, AttemptLog, Tally
+from .attempts import SESSION, AttemptLog, Tally, notebook
 from .bounded import TookTooLong, within
 from .calls import Call, adapter_of
 from .endings import also_tried, no_route
@@ -391,6 +391,7 @@ class RequestRun:
             at=round(self._clock.time(), 3),
             request=self._id,
             session=SESSION,
+            notebook=notebook(),
             opens_at=opens_at if opens_at is not None and math.isfinite(opens_at) else None,
         )
         self.attempts.append(attempt)

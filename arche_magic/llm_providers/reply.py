@@ -20,7 +20,10 @@ Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request offered to one route, and what came of it."""
+    """One request offered to one route, and what came of it.
+
+    `session` is the process that asked, `notebook` the file it runs, where somebody has told.
+    """
 
     provider: str
     key: str
@@ -37,6 +40,7 @@ class Attempt:
     request: str = ""
     opens_at: float | None = None
     session: str = ""
+    notebook: str = ""
 
     def __str__(self) -> str:
         name = route_name(self.provider, self.key, self.model)
@@ -78,7 +82,9 @@ class Attempt:
 
 _NUMBER = (int, float)
 _FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("provider", "key", "model", "outcome", "request", "session"), (str,)),
+    **dict.fromkeys(
+        ("provider", "key", "model", "outcome", "request", "session", "notebook"), (str,)
+    ),
     "error": (str, NoneType),
     **dict.fromkeys(("input_tokens", "output_tokens"), (int,)),
     **dict.fromkeys(("at", "seconds", "waited_s"), _NUMBER),

@@ -151,6 +151,8 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
 
     if text:
         raise InvalidRequest(f"%llm_stats takes no text, not {text!r}")
+    if options.by:
+        return _sums(options)
     attempts = attempt_log(get_configuration().store).session()
     frame = attempts_frame(attempts)
     if options.plot and _can_draw():
@@ -160,6 +162,20 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
     else:
         _display(stats_bundle(frame))
     return frame
+
+
+def _sums(options: Namespace) -> pd.DataFrame:
+    from datetime import UTC, datetime, timedelta
+
+    from .history import load_attempts
+    from .sums import DAYS, sums_bundle, sums_frame
+
+    if options.plot:
+        raise InvalidRequest("%llm_stats: --by goes without --plot")
+    now = datetime.fromtimestamp(get_configuration().clock.time(), UTC)
+    sums = sums_frame(load_attempts(now - timedelta(days=DAYS)), options.by)
+    _display(sums_bundle(sums, options.by))
+    return sums
 
 
 def models(text: str) -> pd.DataFrame:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .models import Model
 
 _ATTEMPT_COLUMNS = (
-    "at", "session", "request", "provider", "key", "model", "outcome", "input_tokens",
+    "at", "session", "notebook", "request", "provider", "key", "model", "outcome", "input_tokens",
     "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
 )  # fmt: skip
 _QUOTA_COLUMNS = (
@@ -39,7 +39,9 @@ _PART_ROWS = 20_000
 # Said, so that columns without any value, and frames without rows, have them too.
 _ATTEMPT_TYPES = {
     "at": "datetime64[ms, UTC]",
-    **dict.fromkeys(("session", "request", "provider", "key", "model", "outcome", "error"), "str"),
+    **dict.fromkeys(
+        ("session", "notebook", "request", "provider", "key", "model", "outcome", "error"), "str"
+    ),
     **_ATTEMPT_NUMBERS,
 }
 _QUOTA_TYPES = {
@@ -89,8 +91,9 @@ def quota_frame(
 def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFrame:
     """One row per attempt, or record of one, in their order.
 
-    Columns: `at` (aware, UTC), `session, request, provider, key, model, outcome, input_tokens,
-    output_tokens, seconds, first_token_s, cost_usd, waited_s, error` ("" if there was none).
+    Columns: `at` (aware, UTC), `session, notebook, request, provider, key, model, outcome,
+    input_tokens, output_tokens, seconds, first_token_s, cost_usd, waited_s, error`; `notebook` and
+    `error` are "" if there was none.
     Records without a time, or with words where numbers should be, are left out.
     """
     rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
@@ -105,7 +108,8 @@ def _part(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
     frame = frame.dropna(subset=[name for name in numbers if name not in _MAY_BE_MISSING])
     frame["at"] = pd.to_datetime((frame["at"] * 1000).round(), unit="ms", utc=True)
-    frame["error"] = frame["error"].fillna("")
+    for name in ("error", "notebook"):
+        frame[name] = frame[name].fillna("")
     return frame.astype(_ATTEMPT_TYPES)
 
 

@@ -251,15 +251,23 @@ class ArcheMagics(Magics):
     @no_var_expand
     @magic_arguments("llm_stats")
     @argument("--plot", action="store_true", help="Pictures: tokens, seconds, fallbacks.")
+    @argument(
+        "--by",
+        choices=("provider", "model", "day", "notebook"),
+        help="Sums of all sessions of the last 31 days instead.",
+    )
     @line_magic
     def llm_stats(self, line: str) -> pd.DataFrame | None:
         """Show this session's attempts per route; returns them one by one as a DataFrame.
+
+        With --by it shows and returns sums: requests, tokens, cost.
 
         Usage:
           %llm_stats [OPTIONS]
 
         Examples:
           attempts = %llm_stats
+          %llm_stats --by notebook
           %llm_stats --plot
         """
         from . import actions

@@ -13,6 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, cluster, planning
+from arche_magic.llm_providers.attempts import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
@@ -24,6 +25,7 @@ from .first_steps import require_keys
 from .interrupts import one_interrupt
 from .prompting import body_of, first_given
 from .structured import schema_named
+from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def over(
             raise InvalidRequest(f"%llm: --over goes without --{name.replace('_', '-')}")
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
+    name_notebook(notebook_name(magics.shell.user_ns))
     names = ChainMap(dict(names or {}), magics.shell.user_ns)
     template = body_of(text, cell).strip("\n")
     if not template.strip():

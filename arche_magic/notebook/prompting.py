@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.attempts import Ended, attempt_log
+from arche_magic.llm_providers.attempts import Ended, attempt_log, name_notebook
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply import Discarded, Event, Reply, Waiting
@@ -25,6 +25,7 @@ from .interrupts import one_interrupt
 from .llm_options import given_without_over
 from .preview import prompt_text, route_text
 from .structured import schema_named
+from .sums import notebook_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +65,7 @@ def ask(
 @one_interrupt()
 def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
     """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
+    name_notebook(notebook_name(magics.shell.user_ns))
     name = options.output
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
         raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
