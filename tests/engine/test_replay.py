@@ -29,6 +29,7 @@ ASKED: dict[str, list[Any]] = {
     "stop": [("a",), ("a", "b"), ("b", "a"), ("ab",)],
     "seed": [0, 1],
     "schema": [schema_of("a int"), schema_of("a int, b str"), schema_of("a float")],
+    "same_model": [True],
 }
 HOW = {
     "patience": [0.0],
@@ -37,6 +38,7 @@ HOW = {
     "replay": ["keep", "only"],
     "fresh": [True],
     "reserve": [0.1],
+    "private": [True],
     "expected_tokens": [100],
 }
 

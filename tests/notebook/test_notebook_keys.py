@@ -56,6 +56,7 @@ def test_keys_are_shown_with_where_they_came_from(kernel: Kernel, service: Sandb
         assert fingerprint in shown[2]
         assert kernel.value("list(frame.columns)") == [
             "provider", "key", "fingerprint", "account", "source", "open", "since", "reason",
+            "private",
         ]  # fmt: skip
         assert kernel.value("frame['open'].all().item()") is True
         for secret in variables.values():

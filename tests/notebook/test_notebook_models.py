@@ -56,12 +56,14 @@ def test_the_table_is_narrow_and_says_where_its_figures_are_from(kernel: Kernel)
     head, *lines = cell.data()[0].splitlines()
     assert "tokens/day" in head
     assert "tokens/month" not in head
-    assert max(map(len, [head, *lines[:-2]])) <= 140
+    assert max(map(len, [head, *lines[:-3]])) <= 140
     right = head.index("tokens/min") + len("tokens/min")
     assert {line[right - 1] for line in lines if "8,000" in line} == {"0"}
     assert any(line.startswith("groq: https://") for line in lines)
+    assert "trains on prompts of free accounts: unknown" in lines[-2]
+    assert "https://console.groq.com/docs/your-data" in lines[-2]
     assert "genai-prices" in lines[-1]
-    assert cell.data("text/html")[0].count("<tr") == len(lines) - 2 + 1
+    assert cell.data("text/html")[0].count("<tr") == len(lines) - 3 + 1
 
 
 def test_prices_are_those_of_paying_accounts(kernel: Kernel) -> None:
