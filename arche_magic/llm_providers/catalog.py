@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from .addresses import is_loopback
+from .addresses import is_loopback, origin
 from .types import PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
 _RULES = ("window", "time_zone", "source")
@@ -93,6 +93,16 @@ class Provider:
     def url(self) -> str:
         """Where its requests go."""
         return self.base_url or next(iter(self.services), "")
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether requests go to the service that the catalog has under this name.
+
+        Of one that it does not have, to wherever the environment or the user's own settings say.
+        """
+        known = published_providers().get(self.name) or known_services().get(self.name)
+        own = {origin(service) for service in known.services} if known else set()
+        return not self.base_url_from or origin(self.url) in own
 
     @property
     def needs_no_key(self) -> bool:

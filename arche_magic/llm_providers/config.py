@@ -110,6 +110,13 @@ class Configuration:
         """Whether neither the key nor the model is switched off."""
         return self.off.isdisjoint((key.label, f"{key.provider}/{model}"))
 
+    def is_private(self, route: Route) -> bool:
+        """Whether private prompts may take the route: it is marked, and leads where that meant.
+
+        A project's file could give a marked provider another address.
+        """
+        return self.private.marks(route) and self.providers[route.provider].is_at_home
+
     def default_limits(self, route: Route) -> tuple[Limit, ...]:
         """Limits of a route before any reply: published ones, overlaid by the user's."""
         provider = self.providers[route.provider]

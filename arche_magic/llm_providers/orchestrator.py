@@ -228,7 +228,7 @@ class IntelligentLLMOrchestrator:
                 raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
             raise NoKeys(_no_keys(self.configuration, asked))
         if request.private:
-            marked = [route for route in routes if self.configuration.private.marks(route)]
+            marked = [route for route in routes if self.configuration.is_private(route)]
             if not marked:
                 raise none_marked(routes, own_settings_folder() / SETTINGS_FILE)
             routes = marked

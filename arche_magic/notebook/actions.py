@@ -133,9 +133,9 @@ def why(magics: ArcheMagics, text: str) -> pd.DataFrame:
     if not asked.decisions:
         _display({"text/plain": "the reply came from memory; no route was asked"})
         return why_frame([])
-    explained = reasons(
-        asked.decisions, asked.attempts, configuration.routes(), configuration.private
-    )
+    routes = configuration.routes()
+    private = [route for route in routes if configuration.is_private(route)]
+    explained = reasons(asked.decisions, asked.attempts, routes, private)
     _display(why_bundle(explained, summary(asked.decisions, asked.attempts)))
     return why_frame(explained)
 

@@ -149,7 +149,7 @@ def _rows(configuration: Configuration) -> list[KeyRow]:
     rows = []
     for key in configuration.keys:
         routes = [configuration.route(key, m) for m in configuration.providers[key.provider].models]
-        private = tuple(route.model for route in routes if configuration.private.marks(route))
+        private = tuple(route.model for route in routes if configuration.is_private(route))
         rows.append(KeyRow(key, tracker.account(key), tracker.closure(key), private))
     return rows
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.markdown import without_controls
-from arche_magic.llm_providers.privacy import Private
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
@@ -59,11 +58,11 @@ def reasons(
     decisions: Sequence[Decision],
     attempts: Sequence[Attempt],
     routes: Sequence[Route],
-    private: Private,
+    private: Container[Route],
 ) -> list[Reason]:
     """Every route of a request, in the order they were offered it, then others of `routes`.
 
-    `private` tells which of them are marked so.
+    `private` are those of them that private prompts may take.
     """
     tried: dict[Name, list[Attempt]] = {}
     for attempt in attempts:
@@ -85,7 +84,7 @@ def reasons(
         else:
             later, change = "comes later in the order", f"-p {name[0]} asks it alone"
             explained.append(Reason(*name, "not needed", None, None, later, change))
-    unmarked = [_name(route) for route in routes if not private.marks(route)]
+    unmarked = [_name(route) for route in routes if route not in private]
     others = [_name(route) for route in routes if _name(route) not in offered]
     return explained + [
         _left_out(name, "not marked private", f"{name[0]} in [private] routes, or no --private")

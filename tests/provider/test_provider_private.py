@@ -157,6 +157,66 @@ def test_a_project_cannot_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({".env": "MISTRAL_API_KEY=k\nMISTRAL_BASE_URL=http://127.0.0.1:9/v1\n"}, "mistral"),
+        (
+            {
+                ".env": "MISTRAL_API_KEY=k\n",
+                "arche_magic.toml": '[providers.mistral]\nbase_url = "http://127.0.0.1:9"\n',
+            },
+            "mistral",
+        ),
+        (
+            {
+                "arche_magic.toml": (
+                    '[providers.lab]\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["m"]\n'
+                )
+            },
+            "lab",
+        ),
+        (
+            {
+                ".env": "MISTRAL_API_KEY=k\n",
+                "arche_magic.toml": (
+                    '[providers.lab]\nbase_url = "https://api.mistral.ai/v1"\n'
+                    'key_variable = "MISTRAL_API_KEY"\nmodels = ["m"]\n'
+                ),
+            },
+            "lab",
+        ),
+    ],
+)
+def test_a_mark_does_not_follow_an_address_of_a_project(
+    tmp_path: Path, files: dict[str, str], name: str
+) -> None:
+    """Not to this machine either: what listens there may pass prompts on."""
+    own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
+    write(own, '[private]\nroutes = ["mistral", "lab"]\n')
+    for file, text in files.items():
+        write(tmp_path / file, text)
+    with pytest.raises(ConfigurationError, match="none of its routes is marked private"):
+        get_llm_provider().generate(PROMPT, private=True, provider=name)
+
+
+def test_a_mark_holds_where_the_user_says_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the environment, or in the same file as the mark."""
+    own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
+    write(
+        own,
+        '[private]\nroutes = ["mistral", "lab"]\n'
+        '[providers.lab]\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["m"]\n',
+    )
+    monkeypatch.setenv("MISTRAL_API_KEY", "k")
+    monkeypatch.setenv("MISTRAL_BASE_URL", "http://127.0.0.1:9/v1")
+    configuration = load_configuration()
+    found = {r.provider for r in configuration.routes() if configuration.is_private(r)}
+    assert found == {"mistral", "lab"}
+
+
+@pytest.mark.parametrize(
     ("table", "message"),
     [
         ({"route": ["groq"]}, "unknown setting 'route'"),
