@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from notebook_kernel import Kernel
 
@@ -22,12 +23,13 @@ use_configuration(replace(get_configuration(), private=Private(frozenset({"mistr
 
 
 @pytest.fixture
-def marked(kernel: Kernel, sandboxed) -> Iterator[Sandbox]:
-    """Three providers, of which the second in order is marked."""
+def marked(kernel: Kernel, sandboxed, tmp_path: Path) -> Iterator[Sandbox]:
+    """Three providers, of which the second in order is marked; replies in a file of the test."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1, "google": 1})
+    kernel.run(f"import os\nos.environ['ARCHE_REPLIES'] = {str(tmp_path / 'replies.sqlite')!r}")
     assert kernel.run(MARK).status == "ok"
     yield sandbox
-    kernel.run("use_configuration(None)")
+    kernel.run("use_configuration(None)\nos.environ.pop('ARCHE_REPLIES', None)")
 
 
 def asked(sandbox: Sandbox) -> list[str]:
