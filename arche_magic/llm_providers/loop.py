@@ -82,6 +82,8 @@ class RequestRun:
         self._process = 0
         self._recorded = False
         self._waited = 0.0
+        # Seconds that the reader of the stream took for itself.
+        self._paused = 0.0
         self._out: set[Route] = set()
         self._spoiled: Counter[Route] = Counter()
         self._refused: dict[Route, RouteState] = {}
@@ -107,6 +109,7 @@ class RequestRun:
             try:
                 while True:
                     raise_if_stopped()
+                    self._check_process()
                     try:
                         choice, hold = self._beside(partial(self._offer, line), self._give_back)
                     except TookTooLong:
@@ -137,6 +140,17 @@ class RequestRun:
     def _is_ours(self) -> bool:
         """Whether this is the process that asked; a fork of it has a copy of the request."""
         return os.getpid() == self._process
+
+    def _check_process(self) -> None:
+        """Raise LLMProviderError in a fork of the process that asked.
+
+        The connection is the parent's: what the child reads from it, the parent would miss.
+        """
+        if not self._is_ours():
+            raise LLMProviderError(
+                "this request belongs to the process that this one was forked from; "
+                "ask again in this process"
+            )
 
     def _beside(
         self,
@@ -207,7 +221,7 @@ class RequestRun:
         return max(0.0, min(self.request.patience - self._waited, self._time_left()))
 
     def _time_left(self) -> float:
-        return self._started + self.request.timeout - self._clock.time()
+        return self._started + self.request.timeout + self._paused - self._clock.time()
 
     def _timeouts(self) -> Timeouts:
         timeouts, left = self.quota_tracker.configuration.timeouts, max(0.0, self._time_left())
@@ -247,7 +261,7 @@ class RequestRun:
                 for part in answer:
                     call.take(part)
                     if part.text:
-                        yield Piece(part.text, route)
+                        yield from self._hand_over(Piece(part.text, route))
         except AttemptFailed as failure:
             attempt = self._note_failed(hold, failure, call, adapter.account)
             error = self._judge(failure, attempt, call.text)
@@ -285,6 +299,14 @@ class RequestRun:
             decisions=tuple(self.decisions),
             parsed=parsed,
         )
+
+    def _hand_over(self, piece: Piece) -> Generator[Event, None, None]:
+        """Give a piece to the reader, whose own time does not count against the request."""
+        paused_at, paused_on = time.monotonic(), self._clock.time()
+        yield piece
+        self._ends += time.monotonic() - paused_at
+        self._paused += self._clock.time() - paused_on
+        self._check_process()
 
     def _ask_once_more(
         self, route: Route, call: Call, usage: Usage, misfit: ValueError

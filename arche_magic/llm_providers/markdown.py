@@ -84,6 +84,25 @@ def whole_characters(text: str) -> str:
     return text
 
 
+class Characters:
+    """Joins the two halves of a character that a stream cut between its pieces."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def take(self, piece: str) -> str:
+        """The next piece in whole characters; a first half at its end waits for the next one."""
+        piece, self._half = self._half + piece, ""
+        if "\ud800" <= piece[-1:] <= "\udbff":
+            piece, self._half = piece[:-1], piece[-1]
+        return whole_characters(piece)
+
+    def rest(self) -> str:
+        """What is left at the end of the stream: "", or the mark for half a character."""
+        half, self._half = self._half, ""
+        return whole_characters(half)
+
+
 def without_controls(text: str) -> str:
     """Text without terminal escapes, control characters, and marks that hide or reorder it."""
     text = _CONTROLS.sub("", _LINE_ENDS.sub("\n", whole_characters(text)))

@@ -166,6 +166,9 @@ class IntelligentLLMOrchestrator:
     ) -> ReplyStream:
         """The reply piece by piece: an iterator of text, with `.reply` once it is exhausted.
 
+        Timeouts do not count the time that the caller takes between two pieces. A process that
+        was forked meanwhile cannot read on.
+
         Raises (while iterating) what `generate` raises, and IncompleteReply, with the text so
         far in `partial`, if a stream breaks after some text. A reply that does not fit its schema
         raises SchemaMismatch at its end, without being asked for once more.

@@ -22,7 +22,7 @@ FORMATS = tuple(ASKS)
 _PYTHON = ("", "python", "python3", "py", "ipython", "ipython3")
 # A fenced block; one that is not closed goes on to the end.
 _BLOCK = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)",
+    r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)",
     re.MULTILINE | re.DOTALL,
 )
 _MATH = re.compile(r"\$|\\\(|\\\[|\\begin\{")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from adapter_calls import HELLO, MODELS, WIRES, Build, Script, complete, text_of
@@ -178,6 +179,63 @@ def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
     (completion,) = complete(build("mistral"), "m")
     assert completion.text == "Four."
     assert completion.usage == Usage(5, 11)
+
+
+def streamed_event(wire: str, text: str, *, last: bool = False) -> dict[str, Any]:
+    """One event of a stream, as the service of that wire sends it."""
+    if wire == "google":
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
+        return {"candidates": [candidate | ({"finishReason": "STOP"} if last else {})]}
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop" if last else None}
+    head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return head | {"choices": [choice]}
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_every_piece_of_a_stream_is_whole_text(script: Script, build: Build, wire: str) -> None:
+    """An emoji cut between two events comes in one piece; a lone half is replaced."""
+    pieces = ["Hi \ud83d", "\ude00 there", " \ude00 ", "\ud83d"]
+    script.events(
+        *(streamed_event(wire, text) for text in pieces), streamed_event(wire, "", last=True)
+    )
+    completions = complete(build(wire), "m", stream=True)
+    for completion in completions:
+        completion.text.encode()
+    assert text_of(completions) == "Hi \U0001f600 there \ufffd \ufffd"
+
+
+@pytest.mark.parametrize("wire", ["groq", "openai", "google"])
+def test_a_reply_in_one_piece_is_whole_text(script: Script, build: Build, wire: str) -> None:
+    """Half a character in a reply that is not streamed is replaced; Mistral's SDK refuses it."""
+    event = streamed_event(wire, "Hi \ud83d there", last=True)
+    if wire != "google":
+        usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+        event = event | {"object": "chat.completion", "usage": usage}
+        delta = event["choices"][0].pop("delta")
+        event["choices"][0]["message"] = {"role": "assistant", **delta}
+    script.answer(200, event)
+    assert text_of(complete(build(wire), "m")) == "Hi \ufffd there"
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_the_time_of_a_slow_reader_is_not_the_providers(
+    script: Script, build: Build, wire: str
+) -> None:
+    """Whoever draws a piece for longer than a provider may be silent still gets the next one."""
+    script.events(
+        streamed_event(wire, "one "),
+        streamed_event(wire, "two"),
+        streamed_event(wire, "", last=True),
+    )
+    # More than the connection and its buffers hold, so that the rest has yet to be read.
+    script.body = script.body.replace(b"two", b"two" * 3_000_000)
+    timeouts = Timeouts(first_token=5, silence=0.3, total=6)
+    pieces = build(wire).complete(HELLO, "m", stream=True, timeouts=timeouts)
+    text = next(pieces).text
+    time.sleep(0.5)
+    text += text_of(list(pieces))
+    assert text.startswith("one two")
+    assert len(text) == 4 + 9_000_000
 
 
 @pytest.mark.parametrize("wire", WIRES)

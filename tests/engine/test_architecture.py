@@ -72,7 +72,7 @@ ALLOWED = {
     },
     "bounded": set(),
     "forks": set(),
-    "adapters": {"addresses", "bounded", "errors", "redaction", "stopping", "types"},
+    "adapters": {"addresses", "bounded", "errors", "markdown", "redaction", "stopping", "types"},
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "doctor": {

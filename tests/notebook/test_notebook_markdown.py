@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 
@@ -13,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
-from arche_magic.notebook.formats import FORMATS, bundle
+from arche_magic.notebook.formats import FORMATS, bundle, code_of
 from arche_magic.notebook.markup import as_html
 
 MARK = "alert"  # every attack below carries it, so that what it becomes can be found
@@ -304,21 +305,27 @@ def test_what_cannot_be_seen_is_not_there(text: str, shown: str) -> None:
 
 
 PATTERNS = [
-    "[", "![", "[a](", "[a]:\n", "<", "<a ", "*", "*a ", "a**b", "_a", "*_", "`", "`a``", ">", "> ",
-    "- ", "~~a", "$", "$a ", "$$a", "\\begin{a}", "\\", "\\href{", "&", "&#92;", "&#x5c;a", "](a",
-    "| a ", "```\n", "```a ", "~", "\x1b[", "\x1b]", "\u202e", "a\u200b", "\ud800", "a",
-    "![a](http://a.b/", "`<", "- ```\n", "\n", " ", "\n> ",
+    "[", "![", "[a](", "[a]:\n", "<", "<a ", "<*", "*", "*a ", "**a ", "a**b", "_a", "*_", "`",
+    "`a``", ">", "> ", "- ", "~~a", "$", "$a ", "$$a", "\\begin{a}", "\\", "\\href{", "&",
+    "&#92;", "&#x5c;a", "](a", "| a ", "```\n", "```a ", "~", "\x1b[", "\x1b]", "\u202e",
+    "a\u200b", "\ud800", "a", "![a](http://a.b/", "`<", "- ```\n", "\n", " ", "\n> ",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("start", ["", "<"])
-def test_time_grows_with_the_length_and_no_faster(start: str) -> None:
+@pytest.mark.parametrize(
+    ("draw", "start"),
+    [(bundle, ""), (bundle, "<"), (code_of, ""), (as_html, "")],
+    ids=["Markdown", "Markdown after <", "code", "HTML in columns"],
+)
+def test_time_grows_with_the_length_and_no_faster(
+    draw: Callable[[str], object], start: str
+) -> None:
     """Whatever is repeated: four times the text takes about four times as long, not sixteen."""
 
     def seconds(text: str) -> float:
         def once() -> float:
             began = time.process_time()
-            bundle(text)
+            draw(text)
             return time.process_time() - began
 
         return min(once() for _ in range(2))

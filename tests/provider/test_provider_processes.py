@@ -151,7 +151,7 @@ def test_a_forked_child_shares_no_connection_and_no_lock(
 
 FORK_IN_A_STREAM = """
 import os, sys
-from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers import LLMProviderError, get_llm_provider
 
 provider = get_llm_provider("groq")
 provider.generate("Hello")
@@ -160,6 +160,12 @@ text = next(stream)
 sys.stdout.flush()
 child = os.fork()
 if not child:
+    try:
+        next(stream)
+    except LLMProviderError as error:
+        assert "forked" in str(error)
+    else:
+        os._exit(1)
     stream.close()
     assert provider.generate("Hello").provider == "groq"
     os._exit(0)
@@ -172,7 +178,7 @@ print(len(text))
 
 @forks
 def test_a_child_does_not_end_its_parents_stream(start: Start, tmp_path: Path) -> None:
-    """It may drop its copy; the parent reads on, and books what it read once."""
+    """It cannot read its copy; the parent reads on, misses nothing, and books it once."""
     sandbox = start(keys={"groq": 1})
     sandbox.seconds_per_chunk = 0.002
     out, _ = run_script(FORK_IN_A_STREAM, tmp_path, sandbox.environment())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from operator import attrgetter
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
 from ..errors import AttemptFailed, Remedy
+from ..markdown import Characters, whole_characters
 from ..redaction import quotes, redacted
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
 from .failures import error_fields, event_status, said
@@ -94,13 +96,14 @@ class SdkAdapter(ABC):
     ) -> Iterator[Completion]:
         """One call to the provider; see `Adapter.complete`."""
         received: list[Part] = []
+        characters = Characters()
         failure: BaseException
         stream = stream and (self._streams_json or request.schema is None)
         with self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
                 parts = self._send(self._client(), request, model, stream)
-                yield from self._completions(parts, call, stream, received)
+                yield from self._completions(parts, call, stream, received, characters)
                 return
             except KeyboardInterrupt as stop:
                 # An SDK may hold on to it, and so to a socket that was about to connect.
@@ -112,7 +115,8 @@ class SdkAdapter(ABC):
             except Exception as error:  # noqa: BLE001
                 if stream and _is_whole(received):
                     # Only what comes after the end of the reply is missing.
-                    yield Completion("", _usage(received), _finish_reason(received))
+                    ending = _usage(received), _finish_reason(received)
+                    yield Completion(characters.rest(), *ending)
                     return
                 if call.stopped or _comes_from_an_interrupt(error):
                     failure = KeyboardInterrupt()
@@ -165,7 +169,12 @@ class SdkAdapter(ABC):
         return sdk
 
     def _completions(
-        self, parts: Iterable[Part | None], call: Call, stream: bool, received: list[Part]
+        self,
+        parts: Iterable[Part | None],
+        call: Call,
+        stream: bool,
+        received: list[Part],
+        characters: Characters,
     ) -> Iterator[Completion]:
         observations: tuple[Observation, ...] | None = None
         objects = 0
@@ -177,14 +186,18 @@ class SdkAdapter(ABC):
                 received.append(part)
                 if stream and part.text:
                     call.hear(text=True)
-                    yield Completion(part.text, observations=observations)
+                    text = characters.take(part.text)
+                    paused_at = time.monotonic()
+                    yield Completion(text, observations=observations)
+                    # Whatever the reader did with the piece, the provider was not slow.
+                    call.add_time(time.monotonic() - paused_at)
                     observations = ()
         if not received:
             early = stream and not objects
             message = "the stream ended early" if early else "malformed reply"
             raise AttemptFailed(message, Remedy.RETRY_LATER)
         finish_reason = _checked_finish(received, stream)
-        text = "" if stream else _text(received)
+        text = characters.rest() if stream else _text(received)
         yield Completion(text, _usage(received), finish_reason, observations or ())
 
     def _explained(
@@ -278,7 +291,7 @@ def _fits_a_header(text: str) -> bool:
 
 
 def _text(received: list[Part]) -> str:
-    return "".join(part.text for part in received)
+    return whole_characters("".join(part.text for part in received))
 
 
 def _usage(received: list[Part]) -> Usage | None:

@@ -97,6 +97,11 @@ class Call:
         if self._speaking or time.monotonic() + silence > self._next_by:
             self._expect(silence, "the stream fell silent for")
 
+    def add_time(self, seconds: float) -> None:
+        """Move every deadline by the time that the reader of the stream took for itself."""
+        self._ends += seconds
+        self._next_by += seconds
+
     def _left(self, until: float) -> float:
         return 0.0 if self.stopped else until - time.monotonic()
 
