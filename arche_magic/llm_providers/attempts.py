@@ -273,7 +273,9 @@ def _put_by(path: Path, month: str) -> None:
         return
     lock = kernel_lock(f"{path}.lock")
     with suppress(OSError):
-        lock.acquire()
+        # Whoever has the lock does it.
+        if not lock.acquire(0):
+            return
         try:
             # Somebody else may have done it, and begun the new one.
             written = _last_month(path, month)

@@ -26,6 +26,7 @@ from .keys import is_stand_in
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .sources import SETTINGS_FILE
+from .storage import StorageTimeout, lock_deadline
 from .trust import own_settings_folder
 from .types import Key, in_seconds, route_name
 
@@ -36,6 +37,7 @@ SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 _CLOCK_SECONDS = 10.0
 _PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS, _AT_ONCE = "Reply with the word ok.", 16, 60.0, 4
 _SHOWN_MODELS = 6
+_LOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,15 @@ def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
 
 def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     place = tracker.configuration.store
-    tracker.storage.update("doctor", lambda document: None)
+    try:
+        with lock_deadline(_LOCK_SECONDS):
+            tracker.storage.update("doctor", lambda document: None)
+    except StorageTimeout:
+        yield Finding(
+            "wrong", "ledger", f"{place}: another process keeps it locked",
+            "no request can be sent until it lets go; look for a kernel that was stopped",
+        )  # fmt: skip
+        return
     if trouble := tracker.storage.trouble:
         yield Finding(
             "wrong", "ledger", f"{place}: {trouble}",

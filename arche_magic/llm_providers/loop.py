@@ -36,6 +36,7 @@ from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, Decision, choose
 from .schemas import with_correction
 from .stopping import raise_if_stopped
+from .storage import StorageTimeout, lock_deadline
 from .together import Together
 from .types import Request, Route, Timeouts, Usage
 from .waiting import WaitingLine, waiting_line
@@ -112,7 +113,7 @@ class RequestRun:
                     self._check_process()
                     try:
                         choice, hold = self._beside(partial(self._offer, line), self._give_back)
-                    except TookTooLong:
+                    except (TookTooLong, StorageTimeout):
                         self._give_up("the ledger does not answer")
                     if hold is not None:
                         line.leave(self)
@@ -176,7 +177,9 @@ class RequestRun:
                 return choice, None
             if self._patience_left() > 0 and not line.may_go(self):
                 return choice, None
-            hold = self.quota_tracker.hold(choice.route, self.request)
+            left = math.inf if self.may_hang else self._ends - time.monotonic()
+            with lock_deadline(left):
+                hold = self.quota_tracker.hold(choice.route, self.request)
             if isinstance(hold, Hold):
                 return choice, hold
             # Another thread or kernel was faster. The request looks on elsewhere meanwhile.

@@ -10,6 +10,7 @@ import math
 import os
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,11 +27,15 @@ from .quota.ledger import Amounts, Document
 from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
-from .storage import Storage, open_storage
+from .storage import Storage, StorageTimeout, lock_deadline, open_storage
 from .types import Key, Observation, Request, Route, Standing, Usage
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
 _HOLD_MARGIN_SECONDS = 30.0
+# So long a user's command waits for a ledger that is locked.
+_COMMAND_SECONDS = 10.0
+# What is only noted by the way waits no longer than this.
+_NOTE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -226,9 +231,9 @@ class QuotaTracker:
     ) -> None:
         """Close a key that its provider refused when only asked about it, or open it again.
 
-        `began` is when it was asked; `account` is the account the answer named, if any.
+        `began` is when it was asked; `account` is the account the answer named, if any. Nothing is
+        noted if the ledger is locked for two seconds.
         """
-        self._books.accounts.learn(key, account, "header")
 
         def change(document: Document, provider: Document) -> None:
             document["provider"] = key.provider
@@ -239,7 +244,9 @@ class QuotaTracker:
             else:
                 opening.close(entry, refusal, self._clock.time(), None, began)
 
-        self._books.accounts.update(key, change)
+        with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
+            self._books.accounts.learn(key, account, "header")
+            self._books.accounts.update(key, change)
 
     def budget(self) -> list[BudgetUse]:
         """What paid routes have cost of each budget that is set; [] without any."""
@@ -271,10 +278,12 @@ class QuotaTracker:
 
         Raises:
             ConfigurationError: no key has that label.
+            StorageTimeout: the ledger was locked for ten seconds.
         """
         known = self._key(key)
-        self._books.accounts.update(known, lambda document, provider: ledger.forget(document))
-        self.storage.update(known.provider, ledger.forget)
+        with lock_deadline(_COMMAND_SECONDS):
+            self._books.accounts.update(known, lambda document, provider: ledger.forget(document))
+            self.storage.update(known.provider, ledger.forget)
 
     def set_limits(self, scope: str, **limits: Any) -> None:
         """Set limits for every kernel that uses this ledger, over those of `arche_magic.toml`.
@@ -289,6 +298,7 @@ class QuotaTracker:
 
         Raises:
             ConfigurationError: the scope or a limit is none.
+            StorageTimeout: the ledger was locked for ten seconds.
         """
         try:
             owner = self.configuration.scope_owner(scope)
@@ -305,7 +315,8 @@ class QuotaTracker:
             if table := {name: given for name, given in table.items() if given is not None}:
                 scopes[scope] = table
 
-        self.storage.update(owner, change)
+        with lock_deadline(_COMMAND_SECONDS):
+            self.storage.update(owner, change)
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every route of the configuration, and of models used besides."""

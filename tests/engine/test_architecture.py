@@ -40,7 +40,7 @@ ALLOWED = {
         "catalog", "choices", "env_file", "errors", "keys", "privacy", "provider_settings",
         "redaction", "sources", "trust", "types",
     },
-    "storage": {"errors", "forks", "types"},
+    "storage": {"bounded", "errors", "forks", "types"},
     "quota": set(),
     "quota.windows": {"types"},
     "quota.opening": {"quota.windows", "quota", "types"},
@@ -77,7 +77,7 @@ ALLOWED = {
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "doctor": {
         "addresses", "catalog", "config", "env_file", "errors", "key_checks", "keys",
-        "orchestrator", "quota_tracker", "sources", "trust", "types",
+        "orchestrator", "quota_tracker", "sources", "storage", "trust", "types",
     },
     "attempts": {"forks", "storage", "reply", "types", "routing?"},
     "replies": {"forks", "storage", "reply", "types"},

@@ -237,6 +237,16 @@ def test_a_ledger_that_somebody_else_has_locked(start: Start) -> None:
         error = expect_late(provider)
         assert str(error).startswith("No reply within 0.6 s: the ledger does not answer; ")
         assert "groq · key 1 · gpt-oss-120b: not asked" in str(error)
+        # The second request, too, ends in time, and nobody who only looks waits.
+        expect_late(provider)
+        for look in (
+            provider.get_stats,
+            provider.quota_tracker.get_usage_summary,
+            lambda: provider.preview("Hello"),
+            IntelligentLLMOrchestrator,
+        ):
+            with at_most(0.0):
+                look()
         process.kill()
     assert provider.generate("Hello").attempts[-1].outcome == "served"
     # The hold that was asked for in vain is given back.

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from ..catalog import Provider
 from ..config import Configuration
-from ..storage import Storage
+from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Key
 from .folding import fold, unfold, unfolded
 from .ledger import Document, release
@@ -63,18 +63,32 @@ class Accounts:
         self._places: dict[Key, Place] = {}
 
     def read(self, key: Key) -> tuple[Document, Document]:
-        """The document of the key's account and that of its provider, not to be changed."""
-        place = self._place(key)
-        names = (place.name, _directory(key.provider), key.provider)
-        document, directory, provider = self._storage.read_all(*names)
-        if not _holds(place, document, directory):
-            place = self._find(key)
-            document, provider = self._storage.read_all(place.name, key.provider)
+        """The document of the key's account and that of its provider, not to be changed.
+
+        Waits for no lock: counts of the key that still lie elsewhere are left there if the ledger
+        is locked.
+        """
+        place = self._places.get(key)
+        if place is not None:
+            names = (place.name, _directory(key.provider), key.provider)
+            document, directory, provider = self._storage.read_all(*names)
+            if _holds(place, document, directory):
+                return document, provider
+        document, provider = self._storage.read_all(self._name_now(key), key.provider)
         return document, provider
 
     def name(self, key: Key) -> str:
         """The name of the account's document, as this process read or changed it last."""
-        return self._place(key).name
+        place = self._places.get(key)
+        return place.name if place else self._name_now(key)
+
+    def _name_now(self, key: Key) -> str:
+        """The name of the account's document, found without waiting for a lock."""
+        try:
+            with lock_deadline(0):
+                return self._find(key).name
+        except StorageTimeout:
+            return self._target(key)[0]
 
     def update(self, key: Key, change: Callable[[Document, Document], T]) -> tuple[T, str]:
         """Change the documents of the key's account and its provider together.
@@ -156,6 +170,13 @@ class Accounts:
 
     def _find(self, key: Key) -> Place:
         """Where the key's account is counted now, with all that belongs there taken in."""
+        name, sources, directory = self._target(key)
+        absorbed = {source: self._join(key, source, name) for source in sources if source != name}
+        place = self._places[key] = Place(name, directory, absorbed)
+        return place
+
+    def _target(self, key: Key) -> tuple[str, list[str], Document]:
+        """The account's document, those whose counts belong into it, and the directory."""
         directory = self._storage.read(_directory(key.provider))
         name, sources = self._resolve(key, directory)
         for _ in range(_MOST_MOVES):
@@ -163,9 +184,7 @@ class Accounts:
             if "moved" not in document:
                 break
             name = document["moved"]["to"]
-        absorbed = {source: self._join(key, source, name) for source in sources if source != name}
-        place = self._places[key] = Place(name, directory, absorbed)
-        return place
+        return name, sources, directory
 
     def _take_holds(
         self, key: Key, model: str, hold_ids: Iterable[str], name: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..catalog import parse_limits, split_limit_name
 from ..config import Configuration
-from ..storage import Storage
+from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Observation, Route, Usage
 from . import folding, ledger
 from .accounts import Accounts
@@ -69,7 +70,7 @@ class Books:
     def read(self, route: Route, now: float) -> tuple[Document, Document, dict[str, Limit]]:
         """The documents of account and provider, and the limits in force.
 
-        Calls that never ended are charged first.
+        Calls that never ended are charged first; in a copy, if the ledger is locked.
         """
         kept, provider = self.accounts.read(route.key)
         if ledger.models_with_expired_holds(kept, now):
@@ -79,8 +80,13 @@ class Books:
                 # before others had their turn, would take calls begun since for a wrong clock's.
                 self.charge_expired(kept, provider, route, self._clock.time())
 
-            self.accounts.update(route.key, charge)
-            kept, provider = self.accounts.read(route.key)
+            try:
+                with lock_deadline(0):
+                    self.accounts.update(route.key, charge)
+                kept, provider = self.accounts.read(route.key)
+            except StorageTimeout:
+                kept = deepcopy(kept)
+                charge(kept, provider)
         document, limits = self.in_full(kept, provider, route, now)
         return document, provider, limits
 

@@ -7,18 +7,20 @@ own until a configuration with a key of that label comes by.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from ..catalog import split_limit_name
 from ..config import Configuration
-from ..storage import Storage
+from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Route
 from . import ledger, windows
 from .folding import fold, unfold
 from .ledger import Document
 
 _OLDER_COUNTS = "older counts"
+_LONGEST_WAIT_SECONDS = 1.0
 
 
 def older_documents(content: Mapping[str, Any]) -> dict[str, Document] | None:
@@ -45,7 +47,10 @@ def older_documents(content: Mapping[str, Any]) -> dict[str, Document] | None:
 
 
 def take_over_older_counts(storage: Storage, configuration: Configuration) -> None:
-    """Move older counts to the first model of each configured key, if there are any."""
+    """Move older counts to the first model of each configured key, if there are any.
+
+    If the ledger is locked for long, the next start does it.
+    """
     older = storage.read(_OLDER_COUNTS)
     for route in configuration.routes() if older else ():
         label = route.key.label
@@ -53,18 +58,13 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
         if label not in older or route.model != first_model:
             continue
 
-        def claim(document: Document, label: str = label) -> Document:
-            counts: Document = document.pop(label, {})
-            return counts
+        def change(document: Document, counts: Document, route: Route = route) -> None:
+            # Taken out in the same change, so that of several kernels only one takes them over.
+            if found := counts.pop(route.key.label, {}):
+                _set_counts(document, route, found, configuration)
 
-        # Taken out first, so that of several kernels only one takes them over.
-        counts = storage.update(_OLDER_COUNTS, claim)
-
-        def change(document: Document, route: Route = route, counts: Document = counts) -> None:
-            _set_counts(document, route, counts, configuration)
-
-        if counts:
-            storage.update(ledger.document_name(route), change)
+        with suppress(StorageTimeout), lock_deadline(_LONGEST_WAIT_SECONDS):
+            storage.update(ledger.document_name(route), change, _OLDER_COUNTS)
 
 
 def _set_counts(

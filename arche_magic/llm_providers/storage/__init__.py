@@ -7,7 +7,18 @@ from pathlib import Path
 
 from ..forks import new_lock
 from ..types import Location
-from .base import Change, Document, LedgerWarning, Merge, Storage, T, Upgrade, warn_of_folder
+from .base import (
+    Change,
+    Document,
+    LedgerWarning,
+    Merge,
+    Storage,
+    StorageTimeout,
+    T,
+    Upgrade,
+    warn_of_folder,
+)
+from .deadlines import lock_deadline
 from .file_text import FILE_VERSION
 from .json_file import JsonFileStorage
 from .memory import MemoryStorage
@@ -21,8 +32,10 @@ __all__ = [
     "MemoryStorage",
     "Merge",
     "Storage",
+    "StorageTimeout",
     "T",
     "Upgrade",
+    "lock_deadline",
     "open_storage",
     "warn_of_folder",
 ]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ..errors import LLMProviderError
+
 T = TypeVar("T")
 Document = dict[str, Any]
 Change = Callable[..., T]
@@ -23,6 +25,10 @@ class LedgerWarning(UserWarning):
     """The ledger, or replies, cannot be kept where they should be; calls go on all the same."""
 
 
+class StorageTimeout(LLMProviderError):
+    """Another process or thread kept the storage's lock until the deadline; nothing was changed."""
+
+
 class Storage(Protocol):
     """Named JSON documents."""
 
@@ -32,7 +38,10 @@ class Storage(Protocol):
         ...
 
     def read(self, name: str) -> Document:
-        """The document, empty if there is none yet. It is not to be changed."""
+        """The document, empty if there is none yet. It is not to be changed.
+
+        Reading never waits for a change that another process or thread is making.
+        """
         ...
 
     def read_all(self, *names: str) -> list[Document]:
@@ -44,6 +53,9 @@ class Storage(Protocol):
 
         It gets one argument per name, and what it changes in any of them is written. If it raises,
         nothing is. It may run more than once, and not to its end.
+
+        Raises:
+            StorageTimeout: the `lock_deadline` of this thread passed before it had the lock.
         """
         ...
 

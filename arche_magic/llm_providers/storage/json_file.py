@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..forks import new_rlock, tell_of_forks
-from .base import Change, Document, T, Upgrade, warn, warn_of_folder
+from ..bounded import TookTooLong, within
+from ..forks import new_lock, new_rlock, tell_of_forks
+from .base import Change, Document, StorageTimeout, T, Upgrade, warn, warn_of_folder
+from .deadlines import acquire, lock_deadline, seconds_left
 from .file_text import FILE_VERSION, is_ours, lines, parse, split, whole_file
 from .kernel_lock import kernel_lock
 
@@ -19,6 +21,10 @@ from .kernel_lock import kernel_lock
 _HEAD_BYTES = 64
 _BLANK = b"\x00 \r\n\t"
 _BACKUP_SECONDS = 60.0
+# A disk that answered so lately is asked without a helper thread.
+_TRUSTED_SECONDS = 0.005
+# So long a reader waits for a disk that hangs; then it takes what was read last.
+_LONGEST_LOOK_SECONDS = 1.0
 
 
 class _OtherLayout(Exception):
@@ -36,6 +42,9 @@ class JsonFileStorage:
     read as ours is kept aside under another name. Where the disk refuses (read-only, full, a share
     without locks), this process goes on in memory and says so once.
 
+    Reading waits for no lock: while this process changes the file, readers get the documents as
+    they were before, and a file that another kernel has half written is read from its copy.
+
     Args:
         path: the file; its directory is made when first needed.
         upgrade: turns a file in another layout into documents, or returns None if it cannot.
@@ -44,7 +53,10 @@ class JsonFileStorage:
     def __init__(self, path: Path, upgrade: Upgrade | None = None) -> None:
         self.path = path
         self._upgrade = upgrade
-        self._thread_lock = new_rlock()
+        # Threads queue here to change the file.
+        self._change_lock = new_rlock()
+        # Held for a look at the file, by readers too.
+        self._look_lock = new_lock()
         self._file_lock: Any = kernel_lock(f"{path}.lock")
         self._name = os.fspath(path)
         self._copy = path.with_name(f"{path.name}.copy")
@@ -67,7 +79,9 @@ class JsonFileStorage:
         self._revision = 0
         self._stamp: tuple[int, int, int] | None = None
         self._descriptor = -1
-        self._changing = self._rescuing = False
+        self._changing = self._rescuing = self._hangs = False
+        self._answered_at = -_TRUSTED_SECONDS
+        # Replaced as a whole, since readers take no lock.
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
 
@@ -83,19 +97,41 @@ class JsonFileStorage:
 
     def read_all(self, *names: str) -> list[Document]:
         """Several documents as of one moment. They are not to be changed."""
-        with self._thread_lock:
+        documents = self._seen()
+        return [documents.get(name, {}) for name in names]
+
+    def _seen(self) -> dict[str, Document]:
+        """All documents as they are now, or as they were seen last where the disk hangs."""
+        # While a change is under way in this process, nobody else can change the file.
+        if self._on_disk and not self._changing and not self._hangs:
             try:
-                self._load()
+                if time.monotonic() < self._answered_at + _TRUSTED_SECONDS:
+                    self._load()
+                else:
+                    within(_LONGEST_LOOK_SECONDS, self._load)
+            except TookTooLong:
+                self._hangs = self._look_lock.locked()
             except OSError as error:
                 self._leave_disk(error)
             except _OtherLayout:
-                self.update(names[0], lambda document: None)
-            return [self._documents.get(name, {}) for name in names]
+                try:
+                    with lock_deadline(0):
+                        self.update("", lambda document: None)
+                except StorageTimeout:
+                    # Its writer is at it, or was stopped in the middle: the copy is whole.
+                    return _whole_copy(self._copy) or self._documents
+        return self._documents
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
-        """Run `change` on the documents, alone and atomically; return what it returns."""
+        """Run `change` on the documents, alone and atomically; return what it returns.
+
+        Raises:
+            StorageTimeout: another thread or process kept the lock until this thread's deadline.
+        """
         names = (name, *others)
-        with self._thread_lock:
+        if not acquire(self._change_lock):
+            raise self._locked()
+        try:
             if not self._on_disk:
                 return self._change(names, change)[0]
             try:
@@ -118,6 +154,8 @@ class JsonFileStorage:
             finally:
                 self._changing = False
                 self._file_lock.release()
+        finally:
+            self._change_lock.release()
 
     def _change(self, names: tuple[str, ...], change: Change[T]) -> tuple[T, bool]:
         """The result of `change`, and whether it changed anything."""
@@ -125,26 +163,48 @@ class JsonFileStorage:
             name: json.loads(self._texts.get(name, "{}")) for name in names
         }
         result = change(*documents.values())
-        changed = False
-        for name, document in documents.items():
-            if document != self._documents.get(name, {}):
-                self._documents[name], self._texts[name] = document, lines(document)
-                changed = True
-        return result, changed
+        changed = {
+            name: document
+            for name, document in documents.items()
+            if document != self._documents.get(name, {})
+        }
+        if changed:
+            texts = {name: lines(document) for name, document in changed.items()}
+            self._texts = {**self._texts, **texts}
+            self._documents = {**self._documents, **changed}
+        return result, bool(changed)
+
+    def _locked(self) -> StorageTimeout:
+        return StorageTimeout(
+            f"the ledger {self.path} is locked by another process or thread, so nothing was "
+            "changed; try again, or end the kernel that was stopped while it wrote"
+        )
 
     def _acquire(self) -> None:
         try:
-            self._file_lock.acquire()
+            taken = self._file_lock.acquire(seconds_left())
         except FileNotFoundError:
             # The folder is not there yet, or not any more.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._was_there:
                 warn(f"the folder of the ledger {self.path} was removed; a new one begins")
-            self._file_lock.acquire()
+            taken = self._file_lock.acquire(seconds_left())
+        if not taken:
+            raise self._locked()
 
     def _load(self, *, locked: bool = False) -> None:
-        # What is read inside a change was loaded under its lock.
-        if not self._on_disk or self._changing or self._is_unchanged():
+        with self._look_lock:
+            try:
+                if self._on_disk and not self._changing:
+                    self._look(locked=locked)
+            finally:
+                self._hangs, self._answered_at = False, time.monotonic()
+            if locked:
+                # From here on, nobody looks at the file before it is written.
+                self._changing = True
+
+    def _look(self, *, locked: bool) -> None:
+        if self._is_unchanged():
             return
         content = _read_bytes(self.path)
         if content and content == self._content:
@@ -278,9 +338,10 @@ class JsonFileStorage:
         try:
             _overwrite(self._copy, content)
             _overwrite(self.path, content)
-            self._content, self._revision, self._rescuing = content, revision, False
-            self._was_there = True
-            self._remember()
+            with self._look_lock:
+                self._content, self._revision, self._rescuing = content, revision, False
+                self._was_there = True
+                self._remember()
         except OSError as error:
             self._leave_disk(error)
             return
@@ -312,6 +373,14 @@ class JsonFileStorage:
                 "counting in memory until this process ends"
             )
             warn_of_folder(self.path.parent, f"the ledger {self.path} {self.trouble}")
+
+
+def _whole_copy(path: Path) -> dict[str, Document] | None:
+    """The documents of a copy, None if it cannot be read."""
+    with contextlib.suppress(OSError):
+        found = parse(_read_bytes(path) or b"")
+        return found[0] if found else None
+    return None
 
 
 def _read_bytes(path: Path) -> bytes | None:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from typing import Any
+
+_FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
 
 if sys.platform == "win32":
 
-    def kernel_lock(path: str) -> Any:
-        """A lock file's lock."""
-        from filelock import FileLock
+    class _KernelLock:
+        """A lock by filelock."""
 
-        return FileLock(path, poll_interval=0.001, thread_local=False)
+        def __init__(self, path: str) -> None:
+            from filelock import FileLock
+
+            self._lock = FileLock(path, poll_interval=0.001, thread_local=False)
+
+        def acquire(self, seconds: float = math.inf) -> bool:
+            """Wait until no other kernel has it, `seconds` at most; False if one still has."""
+            from filelock import Timeout
+
+            try:
+                self._lock.acquire(timeout=-1 if math.isinf(seconds) else seconds)
+            except Timeout:
+                return False
+            return True
+
+        def release(self) -> None:
+            """Let the next one in."""
+            self._lock.release()
 
 else:
     import fcntl
@@ -28,15 +48,18 @@ else:
             self._path = path
             self._descriptor = -1
 
-        def acquire(self) -> None:
-            """Wait until no other kernel has it."""
+        def acquire(self, seconds: float = math.inf) -> bool:
+            """Wait until no other kernel has it, `seconds` at most; False if one still has."""
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            taken = False
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except BaseException:  # an interrupt while waiting, too, must leave nothing open
-                os.close(descriptor)
-                raise
-            self._descriptor = descriptor
+                taken = _lock(descriptor, seconds)
+            finally:  # an interrupt while waiting, too, must leave nothing open
+                if not taken:
+                    os.close(descriptor)
+            if taken:
+                self._descriptor = descriptor
+            return taken
 
         def release(self) -> None:
             """Let the next one in."""
@@ -44,6 +67,25 @@ else:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
 
-    def kernel_lock(path: str) -> Any:
-        """A lock file's lock."""
-        return _KernelLock(path)
+    def _lock(descriptor: int, seconds: float) -> bool:
+        if math.isinf(seconds):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return True
+        # flock takes no timeout, so a wait with a deadline is a poll.
+        ends, nap = time.monotonic() + seconds, _FIRST_NAP_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                left = ends - time.monotonic()
+                if left <= 0:
+                    return False
+                time.sleep(min(nap, left))
+                nap = min(2 * nap, _LONGEST_NAP_SECONDS)
+            else:
+                return True
+
+
+def kernel_lock(path: str) -> Any:
+    """The lock of a lock file."""
+    return _KernelLock(path)

@@ -20,7 +20,8 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..forks import new_rlock, tell_of_forks
 from ..types import Location, Secret
-from .base import Change, Document, LedgerWarning, Merge, T
+from .base import Change, Document, LedgerWarning, Merge, StorageTimeout, T
+from .deadlines import acquire
 from .memory import MemoryStorage
 
 _PREFIX = "arche_magic:"
@@ -146,8 +147,8 @@ class RedisStorage:
                 Location(url).url(),
                 socket_timeout=_TIMEOUT_SECONDS,
                 socket_connect_timeout=_TIMEOUT_SECONDS,
-                # Once more at once, for a connection that a restart has cut.
-                retry=Retry(NoBackoff(), 1),
+                # Once more at once, for a connection that a restart has cut; not where it hangs.
+                retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
                 decode_responses=True,
             )
             pool = self._client.connection_pool
@@ -195,8 +196,13 @@ class RedisStorage:
         return self.read_all(name)[0]
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents as of one moment. They are not to be changed."""
-        with self._lock:
+        """Several documents as of one moment. They are not to be changed.
+
+        If another thread waits for a Redis that hangs, they are as they were seen last.
+        """
+        if not self._lock.acquire(timeout=_TIMEOUT_SECONDS):
+            return [self._seen.get(name, _Stored()).document for name in names]
+        try:
             away = self._memory_while_away()
             if away:
                 return away.read_all(*names)
@@ -215,14 +221,21 @@ class RedisStorage:
             except self._failures as error:
                 return self._leave(error, began).read_all(*names)
             return [self._seen.get(name, _Stored()).document for name in names]
+        finally:
+            self._lock.release()
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
         """Run `change` on the documents, alone and atomically; return what it returns.
 
         `change` runs again if another machine was faster.
+
+        Raises:
+            StorageTimeout: another thread was at it until this thread's deadline.
         """
         names = (name, *others)
-        with self._lock:
+        if not acquire(self._lock):
+            raise StorageTimeout("the ledger in Redis is busy, so nothing was changed; try again")
+        try:
             away = self._memory_while_away()
             if not away:
                 began = time.monotonic()
@@ -236,6 +249,8 @@ class RedisStorage:
                 return away.update(name, change, *others)
             finally:
                 self._changing_away = False
+        finally:
+            self._lock.release()
 
     def _transact(self, names: tuple[str, ...], change: Change[T]) -> T:
         keys = [_PREFIX + name for name in names]

@@ -1,0 +1,40 @@
+"""How long storage calls of a thread may wait for a lock that somebody else holds."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_local = threading.local()
+
+
+@contextmanager
+def lock_deadline(seconds: float) -> Iterator[None]:
+    """Storage calls of this thread in the `with` wait at most so long for locks, in total.
+
+    A call that cannot get its lock by then changes nothing and raises `StorageTimeout`. Without a
+    deadline a change waits until it has the lock. Nested deadlines: the earliest counts.
+    """
+    before: float = getattr(_local, "ends", math.inf)
+    _local.ends = min(before, time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _local.ends = before
+
+
+def seconds_left() -> float:
+    """Seconds until this thread's deadline, 0 if it has passed; inf without one."""
+    return max(0.0, getattr(_local, "ends", math.inf) - time.monotonic())
+
+
+def acquire(lock: Any) -> bool:
+    """Acquire a thread lock before this thread's deadline; False if another thread keeps it."""
+    left = seconds_left()
+    if math.isinf(left):
+        return bool(lock.acquire())
+    return bool(lock.acquire(timeout=min(left, threading.TIMEOUT_MAX)))

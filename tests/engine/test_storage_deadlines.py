@@ -1,0 +1,201 @@
+"""A lock that somebody else holds: readers do not wait for it, and a change waits for a while."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from engine_parts import NOON, Clock, a_route, ask, custom_configuration
+from promptness import in_time
+
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
+from arche_magic.llm_providers.storage import (
+    JsonFileStorage,
+    StorageTimeout,
+    lock_deadline,
+)
+from arche_magic.llm_providers.types import Limit, Observation, Usage, utc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
+
+HOLD_THE_LOCK = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "a")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the lock of that ledger."""
+    command = [sys.executable, "-c", HOLD_THE_LOCK, f"{path}.lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """What happens inside takes no time."""
+    began = time.monotonic()
+    yield
+    in_time("a deadline", time.monotonic() - began)
+
+
+def count(document: dict[str, Any]) -> int:
+    document["n"] = document.get("n", 0) + 1
+    return int(document["n"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outputs" / "ledger.json"
+
+
+def test_a_change_waits_for_a_lock_until_its_deadline(path: Path) -> None:
+    """Then it raises, and nothing was changed; without a deadline it waits its turn."""
+    storage = JsonFileStorage(path)
+    storage.update("counter", count)
+    with locked(path) as process:
+        began = time.monotonic()
+        with lock_deadline(0.3), pytest.raises(StorageTimeout, match="is locked by another"):
+            storage.update("counter", count)
+        assert time.monotonic() - began >= 0.3
+        in_time("a deadline", time.monotonic() - began - 0.3)
+        assert storage.read("counter") == {"n": 1}
+        threading.Timer(0.3, process.kill).start()
+        assert storage.update("counter", count) == 2
+
+
+def test_reading_does_not_wait_for_a_lock(path: Path) -> None:
+    """Neither for another process's, nor for a thread of this one that waits for it."""
+    storage = JsonFileStorage(path)
+    storage.update("counter", count)
+    with locked(path) as process:
+        waiting = threading.Thread(target=storage.update, args=("counter", count))
+        waiting.start()
+        time.sleep(0.05)
+        with at_once():
+            assert storage.read("counter") == {"n": 1}
+            assert JsonFileStorage(path).read("counter") == {"n": 1}
+        process.kill()
+        waiting.join(10)
+    assert storage.read("counter") == {"n": 2}
+
+
+def test_a_file_half_written_under_a_lock_is_read_from_its_copy(path: Path) -> None:
+    """Its writer was stopped in the middle, and may go on: nothing is repaired under its hands."""
+    storage = JsonFileStorage(path)
+    for _ in range(2):
+        storage.update("counter", count)
+    half = path.read_bytes()[:40]
+    path.write_bytes(half)
+    with locked(path), at_once():
+        assert storage.read("counter") == {"n": 2}
+        assert JsonFileStorage(path).read("counter") == {"n": 2}
+        assert path.read_bytes() == half
+    assert storage.read("counter") == {"n": 2}
+    assert json.loads(path.read_bytes())["documents"] == {"counter": {"n": 2}}
+
+
+def test_threads_read_while_another_changes(path: Path) -> None:
+    """They get the documents as they were before, all as of one moment."""
+    storage = JsonFileStorage(path)
+    storage.update("counter", count)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slowly(one: dict[str, Any], two: dict[str, Any]) -> None:
+        count(one)
+        count(two)
+        inside.set()
+        go_on.wait(10)
+
+    change = threading.Thread(target=storage.update, args=("counter", slowly, "other"))
+    change.start()
+    inside.wait(10)
+    with at_once():
+        assert storage.read_all("counter", "other") == [{"n": 1}, {}]
+    go_on.set()
+    change.join(10)
+    assert storage.read_all("counter", "other") == [{"n": 2}, {"n": 1}]
+
+
+LIMITS = [Limit("requests", "day", 1000, "bucket"), Limit("tokens", "day", 200_000, "bucket")]
+
+
+def spend(tracker: QuotaTracker, account: str | None = None) -> None:
+    """One call of a hundred tokens."""
+    hold = tracker.hold(a_route(tracker.configuration), ask())
+    assert isinstance(hold, Hold)
+    seen = [Observation("requests_per_day", 1000, 990, None, "header")]
+    tracker.settle(hold, Usage(50, 50), seen, account)
+
+
+LOOKS: list[Callable[[QuotaTracker], object]] = [
+    lambda tracker: tracker.get_usage_summary(),
+    lambda tracker: tracker.standings(),
+    lambda tracker: tracker.state(a_route(tracker.configuration), ask(), NOON),
+    lambda tracker: tracker.shared_keys(),
+    lambda tracker: tracker.closure(tracker.configuration.keys[0]),
+    lambda tracker: tracker.account(tracker.configuration.keys[0]),
+    lambda tracker: tracker.budget(),
+    lambda tracker: tracker.estimate(a_route(tracker.configuration), ask()),
+]
+
+
+@pytest.mark.parametrize("account", [None, "org_1"])
+def test_a_new_kernel_starts_and_looks_beside_a_lock(path: Path, account: str | None) -> None:
+    """Also where a key's counts lie with its account, and where calls never ended."""
+    clock = Clock(NOON)
+    configuration = custom_configuration(LIMITS, clock=clock)
+    tracker = QuotaTracker(JsonFileStorage(path), configuration)
+    spend(tracker, account)
+    assert isinstance(tracker.hold(a_route(configuration), ask()), Hold)
+    clock.sleep(10_000)
+    with locked(path):
+        for ledger in (QuotaTracker(JsonFileStorage(path), configuration), tracker):
+            for look in LOOKS:
+                with at_once():
+                    look(ledger)
+            row = ledger.get_usage_summary()["groq"]["groq_key_1"]["requests_per_day"]
+            # The call that never ended counts; what was spent before has come back.
+            assert row["used"] == 1
+
+
+def test_older_counts_wait_for_another_start_if_the_ledger_is_locked(path: Path) -> None:
+    """They are not lost by it."""
+    path.parent.mkdir()
+    entry = {
+        "provider": "groq",
+        "api_key_id": "groq_key_1",
+        "limit_type": "requests_per_day",
+        "limit_value": 1000,
+        "used_value": 7,
+        "reset_time": "2100-01-01T00:00:00+00:00",
+        "last_updated": utc(NOON).isoformat(),
+    }
+    older = {"groq": {"groq_key_1_requests_per_day": entry}}
+    path.write_text(json.dumps(older))
+    configuration = custom_configuration(LIMITS, clock=Clock(NOON))
+    with pytest.warns(UserWarning, match="older layout"):
+        JsonFileStorage(path, older_documents).read("older counts")
+    with locked(path):
+        QuotaTracker(JsonFileStorage(path, older_documents), configuration)
+    tracker = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
+    assert tracker.get_usage_summary()["groq"]["groq_key_1"]["requests_per_day"]["used"] == 7
