@@ -12,17 +12,29 @@ import math
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
 from ..addresses import is_loopback, origin
 from ..errors import AttemptFailed, Remedy
 from ..stopping import stop_of_this_thread
+from .bodies import (
+    ACCEPTED_ENCODINGS,
+    MOST_OF_A_REPLY,
+    MOST_OF_A_STREAM,
+    MOST_OF_AN_ERROR,
+    Body,
+    Unreadable,
+    beginning,
+    bounded,
+    decompressed,
+    events,
+)
 from .network import Allowance, keep_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..types import Key, Timeouts
 
@@ -80,15 +92,36 @@ class Call:
         connect = Allowance(lambda: self._left(self._connect_by))
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
 
-    def take(self, response: httpx.Response) -> None:
-        """Note what came back, and read the body of a refusal."""
+    def take(self, response: httpx.Response) -> httpx.Response:
+        """Note what came back; returns what the SDK gets of it.
+
+        That is the status, and the body of a success, within bounds. The reason phrase, the headers
+        and the body of a refusal may quote the key or the prompt, and SDKs log and quote them. The
+        charset is left out, too: JSON and events are UTF-8, and some codecs take minutes.
+        """
         self._response = response
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
+        encoding = self.headers.get("content-encoding", "")
+        most = MOST_OF_A_STREAM if self.stream else MOST_OF_A_REPLY
         if self.refused:
-            self.body = parse_body(response.read().decode("utf-8", "replace"))
-        elif self.stream:
-            response.stream = _Heard(response.stream, self.hear)
+            most = MOST_OF_AN_ERROR
+        raw = cast("httpx.SyncByteStream", response.stream)
+        body = decompressed(bounded(raw, most), encoding)
+        if self.refused:
+            try:
+                text = beginning(body, most).decode("utf-8", "replace")
+            finally:
+                response.close()
+            self.body = parse_body(text)
+            return httpx.Response(self.status)
+        body = bounded(body, most)
+        if self.stream:
+            body = events(body, self.hear)
+        kind = "text/event-stream" if self.stream else "application/json"
+        return httpx.Response(
+            self.status, headers={"content-type": kind}, stream=Body(body, response.close)
+        )
 
     def hear(self, *, text: bool = False) -> None:
         """Something of the stream has come; before its first text, no event makes time shorter."""
@@ -145,9 +178,11 @@ class HttpClient:
             trust_env=not is_loopback(base_url),
             # As many calls at once as there are threads, the connections of a hundred kept open.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            event_hooks={"request": [self._before], "response": [self._after]},
+            headers={"accept-encoding": ACCEPTED_ENCODINGS},
+            event_hooks={"request": [self._before]},
         )
         keep_time(self.client)
+        self.client.put_behind(self._current)
 
     @contextmanager
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
@@ -180,9 +215,6 @@ class HttpClient:
         # milliseconds and Google's one figure for all, so the timeouts are set here for all.
         request.extensions = {**request.extensions, "timeout": call.send()}
 
-    def _after(self, response: httpx.Response) -> None:
-        self._current.call.take(response)
-
 
 class _NoCookies(httpx.Cookies):
     """An empty jar."""
@@ -191,10 +223,32 @@ class _NoCookies(httpx.Cookies):
         """Keep none: no API needs them, and to look for them takes a tenth of a call."""
 
 
+class _Door(httpx.BaseTransport):
+    """Hands each answer to its call, before httpx and the SDK see or log anything of it."""
+
+    def __init__(self, transport: httpx.BaseTransport, current: threading.local) -> None:
+        self._transport, self._current = transport, current
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        call: Call = self._current.call
+        return call.take(self._transport.handle_request(request))
+
+    def close(self) -> None:
+        self._transport.close()
+
+
 class _Client(httpx.Client):
     """A client that keeps no cookies."""
 
     _jar = _NoCookies()
+
+    def put_behind(self, current: threading.local) -> None:
+        """Let every answer come through the call of its thread, also from behind a proxy."""
+        # A transport that is given to httpx switches the proxies of the environment off.
+        self._transport = _Door(self._transport, current)
+        for pattern, transport in self._mounts.items():
+            if transport is not None:
+                self._mounts[pattern] = _Door(transport, current)
 
     @property
     def cookies(self) -> httpx.Cookies:
@@ -204,26 +258,6 @@ class _Client(httpx.Client):
     @cookies.setter
     def cookies(self, cookies: object) -> None:
         raise AttributeError("this client keeps no cookies")
-
-
-class _Heard(httpx.SyncByteStream):
-    """The body of a stream, which tells of each event.
-
-    A comment is none: the event stream format has them to keep a connection open, and a server may
-    go on sending them for a model that never answers.
-    """
-
-    def __init__(self, stream: Any, hear: Callable[[], None]) -> None:
-        self._stream, self._hear = stream, hear
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._stream:
-            if any(line and not line.startswith(b":") for line in chunk.splitlines()):
-                self._hear()
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 def parse_body(text: str) -> Any:
@@ -246,6 +280,8 @@ def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
             return _unsent("the proxy of this network refused the connection")
         if isinstance(link, httpx.ConnectError):
             return _unsent("no connection")
+        if isinstance(link, Unreadable):
+            return AttemptFailed(str(link), Remedy.RETRY_LATER)
         if isinstance(link, httpx.TransportError | httpx.StreamError):
             return AttemptFailed("connection lost", Remedy.RETRY_LATER)
         link = link.__cause__ or link.__context__
