@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from .errors import ContentFiltered, NoRouteAvailable
+from .errors import ContentFiltered, IncompleteReply, NoRouteAvailable
 from .quota.opening import RouteState
 from .reply import Attempt
 from .types import Request, Route, in_seconds, utc
@@ -78,4 +78,21 @@ def also_tried(filtered: ContentFiltered, others: NoRouteAvailable) -> ContentFi
         next_available_at=others.next_available_at,
     )
     error.partial = filtered.partial
+    return error
+
+
+def out_of_tokens(
+    cut: IncompleteReply, others: NoRouteAvailable, routes: Sequence[Route]
+) -> IncompleteReply:
+    """The error of a request whose tokens all went into reasoning, and that no other model took.
+
+    It names no time: to ask again later would not help.
+    """
+    last = [attempt for attempt in others.attempts if attempt.outcome != "skipped"][-1]
+    models = {(route.provider, route.model) for route in routes}
+    error = IncompleteReply(
+        str(cut) if models == {(last.provider, last.model)} else f"{cut}. {others}",
+        attempts=others.attempts,
+    )
+    error.partial = cut.partial
     return error

@@ -87,7 +87,10 @@ class SchemaMismatch(LLMProviderError):
 
 
 class IncompleteReply(LLMProviderError):
-    """A stream broke after some text; `partial` is that text."""
+    """A reply ended before its answer did; `partial` is the text there was.
+
+    Either its stream broke off, or the model used all its tokens for reasoning.
+    """
 
     partial: str = ""
 
@@ -104,6 +107,7 @@ class Remedy(Enum):
     SHORTEN_PROMPT = "shorten the prompt or use a model with a larger window"
     FIX_REQUEST = "change the request"
     CHANGE_PROMPT = "the provider filtered the prompt or its reply"
+    RAISE_MAX_TOKENS = "the model reasoned until its reply was cut; raise max_tokens"
     PLAINER_FORMAT = "the model does not take this way of asking for JSON; it is asked in another"
 
 

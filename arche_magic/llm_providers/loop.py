@@ -19,7 +19,7 @@ from typing import NoReturn, TypeVar
 from .attempts import SESSION, AttemptLog, Tally, notebook
 from .bounded import TookTooLong, within
 from .calls import Call, adapter_of
-from .endings import also_tried, no_route
+from .endings import also_tried, no_route, out_of_tokens
 from .errors import (
     AttemptFailed,
     ContentFiltered,
@@ -55,7 +55,7 @@ _CONTENDED_SECONDS = 0.05
 _LATE_BOOKING_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
 # So often a route may begin an answer that is none before the request gives it up.
 _SPOILED_PER_ROUTE = 5
-_ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT)
+_ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
 
 
@@ -90,6 +90,7 @@ class RequestRun:
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
         self._filtered: ContentFiltered | None = None
+        self._all_reasoning: IncompleteReply | None = None
         self._mismatch: SchemaMismatch | None = None
         # What the last choice was for: a wait is looked at often, and kept once.
         self._aim: tuple[Route | None, bool] | None = None
@@ -100,6 +101,7 @@ class RequestRun:
         Raises:
             NoRouteAvailable: every route is shut or failed, or the time is up.
             InvalidRequest, ContentFiltered: a provider refused the request itself.
+            IncompleteReply: the models that are open used all their tokens for reasoning.
             SchemaMismatch: two replies did not fit the schema.
         """
         self._started = self._clock.time()
@@ -121,7 +123,8 @@ class RequestRun:
                         reply = yield from self._ask(hold, choice)
                         if reply is not None:
                             return reply
-                    elif choice.route is None or self._time_left() <= 0:
+                    elif choice.route is None or self._time_left() <= 0 or self._all_reasoning:
+                        # With reasoning alone so far: the user can help sooner than a shut route.
                         self._note_skipped(choice)
                         self._give_up()
                     else:
@@ -400,6 +403,8 @@ class RequestRun:
         opens_at: float | None = None,
     ) -> Attempt:
         first_token = call.first_token_s if call and self.stream else None
+        now = self._clock.time()
+        is_shut = opens_at is not None and now < opens_at < math.inf
         attempt = Attempt(
             provider=route.provider,
             key=route.key.label,
@@ -413,11 +418,11 @@ class RequestRun:
             waited_s=round(self._waited, 3),
             # An interrupt returns at once.
             cost_usd=cost_usd(route, usage, load=outcome != "interrupted"),
-            at=round(self._clock.time(), 3),
+            at=round(now, 3),
             request=self._id,
             session=SESSION,
             notebook=notebook(),
-            opens_at=opens_at if opens_at is not None and math.isfinite(opens_at) else None,
+            opens_at=opens_at if is_shut else None,
         )
         self.attempts.append(attempt)
         logger.info("%s", attempt)
@@ -434,6 +439,13 @@ class RequestRun:
             raise InvalidRequest(
                 f"{where} does not take the request: {failure}", attempts=self.attempts
             ) from None
+        if failure.remedy is Remedy.RAISE_MAX_TOKENS:
+            self._all_reasoning = IncompleteReply(
+                f"{where} gave no answer: {failure}", attempts=self.attempts
+            )
+            self._all_reasoning.partial = text
+            self._leave_model(attempt)
+            return self._all_reasoning
         if failure.remedy is not Remedy.CHANGE_PROMPT:
             broken = IncompleteReply(f"the reply broke off: {attempt}", attempts=self.attempts)
             broken.partial = text
@@ -443,10 +455,13 @@ class RequestRun:
         if not self.request.fallback_on_filter:
             raise error from None
         self._filtered = error
-        # Another key of the same model would answer alike.
+        self._leave_model(attempt)
+        return error
+
+    def _leave_model(self, attempt: Attempt) -> None:
+        """Ask no other key for the model of an attempt: it would answer alike."""
         same = (attempt.provider, attempt.model)
         self._out.update(route for route in self.routes if (route.provider, route.model) == same)
-        return error
 
     def _states(self, now: float) -> dict[Route, RouteState]:
         def look() -> dict[Route, RouteState]:
@@ -468,4 +483,6 @@ class RequestRun:
             raise self._mismatch.ended(why, self.attempts, opens_at) from None
         if self._filtered:
             raise also_tried(self._filtered, error) from None
+        if self._all_reasoning:
+            raise out_of_tokens(self._all_reasoning, error, self.routes) from None
         raise error from None

@@ -100,6 +100,7 @@ class IntelligentLLMOrchestrator:
             ConfigurationError: no key, unknown provider or model.
             NoRouteAvailable: every route is shut or failed.
             ContentFiltered: the provider refused to answer.
+            IncompleteReply: the model used all its tokens for reasoning, and no other one is open.
             NotKept: replay is set to only, and no reply to this is kept.
             SchemaMismatch: the reply does not fit the schema, asked twice.
         """

@@ -39,13 +39,17 @@ CREATE TABLE IF NOT EXISTS claims (
     claimed_until REAL NOT NULL
 ) WITHOUT ROWID;
 """
-# Many addresses go in as one JSON array: statements take few parameters.
+# Many addresses go in as one JSON array: statements take few parameters. Files
+# may hold empty texts that earlier versions took for answers.
 _LOOK_UP = """
 SELECT address, text, provider, replies.key, model, input_tokens, output_tokens, finish_reason,
     cost_usd, created_at
-FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value
+FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value AND text != ''
 """
-_KEPT = "SELECT address FROM json_each(?1) AS asked CROSS JOIN replies ON address = asked.value"
+_KEPT = """
+SELECT address FROM json_each(?1) AS asked
+CROSS JOIN replies ON address = asked.value AND text != ''
+"""
 _CLAIMED = """
 SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
 WHERE claimed_by != ?2 AND claimed_until > ?3

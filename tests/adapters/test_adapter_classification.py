@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from adapter_calls import HELLO, SECRET, WIRES, Build, Script, complete
+from adapter_calls import SECRET, WIRES, Build, Script, complete
 
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
 from arche_magic.llm_providers.redaction import redacted
@@ -558,16 +558,6 @@ def test_only_what_comes_after_the_end_may_be_broken(
     assert fail(build, wire, stream=True).text == "Four."
 
 
-def test_thinking_may_leave_no_room_for_text(script: Script, build: Build) -> None:
-    """An empty reply that met its limit is a reply of length 0, not a failure."""
-    usage = {"promptTokenCount": 4, "thoughtsTokenCount": 20}
-    script.answer(200, {"candidates": [{"finishReason": "MAX_TOKENS"}], "usageMetadata": usage})
-    (completion,) = complete(build("google"), "g", HELLO)
-    assert completion.text == ""
-    assert completion.finish_reason == "length"
-    assert completion.usage == Usage(4, 20)
-
-
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "LANGUAGE", "OF_NEXT_YEAR"])
 def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) -> None:
     """An ending that is no answer is tried elsewhere, with Google's word for it."""
@@ -578,7 +568,7 @@ def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) 
 
 
 def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> None:
-    """An unknown finish reason is not taken for a complete reply."""
+    """A finish reason that names a failure is not taken for a complete reply."""
     content = {"parts": [{"text": "Half"}]}
     script.answer(200, {"candidates": [{"finishReason": "OTHER", "content": content}]})
     failure = fail(build, "google")

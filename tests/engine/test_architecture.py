@@ -72,7 +72,11 @@ ALLOWED = {
     },
     "bounded": set(),
     "forks": set(),
-    "adapters": {"addresses", "bounded", "errors", "markdown", "redaction", "stopping", "types"},
+    "reasoning": set(),
+    "adapters": {
+        "addresses", "bounded", "errors", "markdown", "reasoning", "redaction", "stopping",
+        "types",
+    },
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "doctor": {
@@ -89,7 +93,7 @@ ALLOWED = {
     "parameters": {
         "schemas", "config", "errors", "images", "redaction", "types", "reply_stream?",
     },
-    "schemas": {"bounded", "config", "errors", "types"},
+    "schemas": {"bounded", "config", "errors", "reasoning", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "calls": {"adapters", "config", "forks", "quota_tracker", "types"},
     "endings": {"quota.opening", "errors", "reply", "types"},
@@ -124,6 +128,7 @@ PUBLIC = {
             "privacy",
             "quota.forecast",
             "quota_tracker",
+            "reasoning",
             "records",
             "replies",
             "reply",

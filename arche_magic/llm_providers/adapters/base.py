@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import apart
 from ..errors import AttemptFailed, Remedy
 from ..markdown import Characters, whole_characters
+from ..reasoning import without_reasoning
 from ..redaction import quotes, redacted
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
 from .failures import error_fields, event_status, said
@@ -34,8 +35,8 @@ _reported: set[tuple[str, str]] = set()
 class Part:
     """What one object of an SDK holds of a reply.
 
-    `finish_reason` is `stop`, `length` or `content_filter`; another word is the provider's own for
-    an ending that is no answer. `reason` says why a reply was filtered.
+    `finish_reason` is `stop`, `length`, `content_filter` or `error`, see `finish_kind`; `reason` is
+    the provider's own word for it.
     """
 
     text: str = ""
@@ -103,7 +104,7 @@ class SdkAdapter(ABC):
             try:
                 self._check_key()
                 parts = self._send(self._client(), request, model, stream)
-                yield from self._completions(parts, call, stream, received, characters)
+                yield from self._completions(parts, call, request, stream, received, characters)
                 return
             except KeyboardInterrupt as stop:
                 # An SDK may hold on to it, and so to a socket that was about to connect.
@@ -172,6 +173,7 @@ class SdkAdapter(ABC):
         self,
         parts: Iterable[Part | None],
         call: Call,
+        request: Request,
         stream: bool,
         received: list[Part],
         characters: Characters,
@@ -196,7 +198,7 @@ class SdkAdapter(ABC):
             early = stream and not objects
             message = "the stream ended early" if early else "malformed reply"
             raise AttemptFailed(message, Remedy.RETRY_LATER)
-        finish_reason = _checked_finish(received, stream)
+        finish_reason = _checked_finish(received, request, stream)
         text = characters.rest() if stream else _text(received)
         yield Completion(text, _usage(received), finish_reason, observations or ())
 
@@ -309,25 +311,38 @@ def _is_whole(received: list[Part]) -> bool:
     return (
         last is not None
         and last.finish_reason in ("stop", "length")
-        and bool(_text(received).strip())
+        and bool(without_reasoning(_text(received)).strip())
         and not any(part.refusal for part in received)
     )
 
 
-def _checked_finish(received: list[Part], stream: bool) -> str:
+def _checked_finish(received: list[Part], request: Request, stream: bool) -> str:
     """`stop` or `length`; raises AttemptFailed if what was received is no answer."""
     finish_reason = _finish_reason(received)
+    reason = next((part.reason for part in reversed(received) if part.reason), "")
+    named = f" ({reason})" if reason.casefold() not in ("", finish_reason) else ""
     refusal = "".join(part.refusal for part in received)
     if refusal:
         raise AttemptFailed("the model refused to answer", Remedy.CHANGE_PROMPT, text=refusal)
     if finish_reason == "content_filter":
-        reason = next((f" ({part.reason})" for part in received if part.reason), "")
-        raise AttemptFailed(f"the provider filtered the reply{reason}", Remedy.CHANGE_PROMPT)
+        raise AttemptFailed(f"the provider filtered the reply{named}", Remedy.CHANGE_PROMPT)
     if finish_reason is None and stream:
         raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
-    if finish_reason not in ("stop", "length", None):
-        message = f"the reply ended without an answer ({finish_reason})"
-        raise AttemptFailed(message, Remedy.RETRY_LATER)
-    if not _text(received).strip() and finish_reason != "length":
-        raise AttemptFailed("an empty reply", Remedy.RETRY_LATER)
+    if finish_reason == "error":
+        raise AttemptFailed(f"the reply ended without an answer{named}", Remedy.RETRY_LATER)
+    text = _text(received)
+    if finish_reason == "length" and not without_reasoning(text).strip():
+        raise AttemptFailed(_all_reasoning(received, request), Remedy.RAISE_MAX_TOKENS)
+    # A model that is held to JSON may put all of it between its tags; the schema's reader looks.
+    answer = text if request.schema else without_reasoning(text)
+    if not answer.strip():
+        words = "the reply ended without an answer" if named else "an empty reply"
+        raise AttemptFailed(f"{words}{named}", Remedy.RETRY_LATER)
     return finish_reason or "stop"
+
+
+def _all_reasoning(received: list[Part], request: Request) -> str:
+    usage = _usage(received)
+    tokens = (usage.output_tokens if usage else 0) or request.max_tokens
+    spent = f"all {tokens:,} tokens" if tokens else "all its tokens"
+    return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"

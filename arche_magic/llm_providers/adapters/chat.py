@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Part, counted
 from .failures import ErrorInReply, mappings, said
+from .finish import finish_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..types import Message, Request
-
-FINISH_REASONS = {"tool_calls": "stop", "function_call": "stop", "model_length": "length"}
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
@@ -44,12 +43,13 @@ def chat_part(item: Any) -> Part | None:
     choice = choices[0]
     message = mapping(choice.get("message")) or mapping(choice.get("delta"))
     # Groq names here why it stopped a stream early.
-    finish_reason = said(extra, "error") or said(choice, "finish_reason")
+    stopped, reason = said(extra, "error"), said(choice, "finish_reason")
     return Part(
         text=_text(message.get("content")),
         refusal=_text(message.get("refusal")),
-        finish_reason=FINISH_REASONS.get(finish_reason, finish_reason) or None,
+        finish_reason="error" if stopped else finish_kind(reason),
         usage=count,
+        reason=stopped or reason,
     )
 
 

@@ -9,6 +9,7 @@ from ..errors import AttemptFailed, Remedy
 from ..types import Image, Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, counted
 from .failures import by_status, label, mappings, said
+from .finish import finish_kind
 from .formats import Format
 from .http import STAND_IN, Call
 from .limits import parse_duration
@@ -16,15 +17,6 @@ from .limits import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-FINISH_REASONS = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "SAFETY": "content_filter",
-    "PROHIBITED_CONTENT": "content_filter",
-    "BLOCKLIST": "content_filter",
-    "SPII": "content_filter",
-    "RECITATION": "content_filter",
-}
 API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
@@ -145,7 +137,7 @@ def _part(response: Any) -> Part | None:
     ending = _word(candidate.finish_reason)
     return Part(
         text="".join(piece.text for piece in pieces if piece.text and not piece.thought),
-        finish_reason=FINISH_REASONS.get(ending, ending or None),
+        finish_reason=finish_kind(ending),
         usage=count or None,
         reason=ending,
     )

@@ -25,7 +25,8 @@ def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
         return {}
     if failure.usage:
         return as_amounts(failure.usage.input_tokens, failure.usage.output_tokens)
-    if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
+    answered = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
+    if failure.remedy in answered:
         return held
     return {}
 

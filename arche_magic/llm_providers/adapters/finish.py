@@ -1,0 +1,37 @@
+"""How a reply ended, read from the word that its server has for it.
+
+The words are those of the four providers, of Anthropic, Cohere, Hugging Face, Fireworks, Together,
+DeepSeek, Zhipu and Bedrock as their references have them in 2025 and 2026, and of brokers that pass
+them on as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Searched in this order, in words reduced to their letters. A word that none of them fits is taken
+# for a plain end: the text is there, and servers invent new words for "done" all the time.
+_PATTERNS = {
+    "content_filter": re.compile(
+        "filter|safety|unsafe|prohibited|blocklist|blocked|spii|recitation|refus|guardrail"
+        "|sensitive|moderat|toxic|policy|violat|modelarmor|censor|escalation"
+    ),
+    "error": re.compile(
+        "error|fail|cancel|abort|timeout|timedout|interrupt|malformed|unexpected|toomany|missing"
+        "|overload|capacity|insufficient|unavailable|exception|disconnect|disabled|incomplete"
+        "|quota|noimage|(?:rate|usage|spend)limit|other$|^language$|^continuation$"
+    ),
+    "length": re.compile(
+        "length|truncat|max(?:new|output|completion)?tokens?|contextwindow|maxtime"
+        "|limit(?:reached|exceeded|hit)?$"
+    ),
+}
+_NOT_YET = ("", "null", "none", "finishreasonunspecified")
+
+
+def finish_kind(word: str) -> str | None:
+    """`stop`, `length`, `content_filter` or `error`; None for a word that says "not yet"."""
+    letters = re.sub("[^a-z]", "", word.casefold())
+    if letters in _NOT_YET:
+        return None
+    return next((kind for kind, pattern in _PATTERNS.items() if pattern.search(letters)), "stop")

@@ -1,0 +1,53 @@
+"""Reasoning that a model writes into its reply, beside the answer.
+
+Most services return reasoning in a field of its own. Servers without a parser for a model's chat
+template leave it in the text: between `<think>` tags (DeepSeek, Qwen), `[THINK]` (Magistral),
+`◁think▷` (Kimi), or in a channel of the harmony format (gpt-oss).
+"""
+
+from __future__ import annotations
+
+import re
+
+_TAG = re.compile(r"<(/?)think(?:ing)?>|<(/?)thought>|\[(/?)THINK\]|◁(/?)think▷", re.IGNORECASE)
+_CHANNEL = re.compile(
+    r"<\|channel\|>\s*(\w+)[^<]{0,200}(?:<\|constrain\|>[^<]{0,200})?<\|message\|>"
+)
+# What ends a message in common chat templates.
+_END = r"<\|(?:end|return|call|im_end|endoftext|end_of_text|eot_id|eom_id|start)\|>"
+_END_OF_MESSAGE = re.compile(_END)
+END_TOKEN = re.compile(_END + r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>|\[EOS\]")
+"""A token that ends a reply; a server that does not know it leaves it in the text."""
+
+
+def without_reasoning(text: str) -> str:
+    """The answer alone: the text without the reasoning around it; "" if all of it is reasoning.
+
+    A closing tag without an opening one ends reasoning that began in the prompt, as some chat
+    templates have it. An opening tag without a closing one means that the reply was cut before
+    the answer began.
+    """
+    if "<|channel|>" in text:
+        text = _final_channel(text)
+    answer: list[str] = []
+    start, inside = 0, False
+    for tag in _TAG.finditer(text):
+        if any(tag.groups()):
+            if not inside:
+                answer.clear()
+            start, inside = tag.end(), False
+        elif not inside:
+            answer.append(text[start : tag.start()])
+            inside = True
+    if not inside:
+        answer.append(text[start:])
+    return "".join(answer)
+
+
+def _final_channel(text: str) -> str:
+    """The last message that is meant for the user."""
+    shown = [found for found in _CHANNEL.finditer(text) if found[1] != "analysis"]
+    final = [found for found in shown if found[1] == "final"] or shown
+    if not final:
+        return text[: text.index("<|channel|>")]
+    return _END_OF_MESSAGE.split(text[final[-1].end() :], maxsplit=1)[0]
