@@ -17,7 +17,8 @@ from arche_magic.llm_providers.attempts import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
-from arche_magic.prompts import fill, look_up, name_in, references, replaced
+from arche_magic.prompts import Template, look_up, name_in, references
+from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
 from .display import CellInterrupted, for_frontends
@@ -193,19 +194,22 @@ def _columns(data: Any) -> set[str]:
     return {str(name) for name in getattr(data, "columns", (getattr(data, "name", ""), "prompt"))}
 
 
-def _with_variables(template: str, columns: set[str], names: Mapping[str, Any], budget: int) -> str:
-    """The template with the values of variables that are the same for every row.
+def _with_variables(
+    template: str, columns: set[str], names: Mapping[str, Any], budget: int
+) -> Template:
+    """The template with the values of variables, which are the same for every row.
 
     A name that is a column stands for the column. What is neither is left for the job to tell of.
     """
+    given = {}
     for reference in references(template):
         name = name_in(reference)
         if columns.isdisjoint((reference, name)) and name in names:
-            value = fill(f"{{{{{reference}}}}}", names, budget)
-            if value.images:
+            value = look_up(reference, names)
+            if as_image(value):
                 raise InvalidRequest(f"%llm: {{{{{reference}}}}} is an image; put it into a column")
-            template = replaced(template, reference, value.text)
-    return template
+            given[reference] = as_text(value, reference, budget)
+    return Template(template, given)
 
 
 def _job_options(

@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.types import Image
 
-from .values import as_image, as_text
+from .values import Shown, as_image, as_text
 
 # Two braces, on one line, around something that begins like a name.
 _REFERENCE = re.compile(r"(\\?)\{\{[ \t]*((?!\d)\w[^{}\n]*?)[ \t]*\}\}")
@@ -41,11 +41,32 @@ class Prompt:
     notes: tuple[str, ...] = ()
 
 
+class Template(str):
+    """A prompt in which some references have the same text every time: see `fill`.
+
+    It is the text as it was typed, so that it is looked through once, whatever the texts hold.
+
+    Attributes:
+        given: the texts, by reference.
+    """
+
+    given: Mapping[str, Shown]
+
+    def __new__(cls, text: str, given: Mapping[str, Shown]) -> Self:
+        """Build a template from the prompt as it was typed."""
+        template = super().__new__(cls, text)
+        template.given = given
+        return template
+
+
 def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
-    """The text with its variables replaced by their values.
+    """The text with its variables replaced by their values, in one pass.
+
+    A value of several lines that is not text itself ends its last line: what follows it in the
+    prompt begins on the next one, so that a table's last row stays as it is.
 
     Args:
-        text: what the cell says.
+        text: what the cell says; the texts that a `Template` gives come before `names`.
         names: the variables there are.
         budget: most tokens that one table, array or collection takes.
 
@@ -54,40 +75,33 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
     """
     images: list[Image] = []
     notes: list[str] = []
+    given = text.given if isinstance(text, Template) else {}
 
     def replace(match: re.Match[str]) -> str:
         if match[1]:
             return match[0][1:]
         reference = match[2]
-        # Columns have names that variables cannot have.
-        value = names[reference] if reference in names else look_up(reference, names)
-        if image := as_image(value):
-            images.append(image)
-            return f"[image {len(images)}]"
-        shown = as_text(value, reference, budget)
+        shown = given.get(reference)
+        if shown is None:
+            # Columns have names that variables cannot have.
+            value = names[reference] if reference in names else look_up(reference, names)
+            if image := as_image(value):
+                images.append(image)
+                return f"[image {len(images)}]"
+            shown = as_text(value, reference, budget)
         if shown.note:
             notes.append(shown.note)
-        return shown.text
+        ends_line = match.end() == len(text) or text[match.end()] == "\n"
+        return shown.text + ("\n" if shown.block and not ends_line else "")
 
     return Prompt(_REFERENCE.sub(replace, text), tuple(images), tuple(dict.fromkeys(notes)))
 
 
 def references(text: str) -> list[str]:
-    """What stands in the `{{…}}` of a text, each once, in order."""
+    """What stands in the `{{…}}` of a text, each once, in order; without what is given already."""
+    given = text.given if isinstance(text, Template) else {}
     found = (match[2] for match in _REFERENCE.finditer(text) if not match[1])
-    return list(dict.fromkeys(found))
-
-
-def replaced(text: str, reference: str, value: str) -> str:
-    """The text with a value in place of one reference; `fill` leaves what the value holds alone."""
-
-    def quoted(match: re.Match[str]) -> str:
-        return f"{match[1]}\\{match[0][len(match[1]) :]}"
-
-    inside = _REFERENCE.sub(quoted, value)
-    return _REFERENCE.sub(
-        lambda match: inside if match[2] == reference and not match[1] else match[0], text
-    )
+    return [reference for reference in dict.fromkeys(found) if reference not in given]
 
 
 def name_in(reference: str) -> str:
@@ -108,9 +122,13 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
         steps.append(step)
         end = step.end()
     if start is None or end < len(reference):
-        why = (
-            "makes no calls" if "(" in reference else 'takes a name, name.attr, name[0], name["k"]'
-        )
+        why = 'takes a name, name.attr, name[0], name["k"]'
+        if "(" in reference:
+            why = "makes no calls; assign the value to a name first"
+        if reference.startswith("Path("):
+            why = (
+                f"makes no calls; to insert the file: text = {reference}.read_text(), {{{{text}}}}"
+            )
         raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {why} {_AS_IT_STANDS}")
     name = start[0]
     if name not in names:

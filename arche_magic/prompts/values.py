@@ -11,40 +11,69 @@ import io
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.types import Image, Message
 
+from .sources import source_of
+
 _PLAIN = (str, int, float, complex, bool, type(None))
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+# JSON has such integers as text: Python may refuse to write them as numbers.
+_LARGE_BITS = 2000
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A value as text; `note` says what was left out, or is empty."""
+    """A value as text.
+
+    Attributes:
+        text: what goes into the prompt.
+        note: what the user should know about it, such as what was left out; or "".
+        block: it takes lines of its own: what follows it in the prompt begins on the next line.
+    """
 
     text: str
     note: str = ""
+    block: bool = False
 
 
 def as_text(value: Any, name: str, budget: int) -> Shown:
     """The value as the text of a prompt.
 
     Text goes in whole; a table, array or collection as far as `budget` tokens go, with its size
-    and what was left out stated before it; a function or class as its source.
+    and what was left out stated before it; a function or class as its source; a path as its name.
 
     Raises:
         InvalidRequest: it has no text form.
     """
-    if isinstance(value, _PLAIN):
+    if isinstance(value, str):
         return Shown(str(value))
+    try:
+        shown = _as_text(value, name, budget)
+    except InvalidRequest:
+        raise
+    except Exception as error:  # noqa: BLE001  # a value's own code runs when it is shown
+        raise InvalidRequest(f"{name} cannot be shown as text: {error!r}") from None
+    return replace(shown, block="\n" in shown.text)
+
+
+def _as_text(value: Any, name: str, budget: int) -> Shown:
+    if isinstance(value, _PLAIN):
+        return Shown(_text_of(value))
     if inspect.isfunction(value) or inspect.isclass(value):
-        return Shown(_source(value, name))
+        return Shown(source_of(value, name))
+    if isinstance(value, os.PathLike):
+        return _path(Path(value), name)
     if inspect.ismodule(value) or inspect.isroutine(value):
         kind = "module" if inspect.ismodule(value) else "function"
         raise InvalidRequest(
@@ -107,11 +136,21 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
     return read_image(file.getvalue())
 
 
-def _source(value: Any, name: str) -> str:
+def _path(path: Path, name: str) -> Shown:
+    """The name of a file, with a note on how to insert what is in it."""
+    how = f"--image {name}" if path.suffix.lower() in _IMAGES else f"text = {name}.read_text()"
+    inserts = "sends the picture" if path.suffix.lower() in _IMAGES else "and {{text}} insert it"
+    return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
+
+
+def _text_of(value: Any) -> str:
     try:
-        return inspect.getsource(value).rstrip("\n")
-    except (OSError, TypeError):
-        raise InvalidRequest(f"{name}: its source is not at hand") from None
+        return str(value)
+    except ValueError:
+        # Python converts no integer of more than 4,300 digits; Decimal has no such limit.
+        if isinstance(value, int):
+            return str(Decimal(value))
+        raise
 
 
 def _table(frame: Any, name: str, kind: str, budget: int) -> Shown:
@@ -230,7 +269,7 @@ def _as_many(
 
 
 def _pair(entry: tuple[Any, Any]) -> str:
-    return f"{_json(str(entry[0]))}: {_json(entry[1])}"
+    return f"{_json(_text_of(entry[0]))}: {_json(entry[1])}"
 
 
 def _json(value: Any) -> str:
@@ -239,6 +278,8 @@ def _json(value: Any) -> str:
 
 def _jsonable(value: Any, depth: int = 0) -> Any:
     """Plain dicts, lists and scalars; what is deeper than any sensible data is its text."""
+    if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
+        return _text_of(value)
     if isinstance(value, _PLAIN):
         return value
     if depth > 20:
@@ -246,7 +287,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
+        return {_text_of(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_jsonable(entry, depth + 1) for entry in value]
     # numpy's scalars and arrays, and pandas' columns, know themselves as plain values.
@@ -262,7 +303,7 @@ def _csv(cells: Iterable[str]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.10g}"
-    text = str(value)
+    text = _text_of(value)
     if isinstance(value, datetime):
         return "" if text == "NaT" else text.removesuffix(" 00:00:00")
     return "" if value is None or text == "<NA>" else text

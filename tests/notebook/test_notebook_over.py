@@ -188,6 +188,15 @@ def test_variables_are_the_same_for_every_row(kernel: Kernel, start: Sandboxed) 
     assert min(prompts(sandbox)) == 'One of ["good", "{{text}}"]? soup 0 5 {{text}}'
 
 
+def test_a_value_cannot_become_a_column(kernel: Kernel, start: Sandboxed) -> None:
+    """The prompt is looked through once, as it was typed, whatever its values are made of."""
+    sandbox = start(3)
+    kernel.run("a, b, back = '{{te', 'xt}}', 'x\\\\'")
+    cell = kernel.run("%%llm --over reviews\n{{a}}{{b}} {{back}}{{text}} {{{b}}}")
+    assert cell.status == "ok", cell.error
+    assert min(prompts(sandbox)) == "{{text}} x\\soup 0 {xt}}}"
+
+
 def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
     """Rows, tokens, routes with their limits, when it would be done, and what paid routes cost."""
     sandbox = start(3000, keys={"groq": 1, "openai": 1})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +109,9 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ("{{row['first nam']}}", "row has no key 'first nam'; did you mean 'first name'?"),
         ("{{xs[9]}}", "xs has no 9"),
         ("{{frame['ag']}}", "frame has no 'ag'; did you mean 'age'?"),
-        ("{{len(xs)}}", "makes no calls"),
+        ("{{len(xs)}}", "makes no calls; assign the value to a name first"),
+        ('{{Path("notes.txt")}}', r'to insert the file: text = Path\("notes.txt"\).read_text\(\)'),
+        ("{{rude}}", "rude cannot be shown as text: ZeroDivisionError"),
         ("{{frame.describe}}", "frame.describe is a function; {{…}} makes no calls"),
         ("{{name | upper}}", "takes a name, name.attr, name"),
         ("{{name, xs}}", "takes a name, name.attr, name"),
@@ -126,6 +130,10 @@ def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:
         def value(self) -> float:
             return 1 / 0
 
+    class Rude:
+        def __str__(self) -> str:
+            return str(1 / 0)
+
     names: dict[str, Any] = {
         "name": "Ada",
         "xs": [1],
@@ -135,6 +143,7 @@ def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:
         "math": pytest,
         "anything": object(),
         "broken": Broken(),
+        "rude": Rude(),
         "data": b"\x00\x01",
     }
     with pytest.raises(InvalidRequest, match=said):
@@ -223,6 +232,74 @@ def test_data_goes_in_as_json() -> None:
     assert fill("{{a}}", names, 100).text == "[a: array of int64, 2]\n1, 2"
 
 
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("Which stands out in {{sales}}?", "…Apr,7\n?"),
+        ("{{sales}}. Why?", "…Apr,7\n. Why?"),
+        ("{{sales}}{{sales}}", "…Apr,7\n[sales…Apr,7"),
+        ("{{sales}}\nWhy?", "…Apr,7\nWhy?"),
+        ("{{sales}}", "…Apr,7"),
+        ("{{column}}!", "…7\n!"),
+        ("{{array}}!", "…3, 4\n!"),
+        ("{{cut}}!", "…\n!"),
+        ("{{double}}!", "…return 2 * x\n!"),
+        ("{{thing}}!", "…two\n!"),
+        ("{{items}}!", '["a", "b"]!'),
+        ("```\n{{poem}}```", "```\none\ntwo```"),
+    ],
+)
+def test_data_of_several_lines_ends_with_a_line_of_its_own(text: str, filled: str) -> None:
+    """What follows a table in the prompt is not part of its last value; text is left as it is."""
+
+    class Thing:
+        def __str__(self) -> str:
+            return "one\ntwo"
+
+    def double(x: int) -> int:
+        return 2 * x
+
+    sales = pd.DataFrame({"month": ["Mar", "Apr"], "sold": [8, 7]})
+    names = {
+        "sales": sales,
+        "column": sales["sold"],
+        "array": np.array([3, 4]),
+        "cut": ["long " * 100] * 9,
+        "double": double,
+        "thing": Thing(),
+        "items": ["a", "b"],
+        "poem": "one\ntwo",
+    }
+    parts = [re.escape(part) for part in filled.split("…")]
+    assert re.fullmatch(".*".join(parts), fill(text, names, 100).text, re.DOTALL)
+
+
+def test_an_integer_of_any_size_goes_in_whole() -> None:
+    """Python itself writes none of more than 4,300 digits."""
+    large = 10**5000
+    digits = "1" + 5000 * "0"
+    names = {"n": large, "l": [large, 1], "d": {large: 1}, "f": pd.DataFrame({"n": [large]})}
+    assert fill("{{n}}", names, 100).text == digits
+    assert fill("{{n}}", {"n": -large}, 100).text == "-" + digits
+    assert fill("{{l}}", names, 5000).text == f'["{digits}", 1]'
+    assert fill("{{d}}", names, 5000).text == f'{{"{digits}": 1}}'
+    assert digits in fill("{{f}}", names, 5000).text
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("notes.txt", "path is a path, so only the path was inserted; text = path.read_text()"),
+        ("plot.PNG", "path is a path, so only the path was inserted; --image path"),
+    ],
+)
+def test_a_path_goes_in_as_its_name_and_says_how_to_insert_the_file(path: str, said: str) -> None:
+    """Whoever meant what is in the file is told above the reply."""
+    filled = fill("Read {{path}}.", {"path": Path(path)}, 100)
+    assert filled.text == f"Read {path}."
+    assert filled.notes[0].startswith(said)
+
+
 def test_text_goes_in_whole_whatever_its_length() -> None:
     """A document is not data: one too long for a model is refused, not cut behind one's back."""
     text = "word " * 5000
@@ -256,6 +333,47 @@ def test_a_reply_and_a_function_can_be_asked_about(kernel: Kernel, sandboxed) ->
     kernel.run("%llm -q -o first hi\ndef double(x):\n    return 2 * x")
     kernel.run("%%llm -q\n{{first}} {{first.provider}}\n{{double}}")
     assert sent(sandbox) == "an **answer** groq\ndef double(x):\n    return 2 * x"
+
+
+CLASSES = """
+from dataclasses import dataclass
+from enum import Enum
+
+class Plain:
+    wheels = 4
+
+@dataclass
+class Data:
+    wheels: int
+    name: str = "car"
+
+class Color(Enum):
+    RED = 1
+
+class Old:
+    wheels = 4
+old = Old
+"""
+
+
+def test_a_class_of_a_cell_goes_in_as_its_source(kernel: Kernel, sandboxed) -> None:
+    """Its own, also when the name was defined anew, or the first definition was run again."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(CLASSES)
+    kernel.run("class Old:\n    wheels = 5")
+    kernel.run("class Plain:\n    wheels = 3")
+    kernel.run("class Plain:\n    wheels = 4\n    class Inner:\n        x = 1")
+    for name, source in {
+        "Plain": "class Plain:\n    wheels = 4\n    class Inner:\n        x = 1",
+        "Plain.Inner": "    class Inner:\n        x = 1",
+        "Data": '@dataclass\nclass Data:\n    wheels: int\n    name: str = "car"',
+        "Color": "class Color(Enum):\n    RED = 1",
+        "old": "class Old:\n    wheels = 4",
+        "Old": "class Old:\n    wheels = 5",
+    }.items():
+        cell = kernel.run(f"%llm -q {{{{{name}}}}}")
+        assert cell.status == "ok", cell.error
+        assert sent(sandbox) == source
 
 
 def test_what_was_cut_is_said_above_the_reply(kernel: Kernel, sandboxed) -> None:
