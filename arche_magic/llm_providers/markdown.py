@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+from .formulas import FORMULA, has_open_formula, with_dollar_formulas, with_plain_dollars
+
 # Terminal escapes, controls, marks that reorder the text around them, and what cannot be seen:
 # text that reads as one thing and is another when copied, searched or sent on.
 _CONTROLS = re.compile(
@@ -52,15 +54,6 @@ _EMPHASIS = re.compile(r"\*+|_+|~+")
 _MOST_EMPHASIS, _MOST_ENVIRONMENTS = 500, 100
 _BLANK_LINE = re.compile(r"(\n[ \t>]*\n)")
 _LONGEST = 200_000
-_MATH = re.compile(r"\$\$|\\begin\{|\\\\\[")
-# Bounded, so that openings without an end cost no more than their number.
-_FORMULA = re.compile(
-    r"(?<!\\)\$\$.{1,1000}?(?<!\\)\$\$"
-    r"|(?<![\\$\w])\$(?![\s$])[^$\n]{1,500}?(?<![\s\\])\$(?![\w$])"
-    r"|\\\\\(.{1,500}?\\\\\)|\\\\\[.{1,1000}?\\\\\]"
-    r"|\\begin\{(\w+\*?)\}.{1,1000}?\\end\{\1\}",
-    re.DOTALL,
-)
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 # A sign, and the backslash in front that makes it a plain one; a backslash may be escaped itself.
 _ESCAPE = r"(?<!\\)((?:\\\\)*)\\?"
@@ -124,13 +117,17 @@ def harmless_markdown(text: str) -> str:
     if _tangled(text):
         return f"<pre><code>{_spelled(text)}\n</code></pre>"
     if len(text) > _LONGEST:
-        return _fenced("", text.split("\n"))
-    if _plain(text) == text == _calm(text) and not _ODD_LANGUAGE.search(text):
+        return _fenced("", "", text.split("\n"))
+    dollars = text.count("$") > 1
+    if not dollars and _plain(text) == text == _calm(text) and not _ODD_LANGUAGE.search(text):
         return text
-    parts = _parts(text)
-    colours = not any(_MATH.search(part) for part in parts if isinstance(part, str))
+    parts = parts_of(text)
+    colours = not any(has_open_formula(part) for part in parts if isinstance(part, str))
     return "\n".join(
-        _inline(_calm(part)) if isinstance(part, str) else part.markdown(colours) for part in parts
+        _inline(_calm(_without_fences(part)), dollars)
+        if isinstance(part, str)
+        else part.markdown(colours)
+        for part in parts
     )
 
 
@@ -143,50 +140,78 @@ def _tangled(text: str) -> bool:
     return sum(steps) > _MOST_STEPS
 
 
-def _fenced(language: str, lines: list[str]) -> str:
+def _fenced(prefix: str, language: str, lines: list[str]) -> str:
+    """A fenced block, set off so that no dialect takes its lines for anything else."""
     longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
     fence = "`" * max(3, longest + 1)
-    return "\n".join(["", fence + language, *lines, fence, ""])
+    margin = " " * len(prefix)
+    inner = [margin + line for line in (*lines, fence)]
+    return "\n".join(["", prefix + fence + language, *inner, ""])
 
 
-class _Block:
-    """A fenced block: what stands before its fence on a line, its language, its lines."""
+class CodeBlock:
+    """A fenced block of a reply: its language, and its code line by line.
+
+    Args:
+        prefix: what stands before its fence on a line: indentation, list markers, quote signs.
+        fence: the backticks or tildes that open it.
+        info: the rest of that line, which names the language.
+    """
 
     def __init__(self, prefix: str, fence: str, info: str) -> None:
         self.prefix = prefix
+        # Later lines of a list item are indented where the first has its marker.
+        self.margin = re.sub(r"[^>\s]", " ", prefix)
         self.fence = fence
         word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
+        self.language = word[1] if word else ""
         # JupyterLab draws Mermaid's diagrams, and fetches the pictures they name.
-        diagram = "mermaid" in info.lower()
-        self.language = word[1] if word and not diagram else ""
+        self.is_diagram = "mermaid" in info.lower()
         self.lines: list[str] = []
 
     def closes(self, line: str) -> bool:
-        """Whether the line ends the block in any dialect."""
-        mark = line.strip(" \t>")
-        return len(mark) >= len(self.fence) and not mark.strip(self.fence[0])
+        """Whether the line ends the block.
+
+        By CommonMark a fence that is indented by four columns or more, as in a docstring, does
+        not (spec.commonmark.org/0.31.2, section 4.5).
+        """
+        mark = self._inner(line).expandtabs(4)
+        indentation = len(mark) - len(mark.lstrip(" "))
+        mark = mark.strip()
+        return indentation < 4 and len(mark) >= len(self.fence) and not mark.strip(self.fence[0])
+
+    @property
+    def code(self) -> list[str]:
+        """Its lines without the indentation and the quote signs of the list or quote around it."""
+        return [self._inner(line) for line in self.lines]
 
     def markdown(self, colours: bool) -> str:
         """The block again, as a fence with room around it or spelled out."""
-        if not self.prefix and colours:
-            return _fenced(self.language, self.lines)
-        # Later lines of a list item are indented where the first has its marker.
-        margin = re.sub(r"[^>\s]", " ", self.prefix)
-        depth = len(margin)
-        code = [
-            margin + _spelled(line[depth:] if not line[:depth].strip(" \t>") else line.lstrip())
-            for line in self.lines
-        ]
+        if not self.prefix.strip(" -*+.)0123456789") and colours:
+            language = "" if self.is_diagram else self.language
+            return _fenced(self.prefix, language, self.code)
+        depth = len(self.margin)
+        code = [self.margin + _spelled(line) for line in self.code]
         first = code[0][depth:] if code else ""
         rest = "".join("\n" + line for line in code[1:])
-        return f"{self.prefix}<pre><code>{first}{rest}\n{margin}</code></pre>"
+        return f"{self.prefix}<pre><code>{first}{rest}\n{self.margin}</code></pre>"
+
+    def _inner(self, line: str) -> str:
+        depth = len(self.margin)
+        return line[depth:] if not line[:depth].strip(" \t>") else line.lstrip()
 
 
-def _parts(text: str) -> list[str | _Block]:
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """Language (in lower case, "" if none is named) and code of each fenced block of a reply."""
+    blocks = (part for part in parts_of(text) if isinstance(part, CodeBlock))
+    return [(block.language.lower(), "\n".join(block.code).strip("\n")) for block in blocks]
+
+
+def parts_of(text: str) -> list[str | CodeBlock]:
     """The text cut into fenced blocks and what stands between them."""
-    parts: list[str | _Block] = []
+    parts: list[str | CodeBlock] = []
     between: list[str] = []
-    block: _Block | None = None
+    block: CodeBlock | None = None
     for line in text.split("\n"):
         opening = _OPENING.match(line)
         if block is not None:
@@ -195,33 +220,50 @@ def _parts(text: str) -> list[str | _Block]:
             else:
                 block.lines.append(line)
         elif opening and "`" not in opening[3]:
-            block = _Block(opening[1], opening[2], opening[3])
+            block = CodeBlock(opening[1], opening[2], opening[3])
             parts += ["\n".join(between), block] if between else [block]
             between = []
-        elif opening:
-            # No dialect's fence has backticks behind it, but one may differ: leave it no fence.
-            between.append(opening[1] + _spelled(line[len(opening[1]) :]))
         else:
             between.append(line)
     return [*parts, "\n".join(between)] if between else parts
 
 
-def _inline(text: str) -> str:
-    """Text outside fenced blocks."""
+def _without_fences(text: str) -> str:
+    """Text outside fenced blocks with whatever looks like a fence spelled out.
+
+    No dialect's fence has backticks behind it, but one may differ.
+    """
+    if "```" not in text and "~~~" not in text:
+        return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if opening := _OPENING.match(line):
+            lines[number] = opening[1] + _spelled(line[len(opening[1]) :])
+    return "\n".join(lines)
+
+
+def _inline(text: str, dollars: bool) -> str:
+    """Text outside fenced blocks; `dollars`: the reply has enough of them to enclose something."""
     pieces: list[str] = []
+
+    def add(prose: str) -> None:
+        plain = _plain(prose)
+        pieces.append(with_plain_dollars(plain) if dollars else plain)
+
     end = 0
     for span in _CODE_SPAN.finditer(text):
-        pieces.append(_plain(text[end : span.start()]))
+        add(text[end : span.start()])
         harmless = _plain(span[0]) == span[0]
         pieces.append(span[0] if harmless else f"<code>{_spelled(span[2].strip(' '))}</code>")
         end = span.end()
-    pieces.append(_plain(text[end:]))
+    add(text[end:])
     return "".join(pieces)
 
 
 def _plain(text: str) -> str:
     """Text without HTML, images, TeX that acts, and links that are not to the web."""
-    text = _COMMAND.sub(_shown_command, _FORMULA.sub(_formula, text))
+    text = FORMULA.sub(_formula, with_dollar_formulas(text))
+    text = _COMMAND.sub(_shown_command, text)
     text = _ESCAPED_IMAGE.sub(r"\1&#33;[", _TAG.sub(r"\1&lt;", text))
     text = _IMAGE.sub(_image_link, text).replace("![", "&#33;[")
     return _ADDRESS.sub(_spell_address, text)
@@ -247,6 +289,11 @@ def _calm(text: str) -> str:
         if len(_EMPHASIS.findall(paragraph)) > _MOST_EMPHASIS:
             paragraphs[number] = _MARKS.sub(lambda m: f"{m[1]}&#{ord(m[2])};", paragraph)
     return "".join(paragraphs)
+
+
+def harmless_formula(tex: str) -> str:
+    """A formula without commands that do more than set it; HTML in it is the caller's concern."""
+    return _COMMAND.sub(_shown_command, tex)
 
 
 def _formula(match: re.Match[str]) -> str:

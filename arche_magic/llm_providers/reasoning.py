@@ -23,25 +23,25 @@ END_TOKEN = re.compile(_END + r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentenc
 def without_reasoning(text: str) -> str:
     """The answer alone: the text without the reasoning around it; "" if all of it is reasoning.
 
-    A closing tag without an opening one ends reasoning that began in the prompt, as some chat
-    templates have it. An opening tag without a closing one means that the reply was cut before
-    the answer began.
+    Only what comes before the answer is reasoning: a tag in the middle is something that the
+    answer talks about. A closing tag without an opening one ends reasoning that began in the
+    prompt, as some chat templates have it. An opening tag without a closing one means that the
+    reply was cut before the answer began.
     """
     if "<|channel|>" in text:
         text = _final_channel(text)
-    answer: list[str] = []
     start, inside = 0, False
     for tag in _TAG.finditer(text):
+        before = text[start : tag.start()]
         if any(tag.groups()):
-            if not inside:
-                answer.clear()
+            if not inside and "```" in before:
+                break
             start, inside = tag.end(), False
         elif not inside:
-            answer.append(text[start : tag.start()])
+            if before.strip():
+                break
             inside = True
-    if not inside:
-        answer.append(text[start:])
-    return "".join(answer)
+    return "" if inside else text[start:]
 
 
 def _final_channel(text: str) -> str:

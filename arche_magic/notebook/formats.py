@@ -20,12 +20,6 @@ ASKS = {
 }
 FORMATS = tuple(ASKS)
 _PYTHON = ("", "python", "python3", "py", "ipython", "ipython3")
-# A fenced block; one that is not closed goes on to the end.
-_BLOCK = re.compile(
-    r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)",
-    re.MULTILINE | re.DOTALL,
-)
-_MATH = re.compile(r"\$|\\\(|\\\[|\\begin\{")
 
 
 def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
@@ -34,22 +28,30 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     `text/plain` holds what a reader without Markdown is to see. A reply that is not `complete` yet
     is shown as Markdown until its block begins.
     """
-    from arche_magic.llm_providers.markdown import harmless_markdown, without_controls
+    from arche_magic.llm_providers.formulas import has_formula
+    from arche_magic.llm_providers.markdown import (
+        fenced_blocks,
+        harmless_markdown,
+        without_controls,
+    )
+    from arche_magic.llm_providers.reasoning import without_reasoning
 
     clean = without_controls(text)
     if form == "text":
         return {"text/plain": clean}
     if form == "math":
-        formula = clean if _MATH.search(clean) else f"$$\n{_inner(clean).strip()}\n$$"
+        formula = (
+            clean if has_formula(clean) else f"$$\n{_inner(without_reasoning(clean)).strip()}\n$$"
+        )
         return {"text/plain": clean, "text/markdown": harmless_markdown(formula)}
-    if form == "markdown" or (not complete and not _BLOCK.search(clean)):
+    if form == "markdown" or (not complete and not fenced_blocks(without_reasoning(clean))):
         return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
     if form == "code":
         language, code = code_of(clean)
         if not code:
             return bundle(clean)
     else:
-        language, code = form.removesuffix("-source"), _inner(clean)
+        language, code = form.removesuffix("-source"), _inner(without_reasoning(clean))
         code = _indented(code) if form == "json" else code
     return {"text/plain": code, "text/markdown": harmless_markdown(_fenced(code, language))}
 
@@ -57,30 +59,59 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
 def code_of(text: str) -> tuple[str, str]:
     """Language and source of the code in a reply: its Python if it has any, else its first block's.
 
-    Blocks of the same language are joined. A reply without any block is code itself if Python can
-    read it; otherwise it has none.
+    Blocks of the same language are joined. A reply without any block is code itself if it reads
+    as a Python program; otherwise it has none. Code in the model's reasoning does not count.
     """
-    blocks = [(match[2].lower(), match[3].strip("\n")) for match in _BLOCK.finditer(text)]
+    from arche_magic.llm_providers.markdown import fenced_blocks
+    from arche_magic.llm_providers.reasoning import without_reasoning
+
+    answer = without_reasoning(text)
+    blocks = fenced_blocks(answer)
     if not blocks:
-        return ("python", text.strip("\n")) if _is_python(text) else ("", "")
+        return ("python", answer.strip("\n")) if _is_python(answer) else ("", "")
     languages = {language for language, _ in blocks}
     chosen = languages & set(_PYTHON) or {blocks[0][0]}
     code = "\n\n".join(code for language, code in blocks if language in chosen)
     return "python" if chosen & set(_PYTHON) else blocks[0][0], code
 
 
+# "Hello, world", "yes or no" and "Note: this" are valid Python, too: names alone are no program.
+_PROGRAM = (
+    ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
+    ast.ClassDef, ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Assert, ast.Raise, ast.Delete,
+    ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Await,
+)  # fmt: skip
+
+
 def _is_python(text: str) -> bool:
     try:
-        ast.parse(text)
+        nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return True
+    return any(isinstance(node, _PROGRAM) or _is_use(node, text) for node in nodes)
+
+
+def _is_use(node: ast.AST, text: str) -> bool:
+    """Whether something is called or indexed as code writes it: no space before the bracket."""
+    if isinstance(node, ast.AnnAssign):
+        return node.value is not None
+    if isinstance(node, ast.Call):
+        used: ast.expr = node.func
+    elif isinstance(node, ast.Subscript):
+        used = node.value
+    else:
+        return False
+    source = ast.get_source_segment(text, node) or ""
+    name = ast.get_source_segment(text, used) or ""
+    return source[len(name) : len(name) + 1] in ("(", "[")
 
 
 def is_json(text: str) -> bool:
     """Whether the reply, out of its block, is JSON."""
+    from arche_magic.llm_providers.reasoning import without_reasoning
+
     try:
-        json.loads(_inner(text))
+        json.loads(_inner(without_reasoning(text)))
     except (ValueError, RecursionError):
         return False
     return True
@@ -88,8 +119,9 @@ def is_json(text: str) -> bool:
 
 def _inner(text: str) -> str:
     """What the first block holds; the text itself if it has none."""
-    block = _BLOCK.search(text)
-    return block[3].strip("\n") if block else text.strip()
+    from arche_magic.llm_providers.markdown import fenced_blocks
+
+    return next((code for _, code in fenced_blocks(text)), text.strip())
 
 
 def _indented(text: str) -> str:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import re
 from html import escape
 
-from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.formulas import FORMULA, with_dollar_formulas
+from arche_magic.llm_providers.markdown import (
+    CodeBlock,
+    harmless_formula,
+    parts_of,
+    without_controls,
+)
 
-_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
 _CODE = re.compile(r"(`+)(.+?)\1")
@@ -21,6 +26,8 @@ _BLOCK = (
     "margin:6px 0;padding:6px 8px;border-radius:4px;background:rgba(128,128,128,.14);"
     "white-space:pre;overflow-x:auto;font-family:monospace;font-size:90%;color:inherit"
 )
+# MathJax 3 and 2 are told to ignore our HTML, so that prices stay prices, but not these elements.
+_MATH = "mathjax_process tex2jax_process"
 _CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
 _MARK = (
     "padding:0 3px;border-radius:3px;background:rgba(128,128,128,.18);font-family:monospace;"
@@ -29,38 +36,35 @@ _MARK = (
 
 
 def as_html(text: str) -> str:
-    """Paragraphs, headings, list items, tables, fenced code, and emphasis."""
+    """Paragraphs, headings, list items, tables, fenced code, emphasis and formulas."""
+    html: list[str] = []
+    for part in parts_of(without_controls(text)):
+        if isinstance(part, CodeBlock):
+            html.append(f'<pre style="{_BLOCK}">{escape(chr(10).join(part.code))}</pre>')
+        else:
+            html.append(_prose_blocks(part))
+    return "".join(html)
+
+
+def _prose_blocks(text: str) -> str:
     html: list[str] = []
     held: list[str] = []
     kind = ""
-    fence = ""
 
     def end() -> None:
         """Close what the lines held so far make."""
-        if held and kind == "code":
-            html.append(f'<pre style="{_BLOCK}">{escape(chr(10).join(held))}</pre>')
-        elif held and kind == "table":
+        if held and kind == "table":
             html.append(_table(held))
         elif held:
             html.append(f'<div style="margin:6px 0">{_inline(" ".join(held))}</div>')
         held.clear()
 
-    for line in without_controls(text).split("\n"):
-        mark = _FENCE.match(line)
-        if fence:
-            if mark and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
-                end()
-                fence = ""
-            else:
-                held.append(line)
-            continue
-        now = "code" if mark else "table" if line.lstrip().startswith("|") else "text"
+    for line in text.split("\n"):
+        now = "table" if line.lstrip().startswith("|") else "text"
         if now != kind:
             end()
             kind = now
-        if mark:
-            fence = mark[1]
-        elif kind == "table":
+        if kind == "table":
             held.append(line)
         elif not line.strip():
             end()
@@ -103,10 +107,21 @@ def _inline(text: str) -> str:
     end = 0
     for code in _CODE.finditer(text):
         pieces += [
-            _emphasis(text[end : code.start()]),
+            _prose(text[end : code.start()]),
             f'<code style="{_MARK}">{escape(code[2])}</code>',
         ]
         end = code.end()
+    return "".join([*pieces, _prose(text[end:])])
+
+
+def _prose(text: str) -> str:
+    text = with_dollar_formulas(text)
+    pieces = []
+    end = 0
+    for formula in FORMULA.finditer(text):
+        tex = escape(harmless_formula(formula[0]))
+        pieces += [_emphasis(text[end : formula.start()]), f'<span class="{_MATH}">{tex}</span>']
+        end = formula.end()
     return "".join([*pieces, _emphasis(text[end:])])
 
 

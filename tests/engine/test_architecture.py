@@ -21,7 +21,8 @@ ENGINE = "arche_magic.llm_providers"
 
 # What each module of the engine may use of the engine; with `?` for type checkers alone.
 ALLOWED = {
-    "markdown": set(),
+    "formulas": set(),
+    "markdown": {"formulas"},
     "types": set(),
     "reply": {"markdown", "types", "errors?", "routing?"},
     "reply_stream": {"reply", "errors"},
@@ -122,6 +123,7 @@ PUBLIC = {
             "attempts",
             "bounded",
             "catalog",
+            "formulas",
             "markdown",
             "parameters",
             "prices",

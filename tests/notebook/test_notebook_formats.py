@@ -15,6 +15,10 @@ from arche_magic.sandbox import Sandbox
 if TYPE_CHECKING:
     from notebook_kernel import Cell
 
+HARMONY = (
+    "<|channel|>analysis<|message|>```py\nx = 0\n```<|end|><|start|>assistant"
+    "<|channel|>final<|message|>```py\nx = 1\n```<|return|>"
+)
 CODE = "Here it is:\n\n```python\nimport math\n\nmath.pi\n```\n\nRun it."
 
 
@@ -91,6 +95,36 @@ def test_only_python_is_offered(kernel: Kernel, sandboxed, reply: str, code: lis
     assert offered(cell) == code
     assert cell.displays[0]["data"]["text/plain"] == (code_of(reply)[1] or reply)
     assert ("no code in it" in cell.displays[1]["data"]["text/plain"]) == ("cannot" in reply)
+
+
+@pytest.mark.parametrize(
+    ("reply", "language", "code"),
+    [
+        ("print('hi')", "python", "print('hi')"),
+        ("[x for x in xs if x]", "python", "[x for x in xs if x]"),
+        ("import math\n\nmath.pi", "python", "import math\n\nmath.pi"),
+        ("Hello, world", "", ""),
+        ("yes or no", "", ""),
+        ("Note: this", "", ""),
+        ("Hello (world)", "", ""),
+        ("Hello [1]", "", ""),
+        ("<think>```python\nx = 0\n```</think>\n```python\nx = 1\n```", "python", "x = 1"),
+        ("<think>x = 0", "", ""),
+        ("```\nx = '<think>'\n```", "python", "x = '<think>'"),
+        ("```\nx = '</think>'\n```", "python", "x = '</think>'"),
+        ("<think>Hm.</think>x = 1", "python", "x = 1"),
+        (HARMONY, "python", "x = 1"),
+        ("```python\nx = 1\n```\nThat sets x.", "python", "x = 1"),
+        ("````md\n```\nx\n```\n````", "md", "```\nx\n```"),
+        ('```\nx = """\n    ```\n"""\n```', "python", 'x = """\n    ```\n"""'),
+        ("```mermaid\ngraph TD\n```", "mermaid", "graph TD"),
+        ("~~~js\nlet x\n```\n~~~", "js", "let x\n```"),
+        ("```python\nx = 1", "python", "x = 1"),
+    ],
+)
+def test_code_is_taken_whole_and_without_the_prose(reply: str, language: str, code: str) -> None:
+    """The model's reasoning does not count, and prose that Python could parse is still prose."""
+    assert code_of(reply) == (language, code)
 
 
 def test_code_grows_without_what_is_around_it(kernel: Kernel, sandboxed) -> None:

@@ -142,8 +142,19 @@ def test_no_format_lets_an_attack_through(form: str, text: str) -> None:
 def test_a_reply_within_our_html_has_our_tags_alone(text: str) -> None:
     """In columns a reply is escaped first, and only fixed tags are added, without any address."""
     for tag, attributes in Elements(as_html(text)).found:
-        assert tag in ("div", "pre", "code", "b", "i", "table", "tr", "td"), (tag, text)
-        assert set(attributes) <= {"style"}, (attributes, text)
+        if tag == "span":
+            assert attributes == {"class": "mathjax_process tex2jax_process"}
+        else:
+            assert tag in ("div", "pre", "code", "b", "i", "table", "tr", "td"), (tag, text)
+            assert set(attributes) <= {"style"}, (attributes, text)
+
+
+def test_columns_have_formulas_and_whole_code_blocks() -> None:
+    """Prices stay prices, definitions that would hold for the page are shown as text."""
+    page = as_html("$5 to $6, \\(a<b\\) and $\\def\\x{y}$\n\n```\n'''\n    ```\n'''\n```")
+    formula = '<span class="mathjax_process tex2jax_process">'
+    assert f"$5 to $6, {formula}$a&lt;b$</span> and {formula}$\\ def\\x{{y}}$</span>" in page
+    assert page.endswith("&#x27;&#x27;&#x27;\n    ```\n&#x27;&#x27;&#x27;</pre>")
 
 
 def test_the_common_signs_of_markdown_are_shown_in_columns() -> None:
@@ -207,7 +218,6 @@ def test_ordinary_markdown_is_left_alone(text: str) -> None:
         ("$$\nx < y\n$$", "$$\nx \\lt  y\n$$"),
         ("\\begin{align}a &< b\\end{align}", "\\begin{align}a &\\lt  b\\end{align}"),
         ("$n![k](x)$", "$n!{}[k]{}(x)$"),
-        ("$5 <b> and $6", "$5 &lt;b> and $6"),
     ],
 )
 def test_a_formula_stays_a_formula(text: str, shown: str) -> None:
@@ -268,10 +278,96 @@ def test_a_backslash_that_makes_a_sign_plain_is_not_shown(text: str, shown: str)
         assert unescape(re.sub(r"<[^>]*>", "", page)).strip() == shown.strip()
 
 
+DOLLAR = "<span>&#36;</span>"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("It costs $5 to $10.", f"It costs {DOLLAR}5 to {DOLLAR}10."),
+        ("$5 <b> and $6", f"{DOLLAR}5 &lt;b> and {DOLLAR}6"),
+        ("$5-$10, or ($5)/($6)", f"{DOLLAR}5-{DOLLAR}10, or ({DOLLAR}5)/({DOLLAR}6)"),
+        ("US$5 and A$6", f"US{DOLLAR}5 and A{DOLLAR}6"),
+        ("from $5 and 6$ on", f"from {DOLLAR}5 and 6{DOLLAR} on"),
+        ("pay \\$5 to \\$10", f"pay {DOLLAR}5 to {DOLLAR}10"),
+        ("$HOME/bin and $PATH", f"{DOLLAR}HOME/bin and {DOLLAR}PATH"),
+        ("| $5 | $10 |", f"| {DOLLAR}5 | {DOLLAR}10 |"),
+        ("costs $5 for `x` and $6", f"costs {DOLLAR}5 for `x` and {DOLLAR}6"),
+        ("$5 for $n$ of them", f"{DOLLAR}5 for $n$ of them"),
+        ("[a](https://e.org/?x=$1) $2", f"[a](https://e.org/?x=$1) {DOLLAR}2"),
+        ("```sh\necho $A $B\n```", "\n```sh\necho $A $B\n```\n"),
+        ("`$A` and `$B`", "`$A` and `$B`"),
+        ("It costs $5.", "It costs $5."),
+    ],
+)
+def test_a_price_is_not_a_formula(text: str, shown: str) -> None:
+    """Frontends would take what stands between two dollar signs for TeX."""
+    assert bundle(text)["text/markdown"] == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("so \\(x^2\\) and \\( y \\)", "so $x^2$ and $y$"),
+        ("\\[\nx = 1\n\\]", "$$\nx = 1\n$$"),
+        ("\\(a < b\\)", "$a \\lt  b$"),
+        ("the $n$th and the $k$-means", "the $n$th and the $k$-means"),
+        ("$5x + 3$ and $\\text{\\$5}$", "$5x + 3$ and $\\text{\\$5}$"),
+        ("a matrix: $$\\begin{matrix}a\\\\[6pt]b\\end{matrix}$$", None),
+        ("the pattern `\\(a\\)`", "the pattern <code>&#92;&#40;a&#92;&#41;</code>"),
+        (
+            "an escaped \\[x=1\\]: y, \\[1\\] and \\[sic\\]",
+            "an escaped \\[x=1\\]&#58; y, \\[1\\] and \\[sic\\]",
+        ),
+    ],
+)
+def test_formulas_in_brackets_are_tex(text: str, shown: str | None) -> None:
+    r"""Models write `\(…\)` and `\[…\]` as often as dollar signs; Markdown would drop them."""
+    assert bundle(text)["text/markdown"] == (text if shown is None else shown)
+
+
 def test_smaller_and_greater_stay_in_formulas() -> None:
     """However they are written."""
     for text in ("$a < b$", "$a \\< b$"):
         assert re.sub(" +", " ", bundle(text)["text/markdown"]) == "$a \\lt b$"
+
+
+DOCSTRING = [
+    "def f():",
+    '    """Example:',
+    "",
+    "    ```",
+    "    f() < 1",
+    "    ```",
+    '    """',
+]
+
+
+@pytest.mark.parametrize("margin", ["", "   "])
+def test_a_block_ends_where_commonmark_ends_it(margin: str) -> None:
+    """A fence that is indented by four columns, as in a docstring, belongs to the code."""
+    lines = ["```python", *DOCSTRING, "```"]
+    text = "\n".join(["1. Do this:", "", *(margin + line for line in lines), "", "Done <b>."])
+    shown = bundle(text)["text/markdown"]
+    assert "".join(f"{margin}{line}\n" for line in DOCSTRING) in shown
+    assert shown.endswith("Done &lt;b>.")
+    assert code_of(text) == ("python", "\n".join(DOCSTRING))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$$\nx < 1\n$$\n\n```python\nx < 1\n```",
+        "- a\n  ```python\n  x < 1\n  ```\n- b",
+        "1. a\n\n   ```python\n   x < 1\n   ```",
+        "- ```python\n  x < 1\n  ```",
+    ],
+)
+def test_code_keeps_its_colours(text: str) -> None:
+    """Beside formulas and inside lists too: it stays a fenced block that names its language."""
+    page = markdown2html(bundle(text)["text/markdown"])
+    code = page[page.index('<div class="highlight') :]
+    assert 'class="o">&lt;</span>' in code
 
 
 @pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "```mermaid {x}", "```merm&#97;id"])
@@ -308,7 +404,8 @@ PATTERNS = [
     "[", "![", "[a](", "[a]:\n", "<", "<a ", "<*", "*", "*a ", "**a ", "a**b", "_a", "*_", "`",
     "`a``", ">", "> ", "- ", "~~a", "$", "$a ", "$$a", "\\begin{a}", "\\", "\\href{", "&",
     "&#92;", "&#x5c;a", "](a", "| a ", "```\n", "```a ", "~", "\x1b[", "\x1b]", "\u202e",
-    "a\u200b", "\ud800", "a", "![a](http://a.b/", "`<", "- ```\n", "\n", " ", "\n> ",
+    "a\u200b", "\ud800", "a", "![a](http://a.b/", "`<", "- ```\n", "\n", " ", "\\(a", "\\[\n",
+    "<think>", "\n> ",
 ]  # fmt: skip
 
 
