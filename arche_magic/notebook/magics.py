@@ -134,7 +134,9 @@ class ArcheMagics(Magics):
             return self.out.shown(frame) if parsed[0].quiet else frame
         from .prompting import ask
 
-        return self.out.shown(ask(self, *parsed, cell, local_ns))
+        reply = ask(self, *parsed, cell, local_ns)
+        has_shown_it = not (parsed[0].quiet or parsed[0].compare)
+        return self.out.shown(reply, itself=has_shown_it)
 
     @no_var_expand
     @magic_arguments("llm_explain")
@@ -178,7 +180,7 @@ class ArcheMagics(Magics):
             return None
         from .prompting import explain
 
-        return self.out.shown(explain(self, *parsed))
+        return self.out.shown(explain(self, *parsed), itself=not parsed[0].quiet)
 
     @no_var_expand
     @magic_arguments("llm_chat")

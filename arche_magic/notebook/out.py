@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 Value = TypeVar("Value")
+_RUN_MAGIC = ("run_line_magic", "run_cell_magic")
 
 
 class OutHook:
     """IPython's display hook, except that it passes over what the running cell has shown.
 
-    A `display(reply)` of the user's own, and the same value in a later cell, show it as usual.
+    `x = %llm_quota` and `x` in the next line show the frame: the magic has shown something else. So
+    do `display(reply)` and the same value in a later cell.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
         self._usual: Any = shell.display_trap.hook
         self._shown: list[Any] = []
+        self._shown_itself: list[Any] = []
         self._cell = -1
         self._replace(self._usual, self)
 
-    def shown(self, value: Value) -> Value:
-        """Note that the running cell has shown this value; returns it."""
+    def shown(self, value: Value, *, itself: bool = False) -> Value:
+        """Note that the running magic has shown what there is to show; returns its value.
+
+        With `itself` it has shown the very value, which need not be shown under a name either.
+        """
         if self._cell != self._shell.execution_count:
-            self._cell, self._shown = self._shell.execution_count, []
-        self._shown.append(value)
+            self._cell, self._shown, self._shown_itself = self._shell.execution_count, [], []
+        if itself:
+            self._shown_itself.append(value)
+        elif _is_magic_alone(_caller_of_magic()):
+            self._shown.append(value)
         return value
 
     def remove(self) -> None:
@@ -44,10 +55,37 @@ class OutHook:
 
     def __call__(self, value: Any = None) -> None:
         """Show the value of a cell's last line."""
-        shown = self._cell == self._shell.execution_count
-        if not (shown and any(value is one for one in self._shown)):
+        frame = inspect.currentframe()
+        shown = self._shown_itself
+        if _is_magic_alone(frame and frame.f_back):
+            shown = [*shown, *self._shown]
+        in_this_cell = self._cell == self._shell.execution_count
+        if not (in_this_cell and any(value is one for one in shown)):
             self._usual(value)
         elif not self._usual.quiet():
             self._usual.check_for_underscore()
             self._usual.update_user_ns(value)
             self._usual.fill_exec_result(value)
+
+
+def _caller_of_magic() -> FrameType | None:
+    """The frame of the code that runs the present magic."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name not in _RUN_MAGIC:
+        frame = frame.f_back
+    while frame is not None and frame.f_code.co_name in _RUN_MAGIC:
+        frame = frame.f_back
+    return frame
+
+
+def _is_magic_alone(frame: FrameType | None) -> bool:
+    """Whether that code is a magic and nothing else.
+
+    IPython turns a magic into a call of the shell and compiles the last expression of a cell apart,
+    so that the code of `%llm hi` names nothing else, and that of `x = %llm hi` and `x` does.
+    """
+    # Some versions of IPython call a cell `<cell line: 1>`.
+    if frame is None or not frame.f_code.co_name.startswith(("<module", "<cell")):
+        return False
+    names = frame.f_code.co_names
+    return "get_ipython" in names and set(names) <= {"get_ipython", *_RUN_MAGIC}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 import threading
 import weakref
@@ -24,7 +23,7 @@ from .bar import Bar
 from .display import CellInterrupted, for_frontends
 from .first_steps import require_keys
 from .interrupts import one_interrupt
-from .prompting import body_of, first_given
+from .prompting import body_of, check_variable, first_given
 from .structured import schema_named
 from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
@@ -275,6 +274,5 @@ def _variable(magics: ArcheMagics, name: str | None) -> str:
                 "name one with --into NAME"
             )
         return DEFAULT_NAME
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise InvalidRequest(f"%llm: --into {name!r} is no name a variable can have")
+    check_variable("--into", name)
     return name

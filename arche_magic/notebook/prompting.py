@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import math
+import re
 from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .magics import ArcheMagics
+
+# IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and what Python keeps in a module.
+_RESERVED = re.compile(r"In|Out|get_ipython|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 
 
 def ask(
@@ -67,8 +72,8 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
     name_notebook(notebook_name(magics.shell.user_ns))
     name = options.output
-    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise InvalidRequest(f"%llm: -o {name!r} is no name a variable can have")
+    if name is not None:
+        check_variable("-o", name)
     keep = first_given(options.keep, magics.keep)
     require_keys(replay=bool(keep))
     if not prompt.text.strip():
@@ -214,6 +219,23 @@ def body_of(text: str, cell: str | None) -> str:
             f"%%llm: {text.split(maxsplit=1)[0]!r} is no option; the prompt goes in the lines below"
         )
     return cell
+
+
+def check_variable(option: str, name: str) -> None:
+    """Check the name of the variable that an option binds.
+
+    Raises:
+        InvalidRequest: it is not a name, or Python or IPython uses it.
+    """
+    problem = ""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        problem = "is not a valid variable name"
+    elif _RESERVED.fullmatch(name):
+        problem = "is a name that IPython or Python uses; choose another"
+    elif hasattr(builtins, name):
+        problem = f"would hide the builtin {name}; choose another name"
+    if problem:
+        raise InvalidRequest(f"%llm: {option} {name!r} {problem}")
 
 
 def first_given(*values: Any) -> Any:

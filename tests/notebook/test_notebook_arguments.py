@@ -87,8 +87,15 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm -t warm hi", "invalid float value: 'warm'"),
         ("%llm --max-tokens 1.5 hi", "invalid int value: '1.5'"),
         ("%llm -q=yes hi", "-q"),
-        ("%llm -o 3x hi", "-o '3x' is no name a variable can have"),
-        ("%llm -o for hi", "-o 'for' is no name a variable can have"),
+        ("%llm -o 3x hi", "-o '3x' is not a valid variable name"),
+        ("%llm -o for hi", "-o 'for' is not a valid variable name"),
+        ("%llm -o print hi", "-o 'print' would hide the builtin print"),
+        ("%llm -o get_ipython hi", "-o 'get_ipython' is a name that IPython or Python uses"),
+        *(
+            (f"%%llm -o {name}\nhi", f"-o '{name}' is a name that IPython or Python uses")
+            for name in ("In", "Out", "_", "__", "_3", "_i", "_i3", "_oh", "__name__")
+        ),
+        ("%llm --compare groq,mistral -o list hi", "-o 'list' would hide the builtin list"),
         ("%%llm what is\nthis", "'what' is no option; the prompt goes in the lines below"),
         ("%llm -q", "the prompt is empty"),
         ("%%llm\n  \n", "the prompt is empty"),

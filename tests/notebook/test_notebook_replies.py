@@ -94,6 +94,23 @@ def test_quiet_shows_nothing_until_asked(kernel: Kernel, sandboxed) -> None:
     silent = kernel.run("%llm -q -o kept hi")
     assert (silent.displays, silent.printed) == ([], "")
     assert kernel.run("%llm -q -o kept hi\ndisplay(kept)").data() == ["the reply"]
+    for line in ("x = %llm -q hi\nx", "%llm -q -o x hi\nx", "%%time\nx = %llm -q hi\nx"):
+        assert kernel.run(line).results == ["the reply"], line
+    kernel.run("def ask():\n    reply = %llm -q hi\n    return reply")
+    assert kernel.run("ask()").results == ["the reply"]
+    for line in ("%llm -q hi", "%time %llm -q hi", "%%time\n%llm -q hi", "%%llm -q\nhi"):
+        assert kernel.run(line).results == [], line
+
+
+@pytest.mark.parametrize("line", ["%llm_quota", "%llm_stats", "%llm_why", "%llm_models groq"])
+def test_a_frame_is_shown_when_its_name_asks_for_it(kernel: Kernel, sandboxed, line: str) -> None:
+    """On its own a magic shows its table alone; a name in the next line shows the frame too."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "the reply")
+    kernel.run("%llm -q hi")
+    assert kernel.run(line).results == []
+    assert kernel.run(f"{line}\n_").results != []
+    (shown,) = kernel.run(f"frame = {line}\nframe").results
+    assert "provider" in shown
 
 
 @pytest.mark.parametrize("kind", ["cut_stream", "server_error", "reset", "stream_error"])
