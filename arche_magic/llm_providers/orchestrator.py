@@ -271,15 +271,23 @@ class IntelligentLLMOrchestrator:
         from .replay import kept
 
         request = self._request(prompt, model, max_tokens, temperature, options)
-        return kept(request, self.address(request), self._replies())
+        return kept(request, self._addresses(request), self._replies())
 
     def address(self, request: Request) -> str:
         """Where the reply of this object to a request is kept; see `replay.address`."""
         from .replay import address
 
+        return address(request, self._only(request))
+
+    def _addresses(self, request: Request) -> tuple[str, ...]:
+        from .replay import addresses
+
+        return addresses(request, self._only(request))
+
+    def _only(self, request: Request) -> Sequence[str]:
+        """The only providers that may answer; empty: any."""
         restricted = set(self.providers) != set(self.configuration.providers)
-        only = [request.provider] if request.provider else self.providers if restricted else ()
-        return address(request, only)
+        return [request.provider] if request.provider else self.providers if restricted else ()
 
     def _replies(self) -> ReplyStore:
         # When needed: few keep replies, and not every Python has SQLite.
@@ -328,7 +336,7 @@ class IntelligentLLMOrchestrator:
 
         reply = yield from replayed(
             request,
-            self.address(request),
+            self._addresses(request),
             self._replies(),
             lambda left: self._ask(replace(request, timeout=left), stream),
             self.configuration.clock.time,

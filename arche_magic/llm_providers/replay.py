@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from .bounded import TookTooLong, within
@@ -41,14 +41,29 @@ def address(request: Request, providers: Sequence[str] = ()) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def addresses(request: Request, providers: Sequence[str] = ()) -> tuple[str, ...]:
+    """Where the reply to a request is kept, and then where earlier versions kept it.
+
+    They sent the newline that IPython appends to a cell, in every turn that came from one.
+    """
+    asked = request.messages
+    cells = [
+        replace(message, content=f"{message.content}\n") if message.role == "user" else message
+        for message in asked
+    ]
+    forms = [asked, (*asked[:-1], cells[-1]), tuple(cells)]
+    found = (address(replace(request, messages=messages), providers) for messages in forms)
+    return tuple(dict.fromkeys(found))
+
+
 def replayed(
     request: Request,
-    at: str,
+    at: Sequence[str],
     store: ReplyStore,
     ask: Callable[[float], Generator[Event, None, Reply]],
     now: Callable[[], float],
 ) -> Generator[Event, None, Reply]:
-    """The reply kept at an address, or else the one that `ask` gets, kept there.
+    """The reply kept at one of the addresses, or else the one that `ask` gets, kept at the first.
 
     `ask` is given the seconds that are left of the request's timeout.
 
@@ -64,22 +79,26 @@ def replayed(
     reply = yield from ask(request.timeout - (time.monotonic() - began))
     whole, moment = reply, now()
     try:
-        within(_LONGEST_SECONDS, lambda: store.finish({at: whole}, moment))
+        within(_LONGEST_SECONDS, lambda: store.finish({at[0]: whole}, moment))
     except TookTooLong:
         store.complain(_SILENT)
     return reply
 
 
-def kept(request: Request, at: str, store: ReplyStore) -> Reply | None:
-    """The reply kept at an address, with its value; None if it may not answer the request."""
+def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None:
+    """The reply kept at the first of the addresses that has one, with its value.
+
+    None if there is none that may answer the request.
+    """
     if request.replay == "off" or (request.fresh and request.replay != "only"):
         return None
     try:
         longest = min(_LONGEST_SECONDS, request.timeout / 2)
-        reply = within(longest, lambda: store.lookup_many([at])).get(at)
+        found = within(longest, lambda: store.lookup_many(at))
     except TookTooLong:
         store.complain(_SILENT)
         return None
+    reply = next((found[address] for address in at if address in found), None)
     if reply is None or request.schema is None:
         return reply
     try:

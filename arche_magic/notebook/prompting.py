@@ -207,7 +207,7 @@ def _rehearse(
 
 
 def body_of(text: str, cell: str | None) -> str:
-    """The prompt of a line or cell magic.
+    """The prompt of a line or cell magic, as it was typed: IPython ends every cell with a newline.
 
     Raises:
         InvalidRequest: a cell magic has one on its first line, too.
@@ -218,7 +218,7 @@ def body_of(text: str, cell: str | None) -> str:
         raise InvalidRequest(
             f"%%llm: {text.split(maxsplit=1)[0]!r} is no option; the prompt goes in the lines below"
         )
-    return cell
+    return cell.removesuffix("\n")
 
 
 def check_variable(option: str, name: str) -> None:

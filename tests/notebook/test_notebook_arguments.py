@@ -30,12 +30,14 @@ def test_a_line_sends_its_text_as_it_stands(kernel: Kernel, sandboxed, text: str
 
 
 def test_a_cell_sends_its_text_as_it_stands(kernel: Kernel, sandboxed) -> None:
-    """So does the body of `%%llm`, whatever it looks like."""
+    """So does the body of `%%llm`, without the newline that IPython appends to a cell."""
     sandbox = sandboxed(keys={"groq": 1})
     body = "\n".join(["-p is no option here", *TEXTS, '{"json": [1, {"a": "b"}]}'])
     cell = kernel.run(f"%%llm -q\n{body}")
     assert cell.status == "ok", cell.error
-    assert sandbox.requests[0].body["messages"][-1]["content"].rstrip("\n") == body
+    assert sandbox.requests[0].body["messages"][-1]["content"] == body
+    kernel.run("%%llm -q\n  two lines,\n\n\tand spaces  \n")
+    assert sandbox.requests[1].body["messages"][-1]["content"] == "  two lines,\n\n\tand spaces  "
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def said(sandbox: Sandbox, number: int = -1) -> list[tuple[str, str]]:
     """Role and text of every message of a request."""
     messages: Any = sandbox.requests[number].body["messages"]
-    return [(message["role"], message["content"].rstrip("\n")) for message in messages]
+    return [(message["role"], message["content"]) for message in messages]
 
 
 def answer(model: str, messages: list[dict[str, str]]) -> str:

@@ -33,7 +33,7 @@ def sent(sandbox: Sandbox) -> tuple[str, list[str], list[bytes]]:
     content: Any = sandbox.requests[-1].body["messages"][-1]["content"]
     uris = [part["image_url"]["url"].split(",") for part in content[1:]]
     types = [head.removeprefix("data:").removesuffix(";base64") for head, _ in uris]
-    return content[0]["text"].rstrip("\n"), types, [base64.b64decode(data) for _, data in uris]
+    return content[0]["text"], types, [base64.b64decode(data) for _, data in uris]
 
 
 @pytest.mark.parametrize(

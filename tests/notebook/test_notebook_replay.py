@@ -165,6 +165,17 @@ def test_keep_and_fresh(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     assert kernel.value("answer.from_memory is None") is True
 
 
+def test_a_cell_and_python_share_kept_replies(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """The prompt of a cell is what was typed, so `generate` with the same text finds its reply."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
+    kernel.run("%%llm -q --keep\nWhat is\na window?")
+    kernel.run("from arche_magic.llm_providers import get_llm_provider as llm")
+    kernel.run("again = llm().generate('What is\\na window?', keep=True)")
+    assert kernel.value("again.from_memory is not None") is True
+    assert len(sandbox.requests) == 1
+
+
 def test_the_setting_of_the_magics(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     """`%config ArcheMagics.keep = True` is `--keep` in every cell but those with `--no-keep`."""
     sandbox = sandboxed(keys={"groq": 1})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def sent(sandbox: Sandbox) -> str:
     """The prompt of the last request."""
-    return str(sandbox.requests[-1].body["messages"][-1]["content"]).rstrip("\n")
+    return str(sandbox.requests[-1].body["messages"][-1]["content"])
 
 
 @pytest.mark.parametrize(

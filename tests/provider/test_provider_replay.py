@@ -56,6 +56,44 @@ def test_the_second_time_nothing_is_sent(start: Start, clock: Clock) -> None:
         assert getattr(again, name) == getattr(first, name)
 
 
+@pytest.mark.parametrize("earlier", ["Hello\n", "Hello"])
+def test_what_earlier_versions_kept_of_a_cell_is_found(sandbox: Sandbox, earlier: str) -> None:
+    """They sent the newline that IPython appends to a cell; its reply answers without it, too."""
+
+    def chat(*turns: str) -> list[dict[str, str]]:
+        messages = []
+        for turn in turns:
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "Yes"}]
+        return messages[:-1]
+
+    llm = get_llm_provider()
+    kept = [
+        llm.generate("Hello\n", keep=True),
+        llm.generate_chat(chat(earlier, "Again\n"), keep=True),
+        llm.generate("Hello\n", keep=True, schema="mood good|bad"),
+    ]
+    only_kept()
+    llm = get_llm_provider()
+    found = [
+        llm.generate("Hello"),
+        llm.generate_chat(chat("Hello", "Again")),
+        llm.generate("Hello", schema="mood good|bad"),
+    ]
+    assert found == kept
+    assert found[2].parsed == kept[2].parsed
+    assert len(sandbox.requests) == 3
+
+
+def test_of_two_kept_replies_the_one_to_the_exact_prompt_is_taken(sandbox: Sandbox) -> None:
+    """With and without a newline at its end a prompt may have been asked apart."""
+    llm = get_llm_provider()
+    with_newline = llm.generate("Hello\n", keep=True)
+    without = llm.generate("Hello", keep=True, fresh=True)
+    assert llm.generate("Hello\n", keep=True) == with_newline
+    assert llm.generate("Hello", keep=True) == without
+    assert len(sandbox.requests) == 2
+
+
 def test_a_kept_reply_spends_nothing(start: Start, clock: Clock) -> None:
     """No attempt, no count in the ledger; `get_stats` tells them apart from calls."""
     start(clock=clock)
