@@ -23,7 +23,7 @@ from .keeping import Keeper
 from .lanes import Lanes
 from .pool import Pool, Task
 from .progress import Bounds, Counts, Progress, Row, at_most
-from .reading import Reader, new_owner
+from .reading import Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
 
 # How long threads are waited for when a job is cancelled.
@@ -100,6 +100,7 @@ class Job:
             rows_per_request(pack, sample),
         )
         store, owner = reply_store(configuration.replies), new_owner()
+        self._owner = owner
         self._reader = Reader(
             self.rows, self._llm, {**options, **fixed}, self._pool, store, owner,
             self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
@@ -165,6 +166,7 @@ class Job:
             self._keeper.run()
             self._hand_out_rest()
         finally:
+            end_owner(self._owner)
             self._put(None)
 
     def _next(self) -> list[Row] | None:

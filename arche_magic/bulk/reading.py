@@ -159,15 +159,27 @@ class Reader:
             self._store.release([a for a, name in owners.items() if name == owner], owner)
 
 
+_at_work: set[str] = set()
+
+
 def new_owner() -> str:
     """A name for the claims of one job, which tells its process."""
-    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(6).hex()}"
+    owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(6).hex()}"
+    _at_work.add(owner)
+    return owner
+
+
+def end_owner(owner: str) -> None:
+    """The job has ended; what claims the disk kept it from giving up are dead."""
+    _at_work.discard(owner)
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether a claim is of a process of this machine that is not there any more."""
+    """Whether a claim is of a job of this process, or of a process here, that has ended."""
     host, _, rest = owner.partition(":")
     process = rest.partition(":")[0]
+    if host == socket.gethostname() and process == str(os.getpid()):
+        return owner not in _at_work
     if os.name != "posix" or host != socket.gethostname() or not process.isdigit():
         return False
     try:

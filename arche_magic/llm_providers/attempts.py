@@ -112,13 +112,15 @@ class AttemptLog:
             self.last = ended[-1] if ended else self.last
             for attempt in attempts:
                 self._count(attempt)
-        if self.path is None or not attempts:
+        # Taken once: another thread may give the file up meanwhile.
+        path = self.path
+        if path is None or not attempts:
             return
         lines = "".join(json.dumps(attempt.to_dict()) + "\n" for attempt in attempts)
         try:
-            self._write(self.path, lines.encode(), attempts[-1].at)
+            self._write(path, lines.encode(), attempts[-1].at)
         except OSError as error:
-            path, self.path = self.path, None
+            self.path = None
             warn_of_folder(
                 path.parent,
                 f"attempts cannot be kept in {path} ({error.strerror or error}); "
@@ -132,9 +134,13 @@ class AttemptLog:
         """
         with self._lock:
             recent, total = list(self.recent), sum(spent.attempts for spent in self._spent.values())
-        if self.path is None or total <= len(recent):
+        path = self.path
+        if path is None or total <= len(recent):
             return recent
-        kept = _attempts(read_records(self.path, self._began))
+        try:
+            kept = list(read_attempts(path, self._began))
+        except OSError:
+            return recent
         return [attempt for attempt in kept if attempt.session == SESSION]
 
     def spent(self) -> dict[tuple[str, str, str], Spent]:
@@ -147,10 +153,12 @@ class AttemptLog:
 
         Bounded work: of the file, at most the last two megabytes are read.
         """
-        if self.path is None:
-            with self._lock:
-                return [attempt for attempt in self.recent if attempt.at >= earliest]
-        kept = _attempts(read_records(self.path, earliest, _TAIL_BYTES))
+        path = self.path
+        with self._lock:
+            kept = list(self.recent)
+        if path is not None:
+            with suppress(OSError):
+                kept = list(_attempts(read_records(path, earliest, _TAIL_BYTES)))
         return [attempt for attempt in kept if attempt.at >= earliest]
 
     def _count(self, attempt: Attempt) -> None:
@@ -166,7 +174,13 @@ class AttemptLog:
             _put_by(path, month)
             self._month = month
         # One write in append mode: lines of several kernels do not mix.
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            descriptor = os.open(path, how, 0o666)
+        except FileNotFoundError:
+            # The folder was removed.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, how, 0o666)
         try:
             if os.write(descriptor, lines) < len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

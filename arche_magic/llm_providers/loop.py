@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -134,8 +134,8 @@ class RequestRun:
                 if self._is_ours():
                     self.tally.add(self.attempts)
                     if not self._recorded:
-                        with suppress(TookTooLong):
-                            self._beside(partial(self.log.append, self.attempts, self.decisions))
+                        append = partial(self.log.append, self.attempts, self.decisions)
+                        self._book(append, None, longest=math.inf)
 
     def _line_name(self) -> Hashable:
         names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
@@ -171,6 +171,16 @@ class RequestRun:
             return work()
         left = max(self._ends - time.monotonic(), _LATE_BOOKING_SECONDS)
         return within(min(left, longest), work, unclaimed)
+
+    def _book(self, work: Callable[[], T], otherwise: T, longest: float = _BOOKING_SECONDS) -> T:
+        """What book-keeping returns; `otherwise` if it fails or takes long: it ends no request."""
+        try:
+            return self._beside(work, longest=longest)
+        except TookTooLong:
+            return otherwise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the reply is worth more
+            logger.warning("the ledger or the record refused a call (%s)", type(error).__name__)
+            return otherwise
 
     def _offer(self, line: WaitingLine) -> tuple[Choice[Route], Hold | None]:
         """Choose a route, and hold it if it is open and nobody waits before us."""
@@ -255,8 +265,7 @@ class RequestRun:
         try:
             adapter = adapter_of(route, self.quota_tracker.configuration)
         except BaseException:  # an interrupt while the SDK is loaded
-            with suppress(TookTooLong):
-                self._beside(partial(self._give_back, (choice, hold)), longest=_BOOKING_SECONDS)
+            self._book(partial(self._give_back, (choice, hold)), None)
             raise
         try:
             answer = adapter.complete(
@@ -353,18 +362,16 @@ class RequestRun:
         self._recorded = last
 
         def book() -> str:
-            # A call that was given up before anything came proves nothing.
-            left = self.quota_tracker.settle(
-                hold, usage, call.observations, account, answered=call.answered
-            )
-            if last:
-                self.log.append(self.attempts, self.decisions)
-            return left
+            try:
+                # A call that was given up before anything came proves nothing.
+                return self.quota_tracker.settle(
+                    hold, usage, call.observations, account, answered=call.answered
+                )
+            finally:
+                if last:
+                    self.log.append(self.attempts, self.decisions)
 
-        try:
-            return self._beside(book, longest=_BOOKING_SECONDS)
-        except TookTooLong:
-            return ""
+        return self._book(book, "")
 
     def _note_failed(
         self, hold: Hold, failure: AttemptFailed, call: Call, account: str | None
@@ -372,10 +379,8 @@ class RequestRun:
         if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
             failure.usage = call.spent_at_most(failure.at_least)
         route = hold.route
-        try:
-            fail = partial(self.quota_tracker.fail, hold, failure, account)
-            state = self._beside(fail, longest=_BOOKING_SECONDS)
-        except TookTooLong:
+        state = self._book(partial(self.quota_tracker.fail, hold, failure, account), None)
+        if state is None:
             # What it closes is not known yet.
             self._out.add(route)
             state = RouteState(self._clock.time())
@@ -467,11 +472,8 @@ class RequestRun:
         def look() -> dict[Route, RouteState]:
             return {r: self.quota_tracker.state(r, self.request, now) for r in self.routes}
 
-        try:
-            return self._beside(look, longest=_BOOKING_SECONDS)
-        except TookTooLong:
-            unknown = RouteState(now)
-            return {route: self._seen.get(route, unknown) for route in self.routes}
+        unknown = RouteState(now)
+        return self._book(look, {r: self._seen.get(r, unknown) for r in self.routes})
 
     def _give_up(self, cause: str = "") -> NoReturn:
         now = self._clock.time()

@@ -213,7 +213,8 @@ class ReplyStore:
         """What the disk refuses is left out, and said."""
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, OverflowError, TypeError, ValueError) as error:
+            # The last three: half a character, or a number that SQLite does not take.
             self.complain(error)
 
     def _connect(self) -> sqlite3.Connection:

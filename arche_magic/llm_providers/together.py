@@ -6,6 +6,7 @@ itself. Each request still has a hold of its own, and is charged what it spent.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
@@ -20,6 +21,8 @@ from .types import Observation, Request, Route, Usage
 if TYPE_CHECKING:
     from .config import Configuration
     from .routing import Decision
+
+logger = logging.getLogger("arche_magic.attempts")
 
 # A hold that was not used by then is given back: others may need it.
 _FRESH_SECONDS = 1.0
@@ -108,7 +111,10 @@ class Together:
 
     def __exit__(self, *_: object) -> None:
         """Book what was asked, and give back what was held and not asked."""
-        self._book()
+        try:
+            self._book()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the replies are worth more
+            logger.warning("the ledger refused a call (%s)", type(error).__name__)
         ended, self._ended = self._ended, []
         self._log.append_all(ended)
 

@@ -38,10 +38,11 @@ def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
     from .frames import attempts_frame
 
     log, earliest = attempt_log(get_configuration().store), _moment(since)
-    if log.path is None:
+    path = log.path
+    if path is None:
         frame = attempts_frame(log.session())
     else:
-        frame = attempts_frame(read_records(log.path, earliest))
+        frame = attempts_frame(read_records(path, earliest))
     if since is None:
         return frame
     return frame[frame["at"] >= utc(earliest)].reset_index(drop=True)

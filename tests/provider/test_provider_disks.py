@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from provider_parts import Start, run_script, write_env_file
 
+from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.storage import LedgerWarning
+from arche_magic.llm_providers.types import Usage
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,6 +41,39 @@ import errno, fcntl
 def flock(descriptor, how):
     raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = flock
+"""
+
+# Eight threads at once, each with a kept reply, while one file may not be written.
+ASK_IN_THREADS = """
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from arche_magic.llm_providers import get_llm_provider
+warnings.simplefilter("{warned}")
+provider = get_llm_provider("groq")
+def ask(number):
+    return provider.generate(f"Prompt {number}", keep=True)
+with ThreadPoolExecutor(8) as pool:
+    replies = list(pool.map(ask, range(24)))
+spent = provider.quota_tracker.get_usage_summary("groq")["groq"]["groq_key_1"]
+print(len(replies), provider.get_stats()["total_calls"], spent["requests_per_day"]["used"])
+"""
+FAIL_AT = """
+import errno, os, time
+open_, write = os.open, os.write
+paths = {{}}
+def refusing_open(path, flags, *arguments, **options):
+    if "{file}" in str(path) and {when} == "open" and flags & os.O_CREAT:
+        # So that several threads are at it at once.
+        time.sleep(0.02)
+        raise OSError({error}, os.strerror({error}))
+    descriptor = open_(path, flags, *arguments, **options)
+    paths[descriptor] = str(path)
+    return descriptor
+def refusing_write(descriptor, content):
+    if "{file}" in paths.get(descriptor, "") and {when} == "write":
+        raise OSError({error}, os.strerror({error}))
+    return write(descriptor, content)
+os.open, os.write = refusing_open, refusing_write
 """
 
 
@@ -116,3 +154,69 @@ def test_a_folder_that_is_removed_under_a_kernel_is_made_again(
     assert "was removed" in warned[0]
     assert (tmp_path / "outputs" / "llm_quota_tracker.json").exists()
     assert len((tmp_path / "outputs" / "llm_calls.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "when", "error", "warned"),
+    [
+        ("llm_calls.jsonl", "open", "errno.EACCES", "ignore"),
+        ("llm_calls.jsonl", "write", "errno.ENOSPC", "error"),
+        ("tracker.json.lock", "open", "errno.ENOSPC", "ignore"),
+        ("tracker.json.copy", "open", "errno.EDQUOT", "ignore"),
+        ("tracker.json", "write", "errno.EIO", "ignore"),
+    ],
+)
+def test_threads_lose_no_reply_to_a_file_that_cannot_be_written(
+    start: Start, tmp_path: Path, file: str, when: str, error: str, warned: str
+) -> None:
+    """Record, ledger or its lock file; every reply is returned and counted, also where warnings
+    are errors.
+    """
+    write_env_file(tmp_path, start(keys={"groq": 1}))
+    spoil = FAIL_AT.format(file=file, when=repr(when), error=error)
+    out, _ = run_script(spoil + ASK_IN_THREADS.replace("{warned}", warned), tmp_path)
+    replies, calls, used = out.split()
+    assert (replies, calls) == ("24", "24")
+    assert round(float(used)) == 24
+
+
+def test_a_full_disk_loses_no_kept_reply_and_no_job_waits_for_itself(
+    start: Start, tmp_path: Path
+) -> None:
+    """The rows come though nothing can be kept; with room again, the job goes on at once."""
+    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
+    write_env_file(tmp_path, start(keys={"groq": 1}, limits={"groq": dict.fromkeys(names)}))
+    plenty = "\n".join(f"{name} = 1_000_000_000" for name in names)
+    (tmp_path / "arche_magic.toml").write_text(f"[limits.groq]\n{plenty}\n")
+    code = """
+import resource, time, warnings
+import arche_magic
+warnings.simplefilter("ignore")
+texts = [f"Row {number}" for number in range(40)]
+first = next(iter(arche_magic.imap(texts[:1])))
+rows, filled = [], False
+for row in arche_magic.imap(texts):
+    rows.append(row)
+    if not filled and not row.resumed:
+        # Claims of the rows that follow are in the file, and stay there.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        filled = True
+assert len([row for row in rows if row.reply]) == 40, rows
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+began = time.monotonic()
+again = list(arche_magic.imap(texts))
+assert len([row for row in again if row.reply]) == 40, again
+print(time.monotonic() - began < 30)
+"""
+    out, err = run_script(code, tmp_path)
+    assert (out, err) == ("True\n", "")
+
+
+def test_a_count_that_no_file_takes_is_no_reason_to_lose_a_reply(tmp_path: Path) -> None:
+    """It is not kept, with one warning; the next one is."""
+    huge = Reply("Four.", provider="groq", key="k", model="m", usage=Usage(10**30, 1))
+    store = ReplyStore(tmp_path / "replies.sqlite")
+    with pytest.warns(LedgerWarning, match="replies cannot be kept"):
+        store.finish({"a": huge}, 0.0)
+    store.finish({"b": Reply("Five.", provider="groq", key="k", model="m")}, 0.0)
+    assert list(store.lookup_many(["a", "b"])) == ["b"]

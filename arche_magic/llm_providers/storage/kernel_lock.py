@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
@@ -63,9 +64,12 @@ else:
 
         def release(self) -> None:
             """Let the next one in."""
-            # A child forked meanwhile has the descriptor too, so closing alone would not do.
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
+            # A share that is gone has dropped the lock, too.
+            with suppress(OSError):
+                # A child forked meanwhile has the descriptor too, so closing alone would not do.
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            with suppress(OSError):
+                os.close(self._descriptor)
 
     def _lock(descriptor: int, seconds: float) -> bool:
         if math.isinf(seconds):
