@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from arche_magic.llm_providers.reasoning import after_reasoning
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.llm_providers.types import (
     PERIOD_SECONDS,
@@ -33,6 +35,8 @@ _AROUND_PROMPT, _AROUND_REPLY = 15, 12
 _LONGEST_REPLY = 8000
 # One request takes no more than this of a limit on tokens, or of the model's window.
 _SHARE = 0.5
+_LIST = re.compile(r"\[(?=\s*\{)")
+_REPLIES = re.compile(r"\"replies\"\s*:\s*\[")
 _TEXT = {"type": "string", "description": "the reply to the prompt of that id"}
 
 
@@ -196,9 +200,13 @@ def _entries(text: str) -> dict[int, Any]:
 
 
 def _objects(text: str) -> Iterable[dict[str, Any]]:
-    """The objects of the first list in a text, one after the other, up to where it breaks off."""
-    decoder = json.JSONDecoder()
-    at = text.find("[") + 1
+    """The entries of the list of replies, one after the other, up to where it breaks off."""
+    answer = after_reasoning(text)
+    text = answer if _LIST.search(answer) else text
+    # Prose before the list may have brackets of its own.
+    found = _REPLIES.search(text) or _LIST.search(text)
+    at = found.end() if found else 0
+    decoder = json.JSONDecoder(strict=False)
     while at and (at := text.find("{", at)) >= 0:
         try:
             entry, at = decoder.raw_decode(text, at)

@@ -44,10 +44,29 @@ def without_reasoning(text: str) -> str:
     return "" if inside else text[start:]
 
 
+def after_reasoning(text: str) -> str:
+    """What follows the last mark of reasoning; all of it where there is none.
+
+    For reading JSON, whose strings may hold such marks themselves: there `without_reasoning` would
+    cut out parts of a value.
+    """
+    final = _final(text)
+    if final:
+        text = text[final.end() :]
+    ends = [tag.end() for tag in _TAG.finditer(text) if any(tag.groups())]
+    return text[ends[-1] :] if ends else text
+
+
 def _final_channel(text: str) -> str:
     """The last message that is meant for the user."""
-    shown = [found for found in _CHANNEL.finditer(text) if found[1] != "analysis"]
-    final = [found for found in shown if found[1] == "final"] or shown
+    final = _final(text)
     if not final:
         return text[: text.index("<|channel|>")]
-    return _END_OF_MESSAGE.split(text[final[-1].end() :], maxsplit=1)[0]
+    return _END_OF_MESSAGE.split(text[final.end() :], maxsplit=1)[0]
+
+
+def _final(text: str) -> re.Match[str] | None:
+    """The head of the last message on the final channel, or else on any other than analysis."""
+    shown = [found for found in _CHANNEL.finditer(text) if found[1] != "analysis"]
+    final = [found for found in shown if found[1] == "final"] or shown
+    return final[-1] if final else None

@@ -243,3 +243,23 @@ def test_images_travel_alone(start: Start) -> None:
     frame = pd.DataFrame({"picture": [png + bytes([n]) for n in range(4)]})
     arche_magic.map(frame, "What is it? {{picture}}", pack=4)
     assert len(sandbox.requests) == 4
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "<think>First [1], then {list}</think>{list}",
+        "<think>{list}</think>",
+        "Rows [1] and [2]:\n```json\n{list}\n```\nDone [1].",
+        "<|channel|>analysis<|message|>[{{}}]<|end|><|channel|>final<|message|>{list}<|return|>",
+        "{list}</s>",
+    ],
+)
+def test_a_list_is_found_in_what_surrounds_it(wrapped: str) -> None:
+    """As the JSON of a single reply is."""
+    requests = [build_request(f"Row {n}", get_configuration()) for n in (1, 2)]
+    entries = [{"id": 1, "reply": "one"}, {"id": 2, "reply": "two"}]
+    text = wrapped.format(list=json.dumps({"replies": entries}))
+    schema = packed(requests, 10).schema
+    assert schema is not None
+    assert schema.read(text) == {1: "one", 2: "two"}

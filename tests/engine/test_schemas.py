@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import typing
 from enum import Enum
 from typing import Any, Literal
@@ -363,11 +364,74 @@ def test_the_wrong_typed_dict_is_explained() -> None:
         '```\n{"a": 1}\n```\n',
         'Here it is:\n\n```json\n{"a": 1}\n```\nAnything else?',
         'Sure! {"a": 1}',
+        # reasoning, with drafts in it
+        '<think>{"a": 7}</think>{"a": 1}',
+        '<think>\nIt may be {"a": 7}.\n</think>\n\n```json\n{"a": 1}\n```',
+        'It may be {"a": 7}, or {"a": 8}.</think>{"a": 1}',
+        '[THINK]{"a": 7}[/THINK]{"a": 1}',
+        '◁think▷{"a": 7}◁/think▷{"a": 1}',
+        '<think>{"a": 1}</think>',
+        '<think>{"a": 1}',
+        # channels of the harmony format
+        '<|channel|>analysis<|message|>{"a": 7}<|end|><|channel|>final<|message|>{"a": 1}<|return|>',
+        '<|channel|>final <|constrain|>json<|message|>{"a": 1}',
+        '<|channel|>commentary to=reply <|constrain|>json<|message|>{"a": 1}<|call|>',
+        'analysisIt may be {"a": 7}.assistantfinal{"a": 1}',
+        # braces in prose
+        'The set {1, 2} has {n} members: {"a": 1}',
+        'In {"a": <number>} the number is {"a": 1}',
+        'First I had {"a": 7}. Now it is {"a": 1}.',
+        "Not {'a': 7}, but\n{\"a\": 1}",
+        '{{"a": 1}}',
+        # fences
+        '```python\nx = {"b": 7}\n```\nprints\n```json\n{"a": 1}\n```',
+        '```json\n{"type": "object", "properties": {"a": {}}}\n```\n```json\n{"a": 1}\n```',
+        '~~~json\n{"a": 1}\n~~~',
+        '```json\n{"a": 1}',
+        # what follows the object
+        '{"a": 1}}',
+        '{"a": 1}\n\nThe opposite is {"a": 7}.',
+        '{"a": 1}<|end|>',
+        '{"a": 1}</s>',
+        '{"a": 1}<|im_end|>\n<|im_start|>user\n{"a": 7}',
+        'It is {"a": 1}<eos>{"a": 7}',
+        '{"a": 1}<｜end▁of▁sentence｜>',
     ],
 )
 def test_json_is_found_in_what_surrounds_it(text: str) -> None:
-    """Models that are not held to a schema like to talk."""
+    """Models that are not held to a schema like to talk, and servers leave their tokens in."""
     assert schema_of("a int").read(text) == {"a": 1}
+
+
+def test_what_looks_like_reasoning_inside_json_is_kept() -> None:
+    """So is what looks like a token, and a line break that the model did not escape."""
+    for value in ("<think>x</think>", "a </think> b", "<s>x</s>", "<|end|>", "```json"):
+        for before in ("", "Sure: ", "<think>Hm.</think>", "```json\n"):
+            text = f"{before}{json.dumps({'t': value})}"
+            assert schema_of("t str").read(text) == {"t": value}
+    assert schema_of("t str").read('{"t": "one\ntwo"}') == {"t": "one\ntwo"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"b": {"a": 1}, "c": [',
+        'Here: {"b": {"a": 1}',
+        '```json\n{"b": {"a": 1}\n```',
+        'Here: {"b": "of {\\"a\\": 1} the',
+        '{"a": 1, "b": {"a": 1}, ',
+        "{" * 100_000,
+        '{"' * 100_000,
+        '{"a":' * 100_000,
+        "<think>" * 50_000,
+    ],
+)
+def test_an_object_that_is_cut_has_no_part_that_counts(text: str) -> None:
+    """However deep it goes, the answer comes at once."""
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="it is no JSON"):
+        schema_of("a int").read(text)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..reasoning import END_TOKEN, after_reasoning
 from ..types import Message, Request
 
-_FENCED = re.compile(r"\s*```\w*\n(.*)```\s*", re.DOTALL)
+# Models forget to escape line breaks inside strings.
+_DECODER = json.JSONDecoder(strict=False)
+_OBJECT = re.compile(r"\{(?=\s*[\"}])")
+_BEGINS_WITH_OBJECT = re.compile(r"\s*(?:```\w*\s*)?\{")
+_SPACE = re.compile(r"\s*")
+# Each broken object costs time by its place in the text.
+_MOST_OBJECTS = 1000
 _SHOWN_PROBLEMS = 5
 _SHOWN_CHARACTERS = 60
 
@@ -44,24 +51,56 @@ class Misfit(ValueError):
 def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
     """A function from a reply's text to its value.
 
-    A null where none may stand counts as a field left out: strict schemas have the model give
-    every field (see `strict`).
+    The JSON may come after reasoning, and between sentences, code fences and the tokens of a chat
+    template. A reply that begins with an object is that object. In any other reply the last object
+    that fits counts, because models think first and conclude last.
 
     Args:
         validate: from the parsed JSON to the value; raises Misfit.
     """
 
     def read(text: str) -> Any:
-        value = _parsed(text)
-        try:
-            return validate(value)
-        except Misfit as misfit:
-            left_out = [_leave_out(value, problem.place) for problem in misfit.problems]
-            if not any(left_out):
-                raise
-        return validate(value)
+        # Servers that hold a model to JSON may put all of it into the reasoning.
+        places = dict.fromkeys((after_reasoning(text), text))
+        for place in places:
+            try:
+                value = json.loads(place)
+            except (ValueError, RecursionError) as error:
+                problem = error
+            else:
+                return _fitted(value, validate)
+        for place in places:
+            if found := list(json_objects(place)):
+                begins = _BEGINS_WITH_OBJECT.match(place)
+                return _first_fitting(found if begins else reversed(found), validate)
+        raise Misfit([Problem((), f"it is no JSON ({problem})")])
 
     return read
+
+
+def json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """The whole JSON objects in a text, in order, up to a token that ends the reply.
+
+    An object inside one that is cut or broken does not count.
+    """
+    at = 0
+    for _ in range(_MOST_OBJECTS):
+        start = _OBJECT.search(text, at)
+        if start is None:
+            return
+        try:
+            value, at = _DECODER.raw_decode(text, start.start())
+        except json.JSONDecodeError as error:
+            if error.msg.startswith("Unterminated string"):
+                return
+            at = max(error.pos, start.end())
+        except RecursionError:
+            return
+        else:
+            yield value
+            space = _SPACE.match(text, at)
+            if space and END_TOKEN.match(text, space.end()):
+                return
 
 
 def with_correction(request: Request, text: str, problems: str) -> Request:
@@ -73,17 +112,29 @@ def with_correction(request: Request, text: str, problems: str) -> Request:
     return replace(request, messages=(*request.messages, *said))
 
 
-def _parsed(text: str) -> Any:
-    """The JSON of a reply, out of the fence or the sentences that some models put around it."""
-    fenced = _FENCED.fullmatch(text)
-    candidates = [text, fenced[1] if fenced else "", text[text.find("{") : text.rfind("}") + 1]]
-    reason: Exception | None = None
-    for candidate in candidates:
+def _first_fitting(values: Iterable[Any], validate: Callable[[Any], Any]) -> Any:
+    misfits = []
+    for value in values:
         try:
-            return json.loads(candidate)
-        except (ValueError, RecursionError) as error:
-            reason = reason or error
-    raise Misfit([Problem((), f"it is no JSON ({reason})")])
+            return _fitted(value, validate)
+        except Misfit as misfit:
+            misfits.append(misfit)
+    raise misfits[0]
+
+
+def _fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """The value, once it fits.
+
+    A null where none may stand counts as a field left out: strict schemas have the model give
+    every field (see `strict`).
+    """
+    try:
+        return validate(value)
+    except Misfit as misfit:
+        left_out = [_leave_out(value, problem.place) for problem in misfit.problems]
+        if not any(left_out):
+            raise
+    return validate(value)
 
 
 def _leave_out(value: Any, place: tuple[str | int, ...]) -> bool:
