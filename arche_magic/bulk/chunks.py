@@ -17,6 +17,7 @@ from arche_magic.llm_providers.types import Schema, utc
 from .job import Job
 from .progress import Progress, Row
 from .results import ABOUT, REPLY, Replies
+from .rows import columns_by_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,7 @@ def columns_of(source: str | Path) -> set[str]:
         InvalidRequest: it is no file of rows.
         ConfigurationError: a package is missing.
     """
-    return {str(name) for name in _first(_checked_source(source)).columns}
+    return set(columns_by_name(_first(_checked_source(source)).columns))
 
 
 def frames_of(source: str | Path) -> Iterator[pd.DataFrame]:

@@ -77,8 +77,12 @@ class Replies:
             name: pd.Series(values, index=data.index, dtype=_dtype(name)).infer_objects()
             for name, values in self._columns.items()
         }
-        kept = data.loc[:, ~data.columns.isin(list(columns))]
-        frame = pd.concat([kept, pd.DataFrame(columns, index=data.index)], axis=1)
+        kept = data.loc[:, [name not in columns for name in data.columns]]
+        added = pd.DataFrame(columns, index=data.index)
+        if levels := data.columns.nlevels - 1:
+            # As pandas names a column that is added to a MultiIndex: `frame["reply"]` finds it.
+            added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
+        frame = pd.concat([kept, added], axis=1)
         if all(self._finished):
             return frame
         return frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]

@@ -5,7 +5,7 @@ Prompts are made a stretch of rows at a time, so that a frame of any size costs 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.config import Configuration, did_you_mean
@@ -28,7 +28,8 @@ class Rows:
     """The rows of a job, and the prompt of each.
 
     Args:
-        data: a DataFrame, a Series, or a list of texts.
+        data: a DataFrame, a Series, a list of texts, or a table of another library; see
+            `as_pandas`.
         template: the prompt, with `{{column}}` for the value of a row. A Series is a column under
             its own name, or `prompt`, as is a list; without a template each text is the prompt.
 
@@ -100,8 +101,8 @@ class Rows:
     def _used(self) -> dict[str, Any]:
         """The columns that the template names, by their names as text."""
         found = references(self.template)
-        columns = {str(column): column for column in self.frame.columns}
-        shown = ", ".join(list(columns)[:20]) or "none"
+        columns = columns_by_name(self.frame.columns)
+        shown = ", ".join(map(_name, self.frame.columns[:20])) or "none"
         if not found:
             raise InvalidRequest(
                 "the prompt names no column, so every row would be asked the same: write "
@@ -112,16 +113,68 @@ class Rows:
             name = reference if reference in columns else name_in(reference)
             if name not in columns:
                 hint = did_you_mean(name, columns) or f"; there are {shown}"
-                raise InvalidRequest(f"{{{{{reference}}}}}: there is no column {name!r}{hint}")
-            if list(self.frame.columns).count(columns[name]) > 1:
+                raise InvalidRequest(
+                    f"{{{{{reference}}}}}: there is no column {name!r}{hint} "
+                    f"(\\{{{{{reference}}}}} sends the braces as they stand)"
+                )
+            if sum(column == columns[name] for column in self.frame.columns) > 1:
                 raise InvalidRequest(f"{{{{{reference}}}}}: two columns are called {name!r}")
             used[name] = columns[name]
         return used
 
 
+def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
+    """Columns by what stands for them between braces: `2023`, `% change`, `price.low`.
+
+    The names of a MultiIndex are joined by dots, and also go by the tuple, `('price', 'low')`.
+    White space around and within a name may be written as one space.
+    """
+    columns = list(columns)
+    named = {str(column): column for column in columns}
+    for column in columns:
+        for name in (_name(column), " ".join(str(column).split())):
+            named.setdefault(name, column)
+    return named
+
+
+def _name(column: Hashable) -> str:
+    parts = column if isinstance(column, tuple) else (column,)
+    return " ".join(".".join(map(str, parts)).split())
+
+
+def as_pandas(data: Any) -> Any:
+    """A table of another library as a DataFrame, a column as a Series; anything else as it is.
+
+    Taken are polars, pyarrow and DuckDB, and whatever has their methods: `to_pandas` or the Arrow
+    stream of the PyCapsule interface (arrow.apache.org/docs/format/CDataInterface).
+
+    Raises:
+        InvalidRequest: it is a query that has not run, or cannot be converted.
+    """
+    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
+    if kind == "polars.LazyFrame":
+        raise InvalidRequest("the data is a polars.LazyFrame; give data.collect()")
+    if kind.partition(".")[0] == "pandas":
+        return data
+    try:
+        if callable(convert := getattr(data, "to_pandas", None)):
+            return convert()
+        if hasattr(data, "__arrow_c_stream__"):
+            import pyarrow as pa
+
+            return pa.table(data).to_pandas()
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"the data is a {kind}; to turn it into a DataFrame, {error.name} is missing: "
+            "pip install 'arche_magic[parquet]'"
+        ) from None
+    return data
+
+
 def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
     import pandas as pd
 
+    data = as_pandas(data)
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, pd.Series):
@@ -136,4 +189,7 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
             )
         return pd.DataFrame({PROMPT: pd.Series(list(data), dtype=object)})
     kind = type(data).__name__
-    raise InvalidRequest(f"the data is a {kind}; it must be a DataFrame, a Series or a list")
+    raise InvalidRequest(
+        f"the data is a {kind}; it must be a DataFrame, a Series, a list of texts, the path of "
+        "a file, or a table of polars, pyarrow or DuckDB"
+    )

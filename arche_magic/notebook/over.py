@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, cluster, planning
+from arche_magic.bulk.rows import as_pandas, columns_by_name
 from arche_magic.llm_providers.attempts import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
@@ -185,12 +186,12 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
     data = look_up(options.over, names)
     if cluster.is_dask(data):
         raise InvalidRequest("%llm: a Dask frame is asked in Python: arche_magic.map(frame, …)")
-    return data
+    return as_pandas(data)
 
 
 def _columns(data: Any) -> set[str]:
     """Names that stand for a value of the row; the texts of a list are called `prompt`."""
-    return {str(name) for name in getattr(data, "columns", (getattr(data, "name", ""), "prompt"))}
+    return set(columns_by_name(getattr(data, "columns", (getattr(data, "name", ""), "prompt"))))
 
 
 def _with_variables(

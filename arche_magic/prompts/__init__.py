@@ -20,8 +20,9 @@ from arche_magic.llm_providers.types import Image
 
 from .values import Shown, as_image, as_text
 
-# Two braces, on one line, around something that begins like a name.
-_REFERENCE = re.compile(r"(\\?)\{\{[ \t]*((?!\d)\w[^{}\n]*?)[ \t]*\}\}")
+# Two braces on one line. What they hold is a reference if it begins like a name, or if a value
+# goes by it: a column may be called `2023` or `% change`.
+_REFERENCE = re.compile(r"(\\?)\{\{([^{}\n]+)\}\}")
 _NAME = re.compile(r"(?!\d)\w+")
 _STEP = re.compile(
     r"""\.(?P<attribute>(?!\d)\w+)|\[(?P<number>-?\d+)\]|\["(?P<key>[^"]*)"\]|\['(?P<word>[^']*)'\]"""
@@ -78,12 +79,14 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
     given = text.given if isinstance(text, Template) else {}
 
     def replace(match: re.Match[str]) -> str:
+        reference = match[2].strip()
+        known = reference in given or reference in names
+        if not known and not _NAME.match(reference):
+            return match[0]
         if match[1]:
             return match[0][1:]
-        reference = match[2]
         shown = given.get(reference)
         if shown is None:
-            # Columns have names that variables cannot have.
             value = names[reference] if reference in names else look_up(reference, names)
             if image := as_image(value):
                 images.append(image)
@@ -98,9 +101,12 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
 
 
 def references(text: str) -> list[str]:
-    """What stands in the `{{…}}` of a text, each once, in order; without what is given already."""
+    """What stands in the `{{…}}` of a text, each once, in order; without what is given already.
+
+    That includes what is no name, such as `2023`, which only a column can be called.
+    """
     given = text.given if isinstance(text, Template) else {}
-    found = (match[2] for match in _REFERENCE.finditer(text) if not match[1])
+    found = (match[2].strip() for match in _REFERENCE.finditer(text) if not match[1])
     return [reference for reference in dict.fromkeys(found) if reference not in given]
 
 

@@ -1,0 +1,98 @@
+"""Which names stand for a column between braces, and whose tables are taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from bulk_parts import prompts
+
+import arche_magic
+from arche_magic.llm_providers import InvalidRequest
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+ODD = pd.DataFrame(
+    {
+        2023: [1],
+        "% change": [0.5],
+        "$price": ["cheap"],
+        "unit price": [3],
+        " padded ": ["trim"],
+        "two\nlines": ["both"],
+        "a.b": ["dotted"],
+        "f(x)": ["called"],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("{{2023}}", "1"),
+        ("{{ % change }}", "0.5"),
+        ("{{$price}} for {{unit price}}", "cheap for 3"),
+        ("{{padded}} {{two lines}}", "trim both"),
+        ("{{a.b}} {{f(x)}}", "dotted called"),
+        (r"{{2023}} \{{2023}} {2023} {{}}", "1 {{2023}} {2023} {{}}"),
+    ],
+)
+def test_any_column_name_stands_between_braces(
+    sandbox: Sandbox, template: str, prompt: str
+) -> None:
+    """Numbers, signs and spaces too; a backslash before the braces keeps them."""
+    arche_magic.map(ODD, template)
+    assert prompts(sandbox) == [prompt]
+
+
+def test_columns_of_several_levels_go_by_names_with_dots(sandbox: Sandbox) -> None:
+    """The columns of the replies join them as pandas adds a column there."""
+    columns = pd.MultiIndex.from_tuples([("price", "low"), ("price", "high")])
+    data = pd.DataFrame([[1, 2]], columns=columns)
+    result = arche_magic.map(data, "{{price.low}} to {{('price', 'high')}}")
+    assert prompts(sandbox) == ["1 to 2"]
+    assert list(result.columns[:2]) == list(columns)
+    assert result["reply"].tolist()[0]
+
+
+@pytest.mark.parametrize("wrong", ["{{2024}}", '{{"a": 1}}', "{{unit  prize}}", "{{a.b.c}}"])
+def test_braces_that_name_no_column_are_an_error(sandbox: Sandbox, wrong: str) -> None:
+    """Nothing is sent literally, for any row."""
+    with pytest.raises(InvalidRequest, match=r"no column.*sends the braces as they stand"):
+        arche_magic.map(ODD, f"{{{{2023}}}} {wrong}")
+    assert not prompts(sandbox)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pl.DataFrame({"text": ["One", "Two"]}),
+        pl.Series("text", ["One", "Two"]),
+        pa.table({"text": ["One", "Two"]}),
+    ],
+    ids=["polars", "polars-series", "pyarrow"],
+)
+def test_tables_of_other_libraries_are_taken(sandbox: Sandbox, table: Any) -> None:
+    """They are turned into pandas, and so is the result."""
+    result = arche_magic.map(table, "Shout {{text}}")
+    assert prompts(sandbox) == ["Shout One", "Shout Two"]
+    assert isinstance(result, pd.DataFrame)
+    assert arche_magic.plan(table, "Shout {{text}}").rows == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (pl.DataFrame({"text": ["One"]}).lazy(), r"polars\.LazyFrame; give data\.collect\(\)"),
+        ({"text": ["One"]}, "a dict; it must be a DataFrame"),
+        (5, "a int; it must be a DataFrame"),
+    ],
+)
+def test_other_data_is_refused_by_name(sandbox: Sandbox, data: Any, reason: str) -> None:
+    """The error says what is taken."""
+    with pytest.raises(InvalidRequest, match=reason):
+        arche_magic.map(data, "{{text}}")
