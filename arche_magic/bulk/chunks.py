@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.safe_files import open_ours
 from arche_magic.llm_providers.types import Schema, utc
 
 from .job import Job
@@ -75,10 +77,12 @@ class FileJob:
         """The rows as they finish; the file is there when the last one was taken.
 
         Raises:
+            InvalidRequest: the file cannot be written.
             JobStopped, LLMProviderError: as a `Job`.
         """
         start = 0
         part = self.to.with_name(f".{self.to.name}.part")
+        _begin(part)
         try:
             with closing(_Writer(part, self.to.name, self._types)) as writer:
                 for frame, table in _read(self.source, ROWS):
@@ -131,6 +135,15 @@ class FileJob:
         return self._options | left
 
 
+def _begin(part: Path) -> None:
+    """Make an empty file in place of what an earlier run left, or of a link."""
+    try:
+        part.unlink(missing_ok=True)
+        os.close(open_ours(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    except OSError as error:
+        raise InvalidRequest(f"{part} cannot be written ({error.strerror})") from None
+
+
 def columns_of(source: str | Path) -> set[str]:
     """The names of a file's columns.
 
@@ -164,6 +177,8 @@ def _checked(source: str | Path, to: str | Path | None) -> tuple[Path, Path]:
     to = _usable(Path(to).expanduser())
     if not to.parent.is_dir():
         raise InvalidRequest(f"there is no folder {to.parent}")
+    if to.is_dir():
+        raise InvalidRequest(f"{to} is a folder; name a file")
     if source.resolve() == to.resolve():
         raise InvalidRequest(f"{to} would be written over while it is read; name another file")
     return source, to

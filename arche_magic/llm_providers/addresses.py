@@ -32,7 +32,10 @@ def origin(url: str) -> str:
 
 
 def is_loopback(url: str | None) -> bool:
-    """Whether the address is on this machine's loopback interface."""
+    """Whether the address is on this machine's loopback interface.
+
+    A name below `localhost` is not taken for one: not every resolver keeps those on the machine.
+    """
     try:
         host = urlsplit(url or "").hostname or ""
     except ValueError:
@@ -40,4 +43,4 @@ def is_loopback(url: str | None) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return host == "localhost"

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .forks import new_lock
 from .reply import Attempt
-from .storage import warn_of_folder
+from .safe_files import NotOurs, open_ours
+from .storage import warn_of_file
 from .storage.kernel_lock import kernel_lock
 from .types import utc
 
@@ -121,8 +122,9 @@ class AttemptLog:
             self._write(path, lines.encode(), attempts[-1].at)
         except OSError as error:
             self.path = None
-            warn_of_folder(
-                path.parent,
+            warn_of_file(
+                path,
+                error,
                 f"attempts cannot be kept in {path} ({error.strerror or error}); "
                 "this process keeps them in memory",
             )
@@ -171,16 +173,17 @@ class AttemptLog:
         month = month_of(now)
         if month != self._month:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _check_record(path)
             _put_by(path, month)
             self._month = month
         # One write in append mode: lines of several kernels do not mix.
         how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
-            descriptor = os.open(path, how, 0o666)
+            descriptor = open_ours(path, how)
         except FileNotFoundError:
             # The folder was removed.
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, how, 0o666)
+            descriptor = open_ours(path, how)
         try:
             if os.write(descriptor, lines) < len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -208,12 +211,14 @@ def read_records(
     )
     for name in (*earlier, path):
         try:
-            with name.open("rb") as file:
+            with os.fdopen(open_ours(name, os.O_RDONLY), "rb") as file:
                 file.seek(_start(file, earliest, most_bytes))
                 while lines := file.readlines(_BLOCK_BYTES):
                     yield from _parse(lines)
         except FileNotFoundError:
             continue
+        except NotOurs as error:
+            warn_of_file(name, error, f"attempts in {name} are not shown: {error.strerror}")
 
 
 def read_attempts(path: Path, earliest: float = 0.0) -> Iterator[Attempt]:
@@ -278,6 +283,13 @@ def month_of(seconds: float) -> str:
     return f"{utc(seconds):%Y-%m}"
 
 
+def _check_record(path: Path) -> None:
+    """Raise NotOurs if the file has something other than a record of attempts in it."""
+    with suppress(FileNotFoundError), os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
+        if file.read(1) not in (b"", b"{"):
+            raise NotOurs(path, "is not a record of attempts; move it away")
+
+
 def _put_by(path: Path, month: str) -> None:
     """Give the file of an earlier month its own name, so that the current one stays small.
 
@@ -294,7 +306,7 @@ def _put_by(path: Path, month: str) -> None:
             # Somebody else may have done it, and begun the new one.
             written = _last_month(path, month)
             aside = path.with_name(f"{path.stem}-{written}{path.suffix}")
-            if written and not aside.exists():
+            if written and not os.path.lexists(aside):
                 path.rename(aside)
         finally:
             lock.release()

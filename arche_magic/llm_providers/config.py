@@ -12,23 +12,33 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from .catalog import Provider, parse_limits
+from .addresses import is_loopback, origin
+from .catalog import Provider, parse_limits, published_providers
 from .choices import Choices
-from .env_file import Variables, nearest, tell_of_readers
+from .env_file import Variables, tell, tell_of_readers
 from .errors import ConfigurationError
+from .folders import working_directory
 from .keys import find_keys, numbered_names
 from .keys import label_keys as label_keys
+from .places import (
+    LEDGER_FILE,
+    REPLIES,
+    REPLIES_FILE,
+    STORE,
+    ledger_place,
+    replies_place,
+    tell_of_store,
+)
 from .privacy import Private
 from .provider_settings import hint_for, read_providers
 from .redaction import without_key_like
+from .safe_files import keep_inside
 from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
 from .sources import table as _table
-from .trust import check_base_url, own_settings_folder, tell_of_store
+from .trust import check_base_url, check_key_variable, own_settings_folder
 from .types import Budget, Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
 
-LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
-REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
 REPLAY_SETTINGS = ("mode",)
 DEFAULT_PATIENCE = 30.0
 
@@ -231,15 +241,13 @@ def load_configuration(
     Raises:
         ConfigurationError: a settings file cannot be read or says something impossible.
     """
-    if environment is None:
-        sources = find_sources(directory or Path.cwd())
-    else:
-        sources = Sources(Variables(environment))
+    directory = directory or working_directory()
     own = environment is None
+    sources = find_sources(directory) if environment is None else Sources(Variables(environment))
     # A traceback that lists local variables would show the keys in it.
     del environment
     try:
-        configuration = _build(sources, directory or Path.cwd(), own)
+        configuration = _build(sources, directory, own)
     except ValueError as error:
         problem = without_key_like(str(error))
     else:
@@ -249,18 +257,22 @@ def load_configuration(
     raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
 
 
-def _build(sources: Sources, home: Path, own: bool) -> Configuration:
+def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
     variables, settings = sources.variables, sources.settings
-    providers = read_providers(settings, sources.project_file)
+    providers = read_providers(settings, sources.project_file, sources.trusted_variables)
     for name, provider in providers.items():
         variable = provider.base_url_variable
         if variable and (url := variables.get(variable)):
             where = sources.said_in(variable)
             providers[name] = replace(provider, base_url=url, base_url_from=where)
+    places = [entry.base_url_variable for entry in providers.values()]
+    sources.check_references([*filter(None, places), STORE, REPLIES])
     names = [name for entry in providers.values() for name in entry.key_variables]
     if sources.env_file and any(numbered_names(sources.in_file, [name]) for name in names):
         tell_of_readers(sources.env_file)
         home = sources.env_file.parent
+    if home:
+        keep_inside((home / LEDGER_FILE).absolute().parent, home)
     accounts = {label: str(name) for label, name in _table(settings, "accounts").items()}
     for label in accounts:
         owner, _, number = label.rpartition("_key_")
@@ -278,18 +290,18 @@ def _build(sources: Sources, home: Path, own: bool) -> Configuration:
     default_provider = variables.get("ARCHE_LLM_PROVIDER") or settings.get("default_provider")
     if not isinstance(default_provider, str | None):
         raise ValueError(f"default_provider is {default_provider!r}; it must be a name")
-    store = Location(variables.get("ARCHE_QUOTA_STORE") or str(home / LEDGER_FILE))
+    store = ledger_place(sources, home)
     return Configuration(
         providers=providers,
         keys=keys,
-        store=store if "://" in store else str(Path(store).expanduser()),
+        store=store,
         default_provider=default_provider or "intelligent",
         patience=float(patience),
         timeouts=_timeouts(_table(settings, "timeouts")),
         limits=_limits(_table(settings, "limits"), providers),
         directory=home,
         replay=_replay(variables, settings),
-        replies=_replies(variables, store, home, bool(keys)),
+        replies=replies_place(sources, store, home, bool(keys)),
         budget=_budget(_table(settings, "budget")),
         private=sources.private,
     )
@@ -298,16 +310,24 @@ def _build(sources: Sources, home: Path, own: bool) -> Configuration:
 def _check_what_files_say(sources: Sources, configuration: Configuration) -> None:
     """Raise or announce, where a file sends keys, or the ledger, to some other place."""
     owners = {key.provider for key in configuration.keys}
+    own_settings = own_settings_folder() / SETTINGS_FILE
     for provider in configuration.providers.values():
         # One without a key sends nothing anywhere.
-        if provider.name in owners:
-            check_base_url(provider, sources.trusted, own_settings_folder() / SETTINGS_FILE)
-    where = sources.said_in("ARCHE_QUOTA_STORE")
-    if sources.env_file and where:
-        tell_of_store(Location(configuration.store), where, sources.env_file.parent)
-    if sources.env_file and (where := sources.said_in("ARCHE_REPLIES")):
-        replies = Location(str(configuration.replies))
-        tell_of_store(replies, where, sources.env_file.parent, "replies are")
+        if provider.name not in owners:
+            continue
+        check_base_url(provider, sources.trusted, own_settings)
+        names = numbered_names(sources.variables, provider.key_variables)
+        if provider.is_at_home:
+            continue
+        for name in names:
+            for borrowed in sources.borrowed(name):
+                where = sources.said_in(name)
+                check_key_variable(borrowed, where, sources.trusted_variables, own_settings)
+        exported = [name for name in names if not sources.said_in(name)]
+        if exported and is_loopback(provider.url) and provider.name not in published_providers():
+            tell(f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})")
+    if where := sources.said_in(STORE):
+        tell_of_store(Location(configuration.store), where)
 
 
 def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
@@ -320,17 +340,6 @@ def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> Replay
     if (named := variables.get("ARCHE_REPLAY", "")) and named not in known:
         raise ConfigurationError(f"ARCHE_REPLAY is {named!r}; it can be {', '.join(known)}")
     return cast("ReplayMode", named or mode)
-
-
-def _replies(variables: Mapping[str, str], store: str, home: Path, has_keys: bool) -> Path:
-    if named := variables.get("ARCHE_REPLIES"):
-        return Path(named).expanduser()
-    # Whoever was handed the file has no `.env` that says where the project begins.
-    if not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
-        return handed
-    if "://" in store:
-        return home / REPLIES_FILE
-    return Path(store).expanduser().with_name(REPLIES_FILE.name)
 
 
 def _full_name(provider: Provider, model: str) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,9 @@ from typing import Literal
 from .addresses import is_loopback
 from .catalog import Provider, published_providers
 from .config import Configuration, did_you_mean, get_configuration, is_given
-from .env_file import nearest, others_reach
+from .env_file import candidates, others_reach, parse_env_file
 from .errors import LLMProviderError
+from .folders import working_directory
 from .key_checks import KeyCheck, check_keys
 from .keys import is_stand_in
 from .orchestrator import IntelligentLLMOrchestrator
@@ -65,7 +67,7 @@ def examine(*, send: bool = False) -> list[Finding]:
     Args:
         send: also send one short prompt to each model; it counts, and is paid where it costs.
     """
-    findings = [*_packages(), *_files(Path.cwd())]
+    findings = [*_packages(), *_files(working_directory())]
     try:
         configuration = get_configuration()
         tracker = get_quota_tracker(configuration)
@@ -118,22 +120,59 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)[:3]]
 
 
-def _files(directory: Path) -> Iterator[Finding]:
+def _files(directory: Path | None) -> Iterator[Finding]:
     if is_given():
         yield Finding("ok", "settings", "given by the program or the sandbox; no file takes part")
         return
-    env_file = nearest(".env", directory)
-    if env_file is None:
-        yield Finding("ok", ".env", f"none from {directory} upward")
-    elif others_reach(env_file):
-        advice = f"chmod 600 {shlex.quote(str(env_file))}"
-        yield Finding("look", ".env", f"{env_file}, which other users can read", advice)
-    else:
-        yield Finding("ok", ".env", str(env_file))
     own = own_settings_folder() / SETTINGS_FILE
-    found = nearest(SETTINGS_FILE, directory) or (own if own.is_file() else None)
-    where = str(found) if found else f"none from {directory} upward, nor {own}"
-    yield Finding("ok", SETTINGS_FILE, where)
+    if directory is None:
+        advice = "change to another folder (%cd), or restart the kernel in one"
+        found = "the working directory was removed or cannot be read, so no file there counts"
+        yield Finding("wrong", "files", found, advice)
+    nearest: dict[str, Path] = {}
+    for name in (".env", SETTINGS_FILE):
+        for path, problem in candidates(name, directory) if directory else ():
+            if not problem:
+                nearest[name] = path
+                break
+            yield Finding("look", name, f"{path} {problem}")
+    if env_file := nearest.get(".env"):
+        yield from _env_file(env_file)
+    elif directory:
+        yield Finding("ok", ".env", f"none from {directory} upward")
+    settings = nearest.get(SETTINGS_FILE)
+    try:
+        settings = settings or (own if stat.S_ISREG(own.stat().st_mode) else None)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        yield Finding("look", SETTINGS_FILE, f"{own} cannot be read ({error.strerror})")
+    upward = f"none from {directory} upward, nor" if directory else "there is no"
+    yield Finding("ok", SETTINGS_FILE, str(settings) if settings else f"{upward} {own}")
+
+
+def _env_file(path: Path) -> Iterator[Finding]:
+    found = parse_env_file(path)
+    if found.problem:
+        yield Finding(
+            "wrong", ".env", f"{path} cannot be read and was passed over: {found.problem}",
+            "keys in the environment are used all the same",
+        )  # fmt: skip
+        return
+    if found.unused:
+        reasons: dict[str, list[str]] = {}
+        for number, why in found.unused.items():
+            reasons.setdefault(why, []).append(str(number))
+        for why, numbers in reasons.items():
+            several = len(numbers) > 1
+            line = f"line{'s' if several else ''} {', '.join(numbers)} of {path}"
+            yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
+    if others_reach(path):
+        advice = f"chmod 600 {shlex.quote(str(path))}"
+        yield Finding("look", ".env", f"{path}, which other users can read", advice)
+    elif not found.unused:
+        pipe = ", a named pipe, read once per process" if path.is_fifo() else ""
+        yield Finding("ok", ".env", f"{path}{pipe}")
 
 
 def _missing_keys(configuration: Configuration) -> Iterator[Finding]:

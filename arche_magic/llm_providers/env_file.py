@@ -7,16 +7,24 @@ import os
 import re
 import shlex
 import stat
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import ConfigurationError
+from .file_contents import is_text, read_text
 from .forks import new_lock
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A NAME=value on a later line of one value: its quote was never closed.
 _ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
+
+
+# A reference that python-dotenv expands, `${NAME}` or `${NAME:-default}`, and those it does not.
+_REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
+_UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*", re.DOTALL)
+_PIPE_RETRY_SECONDS = 60.0
 
 
 class ConfigurationWarning(UserWarning):
@@ -58,20 +66,47 @@ def tell(message: str) -> None:
 def nearest(name: str, directory: Path) -> Path | None:
     """The file of that name in the directory, or in the nearest one above it.
 
-    One that belongs to another user is passed over with a warning: whoever may write into a
-    directory above (such as /tmp) could otherwise configure everybody who works below it.
+    Those of other people are passed over with a warning: whoever may write into a directory above
+    (such as /tmp) could otherwise configure everybody who works below it.
     """
+    for path, problem in candidates(name, directory):
+        if not problem:
+            return path
+        tell(f"{path} {problem}")
+    return None
+
+
+def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
+    """Files of that name from the directory upward, each with why it is passed over, or ""."""
     directory = directory.resolve()
     for folder in (directory, *directory.parents):
         path = folder / name
-        if path.is_file():
-            if is_trusted(path, directory):
-                return path
-            tell(
-                f"{path} belongs to another user and was passed over; if you trust it, work in its "
-                "owner's folder or copy it into your own"
+        if not _is_readable_kind(path):
+            continue
+        problem = ""
+        if not path.resolve().is_relative_to(folder):
+            problem = (
+                f"is a link that leads out of its folder, to {path.resolve()}, and was passed "
+                "over; put a copy in its place"
             )
-    return None
+        elif not is_trusted(path, directory):
+            problem = (
+                "belongs to another user and was passed over; if you trust it, work in its owner's "
+                "folder or copy it into your own"
+            )
+        yield path, problem
+
+
+def _is_readable_kind(path: Path) -> bool:
+    """Whether there is a file, or a named pipe in the place of `.env`; False where we may not look.
+
+    Password managers mount a `.env` as a named pipe.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and path.name == ".env")
 
 
 def is_trusted(path: Path, directory: Path) -> bool:
@@ -115,32 +150,84 @@ def others_reach(path: Path) -> bool:
     )
 
 
-def read_env_file(path: Path) -> Variables:
+@dataclass(frozen=True)
+class EnvFile:
+    """What a `.env` says.
+
+    Attributes:
+        variables: what can be used of it.
+        unused: why a line cannot be used, by its number; nothing of its text.
+        unusable: the lines of variables that refer to something that is not set, by variable.
+        borrowed: the names in the environment whose values a variable takes, by variable.
+        problem: why the file cannot be read at all, or "".
+    """
+
+    variables: Variables = field(default_factory=Variables)
+    unused: Mapping[int, str] = field(default_factory=dict)
+    unusable: Mapping[str, int] = field(default_factory=dict)
+    borrowed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    problem: str = ""
+
+
+# What pipes said, and until when: reading one may ask the user to unlock something.
+_pipes: dict[tuple[str, int, int], tuple[EnvFile, float]] = {}
+_reading_pipes = new_lock()
+
+
+def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> Variables:
     """Variables of a `.env` file; tolerates a BOM, CRLF, `export`, spaces and stray quotes.
 
-    A line that cannot be read is named in a ConfigurationWarning, without its value.
+    `${NAME}` and `${NAME:-default}` are expanded as python-dotenv does, from the environment or
+    from the lines above. A line that cannot be used is named in a ConfigurationWarning, without its
+    text, and so is a file that cannot be read.
 
-    Raises:
-        ConfigurationError: the file cannot be read at all.
+    Args:
+        path: the file.
+        environment: what `${NAME}` may refer to besides; that of the process if not given.
     """
-    # An error on the way holds the file's text; it ends in `_parse`, and only its words get here.
-    variables, wrong_lines, problem = _parse(path)
-    if problem:
-        raise ConfigurationError(f"{path} cannot be read: {problem}")
-    for number in wrong_lines:
-        tell(f"line {number} of {path} is no NAME=value and was passed over")
-    return variables
+    return tell_of_env_file(path, parse_env_file(path, environment)).variables
 
 
-def _parse(path: Path) -> tuple[Variables, list[int], str]:
-    """Variables, the numbers of lines that cannot be read, and why the file cannot be, or ""."""
+def tell_of_env_file(path: Path, found: EnvFile) -> EnvFile:
+    """Warn of what cannot be used in a `.env`; returns it."""
+    if found.problem:
+        tell(f"{path} cannot be read and was passed over: {found.problem}")
+    for number, why in found.unused.items():
+        tell(f"line {number} of {path} {why} and was passed over")
+    return found
+
+
+def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> EnvFile:
+    """What a `.env` says; a named pipe is read once per process."""
+    environment = Variables(os.environ if environment is None else environment)
+    try:
+        status = path.stat()
+    except OSError as error:
+        return EnvFile(problem=error.strerror or str(error))
+    if not stat.S_ISFIFO(status.st_mode):
+        return _parse(path, environment)
+    pipe = str(path), status.st_dev, status.st_ino
+    with _reading_pipes:
+        found, until = _pipes.get(pipe, (EnvFile(), 0.0))
+        if time.monotonic() >= until:
+            found = _parse(path, environment)
+            until = time.monotonic() + _PIPE_RETRY_SECONDS if found.problem else float("inf")
+            _pipes[pipe] = found, until
+    return found
+
+
+def _parse(path: Path, environment: Variables) -> EnvFile:
     from dotenv.parser import parse_stream
 
+    # An error on the way holds the file's text; it ends here, and only its words go on.
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        return Variables(), [], str(error)
-    variables, wrong_lines = Variables(), []
+        text = read_text(path)
+    except OSError as error:
+        return EnvFile(problem=error.strerror or str(error))
+    except UnicodeError as error:
+        return EnvFile(problem=str(error))
+    variables, unused, unusable = Variables(), {}, {}
+    borrowed: dict[str, frozenset[str]] = {}
     for binding in parse_stream(io.StringIO(text)):
         if not binding.error and not _ASSIGNMENT.search(binding.value or ""):
             lines = [(binding.original.line, binding)]
@@ -152,8 +239,48 @@ def _parse(path: Path) -> tuple[Variables, list[int], str]:
                 for parsed in parse_stream(io.StringIO(re.sub(f"[{_QUOTES}]", "", line)))
             ]
         for number, parsed in lines:
-            if parsed.key and parsed.value is not None:
-                variables[clean(parsed.key)] = clean(parsed.value)
-            elif parsed.error or parsed.key:
-                wrong_lines.append(number)
-    return variables, wrong_lines, ""
+            if not parsed.key or parsed.value is None or not is_text(parsed.key + parsed.value):
+                if parsed.error or parsed.key:
+                    unused[number] = "is not NAME=value in UTF-8"
+                continue
+            name = clean(parsed.key)
+            value, sources = _expanded(parsed.value, variables, borrowed, environment)
+            variables.pop(name, None)
+            if value is None:
+                unused[number] = "refers to a variable that is not set"
+                unusable[name] = number
+                continue
+            unusable.pop(name, None)
+            variables[name], borrowed[name] = clean(value), sources
+    return EnvFile(variables, unused, unusable, borrowed)
+
+
+def _expanded(
+    value: str,
+    variables: Variables,
+    borrowed: Mapping[str, frozenset[str]],
+    environment: Variables,
+) -> tuple[str | None, frozenset[str]]:
+    """A value with its references replaced, and the names in the environment that it takes.
+
+    None if one of them is not set: part of a value, or the reference itself, is of no use.
+    """
+    if _UNKNOWN_REFERENCE.fullmatch(clean(value)):
+        return None, frozenset()
+    taken: set[str] = set()
+    missing: list[str] = []
+
+    def replaced(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if name in environment:
+            taken.add(name)
+            return environment[name]
+        taken.update(borrowed.get(name, ()))
+        if name not in variables and default is None:
+            missing.append(name)
+        return variables.get(name, default or "")
+
+    expanded = _REFERENCE.sub(replaced, value)
+    if missing or "${" in _REFERENCE.sub("", value):
+        return None, frozenset()
+    return expanded, frozenset(taken)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from typing import Any, cast
 from .addresses import is_base_url, is_loopback
 from .catalog import Provider, known_services, published_providers
 from .sources import SETTINGS_FILE, did_you_mean, table
+from .trust import check_key_variable, own_settings_folder
 from .types import PERIOD_SECONDS, Period
 
 PROVIDER_SETTINGS = (
@@ -28,13 +29,17 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 _ENDPOINT = "/chat/completions"
 
 
-def read_providers(settings: Mapping[str, Any], project_file: Path | None) -> dict[str, Provider]:
+def read_providers(
+    settings: Mapping[str, Any], project_file: Path | None, trusted_variables: Collection[str]
+) -> dict[str, Provider]:
     """All providers, in the order they are asked: the built-in four, then those of the settings.
 
-    `project_file` is where the settings are from, if that file is not the user's own.
+    `project_file` is where the settings are from, if that file is not the user's own. Such a file
+    may name variables of keys, by their names or as `trusted_variables`.
 
     Raises:
         ValueError: a setting is unknown, missing or impossible.
+        ConfigurationError: a project's file would use some other variable as a key.
     """
     providers = dict(published_providers())
     tables = table(settings, "providers")
@@ -44,6 +49,10 @@ def read_providers(settings: Mapping[str, Any], project_file: Path | None) -> di
             providers[name] = _read(name, entry, project_file)
         except ValueError as error:
             raise ValueError(f"[providers.{name}]: {error}") from None
+        if project_file and "key_variable" in entry:
+            where = f"[providers.{name}] key_variable in {project_file}"
+            own_settings = own_settings_folder() / SETTINGS_FILE
+            check_key_variable(entry["key_variable"], where, trusted_variables, own_settings)
     order = settings.get("order", list(providers))
     if not isinstance(order, list):
         raise ValueError(f"order is {order!r}; it must be a list of provider names")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from .forks import new_lock
 from .reply import Reply
-from .storage import LedgerWarning, warn_of_folder
+from .safe_files import NotOurs, check_sqlite
+from .storage import LedgerWarning, warn_of_file
 from .types import Usage, utc
 
 FILE_VERSION = 1
@@ -218,6 +219,7 @@ class ReplyStore:
             self.complain(error)
 
     def _connect(self) -> sqlite3.Connection:
+        check_sqlite(self.path)
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
@@ -225,6 +227,7 @@ class ReplyStore:
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction; what it did is undone if it does not come to its end."""
+        check_sqlite(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Threads wait here rather than in SQLite, which looks again only now and then.
         with self._lock, closing(self._connect()) as connection:
@@ -241,6 +244,10 @@ class ReplyStore:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FILE_VERSION):
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
+        # A version alone does not make it ours: other programs count theirs, too.
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if names and not (version and {"replies", "claims"} <= names):
+            raise NotOurs(self.path, "is a database of another program; set ARCHE_REPLIES")
         return int(version)
 
     def complain(self, error: Exception) -> None:
@@ -253,7 +260,8 @@ class ReplyStore:
         refused = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
         name = getattr(error, "sqlite_errorname", "")
         if isinstance(error, OSError) or name.startswith(refused):
-            warn_of_folder(self.path.parent, message)
+            error = error if isinstance(error, OSError) else OSError(self.problem)
+            warn_of_file(self.path, error, message)
         else:
             warnings.warn(message, LedgerWarning, stacklevel=2)
 

@@ -6,21 +6,36 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .env_file import Variables, is_trusted, nearest, read_env_file
+from .env_file import (
+    EnvFile,
+    Variables,
+    is_trusted,
+    nearest,
+    parse_env_file,
+    tell,
+    tell_of_env_file,
+)
 from .errors import ConfigurationError
+from .file_contents import is_text, read_text
 from .privacy import SETTING as PRIVATE
 from .privacy import Private, both, read_private
 from .trust import SETTING as TRUST
-from .trust import Trusted, own_settings_folder, read_trusted
+from .trust import (
+    TRUST_VARIABLES,
+    Trusted,
+    own_settings_folder,
+    read_trusted,
+    read_trusted_variables,
+)
 
 SETTINGS_FILE = "arche_magic.toml"
 SETTINGS = (
     "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
-    "replay", "budget", PRIVATE, TRUST,
+    "replay", "budget", PRIVATE, TRUST, TRUST_VARIABLES,
 )  # fmt: skip
 
 
@@ -32,13 +47,19 @@ class Sources:
     """
 
     environment: Mapping[str, str] = field(repr=False)
-    in_file: Mapping[str, str] = field(default_factory=dict, repr=False)
+    said: EnvFile = field(default_factory=EnvFile, repr=False)
     env_file: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     settings_file: Path | None = None
     trusted: Trusted = False
+    trusted_variables: frozenset[str] = frozenset()
     project_file: Path | None = None
     private: Private = field(default_factory=Private)
+
+    @property
+    def in_file(self) -> Variables:
+        """The variables of `.env`."""
+        return self.said.variables
 
     @property
     def variables(self) -> Variables:
@@ -50,37 +71,82 @@ class Sources:
         from_file = name in self.in_file and name not in self.environment
         return f"{name} in {self.env_file}" if from_file else ""
 
+    def borrowed(self, name: str) -> frozenset[str]:
+        """The variables of the environment whose values a variable of `.env` takes."""
+        return self.said.borrowed.get(name, frozenset()) if self.said_in(name) else frozenset()
 
-def find_sources(directory: Path) -> Sources:
-    """The process's environment and the nearest files.
+    def check_references(self, names: Iterable[str]) -> None:
+        """Check variables that say where prompts, keys and files go.
+
+        `.env` may be somebody else's: with `http://127.0.0.1/${SECRET}` it would send whatever the
+        environment holds. And without the variable, prompts would go to another address.
+
+        Raises:
+            ConfigurationError: one in `.env` refers to the environment, or to nothing.
+        """
+        for name in names:
+            if name in self.said.unusable and name not in self.environment:
+                raise ConfigurationError(
+                    f"line {self.said.unusable[name]} of {self.env_file}: {name} refers to a "
+                    "variable that is not set"
+                )
+            if borrowed := self.borrowed(name):
+                raise ConfigurationError(
+                    f"{self.said_in(name)} refers to {', '.join(sorted(borrowed))} in the "
+                    f"environment, which only a key may; set {name} itself in the environment"
+                )
+
+
+def find_sources(directory: Path | None) -> Sources:
+    """The process's environment and the nearest files from a directory upward, if there is one.
 
     The user's own settings file lies in their configuration folder. It alone says which base URLs
     are trusted and which routes are private, and the rest of it counts where a project has no
     settings file.
     """
-    environment, env_file = Variables(os.environ), nearest(".env", directory)
-    in_file = read_env_file(env_file) if env_file else {}
+    environment = Variables(os.environ)
+    env_file = nearest(".env", directory) if directory else None
+    said = EnvFile()
+    if env_file:
+        said = tell_of_env_file(env_file, parse_env_file(env_file, environment))
     own_file = own_settings_folder() / SETTINGS_FILE
-    own: dict[str, Any] = {}
-    if own_file.is_file() and is_trusted(own_file, own_file.parent):
-        own = _read_settings(own_file)
+    own = _own_settings(own_file)
     try:
         trusted = read_trusted(own.pop(TRUST, False))
+        trusted_variables = read_trusted_variables(own.pop(TRUST_VARIABLES, []))
         private = read_private(own.pop(PRIVATE, {}))
     except ValueError as error:
         raise ConfigurationError(f"{own_file}: {error}") from None
-    file = nearest(SETTINGS_FILE, directory)
+    file = nearest(SETTINGS_FILE, directory) if directory else None
+    sources = Sources(
+        environment, said, env_file, own, own_file if own else None, trusted, trusted_variables,
+        private=private,
+    )  # fmt: skip
     if file is None or file == own_file.resolve():
-        where = own_file if own else None
-        return Sources(environment, in_file, env_file, own, where, trusted, private=private)
+        return sources
     settings = _read_settings(file)
-    if TRUST in settings:
-        raise ConfigurationError(f"{file}: {TRUST} counts only in your own settings, {own_file}")
+    for name in (TRUST, TRUST_VARIABLES):
+        if name in settings:
+            raise ConfigurationError(f"{file}: {name} counts only in your own settings, {own_file}")
     try:
         private = both(private, settings.pop(PRIVATE, {}), file, own_file)
     except ValueError as error:
         raise ConfigurationError(f"{file}: {error}") from None
-    return Sources(environment, in_file, env_file, settings, file, trusted, file, private)
+    return replace(
+        sources, settings=settings, settings_file=file, project_file=file, private=private
+    )
+
+
+def _own_settings(path: Path) -> dict[str, Any]:
+    """The user's own settings, if there are any and the folder can be looked into."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        tell(f"your own settings {path} cannot be read and do not count ({error.strerror})")
+        return {}
+    return _read_settings(path) if path.is_file() and is_trusted(path, path.parent) else {}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -94,9 +160,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
     """The settings, or none and what is wrong with them."""
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = read_text(path)
+        if not is_text(text):
+            raise ValueError("it is not UTF-8")
+        settings = tomllib.loads(text)
     except (OSError, ValueError) as error:
-        return {}, f" cannot be read: {error}"
+        return {}, f" cannot be read: {getattr(error, 'strerror', None) or error}"
     for name in settings:
         if name not in SETTINGS:
             hint = did_you_mean(name, SETTINGS)

@@ -7,7 +7,9 @@ send the keys in this user's environment to an address of their choice.
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,22 @@ from .addresses import is_base_url, is_loopback, origin
 from .catalog import Provider
 from .env_file import tell
 from .errors import ConfigurationError
-from .types import Location
+from .folders import home_folder
 
 SETTING = "trust_base_urls"
+TRUST_VARIABLES = "trust_key_variables"
 
 Trusted = bool | tuple[str, ...]
 
 
 def own_settings_folder() -> Path:
     """The folder of this user's own settings, which no project's file can name."""
-    default, variable = Path.home() / ".config", "XDG_CONFIG_HOME"
+    variable, below = "XDG_CONFIG_HOME", Path(".config")
     if sys.platform == "win32":
-        default, variable = Path.home() / "AppData" / "Roaming", "APPDATA"
+        variable, below = "APPDATA", Path("AppData", "Roaming")
     named = Path(os.environ.get(variable, ""))
     # A relative one would lie in whatever folder is worked in.
-    return (named if named.is_absolute() else default) / "arche_magic"
+    return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
 
 
 def read_trusted(value: Any) -> Trusted:
@@ -43,6 +46,38 @@ def read_trusted(value: Any) -> Trusted:
     if isinstance(value, list) and all(isinstance(a, str) and is_base_url(a) for a in value):
         return tuple(origin(address) for address in value)
     raise ValueError(f"{SETTING} must be true, or a list of addresses such as https://host")
+
+
+def read_trusted_variables(value: Any) -> frozenset[str]:
+    """The variables that a project's files may use as keys whatever their names.
+
+    Raises:
+        ValueError: it is not a list of names.
+    """
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return frozenset(value)
+    raise ValueError(f'{TRUST_VARIABLES} must be a list of variables such as ["MY_TOKEN"]')
+
+
+def looks_like_key(variable: str) -> bool:
+    """Whether a variable's name says that it holds a key for a service's API."""
+    return re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable) is not None
+
+
+def check_key_variable(
+    variable: str, where: str, trusted: Collection[str], own_settings: Path
+) -> None:
+    """Let a variable pass whose value a project's file wants to use as a key.
+
+    Raises:
+        ConfigurationError: it may hold anything; the message says what to write where.
+    """
+    if not looks_like_key(variable) and variable not in trusted:
+        raise ConfigurationError(
+            f"{where} would send {variable}, whose name does not say that it is a key "
+            f'(…_API_KEY); to allow it, write {TRUST_VARIABLES} = ["{variable}"] into '
+            f"{own_settings}"
+        )
 
 
 def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> None:
@@ -76,14 +111,3 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
         f"{own_settings}{elsewhere if provider.base_url_variable else ''}; if it is not yours, "
         "delete that line"
     )
-
-
-def tell_of_store(store: Location, where: str, folder: Path, what: str = "the ledger is") -> None:
-    """Announce a ledger that a file puts somewhere other than its own folder and this machine."""
-    scheme, mark, _ = store.partition("://")
-    if not mark:
-        here = (folder / store).resolve().is_relative_to(folder)
-    else:
-        here = scheme == "memory" or is_loopback(store)
-    if not here:
-        tell(f"{what} kept in {store} ({where})")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dotenv.main import DotEnv
 
-from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers import file_contents, get_llm_provider
 from arche_magic.llm_providers.config import (
     Configuration,
     load_configuration,
@@ -128,10 +130,157 @@ def test_a_good_file_is_read_without_a_warning(load: Load) -> None:
         load("# a comment\n\nGROQ_API_KEY=gsk_one\n\nOTHER=\n")
 
 
-def test_a_file_that_is_no_text_is_named(load: Load, project: Path) -> None:
-    """A `.env` saved as UTF-16 is an error that says which file."""
-    with pytest.raises(ConfigurationError, match=r"\.env"):
-        load("GROQ_API_KEY=gsk_one\n".encode("utf-16"))
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
+def test_the_byte_order_mark_tells_the_encoding(project: Path, encoding: str, name: str) -> None:
+    """PowerShell and old editors save files as UTF-16."""
+    text = {".env": "GROQ_API_KEY=gsk_one # é\n", "arche_magic.toml": "patience = 7 # é\n"}[name]
+    (project / name).write_bytes(text.encode(encoding))
+    configuration = load_configuration(directory=project)
+    assert keys_of(configuration) == (["gsk_one"] if name == ".env" else [])
+    assert configuration.patience == (30 if name == ".env" else 7)
+
+
+def test_a_line_in_another_encoding_costs_no_other_line(load: Load, project: Path) -> None:
+    """A comment does not matter; a value cannot be used, and its line is named."""
+    env = "# clé\nGROQ_API_KEY=gsk_one\nMISTRAL_API_KEY=clé\n".encode("latin-1")
+    with pytest.warns(ConfigurationWarning) as caught:
+        configuration = load(env)
+    assert keys_of(configuration) == ["gsk_one"]
+    assert keys_of(configuration, "mistral") == []
+    (told,) = [str(warning.message) for warning in caught]
+    assert told.startswith(f"line 3 of {project / '.env'} is not NAME=value in UTF-8")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "GROQ_API_KEY=gsk_file\n".encode("utf-16-le"),
+        b"\xff\xfeG",
+        b"\x00\x01\x02",
+    ],
+)
+def test_a_file_that_cannot_be_read_does_not_hide_the_environment(
+    load: Load, project: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """One warning names the file, and the keys in the environment are used."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_one")
+    with pytest.warns(ConfigurationWarning, match=r"\.env cannot be read and was passed over"):
+        configuration = load(content)
+    assert keys_of(configuration) == ["gsk_one"]
+
+
+# --- references in .env
+
+
+@pytest.mark.parametrize(
+    ("env", "key"),
+    [
+        ("TOKEN=abc\nGROQ_API_KEY=${TOKEN}\n", "abc"),
+        ("TOKEN=abc\nGROQ_API_KEY='${TOKEN}'\n", "abc"),
+        ('TOKEN=abc\nexport GROQ_API_KEY="gsk_${TOKEN}_x"\n', "gsk_abc_x"),
+        ("GROQ_API_KEY=${SECRET_TOKEN}\n", "from-the-environment"),
+        ("SECRET_TOKEN=file\nGROQ_API_KEY=${SECRET_TOKEN}\n", "from-the-environment"),
+        ("GROQ_API_KEY=${NOTHING:-else}\n", "else"),
+        ("TOKEN=abc\nGROQ_API_KEY=${TOKEN:-else}\n", "abc"),
+        ("GROQ_API_KEY=abc\nGROQ_API_KEY=${GROQ_API_KEY}d\n", "abcd"),
+        ("A=abc\nB=${A}\nGROQ_API_KEY=${B}\n", "abc"),
+        ("GROQ_API_KEY=a$TOKEN\n", "a$TOKEN"),
+    ],
+)
+def test_references_are_expanded_as_python_dotenv_does(
+    load: Load, project: Path, monkeypatch: pytest.MonkeyPatch, env: str, key: str
+) -> None:
+    """From the environment first, then from the lines above."""
+    monkeypatch.setenv("SECRET_TOKEN", "from-the-environment")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert keys_of(load(env)) == [key]
+    assert dotenv_as_loaded(project / ".env")["GROQ_API_KEY"] == key
+
+
+def dotenv_as_loaded(path: Path) -> dict[str, str | None]:
+    """What `load_dotenv` would put into the environment."""
+    return DotEnv(path, override=False, encoding="utf-8").dict()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${NOTHING}", "gsk_${NOTHING}", "${NOTHING-x}", "${NOTHING:?x}", "${NOTHING", "$NOTHING",
+     "$(op read op://vault/key)", "${}"],
+)  # fmt: skip
+def test_a_reference_to_nothing_is_never_sent(load: Load, project: Path, value: str) -> None:
+    """The line is named, and the other keys are used."""
+    with pytest.warns(ConfigurationWarning) as caught:
+        configuration = load(f"MISTRAL_API_KEY=m\nGROQ_API_KEY={value}\n")
+    assert keys_of(configuration) == []
+    assert keys_of(configuration, "mistral") == ["m"]
+    (told,) = [str(warning.message) for warning in caught]
+    assert told == (
+        f"line 2 of {project / '.env'} refers to a variable that is not set and was passed over"
+    )
+
+
+@pytest.mark.parametrize("name", ["GROQ_BASE_URL", "ARCHE_QUOTA_STORE", "ARCHE_REPLIES"])
+def test_a_reference_to_nothing_sends_no_prompt_elsewhere(load: Load, name: str) -> None:
+    """Without its address, a prompt for a server of one's own would go to the service."""
+    with pytest.raises(ConfigurationError, match=rf"line 1 of .*\.env: {name} refers to"):
+        load(f"{name}=${{NOTHING}}\nGROQ_API_KEY=one\n")
+
+
+# --- named pipes in the place of .env
+
+
+def serve_pipe(path: Path, content: bytes) -> threading.Thread:
+    """Give the content to the next reader, as a password manager does."""
+
+    def write() -> None:
+        with path.open("wb") as pipe:
+            pipe.write(content)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_pipe_is_read_once(project: Path) -> None:
+    """It gives its content once per reader, and may ask its user each time."""
+    os.mkfifo(project / ".env", 0o600)
+    writer = serve_pipe(project / ".env", b"GROQ_API_KEY=gsk_one\nA=" + b"a" * 100_000 + b"\n")
+    for _ in range(3):
+        assert keys_of(load_configuration(directory=project)) == ["gsk_one"]
+    writer.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_pipe_that_nobody_writes_to_does_not_hang(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is passed over with a warning, and asked again only after a while."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_one")
+    monkeypatch.setattr(file_contents, "_NO_WRITER_SECONDS", 0.1)
+    os.mkfifo(project / ".env")
+    with pytest.warns(ConfigurationWarning, match="no program writes to it"):
+        assert keys_of(load_configuration(directory=project)) == ["gsk_one"]
+    monkeypatch.setattr(file_contents, "_NO_WRITER_SECONDS", 60.0)
+    assert keys_of(load_configuration(directory=project)) == ["gsk_one"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_half_of_what_a_pipe_gives_is_not_used(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line may be half a key."""
+    monkeypatch.setattr(file_contents, "_WRITER_SECONDS", 0.2)
+    os.mkfifo(project / ".env")
+    both_ends = os.open(project / ".env", os.O_RDWR)
+    os.write(both_ends, b"GROQ_API_KEY=gsk_o")
+    try:
+        with pytest.warns(ConfigurationWarning, match="does not finish writing"):
+            assert keys_of(load_configuration(directory=project)) == []
+    finally:
+        os.close(both_ends)
 
 
 def test_keys_are_labelled_in_the_order_of_their_numbers(load: Load) -> None:
@@ -218,14 +367,26 @@ def test_an_env_file_without_keys_does_not_attract_the_ledger(
 
 
 @pytest.mark.parametrize("store", ["memory://shared", "/somewhere/ledger.json"])
-def test_the_store_variable_wins(load: Load, store: str) -> None:
-    """A path or a URL goes through as it is."""
-    assert load(f"ARCHE_QUOTA_STORE={store}\nGROQ_API_KEY=one\n").store == store
+def test_the_store_variable_wins(load: Load, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
+    """A path or a URL in the environment goes through as it is."""
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", store)
+    assert load("GROQ_API_KEY=one\n").store == store
 
 
-def test_the_store_may_lie_in_the_home_folder(load: Load) -> None:
+def test_the_store_may_lie_in_the_home_folder(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """`~` means what it means in a shell."""
-    assert load("ARCHE_QUOTA_STORE=~/ledger.json\n").store == str(Path.home() / "ledger.json")
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", "~/ledger.json")
+    assert load().store == str(Path.home() / "ledger.json")
+
+
+@pytest.mark.parametrize("store", ["ledger.json", "./data/../ledger.json", "{project}/ledger.json"])
+def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: str) -> None:
+    """Wherever below it the notebook is, so that all notebooks of a project share the ledger."""
+    inner = project / "notebooks"
+    inner.mkdir()
+    (project / ".env").write_text(f"ARCHE_QUOTA_STORE={store.format(project=project)}\n")
+    found = load_configuration(directory=inner).store
+    assert os.path.normpath(found) == str(project / "ledger.json")
 
 
 def test_a_store_of_an_unknown_kind_is_refused(load: Load) -> None:

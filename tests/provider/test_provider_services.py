@@ -81,11 +81,11 @@ def test_a_key_may_be_in_a_variable_of_another_name(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`key_variable` names it; numbers go behind it."""
-    settle(serve("a-key-of-the-house"), 'key_variable = "HOUSE_TOKEN"')
-    monkeypatch.setenv("HOUSE_TOKEN_2", "a-key-of-the-house")
+    settle(serve("a-key-of-the-house"), 'key_variable = "HOUSE_API_KEY"')
+    monkeypatch.setenv("HOUSE_API_KEY_2", "a-key-of-the-house")
     reply = get_llm_provider("my-server").generate("Hello")
     assert reply.key == "my-server_key_1"
-    assert get_configuration().keys[0].source == "HOUSE_TOKEN_2 in the environment"
+    assert get_configuration().keys[0].source == "HOUSE_API_KEY_2 in the environment"
 
 
 def test_a_server_of_this_machine_needs_no_key(serve: Serve) -> None:

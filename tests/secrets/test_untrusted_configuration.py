@@ -30,6 +30,7 @@ LOOK_ALIKES = [
     "http://0.0.0.0:8000",
     "http://2130706434",
     "https://localhost.example",
+    "http://models.localhost:8000",  # where that leads is the resolver's business
 ]
 NO_ADDRESSES = [
     "api.groq.com",
@@ -240,9 +241,8 @@ def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> N
 
 
 @pytest.mark.parametrize(
-    "store", ["redis://ledger.example:6379/0", "rediss://u:secret@ledger.example/0", "/srv/l.json",
-              "../l.json", "~/l.json"],
-)  # fmt: skip
+    "store", ["redis://ledger.example:6379/0", "rediss://u:secret@ledger.example/0"]
+)
 def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -> None:
     """Once, with the file that says so, without a password."""
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
@@ -382,7 +382,7 @@ def test_the_settings_in_the_documentation_are_true() -> None:
     blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
-        assert set(tomllib.loads(block)) == {"trust_base_urls"}
+        assert set(tomllib.loads(block)) <= {"trust_base_urls", "trust_key_variables"}
 
 
 # --- services that a project's settings add
@@ -426,6 +426,91 @@ def test_a_known_service_gets_its_own_key_and_no_other(
     assert "[providers.openrouter] key_variable in" in refusal(load)
     service(folder, "openrouter", base_url="https://openrouter.ai.example/api/v1")
     assert "would send" in refusal(load)
+
+
+SECRET = "AWS_SECRET_ACCESS_KEY"
+
+
+@pytest.mark.parametrize("variable", [SECRET, "GITHUB_TOKEN", "PATH", "DATABASE_URL"])
+def test_a_project_cannot_send_any_variable_as_a_key(
+    folder: Path,
+    load: Load,
+    own_settings: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    """Not to this machine either, unless the user's own settings allow that variable."""
+    monkeypatch.setenv(variable, "a-secret-that-stays-here")
+    service(folder, "helper", base_url="http://127.0.0.1:8000/v1", key_variable=variable)
+    message = refusal(load)
+    assert message.startswith(f"[providers.helper] key_variable in {folder / 'arche_magic.toml'}")
+    assert "a-secret" not in message
+    line, place = re.search(r'write (trust_key_variables = \["\S+"\]) into (\S+)', message).groups()
+    assert Path(place) == own_settings
+    own_settings.write_text(line)
+    configuration, told = load()
+    assert [key.provider for key in configuration.keys] == ["groq", "helper"]
+    assert told == [
+        (
+            f"{variable} goes to http://127.0.0.1:8000 "
+            f"([providers.helper] base_url in {folder / 'arche_magic.toml'})"
+        )
+    ]
+
+
+def test_a_project_cannot_allow_itself_a_variable(folder: Path, load: Load) -> None:
+    """Only the user's own settings can."""
+    (folder / "arche_magic.toml").write_text(f'trust_key_variables = ["{SECRET}"]')
+    assert "trust_key_variables counts only in your own settings" in refusal(load)
+
+
+def test_a_key_of_a_project_is_its_own_business(folder: Path, load: Load) -> None:
+    """It is in the project's `.env`, so nothing of the user's is sent."""
+    (folder / ".env").write_text("HELPER_API_KEY=a-key-of-the-project\n")
+    service(folder, "helper", base_url="http://127.0.0.1:8000/v1")
+    assert load()[1] == []
+
+
+@pytest.mark.parametrize("value", [f"${{{SECRET}}}", f"x${{{SECRET}}}", f"${{{SECRET}:-x}}"])
+def test_a_reference_is_no_way_around(
+    folder: Path, load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """A key may be a reference where it goes to its own service, or to where the user says."""
+    monkeypatch.setenv(SECRET, "a-secret-that-stays-here")
+    (folder / ".env").write_text(f"MISTRAL_API_KEY={value}\n")
+    assert load()[1] == []
+    with (folder / ".env").open("a") as file:
+        file.write("MISTRAL_BASE_URL=http://127.0.0.1:8000\n")
+    message = refusal(load)
+    assert f"MISTRAL_API_KEY in {folder / '.env'} would send {SECRET}" in message
+    (folder / ".env").write_text(f"HELPER_API_KEY={value}\nA=1\n")
+    service(folder, "helper", base_url="http://127.0.0.1:8000/v1")
+    assert f"HELPER_API_KEY in {folder / '.env'} would send {SECRET}" in refusal(load)
+    (folder / ".env").write_text(f"A={value}\nHELPER_API_KEY=${{A}}\n")
+    assert f"HELPER_API_KEY in {folder / '.env'} would send {SECRET}" in refusal(load)
+    own_settings.write_text(f'trust_key_variables = ["{SECRET}"]')
+    assert len(load()[0].keys) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GROQ_BASE_URL=http://127.0.0.1:8000/{}",
+        "GROQ_BASE_URL=https://api.groq.com/{}",
+        "ARCHE_QUOTA_STORE=redis://:{}@ledger.example/0",
+        "ARCHE_QUOTA_STORE={}.json",
+        "ARCHE_REPLIES={}.sqlite",
+    ],
+)
+def test_an_address_of_a_project_holds_nothing_of_the_environment(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """It could carry any secret away."""
+    monkeypatch.setenv(SECRET, "a-secret-that-stays-here")
+    (folder / ".env").write_text(f"{line.format(f'${{{SECRET}}}')}\n")
+    message = refusal(load)
+    assert f"in {folder / '.env'} refers to {SECRET} in the environment" in message
+    assert "a-secret" not in message
 
 
 def test_nothing_reaches_a_service_that_is_refused(

@@ -16,7 +16,7 @@ from .base import (
     StorageTimeout,
     T,
     Upgrade,
-    warn_of_folder,
+    warn_of_file,
 )
 from .deadlines import lock_deadline
 from .file_text import FILE_VERSION
@@ -37,7 +37,7 @@ __all__ = [
     "Upgrade",
     "lock_deadline",
     "open_storage",
-    "warn_of_folder",
+    "warn_of_file",
 ]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..errors import LLMProviderError
+from ..safe_files import NotOurs
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -60,13 +61,18 @@ class Storage(Protocol):
         ...
 
 
-_refusing_folders: set[Path] = set()
+_refusing: set[Path] = set()
 
 
-def warn_of_folder(folder: Path, message: str) -> None:
-    """Warn that a folder takes no files, once per process: its files share the one cause."""
-    if folder not in _refusing_folders:
-        _refusing_folders.add(folder)
+def warn_of_file(path: Path, error: OSError, message: str) -> None:
+    """Warn that a file cannot be used, once per process and cause.
+
+    A full or read-only disk is one cause for all files of a folder. A link in the place of a file
+    concerns that file alone.
+    """
+    cause = Path(error.filename) if isinstance(error, NotOurs) else path.parent
+    if cause not in _refusing:
+        _refusing.add(cause)
         warn(message)
 
 

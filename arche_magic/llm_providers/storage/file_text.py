@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from .base import Document
+from .base import Document, Upgrade
 
 FILE_VERSION = 2
 # Documents of version 1 are read as they are; see `quota.folding`.
@@ -78,6 +78,25 @@ def is_ours(content: bytes) -> bool:
     """Whether a file that cannot be read begins as ours do, as far as it goes."""
     heads = (f'{{\n "version": {version},\n'.encode() for version in _READABLE)
     return any(content[: len(head)] == head[: len(content)] for head in heads)
+
+
+def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
+    """Whether a file is a ledger in any layout, or begins as one.
+
+    Args:
+        content: the file.
+        upgrade: knows the layouts of other packages.
+    """
+    if content.startswith(b'{\n "version": ') and is_ours(content):
+        return True
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(data, dict):
+        return False
+    versioned = isinstance(data.get("version"), int) and isinstance(data.get("documents"), dict)
+    return data == {} or versioned or bool(upgrade and upgrade(data))
 
 
 def lines(value: Any, indent: int = 1, depth: int = _LINE_DEPTH) -> str:

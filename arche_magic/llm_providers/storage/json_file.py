@@ -12,11 +12,14 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..forks import new_lock, new_rlock, tell_of_forks
-from .base import Change, Document, StorageTimeout, T, Upgrade, warn, warn_of_folder
+from ..safe_files import NotOurs, open_ours, read_ours
+from .base import Change, Document, StorageTimeout, T, Upgrade, warn, warn_of_file
 from .deadlines import acquire, lock_deadline, seconds_left
-from .file_text import FILE_VERSION, is_ours, lines, parse, split, whole_file
+from .file_text import FILE_VERSION, is_a_ledger, is_ours, lines, parse, split, whole_file
 from .kernel_lock import kernel_lock
 
+# Whatever is at the path with this name, in a folder of ours, was once a ledger.
+LEDGER_NAME = "llm_quota_tracker.json"
 # Enough of the file to hold its version and revision.
 _HEAD_BYTES = 64
 _BLANK = b"\x00 \r\n\t"
@@ -64,7 +67,7 @@ class JsonFileStorage:
         self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
         self.trouble = ""
-        self._was_there = False
+        self._was_there = self._checked = False
         self._know_nothing()
         tell_of_forks(self)
 
@@ -135,6 +138,7 @@ class JsonFileStorage:
             if not self._on_disk:
                 return self._change(names, change)[0]
             try:
+                self._check_owner()
                 self._acquire()
             except OSError as error:
                 with contextlib.suppress(OSError, _OtherLayout):
@@ -179,6 +183,28 @@ class JsonFileStorage:
             f"the ledger {self.path} is locked by another process or thread, so nothing was "
             "changed; try again, or end the kernel that was stopped while it wrote"
         )
+
+    def _check_owner(self) -> None:
+        """Check, before anything is written, that no file of others has the ledger's path.
+
+        Raises:
+            NotOurs: there is one, or one has the path of the copy or the backup.
+        """
+        if self._checked or self._was_there or self.path.name == LEDGER_NAME:
+            return
+        content = _read_bytes(self.path) or b""
+        beside = [_read_bytes(path) or b"" for path in (self._copy, self._backup)]
+        known = os.path.lexists(f"{self.path}.lock") or any(
+            text.strip(_BLANK) and is_ours(text) for text in beside
+        )
+        if content.strip(_BLANK):
+            if not known and not is_a_ledger(content, self._upgrade):
+                raise NotOurs(self.path, "is not a ledger; set ARCHE_QUOTA_STORE to another path")
+        elif not known:
+            for path, text in zip((self._copy, self._backup), beside, strict=True):
+                if text.strip(_BLANK):
+                    raise NotOurs(path, "is not a copy of a ledger; move it away")
+        self._checked = True
 
     def _acquire(self) -> None:
         try:
@@ -296,7 +322,7 @@ class JsonFileStorage:
             status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
             if self._stamp is None or status.st_ino != self._stamp[0]:
                 self._forget()
-                self._descriptor = os.open(self.path, os.O_RDONLY)
+                self._descriptor = open_ours(self.path, os.O_RDONLY)
         except FileNotFoundError:
             self._forget()
             return
@@ -359,7 +385,7 @@ class JsonFileStorage:
             if abs(time.time() - self._backup.stat().st_mtime) < _BACKUP_SECONDS:
                 return
         beside = self._backup.with_name(f"{self._backup.name}.new")
-        with beside.open("wb") as file:
+        with os.fdopen(open_ours(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -372,7 +398,7 @@ class JsonFileStorage:
                 f"cannot be kept ({error.strerror or error}); "
                 "counting in memory until this process ends"
             )
-            warn_of_folder(self.path.parent, f"the ledger {self.path} {self.trouble}")
+            warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
 
 
 def _whole_copy(path: Path) -> dict[str, Document] | None:
@@ -386,14 +412,14 @@ def _whole_copy(path: Path) -> dict[str, Document] | None:
 def _read_bytes(path: Path) -> bytes | None:
     """The file's bytes, None if there is none."""
     try:
-        return path.read_bytes()
+        return read_ours(path)
     except FileNotFoundError:
         return None
 
 
 def _overwrite(path: Path, content: bytes) -> None:
     """Write a file in place, without a moment in which it is empty."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
     try:
         written = 0
         while written < len(content):

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from ..safe_files import check_ours, open_ours
+
 _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
 
 if sys.platform == "win32":
@@ -19,12 +21,14 @@ if sys.platform == "win32":
         def __init__(self, path: str) -> None:
             from filelock import FileLock
 
+            self._path = path
             self._lock = FileLock(path, poll_interval=0.001, thread_local=False)
 
         def acquire(self, seconds: float = math.inf) -> bool:
             """Wait until no other kernel has it, `seconds` at most; False if one still has."""
             from filelock import Timeout
 
+            check_ours(self._path)
             try:
                 self._lock.acquire(timeout=-1 if math.isinf(seconds) else seconds)
             except Timeout:
@@ -51,7 +55,7 @@ else:
 
         def acquire(self, seconds: float = math.inf) -> bool:
             """Wait until no other kernel has it, `seconds` at most; False if one still has."""
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = open_ours(self._path, os.O_RDWR | os.O_CREAT)
             taken = False
             try:
                 taken = _lock(descriptor, seconds)

@@ -1,0 +1,83 @@
+"""The text of a configuration file, however an editor or a password manager wrote it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+# The mark of UTF-32 begins with that of UTF-16, so it comes first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_PIPE_BYTES = 1_000_000
+# A program that serves the pipe waits for its reader, so it is there at once; then it may ask its
+# user first, as 1Password does.
+_NO_WRITER_SECONDS, _WRITER_SECONDS, _NAP_SECONDS = 2.0, 30.0, 0.01
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, by its byte order mark, else as UTF-8.
+
+    Bytes that are not UTF-8 become lone surrogates, so that the lines without any can be used.
+
+    Raises:
+        OSError: the file cannot be read, or nobody writes to the pipe.
+        UnicodeError: it is in an encoding that it does not name.
+    """
+    content = _read_pipe(path) if stat.S_ISFIFO(path.stat().st_mode) else path.read_bytes()
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding)
+    if b"\0" in content:
+        raise UnicodeError("it has zero bytes and no byte order mark; save it as UTF-8")
+    return content.decode("utf-8", errors="surrogateescape")
+
+
+def is_text(text: str) -> bool:
+    """Whether a part of what `read_text` returned was UTF-8."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _read_pipe(path: Path) -> bytes:
+    """What a named pipe gives until its writer closes it.
+
+    Raises:
+        OSError: nobody writes, or not to the end within the time or size allowed.
+    """
+    # Opening it without O_NONBLOCK would wait for a writer without end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        content, began = b"", time.monotonic()
+        while len(content) < _PIPE_BYTES:
+            try:
+                piece = os.read(descriptor, 65_536)
+            except BlockingIOError:
+                if time.monotonic() > began + _WRITER_SECONDS:
+                    raise OSError("the program behind this pipe does not finish writing") from None
+                _wait_for_more(descriptor)
+                continue
+            if not piece and content:
+                return content
+            if not piece:
+                if time.monotonic() > began + _NO_WRITER_SECONDS:
+                    raise OSError("it is a named pipe, and no program writes to it")
+                time.sleep(_NAP_SECONDS)
+            content += piece
+    finally:
+        os.close(descriptor)
+    raise OSError("it is a named pipe that does not end")
+
+
+def _wait_for_more(descriptor: int) -> None:
+    # At once: a writer that opens the pipe again would send everything a second time.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(1000 * _NAP_SECONDS)

@@ -1,0 +1,89 @@
+"""Where our files lie: the ledger, the record of attempts beside it, and kept replies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .addresses import is_loopback
+from .env_file import nearest, tell
+from .errors import ConfigurationError
+from .safe_files import keep_inside
+from .sources import Sources
+from .types import Location
+
+LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
+REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
+STORE, REPLIES = "ARCHE_QUOTA_STORE", "ARCHE_REPLIES"
+
+
+def ledger_place(sources: Sources, home: Path | None) -> Location:
+    """Where the ledger is kept: a path or a URL.
+
+    Args:
+        sources: what configures us.
+        home: the folder in whose `outputs` it is by default; None if there is none.
+
+    Raises:
+        ConfigurationError: a project's file names a path outside the project.
+    """
+    if named := sources.variables.get(STORE):
+        return Location(named if "://" in named else str(_named(named, STORE, sources)))
+    if home is None:
+        tell("there is no working directory, so the ledger is kept in memory")
+        return Location("memory://")
+    return Location(str(home / LEDGER_FILE))
+
+
+def replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bool) -> Path:
+    """Where replies are kept: beside the ledger, or in `outputs` if that is not a file.
+
+    Raises:
+        ConfigurationError: a project's file names a path outside the project.
+    """
+    if named := sources.variables.get(REPLIES):
+        return _named(named, REPLIES, sources)
+    # Whoever was handed the file has no `.env` that says where the project begins.
+    if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
+        return handed
+    if "://" in ledger:
+        return home / REPLIES_FILE if home else REPLIES_FILE
+    return Path(ledger).with_name(REPLIES_FILE.name)
+
+
+def _named(named: str, variable: str, sources: Sources) -> Path:
+    """The path that a variable names for a file of ours.
+
+    A path in `.env` is relative to that file's folder, the project, and must not lead out of it.
+
+    Raises:
+        ConfigurationError: the path leads out of the project, or it begins with `~` and there is
+            no home folder.
+    """
+    where, env_file = sources.said_in(variable), sources.env_file
+    try:
+        path = Path(named).expanduser()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{where or variable} is {named}, and there is no home folder for ~; write a full path"
+        ) from None
+    if not where or env_file is None:
+        keep_inside(path.parent, None)
+        return path
+    project = env_file.parent
+    path = project / path
+    leads_to = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
+    if not Path(leads_to).is_relative_to(os.path.realpath(project)):
+        raise ConfigurationError(
+            f"{where} leads out of the project, to {leads_to}; if you want that, set {variable} in "
+            "the environment, else delete that line"
+        )
+    keep_inside(path.parent, project)
+    return path
+
+
+def tell_of_store(store: Location, where: str) -> None:
+    """Announce a ledger that a file puts on another machine."""
+    scheme, mark, _ = store.partition("://")
+    if mark and scheme != "memory" and not is_loopback(store):
+        tell(f"the ledger is kept in {store} ({where})")

@@ -1,0 +1,137 @@
+"""Opening our own files, and nothing else that stands at their path.
+
+A notebook's folder is often somebody else's work. In it, a symbolic link with the name of one of
+our files would make us write into a file of the user's, and a named pipe would make us wait. So
+our files are opened as regular files under their own name, or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
+# Without O_NONBLOCK, opening a named pipe waits for its other end.
+_SAFELY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
+# Folders that a project's files place outside the project, and where they lead.
+_outside: dict[str, str] = {}
+
+
+class NotOurs(OSError):
+    """What stands at a path is not a file of ours; `strerror` is the message, with the path."""
+
+    def __init__(self, path: str | os.PathLike[str], why: str) -> None:
+        super().__init__(errno.EPERM, f"{os.fspath(path)} {why}", os.fspath(path))
+
+
+def open_ours(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file under its own name; returns the descriptor.
+
+    Takes the flags of `os.open`. With `O_CREAT` a missing file is made.
+
+    Raises:
+        NotOurs: a symbolic link, a second name (hard link) of a file that is to be written, or
+            something other than a regular file; or its folder leads out of the project.
+        OSError: as `os.open`.
+    """
+    _check_folder(path)
+    if not _CHECKED_BY_SYSTEM:
+        check_ours(path)
+    try:
+        # Truncated below: not before it is known to be ours.
+        descriptor = os.open(path, flags & ~os.O_TRUNC | _SAFELY, 0o666)
+    except OSError:
+        check_ours(path)
+        raise
+    try:
+        _check_kind(path, os.fstat(descriptor), bool(flags & (os.O_WRONLY | os.O_RDWR)))
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_ours(path: Path) -> bytes:
+    """The bytes of a file of ours.
+
+    Raises:
+        OSError: as `open_ours`.
+    """
+    with os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def check_ours(path: str | os.PathLike[str]) -> None:
+    """Check a file that a library is going to open by its path; a missing one passes.
+
+    Raises:
+        NotOurs: as `open_ours` would.
+    """
+    _check_folder(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    _check_kind(path, status, writing=True)
+
+
+def check_sqlite(path: Path) -> None:
+    """Check an SQLite file, and the files that SQLite opens beside it.
+
+    Raises:
+        NotOurs: as `open_ours` would, or the journal names a further file, which SQLite would
+            delete. Only changes of several databases at once leave such a journal; ours do not.
+    """
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        check_ours(f"{path}{suffix}")
+    journal = Path(f"{path}-journal")
+    try:
+        with os.fdopen(open_ours(journal, os.O_RDONLY), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - len(_SUPER_JOURNAL)))
+            ending = file.read()
+    except FileNotFoundError:
+        return
+    if ending == _SUPER_JOURNAL:
+        raise NotOurs(journal, "names another file, which SQLite would delete; delete the journal")
+
+
+def keep_inside(folder: Path, project: Path | None) -> None:
+    """Refuse or allow the files of ours in a folder from now on.
+
+    Args:
+        folder: where they lie, as an absolute path.
+        project: the project that places them there; the folder must not lead out of it through
+            links. None if the user's own environment or program names the folder.
+    """
+    leads_to = os.path.realpath(folder)
+    if project is None or Path(leads_to).is_relative_to(os.path.realpath(project)):
+        _outside.pop(os.fspath(folder), None)
+    else:
+        _outside[os.fspath(folder)] = leads_to
+
+
+def _check_folder(path: str | os.PathLike[str]) -> None:
+    folder = os.path.dirname(path)  # noqa: PTH120  # several times a call
+    if leads_to := _outside.get(folder):
+        raise NotOurs(
+            folder,
+            f"leads out of the project to {leads_to}; if you made this link, set "
+            f"ARCHE_QUOTA_STORE={leads_to}/llm_quota_tracker.json in the environment",
+        )
+
+
+def _check_kind(path: str | os.PathLike[str], status: os.stat_result, writing: bool) -> None:
+    # A reparse point of another kind is an ordinary file, in a folder of OneDrive's for example.
+    tag = getattr(status, "st_reparse_tag", 0)
+    links = {getattr(stat, f"IO_REPARSE_TAG_{kind}", -1) for kind in ("SYMLINK", "MOUNT_POINT")}
+    if stat.S_ISLNK(status.st_mode) or tag in links:
+        raise NotOurs(path, "is a link, which is not followed; delete it")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotOurs(path, "is not a regular file; delete it")
+    if writing and status.st_nlink > 1:
+        raise NotOurs(path, "is a second name (a hard link) of some file; put a copy in its place")
