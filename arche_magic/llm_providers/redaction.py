@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from .markdown import without_controls
+
 if TYPE_CHECKING:
     from .types import Key
 
@@ -44,7 +46,8 @@ def redacted(text: str, secret: str) -> str:
         text = ": ".join(pieces)
     if quotes(text, secret):
         text = _LEFT_OUT
-    text = "".join(character for character in " ".join(text.split()) if character.isprintable())
+    text = without_controls(" ".join(text.split()))
+    text = "".join(character for character in text if character.isprintable())
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 

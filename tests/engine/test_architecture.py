@@ -30,7 +30,7 @@ ALLOWED = {
     "catalog": {"addresses", "errors", "types"},
     "provider_settings": {"addresses", "catalog", "sources", "trust", "types"},
     "addresses": set(),
-    "redaction": {"types?"},
+    "redaction": {"markdown", "types?"},
     "folders": set(),
     "file_contents": set(),
     "env_file": {"file_contents", "forks"},

@@ -21,9 +21,10 @@ from .failures import error_fields, event_status, said
 from .formats import formats_of
 from .http import Call, HttpClient, transport_failure
 from .limits import parse_date
+from .logs import clean_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 logger = logging.getLogger("arche_magic.adapters")
@@ -52,6 +53,9 @@ class SdkAdapter(ABC):
     _used: str
     """The attribute of the SDK's client that makes the calls."""
 
+    # From a reply's JSON to what the SDK gets of it, where it may not have all.
+    _keep: Callable[[Any], Any] | None = None
+
     # Whether a structured reply can be streamed too; if not, it comes in one piece.
     _streams_json = True
 
@@ -62,7 +66,7 @@ class SdkAdapter(ABC):
         self.served_at: float | None = None
         self._key, self._base_url, self._periods = key, base_url, periods
         self._formats = formats_of(key.provider, base_url)
-        self._http = HttpClient(base_url, key)
+        self._http = HttpClient(base_url, key, self._keep)
         self._sdk: Any = None
         self._building = threading.Lock()
 
@@ -167,6 +171,7 @@ class SdkAdapter(ABC):
         sdk = self._build()
         # Parts of an SDK are imported only when they are first used.
         attrgetter(self._used)(sdk)
+        clean_logs()
         return sdk
 
     def _completions(

@@ -6,8 +6,10 @@ have no end. The SDKs read all of it; what they get from here is bounded.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import httpx
 
@@ -157,6 +159,21 @@ class _EventReader:
             return
         self._data.append(value.removeprefix(b" "))
         self._size += len(line)
+
+
+def rewritten(
+    chunks: Iterable[bytes], keep: Callable[[Any], Any], *, events: bool
+) -> Iterator[bytes]:
+    """The JSON of a body, or of each event of a stream, with only what `keep` leaves of it."""
+    for text in chunks if events else [b"".join(chunks)]:
+        lines = text.split(b"\n") if events else [text]
+        try:
+            value = json.loads(b"\n".join(line.removeprefix(b"data: ") for line in lines))
+        except (ValueError, RecursionError):
+            yield text
+            continue
+        form = b"data: %b\n\n" if events else b"%b"
+        yield form % json.dumps(keep(value)).encode()
 
 
 class Body(httpx.SyncByteStream):

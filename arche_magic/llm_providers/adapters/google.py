@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from ..types import Image, Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, counted
+from .chat import mapping
 from .failures import by_status, label, mappings, said
 from .finish import finish_kind
 from .formats import Format
@@ -17,6 +18,24 @@ from .limits import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+# All that is read of a reply. The SDK prints each word that it does not know in a warning, as the
+# server wrote it: with terminal escapes, or the key.
+_READ: Any = {
+    "error": ...,
+    "models": [{"name": ...}],
+    "promptFeedback": {"blockReason": "BlockedReason"},
+    "candidates": [
+        {
+            "content": {"parts": [{"text": ..., "thought": ...}]},
+            "finishReason": "FinishReason",
+        }
+    ],
+    "usageMetadata": {
+        "promptTokenCount": ...,
+        "candidatesTokenCount": ...,
+        "thoughtsTokenCount": ...,
+    },
+}
 API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
@@ -25,6 +44,14 @@ class GoogleAdapter(SdkAdapter):
     """Gemini's generateContent; it sends no limit headers at all."""
 
     _used = "models"
+
+    @staticmethod
+    def _keep(answer: Any) -> Any:
+        kept = _only(answer, _READ)
+        if isinstance(kept, dict) and (word := _unknown_word(answer, kept)):
+            # The SDK hands it on as it is, and nobody reads an id.
+            kept["responseId"] = word
+        return kept
 
     def _build(self) -> Any:
         from google import genai
@@ -121,6 +148,36 @@ def _inline(image: Image) -> dict[str, Any]:
     return {"inline_data": {"mime_type": image.media_type, "data": image.data}}
 
 
+def _only(value: Any, shape: Any) -> Any:
+    """What the shape has of a value; what it does not have a list or an object for is left out.
+
+    A name in the shape is that of one of the SDK's enumerations. A word that is not in it becomes
+    OTHER, as in Google's own lists.
+    """
+    if isinstance(shape, dict) and isinstance(value, dict):
+        return {name: _only(value[name], shape[name]) for name in shape if name in value}
+    if isinstance(shape, list) and isinstance(value, list):
+        return [_only(item, shape[0]) for item in value]
+    if isinstance(shape, str):
+        from google.genai import types
+
+        known = getattr(types, shape).__members__
+        return (value if value in known else "OTHER") if isinstance(value, str) and value else None
+    return value if shape is ... else None
+
+
+def _unknown_word(answer: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """Why a reply ended or was blocked, if that is a word that the SDK does not know."""
+    told, left = _endings(answer), _endings(kept)
+    return next((word for word, known in zip(told, left, strict=True) if word != known), "")
+
+
+def _endings(answer: Mapping[str, Any]) -> tuple[str, str]:
+    """The words for why the prompt was blocked, and for how the first candidate ended."""
+    first = next(iter(mappings(answer.get("candidates"))), {})
+    return said(mapping(answer.get("promptFeedback")), "blockReason"), said(first, "finishReason")
+
+
 def _part(response: Any) -> Part | None:
     """One response, or one chunk of it, without the model's thinking."""
     usage = getattr(response, "usage_metadata", None)
@@ -129,12 +186,15 @@ def _part(response: Any) -> Part | None:
     )
     block = getattr(getattr(response, "prompt_feedback", None), "block_reason", None)
     if block:
-        return Part(finish_reason="content_filter", usage=count or None, reason=_word(block))
+        word = response.response_id or _word(block)
+        return Part(finish_reason="content_filter", usage=count or None, reason=word)
     if not response.candidates:
         return Part(usage=count) if count else None
     candidate = response.candidates[0]
     pieces = (candidate.content and candidate.content.parts) or ()
     ending = _word(candidate.finish_reason)
+    if ending == "OTHER":
+        ending = response.response_id or ending
     return Part(
         text="".join(piece.text for piece in pieces if piece.text and not piece.thought),
         finish_reason=finish_kind(ending),

@@ -30,11 +30,13 @@ from .bodies import (
     bounded,
     decompressed,
     events,
+    rewritten,
 )
+from .logs import calling_with
 from .network import Allowance, keep_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..types import Key, Timeouts
 
@@ -58,9 +60,12 @@ class Call:
         body: of an answer that is no success: parsed JSON, else text, else None.
     """
 
-    def __init__(self, timeouts: Timeouts, stream: bool) -> None:
+    def __init__(
+        self, timeouts: Timeouts, stream: bool, keep: Callable[[Any], Any] | None = None
+    ) -> None:
         self.timeouts = timeouts
         self.stream = stream
+        self._keep = keep
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
         self._late = ""
@@ -118,6 +123,8 @@ class Call:
         body = bounded(body, most)
         if self.stream:
             body = events(body, self.hear)
+        if self._keep is not None:
+            body = rewritten(body, self._keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
         return httpx.Response(
             self.status, headers={"content-type": kind}, stream=Body(body, response.close)
@@ -166,10 +173,15 @@ class HttpClient:
     """One pool of connections, shared by the threads that use the adapter.
 
     It signs requests with the key, and only those to the base URL's own scheme, host and port.
+
+    Args:
+        base_url: where the service is.
+        key: what it asks for.
+        keep: from a reply's JSON to what the SDK gets of it, if that is not all.
     """
 
-    def __init__(self, base_url: str, key: Key) -> None:
-        self._key, self._origin = key, origin(base_url)
+    def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
+        self._key, self._origin, self._keep = key, origin(base_url), keep
         self._current = threading.local()
         self.client = _Client(
             # A redirect could carry the key to another host.
@@ -187,10 +199,11 @@ class HttpClient:
     @contextmanager
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
-        call = Call(timeouts, stream)
+        call = Call(timeouts, stream, self._keep)
         self._current.call = call
         try:
-            yield call
+            with calling_with(self._key):
+                yield call
         finally:
             self._current.call = None
             call.close()

@@ -1,0 +1,67 @@
+"""Keys kept out of what the libraries below us log of a call of ours.
+
+They log status lines and headers as they come, and a server may put the key there. Records of
+other calls, of a program that uses the same libraries itself, stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..redaction import quotes, redacted
+from ..types import Key
+
+_LIBRARIES = (
+    "httpx", "httpx2", "httpcore", "httpcore2", "openai", "groq", "mistralai", "google_genai",
+)  # fmt: skip
+
+
+class _Calls(threading.local):
+    """The keys of this thread's calls in progress."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+
+
+_calls = _Calls()
+
+
+class _Cleaner(logging.Filter):
+    """Changes records that quote a key; lets every record pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for key in _calls.keys:
+            if record.exc_info and record.exc_info[0]:
+                text = "".join(traceback.format_exception(record.exc_info[1]))
+                if quotes(text, key.secret()):
+                    record.msg = f"{record.getMessage()} ({record.exc_info[0].__name__})"
+                    record.args, record.exc_info, record.exc_text = (), None, None
+            if quotes(text := record.getMessage(), key.secret()):
+                record.msg, record.args = redacted(text, key.secret()), ()
+        return True
+
+
+_cleaner = _Cleaner()
+
+
+def clean_logs() -> None:
+    """Watch the loggers there are; again after an SDK was imported, as it brings more."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in _LIBRARIES:
+            logger.addFilter(_cleaner)
+
+
+@contextmanager
+def calling_with(key: Key) -> Iterator[None]:
+    """A call of this thread: what is logged meanwhile does not quote the key."""
+    _calls.keys.append(key)
+    try:
+        yield
+    finally:
+        # Streams of one thread may end in any order, and in another thread than they began.
+        if key in _calls.keys:
+            _calls.keys.remove(key)
