@@ -68,6 +68,7 @@ class FileJob:
         self._total = _count_rows(self.source)
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
         self._failed = 0
+        self._purse = self._job.purse
         self._cancelled = False
 
     def __len__(self) -> int:
@@ -121,18 +122,11 @@ class FileJob:
         self._job.cancel()
 
     def _left(self) -> dict[str, Any]:
-        """The options for the next chunk: bounds less what was spent."""
-        spent = {
-            "max_cost": self._before.cost_usd,
-            "max_tokens_total": self._before.tokens,
-            "stop_after": self._failed,
-        }
-        left = {
-            name: self._options[name] - amount
-            for name, amount in spent.items()
-            if self._options.get(name) is not None
-        }
-        return self._options | left
+        """The options for the next chunk, which shares the bounds; failures count as well."""
+        most = self._options.get("stop_after")
+        failing = {} if most is None else {"stop_after": most - self._failed}
+        whole = {} if self._purse is None else {"part_of": self._purse}
+        return self._options | failing | whole
 
 
 def _begin(part: Path) -> None:

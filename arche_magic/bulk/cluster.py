@@ -7,6 +7,7 @@ ours does; no key travels. A ledger in Redis lets workers of many machines share
 from __future__ import annotations
 
 import math
+import os
 import socket
 import threading
 from collections.abc import Generator, Iterator
@@ -17,7 +18,7 @@ from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest,
 
 from .chunks import column_types
 from .job import Job
-from .progress import Row
+from .progress import JobStopped, Row
 from .results import Replies
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ _TYPES = {
     "number": "float64",
     "boolean": "boolean",
 }
-# What is counted over all rows cannot be counted by workers that do not know of each other.
-_BOUNDS = ("max_cost", "max_tokens_total")
 
 
 def is_dask(data: object) -> bool:
@@ -60,7 +59,7 @@ def map_partitions(
     columns = {name: _TYPES.get(str(entry.get("type")), "object") for name, entry in types.items()}
     meta = Replies(job).frame().astype(columns)
     return data.map_partitions(
-        _ask_partition, template, _shared_out(options, data.npartitions), columns, meta=meta
+        _ask_partition, template, options | {"part_of": _new_name()}, columns, meta=meta
     )
 
 
@@ -72,6 +71,7 @@ def imap_rows(
     Raises:
         InvalidRequest: data, template or an option is wrong, before anything is sent to a worker.
         ConfigurationError: the workers cannot do it, or do not share their limits.
+        JobStopped: at one of the bounds, after all rows that were finished.
     """
     from distributed import as_completed
 
@@ -80,7 +80,7 @@ def imap_rows(
     threads = _check_workers(client)
     size = max(1, min(_MOST_ROWS, math.ceil(len(rows) / (_PARTS * threads))))
     starts = range(0, len(rows), size)
-    shared = _shared_out(options, len(starts))
+    shared = options | {"part_of": _new_name()}
     futures = [
         client.submit(
             _ask_part, rows.frame.iloc[start : start + size], rows.template, shared, start,
@@ -90,9 +90,17 @@ def imap_rows(
         for start in starts
     ]  # fmt: skip
     try:
+        stopped = None
         for future in as_completed(futures):
-            yield from future.result()
+            rows, error = future.result()
+            yield from rows
             future.release()
+            stopped = stopped or error
+            if error and not error.within_bounds:
+                break
+            # Otherwise the other parts come to the same bound, and have finished rows too.
+        if stopped is not None:
+            raise stopped
     finally:
         client.cancel(futures)
 
@@ -141,10 +149,9 @@ def _about() -> dict[str, Any]:
     }
 
 
-def _shared_out(options: dict[str, Any], parts: int) -> dict[str, Any]:
-    """The options of one of so many parts: bounds on the whole are shared out evenly."""
-    bounds = {name: options[name] for name in _BOUNDS if options.get(name) is not None}
-    return options | {name: bound / max(1, parts) for name, bound in bounds.items()}
+def _new_name() -> str:
+    """A name for a job, by which its parts find the bounds that they share in the ledger."""
+    return os.urandom(8).hex()
 
 
 def _ask_partition(
@@ -158,10 +165,18 @@ def _ask_partition(
     return replies.frame().astype(columns)
 
 
-def _ask_part(frame: pd.DataFrame, template: str, options: dict[str, Any], start: int) -> list[Row]:
-    """Some rows of a job, on a worker; they begin at `start`."""
+def _ask_part(
+    frame: pd.DataFrame, template: str, options: dict[str, Any], start: int
+) -> tuple[list[Row], JobStopped | None]:
+    """Some rows of a job, on a worker; they begin at `start`. And what stopped it, if anything."""
     job = Job(frame, template, **options)
-    return [replace(row, position=start + row.position) for row in _watched(job)]
+    rows: list[Row] = []
+    try:
+        for row in _watched(job):
+            rows.append(replace(row, position=start + row.position))  # noqa: PERF401  # it may raise
+    except JobStopped as stopped:
+        return rows, stopped
+    return rows, None
 
 
 def _watched(job: Job) -> Iterator[Row]:

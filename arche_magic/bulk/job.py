@@ -16,6 +16,7 @@ from typing import Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.types import Request, Schema
 
@@ -51,10 +52,13 @@ class Job:
         fresh: every row is asked again, and what is kept is replaced.
         reserve: the share of each limit (0 to 1) that is left to other work.
         llm: what asks; that of the configuration if not given.
+        part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
+            share `max_cost` and `max_tokens_total` through the ledger.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
         rows: the rows and their prompts.
+        purse: what its calls may take together; None without `max_cost` and `max_tokens_total`.
         schema: what each reply must look like, or None.
 
     Raises:
@@ -78,6 +82,7 @@ class Job:
         fresh: bool = False,
         reserve: float = 0.1,
         llm: IntelligentLLMOrchestrator | None = None,
+        part_of: Purse | str = "",
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
@@ -91,11 +96,17 @@ class Job:
         fixed["schema"] = sample.schema
         self._counts = Counts(len(self.rows), configuration.clock.time)
         self._pool = Pool()
+        bounds = Bounds.of(max_cost, max_tokens_total, stop_after)
+        if isinstance(part_of, str):
+            tracker = self._llm.quota_tracker
+            self.purse = tracker.job_purse(bounds.cost, bounds.tokens, part_of)
+        else:
+            self.purse = part_of
         self._lanes = Lanes(
             self._allowed(sample, allow_paid),
             self._pool,
             self._counts,
-            Bounds.of(max_cost, max_tokens_total, stop_after),
+            self.purse,
             longest,
             rows_per_request(pack, sample),
         )
@@ -106,7 +117,7 @@ class Job:
             self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
         self._keeper = Keeper(
-            self._pool, store, owner, self._counts, self._lanes.bounds, configuration.clock.time,
+            self._pool, store, owner, self._counts, bounds, configuration.clock.time,
             self._hand_out, self._lanes.look_after,
         )  # fmt: skip
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)

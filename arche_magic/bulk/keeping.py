@@ -110,7 +110,7 @@ class Keeper:
         with self._pool.lock:
             for finished in batch:
                 places = self._pool.written(finished.task)
-                tokens = self._spend(finished)
+                tokens = self._tokens(finished)
                 why = str(finished.error) if finished.error else None
                 for number, (position, label) in enumerate(places):
                     prompt, joined = finished.task.prompt, number > 0
@@ -119,22 +119,19 @@ class Keeper:
             self._hand_out(rows)
         self._judge(failed)
 
-    def _spend(self, finished: Finished) -> int:
-        """Count what a task spent; returns its tokens."""
+    def _tokens(self, finished: Finished) -> int:
+        """The tokens of a task; counts its reply."""
         if (reply := finished.reply) is not None:
-            usage = reply.usage
-            self._counts.spend(usage.total_tokens, reply.cost or 0.0, usage.output_tokens, served=1)
-            return usage.total_tokens
+            self._counts.note_reply(reply.usage.output_tokens)
+            return reply.usage.total_tokens
         attempts = finished.error.attempts if finished.error else ()
-        tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
-        self._counts.spend(tokens, sum(attempt.cost_usd or 0.0 for attempt in attempts))
-        return tokens
+        return sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
 
     def _compare(self, finished: Finished) -> None:
         """Count whether a row that came packed was answered alike alone."""
         with self._pool.lock:
             self._pool.asking -= 1
-        self._spend(finished)
+        self._tokens(finished)
         check, alone = finished.task.checks, finished.reply
         if check and alone is not None:
             same = check.agrees(alone)

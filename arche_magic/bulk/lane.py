@@ -22,6 +22,7 @@ from arche_magic.llm_providers.types import Message, Request
 
 from .packing import Check, fields_to_compare, packed, unpacked
 from .pool import MOST_PACKED, Finished, Task
+from .progress import JobStopped
 
 if TYPE_CHECKING:
     from .lanes import Lanes
@@ -111,8 +112,7 @@ class Lane:
 
     def _take(self) -> list[Task]:
         """The next rows, once a route may be open; none when the job is at its end."""
-        pool, bounds = self._pool, self.crew.bounds
-        is_bounded = min(bounds.cost, bounds.tokens) < math.inf
+        pool = self._pool
         with pool.lock:
             while not (pool.ending.is_set() or self.is_closed):
                 if self._clock.time() < self.shut_until:
@@ -124,11 +124,10 @@ class Lane:
                     if self.models
                     else min(self.size, 1 + len(pool.ready) // self.threads)
                 )
-                size = self.crew.affordable(size) if is_bounded and pool.ready else size
-                if size > 0 and (tasks := pool.pick(self.number, size)):
+                if tasks := pool.pick(self.number, size):
                     return tasks
                 pool.idle += 1
-                pool.work.wait(NAP_SECONDS if is_bounded else None)
+                pool.work.wait()
                 pool.idle -= 1
         return []
 
@@ -167,6 +166,10 @@ class Lane:
         except ConfigurationError as error:
             self._pool.end(error)
             raise _HandBack from None
+        except LLMProviderError as error:
+            self.crew.counts.spend(error.attempts)
+            raise
+        self.crew.counts.spend(reply.attempts)
         self.crew.note_call(self, reply)
         return reply
 
@@ -194,27 +197,24 @@ class Lane:
         """Ask the rows in one request, and take out those that were answered."""
         tasks = list(left)
         requests = [task.request for task in tasks]
-        counts, half = self.crew.counts, max(1, len(tasks) // 2)
+        half = max(1, len(tasks) // 2)
         try:
             request = packed(requests, self.crew.reply_tokens())
             with self.llm.together([request]) as together:
                 whole = self._send(request, together)
         except NoRouteAvailable as error:
-            if error.next_available_at is None:
+            if error.next_available_at is None or self.crew.bound_reached(self.llm, request):
                 self._shorten(tasks, half)
             else:
                 self._shut(error)
             raise _HandBack from None
         except LLMProviderError as error:
-            counts.spend(sum(a.input_tokens + a.output_tokens for a in error.attempts), 0.0)
             # A provider that does not take the list may take its rows.
             self.cap = 1 if isinstance(error, InvalidRequest) else max(1, self.cap // 2)
             self._shorten(tasks, half)
             raise _HandBack from None
         replies = unpacked(whole, requests)
         good = sum(reply is not None for reply in replies)
-        if not good:
-            counts.spend(whole.usage.total_tokens, whole.cost or 0.0)
         if good < half:
             self.cap = max(1, self.cap // 2)
         is_cut = whole.finish_reason == "length"
@@ -246,6 +246,11 @@ class Lane:
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> Finished:
         """What to do when no route answered a row: wait for one, or give the row up."""
+        if bound := self.crew.bound_reached(self.llm, task.request):
+            stopped = JobStopped(f"stopped before it would exceed {bound}")
+            stopped.within_bounds = True
+            self._pool.end(stopped)
+            raise _HandBack from None
         short = replace(task.request, messages=(Message("user", "?"),), schema=None)
         if error.next_available_at is None and self._opens(short) < math.inf:
             # Others have a route here.

@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import NoRouteAvailable
-from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import prompt_units, prompts_that_fit
+from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Clock, Request, Route, Standing, Usage
 
 from .lane import NAP_SECONDS, Lane, Model
 from .packing import pack_size
 from .pool import MOST_PACKED, THREADS, Finished, Pool, Task
-from .progress import Bounds, Counts, JobStopped
+from .progress import Counts
 
 PACKING_THREADS = 4
 # So many at most, where each reply takes longer than this.
@@ -36,8 +36,6 @@ SOON_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 # So many packed rows are asked alone as well, to compare: one of every so many requests.
 _CHECKS, _CHECK_EVERY = 5, 10
-# How much more a row may take than any before.
-_MARGIN = 1.5
 # Replies after which their mean length is believed.
 _KNOWN_AFTER = 5
 
@@ -67,7 +65,7 @@ class Lanes:
         llm: may ask on all routes that the job may use.
         pool: where rows come from and go to.
         counts: what is spent so far.
-        bounds: what may be.
+        purse: the bounds of what all its calls may take; None without any.
         patience: seconds a shut lane is waited for.
         pack: rows per request; None decides by the limits.
 
@@ -80,14 +78,14 @@ class Lanes:
         llm: IntelligentLLMOrchestrator,
         pool: Pool,
         counts: Counts,
-        bounds: Bounds,
+        purse: Purse | None,
         patience: float,
         pack: int | None,
     ) -> None:
-        self.pool, self.counts, self.bounds = pool, counts, bounds
+        self.pool, self.counts, self.purse = pool, counts, purse
         self.patience, self._pack = patience, pack
         self.clock = _JobClock(llm.configuration.clock, pool.ending)
-        self.llm = _like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
+        self.llm = self._like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
         self.put_off = ""
         self.lanes: list[Lane] = []
         self.threads: list[threading.Thread] = []
@@ -146,26 +144,10 @@ class Lanes:
         # A value is hardly longer than what describes it.
         return min(guess, schema.tokens) if schema else guess
 
-    def affordable(self, size: int) -> int:
-        """Of so many rows, those that may be asked without going beyond a bound.
-
-        The pool's lock is held. Ends the job if it is none and nothing is under way.
-        """
-        counts, bounds = self.counts, self.bounds
-        for name, bound, spent, most, guess in (
-            ("max_tokens_total", bounds.tokens, counts.tokens, counts.most_tokens, self._tokens),
-            ("max_cost (USD)", bounds.cost, counts.cost, counts.most_cost, self._cost),
-        ):
-            if bound == math.inf:
-                continue
-            # What a row takes at most is known from those that were answered, more or less.
-            each = _MARGIN * most or guess()
-            if each > 0:
-                size = min(size, math.floor((bound - spent) / each) - self.pool.asking)
-            if size < 1 and not self.pool.asking:
-                what = f"{name} of {bound:,.6g}: {spent:,.6g} spent"
-                self.pool.end_locked(JobStopped(f"stopped before it would exceed {what}"))
-        return size
+    def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
+        """The bound of the job that keeps a request from one of its routes; "" if none does."""
+        refuses = llm.quota_tracker.job_refuses
+        return next(filter(None, (refuses(route, request) for route in llm.routes(request))), "")
 
     def closed(self, error: NoRouteAvailable) -> list[Finished]:
         """A lane has closed; with the last one the job ends. The pool's lock is held.
@@ -198,13 +180,6 @@ class Lanes:
         if self._sample is None or not self._routes:
             return Usage()
         return self.llm.quota_tracker.estimate(self._routes[0], self._sample)
-
-    def _tokens(self) -> float:
-        return self._guess().total_tokens
-
-    def _cost(self) -> float:
-        usage = self._guess()
-        return max((cost_usd(route, usage) or 0.0 for route in self._routes), default=0.0)
 
     def _sizes(self, *, packs: bool = False) -> dict[Model, int]:
         """Rows per request of each model, by the limits as they are known now.
@@ -290,16 +265,17 @@ class Lanes:
         for name in names:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
-        return _like(self.llm, replace(self.llm.configuration, providers=providers), names)
+        return self._like(self.llm, replace(self.llm.configuration, providers=providers), names)
 
-
-def _like(
-    llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
-) -> IntelligentLLMOrchestrator:
-    """The same for another configuration and some of its providers."""
-    return IntelligentLLMOrchestrator(
-        enable_multi_key_groq=llm.enable_multi_key_groq,
-        preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
-        providers=names,
-        configuration=configuration,
-    )
+    def _like(
+        self, llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+    ) -> IntelligentLLMOrchestrator:
+        """The same for another configuration and some of its providers, within the job's bounds."""
+        like = IntelligentLLMOrchestrator(
+            enable_multi_key_groq=llm.enable_multi_key_groq,
+            preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+            providers=names,
+            configuration=configuration,
+        )
+        like.quota_tracker.job = self.purse
+        return like

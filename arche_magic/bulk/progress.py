@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply import Reply, Waiting
+from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
 from arche_magic.llm_providers.types import utc
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ class JobStopped(LLMProviderError):
     Attributes:
         frame: the finished rows, where the job was to make a frame. They are kept on disk too: the
             same call goes on from there.
+        within_bounds: `max_cost` or `max_tokens_total` would have been exceeded.
     """
 
     frame: pd.DataFrame | None = None
+    within_bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,6 @@ class Counts:
         self.done = self.resumed = self.errors = 0
         self.asked = self.served = self.failed = 0
         self.tokens, self.output_tokens, self.cost = 0, 0, 0.0
-        self.most_tokens, self.most_cost = 0, 0.0
         self.packed = self.checked = self.agreed = 0
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -163,16 +164,18 @@ class Counts:
         """Positions of rows that are not finished."""
         return [position for position in range(start, stop) if not self._seen[position]]
 
-    def spend(self, tokens: int, cost: float, output_tokens: int = 0, *, served: int = 0) -> None:
-        """Count what requests spent, and the prompts they answered."""
+    def spend(self, attempts: Iterable[Attempt]) -> None:
+        """Count what a request spent, with all its attempts."""
         with self._lock:
-            self.tokens += tokens
-            self.cost += cost
-            if served:
-                self.served += served
-                self.output_tokens += output_tokens
-                self.most_tokens = max(self.most_tokens, tokens)
-                self.most_cost = max(self.most_cost, cost)
+            for attempt in attempts:
+                self.tokens += attempt.input_tokens + attempt.output_tokens
+                self.cost += attempt.cost_usd or 0.0
+
+    def note_reply(self, output_tokens: int) -> None:
+        """Count a prompt that was answered."""
+        with self._lock:
+            self.served += 1
+            self.output_tokens += output_tokens
 
     def wait(self, waiting: Waiting) -> None:
         """Note what is waited for."""

@@ -139,7 +139,8 @@ class RequestRun:
 
     def _line_name(self) -> Hashable:
         names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
-        return self.quota_tracker.configuration.store, names
+        # Whoever waits for room in the bounds of a job keeps nobody else waiting.
+        return self.quota_tracker.configuration.store, names, self.quota_tracker.job
 
     def _is_ours(self) -> bool:
         """Whether this is the process that asked; a fork of it has a copy of the request."""
@@ -285,7 +286,8 @@ class RequestRun:
             return None
         except (KeyboardInterrupt, GeneratorExit):
             if self._is_ours():
-                spent = call.spent()
+                # A reply that comes in one piece may have been written, and paid for, unseen.
+                spent = call.spent() if self.stream else call.spent_at_most(None)
                 self._note(route, "interrupted", call, spent, error="interrupted")
                 self._settle(hold, spent, call, adapter.account)
             raise
@@ -295,11 +297,11 @@ class RequestRun:
             try:
                 parsed = self.request.schema.read(call.text)
             except ValueError as misfit:
-                self._settle(hold, call.usage, call, adapter.account, last=False)
+                self._settle(hold, usage, call, adapter.account, last=False)
                 yield from self._ask_once_more(route, call, usage, misfit)
                 return None
         served = self._note(route, "served", call, usage)
-        standing = self._settle(hold, call.usage, call, adapter.account)
+        standing = self._settle(hold, usage, call, adapter.account)
         return Reply(
             call.text,
             provider=route.provider,

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from .catalog import parse_limits
@@ -22,12 +23,13 @@ from .quota import failing, ledger, opening, views
 from .quota.books import Books
 from .quota.books import Hold as Hold
 from .quota.books import Settlement as Settlement
-from .quota.budget import BudgetUse, Purse
+from .quota.budget import BudgetUse, Expected
+from .quota.budget import Purse as Purse
 from .quota.ledger import Amounts, Document
 from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
-from .storage import Storage, StorageTimeout, lock_deadline, open_storage
+from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage
 from .types import Key, Observation, Request, Route, Standing, Usage
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
@@ -53,9 +55,13 @@ class QuotaTracker:
     Args:
         storage: where the documents live.
         configuration: keys, models and the limits to start from; its clock is used.
+
+    Attributes:
+        job: what bounds the job whose calls it holds; None for calls of no job.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
+        self.job: Purse | None = None
         self.storage = storage
         self.configuration = configuration
         self._clock = configuration.clock
@@ -63,7 +69,7 @@ class QuotaTracker:
         self._jitter = random.SystemRandom()
         self._books = Books(storage, configuration)
         budget = configuration.budget
-        self._purse = Purse(storage, budget) if budget else None
+        self._budget = Purse(storage, budget) if budget else None
         take_over_older_counts(storage, configuration)
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
@@ -75,11 +81,33 @@ class QuotaTracker:
         state = opening.route_state(
             document, provider, route, limits, amounts, now, request.reserve
         )
-        if self._purse and route.paid:
-            poor = self._purse.state(_probable_cost(route, amounts, request), now)
-            if poor and poor.opens_at > state.opens_at:
-                return poor
+        purses = self._purses(route)
+        expected = self._expected(route, request, amounts) if purses else None
+        for purse in purses:
+            shut = purse.state(expected, now) if expected else None
+            if shut and shut.opens_at > state.opens_at:
+                state = shut
         return state
+
+    def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
+        """What bounds the calls of one job, in USD and tokens (inf: no bound); None without bounds.
+
+        Jobs of one name share their bounds through this ledger's storage, whichever process or
+        machine they run on. Without a name they are those of the caller alone.
+        """
+        if min(max_cost, max_tokens) == math.inf:
+            return None
+        storage = self.storage if name else MemoryStorage()
+        return Purse(storage, max_cost=max_cost, max_tokens=max_tokens, job=name)
+
+    def job_refuses(self, route: Route, request: Request) -> str:
+        """The bound of the job that keeps the request from the route for good; "" if none does."""
+        if self.job is None:
+            return ""
+        now = self._clock.time()
+        document, _, _ = self._books.read(route, now)
+        amounts = ledger.estimate(document, route.model, request)
+        return self.job.refusal(self._expected(route, request, amounts), now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
@@ -110,21 +138,16 @@ class QuotaTracker:
     def hold_all(self, route: Route, requests: Sequence[Request]) -> list[Hold] | RouteState:
         """The same for several requests, in one change: for as many of the first as it takes.
 
-        Returns their holds, or, if the route is shut for the first, its state. What is on a budget
-        is held for one at a time.
+        Returns their holds, or, if the route is shut for the first, its state. With a budget, or
+        in a job with bounds, one is held at a time.
         """
-        budget = ""
-        if self._purse and route.paid:
+        shares: tuple[tuple[Purse, str], ...] = ()
+        if self._purses(route):
             requests = requests[:1]
-            now = self._clock.time()
-            document, _, _ = self._books.read(route, now)
-            amounts = ledger.estimate(document, route.model, requests[0])
-            cost = _probable_cost(route, amounts, requests[0])
-            expires = now + requests[0].timeout + _HOLD_MARGIN_SECONDS
-            taken = self._purse.hold(cost, now, expires)
+            taken = self._take_shares(route, requests[0])
             if isinstance(taken, RouteState):
                 return taken
-            budget = taken
+            shares = taken
 
         def change(kept: Document, provider: Document) -> list[Hold] | RouteState:
             now = self._clock.time()
@@ -151,12 +174,16 @@ class QuotaTracker:
                 holds.append(hold)
             return holds
 
-        result, name = self._books.accounts.update(route.key, change)
-        if not isinstance(result, RouteState):
-            return [replace(hold, document=name, budget=budget) for hold in result]
-        if self._purse and budget:
-            self._purse.settle(budget, 0.0, self._clock.time())
-        return result
+        held = False
+        try:
+            result, name = self._books.accounts.update(route.key, change)
+            held = not isinstance(result, RouteState)
+        finally:
+            if not held:
+                self._return_shares(shares)
+        if isinstance(result, RouteState):
+            return result
+        return [replace(hold, document=name, shares=shares) for hold in result]
 
     def settle(
         self,
@@ -199,7 +226,7 @@ class QuotaTracker:
 
         left = self._books.settle([call.hold for call in calls], change)
         for call in calls:
-            uses = self._pay(call.hold, _spent(call))
+            uses = self._pay(call.hold, _spent(call), counted=call.usage is not None)
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
@@ -223,7 +250,7 @@ class QuotaTracker:
             return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
         state = self._books.settle([hold], change)
-        self._pay(hold, spent)
+        self._pay(hold, spent, counted=False)
         return state
 
     def note_check(
@@ -250,7 +277,7 @@ class QuotaTracker:
 
     def budget(self) -> list[BudgetUse]:
         """What paid routes have cost of each budget that is set; [] without any."""
-        return self._purse.uses(self._clock.time()) if self._purse else []
+        return self._budget.uses(self._clock.time()) if self._budget else []
 
     def closure(self, key: Key) -> Closure | None:
         """Why none of the key's routes is open, apart from limits that refill; None if any may be.
@@ -349,14 +376,66 @@ class QuotaTracker:
         """
         return self._books.accounts.shared_keys()
 
-    def _pay(self, hold: Hold, spent: Amounts) -> list[BudgetUse]:
-        """Book what a call cost, if it is on a budget; returns what is used of that."""
-        if not self._purse or not hold.budget:
-            return []
+    def _purses(self, route: Route) -> list[Purse]:
+        """What bounds calls on the route, besides its limits."""
+        found = [self._budget if route.paid else None, self.job]
+        return [purse for purse in found if purse is not None]
+
+    def _expected(self, route: Route, request: Request, amounts: Amounts) -> Expected:
+        """What a request is expected to take there."""
+        packed = " packed" if request.expected_tokens else ""
+        images = " with images" if request.images else ""
+        windows = self.configuration.providers[route.provider].context_windows
+        return Expected(
+            kind=f"{route.provider}/{route.model}{packed}{images}",
+            usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
+            plain=ledger.plain_tokens(request),
+            longest_reply=request.max_tokens,
+            window=windows.get(route.model, math.inf),
+            scale=float(request.expected_tokens or 1),
+            price=partial(cost_usd, route),
+        )
+
+    def _take_shares(
+        self, route: Route, request: Request
+    ) -> tuple[tuple[Purse, str], ...] | RouteState:
+        """Hold the request's share of the budget and of its job's bounds, or of neither."""
+        now = self._clock.time()
+        document, _, _ = self._books.read(route, now)
+        amounts = ledger.estimate(document, route.model, request)
+        expected = self._expected(route, request, amounts)
+        expires = now + request.timeout + _HOLD_MARGIN_SECONDS
+        shares: list[tuple[Purse, str]] = []
+        shut: RouteState | None = None
+        purses = self._purses(route)
+        try:
+            for purse in purses:
+                taken = purse.hold(expected, now, expires)
+                if isinstance(taken, RouteState):
+                    shut = taken
+                    break
+                shares.append((purse, taken))
+        finally:
+            if len(shares) < len(purses):
+                self._return_shares(shares)
+        return shut or tuple(shares)
+
+    def _return_shares(self, shares: Iterable[tuple[Purse, str]]) -> None:
+        """Give back what was held for a request that was not sent."""
+        for purse, hold in shares:
+            purse.settle(hold, Usage(), 0.0, self._clock.time())
+
+    def _pay(self, hold: Hold, spent: Amounts, *, counted: bool) -> list[BudgetUse]:
+        """Book what a call cost and took, where that is bounded; returns what the budget has left.
+
+        `counted` says that `spent` is known, not guessed.
+        """
         tokens = (math.ceil(spent.get(name, 0.0)) for name in ("input_tokens", "output_tokens"))
-        usage = Usage(*tokens)
-        self._purse.settle(hold.budget, cost_usd(hold.route, usage), self._clock.time())
-        return self.budget()
+        usage, now = Usage(*tokens), self._clock.time()
+        usd = cost_usd(hold.route, usage) if hold.shares else None
+        for purse, share in hold.shares:
+            purse.settle(share, usage, usd, now, counted=counted)
+        return self.budget() if any(purse is self._budget for purse, _ in hold.shares) else []
 
     def _key(self, label: str) -> Key:
         for key in self.configuration.keys:
@@ -381,12 +460,6 @@ def _spent(call: Settlement) -> Amounts:
     if usage is None:
         return call.hold.amounts
     return ledger.as_amounts(usage.input_tokens, usage.output_tokens)
-
-
-def _probable_cost(route: Route, amounts: Amounts, request: Request) -> float | None:
-    """USD that a request will cost there, as long as its reply may be; None: nobody knows."""
-    longest = max(amounts["output_tokens"], request.max_tokens or 0)
-    return cost_usd(route, Usage(math.ceil(amounts["input_tokens"]), math.ceil(longest)))
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from .attempts import AttemptLog, Ended
 from .errors import AttemptFailed, Remedy
 from .quota.opening import RouteState
-from .quota_tracker import Hold, QuotaTracker, Settlement
+from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
 from .reply import Attempt
 from .types import Observation, Request, Route, Usage
 
@@ -55,6 +55,11 @@ class Together:
     def configuration(self) -> Configuration:
         """That of the ledger."""
         return self._tracker.configuration
+
+    @property
+    def job(self) -> Purse | None:
+        """As `QuotaTracker.job`."""
+        return self._tracker.job
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """As `QuotaTracker.state`; what the first request saw, for one that is held already."""

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import arche_magic
-from arche_magic.bulk import Row
+from arche_magic.bulk import JobStopped, Row
 from arche_magic.llm_providers.config import use_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
 from arche_magic.sandbox import Sandbox
@@ -164,6 +164,28 @@ def test_a_killed_worker_loses_nothing(client: Any, equip: Equip, redis_url: str
     assert set(again.values()) <= {2}
     (count,) = sandbox.usage()["mistral_key_1"].values()
     assert count["refused"] == 0
+
+
+def test_workers_share_the_bounds(client: Any, equip: Equip, redis_url: str) -> None:
+    """Whoever takes what of them: they are neither split nor exceeded."""
+    sandbox = equip(f"{redis_url}/6", PLENTY)
+    # Nearly all of it is in one of the parts.
+    frame = pd.DataFrame({"text": ["long " * 400] * 8 + [f"text {n}" for n in range(40)]})
+    frame["text"] = [f"{n} {text}" for n, text in enumerate(frame["text"])]
+    options = {"client": client, "pack": 1, "max_tokens": 50, "fresh": True}
+    whole = arche_magic.map(frame, TEMPLATE, **options)
+    total = int(whole["tokens"].sum())
+    again = arche_magic.map(frame, TEMPLATE, max_tokens_total=total + 1000, **options)
+    assert again["error"].isna().all()
+    before = len(sandbox.requests)
+    seen: list[Row] = []
+    with pytest.raises(JobStopped, match="max_tokens_total of"):
+        arche_magic.map(
+            frame, TEMPLATE, max_tokens_total=total // 2, on_done=seen.append, **options
+        )
+    assert len(sandbox.requests) - before < len(frame)
+    assert len(seen) == len(sandbox.requests) - before
+    assert total / 4 < sum(row.tokens for row in seen) <= total // 2
 
 
 def test_a_dask_frame_asks_when_it_is_computed(client: Any, equip: Equip, redis_url: str) -> None:

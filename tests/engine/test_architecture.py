@@ -67,8 +67,8 @@ ALLOWED = {
         "types",
     },
     "quota.books": {
-        "quota.accounts", "quota.folding", "quota.ledger", "quota", "catalog", "config", "storage",
-        "types",
+        "quota.accounts", "quota.budget?", "quota.folding", "quota.ledger", "quota", "catalog",
+        "config", "storage", "types",
     },
     "quota_tracker": {
         "prices", "quota.books", "quota.budget", "quota.failing", "quota.merging",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..catalog import parse_limits, split_limit_name
 from ..config import Configuration
@@ -15,6 +15,9 @@ from . import folding, ledger
 from .accounts import Accounts
 from .ledger import Amounts, Document
 
+if TYPE_CHECKING:
+    from .budget import Purse
+
 T = TypeVar("T")
 
 
@@ -22,7 +25,8 @@ T = TypeVar("T")
 class Hold:
     """A reservation on one route, to be settled or failed exactly once.
 
-    `document` is the name of the document it was made in, `budget` the hold on the budget, if any.
+    `document` is the name of the document it was made in, `shares` what it holds of the budget and
+    of the bounds of its job: purses, each with the hold in it.
     """
 
     id: str
@@ -31,7 +35,7 @@ class Hold:
     plain_tokens: float
     at: float
     document: str = ""
-    budget: str = ""
+    shares: tuple[tuple[Purse, str], ...] = ()
 
 
 @dataclass(frozen=True)

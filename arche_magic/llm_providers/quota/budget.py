@@ -1,32 +1,54 @@
-"""What paid routes may cost per day and per month, for all kernels of one ledger together.
+"""Bounded amounts of money and tokens: the budget of all kernels, and the bounds of one job.
 
-Days and months are those of UTC. A call holds what it will probably cost, and what it did cost
-takes its place; a call that never ended counts as it was held. The document:
+Each call holds what it may take before it is sent, and what it did take replaces the hold. A call
+may be sent if what it usually takes still fits beside the most that the calls under way can take.
+So all calls together exceed a bound by one reply at most, however many threads, processes and
+machines send them. A document of a purse:
 
-    spent   the current day and month (`2026-11-25`, `2026-11`) -> USD
-    held    hold -> {usd, expires}
+    spent     counter -> amount. The budget counts USD per day and month of UTC (`2026-11-25`,
+              `2026-11`); a job counts `usd` and `tokens`
+    held      hold -> {usd, tokens, most_usd, most_tokens, kind, plain, scale, at, expires}. `usd`
+              and `tokens` are what the call usually takes, and count if it never ends; `most_…` of
+              null is an unknown amount
+    seen      kind of request -> the highest `input` and `output` counted so far, today or in the
+              job; see `Expected`
+
+The documents of jobs are together in one, under `jobs`; each notes `at`, when it was last changed.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ..storage import Document, Storage
-from ..types import Budget, utc
-from .opening import RouteState
+from ..types import Budget, Usage, utc
+from .opening import RouteState, is_expired
+
+T = TypeVar("T")
+Unit = Literal["usd", "tokens"]
 
 DOCUMENT = "budget of all providers"
+JOBS = "bounds of jobs"
+_UNITS: tuple[Unit, Unit] = ("usd", "tokens")
 _SOON_SECONDS = 0.05
 _ROUNDING = 1e-9
+# A later reply can be longer than any before it: this much room is kept for it.
+_TIMES_THE_LONGEST, _LONG_REPLY_TOKENS = 2, 8192
+# A text has at most one token per byte, and our guess by length is at least a quarter of that.
+_TIMES_THE_INPUT = 4.0
+# A job that changed nothing for a week is over.
+_JOB_SECONDS = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """One budget at one moment, in USD; what is on hold for calls under way counts as spent."""
+    """One budget at one moment, in USD; what calls under way usually cost counts as spent."""
 
     period: Literal["day", "month"]
     amount: float
@@ -43,95 +65,310 @@ class BudgetUse:
         return f"{max(0.0, self.amount - self.spent):.2f} of {self.amount:.2f} USD left {when}"
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What one request is expected to take on one route.
+
+    Attributes:
+        kind: requests of one kind have replies of similar length: those to one model, alone or
+            packed, with or without images.
+        usual: its tokens by the ledger's estimate.
+        plain: its input tokens by length alone.
+        longest_reply: `max_tokens`; None without.
+        window: most tokens of a request and its reply together, by the model; inf if unknown.
+        scale: what the length of its reply is compared with: 1, or the length that is expected of
+            this very request.
+        price: USD for so many tokens; None where the price is not known.
+    """
+
+    kind: str
+    usual: Usage
+    plain: float
+    longest_reply: int | None
+    window: float
+    scale: float
+    price: Callable[[Usage], float | None]
+
+
+@dataclass(frozen=True)
+class _Amounts:
+    """What a request usually takes, and the most it can take (inf: unknown), per unit."""
+
+    usual: Mapping[Unit, float]
+    most: Mapping[Unit, float]
+    has_price: bool
+    is_guess: bool
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """An amount of one unit that one counter of a purse must not exceed."""
+
+    unit: Unit
+    amount: float
+    counter: str
+    period: Literal["day", "month"] | None = None
+
+
 class Purse:
-    """Holds and settles what calls cost.
+    """Holds and settles what calls take of some bounds.
 
     Args:
         storage: where the document lives.
-        budget: the amounts.
+        budget: USD per day and month, for all kernels that share the storage.
+        max_cost: USD of one job; inf for no bound.
+        max_tokens: tokens of one job; likewise.
+        job: the name of the job; "" for the budget.
     """
 
-    def __init__(self, storage: Storage, budget: Budget) -> None:
-        self._storage, self._budget = storage, budget
+    def __init__(
+        self,
+        storage: Storage,
+        budget: Budget | None = None,
+        *,
+        max_cost: float = math.inf,
+        max_tokens: float = math.inf,
+        job: str = "",
+    ) -> None:
+        self._storage, self._budget, self._job = storage, budget, job
+        bounds = (_Bound("usd", max_cost, "usd"), _Bound("tokens", max_tokens, "tokens"))
+        self._bounds_of_job = tuple(bound for bound in bounds if bound.amount < math.inf)
 
     def uses(self, now: float) -> list[BudgetUse]:
         """Each budget that is set."""
-        return self._uses(self._storage.read(DOCUMENT), now)
+        document = self._read(now)
+        held = sum(entry["usd"] for entry in document.get("held", {}).values())
+        return [
+            BudgetUse(bound.period, bound.amount, _spent(document, bound) + held)
+            for bound in self._bounds(now)
+            if bound.period
+        ]
 
-    def state(self, cost: float | None, now: float) -> RouteState | None:
-        """Until when a call of that cost keeps a route shut; None if it may be made.
+    def state(self, expected: Expected, now: float) -> RouteState | None:
+        """Until when the bounds keep a request from being sent; None if it may be sent."""
+        return self._state(self._read(now), expected, now)
 
-        A `cost` of None is a price that nobody knows.
-        """
-        return self._state(self._storage.read(DOCUMENT), cost, now)
+    def refusal(self, expected: Expected, now: float) -> str:
+        """The bound that the request would break even if nothing were under way; "" if none."""
+        state = self.state(expected, now)
+        return state.reason if state and not state.on_trial else ""
 
-    def hold(self, cost: float | None, now: float, expires: float) -> str | RouteState:
-        """Hold what a call will probably cost; returns the hold, or why the route is shut."""
+    def hold(self, expected: Expected, now: float, expires: float) -> str | RouteState:
+        """Hold what a request may take; returns the hold, or why it cannot be sent now."""
 
         def change(document: Document) -> str | RouteState:
-            _turn(document, now)
-            state = self._state(document, cost, now)
+            state = self._state(document, expected, now)
             if state:
                 return state
-            name = os.urandom(6).hex()
-            document.setdefault("held", {})[name] = {"usd": cost, "expires": expires}
+            amounts, name = _amounts(document, expected), os.urandom(6).hex()
+            document.setdefault("held", {})[name] = {
+                "usd": amounts.usual["usd"] if amounts.has_price else 0.0,
+                "tokens": amounts.usual["tokens"],
+                "most_usd": _or_null(amounts.most["usd"]),
+                "most_tokens": _or_null(amounts.most["tokens"]),
+                "kind": expected.kind,
+                "plain": expected.plain,
+                "scale": expected.scale,
+                "at": now,
+                "expires": expires,
+            }
             return name
 
-        return self._storage.update(DOCUMENT, change)
+        return self._change(change, now)
 
-    def settle(self, hold: str, cost: float | None, now: float) -> None:
-        """Put what a call did cost in the place of its hold; None leaves the guess."""
+    def settle(
+        self, hold: str, spent: Usage, usd: float | None, now: float, *, counted: bool = True
+    ) -> None:
+        """Put what a call took in the place of its hold.
+
+        Args:
+            hold: what `hold` returned.
+            spent: its tokens.
+            usd: its cost; None leaves the usual cost in place.
+            now: epoch seconds.
+            counted: whether the tokens say how long such replies are; a guess does not.
+        """
 
         def change(document: Document) -> None:
             held = document.get("held", {}).pop(hold, None)
-            _turn(document, now)
-            if held is not None:
-                _charge(document, held["usd"] if cost is None else cost, now)
+            if held is None:
+                return
+            took = {"usd": held["usd"] if usd is None else usd, "tokens": spent.total_tokens}
+            self._charge(document, took, now)
+            if counted and spent.output_tokens:
+                _see(document, held, spent)
 
-        self._storage.update(DOCUMENT, change)
+        self._change(change, now)
 
-    def _uses(self, document: Document, now: float) -> list[BudgetUse]:
-        held = sum(entry["usd"] for entry in document.get("held", {}).values())
-        spent = document.get("spent", {})
-        day, month = _names(now)
-        uses = []
-        if self._budget.per_day is not None:
-            uses.append(BudgetUse("day", self._budget.per_day, spent.get(day, 0.0) + held))
-        if self._budget.per_month is not None:
-            uses.append(BudgetUse("month", self._budget.per_month, spent.get(month, 0.0) + held))
-        return uses
+    def _bounds(self, now: float) -> tuple[_Bound, ...]:
+        if self._budget is None:
+            return self._bounds_of_job
+        amounts = zip(("day", "month"), (self._budget.per_day, self._budget.per_month), strict=True)
+        return tuple(
+            _Bound("usd", amount, counter, period)  # type: ignore[arg-type]  # one of the two
+            for counter, (period, amount) in zip(_days(now), amounts, strict=True)
+            if amount is not None
+        )
 
-    def _state(self, document: Document, cost: float | None, now: float) -> RouteState | None:
-        if cost is None:
-            return RouteState(math.inf, "there is a budget, and its price is not known", 0.0)
-        held = sum(entry["usd"] for entry in document.get("held", {}).values())
-        states = []
-        for use in self._uses(document, now):
-            if use.spent + cost <= use.amount + _ROUNDING:
-                continue
-            if cost > use.amount:
-                budget = f"the budget of {use.amount:.2f} a {use.period}"
-                why = f"about {cost:.4f} USD is more than {budget}"
-                states.append(RouteState(math.inf, why, 0.0))
-            elif use.spent - held + cost <= use.amount + _ROUNDING:
-                why = "the budget is on hold for calls under way"
-                states.append(RouteState(now + _SOON_SECONDS, why, 0.0))
-            else:
-                states.append(RouteState(_turns_at(use.period, now), f"the budget: {use}", 0.0))
-        return max(states, key=lambda state: state.opens_at, default=None)
+    def _state(self, document: Document, expected: Expected, now: float) -> RouteState | None:
+        amounts, bounds = _amounts(document, expected), self._bounds(now)
+        what = "a budget" if self._budget else "a max_cost"
+        if not amounts.has_price and any(bound.unit == "usd" for bound in bounds):
+            return RouteState(math.inf, f"there is {what}, and its price is not known", 0.0)
+        states = [self._state_of(bound, document, amounts, now) for bound in bounds]
+        found = [state for state in states if state is not None]
+        return max(found, key=lambda state: state.opens_at, default=None)
+
+    def _state_of(
+        self, bound: _Bound, document: Document, amounts: _Amounts, now: float
+    ) -> RouteState | None:
+        spent, usual = _spent(document, bound), amounts.usual[bound.unit]
+        most = bound.amount + _ROUNDING
+        under_way = sum(_most(hold, bound.unit) for hold in document.get("held", {}).values())
+        if not usual or spent + under_way + usual <= most:
+            return None
+        if spent + usual <= most:
+            whose = "the budget" if bound.period else _name(bound)
+            why = f"{whose} is on hold for calls under way"
+            return RouteState(now + _SOON_SECONDS, why, 0.0, on_trial=True)
+        if bound.period is None:
+            why = f"{_name(bound)} of {bound.amount:,.6g}: {spent:,.6g} spent"
+            return RouteState(math.inf, why, 0.0)
+        if usual > bound.amount and not amounts.is_guess:
+            budget = f"the budget of {bound.amount:.2f} a {bound.period}"
+            return RouteState(math.inf, f"about {usual:.4f} USD is more than {budget}", 0.0)
+        use = BudgetUse(bound.period, bound.amount, spent)
+        return RouteState(_turns_at(bound.period, now), f"the budget: {use}", 0.0)
+
+    def _read(self, now: float) -> Document:
+        """The document as it is by now."""
+        whole = self._storage.read(JOBS if self._job else DOCUMENT)
+        document = deepcopy(whole.get("jobs", {}).get(self._job, {}) if self._job else whole)
+        self._turn(document, now)
+        return document
+
+    def _change(self, change: Callable[[Document], T], now: float) -> T:
+        def on_the_whole(whole: Document) -> T:
+            document = whole
+            if self._job:
+                jobs = whole.setdefault("jobs", {})
+                document = jobs.setdefault(self._job, {})
+                document["at"] = now
+                for name in [n for n, entry in jobs.items() if entry["at"] < now - _JOB_SECONDS]:
+                    del jobs[name]
+            self._turn(document, now)
+            return change(document)
+
+        return self._storage.update(JOBS if self._job else DOCUMENT, on_the_whole)
+
+    def _turn(self, document: Document, now: float) -> None:
+        """Forget earlier days and months, and charge calls that never ended."""
+        spent = document.setdefault("spent", {})
+        if self._budget is not None:
+            today = _days(now)
+            if today[0] not in spent:
+                # A long reply of yesterday must not keep today's requests out.
+                document.pop("seen", None)
+            document["spent"] = {name: spent.get(name, 0.0) for name in today}
+        held = document.get("held", {})
+        for name in [n for n, entry in held.items() if is_expired({"at": 0.0, **entry}, now)]:
+            entry = held.pop(name)
+            took = {"usd": entry["usd"], "tokens": entry.get("tokens", 0.0)}
+            self._charge(document, took, now)
+
+    def _charge(self, document: Document, took: Mapping[str, float], now: float) -> None:
+        spent = document["spent"]
+        if self._budget is not None:
+            for name in _days(now):
+                spent[name] += took["usd"]
+        else:
+            for unit in _UNITS:
+                spent[unit] = spent.get(unit, 0.0) + took[unit]
 
 
 def merge_budget(before: Document, ours: Document, theirs: Document) -> None:
     """Add to `theirs` what was spent between `before` and `ours`; holds are their own kernels'."""
     spent = theirs.setdefault("spent", {})
-    for name, usd in ours.get("spent", {}).items():
-        spent[name] = spent.get(name, 0.0) + max(0.0, usd - before.get("spent", {}).get(name, 0.0))
+    for name, amount in ours.get("spent", {}).items():
+        gained = amount - before.get("spent", {}).get(name, 0.0)
+        spent[name] = spent.get(name, 0.0) + max(0.0, gained)
     for hold in before.get("held", {}):
         if hold not in ours.get("held", {}):
             theirs.get("held", {}).pop(hold, None)
+    for kind, highest in ours.get("seen", {}).items():
+        known = theirs.setdefault("seen", {}).setdefault(kind, {})
+        for name, value in highest.items():
+            known[name] = max(value, known.get(name, 0.0))
 
 
-def _names(now: float) -> tuple[str, str]:
+def merge_jobs(before: Document, ours: Document, theirs: Document) -> None:
+    """The same for the document of all jobs."""
+    jobs = theirs.setdefault("jobs", {})
+    for name, entry in ours["jobs"].items():
+        known = jobs.setdefault(name, {"at": entry["at"]})
+        known["at"] = max(known["at"], entry["at"])
+        merge_budget(before.get("jobs", {}).get(name, {}), entry, known)
+
+
+def _amounts(document: Document, expected: Expected) -> _Amounts:
+    """What a request usually takes, and the most it can take.
+
+    Without `max_tokens` the usual reply is the longest so far. Until one has come, the most
+    that a request can take is all that the model's window holds.
+    """
+    seen = document.get("seen", {}).get(expected.kind)
+    usual, window = expected.usual, expected.window
+    output = usual.output_tokens
+    most_input = most_output = window
+    if seen:
+        input_tokens = math.ceil(max(usual.input_tokens, seen["input"] * expected.plain))
+        usual = Usage(input_tokens, usual.output_tokens)
+        most_input = math.ceil(_TIMES_THE_INPUT * expected.plain)
+        output = math.ceil(seen["output"] * expected.scale)
+        most_output = max(_TIMES_THE_LONGEST * output, _LONG_REPLY_TOKENS)
+    usual = Usage(usual.input_tokens, expected.longest_reply or output)
+    most_output = expected.longest_reply or max(output, min(most_output, window))
+    most_input = max(usual.input_tokens, min(most_input, window))
+    usd = expected.price(usual)
+    most_usd: float | None = math.inf if usd else 0.0
+    if max(most_input, most_output) < math.inf:
+        most_usd = expected.price(Usage(math.ceil(most_input), math.ceil(most_output)))
+    return _Amounts(
+        {"usd": usd or 0.0, "tokens": usual.total_tokens},
+        {"usd": most_usd or 0.0, "tokens": most_input + most_output},
+        has_price=usd is not None,
+        is_guess=bool(seen) and expected.longest_reply is None,
+    )
+
+
+def _see(document: Document, held: Document, spent: Usage) -> None:
+    """Note the highest counts of a kind of request."""
+    if "kind" not in held:
+        return
+    known = document.setdefault("seen", {}).setdefault(held["kind"], {"input": 0.0, "output": 0.0})
+    ratio = spent.input_tokens / max(1.0, held["plain"])
+    known["input"] = max(known["input"], round(ratio, 4))
+    known["output"] = max(known["output"], round(spent.output_tokens / held["scale"], 4))
+
+
+def _spent(document: Document, bound: _Bound) -> float:
+    return float(document.get("spent", {}).get(bound.counter, 0.0))
+
+
+def _most(hold: Document, unit: Unit) -> float:
+    most = hold.get(f"most_{unit}", hold.get(unit, 0.0))
+    return math.inf if most is None else float(most)
+
+
+def _or_null(amount: float) -> float | None:
+    return amount if amount < math.inf else None
+
+
+def _name(bound: _Bound) -> str:
+    return "max_cost (USD)" if bound.unit == "usd" else "max_tokens_total"
+
+
+def _days(now: float) -> tuple[str, str]:
     return f"{utc(now):%Y-%m-%d}", f"{utc(now):%Y-%m}"
 
 
@@ -141,19 +378,3 @@ def _turns_at(period: Literal["day", "month"], now: float) -> float:
         return (today + timedelta(days=1)).timestamp()
     later: datetime = today.replace(day=1) + timedelta(days=32)
     return later.replace(day=1).timestamp()
-
-
-def _turn(document: Document, now: float) -> None:
-    """Forget earlier days and months, and charge calls that never ended."""
-    names = _names(now)
-    spent = document.setdefault("spent", {})
-    document["spent"] = {name: usd for name, usd in spent.items() if name in names}
-    held = document.get("held", {})
-    for name in [name for name, entry in held.items() if entry["expires"] <= now]:
-        _charge(document, held.pop(name)["usd"], now)
-
-
-def _charge(document: Document, usd: float, now: float) -> None:
-    spent = document["spent"]
-    for name in _names(now):
-        spent[name] = spent.get(name, 0.0) + usd

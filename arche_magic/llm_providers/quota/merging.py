@@ -12,7 +12,7 @@ from copy import deepcopy
 
 from ..catalog import Provider
 from . import windows
-from .budget import merge_budget
+from .budget import merge_budget, merge_jobs
 from .folding import fold, unfold, unfolded
 from .ledger import Amounts, Document, limit_of, stored_limit
 
@@ -28,6 +28,9 @@ def merge_kept(
     catalog = providers.get(ours.get("provider") or theirs.get("provider") or "")
     if "spent" in ours or "held" in ours:
         merge_budget(before, ours, theirs)
+        return
+    if "jobs" in ours:
+        merge_jobs(before, ours, theirs)
         return
     if catalog is None:
         # A directory, or what holds for a whole provider.

@@ -1,0 +1,147 @@
+"""A paid service on loopback whose replies are as long, and as odd, as a test says."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.config import load_configuration, use_configuration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = "gpt-4.1-mini"
+# Far above any limit that could slow a test down.
+PLENTY = {
+    "x-ratelimit-limit-requests": "60000",
+    "x-ratelimit-remaining-requests": "59999",
+    "x-ratelimit-reset-requests": "1ms",
+    "x-ratelimit-limit-tokens": "60000000",
+    "x-ratelimit-remaining-tokens": "59999000",
+    "x-ratelimit-reset-tokens": "1ms",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service says to one request: USD are tokens times the price of the test."""
+
+    output_tokens: int = 3000
+    input_tokens: int = 20
+    text: str = "An answer."
+    status: int = 200
+
+
+@dataclass
+class PaidService:
+    """Answers as OpenAI does, and counts what it charges.
+
+    Attributes:
+        answer: from the number of a request to what is said to it.
+        seconds: how long each answer takes.
+        charged: tokens of all requests it answered.
+        most_at_once: the most requests that were under way together.
+    """
+
+    answer: Callable[[int], Answer] = lambda number: Answer()
+    seconds: float = 0.05
+    url: str = ""
+    charged: list[int] = field(default_factory=list)
+    most_at_once: int = 0
+    _under_way: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens it charged for."""
+        return sum(self.charged)
+
+    def take(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        with self._lock:
+            number = len(self.charged)
+            answer = self.answer(number)
+            ok = answer.status == 200
+            self.charged.append(ok * (answer.output_tokens + answer.input_tokens))
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
+        time.sleep(self.seconds)
+        with self._lock:
+            self._under_way -= 1
+        if not ok:
+            return answer.status, b'{"error": {"message": "no", "type": "server_error"}}'
+        reply = {
+            "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{
+                "index": 0, "finish_reason": "stop",
+                "message": {"role": "assistant", "content": answer.text},
+            }],
+            "usage": {
+                "prompt_tokens": answer.input_tokens,
+                "completion_tokens": answer.output_tokens,
+                "total_tokens": answer.input_tokens + answer.output_tokens,
+            },
+        }  # fmt: skip
+        return 200, json.dumps(reply).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """A client that leaves is no matter."""
+
+
+@contextmanager
+def paid_service(**options: Any) -> Iterator[PaidService]:
+    """A service that runs until the end of the block."""
+    service = PaidService(**options)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            status, content = service.take(body)
+            self.send_response(status)
+            for name, value in PLENTY.items():
+                self.send_header(name, value)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = _Server(("127.0.0.1", 0), Handler)
+    service.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def environment(service: PaidService) -> dict[str, str]:
+    """What names the service as OpenAI's address, with a key."""
+    return {"OPENAI_API_KEY": "sk-of-a-paid-service-1234567890", "OPENAI_BASE_URL": service.url}
+
+
+def use(
+    service: PaidService, folder: Path, usd_per_million: float = 1000.0, **settings: Any
+) -> None:
+    """Ask that service alone, from now on, at that price."""
+    configuration = load_configuration(environment(service), folder)
+    openai = configuration.providers["openai"]
+    openai = replace(openai, prices={MODEL: (usd_per_million, usd_per_million)})
+    providers = {**configuration.providers, "openai": openai}
+    use_configuration(replace(configuration, providers=providers, **settings))
