@@ -96,7 +96,7 @@ def imap_rows(
             yield from rows
             future.release()
             stopped = stopped or error
-            if error and not error.within_bounds:
+            if error and not error.at_bound:
                 break
             # Otherwise the other parts come to the same bound, and have finished rows too.
         if stopped is not None:

@@ -45,7 +45,7 @@ class Job:
         patience: seconds to wait where no route is open; None waits as long as it takes. Rows that
             were not asked by then have an error that says what opens when.
         allow_paid: routes that cost money may answer too.
-        max_cost: USD; the job stops before it spends more in this run.
+        max_cost: USD; the job stops before it spends more in this run, or at most one reply after.
         max_tokens_total: tokens; likewise.
         stop_after: so many rows that fail in this run stop the job.
         retry_errors: rows that failed for good in an earlier run are asked again.

@@ -248,7 +248,7 @@ class Lane:
         """What to do when no route answered a row: wait for one, or give the row up."""
         if bound := self.crew.bound_reached(self.llm, task.request):
             stopped = JobStopped(f"stopped before it would exceed {bound}")
-            stopped.within_bounds = True
+            stopped.at_bound = True
             self._pool.end(stopped)
             raise _HandBack from None
         short = replace(task.request, messages=(Message("user", "?"),), schema=None)

@@ -26,11 +26,11 @@ class JobStopped(LLMProviderError):
     Attributes:
         frame: the finished rows, where the job was to make a frame. They are kept on disk too: the
             same call goes on from there.
-        within_bounds: `max_cost` or `max_tokens_total` would have been exceeded.
+        at_bound: it stopped before it would exceed `max_cost` or `max_tokens_total`.
     """
 
     frame: pd.DataFrame | None = None
-    within_bounds: bool = False
+    at_bound: bool = False
 
 
 @dataclass(frozen=True)
