@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 
-from . import chunks, cluster
+from . import cluster
+from .chunks import FileJob
+from .files import is_file
 from .job import Job
 from .planning import plan
 from .plans import Plan, Way
@@ -40,6 +42,8 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     template: str | None = None,
     *,
     to: str | Path | None = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     client: Any = None,
     on_done: Callable[[Row], object] | None = None,
     **options: Any,
@@ -51,11 +55,13 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     same call goes on with the missing rows only.
 
     Args:
-        data: a DataFrame, a Series or a list of texts, which is not changed; the path of a Parquet
-            or CSV file, of any size; or a Dask DataFrame.
+        data: a DataFrame, a Series or a list of texts, which is not changed; a table of polars,
+            pyarrow or DuckDB; the path of a Parquet or CSV file, of any size; or a Dask DataFrame.
         template: the prompt, with `{{column}}` for the values of a row. Without one, the texts of
             a Series or list are the prompts.
         to: the file to write the rows of a file to, with their replies.
+        encoding: of a CSV file; if not given, UTF-8, or what its byte order mark says.
+        sep: what separates the fields of a CSV file.
         client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
         on_done: called with each `Row` as it finishes.
         **options: see `Job`.
@@ -70,16 +76,18 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         JobStopped: at one of the bounds, with the finished rows in `.frame`.
         LLMProviderError: no row can be asked, such as without a key.
     """
-    if chunks.is_file(data):
+    if is_file(data):
         if client is not None:
             raise InvalidRequest("client= takes no file; read it with dask.dataframe")
-        file_job = chunks.FileJob(data, to, template, **options)
+        file_job = FileJob(data, to, template, encoding=encoding, sep=sep, **options)
         for row in file_job:
             if on_done:
                 on_done(row)
         return file_job.to
     if to is not None:
         raise InvalidRequest("to= goes with the path of a file; a frame is given back")
+    if encoding is not None or sep is not None:
+        raise InvalidRequest("encoding= and sep= go with the path of a CSV file")
     if cluster.is_dask(data):
         if on_done:
             raise InvalidRequest("on_done stays here, and a Dask frame is computed elsewhere")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
 
-from .chunks import column_types
+from .file_writer import column_types
 from .job import Job
 from .progress import JobStopped, Row
 from .results import Replies

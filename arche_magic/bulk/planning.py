@@ -10,11 +10,13 @@ from datetime import datetime
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.types import utc
 
-from . import chunks
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
+from .chunks import ROWS
+from .files import SourceFile, is_file
 from .job import rows_per_request
 from .lanes import MOST_THREADS, PACKING_THREADS, SLOW_SECONDS
 from .load import Load, look_through, served_lately
@@ -44,6 +46,8 @@ def plan(
     fresh: bool = False,
     reserve: float = 0.1,
     by: str | datetime | None = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     llm: IntelligentLLMOrchestrator | None = None,
     **options: Any,
 ) -> Plan:
@@ -58,6 +62,8 @@ def plan(
         retry_errors: likewise.
         fresh: likewise.
         reserve: likewise.
+        encoding: likewise.
+        sep: likewise.
         llm: likewise.
         **options: likewise.
         by: also say whether it is done by then, and what would have to change: a datetime, `08:00`
@@ -76,7 +82,7 @@ def plan(
     size = rows_per_request(pack, sample)
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
-    work = look_through(_parts(data, template), llm, options, retry_errors, fresh)
+    work = look_through(_parts(data, template, encoding, sep), llm, options, retry_errors, fresh)
     load = Load.of(work, llm, options)
     rows = work.to_ask
 
@@ -127,11 +133,16 @@ def plan(
     return replace(found, ways=tuple(better))
 
 
-def _parts(data: Any, template: str | None) -> Iterable[Rows]:
+def _parts(
+    data: Any, template: str | None, encoding: str | None, sep: str | None
+) -> Iterable[Rows]:
     """The rows: all of a frame, or a file's as many at a time as are in memory."""
-    if not chunks.is_file(data):
+    if not is_file(data):
+        if encoding is not None or sep is not None:
+            raise InvalidRequest("encoding= and sep= go with the path of a CSV file")
         return [Rows(data, template)]
-    return (Rows(frame, template) for frame in chunks.frames_of(data))
+    source = SourceFile(data, encoding, sep)
+    return (Rows(frame, template) for frame, _ in source.frames(ROWS))
 
 
 def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:

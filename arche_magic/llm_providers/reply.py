@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
+from enum import Enum
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -165,11 +166,25 @@ class Reply(str):
 
 
 def fields_of(parsed: Any) -> dict[str, Any]:
-    """The fields of what was read from a structured reply, by name; nested objects as dicts."""
+    """The fields of what was read from a structured reply, by name.
+
+    Nested objects are dicts, and members of an Enum their values.
+    """
     if is_dataclass(parsed) and not isinstance(parsed, type):
-        return asdict(parsed)
-    dump = getattr(parsed, "model_dump", None)
-    return dict(dump() if dump else parsed)
+        parsed = asdict(parsed)
+    elif dump := getattr(parsed, "model_dump", None):
+        parsed = dump()
+    return {name: _plain(value) for name, value in dict(parsed).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {_plain(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,16 @@ _OVER_OPTIONS = (
         "{{column}} stands for the row's value.",
     ),
     argument(
+        "--encoding",
+        metavar="NAME",
+        help="With --over FILE.csv: its encoding, such as cp1252 (UTF-8 if not set).",
+    ),
+    argument(
+        "--sep",
+        metavar="CHAR",
+        help="With --over FILE.csv: what separates its fields, such as ';' (a comma if not set).",
+    ),
+    argument(
         "--into",
         metavar="NAME",
         help="With --over: keep the rows and their replies in this variable (replies if not set); "

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, chunks, cluster, planning
+from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, cluster, planning
+from arche_magic.bulk.chunks import FileJob
+from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import as_pandas, columns_by_name
 from arche_magic.llm_providers.attempts import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
@@ -67,12 +69,14 @@ def over(
     if not template.strip():
         raise InvalidRequest("the prompt is empty")
     asked = _job_options(magics, options, names)
+    read = {"encoding": options.encoding, "sep": options.sep}
+    if any(read.values()) and not is_file(options.over):
+        raise InvalidRequest("%llm: --encoding and --sep are for a CSV file")
     if options.plan or options.dry_run:
-        is_file = chunks.is_file(options.over)
-        data = options.over if is_file else _data(options, names)
-        columns = chunks.columns_of(data) if is_file else _columns(data)
+        data = options.over if is_file(options.over) else _data(options, names)
+        columns = _columns(SourceFile(data, **read).first_row if is_file(data) else data)
         template = _with_variables(template, columns, names, magics.budget)
-        _show_plan(planning.plan(data, template, by=options.by, **asked))
+        _show_plan(planning.plan(data, template, by=options.by, **read, **asked))
         return None
     if options.by is not None:
         raise InvalidRequest("%llm: --by goes with --plan")
@@ -83,10 +87,10 @@ def over(
     into = options.into or options.output
     asked |= bounds
     bar = Bar(magics.shell, options.quiet)
-    if chunks.is_file(options.over):
-        columns = chunks.columns_of(options.over)
+    if is_file(options.over):
+        columns = _columns(SourceFile(options.over, **read).first_row)
         template = _with_variables(template, columns, names, magics.budget)
-        file_job = chunks.FileJob(options.over, into, template, **asked)
+        file_job = FileJob(options.over, into, template, **read, **asked)
         again = f"nothing was written to {file_job.to}; run the cell again for all of it"
         _run(file_job, lambda row: None, bar, lambda: again)
         bar.finish(f"written to {file_job.to}")
@@ -109,7 +113,7 @@ def over(
 
 @one_interrupt()
 def _run(
-    job: Job | chunks.FileJob,
+    job: Job | FileJob,
     add: Callable[[Row], object],
     bar: Bar,
     stopped: Callable[[], str],

@@ -1,0 +1,167 @@
+"""The file that a job over a file writes: the rows, and the columns of their replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.types import Schema
+
+from .results import ABOUT, REPLY
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_LONGEST_SHOWN = 80
+
+
+def column_types(schema: Schema | None) -> dict[str, dict[str, Any]]:
+    """The columns that a job adds, in their order, each with the JSON Schema of its values."""
+    text: dict[str, Any] = {"type": "string"}
+    fields = {REPLY: text}
+    if schema is not None:
+        definition = schema.definition
+        defined = {"$defs": definition.get("$defs", {})}
+        fields = {name: {**entry, **defined} for name, entry in definition["properties"].items()}
+    return fields | {name: {"type": "integer"} if name == "tokens" else text for name in ABOUT}
+
+
+class FileWriter:
+    """Appends frames to a file; the first one decides its columns.
+
+    Args:
+        path: where to write.
+        name: the name that the file will have, which decides its format.
+        types: the added columns; see `column_types`.
+        sep: what separates the fields of a CSV.
+    """
+
+    def __init__(self, path: Path, name: str, types: Mapping[str, Any], sep: str = ",") -> None:
+        self._path, self._name, self._types, self._sep = path, name, types, sep
+        self._parquet: Any = None
+        self._begun = False
+        # Worked out before anything is asked: a schema without a type of its own is text.
+        self._kinds: dict[str, Any] = {}
+        if name.endswith(".parquet"):
+            self._kinds = {name: arrow_type(entry, entry) for name, entry in types.items()}
+
+    def write(self, frame: pd.DataFrame, table: pa.Table | None) -> None:
+        """Append a frame; what it has besides the added columns is taken from the table if any."""
+        if self._kinds:
+            self._write_parquet(frame, table)
+            return
+        packed = "gzip" if self._name.endswith(".gz") else None
+        shown = frame.assign(
+            **{name: [_as_cell(value) for value in frame[name]] for name in self._types}
+        )
+        mode = "a" if self._begun else "w"
+        shown.to_csv(  # type: ignore[call-overload]  # "a" and "w" are modes
+            self._path, mode=mode, header=not self._begun, index=False, compression=packed,
+            sep=self._sep,
+        )  # fmt: skip
+        self._begun = True
+
+    def close(self) -> None:
+        """Write what ends the file."""
+        if self._parquet is not None:
+            self._parquet.close()
+
+    def _write_parquet(self, frame: pd.DataFrame, table: pa.Table | None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if table is None:
+            kept = [name for name in frame.columns if name not in self._types]
+            texts = [pa.array(frame[name], pa.string(), from_pandas=True) for name in kept]
+            table = pa.Table.from_arrays(texts, names=[str(name) for name in kept])
+        errors = [_plain(error) for error in frame["error"]]
+        for name, kind in self._kinds.items():
+            values = errors if name == "error" else self._fitting(name, frame[name], kind, errors)
+            table = table.append_column(name, pa.array(values, kind))
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self._path, table.schema)
+        self._parquet.write_table(table)
+
+    def _fitting(
+        self, name: str, values: pd.Series, kind: pa.DataType, errors: list[str | None]
+    ) -> list[Any]:
+        """The values of a column; one that its type cannot hold is told in the row's error."""
+        found = []
+        for row, value in enumerate(values):
+            try:
+                found.append(_fit(value, kind))
+            except (TypeError, ValueError, OverflowError, NotImplementedError):
+                found.append(None)
+                shown = _text(value)[:_LONGEST_SHOWN]
+                errors[row] = f"{name}: {shown} does not fit the file's column of type {kind}"
+        return found
+
+
+def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataType:
+    """The type of a column that holds what a JSON Schema describes; text where none fits."""
+    import pyarrow as pa
+
+    if reference := schema.get("$ref"):
+        target: Any = root
+        for step in str(reference).removeprefix("#/").split("/"):
+            target = target.get(step, {})
+        # What holds itself has no type.
+        return pa.string() if target is root else arrow_type(target, {**root, "$defs": {
+            name: entry for name, entry in root.get("$defs", {}).items() if entry is not target
+        }})  # fmt: skip
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    others = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    if len(others) == 1:
+        return arrow_type(others[0], root)
+    kinds = [kind for kind in kinds if kind != "null"]
+    simple = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+    if len(kinds) == 1 and kinds[0] in simple:
+        return simple[kinds[0]]
+    if kinds == ["array"]:
+        return pa.list_(arrow_type(schema.get("items", {}), root))
+    properties = schema.get("properties")
+    if kinds == ["object"] and properties:
+        return pa.struct(
+            [pa.field(name, arrow_type(entry, root)) for name, entry in properties.items()]
+        )
+    return pa.string()
+
+
+def _fit(value: Any, kind: pa.DataType) -> Any:
+    """A value as its column's type takes it; raises ValueError or its kin if it cannot."""
+    import pyarrow as pa
+
+    value = _plain(value)
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return _text(value)
+    if pa.types.is_list(kind):
+        return [_fit(entry, kind.value_type) for entry in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _fit(value.get(field.name), field.type) for field in kind}
+    return pa.scalar(value, kind).as_py()
+
+
+def _plain(value: Any) -> Any:
+    """None for what pandas marks as missing."""
+    import pandas as pd
+
+    several = isinstance(value, list | tuple | set | frozenset | dict)
+    return None if not several and pd.isna(value) else value
+
+
+def _as_cell(value: Any) -> Any:
+    return _text(value) if isinstance(value, list | tuple | set | frozenset | dict) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

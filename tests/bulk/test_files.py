@@ -1,0 +1,199 @@
+"""Files as people have them: encodings, separators, damaged ones, and values without a type."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from pydantic import BaseModel
+
+import arche_magic
+from arche_magic.llm_providers import InvalidRequest
+
+if TYPE_CHECKING:
+    from provider_parts import Start
+
+    from arche_magic.sandbox import Sandbox
+
+TEMPLATE = "Is this positive? {{text}}"
+TABLE = "text,note\ncafé,good\nthé,bad\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "options"),
+    [
+        ("utf-8", {}),
+        ("utf-8-sig", {}),
+        ("utf-16", {}),  # Python writes its byte order mark
+        ("utf-16-le", {"encoding": "utf-16-le"}),
+        ("cp1252", {"encoding": "cp1252"}),
+        ("latin-1", {"encoding": "latin-1"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+def test_a_csv_is_read_in_its_encoding(
+    sandbox: Sandbox, name: str, encoding: str, options: dict[str, str]
+) -> None:
+    """A byte order mark names it; else it is UTF-8 or the one that is given. UTF-8 is written."""
+    data = TABLE.encode(encoding)
+    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert arche_magic.plan(name, TEMPLATE, **options).rows == 2
+    arche_magic.map(name, TEMPLATE, to="out.csv", **options)
+    assert pd.read_csv("out.csv").text.tolist() == ["café", "thé"]
+
+
+def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
+    """The result has the same separator."""
+    Path("in.csv").write_text("text;price\nsoup;1,50\n")
+    arche_magic.map("in.csv", TEMPLATE, to="out.csv", sep=";")
+    assert pd.read_csv("out.csv", sep=";").price.tolist() == ["1,50"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (TABLE.encode("cp1252"), {}, r"in\.csv is not UTF-8 text; name.*encoding='cp1252'"),
+        (TABLE.encode("utf-16-le"), {}, "in.csv is not UTF-8 text; it may be UTF-16"),
+        (TABLE.encode("utf-8"), {"encoding": "ascii"}, "in.csv is not ASCII text"),
+        (TABLE.encode("utf-8"), {"encoding": "utf-99"}, "there is no encoding 'utf-99'"),
+        (b"", {}, "in.csv is empty"),
+        (b"text,note\na,b\nc,d,e\n", {}, r"in\.csv \(utf-8.*Expected 2 fields in line 3, saw 3"),
+        (b"text,note\na,b,c\nd,e,f\n", {}, "in.csv .*more fields than the header"),
+        (b'text,note\na,b\n"c,d\n', {}, "in.csv .*the quote that opens in line 3 is never closed"),
+        (TABLE.encode("utf-8"), {"sep": "ab"}, "sep is 'ab'; it must be one character"),
+    ],
+)  # fmt: skip
+def test_a_csv_that_cannot_be_read_is_told_of_in_one_line(
+    sandbox: Sandbox, content: bytes, options: dict[str, str], message: str
+) -> None:
+    """With the file and its encoding, before anything is spent, by the plan too."""
+    Path("in.csv").write_bytes(content)
+    for ask in (
+        lambda: arche_magic.map("in.csv", TEMPLATE, to="out.csv", **options),
+        lambda: arche_magic.plan("in.csv", TEMPLATE, **options),
+    ):
+        with pytest.raises(InvalidRequest, match=message) as raised:
+            ask()
+        assert "\n" not in str(raised.value)
+    assert not sandbox.requests
+    assert not Path("out.csv").exists()
+
+
+def test_an_error_far_down_is_found_before_anything_is_spent(sandbox: Sandbox) -> None:
+    """A file of many chunks is looked through to its end first."""
+    Path("in.csv").write_text("text,note\n" + "a,b\n" * 25_000 + "c,d,e\n")
+    with pytest.raises(InvalidRequest, match="Expected 2 fields in line 25002, saw 3"):
+        arche_magic.map("in.csv", TEMPLATE, to="out.csv")
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.csv.gz"])
+def test_a_damaged_file_is_told_of_in_one_line(sandbox: Sandbox, name: str) -> None:
+    """It is not what its name says."""
+    Path(name).write_bytes(b"something else")
+    with pytest.raises(InvalidRequest, match=f"^{name} cannot be read: ") as raised:
+        arche_magic.map(name, "{{text}}", to="out.csv")
+    assert "\n" not in str(raised.value)
+
+
+def test_options_of_a_csv_go_with_no_other_data(sandbox: Sandbox) -> None:
+    """They would do nothing."""
+    frame = pd.DataFrame({"text": ["soup"]})
+    frame.to_parquet("in.parquet")
+    with pytest.raises(InvalidRequest, match="are for CSV files"):
+        arche_magic.map("in.parquet", TEMPLATE, to="out.csv", sep=";")
+    with pytest.raises(InvalidRequest, match="go with the path of a CSV file"):
+        arche_magic.map(frame, TEMPLATE, encoding="cp1252")
+    with pytest.raises(InvalidRequest, match="go with the path of a CSV file"):
+        arche_magic.plan(frame, TEMPLATE, sep=";")
+
+
+class Colour(Enum):
+    """A choice that is not text for Python."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Dish(BaseModel):
+    """Values that Parquet has no types for, or not for all of them."""
+
+    colour: Colour
+    colours: list[Colour]
+    made: date
+    days: list[date]
+    price: Decimal
+    big: int
+    parts: dict[str, int]
+    either: int | str
+    part: Dish | None
+
+
+DISH: dict[str, Any] = {
+    "colour": "red",
+    "colours": ["red", "blue"],
+    "made": "2026-11-29",
+    "days": ["2026-11-28", "2026-11-29"],
+    "price": 1.5,
+    "big": 2**62,
+    "parts": {"salt": 1},
+    "either": "one",
+    "part": None,
+}
+
+
+@pytest.fixture
+def dishes(start: Start) -> Any:
+    """Every reply is a dish; the second row's number is past 64 bits."""
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> str:
+        big = 2**70 if "two" in messages[-1]["content"] else 2**62
+        return json.dumps({**DISH, "big": big})
+
+    sandbox = start(reply=answer)
+    frame = pd.DataFrame({"text": ["one", "two"]})
+    frame.to_parquet("in.parquet")
+    frame.to_csv("in.csv", index=False)
+    return sandbox
+
+
+@pytest.mark.parametrize("source", ["in.parquet", "in.csv"])
+def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: str) -> None:
+    """A number that its column cannot hold is told in the row's error; no row is lost."""
+    arche_magic.map(source, TEMPLATE, to="out.parquet", schema=Dish, pack=1)
+    result = pd.read_parquet("out.parquet")
+    first = result.iloc[0]
+    assert first.colour == "red"
+    assert list(first.colours) == ["red", "blue"]
+    assert first.made == "2026-11-29"
+    assert list(first.days) == ["2026-11-28", "2026-11-29"]
+    assert first.price == "1.5"
+    assert first.big == 2**62
+    assert json.loads(first["parts"]) == {"salt": 1}
+    assert first.either == "one"
+    assert pd.isna(first.error)
+    assert result.error[1].startswith(f"big: {2**70} does not fit")
+    assert pd.isna(result.big[1])
+    assert result.colour[1] == "red"
+
+
+def test_an_enum_is_its_value_everywhere(dishes: Any) -> None:
+    """In a frame, in a CSV and in the frame of a single reply."""
+    frame = arche_magic.map(pd.DataFrame({"text": ["one"]}), TEMPLATE, schema=Dish)
+    assert frame.colour[0] == "red"
+    assert frame.colours[0] == ["red", "blue"]
+    arche_magic.map("in.csv", TEMPLATE, to="out.csv", schema=Dish, pack=1)
+    written = pd.read_csv("out.csv", dtype=str)
+    assert written.colour[0] == "red"
+    assert json.loads(written.colours[0]) == ["red", "blue"]
+    assert json.loads(written.days[0]) == ["2026-11-28", "2026-11-29"]
+    assert written.big[1] == str(2**70)
+    reply = arche_magic.get_llm_provider().generate("one", schema=Dish)
+    assert arche_magic.frame(reply).colour[0] == "red"
