@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
 from .images import read_image
+from .markdown import whole_characters
 from .redaction import key_in
 from .schemas import schema_of
 from .types import Image, Message, ReplayMode, Request
@@ -55,6 +57,8 @@ _OPTIONS = [
 
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
     """A request from a prompt or chat messages and the options of `generate`.
+
+    Lone surrogates in its texts are replaced, as in replies: they cannot be sent.
 
     Raises:
         InvalidRequest: an option that does not exist, a value out of range, an empty prompt, a
@@ -106,7 +110,7 @@ def _messages(
     if instruction := _text("system", system):
         turns.append(Message("system", instruction))
     if isinstance(prompt, str):
-        turns.append(Message("user", prompt, images))
+        turns.append(Message("user", whole_characters(prompt), images))
     elif images:
         raise InvalidRequest("the images of a conversation go with its messages")
     elif isinstance(prompt, Iterable):
@@ -120,7 +124,7 @@ def _messages(
 
 def _message(entry: Mapping[str, Any] | Message) -> Message:
     if isinstance(entry, Message):
-        return entry
+        return replace(entry, content=whole_characters(entry.content))
     if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
         raise InvalidRequest("a message is {'role': 'user', 'content': 'text'}")
     role = entry.get("role")
@@ -129,7 +133,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
     images = _images(entry.get("images"))
     if images and role != "user":
         raise InvalidRequest(f"a message of the {role} has images; only a user's can have any")
-    return Message(cast("Any", role), entry["content"], images)
+    return Message(cast("Any", role), whole_characters(entry["content"]), images)
 
 
 def _images(value: object) -> tuple[Image, ...]:
@@ -143,7 +147,7 @@ def _images(value: object) -> tuple[Image, ...]:
 def _text(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(f"{name} is a {type(value).__name__}; it must be text")
-    return value or None
+    return whole_characters(value) if value else None
 
 
 def _number(name: str, value: object, low: float, high: float | None = None) -> float | None:
@@ -195,4 +199,4 @@ def _stop(value: object) -> tuple[str, ...]:
     stops = (value,) if isinstance(value, str) else tuple(value)
     if not all(isinstance(stop, str) and stop for stop in stops):
         raise InvalidRequest("stop must be a text or a list of texts")
-    return stops
+    return tuple(map(whole_characters, stops))

@@ -373,7 +373,7 @@ def test_the_wrong_typed_dict_is_explained() -> None:
         '<think>{"a": 1}</think>',
         '<think>{"a": 1}',
         # channels of the harmony format
-        '<|channel|>analysis<|message|>{"a": 7}<|end|><|channel|>final<|message|>{"a": 1}<|return|>',
+        '<|channel|>analysis<|message|>{"a":7}<|end|><|channel|>final<|message|>{"a": 1}<|return|>',
         '<|channel|>final <|constrain|>json<|message|>{"a": 1}',
         '<|channel|>commentary to=reply <|constrain|>json<|message|>{"a": 1}<|call|>',
         'analysisIt may be {"a": 7}.assistantfinal{"a": 1}',
@@ -401,6 +401,14 @@ def test_the_wrong_typed_dict_is_explained() -> None:
 def test_json_is_found_in_what_surrounds_it(text: str) -> None:
     """Models that are not held to a schema like to talk, and servers leave their tokens in."""
     assert schema_of("a int").read(text) == {"a": 1}
+
+
+def test_half_a_character_in_json_is_replaced() -> None:
+    """Such a value could not be written to a file; two halves make a whole."""
+    text = r'{"t": "\ud83d\ude00 \uD83D!"}'
+    for described in ("t str", {"type": "object", "properties": {"t": {"type": "string"}}}):
+        for said in (text, f"Sure: {text}"):
+            assert schema_of(described).read(said) == {"t": "\U0001f600 \ufffd!"}
 
 
 def test_what_looks_like_reasoning_inside_json_is_kept() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import pickle
 from typing import TYPE_CHECKING
 
 import pytest
 from provider_parts import MODELS, PROVIDERS
 
+from arche_magic.bulk import Job
 from arche_magic.llm_providers import Reply, Usage, get_llm_provider
+from arche_magic.llm_providers.types import Message
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -152,3 +155,29 @@ def test_a_prompt_arrives_unchanged(sandbox: Sandbox, prompt: str) -> None:
     """Nothing in it is a template."""
     get_llm_provider().generate(prompt)
     assert sandbox.requests[-1].body["messages"][-1]["content"] == prompt
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_half_a_character_in_a_prompt_is_replaced(sandbox: Sandbox, name: str) -> None:
+    """As in replies, wherever it stands: it has no bytes that could be sent."""
+    cut, whole = "cut \ud83d", "cut \ufffd"
+    provider = get_llm_provider(name)
+    options = {
+        "system": cut,
+        "stop": [cut],
+        "schema": {"type": "object", "properties": {"a": {"type": "string", "description": cut}}},
+    }
+    for reply in (
+        provider.generate(cut, **options),
+        provider.generate_chat([{"role": "user", "content": cut}], **options),
+        provider.generate_chat([Message("user", cut)], **options),
+        provider.preview(cut, **options) and provider.generate(cut, **options),
+    ):
+        assert reply
+        sent = json.dumps(sandbox.requests[-1].body, ensure_ascii=False)
+        sent.encode()
+        assert sent.count(whole) == 4
+    list(provider.stream(cut))
+    (row,) = Job([cut], llm=provider, allow_paid=True)
+    assert row.reply
+    assert whole in json.dumps(sandbox.requests[-1].body, ensure_ascii=False)

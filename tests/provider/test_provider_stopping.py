@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from promptness import in_time
 
-from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
@@ -62,3 +64,111 @@ def test_a_request_is_not_stopped_by_what_ended_before(start: Start) -> None:
         get_llm_provider("groq").generate("Hello")
     stop.set()
     assert get_llm_provider("groq").generate("Hello again")
+
+
+# --- requests that are awaited
+
+
+async def until(sent: Callable[[], bool]) -> None:
+    while not sent():  # noqa: ASYNC110  # the sandbox runs in threads of its own
+        await asyncio.sleep(0.01)
+
+
+async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
+    """Cancel it once it has been sent."""
+    task = asyncio.ensure_future(request)
+    await until(sent)
+    task.cancel()
+    await task
+
+
+async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
+    """Wait for it until it has been sent, and a moment longer."""
+    async with asyncio.timeout(None) as limit:
+        waiting = asyncio.ensure_future(request)
+        await until(sent)
+        limit.reschedule(asyncio.get_running_loop().time())
+        await waiting
+
+
+async def in_a_group(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
+    """Let another task of its group fail."""
+
+    async def fail() -> None:
+        await until(sent)
+        raise RuntimeError("the other task failed")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(request)  # type: ignore[arg-type]
+        group.create_task(fail())
+
+
+@pytest.mark.parametrize("name", ["groq", "mistral", "google", "openai"])
+@pytest.mark.parametrize("way", [cancelled, timed_out, in_a_group])
+def test_a_cancelled_request_asks_nobody_else(start: Start, name: str, way: Any) -> None:
+    """Its connection is dropped and its call booked by the time that the cancelling returns."""
+    other = "mistral" if name != "mistral" else "groq"
+    sandbox = start(keys={name: 1, other: 1})
+    provider = IntelligentLLMOrchestrator(preferred_provider=name)
+    provider.generate("The first call also loads the SDK.")
+    sandbox.latency = 30
+    ended: list[float] = []
+
+    async def main() -> None:
+        request = provider.agenerate("Hello")
+        try:
+            await way(request, lambda: len(sandbox.requests) == 2)
+        finally:
+            ended.append(time.monotonic())
+            attempts = attempt_log(get_configuration().store).session()
+            assert [attempt.outcome for attempt in attempts] == ["served", "interrupted"]
+
+    began = time.monotonic()
+    with pytest.raises((asyncio.CancelledError, TimeoutError, ExceptionGroup)):
+        asyncio.run(main())
+    in_time("an interrupt", time.monotonic() - began)
+    assert len(sandbox.requests) == 2
+    sandbox.latency = 0
+    assert provider.generate("Hello again").provider == name
+
+
+def test_a_request_cancelled_before_its_thread_began_sends_nothing(start: Start) -> None:
+    """More requests than threads: those that wait for one end at once."""
+    sandbox = start(keys={"groq": 1})
+    provider = get_llm_provider("groq")
+    provider.generate("The first call also loads the SDK.")
+    sandbox.latency = 30
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        tasks = [asyncio.ensure_future(provider.agenerate(f"Hello {n}")) for n in range(3)]
+        await until(lambda: len(sandbox.requests) == 2)
+        for task in tasks:
+            task.cancel()
+        assert all(
+            isinstance(end, asyncio.CancelledError)
+            for end in await asyncio.gather(*tasks, return_exceptions=True)
+        )
+
+    began = time.monotonic()
+    asyncio.run(main())
+    in_time("an interrupt", time.monotonic() - began)
+    assert len(sandbox.requests) == 2
+
+
+def test_a_loop_that_ends_stops_its_requests(start: Start) -> None:
+    """Nobody is left to read the reply."""
+    sandbox = start(keys={"groq": 1, "mistral": 1})
+    provider = get_llm_provider()
+    provider.generate("The first call also loads the SDK.")
+    sandbox.latency = 30
+
+    async def main() -> None:
+        task = asyncio.ensure_future(provider.agenerate("Hello"))
+        await until(lambda: len(sandbox.requests) == 2)
+        assert not task.done()
+
+    began = time.monotonic()
+    asyncio.run(main())
+    in_time("an interrupt", time.monotonic() - began)
+    assert len(sandbox.requests) == 2

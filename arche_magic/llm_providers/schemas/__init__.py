@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
 from ..errors import ConfigurationError, InvalidRequest
+from ..markdown import whole_characters
 from ..types import Schema
 from .reading import Misfit, Problem, reader, with_correction
 from .short import fields_of
@@ -118,7 +119,9 @@ def _schema(name: str, definition: dict[str, Any], validate: Callable[[Any], Any
     strict = strict_form(definition)
     return Schema(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or "reply",
-        text=json.dumps(strict or definition, separators=(",", ":"), ensure_ascii=False),
+        text=whole_characters(
+            json.dumps(strict or definition, separators=(",", ":"), ensure_ascii=False)
+        ),
         strict=strict is not None,
         read=reader(validate),
     )

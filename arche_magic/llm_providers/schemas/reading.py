@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..markdown import whole_characters
 from ..reasoning import END_TOKEN, after_reasoning
 from ..types import Message, Request
 
@@ -64,7 +65,7 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
         places = dict.fromkeys((after_reasoning(text), text))
         for place in places:
             try:
-                value = json.loads(place)
+                value = _in_whole_characters(json.loads(place), place)
             except (ValueError, RecursionError) as error:
                 problem = error
             else:
@@ -97,7 +98,7 @@ def json_objects(text: str) -> Iterator[dict[str, Any]]:
         except RecursionError:
             return
         else:
-            yield value
+            yield _in_whole_characters(value, text)
             space = _SPACE.match(text, at)
             if space and END_TOKEN.match(text, space.end()):
                 return
@@ -108,8 +109,18 @@ def with_correction(request: Request, text: str, problems: str) -> Request:
     correction = (
         f"This does not fit the schema: {problems}. Reply once more with the corrected JSON alone."
     )
-    said = (Message("assistant", text), Message("user", correction))
+    said = (
+        Message("assistant", whole_characters(text)),
+        Message("user", whole_characters(correction)),
+    )
     return replace(request, messages=(*request.messages, *said))
+
+
+def _in_whole_characters(value: Any, text: str) -> Any:
+    """The value with lone surrogates replaced, which JSON can spell as escapes."""
+    if "\\ud" not in text.lower():
+        return value
+    return json.loads(whole_characters(json.dumps(value, ensure_ascii=False)))
 
 
 def _first_fitting(values: Iterable[Any], validate: Callable[[Any], Any]) -> Any:
