@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.markdown import unfinished, without_controls
 from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import in_seconds, route_name
@@ -74,7 +74,7 @@ class ReplyDisplay:
         self._structured = structured
         self._redraws = hasattr(shell, "kernel")
         self._place = Place()
-        self._text = ""
+        self._text = self._held = ""
         self._pace = Pace()
         self._printed = False
         self._waits_for = ""
@@ -113,7 +113,10 @@ class ReplyDisplay:
             # Half of a JSON helps nobody.
             if not self._structured:
                 self._printed = True
-                print(without_controls(text), end="", flush=True)
+                text = self._held + text
+                end = len(text) - unfinished(text)
+                print(without_controls(text[:end]), end="", flush=True)
+                self._held = text[end:]
         elif self._pace.is_due(len(self._text)):
             self._draw(self._growing())
 
@@ -121,7 +124,8 @@ class ReplyDisplay:
         """The reply broke off, or does not fit its schema: forget its text, it begins anew."""
         self._text = ""
         if self._printed:
-            print(without_controls(f"\n[{event.attempt}; starting over]\n"))
+            print(without_controls(f"{self._held}\n[{event.attempt}; starting over]\n"))
+            self._held = ""
 
     def finish(self, reply: Reply, *more: str) -> None:
         """Show the whole reply and its receipt; `more` stands at the end of its line.
@@ -166,7 +170,7 @@ class ReplyDisplay:
         if self._redraws and (self._place or ended):
             self._draw({"text/plain": ""}, _metadata(ended))
         elif self._printed:
-            print()
+            print(without_controls(self._held))
 
     def _growing(self) -> dict[str, str]:
         if self._structured:
@@ -182,7 +186,7 @@ class ReplyDisplay:
             self._draw(shown, metadata)
             display(for_frontends(receipt), raw=True)
         else:
-            text = "" if self._printed else shown["text/plain"]
+            text = self._held if self._printed else shown["text/plain"]
             print(without_controls(text + "\n" + receipt["text/plain"]))
 
     def _draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:

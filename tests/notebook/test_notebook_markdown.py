@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
+from typing import TYPE_CHECKING, cast
 
 import mistune
 import pytest
@@ -14,8 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
+from arche_magic.llm_providers import Reply
+from arche_magic.notebook.display import ReplyDisplay
 from arche_magic.notebook.formats import FORMATS, bundle, code_of
 from arche_magic.notebook.markup import as_html
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 MARK = "alert"  # every attack below carries it, so that what it becomes can be found
 ATTACKS = [
@@ -381,9 +387,29 @@ PERSIAN = "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f"
 
 
+BLACK_FLAG, END_OF_TAGS = "\U0001f3f4", "\U000e007f"
+PIRATES = f"{BLACK_FLAG}\u200d\u2620\ufe0f"
+
+
+def tags(text: str) -> str:
+    """Letters and digits that cannot be seen."""
+    return "".join(chr(0xE0000 + ord(letter)) for letter in text)
+
+
+ENGLAND, SCOTLAND, WALES, TEXAS = (
+    BLACK_FLAG + tags(region) + END_OF_TAGS for region in ("gbeng", "gbsct", "gbwls", "ustx")
+)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        (f"{ENGLAND} v {SCOTLAND}{WALES}, {TEXAS}", f"{ENGLAND} v {SCOTLAND}{WALES}, {TEXAS}"),
+        (f"{ENGLAND}{tags('hidden')}{END_OF_TAGS}!", f"{ENGLAND}!"),
+        (f"{BLACK_FLAG}{tags('gbeng')} cut", f"{BLACK_FLAG} cut"),
+        (BLACK_FLAG + tags("hiddentext") + END_OF_TAGS, BLACK_FLAG),
+        (f"a{tags('gbeng')}{END_OF_TAGS}b", "ab"),
+        (f"{PIRATES} {BLACK_FLAG}", f"{PIRATES} {BLACK_FLAG}"),
         ("in\u200bvis\u2060ible\ufeff so\u00adft", "invisible soft"),
         ("a\U000e0049\U000e0047b", "ab"),
         ("x\ufe0f\ufe01\ufe02\ufe03y", "x\ufe0fy"),
@@ -398,6 +424,16 @@ def test_what_cannot_be_seen_is_not_there(text: str, shown: str) -> None:
     """Hidden signs go, those that a script or an emoji needs stay, and all can be saved."""
     assert bundle(text)["text/plain"] == shown
     assert shown.encode()
+
+
+@pytest.mark.parametrize("text", [f"a{SCOTLAND}b{TEXAS}", f"{FAMILY}c", f"flag {BLACK_FLAG}"])
+def test_an_emoji_may_come_in_pieces(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal prints them as they come, and models send one sign at a time."""
+    reply = ReplyDisplay(cast("InteractiveShell", object()))
+    for sign in text:
+        reply.add(sign)
+    reply.finish(Reply(text))
+    assert capsys.readouterr().out.startswith(text + "\n")
 
 
 PATTERNS = [
