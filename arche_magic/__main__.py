@@ -134,6 +134,7 @@ def _table(tracker: Any, provider: str | None) -> str:
     from .llm_providers.quota.forecast import PACE_SECONDS
     from .notebook.meters import budget_notes, quota_bundle, shared_notes, without_limits
     from .notebook.outlook import look_ahead
+    from .notebook.preview import paid_routes
 
     configuration = tracker.configuration
     now = configuration.clock.time()
@@ -142,11 +143,12 @@ def _table(tracker: Any, provider: str | None) -> str:
     earlier = attempt_log(configuration.store).since(now - PACE_SECONDS)
     ahead = look_ahead(standings, earlier, now, paid).notes()
     asked = (route for route in configuration.routes() if provider in (None, route.provider))
-    free = without_limits(asked, standings)
+    costs = paid_routes(configuration.routes(), {})
+    free = without_limits(asked, standings, costs)
     notes = [*(ahead if standings else []), *free, *budget_notes(tracker.budget())]
     notes += shared_notes(tracker.shared_keys(), provider)
     none = "nothing is limited so far"
-    return quota_bundle(standings, now, notes, none)["text/plain"]
+    return quota_bundle(standings, now, notes, none, costs)["text/plain"]
 
 
 def _reset(key: str) -> int:

@@ -27,6 +27,9 @@ def test_quota_prints_a_line_per_limit(
     assert "groq · key 1 · gpt-oss-120b" in table
     assert "requests/day" in table
     assert "mistral" not in table
+    assert "paid" not in table
+    assert main(["quota", "openai"]) == 0
+    assert "\n  paid\n" in capsys.readouterr().out
 
 
 def test_quota_as_json_is_the_usage_summary(sandbox_env: Sandbox) -> None:

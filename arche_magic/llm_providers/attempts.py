@@ -63,12 +63,17 @@ class Ended:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a route has spent: requests that were sent and not refused, and their tokens."""
+    """What a route has spent: requests that were sent and not refused, their tokens, and USD.
+
+    `unpriced` counts the attempts of which the price is not known.
+    """
 
     attempts: int = 0
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced: int = 0
 
     def plus(self, attempt: Attempt) -> Spent:
         """The same with one attempt more."""
@@ -77,6 +82,8 @@ class Spent:
             self.requests + (attempt.outcome not in _NOT_SPENT),
             self.input_tokens + attempt.input_tokens,
             self.output_tokens + attempt.output_tokens,
+            self.cost_usd + (attempt.cost_usd or 0.0),
+            self.unpriced + (attempt.cost_usd is None),
         )
 
     def units(self, metric: str) -> int:

@@ -29,7 +29,7 @@ from .errors import (
     Remedy,
     SchemaMismatch,
 )
-from .prices import cost_usd
+from .prices import cost_usd, load_soon
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
@@ -262,6 +262,7 @@ class RequestRun:
     def _ask(self, hold: Hold, choice: Choice[Route]) -> Generator[Event, None, Reply | None]:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
         route, self._aim = hold.route, None
+        load_soon(route)
         call = Call(hold)
         try:
             adapter = adapter_of(route, self.quota_tracker.configuration)

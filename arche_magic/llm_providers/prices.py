@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .bounded import apart
+from .bounded import TookTooLong, apart, within
 from .types import Route, Usage
 
 
@@ -53,6 +54,13 @@ def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
         return None
     scale = 1_000_000 / tokens
     return float(price.input_price) * scale, float(price.output_price) * scale
+
+
+def load_soon(route: Route) -> None:
+    """Load the table beside the caller, if a reply of that route will need it."""
+    if route.paid and not route.price and not _table.cache_info().currsize:
+        with suppress(TookTooLong):
+            within(0.0, _table)
 
 
 @cache

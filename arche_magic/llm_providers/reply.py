@@ -103,7 +103,7 @@ class Reply(str):
         usage: tokens as the provider counted them.
         attempts: every route considered for this request, in order, the answering one last.
         seconds: from the call to the last piece, waiting included.
-        finish_reason: `stop` or `length`.
+        finish_reason: `stop` or `length`; `interrupted` for what `-o` keeps of an interrupted cell.
         cost: USD, or None where the price is not known.
         standing: what is left of the tightest limit of the route, in words, or "".
         decisions: what each choice of a route was made from, in order, the answering one last;

@@ -79,6 +79,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         without_limits,
     )
     from .outlook import look_ahead
+    from .preview import paid_routes
 
     configuration = get_configuration()
     provider = text.strip() or None
@@ -90,7 +91,8 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
     standings = tracker.standings(provider, now)
     paid = {entry.name for entry in configuration.providers.values() if entry.paid}
     asked = (route for route in configuration.routes() if provider in (None, route.provider))
-    free = without_limits(asked, standings)
+    costs = paid_routes(configuration.routes(), log.spent())
+    free = without_limits(asked, standings, costs)
     outlook = look_ahead(standings, log.since(now - PACE_SECONDS) or log.session(), now, paid)
     if standings and options.plot and _can_draw():
         from .plots import last_midnight, usage_pictures
@@ -103,7 +105,7 @@ def quota(options: Namespace, text: str) -> pd.DataFrame:
         notes += shared_notes(tracker.shared_keys(), provider)
         notes += switched_off(configuration.off)
         none = {"none": "nothing is limited so far"} if free else {}
-        _display(quota_bundle(standings, now, notes, **none))
+        _display(quota_bundle(standings, now, notes, paid=costs, **none))
     else:
         _display({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.spent(), now)

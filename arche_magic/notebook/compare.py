@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from arche_magic.llm_providers.types import Message, in_seconds, route_name
 
 from .display import QUIET, CellInterrupted, Pace, Place, attempt_lines
 from .markup import as_html
-from .preview import price_text
+from .preview import paid_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,16 @@ class Column:
         return self.reply is not None or self.error is not None
 
     @property
+    def part(self) -> str | None:
+        """What had come of a reply that was interrupted."""
+        return None if self.ended else self.text or None
+
+    @property
+    def why(self) -> str:
+        """Why there is no whole reply."""
+        return str(self.error) if self.error else "interrupted"
+
+    @property
     def name(self) -> str:
         """The route that answered, or who was asked."""
         reply = self.reply
@@ -94,7 +104,7 @@ class Column:
         if self.reply.from_memory:
             parts.append("from memory")
         else:
-            parts += [f"{self.reply.seconds:.1f} s", price_text(self.reply.cost)]
+            parts += [f"{self.reply.seconds:.1f} s", paid_text(self.reply.cost)]
         if self.reply.finish_reason == "length":
             parts.append("cut at max_tokens")
         passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
@@ -103,11 +113,17 @@ class Column:
         return " · ".join(parts)
 
 
-def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataFrame:
+def compare(
+    magics: ArcheMagics,
+    options: Namespace,
+    prompt: Prompt,
+    keep_part: Callable[[pd.DataFrame], None],
+) -> pd.DataFrame:
     """Ask each of `options.compare` at the same time and show the answers in columns.
 
     Returns a row per column, in their order: `provider, key, model, reply, tokens, seconds,
-    cost_usd, error`; what did not answer has an error and no reply.
+    cost_usd, error`; what did not answer has an error and no reply. When the user stops it, the
+    same goes to `keep_part`, with what had come of each reply.
 
     Raises:
         InvalidRequest, ConfigurationError: the request is wrong.
@@ -156,6 +172,7 @@ def compare(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> pd.DataF
         for column in columns:
             column.state = "" if column.ended else "interrupted: not complete"
         show.finish()
+        keep_part(_frame(columns))
         raise CellInterrupted(_farewell(any(thread.is_alive() for thread in threads))) from None
     finally:
         stop.set()
@@ -223,7 +240,7 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
             (reply.provider, reply.key, reply.model, str(reply), reply.usage.total_tokens,
              reply.seconds, reply.cost, None)
             if reply is not None
-            else (provider, None, model or None, None, None, None, None, str(column.error))
+            else (provider, None, model or None, column.part, None, None, None, column.why)
         )  # fmt: skip
     types = {"tokens": "Int64", "seconds": "float64", "cost_usd": "float64"}
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(types)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.markdown import unfinished, without_controls
 from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
-from arche_magic.llm_providers.types import in_seconds, route_name
+from arche_magic.llm_providers.types import Usage, in_seconds, route_name
 
 from .formats import bundle, code_of, is_json
+from .preview import paid_text
 from .structured import structured_bundle, unread_bundle
 
 if TYPE_CHECKING:
@@ -147,14 +148,18 @@ class ReplyDisplay:
         if self._form == "code" and language == "python":
             self._shell.set_next_input(code)
 
-    def interrupted(self, ended: Ended | None) -> CellInterrupted:
-        """Mark what is shown as interrupted; returns the exception to raise."""
-        if self._text and not self._quiet:
-            line = _quiet_line("interrupted: the reply is not complete")
-            self._leave(self._growing(), line, _metadata(ended))
-        else:
+    def interrupted(self, ended: Ended | None) -> Reply | None:
+        """Mark what is shown as interrupted; returns what had come, or None if nothing had."""
+        if not self._text:
             self.failed(ended)
-        return CellInterrupted("the request was stopped; its tokens so far are booked")
+            return None
+        reply = _interrupted(self._text, ended)
+        if not self._quiet:
+            line = "interrupted: the reply is not complete"
+            if reply.provider:
+                line += f" · {receipt_line(reply)}"
+            self._leave(self._growing(), _quiet_line(line), _metadata(ended))
+        return reply
 
     def mismatched(self, text: str, ended: Ended | None) -> None:
         """Leave the reply that does not fit its schema, for the error to speak of."""
@@ -235,8 +240,8 @@ def for_frontends(bundle: dict[str, str]) -> dict[str, str]:
 def receipt_line(reply: Reply) -> str:
     """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`.
 
-    For a kept reply: `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then,
-    none now`.
+    The receipt of a paid route says what the reply cost: `paid · $0.0031`. The one of a kept reply
+    is `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then, none now`.
     """
     route = route_name(reply.provider, reply.key, reply.model)
     tokens = f"{reply.usage.total_tokens:,} tokens"
@@ -246,6 +251,8 @@ def receipt_line(reply: Reply) -> str:
     else:
         seconds = f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s"
         parts = [route, tokens, seconds]
+        if _was_paid(reply):
+            parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
         parts.append("private")
     if reply.finish_reason == "length":
@@ -253,6 +260,33 @@ def receipt_line(reply: Reply) -> str:
     if reply.standing:
         parts.append(reply.standing)
     return " · ".join(parts)
+
+
+def _interrupted(text: str, ended: Ended | None) -> Reply:
+    """What had come of a reply when it was interrupted, with what is known of its request."""
+    attempts = ended.attempts if ended else ()
+    last = next((a for a in reversed(attempts) if a.outcome == "interrupted"), None)
+    if ended is None or last is None:
+        return Reply(text, finish_reason="interrupted")
+    return Reply(
+        text,
+        provider=last.provider,
+        key=last.key,
+        model=last.model,
+        usage=Usage(last.input_tokens, last.output_tokens),
+        attempts=attempts,
+        seconds=last.waited_s + last.seconds,
+        finish_reason="interrupted",
+        cost=last.cost_usd,
+        decisions=ended.decisions,
+    )
+
+
+def _was_paid(reply: Reply) -> bool:
+    """Whether the route that answered costs money."""
+    name = reply.provider, reply.key, reply.model
+    considered = (entry for decision in reply.decisions for entry in decision.considered)
+    return any(entry.paid for entry in considered if entry.name == name)
 
 
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:

@@ -11,9 +11,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
+from types import MappingProxyType
 
 from arche_magic.llm_providers.types import Route, Standing, in_seconds, route_name
 
+from .preview import Name
 from .tables import notes_html
 
 # With more routes than these, each shows its tightest limit, and unfolds to the others.
@@ -37,27 +39,39 @@ def quota_bundle(
     now: float,
     notes: Sequence[str] = (),
     none: str = "no route is open to prompts",
+    paid: Mapping[Name, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
 
     `notes` are lines below it: what the present pace leads to, and keys that add no quota. `none`
-    is said where there is no limit to show.
+    is said where there is no limit to show. `paid` says which routes cost money, and what.
     """
     if not standings:
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
     rows = (
-        _row(limits, now, (_folded if fold else _meters)(limits, now), slim=fold)
+        _row(
+            limits,
+            (_folded if fold else _meters)(limits, now),
+            now,
+            paid=_paid(limits, paid),
+            slim=fold,
+        )
         for limits in routes
     )
     return {
-        "text/plain": "\n".join([_text(routes, now, fold), *notes]),
+        "text/plain": "\n".join([_text(routes, now, fold, paid), *notes]),
         "text/html": _table(rows) + notes_html(notes),
     }
 
 
-def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limits], bool]) -> str:
+def live_table(
+    standings: Sequence[Standing],
+    now: float,
+    is_on: Callable[[Limits], bool],
+    paid: Mapping[Name, str],
+) -> str:
     """The same table for showing again and again.
 
     Nothing in it unfolds, and only what opens soon counts down, so that most of the time it stays
@@ -68,9 +82,10 @@ def live_table(standings: Sequence[Standing], now: float, is_on: Callable[[Limit
     return _table(
         _row(
             limits,
-            now,
             (_tightest if fold else _meters)(limits, now, ticking=False),
-            is_on(limits),
+            now,
+            paid=_paid(limits, paid),
+            on=is_on(limits),
             slim=fold,
         )
         for limits in routes
@@ -98,13 +113,16 @@ def budget_notes(uses: Iterable[object]) -> list[str]:
     return [f"Budget of paid routes: {words} (UTC)"] if words else []
 
 
-def without_limits(routes: Iterable[Route], standings: Iterable[Standing]) -> list[str]:
-    """A line per route of which no limit is known."""
+def without_limits(
+    routes: Iterable[Route], standings: Iterable[Standing], paid: Mapping[Name, str]
+) -> list[str]:
+    """A line per route without a known limit; `paid` says which of them cost money, and what."""
     limited = {(row.provider, row.key, row.model) for row in standings}
+    names = {(route.provider, route.key.label, route.model): route for route in routes}
     return [
-        f"{route}: no limit is known"
-        for route in routes
-        if (route.provider, route.key.label, route.model) not in limited
+        f"{route}: no limit is known" + (f" · {paid[name]}" if name in paid else "")
+        for name, route in names.items()
+        if name not in limited
     ]
 
 
@@ -112,6 +130,10 @@ def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
     """The limits of each route together, in the order they came."""
     groups = itertools.groupby(standings, key=lambda row: (row.provider, row.key, row.model))
     return [tuple(limits) for _, limits in groups]
+
+
+def _paid(limits: Limits, paid: Mapping[Name, str]) -> str:
+    return paid.get((limits[0].provider, limits[0].key, limits[0].model), "")
 
 
 def tightest(limits: Limits) -> Standing:
@@ -150,13 +172,19 @@ def _table(rows: Iterable[str]) -> str:
     )
 
 
-def _row(limits: Limits, now: float, meters: str, on: bool = True, slim: bool = False) -> str:
+def _row(
+    limits: Limits, meters: str, now: float, *, paid: str, on: bool = True, slim: bool = False
+) -> str:
     first = limits[0]
     key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
+    if paid and slim:
+        model += f" · {paid}"
     name = (
         f'<span style="white-space:nowrap"><span style="font-weight:600">{escape(key)}</span>'
         f'{" " if slim else "<br>"}<span style="{_FAINT}">{escape(model)}</span></span>'
     )
+    if paid and not slim:
+        name += f'<div style="{_FAINT}">{escape(paid)}</div>'
     state = _state_html(limits, now) if on else '<span style="opacity:.65">○ off</span>'
     padding = "padding-top:3px;padding-bottom:3px" if slim else ""
     widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
@@ -238,11 +266,12 @@ def _two_sides(left: str, right: str) -> str:
     )
 
 
-def _text(routes: Sequence[Limits], now: float, fold: bool) -> str:
+def _text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name, str]) -> str:
     lines = []
     for limits in routes:
         first = limits[0]
         name = route_name(first.provider, first.key, first.model)
+        cost = [f"  {words}"] if (words := _paid(limits, paid)) else []
         if fold:
             worst = tightest(limits)
             used = f"{count(worst.used)} of {count(worst.amount)}"
@@ -250,9 +279,10 @@ def _text(routes: Sequence[Limits], now: float, fold: bool) -> str:
             lines.append(
                 f"{name:<32}  {words:<15}  {_label(worst):<16}  {_text_bar(worst)}  {used:>18}"
             )
+            lines += cost
         else:
             state = textwrap.shorten(state_words(limits, now), 64, placeholder=" …")
-            lines += [f"{name} · {state}", *(_text_meter(row, now) for row in limits)]
+            lines += [f"{name} · {state}", *cost, *(_text_meter(row, now) for row in limits)]
     if fold:
         lines.append("Each with its tightest limit; the DataFrame has them all.")
     return "\n".join(lines)

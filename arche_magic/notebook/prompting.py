@@ -20,7 +20,7 @@ from arche_magic.llm_providers.reply import Discarded, Event, Reply, Waiting
 from arche_magic.llm_providers.types import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
-from .display import ReplyDisplay, receipt_line
+from .display import CellInterrupted, ReplyDisplay, receipt_line
 from .first_steps import require_keys
 from .formats import ASKS
 from .interrupts import one_interrupt
@@ -74,6 +74,12 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     name = options.output
     if name is not None:
         check_variable("-o", name)
+
+    def keep_as(value: Reply | pd.DataFrame) -> None:
+        """Bind the variable of `-o`, if one was named."""
+        if name is not None:
+            magics.shell.user_ns[name] = value
+
     keep = first_given(options.keep, magics.keep)
     require_keys(replay=bool(keep))
     if not prompt.text.strip():
@@ -81,9 +87,8 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     if options.compare:
         from .compare import compare
 
-        frame = compare(magics, options, prompt)
-        if name is not None:
-            magics.shell.user_ns[name] = frame
+        frame = compare(magics, options, prompt, keep_as)
+        keep_as(frame)
         return frame
     if options.schema is not None and options.format:
         raise InvalidRequest("%llm: --schema goes without --format: it is JSON, and shown as read")
@@ -131,21 +136,26 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     events = llm.events(messages, **request)
     for note in notes:
         show.note(note)
-    reply = _follow(events, show, ended)
+    reply = _follow(events, show, ended, keep_as)
+    keep_as(reply)
     if chat:
         chat.add(question, reply, options.system)
         chat.private = chat.private or is_private
         magics.chats[chat.name] = chat
     show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
-    if name is not None:
-        magics.shell.user_ns[name] = reply
     return reply
 
 
 def _follow(
-    events: Generator[Event, None, Reply], show: ReplyDisplay, ended: Callable[[], Ended | None]
+    events: Generator[Event, None, Reply],
+    show: ReplyDisplay,
+    ended: Callable[[], Ended | None],
+    keep_part: Callable[[Reply], None],
 ) -> Reply:
-    """Show a request as it happens; returns its reply."""
+    """Show a request as it happens; returns its reply.
+
+    What had come of an interrupted one goes to `keep_part`.
+    """
     try:
         while True:
             event = next(events)
@@ -160,7 +170,9 @@ def _follow(
         return reply
     except KeyboardInterrupt:
         events.close()
-        raise show.interrupted(ended()) from None
+        if part := show.interrupted(ended()):
+            keep_part(part)
+        raise CellInterrupted("the request was stopped; its tokens so far are booked") from None
     except SchemaMismatch as error:
         show.mismatched(error.text, ended())
         raise

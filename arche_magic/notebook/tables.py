@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers.types import route_name
 
 from .display import QUIET
+from .preview import price_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,14 +31,19 @@ class Cell:
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
-    """A row per provider, key and model: what was served, refused, failed and skipped."""
+    """A row per provider, key and model: what was served, refused, failed and skipped.
+
+    Where something was paid, its cost too.
+    """
     if frame.empty:
         return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
     rows = []
+    is_paid = bool((frame["cost_usd"] != 0).any())
     for (provider, key, model), group in frame.groupby(["provider", "key", "model"], sort=False):
         outcomes = group["outcome"].value_counts()
         served = group[group["outcome"] == "served"]
         tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
+        cost = None if group["cost_usd"].isna().any() else float(group["cost_usd"].sum())
         median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
         rows.append(
             (
@@ -48,12 +54,13 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
                 ),
                 Cell(f"{tokens:,}", right=True),
                 Cell(median, right=True),
+                *([Cell(price_text(cost), right=True)] if is_paid else ()),
             )
         )
-    heads = (
+    heads = [
         "route", "served", "skipped", "refused", "failed", "interrupted", "tokens", "median time"
-    )  # fmt: skip
-    return table_bundle(heads, rows)
+    ]  # fmt: skip
+    return table_bundle([*heads, "cost"] if is_paid else heads, rows)
 
 
 def table_bundle(

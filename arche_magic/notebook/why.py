@@ -15,6 +15,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
+from .preview import paid_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class Reason:
     why: str
     would_change: str
 
+    @property
+    def name(self) -> Name:
+        """Provider, key and model."""
+        return self.provider, self.key, self.model
+
 
 def reasons(
     decisions: Sequence[Decision],
@@ -86,7 +92,7 @@ def reasons(
             explained.append(Reason(*name, "not needed", None, None, later, change))
     unmarked = [_name(route) for route in routes if route not in private]
     others = [_name(route) for route in routes if _name(route) not in offered]
-    return explained + [
+    explained += [
         _left_out(name, "not marked private", f"{name[0]} in [private] routes, or no --private")
         if first.private and name in unmarked
         else _left_out(name, "another model", "no --same-model")
@@ -94,6 +100,32 @@ def reasons(
         else _not_offered(name, offered)
         for name in others
     ]
+    costs = _costs(decisions, attempts, routes)
+    return [
+        replace(reason, why="; ".join(filter(None, (reason.why, costs.get(reason.name)))))
+        for reason in explained
+    ]
+
+
+def _costs(
+    decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
+) -> dict[Name, str]:
+    """The routes that cost money, each with what this request paid there, in words."""
+    words = {_name(route): "paid" for route in routes if route.paid}
+    words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
+    for name in words:
+        sent = [
+            attempt
+            for attempt in attempts
+            if (attempt.provider, attempt.key, attempt.model) == name
+            and attempt.outcome in ("served", "failed", "interrupted")
+        ]
+        known = [attempt.cost_usd for attempt in sent if attempt.cost_usd is not None]
+        if len(known) < len(sent):
+            words[name] = paid_text(None)
+        elif sum(known):
+            words[name] = paid_text(sum(known))
+    return words
 
 
 def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
@@ -106,7 +138,8 @@ def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
     if ended is not None:
         verb = "answered" if ended.outcome == "served" else "was interrupted"
         route = route_name(ended.provider, ended.key, ended.model)
-        return f"Asked at {when}: {route} {verb}{after}."
+        cost = f" ({paid_text(ended.cost_usd)})" if ended.cost_usd != 0 else ""
+        return f"Asked at {when}: {route} {verb}{after}{cost}."
     choice = last.choice()
     if choice.route and choice.opens_at > last.at:
         return f"Asked at {when}: interrupted while it waited for {route_name(*choice.route.name)}."

@@ -33,7 +33,7 @@ def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
     assert first.splitlines()[1] == "I am **openai/gpt-oss-120b**."
     assert first.splitlines()[2].endswith(" s · free")
     assert second.splitlines()[1] == "I am **mistral-small-latest**."
-    assert " s · $0.000" in third
+    assert " s · paid · $0.000" in third
     assert kernel.value("(float(both.cost_usd[0]), bool(both.cost_usd[2] > 0))") == (0.0, True)
     html = cell.data("text/html")[0]
     assert "<b>mistral-small-latest</b>" in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -99,7 +100,9 @@ def test_while_it_streams(
     text, mark = cell.data()
     assert text
     assert WORDS.startswith(text)
-    assert mark.startswith("interrupted")
+    assert mark.startswith("interrupted: the reply is not complete · " + provider)
+    assert re.search(r" · [1-9]\d* tokens · \d+\.\d s", mark)
+    assert ("paid · $0.0" in mark) == (provider == "openai")
     assert kernel.run("%llm_stats").status == "ok"
     assert kernel.value("list(_.outcome)") == ["interrupted"]
     assert kernel.value("int(_.output_tokens.iloc[0])") > 0
@@ -168,15 +171,53 @@ def test_a_press_that_python_drops(kernel: Kernel, sandboxed: Sandboxed, waits_f
         in_time("an interrupt", cell.ended - kernel.value("pressed"))
 
 
-def test_a_variable_is_bound_to_a_whole_reply_or_not_at_all(
+def test_what_had_come_is_kept_where_a_variable_was_named(
     kernel: Kernel, sandboxed: Sandboxed
 ) -> None:
-    """Neither `-o` nor an assignment keeps half a reply; what the names held before stays."""
+    """`-o` binds the part as an interrupted reply; an assignment does not take place."""
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
-    kernel.run("kept = 'before'")
-    for line in ("%llm -o kept hi", "%llm -o new hi", "kept = %llm hi", "new = %llm hi"):
+    kernel.run("kept = quiet = 'before'")
+    cell = kernel.run("%llm -o part hi", interrupt_when=streaming)
+    assert_stopped_at_once(cell)
+    assert kernel.value("str(part)") == cell.data()[0]
+    assert kernel.value(
+        "(type(part).__name__, part.finish_reason, part.provider, part.key, "
+        "part.attempts[-1].outcome, part.usage.output_tokens > 0, part.seconds > 0, part.cost)"
+    ) == ("Reply", "interrupted", "groq", "groq_key_1", "interrupted", True, True, 0.0)
+    assert "was interrupted" in kernel.run("%llm_why part").data()[0]
+    since: list[float] = []
+
+    def after_a_second(_: Cell) -> bool:
+        since.append(time.monotonic())
+        return time.monotonic() > since[0] + 1
+
+    assert_stopped_at_once(kernel.run("%llm -q -o quiet hi", interrupt_when=after_a_second))
+    assert kernel.value("(quiet.finish_reason, bool(quiet))") == ("interrupted", True)
+    for line in ("kept = %llm hi", "new = %llm hi"):
         assert_stopped_at_once(kernel.run(line, interrupt_when=streaming))
     assert kernel.value("(kept, 'new' in globals())") == ("before", False)
+
+
+def test_where_nothing_had_come_a_variable_keeps_what_it_held(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """An interrupt while a route is waited for leaves `-o` alone."""
+    sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
+    kernel.run("kept = 'before'")
+    kernel.run(
+        "%llm --patience 1e6 -o kept hi",
+        interrupt_when=lambda cell: any("waiting" in text for text in cell.data()),
+    )
+    assert kernel.value("kept") == "before"
+
+
+def test_columns_keep_what_had_come(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """With `--compare -o` the frame has the part of each reply."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
+    cell = kernel.run("%llm --compare groq,mistral -o both hi", interrupt_when=streaming)
+    assert cell.status == "error"
+    assert kernel.value("list(both.error)") == ["interrupted", "interrupted"]
+    assert all(WORDS.startswith(text) for text in kernel.value("list(both.reply)"))
 
 
 def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:

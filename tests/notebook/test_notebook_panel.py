@@ -203,6 +203,17 @@ def test_the_table_for_the_record_keeps_up(kernel: Kernel, page: Page, sandboxed
     assert "1 of 1,000" in page.records[0]
 
 
+def test_it_says_what_was_paid(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Beside the route, among the attempts, and in the table for the record."""
+    sandboxed(keys={"openai": 1})
+    panel = page.panel()
+    page.run("r = %llm -q hi")
+    cost = f"paid · ${kernel.value('r.cost'):.4f}"
+    panel.wait(lambda: f"{cost} in this session" in panel.html)
+    panel.wait(lambda: f" s, {cost}" in panel.html)
+    assert f"{cost} in this session" in kernel.run("%llm_panel").displays[1]["data"]["text/plain"]
+
+
 def test_it_says_which_route_would_answer_and_why(kernel: Kernel, page: Page, sandboxed) -> None:
     """Now, and again after cells have changed that, without being asked."""
     sandboxed(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})

@@ -23,7 +23,7 @@ def test_the_prompt_is_shown_as_it_would_leave(kernel: Kernel, sandboxed) -> Non
         "── user ──\nFirst?\n\n"
         "── assistant ──\nAn answer.\n\n"
         "── user ──\nLook: [xs: list of 5,000, cut to the first 6]\n"
-        "[0, 1, 2, 3, 4, 5] \\x1b[31m\\x202e\n"
+        "[0, 1, 2, 3, 4, 5]\n \\x1b[31m\\x202e\n"
         "[image 1: image/png, 1 kB]\n\n"
         "(max_tokens 9, temperature 0.0)\n"
     )

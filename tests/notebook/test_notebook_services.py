@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -100,3 +101,44 @@ def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
     cell = kernel.run("%llm_doctor")
     assert cell.status == "ok", cell.error
     assert "set GROQ_API_KEY" in cell.data()[0]
+
+
+def test_money_is_visible_wherever_a_route_is(kernel: Kernel, sandboxed) -> None:
+    """Receipt, comparison, quota, reasons and rehearsal say what is paid, and what it cost."""
+    sandboxed(keys={"groq": 1, "openai": 1}, reply=lambda *_: "word " * 400)
+    paid = r"paid · \$0\.\d{4,6}"
+    receipt = kernel.run("%llm -p openai -o dear hi").displays[1]["data"]
+    price = f"paid · ${kernel.value('dear.cost'):.4f}"
+    assert re.search(rf"openai · key 1 · .* tokens · [\d.]+ s · {paid}", receipt["text/plain"])
+    for text in receipt.values():
+        assert price in text
+    assert "paid" not in kernel.run("%llm -p groq -o free hi").data()[1]
+    for line in ("%llm_why dear", "%llm_quota"):
+        for text in kernel.run(f"x = {line}").displays[0]["data"].values():
+            assert price in text, line
+    assert kernel.run("x = %llm_why dear").data()[0].endswith(f"({price}).")
+    why = "x.set_index('provider').why.to_dict()"
+    assert kernel.value(why)["openai"].endswith(f"; {price}")
+    kernel.run("x = %llm_why free")
+    assert kernel.value(why)["openai"] == "the request was for groq alone; paid"
+    columns = kernel.run("%llm --compare groq,openai hi").data()[0].split("──")
+    assert re.search(paid, columns[4])
+    assert "paid" not in columns[2]
+    ahead = kernel.run("%llm --dry-run -p openai hi").printed
+    assert re.search(rf"tokens in, \d+ out · {paid}", ahead)
+    head, *rows = kernel.run("%llm_stats").data()[0].splitlines()
+    assert head.endswith("  cost")
+    assert sorted(row.rpartition("  ")[2].startswith("$0.") for row in rows) == [False, True]
+    (line,) = (line for line in kernel.run("%llm_quota").data()[0].splitlines() if "paid" in line)
+    assert re.fullmatch(rf"  {paid} in this session", line)
+
+
+def test_a_price_that_is_not_known_is_not_called_free(kernel: Kernel, server: Sandbox) -> None:
+    """The route is paid all the same."""
+    path = kernel.folder / "arche_magic.toml"
+    path.write_text(path.read_text().partition("[providers.house.prices]")[0] + "paid = true\n")
+    said = "paid, price not known"
+    assert said in kernel.run("%llm -p house hi").data()[1]
+    assert said in kernel.run("%llm_why").data()[0]
+    assert said in kernel.run("%llm --compare house hi").data()[0]
+    assert "no limit is known · paid" in kernel.run("%llm_quota").data()[0]

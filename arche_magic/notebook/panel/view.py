@@ -18,6 +18,7 @@ from arche_magic.llm_providers.types import Route, Standing, route_name
 
 from ..display import QUIET
 from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off, without_limits
+from ..preview import Name, paid_routes, paid_text
 from ..tables import notes_html
 
 _ATTEMPTS = 6
@@ -35,6 +36,7 @@ class View:
         standings: every limit of every route, of those that are off too.
         shared: labels of keys that add no quota, each with the one whose account it shares.
         attempts: the last ones of this kernel, newest first.
+        paid: the routes that cost money, each with what this session has paid for it, in words.
         now: epoch seconds.
     """
 
@@ -42,6 +44,7 @@ class View:
     standings: Sequence[Standing]
     shared: Mapping[str, str]
     attempts: Sequence[Attempt]
+    paid: Mapping[Name, str]
     now: float
 
     @property
@@ -60,10 +63,13 @@ def look() -> View:
     everything = replace(configuration, off=frozenset())
     now = configuration.clock.time()
     tracker = get_quota_tracker(everything)
-    recent = attempt_log(configuration.store).recent
+    log = attempt_log(configuration.store)
+    recent = log.recent
     # From the end: there may be ten thousand, and other threads add to them.
     last = [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))]
-    return View(configuration, tracker.standings(now=now), tracker.shared_keys(), last, now)
+    paid = paid_routes(everything.routes(), log.spent())
+    standings = tracker.standings(now=now)
+    return View(configuration, standings, tracker.shared_keys(), last, paid, now)
 
 
 def table_html(view: View) -> str:
@@ -74,10 +80,10 @@ def table_html(view: View) -> str:
         return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
     notes = [
-        *without_limits(view.configuration.routes(), view.standings),
+        *without_limits(view.configuration.routes(), view.standings, view.paid),
         *shared_notes(view.shared),
     ]
-    return live_table(view.standings, view.now, is_on) + notes_html(notes)
+    return live_table(view.standings, view.now, is_on, view.paid) + notes_html(notes)
 
 
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
@@ -127,10 +133,10 @@ def snapshot_bundle(view: View) -> dict[str, str]:
         for row in view.standings
         if view.configuration.off.isdisjoint((row.key, f"{row.provider}/{row.model}"))
     ]
-    free = without_limits(view.configuration.routes(), view.standings)
+    free = without_limits(view.configuration.routes(), view.standings, view.paid)
     notes = [*free, *shared_notes(view.shared), *switched_off(view.configuration.off)]
     taken = f"{datetime.fromtimestamp(view.now).astimezone():%d %b %Y, %H:%M}"
-    return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"])
+    return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"], paid=view.paid)
 
 
 def _shut(route: Route, opens: float, why: str, now: float) -> str:
@@ -153,4 +159,5 @@ def _status(begin: str, route: str, why: str) -> str:
 def _came_of(attempt: Attempt) -> str:
     if attempt.error and attempt.outcome != "interrupted":
         return without_controls(attempt.why)
-    return f"{attempt.input_tokens + attempt.output_tokens:,} tokens, {attempt.seconds:.1f} s"
+    cost = f", {paid_text(attempt.cost_usd)}" if attempt.cost_usd != 0 else ""
+    return f"{attempt.input_tokens + attempt.output_tokens:,} tokens, {attempt.seconds:.1f} s{cost}"
