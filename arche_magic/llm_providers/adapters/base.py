@@ -22,6 +22,7 @@ from .formats import formats_of
 from .http import Call, HttpClient, transport_failure
 from .limits import parse_date
 from .logs import clean_logs
+from .told_delay import told_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
+_PASSING = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
 
 
@@ -241,6 +243,7 @@ class SdkAdapter(ABC):
             if failure.remedy is Remedy.FIX_REQUEST and received:
                 # The request was good enough to begin an answer.
                 failure.remedy = Remedy.RETRY_LATER
+        _take_told_delay(failure, call, fields)
         self._note_account(call, fields)
         failure.begun = call.status == 200
         failure.text = failure.text or _text(received)
@@ -319,6 +322,18 @@ def _is_whole(received: list[Part]) -> bool:
         and bool(without_reasoning(_text(received)).strip())
         and not any(part.refusal for part in received)
     )
+
+
+def _take_told_delay(failure: AttemptFailed, call: Call, fields: Mapping[str, Any]) -> None:
+    """Take the delay from the text of a refusal whose headers and fields name none."""
+    if failure.retry_after is not None or failure.remedy not in _PASSING:
+        return
+    # Gemini names seconds for a limit per day, too, which stays shut until midnight.
+    if (failure.limit or "").endswith(("_per_day", "_per_month")):
+        return
+    now = parse_date(call.headers.get("date"))
+    said_in = call.body if call.refused else fields
+    failure.retry_after = told_delay(str(said_in), time.time() if now is None else now)
 
 
 def _checked_finish(received: list[Part], request: Request, stream: bool) -> str:

@@ -1,0 +1,120 @@
+"""Delays that a service states only in the text of its refusal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from adapter_calls import WIRES, Build, Script, complete
+
+from arche_magic.llm_providers.adapters.told_delay import told_delay
+from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+
+NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("You exceeded your quota. Please retry in 41.933985s.", 41.933985),
+        ("Rate limit reached, retry after 27 seconds", 27),
+        ("Too many requests. Please try again in 1 minute.", 60),
+        ("Try again in a minute.", 60),
+        ("try again in an hour", 3600),
+        ("Please try again in 14h29m11.04s. Visit …", 52151.04),
+        ("Please try again in 2 hours, 5 minutes and 30 seconds", 7530),
+        ("Please wait 500 ms before the next request", 0.5),
+        ("wait 250milliseconds", 0.25),
+        ("You have to wait at least 20 secs before retrying", 20),
+        ("In 12 seconds, please retry", 12),
+        ("The limit resets in 59s", 59),
+        ("Retry after: 27", 27),
+        ('{"retry_after": 5.5}', 5.5),
+        ("{'retry_after_seconds': 7}", 7),
+        ("retryAfter=30", 30),
+        ("Quota will be available again in 2 days", 172_800),
+        ("Limit resets at 2026-11-29T00:01:30Z", 90),
+        ("Try again after 2026-11-29 01:30:00+01:00.", 1800),
+        ("retry at 2026-11-28T23:00:00Z", 0),
+    ],
+)
+def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
+    """As services and gateways word it."""
+    assert told_delay(text, NOW) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Please try again later.",
+        "Please retry. The limit is 30 requests per 1 minute.",
+        "Retry after 3 attempts",
+        "Limit 6000 tokens per minute, used 5447",
+        "You can wait; 10 models are available",
+        "try again in 99999999 days",
+        "retry at 2026-99-99T00:00:00Z",
+        "try again in 5 moments",
+        "retry " * 20_000,
+        "wait " + "1" * 50_000,
+        "in 1s " * 10_000,
+    ],
+)
+def test_what_names_no_delay_gives_none(text: str) -> None:
+    """And no long text takes long."""
+    began = time.monotonic()
+    assert told_delay(text, NOW) is None
+    assert time.monotonic() - began < 1
+
+
+BODIES: list[Any] = [
+    {"error": {"message": "Slow down. Please retry in 41.9s.", "code": 429}},
+    {"error": "Too many requests, please retry in 41.9s"},
+    {"detail": "Please retry in 41.9s"},
+    {"message": "Please retry in 41.9s", "object": "error"},
+    "Please retry in 41.9s",
+    {"error": {"message": "Upstream", "metadata": {"raw": "retry in 41.9s"}}},
+]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("wire", WIRES)
+def test_every_wire_takes_a_delay_from_the_text(
+    script: Script, build: Build, wire: str, status: int
+) -> None:
+    """In whatever field it stands; a header, where there is one, is more exact."""
+    for body in BODIES:
+        script.answer(status, body)
+        with pytest.raises(AttemptFailed) as caught:
+            complete(build(wire), "m")
+        assert caught.value.remedy in (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
+        assert caught.value.retry_after == pytest.approx(41.9)
+    script.answer(status, BODIES[0], {"retry-after": "7"})
+    with pytest.raises(AttemptFailed) as caught:
+        complete(build(wire), "m")
+    if wire != "google":  # it sends none
+        assert caught.value.retry_after == 7
+
+
+def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> None:
+    """Under a status of 200, in a stream."""
+    error = {"message": "Please retry in 41.9s", "type": "rate_limit_exceeded"}
+    script.events({"error": error})
+    for wire in ("groq", "openai"):
+        with pytest.raises(AttemptFailed) as caught:
+            complete(build(wire), "m", stream=True)
+        assert caught.value.retry_after == pytest.approx(41.9)
+
+
+def test_a_short_delay_for_a_limit_per_day_is_not_believed(script: Script, build: Build) -> None:
+    """Gemini names seconds, and the day turns at midnight."""
+    violation = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "quotaValue": "20"}
+    kind = "type.googleapis.com/google.rpc.QuotaFailure"
+    details = [{"@type": kind, "violations": [violation]}]
+    error = {"status": "RESOURCE_EXHAUSTED", "message": "Please retry in 41.9s.", "code": 429}
+    script.answer(429, {"error": {**error, "details": details}})
+    with pytest.raises(AttemptFailed) as caught:
+        complete(build("google"), "m")
+    assert caught.value.limit == "requests_per_day"
+    assert caught.value.retry_after is None
