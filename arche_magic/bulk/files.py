@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.folders import expanded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ def usable_path(path: str | Path) -> Path:
         InvalidRequest: its name ends otherwise.
         ConfigurationError: a package is missing.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.name.endswith(ENDINGS):
         raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(ENDINGS)}")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
@@ -67,7 +68,11 @@ class SourceFile:
         self, path: str | Path, encoding: str | None = None, sep: str | None = None
     ) -> None:
         self.path = usable_path(path)
-        if not self.path.is_file():
+        try:
+            is_there = self.path.is_file()
+        except OSError as error:
+            raise InvalidRequest(f"{self.path} cannot be read: {error.strerror}") from None
+        if not is_there:
             raise InvalidRequest(f"there is no file {self.path}")
         if self.is_parquet and (encoding is not None or sep is not None):
             raise InvalidRequest(f"{self.path.name}: encoding and sep are for CSV files")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from .folders import absolute
 from .forks import new_lock
 from .reply import Attempt
 from .safe_files import NotOurs, open_ours
@@ -381,7 +382,7 @@ def attempt_log(store: str) -> AttemptLog:
     """
     with _lock:
         if store not in _logs:
-            beside = Path("outputs", "ledger").absolute() if "://" in store else Path(store)
+            beside = absolute(Path("outputs", "ledger")) if "://" in store else Path(store)
             in_memory = store.startswith("memory://")
             _logs[store] = AttemptLog(None if in_memory else beside.with_name("llm_calls.jsonl"))
         return _logs[store]

@@ -17,7 +17,7 @@ from .catalog import Provider, parse_limits, published_providers
 from .choices import Choices
 from .env_file import Variables, tell, tell_of_readers
 from .errors import ConfigurationError
-from .folders import working_directory
+from .folders import absolute, working_directory
 from .keys import find_keys, numbered_names
 from .keys import label_keys as label_keys
 from .places import (
@@ -272,7 +272,7 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         tell_of_readers(sources.env_file)
         home = sources.env_file.parent
     if home:
-        keep_inside((home / LEDGER_FILE).absolute().parent, home)
+        keep_inside(absolute(home / LEDGER_FILE).parent, home)
     accounts = {label: str(name) for label, name in _table(settings, "accounts").items()}
     for label in accounts:
         owner, _, number = label.rpartition("_key_")

@@ -193,7 +193,7 @@ def tell_of_env_file(path: Path, found: EnvFile) -> EnvFile:
     if found.problem:
         tell(f"{path} cannot be read and was passed over: {found.problem}")
     for number, why in found.unused.items():
-        tell(f"line {number} of {path} {why} and was passed over")
+        tell(f"line {number} of {path} was passed over: {why}")
     return found
 
 
@@ -241,13 +241,13 @@ def _parse(path: Path, environment: Variables) -> EnvFile:
         for number, parsed in lines:
             if not parsed.key or parsed.value is None or not is_text(parsed.key + parsed.value):
                 if parsed.error or parsed.key:
-                    unused[number] = "is not NAME=value in UTF-8"
+                    unused[number] = "not NAME=value in UTF-8"
                 continue
             name = clean(parsed.key)
             value, sources = _expanded(parsed.value, variables, borrowed, environment)
             variables.pop(name, None)
             if value is None:
-                unused[number] = "refers to a variable that is not set"
+                unused[number] = "it refers to a variable that is not set"
                 unusable[name] = number
                 continue
             unusable.pop(name, None)

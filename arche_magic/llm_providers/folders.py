@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .errors import InvalidRequest
+
 
 def home_folder() -> Path:
     """The user's home folder, or a path that does not exist if there is none.
 
     A container may run a user whom passwd does not list, without HOME.
     """
+    nowhere = Path("/nonexistent")
     try:
-        return Path.home()
+        home = Path.home()
     except RuntimeError:
-        return Path("/nonexistent")
+        return nowhere
+    # An empty HOME would mean whatever folder is worked in.
+    return home if home.is_absolute() else nowhere
 
 
 def working_directory() -> Path | None:
@@ -22,3 +27,22 @@ def working_directory() -> Path | None:
         return Path.cwd()
     except OSError:
         return None
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root; as it is if there is no working directory."""
+    return (working_directory() or Path()) / path
+
+
+def expanded(path: str | Path) -> Path:
+    """A path that a user typed, with `~` for a home folder.
+
+    Raises:
+        InvalidRequest: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidRequest(
+            f"{path}: there is no home folder for ~; write the path without it"
+        ) from None

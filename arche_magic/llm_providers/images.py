@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import InvalidRequest
+from .folders import expanded
 from .types import Image
 
 # Google takes 20 MB in a request, Groq 4 MB, the others more; what one refuses goes to the next.
@@ -24,7 +25,7 @@ def read_image(source: Image | str | Path | bytes) -> Image:
         if name.startswith(("http://", "https://")):
             raise InvalidRequest(f"image {name}: nothing is fetched here; save it to a file first")
         try:
-            data = Path(source).expanduser().read_bytes()
+            data = expanded(source).read_bytes()
         except OSError as error:
             raise InvalidRequest(f"image {name} cannot be read: {error.strerror}") from None
     elif isinstance(source, bytes):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from .addresses import is_loopback
 from .env_file import nearest, tell
-from .errors import ConfigurationError
+from .errors import ConfigurationError, InvalidRequest
+from .folders import expanded
 from .safe_files import keep_inside
 from .sources import Sources
 from .types import Location
@@ -62,11 +63,9 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     """
     where, env_file = sources.said_in(variable), sources.env_file
     try:
-        path = Path(named).expanduser()
-    except RuntimeError:
-        raise ConfigurationError(
-            f"{where or variable} is {named}, and there is no home folder for ~; write a full path"
-        ) from None
+        path = expanded(named)
+    except InvalidRequest as error:
+        raise ConfigurationError(f"{where or variable}: {error}") from None
     if not where or env_file is None:
         keep_inside(path.parent, None)
         return path

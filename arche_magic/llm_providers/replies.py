@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from .folders import absolute
 from .forks import new_lock
 from .reply import Reply
 from .safe_files import NotOurs, check_sqlite
@@ -302,6 +303,6 @@ _opening = new_lock()
 
 def reply_store(path: Path) -> ReplyStore:
     """The store of this process for a file; asking again gives the same one."""
-    path = path.absolute()
+    path = absolute(path)
     with _opening:
         return _opened.setdefault(path, ReplyStore(path))

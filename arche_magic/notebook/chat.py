@@ -13,11 +13,11 @@ import shlex
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.folders import expanded
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.markdown import harmless_markdown, without_controls
 from arche_magic.llm_providers.reply import Reply
@@ -245,7 +245,7 @@ class Chats(dict[str, Chat]):
         return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
 
     def _export(self, name: str, file: str) -> str:
-        chat, path = self.known(name), Path(file).expanduser()
+        chat, path = self.known(name), expanded(file)
         if path.suffix not in (".md", ".json"):
             raise InvalidRequest("%llm_chat export: the file's name ends in .md or .json")
         text = chat.transcript() if path.suffix == ".md" else chat.to_json()
@@ -256,7 +256,7 @@ class Chats(dict[str, Chat]):
         return f"{name} ({_turns(chat)}) is in {path}"
 
     def _load(self, file: str, name: str | None = None) -> str:
-        path = Path(file).expanduser()
+        path = expanded(file)
         try:
             chat = Chat.from_json(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -7,6 +7,7 @@ again. Any other brace goes out as it stands, and so does `\{{name}}`, without i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.folders import expanded
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.types import Image
 
@@ -157,7 +159,7 @@ def image_of(source: str, names: Mapping[str, Any]) -> Image:
     Raises:
         InvalidRequest: there is no such image.
     """
-    if Path(source).expanduser().is_file() or "://" in source:
+    if os.path.isfile(expanded(source)) or "://" in source:  # noqa: PTH113  # raises nothing
         return read_image(source)
     name = _NAME.match(source)
     if name is None or name[0] not in names:

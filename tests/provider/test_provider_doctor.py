@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +59,61 @@ def test_a_sound_configuration_has_nothing_wrong(
     assert all(name in only(findings, "packages").found for name in SDKS)
     assert "mistral (MISTRAL_API_KEY), google" in only(findings, "keys").found
     assert sandbox_of_project.requests == ()
+
+
+def test_lines_of_env_that_cannot_be_used_are_listed(
+    sandbox_of_project: Sandbox, project: Path
+) -> None:
+    """By their numbers, with the reason; what stands there may be a key."""
+    env_file = project / ".env"
+    sound = env_file.read_text()
+    first = len(sound.splitlines()) + 1
+    env_file.write_bytes(
+        sound.encode() + b"gsk_not-a-line\nA=1\nB=caf\xe9\nMISTRAL_API_KEY=${MY_TOKEN}\n"
+    )
+    findings = about(examine(), ".env")
+    assert {finding.state for finding in findings} == {"look"}
+    assert [finding.found for finding in findings] == [
+        f"lines {first}, {first + 2} of {env_file} cannot be used: not NAME=value in UTF-8",
+        f"line {first + 3} of {env_file} cannot be used: it refers to a variable that is not set",
+    ]
+    assert "gsk_not" not in str(findings)
+    assert "MY_TOKEN" not in str(findings)
+
+
+def test_an_env_file_that_cannot_be_read_hides_no_key(
+    sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is wrong, and the keys in the environment are examined."""
+    for name, value in sandbox_of_project.environment().items():
+        monkeypatch.setenv(name, value)
+    (project / ".env").write_bytes(b"\0\0")
+    findings = examine()
+    finding = only(findings, ".env")
+    assert finding.state == "wrong"
+    assert finding.found.startswith(f"{project / '.env'} cannot be read")
+    assert only(findings, "groq_key_1").state == "ok"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_what_is_passed_over_is_said(sandbox_of_project: Sandbox, project: Path) -> None:
+    """A link that leads elsewhere, and above it the `.env` that counts; a pipe is called one."""
+    inner = project / "inner"
+    inner.mkdir()
+    (inner / ".env").symlink_to("../.env")
+    os.chdir(inner)
+    link, file = about(examine(), ".env")
+    assert (link.state, file.state) == ("look", "ok")
+    assert link.found.startswith(f"{inner / '.env'} is a link that leads out of its folder")
+    content = (project / ".env").read_bytes()
+    (project / ".env").unlink()
+    os.mkfifo(project / ".env", 0o600)
+    writer = threading.Thread(target=lambda: (project / ".env").write_bytes(content))
+    writer.start()
+    findings = examine()
+    writer.join()
+    assert about(findings, ".env")[1].found.endswith("a named pipe, read once per process")
+    assert only(findings, "groq_key_1").state == "ok"
 
 
 def test_sending_asks_each_model_once(sandbox_of_project: Sandbox) -> None:

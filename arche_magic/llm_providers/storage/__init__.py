@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from ..folders import absolute
 from ..forks import new_lock
 from ..types import Location
 from .base import (
@@ -69,7 +70,7 @@ def open_storage(
             f"{scheme}:// is no storage; use a path, redis:// (one server: Sentinel and Cluster "
             "are not supported) or memory://"
         )
-    path = Path(location).absolute()
+    path = absolute(Path(location))
     name = f"{location} {location.fingerprint}" if scheme else str(path)
     with _opening:
         if name not in _opened:

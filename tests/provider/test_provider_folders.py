@@ -1,0 +1,114 @@
+"""Processes without a home, without a working directory, or with a home they may not look into."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_parts import Start, run_script
+from test_provider_disks import like_everybody
+
+from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.folders import expanded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="homes of another kind")
+
+USE = """
+import json, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import arche_magic
+    from arche_magic.llm_providers import get_llm_provider
+    from arche_magic.llm_providers.doctor import examine
+    from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+    provider = get_llm_provider("mistral")
+    replies = [provider.generate("Hello", keep=True), "".join(provider.stream("Hello"))]
+    replies += arche_magic.map(["Hello", "Hello again"]).reply.tolist()
+    used = get_quota_tracker().get_usage_summary()["mistral"]["mistral_key_1"]
+    findings = [[f.state, f.about, f.found] for f in examine()]
+print(json.dumps({
+    "replies": len(list(filter(None, replies))),
+    "used": used["requests_per_minute"]["used"],
+    "findings": findings,
+    "warned": [str(warning.message) for warning in caught],
+}))
+"""
+NO_PASSWD_ENTRY = """
+import os, pwd
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+os.environ.pop("HOME", None)
+"""
+NO_FOLDER = """
+import os
+os.mkdir("gone")
+os.chdir("gone")
+os.rmdir("../gone")
+"""
+
+
+@pytest.mark.parametrize("trouble", ["no home", "an empty home", "a closed home", "no folder"])
+def test_everything_works_without_the_users_own_settings(
+    start: Start, tmp_path: Path, trouble: str
+) -> None:
+    """Requests, jobs, the ledger and the doctor; what does not count is said."""
+    sandbox = start(keys={"mistral": 1})
+    home = tmp_path / "home"
+    home.mkdir(mode=0o000 if trouble == "a closed home" else 0o700)
+    variables = {**sandbox.environment(), "HOME": str(home), "XDG_CONFIG_HOME": ""}
+    before = {"no home": NO_PASSWD_ENTRY, "no folder": NO_FOLDER}.get(trouble, "")
+    if trouble == "an empty home":
+        variables["HOME"] = ""
+    command = like_everybody() if trouble == "a closed home" else ()
+    out, err = run_script(before + USE, tmp_path, variables, command)
+    home.chmod(0o700)
+    assert err == ""
+    seen = json.loads(out)
+    assert seen["replies"] == 4
+    assert seen["used"] >= 3
+    wrong = [finding for finding in seen["findings"] if finding[0] != "ok"]
+    warned = " ".join(seen["warned"])
+    if trouble == "no folder":
+        assert [about for _, about, _ in wrong] == ["files"]
+        assert "there is no working directory, so the ledger is kept in memory" in warned
+    elif trouble == "a closed home":
+        own = home / ".config" / "arche_magic" / "arche_magic.toml"
+        assert wrong == [["look", "arche_magic.toml", f"{own} cannot be read (Permission denied)"]]
+        assert (
+            warned == f"your own settings {own} cannot be read and do not count (Permission denied)"
+        )
+    else:
+        assert (wrong, warned) == ([], "")
+
+
+def test_a_provider_goes_on_when_its_folder_is_removed(start: Start, tmp_path: Path) -> None:
+    """A notebook's folder may be deleted or switched under a running kernel."""
+    code = """
+import os
+from arche_magic.llm_providers import get_llm_provider
+os.mkdir("gone")
+os.chdir("gone")
+provider = get_llm_provider("mistral")
+print(bool(provider.generate("Hello")))
+import shutil
+shutil.rmtree("../gone")
+print(bool(provider.generate("Hello again")), bool(get_llm_provider().generate("Hello")))
+"""
+    out, _ = run_script(code, tmp_path, start(keys={"mistral": 1}).environment())
+    assert out.split() == ["True"] * 3
+
+
+def test_a_path_with_a_tilde_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused in one line, wherever it was typed."""
+    with pytest.raises(InvalidRequest, match="there is no home folder for ~"):
+        expanded("~nobody-of-this-name/in.csv")
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", "~nobody-of-this-name/ledger.json")
+    with pytest.raises(ConfigurationError, match=r"^ARCHE_QUOTA_STORE: ~nobody-of-this-name"):
+        load_configuration(directory=tmp_path)
