@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -251,6 +253,56 @@ def test_a_pipe_is_read_once(project: Path) -> None:
     for _ in range(3):
         assert keys_of(load_configuration(directory=project)) == ["gsk_one"]
     writer.join()
+
+
+SERVE_PIPE = """
+import sys
+text = sys.stdin.buffer.read()
+while True:
+    pipe = open(sys.argv[1], "wb", buffering=0)
+    try:
+        pipe.write(text)
+    except BrokenPipeError:
+        pass
+    pipe.close()
+"""
+READ_PIPE = """
+import sys
+from pathlib import Path
+from arche_magic.llm_providers.env_file import read_env_file
+print(*sorted(read_env_file(Path(sys.argv[1]), {}).items()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+@pytest.mark.parametrize("padding", [10, 200_000])
+def test_kernels_that_read_a_pipe_at_once_get_all_of_it(project: Path, padding: int) -> None:
+    """Whoever serves it opens it anew for each reader, as fast as it likes."""
+    os.mkfifo(project / ".env", 0o600)
+    content = "# keys\nGROQ_API_KEY=gsk_one\nA=" + "a" * padding + "\nMISTRAL_API_KEY=m\n"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", SERVE_PIPE, str(project / ".env")], stdin=subprocess.PIPE, text=True
+    )
+    assert writer.stdin
+    writer.stdin.write(content)
+    writer.stdin.close()
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", READ_PIPE, str(project / ".env")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    try:
+        for reader in readers:
+            out, _ = reader.communicate(timeout=60)
+            assert out == (
+                f"('A', '{'a' * padding}') ('GROQ_API_KEY', 'gsk_one') ('MISTRAL_API_KEY', 'm')\n"
+            )
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
