@@ -219,6 +219,8 @@ class QuotaTracker:
                 if call.usage:
                     ledger.calibrate(document, route.model, hold.plain_tokens, call.usage)
                 self._books.learn(document, provider, route, call.observations, now, alone)
+                if call.answered:
+                    self._books.doubt(document, provider, route, hold.at)
                 limits = self._books.limits(document, provider, route)
                 if call.answered:
                     ledger.note_answer(document, provider, route, limits, now, hold.at)
@@ -243,7 +245,8 @@ class QuotaTracker:
             alone = ledger.settle(
                 document, route.model, limits.values(), hold.id, spent, now, hold.at
             )
-            self._books.learn(document, provider, route, failure.observations, now, alone)
+            seen = failure.observations
+            self._books.learn(document, provider, route, seen, now, alone, hold.amounts)
             limits = self._books.limits(document, provider, route)
             jitter = self._jitter.uniform(0.8, 1.2)
             failing.close(document, provider, route, limits, failure, now, hold.at, jitter)

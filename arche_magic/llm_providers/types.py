@@ -187,7 +187,15 @@ class Limit:
 class Observation:
     """What one response said about one limit; an absent figure is None.
 
-    `resets_in` is in seconds: until the figure is back to its full amount.
+    Attributes:
+        name: the limit, such as `requests_per_minute`.
+        amount: its size.
+        remaining: what is left of it.
+        resets_in: seconds until all of it is back.
+        evidence: `header` or `error`.
+        opens_in: seconds until the refused request fits, from a refusal.
+        excess: by how many units the refused request did not fit.
+        inferred: True if the response does not state the period and it was worked out.
     """
 
     name: str
@@ -195,6 +203,9 @@ class Observation:
     remaining: float | None = None
     resets_in: float | None = None
     evidence: Evidence = "header"
+    opens_in: float | None = None
+    excess: float | None = None
+    inferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -373,10 +384,11 @@ class Completion:
 class Standing:
     """One limit of one route as the ledger sees it at one moment; times in epoch seconds.
 
-    `opens_at` is when the limit has room for one more unit and nothing else shuts the route;
-    `shut_by` names what else does, if anything. `source` says where the figure comes from, in
-    words; `evidence_at` is when it was read there, and `charged_at` when something was counted
-    last (0: never).
+    `used` includes what calls in flight hold. `opens_at` is when the limit has room for a short
+    prompt and nothing else shuts the route; until then `shut_by` says what else shuts it, and
+    `reason` what the limit lacks. `source` says where the figure comes from, in words;
+    `evidence_at` is when it was read there, and `charged_at` when the route was last charged
+    (0: never). `paid` is True if the route costs money.
     """
 
     provider: str
@@ -395,6 +407,8 @@ class Standing:
     time_zone: str = "UTC"
     source: str = ""
     charged_at: float = 0.0
+    reason: str = ""
+    paid: bool = False
 
     @property
     def metric(self) -> Metric:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .exchange import Breach, LimitState
 from .models import MODELS, PROVIDERS
-from .windows import SECONDS, Window, window_for
+from .windows import KINDS, OF_PROVIDER, SECONDS, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def _known(what: str, name: str, names: object) -> None:
 class Accounts:
     """Every account's windows, and the count per key. Not thread-safe: the service locks.
 
-    Raises ValueError for an unknown provider, model, key label or limit name.
+    Raises ValueError for an unknown provider, model, key label, limit name or kind of window.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Accounts:
         limits: Mapping[str, Mapping[str, int | None]],
         left: Mapping[str, Mapping[str, int]],
         accounts: Mapping[str, str],
+        windows: Mapping[str, str],
         now: float,
     ) -> None:
         texts = {
@@ -103,8 +104,12 @@ class Accounts:
         )
         self._by_text = {key.text: key for key in self.keys}
         self._check(limits, left, accounts)
+        for provider, kind in windows.items():
+            _known("provider", provider, PROVIDERS)
+            _known("kind of window", kind, KINDS)
         self._limits = limits
         self._left = left
+        self._kinds = {**OF_PROVIDER, **windows}
         self.restart(now)
 
     def _check(
@@ -159,7 +164,8 @@ class Accounts:
                 if (other.provider, other.account) == (key.provider, key.account):
                     left.update(self._left.get(other.label, {}))
             for name, limit in self.limits(*place).items():
-                windows[name] = window_for(key.provider, limit, name.rpartition("_")[2])
+                kind = KINDS[self._kinds[key.provider]]
+                windows[name] = kind(limit, name.rpartition("_")[2])
                 if name in left:
                     windows[name].add(self._started, max(0, limit - left[name]))
         return windows

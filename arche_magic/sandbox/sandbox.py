@@ -43,11 +43,13 @@ class Sandbox:
     None removes a limit, 0 takes the model out of the plan. Names are like "tokens_per_minute".
     `left`: by provider or key label, how much is left of a limit at the start, for every model.
     `accounts`: label to account name; keys of one account share every limit.
+    `windows`: how a provider's limits forget: "bucket", "rolling", "calendar" (clock minutes and
+    Pacific days) or "fixed" (from the first request on). By default as that provider does.
     `seed`: decides replies and random failures. `clock`: epoch seconds, real time by default;
     `time_scale` makes it run faster. `latency` and `seconds_per_chunk` are in real seconds.
     `reply`: a function of the model and the messages that writes the replies instead.
 
-    Raises ValueError for an unknown provider, model, key label or limit.
+    Raises ValueError for an unknown provider, model, key label, limit or kind of window.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Sandbox:
         limits: Mapping[str, Mapping[str, int | None]] | None = None,
         left: Mapping[str, Mapping[str, int]] | None = None,
         accounts: Mapping[str, str] | None = None,
+        windows: Mapping[str, str] | None = None,
         seed: int = 0,
         time_scale: float = 1.0,
         clock: Callable[[], float] | None = None,
@@ -79,6 +82,7 @@ class Sandbox:
             limits=limits or {},
             left=left or {},
             accounts=accounts or {},
+            windows=windows or {},
             now=self.clock(),
         )
         targets = frozenset(PROVIDERS) | {key.label for key in known.keys}

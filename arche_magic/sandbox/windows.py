@@ -1,14 +1,17 @@
-"""How a limit forgets what was used: three window rules, each a small class.
+"""How a limit forgets what was used: four window rules, each a small class.
 
 Groq and OpenAI refill continuously (measured in recorded responses), Gemini counts per clock
 minute and per Pacific calendar day (its documentation and recorded 429 responses), Mistral
-documents no rule and is given a rolling window. Times are epoch seconds.
+documents no rule and is given a rolling window. No provider here counts in fixed windows from the
+first request on, but common rate limiters in front of compatible services do. Times are epoch
+seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -159,8 +162,37 @@ class Rolling:
         return self._entries[-1][0] + self._length - now if self.used(now) else 0.0
 
 
-def window_for(provider: str, limit: int, period: str) -> Window:
-    """The window that `provider` keeps for a limit over `period`."""
-    if provider == "google":
-        return Calendar(limit, period)
-    return Rolling(limit, period) if provider == "mistral" else Bucket(limit, period)
+class Fixed:
+    """A counter that starts again one period after the first request that it counts."""
+
+    def __init__(self, limit: int, period: str) -> None:
+        self.limit = limit
+        self._length = SECONDS[period]
+        self._used = 0.0
+        self._end = -math.inf
+
+    def used(self, now: float) -> float:
+        """What counts at `now`."""
+        return self._used if now < self._end else 0.0
+
+    def add(self, now: float, amount: float) -> None:
+        """Count more from `now` on."""
+        if now >= self._end:
+            self._used, self._end = 0.0, now + self._length
+        self._used += amount
+
+    def wait(self, now: float, amount: int) -> float:
+        """Seconds until `amount` fits."""
+        if amount > self.limit:
+            return math.inf
+        return 0.0 if self.used(now) + amount <= self.limit else self._end - now
+
+    def reset(self, now: float) -> float:
+        """Seconds until nothing is used."""
+        return self._end - now if self.used(now) else 0.0
+
+
+KINDS: Mapping[str, Callable[[int, str], Window]] = {
+    "bucket": Bucket, "calendar": Calendar, "fixed": Fixed, "rolling": Rolling,
+}  # fmt: skip
+OF_PROVIDER = {"groq": "bucket", "mistral": "rolling", "google": "calendar", "openai": "bucket"}

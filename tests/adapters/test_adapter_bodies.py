@@ -251,44 +251,6 @@ def test_a_reply_in_one_piece_is_taken_for_a_stream(
             complete(build(wire), MODELS[wire], stream=True)
 
 
-@pytest.mark.parametrize("wire", ["groq", "openai", "mistral"])
-def test_a_reply_in_one_piece_needs_no_word_for_its_end(
-    script: Script, build: Build, wire: str
-) -> None:
-    """It is whole if it can be read; an event without such a word is not the last one."""
-    whole = reply_of(wire, QUESTION)
-    whole["choices"][0]["finish_reason"] = None
-    script.answer(200, whole)
-    assert text_of(complete(build(wire), MODELS[wire], stream=True)) == QUESTION
-    script.events(chunk_of(wire, QUESTION))
-    with pytest.raises(AttemptFailed, match="ended early"):
-        complete(build(wire), MODELS[wire], stream=True)
-
-
-@pytest.mark.parametrize("wire", ["groq", "openai"])
-@pytest.mark.parametrize("name", STREAMS)
-def test_a_stream_is_taken_for_a_reply_in_one_piece(
-    script: Script, build: Build, wire: str, name: str
-) -> None:
-    """Some services stream unasked; a stream that is cut is no reply here either."""
-    parts = chunk_of(wire, "data: 1 "), chunk_of(wire, "two"), chunk_of(wire, "😀", "stop")
-    script.events(STREAMS[name](*parts), done=False)
-    (completion,) = complete(build(wire), MODELS[wire])
-    assert (completion.text, completion.finish_reason) == ("data: 1 two😀", "stop")
-    script.events(STREAMS[name](*parts[:2], chunk_of(wire, "")), done=False)
-    with pytest.raises(AttemptFailed, match="ended early"):
-        complete(build(wire), MODELS[wire])
-
-
-def test_a_text_that_is_repeated_whole_is_taken_once(script: Script, build: Build) -> None:
-    """Perplexity sends the text so far as `message` beside each `delta`."""
-    chunks = [chunk_of("openai", "one "), chunk_of("openai", "two", "stop")]
-    for chunk, so_far in zip(chunks, ("one ", "one two"), strict=True):
-        chunk["choices"][0]["message"] = {"role": "assistant", "content": so_far}
-    script.events(*chunks)
-    assert text_of(complete(build("openai"), "m", stream=True)) == "one two"
-
-
 def test_only_what_is_more_than_a_comment_is_heard() -> None:
     """A comment keeps a connection open, for a model that may never answer."""
     for chunks, expected in (

@@ -221,7 +221,10 @@ def test_a_limit_message_is_read_to_its_figures(
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
     assert failure.limit == name
     assert failure.retry_after == pytest.approx(delay)
-    assert failure.observations == (Observation(name, amount, remaining, None, "error"),)
+    (seen,) = failure.observations
+    assert (seen.name, seen.amount, seen.remaining, seen.evidence) == (
+        name, amount, remaining, "error",
+    )  # fmt: skip
     assert str(failure) == line
 
 
@@ -253,8 +256,8 @@ def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> Non
     failure = fail(build, "openai")
     assert failure.limit == "requests_per_minute"
     assert failure.observations == (
-        Observation("requests_per_minute", 3.0, 0.0, None, "error"),
-        Observation("requests_per_day", 200.0, 196.0, 1728.0, "header"),
+        Observation("requests_per_minute", 3.0, 0.0, None, "error", opens_in=20.0, excess=1.0),
+        Observation("requests_per_day", 200.0, 196.0, 1728.0, "header", inferred=True),
     )
 
 

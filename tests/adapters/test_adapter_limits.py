@@ -273,12 +273,22 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
             " Please try again in 14h29m11.04s."),
             "tokens_per_month", (5_000_000, 5_000_000, 100_667, 52_151.04),
         ),
+        (
+            ("… on requests per minute (RPM): Limit 40, Used 40, Requested 1."
+            " Please try again in 59s."),
+            "requests_per_minute", (40, 40, 1, 59),
+        ),
+        (
+            ("… on requests per minute (RPM): Limit 40, Used 40, Requested 1."
+            " Please try again in 60.4s."),
+            "requests_per_minute", (40, 40, 1, 60.4),
+        ),
     ],
 )  # fmt: skip
 def test_limit_sentences_as_they_were_seen(
     text: str, name: str | None, figures: tuple[float | None, ...]
 ) -> None:
-    """Groq's and OpenAI's, for every dimension; a label lies in the last, the duration does not."""
+    """Groq's and OpenAI's, for every dimension, and one whose wait is longer than its label."""
     sentence = read_sentence(text)
     assert sentence is not None
     assert sentence.name == name
@@ -321,7 +331,7 @@ def test_any_message_can_be_read(text: str) -> None:
 def test_a_false_label_yields_to_the_duration(
     limit: int, used_share: float, requested_share: float, period: Period, label: str
 ) -> None:
-    """Whatever the label says, the window is the one that the wait implies."""
+    """A wait that is longer than the label's period shows the real one; others say nothing."""
     used = round(limit * used_share)
     requested = max(1, round(limit * requested_share))
     wait = (used + requested - limit) / limit * PERIOD_SECONDS[period]
@@ -330,7 +340,10 @@ def test_a_false_label_yields_to_the_duration(
     text = f"on tokens per {label} (T): Limit {limit}, Used {used}, Requested {requested}."
     sentence = read_sentence(f"{text} Please try again in {wait:.3f}s.")
     assert sentence is not None
-    assert sentence.name == f"tokens_per_{period}"
+    labelled: Period = "day" if label == "day" else "minute"
+    too_long = wait > 1.1 * PERIOD_SECONDS[labelled] + 1
+    assert sentence.name == f"tokens_per_{period if too_long else labelled}"
+    assert sentence.inferred is too_long
     assert sentence.wait == pytest.approx(wait, abs=0.001)
 
 

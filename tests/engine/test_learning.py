@@ -288,10 +288,10 @@ def test_a_window_that_was_taken_for_another_is_corrected(storage: Storage, cloc
 @given(
     period=st.sampled_from(["minute", "hour", "day", "month"]),
     amount=st.integers(10, 10**6),
-    share=st.floats(0.01, 0.99),
+    share=st.floats(0.01, 0.75),
 )
 def test_any_bucket_shows_itself(period: Any, amount: int, share: float) -> None:
-    """Rounded as providers round it."""
+    """Rounded as providers round it. Near its end it could be a rolling window, too."""
     spent = math.ceil(amount * share)
     seconds = PERIOD_SECONDS[period]
     observation = Observation(
@@ -299,6 +299,121 @@ def test_any_bucket_shows_itself(period: Any, amount: int, share: float) -> None
     )
     limit = Limit("requests", period, amount, "rolling")
     assert windows.rule_by_reset(limit, limit, amount, observation, NOON).window == "bucket"
+
+
+def refused(tracker: QuotaTracker, limit: str, amount: float, wait: float, **facts: Any) -> None:
+    """A refusal with its figures and its wait, all of the limit used."""
+    observation = Observation(limit, amount, 0, evidence="error", opens_in=wait, excess=1, **facts)
+    failed(
+        tracker, a_route(tracker.configuration), Remedy.WAIT_FOR_LIMIT,
+        retry_after=wait, limit=limit, observations=[observation],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wait", "window"),
+    [(1.5, "bucket"), (59.0, "rolling"), (31.0, "rolling")],
+)
+def test_the_wait_of_a_refusal_shows_how_a_minute_turns(
+    tracker_of: Build, clock: Clock, wait: float, window: str
+) -> None:
+    """Forty a minute in a bucket are one in 1.5 s; the route opens when the provider says."""
+    tracker = tracker_of(replace(MINUTE, amount=40))
+    route = a_route(tracker.configuration)
+    clock.now += 17
+    refused(tracker, "requests_per_minute", 40, wait)
+    assert row(tracker, "requests_per_minute").window == window
+    assert opens_in(tracker, route) == pytest.approx(wait, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("wait", "window"),
+    [(86.4, "bucket"), (4 * 3600, "calendar"), (5 * 3600, "rolling")],
+)
+def test_the_wait_of_a_refusal_shows_how_a_day_turns(
+    storage: Storage, clock: Clock, wait: float, window: str
+) -> None:
+    """Noon in Los Angeles is four hours before midnight UTC, and 1,000 a day are one in 86.4 s."""
+    tracker = QuotaTracker(storage, service(clock))
+    refused(tracker, "requests_per_day", 1000, wait)
+    assert row(tracker).window == window
+    assert opens_in(tracker, a_route(tracker.configuration)) == pytest.approx(wait, abs=0.01)
+
+
+def test_the_users_own_smaller_limit_keeps_its_window(tracker_of: Build) -> None:
+    """The wait belongs to the provider's larger limit."""
+    tracker = tracker_of(told(MINUTE))
+    refused(tracker, "requests_per_minute", 40, 59)
+    assert (row(tracker, "requests_per_minute").amount) == 30
+    assert row(tracker, "requests_per_minute").window == "bucket"
+
+
+def test_a_stranger_on_the_account_does_not_stop_us_for_a_whole_window(
+    storage: Storage, clock: Clock
+) -> None:
+    """What others spent in a rolling minute was spent over all of it."""
+    tracker = QuotaTracker(storage, service(clock))
+    route = a_route(tracker.configuration)
+    refused(tracker, "requests_per_minute", 40, 3)
+    clock.now += 3
+    passed = 0
+    for _ in range(57):
+        while opens_in(tracker, route) == 0:
+            served(tracker, route)
+            passed += 1
+        clock.now += 1
+    assert 30 <= passed <= 40
+
+
+def test_an_inferred_period_is_dropped_when_a_probe_passes(tracker_of: Build, clock: Clock) -> None:
+    """A penalty of 90 s on a limit per minute is not a limit per hour."""
+    tracker = tracker_of(MINUTE)
+    route = a_route(tracker.configuration)
+    refused(tracker, "requests_per_hour", 40, 90, inferred=True)
+    assert opens_in(tracker, route) == pytest.approx(90, abs=0.01)
+    assert row(tracker, "requests_per_hour").amount == 40
+    clock.now += 90.1
+    served(tracker, route)
+    assert row(tracker, "requests_per_hour") is None
+    assert opens_in(tracker, route) == 0
+
+
+def test_an_inferred_period_stays_while_replies_confirm_it(tracker_of: Build, clock: Clock) -> None:
+    """OpenAI's headers name no period; each reply implies it again, and one does not."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    for left in (199, 198, 197):
+        clock.now += 1
+        served(tracker, route, observations=[seen(200, left, inferred=True)])
+        assert row(tracker).amount == 200
+    clock.now += 1
+    served(tracker, route)
+    assert row(tracker) is None
+
+
+def test_a_stated_period_is_not_doubted(tracker_of: Build, clock: Clock) -> None:
+    """Not even after a header that implies the same period, or one that implies none."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    refused(tracker, "requests_per_day", 200, 432)
+    clock.now += 433
+    served(tracker, route, observations=[seen(200, 0, inferred=True)])
+    clock.now += 433
+    served(tracker, route)
+    assert row(tracker).amount == 200
+
+
+def test_doubting_a_published_limit_restores_its_figures(tracker_of: Build, clock: Clock) -> None:
+    """Its count stays as it is."""
+    tracker = tracker_of(DAY)
+    route = a_route(tracker.configuration)
+    served(tracker, route)
+    refused(tracker, "requests_per_day", 300, 90, inferred=True)
+    assert row(tracker).amount == 300
+    clock.now += 400
+    served(tracker, route)
+    assert (row(tracker).amount, row(tracker).evidence) == (1000, "published")
+    assert row(tracker).used > 250
 
 
 # --- somebody else, and bad figures

@@ -205,7 +205,7 @@ class SdkAdapter(ABC):
             early = stream and not objects
             message = "the stream ended early" if early else "malformed reply"
             raise AttemptFailed(message, Remedy.RETRY_LATER)
-        finish_reason = _checked_finish(received, request, stream or objects > 1)
+        finish_reason = _checked_finish(received, request, stream)
         text = characters.rest() if stream else _text(received)
         yield Completion(text, _usage(received), finish_reason, observations or ())
 

@@ -112,14 +112,6 @@ def events(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes
     yield from reader.end()
 
 
-def in_one_piece(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The events of a stream that nobody asked for, as a JSON list, or as JSON if there is one."""
-    lines = (event.strip().split(b"\n") for event in events(chunks, lambda: None))
-    found = [b"\n".join(line.removeprefix(b"data: ") for line in event) for event in lines]
-    found = [event for event in found if event != b"[DONE]"]
-    yield found[0] if len(found) == 1 else b"[" + b",".join(found) + b"]"
-
-
 class _EventReader:
     """Reads the lines of a stream. `heard`: whether the last chunk had more than comments."""
 

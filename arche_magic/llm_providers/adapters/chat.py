@@ -41,18 +41,13 @@ def chat_part(item: Any) -> Part | None:
             raise ErrorInReply(item)
         return Part(usage=count) if count else None
     choice = choices[0]
-    # Some services repeat the text so far as `message` beside each `delta`.
-    message = mapping(choice.get("delta")) or mapping(choice.get("message"))
+    message = mapping(choice.get("message")) or mapping(choice.get("delta"))
     # Groq names here why it stopped a stream early.
     stopped, reason = said(extra, "error"), said(choice, "finish_reason")
-    ending = finish_kind(reason)
-    if "delta" not in choice and item.get("object") != "chat.completion.chunk":
-        # A reply in one piece is whole once it can be read, also where a stream was asked for.
-        ending = ending or "stop"
     return Part(
         text=_text(message.get("content")),
         refusal=_text(message.get("refusal")),
-        finish_reason="error" if stopped else ending,
+        finish_reason="error" if stopped else finish_kind(reason),
         usage=count,
         reason=stopped or reason,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
@@ -237,6 +238,8 @@ def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
     worst = daily or next(iter(observations), None)
     if worst is None:
         return AttemptFailed(f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay)
+    if not daily:
+        observations = [replace(seen, opens_in=delay) for seen in observations]
     return AttemptFailed(
         f"{worst.name.replace('_', ' ')} spent (limit {worst.amount:,.0f})",
         Remedy.WAIT_FOR_LIMIT,
@@ -259,8 +262,8 @@ def _observation(violation: Mapping[str, Any]) -> Observation | None:
     if period is None or value is None:
         return None
     # A refused request was one too many; refused tokens may only have been too many at once.
-    remaining = 0.0 if metric == "requests" else None
-    return Observation(f"{metric}_per_{period}", value, remaining, None, "error")
+    remaining, excess = (0.0, 1.0) if metric == "requests" else (None, None)
+    return Observation(f"{metric}_per_{period}", value, remaining, evidence="error", excess=excess)
 
 
 def _amount(value: Any) -> float | None:

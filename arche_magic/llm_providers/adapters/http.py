@@ -30,7 +30,6 @@ from .bodies import (
     bounded,
     decompressed,
     events,
-    in_one_piece,
     rewritten,
 )
 from .logs import calling_with
@@ -124,8 +123,6 @@ class Call:
         body = bounded(body, most)
         if self.stream:
             body = events(body, self.hear)
-        elif "text/event-stream" in self.headers.get("content-type", ""):
-            body = in_one_piece(body)
         if self._keep is not None:
             body = rewritten(body, self._keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"

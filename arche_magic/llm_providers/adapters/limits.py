@@ -101,9 +101,9 @@ def header_observations(
     """What the `x-ratelimit-*` headers say, absurd figures left out.
 
     A header without a period in its name counts over `defaults["requests"]` or
-    `defaults["tokens"]` (Groq: day and minute). Where that has no entry, the window is derived from
-    a bucket's rule, reset = used / limit × window (15,533 of 15,540 recorded OpenAI replies fit);
-    tokens fall back to the minute, and requests whose window cannot be told are left out.
+    `defaults["tokens"]` (Groq: day and minute). Where that has no entry, the period is inferred
+    from a bucket's rule, reset = used / limit × period (15,533 of 15,540 recorded OpenAI replies
+    fit); tokens fall back to the minute, and requests whose period cannot be told are left out.
     """
     found: dict[tuple[Metric, Period | None], dict[str, str]] = {}
     for name, value in headers.items():
@@ -128,12 +128,15 @@ def header_observations(
             continue
         if limit is not None and remaining is not None and remaining > limit:
             continue
-        window = period or (defaults or {}).get(metric) or _derived(limit, remaining, resets_in)
+        stated = period or (defaults or {}).get(metric)
+        window = stated or _inferred(limit, remaining, resets_in)
         if window is None and metric == "tokens":
             window = "minute"
         if window is not None:
+            # A limit per minute never slows requests down for long, so it needs no further proof.
+            name, inferred = f"{metric}_per_{window}", stated is None and window != "minute"
             observations.append(
-                Observation(f"{metric}_per_{window}", limit, remaining, resets_in, "header")
+                Observation(name, limit, remaining, resets_in, "header", inferred=inferred)
             )
     return tuple(observations)
 
@@ -142,8 +145,8 @@ def header_observations(
 class LimitSentence:
     """What a message such as this says: "on tokens per minute (TPM): Limit 6000, Used 5447, …".
 
-    `name` is None for a dimension that is no limit of ours (audio seconds, images). `wait` is in
-    seconds.
+    `name` is None for a dimension that the ledger does not count (audio seconds, images). `wait` is
+    in seconds. `inferred` says that the period in `name` was worked out from the wait.
     """
 
     name: str | None
@@ -151,6 +154,7 @@ class LimitSentence:
     used: float | None
     requested: float | None
     wait: float | None
+    inferred: bool = False
 
     @property
     def never_fits(self) -> bool:
@@ -163,7 +167,24 @@ class LimitSentence:
         if self.name is None:
             return ()
         remaining = None if self.used is None else max(0.0, self.limit - self.used)
-        return (Observation(self.name, self.limit, remaining, None, "error"),)
+        return (
+            Observation(
+                self.name,
+                self.limit,
+                remaining,
+                evidence="error",
+                opens_in=None if self.never_fits else self.wait,
+                excess=self.excess,
+                inferred=self.inferred,
+            ),
+        )
+
+    @property
+    def excess(self) -> float | None:
+        """By how many units the request did not fit; None if the message does not tell."""
+        if self.used is None or self.requested is None:
+            return None
+        return self.used + self.requested - self.limit
 
     @property
     def figures(self) -> str:
@@ -178,9 +199,9 @@ class LimitSentence:
 def read_sentence(text: str) -> LimitSentence | None:
     """The figures in a Groq or OpenAI limit message, or None.
 
-    Labels can be wrong and durations cannot ("tokens per min … try again in 14h29m" was seen): a
-    bucket waits (used + requested - limit) / limit × window, so where the wait implies another
-    window than the label, the window goes by the wait.
+    A label can be wrong: "tokens per min … try again in 14h29m" was seen. No window makes a request
+    wait longer than its own period, so a longer wait replaces the label. The period is then
+    inferred as if the limit were a bucket, which waits (used + requested - limit) / limit × period.
     """
     match = _SENTENCE.search(text)
     if match is None:
@@ -193,14 +214,13 @@ def read_sentence(text: str) -> LimitSentence | None:
     wait = parse_duration(match["wait"] or "")
     dimension, _, label = match["dimension"].rpartition(" per ")
     metric, period = _METRICS.get(dimension.strip()), _PERIODS.get(label.strip())
-    if used is not None and requested is not None and wait and wait >= 0.01 and limit:
-        excess = used + requested - limit
-        implied = wait * limit / excess if excess > 0 else 0.0
-        labelled = PERIOD_SECONDS[period] if period else 0.0
-        if implied and not labelled / 2 <= implied <= labelled * 2:
-            period = _nearest(implied)
+    inferred = False
+    if wait and wait >= 0.01 and limit and (period is None or wait > _longest_wait(period)):
+        excess = used + requested - limit if used is not None and requested is not None else 0.0
+        period = _nearest(wait * limit / excess if excess > 0 else wait)
+        inferred = True
     name = f"{metric}_per_{period}" if metric and period else None
-    return LimitSentence(name, limit, used, requested, wait)
+    return LimitSentence(name, limit, used, requested, wait, inferred)
 
 
 def _amount(text: str | None) -> float | None:
@@ -214,21 +234,30 @@ def _named_period(count: int, unit: str) -> Period | None:
     return next((name for name, length in PERIOD_SECONDS.items() if length == seconds), None)
 
 
+def _longest_wait(period: Period) -> float:
+    """The longest wait in seconds that a period explains, with what a server adds or rounds up."""
+    return 1.1 * PERIOD_SECONDS[period] + 1
+
+
 def _nearest(seconds: float) -> Period:
     return min(PERIOD_SECONDS, key=lambda name: abs(math.log(PERIOD_SECONDS[name] / seconds)))
 
 
-def _derived(
+def _inferred(
     limit: float | None, remaining: float | None, resets_in: float | None
 ) -> Period | None:
-    """The window of a bucket from its reset time, or None where the figures do not tell.
+    """The period of a bucket from its reset time, or None where the figures do not tell.
 
-    What remains is rounded to whole units, so the derived window may be off by a factor of two,
-    not more: the request just made is itself a whole unit.
+    What remains is rounded down to whole units, so a minute may look up to twice as long or short.
+    A minute is common and harmless to assume. Any other period would slow requests down by far if
+    it were wrong, so it has to fit closely.
     """
     if not limit or remaining is None or resets_in is None or remaining >= limit:
         return None
-    # "0s" is a reset below the rounding of a millisecond: no window of a day has one.
-    window = resets_in * limit / (limit - remaining) or PERIOD_SECONDS["minute"]
-    nearest = _nearest(window)
-    return nearest if 0.45 <= window / PERIOD_SECONDS[nearest] <= 2.2 else None
+    used = limit - remaining
+    # "0s" is a reset below the rounding of a millisecond: no day has one.
+    nearest = _nearest(resets_in * limit / used or PERIOD_SECONDS["minute"])
+    refill = used / limit * PERIOD_SECONDS[nearest]
+    low, high = (0.45, 2.2) if nearest == "minute" else (0.88, 1.02)
+    fits = low * refill - 0.001 <= resets_in <= high * refill + 0.001
+    return nearest if fits else None

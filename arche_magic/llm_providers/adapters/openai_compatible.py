@@ -105,8 +105,7 @@ class OpenAIAdapter(SdkAdapter):
             stream=stream,
             stream_cls=self._stream_class if stream else None,
         )
-        # A list: the events of a service that streams unasked.
-        for item in answer if stream or isinstance(answer, list) else (answer,):
+        for item in answer if stream else (answer,):
             yield chat_part(item)
 
     def _list(self, sdk: Any) -> Iterable[str]:

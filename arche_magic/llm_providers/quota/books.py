@@ -166,9 +166,12 @@ class Books:
 
     def learn(
         self, document: Document, provider: Document, route: Route, seen: Iterable[Observation],
-        now: float, alone: bool,
+        now: float, alone: bool, refused: Amounts | None = None,
     ) -> None:  # fmt: skip
-        """Let a response correct the limits of a route, and what is used of them."""
+        """Let a response correct the limits of a route, and what is used of them.
+
+        `refused` are the units of the request, if it was refused.
+        """
         catalog = self.configuration.providers[route.provider]
 
         def window_of(name: str) -> Limit:
@@ -176,4 +179,8 @@ class Books:
             return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
 
         defaults = self._defaults_of(provider, route)
-        ledger.learn(document, route.model, defaults, window_of, seen, now, alone)
+        ledger.learn(document, route.model, defaults, window_of, seen, now, alone, refused)
+
+    def doubt(self, document: Document, provider: Document, route: Route, began: float) -> None:
+        """Drop inferred limits of a route that answered a call that began then."""
+        ledger.doubt(document, route.model, self._defaults_of(provider, route), began)

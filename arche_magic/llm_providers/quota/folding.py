@@ -13,6 +13,7 @@ are back at nothing. `fold` leaves those out of a model's entry, `unfold` puts t
         header | error | configured     since when that is known, epoch seconds
         recent      slot -> units charged, unless all of it was in the last one
         proven      see `opening`
+        inferred    true, where the period was not stated
 
 Entries that are written in full, as version 1 of the ledger's file has them, are unfolded already.
 """
@@ -109,8 +110,7 @@ def _full_limit(
         full["counter"] = {"used": stored["used"], "at": stored.get("at", at)}
         if "recent" not in stored and full["window"] == "bucket" and full["amount"] is not None:
             full["recent"] = _derived_recent(limit_of(name, full), full["counter"])
-    if "proven" in stored:
-        full["proven"] = stored["proven"]
+    full.update((what, stored[what]) for what in ("proven", "inferred") if what in stored)
     return full
 
 
@@ -173,6 +173,8 @@ def _short_limit(
             short["recent"] = {slot: _number(units) for slot, units in recent.items()}
     if stored.get("proven", 1) > 1:
         short["proven"] = stored["proven"]
+    if stored.get("inferred"):
+        short["inferred"] = True
     return short
 
 

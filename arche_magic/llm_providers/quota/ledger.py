@@ -8,7 +8,8 @@ An account's document (`document_name` is its name in the storage):
     models        model -> {limits, answered?, closed?, holds, calibration, charged, last_charged}
       charged     metric -> all that was ever charged here; never falls
       limits      limit name -> {amount, window, time_zone, evidence, evidence_at, counter, recent,
-                  proven?}
+                  proven?, inferred?}
+        inferred  true if the provider did not state the period, see `doubt`
         recent    of a bucket: slot -> units charged, see `windows.remember`
       holds       hold id -> {at, expires, key, amounts: {metric: units}}
       calibration {input_ratio, output_tokens}: how estimates compare with the provider's counts
@@ -25,7 +26,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..types import Evidence, Limit, Observation, Request, Route, Usage, WindowRule
+from ..types import (
+    PERIOD_SECONDS,
+    Evidence,
+    Limit,
+    Observation,
+    Request,
+    Route,
+    Usage,
+    WindowRule,
+)
 from . import windows
 from .opening import is_expired, note_level, on_hold, reopen
 
@@ -40,6 +50,7 @@ _OTHER_PLAN = 3.0
 # What an error said of a limit is not replaced by a header for so long: headers may speak of
 # another limit (Groq's tokens per minute, where input tokens are what is refused).
 _ERROR_HOLDS_SECONDS = 86_400.0
+_LEARNED = ("header", "error")
 
 
 def document_name(route: Route) -> str:
@@ -88,9 +99,7 @@ def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict
     learned = {}
     for name, stored in document.get("models", {}).get(model, {}).get("limits", {}).items():
         # A stored copy of a published or configured limit is no evidence: the file may be newer.
-        if stored["evidence"] in ("header", "error") and not _is_wish(
-            limits.get(name), stored["amount"]
-        ):
+        if stored["evidence"] in _LEARNED and not _is_wish(limits.get(name), stored["amount"]):
             learned[name] = limit_of(name, stored)
     if any(
         name in limits
@@ -206,17 +215,25 @@ def calibrate(document: Document, model: str, plain: float, usage: Usage) -> Non
 def learn(
     document: Document, model: str, defaults: Iterable[Limit],
     window_of: Callable[[str], Limit], observations: Iterable[Observation], now: float, alone: bool,
+    refused: Amounts | None = None,
 ) -> None:  # fmt: skip
-    """Let a response correct limits and what is used of them.
+    """Let a response correct limits, their windows, and what is used of them.
 
-    `alone` says that no other call of the model was under way at any time during this one: only
-    then may a figure lower our own count, since other calls may not be in it. Tokens are never
-    lowered: a stream's headers come before its output is counted. `window_of(name)` gives the
-    provider's window rule for a limit that was not known.
+    Args:
+        document: the account's document.
+        model: the model that was asked.
+        defaults: the limits that are published or configured.
+        window_of: the provider's usual window for the name of a limit.
+        observations: what the response says.
+        now: epoch seconds.
+        alone: True if no other call of the model was under way at any time during this one. Only
+            then may a figure lower our own count, since other calls may not be in it. Tokens are
+            never lowered, because a stream's headers come before its output is counted.
+        refused: units of the request that was refused, if it was. When the provider says how long
+            it has to wait, it fits after that wait.
     """
     entry = document.setdefault("models", {}).setdefault(model, {})
     stored = entry.setdefault("limits", {})
-    given = {limit.name for limit in defaults}
     known = limits_of(document, model, defaults)
     held = on_hold(entry, now)
     for seen in observations:
@@ -229,32 +246,56 @@ def learn(
         if not 1 <= amount < math.inf or _is_overruled(seen, before, now):
             continue
         remaining, wish = seen.remaining, limit if _is_wish(limit, amount) else None
+        usual = window_of(seen.name)
+        rule = limit or usual
         if wish:
             # The user wants less than there is: of that only what is left counts, if it is less.
             amount, evidence = wish.amount, wish.evidence
             remaining = None if remaining is None else min(remaining, amount)
-        rule = limit or window_of(seen.name)
-        if seen.name not in given:
-            rule = windows.rule_by_reset(rule, window_of(seen.name), amount, seen, now)
+        elif seen.amount is not None:
+            learned = windows.rule_by_reset if seen.opens_in is None else windows.rule_by_wait
+            rule = learned(rule, usual, amount, seen, now)
         limit = Limit(rule.metric, rule.period, amount, rule.window, rule.time_zone, evidence)
         since = before["evidence_at"] if before and seen.amount is None else now
         known[seen.name] = limit
         stored[seen.name] = stored_limit(limit, now, before, since)
-        if remaining is None or not 0 <= remaining <= amount:
-            continue
+        if seen.amount is not None:
+            was_stated = before and before["evidence"] in _LEARNED and not before.get("inferred")
+            stored[seen.name]["inferred"] = seen.inferred and not was_stated
         counter = stored[seen.name]["counter"]
-        ours = windows.used(limit, counter, now)
-        theirs = amount - remaining
-        units = held.get(limit.metric, 0.0)
-        if limit.metric != "requests":
-            # Calls under way may have spent more than was guessed, and are charged when they end:
-            # what they can explain was not spent by somebody else.
-            units *= _SPENT_TO_GUESSED
-        if theirs > ours + units:
-            windows.set_used(limit, counter, theirs - units, now)
-            windows.remember(limit, stored[seen.name], theirs - units - ours, now)
-        elif theirs < ours and alone and limit.metric == "requests" and not wish:
-            windows.set_used(limit, counter, theirs, now)
+        opens = None if wish or seen.opens_in is None else now + seen.opens_in
+        if remaining is not None and 0 <= remaining <= amount:
+            ours = windows.used(limit, counter, now)
+            theirs = amount - remaining
+            units = held.get(limit.metric, 0.0)
+            if limit.metric != "requests":
+                # Calls under way may have spent more than was guessed, and are charged when they
+                # end: what they can explain was not spent by somebody else.
+                units *= _SPENT_TO_GUESSED
+            if theirs > ours + units:
+                first = None if opens is None else opens - PERIOD_SECONDS[limit.period]
+                windows.set_used(limit, counter, theirs - units, now, first)
+                windows.remember(limit, stored[seen.name], theirs - units - ours, now)
+            elif theirs < ours and alone and limit.metric == "requests" and not wish:
+                windows.set_used(limit, counter, theirs, now)
+        if refused and opens is not None:
+            windows.open_by(limit, counter, min(refused[limit.metric], amount), opens, now)
+
+
+def doubt(document: Document, model: str, defaults: Iterable[Limit], began: float) -> None:
+    """Drop limits whose period was only inferred: a call that began then was answered.
+
+    A reply that implies the same period has confirmed it just now.
+    """
+    given = {limit.name for limit in defaults}
+    limits = document.get("models", {}).get(model, {}).get("limits", {})
+    for name, stored in list(limits.items()):
+        if stored.get("inferred") and stored["evidence_at"] < began:
+            if name in given:
+                # Its count stays; its figures are those of the table or the user again.
+                stored.update(evidence="published", inferred=False)
+            else:
+                del limits[name]
 
 
 def forget(document: Document) -> None:
@@ -298,9 +339,7 @@ def stored_limit(
     if known.get("amount") is not None:
         before = limit_of(limit.name, known)
         if (before.window, before.time_zone) != (limit.window, limit.time_zone):
-            level = windows.used(before, counter, now)
-            counter = {}
-            windows.set_used(limit, counter, level, now)
+            counter = windows.converted(before, limit, known, now)
         elif limit.window == "bucket" and before.amount != limit.amount:
             # The rate of refill changes with the amount; fix today's level first. There is not
             # more in a bucket than it holds.
@@ -315,8 +354,9 @@ def stored_limit(
         "counter": counter,
         "recent": known.get("recent", {}),
     }
-    if "proven" in known:
-        stored["proven"] = known["proven"]
+    for name in ("proven", "inferred"):
+        if name in known:
+            stored[name] = known[name]
     return stored
 
 

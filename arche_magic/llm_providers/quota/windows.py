@@ -26,10 +26,16 @@ Counter = dict[str, Any]
 _SLOTS = 60
 _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
+# Stored slots are rounded up by a millionth each; this much covers all of them.
+_STORED_ROUNDING = 1e-3
 # Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
 _ROUNDING_SECONDS = 1e-6
-# How far a reset time may be off, with the way of the reply.
-_ROUNDED_RESET_SECONDS = 5.0
+# How far the stated end of a day, and of a minute, may be off: servers round, and replies travel.
+_ROUNDED_RESET_SECONDS, _ROUNDED_MINUTE_SECONDS = 5.0, 2.5
+# A rolling window is full again after about a period, as is a bucket that is nearly spent: only an
+# earlier reset shows that a limit is a bucket.
+_TELLING_SHARE = 0.8
+_SHORT_PERIODS = ("second", "minute")
 
 
 def used(limit: Limit, counter: Counter, now: float) -> float:
@@ -61,15 +67,23 @@ def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
     counter.update(used=level, at=at)
 
 
-def set_used(limit: Limit, counter: Counter, target: float, now: float) -> None:
-    """Make the counter say `target` units at `now`: the provider knows better."""
+def set_used(
+    limit: Limit, counter: Counter, target: float, now: float, since: float | None = None
+) -> None:
+    """Make the counter say `target` units at `now`: the provider knows better.
+
+    What others spent in a rolling window was spent `since` then, evenly; at `now` by default.
+    """
     if limit.window != "rolling":
         counter.clear()
         counter.update(used=max(0.0, target), at=now)
         return
     excess = used(limit, counter, now) - max(0.0, target)
     if excess < 0:
-        charge(limit, counter, -excess, now)
+        first = now if since is None else max(since, now - PERIOD_SECONDS[limit.period])
+        steps = 1 if first >= now else math.ceil((now - first) / _slot_seconds(limit))
+        # From the first on, so that the counter's clock never runs backwards.
+        _add_to_slots(limit, counter, -excess / steps, steps, first, now)
         return
     slots = dict(_live_slots(limit, counter, now))
     for index in sorted(slots):
@@ -78,6 +92,50 @@ def set_used(limit: Limit, counter: Counter, target: float, now: float) -> None:
         excess -= taken
     counter.clear()
     counter["slots"] = {str(index): value for index, value in slots.items() if value > 0}
+
+
+def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: float) -> None:
+    """Make room for `amount` units at `moment`: that is when the provider lets them in.
+
+    A calendar window opens when its period ends, whatever anybody says.
+    """
+    room = max(0.0, limit.amount - amount)
+    if limit.window == "bucket":
+        refill = max(0.0, moment - now) * limit.amount / PERIOD_SECONDS[limit.period]
+        if used(limit, counter, now) > room + refill:
+            set_used(limit, counter, room + refill, now)
+    elif limit.window == "rolling":
+        room = max(0.0, room - _STORED_ROUNDING)
+        slots = dict(_live_slots(limit, counter, now))
+        left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
+        # The last slot that is gone at that moment.
+        gone = math.floor((moment - PERIOD_SECONDS[limit.period]) / _slot_seconds(limit)) - 1
+        for index in sorted(slots):
+            if left <= room:
+                break
+            if index > gone:
+                moved = min(left - room, slots[index])
+                slots[index] -= moved
+                slots[gone] = slots.get(gone, 0.0) + moved
+                left -= moved
+        counter.clear()
+        counter["slots"] = {str(index): value for index, value in slots.items() if value > 0}
+
+
+def converted(before: Limit, limit: Limit, stored: dict[str, Any], now: float) -> Counter:
+    """The counter of a limit that was taken for `before`, by the other window's rule."""
+    counter: Counter = stored.get("counter", {})
+    level = used(before, counter, now)
+    new: Counter = {}
+    if limit.window == "rolling" and before.window == "bucket":
+        # What flowed back into a bucket still counts in a rolling window.
+        for index, units in sorted(still_recent(before, stored.get("recent", {}), now).items()):
+            moment = min((int(index) + 1) * _recent_slot_seconds(before), now)
+            if moment > now - PERIOD_SECONDS[limit.period]:
+                _add_to_slots(limit, new, units, 1, moment, now)
+        level = min(max(level, used(limit, new, now)), max(level, limit.amount))
+    set_used(limit, new, level, now)
+    return new
 
 
 def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float:
@@ -160,24 +218,74 @@ def most_used(limit: Limit, recent: dict[str, float], now: float) -> float:
 
 
 def rule_by_reset(
-    limit: Limit, default: Limit, amount: float, seen: Observation, now: float
+    limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
 ) -> Limit:
-    """The limit with the window rule that a reset time shows, or with `default`'s if it shows none.
+    """The limit with the window rule that a reset time shows.
 
-    A bucket is full again in used / amount x period, and a calendar's day at its end. Figures are
-    rounded to whole units and seconds. A reply that tells nothing leaves the rule as it was.
+    A bucket is full again in used / amount x period, and a calendar's day at its end. Any other
+    time is that of a rolling window, or of one that begins with its first request: for these a
+    rolling window is never too generous, and not slower in the long run. Figures are rounded to
+    whole units and seconds. A reply that tells nothing leaves the rule as it was.
+
+    Args:
+        limit: the limit as it was taken to be.
+        usual: the provider's usual window for such a limit.
+        amount: the limit's size, as the reply states it.
+        seen: what the reply says of it.
+        now: epoch seconds.
     """
     if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
         return limit
     seconds = PERIOD_SECONDS[limit.period]
     refill = (amount - seen.remaining) / amount * seconds
     if abs(seen.resets_in - refill) <= seconds / amount + 1:
-        return replace(limit, window="bucket")
-    off = seen.resets_in - (period_end(limit.period, default.time_zone, now) - now)
+        # Where a bucket is usual and this limit is none, a fixed window was seen. It looks like a
+        # bucket for a moment in each period.
+        refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
+        is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
+        return replace(limit, window="bucket") if is_telling else limit
     # Within a minute a chance hit would be too likely.
-    if limit.period not in ("second", "minute") and abs(off) <= _ROUNDED_RESET_SECONDS:
-        return replace(limit, window="calendar", time_zone=default.time_zone)
-    return default
+    if limit.period not in _SHORT_PERIODS and (
+        turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
+    ):
+        return turning
+    return replace(limit, window="rolling")
+
+
+def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, now: float) -> Limit:
+    """The limit with the window rule that the wait of a refused request shows.
+
+    A bucket makes it wait excess / amount x period, and a calendar up to the end of its period. A
+    wait that fits neither is taken as in `rule_by_reset`, as are the arguments. For a short period
+    a rolling window does for all of them.
+    """
+    wait = seen.opens_in
+    if wait is None or wait <= 0:
+        return limit
+    seconds, short = PERIOD_SECONDS[limit.period], limit.period in _SHORT_PERIODS
+    refill = math.inf if seen.excess is None else max(0.0, seen.excess) / amount * seconds
+    # What is used is rounded up to whole units, so the wait may be shorter by one unit.
+    fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
+    if fits_bucket and (limit.window == "bucket" or not short):
+        return replace(limit, window="bucket")
+    tolerance = _ROUNDED_MINUTE_SECONDS if short else _ROUNDED_RESET_SECONDS
+    if (limit.window == "calendar" or not short) and (
+        turning := _turning_in(wait, limit, usual, now, tolerance)
+    ):
+        return turning
+    if seen.excess is None and limit.window == "bucket":
+        return limit
+    return replace(limit, window="rolling")
+
+
+def _turning_in(
+    seconds: float, limit: Limit, usual: Limit, now: float, tolerance: float
+) -> Limit | None:
+    """The limit as one of a calendar whose period ends in so many seconds; None if none does."""
+    for name in (limit.time_zone, usual.time_zone, "UTC"):
+        if abs(seconds - (period_end(limit.period, name, now) - now)) <= tolerance:
+            return replace(limit, window="calendar", time_zone=name)
+    return None
 
 
 def period_end(period: Period, time_zone: str, at: float) -> float:
@@ -221,6 +329,19 @@ def _recent_slot_seconds(limit: Limit) -> float:
 
 def _slot_seconds(limit: Limit) -> float:
     return PERIOD_SECONDS[limit.period] / _SLOTS
+
+
+def _add_to_slots(
+    limit: Limit, counter: Counter, units: float, steps: int, first: float, now: float
+) -> None:
+    """Charge `units` in each of so many slots of a rolling window, from that of `first` on."""
+    slots = {str(index): value for index, value in _live_slots(limit, counter, now)}
+    for step in range(steps):
+        moment = min(first + step * _slot_seconds(limit), now)
+        index = str(int(moment // _slot_seconds(limit)))
+        slots[index] = slots.get(index, 0.0) + units
+    counter.clear()
+    counter["slots"] = slots
 
 
 def _slot_expiry(limit: Limit, index: int) -> float:
