@@ -6,6 +6,7 @@ import math
 import os
 import time
 
+from . import machine
 from .adapters import Adapter, build_adapter
 from .config import Configuration
 from .forks import new_lock
@@ -22,14 +23,20 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
     """The adapter of a key, built once per process: an SDK client costs about 40 ms."""
     provider = configuration.providers[route.provider]
     periods = provider.header_periods
-    identity = (provider.name, route.key.fingerprint, provider.url, *periods.items())
+    identity = (
+        provider.name, route.key.fingerprint, provider.url, provider.token_limit,
+        # Whoever sets one of them in a notebook needs no new kernel.
+        machine.variables(), *periods.items(),
+    )  # fmt: skip
     # Whoever's adapter is there does not wait until another one's SDK is loaded.
     adapter = _adapters.get(identity)
     if adapter is None:
         with _adapters_lock:
             adapter = _adapters.get(identity)
             if adapter is None:
-                adapter = build_adapter(provider.wire, route.key, provider.url, periods)
+                adapter = build_adapter(
+                    provider.wire, route.key, provider.url, periods, provider.token_limit
+                )
                 if len(_adapters) >= _MOST_ADAPTERS:
                     del _adapters[next(iter(_adapters))]
                 _adapters[identity] = adapter

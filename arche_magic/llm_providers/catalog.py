@@ -61,6 +61,7 @@ class Provider:
         prices: USD for a million input, and a million output tokens, where the user says so.
         header_periods: what `x-ratelimit-*` headers for `requests` and `tokens` count over, where
             their names do not say.
+        token_limit: the parameter that limits a reply's tokens, where the user names it.
         services: addresses of the provider itself; requests go to the first.
         base_url: another address for its requests, if one is configured.
         base_url_from: where a file said so, such as `GROQ_BASE_URL in /…/.env`; "" for the
@@ -77,6 +78,7 @@ class Provider:
     base_url_variable: str | None = None
     base_url: str | None = None
     base_url_from: str = ""
+    token_limit: str = ""
     services: tuple[str, ...] = ()
     key_page: str = ""
     paid: bool = False

@@ -114,7 +114,8 @@ class Configuration:
     def route(self, key: Key, model: str) -> Route:
         """The way to a model with this key."""
         provider = self.providers[key.provider]
-        return Route(provider.name, key, model, provider.paid, provider.prices.get(model))
+        price = provider.prices.get(model)
+        return Route(provider.name, key, model, provider.paid, price, provider.base_url or "")
 
     def is_on(self, key: Key, model: str) -> bool:
         """Whether neither the key nor the model is switched off."""

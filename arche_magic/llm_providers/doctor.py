@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
+from . import machine
 from .addresses import is_loopback
 from .catalog import Provider, published_providers
 from .config import Configuration, did_you_mean, get_configuration, is_given
@@ -60,14 +61,14 @@ class Finding:
 
 
 def examine(*, send: bool = False) -> list[Finding]:
-    """Examine packages, files, addresses, keys, models, clock and ledger, in this order.
+    """Examine packages, network, files, addresses, keys, models, clock and ledger, in this order.
 
     Keys that are refused are shut from then on, and those that are taken are open again.
 
     Args:
         send: also send one short prompt to each model; it counts, and is paid where it costs.
     """
-    findings = [*_packages(), *_files(working_directory())]
+    findings = [*_packages(), *_machine(), *_files(working_directory())]
     try:
         configuration = get_configuration()
         tracker = get_quota_tracker(configuration)
@@ -114,6 +115,16 @@ def _packages() -> Iterator[Finding]:
             )
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "packages", f"arche_magic {own}, Python {python}, {', '.join(found)}")
+
+
+def _machine() -> Iterator[Finding]:
+    """What this machine's variables say of proxies and certificates, if anything."""
+    advice = "correct it, or take it out of the environment"
+    wrong = [Finding("wrong", "network", problem, advice) for problem in machine.problems()]
+    yield from wrong
+    names = [machine.proxy_variable("https:"), machine.certificate_variable()]
+    if not wrong and any(names):
+        yield Finding("ok", "network", f"as {' and '.join(filter(None, names))} say")
 
 
 def _numbers(text: str) -> list[int]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from .errors import ContentFiltered, IncompleteReply, NoRouteAvailable
-from .quota.opening import RouteState
+from .errors import (
+    ConfigurationError,
+    ContentFiltered,
+    IncompleteReply,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+    Remedy,
+)
+from .keys import is_stand_in
+from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
 from .types import Request, Route, in_seconds, utc
 
@@ -35,6 +44,7 @@ def no_route(
         if route not in out and now < state.opens_at < math.inf
     }
     lines, untold = [cause] if cause else [], 0
+    shown: dict[Route, RouteState] = {}
     asked = {
         route
         for route in states
@@ -45,14 +55,17 @@ def no_route(
             untold += 1
             continue
         errors = [a.error for a in attempts if a.is_on(route) and a.error]
-        why = state.reason or (errors[-1] if errors else "not asked")
+        # What was heard just now has the server's own words, which are not kept.
+        why = (errors[-1] if errors and route in asked else state.reason) or "not asked"
+        shown[route] = state
         if route in openings:
             lines.append(f"{route} opens {in_seconds(state.opens_at - now)} ({why})")
         else:
             lines.append(f"{route}: {why}")
+    limited = all(state.remedy == LIMIT for state in states.values())
     if timeout is not None:
         head = f"No reply within {timeout:g} s"
-    elif len(openings) == len(states) and {route.provider for route in states} == {"groq"}:
+    elif limited and len(openings) == len(states) and {r.provider for r in states} == {"groq"}:
         head = "All Groq API keys have hit rate limits"
     else:
         head = "No available LLM providers"
@@ -62,15 +75,52 @@ def no_route(
         lines.append("routes that are not marked private were not asked")
     if request.same_model:
         lines.append("other models were not asked")
-    shown = "; ".join(lines)
     return NoRouteAvailable(
-        f"{head}: {shown}",
+        f"{head}: {'; '.join([*lines, *next_steps(shown)])}",
         attempts=attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
 
 
-def also_tried(filtered: ContentFiltered, others: NoRouteAvailable) -> ContentFiltered:
+def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
+    """What the user can do about routes that no waiting opens."""
+    keys: dict[str, None] = {}
+    steps: dict[str, None] = {}
+    for route, state in states.items():
+        if state.remedy == Remedy.REPLACE_KEY.name and is_stand_in(route.key):
+            steps[f"{route.provider} asks for a key: %llm_doctor names its variable"] = None
+        elif state.remedy == Remedy.REPLACE_KEY.name:
+            source = f" ({route.key.source})" if route.key.source else ""
+            keys[f"{route.key.label}{source}"] = None
+        elif state.remedy == Remedy.CHANGE_MODEL.name:
+            steps[f"name another model than {route.model}, or see %llm_doctor"] = None
+        elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
+            steps[f"{route.provider}'s base URL is {route.address}"] = None
+    if keys:
+        steps[f"replace {', '.join(keys)}, or ask again with %llm_keys check"] = None
+    return list(steps)
+
+
+def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
+    """The error of a request that every route refused for what it holds."""
+    reasons = dict.fromkeys(
+        f"{a.provider} ({a.model}) does not take the request: {a.error}"
+        for a in attempts
+        if a.error and a.outcome in ("failed", "skipped")
+    )
+    return InvalidRequest("; ".join(reasons), attempts=attempts)
+
+
+def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:
+    """The error of a request that this machine's proxy or certificate settings kept from leaving.
+
+    No provider is named: none is to blame.
+    """
+    shown = "; ".join(dict.fromkeys(problems))
+    return ConfigurationError(f"No request can leave this machine: {shown}", attempts=attempts)
+
+
+def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFiltered:
     """The error of a filtered reply after which the other routes were tried in vain."""
     error = ContentFiltered(
         f"{filtered}. {others}",
@@ -82,7 +132,7 @@ def also_tried(filtered: ContentFiltered, others: NoRouteAvailable) -> ContentFi
 
 
 def out_of_tokens(
-    cut: IncompleteReply, others: NoRouteAvailable, routes: Sequence[Route]
+    cut: IncompleteReply, others: LLMProviderError, routes: Sequence[Route]
 ) -> IncompleteReply:
     """The error of a request whose tokens all went into reasoning, and that no other model took.
 

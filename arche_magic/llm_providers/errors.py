@@ -108,13 +108,20 @@ class Remedy(Enum):
     FIX_REQUEST = "change the request"
     CHANGE_PROMPT = "the provider filtered the prompt or its reply"
     RAISE_MAX_TOKENS = "the model reasoned until its reply was cut; raise max_tokens"
-    PLAINER_FORMAT = "the model does not take this way of asking for JSON; it is asked in another"
+    ASK_DIFFERENTLY = "the same model is asked again, in a form that it has not refused"
+    CHECK_ADDRESS = "check the base URL and the network: the address does not serve this place"
+    CHECK_SETUP = "check the proxy and certificate settings of this machine"
 
 
 class AttemptFailed(Exception):
     """One route did not answer.
 
+    `str()` of it is what happened in our words, and after a colon the server's own.
+
     Attributes:
+        said: the server's own words; untrusted, and for the user to read, not to keep.
+        lacks: the capability that the model lacks (`images`), if that is why, or "".
+        names_option: whether the refusal names the option that it is about.
         remedy: what helps.
         retry_after: seconds until the provider takes requests again, as it said, or None.
         limit: name of the limit that was hit (`tokens_per_day`), or None.
@@ -140,9 +147,15 @@ class AttemptFailed(Exception):
         begun: bool = False,
         sent: bool = True,
         unknown: bool = False,
+        said: str = "",
+        lacks: str = "",
+        names_option: bool = False,
     ) -> None:
         super().__init__(message)
         self.remedy = remedy
+        self.said = said
+        self.lacks = lacks
+        self.names_option = names_option
         self.retry_after = retry_after
         self.limit = limit
         self.observations: tuple[Observation, ...] = tuple(observations)
@@ -152,3 +165,11 @@ class AttemptFailed(Exception):
         self.begun = begun
         self.sent = sent
         self.unknown = unknown
+
+    @property
+    def summary(self) -> str:
+        """What happened, in our own words alone."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.summary}: {self.said}" if self.said else self.summary

@@ -15,6 +15,8 @@ TIMEOUT = 15.0
 """Seconds that a provider has to list its models."""
 
 _AT_ONCE = 8
+# A service may have no list of models, and refuses to be asked for one in any of these ways.
+_NO_LIST = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST, Remedy.CHECK_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
 
 def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
     provider = tracker.configuration.providers[key.provider]
+    summary = ""
     adapter = build_adapter(provider.wire, key, provider.url)
     clock = tracker.configuration.clock
     began = clock.time()
@@ -58,11 +61,15 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
         check = KeyCheck(key, True, models, clock_ahead=ahead())
     except AttemptFailed as failure:
         if failure.remedy is not Remedy.REPLACE_KEY:
-            reason = "it lists no models" if failure.remedy is Remedy.CHANGE_MODEL else str(failure)
+            missing = failure.remedy in _NO_LIST
+            reason = "it lists no models" if missing else str(failure)
             return KeyCheck(key, None, reason=reason, clock_ahead=ahead())
         check = KeyCheck(key, False, reason=str(failure), clock_ahead=ahead())
+        summary = failure.summary
     finally:
         adapter.close()
-    refusal = None if check.works else check.reason
-    tracker.note_check(key, began, refusal, adapter.account if check.works else None)
+    if check.works:
+        tracker.note_check(key, began, None, adapter.account, check.models)
+    else:
+        tracker.note_check(key, began, summary)
     return check

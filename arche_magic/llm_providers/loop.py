@@ -19,12 +19,11 @@ from typing import NoReturn, TypeVar
 from .attempts import SESSION, AttemptLog, Tally, notebook
 from .bounded import TookTooLong, within
 from .calls import Call, adapter_of
-from .endings import also_tried, no_route, out_of_tokens
+from .endings import also_tried, no_route, out_of_tokens, refused_by_all, wrong_setup
 from .errors import (
     AttemptFailed,
     ContentFiltered,
     IncompleteReply,
-    InvalidRequest,
     LLMProviderError,
     Remedy,
     SchemaMismatch,
@@ -53,8 +52,8 @@ _SHORTEST_NAP_SECONDS = 0.001
 _CONTENDED_SECONDS = 0.05
 # A ledger that hangs keeps nobody longer than this: beyond the request's time, and from its reply.
 _LATE_BOOKING_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
-# So often a route may begin an answer that is none before the request gives it up.
-_SPOILED_PER_ROUTE = 5
+# Most calls that one request sends, to one route and in all, whatever the answers are.
+_CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
 _ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
 
@@ -85,8 +84,12 @@ class RequestRun:
         self._waited = 0.0
         # Seconds that the reader of the stream took for itself.
         self._paused = 0.0
+        # Routes that cannot answer this request, whenever they open, and of these the ones that
+        # refused the request itself.
         self._out: set[Route] = set()
-        self._spoiled: Counter[Route] = Counter()
+        self._unfit: set[Route] = set()
+        self._calls: Counter[Route] = Counter()
+        self._setup: list[str] = []
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
         self._filtered: ContentFiltered | None = None
@@ -100,8 +103,10 @@ class RequestRun:
 
         Raises:
             NoRouteAvailable: every route is shut or failed, or the time is up.
-            InvalidRequest, ContentFiltered: a provider refused the request itself.
+            InvalidRequest: every route refused the request itself.
+            ContentFiltered: a provider filtered the prompt or its reply.
             IncompleteReply: the models that are open used all their tokens for reasoning.
+            ConfigurationError: proxy or certificate settings of this machine keep all routes shut.
             SchemaMismatch: two replies did not fit the schema.
         """
         self._started = self._clock.time()
@@ -217,8 +222,9 @@ class RequestRun:
             self._seen[route] = state
             return state
 
+        spent = self._calls.total() >= _CALLS_PER_REQUEST
         choice = choose(
-            [route for route in self.routes if route not in self._out],
+            [] if spent else [route for route in self.routes if self._may_ask(route)],
             state_of,
             now,
             patience,
@@ -233,6 +239,9 @@ class RequestRun:
             )
         self._aim = aim
         return choice
+
+    def _may_ask(self, route: Route) -> bool:
+        return route not in self._out and self._calls[route] < _CALLS_PER_ROUTE
 
     def _patience_left(self) -> float:
         return max(0.0, min(self.request.patience - self._waited, self._time_left()))
@@ -262,6 +271,7 @@ class RequestRun:
     def _ask(self, hold: Hold, choice: Choice[Route]) -> Generator[Event, None, Reply | None]:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
         route, self._aim = hold.route, None
+        self._calls[route] += 1
         load_soon(route)
         call = Call(hold)
         try:
@@ -387,9 +397,7 @@ class RequestRun:
             # What it closes is not known yet.
             self._out.add(route)
             state = RouteState(self._clock.time())
-        self._spoiled[route] += failure.begun
-        too_often = self._spoiled[route] >= _SPOILED_PER_ROUTE
-        if failure.remedy is Remedy.SHORTEN_PROMPT or too_often:
+        if failure.remedy is Remedy.SHORTEN_PROMPT:
             self._out.add(route)
         outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
         usage = failure.usage or Usage()
@@ -440,13 +448,15 @@ class RequestRun:
         """What the failure would end the request with, were there no other route.
 
         Raises:
-            InvalidRequest, ContentFiltered: the failure ends the request.
+            ContentFiltered: the failure ends the request.
         """
         where = f"{attempt.provider} ({attempt.model})"
         if failure.remedy is Remedy.FIX_REQUEST:
-            raise InvalidRequest(
-                f"{where} does not take the request: {failure}", attempts=self.attempts
-            ) from None
+            # Another key of the same model would answer alike.
+            self._unfit |= self._leave_model(attempt)
+        if failure.remedy is Remedy.CHECK_SETUP:
+            self._setup.append(failure.summary)
+            self._out.update(r for r in self.routes if r.provider == attempt.provider)
         if failure.remedy is Remedy.RAISE_MAX_TOKENS:
             self._all_reasoning = IncompleteReply(
                 f"{where} gave no answer: {failure}", attempts=self.attempts
@@ -466,10 +476,12 @@ class RequestRun:
         self._leave_model(attempt)
         return error
 
-    def _leave_model(self, attempt: Attempt) -> None:
-        """Ask no other key for the model of an attempt: it would answer alike."""
+    def _leave_model(self, attempt: Attempt) -> set[Route]:
+        """Ask no route to the model of an attempt again; returns those routes."""
         same = (attempt.provider, attempt.model)
-        self._out.update(route for route in self.routes if (route.provider, route.model) == same)
+        left = {route for route in self.routes if (route.provider, route.model) == same}
+        self._out |= left
+        return left
 
     def _states(self, now: float) -> dict[Route, RouteState]:
         def look() -> dict[Route, RouteState]:
@@ -482,7 +494,16 @@ class RequestRun:
         now = self._clock.time()
         states = self._states(now)
         within_s = self.request.timeout if cause or self._time_left() <= 0 else None
-        error = no_route(states, self._out, self.attempts, now, within_s, cause, self.request)
+        if self._calls.total() >= _CALLS_PER_REQUEST:
+            cause = cause or f"{_CALLS_PER_REQUEST} calls were sent"
+        error: LLMProviderError
+        unfit = {r for r, state in states.items() if state.remedy == Remedy.FIX_REQUEST.name}
+        if (self._unfit | unfit).issuperset(self.routes):
+            error = refused_by_all(self.attempts)
+        elif self._setup and self._out.issuperset(self.routes):
+            error = wrong_setup(self._setup, self.attempts)
+        else:
+            error = no_route(states, self._out, self.attempts, now, within_s, cause, self.request)
         if self._mismatch:
             why, opens_at = f"not asked once more: {error}", error.next_available_at
             raise self._mismatch.ended(why, self.attempts, opens_at) from None

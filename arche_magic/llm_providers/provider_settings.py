@@ -17,10 +17,11 @@ from .addresses import is_base_url, is_loopback
 from .catalog import Provider, known_services, published_providers
 from .sources import SETTINGS_FILE, did_you_mean, table
 from .trust import check_key_variable, own_settings_folder
-from .types import PERIOD_SECONDS, Period
+from .types import PERIOD_SECONDS, TOKEN_LIMIT_NAMES, Period
 
 PROVIDER_SETTINGS = (
     "models", "paid", "tier", "base_url", "key_variable", "prices", "limit_headers",
+    "token_limit",
 )  # fmt: skip
 _RESERVED = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -108,6 +109,7 @@ def _read(name: str, entry: Mapping[str, Any], project_file: Path | None) -> Pro
         limits={} if tier == "paid" else provider.limits,
         prices=prices,
         header_periods=_header_periods(table(entry, "limit_headers")),
+        token_limit=_token_limit(provider, entry),
     )
 
 
@@ -185,6 +187,15 @@ def _prices(prices: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
                 raise ValueError(f"prices.{model!r}: {amount!r} is no amount of USD")
         found[model] = (float(price["input"]), float(price["output"]))
     return found
+
+
+def _token_limit(provider: Provider, entry: Mapping[str, Any]) -> str:
+    name = entry.get("token_limit", "")
+    if name and provider.wire != "openai":
+        raise ValueError(f"token_limit cannot be set: {provider.name} has one name for it")
+    if name not in ("", *TOKEN_LIMIT_NAMES):
+        raise ValueError(f"token_limit is {name!r}; it can be {' or '.join(TOKEN_LIMIT_NAMES)}")
+    return str(name)
 
 
 def _header_periods(periods: Mapping[str, Any]) -> dict[str, Period]:

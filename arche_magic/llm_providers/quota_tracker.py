@@ -17,7 +17,7 @@ from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
-from .errors import AttemptFailed, ConfigurationError
+from .errors import AttemptFailed, ConfigurationError, Remedy
 from .prices import cost_usd
 from .quota import failing, ledger, opening, views
 from .quota.books import Books
@@ -75,8 +75,10 @@ class QuotaTracker:
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route takes this request, and what keeps it shut until then."""
         if request.images and not self.configuration.takes_images(route):
-            return RouteState(math.inf, "takes no images", 0.0)
+            return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
         document, provider, limits = self._books.read(route, now)
+        if request.images and opening.lacks(provider, route, "images", now):
+            return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
         amounts = ledger.estimate(document, route.model, request)
         state = opening.route_state(
             document, provider, route, limits, amounts, now, request.reserve
@@ -257,13 +259,21 @@ class QuotaTracker:
         return state
 
     def note_check(
-        self, key: Key, began: float, refusal: str | None, account: str | None = None
+        self,
+        key: Key,
+        began: float,
+        refusal: str | None,
+        account: str | None = None,
+        models: Iterable[str] = (),
     ) -> None:
         """Close a key that its provider refused when only asked about it, or open it again.
 
-        `began` is when it was asked; `account` is the account the answer named, if any. Nothing is
-        noted if the ledger is locked for two seconds.
+        `began` is when it was asked; `account` is the account the answer named, if any, and
+        `models` those that it listed: one of them that was taken for missing is open again, and so
+        is the address. Nothing is noted if the ledger is locked for two seconds.
         """
+        address = self.configuration.providers[key.provider].base_url or ""
+        listed = frozenset(models)
 
         def change(document: Document, provider: Document) -> None:
             document["provider"] = key.provider
@@ -271,8 +281,14 @@ class QuotaTracker:
             entry["label"] = key.label
             if refusal is None:
                 opening.reopen(entry, began)
+                opening.reopen(provider, began)
+                for model, place in provider.get("models", {}).items():
+                    # Ollama lists `llama3.2:latest` for what is asked for as `llama3.2`.
+                    if not listed.isdisjoint((model, f"{model}:latest")):
+                        opening.reopen(place, began)
             else:
-                opening.close(entry, refusal, self._clock.time(), None, began)
+                now, remedy = self._clock.time(), Remedy.REPLACE_KEY.name
+                opening.close(entry, refusal, now, None, began, remedy, address)
 
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
             self._books.accounts.learn(key, account, "header")
@@ -290,7 +306,8 @@ class QuotaTracker:
         now = self._clock.time()
         document, _ = self._books.accounts.read(key)
         places = (document.get("keys", {}).get(key.fingerprint, {}), document)
-        for closed in (place.get("closed") for place in places):
+        address = self.configuration.providers[key.provider].base_url or ""
+        for closed in (opening.closure_of(place, address) for place in places):
             if closed and (closed["until"] is None or closed["until"] > now):
                 return Closure(closed["reason"], closed["since"], closed["until"])
         return None

@@ -48,7 +48,12 @@ def redacted(text: str, secret: str) -> str:
         text = _LEFT_OUT
     text = without_controls(" ".join(text.split()))
     text = "".join(character for character in text if character.isprintable())
-    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
+    return shortened(text, LONGEST_MESSAGE)
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or as much of its beginning as fits into so many characters; "" if none does."""
+    return text if len(text) <= longest else text[: max(0, longest - 1)] + "…" * (longest > 1)
 
 
 def without_key_like(text: str) -> str:

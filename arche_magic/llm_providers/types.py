@@ -19,6 +19,8 @@ WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]
 ReplayMode = Literal["off", "keep", "only"]
 
+# What services on OpenAI's wire call the limit of a reply's tokens.
+TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 PERIOD_SECONDS: Mapping[Period, float] = {
     "second": 1.0,
     "minute": 60.0,
@@ -141,6 +143,7 @@ class Route:
     """Provider, key and model: one way to get an answer.
 
     `price` is what the user says it costs: USD for a million input, and a million output tokens.
+    `address` is the base URL that it leads to, "" for the provider's own.
     """
 
     provider: str
@@ -148,6 +151,7 @@ class Route:
     model: str
     paid: bool = False
     price: tuple[float, float] | None = field(default=None, compare=False)
+    address: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return route_name(self.provider, self.key.label, self.model)

@@ -33,6 +33,7 @@ def groq_limit(words: str, kind: str = "tokens") -> dict[str, Any]:
 
 
 REQUEST, QUOTA, TOP_UP = "invalid_request_error", "insufficient_quota", "TOP_UP_ACCOUNT"
+ADDRESS = "CHECK_ADDRESS"
 CHAT = [
     ("groq", 401, error("Invalid API Key", type=REQUEST, code="invalid_api_key"), "REPLACE_KEY"),
     ("groq", 404, error("The model", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
@@ -60,11 +61,27 @@ CHAT = [
     ("groq", 503, error("Service Unavailable", type="service_unavailable"), "RETRY_LATER"),
     ("groq", 413, "payload too large", "SHORTEN_PROMPT"),
     ("openai", 401, error("Incorrect", type=REQUEST, code="invalid_api_key"), "REPLACE_KEY"),
-    ("openai", 403, error("Country", code="unsupported_country_region_territory"), "REPLACE_KEY"),
-    ("openai", 403, "<html>Blocked by the firewall</html>", "RETRY_LATER"),
+    ("openai", 403, error("Country", code="unsupported_country_region_territory"), ADDRESS),
+    ("openai", 403, "<html>Blocked by the firewall</html>", ADDRESS),
+    ("openai", 403, "error code: 1020", ADDRESS),
+    ("openai", 403, {"title": "Error 1010: Access denied", "cloudflare_error": True}, ADDRESS),
+    ("openai", 403, error("The project has no access to model x"), "CHANGE_PLAN"),
+    ("groq", 403, error("Access denied. Please check your network settings."), ADDRESS),
+    ("mistral", 403, "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>", ADDRESS),
     ("openai", 404, error("deprecated", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
     ("openai", 400, error("no", type=REQUEST, code="model_not_found"), "CHANGE_MODEL"),
-    ("openai", 404, "404 page not found", "CHANGE_MODEL"),
+    ("openai", 404, "404 page not found", ADDRESS),
+    ("openai", 404, "<html><title>404 Not Found</title></html>", ADDRESS),
+    ("openai", 404, {"detail": "Not Found"}, ADDRESS),
+    ("openai", 404, error("Invalid URL (POST /v1/models/x)", type=REQUEST), ADDRESS),
+    ("openai", 405, {"detail": "Method Not Allowed"}, ADDRESS),
+    ("groq", 404, error("Unknown request URL: POST /x", type=REQUEST, code="unknown_url"), ADDRESS),
+    ("mistral", 404, {"message": "no Route matched with those values"}, ADDRESS),
+    ("openai", 404, error("No endpoints found for vendor/m.", code=404), "CHANGE_MODEL"),
+    ("openai", 404, error("No endpoints found that support tool use.", code=404), "FIX_REQUEST"),
+    ("openai", 404, error("No endpoints found matching your data policy"), "CHANGE_PLAN"),
+    ("openai", 404, error('model "m" not found, try pulling it first'), "CHANGE_MODEL"),
+    ("openai", 400, error("Model Not Exist", type=REQUEST, code=REQUEST), "CHANGE_MODEL"),
     ("openai", 400, error("long", type=REQUEST, code="context_length_exceeded"), "SHORTEN_PROMPT"),
     ("openai", 429, error("exceeded", type=QUOTA, code=QUOTA), "TOP_UP_ACCOUNT"),
     ("openai", 429, error("x", type=QUOTA, code="credit_balance_exhausted"), "TOP_UP_ACCOUNT"),
@@ -285,7 +302,7 @@ def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
         script.answer(422, body)
         failure = fail(build, "mistral")
         assert failure.remedy is Remedy.FIX_REQUEST
-        assert str(failure) == "model-x does not take seed (Extra inputs) (422)"
+        assert str(failure) == "model-x does not take the request (422): seed (Extra inputs)"
 
 
 def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -> None:
@@ -338,7 +355,7 @@ GEMINI = [
     (403, google("PERMISSION_DENIED", "Method doesn't allow unregistered"), "REPLACE_KEY"),
     (403, google("PERMISSION_DENIED", "Your API key was reported as leaked."), "REPLACE_KEY"),
     (401, google("UNAUTHENTICATED"), "REPLACE_KEY"),
-    (400, google("FAILED_PRECONDITION", "User location is not supported"), "CHANGE_PLAN"),
+    (400, google("FAILED_PRECONDITION", "User location is not supported"), ADDRESS),
     (
         400,
         google(
@@ -658,7 +675,7 @@ COMPATIBLE = {
     "Google: day": (429, [quota(violation(PER_DAY, "20"))], "WAIT_FOR_LIMIT"),
     "Anthropic: overloaded": (529, error("Overloaded", type="overloaded_error"), "RETRY_LATER"),
     "plain text": (422, "Failed to deserialize the JSON body", "FIX_REQUEST"),
-    "a proxy's page": (400, "<html><h1>400 Bad Request</h1></html>", "RETRY_LATER"),
+    "a proxy's page": (400, "<html><h1>400 Bad Request</h1></html>", ADDRESS),
     "teapot": (418, error("short and stout"), "RETRY_LATER"),
     "gone": (410, "gone", "RETRY_LATER"),
     "no content": (204, "", "RETRY_LATER"),

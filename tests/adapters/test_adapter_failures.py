@@ -55,10 +55,12 @@ KINDS = {
     "empty_reply": Remedy.RETRY_LATER,
     "unrelated_json": Remedy.RETRY_LATER,
     "echo_key": Remedy.RETRY_LATER,
-    "redirect": Remedy.RETRY_LATER,
+    "redirect": Remedy.CHECK_ADDRESS,
 }
 # Where the provider's own answer does not tell the kind from another.
 EXCEPTIONS = {
+    ("groq", "forbidden"): Remedy.CHECK_ADDRESS,
+    ("openai", "forbidden"): Remedy.CHECK_ADDRESS,
     ("mistral", "too_large"): Remedy.WAIT_FOR_LIMIT,
     ("google", "too_large"): Remedy.WAIT_FOR_LIMIT,
     ("mistral", "no_credit"): Remedy.WAIT_FOR_LIMIT,
@@ -233,7 +235,7 @@ def test_loopback_needs_no_proxy(
     script.answer(503, "busy")
     key = Key.of(wire, f"{wire}_key_1", SECRET)
     here = build_adapter(wire, key, script.url)
-    assert str(fail(here, wire)) == "overloaded (503)"
+    assert str(fail(here, wire)) == "overloaded (503): busy"
     here.close()
     elsewhere = build_adapter(wire, key, "http://arche.invalid")
     assert str(fail(elsewhere, wire)) == "no connection"

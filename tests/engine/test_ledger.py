@@ -246,17 +246,19 @@ def test_a_closure_made_by_a_clock_that_was_ahead_ends(tracker_of: Build, clock:
         (Remedy.TOP_UP_ACCOUNT, 0),
         (Remedy.CHANGE_PLAN, 0),
         (Remedy.REPLACE_KEY, 0),
-        (Remedy.CHANGE_MODEL, 0),
-        (Remedy.SHORTEN_PROMPT, 0),
-        (Remedy.FIX_REQUEST, 0),
+        (Remedy.CHANGE_MODEL, 1),
+        (Remedy.SHORTEN_PROMPT, 1),
+        (Remedy.FIX_REQUEST, 1),
+        (Remedy.ASK_DIFFERENTLY, 1),
+        (Remedy.CHECK_ADDRESS, 1),
         (Remedy.RETRY_LATER, 1),
         (Remedy.CHANGE_PROMPT, 1),
     ],
 )
-def test_a_failure_counts_only_where_the_provider_may_have_worked(
+def test_a_failure_counts_wherever_the_provider_may_have_counted_it(
     tracker_of: Build, remedy: Remedy, spent: int
 ) -> None:
-    """A refusal frees its hold; a timeout or a filtered reply may have been counted, so it is."""
+    """A refusal for a limit or a key frees its hold; every other call counts as a request."""
     tracker = tracker_of(RPD)
     failed(tracker, a_route(tracker.configuration), remedy)
     assert used(tracker, limit="requests_per_day") == spent

@@ -108,21 +108,44 @@ def test_a_stream_cut_after_some_text_raises_with_that_text(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    ("kind", "error"), [("content_filter", ContentFiltered), ("invalid_request", InvalidRequest)]
-)
-def test_a_refusal_of_the_request_itself_goes_to_no_other_provider(
-    start: Start, name: str, streamed: bool, kind: str, error: type[LLMProviderError]
+def test_a_filtered_prompt_goes_to_no_other_provider(
+    start: Start, name: str, streamed: bool
 ) -> None:
-    """Nobody else is asked behind the user's back, and nothing is shut by it."""
+    """No other provider is asked behind the user's back, and nothing is shut."""
     sandbox = start()
-    sandbox.fail(name, kind)
+    sandbox.fail(name, "content_filter")
     preferred = IntelligentLLMOrchestrator(preferred_provider=name)
-    with pytest.raises(error, match=name) as caught:
+    with pytest.raises(ContentFiltered, match=name) as caught:
         ask(preferred, streamed)
     assert asked(sandbox) == [name]
     assert [attempt.outcome for attempt in caught.value.attempts] == ["failed"]
     assert preferred.generate("Hello").provider == name
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_one_provider_does_not_take_goes_to_the_next(
+    start: Start, name: str, streamed: bool
+) -> None:
+    """A refused option shuts nothing; the other keys of the model are not asked."""
+    other = "mistral" if name != "mistral" else "groq"
+    sandbox = start(keys={name: 2, other: 1})
+    sandbox.fail(name, "invalid_request", times=1)
+    preferred = IntelligentLLMOrchestrator(preferred_provider=name)
+    ask(preferred, streamed)
+    assert asked(sandbox) == [name, other]
+    assert preferred.generate("Hello").provider == name
+
+
+def test_what_no_provider_takes_fails_with_all_reasons(start: Start) -> None:
+    """One line per provider and model; each was asked once."""
+    sandbox = start()
+    sandbox.fail("*", "invalid_request", times=None)
+    with pytest.raises(InvalidRequest) as caught:
+        get_llm_provider().generate("Hello")
+    assert asked(sandbox) == list(PROVIDERS)
+    for name in PROVIDERS:
+        assert f"{name} ({MODELS[name]}) does not take the request" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -245,7 +268,7 @@ def test_a_filtered_stream_keeps_the_text_there_was(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-@pytest.mark.parametrize("kind", ["unauthorized", "forbidden"])
+@pytest.mark.parametrize("kind", ["unauthorized"])
 def test_a_dead_key_is_asked_once(start: Start, name: str, kind: str) -> None:
     """However many requests follow; another key of the provider still answers."""
     sandbox = start(keys={name: 2})
@@ -271,7 +294,7 @@ def test_the_error_names_every_route_that_was_asked(start: Start) -> None:
         assert f"groq · key {number} · gpt-oss-120b: key refused (401" in str(caught.value)
     assert "mistral · key 1 · mistral-small-latest" in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(NoRouteAvailable, match=r"; and 3 more$"):
+    with pytest.raises(NoRouteAvailable, match=r"; and 3 more; "):
         provider.generate("Hello", patience=0)
 
 

@@ -301,12 +301,13 @@ def test_a_plain_request_is_not_told_of_any_schema(sandbox: Sandbox) -> None:
 def test_refusals_as_services_word_them(status: int, message: str, then: str | None) -> None:
     """What is about the schema leads to any JSON, what is about JSON to the prompt alone."""
     formats = formats_of("made up", f"http://127.0.0.1/{status}/{message}")
-    failure = formats.refused("model", status, message, "(400)")
-    assert (failure is None) == (then is None)
     request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
-    told, form = formats.asking(request, "model")
-    assert form is not None
-    assert form.name == (then or "SCHEMA")
+    _, asked = formats.asking(request, "model")
+    failure = formats.refused("model", asked, status, message, "(400)")
+    assert (failure is None) == (then is None)
+    told, asked = formats.asking(request, "model")
+    assert asked.form is not None
+    assert asked.form.name == (then or "SCHEMA")
     assert (told == request) == (then is None)
 
 
@@ -314,11 +315,12 @@ def test_a_schema_that_a_service_refuses_leaves_others_be() -> None:
     """The service names it."""
     formats = formats_of("made up", "http://127.0.0.1/named")
     message = "Invalid schema for response_format 'reply': In context=(), 'x' is not permitted."
-    assert formats.refused("model", 400, message, "(400)") is not None
     request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
-    assert formats.asking(request, "model")[1].name == "JSON"
-    other = replace(request, schema=replace(request.schema, name="other"))
-    assert formats.asking(other, "model")[1].name == "SCHEMA"
+    _, asked = formats.asking(request, "model")
+    assert formats.refused("model", asked, 400, message, "(400)") is not None
+    assert formats.asking(request, "model")[1].form.name == "JSON"
+    other = replace(request, schema=schema_of("other int"))
+    assert formats.asking(other, "model")[1].form.name == "SCHEMA"
 
 
 # --- kept replies

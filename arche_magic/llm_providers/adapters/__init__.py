@@ -33,7 +33,11 @@ class Adapter(Protocol):
     """When the last answer was made by the server's own clock, epoch seconds, or None."""
 
     def __init__(
-        self, key: Key, base_url: str, periods: Mapping[str, Period] | None = None
+        self,
+        key: Key,
+        base_url: str,
+        periods: Mapping[str, Period] | None = None,
+        token_limit: str = "",
     ) -> None: ...
 
     def complete(
@@ -68,12 +72,17 @@ class Adapter(Protocol):
 
 
 def build_adapter(
-    wire: str, key: Key, base_url: str, periods: Mapping[str, Period] | None = None
+    wire: str,
+    key: Key,
+    base_url: str,
+    periods: Mapping[str, Period] | None = None,
+    token_limit: str = "",
 ) -> Adapter:
     """The adapter of a wire: `groq`, `openai`, `mistral` or `google`.
 
     The key goes to the base URL's scheme, host and port, and nowhere else. `periods` says what
-    headers for `requests` and `tokens` count over where their names do not.
+    headers for `requests` and `tokens` count over where their names do not. `token_limit` is the
+    parameter that limits a reply's tokens, where it is not the wire's usual one.
 
     Raises:
         ValueError: the wire is not one of these.
@@ -83,4 +92,4 @@ def build_adapter(
     module, _, name = WIRES[wire].partition(":")
     # The module imports the HTTP library.
     adapter = getattr(apart(lambda: import_module(f".{module}", __name__)), name)
-    return cast("Adapter", adapter(key, base_url, periods))
+    return cast("Adapter", adapter(key, base_url, periods, token_limit))

@@ -15,10 +15,10 @@ from ..bounded import apart
 from ..errors import AttemptFailed, Remedy
 from ..markdown import Characters, whole_characters
 from ..reasoning import without_reasoning
-from ..redaction import quotes, redacted
+from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
-from .failures import error_fields, event_status, said
-from .formats import formats_of
+from .failures import error_fields, event_status, label, said, without_capability
+from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
 from .limits import parse_date
 from .logs import clean_logs
@@ -62,11 +62,16 @@ class SdkAdapter(ABC):
     _streams_json = True
 
     def __init__(
-        self, key: Key, base_url: str, periods: Mapping[str, Period] | None = None
+        self,
+        key: Key,
+        base_url: str,
+        periods: Mapping[str, Period] | None = None,
+        token_limit: str = "",
     ) -> None:
         self.account: str | None = None
         self.served_at: float | None = None
         self._key, self._base_url, self._periods = key, base_url, periods
+        self._token_limit_name = token_limit
         self._formats = formats_of(key.provider, base_url)
         self._http = HttpClient(base_url, key, self._keep)
         self._sdk: Any = None
@@ -77,8 +82,13 @@ class SdkAdapter(ABC):
         """Build the SDK's client on `self._http.client`, its retries off, the key stood in for."""
 
     @abstractmethod
-    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
-        """Make the call and give its parts; None for an object that holds no part of a reply."""
+    def _send(
+        self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
+    ) -> Iterable[Part | None]:
+        """Make the call and give its parts; None for an object that holds no part of a reply.
+
+        `form` is how the request asks for JSON, None if it does not.
+        """
 
     @abstractmethod
     def _list(self, sdk: Any) -> Iterable[str]:
@@ -109,7 +119,8 @@ class SdkAdapter(ABC):
         with self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
-                parts = self._send(self._client(), request, model, stream)
+                told, call.asked = self._formats.asking(request, model)
+                parts = self._send(self._client(), told, model, stream, call.asked.form)
                 yield from self._completions(parts, call, request, stream, received, characters)
                 return
             except KeyboardInterrupt as stop:
@@ -128,7 +139,7 @@ class SdkAdapter(ABC):
                 if call.stopped or _comes_from_an_interrupt(error):
                     failure = KeyboardInterrupt()
                 else:
-                    failure = self._explained(error, call, model, received)
+                    failure = self._explained(error, call, request, model, received)
         # Not while it is handled, so that nothing hangs on to it: the text of the cause may quote
         # the key, and the frames it went through may hold it.
         raise failure
@@ -151,7 +162,7 @@ class SdkAdapter(ABC):
                 if _comes_from_an_interrupt(error):
                     failure = KeyboardInterrupt()
                 else:
-                    failure = self._explained(error, call, "", [])
+                    failure = self._explained(error, call, None, "", [])
         raise failure
 
     def close(self) -> None:
@@ -203,21 +214,27 @@ class SdkAdapter(ABC):
                     observations = ()
         if not received:
             early = stream and not objects
-            message = "the stream ended early" if early else "malformed reply"
-            raise AttemptFailed(message, Remedy.RETRY_LATER)
+            if early and not _is_page(call):
+                raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
+            raise _malformed(call)
         finish_reason = _checked_finish(received, request, stream)
         text = characters.rest() if stream else _text(received)
         yield Completion(text, _usage(received), finish_reason, observations or ())
 
     def _explained(
-        self, error: Exception, call: Call, model: str, received: list[Part]
+        self,
+        error: Exception,
+        call: Call,
+        request: Request | None,
+        model: str,
+        received: list[Part],
     ) -> AttemptFailed:
         fields: Mapping[str, Any] = {}
         if isinstance(error, AttemptFailed):
             failure = error
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
-            failure = self._classify(call, call.status, fields, model)
+            failure = self._refused(call, call.status, fields, request, model)
             named = {observation.name for observation in failure.observations}
             seen = tuple(o for o in self._observe(call) if o.name not in named)
             failure.observations = (*failure.observations, *seen)
@@ -236,11 +253,11 @@ class SdkAdapter(ABC):
             fields = error_fields(getattr(error, "details", None) or getattr(error, "body", None))
             status = event_status(fields)
             if any(said(fields, name) for name in ("message", "code", "type", "detail")):
-                failure = self._classify(call, status or 500, fields, model)
+                failure = self._refused(call, status or 500, fields, request, model)
                 failure.unknown = failure.unknown or status is None
             else:
-                failure = AttemptFailed("malformed reply", Remedy.RETRY_LATER)
-            if failure.remedy is Remedy.FIX_REQUEST and received:
+                failure = _malformed(call)
+            if received and failure.remedy in (Remedy.FIX_REQUEST, Remedy.ASK_DIFFERENTLY):
                 # The request was good enough to begin an answer.
                 failure.remedy = Remedy.RETRY_LATER
         _take_told_delay(failure, call, fields)
@@ -252,11 +269,34 @@ class SdkAdapter(ABC):
         else:
             # Gemini counts with every chunk, and goes on after the last one that came.
             failure.at_least = _usage(received)
-        failure.args = (redacted(str(failure), self._key.secret()),)
+        failure.args = (redacted(failure.summary, self._key.secret()),)
+        room = LONGEST_MESSAGE - len(failure.summary) - len(": ")
+        failure.said = shortened(redacted(failure.said, self._key.secret()), room)
         failure.__cause__ = failure.__context__ = None
         if failure.unknown:
             self._report(failure, call, fields)
         return failure.with_traceback(None)
+
+    def _refused(
+        self,
+        call: Call,
+        status: int,
+        fields: Mapping[str, Any],
+        request: Request | None,
+        model: str,
+    ) -> AttemptFailed:
+        """What a refusal means, with what it says of the format and of the model's abilities."""
+        failure = self._classify(call, status, fields, model)
+        if request is None:
+            return failure
+        failure = without_capability(failure, request)
+        if failure.remedy is not Remedy.FIX_REQUEST or failure.lacks:
+            return failure
+        what = label(status, fields)
+        plainer = self._formats.refused(model, call.asked, status, failure.said, what)
+        if plainer is None and not failure.names_option:
+            plainer = self._formats.suspected(model, call.asked, what)
+        return plainer or failure
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
         self.served_at = parse_date(call.headers.get("date"))
@@ -267,14 +307,14 @@ class SdkAdapter(ABC):
 
     def _report(self, failure: AttemptFailed, call: Call, fields: Mapping[str, Any]) -> None:
         """Log an answer that no rule fits, once per kind, so that a rule can be made for it."""
-        kind = (self._key.provider, str(failure))
+        kind = (self._key.provider, failure.summary)
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
         _reported.add(kind)
         quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
         logger.warning(
             "%s: %s, taken for passing trouble: %s",
-            self._key.provider, failure, redacted(quoted, self._key.secret()),
+            self._key.provider, failure.summary, redacted(quoted, self._key.secret()),
         )  # fmt: skip
 
 
@@ -282,6 +322,18 @@ def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
     """The provider's own count, or None if it gave no figures."""
     counts = [n if isinstance(n, int) and n > 0 else 0 for n in (input_tokens, *output_tokens)]
     return Usage(counts[0], sum(counts[1:])) if any(counts) else None
+
+
+def _is_page(call: Call) -> bool:
+    return call.headers.get("content-type", "").startswith("text/html")
+
+
+def _malformed(call: Call) -> AttemptFailed:
+    """A 200 without a reply: from the service itself, or from what answers in its place."""
+    if _is_page(call):
+        message = "a web page came in place of a reply"
+        return AttemptFailed(message, Remedy.CHECK_ADDRESS)
+    return AttemptFailed("malformed reply", Remedy.RETRY_LATER)
 
 
 def _comes_from_an_interrupt(error: BaseException) -> bool:

@@ -13,6 +13,47 @@ from .limits import retry_delay
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..types import Request
+
+
+_READ = 20_000
+# Groq: "Access denied. Please check your network settings."; OpenAI:
+# unsupported_country_region_territory; Gemini: "User location is not supported"; Cloudflare's
+# and other firewalls' own bodies.
+_ABOUT_PLACE = re.compile(
+    r"country|region|territory|location|network|\bvpn\b|\bip\b|firewall|cloudflare|zscaler|waf\b"
+    r"|browser|captcha",
+    re.IGNORECASE,
+)
+_ABOUT_KEY = re.compile(
+    r"key|token|credential|permission|auth|account|organi[sz]ation|project|forbidden|leaked"
+    r"|unregistered|suspended|disabled|limit",
+    re.IGNORECASE,
+)
+_NO_ADDRESS = re.compile(
+    r"\burl\b|unknown_url|\broutes?\b|\bpath\b|endpoint|method|page not found|file not found"
+    r"|^not found\b",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(
+    r"\bmodel\b.{0,120}(not exist|not found|unknown|decommissioned|has been deprecated|retired"
+    r"|no longer (available|supported)|not a valid)|(invalid|unknown) model",
+    re.IGNORECASE,
+)
+_RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
+# In the words of OpenRouter, Gemini, OpenAI, vLLM, llama.cpp, Mistral, DeepSeek and Groq.
+_NO_IMAGES = re.compile(
+    r"support image input|image input.{0,40}not (enabled|supported)|only supported by certain"
+    r"|not a multimodal|at most 0 image|does not (support|accept|take)[^.]{0,30}(image|vision)"
+    r"|image.{0,40}not supported|unknown variant .?image_url|content.{0,40}must be a string",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(
+    r"temperature|top_?p\b|max_?(completion_?|output_?)?tokens|\bstop|\bseed\b|random_seed|\brole|image"
+    r"|system.?instruction|developer instruction",
+    re.IGNORECASE,
+)
+
 
 class ErrorInReply(Exception):
     """What came under a 200 describes an error; `body` is that description."""
@@ -70,43 +111,116 @@ def event_status(fields: Mapping[str, Any]) -> int | None:
     return 400 if said(fields, "type").startswith("invalid_request") else None
 
 
-def by_status(call: Call, status: int, fields: Mapping[str, Any]) -> AttemptFailed:
-    """What a status says where no field of the body says more."""
+def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "") -> AttemptFailed:
+    """What a status says where no code or type in the body says more."""
     what = label(status, fields)
+    words = _words(call, fields)
     delay = retry_delay(call.headers, time.time())
-    quoted = said(fields, "message") or said(fields, "detail")
     if 300 <= status < 400:
         return AttemptFailed(
             f"the server redirected to another address {what}; the key was not sent there",
-            Remedy.RETRY_LATER,
+            Remedy.CHECK_ADDRESS,
         )
+    if status == 407:
+        message = f"the proxy of this network wants a user name and a password {what}"
+        return AttemptFailed(message, Remedy.CHECK_SETUP, said=words)
+    # A page that is not an error of the API comes from a proxy or a firewall before it, or from a
+    # web site at a wrong base URL.
+    if status in (400, 401, 403, 422) and (_is_page(call.body) or (status == 403 and not fields)):
+        message = f"access blocked on the way {what}"
+        return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
     if status == 401:
-        return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY)
+        return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY, said=words)
     if status == 402:
-        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT)
-    # A page that is no error of the API comes from a proxy or a firewall before it.
-    if (status == 403 and not fields) or (status in (400, 422) and _is_page(call.body)):
-        return AttemptFailed(f"access blocked on the way {what}", Remedy.RETRY_LATER)
+        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=words)
     if status == 403:
-        return AttemptFailed(f"access refused {what}: {quoted}", Remedy.REPLACE_KEY)
-    if status == 404:
-        message = f"model not found {what}"
-        if not fields:
-            message += "; is the base URL right?"
-        return AttemptFailed(message, Remedy.CHANGE_MODEL)
+        return _forbidden(call, words, what)
+    if status in (404, 405):
+        return _not_found(call, words, what, model)
     if status == 413:
-        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=words)
     if status == 429:
-        return AttemptFailed(f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay)
-    if status in (408, 409, 424, 425, 498) or status >= 500:
-        words = {408: "timed out", 498: "no capacity", 503: "overloaded", 504: "timed out"}
         return AttemptFailed(
-            f"{words.get(status, 'server error')} {what}", Remedy.RETRY_LATER, retry_after=delay
+            f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay, said=words
         )
+    if status in (408, 409, 424, 425, 498) or status >= 500:
+        names = {408: "timed out", 498: "no capacity", 503: "overloaded", 504: "timed out"}
+        message = f"{names.get(status, 'server error')} {what}"
+        return AttemptFailed(message, Remedy.RETRY_LATER, retry_after=delay, said=words)
     if status in (400, 422):
-        quoted = quoted or (call.body if isinstance(call.body, str) else "")
-        return AttemptFailed(f"request refused {what}: {quoted}", Remedy.FIX_REQUEST)
-    return AttemptFailed(f"an unknown answer {what}", Remedy.RETRY_LATER, unknown=True)
+        if _NO_MODEL.search(words):
+            return model_missing(words, what)
+        return AttemptFailed(
+            f"request refused {what}",
+            Remedy.FIX_REQUEST,
+            said=words,
+            names_option=bool(_OPTION.search(words)),
+        )
+    return AttemptFailed(f"an unknown answer {what}", Remedy.RETRY_LATER, unknown=True, said=words)
+
+
+def model_missing(words: str, what: str) -> AttemptFailed:
+    """A model that the address does not serve, or not any more."""
+    state = "retired" if _RETIRED.search(f"{words} {what}") else "not found"
+    return AttemptFailed(f"model {state} {what}", Remedy.CHANGE_MODEL, said=words)
+
+
+def without_capability(failure: AttemptFailed, request: Request) -> AttemptFailed:
+    """The failure, or what it says of a capability of the model that the request needs."""
+    if request.images and _NO_IMAGES.search(failure.said):
+        return AttemptFailed(
+            f"takes no images {failure.summary[failure.summary.find('(') :]}",
+            Remedy.FIX_REQUEST,
+            said=failure.said,
+            lacks="images",
+        )
+    return failure
+
+
+def _forbidden(call: Call, words: str, what: str) -> AttemptFailed:
+    """A 403 of the API itself: about the place that asks, the model, or the key."""
+    if _ABOUT_PLACE.search(str(call.body)[:_READ]):
+        message = f"access from this region or network refused {what}"
+        return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
+    if re.search(r"\bmodels?\b", words, re.IGNORECASE):
+        message = f"the model is not in the plan {what}"
+        return AttemptFailed(message, Remedy.CHANGE_PLAN, said=words)
+    if _ABOUT_KEY.search(str(call.body)[:_READ]):
+        return AttemptFailed(f"access refused {what}", Remedy.REPLACE_KEY, said=words)
+    return AttemptFailed(f"access refused {what}", Remedy.CHECK_ADDRESS, said=words)
+
+
+def _not_found(call: Call, words: str, what: str, model: str) -> AttemptFailed:
+    """A 404: about what this request needs, the account, the model, or the address."""
+    if re.search("no endpoints found that (support|can)", words, re.IGNORECASE):
+        # OpenRouter: no provider of the model takes images, tools or a parameter of the request.
+        return AttemptFailed(f"request refused {what}", Remedy.FIX_REQUEST, said=words)
+    if re.search("data policy|allowed providers", words, re.IGNORECASE):
+        message = f"the account's settings exclude the model {what}"
+        return AttemptFailed(message, Remedy.CHANGE_PLAN, said=words)
+    if re.search("(invalid|request) url", words, re.IGNORECASE):
+        return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
+    about_model = re.search(
+        r"\bmodels?\b|no longer available|no endpoints found for", words, re.IGNORECASE
+    )
+    if about_model or (model and model in words):
+        return model_missing(words, what)
+    is_page = not words or _is_page(call.body) or call.status == 405
+    if is_page or _NO_ADDRESS.search(f"{words} {what}"):
+        return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
+    return AttemptFailed(f"not found {what}", Remedy.FIX_REQUEST, said=words)
+
+
+def _words(call: Call, fields: Mapping[str, Any]) -> str:
+    """The server's own words, of a page its title."""
+    if words := said(fields, "message") or said(fields, "detail"):
+        return words
+    if not isinstance(call.body, str):
+        return ""
+    if not _is_page(call.body):
+        return call.body
+    title = re.search(r"<(title|h1)[^>]{0,100}>([^<]{1,200})", call.body[:_READ], re.IGNORECASE)
+    return title[2].strip() if title else ""
 
 
 def _is_page(body: Any) -> bool:

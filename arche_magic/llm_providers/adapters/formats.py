@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,9 @@ class Format(IntEnum):
     PROMPT = 2
 
 
-# What a refusal speaks of: the schema (then any JSON may do), or asking for JSON at all.
+# Words of a refusal that name the schema, and those that name any request for JSON.
 _ABOUT_SCHEMA = re.compile(
-    r"json[ _]?schema|schema for response|response_(json_)?schema", re.IGNORECASE
+    r"json[ _]?schema|schema for response|response_(json_)?schema|too many states", re.IGNORECASE
 )
 _ABOUT_JSON = re.compile(
     r"response[ _]?format|response_mime_type|json (mode|output)|json_object", re.IGNORECASE
@@ -32,23 +32,37 @@ _ABOUT_JSON = re.compile(
 _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a request asked for JSON: the format (None: it did not ask), and the schema's text."""
+
+    form: Format | None = None
+    schema: str = ""
+
+
 class Formats:
-    """What the models of one service have refused so far; each refusal costs one request, once."""
+    """The plainest format each model of one service has needed so far.
+
+    A request steps down one format per refusal, so a model refuses it at most twice.
+    """
 
     def __init__(self) -> None:
-        # By model, and by schema for one that was refused itself ("" for any).
+        # By model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
 
-    def refused(self, model: str, status: int, message: str, what: str) -> AttemptFailed | None:
-        """Learn from a refusal; None if it is about something else.
+    def refused(
+        self, model: str, asked: Asked, status: int, message: str, what: str
+    ) -> AttemptFailed | None:
+        """Learn from a refusal whose words name the format; None if it is about something else.
 
         Args:
-            model: which refused.
-            status: of the refusal.
+            model: the model that refused.
+            asked: how the request asked for JSON.
+            status: HTTP status of the refusal.
             message: its text.
             what: its short label, for the error.
         """
-        if status not in (400, 422):
+        if status not in (400, 404, 422):
             return None
         if _ABOUT_SCHEMA.search(message):
             form = Format.JSON
@@ -56,19 +70,43 @@ class Formats:
             form = Format.PROMPT
         else:
             return None
-        named = _SCHEMA_NAME.search(message)
-        place = (model, named[1] if named else "")
-        self._plainest[place] = max(form, self._plainest.get(place, form))
-        kind = "this JSON Schema" if named else "a JSON Schema" if form == Format.JSON else "JSON"
-        return AttemptFailed(f"{model} cannot be held to {kind} {what}", Remedy.PLAINER_FORMAT)
+        return self._plainer(model, asked, form, what, named=bool(_SCHEMA_NAME.search(message)))
 
-    def asking(self, request: Request, model: str) -> tuple[Request, Format | None]:
-        """The request as this model is to get it, and how to ask for JSON; None: not at all."""
-        if request.schema is None:
-            return request, None
-        places = ((model, ""), (model, request.schema.name))
+    def suspected(self, model: str, asked: Asked, what: str) -> AttemptFailed | None:
+        """Step down after a refusal that gives no reason: the schema may be too much for the model.
+
+        Gemini answers a bare INVALID_ARGUMENT to schemas that it cannot compile. Only this schema
+        steps down, and if the plain prompt is refused too, the format was not the reason.
+        """
+        if asked.form is Format.PROMPT:
+            self._plainest.pop((model, asked.schema), None)
+        return self._plainer(model, asked, Format.JSON, what, named=True)
+
+    def asking(self, request: Request, model: str) -> tuple[Request, Asked]:
+        """The request as this model is to get it, and how it asks for JSON."""
+        schema = request.schema
+        if schema is None:
+            return request, Asked()
+        places = ((model, ""), (model, schema.text))
         form = max(self._plainest.get(place, Format.SCHEMA) for place in places)
-        return (_told(request, request.schema) if form > Format.SCHEMA else request), form
+        return (_told(request, schema) if form > Format.SCHEMA else request), Asked(
+            form, schema.text
+        )
+
+    def _plainer(
+        self, model: str, asked: Asked, form: Format, what: str, *, named: bool
+    ) -> AttemptFailed | None:
+        if asked.form is None or asked.form is Format.PROMPT:
+            return None
+        # At least one step below what was refused, whatever the words say.
+        form = max(form, Format(asked.form + 1))
+        place = (model, asked.schema if named else "")
+        self._plainest[place] = max(form, self._plainest.get(place, form))
+        if asked.form is Format.JSON:
+            kind = "JSON"
+        else:
+            kind = "this JSON Schema" if named else "a JSON Schema"
+        return AttemptFailed(f"{model} cannot be held to {kind} {what}", Remedy.ASK_DIFFERENTLY)
 
 
 def _told(request: Request, schema: Schema) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,16 +59,22 @@ class GoogleAdapter(SdkAdapter):
         from google import genai
         from google.genai import types
 
+        # The SDK also makes an asynchronous client, which is not used here, and would read the
+        # machine's certificates and proxies for it.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        unused = {"verify": context, "ssl": context, "trust_env": False}
         options = types.HttpOptions(
             base_url=self._base_url,
             api_version=API_VERSION,
             httpx_client=self._http.client,
+            async_client_args=unused,
         )
         # The environment could switch to another service of Google otherwise.
         return genai.Client(api_key=STAND_IN, vertexai=False, http_options=options)
 
-    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
-        request, form = self._formats.asking(request, model)
+    def _send(
+        self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
+    ) -> Iterable[Part | None]:
         system = [message.content for message in request.messages if message.role == "system"]
         config: dict[str, Any] = {
             "system_instruction": "\n\n".join(system) or None,
@@ -114,28 +121,34 @@ class GoogleAdapter(SdkAdapter):
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
     ) -> AttemptFailed:
-        refusal = classify(call, status, fields)
-        if refusal.remedy is Remedy.FIX_REQUEST:
-            what, message = label(status, fields), said(fields, "message")
-            return self._formats.refused(model, status, message, what) or refusal
-        return refusal
+        return classify(call, status, fields, model)
 
 
-def classify(call: Call, status: int, fields: Mapping[str, Any]) -> AttemptFailed:
+def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> AttemptFailed:
     """What a refusal of Google's means, whichever wire it came on."""
     what, message = label(status, fields), said(fields, "message")
     reasons = [str(detail.get("reason", "")) for detail in _details(fields, "ErrorInfo")]
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
     if any(reason.startswith("API_KEY_") for reason in reasons):
-        return AttemptFailed(f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY)
+        return AttemptFailed(
+            f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY, said=message
+        )
     if status == 429:
         return _limited(fields, what)
     if status == 400 and said(fields, "status") == "FAILED_PRECONDITION":
-        # The country is not served, or billing is not enabled.
-        return AttemptFailed(f"{message} {what}", Remedy.CHANGE_PLAN)
+        if "location" in message.lower():
+            return AttemptFailed(
+                f"access from this region or network refused {what}",
+                Remedy.CHECK_ADDRESS,
+                said=message,
+            )
+        # Billing is not enabled.
+        return AttemptFailed(
+            f"the account's settings exclude the model {what}", Remedy.CHANGE_PLAN, said=message
+        )
     if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
-        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
-    return by_status(call, status, fields)
+        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message)
+    return by_status(call, status, fields, model)
 
 
 def _response_format(request: Request, form: Format | None) -> dict[str, Any]:

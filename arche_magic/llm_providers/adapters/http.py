@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import ssl
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import httpx
 
+from .. import machine
 from ..addresses import is_loopback, origin
 from ..errors import AttemptFailed, Remedy
 from ..stopping import stop_of_this_thread
@@ -32,8 +37,9 @@ from .bodies import (
     events,
     rewritten,
 )
+from .formats import Asked
 from .logs import calling_with
-from .network import Allowance, keep_time
+from .network import Allowance, keep_time, uses_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +64,8 @@ class Call:
         status: HTTP status, or None while there was no answer.
         headers: response headers, names in lower case.
         body: of an answer that is no success: parsed JSON, else text, else None.
+        asked: how the request asks for JSON.
+        place: whose call it is.
     """
 
     def __init__(
@@ -72,6 +80,8 @@ class Call:
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
+        self.asked = Asked()
+        self.place: HttpClient | None = None
         self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
         self._stop = stop_of_this_thread()
@@ -181,25 +191,56 @@ class HttpClient:
     """
 
     def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
-        self._key, self._origin, self._keep = key, origin(base_url), keep
+        self._key, self._base_url, self._origin = key, base_url, origin(base_url)
+        self._keep = keep
         self._current = threading.local()
-        self.client = _Client(
-            # A redirect could carry the key to another host.
-            follow_redirects=False,
-            # A proxy cannot reach this machine's own loopback addresses.
-            trust_env=not is_loopback(base_url),
-            # As many calls at once as there are threads, the connections of a hundred kept open.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            headers={"accept-encoding": ACCEPTED_ENCODINGS},
-            event_hooks={"request": [self._before]},
-        )
-        keep_time(self.client)
-        self.client.put_behind(self._current)
+        self._client: httpx.Client | None = None
+        self._proxy = ""
+
+    @property
+    def client(self) -> httpx.Client:
+        """The client, built when first asked for; one thread at a time may ask.
+
+        Raises:
+            AttemptFailed: a variable of this machine names a proxy or certificates that cannot be
+                used.
+        """
+        if self._client is None:
+            self._client = self._built()
+        return self._client
+
+    def _built(self) -> httpx.Client:
+        # A proxy cannot reach this machine's own loopback addresses.
+        is_remote = not is_loopback(self._base_url)
+        is_secure = self._base_url.lower().startswith("https:")
+        problem = next(machine.proxy_problems(), "") if is_remote else ""
+        if problem := problem or (machine.certificate_problem() if is_secure else ""):
+            raise _setup(problem)
+        try:
+            client = _Client(
+                # A redirect could carry the key to another host.
+                follow_redirects=False,
+                trust_env=is_remote,
+                verify=machine.trusted_certificates() if is_secure else False,
+                # As many calls at once as there are threads, the connections of a hundred kept.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+                headers={"accept-encoding": ACCEPTED_ENCODINGS},
+                event_hooks={"request": [self._before]},
+            )
+        # Those of the operating system, where no variable names them.
+        except (ValueError, ImportError, httpx.InvalidURL, OSError) as error:
+            raise _setup(f"this machine's proxy settings cannot be used: {error}") from None
+        keep_time(client)
+        client.put_behind(self._current)
+        if uses_proxy(client, self._base_url):
+            self._proxy = machine.proxy_variable(self._base_url) or "this machine's settings"
+        return client
 
     @contextmanager
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
         call = Call(timeouts, stream, self._keep)
+        call.place = self
         self._current.call = call
         try:
             with calling_with(self._key):
@@ -210,7 +251,18 @@ class HttpClient:
 
     def close(self) -> None:
         """Close every connection."""
-        self.client.close()
+        if self._client is not None:
+            self._client.close()
+
+    @property
+    def host(self) -> str:
+        """The host that requests go to."""
+        return urlsplit(self._base_url).netloc
+
+    @property
+    def proxy(self) -> str:
+        """What names the proxy that requests go through; "" without one."""
+        return self._proxy
 
     def _before(self, request: httpx.Request) -> None:
         call: Call = self._current.call
@@ -283,22 +335,53 @@ def parse_body(text: str) -> Any:
 
 def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
     """What happened on the network, if that is what the error is about."""
+    links: list[BaseException] = []
     link: BaseException | None = error
-    while link is not None:
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    host, proxy = (call.place.host, call.place.proxy) if call.place else ("", "")
+    for link in links:
+        if isinstance(link, ssl.SSLError):
+            return _tls_failure(link, host)
+    for link in links:
         if isinstance(link, httpx.ConnectTimeout):
             return _unsent(f"no connection within {_in_words(call.timeouts.connect)}")
         if isinstance(link, httpx.TimeoutException):
             return AttemptFailed(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
-            return _unsent("the proxy of this network refused the connection")
+            if re.match("5[0-9][0-9]", str(link)):
+                return _unsent(f"the proxy of {proxy} has no connection to {host} ({link})")
+            return _setup(f"the proxy of {proxy} refused the connection ({link})")
         if isinstance(link, httpx.ConnectError):
+            if proxy:
+                return _setup(f"no connection to the proxy of {proxy}")
             return _unsent("no connection")
         if isinstance(link, Unreadable):
             return AttemptFailed(str(link), Remedy.RETRY_LATER)
         if isinstance(link, httpx.TransportError | httpx.StreamError):
             return AttemptFailed("connection lost", Remedy.RETRY_LATER)
-        link = link.__cause__ or link.__context__
     return None
+
+
+def _tls_failure(error: ssl.SSLError, host: str) -> AttemptFailed:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        variable = machine.certificate_variable()
+        trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
+        return _setup(
+            f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "
+            f"its CA's certificate in SSL_CERT_FILE{trusted}"
+        )
+    reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
+    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return AttemptFailed(
+            f"{host} does not speak TLS; is its address http://?", Remedy.CHECK_ADDRESS, sent=False
+        )
+    return _unsent(f"the TLS connection to {host} failed ({reason})")
+
+
+def _setup(problem: str) -> AttemptFailed:
+    return AttemptFailed(problem, Remedy.CHECK_SETUP, sent=False)
 
 
 def _in_words(seconds: float) -> str:

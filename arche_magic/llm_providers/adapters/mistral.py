@@ -6,11 +6,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter
 from .chat import chat_messages, chat_part
-from .failures import by_status, label, mappings, said
-from .formats import response_format
+from .failures import by_status, label, mappings, model_missing, said
+from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations, retry_delay
 
@@ -34,11 +36,14 @@ class MistralAdapter(SdkAdapter):
             api_key=STAND_IN,
             server_url=self._base_url,
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
+            # Not used; its own would read the machine's certificates and proxies.
+            async_client=httpx.AsyncClient(transport=httpx.AsyncBaseTransport()),  # type: ignore[arg-type]
             debug_logger=_NoLog(),
         )
 
-    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
-        request, form = self._formats.asking(request, model)
+    def _send(
+        self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
+    ) -> Iterable[Part | None]:
         parameters: dict[str, Any] = {
             "model": model,
             "messages": chat_messages(request),
@@ -67,24 +72,31 @@ class MistralAdapter(SdkAdapter):
     ) -> AttemptFailed:
         # Codes are strings in recordings, and numbers in some reports.
         code, kind = said(fields, "code"), said(fields, "type")
-        what = label(status, fields)
+        what, message = label(status, fields), said(fields, "message")
         if code == "3505" or kind == "service_tier_capacity_exceeded":
             delay = retry_delay(call.headers, time.time())
-            return AttemptFailed(f"overloaded {what}", Remedy.RETRY_LATER, retry_after=delay)
+            return AttemptFailed(
+                f"overloaded {what}", Remedy.RETRY_LATER, retry_after=delay, said=message
+            )
         never = any(observation.amount == 0 for observation in self._observe(call))
         if code == "1910" or kind == "tier_not_allowed" or (status == 429 and never):
-            return AttemptFailed(f"the model is not in the plan {what}", Remedy.CHANGE_PLAN)
+            return AttemptFailed(
+                f"the model is not in the plan {what}", Remedy.CHANGE_PLAN, said=message
+            )
         if code == "1500" or kind == "invalid_model":
-            return AttemptFailed(f"model not found {what}", Remedy.CHANGE_MODEL)
+            return model_missing(message, what)
         if code == "3051":
-            return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
-        problems = _problems(fields)
-        message = problems or said(fields, "message")
-        if plainer := self._formats.refused(model, status, message, what):
-            return plainer
-        if status == 422 and problems:
-            return AttemptFailed(f"{model} does not take {problems} {what}", Remedy.FIX_REQUEST)
-        return by_status(call, status, fields)
+            return AttemptFailed(
+                f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
+            )
+        if status == 422 and (problems := _problems(fields)):
+            return AttemptFailed(
+                f"{model} does not take the request {what}",
+                Remedy.FIX_REQUEST,
+                said=problems,
+                names_option="response_format" not in problems,
+            )
+        return by_status(call, status, fields, model)
 
 
 class _NoLog:

@@ -58,6 +58,13 @@ def keep_time(client: httpx.Client) -> None:
             pool._network_backend = backend
 
 
+def uses_proxy(client: httpx.Client, url: str) -> bool:
+    """Whether requests of a client to an address go through a proxy."""
+    address = client.build_request("GET", url).url
+    mounts = client._mounts.items()
+    return next((proxy for pattern, proxy in mounts if pattern.matches(address)), None) is not None
+
+
 class _Network(httpcore.SyncBackend):
     """Opens connections; all addresses of a host together, and the name lookup, in its time."""
 

@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
+from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import Part, SdkAdapter
 from .chat import chat_messages, chat_part, mapping
 from .failures import by_status, label, mappings, said
-from .formats import response_format
+from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import (
     LimitSentence,
@@ -44,9 +45,21 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
         ("key refused", Remedy.REPLACE_KEY),
     ),
     **dict.fromkeys(
-        ("model_not_found", "model_decommissioned", "model_terms_required", "unknown_model"),
-        ("model not available", Remedy.CHANGE_MODEL),
+        ("model_not_found", "unknown_model"),
+        ("model not found", Remedy.CHANGE_MODEL),
     ),
+    "model_decommissioned": ("model retired", Remedy.CHANGE_MODEL),
+    **dict.fromkeys(
+        (
+            "model_terms_required", "model_permission_blocked_org",
+            "model_permission_blocked_project",
+        ),
+        ("the account's settings exclude the model", Remedy.CHANGE_PLAN),
+    ),
+    "unsupported_country_region_territory": (
+        "access from this region or network refused", Remedy.CHECK_ADDRESS,
+    ),
+    "unknown_url": ("no such address", Remedy.CHECK_ADDRESS),
     **dict.fromkeys(
         (
             "context_length_exceeded", "string_above_max_length", "request_too_large",
@@ -69,6 +82,12 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
 # only the first of these sentences, vLLM only its own, xAI a 400 for a key.
 _TOO_LONG = re.compile(r"reduce the length of the messages|maximum context length")
 _BAD_KEY = re.compile(r"(?:incorrect|invalid) api key", re.IGNORECASE)
+_UNKNOWN_NAME = re.compile(
+    r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
+    re.IGNORECASE,
+)
+# By provider, base URL and model, where the usual name was refused.
+_token_limits: dict[tuple[str, str, str], str] = {}
 
 
 class OpenAIAdapter(SdkAdapter):
@@ -93,14 +112,16 @@ class OpenAIAdapter(SdkAdapter):
             sdk.organization = sdk.project = None
         return sdk
 
-    def _send(self, sdk: Any, request: Request, model: str, stream: bool) -> Iterable[Part | None]:
+    def _send(
+        self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
+    ) -> Iterable[Part | None]:
         # The SDK's own way to send what it has no method for, as chat.completions.create does too.
         # Given as plain JSON, request and reply cost a third of its typed objects, and what other
         # services put into a reply besides is not lost.
         answer = sdk.post(
             # In full: to put it together takes the SDK a twentieth of a call.
             self._base_url.rstrip("/") + self._path,
-            body=self._parameters(request, model, stream),
+            body=self._parameters(request, model, stream, form),
             cast_to=object,
             stream=stream,
             stream_cls=self._stream_class if stream else None,
@@ -111,12 +132,13 @@ class OpenAIAdapter(SdkAdapter):
     def _list(self, sdk: Any) -> Iterable[str]:
         return [model.id for model in sdk.models.list().data]
 
-    def _parameters(self, request: Request, model: str, stream: bool) -> dict[str, Any]:
-        request, form = self._formats.asking(request, model)
+    def _parameters(
+        self, request: Request, model: str, stream: bool, form: Format | None
+    ) -> dict[str, Any]:
         parameters: dict[str, Any] = {
             "model": model,
             "messages": chat_messages(request),
-            self._max_tokens: request.max_tokens,
+            self._token_limit(model): request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
@@ -130,11 +152,13 @@ class OpenAIAdapter(SdkAdapter):
     # Without it OpenAI streams carry no usage.
     _stream_options: Mapping[str, Any] | None = {"include_usage": True}
 
-    @property
-    def _max_tokens(self) -> str:
+    def _token_limit(self, model: str) -> str:
+        """The name of the token limit that the model takes, as far as known."""
         # OpenAI's reference calls max_tokens deprecated, and its reasoning models refuse it; some
         # compatible services know nothing else.
-        return "max_completion_tokens" if self._key.provider == "openai" else "max_tokens"
+        usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
+        learned = _token_limits.get((self._key.provider, self._base_url, model))
+        return learned or self._token_limit_name or usual or "max_tokens"
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         return header_observations(call.headers, self._periods)
@@ -152,31 +176,51 @@ class OpenAIAdapter(SdkAdapter):
         if known := WORDS.get(code) or WORDS.get(kind):
             words, remedy = known
             later = delay if remedy is Remedy.RETRY_LATER else None
-            return AttemptFailed(f"{words} {what}", remedy, retry_after=later)
-        if plainer := self._formats.refused(model, status, message, what):
-            return plainer
+            return AttemptFailed(f"{words} {what}", remedy, retry_after=later, said=message)
         sentence = read_sentence(message)
         if sentence is not None and status in (413, 429):
             return _limited(call, status, sentence)
         if any(said(detail, "@type") for detail in mappings(fields.get("details"))):
             # Google's own service on this wire.
-            return google.classify(call, status, fields)
+            return google.classify(call, status, fields, model)
         if status == 403 and mapping(fields.get("metadata")).get("flagged_input"):
             # OpenRouter's moderation.
-            return AttemptFailed(f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT)
+            return AttemptFailed(
+                f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT, said=message
+            )
         if status in (400, 422):
-            if said(fields, "param") and code.startswith("un"):
+            if renamed := self._renamed(model, said(fields, "param"), message, what):
+                return renamed
+            if (param := said(fields, "param")) and code.startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
-                words = f"{model} does not take {said(fields, 'param')} {what}: {message}"
-                return AttemptFailed(words, Remedy.FIX_REQUEST)
+                return AttemptFailed(
+                    f"{model} does not take {param} {what}",
+                    Remedy.FIX_REQUEST,
+                    said=message,
+                    names_option=not param.startswith("response_format"),
+                )
             if _TOO_LONG.search(message):
-                return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT)
+                return AttemptFailed(
+                    f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
+                )
             if _BAD_KEY.search(message):
-                return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY)
-        failure = by_status(call, status, fields)
+                return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY, said=message)
+        failure = by_status(call, status, fields, model)
         if status == 429 and failure.retry_after is None:
             failure.retry_after = _resets_in(call, fields)
         return failure
+
+    def _renamed(self, model: str, param: str, message: str, what: str) -> AttemptFailed | None:
+        """Use the other name of the token limit, once per model, after one was refused."""
+        name = self._token_limit(model)
+        place = (self._key.provider, self._base_url, model)
+        refused = param == name or (not param and re.search(rf"\b{name}\b", message))
+        if not refused or not _UNKNOWN_NAME.search(message) or place in _token_limits:
+            return None
+        other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
+        _token_limits[place] = other
+        message = f"{model} takes {other} in place of {name} {what}"
+        return AttemptFailed(message, Remedy.ASK_DIFFERENTLY)
 
 
 class GroqAdapter(OpenAIAdapter):
@@ -188,7 +232,6 @@ class GroqAdapter(OpenAIAdapter):
     # "Streaming and tool use are not currently supported with Structured Outputs"
     # (console.groq.com/docs/structured-outputs, 2026-07).
     _streams_json = False
-    _max_tokens = "max_completion_tokens"
 
     def _build(self) -> Any:
         from groq import Groq, Stream

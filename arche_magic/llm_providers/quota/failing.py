@@ -13,8 +13,15 @@ from .ledger import Amounts, Document, as_amounts
 _FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
 # A refusal that names neither limit nor time: a minute is the shortest window providers publish.
 _UNNAMED_LIMIT_SECONDS, _LONGEST_UNNAMED_SECONDS = 60.0, 3600.0
+# Refused for what they hold, such requests are counted as requests.
+_COUNTED = (
+    Remedy.FIX_REQUEST, Remedy.ASK_DIFFERENTLY, Remedy.SHORTEN_PROMPT, Remedy.CHANGE_MODEL,
+    Remedy.CHECK_ADDRESS,
+)  # fmt: skip
 _ACCOUNT_RECHECK_SECONDS = 3600.0
 _MODEL_RECHECK_SECONDS = 86_400.0
+# A region, a network or a base URL is the user's to change, and may change at any moment.
+_FIRST_ADDRESS_SECONDS, _LONGEST_ADDRESS_SECONDS = 120.0, 3600.0
 # No provider means more than two months.
 _LONGEST_WAIT_SECONDS = 62 * 86_400.0
 
@@ -28,6 +35,8 @@ def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
     answered = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
     if failure.remedy in answered:
         return held
+    if failure.remedy in _COUNTED:
+        return as_amounts(0, 0)
     return {}
 
 
@@ -35,7 +44,10 @@ def close(
     document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
     failure: AttemptFailed, now: float, began: float, jitter: float,
 ) -> None:  # fmt: skip
-    """Close what the failure's remedy says; `jitter` is a factor for waits that we make up."""
+    """Note what the model lacks, and close what the failure's remedy says.
+
+    `jitter` is a factor for waits that we make up.
+    """
     entry = document["models"][route.model]
     place: Document | None = None
     seconds: float | None = None
@@ -52,13 +64,20 @@ def close(
     elif failure.remedy is Remedy.CHANGE_MODEL:
         place = provider.setdefault("models", {}).setdefault(route.model, {})
         seconds = _MODEL_RECHECK_SECONDS
+    elif failure.remedy is Remedy.CHECK_ADDRESS:
+        place = provider
+        longer = _FIRST_ADDRESS_SECONDS * 4 ** opening.strikes(provider, began)
+        seconds = min(longer, _LONGEST_ADDRESS_SECONDS)
     elif failure.remedy is Remedy.RETRY_LATER:
         place, seconds = provider, _sensible(failure.retry_after)
         if seconds is None:
             doubled = _FIRST_OUTAGE_SECONDS * 2 ** opening.strikes(provider, began)
             seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * jitter
     if place is not None:
-        opening.close(place, str(failure), now, seconds, began)
+        remedy, address = failure.remedy.name, route.address
+        opening.close(place, failure.summary, now, seconds, began, remedy, address)
+    if failure.lacks:
+        opening.note_lack(provider, route, failure.lacks, now)
     if place is not provider and failure.sent:
         # A refusal, too, is an answer: the provider itself is back.
         opening.reopen(provider, began)

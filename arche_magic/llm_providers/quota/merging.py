@@ -61,6 +61,8 @@ def merge(before: Document, ours: Document, theirs: Document, now: float) -> Non
             _merge_closure(earlier, entry, place)
             _keep_answered(entry, place)
             if part == "models":
+                if "lacks" in entry:
+                    place["lacks"] = place.get("lacks", {}) | deepcopy(entry["lacks"])
                 _merge_model(earlier, entry, place, now)
             else:
                 place.setdefault("label", entry.get("label", ""))

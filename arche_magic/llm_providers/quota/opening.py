@@ -1,12 +1,15 @@
 """When a route opens: its limits, what is closed, and calls under way that must be waited for.
 
-A part of a document is closed by `closed`: {until, reason, since, strikes, tried}. Once `until`
-has passed it is tried: by one call at a time, until an answer takes the closure away. So is a key
-or a model that was never `answered`. Whoever comes meanwhile goes to the next route, or waits.
+A part of a document is closed by `closed`: {until, reason, since, strikes, remedy?, address?,
+tried?}. `address` is the fingerprint of the base URL that gave the reason, absent for the
+provider's own: at another address the part is open. Once `until` has passed it is tried: by one
+call at a time, until an answer takes the closure away. So is a key or a model that was never
+`answered`. Whoever comes meanwhile goes to the next route, or waits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +20,9 @@ from . import windows
 
 Document = dict[str, Any]
 Amounts = dict[str, float]
+
+LIMIT = "WAIT_FOR_LIMIT"
+"""Name of the remedy of a limit that is spent."""
 
 _MAX_DOUBLINGS = 10
 _SHORTEST_CLOSE_SECONDS = 0.1
@@ -40,12 +46,14 @@ class RouteState:
         reason: why it is shut, or "".
         headroom: share of the tightest limit that is left, 0 to 1.
         on_trial: only a call under way, whose outcome is awaited, keeps it shut.
+        remedy: name of the `Remedy` that opens it (`WAIT_FOR_LIMIT` for a limit), "" if unknown.
     """
 
     opens_at: float
     reason: str = ""
     headroom: float = 1.0
     on_trial: bool = False
+    remedy: str = ""
 
 
 def route_state(
@@ -60,9 +68,9 @@ def route_state(
     entry = document.get("models", {}).get(route.model, {})
     held = on_hold(entry, now)
     opens, reason, headroom = now, "", 1.0
-    until, why = closed_until(document, provider, route, now)
-    if until > now:
-        opens, reason = until, why
+    remedy = ""
+    if closed := latest_closure(document, provider, route, now):
+        opens, reason, remedy = _until(closed), closed["reason"], closed.get("remedy", "")
     for name, limit in limits.items():
         if limit.amount <= 0:
             return RouteState(math.inf, f"the plan has no {in_words(limit)}", 0.0)
@@ -88,36 +96,78 @@ def route_state(
             moment = windows.opens_at(limit, counter, min(need + units, limit.amount), now)
         left = limit.amount - windows.used(limit, counter, now) - units
         if moment > opens:
-            opens = moment
+            opens, remedy = moment, LIMIT
             reason = f"{max(0.0, left):,.0f} of {limit.amount:,.0f} {in_words(limit)} left"
         elif need > left + 1e-6 and opens <= now:
             # Only unsettled calls are in the way; they settle soon, at no moment known now.
             opens, reason = now + _SOON_SECONDS, f"{in_words(limit)} on hold for calls under way"
+            remedy = LIMIT
         headroom = min(headroom, round(max(0.0, left) / limit.amount, 6))
     if opens <= now:
         moment, reason = _kept_off_until(document, provider, route, limits, now)
         if moment > now:
             return RouteState(min(moment, now + _SOON_SECONDS), reason, headroom, on_trial=True)
-    return RouteState(opens, reason, headroom)
+    return RouteState(opens, reason, headroom, remedy=remedy)
 
 
-def closed_until(
+def latest_closure(
     document: Document, provider: Document, route: Route, now: float
-) -> tuple[float, str]:
-    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
-    latest, reason = 0.0, ""
+) -> Document | None:
+    """The longest of the closures that keep the route shut, apart from full windows."""
+    latest: Document | None = None
     for place in (
         *_places_of_provider(provider, route),
         document,
         document.get("keys", {}).get(route.key.fingerprint, {}),
         document.get("models", {}).get(route.model, {}),
     ):
-        closed = place.get("closed")
-        if closed and not from_a_wrong_clock(closed["since"], now):
-            until = math.inf if closed["until"] is None else float(closed["until"])
-            if until > latest:
-                latest, reason = until, str(closed["reason"])
-    return latest, reason
+        closed = closure_of(place, route.address)
+        if closed is None or from_a_wrong_clock(closed["since"], now):
+            continue
+        if _until(closed) > max(now, _until(latest) if latest else now):
+            latest = closed
+    return latest
+
+
+def closed_until(
+    document: Document, provider: Document, route: Route, now: float
+) -> tuple[float, str]:
+    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
+    closed = latest_closure(document, provider, route, now)
+    return (_until(closed), closed["reason"]) if closed else (0.0, "")
+
+
+def closure_of(place: Document, address: str) -> Document | None:
+    """What closes a part of a document for requests to an address, if anything does."""
+    closed: Document | None = place.get("closed")
+    return closed if closed and closed.get("address", "") == _fingerprint(address) else None
+
+
+def lacks(provider: Document, route: Route, capability: str, now: float) -> bool:
+    """Whether the model refused lately what needs a capability, at this address."""
+    noted = provider.get("models", {}).get(route.model, {}).get("lacks", {}).get(capability)
+    if noted is None or noted.get("address", "") != _fingerprint(route.address):
+        return False
+    return bool(0 <= now - noted["at"] < _RECHECK_SECONDS)
+
+
+def note_lack(provider: Document, route: Route, capability: str, now: float) -> None:
+    """Note a capability that the model lacks at the route's address."""
+    entry = provider.setdefault("models", {}).setdefault(route.model, {})
+    noted = {"at": now} | _named_address(route.address)
+    entry.setdefault("lacks", {})[capability] = noted
+
+
+def _until(closed: Document) -> float:
+    return math.inf if closed["until"] is None else float(closed["until"])
+
+
+def _fingerprint(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:12] if address else ""
+
+
+def _named_address(address: str) -> Document:
+    return {"address": _fingerprint(address)} if address else {}
 
 
 def note_trial(provider: Document, route: Route, now: float) -> None:
@@ -145,21 +195,26 @@ def forget_level(entry: Document) -> None:
         stored.pop("proven", None)
 
 
-def close(place: Document, reason: str, now: float, seconds: float | None, began: float) -> None:
+def close(
+    place: Document, reason: str, now: float, seconds: float | None, began: float,
+    remedy: str = "", address: str = "",
+) -> None:  # fmt: skip
     """Shut a part of a document for `seconds`, or with None until the user acts.
 
     `began` is when the failed call began. Calls under way together fail together: that is one
-    strike, and of their closures the longest stays.
+    strike, and of their closures the longest stays. `remedy` is the name of what opens it, and
+    `address` the base URL that gave the reason, "" for the provider's own.
     """
     # Never at once: a provider that says "retry after 0" is not asked in a tight loop.
     until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
-    before = place.get("closed")
+    before = closure_of(place, address)
     count = strikes(place, began) + 1
     if before and began <= before["since"] <= now:
         count = int(before["strikes"])
         if before["until"] is None or (until is not None and before["until"] >= until):
             return
-    place["closed"] = {"until": until, "reason": reason, "since": now, "strikes": count}
+    closed = {"until": until, "reason": reason, "since": now, "strikes": count}
+    place["closed"] = closed | ({"remedy": remedy} if remedy else {}) | _named_address(address)
 
 
 def strikes(place: Document, began: float) -> int:

@@ -1,0 +1,134 @@
+"""What this machine's variables say of proxies and certificates, checked before they are used.
+
+The HTTP library reads the same variables, and raises whatever comes to it where one is wrong.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+def variables() -> tuple[str | None, ...]:
+    """The values that connections depend on."""
+    names = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
+    return tuple(os.environ.get(name) for name in names)
+
+
+def proxy_variable(url: str) -> str:
+    """The variable that names the proxy of an address; "" if none does."""
+    scheme = url.partition(":")[0].upper()
+    names = (_name_of(f"{scheme}_PROXY"), _name_of("ALL_PROXY"))
+    return next((name for name in names if os.environ.get(name)), "")
+
+
+def certificate_variable() -> str:
+    """The variable that names the trusted certificates; "" if none does."""
+    return next((name for name in CERTIFICATES if os.environ.get(name)), "")
+
+
+def problems() -> Iterator[str]:
+    """What is wrong with these variables, one line each, without a proxy's password."""
+    yield from proxy_problems()
+    if problem := certificate_problem():
+        yield problem
+
+
+def proxy_problems() -> Iterator[str]:
+    """Of `problems`, those of the proxies."""
+    for name in map(_name_of, _PROXIES):
+        value = os.environ.get(name, "").strip()
+        if value and (problem := _proxy_problem(value if "://" in value else f"http://{value}")):
+            yield f"{name} {problem}"
+    name = _name_of("NO_PROXY")
+    hosts = [host.strip() for host in os.environ.get(name, "").split(",")]
+    for host in hosts if "*" not in hosts else ():
+        if host and not _is_host(host):
+            plain = host.strip("[]")
+            advice = f"; write {plain}" if plain != host and _is_host(plain) else ""
+            yield f"{name} names {host!r}, which is not a host{advice}"
+
+
+def certificate_problem() -> str:
+    """What is wrong with the file or folder of trusted certificates; "" if nothing."""
+    name = certificate_variable()
+    if not name:
+        return ""
+    path = Path(os.environ[name])
+    is_there = path.exists() if name == "SSL_CERT_FILE" else path.is_dir()
+    kind = "file" if name == "SSL_CERT_FILE" else "folder"
+    if not is_there:
+        return f"{name} names a {kind} that does not exist: {path}"
+    try:
+        trusted_certificates()
+    except ssl.SSLError:
+        return f"{name} names a {kind} without a certificate: {path}"
+    except OSError as error:
+        return f"{name} names a {kind} that cannot be read: {path} ({error.strerror})"
+    return ""
+
+
+def trusted_certificates() -> ssl.SSLContext:
+    """The certificates of SSL_CERT_FILE or SSL_CERT_DIR; without those, of the package certifi.
+
+    Raises:
+        OSError: they cannot be read (`ssl.SSLError`: there are none).
+    """
+    name = certificate_variable()
+    if name == "SSL_CERT_FILE":
+        return ssl.create_default_context(cafile=os.environ[name])
+    if name:
+        if not any(Path(os.environ[name]).iterdir()):
+            raise ssl.SSLError("no certificate")
+        return ssl.create_default_context(capath=os.environ[name])
+    import certifi
+
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def _name_of(name: str) -> str:
+    """The variable as it is written here: names in small letters come first."""
+    return name.lower() if os.environ.get(name.lower()) else name
+
+
+def _proxy_problem(address: str) -> str:
+    import httpx
+
+    scheme = address.partition("://")[0].lower()[:20]
+    try:
+        url = httpx.URL(address)
+        if not url.host or (url.port or 0) > 65_535:
+            return "is not the address of a proxy, such as http://host:3128"
+        nothing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        httpx.Client(proxy=address, verify=nothing, trust_env=False).close()
+    except ImportError:
+        return f"names a proxy as {scheme}://…, which needs a package: pip install 'httpx[socks]'"
+    except (httpx.InvalidURL, ValueError, TypeError):
+        if scheme.startswith("socks"):
+            return f"names a proxy as {scheme}://…, which is not supported; write socks5://…"
+        if scheme not in ("http", "https"):
+            return f"names a proxy as {scheme}://…; write http://…, https://… or socks5://…"
+        return "is not the address of a proxy, such as http://host:3128"
+    return ""
+
+
+def _is_host(host: str) -> bool:
+    """Whether the HTTP library can compare addresses with an entry of NO_PROXY."""
+    import httpx
+
+    try:
+        is_v6 = ipaddress.ip_address(host.partition("/")[0]).version == 6
+        pattern = f"all://[{host}]" if is_v6 else f"all://{host}"
+    except ValueError:
+        pattern = host if "://" in host else f"all://*{host}"
+    try:
+        httpx.Client(mounts={pattern: None}, transport=httpx.BaseTransport()).close()
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""A loopback server that answers each request as a test's own function says, and counts them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = tuple[int, Any]
+MODEL_LIST = "GET"
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request: method, path, and body as JSON."""
+
+    method: str
+    path: str
+    body: dict[str, Any]
+
+
+@dataclass
+class RefusingServer:
+    """What the server answers, and what it was asked.
+
+    Attributes:
+        answer: from a request to the status and the body: JSON, or text sent as a web page where
+            it begins with `<`, and as plain text otherwise.
+        received: requests in order, those to paths below `/healthy` left out.
+    """
+
+    url: str = ""
+    answer: Callable[[Received], Answer] = lambda request: (500, {})
+    received: list[Received] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """Requests for a reply so far."""
+        return sum(request.method == "POST" for request in self.received)
+
+
+def completion(text: str) -> dict[str, Any]:
+    """A chat completion with this text."""
+    message = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": 5, "completion_tokens": 5}
+    return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+def _events(text: str) -> str:
+    chunk = {"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]}
+    return f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+
+
+@contextmanager
+def refusing_server() -> Iterator[RefusingServer]:
+    """The server; below `/healthy` it answers every request with `{"answer": 1}`."""
+    script = RefusingServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer("GET", {})
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            self._answer("POST", json.loads(self.rfile.read(length)))
+
+        def _answer(self, method: str, body: dict[str, Any]) -> None:
+            if self.path.startswith("/healthy"):
+                return self._send(200, completion('{"answer": 1}'), body.get("stream"))
+            request = Received(method, self.path, body)
+            script.received.append(request)
+            return self._send(*script.answer(request), body.get("stream"))
+
+        def _send(self, status: int, body: Any, stream: bool | None) -> None:
+            kind = "application/json"
+            if isinstance(body, str):
+                text, kind = body, "text/html" if body.startswith("<") else "text/plain"
+            elif stream and status == 200 and "choices" in body:
+                text, kind = _events(body["choices"][0]["message"]["content"]), "text/event-stream"
+            else:
+                text = json.dumps(body)
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    script.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield script
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,164 @@
+"""Proxies, certificates and networks that are not as they should be: one line that names the cause.
+
+No provider is blamed for them, and none is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider_parts import PROVIDERS
+from refusing_server import refusing_server
+
+from arche_magic.llm_providers import (
+    ConfigurationError,
+    LLMProviderError,
+    NoRouteAvailable,
+    get_llm_provider,
+)
+from arche_magic.llm_providers.doctor import examine
+
+WRONG = [
+    ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a proxy as socks"),
+    ({"all_proxy": "socks5://127.0.0.1:9"}, "all_proxy names a proxy as socks5.*httpx.socks"),
+    ({"HTTPS_PROXY": "http://host:port"}, "HTTPS_PROXY is not the address of a proxy"),
+    ({"HTTPS_PROXY": "http://me:my-password@host:99999"}, "HTTPS_PROXY is not the address"),
+    ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "no connection to the proxy of HTTPS_PROXY"),
+    ({"NO_PROXY": "[::1]"}, "NO_PROXY names .*write ::1"),
+    ({"SSL_CERT_FILE": "no-such-file.pem"}, "SSL_CERT_FILE names a file that does not exist"),
+    ({"SSL_CERT_FILE": "empty.pem"}, "SSL_CERT_FILE names a file without a certificate"),
+    ({"SSL_CERT_DIR": "no-such-folder"}, "SSL_CERT_DIR names a folder that does not exist"),
+]
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, *map(str.lower, VARIABLES), "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    Path("empty.pem").touch()
+
+
+@pytest.mark.parametrize(("variables", "words"), WRONG)
+def test_a_wrong_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
+) -> None:
+    """By generate, stream, agenerate and the doctor, once for all providers that it stops."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for provider in PROVIDERS:
+        monkeypatch.setenv(f"{provider.upper()}_API_KEY", f"a-key-for-{provider}-here")
+    provider = get_llm_provider()
+    ways: list[Any] = [
+        lambda: provider.generate("Hello"),
+        lambda: list(provider.stream("Hello")),
+        lambda: asyncio.run(provider.agenerate("Hello")),
+    ]
+    for ask in ways:
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            ask()
+        line = str(caught.value)
+        assert "\n" not in line
+        assert line.count(next(iter(variables))) == 1
+        assert "password" not in line
+        assert not [name for name in PROVIDERS if name in line]
+    for key in provider.configuration.keys:
+        assert provider.quota_tracker.closure(key) is None
+    found = [finding.found for finding in examine() if finding.state != "ok"]
+    assert any(name in text for text in found for name in variables)
+    for name in variables:
+        monkeypatch.delenv(name)
+    # What was wrong is read anew: whatever ends the next request, it is not that.
+    with pytest.raises(LLMProviderError) as after:
+        provider.generate("Hello", patience=0, timeout=20)
+    assert not [name for name in variables if name in str(after.value)]
+
+
+def test_a_server_of_this_machine_needs_none_of_them(
+    sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loopback is asked without a proxy, and http needs no certificate."""
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "[::1]")
+    monkeypatch.setenv("SSL_CERT_FILE", "no-such-file.pem")
+    for name in PROVIDERS:
+        assert get_llm_provider(name).generate("Hello").provider == name
+
+
+class _Completions(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        message = b'{"choices": [{"message": {"content": "Safe."}, "finish_reason": "stop"}]}'
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(message)))
+        self.end_headers()
+        self.wfile.write(message)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def https_server(tmp_path: Path) -> Iterator[str]:
+    """A server on https://localhost whose certificate, in `own.pem`, nobody else has signed."""
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out own.pem -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Completions)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def settle(url: str) -> None:
+    Path("arche_magic.toml").write_text(
+        f'[providers.my-server]\nbase_url = "{url}/v1"\nmodels = ["m"]\n'
+    )
+
+
+def test_a_certificate_that_is_not_trusted_is_called_that(
+    https_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once SSL_CERT_FILE names it, the same process reaches https://localhost."""
+    settle(https_server)
+    with pytest.raises(ConfigurationError, match=r"certificate of localhost.*SSL_CERT_FILE"):
+        get_llm_provider("my-server").generate("Hello")
+    monkeypatch.setenv("SSL_CERT_FILE", "own.pem")
+    assert get_llm_provider("my-server").generate("Hello") == "Safe."
+
+
+def test_an_address_of_the_other_scheme_is_told(https_server: str) -> None:
+    """https:// where a server speaks http, and http:// where it speaks https."""
+    with refusing_server() as server:
+        settle(server.url.replace("http:", "https:"))
+        with pytest.raises(NoRouteAvailable, match="does not speak TLS"):
+            get_llm_provider("my-server").generate("Hello", patience=0)
+    settle(https_server.replace("https:", "http:"))
+    with pytest.raises(NoRouteAvailable):
+        get_llm_provider("my-server").generate("Hello", patience=0)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_network_is_not_called_a_limit(monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
+    """Groq's keys have hit no limit if nobody can reach Groq."""
+    monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
+    monkeypatch.setenv("GROQ_BASE_URL", "http://127.0.0.1:9")
+    provider = get_llm_provider("groq")
+    with pytest.raises(LLMProviderError, match="no connection") as caught:
+        list(provider.stream("Hi", patience=0)) if streamed else provider.generate("Hi", patience=0)
+    assert "rate limit" not in str(caught.value)

@@ -1,0 +1,441 @@
+"""Whatever a server answers, a request ends after a few calls, each of them counted.
+
+The bodies are those of recordings, reports and documentation of 2024 to 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider_parts import PROVIDERS, Clock
+from refusing_server import Received, RefusingServer, completion, refusing_server
+
+from arche_magic.llm_providers import (
+    IntelligentLLMOrchestrator,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+    get_llm_provider,
+    get_quota_tracker,
+)
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.doctor import examine
+from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.types import Image
+
+PATHS = {"groq": "", "mistral": "", "google": "", "openai": "/v1"}
+VARIABLES = {name: f"{name.upper()}_BASE_URL" for name in PROVIDERS}
+VARIABLES["google"] = "GOOGLE_GEMINI_BASE_URL"
+INVALID = "invalid_request_error"
+SERVER = '[providers.my-server]\nbase_url = "{url}/v1"\nmodels = ["m"]\n'
+PICTURE = Image("image/png", b"\x89PNG")
+Use = Callable[..., Clock]
+
+
+@pytest.fixture
+def script() -> Iterator[RefusingServer]:
+    """A server of each test's own: what an address refused is remembered by its address."""
+    with refusing_server() as script:
+        yield script
+
+
+@pytest.fixture
+def use(script: RefusingServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Configure these providers at the server, on a clock that only sleeping moves.
+
+    With `healthy`, another provider answers whatever it is asked. `table` is what
+    `arche_magic.toml` says besides.
+    """
+
+    def begin(*providers: str, healthy: bool = True, table: str = "") -> Clock:
+        for name in providers:
+            monkeypatch.setenv(f"{name.upper()}_API_KEY", f"{name}-key-for-this-test")
+            monkeypatch.setenv(VARIABLES[name], script.url + PATHS[name])
+        if healthy:
+            table += '[providers.healthy]\nmodels = ["well"]\n'
+            table += f'base_url = "{script.url}/healthy/v1"\n'
+        Path("arche_magic.toml").write_text(table)
+        use_configuration(None)
+        use_configuration(replace(get_configuration(), clock=clock))
+        return clock
+
+    return begin
+
+
+def answers(script: RefusingServer, status: int, body: Any) -> None:
+    script.answer = lambda request: (status, body)
+
+
+def error(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+def google(status: str, message: str, *reasons: str) -> dict[str, Any]:
+    kind = "type.googleapis.com/google.rpc.ErrorInfo"
+    details = [{"@type": kind, "reason": reason} for reason in reasons]
+    return {"error": {"code": 0, "message": message, "status": status, "details": details}}
+
+
+LONG = "Please reduce the length of the messages or completion."
+FORMAT = "'response_format.type' must be 'json_schema' or 'text'"
+NOT_FOUND = "The model `x` does not exist or you do not have access to it."
+OPENAI_LIKE: dict[str, tuple[int, Any]] = {
+    "model": (404, error(NOT_FOUND, type=INVALID, code="model_not_found")),
+    "no url": (404, error("Unknown request URL: POST /x", type=INVALID, code="unknown_url")),
+    "a page": (404, "<html><title>404 Not Found</title></html>"),
+    "firewall": (403, "<html><title>Attention Required! | Cloudflare</title></html>"),
+    "words about formats": (400, error(FORMAT, type=INVALID)),
+    "other words about formats": (400, error("json_object is not supported here")),
+    "unknown format": (422, error("Unknown parameter: 'response_format'", type=INVALID)),
+    "format with a field": (
+        400,
+        error(FORMAT, type=INVALID, param="response_format", code="unsupported_value"),
+    ),
+    "temperature": (
+        400,
+        error("Unsupported value", type=INVALID, param="temperature", code="unsupported_value"),
+    ),
+    "max_tokens": (
+        400,
+        error(
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            type=INVALID,
+            param="max_tokens",
+            code="unsupported_parameter",
+        ),
+    ),
+    "no reason": (400, error("", type=INVALID)),
+    "nothing": (400, ""),
+    "no images": (404, error("No endpoints found that support image input", code=404)),
+}
+BODIES: dict[str, dict[str, tuple[int, Any]]] = {
+    "groq": OPENAI_LIKE
+    | {
+        "retired": (400, error("has been decommissioned", code="model_decommissioned")),
+        "context": (400, error(LONG, type=INVALID, param="messages")),
+        "tool call": (400, error("Failed", code="tool_use_failed", failed_generation="")),
+        "JSON broken": (400, error("Failed", code="json_validate_failed")),
+        "output broken": (400, error("Failed", code="output_parse_failed")),
+        "banned": (400, error("restricted", code="organization_restricted")),
+        "network": (403, error("Access denied. Please check your network settings.")),
+        "unprocessable": (422, error("no", type=INVALID)),
+    },
+    "openai": OPENAI_LIKE
+    | {
+        "country": (403, error("no", code="unsupported_country_region_territory")),
+        "model, 400": (400, error("no", type=INVALID, code="model_not_found")),
+        "deprecated": (404, error("The model `x` has been deprecated", code="model_not_found")),
+        "context": (400, error("long", type=INVALID, code="context_length_exceeded")),
+        "unknown": (400, error("no", type=INVALID, param="seed", code="unknown_parameter")),
+    },
+    "mistral": {
+        "context": (400, {"type": "invalid_request_invalid_args", "code": "3051"}),
+        "order": (400, {"type": "invalid_request_message_order", "code": "3230"}),
+        "model": (400, {"type": "invalid_model", "code": "1500", "message": "Invalid model: x"}),
+        "plan": (403, {"type": "tier_not_allowed", "code": "1910"}),
+        "validation": (422, {"detail": [{"type": "x", "loc": ["body", "top_p"], "msg": "no"}]}),
+        "format": (
+            422,
+            {
+                "message": {
+                    "detail": [{"type": "x", "loc": ["body", "response_format", "type"], "msg": ""}]
+                }
+            },
+        ),
+        "words about formats": (400, {"message": FORMAT, "code": "3000"}),
+        "address": (404, {"message": "no Route matched with those values"}),
+        "page": (403, "<html>blocked</html>"),
+    },
+    "google": {
+        "key": (400, google("INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID")),
+        "no key": (403, google("PERMISSION_DENIED", "Method doesn't allow unregistered callers")),
+        "leaked": (403, google("PERMISSION_DENIED", "Your API key was reported as leaked.")),
+        "place": (400, google("FAILED_PRECONDITION", "User location is not supported for …")),
+        "billing": (400, google("FAILED_PRECONDITION", "Please enable billing on your project")),
+        "context": (
+            400,
+            google("INVALID_ARGUMENT", "The input token count (9) exceeds the maximum number of …"),
+        ),
+        "model": (404, google("NOT_FOUND", "models/x is not found for API version v1beta, or …")),
+        "closed": (404, google("NOT_FOUND", "This model is no longer available to new users")),
+        "bare": (400, google("INVALID_ARGUMENT", "Request contains an invalid argument.")),
+        "states": (
+            400,
+            google("INVALID_ARGUMENT", "The specified schema produces a constraint that has too many states for serving."),  # noqa: E501
+        ),
+        "temperature": (400, google("INVALID_ARGUMENT", "temperature must be in [0, 2]")),
+        "no JSON": (400, google("INVALID_ARGUMENT", "JSON mode is not enabled for models/x")),
+    },
+}  # fmt: skip
+CASES = [(name, what) for name, bodies in BODIES.items() for what in bodies]
+WAYS = ("plain", "streamed", "schema")
+# A key or an account that is refused does not count where it was refused.
+UNCOUNTED = ("banned", "key", "no key", "leaked", "plan", "billing")
+
+
+def ask(provider: IntelligentLLMOrchestrator, way: str, **options: Any) -> str:
+    if way == "streamed":
+        return "".join(provider.stream("Hello", **options))
+    if way == "schema":
+        return provider.generate("Hello", schema="answer int", **options)
+    return provider.generate("Hello", **options)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("name", "what"), CASES)
+def test_a_refusal_ends_within_a_few_calls_on_the_next_route(
+    script: RefusingServer, use: Use, name: str, what: str, way: str
+) -> None:
+    """Each refusal on record: at most three calls, all counted, and the next provider answers."""
+    use(name)
+    answers(script, *BODIES[name][what])
+    before = requests_counted(name)
+    options = {"max_tokens": 50, "temperature": 1.8}
+    reply = ask(IntelligentLLMOrchestrator(preferred_provider=name), way, **options)
+    assert reply == '{"answer": 1}'
+    assert 1 <= script.calls <= 3
+    counted = 0 if what in UNCOUNTED else script.calls
+    assert requests_counted(name) - before == counted
+
+
+@pytest.mark.parametrize(("name", "what"), CASES)
+def test_a_refusal_of_the_only_route_ends_within_a_few_calls(
+    script: RefusingServer, use: Use, name: str, what: str
+) -> None:
+    """With nobody else to ask, the request fails, however patient it is."""
+    use(name, healthy=False)
+    answers(script, *BODIES[name][what])
+    with pytest.raises(LLMProviderError) as caught:
+        ask(get_llm_provider(), "schema", max_tokens=50, patience=300)
+    assert 1 <= script.calls <= 6
+    assert name in str(caught.value)
+    assert "rate limit" not in str(caught.value)
+
+
+def requests_counted(name: str) -> float:
+    """Requests that the ledger has counted for a provider's key."""
+    limits = get_quota_tracker().get_usage_summary(name)[name][f"{name}_key_1"]
+    return next(entry["used"] for limit, entry in limits.items() if limit.startswith("requests"))
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("status", "headers_say"), [(429, "rate limited"), (500, "server error"), (200, "malformed")]
+)
+def test_no_answer_makes_a_request_call_a_route_more_than_six_times(
+    script: RefusingServer, use: Use, name: str, status: int, headers_say: str
+) -> None:
+    """However long it would wait: the bound is in the loop itself."""
+    use(name, healthy=False)
+    answers(script, status, {"object": "odd"})
+    with pytest.raises(NoRouteAvailable, match=headers_say):
+        get_llm_provider().generate("Hello", patience=1e6, timeout=1e6)
+    assert 2 <= script.calls <= 6
+
+
+def test_many_keys_do_not_make_many_calls(script: RefusingServer, use: Use) -> None:
+    """A request that every key's route refuses for its contents is offered to one of them."""
+    Path(".env").write_text("".join(f"GROQ_API_KEY_{n}=key-number-{n}-here\n" for n in range(40)))
+    use("groq", healthy=False)
+    answers(script, 400, error("no", type=INVALID))
+    with pytest.raises(InvalidRequest):
+        get_llm_provider().generate("Hello", schema="answer int")
+    assert script.calls == 3
+
+
+# --- options and formats
+
+
+def test_a_format_that_is_refused_steps_down_once_each(script: RefusingServer, use: Use) -> None:
+    """From the schema to any JSON, from that to the prompt alone, which the server takes."""
+    use("groq", healthy=False)
+
+    def answer(request: Received) -> tuple[int, Any]:
+        asked = request.body.get("response_format", {}).get("type")
+        return (400, error(FORMAT)) if asked else (200, completion('{"answer": 3}'))
+
+    script.answer = answer
+    reply = get_llm_provider().generate("Hello", schema="answer int")
+    assert reply.parsed == {"answer": 3}
+    kinds = [request.body.get("response_format", {}).get("type") for request in script.received]
+    assert kinds == ["json_schema", "json_object", None]
+    get_llm_provider().generate("Hello again", schema="answer int")
+    assert script.calls == 4
+
+
+def test_a_bare_refusal_of_a_schema_tries_it_plainer(script: RefusingServer, use: Use) -> None:
+    """Gemini gives no reason where it cannot compile a schema; another schema is not affected."""
+    use("google", healthy=False)
+
+    def answer(request: Received) -> tuple[int, Any]:
+        if "responseJsonSchema" in request.body["generationConfig"]:
+            return 400, google("INVALID_ARGUMENT", "Request contains an invalid argument.")
+        parts = [{"text": '{"answer": 3, "other": 4}'}]
+        return 200, {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+
+    script.answer = answer
+    assert get_llm_provider().generate("Hello", schema="answer int").parsed["answer"] == 3
+    assert script.calls == 2
+    get_llm_provider().generate("Hello", schema="other int")
+    assert script.calls == 4
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("first", ["max_tokens", "max_completion_tokens"])
+def test_the_token_limit_goes_by_its_other_name_once(
+    script: RefusingServer, use: Use, first: str, streamed: bool
+) -> None:
+    """Which of the two a service takes is learned from its refusal, or said in the settings."""
+    other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[first]
+    table = SERVER.format(url=script.url) + f'token_limit = "{first}"\n'
+    use(healthy=False, table=table.replace('"m"', f'"for-{first}-{streamed}"'))
+
+    def answer(request: Received) -> tuple[int, Any]:
+        if first in request.body:
+            return 400, error(f"Unsupported parameter: '{first}'. Use '{other}' instead.")
+        return 200, completion(f"At most {request.body[other]}.")
+
+    script.answer = answer
+    way = "streamed" if streamed else "plain"
+    assert ask(get_llm_provider(), way, max_tokens=9) == "At most 9."
+    assert script.calls == 2
+    ask(get_llm_provider(), way, max_tokens=9)
+    assert script.calls == 3
+
+
+def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> None:
+    """A service that is not asked with the wrong name refuses nothing."""
+    table = SERVER.format(url=script.url) + 'token_limit = "max_completion_tokens"\n'
+    use(healthy=False, table=table)
+    answers(script, 200, completion("Yes."))
+    get_llm_provider().generate("Hello", max_tokens=9)
+    assert script.received[0].body["max_completion_tokens"] == 9
+    Path("arche_magic.toml").write_text(table.replace("max_completion_tokens", "tokens"))
+    use_configuration(None)
+    with pytest.raises(LLMProviderError, match="token_limit is 'tokens'; it can be max_tokens or"):
+        get_llm_provider()
+
+
+# --- closures
+
+
+def test_a_model_without_images_still_answers_text(script: RefusingServer, use: Use) -> None:
+    """The capability is noted for the model, so that the next image goes elsewhere at once."""
+    use("openai")
+    provider = IntelligentLLMOrchestrator(preferred_provider="openai")
+    answers(script, 404, error("No endpoints found that support image input", code=404))
+    for _ in range(2):
+        assert provider.generate("What is this?", images=[PICTURE]).provider == "healthy"
+    assert script.calls == 1
+    answers(script, 200, completion("Text."))
+    assert provider.generate("Hello").provider == "openai"
+
+
+def test_a_model_that_takes_no_images_is_named_where_there_is_no_other(
+    script: RefusingServer, use: Use
+) -> None:
+    """The second request is refused before it is sent."""
+    use("openai", healthy=False)
+    answers(script, 400, error("Invalid content type. image_url is only supported by certain …"))
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="takes no images"):
+            get_llm_provider().generate("What is this?", images=[PICTURE])
+    assert script.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, "<html><title>404 Not Found</title></html>"),
+        (404, "404 page not found"),
+        (404, {"detail": "Not Found"}),
+        (404, error("Unknown request URL", code="unknown_url")),
+        (404, error("The model `m` does not exist", code="model_not_found")),
+        (405, {"detail": "Method Not Allowed"}),
+        (401, error("no", code="invalid_api_key")),
+        (403, "<html>blocked</html>"),
+        (200, "<html>Welcome</html>"),
+        (307, ""),
+        (500, "no"),
+    ],
+)
+def test_a_mended_base_url_is_asked_at_once(
+    script: RefusingServer, use: Use, status: int, body: Any
+) -> None:
+    """What a wrong address said closes that address alone."""
+
+    def answer(request: Received) -> tuple[int, Any]:
+        right = request.path == "/v1/chat/completions"
+        return (200, completion("Here.")) if right else (status, body)
+
+    script.answer = answer
+    wrong = SERVER.format(url=script.url).replace("/v1", "/v2")
+    clock = use(healthy=False, table=wrong)
+    for _ in range(2):
+        with pytest.raises(NoRouteAvailable):
+            get_llm_provider().generate("Hello", patience=0)
+    assert script.calls == 1
+    use(healthy=False, table=wrong.replace("/v2", "/v1"))
+    assert get_llm_provider().generate("Hello", patience=0) == "Here."
+    assert clock.slept == 0
+
+
+@pytest.mark.parametrize("ask_for_models", ["keys check", "doctor"])
+def test_a_model_that_was_pulled_is_open_again(
+    script: RefusingServer, use: Use, ask_for_models: str
+) -> None:
+    """A list of models that shows it is enough."""
+    use(healthy=False, table=SERVER.format(url=script.url))
+    missing = 'model "m" not found, try pulling it first'
+    answers(script, 404, error(missing, type="api_error"))
+    provider = get_llm_provider()
+    with pytest.raises(NoRouteAvailable, match=missing):
+        provider.generate("Hello", patience=0)
+    clock = provider.configuration.clock
+    clock.sleep(60)
+
+    def answer(request: Received) -> tuple[int, Any]:
+        listed = {"object": "list", "data": [{"id": "m:latest", "object": "model"}]}
+        return (200, listed) if request.method == "GET" else (200, completion("Pulled."))
+
+    script.answer = answer
+    with pytest.raises(NoRouteAvailable):
+        provider.generate("Hello", patience=0)
+    if ask_for_models == "doctor":
+        examine()
+    else:
+        check_keys(provider.configuration.keys, provider.quota_tracker)
+    assert provider.generate("Hello", patience=0) == "Pulled."
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("openai", 403, error("Country", code="unsupported_country_region_territory")),
+        ("groq", 403, error("Access denied. Please check your network settings.")),
+        ("mistral", 403, "<html><title>Attention Required! | Cloudflare</title></html>"),
+        ("google", 400, google("FAILED_PRECONDITION", "User location is not supported for …")),
+    ],
+)
+def test_a_region_or_network_is_asked_again_after_minutes_then_hourly(
+    script: RefusingServer, use: Use, name: str, status: int, body: Any
+) -> None:
+    """No other key is waited for: once the place has changed, the same key answers."""
+    clock = use(name)
+    answers(script, status, body)
+    provider = IntelligentLLMOrchestrator(preferred_provider=name)
+    waits = []
+    for _ in range(5):
+        first = provider.generate("Hello", patience=0).attempts[0]
+        assert (first.provider, first.outcome) == (name, "failed")
+        assert first.opens_at is not None
+        waits.append(first.opens_at - clock.now)
+        clock.now = first.opens_at + 1
+    assert 60 < waits[0] <= 600
+    assert waits[-1] == 3600
+    assert waits == sorted(waits)
+    assert provider.quota_tracker.closure(provider.configuration.keys[0]) is None
