@@ -238,7 +238,7 @@ def test_loopback_needs_no_proxy(
     assert str(fail(here, wire)) == "overloaded (503): busy"
     here.close()
     elsewhere = build_adapter(wire, key, "http://arche.invalid")
-    assert str(fail(elsewhere, wire)) == "no connection"
+    assert str(fail(elsewhere, wire)) == "no connection to the proxy of http_proxy"
     assert len(script.received) == 1
     elsewhere.close()
 
