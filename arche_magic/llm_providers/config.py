@@ -318,7 +318,7 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
             continue
         check_base_url(provider, sources.trusted, own_settings)
         names = numbered_names(sources.variables, provider.key_variables)
-        if provider.is_at_home:
+        if not provider.base_url_from or origin(provider.url) in map(origin, provider.services):
             continue
         for name in names:
             for borrowed in sources.borrowed(name):

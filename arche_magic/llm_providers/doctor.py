@@ -154,7 +154,7 @@ def _files(directory: Path | None) -> Iterator[Finding]:
     settings = nearest.get(SETTINGS_FILE)
     try:
         settings = settings or (own if stat.S_ISREG(own.stat().st_mode) else None)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         yield Finding("look", SETTINGS_FILE, f"{own} cannot be read ({error.strerror})")

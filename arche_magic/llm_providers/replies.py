@@ -242,11 +242,12 @@ class ReplyStore:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """The layout of the file, 0 for an empty one."""
+        # The tables first: another kernel may make all of it between these two statements.
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FILE_VERSION):
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
         # A version alone does not make it ours: other programs count theirs, too.
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if names and not (version and {"replies", "claims"} <= names):
             raise NotOurs(self.path, "is a database of another program; set ARCHE_REPLIES")
         return int(version)

@@ -141,7 +141,7 @@ def _own_settings(path: Path) -> dict[str, Any]:
     """The user's own settings, if there are any and the folder can be looked into."""
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         tell(f"your own settings {path} cannot be read and do not count ({error.strerror})")

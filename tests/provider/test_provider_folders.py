@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,9 @@ os.rmdir("../gone")
 """
 
 
-@pytest.mark.parametrize("trouble", ["no home", "an empty home", "a closed home", "no folder"])
+@pytest.mark.parametrize(
+    "trouble", ["no home", "an empty home", "no folder for a home", "a closed home", "no folder"]
+)
 def test_everything_works_without_the_users_own_settings(
     start: Start, tmp_path: Path, trouble: str
 ) -> None:
@@ -66,6 +69,8 @@ def test_everything_works_without_the_users_own_settings(
     before = {"no home": NO_PASSWD_ENTRY, "no folder": NO_FOLDER}.get(trouble, "")
     if trouble == "an empty home":
         variables["HOME"] = ""
+    if trouble == "no folder for a home":
+        variables["HOME"] = os.devnull
     command = like_everybody() if trouble == "a closed home" else ()
     out, err = run_script(before + USE, tmp_path, variables, command)
     home.chmod(0o700)

@@ -17,6 +17,7 @@ import arche_magic
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.env_file import ConfigurationWarning
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
@@ -114,6 +115,26 @@ def test_nothing_but_a_file_of_ours_is_opened(
     if name in WRITTEN:
         assert any(str(path) in message for message in told), told
     assert len(told) <= 1
+
+
+@pytest.mark.parametrize("name", [LEDGER, RECORD, REPLIES])
+def test_a_job_loses_no_reply_to_a_link(clone: Clone, tmp_path: Path, name: str) -> None:
+    """Its rows come as they finish; only the next run cannot go on from there."""
+    as_link(clone("cloned") / "outputs" / name, tmp_path / "precious")
+    with pytest.warns(LedgerWarning, match="is a link, which is not followed"):
+        result = arche_magic.map([f"Question {number}" for number in range(20)])
+    assert result.reply.notna().all()
+    assert (tmp_path / "precious").read_bytes() == PRECIOUS
+
+
+def test_the_doctor_names_the_link(clone: Clone, tmp_path: Path) -> None:
+    """As the reason for which the ledger cannot be kept."""
+    path = clone("cloned") / "outputs" / f"{LEDGER}.copy"
+    as_link(path, tmp_path / "precious")
+    ask()
+    (finding,) = [finding for finding in examine() if finding.about == "ledger"]
+    assert finding.state == "wrong"
+    assert f"{path} is a link, which is not followed; delete it" in finding.found
 
 
 def test_a_record_behind_a_link_is_not_read(clone: Clone, tmp_path: Path) -> None:

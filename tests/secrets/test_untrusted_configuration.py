@@ -458,6 +458,20 @@ def test_a_project_cannot_send_any_variable_as_a_key(
     ]
 
 
+def test_a_key_that_a_reference_gives_goes_to_its_own_service(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the project calls it."""
+    monkeypatch.setenv("MY_TOKEN", "a-key-of-openrouter")
+    (folder / ".env").write_text("OPENROUTER_API_KEY=${MY_TOKEN}\n")
+    service(
+        folder, "second", base_url="https://openrouter.ai/api/v1", key_variable="OPENROUTER_API_KEY"
+    )
+    configuration, told = load()
+    assert [key.secret() for key in configuration.keys][1:] == ["a-key-of-openrouter"]
+    assert told == []
+
+
 def test_a_project_cannot_allow_itself_a_variable(folder: Path, load: Load) -> None:
     """Only the user's own settings can."""
     (folder / "arche_magic.toml").write_text(f'trust_key_variables = ["{SECRET}"]')
