@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -11,12 +12,20 @@ from .adapters import Adapter, build_adapter
 from .config import Configuration
 from .forks import new_lock
 from .quota_tracker import Hold
-from .types import Completion, Observation, Route, Usage
+from .types import Completion, Observation, Request, Route, Usage
+
+logger = logging.getLogger("arche_magic.attempts")
 
 _adapters: dict[tuple[object, ...], Adapter] = {}
 _adapters_lock = new_lock()
 # A kernel whose keys or sandboxes come and go all day keeps no connection to those long gone.
 _MOST_ADAPTERS = 256
+# What no request can have. An estimate by length can be far off where a service adds documents or
+# counts an image as many tokens; no model writes longer replies, reasoning included (2026-10).
+_TIMES_THE_ESTIMATE, _LONG_PROMPT_TOKENS, _LONGEST_REPLY_TOKENS = 100, 100_000, 200_000
+# Some services count a little more than they were allowed.
+_TIMES_MAX_TOKENS, _MORE_THAN_MAX_TOKENS = 2, 100
+_warned_of: set[tuple[str, str]] = set()
 
 
 def adapter_of(route: Route, configuration: Configuration) -> Adapter:
@@ -51,26 +60,36 @@ if hasattr(os, "register_at_fork"):
 class Call:
     """What has arrived of one call so far.
 
+    Args:
+        hold: what was reserved for it.
+        request: what it asks.
+        window: most tokens of a request and its reply, by the model; inf if unknown.
+
     Attributes:
         first_token_s: seconds until the first text, or None.
-        usage: the provider's count, or None.
         finish_reason: `stop` or `length`.
         observations: what the answer said of limits.
     """
 
-    def __init__(self, hold: Hold) -> None:
+    def __init__(self, hold: Hold, request: Request, window: float = math.inf) -> None:
         self._hold = hold
+        expected = hold.amounts["input_tokens"]
+        long_prompt = max(_TIMES_THE_ESTIMATE * expected, _LONG_PROMPT_TOKENS)
+        longest_reply: float = _LONGEST_REPLY_TOKENS
+        if request.max_tokens:
+            longest_reply = _TIMES_MAX_TOKENS * request.max_tokens + _MORE_THAN_MAX_TOKENS
+        self._most = min(window, long_prompt), min(window, longest_reply)
         self._began = time.perf_counter()
         self._pieces: list[str] = []
         self.first_token_s: float | None = None
-        self.usage: Usage | None = None
+        self._counted: Usage | None = None
         self.finish_reason = "stop"
         self.observations: list[Observation] = []
 
     def take(self, part: Completion) -> None:
         """Note what one part of the answer brought."""
         self.observations.extend(part.observations)
-        self.usage = part.usage or self.usage
+        self._counted = part.usage or self._counted
         self.finish_reason = part.finish_reason or self.finish_reason
         if part.text:
             if self.first_token_s is None:
@@ -85,7 +104,12 @@ class Call:
     @property
     def answered(self) -> bool:
         """Whether anything came at all."""
-        return bool(self._pieces) or self.usage is not None
+        return bool(self._pieces) or self._counted is not None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's count, or None; an impossible figure is replaced by the estimate."""
+        return self._counted and self.believed(self._counted)
 
     def seconds(self) -> float:
         """Since it began."""
@@ -93,14 +117,43 @@ class Call:
 
     def spent(self) -> Usage:
         """Its tokens by the provider's count, or else by our own of what arrived."""
-        if self.usage:
-            return self.usage
+        return self.usage or self._estimate()
+
+    def believed(self, counted: Usage) -> Usage:
+        """A provider's count, with the estimate for a figure that the request cannot have.
+
+        Taken at its word, an absurd count would shut a key for years. There is one warning per
+        model.
+        """
+        most_input, most_output = self._most
+        input_fits = 0 <= counted.input_tokens <= most_input
+        output_fits = 0 <= counted.output_tokens <= most_output
+        if input_fits and output_fits:
+            return counted
+        self._warn()
+        estimate = self._estimate()
+        return Usage(
+            counted.input_tokens if input_fits else estimate.input_tokens,
+            counted.output_tokens if output_fits else estimate.output_tokens,
+        )
+
+    def _estimate(self) -> Usage:
         expected_input = math.ceil(self._hold.amounts["input_tokens"])
         return Usage(expected_input, math.ceil(len(self.text) / 4))
 
+    def _warn(self) -> None:
+        route = self._hold.route
+        if (route.provider, route.model) not in _warned_of:
+            _warned_of.add((route.provider, route.model))
+            logger.warning(
+                "%s (%s) counts more tokens than a request can have, or no number at all; "
+                "they are estimated instead",
+                route.provider, route.model,
+            )  # fmt: skip
+
     def spent_at_most(self, at_least: Usage | None) -> Usage:
         """Its tokens if it broke off: the provider may have gone on after what arrived."""
-        counts = [self.spent(), at_least or Usage()]
+        counts = [self.spent(), self.believed(at_least or Usage())]
         expected = Usage(0, math.ceil(self._hold.amounts["output_tokens"]))
         return Usage(
             max(count.input_tokens for count in counts),

@@ -273,7 +273,8 @@ class RequestRun:
         route, self._aim = hold.route, None
         self._calls[route] += 1
         load_soon(route)
-        call = Call(hold)
+        provider = self.quota_tracker.configuration.providers[route.provider]
+        call = Call(hold, self.request, provider.context_windows.get(route.model, math.inf))
         try:
             adapter = adapter_of(route, self.quota_tracker.configuration)
         except BaseException:  # an interrupt while the SDK is loaded
@@ -391,6 +392,8 @@ class RequestRun:
     ) -> Attempt:
         if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
             failure.usage = call.spent_at_most(failure.at_least)
+        elif failure.usage is not None:
+            failure.usage = call.believed(failure.usage)
         route = hold.route
         state = self._book(partial(self.quota_tracker.fail, hold, failure, account), None)
         if state is None:

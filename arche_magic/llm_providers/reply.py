@@ -78,10 +78,14 @@ class Attempt:
         for name, kinds in _FIELDS.items():
             if not isinstance(getattr(attempt, name), kinds):
                 raise TypeError(f"{name} is {getattr(attempt, name)!r}")
+        if max(attempt.input_tokens, attempt.output_tokens) > _MOST_TOKENS:
+            raise ValueError("more tokens than a call can have")
         return attempt
 
 
 _NUMBER = (int, float)
+# More do not fit into the columns of a frame.
+_MOST_TOKENS = 2**53
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("provider", "key", "model", "outcome", "request", "session", "notebook"), (str,)

@@ -374,7 +374,8 @@ class Usage:
 class Completion:
     """What an adapter got back: a piece of text, or at the end what came with it.
 
-    A non-streamed call gives one; a stream gives one per piece. `usage`, `finish_reason` (`stop`,
+    A non-streamed call gives one; a stream gives one per piece. In `usage` a server may say
+    anything; -1 stands for what is not a count. `usage`, `finish_reason` (`stop`,
     `length` or `content_filter`) and `observations` are set on those that carry them.
     """
 
@@ -430,9 +431,12 @@ class Standing:
         return max(0.0, self.amount - self.used)
 
 
+_LAST_MOMENT = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
+
 def utc(seconds: float) -> datetime:
-    """Epoch seconds as an aware datetime in UTC."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """Epoch seconds as an aware datetime in UTC; no later than the last day of the year 9999."""
+    return datetime.fromtimestamp(min(seconds, _LAST_MOMENT), UTC)
 
 
 def in_seconds(seconds: float) -> str:

@@ -373,6 +373,19 @@ def test_an_absurd_figure_teaches_nothing(tracker_of: Build, seen: Observation) 
     assert opens_in(tracker, route) == 0
 
 
+def test_a_ledger_with_an_absurd_count_can_be_read(tracker_of: Build, clock: Clock) -> None:
+    """As an earlier version wrote one: the bucket counts as full, and refills."""
+    tracker = tracker_of(TPM)
+    route = a_route(tracker.configuration)
+    hold = tracker.hold(route, ask())
+    assert isinstance(hold, Hold)
+    tracker.settle(hold, Usage(10**15, 5))
+    assert tracker.get_usage_summary()
+    assert 0 < opens_in(tracker, route) <= 60
+    clock.now += 60
+    assert opens_in(tracker, route) == 0
+
+
 def test_a_changed_configuration_counts_at_once(storage: Storage, clock: Clock) -> None:
     """A limit the user set once and took back does not stay in the ledger."""
     own = replace(RPD, amount=1, evidence="configured")

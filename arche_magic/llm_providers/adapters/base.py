@@ -319,9 +319,19 @@ class SdkAdapter(ABC):
 
 
 def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
-    """The provider's own count, or None if it gave no figures."""
-    counts = [n if isinstance(n, int) and n > 0 else 0 for n in (input_tokens, *output_tokens)]
-    return Usage(counts[0], sum(counts[1:])) if any(counts) else None
+    """The provider's own count, or None if it gave no figures; -1 for what is not a count."""
+    counted_input, *counts = map(_count, (input_tokens, *output_tokens))
+    counted_output = -1 if -1 in counts else sum(counts)
+    return Usage(counted_input, counted_output) if counted_input or counted_output else None
+
+
+def _count(figure: Any) -> int:
+    if figure is None:
+        return 0
+    if isinstance(figure, float) and figure.is_integer():
+        figure = int(figure)
+    is_count = isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0
+    return int(figure) if is_count else -1
 
 
 def _is_page(call: Call) -> bool:

@@ -28,6 +28,9 @@ _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
 # Stored slots are rounded up by a millionth each; this much covers all of them.
 _STORED_ROUNDING = 1e-3
+# Calls under way can fill a bucket beyond its amount, but not so many times. Such a level comes
+# from an absurd count, and must not keep a route shut for years: the bucket counts as full.
+_ABSURD_LEVEL = 1000.0
 # Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
 _ROUNDING_SECONDS = 1e-6
 # How far the stated end of a day, and of a minute, may be off: servers round, and replies travel.
@@ -47,6 +50,8 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
         return 0.0
     level = float(counter["used"])
     if limit.window == "bucket":
+        if level > _ABSURD_LEVEL * limit.amount > 0:
+            level = limit.amount
         return max(0.0, level - max(0.0, now - at) * limit.amount / PERIOD_SECONDS[limit.period])
     return 0.0 if now >= period_end(limit.period, limit.time_zone, at) else level
 

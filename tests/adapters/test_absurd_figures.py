@@ -1,0 +1,213 @@
+"""A server may state any figure: no request, table or summary breaks, and no key is shut by it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from adapter_calls import MODELS, SECRET, WIRES, Script
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers import (
+    NoRouteAvailable,
+    get_llm_provider,
+    get_quota_tracker,
+)
+from arche_magic.llm_providers.config import load_configuration, use_configuration
+from arche_magic.llm_providers.types import Usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arche_magic.llm_providers.types import Clock
+
+ABSURD = (10**15, 10**400, 3 * 10**12, 1_000_000_000, -5, 1e15)
+NO_COUNTS = ("1e308", "7.5", "true", '"many"', '"12"', "[1]", '{"a": 1}', "1e999", "-1e999", "NaN")
+TEXT = "Hello there."
+
+
+class _Noon:
+    def __init__(self) -> None:
+        self.now = 1_763_380_800.0
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return _Noon()
+
+
+def use(wire: str, script: Script, folder: Path, clock: Clock) -> Any:
+    """Ask that wire alone, at the scripted server; nothing is known of its ledger yet."""
+    names = {"google": ("GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL")}
+    key, url = names.get(wire, (f"{wire.upper()}_API_KEY", f"{wire.upper()}_BASE_URL"))
+    environment = {key: SECRET, url: script.url, "ARCHE_QUOTA_STORE": f"memory://{id(clock)}"}
+    configuration = replace(load_configuration(environment, folder), clock=clock)
+    use_configuration(configuration)
+    return get_llm_provider(wire)
+
+
+def body(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
+    """A reply with that usage."""
+    if wire == "google":
+        usage = {"promptTokenCount": inputs, "candidatesTokenCount": outputs}
+        content = {"role": "model", "parts": [{"text": TEXT}]}
+        candidate = {"content": content, "finishReason": "STOP", "index": 0}
+        return {"candidates": [candidate], "usageMetadata": usage}
+    message = {"role": "assistant", "content": TEXT}
+    return {
+        "id": "1", "object": "chat.completion", "created": 1, "model": MODELS[wire],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": 1},
+    }  # fmt: skip
+
+
+def event(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
+    """The same reply as the one event of a stream."""
+    whole = body(wire, inputs, outputs)
+    if wire == "google":
+        return whole
+    (choice,) = whole["choices"]
+    choice["delta"] = choice.pop("message")
+    return whole | {"object": "chat.completion.chunk"}
+
+
+def everything_is_read() -> None:
+    """All that is shown of a ledger, as tables and scripts read it."""
+    tracker = get_quota_tracker()
+    json.dumps(tracker.get_usage_summary(), default=str)
+    json.dumps(get_llm_provider().get_stats(), default=str)
+    assert all(row.used < 1_000_000 for row in tracker.standings())
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_absurd_count_is_replaced_by_the_estimate(
+    wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The reply is there, the key stays open, and there is one warning."""
+    monkeypatch.setattr("arche_magic.llm_providers.calls._warned_of", set())
+    llm = use(wire, script, tmp_path, clock)
+    with caplog.at_level(logging.WARNING, "arche_magic.attempts"):
+        for absurd in ABSURD:
+            for inputs, outputs in ((absurd, 3), (9, absurd)):
+                if stream:
+                    script.events(event(wire, inputs, outputs), done=wire != "google")
+                    pieces = llm.stream("Hello", patience=0)
+                    assert "".join(pieces) == TEXT
+                    reply = pieces.reply
+                else:
+                    script.answer(200, body(wire, inputs, outputs))
+                    reply = llm.generate("Hello", patience=0)
+                    assert reply == TEXT
+                assert 0 < reply.usage.input_tokens < 100
+                assert 0 < reply.usage.output_tokens < 100
+                everything_is_read()
+                clock.now += 60
+    assert sum("counts more tokens" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_count_that_can_be_is_believed(
+    wire: str, script: Script, tmp_path: Path, clock: Clock
+) -> None:
+    """Hidden reasoning, and documents that a service adds, are many tokens."""
+    llm = use(wire, script, tmp_path, clock)
+    script.answer(200, body(wire, 30_000, 40_000))
+    assert llm.generate("Hello").usage == Usage(30_000, 40_000)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_more_than_max_tokens_is_not_believed(
+    wire: str, script: Script, tmp_path: Path, clock: Clock
+) -> None:
+    """The service would have cut the reply."""
+    llm = use(wire, script, tmp_path, clock)
+    script.answer(200, body(wire, 9, 40_000))
+    assert llm.generate("Hello", max_tokens=100).usage.output_tokens < 100
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("figure", NO_COUNTS)
+def test_what_is_not_a_count_loses_no_reply(
+    wire: str, figure: str, script: Script, tmp_path: Path, clock: Clock
+) -> None:
+    """Fractions, texts, lists, infinity and NaN, as JSON readers take them.
+
+    The SDKs of Mistral and Google refuse some of that as malformed; nothing else breaks.
+    """
+    llm = use(wire, script, tmp_path, clock)
+    script.answer(200, body(wire, 123454321, 3))
+    script.body = script.body.replace(b"123454321", figure.encode())
+    if wire in ("groq", "openai"):
+        assert llm.generate("Hello", patience=0) == TEXT
+    else:
+        with suppress(NoRouteAvailable):
+            assert llm.generate("Hello", patience=0) == TEXT
+    everything_is_read()
+
+
+figures = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(["1" * 16, "9" * 15, "9" * 400, "inf", "-inf", "nan", "", "1e400", "0x1f"]),
+    st.from_regex(r"\A[0-9]{1,17}(ms|s|m|h|d)?\Z"),
+)
+HEADERS = (
+    "retry-after", "retry-after-ms", "date",
+    *(
+        f"x-ratelimit-{figure}-{metric}"
+        for figure in ("limit", "remaining", "reset")
+        for metric in ("requests", "tokens", "tokens-minute", "req-minute", "requests-day")
+    ),
+    "x-ratelimitbysize-limit-minute", "ratelimitbysize-reset",
+)  # fmt: skip
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+@pytest.mark.parametrize("wire", WIRES)
+def test_no_header_or_error_body_breaks_a_request_or_a_table(
+    wire: str, data: st.DataObject, script: Script, tmp_path: Path
+) -> None:
+    """Limits, remainders, resets and waits of any size, in headers and in words."""
+    clock = _Noon()
+    llm = use(wire, script, tmp_path, clock)
+    figure = lambda: data.draw(figures)  # noqa: E731
+    for _ in range(2):
+        headers = data.draw(st.dictionaries(st.sampled_from(HEADERS), figures, max_size=6))
+        sentence = (
+            f"Rate limit reached on tokens per minute (TPM): Limit {figure()}, Used {figure()}, "
+            f"Requested {figure()}. Please try again in {figure()}s."
+        )
+        violation = {
+            "quotaId": "GenerateRequestsPerMinutePerProjectPerModel", "quotaValue": figure(),
+        }  # fmt: skip
+        details = [
+            {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": figure()},
+        ]
+        error = {"message": sentence, "code": data.draw(st.sampled_from(["x", 429, 10**300]))}
+        if data.draw(st.booleans()):
+            script.answer(429, {"error": error | {"details": details}}, headers)
+        else:
+            script.answer(200, body(wire, 9, 3), headers)
+        with suppress(NoRouteAvailable):
+            llm.generate("Hello", patience=0)
+        tracker = get_quota_tracker()
+        json.dumps(tracker.get_usage_summary(), default=str)
+        json.dumps(llm.get_stats(), default=str)
+        clock.now += data.draw(st.sampled_from([0.0, 61.0, 90_000.0]))
