@@ -40,7 +40,7 @@ class Bar:
 
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._place = Place() if hasattr(shell, "kernel") else None
+        self._place = Place(shell) if hasattr(shell, "kernel") else None
         self._terminal = sys.stdout.isatty()
         self._began: float | None = None
         self._now = 0.0
@@ -68,7 +68,7 @@ class Bar:
             return
         bundle = end_bundle(self._progress, self._now - (self._began or 0.0), ended, note)
         if self._place is not None:
-            self._place.draw(bundle)
+            self._place.draw(bundle, last=True)
             return
         if self._terminal:
             self._overwrite("")

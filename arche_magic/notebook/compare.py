@@ -253,7 +253,7 @@ class _Columns:
         self, magics: ArcheMagics, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
-        self._place = Place() if hasattr(magics.shell, "kernel") else None
+        self._place = Place(magics.shell) if hasattr(magics.shell, "kernel") else None
         self._pace = Pace()
         self._printed = 0
         if not quiet and self._place is None and notes:
@@ -280,7 +280,8 @@ class _Columns:
                 for column in self._columns
                 for attempt in (column.reply or column.error or LLMProviderError("")).attempts
             ]
-            self._place.draw(self._bundle(), {"arche_magic": {"attempts": attempt_lines(attempts)}})
+            metadata = {"arche_magic": {"attempts": attempt_lines(attempts)}}
+            self._place.draw(self._bundle(), metadata, last=True)
 
     def _print(self, everything: bool = False) -> None:
         for column in self._columns[self._printed :]:

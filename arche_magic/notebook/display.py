@@ -14,6 +14,7 @@ from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
 from arche_magic.llm_providers.types import Usage, in_seconds, route_name
 
 from .formats import bundle, code_of, is_json
+from .out import is_captured
 from .preview import paid_text
 from .structured import structured_bundle, unread_bundle
 
@@ -74,7 +75,7 @@ class ReplyDisplay:
         self._form = form
         self._structured = structured
         self._redraws = hasattr(shell, "kernel")
-        self._place = Place()
+        self._place = Place(shell)
         self._text = self._held = ""
         self._pace = Pace()
         self._printed = False
@@ -172,7 +173,7 @@ class ReplyDisplay:
 
         The attempts stay in the metadata of an empty output, since an error has none.
         """
-        if self._redraws and (self._place or ended):
+        if self._redraws and self._place.may_redraw and (self._place or ended):
             self._draw({"text/plain": ""}, _metadata(ended))
         elif self._printed:
             print(without_controls(self._held))
@@ -188,31 +189,54 @@ class ReplyDisplay:
         from IPython.display import display
 
         if self._redraws:
-            self._draw(shown, metadata)
+            self._draw(shown, metadata, last=True)
             display(for_frontends(receipt), raw=True)
         else:
             text = self._held if self._printed else shown["text/plain"]
             print(without_controls(text + "\n" + receipt["text/plain"]))
 
-    def _draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
+    def _draw(
+        self,
+        bundle: dict[str, str],
+        metadata: dict[str, Any] | None = None,
+        *,
+        last: bool = False,
+    ) -> None:
         if not self._quiet:
-            self._place.draw(bundle, metadata)
+            self._place.draw(bundle, metadata, last=last)
 
 
 class Place:
-    """One place among a cell's outputs, drawn again as often as needed."""
+    """One place among a cell's outputs, drawn again as often as needed.
 
-    def __init__(self) -> None:
+    Where a display cannot be drawn again, it is drawn once, at its last.
+
+    Attributes:
+        may_redraw: whether it can be drawn again.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.may_redraw: bool = not is_captured(shell)
         self._handle: Any = None
 
     def __bool__(self) -> bool:
         """Whether something was drawn there."""
         return self._handle is not None
 
-    def draw(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
-        """Show the bundle there, in place of what was."""
+    def draw(
+        self,
+        bundle: dict[str, str],
+        metadata: dict[str, Any] | None = None,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Show the bundle there, in place of what was; `last` means that it stays."""
         from IPython.display import DisplayHandle, display
 
+        if not self.may_redraw:
+            if last:
+                display(for_frontends(bundle), raw=True, metadata=metadata or {})
+            return
         again = self._handle is not None
         self._handle = self._handle or DisplayHandle()
         display(

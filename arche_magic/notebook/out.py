@@ -40,6 +40,7 @@ class OutHook:
             self._shown_itself.append(value)
         elif _is_magic_alone(_caller_of_magic()):
             self._shown.append(value)
+        self._watch_capture()
         return value
 
     def remove(self) -> None:
@@ -56,16 +57,57 @@ class OutHook:
     def __call__(self, value: Any = None) -> None:
         """Show the value of a cell's last line."""
         frame = inspect.currentframe()
-        shown = self._shown_itself
-        if _is_magic_alone(frame and frame.f_back):
-            shown = [*shown, *self._shown]
-        in_this_cell = self._cell == self._shell.execution_count
-        if not (in_this_cell and any(value is one for one in shown)):
+        if not self._has_shown(value, frame and frame.f_back):
             self._usual(value)
         elif not self._usual.quiet():
             self._usual.check_for_underscore()
             self._usual.update_user_ns(value)
             self._usual.fill_exec_result(value)
+
+    def _has_shown(self, value: Any, frame: FrameType | None) -> bool:
+        """Whether the running cell has shown the value that this code gives."""
+        shown = self._shown_itself
+        if _is_magic_alone(frame):
+            shown = [*shown, *self._shown]
+        in_this_cell = self._cell == self._shell.execution_count
+        return in_this_cell and any(value is one for one in shown)
+
+    def _watch_capture(self) -> None:
+        """Let what captures a cell's output pass over what was shown, too, until it ends."""
+        from IPython.core.displayhook import CapturingDisplayHook
+
+        usual = sys.displayhook
+        if not isinstance(usual, CapturingDisplayHook):
+            return
+
+        def show(value: Any = None) -> None:
+            frame = inspect.currentframe()
+            if not self._has_shown(value, frame and frame.f_back):
+                usual(value)
+
+        sys.displayhook = show
+
+
+def is_captured(shell: InteractiveShell) -> bool:
+    """Whether what is displayed now goes where no display can be drawn again.
+
+    Under `%%capture` and `capture_output()`, each drawing would be kept; an Output widget, in
+    JupyterLab as in nbclient, shows the first and passes over its updates.
+    """
+    from IPython.core.displaypub import CapturingDisplayPublisher
+
+    if isinstance(shell.display_pub, CapturingDisplayPublisher):
+        return True
+    widgets = sys.modules.get("ipywidgets.widgets.widget")
+    output = getattr(sys.modules.get("ipywidgets.widgets.widget_output"), "Output", None)
+    kernel = getattr(shell, "kernel", None)
+    if widgets is None or output is None or kernel is None:
+        return False
+    parents = (shell.get_parent(), kernel.get_parent())  # type: ignore[attr-defined]  # ipykernel's
+    requests = [parent["header"]["msg_id"] for parent in parents if parent and "header" in parent]
+    # ipywidgets has no public list of its widgets.
+    known = list(getattr(widgets, "_instances", {}).values())
+    return any(isinstance(one, output) and one.msg_id in requests for one in known)
 
 
 def _caller_of_magic() -> FrameType | None:

@@ -1,0 +1,132 @@
+"""Where a display cannot be drawn again: `%%capture`, `capture_output()`, and Output widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from notebook_kernel import Kernel, environment_without_keys
+
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORDS = " ".join(f"word{number}" for number in range(30))
+RECEIPT = "groq · key 1 · gpt-oss-120b · "
+MAGIC = "get_ipython().run_cell_magic('llm', '', 'hi')"
+PROLOGUE = """
+from IPython.utils.capture import capture_output
+from ipywidgets import Output
+out, inner = Output(), Output()
+
+@out.capture()
+def ask():
+    %llm hi
+    return None
+"""
+Sandboxed = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def streaming(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Replies that come in many pieces."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.015, reply=lambda *_: WORDS)
+    kernel.run(PROLOGUE)
+
+
+@pytest.mark.usefixtures("streaming")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "%%capture captured\n%llm hi",
+        "%%capture captured\n%%llm\nhi",
+        "%%capture captured\nreply = %llm hi\nreply",
+        f"with capture_output() as captured:\n    {MAGIC}",
+        f"with out, capture_output() as captured:\n    {MAGIC}",
+    ],
+)
+def test_a_captured_reply_is_there_once_and_whole(kernel: Kernel, code: str) -> None:
+    """The reply, its receipt, and no drawing of a part."""
+    cell = kernel.run(code)
+    assert (cell.status, cell.displays) == ("ok", [])
+    reply, receipt = kernel.value("[o.data['text/plain'] for o in captured.outputs]")
+    assert reply == WORDS
+    assert receipt.startswith(RECEIPT)
+    assert kernel.value("captured.outputs[0].data['text/markdown']") == WORDS
+    assert len(kernel.run("captured.show()").data()) == 2
+
+
+@pytest.mark.usefixtures("streaming")
+@pytest.mark.parametrize(
+    ("code", "starts"),
+    [
+        ("%llm --compare groq,mistral hi", ["── groq"]),
+        ("%llm_quota", ["groq · key 1"]),
+        ("%llm -q hi", []),
+        ("%%llm --over texts --into rows\n{{prompt}}", ["2 of 2 rows", "  prompt"]),
+        ("%%llm --over texts --into rows -q\n{{prompt}}", []),
+    ],
+)
+def test_other_captured_outputs_are_there_once(
+    kernel: Kernel, code: str, starts: list[str]
+) -> None:
+    """Columns, bars and tables too; a frame is added only where it is shown anyway."""
+    kernel.run("texts = ['a', 'b']")
+    cell = kernel.run(f"%%capture captured\n{code}")
+    assert cell.status == "ok", cell.error
+    texts = kernel.value("[o.data['text/plain'] for o in captured.outputs]")
+    assert len(texts) == len(starts)
+    assert all(text.startswith(start) for text, start in zip(texts, starts, strict=True))
+
+
+@pytest.mark.usefixtures("streaming")
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"with out:\n    {MAGIC}",
+        f"with out:\n    with inner:\n        {MAGIC}",
+        f"with out:\n    with inner:\n        pass\n    {MAGIC}",
+        "with out:\n    %llm hi",
+        "ask()",
+    ],
+)
+def test_an_output_widget_gets_the_reply_once_and_whole(kernel: Kernel, code: str) -> None:
+    """Widgets do not take updates of a display, so there are none."""
+    cell = kernel.run(code)
+    assert cell.status == "ok", cell.error
+    kinds = [kind for _, kind, _ in cell.messages if "display" in kind]
+    assert kinds == ["display_data", "display_data"]
+    assert cell.data()[0] == WORDS
+    assert cell.data()[1].startswith(RECEIPT)
+    growing = kernel.run("%llm hi")
+    assert sum(kind == "update_display_data" for _, kind, _ in growing.messages) > 1
+
+
+@pytest.mark.usefixtures("streaming")
+def test_an_error_in_an_output_widget_is_one_line(kernel: Kernel) -> None:
+    """Nothing else is left there."""
+    cell = kernel.run("with out:\n    %llm -t 9 hi")
+    assert cell.displays == []
+    assert cell.error == ["InvalidRequest: temperature is 9.0; it must be 0 to 2"]
+
+
+def test_a_saved_notebook_has_the_whole_reply_in_its_widget(tmp_path: Path) -> None:
+    """`nbclient`, and so nbconvert and papermill, keeps what a widget shows."""
+    cells = [
+        "%load_ext arche_magic",
+        "from ipywidgets import Output\nout = Output()\nout",
+        "with out:\n    %llm hi",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    with Sandbox(keys={"groq": 1}, seconds_per_chunk=0.015, reply=lambda *_: WORDS) as sandbox:
+        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
+        client.execute(env=variables)
+    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    (outputs,) = (s["state"]["outputs"] for s in states.values() if s["state"].get("outputs"))
+    assert [output["data"]["text/plain"].startswith(RECEIPT) for output in outputs] == [False, True]
+    assert outputs[0]["data"]["text/plain"] == WORDS
