@@ -269,11 +269,14 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
     places = [entry.base_url_variable for entry in providers.values()]
     sources.check_references([*filter(None, places), STORE, REPLIES])
     names = [name for entry in providers.values() for name in entry.key_variables]
+    folders = [home] if home else []
     if sources.env_file and any(numbered_names(sources.in_file, [name]) for name in names):
         tell_of_readers(sources.env_file)
         home = sources.env_file.parent
-    if home:
-        keep_inside(absolute(home / LEDGER_FILE).parent, home)
+        folders.append(home)
+    # Also that of the working directory: the record lies there if the ledger is in Redis.
+    for folder in folders:
+        keep_inside(absolute(folder / LEDGER_FILE).parent, home)
     accounts = {label: str(name) for label, name in _table(settings, "accounts").items()}
     for label in accounts:
         owner, _, number = label.rpartition("_key_")

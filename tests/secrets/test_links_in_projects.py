@@ -170,6 +170,22 @@ def test_a_folder_that_leads_out_of_the_project_stays_empty(
     assert {LEDGER, RECORD, REPLIES} <= {path.name for path in elsewhere.iterdir()}
 
 
+def test_the_record_of_a_ledger_in_redis_stays_in_the_project(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies in the working directory, which may be below the `.env`."""
+    project, elsewhere = clone("cloned"), tmp_path / "elsewhere"
+    (project / "notebooks").mkdir()
+    elsewhere.mkdir()
+    (project / "notebooks" / "outputs").symlink_to("../../elsewhere")
+    attempts = get_llm_provider("mistral").generate("Hello").attempts
+    monkeypatch.chdir(project / "notebooks")
+    get_configuration()
+    with pytest.warns(LedgerWarning, match="outputs leads out of the project to"):
+        attempt_log(f"redis://{project.parent.name}").append(attempts)
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_links_that_stay_in_the_project_are_followed(clone: Clone) -> None:
     """Whoever arranges the own project so may."""
     project = clone("cloned")
