@@ -15,6 +15,10 @@ from pathlib import Path
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
 # Without O_NONBLOCK, opening a named pipe waits for its other end.
 _SAFELY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
+# A reparse point of another kind is an ordinary file, in a folder of OneDrive's for example.
+_WINDOWS_LINKS = [
+    getattr(stat, f"IO_REPARSE_TAG_{kind}", -1) for kind in ("SYMLINK", "MOUNT_POINT")
+]
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 # Folders that a project's files place outside the project, and where they lead.
 _outside: dict[str, str] = {}
@@ -126,10 +130,8 @@ def _check_folder(path: str | os.PathLike[str]) -> None:
 
 
 def _check_kind(path: str | os.PathLike[str], status: os.stat_result, writing: bool) -> None:
-    # A reparse point of another kind is an ordinary file, in a folder of OneDrive's for example.
     tag = getattr(status, "st_reparse_tag", 0)
-    links = {getattr(stat, f"IO_REPARSE_TAG_{kind}", -1) for kind in ("SYMLINK", "MOUNT_POINT")}
-    if stat.S_ISLNK(status.st_mode) or tag in links:
+    if stat.S_ISLNK(status.st_mode) or tag in _WINDOWS_LINKS:
         raise NotOurs(path, "is a link, which is not followed; delete it")
     if not stat.S_ISREG(status.st_mode):
         raise NotOurs(path, "is not a regular file; delete it")
