@@ -294,6 +294,20 @@ class QuotaTracker:
             self._books.accounts.learn(key, account, "header")
             self._books.accounts.update(key, change)
 
+    def missing_models(self) -> dict[str, list[str]]:
+        """By provider, the models that were missing when they were last asked for."""
+        now = self._clock.time()
+        missing: dict[str, list[str]] = {}
+        for key in self.configuration.keys:
+            address = self.configuration.providers[key.provider].base_url or ""
+            _, provider = self._books.accounts.read(key)
+            for model, place in provider.get("models", {}).items():
+                closed = opening.closure_of(place, address)
+                if closed and closed.get("remedy") == opening.MISSING and closed["until"] > now:
+                    names = missing.setdefault(key.provider, [])
+                    names += [model] if model not in names else []
+        return missing
+
     def budget(self) -> list[BudgetUse]:
         """What paid routes have cost of each budget that is set; [] without any."""
         return self._budget.uses(self._clock.time()) if self._budget else []

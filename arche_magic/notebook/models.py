@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
+from arche_magic.llm_providers.key_checks import check_keys
 from arche_magic.llm_providers.prices import usd_per_million
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
 from .frames import models_frame
 from .meters import count
@@ -44,8 +46,15 @@ class Model:
 
 
 def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
-    """The models that match all of the words: a provider's name, or a part of the model's."""
-    providers = get_configuration().providers
+    """The models that match all of the words: a provider's name, or a part of the model's.
+
+    A provider that has lately been missing a model is asked for its list: models in it are open.
+    """
+    configuration = get_configuration()
+    providers = configuration.providers
+    tracker = get_quota_tracker(configuration)
+    if missing := tracker.missing_models():
+        check_keys([key for key in configuration.keys if key.provider in missing], tracker)
     found = [
         model
         for provider in providers.values()

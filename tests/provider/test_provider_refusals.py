@@ -26,6 +26,7 @@ from arche_magic.llm_providers.config import get_configuration, use_configuratio
 from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.key_checks import check_keys
 from arche_magic.llm_providers.types import Image
+from arche_magic.notebook.models import models
 
 PATHS = {"groq": "", "mistral": "", "google": "", "openai": "/v1"}
 VARIABLES = {name: f"{name.upper()}_BASE_URL" for name in PROVIDERS}
@@ -384,7 +385,7 @@ def test_a_mended_base_url_is_asked_at_once(
     assert clock.slept == 0
 
 
-@pytest.mark.parametrize("ask_for_models", ["keys check", "doctor"])
+@pytest.mark.parametrize("ask_for_models", ["keys check", "doctor", "models"])
 def test_a_model_that_was_pulled_is_open_again(
     script: RefusingServer, use: Use, ask_for_models: str
 ) -> None:
@@ -407,6 +408,8 @@ def test_a_model_that_was_pulled_is_open_again(
         provider.generate("Hello", patience=0)
     if ask_for_models == "doctor":
         examine()
+    elif ask_for_models == "models":
+        models("")
     else:
         check_keys(provider.configuration.keys, provider.quota_tracker)
     assert provider.generate("Hello", patience=0) == "Pulled."
@@ -439,3 +442,82 @@ def test_a_region_or_network_is_asked_again_after_minutes_then_hourly(
     assert waits[-1] == 3600
     assert waits == sorted(waits)
     assert provider.quota_tracker.closure(provider.configuration.keys[0]) is None
+
+
+# --- names of causes
+
+CAUSES: dict[str, tuple[int, Any, str]] = {
+    "500": (500, error("boom", type="internal_server_error"), r"server error \(500.*: boom"),
+    "malformed": (200, {"hello": 1}, "malformed reply"),
+    "a page": (200, "<html>Welcome</html>", "a web page came in place of a reply"),
+    "unknown ending": (
+        200,
+        {"choices": [{"message": {"content": ""}, "finish_reason": "odd"}]},
+        "odd",
+    ),
+    "model": (404, error(NOT_FOUND, code="model_not_found"), "model not found.*name another"),
+    "retired": (
+        400,
+        error("It has been decommissioned.", code="model_decommissioned"),
+        "model retired .*It has been decommissioned.; name another model than",
+    ),
+    "key": (
+        401,
+        error("Invalid API Key", code="invalid_api_key"),
+        r"key refused .*Invalid API Key; .*GROQ_API_KEY in the environment.*%llm_keys check",
+    ),
+    "region": (403, error("Please check your network settings."), "region or network refused"),
+    "address": (404, "<html><title>Nothing here</title></html>", "no such address.*Nothing here"),
+    "endpoint": (200, {"error": "Unexpected endpoint or method."}, "no such address"),
+    "no credit": (402, error("Pay first", code=402), "no credit left.*Pay first"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("status", "body", "words"), CAUSES.values(), ids=CAUSES)
+def test_a_cause_is_called_by_its_name(
+    script: RefusingServer, use: Use, status: int, body: Any, words: str, streamed: bool
+) -> None:
+    """Groq's keys have hit a limit only if Groq says so; the server's own words are shown."""
+    use("groq", healthy=False)
+    answers(script, status, body)
+    way = "streamed" if streamed and status != 200 else "plain"
+    with pytest.raises(LLMProviderError, match=words) as caught:
+        ask(get_llm_provider(), way, patience=0)
+    assert "rate limit" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_is_not_waited_for(script: RefusingServer, use: Use) -> None:
+    """It may be asked again after a day, but no request waits so long."""
+    clock = use("groq", healthy=False)
+    answers(script, 404, error(NOT_FOUND, code="model_not_found"))
+    with pytest.raises(NoRouteAvailable) as caught:
+        get_llm_provider().generate("Hello", patience=1e9, timeout=1e9)
+    assert caught.value.next_available_at is None
+    assert clock.slept == 0
+    clock.now += 86_401
+    answers(script, 200, completion("Back."))
+    assert get_llm_provider().generate("Hello") == "Back."
+
+
+def test_limits_of_all_groq_keys_are_called_that(script: RefusingServer, use: Use) -> None:
+    """As in the older package; with another cause among them, each is named."""
+    Path(".env").write_text("GROQ_API_KEY_2=another-groq-key-for-this-test\n")
+    use("groq", healthy=False)
+    answers(script, 429, error("Slower", code="rate_limit_exceeded"))
+    with pytest.raises(NoRouteAvailable, match="All Groq API keys have hit rate limits"):
+        get_llm_provider().generate("Hello", patience=0)
+
+
+def test_one_rejected_key_among_limited_ones_is_not_a_limit(
+    script: RefusingServer, use: Use
+) -> None:
+    """The head of the line does not say more than is so."""
+    Path(".env").write_text("GROQ_API_KEY_2=another-groq-key-for-this-test\n")
+    use("groq", healthy=False)
+    refusals = [(401, error("no", code="invalid_api_key")), (429, error("Slower"))]
+    script.answer = lambda request: refusals[script.calls - 1]
+    with pytest.raises(NoRouteAvailable, match=r"No available LLM providers.*key refused"):
+        get_llm_provider().generate("Hello", patience=0)
+    assert script.calls == 2

@@ -217,7 +217,7 @@ class SdkAdapter(ABC):
             if early and not _is_page(call):
                 raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
             raise _malformed(call)
-        finish_reason = _checked_finish(received, request, stream)
+        finish_reason = _checked_finish(received, request, stream or objects > 1)
         text = characters.rest() if stream else _text(received)
         yield Completion(text, _usage(received), finish_reason, observations or ())
 

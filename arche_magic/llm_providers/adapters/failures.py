@@ -143,11 +143,17 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "
         return AttemptFailed(
             f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay, said=words
         )
+    if status in (451, 511):
+        message = f"access from this region or network refused {what}"
+        return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
+    # LM Studio says so under a 200.
+    if status >= 500 and "unexpected endpoint" in words.lower():
+        return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
     if status in (408, 409, 424, 425, 498) or status >= 500:
         names = {408: "timed out", 498: "no capacity", 503: "overloaded", 504: "timed out"}
         message = f"{names.get(status, 'server error')} {what}"
         return AttemptFailed(message, Remedy.RETRY_LATER, retry_after=delay, said=words)
-    if status in (400, 422):
+    if status in (400, 406, 411, 414, 415, 422, 431):
         if _NO_MODEL.search(words):
             return model_missing(words, what)
         return AttemptFailed(

@@ -24,6 +24,9 @@ Amounts = dict[str, float]
 LIMIT = "WAIT_FOR_LIMIT"
 """Name of the remedy of a limit that is spent."""
 
+MISSING = "CHANGE_MODEL"
+"""Name of the remedy of a model that its address does not serve."""
+
 _MAX_DOUBLINGS = 10
 _SHORTEST_CLOSE_SECONDS = 0.1
 _CLOCK_TOLERANCE_SECONDS = 3600.0
@@ -70,7 +73,7 @@ def route_state(
     opens, reason, headroom = now, "", 1.0
     remedy = ""
     if closed := latest_closure(document, provider, route, now):
-        opens, reason, remedy = _until(closed), closed["reason"], closed.get("remedy", "")
+        opens, reason, remedy = _opens(closed), closed["reason"], closed.get("remedy", "")
     for name, limit in limits.items():
         if limit.amount <= 0:
             return RouteState(math.inf, f"the plan has no {in_words(limit)}", 0.0)
@@ -134,7 +137,7 @@ def closed_until(
 ) -> tuple[float, str]:
     """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
     closed = latest_closure(document, provider, route, now)
-    return (_until(closed), closed["reason"]) if closed else (0.0, "")
+    return (_opens(closed), closed["reason"]) if closed else (0.0, "")
 
 
 def closure_of(place: Document, address: str) -> Document | None:
@@ -160,6 +163,11 @@ def note_lack(provider: Document, route: Route, capability: str, now: float) -> 
 
 def _until(closed: Document) -> float:
     return math.inf if closed["until"] is None else float(closed["until"])
+
+
+def _opens(closed: Document) -> float:
+    """When a request that waits would be let in: a model that is missing is not waited for."""
+    return math.inf if closed.get("remedy") == MISSING else _until(closed)
 
 
 def _fingerprint(address: str) -> str:
