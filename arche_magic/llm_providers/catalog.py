@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from .addresses import is_loopback, origin
-from .types import PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
+from .types import MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
 _RULES = ("window", "time_zone", "source")
 _METRICS = ("requests", "tokens", "input_tokens", "output_tokens")
@@ -160,8 +159,8 @@ def parse_limits(
             raise ValueError(f"{name} has an unknown part {min(unknown)!r}")
         amount: Any = own.get("amount")
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not number or not (amount == 0 or 1 <= amount < math.inf):
-            raise ValueError(f"{name} is {amount!r}; it must be a number of at least 1, or 0")
+        if not number or not (amount == 0 or 1 <= amount <= MOST_UNITS):
+            raise ValueError(f"{name} is {amount!r}; it must be a number from 1 to 1e15, or 0")
         rule = _window_rule(own, window, time_zone)
         read_in = str(own.get("source", table.get("source", source)))
         limits.append(

@@ -331,6 +331,8 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
             "other kernels do not see what this one spends; set ARCHE_QUOTA_STORE to another place",
         )  # fmt: skip
         return
+    for found in tracker.storage.findings:
+        yield Finding("wrong", "ledger", f"{place} {found}", "it is mended; see who else writes it")
     if "://" in place:
         lost = ", and ends with this process" if place.startswith("memory:") else ""
         yield Finding("ok", "ledger", f"{place} answers{lost}")

@@ -29,6 +29,7 @@ from .quota.ledger import Amounts, Document
 from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
+from .quota.shapes import mend
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage
 from .types import Key, Observation, Request, Route, Standing, Usage
 
@@ -510,7 +511,7 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
         merge_kept(before, ours, theirs, configuration.providers, configuration.clock.time())
 
     try:
-        storage = open_storage(configuration.store, older_documents, merge_copies)
+        storage = open_storage(configuration.store, older_documents, merge_copies, mend)
     except ValueError as error:
         raise ConfigurationError(f"ARCHE_QUOTA_STORE: {error}") from None
     return QuotaTracker(storage, configuration)

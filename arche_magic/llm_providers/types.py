@@ -21,6 +21,8 @@ ReplayMode = Literal["off", "keep", "only"]
 
 # What services on OpenAI's wire call the limit of a reply's tokens.
 TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+# No provider counts further; larger figures are errors, and do not fit into a table's columns.
+MOST_UNITS = 1e15
 PERIOD_SECONDS: Mapping[Period, float] = {
     "second": 1.0,
     "minute": 60.0,

@@ -85,7 +85,11 @@ def quota_frame(
         )
         for row in standings
     ]
-    return pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS)).astype(_QUOTA_TYPES)
+    frame = pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS))
+    # Where no route opens by waiting, a column of no times has no time zone either.
+    for name in ("opens_at", "resets_at"):
+        frame[name] = pd.to_datetime(frame[name], utc=True)
+    return frame.astype(_QUOTA_TYPES)
 
 
 def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFrame:

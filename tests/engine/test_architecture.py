@@ -62,6 +62,7 @@ ALLOWED = {
         "types",
     },
     "quota.budget": {"quota.opening", "quota", "storage", "types"},
+    "quota.shapes": {"quota.budget", "quota", "catalog", "types"},
     "quota.accounts": {
         "quota.folding", "quota.merging", "quota.ledger", "catalog", "config", "storage", "types",
     },
@@ -75,7 +76,8 @@ ALLOWED = {
     },
     "quota_tracker": {
         "prices", "quota.books", "quota.budget", "quota.failing", "quota.merging",
-        "quota.older_package", "quota.ledger", "quota.opening", "quota.views", "quota", "catalog",
+        "quota.older_package", "quota.ledger", "quota.opening", "quota.shapes", "quota.views",
+        "quota", "catalog",
         "config", "storage", "errors", "types",
     },
     "bounded": set(),

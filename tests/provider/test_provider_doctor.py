@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from provider_parts import Clock, Start, asked, write_env_file
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker
 from arche_magic.llm_providers.config import load_configuration, use_configuration
 from arche_magic.llm_providers.doctor import SDKS, Finding, examine
+from arche_magic.llm_providers.storage import LedgerWarning
 from arche_magic.llm_providers.types import SystemClock
 from arche_magic.sandbox import Sandbox
 
@@ -246,8 +248,9 @@ def test_a_ledger_that_was_kept_aside_is_shown(sandbox_of_project: Sandbox, proj
     with pytest.warns(UserWarning, match="damaged"):
         examine()
     found = about(examine(), "ledger")
-    assert [finding.state for finding in found] == ["ok", "look"]
-    assert ".damaged-" in found[1].found
+    assert [finding.state for finding in found] == ["wrong", "ok", "look"]
+    assert "is damaged; a new one begins" in found[0].found
+    assert ".damaged-" in found[2].found
 
 
 def test_a_file_that_others_read_gets_its_command(
@@ -292,3 +295,17 @@ def test_kept_replies_do_not_answer_the_doctor(sandbox_of_project: Sandbox, proj
     examine(send=True)
     examine(send=True)
     assert asked(sandbox_of_project).count("openai") == 2
+
+
+def test_a_wrong_value_in_the_ledger_is_named(sandbox_of_project: Sandbox, project: Path) -> None:
+    """With what became of it; another process sees at least the file that was kept aside."""
+    get_llm_provider("groq").generate("Hello")
+    store = project / "outputs" / "llm_quota_tracker.json"
+    store.write_text(re.sub(r'"charged": \[[^]]*\]', '"charged": "much"', store.read_text()))
+    with pytest.warns(LedgerWarning, match="has a wrong value"):
+        examine()
+    findings = {finding.state: finding.found for finding in about(examine(), "ledger")}
+    assert findings.keys() == {"ok", "look", "wrong"}
+    assert "charged); its counts go on from its copy" in findings["wrong"]
+    assert "is kept as llm_quota_tracker.wrong-" in findings["look"]
+    assert store.read_text().count('"charged": "much"') == 0

@@ -27,6 +27,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..types import (
+    MOST_UNITS,
     PERIOD_SECONDS,
     Evidence,
     Limit,
@@ -99,7 +100,10 @@ def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict
     learned = {}
     for name, stored in document.get("models", {}).get(model, {}).get("limits", {}).items():
         # A stored copy of a published or configured limit is no evidence: the file may be newer.
-        if stored["evidence"] in _LEARNED and not _is_wish(limits.get(name), stored["amount"]):
+        # And without an amount, the figure was the published one, which is gone.
+        if stored["evidence"] not in _LEARNED or stored["amount"] is None:
+            continue
+        if not _is_wish(limits.get(name), stored["amount"]):
             learned[name] = limit_of(name, stored)
     if any(
         name in limits
@@ -243,7 +247,7 @@ def learn(
         else:
             amount, evidence = seen.amount, seen.evidence
         # Less than one would never open again; what is not in the plan is closed by its remedy.
-        if not 1 <= amount < math.inf or _is_overruled(seen, before, now):
+        if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
             continue
         remaining, wish = seen.remaining, limit if _is_wish(limit, amount) else None
         usual = window_of(seen.name)

@@ -12,11 +12,13 @@ from .base import (
     Change,
     Document,
     LedgerWarning,
+    Mend,
     Merge,
     Storage,
     StorageTimeout,
     T,
     Upgrade,
+    only_mappings,
     warn_of_file,
 )
 from .deadlines import lock_deadline
@@ -50,12 +52,16 @@ _MOST_FILES = 32
 
 
 def open_storage(
-    location: str, upgrade: Upgrade | None = None, merge: Merge | None = None
+    location: str,
+    upgrade: Upgrade | None = None,
+    merge: Merge | None = None,
+    mend: Mend = only_mappings,
 ) -> Storage:
     """The storage of this process for a location: a path, `memory://NAME`, or a Redis URL.
 
     Asking again for a location gives the same storage. `upgrade` is for files, `merge` for Redis;
-    without it, what is counted while Redis is away is dropped.
+    without it, what is counted while Redis is away is dropped. `mend` takes wrong values out of
+    what is read.
 
     Raises:
         ValueError: a URL of another kind.
@@ -79,12 +85,12 @@ def open_storage(
             elif scheme:
                 # When needed: few have a ledger there.
                 redis_storage = import_module(".redis", __package__)
-                _opened[name] = redis_storage.RedisStorage(location, merge or _drop)
+                _opened[name] = redis_storage.RedisStorage(location, merge or _drop, mend)
             else:
                 files = [n for n, s in _opened.items() if isinstance(s, JsonFileStorage)]
                 for old in files[: 1 - _MOST_FILES]:
                     del _opened[old]
-                _opened[name] = JsonFileStorage(path, upgrade)
+                _opened[name] = JsonFileStorage(path, upgrade, mend)
         return _opened[name]
 
 

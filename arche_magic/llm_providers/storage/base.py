@@ -18,12 +18,19 @@ T = TypeVar("T")
 Document = dict[str, Any]
 Change = Callable[..., T]
 Upgrade = Callable[[Document], "dict[str, Document] | None"]
+# mend(name, document) gives the document without what is wrong in it, and the paths of that.
+Mend = Callable[[str, Any], "tuple[Document, list[str]]"]
 # merge(before, ours, theirs) adds to `theirs` what happened between `before` and `ours`.
 Merge = Callable[[Document, Document, Document], None]
 
 
 class LedgerWarning(UserWarning):
     """The ledger, or replies, cannot be kept where they should be; calls go on all the same."""
+
+
+def only_mappings(name: str, document: Any) -> tuple[Document, list[str]]:
+    """Mend documents of unknown content: they are mappings, or empty."""
+    return (document, []) if isinstance(document, dict) else ({}, [name])
 
 
 class StorageTimeout(LLMProviderError):
@@ -36,6 +43,11 @@ class Storage(Protocol):
     @property
     def trouble(self) -> str:
         """Why the documents are kept in this process's memory for now; "" where they should be."""
+        ...
+
+    @property
+    def findings(self) -> list[str]:
+        """What was wrong with stored documents that this process read, and how it went on."""
         ...
 
     def read(self, name: str) -> Document:

@@ -54,7 +54,7 @@ def split(content: bytes) -> tuple[dict[str, str], int] | None:
 
 
 def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
-    """Documents and revision of a file of ours, however an editor left it.
+    """Documents, yet to be mended, and revision of a file of ours, however an editor left it.
 
     None for one in another layout, and for half a file.
     """
@@ -64,14 +64,16 @@ def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
         return None
     if data == {}:
         return {}, 0
-    if not isinstance(data, dict) or data.get("version") not in _READABLE:
+    if not isinstance(data, dict):
         return None
-    documents, revision = data.get("documents"), data.get("revision", 0)
-    if not isinstance(documents, dict):
+    version, documents = data.get("version"), data.get("documents")
+    revision, complete = data.get("revision", 0), data.get("complete", 0)
+    # True is 1, and 2.0 is 2, but we write neither.
+    if not all(type(number) is int for number in (version, revision, complete)):
         return None
-    if not all(isinstance(document, dict) for document in documents.values()):
+    if version not in _READABLE or not isinstance(documents, dict):
         return None
-    return (documents, revision) if data.get("complete", 0) == revision else None
+    return (documents, revision) if complete == revision >= 0 else None
 
 
 def is_ours(content: bytes) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,26 @@ from typing import Any
 from ..bounded import TookTooLong, within
 from ..forks import new_lock, new_rlock, tell_of_forks
 from ..safe_files import NotOurs, open_ours, read_ours
-from .base import Change, Document, StorageTimeout, T, Upgrade, warn, warn_of_file
+from .base import (
+    Change,
+    Document,
+    Mend,
+    StorageTimeout,
+    T,
+    Upgrade,
+    only_mappings,
+    warn,
+    warn_of_file,
+)
 from .deadlines import acquire, lock_deadline, seconds_left
-from .file_text import FILE_VERSION, is_a_ledger, is_ours, lines, parse, split, whole_file
+from .file_text import is_a_ledger, is_ours, lines, parse, split, whole_file
 from .kernel_lock import kernel_lock
+from .rescue import BLANK, Rescue
 
 # Whatever is at the path with this name, in a folder of ours, was once a ledger.
 LEDGER_NAME = "llm_quota_tracker.json"
 # Enough of the file to hold its version and revision.
 _HEAD_BYTES = 64
-_BLANK = b"\x00 \r\n\t"
 _BACKUP_SECONDS = 60.0
 # A disk that answered so lately is asked without a helper thread.
 _TRUSTED_SECONDS = 0.005
@@ -51,9 +60,12 @@ class JsonFileStorage:
     Args:
         path: the file; its directory is made when first needed.
         upgrade: turns a file in another layout into documents, or returns None if it cannot.
+        mend: takes wrong values out of a document that was read.
     """
 
-    def __init__(self, path: Path, upgrade: Upgrade | None = None) -> None:
+    def __init__(
+        self, path: Path, upgrade: Upgrade | None = None, mend: Mend = only_mappings
+    ) -> None:
         self.path = path
         self._upgrade = upgrade
         # Threads queue here to change the file.
@@ -62,8 +74,8 @@ class JsonFileStorage:
         self._look_lock = new_lock()
         self._file_lock: Any = kernel_lock(f"{path}.lock")
         self._name = os.fspath(path)
-        self._copy = path.with_name(f"{path.name}.copy")
-        self._backup = path.with_name(f"{path.name}.backup")
+        self._rescue = Rescue(path, mend, upgrade)
+        self._copy, self._backup = self._rescue.copy, self._rescue.backup
         self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
         self.trouble = ""
@@ -87,6 +99,11 @@ class JsonFileStorage:
         # Replaced as a whole, since readers take no lock.
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
+
+    @property
+    def findings(self) -> list[str]:
+        """What was wrong with the file as this process read it, and how it went on."""
+        return self._rescue.findings
 
     def begin_child(self) -> None:
         """Read anew what another thread may have been changing when the process was forked."""
@@ -122,7 +139,9 @@ class JsonFileStorage:
                         self.update("", lambda document: None)
                 except StorageTimeout:
                     # Its writer is at it, or was stopped in the middle: the copy is whole.
-                    return _whole_copy(self._copy) or self._documents
+                    with contextlib.suppress(OSError):
+                        seen = self._rescue.glance(_read_bytes(self.path) or b"")
+                        return self._documents if seen is None else seen
         return self._documents
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
@@ -195,14 +214,14 @@ class JsonFileStorage:
         content = _read_bytes(self.path) or b""
         beside = [_read_bytes(path) or b"" for path in (self._copy, self._backup)]
         known = os.path.lexists(f"{self.path}.lock") or any(
-            text.strip(_BLANK) and is_ours(text) for text in beside
+            text.strip(BLANK) and is_ours(text) for text in beside
         )
-        if content.strip(_BLANK):
+        if content.strip(BLANK):
             if not known and not is_a_ledger(content, self._upgrade):
                 raise NotOurs(self.path, "is not a ledger; set ARCHE_QUOTA_STORE to another path")
         elif not known:
             for path, text in zip((self._copy, self._backup), beside, strict=True):
-                if text.strip(_BLANK):
+                if text.strip(BLANK):
                     raise NotOurs(path, "is not a copy of a ledger; move it away")
         self._checked = True
 
@@ -245,7 +264,7 @@ class JsonFileStorage:
         if found is None:
             if not locked:
                 raise _OtherLayout
-            documents = self._rescued(content)
+            documents = self._rescue.documents(content)
             found = documents, {name: lines(entry) for name, entry in documents.items()}, 0
             # Nothing is in the file, or nothing right, until it is written.
             content, self._rescuing = b"", True
@@ -266,14 +285,17 @@ class JsonFileStorage:
             }
         except (ValueError, RecursionError):
             return None
+        changed = [name for name in texts if documents[name] is not self._documents.get(name)]
+        if changed and not self._rescue.is_right(documents, *changed):
+            return None
         return documents, texts, revision
 
     def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
         """The same of a file that is written in any other way."""
-        if not content.strip(_BLANK):
+        if not content.strip(BLANK):
             return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
         found = parse(content)
-        if found is None:
+        if found is None or not self._rescue.is_right(found[0]):
             return None
         documents, revision = found
         return documents, {name: lines(entry) for name, entry in documents.items()}, revision
@@ -289,19 +311,6 @@ class JsonFileStorage:
         self._content = content
         self._was_there = self._was_there or bool(content)
         self._remember()
-
-    def _rescued(self, content: bytes) -> dict[str, Document]:
-        """What can be had of a file that is torn, or that is not ours."""
-        if is_ours(content) or not content.strip(_BLANK):
-            found = parse(_read_bytes(self._copy) or b"")
-            if found:
-                return found[0]
-            found = parse(_read_bytes(self._backup) or b"")
-            if found:
-                written = time.strftime("%H:%M:%S", time.localtime(self._backup.stat().st_mtime))
-                self._keep_aside("torn", f"is torn; its counts go on from a backup of {written}")
-                return found[0]
-        return self._take_over(content)
 
     def _is_unchanged(self) -> bool:
         """Whether the file is what was read or written last: every change raises its revision."""
@@ -332,29 +341,6 @@ class JsonFileStorage:
         if self._stamp is not None:
             os.close(self._descriptor)
         self._stamp = None
-
-    def _take_over(self, content: bytes) -> dict[str, Document]:
-        """Keep a file that is not in our layout aside, and take over what can be read of it."""
-        upgraded: dict[str, Document] | None = None
-        try:
-            data = json.loads(content.decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            self._keep_aside("damaged", "is damaged; a new one begins")
-            return {}
-        if isinstance(data, dict) and "documents" in data:
-            version = re.sub(r"[^\w.-]", "", str(data.get("version")))[:20]
-            why = f"has version {version}, not {FILE_VERSION}; a new one begins"
-            self._keep_aside(f"version-{version}", why)
-        elif isinstance(data, dict) and self._upgrade and (upgraded := self._upgrade(data)):
-            self._keep_aside("older", "has the older layout; its counts were taken over")
-        else:
-            self._keep_aside("unknown", "has an unknown layout; a new one begins")
-        return upgraded or {}
-
-    def _keep_aside(self, suffix: str, why: str) -> None:
-        aside = self.path.with_name(f"{self.path.stem}.{suffix}-{time.time_ns()}.json")
-        self.path.replace(aside)
-        warn(f"the ledger {self.path} {why}; the old file is kept as {aside.name}")
 
     def _save(self) -> None:
         if not self._on_disk:
@@ -399,14 +385,6 @@ class JsonFileStorage:
                 "counting in memory until this process ends"
             )
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
-
-
-def _whole_copy(path: Path) -> dict[str, Document] | None:
-    """The documents of a copy, None if it cannot be read."""
-    with contextlib.suppress(OSError):
-        found = parse(_read_bytes(path) or b"")
-        return found[0] if found else None
-    return None
 
 
 def _read_bytes(path: Path) -> bytes | None:

@@ -14,6 +14,7 @@ class MemoryStorage:
     trouble = ""
 
     def __init__(self) -> None:
+        self.findings: list[str] = []
         self._texts: dict[str, str] = {}
         self._lock = new_rlock()
 

@@ -20,7 +20,17 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..forks import new_rlock, tell_of_forks
 from ..types import Location, Secret
-from .base import Change, Document, LedgerWarning, Merge, StorageTimeout, T
+from .base import (
+    Change,
+    Document,
+    LedgerWarning,
+    Mend,
+    Merge,
+    StorageTimeout,
+    T,
+    only_mappings,
+    warn,
+)
 from .deadlines import acquire
 from .memory import MemoryStorage
 
@@ -58,6 +68,7 @@ class _Stored:
         lineage: a Redis that lost the document gets a new one; "" before there is one.
         basis, basis_revision: what was remembered of it when this lineage began.
         text: how Redis has it; "" while it has not.
+        mended: something in the text is wrong, and not in `document` and `basis`.
     """
 
     document: Document = field(default_factory=dict)
@@ -66,14 +77,28 @@ class _Stored:
     basis: Document = field(default_factory=dict)
     basis_revision: int = 0
     text: str = ""
+    mended: bool = False
 
     @classmethod
-    def of(cls, text: str | None) -> _Stored | None:
-        """What a key holds; None for nothing, or for what somebody else put there."""
+    def of(cls, text: str | None, name: str, mend: Mend) -> tuple[_Stored | None, list[str]]:
+        """What a key holds, without what is wrong in it, and the paths of that.
+
+        None for nothing, or for what somebody else put there.
+        """
+        if not text:
+            return None, []
         try:
-            return cls(**json.loads(text), text=text) if text else None
-        except (ValueError, TypeError):
-            return None
+            content = json.loads(text)
+            lineage, basis = content["lineage"], content["basis"]
+            counts = content["revision"], content["basis_revision"]
+            document, wrong = mend(name, content["document"])
+            basis, wrong_basis = mend(name, basis)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None, [name]
+        if not isinstance(lineage, str) or not all(type(n) is int and n >= 0 for n in counts):
+            return None, [name]
+        wrong += wrong_basis
+        return cls(document, counts[0], lineage, basis, counts[1], text, bool(wrong)), wrong
 
     @property
     def stamp(self) -> str:
@@ -82,9 +107,9 @@ class _Stored:
 
     def document_to_change(self) -> Document:
         """A copy of the document."""
-        document: Document = (
-            json.loads(self.text)["document"] if self.text else deepcopy(self.document)
-        )
+        if not self.text or self.mended:
+            return deepcopy(self.document)
+        document: Document = json.loads(self.text)["document"]
         return document
 
     def followed_by(self, document: Document) -> _Stored:
@@ -127,12 +152,13 @@ class RedisStorage:
         merge: `merge(before, ours, theirs)` adds to `theirs` what happened between `before`, the
             last document seen, and `ours`, the one that was changed in memory while Redis was
             away.
+        mend: takes wrong values out of a document that was read.
 
     Raises:
         ConfigurationError: redis-py is missing, or it does not take the URL.
     """
 
-    def __init__(self, url: str, merge: Merge) -> None:
+    def __init__(self, url: str, merge: Merge, mend: Mend = only_mappings) -> None:
         try:
             import redis
             from redis.backoff import NoBackoff
@@ -168,7 +194,8 @@ class RedisStorage:
             )
         self._write = self._client.register_script(_WRITE_IF_UNCHANGED)
         self._failures = redis.RedisError
-        self._merge = merge
+        self._merge, self._mend = merge, mend
+        self.findings: list[str] = []
         # Threads of one process queue here instead of outrunning each other.
         self._lock = new_rlock()
         self._seen: dict[str, _Stored] = {}
@@ -209,10 +236,9 @@ class RedisStorage:
             began = time.monotonic()
             keys = [_PREFIX + name for name in names]
             try:
-                found = [
-                    _Stored.of(text) for text in _interruptible(partial(self._client.mget, keys))
-                ]
-                for name, stored in zip(names, found, strict=True):
+                texts = _interruptible(partial(self._client.mget, keys))
+                for name, text in zip(names, texts, strict=True):
+                    stored = self._read(name, text)
                     seen = self._seen.get(name)
                     if seen and (stored is None or _lacks(stored, seen)):
                         self._transact((name,), lambda document: None)
@@ -286,10 +312,10 @@ class RedisStorage:
 
     def _base(self, name: str, text: str | None) -> _Base:
         """What a change starts from, by what Redis has: with what it lost put back."""
-        stored, seen = _Stored.of(text), self._seen.get(name)
+        stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
         if not seen or (stored and not _lacks(stored, seen)):
-            return _Base(stored or _Stored(), stamp)
+            return _Base(stored or _Stored(), stamp, lost=stored is not None and stored.mended)
         document = deepcopy(seen.document)
         if stored:
             # Somebody else began anew, from an older copy than ours or from nothing.
@@ -302,6 +328,19 @@ class RedisStorage:
             seen.revision,
         )
         return _Base(restored, stamp, lost=True)
+
+    def _read(self, name: str, text: str | None) -> _Stored | None:
+        """What a key holds; the process says once that something of it is wrong."""
+        seen = self._seen.get(name)
+        if seen and text == seen.text:
+            return seen
+        stored, wrong = _Stored.of(text, name, self._mend)
+        if wrong:
+            why = f"{wrong[0]} has a wrong value; its counts go on without it"
+            if why not in self.findings:
+                self.findings.append(why)
+                warn(f"the ledger in Redis: {why}")
+        return stored
 
     def _remember(self, name: str, stored: _Stored | None) -> None:
         if stored is None:

@@ -1,0 +1,142 @@
+"""What can be had of a ledger's file that is torn, damaged, or in another layout.
+
+The holder of the lock goes on from the copy beside it, which was written before the file; else
+from what is right in the file; else from the backup. Nothing is thrown away: the file is kept
+aside under another name, except where it was only half written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from ..safe_files import read_ours
+from .base import Document, Mend, Upgrade, warn
+from .file_text import FILE_VERSION, is_ours, parse
+
+BLANK = b"\x00 \r\n\t"
+_SHOWN_PATHS = 3
+
+
+class Rescue:
+    """The files of one ledger, for the holder of its lock.
+
+    Args:
+        path: the ledger; its copy and backup lie beside it.
+        mend: takes wrong values out of a document.
+        upgrade: turns a file in another layout into documents, or returns None if it cannot.
+
+    Attributes:
+        findings: what was wrong with the file since this process began, for the doctor.
+    """
+
+    def __init__(self, path: Path, mend: Mend, upgrade: Upgrade | None) -> None:
+        self.path, self._mend, self._upgrade = path, mend, upgrade
+        self.copy = path.with_name(f"{path.name}.copy")
+        self.backup = path.with_name(f"{path.name}.backup")
+        self.findings: list[str] = []
+
+    def is_right(self, documents: dict[str, Document], *names: str) -> bool:
+        """Whether these documents (all, if none is named) hold no wrong value."""
+        return not any(self._mend(name, documents[name])[1] for name in names or documents)
+
+    def glance(self, content: bytes) -> dict[str, Document] | None:
+        """The documents to show while somebody else has the lock; None if nothing can be had."""
+        if copied := self._sound(self.copy):
+            return copied[0]
+        found = parse(content)
+        return self._mended(found[0])[0] if found else None
+
+    def documents(self, content: bytes) -> dict[str, Document]:
+        """The documents to go on from, after a file of that content."""
+        found, copied = parse(content), self._sound(self.copy)
+        documents, wrong = self._mended(found[0]) if found else ({}, [])
+        if copied and (copied[1] >= found[1] if found else _may_be_damaged(content)):
+            if wrong:
+                self._keep_aside("wrong", _has(wrong, "its counts go on from its copy"))
+            elif not is_ours(content) and content.strip(BLANK):
+                self._keep_aside("damaged", "is damaged; its counts go on from its copy")
+            return copied[0]
+        if found:
+            self._keep_aside("wrong", _has(wrong, "its counts go on without them"))
+            return documents
+        saved = self._sound(self.backup) if _may_be_damaged(content) else None
+        if saved:
+            written = time.strftime("%H:%M:%S", time.localtime(self.backup.stat().st_mtime))
+            is_torn = is_ours(content) or not content.strip(BLANK)
+            state = "torn" if is_torn else "damaged"
+            self._keep_aside(state, f"is {state}; its counts go on from a backup of {written}")
+            return saved[0]
+        return self._take_over(content)
+
+    def _sound(self, path: Path) -> tuple[dict[str, Document], int] | None:
+        """Documents and revision of a copy, None unless all of it is right."""
+        try:
+            found = parse(read_ours(path))
+        except FileNotFoundError:
+            return None
+        return found if found and self.is_right(found[0]) else None
+
+    def _mended(self, documents: dict[str, Document]) -> tuple[dict[str, Document], list[str]]:
+        wrong: list[str] = []
+        mended = {}
+        for name, document in documents.items():
+            mended[name], found = self._mend(name, document)
+            wrong += found
+        return mended, wrong
+
+    def _take_over(self, content: bytes) -> dict[str, Document]:
+        """Keep a file that is not in our layout aside, and take over what can be read of it."""
+        upgraded: dict[str, Document] | None = None
+        data = _json(content)
+        if data is _NO_JSON or _version(data) == FILE_VERSION:
+            self._keep_aside("damaged", "is damaged; a new one begins")
+        elif isinstance(data, dict) and "documents" in data:
+            version = re.sub(r"[^\w.-]", "", str(data.get("version")))[:20]
+            why = f"has version {version}, not {FILE_VERSION}; a new one begins"
+            self._keep_aside(f"version-{version}", why)
+        elif isinstance(data, dict) and self._upgrade and (upgraded := self._upgrade(data)):
+            self._keep_aside("older", "has the older layout; its counts were taken over")
+        else:
+            self._keep_aside("unknown", "has an unknown layout; a new one begins")
+        return upgraded or {}
+
+    def _keep_aside(self, suffix: str, why: str) -> None:
+        aside = self.path.with_name(f"{self.path.stem}.{suffix}-{time.time_ns()}.json")
+        self.path.replace(aside)
+        if suffix in ("wrong", "damaged"):
+            self.findings.append(why)
+        warn(f"the ledger {self.path} {why}; the old file is kept as {aside.name}")
+
+
+_NO_JSON = object()
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+def _version(data: Any) -> Any:
+    """The version that a file in our layout states, None for other files."""
+    return data.get("version") if isinstance(data, dict) and "documents" in data else None
+
+
+def _may_be_damaged(content: bytes) -> bool:
+    """Whether a file that cannot be read may have been a ledger of ours, and no other JSON."""
+    data = _json(content)
+    return data is _NO_JSON or (
+        isinstance(data, dict) and ("version" in data or "documents" in data)
+    )
+
+
+def _has(wrong: list[str], then: str) -> str:
+    names = ", ".join(re.sub(r"[^\w:./ \[\]-]", "?", path) for path in wrong[:_SHOWN_PATHS])
+    more = f" and {len(wrong) - _SHOWN_PATHS} more" if len(wrong) > _SHOWN_PATHS else ""
+    values = "a wrong value" if len(wrong) == 1 else f"{len(wrong)} wrong values"
+    return f"has {values} ({names}{more}); {then}"

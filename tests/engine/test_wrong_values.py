@@ -1,0 +1,310 @@
+"""A ledger in which one value is wrong: it costs that value at most, and never a request."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from engine_parts import (
+    NOON,
+    RPM,
+    TPM,
+    Clock,
+    RedisServer,
+    a_route,
+    ask,
+    custom_configuration,
+    custom_provider,
+    failed,
+    held,
+    served,
+)
+
+from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.errors import Remedy
+from arche_magic.llm_providers.quota.merging import merge_kept
+from arche_magic.llm_providers.quota.opening import RouteState
+from arche_magic.llm_providers.quota.shapes import mend
+from arche_magic.llm_providers.quota.views import usage_summary
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
+from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning, MemoryStorage
+from arche_magic.llm_providers.types import Budget, Limit, Observation, Usage
+from arche_magic.notebook.frames import quota_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WRONG: dict[str, Any] = {
+    "null": None,
+    "a string": "wrong",
+    "a list": [1],
+    "a mapping": {"wrong": 1},
+    "negative": -5,
+    "huge": 10**400,
+    "large": 1e300,
+    "nan": math.nan,
+    "true": True,
+}
+LIMITS = [
+    replace(RPM, amount=30),
+    TPM,
+    Limit("requests", "day", 100, "calendar", "America/Los_Angeles"),
+    Limit("tokens", "hour", 10_000, "rolling"),
+]
+YEAR_9999 = 253_402_300_799
+Place = tuple[Any, ...]
+
+
+def configured(clock: Clock) -> Configuration:
+    return custom_configuration(LIMITS, keys=4, clock=clock)
+
+
+def tracker_of(path: Path, now: float = NOON) -> QuotaTracker:
+    return QuotaTracker(JsonFileStorage(path, older_documents, mend), configured(Clock(now)))
+
+
+def fill(tracker: QuotaTracker) -> None:
+    """Spend, learn, close and hold, until a document has every field that it can have."""
+    one, two, three, four = (a_route(tracker.configuration, key) for key in range(1, 5))
+    seen = [
+        Observation("requests_per_day", 100, 90, 3600.0, "header"),
+        Observation("tokens_per_minute", 900, 700, 12.0, "header"),
+        Observation("requests_per_minute", 25, None, None, "error"),
+    ]
+    served(tracker, one, observations=seen, account="org_1")
+    served(tracker, two, observations=seen)
+    served(tracker, two, account="org_1")
+    held(tracker, two)
+    failed(tracker, three, Remedy.WAIT_FOR_LIMIT, retry_after=30.0, limit="requests_per_day")
+    failed(tracker, a_route(tracker.configuration, 3, "model-b"), Remedy.TOP_UP_ACCOUNT)
+    failed(tracker, four, Remedy.REPLACE_KEY)
+    failed(tracker, a_route(tracker.configuration, 2, "model-b"), Remedy.CHANGE_MODEL)
+    failed(tracker, one, Remedy.RETRY_LATER)
+    tracker.set_limits("groq_key_1", requests_per_day=50)
+    tracker.set_limits("groq", tokens_per_day={"amount": 5000, "window": "calendar"})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """A realistic ledger's file, with its copy beside it."""
+    path = tmp_path / "ledger.json"
+    fill(tracker_of(path))
+    return path
+
+
+def places(value: Any, path: Place = ()) -> Iterator[Place]:
+    """The paths of all nodes and leaves."""
+    if path:
+        yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, entry in entries:
+        if isinstance(entry, dict | list):
+            yield from places(entry, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def replaced(content: Any, path: Place, value: Any) -> Any:
+    """The content with another value at one place."""
+    changed = deepcopy(content)
+    inner = changed
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return changed
+
+
+def use(tracker: QuotaTracker) -> None:
+    """Everything that requests and displays do with a ledger."""
+    now = tracker.configuration.clock.time()
+    rows = tracker.standings()
+    json.dumps(usage_summary(rows, now), default=str)
+    # Building a frame takes longer than all the rest.
+    if any(
+        row.opens_at > YEAR_9999 or row.resets_at > YEAR_9999 or row.amount > 1e9 for row in rows
+    ):
+        quota_frame(rows, {}, now)
+    tracker.shared_keys()
+    tracker.budget()
+    for key in tracker.configuration.keys:
+        tracker.closure(key)
+        tracker.account(key)
+    for route in tracker.configuration.routes():
+        tracker.state(route, ask(), now)
+        tracker.estimate(route, ask())
+        hold = tracker.hold(route, ask())
+        if isinstance(hold, RouteState):
+            continue
+        assert isinstance(hold, Hold)
+        tracker.settle(hold, Usage(5, 5), [Observation("requests_per_day", 100, 80, 9.0, "header")])
+
+
+def a_third_of(every: Iterator[Place], what: str) -> list[Place]:
+    """Every third place, another third for another wrong value: all of them take a minute."""
+    return list(every)[list(WRONG).index(what) % 3 :: 3]
+
+
+def shown(path: Place) -> str:
+    return ".".join(map(str, path))
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_one_wrong_value_raises_nothing(ledger: Path, what: str) -> None:
+    """Whatever and wherever it is, in a ledger without a copy: the rest is gone on from."""
+    content = json.loads(ledger.read_bytes())
+    for name in ("copy", "backup"):
+        ledger.with_name(f"{ledger.name}.{name}").unlink()
+    for number, path in enumerate(a_third_of(places(content), what)):
+        changed = ledger.with_name(f"{number}.json")
+        changed.write_text(json.dumps(replaced(content, path, WRONG[what])))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # As it is now, or when what is held and closed is over.
+                use(tracker_of(changed, NOON + number % 2 * 100_000))
+        except Exception as error:
+            raise AssertionError(f"{shown(path)} is {what}") from error
+
+
+def test_the_copy_is_gone_on_from(ledger: Path) -> None:
+    """Nothing is lost where the copy is whole; what was wrong is said, and kept aside."""
+    content = json.loads(ledger.read_bytes())
+    before = tracker_of(ledger).get_usage_summary()
+    copy = ledger.with_name(f"{ledger.name}.copy").read_bytes()
+    for number, path in enumerate(places(content)):
+        what = ("a list", "huge")[number % 2]
+        changed = ledger.with_name(f"{number}.json")
+        changed.write_text(json.dumps(replaced(content, path, WRONG[what])))
+        changed.with_name(f"{changed.name}.copy").write_bytes(copy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tracker = tracker_of(changed)
+            assert tracker.get_usage_summary() == before, f"{shown(path)} is {what}"
+
+
+def test_a_wrong_value_is_named_and_the_file_kept(ledger: Path) -> None:
+    """Once, by whoever reads it first; the file is right again then."""
+    content = json.loads(ledger.read_bytes())
+    path = next(place for place in places(content) if place[-2:] == ("tokens_per_minute", "used"))
+    text = json.dumps(replaced(content, path, "many"))
+    for had_copy in (True, False):
+        ledger.write_text(text)
+        if not had_copy:
+            ledger.with_name(f"{ledger.name}.copy").unlink()
+        then = "its counts go on from its copy" if had_copy else "its counts go on without them"
+        tracker = None
+        with pytest.warns(LedgerWarning, match="tokens_per_minute.used") as caught:
+            tracker = tracker_of(ledger)
+        assert len(caught) == 1
+        assert "has a wrong value" in str(caught[0].message)
+        assert then in str(caught[0].message)
+        assert tracker.storage.findings == [f"has a wrong value ({'.'.join(path[1:])}); {then}"]
+        kept = str(caught[0].message).rpartition(" ")[2]
+        assert ledger.with_name(kept).read_text() == text
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert tracker_of(ledger).storage.findings == []
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.7])
+def test_conflict_markers_of_git_cost_nothing(ledger: Path, where: float) -> None:
+    """A ledger that was committed by two branches: the copy is gone on from."""
+    before = tracker_of(ledger).get_usage_summary()
+    lines = ledger.read_text().splitlines()
+    at = int(where * len(lines))
+    ours = ["<<<<<<< HEAD", lines[at], "=======", lines[at], ">>>>>>> other"]
+    ledger.write_text("\n".join([*lines[:at], *ours, *lines[at + 1 :], ""]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert tracker_of(ledger).get_usage_summary() == before
+
+
+def test_a_budget_with_a_wrong_value(tmp_path: Path) -> None:
+    """The same holds for what paid routes may cost."""
+    path = tmp_path / "ledger.json"
+    budget = Budget(per_day=5.0, per_month=50.0)
+
+    def tracker() -> QuotaTracker:
+        configuration = custom_configuration(LIMITS, name="openai", clock=Clock())
+        paid = replace(
+            configuration,
+            budget=budget,
+            providers={"openai": replace(configuration.providers["openai"], paid=True)},
+        )
+        return QuotaTracker(JsonFileStorage(path, older_documents, mend), paid)
+
+    ledger = tracker()
+    ledger.budget()
+    storage = ledger.storage
+    day = {"2025-11-17": 1.0, "2025-11": 2.0}
+    held_usd = {"abc": {"usd": 0.5, "expires": NOON + 60}}
+    storage.update(
+        "budget of all providers", lambda document: document.update(spent=day, held=held_usd)
+    )
+    content = json.loads(path.read_bytes())
+    for what, value in WRONG.items():
+        for place in a_third_of(places(content), what):
+            path.write_text(json.dumps(replaced(content, place, value)))
+            path.with_name(f"{path.name}.copy").unlink(missing_ok=True)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    use(tracker())
+            except Exception as error:
+                raise AssertionError(f"{shown(place)} is {what}") from error
+
+
+@pytest.mark.parametrize("what", ["null", "a string", "a list"])
+def test_one_wrong_value_in_redis_raises_nothing(redis_server: RedisServer, what: str) -> None:
+    """A process that begins with it goes on with the rest."""
+    from arche_magic.llm_providers.storage.redis import RedisStorage
+
+    providers = {"groq": custom_provider(LIMITS)}
+
+    def tracker(now: float = NOON) -> QuotaTracker:
+        def merge(*three: Any) -> None:
+            merge_kept(*three, providers, now)
+
+        return QuotaTracker(RedisStorage(redis_server.url, merge, mend), configured(Clock(now)))
+
+    fill(tracker())
+    client = redis_server.client()
+    kept = {name: client.get(name) for name in client.scan_iter()}
+    for name, text in kept.items():
+        content = json.loads(text)
+        for path in a_third_of(places(content), what):
+            client.mset(kept)
+            client.set(name, json.dumps(replaced(content, path, WRONG[what])))
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    use(tracker())
+            except Exception as error:
+                raise AssertionError(f"{name.decode()}: {shown(path)} is {what}") from error
+
+
+def test_a_table_of_routes_that_never_open_by_waiting() -> None:
+    """All keys are refused: no row has a time at which it opens."""
+    configuration = custom_configuration([RPM], keys=1)
+    tracker = QuotaTracker(MemoryStorage(), configuration)
+    failed(tracker, a_route(configuration), Remedy.REPLACE_KEY)
+    rows = [row for row in tracker.standings() if row.limit == RPM.name]
+    assert quota_frame(rows, {}, NOON)["opens_at"].isna().all()
+
+
+@pytest.mark.parametrize("amount", [1e300, 10**400, math.inf])
+def test_an_absurd_limit_is_not_learned(ledger: Path, amount: float) -> None:
+    """A header that states it changes nothing."""
+    tracker = tracker_of(ledger, NOON + 100_000)
+    route = a_route(tracker.configuration, 2)
+    before = tracker.standings()
+    seen = [Observation("requests_per_minute", amount, None, None, "header")]
+    served(tracker, route, observations=seen)
+    after = {(row.key, row.model, row.limit): row.amount for row in tracker.standings()}
+    assert after == {(row.key, row.model, row.limit): row.amount for row in before}
