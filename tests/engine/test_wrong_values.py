@@ -59,6 +59,8 @@ LIMITS = [
 ]
 YEAR_9999 = 253_402_300_799
 Place = tuple[Any, ...]
+# All values at all places take a minute.
+STEP = 3
 
 
 def configured(clock: Clock) -> Configuration:
@@ -146,8 +148,8 @@ def use(tracker: QuotaTracker) -> None:
 
 
 def a_third_of(every: Iterator[Place], what: str) -> list[Place]:
-    """Every third place, another third for another wrong value: all of them take a minute."""
-    return list(every)[list(WRONG).index(what) % 3 :: 3]
+    """Every third place, another third for another wrong value."""
+    return list(every)[list(WRONG).index(what) % STEP :: STEP]
 
 
 def shown(path: Place) -> str:
@@ -225,29 +227,26 @@ def test_conflict_markers_of_git_cost_nothing(ledger: Path, where: float) -> Non
         assert tracker_of(ledger).get_usage_summary() == before
 
 
-def test_a_budget_with_a_wrong_value(tmp_path: Path) -> None:
-    """The same holds for what paid routes may cost."""
+def test_what_is_spent_of_budgets_and_jobs_with_a_wrong_value(tmp_path: Path) -> None:
+    """The same holds for what paid routes may cost, and for the bounds of a job."""
     path = tmp_path / "ledger.json"
-    budget = Budget(per_day=5.0, per_month=50.0)
 
     def tracker() -> QuotaTracker:
-        configuration = custom_configuration(LIMITS, name="openai", clock=Clock())
-        paid = replace(
-            configuration,
-            budget=budget,
-            providers={"openai": replace(configuration.providers["openai"], paid=True)},
-        )
-        return QuotaTracker(JsonFileStorage(path, older_documents, mend), paid)
+        free = custom_configuration(name="openai", models=("gpt-4.1-mini",), keys=1, clock=Clock())
+        openai = replace(free.providers["openai"], paid=True)
+        budget = Budget(per_day=5.0, per_month=50.0)
+        paid = replace(free, providers={"openai": openai}, budget=budget)
+        found = QuotaTracker(JsonFileStorage(path, older_documents, mend), paid)
+        found.job = found.job_purse(5.0, 10_000.0, "a job")
+        return found
 
     ledger = tracker()
-    ledger.budget()
-    storage = ledger.storage
-    day = {"2025-11-17": 1.0, "2025-11": 2.0}
-    held_usd = {"abc": {"usd": 0.5, "expires": NOON + 60}}
-    storage.update(
-        "budget of all providers", lambda document: document.update(spent=day, held=held_usd)
-    )
+    (route,) = ledger.configuration.routes()
+    served(ledger, route)
+    held(ledger, route)
     content = json.loads(path.read_bytes())
+    del content["documents"][f"openai:{ledger.configuration.keys[0].account}"]
+    assert set(content["documents"]) == {"budget of all providers", "bounds of jobs"}
     for what, value in WRONG.items():
         for place in a_third_of(places(content), what):
             path.write_text(json.dumps(replaced(content, place, value)))

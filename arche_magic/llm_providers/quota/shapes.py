@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from ..catalog import parse_limits
 from ..types import MOST_UNITS, PERIOD_SECONDS
 from .budget import DOCUMENT as BUDGET
+from .budget import JOBS
 
 Document = dict[str, Any]
 # Takes a value and its path, and notes the paths of what is wrong in it. Returns the value without
@@ -43,6 +44,8 @@ def mend(name: str, document: Any) -> tuple[Document, list[str]]:
 def _shape_of(name: str) -> Shape:
     if name == BUDGET:
         return _BUDGET
+    if name == JOBS:
+        return _JOBS
     if name == "older counts":
         return _OLDER
     if name.startswith("accounts of "):
@@ -299,6 +302,32 @@ _DIRECTORY = _fields(
     {"accounts": _each(_whole({"account": _TEXT, "at": _TIME}, {"evidence": _TEXT}))}
 )
 _OLDER = _each(_each(_whole({"used": _AMOUNT, "reset_at": _TIME, "at": _TIME})))
-_BUDGET = _fields(
-    {"spent": _each(_AMOUNT), "held": _each(_whole({"usd": _AMOUNT, "expires": _TIME}))}
-)
+_PURSE_HOLD = _whole(
+    {"usd": _AMOUNT, "expires": _TIME},
+    {
+        "tokens": _AMOUNT, "most_usd": _or_null(_AMOUNT), "most_tokens": _or_null(_AMOUNT),
+        "kind": _TEXT, "plain": _AMOUNT, "scale": _number(1e-9), "at": _TIME,
+    },
+    lambda hold: (
+        ("kind" not in hold or {"plain", "scale"} <= hold.keys())
+        and hold["expires"] <= hold.get("at", _LATEST) + _LONGEST_HOLD_SECONDS
+    ),
+)  # fmt: skip
+_PURSE: dict[str, Shape] = {
+    "spent": _each(_AMOUNT),
+    "held": _each(_PURSE_HOLD),
+    "seen": _each(_whole({"input": _AMOUNT, "output": _AMOUNT})),
+}
+_BUDGET = _fields(_PURSE)
+_JOB_FIELDS = _fields({**_PURSE, "at": _TIME})
+
+
+def _job(value: Any, path: str, wrong: list[str]) -> Any:
+    found = _JOB_FIELDS(value, path, wrong)
+    if found is not _WRONG and "at" not in found:
+        wrong.append(f"{path}.at")
+        return _WRONG
+    return found
+
+
+_JOBS = _fields({"jobs": _each(_job)})
