@@ -194,7 +194,7 @@ _BY_METRIC = _each(_AMOUNT, lambda key: key in _METRICS)
 
 _CLOSED = _whole(
     {"until": _or_null(_TIME), "reason": _TEXT, "since": _TIME, "strikes": _number(0, 1e6)},
-    {"tried": _TIME},
+    {"tried": _TIME, "remedy": _TEXT, "address": _TEXT},
     lambda c: c["until"] is None or c["until"] <= c["since"] + _LONGEST_CLOSURE_SECONDS,
 )
 _HOLD = _whole(
@@ -216,16 +216,16 @@ _FULL_LIMIT = _whole(
         "amount": _or_null(_AMOUNT), "window": _WINDOW, "time_zone": _ZONE, "evidence": _EVIDENCE,
         "evidence_at": _TIME, "counter": _counter,
     },
-    {"recent": _SLOTS, "proven": _AMOUNT},
+    {"recent": _SLOTS, "proven": _AMOUNT, "inferred": _FLAG},
 )  # fmt: skip
 # Without its amount it is not known what a provider said of the limit.
 _SHORT_LIMIT = _fields(
     {
         "used": _AMOUNT, "at": _TIME, "slots": _SLOTS, "amount": _or_null(_AMOUNT),
         "window": _WINDOW, "time_zone": _ZONE, "header": _TIME, "error": _TIME,
-        "configured": _TIME, "recent": _SLOTS, "proven": _AMOUNT,
+        "configured": _TIME, "recent": _SLOTS, "proven": _AMOUNT, "inferred": _FLAG,
     },
-    together=("amount", "header", "error", "configured"),
+    together=("amount", "header", "error", "configured", "inferred"),
 )  # fmt: skip
 
 
@@ -293,7 +293,9 @@ def _account(value: Any, path: str, wrong: list[str]) -> Any:
 _ACCOUNT: Shape = _account
 _PROVIDER = _fields(
     {
-        "models": _each(_fields({"closed": _CLOSED})),
+        "models": _each(
+            _fields({"closed": _CLOSED, "lacks": _each(_whole({"at": _TIME}, {"address": _TEXT}))})
+        ),
         "closed": _CLOSED,
         "limits": _each(_leaf(_is_limits_table)),
     }
