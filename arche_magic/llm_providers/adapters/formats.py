@@ -1,4 +1,7 @@
-"""How a model is asked for JSON: held to a schema if it can be, told of it in the prompt if not."""
+"""How a model is asked: what it does not take as a parameter or a role goes into the prompt.
+
+That is the schema of a reply, and the system prompt.
+"""
 
 from __future__ import annotations
 
@@ -29,41 +32,71 @@ _ABOUT_SCHEMA = re.compile(
 _ABOUT_JSON = re.compile(
     r"response[ _]?format|response_mime_type|json (mode|output)|json_object", re.IGNORECASE
 )
+# A refused system prompt, as Gemini says it of Gemma ("Developer instruction is not enabled"),
+# OpenAI of its first reasoning models ("does not support 'system' with this model"), and chat
+# templates of Gemma and Mistral ("System role not supported", "roles must alternate").
+_ABOUT_SYSTEM = re.compile(
+    r"\b(system|developer)\W{0,3}(role|message|prompt|instruction)s?\b.{0,60}(\bnot\b|n't|unsupported)"
+    r"|(\bnot|n't) (support|allow|accept|take)s?\b.{0,40}\b(system|developer)\b"
+    r"|(unsupported|unexpected|invalid|unknown).{0,30}\bsystem\b|['\"]system['\"] is not"
+    r"|roles must alternate|only user.{0,40}roles",
+    re.IGNORECASE,
+)
+# On the Gemini API they refuse both a system prompt and JSON mode (reports of 2025 and 2026).
+_PLAIN_GEMMA = re.compile(r"(models/)?gemma-(1|2|3n?)\b")
 _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How a request asked for JSON: the format (None: it did not ask), and the schema's text."""
+    """How a request asked.
+
+    Attributes:
+        form: how for JSON; None if it did not.
+        schema: the schema's text.
+        system: whether it had a system prompt.
+    """
 
     form: Format | None = None
     schema: str = ""
+    system: bool = False
 
 
 class Formats:
     """The plainest format each model of one service has needed so far.
 
-    A request steps down one format per refusal, so a model refuses it at most twice.
+    A request steps down one format per refusal, so a model refuses it at most twice, and once more
+    for a system prompt.
+
+    Args:
+        is_gemini: whether the service is the Gemini API.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_gemini: bool = False) -> None:
+        self._is_gemini = is_gemini
+        self._without_system: set[str] = set()
         # By model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
 
     def refused(
         self, model: str, asked: Asked, status: int, message: str, what: str
     ) -> AttemptFailed | None:
-        """Learn from a refusal whose words name the format; None if it is about something else.
+        """Learn from a refusal whose words name the format or the system prompt.
+
+        Returns None if the refusal is about something else.
 
         Args:
             model: the model that refused.
-            asked: how the request asked for JSON.
+            asked: how the request asked.
             status: HTTP status of the refusal.
             message: its text.
             what: its short label, for the error.
         """
         if status not in (400, 404, 422):
             return None
+        if asked.system and _ABOUT_SYSTEM.search(message):
+            self._without_system.add(model)
+            return AttemptFailed(f"{model} takes no system prompt {what}", Remedy.ASK_DIFFERENTLY)
         if _ABOUT_SCHEMA.search(message):
             form = Format.JSON
         elif _ABOUT_JSON.search(message):
@@ -83,15 +116,20 @@ class Formats:
         return self._plainer(model, asked, Format.JSON, what, named=True)
 
     def asking(self, request: Request, model: str) -> tuple[Request, Asked]:
-        """The request as this model is to get it, and how it asks for JSON."""
-        schema = request.schema
-        if schema is None:
-            return request, Asked()
-        places = ((model, ""), (model, schema.text))
-        form = max(self._plainest.get(place, Format.SCHEMA) for place in places)
-        return (_told(request, schema) if form > Format.SCHEMA else request), Asked(
-            form, schema.text
-        )
+        """The request as this model is to get it, and how it asks."""
+        is_plain = self._is_gemini and _PLAIN_GEMMA.match(model) is not None
+        asked, schema = Asked(), request.schema
+        if schema is not None:
+            places = ((model, ""), (model, schema.text))
+            form = max(self._plainest.get(place, Format.SCHEMA) for place in places)
+            form = Format.PROMPT if is_plain else form
+            request = _told(request, schema) if form > Format.SCHEMA else request
+            asked = Asked(form, schema.text)
+        if all(message.role != "system" for message in request.messages):
+            return request, asked
+        if is_plain or model in self._without_system:
+            return _without_system(request), asked
+        return request, replace(asked, system=True)
 
     def _plainer(
         self, model: str, asked: Asked, form: Format, what: str, *, named: bool
@@ -122,6 +160,16 @@ def _told(request: Request, schema: Schema) -> Request:
     return replace(request, messages=(whole, *others))
 
 
+def _without_system(request: Request) -> Request:
+    """The request with its system prompt at the head of the first turn of the user."""
+    system = [message.content for message in request.messages if message.role == "system"]
+    turns = [message for message in request.messages if message.role != "system"]
+    if not turns or turns[0].role != "user":
+        turns.insert(0, Message("user", ""))
+    text = "\n\n".join(filter(None, (*system, turns[0].content)))
+    return replace(request, messages=(replace(turns[0], content=text), *turns[1:]))
+
+
 def response_format(
     request: Request, form: Format | None, schema_field: str
 ) -> dict[str, Any] | None:
@@ -140,4 +188,4 @@ _formats: dict[tuple[str, str], Formats] = {}
 
 def formats_of(provider: str, base_url: str) -> Formats:
     """What is known of a service, shared by its keys."""
-    return _formats.setdefault((provider, base_url), Formats())
+    return _formats.setdefault((provider, base_url), Formats(is_gemini=provider == "google"))

@@ -64,7 +64,7 @@ class Call:
         status: HTTP status, or None while there was no answer.
         headers: response headers, names in lower case.
         body: of an answer that is no success: parsed JSON, else text, else None.
-        asked: how the request asks for JSON.
+        asked: how the request asks for JSON, and whether it has a system prompt.
         place: whose call it is.
     """
 
