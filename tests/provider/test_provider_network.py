@@ -140,6 +140,9 @@ def test_a_certificate_that_is_not_trusted_is_called_that(
         get_llm_provider("my-server").generate("Hello")
     monkeypatch.setenv("SSL_CERT_FILE", "own.pem")
     assert get_llm_provider("my-server").generate("Hello") == "Safe."
+    settle(https_server.replace("localhost", "127.0.0.1"))
+    with pytest.raises(ConfigurationError, match=r"certificate of 127.* is not valid .*mismatch"):
+        get_llm_provider("my-server").generate("Hello")
 
 
 def test_an_address_of_the_other_scheme_is_told(https_server: str) -> None:

@@ -308,6 +308,28 @@ def test_the_token_limit_goes_by_its_other_name_once(
     assert script.calls == 3
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda name: (400, error(f"Unknown parameter: '{name}'.", param=name)),
+        lambda name: (
+            422,
+            {"detail": [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs"}]},
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["stream_options", "max_tokens"])
+def test_what_the_user_did_not_choose_is_left_out_or_renamed(
+    script: RefusingServer, use: Use, refusal: Callable[[str], tuple[int, Any]], name: str
+) -> None:
+    """However a compatible service words its refusal, once per model."""
+    use(healthy=False, table=SERVER.format(url=script.url))
+    script.answer = lambda r: refusal(name) if name in r.body else (200, completion("Yes."))
+    for _ in range(2):
+        assert "".join(get_llm_provider().stream("Hello", max_tokens=9)) == "Yes."
+    assert script.calls == 3
+
+
 def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> None:
     """A service that is not asked with the wrong name refuses nothing."""
     table = SERVER.format(url=script.url) + 'token_limit = "max_completion_tokens"\n'
@@ -468,6 +490,7 @@ CAUSES: dict[str, tuple[int, Any, str]] = {
     ),
     "region": (403, error("Please check your network settings."), "region or network refused"),
     "address": (404, "<html><title>Nothing here</title></html>", "no such address.*Nothing here"),
+    "no model in sight": (404, {"status": "gone fishing"}, "not found .*gone fishing"),
     "endpoint": (200, {"error": "Unexpected endpoint or method."}, "no such address"),
     "no credit": (402, error("Pay first", code=402), "no credit left.*Pay first"),
 }

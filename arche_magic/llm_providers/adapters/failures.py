@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,31 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def validation_problems(fields: Mapping[str, Any]) -> str:
+    """`temperature (Input should be less than …)` from the list that FastAPI's servers send."""
+    message = fields.get("message")
+    detail = message.get("detail") if isinstance(message, dict) else fields.get("detail")
+    steps = {
+        ".".join(str(step) for step in problem["loc"][1:]): problem.get("msg")
+        for problem in mappings(detail)
+        if isinstance(problem.get("loc"), list)
+    }
+    return "; ".join(f"{parameter} ({reason})" for parameter, reason in steps.items())
+
+
+def words_of(body: Any, fields: Mapping[str, Any]) -> str:
+    """The server's own words: its message, of a page the title, else the body as it came."""
+    words = said(fields, "message") or said(fields, "detail") or validation_problems(fields)
+    if words or not body:
+        return words
+    if not isinstance(body, str):
+        return json.dumps(body)[:_READ]
+    if not _is_page(body):
+        return body
+    title = re.search(r"<(title|h1)[^>]{0,100}>([^<]{1,200})", body[:_READ], re.IGNORECASE)
+    return title[2].strip() if title else ""
+
+
 def event_status(fields: Mapping[str, Any]) -> int | None:
     """The HTTP status that an error under a 200 stands for; None if nothing in it tells."""
     for name in ("status_code", "raw_status_code", "code"):
@@ -114,12 +140,13 @@ def event_status(fields: Mapping[str, Any]) -> int | None:
 def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "") -> AttemptFailed:
     """What a status says where no code or type in the body says more."""
     what = label(status, fields)
-    words = _words(call, fields)
+    words = words_of(call.body, fields)
     delay = retry_delay(call.headers, time.time())
     if 300 <= status < 400:
         return AttemptFailed(
             f"the server redirected to another address {what}; the key was not sent there",
             Remedy.CHECK_ADDRESS,
+            said=call.headers.get("location", ""),
         )
     if status == 407:
         message = f"the proxy of this network wants a user name and a password {what}"
@@ -215,18 +242,6 @@ def _not_found(call: Call, words: str, what: str, model: str) -> AttemptFailed:
     if is_page or _NO_ADDRESS.search(f"{words} {what}"):
         return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
     return AttemptFailed(f"not found {what}", Remedy.FIX_REQUEST, said=words)
-
-
-def _words(call: Call, fields: Mapping[str, Any]) -> str:
-    """The server's own words, of a page its title."""
-    if words := said(fields, "message") or said(fields, "detail"):
-        return words
-    if not isinstance(call.body, str):
-        return ""
-    if not _is_page(call.body):
-        return call.body
-    title = re.search(r"<(title|h1)[^>]{0,100}>([^<]{1,200})", call.body[:_READ], re.IGNORECASE)
-    return title[2].strip() if title else ""
 
 
 def _is_page(body: Any) -> bool:

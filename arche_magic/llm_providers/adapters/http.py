@@ -364,8 +364,14 @@ def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
     return None
 
 
+# OpenSSL's codes for a certificate that nobody who is trusted has signed.
+_UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
+
+
 def _tls_failure(error: ssl.SSLError, host: str) -> AttemptFailed:
     if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code not in _UNKNOWN_ISSUER:
+            return _setup(f"the certificate of {host} is not valid ({error.verify_message})")
         variable = machine.certificate_variable()
         trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
         return _setup(

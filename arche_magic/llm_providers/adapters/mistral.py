@@ -11,7 +11,7 @@ import httpx
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter
 from .chat import chat_messages, chat_part
-from .failures import by_status, label, mappings, model_missing, said
+from .failures import by_status, label, model_missing, said, validation_problems
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations, retry_delay
@@ -89,7 +89,7 @@ class MistralAdapter(SdkAdapter):
             return AttemptFailed(
                 f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
             )
-        if status == 422 and (problems := _problems(fields)):
+        if status == 422 and (problems := validation_problems(fields)):
             return AttemptFailed(
                 f"{model} does not take the request {what}",
                 Remedy.FIX_REQUEST,
@@ -114,15 +114,3 @@ def _events(stream: Any) -> Iterable[Part | None]:
         if not isinstance(event["data"], dict):
             raise TypeError("an event that is no JSON object")
         yield chat_part(event["data"])
-
-
-def _problems(fields: Mapping[str, Any]) -> str:
-    """`temperature (Input should be less than …)` from a validation error's list."""
-    message = fields.get("message")
-    detail = message.get("detail") if isinstance(message, dict) else fields.get("detail")
-    steps = {
-        ".".join(str(step) for step in problem["loc"][1:]): problem.get("msg")
-        for problem in mappings(detail)
-        if isinstance(problem.get("loc"), list)
-    }
-    return "; ".join(f"{parameter} ({reason})" for parameter, reason in steps.items())

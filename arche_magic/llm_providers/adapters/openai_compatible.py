@@ -11,7 +11,7 @@ from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import Part, SdkAdapter
 from .chat import chat_messages, chat_part, mapping
-from .failures import by_status, label, mappings, said
+from .failures import by_status, label, mappings, said, words_of
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import (
@@ -88,6 +88,8 @@ _UNKNOWN_NAME = re.compile(
 )
 # By provider, base URL and model, where the usual name was refused.
 _token_limits: dict[tuple[str, str, str], str] = {}
+# As above, where `stream_options` was refused.
+_without_options: set[tuple[str, str, str]] = set()
 
 
 class OpenAIAdapter(SdkAdapter):
@@ -135,6 +137,7 @@ class OpenAIAdapter(SdkAdapter):
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
     ) -> dict[str, Any]:
+        takes_options = (self._key.provider, self._base_url, model) not in _without_options
         parameters: dict[str, Any] = {
             "model": model,
             "messages": chat_messages(request),
@@ -145,7 +148,7 @@ class OpenAIAdapter(SdkAdapter):
             "seed": request.seed,
             "response_format": response_format(request, form, "schema"),
             "stream": stream or None,
-            "stream_options": self._stream_options if stream else None,
+            "stream_options": self._stream_options if stream and takes_options else None,
         }
         return {name: value for name, value in parameters.items() if value is not None}
 
@@ -170,7 +173,7 @@ class OpenAIAdapter(SdkAdapter):
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
     ) -> AttemptFailed:
-        what, message = label(status, fields), said(fields, "message")
+        what, message = label(status, fields), words_of(call.body, fields)
         code, kind = said(fields, "code"), said(fields, "type")
         delay = retry_delay(call.headers, time.time())
         if known := WORDS.get(code) or WORDS.get(kind):
@@ -189,8 +192,8 @@ class OpenAIAdapter(SdkAdapter):
                 f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT, said=message
             )
         if status in (400, 422):
-            if renamed := self._renamed(model, said(fields, "param"), message, what):
-                return renamed
+            if adapted := self._adapted(model, said(fields, "param"), message, what):
+                return adapted
             if (param := said(fields, "param")) and code.startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
                 return AttemptFailed(
@@ -210,17 +213,25 @@ class OpenAIAdapter(SdkAdapter):
             failure.retry_after = _resets_in(call, fields)
         return failure
 
-    def _renamed(self, model: str, param: str, message: str, what: str) -> AttemptFailed | None:
-        """Use the other name of the token limit, once per model, after one was refused."""
-        name = self._token_limit(model)
+    def _adapted(self, model: str, param: str, message: str, what: str) -> AttemptFailed | None:
+        """Learn, once per model, to do without a parameter of ours or to use its other name."""
         place = (self._key.provider, self._base_url, model)
-        refused = param == name or (not param and re.search(rf"\b{name}\b", message))
-        if not refused or not _UNKNOWN_NAME.search(message) or place in _token_limits:
+
+        def is_refused(name: str) -> bool:
+            named = param == name or (not param and re.search(rf"\b{name}\b", message))
+            return bool(named and _UNKNOWN_NAME.search(message))
+
+        if is_refused("stream_options") and place not in _without_options:
+            _without_options.add(place)
+            words = f"{model} does not take stream_options {what}"
+            return AttemptFailed(words, Remedy.ASK_DIFFERENTLY)
+        name = self._token_limit(model)
+        if not is_refused(name) or place in _token_limits:
             return None
         other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
         _token_limits[place] = other
-        message = f"{model} takes {other} in place of {name} {what}"
-        return AttemptFailed(message, Remedy.ASK_DIFFERENTLY)
+        words = f"{model} takes {other} in place of {name} {what}"
+        return AttemptFailed(words, Remedy.ASK_DIFFERENTLY)
 
 
 class GroqAdapter(OpenAIAdapter):
