@@ -127,6 +127,7 @@ class AttemptFailed(Exception):
         limit: name of the limit that was hit (`tokens_per_day`), or None.
         observations: limits and remaining amounts that came with the refusal.
         usage: what the attempt spent nevertheless, as far as known.
+        usage_is_known: False where `usage` is our guess.
         at_least: what the provider had counted when an answer broke off, or None.
         text: what had arrived before it failed.
         begun: whether an answer had begun, so that the next try may well fail like this one.
@@ -161,6 +162,7 @@ class AttemptFailed(Exception):
         self.observations: tuple[Observation, ...] = tuple(observations)
         self.usage = usage
         self.at_least: Usage | None = None
+        self.usage_is_known = True
         self.text = text
         self.begun = begun
         self.sent = sent

@@ -301,7 +301,7 @@ class RequestRun:
                 # A reply that comes in one piece may have been written, and paid for, unseen.
                 spent = call.spent() if self.stream else call.spent_at_most(None)
                 self._note(route, "interrupted", call, spent, error="interrupted")
-                self._settle(hold, spent, call, adapter.account)
+                self._settle(hold, spent if self.stream else None, call, adapter.account)
             raise
         usage = call.spent()
         parsed = None
@@ -392,6 +392,7 @@ class RequestRun:
     ) -> Attempt:
         if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
             failure.usage = call.spent_at_most(failure.at_least)
+            failure.usage_is_known = False
         elif failure.usage is not None:
             failure.usage = call.believed(failure.usage)
         route = hold.route

@@ -256,7 +256,7 @@ class QuotaTracker:
             return opening.route_state(document, provider, route, limits, hold.amounts, now)
 
         state = self._books.settle([hold], change)
-        self._pay(hold, spent, counted=False)
+        self._pay(hold, spent, counted=failure.usage_is_known)
         return state
 
     def note_check(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -95,13 +99,33 @@ def test_an_interrupted_request_is_on_the_budget() -> None:
     assert used.spent >= 1.0
 
 
-def test_processes_keep_the_budget_together(tmp_path: Path) -> None:
-    """Through the ledger's file."""
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of our own; skips where none is installed."""
+    if (program := shutil.which("redis-server")) is None:
+        pytest.skip("needs redis-server")
+    command = [program, "--port", "0", "--unixsocket", "r.sock", "--save", "", "--dir"]
+    with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.DEVNULL) as server:
+        while not (tmp_path / "r.sock").exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield f"unix://{tmp_path}/r.sock"
+        server.terminate()
+
+
+@pytest.mark.parametrize("store", ["file", "redis"])
+def test_processes_keep_the_budget_together(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Through the ledger's file, or through Redis."""
+    variables = {}
+    if store == "redis":
+        variables["ARCHE_QUOTA_STORE"] = request.getfixturevalue("redis_url")
     prices = f'[providers.openai.prices]\n"{MODEL}" = {{ input = 1000, output = 1000 }}\n'
     (tmp_path / "arche_magic.toml").write_text(f"{prices}\n[budget]\nper_day = 10\n")
     with paid_service(seconds=0.1) as service:
         processes = [
-            start_script(SPENDER.replace("NAME", name), tmp_path, environment(service))
+            start_script(SPENDER.replace("NAME", name), tmp_path, variables | environment(service))
             for name in ("one", "two", "three")
         ]
         for process in processes:
@@ -123,3 +147,16 @@ def test_yesterdays_longest_reply_keeps_nothing_out_today(clock: Clock) -> None:
         assert isinstance(tracker.hold(tracker.configuration.routes()[0], request), Hold)
         clock.now += request.timeout + 60
         assert llm.generate("Good morning", patience=0).cost == pytest.approx(0.62)
+
+
+def test_a_reply_that_came_too_late_counts_as_a_usual_one() -> None:
+    """The service wrote it, and it was paid for, although nobody has seen its count."""
+    with paid_service() as service:
+        use(service, Path.cwd(), budget=Budget(per_day=10.0))
+        llm = get_llm_provider("openai")
+        llm.generate("Hello")
+        service.seconds = 1.0
+        with pytest.raises(NoRouteAvailable):
+            llm.generate("Hello again", timeout=0.5, patience=0)
+        (used,) = get_quota_tracker().budget()
+    assert 2 * REPLY <= used.spent < 2.1 * REPLY

@@ -186,7 +186,7 @@ class Purse:
             spent: its tokens.
             usd: its cost; None leaves the usual cost in place.
             now: epoch seconds.
-            counted: whether the tokens say how long such replies are; a guess does not.
+            counted: False if the tokens are a guess: then it counts as a usual call at least.
         """
 
         def change(document: Document) -> None:
@@ -194,6 +194,8 @@ class Purse:
             if held is None:
                 return
             took = {"usd": held["usd"] if usd is None else usd, "tokens": spent.total_tokens}
+            if not counted and spent.total_tokens:
+                took = {unit: max(amount, held.get(unit, 0.0)) for unit, amount in took.items()}
             self._charge(document, took, now)
             if counted and spent.output_tokens:
                 _see(document, held, spent)
