@@ -35,6 +35,7 @@ class Answer:
     output_tokens: int = 3000
     input_tokens: int = 20
     text: str = "An answer."
+    says_usage: bool = True
     status: int = 200
 
 
@@ -87,6 +88,8 @@ class PaidService:
                 "total_tokens": answer.input_tokens + answer.output_tokens,
             },
         }  # fmt: skip
+        if not answer.says_usage:
+            del reply["usage"]
         return 200, json.dumps(reply).encode()
 
 

@@ -86,6 +86,16 @@ def test_replies_that_do_not_fit_the_schema_are_on_the_budget() -> None:
     assert used.spent == pytest.approx(spent(service))
 
 
+def test_replies_without_a_count_are_on_the_budget() -> None:
+    """They count by the length of their text."""
+    silent = Answer(3000, text="word " * 2400, says_usage=False)
+    with paid_service(answer=lambda number: silent) as service:
+        use(service, Path.cwd(), budget=Budget(per_day=10.0))
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(ask_until_refused, range(16)))
+        assert 6.0 < spent(service) <= 10.0 + REPLY
+
+
 def test_an_interrupted_request_is_on_the_budget() -> None:
     """The service may have written all of a reply that nobody has seen."""
     with paid_service(answer=lambda number: Answer(1000), seconds=1.0) as service:

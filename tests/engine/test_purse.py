@@ -1,0 +1,84 @@
+"""What holds of money and tokens promise, in any order of calls."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers.quota.budget import Expected, Purse
+from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.types import Budget, Usage
+
+NOON = 1_763_380_800.0
+PLAIN = 10
+
+
+def price(usd: float, usage: Usage) -> float:
+    return usd * usage.total_tokens
+
+
+def expected(kind: int, longest: int | None, usd: float) -> Expected:
+    return Expected(
+        kind=f"kind {kind}", usual=Usage(PLAIN, 300), plain=PLAIN, longest_reply=longest,
+        window=math.inf, scale=1.0, price=partial(price, usd),
+    )  # fmt: skip
+
+
+@given(
+    st.data(),
+    st.integers(1, 60_000),
+    st.sampled_from([0.0, 0.0001, 0.01, 1.0]),
+    st.booleans(),
+)
+def test_calls_exceed_a_bound_by_one_reply_at_most(
+    data: st.DataObject, bound: int, usd: float, of_a_budget: bool
+) -> None:
+    """Whatever begins while whatever is under way, as long as no reply is far beyond all others."""
+    storage = MemoryStorage()
+    if of_a_budget:
+        purse = Purse(storage, Budget(per_day=bound * usd))
+    else:
+        purse = Purse(storage, max_cost=bound * usd or math.inf, max_tokens=bound, job="one")
+    under_way: list[tuple[str, int | None]] = []
+    spent = largest = 0
+    for _ in range(data.draw(st.integers(1, 40))):
+        if under_way and data.draw(st.booleans()):
+            hold, longest = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
+            tokens = data.draw(st.integers(0, longest or 8192))
+            usage = Usage(PLAIN, tokens)
+            purse.settle(hold, usage, price(usd, usage), NOON)
+            spent += usage.total_tokens
+            largest = max(largest, usage.total_tokens)
+        else:
+            longest = data.draw(st.none() | st.integers(1, 9000))
+            taken = purse.hold(expected(data.draw(st.integers(0, 1)), longest, usd), NOON, NOON + 9)
+            if isinstance(taken, str):
+                under_way.append((taken, longest))
+    if not of_a_budget or usd:
+        assert spent <= bound + largest
+        # Those still under way were let in by the same rule.
+        assert spent - largest <= bound
+
+
+def test_a_call_that_fits_is_let_in_beside_others() -> None:
+    """Once the length of replies is known: twelve as long as they may be, and a usual one."""
+    purse = Purse(MemoryStorage(), max_tokens=100_000, job="one")
+    first = purse.hold(expected(0, None, 0.0), NOON, NOON + 9)
+    assert isinstance(first, str)
+    waiting = purse.hold(expected(0, None, 0.0), NOON, NOON + 9)
+    assert not isinstance(waiting, str)
+    assert waiting.on_trial
+    purse.settle(first, Usage(PLAIN, 100), 0.0, NOON)
+    taken = [purse.hold(expected(0, None, 0.0), NOON, NOON + 9) for _ in range(20)]
+    assert sum(isinstance(hold, str) for hold in taken) == 13
+
+
+def test_a_job_that_is_over_is_forgotten() -> None:
+    """A week after its last call."""
+    storage, week = MemoryStorage(), 7 * 86_400.0
+    Purse(storage, max_tokens=1000, job="old").hold(expected(0, 5, 0.0), NOON, NOON + 9)
+    Purse(storage, max_tokens=1000, job="new").hold(expected(0, 5, 0.0), NOON + week + 1, NOON)
+    assert list(storage.read("bounds of jobs")["jobs"]) == ["new"]
