@@ -37,15 +37,16 @@ async def in_a_thread(request: Callable[[], T]) -> T:
     # Not `to_thread`: cancelling it would lose the thread, which nobody could wait for any more.
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     ended = loop.run_in_executor(None, partial(context.run, run))
+    # asyncio reports what nobody asks for.
+    ended.add_done_callback(lambda end: end.cancelled() or end.exception())
     try:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
         stop.set()
         if begun.is_set():
             await asyncio.wait([ended], timeout=_FAREWELL_SECONDS)
-        else:
-            ended.cancel()
         raise
     finally:
         # The event loop may also be closed while this waits.
         stop.set()
+        ended.cancel()

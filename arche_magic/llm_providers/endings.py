@@ -139,10 +139,12 @@ def out_of_tokens(
     It names no time: to ask again later would not help.
     """
     last = [attempt for attempt in others.attempts if attempt.outcome != "skipped"][-1]
-    models = {(route.provider, route.model) for route in routes}
+    is_only_model = {(route.provider, route.model) for route in routes} == {
+        (last.provider, last.model)
+    }
+    reasons = str(others).partition(": ")[2]
     error = IncompleteReply(
-        str(cut) if models == {(last.provider, last.model)} else f"{cut}. {others}",
-        attempts=others.attempts,
+        str(cut) if is_only_model else f"No answer: {reasons}", attempts=others.attempts
     )
     error.partial = cut.partial
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -114,7 +115,10 @@ def test_a_cancelled_request_asks_nobody_else(start: Start, name: str, way: Any)
     sandbox.latency = 30
     ended: list[float] = []
 
+    reported: list[object] = []
+
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
         request = provider.agenerate("Hello")
         try:
             await way(request, lambda: len(sandbox.requests) == 2)
@@ -127,6 +131,8 @@ def test_a_cancelled_request_asks_nobody_else(start: Start, name: str, way: Any)
     with pytest.raises((asyncio.CancelledError, TimeoutError, ExceptionGroup)):
         asyncio.run(main())
     in_time("an interrupt", time.monotonic() - began)
+    gc.collect()
+    assert reported == []
     assert len(sandbox.requests) == 2
     sandbox.latency = 0
     assert provider.generate("Hello again").provider == name
