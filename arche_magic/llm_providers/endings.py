@@ -103,12 +103,13 @@ def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
 
 def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
     """The error of a request that every route refused for what it holds."""
-    reasons = dict.fromkeys(
-        f"{a.provider} ({a.model}) does not take the request: {a.error}"
+    # Of each model the last one: what came before was asked in another form.
+    reasons = {
+        (a.provider, a.model): f"{a.provider} ({a.model}) does not take the request: {a.error}"
         for a in attempts
         if a.error and a.outcome in ("failed", "skipped")
-    )
-    return InvalidRequest("; ".join(reasons), attempts=attempts)
+    }
+    return InvalidRequest("; ".join(reasons.values()), attempts=attempts)
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:

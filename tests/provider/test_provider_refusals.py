@@ -14,6 +14,8 @@ import pytest
 from provider_parts import PROVIDERS, Clock
 from refusing_server import Received, RefusingServer, completion, refusing_server
 
+import arche_magic
+from arche_magic.bulk import JobStopped
 from arche_magic.llm_providers import (
     IntelligentLLMOrchestrator,
     InvalidRequest,
@@ -96,6 +98,8 @@ OPENAI_LIKE: dict[str, tuple[int, Any]] = {
         400,
         error(FORMAT, type=INVALID, param="response_format", code="unsupported_value"),
     ),
+    "format, 404": (404, error("json_schema is not supported by this route")),
+    "format, 500": (500, error("response_format json_schema is not implemented")),
     "temperature": (
         400,
         error("Unsupported value", type=INVALID, param="temperature", code="unsupported_value"),
@@ -249,6 +253,15 @@ def test_many_keys_do_not_make_many_calls(script: RefusingServer, use: Use) -> N
 
 
 # --- options and formats
+
+
+def test_a_job_of_refused_rows_stops_after_a_few_calls(script: RefusingServer, use: Use) -> None:
+    """The rows after the first know the plainest format, and the error has the reason."""
+    use("groq", healthy=False)
+    answers(script, 400, error(FORMAT))
+    with pytest.raises(JobStopped, match="does not take the request"):
+        arche_magic.map(["a", "b", "c"], schema="answer int", pack=1)
+    assert script.calls <= 3 * 3
 
 
 def test_a_format_that_is_refused_steps_down_once_each(script: RefusingServer, use: Use) -> None:

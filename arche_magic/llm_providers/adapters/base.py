@@ -290,11 +290,13 @@ class SdkAdapter(ABC):
         if request is None:
             return failure
         failure = without_capability(failure, request)
-        if failure.remedy is not Remedy.FIX_REQUEST or failure.lacks:
+        # Some servers fail where they cannot compile a schema.
+        may_be_format = failure.remedy is Remedy.FIX_REQUEST or status in (500, 501)
+        if failure.lacks or not may_be_format:
             return failure
         what = label(status, fields)
         plainer = self._formats.refused(model, call.asked, status, failure.said, what)
-        if plainer is None and not failure.names_option:
+        if plainer is None and failure.remedy is Remedy.FIX_REQUEST and not failure.names_option:
             plainer = self._formats.suspected(model, call.asked, what)
         return plainer or failure
 

@@ -32,8 +32,8 @@ _ABOUT_KEY = re.compile(
     re.IGNORECASE,
 )
 _NO_ADDRESS = re.compile(
-    r"\burl\b|unknown_url|\broutes?\b|\bpath\b|endpoint|method|page not found|file not found"
-    r"|^not found\b",
+    r"(invalid|unknown|request) (url|path|endpoint)|unknown_url|no route matched|page not found"
+    r"|(url|path|endpoint|file|route) not found|cannot (get|post)|^not found\b",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(

@@ -92,7 +92,7 @@ class Formats:
             message: its text.
             what: its short label, for the error.
         """
-        if status not in (400, 404, 422):
+        if status not in (400, 404, 422, 500, 501):
             return None
         if asked.system and _ABOUT_SYSTEM.search(message):
             self._without_system.add(model)
