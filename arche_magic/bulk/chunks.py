@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.safe_files import open_ours
 from arche_magic.llm_providers.types import utc
 
+from .agreement import Agreement
 from .file_writer import FileWriter, column_types
 from .files import SourceFile, usable_path
 from .job import Job
@@ -23,7 +24,10 @@ from .results import Replies
 ROWS = 10_000
 """Rows that are in memory at a time."""
 # What the progress of a file is the sum of, chunk by chunk.
-_SUMS = ("done", "resumed", "errors", "cost_usd", "tokens", "packed", "checked", "agreed")
+_SUMS = (
+    "done", "resumed", "errors", "cost_usd", "tokens", "packed", "checked", "agreed",
+    "not_compared", "discarded", "requests",
+)  # fmt: skip
 
 
 class FileJob:
@@ -68,38 +72,54 @@ class FileJob:
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
         self._failed = 0
         self._purse = self._job.purse
+        self._agreement = Agreement()
         self._cancelled = False
 
     def __len__(self) -> int:
         return self._total
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Generator[Row, None, None]:
         """The rows as they finish; the file is there when the last one was taken.
 
         Raises:
             InvalidRequest: the file cannot be written.
             JobStopped, LLMProviderError: as a `Job`.
         """
-        start = 0
         part = self.to.with_name(f".{self.to.name}.part")
-        _begin(part)
         try:
-            with closing(self._writer(part)) as writer:
-                for frame, table in self._source.frames(ROWS):
-                    self._job = Job(frame, self._template, **self._left())
-                    replies = Replies(self._job)
-                    for row in self._job:
-                        replies.add(row)
-                        self._failed += row.reply is None and not row.resumed
-                        yield replace(row, position=start + row.position)
-                    if self._cancelled:
-                        return
-                    writer.write(replies.frame(), table)
-                    self._before = self.progress()
-                    start += len(frame)
+            while not (yield from self._write(part)):
+                if self._cancelled:
+                    return
             part.replace(self.to)
         finally:
             part.unlink(missing_ok=True)
+
+    def _write(self, part: Path) -> Generator[Row, None, bool]:
+        """Write all rows; returns False if the job was cancelled, or has to begin again.
+
+        It has to once packed replies are discarded that earlier chunks have written. What is kept
+        is not asked again.
+        """
+        _begin(part)
+        start, refutations = 0, self._agreement.refutations
+        with closing(self._writer(part)) as writer:
+            for frame, table in self._source.frames(ROWS):
+                self._job = Job(frame, self._template, **self._left())
+                replies = Replies(self._job)
+                for row in self._job:
+                    replies.add(row)
+                    self._failed += row.reply is None and not row.resumed
+                    yield replace(row, position=start + row.position)
+                if self._cancelled:
+                    return False
+                if start and self._agreement.refutations > refutations:
+                    self._before = replace(self.progress(), done=0, resumed=0, errors=0)
+                    return False
+                refutations = self._agreement.refutations
+                writer.write(replies.frame(), table)
+                self._before = self.progress()
+                start += len(frame)
+        return True
 
     def progress(self) -> Progress:
         """How far all of it is."""
@@ -128,7 +148,7 @@ class FileJob:
         most = self._options.get("stop_after")
         failing = {} if most is None else {"stop_after": most - self._failed}
         whole = {} if self._purse is None else {"part_of": self._purse}
-        return self._options | failing | whole
+        return self._options | failing | whole | {"agreement": self._agreement}
 
 
 def _begin(part: Path) -> None:

@@ -20,6 +20,7 @@ from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.types import Request, Schema
 
+from .agreement import Agreement
 from .keeping import Keeper
 from .lanes import Lanes
 from .pool import Pool, Task
@@ -52,6 +53,7 @@ class Job:
         fresh: every row is asked again, and what is kept is replaced.
         reserve: the share of each limit (0 to 1) that is left to other work.
         llm: what asks; that of the configuration if not given.
+        agreement: of the parts of a larger job: how packed replies agree so far.
         part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
             share `max_cost` and `max_tokens_total` through the ledger.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
@@ -83,6 +85,7 @@ class Job:
         reserve: float = 0.1,
         llm: IntelligentLLMOrchestrator | None = None,
         part_of: Purse | str = "",
+        agreement: Agreement | None = None,
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
@@ -109,6 +112,7 @@ class Job:
             self.purse,
             longest,
             rows_per_request(pack, sample),
+            agreement or Agreement(),
         )
         store, owner = reply_store(configuration.replies), new_owner()
         self._owner = owner
@@ -118,7 +122,7 @@ class Job:
         )  # fmt: skip
         self._keeper = Keeper(
             self._pool, store, owner, self._counts, bounds, configuration.clock.time,
-            self._hand_out, self._lanes.look_after,
+            self._hand_out, self._lanes, self._ask_again,
         )  # fmt: skip
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
@@ -190,6 +194,9 @@ class Job:
 
     def _start_asking(self, first: Task) -> None:
         self._lanes.start(first)
+
+    def _ask_again(self, addresses: set[str]) -> None:
+        self._counts.take_back(self._reader.again(addresses, self._counts.is_finished))
 
     def _hand_out(self, rows: list[Row]) -> None:
         self._counts.add(rows)

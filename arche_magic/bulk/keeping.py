@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import time
+import warnings
 from collections.abc import Callable
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.replies import ReplyStore
 
+from .agreement import Model, PackingWarning
+from .lanes import Lanes
 from .pool import Finished, Pool
 from .progress import Bounds, Counts, JobStopped, Row
 from .reading import CLAIM_SECONDS
-
-logger = logging.getLogger("arche_magic.bulk")
 
 _BEAT_SECONDS = CLAIM_SECONDS / 3
 _NAP_SECONDS = 0.1
@@ -35,7 +35,8 @@ class Keeper:
         bounds: where the job ends.
         now: the clock, in epoch seconds.
         hand_out: takes finished rows.
-        look_after: called now and then.
+        lanes: who asks; told to look after their threads now and then.
+        ask_again: has the finished rows of these addresses asked once more.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Keeper:
         bounds: Bounds,
         now: Callable[[], float],
         hand_out: Callable[[list[Row]], None],
-        look_after: Callable[[], None],
+        lanes: Lanes,
+        ask_again: Callable[[set[str]], None],
     ) -> None:
         self._pool, self._store, self._owner = pool, store, owner
         self._counts, self._bounds, self._now = counts, bounds, now
-        self._hand_out, self._look_after = hand_out, look_after
+        self._hand_out, self._lanes, self._ask_again = hand_out, lanes, ask_again
         self._beat_at = time.monotonic()
 
     def run(self) -> None:
@@ -61,7 +63,7 @@ class Keeper:
                 self._write(batch)
             elif self._is_over():
                 return
-            self._look_after()
+            self._lanes.look_after()
             self.beat()
 
     def beat(self) -> None:
@@ -87,8 +89,12 @@ class Keeper:
             return batch
 
     def _is_over(self) -> bool:
-        if self._counts.done < self._counts.total and not self._pool.ending.is_set():
-            return False
+        if not self._pool.ending.is_set():
+            if self._counts.done < self._counts.total:
+                return False
+            # Packed rows that are still to be asked alone too, or are being asked.
+            if self._pool.asking or self._lanes.can_check():
+                return False
         self._pool.end()
         if addresses := self._pool.clear():
             self._store.release(addresses, self._owner)
@@ -98,9 +104,18 @@ class Keeper:
         for finished in [f for f in batch if f.task.checks is not None]:
             batch.remove(finished)
             self._compare(finished)
+        agreement = self._lanes.agreement
+        untrusted = [f for f in batch if f.packed_by and agreement.is_refuted(f.packed_by)]
+        for finished in untrusted:
+            batch.remove(finished)
+        self._pool.hand_back(finished.task for finished in untrusted)
         now = self._now()
         if replies := {f.task.address: f.reply for f in batch if f.reply is not None}:
             self._store.finish(replies, now)
+        for finished in batch:
+            if finished.packed_by:
+                agreement.note_packed(finished.packed_by, [finished.task.address])
+                self._counts.packed += 1
         failed = [f for f in batch if f.error is not None]
         if final := {f.task.address: str(f.error) for f in failed if not f.again}:
             self._store.fail(final, now)
@@ -133,14 +148,31 @@ class Keeper:
             self._pool.asking -= 1
         self._tokens(finished)
         check, alone = finished.task.checks, finished.reply
-        if check and alone is not None:
-            same = check.agrees(alone)
-            self._counts.checked += 1
-            self._counts.agreed += same
-            if not same:
-                logger.warning(
-                    "a row was answered otherwise alone than packed; pack=1 asks each alone"
-                )
+        if check is None or alone is None:
+            return
+        agrees = check.agrees(alone)
+        if agrees is None:
+            self._counts.not_compared += 1
+            return
+        self._counts.checked += 1
+        self._counts.agreed += agrees
+        if self._lanes.agreement.note_check(check.model, agrees):
+            self._discard(check.model)
+
+    def _discard(self, model: Model) -> None:
+        """Forget the packed replies of a model, and have their rows asked again."""
+        agreement = self._lanes.agreement
+        addresses = agreement.addresses(model)
+        self._store.forget(addresses)
+        self._counts.discarded += len(addresses)
+        self._ask_again(addresses)
+        warnings.warn(
+            f"{'/'.join(model)}: {agreement.words(model)} were answered otherwise alone than "
+            f"packed, so its {len(addresses):,} packed replies are discarded and asked again, "
+            "one by one",
+            PackingWarning,
+            stacklevel=2,
+        )
 
     def _judge(self, failed: list[Finished]) -> None:
         """End the job where that many rows have failed."""

@@ -20,14 +20,14 @@ from arche_magic.llm_providers.reply import Reply, Waiting
 from arche_magic.llm_providers.together import Together
 from arche_magic.llm_providers.types import Message, Request
 
-from .packing import Check, fields_to_compare, packed, unpacked
+from .agreement import Check, Model, fields_to_compare
+from .packing import packed
 from .pool import MOST_PACKED, Finished, Task
 from .progress import JobStopped
+from .unpacking import unpacked
 
 if TYPE_CHECKING:
     from .lanes import Lanes
-
-Model = tuple[str, str]
 
 # How long a thread sleeps at most before it sees that the job has ended.
 NAP_SECONDS = 0.1
@@ -221,12 +221,11 @@ class Lane:
         missing = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
         # What was cut goes on in helpings that were not; what is missing for no reason, alone.
         self._shorten(missing, max(1, good) if is_cut else half if not good else 1)
-        if self.crew.note_packed(good):
-            self._check(tasks, replies)
+        self._check(tasks, replies)
         for task, reply in zip(tasks, replies, strict=True):
             if reply is not None:
                 left.remove(task)
-                self._pool.finished.put(Finished(task, reply))
+                self._pool.finished.put(Finished(task, reply, packed_by=self.models[0]))
         self.crew.resize()
 
     def _shorten(self, tasks: list[Task], limit: int) -> None:
@@ -234,15 +233,20 @@ class Lane:
             task.limit = min(task.limit, limit)
 
     def _check(self, tasks: list[Task], replies: list[Reply | None]) -> None:
-        """Have one of the rows asked alone too."""
+        """Have some of the rows asked alone too, by the same model."""
+        answered = [number for number, reply in enumerate(replies) if reply is not None]
         fields = fields_to_compare(tasks[0].request.schema)
-        for task, reply in zip(tasks, replies, strict=True):
-            if fields and reply is not None:
-                check = Task("", task.request, [], limit=1, checks=Check(reply, fields))
-                with self._pool.lock:
-                    self._pool.ready.appendleft(check)
-                    self._pool.work.notify()
-                return
+        model = self.models[0]
+        for number in self.crew.agreement.rows_to_check(model, answered):
+            reply = replies[number]
+            if reply is None:
+                continue
+            others = tuple(str(replies[other]) for other in answered if other != number)
+            check = Check(reply, others, fields, model)
+            task = Task("", tasks[number].request, [], limit=1, checks=check, lane=self.number)
+            with self._pool.lock:
+                self._pool.ready.appendleft(task)
+                self._pool.work.notify_all()
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> Finished:
         """What to do when no route answered a row: wait for one, or give the row up."""

@@ -22,7 +22,8 @@ from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Clock, Request, Route, Standing, Usage
 
-from .lane import NAP_SECONDS, Lane, Model
+from .agreement import Agreement, Model
+from .lane import NAP_SECONDS, Lane
 from .packing import pack_size
 from .pool import MOST_PACKED, THREADS, Finished, Pool, Task
 from .progress import Counts
@@ -34,8 +35,6 @@ MOST_THREADS, SLOW_SECONDS = 64, 0.3
 SOON_SECONDS = 60.0
 # How often that is reconsidered.
 _LOOK_SECONDS = 5.0
-# So many packed rows are asked alone as well, to compare: one of every so many requests.
-_CHECKS, _CHECK_EVERY = 5, 10
 # Replies after which their mean length is believed.
 _KNOWN_AFTER = 5
 
@@ -68,6 +67,7 @@ class Lanes:
         purse: the bounds of what all its calls may take; None without any.
         patience: seconds a shut lane is waited for.
         pack: rows per request; None decides by the limits.
+        agreement: how packed replies agree with others.
 
     Attributes:
         put_off: why the rows that are left are not asked in this run, or "".
@@ -81,8 +81,10 @@ class Lanes:
         purse: Purse | None,
         patience: float,
         pack: int | None,
+        agreement: Agreement,
     ) -> None:
         self.pool, self.counts, self.purse = pool, counts, purse
+        self.agreement = agreement
         self.patience, self._pack = patience, pack
         self.clock = _JobClock(llm.configuration.clock, pool.ending)
         self.llm = self._like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
@@ -92,7 +94,6 @@ class Lanes:
         self._sample: Request | None = None
         self._routes: tuple[Route, ...] = ()
         self._looked_at = -math.inf
-        self._packs = 0
         self._numbers = itertools.count()
 
     @property
@@ -164,17 +165,19 @@ class Lanes:
         return [Finished(task, error=error, again=True) for task in lost]
 
     def may_take(self, task: Task) -> bool:
-        """Whether the row is not too long for every lane that is left."""
-        return any(
-            lane.number not in task.too_long_for for lane in self.lanes if not lane.is_closed
-        )
+        """Whether a lane is left that can take the row."""
+        return any(task.suits(lane.number) for lane in self.lanes if not lane.is_closed)
 
-    def note_packed(self, rows: int) -> bool:
-        """Count rows that came packed; whether one of them is to be asked alone too."""
+    def can_check(self) -> bool:
+        """Whether a packed row that is to be asked alone too can be asked now."""
+        now = self.clock.time()
         with self.pool.lock:
-            self.counts.packed += rows
-            self._packs += 1
-            return self._packs % _CHECK_EVERY == 1 and self._packs < _CHECKS * _CHECK_EVERY
+            return any(
+                lane.number == task.lane and not lane.is_closed and lane.shut_until <= now
+                for task in self.pool.ready
+                if task.checks
+                for lane in self.lanes
+            )
 
     def _guess(self) -> Usage:
         if self._sample is None or not self._routes:
@@ -204,6 +207,9 @@ class Lanes:
         most, providers = self._pack or MOST_PACKED, self.llm.configuration.providers
         sizes = {}
         for (provider, model), rows in models.items():
+            if self.agreement.is_refuted((provider, model)):
+                sizes[provider, model] = 1
+                continue
             window = providers[provider].context_windows.get(model, math.inf)
             sizes[provider, model] = pack_size(rows, row, window, most, always=bool(self._pack))
         return sizes

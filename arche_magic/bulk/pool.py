@@ -12,7 +12,7 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Request
 
-from .packing import Check
+from .agreement import Check, Model
 
 THREADS = 16
 MOST_PACKED = 50
@@ -30,6 +30,7 @@ class Task:
         tries: how often it failed where asking again could help.
         too_long_for: lanes that cannot take it.
         checks: what its reply is only compared with, if anything.
+        lane: the only lane that may take it, if not all may.
     """
 
     address: str
@@ -39,6 +40,11 @@ class Task:
     tries: int = 0
     too_long_for: set[int] = field(default_factory=set)
     checks: Check | None = None
+    lane: int | None = None
+
+    def suits(self, lane: int) -> bool:
+        """Whether a lane can take it."""
+        return lane not in self.too_long_for and self.lane in (None, lane)
 
     @property
     def prompt(self) -> str:
@@ -48,12 +54,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of a task; `again` if asking it in another run could help."""
+    """What came of a task.
+
+    Attributes:
+        again: asking it in another run could help.
+        packed_by: the model whose packed reply it is, if it is one.
+    """
 
     task: Task
     reply: Reply | None = None
     error: LLMProviderError | None = None
     again: bool = False
+    packed_by: Model | None = None
 
 
 class Pool:
@@ -111,7 +123,7 @@ class Pool:
         passed: list[Task] = []
         while self.ready and len(picked) < size:
             task = self.ready.popleft()
-            if lane in task.too_long_for:
+            if not task.suits(lane):
                 passed.append(task)
             elif picked and task.limit <= len(picked):
                 self.ready.appendleft(task)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
-from arche_magic.llm_providers.types import utc
+from arche_magic.llm_providers.types import route_name, utc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,10 @@ class Progress:
         packed: rows that were answered together with others in one request.
         checked: of those, rows that were asked alone too, to compare.
         agreed: of the checked, those that were answered alike.
+        not_compared: packed rows that were asked alone too, whose texts do not tell.
+        discarded: packed replies that were not believed, and asked again.
+        requests: how many were sent.
+        routes: how many replies came from each route, by its name.
     """
 
     done: int
@@ -87,6 +91,10 @@ class Progress:
     packed: int = 0
     checked: int = 0
     agreed: int = 0
+    not_compared: int = 0
+    discarded: int = 0
+    requests: int = 0
+    routes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,9 @@ class Counts:
         self.done = self.resumed = self.errors = 0
         self.asked = self.served = self.failed = 0
         self.tokens, self.output_tokens, self.cost = 0, 0, 0.0
-        self.packed = self.checked = self.agreed = 0
+        self.packed = self.checked = self.agreed = self.not_compared = self.discarded = 0
+        self.requests = 0
+        self.routes: Counter[str] = Counter()
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count finished rows; what they spent is told to `spend`."""
@@ -160,6 +170,17 @@ class Counts:
                 self._forget_older(now := self._now())
                 self._pace.append((now, self.done - before))
 
+    def take_back(self, positions: Iterable[int]) -> None:
+        """Count finished rows as unfinished again."""
+        with self._lock:
+            for position in positions:
+                self.done -= self._seen[position]
+                self._seen[position] = 0
+
+    def is_finished(self, position: int) -> bool:
+        """Whether a row was counted as finished."""
+        return bool(self._seen[position])
+
     def missing(self, start: int, stop: int) -> list[int]:
         """Positions of rows that are not finished."""
         return [position for position in range(start, stop) if not self._seen[position]]
@@ -170,6 +191,9 @@ class Counts:
             for attempt in attempts:
                 self.tokens += attempt.input_tokens + attempt.output_tokens
                 self.cost += attempt.cost_usd or 0.0
+                self.requests += attempt.outcome != "skipped"
+                if attempt.outcome == "served":
+                    self.routes[route_name(attempt.provider, attempt.key, attempt.model)] += 1
 
     def note_reply(self, output_tokens: int) -> None:
         """Count a prompt that was answered."""
@@ -211,4 +235,8 @@ class Counts:
                 packed=self.packed,
                 checked=self.checked,
                 agreed=self.agreed,
+                not_compared=self.not_compared,
+                discarded=self.discarded,
+                requests=self.requests,
+                routes=dict(self.routes),
             )

@@ -74,7 +74,10 @@ class Reader:
         for start in range(0, len(self._rows), CHUNK):
             if ending.is_set():
                 return
-            tasks = self._pool.join(self._tasks(start))
+            found, failed = self._tasks(start)
+            if failed:
+                self._hand_out(failed)
+            tasks = self._pool.join(found)
             tasks = tasks if self._fresh else self._without_kept(tasks)
             if tasks and not self._asked:
                 self._asked = True
@@ -89,8 +92,23 @@ class Reader:
             left = self._without_kept(list(theirs.values()), since=began if self._fresh else 0.0)
             theirs = self._claim(left) if left else {}
 
-    def _tasks(self, start: int) -> dict[str, Task]:
-        """The next rows that have a prompt, by address."""
+    def again(self, addresses: set[str], is_finished: Callable[[int], bool]) -> list[int]:
+        """Have the finished rows of these addresses asked once more; returns their positions."""
+        positions: list[int] = []
+        for start in range(0, len(self._rows), CHUNK):
+            found, _ = self._tasks(start)
+            tasks = {}
+            for address in found.keys() & addresses:
+                task = found[address]
+                task.rows = [row for row in task.rows if is_finished(row[0])]
+                if task.rows:
+                    tasks[address] = task
+                    positions += [position for position, _ in task.rows]
+            self._pool.add(self._pool.join(tasks))
+        return positions
+
+    def _tasks(self, start: int) -> tuple[dict[str, Task], list[Row]]:
+        """The next rows that have a prompt, by address, and those that have none."""
         tasks: dict[str, Task] = {}
         failed: list[Row] = []
         stop = min(start + CHUNK, len(self._rows))
@@ -106,9 +124,7 @@ class Reader:
             tasks[address] = Task(address, request, [(position, label)])
             if request.images:
                 tasks[address].limit = 1
-        if failed:
-            self._hand_out(failed)
-        return tasks
+        return tasks, failed
 
     def _without_kept(self, tasks: list[Task], since: float = 0.0) -> list[Task]:
         """The tasks that are to be asked; the rows of those kept since then are handed out."""

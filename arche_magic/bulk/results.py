@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 REPLY = "reply"
 # So many texts are a block.
 _BLOCK = 4096
+_TOLD = (
+    "requests", "tokens", "cost_usd", "routes", "packed", "checked", "agreed", "not_compared",
+    "discarded",
+)  # fmt: skip
 ABOUT = ("provider", "model", "tokens", "error")
 
 
@@ -27,14 +31,14 @@ class Replies:
     row then or now; `error`, why a row has no reply, or None. They replace columns of those names.
 
     Args:
-        job: whose rows.
+        job: whose rows. A row that comes again replaces the one before it.
 
     Raises:
         InvalidRequest: a field of the schema has the name of a column.
     """
 
     def __init__(self, job: Job) -> None:
-        self._rows = job.rows
+        self._job, self._rows = job, job.rows
         schema = job.schema
         self._fields = tuple(schema.definition["properties"]) if schema else ()
         for field in self._fields:
@@ -68,7 +72,12 @@ class Replies:
                 columns[name][at] = values.get(name)
 
     def frame(self) -> pd.DataFrame:
-        """The finished rows: a copy of the data, in its order, with its labels."""
+        """The finished rows: a copy of the data, in its order, with its labels.
+
+        `frame.attrs["arche_magic"]` says what the job took: `requests`, `tokens`, `cost_usd`,
+        `routes` (replies by route), and, of packed rows, how many were `packed`, `checked` and
+        `agreed`, `not_compared` and `discarded`; see `Progress`.
+        """
         import pandas as pd
 
         data = self._rows.frame
@@ -83,6 +92,8 @@ class Replies:
             # As pandas names a column that is added to a MultiIndex: `frame["reply"]` finds it.
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         frame = pd.concat([kept, added], axis=1)
+        progress = self._job.progress()
+        frame.attrs["arche_magic"] = {name: getattr(progress, name) for name in _TOLD}
         if all(self._finished):
             return frame
         return frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
@@ -101,14 +112,15 @@ class _Texts:
         self._missing = sizes
 
     def put(self, at: int, text: str | None) -> None:
-        """Note one text, once."""
+        """Note one text; it may replace an earlier one."""
         number, place = divmod(at, _BLOCK)
         block = self._blocks[number]
-        if isinstance(block, list):
-            block[place] = text
-            self._missing[number] -= 1
-            if not self._missing[number]:
-                self._blocks[number] = _series(block)
+        if not isinstance(block, list):
+            block = self._blocks[number] = block.tolist()
+        self._missing[number] -= block[place] is None
+        block[place] = text
+        if not self._missing[number]:
+            self._blocks[number] = _series(block)
 
     def column(self) -> pd.Series:
         """All of them, in their order."""

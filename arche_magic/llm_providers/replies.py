@@ -189,6 +189,13 @@ class ReplyStore:
                 "DELETE FROM claims WHERE address = ?", [(address,) for address in errors]
             )
 
+    def forget(self, addresses: Iterable[str]) -> None:
+        """Keep the replies at these addresses no longer."""
+        with self._complaining(), self._change() as connection:
+            connection.executemany(
+                "DELETE FROM replies WHERE address = ?", [(address,) for address in addresses]
+            )
+
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """Who has claimed those of these addresses that are claimed."""
         asked = json.dumps(list(addresses))

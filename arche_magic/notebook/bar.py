@@ -107,6 +107,10 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
         spent.append(f"{progress.packed:,} packed")
     if progress.checked:
         spent.append(f"{progress.agreed} of {progress.checked} asked alone too agree")
+    if progress.not_compared:
+        spent.append(f"{progress.not_compared} not compared")
+    if progress.discarded:
+        spent.append(f"{progress.discarded:,} packed replies discarded")
     second = " · ".join(filter(None, [*spent, note]))
     return {
         "text/plain": f"{_count(progress)}  {_text_bar(progress)}  {first}\n{second}",

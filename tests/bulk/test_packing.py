@@ -11,8 +11,10 @@ import pytest
 from bulk_parts import prompts
 
 import arche_magic
-from arche_magic.bulk import Job
-from arche_magic.bulk.packing import pack_size, packed, unpacked
+from arche_magic.bulk import Job, chunks
+from arche_magic.bulk.agreement import PackingWarning
+from arche_magic.bulk.packing import pack_size, packed
+from arche_magic.bulk.unpacking import ids_of, unpacked
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.parameters import build_request
@@ -28,6 +30,7 @@ SCARCE = {
     "requests_per_minute": None,
     "input_tokens_per_minute": 250_000,
 }
+PLENTY = {"requests_per_minute": 10_000, "requests_per_day": 100_000}
 TEXTS = [f"Row {n}" for n in range(400)]
 SCHEMA = "mood good|bad, points int"
 Entries = list[dict[str, Any]]
@@ -38,7 +41,7 @@ def answering(change: Callable[[Entries], Any]) -> Any:
 
     def reply(model: str, messages: list[dict[str, str]]) -> str:
         text = messages[-1]["content"]
-        start = text.find('[{"id": 1, "prompt"')
+        start = text.find('[{"id": "', text.find("copied exactly"))
         if start < 0:
             return f"echo {text}"
         entries = json.JSONDecoder().raw_decode(text, start)[0]
@@ -91,11 +94,12 @@ def test_what_a_request_spent_is_shared_out_exactly(start: Start) -> None:
         for row in get_quota_tracker(get_configuration()).standings("google")
         if row.limit == "requests_per_day"
     ]
-    assert used <= 5
-    assert job.progress().tokens == tokens
+    assert used <= 10
     attempts = (get_configuration().replies.parent / "llm_calls.jsonl").read_text().splitlines()
-    counted = [json.loads(line) for line in attempts]
-    assert sum(a["input_tokens"] + a["output_tokens"] for a in counted) == tokens
+    spent = [a["input_tokens"] + a["output_tokens"] for a in map(json.loads, attempts)]
+    assert job.progress().tokens == sum(spent)
+    # Those of rows that were asked alone too, to compare, are small.
+    assert sum(count for count in spent if count > 500) == tokens
 
 
 def test_a_short_job_is_not_packed(start: Start) -> None:
@@ -121,20 +125,34 @@ def doubled(entries: Entries) -> Any:
 
 
 def unasked(entries: Entries) -> Any:
-    return [*echoes(entries), {"id": 999, "reply": "nobody asked"}]
+    return [*echoes(entries), {"id": "zzzz", "reply": "nobody asked"}]
 
 
 def shuffled(entries: Entries) -> Any:
     return echoes(entries)[::-1]
 
 
-def words_for_ids(entries: Entries) -> Any:
-    return [{**entry, "id": str(entry["id"])} for entry in echoes(entries)]
+def numbered_from_0(entries: Entries) -> Any:
+    return [{**entry, "id": number} for number, entry in enumerate(echoes(entries))]
+
+
+def numbered_as_texts(entries: Entries) -> Any:
+    return [{**entry, "id": str(number)} for number, entry in enumerate(echoes(entries))]
+
+
+def without_ids(entries: Entries) -> Any:
+    return [{"reply": entry["reply"]} for entry in echoes(entries)]
+
+
+def one_skipped_and_counted_on(entries: Entries) -> Any:
+    ids = [entry["id"] for entry in entries]
+    return [{**e, "id": id_} for e, id_ in zip(echoes(entries)[1:], ids[1:], strict=True)]
 
 
 def empty(entries: Entries) -> Any:
     return [
-        {**entry, "reply": " " if entry["id"] == 1 else entry["reply"]} for entry in echoes(entries)
+        {**entry, "reply": " " if not n else entry["reply"]}
+        for n, entry in enumerate(echoes(entries))
     ]
 
 
@@ -148,8 +166,12 @@ def prose(entries: Entries) -> Any:
 
 
 @pytest.mark.parametrize(
-    "change", [echoes, lost, doubled, unasked, shuffled, words_for_ids, empty, cut, prose]
-)
+    "change",
+    [
+        echoes, lost, doubled, unasked, shuffled, numbered_from_0, numbered_as_texts, without_ids,
+        one_skipped_and_counted_on, empty, cut, prose,
+    ],
+)  # fmt: skip
 def test_every_row_gets_its_own_reply_whatever_comes(
     start: Start, change: Callable[[Entries], Any]
 ) -> None:
@@ -187,7 +209,7 @@ def test_rows_with_a_system_text_and_bounds_keep_them(start: Start) -> None:
         ({"requests_per_day": 20, "input_tokens_per_minute": 250_000}, 40, 50),
         # Groq's free tier: long rows spend tokens as fast as requests, short ones do not.
         ({"requests_per_day": 1000, "tokens_per_day": 200_000}, 300, 1),
-        ({"requests_per_day": 1000, "tokens_per_day": 200_000}, 10, 4),
+        ({"requests_per_day": 1000, "tokens_per_day": 200_000}, 10, 3),
         # Without a limit on requests there is nothing to save.
         ({"tokens_per_minute": 8000}, 10, 1),
         # One request takes no more than half of a limit on tokens.
@@ -214,20 +236,22 @@ def test_the_size_follows_from_the_limits(
 
 
 def test_a_list_says_what_it_is() -> None:
-    """Ids count from 1; the reply's schema holds that of the rows."""
+    """Ids come from the prompts' texts; the reply's schema holds that of the rows."""
     configuration = get_configuration()
     requests = [
         build_request(text, configuration, schema=SCHEMA, max_tokens=50) for text in ("A", "B")
     ]
     request = packed(requests, 20)
-    assert '[{"id": 1, "prompt": "A"}, {"id": 2, "prompt": "B"}]' in request.messages[-1].content
+    one, two = ids_of(["A", "B"])
+    assert ids_of(["B", "C", "A"])[::2] == [two, one]
+    listed = json.dumps([{"id": one, "prompt": "A"}, {"id": two, "prompt": "B"}])
+    assert listed in request.messages[-1].content
     assert request.schema is not None
     assert request.schema.strict
     entry = request.schema.definition["properties"]["replies"]["items"]
     assert set(entry["properties"]["reply"]["properties"]) == {"mood", "points"}
-    text = (
-        '{"replies": [{"id": 2, "reply": {"mood": "good", "points": 3}}, {"id": 1, "reply": {}}]}'
-    )
+    replies = [{"id": two, "reply": {"mood": "good", "points": 3}}, {"id": one, "reply": {}}]
+    text = json.dumps({"replies": replies})
     whole = Reply(text, usage=Usage(100, 31), parsed=request.schema.read(text), cost=0.5)
     first, second = unpacked(whole, requests)
     assert first is None
@@ -257,9 +281,161 @@ def test_images_travel_alone(start: Start) -> None:
 )
 def test_a_list_is_found_in_what_surrounds_it(wrapped: str) -> None:
     """As the JSON of a single reply is."""
-    requests = [build_request(f"Row {n}", get_configuration()) for n in (1, 2)]
-    entries = [{"id": 1, "reply": "one"}, {"id": 2, "reply": "two"}]
-    text = wrapped.format(list=json.dumps({"replies": entries}))
-    schema = packed(requests, 10).schema
-    assert schema is not None
-    assert schema.read(text) == {1: "one", 2: "two"}
+    one, two = ids_of(["Row 1", "Row 2"])
+    entries = [{"id": one, "reply": "first"}, {"id": two, "reply": "second"}]
+    assert read(wrapped.format(list=json.dumps({"replies": entries}))) == ["first", "second"]
+
+
+def read(text: str, schema: Any = None) -> list[Any]:
+    """What two rows get out of the text of a packed reply."""
+    configuration = get_configuration()
+    requests = [build_request(f"Row {n}", configuration, schema=schema) for n in (1, 2)]
+    inner = packed(requests, 10).schema
+    assert inner is not None
+    replies = unpacked(Reply(text, parsed=inner.read(text)), requests)
+    return [reply and (reply.parsed if schema else str(reply)) for reply in replies]
+
+
+ONE, TWO = ids_of(["Row 1", "Row 2"])
+LISTED = json.dumps({"replies": [{"id": ONE, "reply": "a"}, {"id": TWO, "reply": "b"}]})
+GOOD, BAD = {"mood": "good"}, {"mood": "bad"}
+
+
+@pytest.mark.parametrize(
+    ("text", "replies"),
+    [
+        (f'[{{"id": "{ONE}", "reply": "a"}}, {{"id": "{TWO}", "reply": "b"}}]', ["a", "b"]),
+        (f'{{"{ONE}": "a", "{TWO}": "b"}}', ["a", "b"]),
+        (f'{{"replies": {{"{ONE}": "a", "{TWO}": "b"}}}}', ["a", "b"]),
+        (f'{{"id": "{ONE}", "reply": "a"}}\n{{"id": "{TWO}", "reply": "b"}}', ["a", "b"]),
+        (f'{{"id": "{ONE}", "answer": "a"}} {{"id": " {TWO} ", "reply": "b"}}', ["a", "b"]),
+        (f'[{{"id": "{ONE}", "reply": 7}}, {{"id": "{TWO}", "reply": true}}]', ["7", "true"]),
+        (f'[{{"id": "{ONE}", "reply": ["x"]}}, {{"id": "{TWO}", "reply": null}}]', ['["x"]', None]),
+        (f"Here are the answers [as asked], each {{with}} its id: {LISTED}", ["a", "b"]),
+        (f'{{"replies": [{{"id": "{ONE}", "reply": "a"}}, {{"id": "{TWO}", "rep', ["a", None]),
+    ],
+)
+def test_replies_are_read_in_any_shape(text: str, replies: list[str | None]) -> None:
+    """The id that an entry repeats says whose it is; the rest is a matter of style."""
+    assert read(text) == replies
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [{"id": ONE, "reply": GOOD}, {"id": TWO, "reply": BAD}],
+        [{"id": ONE, **GOOD}, {"id": TWO, **BAD}],
+        [{"id": ONE, "reply": "good"}, {"id": TWO, "reply": "bad"}],
+        {ONE: GOOD, TWO: BAD},
+        [{"id": ONE, "reply": json.dumps(GOOD)}, {"id": TWO, **BAD}],
+    ],
+)
+def test_fields_are_read_with_or_without_their_level(listed: Any) -> None:
+    """Flat, as an only value, or as JSON in a text."""
+    assert read(json.dumps(listed), "mood good|bad") == [GOOD, BAD]
+
+
+def rotated(entries: Entries) -> Any:
+    """The ids in their places, each with the reply to the next prompt."""
+    replies = [entry["reply"] for entry in echoes(entries)]
+    turned = [*replies[1:], replies[0]]
+    return [{"id": e["id"], "reply": reply} for e, reply in zip(entries, turned, strict=True)]
+
+
+WORDS = ["apple", "bridge", "castle", "desert", "engine", "forest", "garden", "harbour"]
+DISTINCT = [f"the {one} by the {other}" for one in WORDS for other in reversed(WORDS)]
+
+
+def test_replies_that_changed_places_are_found_out(start: Start) -> None:
+    """Rows at random positions are asked alone; then all packed rows are asked again."""
+    start(keys={"google": 1}, limits={"google": PLENTY}, reply=answering(rotated))
+    with pytest.warns(PackingWarning, match=r"google/.*answered otherwise alone") as warned:
+        result = arche_magic.map(DISTINCT, pack=8)
+    assert len(warned) == 1
+    assert result.reply.tolist() == [f"echo {text}" for text in DISTINCT]
+    told = result.attrs["arche_magic"]
+    assert told["discarded"] >= 8
+    assert told["agreed"] < told["checked"]
+    # Nothing wrong is kept either.
+    assert arche_magic.map(DISTINCT, pack=8).reply.tolist() == result.reply.tolist()
+
+
+def labels(entries: Entries) -> Any:
+    """Every row has the label of the next one, but for the last."""
+    moods = [mood(entry["prompt"]) for entry in entries]
+    return [
+        {"id": e["id"], "reply": {"mood": m}}
+        for e, m in zip(entries, [*moods[1:], moods[-1]], strict=True)
+    ]
+
+
+def mood(prompt: str) -> str:
+    return ("good", "bad", "calm", "loud")[sum(map(ord, prompt)) % 4]
+
+
+def labelling(model: str, messages: list[dict[str, str]]) -> str:
+    text = messages[-1]["content"]
+    start = text.find('[{"id": "', text.find("copied exactly"))
+    if start < 0:
+        return json.dumps({"mood": mood(text)})
+    return json.dumps({"replies": labels(json.JSONDecoder().raw_decode(text, start)[0])})
+
+
+def test_labels_of_neighbours_do_not_stay(start: Start) -> None:
+    """Choices are compared for equality; duplicates of a discarded row are corrected too."""
+    start(keys={"google": 1}, limits={"google": PLENTY}, reply=labelling)
+    texts = [*DISTINCT, *DISTINCT[:10]]
+    with pytest.warns(PackingWarning):
+        result = arche_magic.map(texts, pack=8, schema="mood good|bad|calm|loud")
+    assert result.mood.tolist() == [mood(text) for text in texts]
+
+
+def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the chunks that were written before the disagreement showed, either."""
+    monkeypatch.setattr(chunks, "ROWS", 16)
+    asked = 0
+
+    def reply(model: str, messages: list[dict[str, str]]) -> str:
+        nonlocal asked
+        asked += "copied exactly" in messages[-1]["content"]
+        # Right at first, so that the first chunk is written.
+        return answering(rotated if asked > 3 else echoes)(model, messages)
+
+    start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
+    pd.DataFrame({"text": DISTINCT}).to_csv("in.csv", index=False)
+    with pytest.warns(PackingWarning):
+        arche_magic.map("in.csv", "{{text}}", to="out.csv", pack=4)
+    written = pd.read_csv("out.csv")
+    assert written.reply.tolist() == [f"echo {text}" for text in DISTINCT]
+
+
+def test_rows_at_random_positions_are_asked_alone(start: Start) -> None:
+    """More of them at the start, and of one request in ten after that."""
+    positions = set()
+    for run in range(3):
+        sandbox = start(keys={"google": 1}, limits={"google": PLENTY}, reply=answering(echoes))
+        texts = [f"{run} {text}" for text in DISTINCT]
+        result = arche_magic.map(texts, pack=4)
+        told = result.attrs["arche_magic"]
+        assert told["packed"] == len(texts)
+        assert told["checked"] == told["agreed"] == 2 + 3 + 1
+        assert told["requests"] == len(sandbox.requests) == 16 + 6
+        alone = [text for text in prompts(sandbox) if "copied exactly" not in text]
+        positions |= {texts.index(text) % 4 for text in alone}
+    assert len(positions) > 1
+
+
+def test_texts_that_tell_nothing_are_not_compared(start: Start) -> None:
+    """Two replies that are both unlike the packed ones say nothing about places."""
+
+    def reply(model: str, messages: list[dict[str, str]]) -> str:
+        if "copied exactly" in messages[-1]["content"]:
+            return answering(lambda entries: [{"id": e["id"], "reply": "Ja."} for e in entries])(
+                model, messages
+            )
+        return "something else altogether"
+
+    start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
+    told = arche_magic.map(DISTINCT[:16], pack=8).attrs["arche_magic"]
+    assert (told["checked"], told["discarded"]) == (0, 0)
+    assert told["not_compared"] == 3

@@ -1,0 +1,159 @@
+"""Whether packed replies are the replies to their own rows: some rows are asked alone as well.
+
+Replies that change places within a request look right one by one. So rows at random positions are
+asked alone, and the two replies are compared. A model whose packed replies disagree too often is
+not trusted with packed requests any more in the job, and its packed replies are discarded.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from arche_magic.llm_providers.reply import Reply, fields_of
+from arche_magic.llm_providers.types import Schema
+
+Model = tuple[str, str]
+"""Provider and model."""
+
+
+class PackingWarning(UserWarning):
+    """A model's packed replies disagreed with those to the same rows asked alone."""
+
+
+# Rows of the first packed requests of a model that are asked alone too; later, of one in so many.
+_FIRST_CHECKS, _CHECK_EVERY = (2, 1, 1, 1), 10
+# A model is refuted by more than this share of disagreements, and not by a single one.
+MOST_DISAGREEING = 0.25
+_LEAST_DISAGREEING = 2
+# Texts are alike by the share of three-letter pieces that they have in common. A difference below
+# this says nothing.
+_PIECE, _CLEAR = 3, 0.1
+
+
+@dataclass(frozen=True)
+class Check:
+    """A reply that came packed, to be compared with one that is asked for alone.
+
+    Attributes:
+        reply: the packed reply.
+        others: the texts of the other replies of its request.
+        fields: the fields that have one right answer; see `fields_to_compare`.
+        model: who gave it.
+    """
+
+    reply: Reply
+    others: tuple[str, ...]
+    fields: tuple[str, ...]
+    model: Model
+
+    def agrees(self, alone: Reply) -> bool | None:
+        """Whether both say the same; None if that cannot be told.
+
+        Fields with one right answer have to be equal. Free text is never given word for word
+        twice: it disagrees if it is clearly nearer to the reply of another row.
+        """
+        if self.fields:
+            one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
+            return all(one.get(name) == other.get(name) for name in self.fields)
+        own = _likeness(self.reply, alone)
+        best = max((_likeness(text, alone) for text in self.others), default=0.0)
+        if own == 1.0 or own > best + _CLEAR:
+            return True
+        return False if best > own + _CLEAR else None
+
+
+def fields_to_compare(schema: Schema | None) -> tuple[str, ...]:
+    """The fields of a schema that have one right answer: choices, truths and whole numbers."""
+    if schema is None:
+        return ()
+    fields = schema.definition.get("properties", {})
+    return tuple(
+        name
+        for name, definition in fields.items()
+        if "enum" in definition or definition.get("type") in ("boolean", "integer")
+    )
+
+
+@dataclass
+class _Record:
+    """What is known of one model's packed replies."""
+
+    requests: int = 0
+    compared: int = 0
+    disagreed: int = 0
+    is_refuted: bool = False
+    addresses: set[str] = field(default_factory=set)
+
+
+class Agreement:
+    """Keeps count of a job's packed replies, and of how those that were checked agree.
+
+    Attributes:
+        refutations: how many models were refuted.
+    """
+
+    def __init__(self) -> None:
+        self.refutations = 0
+        self._records: defaultdict[Model, _Record] = defaultdict(_Record)
+        self._lock = threading.Lock()
+        self._random = random.Random()
+
+    def rows_to_check(self, model: Model, answered: Sequence[int]) -> list[int]:
+        """Which of the answered rows of a model's next packed request to ask alone too."""
+        with self._lock:
+            record = self._records[model]
+            number = record.requests
+            record.requests += 1
+        if number < len(_FIRST_CHECKS):
+            count = _FIRST_CHECKS[number]
+        else:
+            count = 1 if number % _CHECK_EVERY == 0 else 0
+        return self._random.sample(answered, min(count, len(answered)))
+
+    def note_packed(self, model: Model, addresses: Iterable[str]) -> None:
+        """Note replies that came packed, by the addresses where they are kept."""
+        with self._lock:
+            self._records[model].addresses.update(addresses)
+
+    def note_check(self, model: Model, agrees: bool) -> bool:
+        """Count a comparison; whether it refutes the model, which happens once."""
+        with self._lock:
+            record = self._records[model]
+            record.compared += 1
+            record.disagreed += not agrees
+            often = record.disagreed > record.compared * MOST_DISAGREEING
+            refutes = often and record.disagreed >= _LEAST_DISAGREEING and not record.is_refuted
+            record.is_refuted |= refutes
+            self.refutations += refutes
+        return refutes
+
+    def is_refuted(self, model: Model) -> bool:
+        """Whether the model's packed replies are not trusted any more."""
+        with self._lock:
+            return self._records[model].is_refuted
+
+    def addresses(self, model: Model) -> set[str]:
+        """Where the packed replies of a model were kept."""
+        with self._lock:
+            return set(self._records[model].addresses)
+
+    def words(self, model: Model) -> str:
+        """How many of the compared rows disagreed."""
+        with self._lock:
+            record = self._records[model]
+            return f"{record.disagreed} of {record.compared} rows"
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1: the share of the pieces of two texts that both have."""
+    first, second = _pieces(one), _pieces(other)
+    return len(first & second) / len(first | second) if first | second else 1.0
+
+
+def _pieces(text: str) -> set[str]:
+    plain = f" {' '.join(text.casefold().split())} "
+    return {plain[at : at + _PIECE] for at in range(len(plain) - _PIECE + 1)}
