@@ -75,7 +75,7 @@ def examine(*, send: bool = False) -> list[Finding]:
     except LLMProviderError as error:
         return [
             *findings,
-            Finding("wrong", "settings", str(error), "until that is mended no request is sent"),
+            Finding("wrong", "settings", str(error), "no request can be sent until this is fixed"),
         ]
     checks = check_keys(configuration.keys, tracker)
     findings += _missing_keys(configuration)

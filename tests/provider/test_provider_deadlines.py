@@ -280,34 +280,59 @@ def test_threads_behind_a_locked_ledger(start: Start) -> None:
     in_time("a deadline", max(late) - 0.6)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_a_disk_that_hangs_under_the_ledger(start: Start) -> None:
-    """A pipe that nobody writes to hangs like a network drive without its network."""
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading.Event]]:
+    """Have files whose paths begin so open only once the event is set.
+
+    So does a network drive without its network.
+    """
+    release, open_file = threading.Event(), os.open
+
+    def begin(path: Path) -> threading.Event:
+        def slowly(name: str, *arguments: int, **options: int) -> int:
+            if str(name).startswith(str(path)):
+                release.wait(10)
+            return open_file(name, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", slowly)
+        return release
+
+    yield begin
+    # Let the threads that still wait go.
+    release.set()
+
+
+def test_a_disk_that_hangs_under_the_ledger(
+    start: Start, hang: Callable[[Path], threading.Event]
+) -> None:
+    """The request ends in time, and says why."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
-    path = Path(get_configuration().store)
-    path.unlink()
-    os.mkfifo(path)
+    hang(Path(get_configuration().store))
     error = expect_late(provider)
     assert "the ledger does not answer" in str(error)
-    # Let the thread that still waits for it go.
-    path.unlink()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_a_disk_that_hangs_when_the_reply_is_there(start: Start) -> None:
+def test_a_disk_that_hangs_when_the_reply_is_there(
+    start: Start, hang: Callable[[Path], threading.Event]
+) -> None:
     """The reply is worth more than its record: it comes, and is recorded when the disk is back."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
     path = Path(get_configuration().store).with_name("llm_calls.jsonl")
     path.unlink()
-    os.mkfifo(path)
+    release = hang(path)
     with at_most(0.6):
         assert provider.generate("Hello", timeout=0.6).provider == "groq"
-    with path.open() as pipe:
-        assert '"served"' in pipe.readline()
+    assert not path.exists()
+    release.set()
+    ends = time.monotonic() + 10
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    assert '"served"' in path.read_text()
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server is installed")
