@@ -139,23 +139,28 @@ def test_more_than_max_tokens_is_not_believed(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("figure", NO_COUNTS)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_what_is_not_a_count_loses_no_reply(
-    wire: str, figure: str, script: Script, tmp_path: Path, clock: Clock
+    wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """Fractions, texts, lists, infinity and NaN, as JSON readers take them.
-
-    The SDKs of Mistral and Google refuse some of that as malformed; nothing else breaks.
-    """
+    """Fractions, texts, lists, infinity and NaN, as JSON readers take them."""
     llm = use(wire, script, tmp_path, clock)
-    script.answer(200, body(wire, 123454321, 3))
-    script.body = script.body.replace(b"123454321", figure.encode())
-    if wire in ("groq", "openai"):
-        assert llm.generate("Hello", patience=0) == TEXT
-    else:
-        with suppress(NoRouteAvailable):
-            assert llm.generate("Hello", patience=0) == TEXT
-    everything_is_read()
+    for figure in NO_COUNTS:
+        if stream:
+            script.events(event(wire, 123454321, 3), done=wire != "google")
+        else:
+            script.answer(200, body(wire, 123454321, 3))
+        script.body = script.body.replace(b"123454321", figure.encode())
+        if stream:
+            pieces = llm.stream("Hello", patience=0)
+            assert "".join(pieces) == TEXT
+            reply = pieces.reply
+        else:
+            reply = llm.generate("Hello", patience=0)
+            assert reply == TEXT
+        assert 0 < reply.usage.input_tokens < 100
+        everything_is_read()
+        clock.now += 60
 
 
 figures = st.one_of(

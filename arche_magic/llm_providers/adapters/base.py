@@ -322,12 +322,13 @@ class SdkAdapter(ABC):
 
 def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
     """The provider's own count, or None if it gave no figures; -1 for what is not a count."""
-    counted_input, *counts = map(_count, (input_tokens, *output_tokens))
+    counted_input, *counts = map(as_count, (input_tokens, *output_tokens))
     counted_output = -1 if -1 in counts else sum(counts)
     return Usage(counted_input, counted_output) if counted_input or counted_output else None
 
 
-def _count(figure: Any) -> int:
+def as_count(figure: Any) -> int:
+    """A figure as a whole number: 0 for none at all, -1 for what is not a count."""
     if figure is None:
         return 0
     if isinstance(figure, float) and figure.is_integer():

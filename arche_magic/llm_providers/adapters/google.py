@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AttemptFailed, Remedy
 from ..types import Image, Metric, Observation, Period, Request
-from .base import Part, SdkAdapter, counted
+from .base import Part, SdkAdapter, as_count, counted
 from .chat import mapping
 from .failures import by_status, label, mappings, said
 from .finish import finish_kind
@@ -33,9 +33,9 @@ _READ: Any = {
         }
     ],
     "usageMetadata": {
-        "promptTokenCount": ...,
-        "candidatesTokenCount": ...,
-        "thoughtsTokenCount": ...,
+        "promptTokenCount": as_count,
+        "candidatesTokenCount": as_count,
+        "thoughtsTokenCount": as_count,
     },
 }
 API_VERSION = "v1beta"
@@ -166,7 +166,7 @@ def _only(value: Any, shape: Any) -> Any:
     """What the shape has of a value; what it does not have a list or an object for is left out.
 
     A name in the shape is that of one of the SDK's enumerations. A word that is not in it becomes
-    OTHER, as in Google's own lists.
+    OTHER, as in Google's own lists. A function in the shape gives the value to keep.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
         return {name: _only(value[name], shape[name]) for name in shape if name in value}
@@ -177,6 +177,8 @@ def _only(value: Any, shape: Any) -> Any:
 
         known = getattr(types, shape).__members__
         return (value if value in known else "OTHER") if isinstance(value, str) and value else None
+    if callable(shape):
+        return shape(value)
     return value if shape is ... else None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from ..errors import AttemptFailed, Remedy
-from .base import Part, SdkAdapter
+from .base import Part, SdkAdapter, as_count
 from .chat import chat_messages, chat_part
 from .failures import by_status, label, model_missing, said, validation_problems
 from .formats import Format, response_format
@@ -21,11 +21,21 @@ if TYPE_CHECKING:
 
     from ..types import Observation, Request
 
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
 
 class MistralAdapter(SdkAdapter):
     """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
 
     _used = "chat"
+
+    @staticmethod
+    def _keep(answer: Any) -> Any:
+        # The SDK refuses a whole reply for a figure that is not a number.
+        usage = answer.get("usage") if isinstance(answer, dict) else None
+        if isinstance(usage, dict):
+            usage.update({name: as_count(usage.get(name)) for name in _COUNTS})
+        return answer
 
     def _build(self) -> Any:
         from mistralai.client import Mistral
