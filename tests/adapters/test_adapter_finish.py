@@ -19,7 +19,7 @@ STOPPED = (
 )  # fmt: skip
 CUT = (
     "length", "MAX_TOKENS", "max_tokens", "maxTokens", "max_output_tokens", "model_length",
-    "model_context_window_exceeded", "token_limit",
+    "model_context_window_exceeded", "token_limit", "maximum_tokens", "length_limit", "incomplete",
 )  # fmt: skip
 FILTERED = ("content_filter", "SAFETY", "content_filtered", "refusal", "ERROR_TOXIC", "sensitive")
 OURS = ("content_filter", "error")

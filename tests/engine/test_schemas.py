@@ -387,6 +387,10 @@ def test_the_wrong_typed_dict_is_explained() -> None:
         '```python\nx = {"b": 7}\n```\nprints\n```json\n{"a": 1}\n```',
         '```json\n{"type": "object", "properties": {"a": {}}}\n```\n```json\n{"a": 1}\n```',
         '~~~json\n{"a": 1}\n~~~',
+        'Here:\n```json\n{"a": 1}\n```\nUse it so:\n```python\nd = {"a": 7}\n```',
+        'Draft:\n```json\n{"a": 7}\n```\nFinal:\n```json\n{"a": 1}\n```\n',
+        'As in {"a": 7}:\n\n```JSON\n\n{"a": 1}\n```',
+        '<json>{"a": 1}</json>',
         '```json\n{"a": 1}',
         # what follows the object
         '{"a": 1}}',

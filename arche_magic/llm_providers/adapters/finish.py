@@ -14,15 +14,16 @@ import re
 _PATTERNS = {
     "content_filter": re.compile(
         "filter|safety|unsafe|prohibited|blocklist|blocked|spii|recitation|refus|guardrail"
-        "|sensitive|moderat|toxic|policy|violat|modelarmor|censor|escalation"
+        "|sensitive|moderat|toxic|policy|violat|modelarmor|censor|escalation|flagged|copyright"
     ),
     "error": re.compile(
         "error|fail|cancel|abort|timeout|timedout|interrupt|malformed|unexpected|toomany|missing"
-        "|overload|capacity|insufficient|unavailable|exception|disconnect|disabled|incomplete"
+        "|overload|capacity|insufficient|unavailable|exception|disconnect|disabled|preempt"
         "|quota|noimage|(?:rate|usage|spend)limit|other$|^language$|^continuation$"
     ),
     "length": re.compile(
-        "length|truncat|max(?:new|output|completion)?tokens?|contextwindow|maxtime"
+        "length|truncat|incomplete|max(?:imum)?(?:new|output|completion)?tokens?|contextwindow"
+        "|maxtime"
         "|limit(?:reached|exceeded|hit)?$"
     ),
 }

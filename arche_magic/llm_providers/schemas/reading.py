@@ -16,6 +16,8 @@ from ..types import Message, Request
 _DECODER = json.JSONDecoder(strict=False)
 _OBJECT = re.compile(r"\{(?=\s*[\"}])")
 _BEGINS_WITH_OBJECT = re.compile(r"\s*(?:```\w*\s*)?\{")
+_LABEL = re.compile(r"(?:```|~~~)[ \t]*json\w*\s*\Z", re.IGNORECASE)
+_LONGEST_LABEL = 30
 _SPACE = re.compile(r"\s*")
 # Each broken object costs time by its place in the text.
 _MOST_OBJECTS = 1000
@@ -54,7 +56,8 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
 
     The JSON may come after reasoning, and between sentences, code fences and the tokens of a chat
     template. A reply that begins with an object is that object. In any other reply the last object
-    that fits counts, because models think first and conclude last.
+    that fits counts, because models think first and conclude last; one in a fence labelled as JSON
+    comes before the others.
 
     Args:
         validate: from the parsed JSON to the value; raises Misfit.
@@ -71,15 +74,25 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
             else:
                 return _fitted(value, validate)
         for place in places:
-            if found := list(json_objects(place)):
-                begins = _BEGINS_WITH_OBJECT.match(place)
-                return _first_fitting(found if begins else reversed(found), validate)
+            if found := list(_json_objects(place)):
+                if not _BEGINS_WITH_OBJECT.match(place):
+                    found.reverse()
+                    found.sort(key=lambda one: one.is_labelled, reverse=True)
+                return _first_fitting((one.value for one in found), validate)
         raise Misfit([Problem((), f"it is no JSON ({problem})")])
 
     return read
 
 
-def json_objects(text: str) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Found:
+    """An object in a text, and whether a fence around it says that it is JSON."""
+
+    value: dict[str, Any]
+    is_labelled: bool
+
+
+def _json_objects(text: str) -> Iterator[_Found]:
     """The whole JSON objects in a text, in order, up to a token that ends the reply.
 
     An object inside one that is cut or broken does not count.
@@ -98,7 +111,9 @@ def json_objects(text: str) -> Iterator[dict[str, Any]]:
         except RecursionError:
             return
         else:
-            yield _in_whole_characters(value, text)
+            before = text[max(0, start.start() - _LONGEST_LABEL) : start.start()]
+            labelled = _LABEL.search(before) is not None
+            yield _Found(_in_whole_characters(value, text), labelled)
             space = _SPACE.match(text, at)
             if space and END_TOKEN.match(text, space.end()):
                 return
