@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ logger = logging.getLogger("arche_magic.bounded")
 T = TypeVar("T")
 
 _MOST_IDLE = 32
+# How soon it is noticed that another thread has stopped the waiting.
+_WATCH_SECONDS = 0.1
 _idle: list[_Helper] = []
 
 
@@ -27,9 +30,12 @@ class TookTooLong(Exception):
 
 
 def within(
-    seconds: float, work: Callable[[], T], unclaimed: Callable[[T], object] | None = None
+    seconds: float,
+    work: Callable[[], T],
+    unclaimed: Callable[[T], object] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> T:
-    """What `work` returns or raises, if it does so within `seconds`.
+    """What `work` returns or raises, if it does so within `seconds` and before `stopped()`.
 
     A result that comes when nobody waits any more, because the time was up or the caller was
     interrupted, goes to `unclaimed`.
@@ -48,7 +54,7 @@ def within(
             # No more threads: the process is at its limit, or at its end.
             return work()
     helper.jobs.put(job)
-    result: T = job.wait(seconds)
+    result: T = job.wait(seconds, stopped)
     return result
 
 
@@ -87,9 +93,13 @@ class _Job:
             self._drop()
         self._done.release()
 
-    def wait(self, seconds: float) -> Any:
+    def wait(self, seconds: float, stopped: Callable[[], bool] | None) -> Any:
+        ends = time.monotonic() + seconds
+        pace = threading.TIMEOUT_MAX if stopped is None else _WATCH_SECONDS
         try:
-            self._done.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+            while not self._done.acquire(timeout=min(max(ends - time.monotonic(), 0.0), pace)):
+                if stopped is None or stopped() or time.monotonic() >= ends:
+                    break
         except BaseException:  # an interrupt: what was begun is not to be lost
             if not self._leave():
                 self._drop()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,11 +17,17 @@ from promptness import in_time
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.attempts import attempt_log
-from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config import (
+    get_configuration,
+    load_configuration,
+    use_configuration,
+)
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.stopping import stopped_by
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from provider_parts import Start
 
 
@@ -65,6 +73,46 @@ def test_a_request_is_not_stopped_by_what_ended_before(start: Start) -> None:
         get_llm_provider("groq").generate("Hello")
     stop.set()
     assert get_llm_provider("groq").generate("Hello again")
+
+
+@contextmanager
+def deaf_server() -> Iterator[str]:
+    """An address that answers no attempt to connect: its queue is full, and nobody takes any."""
+    with closing(socket.socket()) as server, ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            client = waiting.enter_context(closing(socket.socket()))
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_request_is_stopped_while_it_connects(tmp_path: Path) -> None:
+    """No other provider is asked, and the thread does not wait for the connection."""
+    with deaf_server() as address:
+        variables = {
+            "GROQ_API_KEY": "gsk-of-nobody-12345", "GROQ_BASE_URL": address,
+            "MISTRAL_API_KEY": "of-nobody-12345", "MISTRAL_BASE_URL": "http://127.0.0.1:9",
+        }  # fmt: skip
+        use_configuration(load_configuration(variables, tmp_path))
+        stop = threading.Event()
+
+        def ask() -> None:
+            with stopped_by(stop):
+                get_llm_provider().generate("Hello")
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask)
+            time.sleep(0.8)
+            assert not asked.done()
+            began = time.monotonic()
+            stop.set()
+            with pytest.raises(KeyboardInterrupt):
+                asked.result(timeout=20)
+            in_time("an interrupt", time.monotonic() - began)
+    attempts = attempt_log(get_configuration().store).session()
+    assert [(a.provider, a.outcome) for a in attempts] == [("groq", "interrupted")]
 
 
 # --- requests that are awaited

@@ -103,8 +103,9 @@ class Call:
         self._ends = now + timeouts.total
         self._connect_by = min(self._ends, now + timeouts.connect)
         self._expect(timeouts.first_token if self.stream else timeouts.answer, "no answer within")
-        left = Allowance(lambda: self._left(self._next_by), watched=self._stop is not None)
-        connect = Allowance(lambda: self._left(self._connect_by))
+        watched = self._stop is not None
+        left = Allowance(lambda: self._left(self._next_by), watched=watched)
+        connect = Allowance(lambda: self._left(self._connect_by), watched=watched)
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
 
     def take(self, response: httpx.Response) -> httpx.Response:

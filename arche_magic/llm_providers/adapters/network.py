@@ -8,11 +8,12 @@ of the call is looked at before each step.
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpcore
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+T = TypeVar("T")
 
 # So much at once goes out before the time is looked at again.
 _BYTES_PER_WRITE = 65_536
@@ -83,10 +86,12 @@ class _Network(httpcore.SyncBackend):
             share = _seconds(timeout, httpcore.ConnectTimeout)
             if share is not None:
                 share /= len(addresses) - tried
+            connect = partial(
+                super().connect_tcp, address, port, share, local_address, socket_options
+            )
             try:
-                return _Stream(
-                    super().connect_tcp(address, port, share, local_address, socket_options)
-                )
+                connection = _watched(connect, timeout, httpcore.ConnectTimeout, _close)
+                return _Stream(connection)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -108,7 +113,8 @@ class _Stream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), _BYTES_PER_WRITE):
             part = buffer[start : start + _BYTES_PER_WRITE]
-            self._stream.write(part, _seconds(timeout, httpcore.WriteTimeout))
+            seconds = _seconds(timeout, httpcore.WriteTimeout)
+            _watched(partial(self._stream.write, part, seconds), timeout, httpcore.WriteTimeout)
 
     def close(self) -> None:
         self._stream.close()
@@ -120,10 +126,34 @@ class _Stream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         seconds = _seconds(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, seconds))
+        start = partial(self._stream.start_tls, ssl_context, server_hostname, seconds)
+        return _Stream(_watched(start, timeout, httpcore.ConnectTimeout, _close))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+def _watched(
+    step: Callable[[], T],
+    timeout: float | None,
+    late: type[Exception],
+    unclaimed: Callable[[T], object] | None = None,
+) -> T:
+    """A step that keeps its own time; left to itself as soon as another thread stops the call."""
+    if not (isinstance(timeout, Allowance) and timeout.watched):
+        return step()
+    try:
+        return within(math.inf, step, unclaimed, stopped=lambda: _is_over(timeout))
+    except TookTooLong:
+        raise late("the time is up") from None
+
+
+def _is_over(timeout: float | None) -> bool:
+    return isinstance(timeout, Allowance) and timeout.left() <= 0
+
+
+def _close(stream: httpcore.NetworkStream) -> None:
+    stream.close()
 
 
 def _seconds(timeout: float | None, late: type[Exception]) -> float | None:
@@ -145,7 +175,11 @@ def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
     seconds = _seconds(timeout, httpcore.ConnectTimeout)
     lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = lookup() if seconds is None else within(seconds, lookup)
+        found = (
+            lookup()
+            if seconds is None
+            else within(seconds, lookup, stopped=lambda: _is_over(timeout))
+        )
     except TookTooLong:
         raise httpcore.ConnectTimeout("no answer to the name lookup") from None
     except OSError as error:
