@@ -98,6 +98,7 @@ def test_the_defaults_shown_are_those_of_an_empty_file(row: list[str], tmp_path:
         "`default_provider`": f'`"{configuration.default_provider}"`',
         "`order`": "`[{}]`".format(", ".join(f'"{name}"' for name in configuration.providers)),
         "`patience`": f"`{configuration.patience:g}`",
+        "`on_store_failure`": f'`"{configuration.on_store_failure}"`',
         "`replay.mode`": f'`"{configuration.replay}"`',
     }
     assert row[2] == found.get(row[0], row[2])

@@ -37,7 +37,18 @@ from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
 from .sources import table as _table
 from .trust import check_base_url, check_key_variable, own_settings_folder
-from .types import Budget, Clock, Key, Limit, Location, ReplayMode, Route, SystemClock, Timeouts
+from .types import (
+    Budget,
+    Clock,
+    Key,
+    Limit,
+    Location,
+    OnStoreFailure,
+    ReplayMode,
+    Route,
+    SystemClock,
+    Timeouts,
+)
 
 REPLAY_SETTINGS = ("mode",)
 DEFAULT_PATIENCE = 30.0
@@ -52,6 +63,8 @@ class Configuration:
         keys: all keys of all providers, in the order of their labels.
         store: where the ledger lives: a path, `memory://`, or a Redis URL (made a `Location`,
             which does not show its password).
+        on_store_failure: what becomes of requests while Redis, though it answers, takes no
+            changes: `refuse` sends none, `count-alone` counts in this process.
         default_provider: what `get_llm_provider(None)` gives.
         patience: seconds a request waits for a route rather than fail or pay.
         timeouts: how long a request waits for what.
@@ -69,6 +82,7 @@ class Configuration:
     providers: Mapping[str, Provider]
     keys: tuple[Key, ...] = ()
     store: str = "memory://"
+    on_store_failure: OnStoreFailure = "refuse"
     default_provider: str = "intelligent"
     patience: float = DEFAULT_PATIENCE
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -299,6 +313,7 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         providers=providers,
         keys=keys,
         store=store,
+        on_store_failure=_on_store_failure(settings),
         default_provider=default_provider or "intelligent",
         patience=float(patience),
         timeouts=_timeouts(_table(settings, "timeouts")),
@@ -332,6 +347,13 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
             tell(f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})")
     if where := sources.said_in(STORE):
         tell_of_store(Location(configuration.store), where)
+
+
+def _on_store_failure(settings: Mapping[str, Any]) -> OnStoreFailure:
+    found, known = settings.get("on_store_failure", "refuse"), get_args(OnStoreFailure)
+    if found not in known:
+        raise ValueError(f"on_store_failure is {found!r}; it can be {', '.join(known)}")
+    return cast("OnStoreFailure", found)
 
 
 def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:

@@ -365,11 +365,11 @@ def _answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[F
 
 def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
     about = route_name(key.provider, key.label, model)
-    asker = IntelligentLLMOrchestrator(
-        providers=[key.provider],
-        configuration=replace(configuration, keys=(key,), replay="off"),
-    )
     try:
+        asker = IntelligentLLMOrchestrator(
+            providers=[key.provider],
+            configuration=replace(configuration, keys=(key,), replay="off"),
+        )
         reply = asker.generate(
             _PROMPT,
             model=f"{key.provider}/{model}",

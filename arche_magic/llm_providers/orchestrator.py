@@ -36,7 +36,7 @@ class IntelligentLLMOrchestrator:
         configuration: keys, models and limits; the one in use if not given.
 
     Raises:
-        ConfigurationError: a provider name is unknown.
+        ConfigurationError: a provider name is unknown, or the ledger's Redis refuses to be used.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class IntelligentLLMOrchestrator:
         )
         self.enable_multi_key_groq = enable_multi_key_groq
         self.quota_tracker: QuotaTracker = get_quota_tracker(self.configuration)
+        self.quota_tracker.check_store()
         self._log = attempt_log(self.configuration.store)
         self._tally = Tally()
 

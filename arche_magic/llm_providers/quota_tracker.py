@@ -30,7 +30,14 @@ from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
 from .quota.shapes import mend
-from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage
+from .storage import (
+    MemoryStorage,
+    Storage,
+    StorageTimeout,
+    lock_deadline,
+    open_storage,
+    warn_once,
+)
 from .types import Key, Observation, Request, Route, Standing, Usage
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
@@ -72,6 +79,27 @@ class QuotaTracker:
         budget = configuration.budget
         self._budget = Purse(storage, budget) if budget else None
         take_over_older_counts(storage, configuration)
+
+    def check_store(self) -> None:
+        """Check that the ledger is where it was configured to be.
+
+        A Redis that does not answer is an outage: calls are counted here until it is back.
+
+        Raises:
+            ConfigurationError: Redis answers and takes no changes, and `on_store_failure` is not
+                `count-alone`.
+        """
+        refusal = self.storage.refusal
+        if not refusal:
+            return
+        if self.configuration.on_store_failure == "count-alone":
+            warn_once(f"the ledger's Redis takes no changes: {refusal}; counting in this process")
+            return
+        raise ConfigurationError(
+            f"the ledger's Redis takes no changes: {refusal}. Nothing was sent; correct the server "
+            'or ARCHE_QUOTA_STORE, or set on_store_failure = "count-alone" in arche_magic.toml to '
+            "count in each process alone"
+        )
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route takes this request, and what keeps it shut until then."""
@@ -143,7 +171,12 @@ class QuotaTracker:
 
         Returns their holds, or, if the route is shut for the first, its state. With a budget, or
         in a job with bounds, one is held at a time.
+
+        Raises:
+            ConfigurationError: see `check_store`.
+            StorageTimeout: the ledger was locked until this thread's deadline.
         """
+        self.check_store()
         shares: tuple[tuple[Purse, str], ...] = ()
         if self._purses(route):
             requests = requests[:1]
@@ -186,7 +219,15 @@ class QuotaTracker:
                 self._return_shares(shares)
         if isinstance(result, RouteState):
             return result
-        return [replace(hold, document=name, shares=shares) for hold in result]
+        holds = [replace(hold, document=name, shares=shares) for hold in result]
+        try:
+            self.check_store()
+        except ConfigurationError:
+            # This very change was refused, and made in memory.
+            for hold in holds:
+                self.fail(hold, AttemptFailed("not sent", Remedy.FIX_REQUEST, sent=False))
+            raise
+        return holds
 
     def settle(
         self,
@@ -346,6 +387,7 @@ class QuotaTracker:
         with lock_deadline(_COMMAND_SECONDS):
             self._books.accounts.update(known, lambda document, provider: ledger.forget(document))
             self.storage.update(known.provider, ledger.forget)
+        self.check_store()
 
     def set_limits(self, scope: str, **limits: Any) -> None:
         """Set limits for every kernel that uses this ledger, over those of `arche_magic.toml`.
@@ -379,6 +421,7 @@ class QuotaTracker:
 
         with lock_deadline(_COMMAND_SECONDS):
             self.storage.update(owner, change)
+        self.check_store()
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every route of the configuration, and of models used besides."""

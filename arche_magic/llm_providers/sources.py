@@ -35,7 +35,7 @@ from .trust import (
 SETTINGS_FILE = "arche_magic.toml"
 SETTINGS = (
     "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
-    "replay", "budget", PRIVATE, TRUST, TRUST_VARIABLES,
+    "replay", "budget", "on_store_failure", PRIVATE, TRUST, TRUST_VARIABLES,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ Period = Literal["second", "minute", "hour", "day", "month"]
 WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]
 ReplayMode = Literal["off", "keep", "only"]
+OnStoreFailure = Literal["refuse", "count-alone"]
 
 # What services on OpenAI's wire call the limit of a reply's tokens.
 TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from engine_parts import (
     used,
 )
 
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, Remedy
@@ -74,15 +76,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def wait_until_back(server: RedisServer, *trackers: QuotaTracker) -> None:
     """Until each of the ledgers has written to the Redis that runs now."""
-    name = f"groq:{a_route(trackers[0].configuration).key.account}"
     for tracker in trackers:
-        before = server.client().get(f"arche_magic:{name}")
-
-        def written(tracker: QuotaTracker = tracker, before: object = before) -> bool:
-            tracker.storage.read(name)
-            return server.client().get(f"arche_magic:{name}") != before
-
-        wait_until(written)
+        wait_until(lambda tracker=tracker: not tracker.storage.trouble)  # type: ignore[misc]
+    assert server.client().dbsize()
 
 
 # --- together
@@ -347,18 +343,150 @@ def test_a_url_that_redis_does_not_take_is_refused_without_its_password(url: str
 
 @pytest.mark.parametrize("port", ["running", "closed"])
 def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> None:
-    """A Redis that refuses the password is one that is away."""
+    """Neither where Redis refuses it, nor where it is away."""
     url = redis_server.url.replace("redis://", "redis://hunter1:hunter2@")
     if port == "closed":
         redis_server.stop()
     configuration = load_configuration({"ARCHE_QUOTA_STORE": url, "GROQ_API_KEY": "made-up"})
-    with pytest.warns(LedgerWarning) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         tracker = get_quota_tracker(configuration)
-    hold = tracker.hold(configuration.routes()[0], ask())
-    assert isinstance(hold, Hold)
-    shown = f"{caught[0].message} {tracker.storage!r} {configuration!r} {vars(tracker)}"
-    assert len(caught) == 1
-    assert "hunter" not in shown
+    told = [str(warning.message) for warning in caught]
+    if port == "closed":
+        assert isinstance(tracker.hold(configuration.routes()[0], ask()), Hold)
+    else:
+        with pytest.raises(ConfigurationError, match="the user name or the password") as refused:
+            tracker.hold(configuration.routes()[0], ask())
+        told.append(str(refused.value))
+        assert refused.value.__cause__ is None
+    assert len(told) == 1
+    assert "hunter" not in f"{told} {tracker.storage!r} {configuration!r} {vars(tracker)}"
+
+
+# --- a Redis that answers and refuses
+
+
+def wrong_password(server: RedisServer) -> None:
+    server.client().config_set("requirepass", "something else")
+
+
+def read_only_replica(server: RedisServer) -> None:
+    server.client().replicaof("127.0.0.1", 1)
+
+
+def full_memory(server: RedisServer) -> None:
+    server.client().config_set("maxmemory", 1)
+
+
+def user_without_rights(server: RedisServer) -> None:
+    server.client().execute_command("ACL", "SETUSER", "default", "resetkeys", "~other:*")
+
+
+REFUSING = {
+    wrong_password: "does not accept the user name or the password",
+    read_only_replica: "is a read-only replica",
+    full_memory: "memory is full",
+    user_without_rights: "may not read and write the keys",
+}
+
+
+@pytest.mark.parametrize("spoil", REFUSING)
+def test_no_request_begins_on_a_redis_that_refuses(
+    redis_server: RedisServer, spoil: Callable[[RedisServer], None]
+) -> None:
+    """Counting alone would oversell for as long as nobody looks; it has to be asked for."""
+    spoil(redis_server)
+    variables = {"ARCHE_QUOTA_STORE": redis_server.url, "GROQ_API_KEY": "made-up"}
+    configuration = load_configuration(variables)
+    with pytest.raises(ConfigurationError, match=REFUSING[spoil]) as caught:
+        IntelligentLLMOrchestrator(configuration=configuration)
+    assert 'on_store_failure = "count-alone"' in str(caught.value)
+    alone = replace(configuration, on_store_failure="count-alone")
+    with pytest.warns(LedgerWarning, match=REFUSING[spoil]):
+        provider = IntelligentLLMOrchestrator(configuration=alone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(provider.quota_tracker.hold(alone.routes()[0], ask()), Hold)
+
+
+def test_what_becomes_of_requests_on_a_redis_that_refuses_is_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses them, if nothing else is said; a third way is an error."""
+    monkeypatch.chdir(tmp_path)
+    assert load_configuration().on_store_failure == "refuse"
+    for value in ("refuse", "count-alone"):
+        (tmp_path / "arche_magic.toml").write_text(f'on_store_failure = "{value}"\n')
+        assert load_configuration().on_store_failure == value
+    (tmp_path / "arche_magic.toml").write_text('on_store_failure = "ignore"\n')
+    with pytest.raises(ConfigurationError, match="it can be refuse, count-alone"):
+        load_configuration()
+
+
+def test_a_redis_that_begins_to_refuse_loses_no_count(redis_server: RedisServer) -> None:
+    """A reply under way is counted here, nothing more is sent, and later all is added."""
+    tracker = proven(tracker_on(redis_server))
+    route = a_route(tracker.configuration)
+    under_way = held(tracker, route)
+    full_memory(redis_server)
+    with pytest.raises(ConfigurationError, match="memory is full"):
+        tracker.hold(route, ask())
+    tracker.settle(under_way, Usage(5, 5))
+    with pytest.raises(ConfigurationError, match="memory is full"):
+        tracker.hold(route, ask())
+    assert "memory is full" in tracker.storage.trouble
+    redis_server.client().config_set("maxmemory", 0)
+    wait_until_back(redis_server, tracker)
+    assert count(tracker_on(redis_server)) == 1
+    call(tracker)
+    assert count(tracker_on(redis_server)) == 2
+
+
+HANG = """
+import os, signal, sys, time, warnings
+from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.types import Usage
+warnings.simplefilter("ignore")
+url, server, after = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+configuration = load_configuration({"ARCHE_QUOTA_STORE": url, "GROQ_API_KEY": "made-up"})
+tracker, route = get_quota_tracker(configuration), configuration.routes()[0]
+request = build_request("Hello", configuration)
+def call():
+    tracker.settle(tracker.hold(route, request), Usage(5, 5))
+call()
+os.kill(server, signal.SIGSTOP)
+for _ in range(10):
+    call()
+os.kill(server, signal.SIGCONT)
+time.sleep(after)
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 2.0])
+def test_what_was_counted_while_redis_hung_is_there_when_the_process_has_ended(
+    redis_server: RedisServer, after: float
+) -> None:
+    """It is added as soon as Redis answers, or at the end of the process."""
+    assert redis_server.process
+    pid = str(redis_server.process.pid)
+    command = [sys.executable, "-c", HANG, redis_server.url, pid, str(after)]
+    subprocess.run(command, check=True, timeout=60)
+    (name,) = redis_server.client().keys("arche_magic:groq:*")
+    document = json.loads(redis_server.client().get(name))["document"]
+    (entry,) = document["models"].values()
+    assert entry["charged"][0] == 11
+
+
+def test_the_end_of_a_process_waits_two_seconds_for_redis(redis_server: RedisServer) -> None:
+    """Where it stays away, what was counted is lost to others, and the process ends."""
+    assert redis_server.process
+    code = HANG.replace("os.kill(server, signal.SIGCONT)", "os.kill(server, signal.SIGKILL)")
+    command = [sys.executable, "-c", code, redis_server.url, str(redis_server.process.pid), "0"]
+    began = time.monotonic()
+    subprocess.run(command, check=True, timeout=60)
+    assert time.monotonic() - began < 15
 
 
 def test_a_missing_package_is_named() -> None:

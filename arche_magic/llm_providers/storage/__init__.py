@@ -20,6 +20,7 @@ from .base import (
     Upgrade,
     only_mappings,
     warn_of_file,
+    warn_once,
 )
 from .deadlines import lock_deadline
 from .file_text import FILE_VERSION
@@ -41,6 +42,7 @@ __all__ = [
     "lock_deadline",
     "open_storage",
     "warn_of_file",
+    "warn_once",
 ]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")

@@ -46,6 +46,11 @@ class Storage(Protocol):
         ...
 
     @property
+    def refusal(self) -> str:
+        """Why the place of the documents, though it answers, takes no changes; "" if it does."""
+        ...
+
+    @property
     def findings(self) -> list[str]:
         """What was wrong with stored documents that this process read, and how it went on."""
         ...
@@ -74,6 +79,7 @@ class Storage(Protocol):
 
 
 _refusing: set[Path] = set()
+_said: set[str] = set()
 
 
 def warn_of_file(path: Path, error: OSError, message: str) -> None:
@@ -91,3 +97,10 @@ def warn_of_file(path: Path, error: OSError, message: str) -> None:
 def warn(message: str) -> None:
     """Warn of the ledger."""
     warnings.warn(message, LedgerWarning, stacklevel=2)
+
+
+def warn_once(message: str) -> None:
+    """Warn of the ledger, once per process."""
+    if message not in _said:
+        _said.add(message)
+        warn(message)

@@ -78,7 +78,8 @@ class JsonFileStorage:
         self._copy, self._backup = self._rescue.copy, self._rescue.backup
         self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
-        self.trouble = ""
+        # A file that cannot be written is counted on in memory, whoever chose it.
+        self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
         tell_of_forks(self)

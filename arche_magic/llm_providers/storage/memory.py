@@ -11,7 +11,7 @@ from .base import Change, Document, T
 class MemoryStorage:
     """Documents of this process only."""
 
-    trouble = ""
+    trouble = refusal = ""
 
     def __init__(self) -> None:
         self.findings: list[str] = []

@@ -1,21 +1,28 @@
 """Documents in Redis: one ledger for many machines.
 
 While Redis is away the process goes on in memory, from the documents it saw last, and says so
-once; when Redis is back, what was counted meanwhile is added to what the others counted. A Redis
-that comes back empty gets the documents back from the processes that remember them.
+once. A thread asks for Redis every second; as soon as it answers, what was counted meanwhile is
+added to what the others counted, and at the end of the process that is tried for two seconds. A
+Redis that comes back empty gets the documents back from the processes that remember them.
+
+A Redis that answers and refuses (a wrong password, a read-only replica, full memory) is no outage:
+`refusal` says why, and whoever uses the storage decides what becomes of requests.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import ReferenceType, WeakSet, ref
 
 from ..errors import ConfigurationError
 from ..forks import new_rlock, tell_of_forks
@@ -23,7 +30,6 @@ from ..types import Location, Secret
 from .base import (
     Change,
     Document,
-    LedgerWarning,
     Mend,
     Merge,
     StorageTimeout,
@@ -36,8 +42,9 @@ from .memory import MemoryStorage
 
 _PREFIX = "arche_magic:"
 _TIMEOUT_SECONDS = 2.0
-# A refused connection costs nothing and is tried again soon; one that hangs makes calls wait.
-_SHORTEST_ABSENCE_SECONDS, _ABSENCE_PER_WAIT = 1.0, 10.0
+_ASKED_AGAIN_SECONDS = 1.0
+# So long the end of a process waits for a Redis that has not all counts yet.
+_FAREWELL_SECONDS, _FAREWELL_NAP_SECONDS = 2.0, 0.1
 # Writes values if every key still begins as it was seen, else tells what the keys hold now.
 _WRITE_IF_UNCHANGED = """
 local now = {}
@@ -163,6 +170,8 @@ class RedisStorage:
             import redis
             from redis.backoff import NoBackoff
             from redis.retry import Retry
+
+            from .redis_errors import refusal
         except ImportError:
             raise ConfigurationError(
                 "a ledger in Redis needs a package more: pip install 'arche_magic[redis]'"
@@ -193,7 +202,7 @@ class RedisStorage:
                 "the ledger's place is no Redis URL such as redis://localhost:6379/0"
             )
         self._write = self._client.register_script(_WRITE_IF_UNCHANGED)
-        self._failures = redis.RedisError
+        self._failures, self._refusal_in = redis.RedisError, refusal
         self._merge, self._mend = merge, mend
         self.findings: list[str] = []
         # Threads of one process queue here instead of outrunning each other.
@@ -201,9 +210,8 @@ class RedisStorage:
         self._seen: dict[str, _Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
-        self._changing_away = False
-        self._try_again_at = 0.0
-        self._outrun = False
+        self._is_probed = self._outrun = False
+        self.refusal = ""
         tell_of_forks(self)
 
     def __repr__(self) -> str:
@@ -212,11 +220,14 @@ class RedisStorage:
     @property
     def trouble(self) -> str:
         """Why this process counts in memory; "" while Redis answers."""
+        if self.refusal:
+            return f"{self.refusal}; counting in memory until that is corrected"
         return "it does not answer; counting in memory until it does" if self._away else ""
 
     def begin_child(self) -> None:
-        """What another thread was at when the process was forked goes on in the parent alone."""
-        self._changing_away = False
+        """Ask for Redis in the child, too, if it is away."""
+        if self._away is not None:
+            self._watch()
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. It is not to be changed."""
@@ -230,12 +241,11 @@ class RedisStorage:
         if not self._lock.acquire(timeout=_TIMEOUT_SECONDS):
             return [self._seen.get(name, _Stored()).document for name in names]
         try:
-            away = self._memory_while_away()
-            if away:
-                return away.read_all(*names)
-            began = time.monotonic()
+            if self._away is not None:
+                return self._away.read_all(*names)
             keys = [_PREFIX + name for name in names]
             try:
+                self._probe_once()
                 texts = _interruptible(partial(self._client.mget, keys))
                 for name, text in zip(names, texts, strict=True):
                     stored = self._read(name, text)
@@ -245,7 +255,7 @@ class RedisStorage:
                     else:
                         self._remember(name, stored)
             except self._failures as error:
-                return self._leave(error, began).read_all(*names)
+                return self._leave(error).read_all(*names)
             return [self._seen.get(name, _Stored()).document for name in names]
         finally:
             self._lock.release()
@@ -262,19 +272,16 @@ class RedisStorage:
         if not acquire(self._lock):
             raise StorageTimeout("the ledger in Redis is busy, so nothing was changed; try again")
         try:
-            away = self._memory_while_away()
-            if not away:
-                began = time.monotonic()
+            away = self._away
+            if away is None:
                 try:
+                    self._probe_once()
                     return self._transact(names, change)
                 except self._failures as error:
-                    away = self._leave(error, began)
+                    away = self._leave(error)
             self._changed_away.update(names)
-            self._changing_away = True
-            try:
-                return away.update(name, change, *others)
-            finally:
-                self._changing_away = False
+            # What the change reads comes from there, too: while it has the lock, nobody returns.
+            return away.update(name, change, *others)
         finally:
             self._lock.release()
 
@@ -350,45 +357,85 @@ class RedisStorage:
         if self._away:
             self._away.put(name, stored.document)
 
-    def _leave(self, error: Exception, began: float) -> MemoryStorage:
+    def _probe_once(self) -> None:
+        if not self._is_probed:
+            self._probe()
+            self._is_probed = True
+
+    def _probe(self) -> None:
+        """Write something and take it back: a replica, or a full Redis, can still be read."""
+        name = f"{_PREFIX}probe of {uuid.uuid4().hex[:12]}"
+        _interruptible(self._client.pipeline().set(name, 1, ex=60).delete(name).execute)
+
+    def _leave(self, error: Exception) -> MemoryStorage:
         """Go on in memory, from what was seen last."""
-        self._wait_for_redis(began)
+        self.refusal = self._refusal_in(error)
         if self._away is None:
-            warnings.warn(
-                f"the ledger's Redis does not answer ({type(error).__name__}); counting in memory "
-                "until it is back",
-                LedgerWarning,
-                stacklevel=3,
-            )
             self._away = MemoryStorage()
             for name, stored in self._seen.items():
                 self._away.put(name, stored.document)
+            _away.add(self)
+            self._watch()
+            if not self.refusal:
+                warn(
+                    f"the ledger's Redis does not answer ({type(error).__name__}); counting in "
+                    "memory until it is back"
+                )
         return self._away
 
-    def _memory_while_away(self) -> MemoryStorage | None:
-        """Where to count while Redis is away; asks it now and then, and catches up once back."""
-        # What a change reads belongs to the memory it is made in.
-        early = self._changing_away or time.monotonic() < self._try_again_at
-        if self._away is None or early:
-            return self._away
-        began = time.monotonic()
-        try:
-            _interruptible(self._client.ping)
-            for name in sorted(self._changed_away):
-                seen = self._seen.get(name)
-                before = deepcopy(seen.document) if seen else {}
-                self._transact((name,), partial(self._merge, before, self._away.read(name)))
-                self._changed_away.discard(name)
-        except self._failures:
-            self._wait_for_redis(began)
-            return self._away
-        self._away = None
-        return None
+    def _watch(self) -> None:
+        """Have a thread ask for Redis until it is back."""
+        with suppress(RuntimeError):  # no more threads, as at the end of the process
+            threading.Thread(
+                target=_wait_for, args=(ref(self),), name="arche-redis", daemon=True
+            ).start()
 
-    def _wait_for_redis(self, began: float) -> None:
-        now = time.monotonic()
-        waited = _ABSENCE_PER_WAIT * (now - began)
-        self._try_again_at = now + max(_SHORTEST_ABSENCE_SECONDS, waited)
+    def come_back(self) -> bool:
+        """Add what was counted in memory to Redis, if it answers; False if it does not yet."""
+        try:
+            # Without the lock: meanwhile, others count in memory.
+            self._probe()
+            with self._lock:
+                away = self._away
+                if away is None:
+                    return True
+                for name in sorted(self._changed_away):
+                    seen = self._seen.get(name)
+                    before = deepcopy(seen.document) if seen else {}
+                    self._transact((name,), partial(self._merge, before, away.read(name)))
+                    self._changed_away.discard(name)
+                self._away, self._is_probed, self.refusal = None, True, ""
+        except self._failures as error:
+            self.refusal = self._refusal_in(error)
+            return False
+        _away.discard(self)
+        return True
+
+    def part(self, until: float) -> None:
+        """Try to come back until that moment (by `time.monotonic`), if anything was counted."""
+        while self._changed_away and not self.come_back():
+            if time.monotonic() + _FAREWELL_NAP_SECONDS > until:
+                return
+            time.sleep(_FAREWELL_NAP_SECONDS)
+
+
+def _wait_for(found: ReferenceType[RedisStorage]) -> None:
+    while True:
+        time.sleep(_ASKED_AGAIN_SECONDS)
+        storage = found()
+        if storage is None or storage.come_back():
+            return
+        del storage
+
+
+_away: WeakSet[RedisStorage] = WeakSet()
+
+
+@atexit.register
+def _part() -> None:
+    until = time.monotonic() + _FAREWELL_SECONDS
+    for storage in list(_away):
+        storage.part(until)
 
 
 def _lacks(stored: _Stored, seen: _Stored) -> bool:
