@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from typing import NoReturn, TypeVar
 from .attempts import SESSION, AttemptLog, Tally, notebook
 from .bounded import TookTooLong, within
 from .calls import Call, adapter_of
-from .endings import also_tried, no_route, out_of_tokens, refused_by_all, wrong_setup
+from .endings import also_tried, out_of_tokens
 from .errors import (
     AttemptFailed,
     ContentFiltered,
@@ -31,6 +30,7 @@ from .errors import (
 from .prices import cost_usd, load_soon
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
+from .remaining import Remaining
 from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
 from .routing import Choice, Decision, choose
 from .schemas import with_correction
@@ -52,8 +52,6 @@ _SHORTEST_NAP_SECONDS = 0.001
 _CONTENDED_SECONDS = 0.05
 # A ledger that hangs keeps nobody longer than this: beyond the request's time, and from its reply.
 _LATE_BOOKING_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
-# Most calls that one request sends, to one route and in all, whatever the answers are.
-_CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
 _ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
 
@@ -84,12 +82,7 @@ class RequestRun:
         self._waited = 0.0
         # Seconds that the reader of the stream took for itself.
         self._paused = 0.0
-        # Routes that cannot answer this request, whenever they open, and of these the ones that
-        # refused the request itself.
-        self._out: set[Route] = set()
-        self._unfit: set[Route] = set()
-        self._calls: Counter[Route] = Counter()
-        self._setup: list[str] = []
+        self._remaining = Remaining(self.routes)
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
         self._filtered: ContentFiltered | None = None
@@ -222,14 +215,8 @@ class RequestRun:
             self._seen[route] = state
             return state
 
-        spent = self._calls.total() >= _CALLS_PER_REQUEST
-        choice = choose(
-            [] if spent else [route for route in self.routes if self._may_ask(route)],
-            state_of,
-            now,
-            patience,
-            self.preferred_provider,
-        )
+        routes = self._remaining.routes()
+        choice = choose(routes, state_of, now, patience, self.preferred_provider)
         aim = choice.route, choice.opens_at > now
         if aim == self._aim and not aim[1]:
             self.decisions.pop()
@@ -239,9 +226,6 @@ class RequestRun:
             )
         self._aim = aim
         return choice
-
-    def _may_ask(self, route: Route) -> bool:
-        return route not in self._out and self._calls[route] < _CALLS_PER_ROUTE
 
     def _patience_left(self) -> float:
         return max(0.0, min(self.request.patience - self._waited, self._time_left()))
@@ -271,7 +255,7 @@ class RequestRun:
     def _ask(self, hold: Hold, choice: Choice[Route]) -> Generator[Event, None, Reply | None]:
         """One attempt on one route: a reply, or None if the next route is to be asked."""
         route, self._aim = hold.route, None
-        self._calls[route] += 1
+        self._remaining.note_call(route)
         load_soon(route)
         provider = self.quota_tracker.configuration.providers[route.provider]
         call = Call(hold, self.request, provider.context_windows.get(route.model, math.inf))
@@ -399,10 +383,10 @@ class RequestRun:
         state = self._book(partial(self.quota_tracker.fail, hold, failure, account), None)
         if state is None:
             # What it closes is not known yet.
-            self._out.add(route)
+            self._remaining.leave(route)
             state = RouteState(self._clock.time())
         if failure.remedy is Remedy.SHORTEN_PROMPT:
-            self._out.add(route)
+            self._remaining.leave(route)
         outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
         usage = failure.usage or Usage()
         return self._note(route, outcome, call, usage, str(failure), state.opens_at)
@@ -455,18 +439,13 @@ class RequestRun:
             ContentFiltered: the failure ends the request.
         """
         where = f"{attempt.provider} ({attempt.model})"
-        if failure.remedy is Remedy.FIX_REQUEST:
-            # Another key of the same model would answer alike.
-            self._unfit |= self._leave_model(attempt)
-        if failure.remedy is Remedy.CHECK_SETUP:
-            self._setup.append(failure.summary)
-            self._out.update(r for r in self.routes if r.provider == attempt.provider)
+        self._remaining.note_failure(failure, attempt)
         if failure.remedy is Remedy.RAISE_MAX_TOKENS:
             self._all_reasoning = IncompleteReply(
                 f"{where} gave no answer: {failure}", attempts=self.attempts
             )
             self._all_reasoning.partial = text
-            self._leave_model(attempt)
+            self._remaining.leave_model(attempt)
             return self._all_reasoning
         if failure.remedy is not Remedy.CHANGE_PROMPT:
             broken = IncompleteReply(f"the reply broke off: {attempt}", attempts=self.attempts)
@@ -477,15 +456,8 @@ class RequestRun:
         if not self.request.fallback_on_filter:
             raise error from None
         self._filtered = error
-        self._leave_model(attempt)
+        self._remaining.leave_model(attempt)
         return error
-
-    def _leave_model(self, attempt: Attempt) -> set[Route]:
-        """Ask no route to the model of an attempt again; returns those routes."""
-        same = (attempt.provider, attempt.model)
-        left = {route for route in self.routes if (route.provider, route.model) == same}
-        self._out |= left
-        return left
 
     def _states(self, now: float) -> dict[Route, RouteState]:
         def look() -> dict[Route, RouteState]:
@@ -498,16 +470,7 @@ class RequestRun:
         now = self._clock.time()
         states = self._states(now)
         within_s = self.request.timeout if cause or self._time_left() <= 0 else None
-        if self._calls.total() >= _CALLS_PER_REQUEST:
-            cause = cause or f"{_CALLS_PER_REQUEST} calls were sent"
-        error: LLMProviderError
-        unfit = {r for r, state in states.items() if state.remedy == Remedy.FIX_REQUEST.name}
-        if (self._unfit | unfit).issuperset(self.routes):
-            error = refused_by_all(self.attempts)
-        elif self._setup and self._out.issuperset(self.routes):
-            error = wrong_setup(self._setup, self.attempts)
-        else:
-            error = no_route(states, self._out, self.attempts, now, within_s, cause, self.request)
+        error = self._remaining.error(states, self.attempts, now, within_s, cause, self.request)
         if self._mismatch:
             why, opens_at = f"not asked once more: {error}", error.next_available_at
             raise self._mismatch.ended(why, self.attempts, opens_at) from None

@@ -108,6 +108,7 @@ ALLOWED = {
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "calls": {"adapters", "config", "forks", "machine", "quota_tracker", "types"},
     "endings": {"quota.opening", "errors", "keys", "reply", "types"},
+    "remaining": {"endings", "errors", "quota.opening", "reply", "types"},
     "waiting": {"forks"},
     "together": {
         "attempts", "errors", "quota.opening", "quota_tracker", "reply", "types", "config?",

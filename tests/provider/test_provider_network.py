@@ -93,6 +93,20 @@ def test_a_server_of_this_machine_needs_none_of_them(
         assert get_llm_provider(name).generate("Hello").provider == name
 
 
+def test_a_wrong_variable_is_named_beside_what_else_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, and not as a failure of the providers that it keeps out of reach."""
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
+    monkeypatch.setenv("MISTRAL_API_KEY", "a-key-for-mistral-here")
+    settle("http://127.0.0.1:9")
+    with pytest.raises(NoRouteAvailable, match=r"my-server · key 1 · m.*no connection") as caught:
+        get_llm_provider().generate("Hello", patience=0)
+    assert str(caught.value).count("ALL_PROXY") == 1
+    assert "groq" not in str(caught.value)
+
+
 class _Completions(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))

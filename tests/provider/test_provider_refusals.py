@@ -252,6 +252,19 @@ def test_many_keys_do_not_make_many_calls(script: RefusingServer, use: Use) -> N
     assert script.calls == 3
 
 
+def test_a_request_sends_a_hundred_calls_at_most(script: RefusingServer, use: Use) -> None:
+    """With more keys than that, all limited, the next request goes on with the others."""
+    Path(".env").write_text("".join(f"GROQ_API_KEY_{n}=key-number-{n}-here\n" for n in range(104)))
+    use("groq", healthy=False)
+    answers(script, 429, error("Slower"))
+    with pytest.raises(NoRouteAvailable, match="100 calls were sent"):
+        get_llm_provider().generate("Hello", patience=0)
+    assert script.calls == 100
+    with pytest.raises(NoRouteAvailable, match="All Groq API keys have hit rate limits"):
+        get_llm_provider().generate("Hello", patience=0)
+    assert script.calls == 105
+
+
 # --- options and formats
 
 
