@@ -64,8 +64,9 @@ def test_a_failed_turn_never_was(kernel: Kernel, chatting: Sandbox) -> None:
     """Neither its question nor its system prompt is remembered, whatever failed."""
     kernel.run("%llm -q --chat c One")
     for kind in ("content_filter", "invalid_request"):
-        chatting.fail("groq", kind)
+        chatting.fail("*", kind, times=None)
         assert kernel.run("%llm --chat c -s 'Be rude.' Fail").status == "error"
+        chatting.clear_failures()
     kernel.run("%llm --chat c -t 9 Fail")
     kernel.run("%llm -q --chat c Two")
     assert said(chatting) == [

@@ -27,11 +27,14 @@ _PATTERNS = {
         "|limit(?:reached|exceeded|hit)?$"
     ),
 }
-_NOT_YET = ("", "null", "none", "finishreasonunspecified")
+_NOT_YET = ("null", "none", "finishreasonunspecified")
 
 
 def finish_kind(word: str) -> str | None:
     """`stop`, `length`, `content_filter` or `error`; None for a word that says "not yet"."""
+    if not word or word == "stop":
+        # Nearly all there are.
+        return word or None
     letters = re.sub("[^a-z]", "", word.casefold())
     if letters in _NOT_YET:
         return None
