@@ -24,7 +24,7 @@ from .config import Configuration, did_you_mean, get_configuration, is_given
 from .env_file import candidates, others_reach, parse_env_file
 from .errors import LLMProviderError
 from .folders import working_directory
-from .key_checks import KeyCheck, check_keys
+from .key_checks import NO_LIST, KeyCheck, check_keys
 from .keys import is_stand_in
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker
@@ -244,8 +244,8 @@ def _when(until: float, tracker: QuotaTracker) -> str:
 
 
 def _unreached(check: KeyCheck, provider: Provider) -> str:
-    if check.reason == "it lists no models":
-        return "one short prompt tells (--send)"
+    if check.reason == NO_LIST:
+        return f"is {provider.url} right? one short prompt tells (--send)"
     if is_loopback(provider.url):
         return f"is the server running at {provider.url}?"
     return "look at the network and its proxy, or try again later"

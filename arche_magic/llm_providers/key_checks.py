@@ -14,9 +14,12 @@ from .types import Key
 TIMEOUT = 15.0
 """Seconds that a provider has to list its models."""
 
+NO_LIST = "it lists no models"
+"""Why it is not known whether a key works at a service that has no list."""
+
 _AT_ONCE = 8
-# A service may have no list of models, and refuses to be asked for one in any of these ways.
-_NO_LIST = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST, Remedy.CHECK_ADDRESS)
+# A service may have no list of models, and says so by one of these, or by a 404 or 405.
+_NO_LIST = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class KeyCheck:
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
     """Ask each key's provider for its list of models; the ledger learns which keys are refused.
 
-    A key that was refused and is taken now is open again.
+    A key that was refused and is accepted now is open again, and so is a missing model that is
+    listed now.
     """
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="arche-check") as pool:
         return list(pool.map(lambda key: _check(key, tracker), keys))
@@ -61,8 +65,8 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
         check = KeyCheck(key, True, models, clock_ahead=ahead())
     except AttemptFailed as failure:
         if failure.remedy is not Remedy.REPLACE_KEY:
-            missing = failure.remedy in _NO_LIST
-            reason = "it lists no models" if missing else str(failure)
+            no_address = failure.summary.startswith("no such address")
+            reason = NO_LIST if failure.remedy in _NO_LIST or no_address else str(failure)
             return KeyCheck(key, None, reason=reason, clock_ahead=ahead())
         check = KeyCheck(key, False, reason=str(failure), clock_ahead=ahead())
         summary = failure.summary

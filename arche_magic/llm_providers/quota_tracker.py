@@ -345,7 +345,11 @@ class QuotaTracker:
             _, provider = self._books.accounts.read(key)
             for model, place in provider.get("models", {}).items():
                 closed = opening.closure_of(place, address)
-                if closed and closed.get("remedy") == opening.MISSING and closed["until"] > now:
+                if (
+                    closed
+                    and closed.get("remedy") == opening.MISSING
+                    and (closed["until"] or math.inf) > now
+                ):
                     names = missing.setdefault(key.provider, [])
                     names += [model] if model not in names else []
         return missing

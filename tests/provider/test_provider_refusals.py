@@ -492,6 +492,23 @@ def test_a_region_or_network_is_asked_again_after_minutes_then_hourly(
     assert provider.quota_tracker.closure(provider.configuration.keys[0]) is None
 
 
+def test_a_check_of_a_key_tells_a_blocked_network_from_a_missing_list(
+    script: RefusingServer, use: Use
+) -> None:
+    """Neither of them says anything about the key."""
+    use("openai", healthy=False)
+    configuration = get_configuration()
+    for status, body, words in (
+        (403, "<html><title>Blocked</title></html>", "access blocked on the way (403): Blocked"),
+        (403, error("no", code="unsupported_country_region_territory"), "region or network"),
+        (404, "<html>Not here</html>", "it lists no models"),
+    ):
+        answers(script, status, body)
+        (check,) = check_keys(configuration.keys, get_quota_tracker(configuration))
+        assert check.works is None
+        assert words in check.reason
+
+
 # --- names of causes
 
 CAUSES: dict[str, tuple[int, Any, str]] = {
