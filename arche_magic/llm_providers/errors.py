@@ -43,7 +43,10 @@ class LLMProviderError(Exception):
 
 
 class ConfigurationError(LLMProviderError):
-    """Keys, files or options are missing or wrong; the message says what to set."""
+    """Keys, files, options or network settings are missing or wrong; the message says what to set.
+
+    Network settings are the variables for proxies and certificates.
+    """
 
 
 class NoKeys(ConfigurationError):
@@ -51,7 +54,7 @@ class NoKeys(ConfigurationError):
 
 
 class InvalidRequest(LLMProviderError, ValueError):
-    """The request itself is wrong (a parameter, an empty prompt); nothing was spent on it."""
+    """The request itself is wrong (a parameter, an empty prompt), or every route refused it."""
 
 
 class NoRouteAvailable(LLMProviderError):

@@ -97,8 +97,9 @@ class IntelligentLLMOrchestrator:
                 line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
 
         Raises:
-            InvalidRequest: an option is wrong, or no provider takes it.
-            ConfigurationError: no key, unknown provider or model.
+            InvalidRequest: an option is wrong, or every route refused the request.
+            ConfigurationError: no key, unknown provider or model, or a proxy or certificate of
+                this machine that cannot be used.
             NoRouteAvailable: every route is shut or failed.
             ContentFiltered: the provider refused to answer.
             IncompleteReply: the model used all its tokens for reasoning, and no other one is open.
