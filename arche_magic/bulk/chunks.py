@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,9 @@ class FileJob:
                     return
             part.replace(self.to)
         finally:
-            part.unlink(missing_ok=True)
+            # What keeps it from being removed must not hide why the job ended.
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def _write(self, part: Path) -> Generator[Row, None, bool]:
         """Write all rows; returns False if the job was cancelled, or has to begin again.

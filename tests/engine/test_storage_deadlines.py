@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -134,6 +135,34 @@ def test_threads_read_while_another_changes(path: Path) -> None:
     go_on.set()
     change.join(10)
     assert storage.read_all("counter", "other") == [{"n": 2}, {"n": 1}]
+
+
+def test_reading_waits_a_second_for_a_disk_that_hangs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Say, a network drive without its network: the counts are as they were seen last."""
+    storage = JsonFileStorage(path)
+    storage.update("counter", count)
+    JsonFileStorage(path).update("counter", count)
+    hangs, stat = threading.Event(), os.stat
+
+    def hang(name: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if os.fspath(name) == str(path) and not hangs.is_set():
+            hangs.wait(30)
+        return stat(name, *arguments, **options)
+
+    time.sleep(0.01)
+    monkeypatch.setattr(os, "stat", hang)
+    began = time.monotonic()
+    assert storage.read("counter") == {"n": 1}
+    in_time("a deadline", time.monotonic() - began - 1.0)
+    with at_once():
+        assert [storage.read("counter") for _ in range(10)] == [{"n": 1}] * 10
+    hangs.set()
+    ends = time.monotonic() + 10
+    while storage.read("counter") != {"n": 2}:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 LIMITS = [Limit("requests", "day", 1000, "bucket"), Limit("tokens", "day", 200_000, "bucket")]
