@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.folders import expanded
 
@@ -175,14 +176,12 @@ class SourceFile:
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """Turn what the readers raise into one line that names the file and its encoding."""
-        import pandas as pd
-
+        pd = library("pandas")
         name = self.path.name
         wrong: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
         if self.is_parquet:
-            import pyarrow as pa
-
-            wrong += (pa.ArrowException,)
+            library("pyarrow.parquet")
+            wrong += (library("pyarrow").ArrowException,)
         try:
             yield
         except UnicodeError:

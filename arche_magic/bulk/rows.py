@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import Configuration, did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
@@ -160,9 +161,7 @@ def as_pandas(data: Any) -> Any:
         if callable(convert := getattr(data, "to_pandas", None)):
             return convert()
         if hasattr(data, "__arrow_c_stream__"):
-            import pyarrow as pa
-
-            return pa.table(data).to_pandas()
+            return library("pyarrow").table(data).to_pandas()
     except ModuleNotFoundError as error:
         raise InvalidRequest(
             f"the data is a {kind}; to turn it into a DataFrame, {error.name} is missing: "
@@ -172,6 +171,7 @@ def as_pandas(data: Any) -> Any:
 
 
 def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
+    library("pandas")
     import pandas as pd
 
     data = as_pandas(data)

@@ -12,6 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -67,6 +69,14 @@ def apart(work: Callable[[], T]) -> T:
     goes on to its end, of use to the next call.
     """
     return within(math.inf, work)
+
+
+def library(name: str) -> Any:
+    """A library, imported `apart`; raises what its import raises.
+
+    An `import` right after it finds the library whole.
+    """
+    return apart(partial(import_module, name))
 
 
 class _Job:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.folders import expanded
@@ -208,6 +209,7 @@ class Chats(dict[str, Chat]):
         Columns: `chat, turns, tokens, provider, model, last, system`; `tokens` are those of all
         turns together, `provider` and `model` answered last, `last` is when (aware, UTC).
         """
+        library("pandas")
         import pandas as pd
 
         rows = [

@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
@@ -230,6 +231,7 @@ def _requests(
 
 
 def _frame(columns: Sequence[Column]) -> pd.DataFrame:
+    library("pandas")
     import pandas as pd
 
     rows = []

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from arche_magic.llm_providers.attempts import Spent
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
@@ -18,9 +17,12 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Key, Standing
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pandas.api.typing import NaTType
 
     from .models import Model
+else:
+    pd = library("pandas")
 
 _ATTEMPT_COLUMNS = (
     "at", "session", "notebook", "request", "provider", "key", "model", "outcome", "input_tokens",

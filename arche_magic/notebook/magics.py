@@ -202,6 +202,7 @@ class ArcheMagics(Magics):
           %llm_chat show tutor
           %llm_chat export tutor tutor.md
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_chat, line)) is None:
@@ -222,6 +223,7 @@ class ArcheMagics(Magics):
           %llm_quota
           %llm_quota --plot groq
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_quota, line)) is None:
@@ -244,6 +246,7 @@ class ArcheMagics(Magics):
           %llm_why
           %llm_why answer
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_why, line)) is None:
@@ -272,6 +275,7 @@ class ArcheMagics(Magics):
           %llm_stats --by notebook
           %llm_stats --plot
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_stats, line)) is None:
@@ -297,6 +301,7 @@ class ArcheMagics(Magics):
           %llm_keys add groq
           %llm_keys check groq_key_1
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_keys, line)) is None:
@@ -320,6 +325,7 @@ class ArcheMagics(Magics):
           %llm_models groq
           %llm_models mistral large
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_models, line)) is None:
@@ -343,6 +349,7 @@ class ArcheMagics(Magics):
           %llm_doctor
           %llm_doctor --send
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_doctor, line)) is None:
@@ -364,6 +371,7 @@ class ArcheMagics(Magics):
         Examples:
           %llm_panel
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_panel, line)) is not None:
@@ -405,6 +413,7 @@ class ArcheMagics(Magics):
           %llm_sandbox
           %llm_sandbox --keys groq=2 --left groq_key_1.requests_per_day=2 start
         """
+        import_apart("actions")
         from . import actions
 
         if (parsed := actions.parse(self.llm_sandbox, line)) is not None:

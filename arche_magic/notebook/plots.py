@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from itertools import accumulate, groupby
 from typing import Any
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
 
@@ -51,8 +52,13 @@ class Picture:
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
+    """Whether matplotlib is installed; loads what pictures need of it."""
+    if find_spec("matplotlib") is None:
+        return False
+    for name in ("figure", "backends.backend_agg", "dates", "ticker"):
+        library(f"matplotlib.{name}")
+    library("PIL.Image")
+    return True
 
 
 def usage_pictures(

@@ -8,6 +8,7 @@ from enum import Enum
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.markdown import without_controls
@@ -58,6 +59,7 @@ def frame(replies: Reply | Iterable[Reply]) -> pd.DataFrame:
     Raises:
         InvalidRequest: a reply was not asked for with a schema.
     """
+    library("pandas")
     import pandas as pd
 
     rows = [replies] if isinstance(replies, Reply) else list(replies)

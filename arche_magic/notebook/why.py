@@ -10,6 +10,7 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
@@ -160,6 +161,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
     Columns: `provider, key, model, verdict, headroom_percent, opens_at, why, would_change`;
     `opens_at` is aware, UTC.
     """
+    library("pandas")
     import pandas as pd
 
     rows = [

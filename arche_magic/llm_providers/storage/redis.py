@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakSet, ref
 
+from ..bounded import library
 from ..errors import ConfigurationError
 from ..forks import new_rlock, tell_of_forks
 from ..types import Location, Secret
@@ -167,6 +168,8 @@ class RedisStorage:
 
     def __init__(self, url: str, merge: Merge, mend: Mend = only_mappings) -> None:
         try:
+            for name in ("redis", "redis.backoff", "redis.retry"):
+                library(name)
             import redis
             from redis.backoff import NoBackoff
             from redis.retry import Retry

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ipywidgets as widgets
+from arche_magic.llm_providers.bounded import library
 
 from ..display import QUIET
+
+if TYPE_CHECKING:
+    import ipywidgets as widgets
+else:
+    widgets = library("ipywidgets")
 
 
 class Parts:
