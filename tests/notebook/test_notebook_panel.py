@@ -330,7 +330,7 @@ def test_nothing_foreign_acts_in_the_panel(kernel: Kernel, page: Page, sandboxed
     panel = page.panel()
     page.send(panel.find("Textarea", "A prompt"), value="hi")
     panel.click("Send")
-    panel.wait(lambda: "model not available" in panel.html)
+    panel.wait(lambda: "model not found" in panel.html)
     kernel.run("%config ArcheMagics.model = ''")
     panel.click("Send")
     panel.wait(lambda: len(panel.outputs) == 2)

@@ -48,7 +48,7 @@ def test_quota_is_a_frame_with_the_documented_columns(kernel: Kernel, sandboxed)
     sandboxed(keys={"groq": 1})
     kernel.run("%llm -q hi")
     shown = kernel.run("q = %llm_quota groq\nq")
-    assert (len(shown.displays), shown.results) == (1, [])
+    assert (len(shown.displays), len(shown.results)) == (2, 1)
     types = columns(kernel, "q")
     assert list(types) == QUOTA_COLUMNS
     for name in ("used", "session_used", "allowed", "remaining"):
