@@ -33,12 +33,13 @@ _ABOUT_KEY = re.compile(
 )
 _NO_ADDRESS = re.compile(
     r"(invalid|unknown|request) (url|path|endpoint)|unknown_url|no route matched|page not found"
-    r"|(url|path|endpoint|file|route) not found|cannot (get|post)|^not found\b",
+    r"|(url|path|endpoint|file|route|resource) not found|cannot (get|post)|^not found\b",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"\bmodel\b.{0,120}(not exist|not found|unknown|decommissioned|has been deprecated|retired"
-    r"|no longer (available|supported)|not a valid)|(invalid|unknown) model",
+    r"\bmodel\b.{0,80}(not exist|not found|decommissioned|has been deprecated|retired"
+    r"|no longer (available|supported)|not a valid)|no such model|not a valid model"
+    r"|(invalid|unknown) model( id| name)?(:|\.|$| ['`\"])",
     re.IGNORECASE,
 )
 _RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
@@ -181,7 +182,8 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "
         message = f"{names.get(status, 'server error')} {what}"
         return AttemptFailed(message, Remedy.RETRY_LATER, retry_after=delay, said=words)
     if status in (400, 406, 411, 414, 415, 422, 431):
-        if _NO_MODEL.search(words):
+        # Of an option it is said, too, that the model does not support it any longer.
+        if said(fields, "param") in ("", "model") and _NO_MODEL.search(words):
             return model_missing(words, what)
         return AttemptFailed(
             f"request refused {what}",

@@ -129,6 +129,9 @@ def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> 
     what, message = label(status, fields), said(fields, "message")
     reasons = [str(detail.get("reason", "")) for detail in _details(fields, "ErrorInfo")]
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
+    if "API_KEY_IP_ADDRESS_BLOCKED" in reasons:
+        where = f"access from this network refused ({status} {reasons[0]})"
+        return AttemptFailed(where, Remedy.CHECK_ADDRESS, said=message)
     if any(reason.startswith("API_KEY_") for reason in reasons):
         return AttemptFailed(
             f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY, said=message

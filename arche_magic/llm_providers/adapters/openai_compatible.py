@@ -59,6 +59,7 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
     "unsupported_country_region_territory": (
         "access from this region or network refused", Remedy.CHECK_ADDRESS,
     ),
+    "ip_not_authorized": ("access from this network refused", Remedy.CHECK_ADDRESS),
     "unknown_url": ("no such address", Remedy.CHECK_ADDRESS),
     **dict.fromkeys(
         (
