@@ -12,14 +12,12 @@ A Redis that answers and refuses (a wrong password, a read-only replica, full me
 from __future__ import annotations
 
 import atexit
-import json
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakSet, ref
@@ -40,6 +38,7 @@ from .base import (
 )
 from .deadlines import acquire
 from .memory import MemoryStorage
+from .redis_documents import Base, Stored, lacks
 
 _PREFIX = "arche_magic:"
 _TIMEOUT_SECONDS = 2.0
@@ -64,88 +63,6 @@ if not same then return now end
 for i = #KEYS + 1, #ARGV, 2 do redis.call('SET', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
 return 1
 """
-
-
-@dataclass
-class _Stored:
-    """What a Redis key holds.
-
-    Attributes:
-        document: the document itself.
-        revision: counts its changes.
-        lineage: a Redis that lost the document gets a new one; "" before there is one.
-        basis, basis_revision: what was remembered of it when this lineage began.
-        text: how Redis has it; "" while it has not.
-        mended: something in the text is wrong, and not in `document` and `basis`.
-    """
-
-    document: Document = field(default_factory=dict)
-    revision: int = 0
-    lineage: str = ""
-    basis: Document = field(default_factory=dict)
-    basis_revision: int = 0
-    text: str = ""
-    mended: bool = False
-
-    @classmethod
-    def of(cls, text: str | None, name: str, mend: Mend) -> tuple[_Stored | None, list[str]]:
-        """What a key holds, without what is wrong in it, and the paths of that.
-
-        None for nothing, or for what somebody else put there.
-        """
-        if not text:
-            return None, []
-        try:
-            content = json.loads(text)
-            lineage, basis = content["lineage"], content["basis"]
-            counts = content["revision"], content["basis_revision"]
-            document, wrong = mend(name, content["document"])
-            basis, wrong_basis = mend(name, basis)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return None, [name]
-        if not isinstance(lineage, str) or not all(type(n) is int and n >= 0 for n in counts):
-            return None, [name]
-        wrong += wrong_basis
-        return cls(document, counts[0], lineage, basis, counts[1], text, bool(wrong)), wrong
-
-    @property
-    def stamp(self) -> str:
-        """The beginning of the text, which is another after each change."""
-        return self.text[: self.text.find(",", self.text.find('"revision"'))]
-
-    def document_to_change(self) -> Document:
-        """A copy of the document."""
-        if not self.text or self.mended:
-            return deepcopy(self.document)
-        document: Document = json.loads(self.text)["document"]
-        return document
-
-    def followed_by(self, document: Document) -> _Stored:
-        """The same with another document, one revision later."""
-        # Lineage and revision come first: they are the stamp.
-        content: dict[str, Any] = {
-            "lineage": self.lineage or uuid.uuid4().hex[:12],
-            "revision": self.revision + 1,
-            "basis_revision": self.basis_revision,
-            "basis": self.basis,
-            "document": document,
-        }
-        return _Stored(**content, text=json.dumps(content))
-
-
-@dataclass(frozen=True)
-class _Base:
-    """What a change starts from, and how it is known that nobody else changed it since.
-
-    Attributes:
-        stored: what is remembered of a key, or what it holds by now.
-        stamp: the beginning of what Redis has there; "" for nothing.
-        lost: Redis does not have all of `stored`, so that it must be written.
-    """
-
-    stored: _Stored
-    stamp: str
-    lost: bool = False
 
 
 class RedisStorage:
@@ -210,7 +127,7 @@ class RedisStorage:
         self.findings: list[str] = []
         # Threads of one process queue here instead of outrunning each other.
         self._lock = new_rlock()
-        self._seen: dict[str, _Stored] = {}
+        self._seen: dict[str, Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
         self._is_probed = self._outrun = False
@@ -242,7 +159,7 @@ class RedisStorage:
         If another thread waits for a Redis that hangs, they are as they were seen last.
         """
         if not self._lock.acquire(timeout=_TIMEOUT_SECONDS):
-            return [self._seen.get(name, _Stored()).document for name in names]
+            return [self._seen.get(name, Stored()).document for name in names]
         try:
             if self._away is not None:
                 return self._away.read_all(*names)
@@ -253,13 +170,13 @@ class RedisStorage:
                 for name, text in zip(names, texts, strict=True):
                     stored = self._read(name, text)
                     seen = self._seen.get(name)
-                    if seen and (stored is None or _lacks(stored, seen)):
+                    if seen and (stored is None or lacks(stored, seen)):
                         self._transact((name,), lambda document: None)
                     else:
                         self._remember(name, stored)
             except self._failures as error:
                 return self._leave(error).read_all(*names)
-            return [self._seen.get(name, _Stored()).document for name in names]
+            return [self._seen.get(name, Stored()).document for name in names]
         finally:
             self._lock.release()
 
@@ -295,13 +212,13 @@ class RedisStorage:
             found = _interruptible(partial(self._client.mget, keys))
             bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
         else:
-            seen = [self._seen.get(name, _Stored()) for name in names]
-            bases = [_Base(stored, stored.stamp) for stored in seen]
+            seen = [self._seen.get(name, Stored()) for name in names]
+            bases = [Base(stored, stored.stamp) for stored in seen]
         self._outrun = False
         while True:
             documents = [base.stored.document_to_change() for base in bases]
             result = change(*documents)
-            after: list[_Stored] = []
+            after: list[Stored] = []
             writes: list[Any] = []
             for number, (base, document) in enumerate(zip(bases, documents, strict=True), 1):
                 stored = base.stored
@@ -320,31 +237,31 @@ class RedisStorage:
             self._remember(name, stored if stored.text else None)
         return result
 
-    def _base(self, name: str, text: str | None) -> _Base:
+    def _base(self, name: str, text: str | None) -> Base:
         """What a change starts from, by what Redis has: with what it lost put back."""
         stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
-        if not seen or (stored and not _lacks(stored, seen)):
-            return _Base(stored or _Stored(), stamp, lost=stored is not None and stored.mended)
+        if not seen or (stored and not lacks(stored, seen)):
+            return Base(stored or Stored(), stamp, lost=stored is not None and stored.mended)
         document = deepcopy(seen.document)
         if stored:
             # Somebody else began anew, from an older copy than ours or from nothing.
             self._merge(stored.basis, stored.document, document)
-        restored = _Stored(
+        restored = Stored(
             document,
             max(seen.revision, stored.revision if stored else 0),
             stored.lineage if stored else "",
             deepcopy(seen.document),
             seen.revision,
         )
-        return _Base(restored, stamp, lost=True)
+        return Base(restored, stamp, lost=True)
 
-    def _read(self, name: str, text: str | None) -> _Stored | None:
+    def _read(self, name: str, text: str | None) -> Stored | None:
         """What a key holds; the process says once that something of it is wrong."""
         seen = self._seen.get(name)
         if seen and text == seen.text:
             return seen
-        stored, wrong = _Stored.of(text, name, self._mend)
+        stored, wrong = Stored.of(text, name, self._mend)
         if wrong:
             why = f"{wrong[0]} has a wrong value; its counts go on without it"
             if why not in self.findings:
@@ -352,7 +269,7 @@ class RedisStorage:
                 warn(f"the ledger in Redis: {why}")
         return stored
 
-    def _remember(self, name: str, stored: _Stored | None) -> None:
+    def _remember(self, name: str, stored: Stored | None) -> None:
         if stored is None:
             self._seen.pop(name, None)
             return
@@ -439,11 +356,6 @@ def _part() -> None:
     until = time.monotonic() + _FAREWELL_SECONDS
     for storage in list(_away):
         storage.part(until)
-
-
-def _lacks(stored: _Stored, seen: _Stored) -> bool:
-    """Whether Redis lost something of what was seen there."""
-    return stored.lineage != seen.lineage and seen.revision > stored.basis_revision
 
 
 class _Credentials:
