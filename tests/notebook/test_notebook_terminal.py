@@ -200,7 +200,7 @@ def test_ctrl_c_stops_a_reply_at_once(slow: Terminal, provider: str) -> None:
     shown, seconds = slow.interrupt(f"%llm -p {provider} hi", "word2 ")
     in_time("an interrupt", seconds)
     lines = [line for line in shown.replace("^C", "").splitlines() if line.strip()]
-    assert lines[-2] == "interrupted: the reply is not complete"
+    assert lines[-2].startswith("interrupted: the reply is not complete · " + provider)
     assert lines[-1].startswith("Interrupted: the request was stopped")
     assert len(lines) <= 3
     slow.run("s = %llm_stats")
