@@ -120,8 +120,7 @@ def _show(provider: str | None, as_json: bool) -> int:
             return _failed(_NO_KEY if not provider else f"no key of {provider} is configured")
         tracker = get_quota_tracker(configuration)
         if as_json:
-            summary = tracker.get_usage_summary(provider)
-            print(json.dumps(summary, indent=2, default=lambda value: value.isoformat()))
+            print(json.dumps(tracker.get_usage_summary(provider), indent=2, allow_nan=False))
             return 0
         _print(_table(tracker, provider))
     except LLMProviderError as error:

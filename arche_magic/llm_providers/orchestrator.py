@@ -204,7 +204,7 @@ class IntelligentLLMOrchestrator:
 
         A fallback is a reply before which a route was refused, failed, or skipped because it was
         shut; `errors` counts requests that ended without a reply. Kept replies are counted in
-        `from_memory` alone, for nothing was sent.
+        `from_memory` alone, for nothing was sent. All of it is plain data: `json.dumps` takes it.
         """
         available = list(dict.fromkeys(route.provider for route in self._all_routes()))
         stats = self._tally.stats()

@@ -38,7 +38,7 @@ from .storage import (
     open_storage,
     warn_once,
 )
-from .types import Key, Observation, Request, Route, Standing, Usage
+from .types import Key, Message, Observation, Request, Route, Standing, Usage
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
 _HOLD_MARGIN_SECONDS = 30.0
@@ -46,6 +46,9 @@ _HOLD_MARGIN_SECONDS = 30.0
 _COMMAND_SECONDS = 10.0
 # What is only noted by the way waits no longer than this.
 _NOTE_SECONDS = 2.0
+
+# What tables ask routing about: a route that they call open takes at least this.
+_SHORT_PROMPT = Request((Message("user", "Hello"),))
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,8 @@ class QuotaTracker:
         state = opening.route_state(
             document, provider, route, limits, amounts, now, request.reserve
         )
-        purses = self._purses(route)
-        expected = self._expected(route, request, amounts) if purses else None
-        for purse in purses:
-            shut = purse.state(expected, now) if expected else None
-            if shut and shut.opens_at > state.opens_at:
-                state = shut
-        return state
+        bound = self._bound(route, request, amounts, now)
+        return bound if bound and bound.opens_at > state.opens_at else state
 
     def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
         """What bounds the calls of one job, in USD and tokens (inf: no bound); None without bounds.
@@ -428,13 +426,21 @@ class QuotaTracker:
         self.check_store()
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
-        """Every limit of every route of the configuration, and of models used besides."""
+        """Every limit of every route of the configuration, and of models used besides.
+
+        Each is as routing sees it for a short prompt with a reply of the usual length: what is
+        used includes what calls in flight hold.
+        """
         now = self._clock.time() if now is None else now
         rows = []
         for route in self._all_routes(provider):
             document, of_provider, limits = self._books.read(route, now)
             account = self._books.accounts.account(route.key)
-            rows += views.standings_of(route, account, document, of_provider, limits, now)
+            amounts = ledger.estimate(document, route.model, _SHORT_PROMPT)
+            bound = self._bound(route, _SHORT_PROMPT, amounts, now)
+            rows += views.standings_of(
+                route, account, document, of_provider, limits, amounts, now, bound
+            )
         return rows
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
@@ -442,8 +448,12 @@ class QuotaTracker:
 
         `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining",
         "usage_percent", "available", "reset_time", "last_updated", "model", "evidence",
-        "source"}}}}`. `reset_time` and `last_updated` are aware datetimes in UTC. A key that used
-        several models is shown with the tightest of them per limit, named in `model`.
+        "source"}}}}`, which `json.dumps` takes. `used`, `limit` and `remaining` are whole requests
+        or tokens: `used` includes calls in flight and is rounded up, `remaining` is rounded down.
+        `available` says whether a short prompt fits now. `reset_time`, when all of the limit is
+        back, and `last_updated` are ISO 8601 text in UTC, or None where there is no such moment. A
+        key that used several models is shown with the tightest of them per limit, named in
+        `model`.
         """
         if provider is not None:
             self.configuration.provider(provider)
@@ -457,6 +467,15 @@ class QuotaTracker:
         provider has named it.
         """
         return self._books.accounts.shared_keys()
+
+    def _bound(
+        self, route: Route, request: Request, amounts: Amounts, now: float
+    ) -> RouteState | None:
+        """What the budget, or the bounds of the job, say to the request; None if nothing."""
+        purses = self._purses(route)
+        expected = self._expected(route, request, amounts) if purses else None
+        states = [purse.state(expected, now) for purse in purses if expected]
+        return max(filter(None, states), key=lambda state: state.opens_at, default=None)
 
     def _purses(self, route: Route) -> list[Purse]:
         """What bounds calls on the route, besides its limits."""

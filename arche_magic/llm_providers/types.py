@@ -236,6 +236,12 @@ class Image:
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
+# Float noise of windows that refill, in units and in seconds.
+_ROUNDING = 1e-3
+_MOST_UNITS = 1e15
+# The year 5138: a moment beyond it is none.
+_NEVER = 1e11
+
 # Groq counts every image as 2,048 input tokens (console.groq.com/docs/vision, 2026-10), the others
 # fewer for most sizes: a guess on the safe side, which the provider's own count replaces.
 _TOKENS_PER_IMAGE = 2048
@@ -396,7 +402,7 @@ class Standing:
     prompt and nothing else shuts the route; until then `shut_by` says what else shuts it, and
     `reason` what the limit lacks. `source` says where the figure comes from, in words;
     `evidence_at` is when it was read there, and `charged_at` when the route was last charged
-    (0: never). `paid` is True if the route costs money.
+    (0: never).
     """
 
     provider: str
@@ -416,7 +422,6 @@ class Standing:
     source: str = ""
     charged_at: float = 0.0
     reason: str = ""
-    paid: bool = False
 
     @property
     def metric(self) -> Metric:
@@ -432,6 +437,40 @@ class Standing:
     def remaining(self) -> float:
         """What is left now, never below zero."""
         return max(0.0, self.amount - self.used)
+
+    @property
+    def allowed_units(self) -> int:
+        """The limit in whole units."""
+        return _whole(math.floor, self.amount + _ROUNDING)
+
+    @property
+    def used_units(self) -> int:
+        """What is used in whole units: what is begun counts as used."""
+        return _whole(math.ceil, self.used - _ROUNDING)
+
+    @property
+    def remaining_units(self) -> int:
+        """What is left in whole units, never below zero."""
+        return max(0, self.allowed_units - self.used_units)
+
+    @property
+    def usage_percent(self) -> float:
+        """The share that is used, of whole units: 2 of 2 are 100."""
+        if not self.allowed_units:
+            return 100.0
+        return round(100 * self.used_units / self.allowed_units, 2)
+
+
+def _whole(rounded: Callable[[float], int], units: float) -> int:
+    """Units as a whole number that every table and file can hold."""
+    return 0 if math.isnan(units) else rounded(min(max(0.0, units), _MOST_UNITS))
+
+
+def iso(seconds: float) -> str | None:
+    """Epoch seconds as ISO 8601 text in UTC, rounded up to whole seconds; None for never."""
+    if not 0 <= seconds < _NEVER:
+        return None
+    return utc(math.ceil(seconds - _ROUNDING)).isoformat()
 
 
 _LAST_MOMENT = datetime(9999, 12, 31, tzinfo=UTC).timestamp()

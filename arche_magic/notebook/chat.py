@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.folders import expanded
@@ -31,7 +30,10 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[\w.-]+")
 _VERBS = ("list", "show", "export", "load", "fork", "undo", "clear")
-_COLUMNS = ("chat", "turns", "tokens", "provider", "model", "last", "system")
+_TYPES = {
+    "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
+    "last": "datetime64[ms, UTC]", "system": "str",
+}  # fmt: skip
 # Estimates of tokens are 15 % off at most for most texts, and the reply needs room too.
 _USABLE = 0.8
 
@@ -209,8 +211,7 @@ class Chats(dict[str, Chat]):
         Columns: `chat, turns, tokens, provider, model, last, system`; `tokens` are those of all
         turns together, `provider` and `model` answered last, `last` is when (aware, UTC).
         """
-        library("pandas")
-        import pandas as pd
+        from .frames import typed_frame
 
         rows = [
             (
@@ -220,8 +221,7 @@ class Chats(dict[str, Chat]):
             )
             for chat in self.values()
         ]  # fmt: skip
-        frame = pd.DataFrame(rows, columns=list(_COLUMNS))
-        return frame.astype({"turns": "int64", "tokens": "int64", "last": "datetime64[ms, UTC]"})
+        return typed_frame(_TYPES, rows)
 
     def _list(self) -> dict[str, str] | str:
         if not self:

@@ -12,7 +12,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
@@ -36,7 +35,10 @@ if TYPE_CHECKING:
 
     from .magics import ArcheMagics
 
-_COLUMNS = ("provider", "key", "model", "reply", "tokens", "seconds", "cost_usd", "error")
+_TYPES = {
+    "provider": "str", "key": "str", "model": "str", "reply": "str", "tokens": "Int64",
+    "seconds": "float64", "cost_usd": "float64", "error": "object",
+}  # fmt: skip
 _MOST = 8
 # Seconds that an interrupted cell waits for its calls to be booked; they end by themselves.
 _FAREWELL = 0.25
@@ -231,8 +233,7 @@ def _requests(
 
 
 def _frame(columns: Sequence[Column]) -> pd.DataFrame:
-    library("pandas")
-    import pandas as pd
+    from .frames import typed_frame
 
     rows = []
     for column in columns:
@@ -244,8 +245,7 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
             if reply is not None
             else (provider, None, model or None, column.part, None, None, None, column.why)
         )  # fmt: skip
-    types = {"tokens": "Int64", "seconds": "float64", "cost_usd": "float64"}
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(types)
+    return typed_frame(_TYPES, rows)
 
 
 class _Columns:

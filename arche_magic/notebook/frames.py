@@ -1,8 +1,7 @@
-"""The ledger and the attempts as DataFrames: the only module that imports pandas."""
+"""The ledger and the attempts as DataFrames."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,36 +23,41 @@ if TYPE_CHECKING:
 else:
     pd = library("pandas")
 
-_ATTEMPT_COLUMNS = (
-    "at", "session", "notebook", "request", "provider", "key", "model", "outcome", "input_tokens",
-    "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
-)  # fmt: skip
-_QUOTA_COLUMNS = (
-    "provider", "key", "account", "model", "limit", "used", "session_used", "allowed", "remaining",
-    "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
-)  # fmt: skip
+_PART_ROWS = 20_000
+_TIME = "datetime64[ms, UTC]"
 _ATTEMPT_NUMBERS = {
     **dict.fromkeys(("input_tokens", "output_tokens"), "int64"),
     **dict.fromkeys(("seconds", "first_token_s", "cost_usd", "waited_s"), "float64"),
 }
+_ATTEMPT_COLUMNS = (
+    "at", "session", "notebook", "request", "provider", "key", "model", "outcome",
+    *_ATTEMPT_NUMBERS, "error",
+)  # fmt: skip
 _MAY_BE_MISSING = ("first_token_s", "cost_usd")
-_PART_ROWS = 20_000
-# Said, so that columns without any value, and frames without rows, have them too.
-_ATTEMPT_TYPES = {
-    "at": "datetime64[ms, UTC]",
-    **dict.fromkeys(
-        ("session", "notebook", "request", "provider", "key", "model", "outcome", "error"), "str"
-    ),
-    **_ATTEMPT_NUMBERS,
-}
 _QUOTA_TYPES = {
+    **dict.fromkeys(("provider", "key", "account", "model", "limit"), "str"),
     **dict.fromkeys(("used", "session_used", "allowed", "remaining"), "int64"),
-    **dict.fromkeys(("usage_percent", "evidence_age_s"), "float64"),
+    "usage_percent": "float64",
     "available": "bool",
-    **dict.fromkeys(("opens_at", "resets_at"), "datetime64[ms, UTC]"),
+    **dict.fromkeys(("opens_at", "resets_at"), _TIME),
+    "evidence": "str",
+    "evidence_age_s": "float64",
 }
-# Windows refill in fractions; what is begun counts as used, and float noise does not.
-_ROUNDING = 1e-6
+
+
+def typed_frame(types: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
+    """A frame whose columns have these types, whatever is in them.
+
+    Types are given to the constructor of each column: pandas infers another type from a column
+    without values, and refuses to convert a column of `NaT` to one with a time zone.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(types)
+    return pd.DataFrame(
+        {
+            name: pd.Series(list(values), dtype=dtype)
+            for (name, dtype), values in zip(types.items(), columns, strict=True)
+        }
+    )
 
 
 def quota_frame(
@@ -63,8 +67,9 @@ def quota_frame(
 
     Columns: `provider, key, account, model, limit, used, session_used, allowed, remaining,
     usage_percent, available, opens_at, resets_at, evidence, evidence_age_s`. `used`, `allowed`
-    and `remaining` are whole requests or tokens, as `limit` says; `session_used` counts this
-    process alone, whatever the window (`spent`, by provider, key and model). Times are aware, UTC.
+    and `remaining` are whole requests or tokens, as `limit` says, calls in flight included;
+    `session_used` counts this process alone, whatever the window (`spent`, by provider, key and
+    model). Times are aware, UTC.
     """
     nothing = Spent()
     rows = [
@@ -74,11 +79,11 @@ def quota_frame(
             row.account,
             row.model,
             row.limit,
-            math.ceil(row.used - _ROUNDING),
+            row.used_units,
             spent.get((row.provider, row.key, row.model), nothing).units(row.metric),
-            int(row.amount),
-            math.floor(row.remaining + _ROUNDING),
-            round(100 * row.used / row.amount, 1) if row.amount else 100.0,
+            row.allowed_units,
+            row.remaining_units,
+            row.usage_percent,
             row.opens_at <= now,
             _time(row.opens_at),
             _time(row.resets_at),
@@ -87,11 +92,7 @@ def quota_frame(
         )
         for row in standings
     ]
-    frame = pd.DataFrame(rows, columns=list(_QUOTA_COLUMNS))
-    # Where no route opens by waiting, a column of no times has no time zone either.
-    for name in ("opens_at", "resets_at"):
-        frame[name] = pd.to_datetime(frame[name], utc=True)
-    return frame.astype(_QUOTA_TYPES)
+    return typed_frame(_QUOTA_TYPES, rows)
 
 
 def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFrame:
@@ -109,14 +110,29 @@ def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFr
 
 
 def _part(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in _ATTEMPT_COLUMNS})
     numbers = [*_ATTEMPT_NUMBERS, "at"]
-    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    frame = pd.DataFrame(
+        {
+            name: _numbers(rows, name) if name in numbers else _texts(rows, name)
+            for name in _ATTEMPT_COLUMNS
+        }
+    )
     frame = frame.dropna(subset=[name for name in numbers if name not in _MAY_BE_MISSING])
     frame["at"] = pd.to_datetime((frame["at"] * 1000).round(), unit="ms", utc=True)
     for name in ("error", "notebook"):
         frame[name] = frame[name].fillna("")
-    return frame.astype(_ATTEMPT_TYPES)
+    return frame.astype({"at": _TIME, **_ATTEMPT_NUMBERS})
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
+    values = pd.Series([row.get(name) for row in rows], dtype="object")
+    return pd.to_numeric(values, errors="coerce").astype("float64")
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
+    # Converting a missing value to text would make it the word "None" before pandas 3.
+    values = (row.get(name) for row in rows)
+    return pd.Series([None if v is None else str(v) for v in values], dtype="str")
 
 
 @dataclass(frozen=True)
@@ -153,11 +169,9 @@ def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
         )
         for row in rows
     ]
-    columns = [
-        "provider", "key", "fingerprint", "account", "source", "open", "since", "reason", "private",
-    ]  # fmt: skip
-    types = {"open": "bool", "since": "datetime64[ms, UTC]"}
-    return pd.DataFrame(records, columns=columns).astype(types)
+    types = dict.fromkeys(("provider", "key", "fingerprint", "account", "source"), "str")
+    types |= {"open": "bool", "since": _TIME, "reason": "str", "private": "object"}
+    return typed_frame(types, records)
 
 
 def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
@@ -170,8 +184,8 @@ def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
         (one.key.provider, one.key.label, one.works, one.models, one.reason or None)
         for one in checks
     ]
-    columns = ["provider", "key", "works", "models", "reason"]
-    return pd.DataFrame(records, columns=columns).astype({"works": "boolean"})
+    types = {"provider": "str", "key": "str", "works": "boolean", "models": "object"}
+    return typed_frame({**types, "reason": "str"}, records)
 
 
 def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -180,8 +194,7 @@ def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
     Columns: `state` (`ok`, `look` or `wrong`), `about, found, advice` ("" if there is none).
     """
     records = [(one.state, one.about, one.found, one.advice) for one in findings]
-    columns = ["state", "about", "found", "advice"]
-    return pd.DataFrame(records, columns=columns).astype("str")
+    return typed_frame(dict.fromkeys(("state", "about", "found", "advice"), "str"), records)
 
 
 def models_frame(models: Iterable[Model]) -> pd.DataFrame:
@@ -206,12 +219,10 @@ def models_frame(models: Iterable[Model]) -> pd.DataFrame:
         )
         for model in models
     ]
-    prices = ["input_usd_per_million", "output_usd_per_million"]
-    columns = ["provider", "model", "default", "paid", "context", *limits, *prices, "source"]
-    types = dict.fromkeys(["context", *limits], "Int64") | dict.fromkeys(prices, "float64")
-    return pd.DataFrame(records, columns=columns).astype(
-        types | {"default": "bool", "paid": "bool"}
-    )
+    types = {"provider": "str", "model": "str", "default": "bool", "paid": "bool"}
+    types |= dict.fromkeys(["context", *limits], "Int64")
+    types |= dict.fromkeys(["input_usd_per_million", "output_usd_per_million"], "float64")
+    return typed_frame({**types, "source": "str"}, records)
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:

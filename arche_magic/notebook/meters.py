@@ -254,7 +254,7 @@ def _bar(row: Standing) -> str:
 
 
 def _numbers(row: Standing) -> str:
-    return f"{count(row.used)} of {count(row.amount)}"
+    return f"{count(row.used_units)} of {count(row.allowed_units)}"
 
 
 def _two_sides(left: str, right: str) -> str:
@@ -274,7 +274,7 @@ def _text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name, 
         cost = [f"  {words}"] if (words := _paid(limits, paid)) else []
         if fold:
             worst = tightest(limits)
-            used = f"{count(worst.used)} of {count(worst.amount)}"
+            used = f"{count(worst.used_units)} of {count(worst.allowed_units)}"
             _, words, _ = _state(limits, now)
             lines.append(
                 f"{name:<32}  {words:<15}  {_label(worst):<16}  {_text_bar(worst)}  {used:>18}"
@@ -289,7 +289,7 @@ def _text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name, 
 
 
 def _text_meter(row: Standing, now: float) -> str:
-    used = f"{count(row.used)} of {count(row.amount)}"
+    used = f"{count(row.used_units)} of {count(row.allowed_units)}"
     full = f"full {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
     line = f"  {_label(row):<16}  {_text_bar(row)}  {used:>18}  {full:<16}  {_evidence(row, now)}"
     return line.rstrip()
@@ -305,9 +305,11 @@ def _state(limits: Limits, now: float) -> tuple[str, str, str]:
     last = tightest(limits)
     if last.opens_at <= now:
         return "●", "open", ""
-    why = last.shut_by or f"{count(last.amount)} {last.limit.replace('_', ' ')} are spent"
+    why = last.shut_by or last.reason
     if last.amount <= 0:
         why = f"the plan has no {last.limit.replace('_', ' ')}"
+    elif not last.shut_by and last.used_units >= last.allowed_units:
+        why = f"{count(last.amount)} {last.limit.replace('_', ' ')} are spent"
     why = textwrap.shorten(why, 160, placeholder=" …")
     if not math.isfinite(last.opens_at):
         return "○", "closed", why
@@ -346,7 +348,9 @@ def _sign(row: Standing, now: float, ticking: bool) -> str:
 
 def _in_full(row: Standing, now: float, ticking: bool) -> str:
     """What a meter shows, in words."""
-    used = f"{row.limit.replace('_', ' ')}: {count(row.used)} of {count(row.amount)} used"
+    used = (
+        f"{row.limit.replace('_', ' ')}: {count(row.used_units)} of {count(row.allowed_units)} used"
+    )
     full = f", full again {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""

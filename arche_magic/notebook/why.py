@@ -10,7 +10,6 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
 
 Name = tuple[str, str, str]
 
-_COLUMNS = (
-    "provider", "key", "model", "verdict", "headroom_percent", "opens_at", "why", "would_change",
-)  # fmt: skip
+_TYPES = {
+    "provider": "str", "key": "str", "model": "str", "verdict": "str",
+    "headroom_percent": "float64", "opens_at": "datetime64[ms, UTC]", "why": "str",
+    "would_change": "str",
+}  # fmt: skip
 
 
 # A table as text does not wrap.
@@ -161,8 +162,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
     Columns: `provider, key, model, verdict, headroom_percent, opens_at, why, would_change`;
     `opens_at` is aware, UTC.
     """
-    library("pandas")
-    import pandas as pd
+    from .frames import typed_frame
 
     rows = [
         (
@@ -172,8 +172,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
         )
         for r in explained
     ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
-    return frame.astype({"headroom_percent": "float64", "opens_at": "datetime64[ms, UTC]"})
+    return typed_frame(_TYPES, rows)
 
 
 def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:

@@ -192,4 +192,6 @@ def opens_in(tracker: QuotaTracker, route: Route, request: Request | None = None
 
 
 def used(tracker: QuotaTracker, key: str = "groq_key_1", limit: str = "requests_per_minute") -> Any:
-    return tracker.get_usage_summary("groq")["groq"][key][limit]["used"]
+    """What is used of a limit, in fractions too, as the tables have it."""
+    rows = (r for r in tracker.standings("groq") if (r.key, r.limit) == (key, limit))
+    return max(rows, key=lambda row: row.used / row.amount).used

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -280,7 +280,7 @@ def test_reopening_an_unknown_key_names_the_known_ones(tracker_of: Build) -> Non
 
 
 def test_the_usage_summary_has_the_older_packages_shape(tracker_of: Build, clock: Clock) -> None:
-    """Provider, key, limit; times are aware and lie ahead."""
+    """Provider, key, limit; times are ISO 8601 text in UTC and lie ahead."""
     tracker = tracker_of(RPM, RPD)
     served(tracker, a_route(tracker.configuration))
     summary = tracker.get_usage_summary()
@@ -292,9 +292,9 @@ def test_the_usage_summary_has_the_older_packages_shape(tracker_of: Build, clock
     assert row["remaining"] == 2
     assert row["usage_percent"] == pytest.approx(100 / 3, abs=0.01)
     assert row["available"] is True
-    assert row["reset_time"].utcoffset() == timedelta(0)
-    assert row["reset_time"].timestamp() == pytest.approx(clock.now + 20)
-    assert row["last_updated"].utcoffset() == timedelta(0)
+    assert row["reset_time"] == "2025-11-17T20:00:20+00:00"
+    assert datetime.fromisoformat(row["reset_time"]).timestamp() == clock.now + 20
+    assert row["last_updated"] == "2025-11-17T20:00:00+00:00"
     assert tracker.get_usage_summary("groq")["groq"] == summary["groq"]
 
 

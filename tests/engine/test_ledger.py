@@ -348,7 +348,7 @@ def test_a_call_that_is_still_under_way_keeps_our_count(tracker_of: Build, clock
     clock.now += 1
     held(tracker, route)
     served(tracker, route, observations=[Observation("requests_per_day", 100, 99)])
-    assert used(tracker, limit="requests_per_day") == 3
+    assert used(tracker, limit="requests_per_day") == 4
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_a_changed_configuration_counts_at_once(storage: Storage, clock: Clock) 
     assert isinstance(first.hold(route, ask()), RouteState)
     second = QuotaTracker(storage, configured)
     assert isinstance(second.hold(route, ask()), Hold)
-    assert used(second, limit="requests_per_day") == 1
+    assert used(second, limit="requests_per_day") == 2
 
 
 def test_a_configuration_without_keys_has_an_empty_summary(storage: Storage) -> None:

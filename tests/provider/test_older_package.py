@@ -72,7 +72,7 @@ def test_the_usage_summary_works_in_the_next_process(start: Start, tmp_path: Pat
 from datetime import UTC, datetime
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 row = get_quota_tracker().get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_day"]
-print(row["reset_time"] > datetime.now(UTC), row["available"])
+print(datetime.fromisoformat(row["reset_time"]) > datetime.now(UTC), row["available"])
 """
     assert run_script(code, tmp_path)[0].split() == ["True", "True"]
 
@@ -125,7 +125,7 @@ def test_requests_per_day_are_recorded(start: Start, clock: Clock) -> None:
         assert row["used"] == 3
         assert row["remaining"] == row["limit"] - 3
         assert row["model"] == MODELS[name]
-        assert isinstance(row["reset_time"], datetime)
+        assert datetime.fromisoformat(row["reset_time"]).tzinfo
     assert server_count(sandbox, "requests") == 9
 
 

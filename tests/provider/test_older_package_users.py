@@ -64,7 +64,7 @@ for key_id, limits in groq.get_usage_summary()["groq"].items():
         print(
             f"  {key_id} {limit_type}: {info['used']:.0f}/{info['limit']:.0f} "
             f"({info['usage_percent']:.1f}%) remaining {info['remaining']:.0f}, "
-            f"resets {info['reset_time'].strftime('%Y-%m-%d %H:%M')} "
+            f"resets {info['reset_time'][:16].replace('T', ' ')} "
             f"{'OK' if info['available'] else 'EXHAUSTED'}"
         )
 
@@ -81,7 +81,7 @@ print(f"Current provider: {stats['current_provider']}")
 print(f"Available: {', '.join(stats['available_providers'])}")
 for name, calls in stats["provider_calls"].items():
     print(f"  {name}: {calls}")
-print(json.dumps(stats["quota_summary"], indent=2, default=str)[:80])
+print(json.dumps(stats["quota_summary"], indent=2)[:80])
 
 tracker = get_quota_tracker()
 for name in tracker.get_usage_summary():

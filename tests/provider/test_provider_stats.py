@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from itertools import count
@@ -14,6 +15,7 @@ from provider_parts import PROVIDERS, Clock, Start
 from arche_magic.llm_providers import (
     IntelligentLLMOrchestrator,
     LLMProviderError,
+    MultiKeyGroqProvider,
     get_llm_provider,
 )
 from arche_magic.llm_providers.config import get_configuration
@@ -37,6 +39,30 @@ def test_a_new_provider_has_done_nothing(start: Start) -> None:
     assert stats["current_provider"] == "groq"
     assert stats["available_providers"] == list(PROVIDERS)
     assert list(stats["quota_summary"]) == list(PROVIDERS)
+
+
+def test_the_statistics_are_plain_data(start: Start, clock: Clock) -> None:
+    """`json.dumps` takes them without help, before any call, after one, and with every key shut."""
+    sandbox = start(clock=clock)
+    providers = (get_llm_provider(), MultiKeyGroqProvider())
+
+    def plain() -> None:
+        for provider in providers:
+            stats = provider.get_stats()
+            assert json.loads(json.dumps(stats, allow_nan=False)) == stats
+        usage = providers[1].get_usage_summary()
+        assert json.loads(json.dumps(usage, allow_nan=False)) == usage
+
+    plain()
+    providers[0].generate("Hello")
+    plain()
+    sandbox.fail("*", "unauthorized", times=None)
+    with pytest.raises(LLMProviderError):
+        providers[0].generate("Hello", patience=0)
+    plain()
+    summary = providers[0].get_stats()["quota_summary"]
+    for limits in (limits for keys in summary.values() for limits in keys.values()):
+        assert not any(limit["available"] for limit in limits.values())
 
 
 def test_a_fallback_is_a_reply_that_others_could_not_give(start: Start, clock: Clock) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +60,70 @@ class RouteState:
     remedy: str = ""
 
 
+@dataclass(frozen=True)
+class LimitState:
+    """One limit of a route at one moment; times in epoch seconds.
+
+    Attributes:
+        opens_at: when a request fits; `now` or earlier means at once, inf means never.
+        reason: why it does not fit yet, or "".
+        used: units that count against the limit, those on hold included.
+    """
+
+    opens_at: float
+    reason: str
+    used: float
+
+
+def limit_state(
+    limit: Limit, stored: Document, amounts: Amounts, held: Amounts, now: float,
+    reserve: float = 0.0,
+) -> LimitState:  # fmt: skip
+    """When a limit takes a request of these amounts, and what is used of it.
+
+    Both routing and all that is displayed come from here. `stored` is the limit's entry in the
+    document, `held` what calls in flight hold; for `reserve` see `route_state`.
+    """
+    counter = stored.get("counter", {})
+    units = held.get(limit.metric, 0.0)
+    used = windows.used(limit, counter, now) + units
+    if limit.amount <= 0:
+        return LimitState(math.inf, f"the plan has no {in_words(limit)}", used)
+    need = amounts[limit.metric]
+    if limit.metric != "requests":
+        too_large = limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount
+        if too_large and not _is_stale(limit, stored, now):
+            reason = (
+                f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
+                f" is {limit.amount:,.0f}"
+            )
+            return LimitState(math.inf, reason, used)
+        # An output guess larger than the limit is only a guess: the prompt itself fits.
+        need = min(need, limit.amount)
+    need = min(need + reserve * limit.amount, max(need, limit.amount))
+    moment = windows.opens_at(limit, counter, need, now)
+    if moment > now and units:
+        # What is on hold will be charged too before there is room for this one.
+        moment = windows.opens_at(limit, counter, min(need + units, limit.amount), now)
+    left = limit.amount - used
+    if moment > now:
+        reason = f"{max(0.0, left):,.0f} of {limit.amount:,.0f} {in_words(limit)} left"
+        return LimitState(moment, reason, used)
+    if need > left + 1e-6:
+        # Only unsettled calls are in the way; they settle soon, at no moment known now.
+        reason = f"{in_words(limit)} on hold for calls under way"
+        return LimitState(now + _SOON_SECONDS, reason, used)
+    return LimitState(moment, "", used)
+
+
+def resets_at(limit: Limit, stored: Document, held: Amounts, now: float) -> float:
+    """When all of a limit is back, if calls in flight spend what they hold; epoch seconds."""
+    counter = deepcopy(stored.get("counter", {}))
+    if units := held.get(limit.metric, 0.0):
+        windows.charge(limit, counter, units, now)
+    return windows.resets_at(limit, counter, now)
+
+
 def route_state(
     document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
     amounts: Amounts, now: float, reserve: float = 0.0,
@@ -75,37 +140,14 @@ def route_state(
     if closed := latest_closure(document, provider, route, now):
         opens, reason, remedy = _opens(closed), closed["reason"], closed.get("remedy", "")
     for name, limit in limits.items():
-        if limit.amount <= 0:
-            return RouteState(math.inf, f"the plan has no {in_words(limit)}", 0.0)
-        need = amounts[limit.metric]
         stored = entry.get("limits", {}).get(name, {})
-        counter = stored.get("counter", {})
-        if limit.metric != "requests":
-            too_large = limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount
-            if too_large and not _is_stale(limit, stored, now):
-                return RouteState(
-                    math.inf,
-                    f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
-                    f" is {limit.amount:,.0f}",
-                    0.0,
-                )
-            # An output guess larger than the limit is only a guess: the prompt itself fits.
-            need = min(need, limit.amount)
-        need = min(need + reserve * limit.amount, max(need, limit.amount))
-        units = held.get(limit.metric, 0.0)
-        moment = windows.opens_at(limit, counter, need, now)
-        if moment > now and units:
-            # What is on hold will be charged too before there is room for this one.
-            moment = windows.opens_at(limit, counter, min(need + units, limit.amount), now)
-        left = limit.amount - windows.used(limit, counter, now) - units
-        if moment > opens:
-            opens, remedy = moment, LIMIT
-            reason = f"{max(0.0, left):,.0f} of {limit.amount:,.0f} {in_words(limit)} left"
-        elif need > left + 1e-6 and opens <= now:
-            # Only unsettled calls are in the way; they settle soon, at no moment known now.
-            opens, reason = now + _SOON_SECONDS, f"{in_words(limit)} on hold for calls under way"
-            remedy = LIMIT
-        headroom = min(headroom, round(max(0.0, left) / limit.amount, 6))
+        state = limit_state(limit, stored, amounts, held, now, reserve)
+        if state.opens_at == math.inf:
+            return RouteState(math.inf, state.reason, 0.0)
+        if state.opens_at > opens:
+            opens, reason, remedy = state.opens_at, state.reason, LIMIT
+        left = max(0.0, limit.amount - state.used)
+        headroom = min(headroom, round(left / limit.amount, 6))
     if opens <= now:
         moment, reason = _kept_off_until(document, provider, route, limits, now)
         if moment > now:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..types import Limit, Route, Standing, utc
+from ..types import Limit, Route, Standing, iso
 from . import opening, windows
-from .ledger import Document
+from .ledger import Amounts, Document
+from .opening import RouteState
 
 
 def standings_of(
     route: Route, account: str, document: Document, provider: Document,
-    limits: Mapping[str, Limit], now: float,
+    limits: Mapping[str, Limit], amounts: Amounts, now: float, bound: RouteState | None = None,
 ) -> list[Standing]:  # fmt: skip
-    """Every limit of a route."""
+    """Every limit of a route, as routing sees it for a request of these amounts.
+
+    `bound` is what a budget says to it.
+    """
     entry = document.get("models", {}).get(route.model, {})
-    closed, reason = opening.closed_until(document, provider, route, now)
+    held = opening.on_hold(entry, now)
+    state = opening.route_state(document, provider, route, limits, amounts, now)
+    shut, shut_by = opening.closed_until(document, provider, route, now)
+    if state.on_trial:
+        shut, shut_by = state.opens_at, state.reason
+    if bound and bound.opens_at > max(shut, now):
+        shut, shut_by = bound.opens_at, bound.reason
     rows = []
     for limit in limits.values():
         stored = entry.get("limits", {}).get(limit.name, {})
-        counter = stored.get("counter", {})
-        # A limit of nothing has no next call.
-        next_call = windows.opens_at(limit, counter, 1.0, now)
+        one = opening.limit_state(limit, stored, amounts, held, now)
         rows.append(
             Standing(
                 provider=route.provider,
@@ -31,37 +40,40 @@ def standings_of(
                 model=route.model,
                 limit=limit.name,
                 amount=limit.amount,
-                used=windows.used(limit, counter, now),
-                opens_at=max(next_call, closed),
-                resets_at=windows.resets_at(limit, counter, now),
+                used=one.used,
+                opens_at=max(one.opens_at, shut),
+                resets_at=opening.resets_at(limit, stored, held, now),
                 evidence=limit.evidence,
                 evidence_at=_known_since(limit, stored, now),
-                shut_by=reason,
+                shut_by=shut_by,
                 window=limit.window,
                 time_zone=limit.time_zone,
                 source=_source(limit),
                 charged_at=entry.get("last_charged", 0.0),
+                reason=one.reason,
             )
         )
     return rows
 
 
 def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
-    """Usage per provider, key and limit; of several models of a key the tightest."""
-    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    """Usage per provider, key and limit, as plain data; of several models of a key the tightest."""
+    tightest_rows: dict[tuple[str, str, str], Standing] = {}
     for row in rows:
-        limits = summary.setdefault(row.provider, {}).setdefault(row.key, {})
-        percent = 100.0 * row.used / row.amount if row.amount else 100.0
-        if row.limit in limits and limits[row.limit]["usage_percent"] >= percent:
-            continue
-        limits[row.limit] = {
-            "used": round(row.used, 3),
-            "limit": row.amount,
-            "remaining": round(row.remaining, 3),
-            "usage_percent": round(percent, 2),
+        name = row.provider, row.key, row.limit
+        known = tightest_rows.get(name)
+        if known is None or row.usage_percent > known.usage_percent:
+            tightest_rows[name] = row
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for (provider, key, limit), row in tightest_rows.items():
+        summary.setdefault(provider, {}).setdefault(key, {})[limit] = {
+            "used": row.used_units,
+            "limit": row.allowed_units,
+            "remaining": row.remaining_units,
+            "usage_percent": row.usage_percent,
             "available": row.opens_at <= now,
-            "reset_time": utc(row.resets_at),
-            "last_updated": utc(row.charged_at or row.evidence_at),
+            "reset_time": iso(row.resets_at),
+            "last_updated": iso(row.charged_at or row.evidence_at),
             "model": row.model,
             "evidence": row.evidence,
             "source": row.source,
@@ -70,14 +82,16 @@ def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
 
 
 def tightest(entry: Document, limits: Mapping[str, Limit], now: float) -> str:
-    """What is left of the limit that is nearest to its end, in words."""
+    """What is left of the limit that is nearest to its end, in words; holds count as used."""
     best: tuple[float, str] = (2.0, "")
+    held = opening.on_hold(entry, now)
     for name, limit in limits.items():
         stored = entry.get("limits", {}).get(name)
         if limit.amount <= 0 or stored is None:
             continue
-        left = max(0.0, limit.amount - windows.used(limit, stored["counter"], now))
-        words = f"{left:,.0f} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')}"
+        used = windows.used(limit, stored["counter"], now) + held.get(limit.metric, 0.0)
+        left = math.floor(max(0.0, limit.amount - used) + 1e-3)
+        words = f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')}"
         when = "today" if limit.period == "day" else f"this {limit.period}"
         best = min(best, (left / limit.amount, f"{words} left {when}"))
     return best[1]

@@ -1,0 +1,148 @@
+"""Every frame has the same columns and types: empty, with nothing but missing values, with a row.
+
+No kernel takes part, so that the oldest pandas can run these alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from arche_magic.llm_providers.attempts import Spent
+from arche_magic.llm_providers.doctor import Finding
+from arche_magic.llm_providers.key_checks import KeyCheck
+from arche_magic.llm_providers.quota_tracker import Closure
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Key, Standing
+from arche_magic.notebook.chat import Chats
+from arche_magic.notebook.compare import Column, _frame
+from arche_magic.notebook.frames import (
+    KeyRow,
+    attempts_frame,
+    checks_frame,
+    findings_frame,
+    keys_frame,
+    models_frame,
+    quota_frame,
+)
+from arche_magic.notebook.models import Model
+from arche_magic.notebook.sums import sums_frame
+from arche_magic.notebook.why import Reason, why_frame
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = 1_800_000_000.0
+KEY = Key.of("groq", "groq_key_1", "made-up-key")
+STANDING = Standing(
+    "groq", "groq_key_1", "a", "m", "requests_per_day", 10, 3, NOW, NOW + 5, "header", NOW
+)
+SHUT = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), shut_by="key refused")
+ATTEMPT = Attempt("groq", "groq_key_1", "m", "served", at=NOW, input_tokens=3, output_tokens=4)
+BARE = replace(ATTEMPT, first_token_s=None, cost_usd=None, error=None)
+REASON = Reason("groq", "groq_key_1", "m", "answered", 0.5, NOW, "why", "change")
+MODEL = Model("groq", "m", True, False, 8000, {"requests_per_day": 10}, (1.0, 2.0), "a page")
+
+
+def chats(*rows: Any) -> pd.DataFrame:
+    return Chats.frame(dict(enumerate(rows)))  # type: ignore[arg-type]  # reads its values alone
+
+
+def turn(**facts: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"tokens": 3, "provider": "groq", "model": "m", "at": NOW} | facts)
+
+
+FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
+    "quota": (lambda *rows: quota_frame(rows, {(): Spent()}, NOW), STANDING, SHUT),
+    "attempts": (lambda *rows: attempts_frame(rows), ATTEMPT, BARE),
+    "keys": (
+        lambda *rows: keys_frame(rows),
+        KeyRow(KEY, "org", Closure("refused", NOW, None)),
+        KeyRow(KEY, None, None),
+    ),
+    "checks": (
+        lambda *rows: checks_frame(rows),
+        KeyCheck(KEY, True, ("m",), "no answer"),
+        KeyCheck(KEY, None, (), ""),
+    ),
+    "findings": (
+        lambda *rows: findings_frame(rows),
+        Finding("ok", "clock", "right", "nothing"),
+        Finding("ok", "clock", "right", ""),
+    ),
+    "models": (
+        lambda *rows: models_frame(rows),
+        MODEL,
+        Model("groq", "m", True, False, None, {"requests_per_day": None}, None, ""),
+    ),
+    "why": (
+        lambda *rows: why_frame(rows),
+        REASON,
+        replace(REASON, headroom=None, opens_at=None),
+    ),
+    "compare": (
+        lambda *rows: _frame(rows),
+        Column("groq/m", text="Yes", state="interrupted"),
+        Column("groq"),
+    ),
+    "chats": (
+        chats,
+        SimpleNamespace(name="a", turns=[turn()], system="Be brief."),
+        SimpleNamespace(name="a", turns=[turn()], system=None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_has_its_types_whatever_is_in_it(name: str) -> None:
+    """Empty, with one row, with missing values alone, with both."""
+    build, whole, missing = FRAMES[name]
+    full = build(whole)
+    expected = full.dtypes.to_dict()
+    if name == "models":
+        assert list(build()) == [c for c in full if c != "requests_per_day"]
+        del expected["requests_per_day"]
+    else:
+        assert list(build()) == list(full)
+    for rows in ((), (missing,), (missing, missing), (whole, missing), (missing, whole)):
+        frame = build(*rows)
+        assert len(frame) == len(rows)
+        assert {column: frame[column].dtype for column in expected} == expected
+        frame.to_csv()
+
+
+def test_missing_is_missing() -> None:
+    """Neither a word nor a zero; on pandas before version 3, too."""
+    assert quota_frame([SHUT], {}, NOW).loc[0, ["opens_at", "resets_at"]].isna().all()
+    assert keys_frame([KeyRow(KEY, None, None)]).loc[0, ["account", "since", "reason"]].isna().all()
+    assert why_frame([replace(REASON, opens_at=None)])["opens_at"].isna().all()
+    assert models_frame([FRAMES["models"][2]])["context"].isna().all()
+    attempts = attempts_frame([BARE.to_dict() | {"session": None}])
+    assert attempts.loc[0, ["session", "first_token_s", "cost_usd"]].isna().all()
+    assert attempts.loc[0, "error"] == ""
+
+
+@pytest.mark.parametrize("by", ["provider", "model", "day", "notebook"])
+@pytest.mark.parametrize("attempts", [[], [ATTEMPT], [BARE], [replace(BARE, outcome="skipped")]])
+def test_sums_have_their_types_too(by: str, attempts: list[Attempt]) -> None:
+    """Of no attempt, of one, of one without a price, and of none that was sent."""
+    sums = sums_frame(attempts_frame(attempts), by)
+    names = ["requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd"]
+    assert list(sums) == [by, *names]
+    assert [str(sums[name].dtype) for name in names] == ["int64"] * 5 + ["float64"]
+    assert sums[by].dtype == sums_frame(attempts_frame([ATTEMPT]), by)[by].dtype
+
+
+def test_attempts_go_to_files_and_back_when_there_are_none(tmp_path: Path) -> None:
+    """As the page on frames shows it."""
+    attempts = attempts_frame([])
+    attempts.to_csv(tmp_path / "calls.csv", index=False)
+    texts = {"error": str, "notebook": str}
+    back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=texts)
+    assert back.empty
+    assert list(back) == list(attempts)
