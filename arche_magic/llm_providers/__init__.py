@@ -20,6 +20,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
+from .tracebacks import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wro
         return getattr(import_module(f".{_LATER[name]}", __name__), name)
 
 
+@without_locals
 def get_llm_provider(
     name: str | None = None, api_key: str | None = None
 ) -> IntelligentLLMOrchestrator:

@@ -36,6 +36,7 @@ from .safe_files import keep_inside
 from .sources import SETTINGS_FILE, Sources, find_sources
 from .sources import did_you_mean as did_you_mean
 from .sources import table as _table
+from .tracebacks import without_locals
 from .trust import check_base_url, check_key_variable, own_settings_folder
 from .types import (
     Budget,
@@ -242,6 +243,7 @@ def use_choices(choices: Choices) -> None:
     _choices = choices
 
 
+@without_locals
 def load_configuration(
     environment: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Configuration:

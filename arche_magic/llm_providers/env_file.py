@@ -15,6 +15,8 @@ from pathlib import Path
 
 from .file_contents import is_text, read_text
 from .forks import new_lock
+from .tracebacks import without_locals
+from .types import Hidden
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A NAME=value on a later line of one value: its quote was never closed.
@@ -38,7 +40,9 @@ class Variables(dict[str, str]):
     """
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
-        super().__init__({name: clean(value) for name, value in (variables or {}).items()})
+        super().__init__()
+        for name in variables or ():
+            self[name] = clean(Hidden((variables or {})[name]))
 
     def __repr__(self) -> str:
         return f"Variables({', '.join(self)})"
@@ -46,7 +50,7 @@ class Variables(dict[str, str]):
 
 def clean(value: str) -> str:
     """The value without the quotes and spaces that people write around it."""
-    return value.strip().strip(_QUOTES).strip()
+    return Hidden(value.strip().strip(_QUOTES).strip())
 
 
 _told: set[str] = set()
@@ -197,9 +201,22 @@ def tell_of_env_file(path: Path, found: EnvFile) -> EnvFile:
     return found
 
 
+@without_locals
+def process_variables() -> Variables:
+    """The variables of this process's environment."""
+    return Variables(os.environ)
+
+
+@without_locals
+def process_variable(name: str) -> str:
+    """One of them, or ""."""
+    return os.environ.get(name, "")
+
+
+@without_locals
 def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> EnvFile:
     """What a `.env` says; a named pipe is read once per process."""
-    environment = Variables(os.environ if environment is None else environment)
+    environment = process_variables() if environment is None else Variables(environment)
     try:
         status = path.stat()
     except OSError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import InvalidRequest
+from .tracebacks import without_locals
 
 
+@without_locals
 def home_folder() -> Path:
     """The user's home folder, or a path that does not exist if there is none.
 

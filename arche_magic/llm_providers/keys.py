@@ -18,6 +18,7 @@ from .catalog import Provider
 from .env_file import Variables, clean
 from .errors import ConfigurationError, InvalidRequest
 from .sources import Sources
+from .tracebacks import without_locals
 from .types import Key, Secret
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def numbered_names(variables: Mapping[str, str], names: Iterable[str]) -> list[s
     return list(found.values())
 
 
+@without_locals
 def label_keys(
     provider: str,
     texts: Iterable[str],
@@ -111,6 +113,7 @@ def is_stand_in(key: Key) -> bool:
     return key.source == STAND_IN
 
 
+@without_locals
 def add_key(configuration: Configuration, provider: str, text: str) -> Key:
     """Use this key too, in this process, from the next request on.
 

@@ -19,6 +19,7 @@ from .reply_stream import OnWait, ReplyStream
 from .routing import of_one_model
 from .sources import SETTINGS_FILE
 from .together import Together
+from .tracebacks import without_locals
 from .trust import own_settings_folder
 from .types import Key, Request, Route
 
@@ -61,7 +62,7 @@ class IntelligentLLMOrchestrator:
         self._tally = Tally()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self.providers)})"
+        return f"{type(self).__name__}({', '.join(getattr(self, 'providers', ()))})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -224,7 +225,7 @@ class IntelligentLLMOrchestrator:
             self.configuration.provider(request.provider)
             raise ConfigurationError(
                 f"{request.provider} is not among the providers of this object "
-                f"({', '.join(self.providers)})"
+                f"({', '.join(getattr(self, 'providers', ()))})"
             )
         only = self.providers[0] if len(self.providers) == 1 else None
         models = self.configuration.resolve_model(request.model, request.provider or only)
@@ -407,6 +408,7 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
         ConfigurationError: a key is blank, or there is none.
     """
 
+    @without_locals
     def __init__(
         self, api_keys: Sequence[str] | None = None, *, configuration: Configuration | None = None
     ) -> None:
@@ -428,6 +430,7 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
         return self.quota_tracker.get_usage_summary("groq")
 
 
+@without_locals
 def with_key(configuration: Configuration, provider: str, text: str) -> Configuration:
     """A configuration in which a provider has this key and no other.
 
@@ -443,6 +446,7 @@ def with_key(configuration: Configuration, provider: str, text: str) -> Configur
     return replace(configuration, keys=(*others, *given))
 
 
+@without_locals
 def _labelled(
     configuration: Configuration, provider: str, texts: Sequence[str]
 ) -> tuple[tuple[Key, ...], str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .markdown import without_controls
+from .tracebacks import without_locals
 
 if TYPE_CHECKING:
     from .types import Key
@@ -77,6 +78,7 @@ def quotes(text: str, secret: str) -> bool:
     return False
 
 
+@without_locals
 def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
     """The first of the keys that a text in the request holds, in one piece or over several lines.
 

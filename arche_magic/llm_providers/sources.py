@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from .env_file import (
     is_trusted,
     nearest,
     parse_env_file,
+    process_variables,
     tell,
     tell_of_env_file,
 )
@@ -104,7 +104,7 @@ def find_sources(directory: Path | None) -> Sources:
     are trusted and which routes are private, and the rest of it counts where a project has no
     settings file.
     """
-    environment = Variables(os.environ)
+    environment = process_variables()
     env_file = nearest(".env", directory) if directory else None
     said = EnvFile()
     if env_file:

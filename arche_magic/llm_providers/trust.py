@@ -6,7 +6,6 @@ send the keys in this user's environment to an address of their choice.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Collection
@@ -15,7 +14,7 @@ from typing import Any
 
 from .addresses import is_base_url, is_loopback, origin
 from .catalog import Provider
-from .env_file import tell
+from .env_file import process_variable, tell
 from .errors import ConfigurationError
 from .folders import home_folder
 
@@ -30,7 +29,7 @@ def own_settings_folder() -> Path:
     variable, below = "XDG_CONFIG_HOME", Path(".config")
     if sys.platform == "win32":
         variable, below = "APPDATA", Path("AppData", "Roaming")
-    named = Path(os.environ.get(variable, ""))
+    named = Path(process_variable(variable))
     # A relative one would lie in whatever folder is worked in.
     return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
 

@@ -91,6 +91,15 @@ class Key:
         return self._secret.reveal()
 
 
+class Hidden(str):
+    """A text that is not shown where local variables are listed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
 class Secret:
     """Holds a credential where repr, pickle and a debugger's list of variables do not reach it."""
 
@@ -98,6 +107,8 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         # In a closure: an attribute would be unfolded by whatever shows an object's parts.
+        text = Hidden(text)
+
         def reveal() -> str:
             return text
 

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.markdown import without_controls
+from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import in_seconds
 
 from .display import QUIET, Place
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from arche_magic.bulk import Progress
 
+# It looks into the environment.
+_terminal_size = without_locals(shutil.get_terminal_size)
 _GREEN, _RED = "#2e9e5b", "#d0493b"
 # Fainter on white and on black alike.
 _FAINT_GREEN = "rgba(46,158,91,.45)"
@@ -76,7 +79,7 @@ class Bar:
 
     def _overwrite(self, line: str) -> None:
         # Written over only as long as it is one line.
-        line = without_controls(line)[: max(20, shutil.get_terminal_size().columns - 1)]
+        line = without_controls(line)[: max(20, _terminal_size().columns - 1)]
         print("\r" + line.ljust(self._width) + ("" if line else "\r"), end="", flush=True)
         self._width = len(line)
 

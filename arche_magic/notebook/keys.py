@@ -12,7 +12,8 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.key_checks import KeyCheck, check_keys
 from arche_magic.llm_providers.keys import add_key, find_key, forget_secrets, remove_key
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.types import in_seconds
+from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.types import Hidden, in_seconds
 
 from . import sandbox_magic
 from .display import CellInterrupted
@@ -127,6 +128,7 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     return table_bundle(("key", "fingerprint", "outcome"), cells), checks_frame(checks)
 
 
+@without_locals
 def _ask(title: str, variable: str) -> str:
     nowhere = InvalidRequest(
         f"%llm_keys: nobody can be asked for a key here; put {variable} into the environment or "
@@ -136,7 +138,7 @@ def _ask(title: str, variable: str) -> str:
         # Where the prompt could not hide what is typed, nothing is to be typed.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
-            return getpass.getpass(f"{title} key (not shown): ")
+            return Hidden(getpass.getpass(f"{title} key (not shown): "))
         except KeyboardInterrupt:
             raise CellInterrupted("no key was added") from None
         # A kernel that nobody watches raises NotImplementedError.

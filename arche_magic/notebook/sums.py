@@ -6,6 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.tracebacks import without_locals
+
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ def notebook_name(variables: Mapping[str, Any]) -> str:
 
     VS Code has it in a variable of the notebook, Jupyter's server in one of the environment.
     """
-    told = variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME") or ""
+    told = variables.get("__vsc_ipynb_file__") or without_locals(os.environ.get)(
+        "JPY_SESSION_NAME", ""
+    )
     name = re.split(r"[/\\]", str(told))[-1]
     return name[:_LONGEST_NAME] if name.isprintable() else ""
 

@@ -31,10 +31,11 @@ ALLOWED = {
     "provider_settings": {"addresses", "catalog", "sources", "trust", "types"},
     "addresses": set(),
     "machine": set(),
-    "redaction": {"markdown", "types?"},
-    "folders": {"errors"},
+    "redaction": {"markdown", "tracebacks", "types?"},
+    "tracebacks": set(),
+    "folders": {"errors", "tracebacks"},
     "file_contents": set(),
-    "env_file": {"file_contents", "forks"},
+    "env_file": {"file_contents", "forks", "tracebacks", "types"},
     "trust": {"addresses", "catalog", "env_file", "errors", "folders"},
     "sources": {"env_file", "errors", "file_contents", "privacy", "trust"},
     "places": {
@@ -42,10 +43,11 @@ ALLOWED = {
     },
     "privacy": {"errors", "types"},
     "choices": {"config?"},
-    "keys": {"catalog", "config?", "env_file", "errors", "sources", "types"},
+    "keys": {"catalog", "config?", "env_file", "errors", "sources", "tracebacks", "types"},
     "config": {
         "addresses", "catalog", "choices", "env_file", "errors", "folders", "keys", "places",
-        "privacy", "provider_settings", "redaction", "safe_files", "sources", "trust", "types",
+        "privacy", "provider_settings", "redaction", "safe_files", "sources", "tracebacks",
+        "trust", "types",
     },
     "safe_files": set(),
     "storage": {"bounded", "errors", "folders", "forks", "safe_files", "types"},
@@ -85,7 +87,7 @@ ALLOWED = {
     "reasoning": set(),
     "adapters": {
         "addresses", "bounded", "errors", "machine", "markdown", "reasoning", "redaction",
-        "stopping", "types",
+        "stopping", "tracebacks", "types",
     },
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
@@ -149,6 +151,7 @@ PUBLIC = {
             "safe_files",
             "stopping",
             "together",
+            "tracebacks",
         )
     ),
 }

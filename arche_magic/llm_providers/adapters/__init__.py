@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..bounded import apart
+from ..tracebacks import without_locals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,6 +72,7 @@ class Adapter(Protocol):
         ...
 
 
+@without_locals
 def build_adapter(
     wire: str,
     key: Key,

@@ -16,6 +16,7 @@ from ..errors import AttemptFailed, Remedy
 from ..markdown import Characters, whole_characters
 from ..reasoning import without_reasoning
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
+from ..tracebacks import NoLocals, without_locals
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
 from .failures import error_fields, event_status, label, said, without_capability
 from .formats import Format, formats_of
@@ -116,7 +117,7 @@ class SdkAdapter(ABC):
         characters = Characters()
         failure: BaseException
         stream = stream and (self._streams_json or request.schema is None)
-        with self._http.call(timeouts, stream) as call:
+        with NoLocals(), self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
                 told, call.asked = self._formats.asking(request, model)
@@ -144,6 +145,7 @@ class SdkAdapter(ABC):
         # the key, and the frames it went through may hold it.
         raise failure
 
+    @without_locals
     def models(self, timeout: float) -> tuple[str, ...]:
         """The models the key may ask for; see `Adapter.models`."""
         failure: BaseException

@@ -1,0 +1,148 @@
+"""An interrupt at any line: `%xmode Verbose` and its like print no key from any frame."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from echo_server import Echo, echo_server
+from interrupting import Interrupter, Point, printed
+from IPython.core.ultratb import VerboseTB
+from leaks import PLANTED, keys_of, leaks_in
+
+from arche_magic.llm_providers import (
+    LLMProviderError,
+    MultiKeyGroqProvider,
+    calls,
+    get_llm_provider,
+    get_quota_tracker,
+)
+from arche_magic.llm_providers.config import get_configuration, load_configuration
+from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.keys import add_key, remove_key
+
+# So many lines are tried of each call; each takes the call anew.
+LINES = 20
+
+
+@pytest.fixture
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
+    """A server that quotes the key in each refusal; the environment and a `.env` hold the keys."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GROQ_API_KEY", keys_of("groq")[0])
+    monkeypatch.setenv("GOOGLE_API_KEY", keys_of("google")[0])
+    monkeypatch.setenv("OPENAI_API_KEY", keys_of("openai")[0])
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", "memory://")
+    lines = [
+        f"MISTRAL_API_KEY={keys_of('mistral')[0]}",
+        f"export GROQ_API_KEY_2='{keys_of('groq')[1]}'",
+        'BROKEN="not closed',
+        "OTHER=${GROQ_API_KEY}x",
+    ]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    (tmp_path / ".env").chmod(0o600)
+    (tmp_path / "arche_magic.toml").write_text("patience = 0\n")
+    with echo_server() as server:
+        for name in ("GROQ", "MISTRAL", "GOOGLE_GEMINI", "OPENAI"):
+            monkeypatch.setenv(f"{name}_BASE_URL", server.url)
+        server.message(lambda key: f"no use of {key}", 403)
+        yield server
+
+
+def load() -> None:
+    load_configuration()
+
+
+def type_a_key() -> None:
+    key = add_key(get_configuration(), "openai", keys_of("openai")[1])
+    remove_key(get_configuration(), key.label)
+
+
+def give_keys() -> None:
+    MultiKeyGroqProvider(api_keys=keys_of("groq"))
+    get_llm_provider("google", api_key=keys_of("google")[1])
+
+
+def check() -> None:
+    configuration = get_configuration()
+    check_keys(configuration.keys, get_quota_tracker(configuration))
+
+
+def ask(provider: str, *, streamed: bool = False, anew: bool = False) -> None:
+    if anew:
+        calls._adapters.clear()
+    llm = get_llm_provider(provider)
+    for key in llm.configuration.keys:
+        llm.quota_tracker.reopen(key.label)
+    with suppress(LLMProviderError):
+        list(llm.stream("Hi")) if streamed else llm.generate("Hi")
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "load": load,
+    "type a key": type_a_key,
+    "give keys": give_keys,
+    "check": check,
+    "ask groq": lambda: ask("groq", anew=True),
+    "ask openai": lambda: ask("openai", streamed=True),
+    "ask mistral": lambda: ask("mistral"),
+    "ask google": lambda: ask("google", streamed=True),
+}
+
+
+def leaking(call: Callable[[], object], of_interest: Callable[[str], bool]) -> list[str]:
+    """The lines at which an interrupt of the call would print a key."""
+    call()
+    interrupter, found = Interrupter(call, of_interest), []
+    points = interrupter.points()
+    chosen: list[Point] = points[:: 1 + len(points) // LINES]
+    for number, at in enumerate(chosen):
+        error = interrupter.interrupted_at(at)
+        if error is None:
+            continue
+        texts = [printed(error)]
+        if number % 20 == 0:
+            verbose = VerboseTB(theme_name="nocolor")
+            texts.append(verbose.text(type(error), error, error.__traceback__))
+        found += [f"{at}: {leak}" for text in texts for leak in leaks_in(text, PLANTED)]
+    return found
+
+
+def ours(file: str) -> bool:
+    # A key that a program gives in its own code is in the program's frame, and in that of the
+    # function it calls until that function has begun.
+    parts = Path(file).parts
+    return "arche_magic" in parts and "sandbox" not in parts and parts[-1] != "tracebacks.py"
+
+
+def everybodys(file: str) -> bool:
+    return not file.startswith("<") and not file.endswith(("threading.py", "tracebacks.py")) and (
+        "tests" not in Path(file).parts
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_interrupt_at_our_lines_prints_no_key(echo: Echo, name: str) -> None:
+    """While keys are read, typed, given, checked and sent, and refusals that quote them read."""
+    assert leaking(CALLS[name], ours) == []
+
+
+@pytest.mark.parametrize("name", ["load", "ask groq"])
+def test_an_interrupt_in_libraries_below_prints_no_key(echo: Echo, name: str) -> None:
+    """In the standard library's frames that hold the environment, in dotenv's, httpx's, SDKs'."""
+    assert leaking(CALLS[name], everybodys) == []
+
+
+def test_the_search_finds_what_it_looks_for(echo: Echo) -> None:
+    """A frame that holds the environment or a key is found by it."""
+
+    def careless() -> None:
+        environment = os.environ
+        key = environment["GROQ_API_KEY"]
+        del key
+
+    assert leaking(careless, lambda file: file == __file__)
