@@ -117,7 +117,7 @@ class Keeper:
                 agreement.note_packed(finished.packed_by, [finished.task.address])
                 self._counts.packed += 1
         failed = [f for f in batch if f.error is not None]
-        if final := {f.task.address: str(f.error) for f in failed if not f.again}:
+        if final := {f.task.address: f.error.to_store() for f in failed if f.error and not f.again}:
             self._store.fail(final, now)
         if again := [f.task.address for f in failed if f.again]:
             self._store.release(again, self._owner)

@@ -37,6 +37,14 @@ class LLMProviderError(Exception):
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.next_available_at = next_available_at
 
+    def to_store(self) -> str:
+        """The message without the servers' own words, which may quote the prompt."""
+        message = str(self)
+        for attempt in self.attempts:
+            if attempt.said:
+                message = message.replace(f": {attempt.said}", "")
+        return message
+
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: one line, and the cell still fails."""
         return [without_controls(f"{type(self).__name__}: {self}")]

@@ -389,7 +389,9 @@ class RequestRun:
             self._remaining.leave(route)
         outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
         usage = failure.usage or Usage()
-        return self._note(route, outcome, call, usage, str(failure), state.opens_at)
+        return self._note(
+            route, outcome, call, usage, str(failure), state.opens_at, said=failure.said
+        )
 
     def _note_skipped(self, choice: Choice[Route]) -> None:
         """Record once per request each shut route that would have come first."""
@@ -405,6 +407,7 @@ class RequestRun:
         usage: Usage,
         error: str | None = None,
         opens_at: float | None = None,
+        said: str = "",
     ) -> Attempt:
         first_token = call.first_token_s if call and self.stream else None
         now = self._clock.time()
@@ -427,6 +430,7 @@ class RequestRun:
             session=SESSION,
             notebook=notebook(),
             opens_at=opens_at if is_shut else None,
+            said=said,
         )
         self.attempts.append(attempt)
         logger.info("%s", attempt)

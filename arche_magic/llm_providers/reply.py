@@ -24,6 +24,8 @@ class Attempt:
     """One request offered to one route, and what came of it.
 
     `session` is the process that asked, `notebook` the file it runs, where somebody has told.
+    `error` may end in the server's own words, `said`, which may quote the prompt: they are shown,
+    and never stored.
     """
 
     provider: str
@@ -42,6 +44,7 @@ class Attempt:
     opens_at: float | None = None
     session: str = ""
     notebook: str = ""
+    said: str = ""
 
     def __str__(self) -> str:
         name = route_name(self.provider, self.key, self.model)
@@ -64,8 +67,11 @@ class Attempt:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The attempt as plain JSON values."""
-        return dict(self.__dict__)
+        """The attempt as plain JSON values, without the server's own words."""
+        values = dict(self.__dict__)
+        if said := values.pop("said"):
+            values["error"] = (self.error or "").removesuffix(f": {said}")
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Attempt:

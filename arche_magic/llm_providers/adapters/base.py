@@ -18,7 +18,7 @@ from ..reasoning import without_reasoning
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..tracebacks import NoLocals, without_locals
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
-from .failures import error_fields, event_status, label, said, without_capability
+from .failures import error_fields, event_status, is_code, label, said, without_capability
 from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
 from .limits import parse_date
@@ -407,24 +407,30 @@ def _checked_finish(received: list[Part], request: Request, stream: bool) -> str
     """`stop` or `length`; raises AttemptFailed if what was received is no answer."""
     finish_reason = _finish_reason(received)
     reason = next((part.reason for part in reversed(received) if part.reason), "")
-    named = f" ({reason})" if reason.casefold() not in ("", finish_reason) else ""
+    reason = "" if reason.casefold() == finish_reason else reason
+    named = f" ({reason})" if is_code(reason) else ""
+    words = "" if named else reason
     refusal = "".join(part.refusal for part in received)
     if refusal:
         raise AttemptFailed("the model refused to answer", Remedy.CHANGE_PROMPT, text=refusal)
     if finish_reason == "content_filter":
-        raise AttemptFailed(f"the provider filtered the reply{named}", Remedy.CHANGE_PROMPT)
+        raise AttemptFailed(
+            f"the provider filtered the reply{named}", Remedy.CHANGE_PROMPT, said=words
+        )
     if finish_reason is None and stream:
         raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
     if finish_reason == "error":
-        raise AttemptFailed(f"the reply ended without an answer{named}", Remedy.RETRY_LATER)
+        raise AttemptFailed(
+            f"the reply ended without an answer{named}", Remedy.RETRY_LATER, said=words
+        )
     text = _text(received)
     if finish_reason == "length" and not without_reasoning(text).strip():
         raise AttemptFailed(_all_reasoning(received, request), Remedy.RAISE_MAX_TOKENS)
     # A model that is held to JSON may put all of it between its tags; the schema's reader looks.
     answer = text if request.schema else without_reasoning(text)
     if not answer.strip():
-        words = "the reply ended without an answer" if named else "an empty reply"
-        raise AttemptFailed(f"{words}{named}", Remedy.RETRY_LATER)
+        what = "the reply ended without an answer" if reason else "an empty reply"
+        raise AttemptFailed(f"{what}{named}", Remedy.RETRY_LATER, said=words)
     return finish_reason or "stop"
 
 

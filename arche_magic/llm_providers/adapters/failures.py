@@ -250,8 +250,14 @@ def _is_page(body: Any) -> bool:
     return isinstance(body, str) and body.lstrip()[:1] == "<"
 
 
+def is_code(word: str) -> bool:
+    """Whether a server's word is a name for something, such as `rate_limit_exceeded`."""
+    return re.fullmatch(r"[\w.:/-]{1,64}", word, re.ASCII) is not None
+
+
 def label(status: int, fields: Mapping[str, Any]) -> str:
     """`(429 rate_limit_exceeded)`; a code that is only a number is left to its status and type."""
     names = (said(fields, name) for name in ("code", "status", "type"))
-    word = next((name for name in names if name and not name.isdigit()), "")
+    # Anything else may be a text that quotes the prompt.
+    word = next((name for name in names if is_code(name) and not name.isdigit()), "")
     return f"({status} {word})" if word else f"({status})"

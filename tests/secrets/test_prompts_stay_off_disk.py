@@ -1,0 +1,52 @@
+"""A server that quotes the prompt in a refusal: it is shown where it helps, and stored nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from echo_server import Echo, echo_server
+
+import arche_magic
+from arche_magic.llm_providers import LLMProviderError, get_llm_provider
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+
+PROMPT = "my grandmother's diary"
+PROVIDERS = ("groq", "mistral", "google", "openai")
+
+
+@pytest.fixture
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
+    """A server for all four providers; the working directory is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "arche_magic.toml").write_text("patience = 0\n")
+    with echo_server() as server:
+        for name in ("GROQ", "MISTRAL", "GOOGLE_GEMINI", "OPENAI"):
+            monkeypatch.setenv(f"{name}_BASE_URL", server.url)
+        for name in ("GROQ", "MISTRAL", "GOOGLE", "OPENAI"):
+            monkeypatch.setenv(f"{name}_API_KEY", f"{name.lower()}-key-of-this-test")
+        use_configuration(None)
+        yield server
+
+
+def written(folder: Path) -> list[str]:
+    """The files below a folder that hold the prompt."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return [path.name for path in found if PROMPT.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422, 429, 500])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_refusal_that_quotes_the_prompt_is_not_stored(
+    echo: Echo, tmp_path: Path, provider: str, status: int
+) -> None:
+    """Not in the ledger, the record of attempts, or among the failures of a job."""
+    echo.message(lambda key: f"no use of {PROMPT}", status)
+    with pytest.raises(LLMProviderError) as raised:
+        get_llm_provider(provider).generate(PROMPT)
+    if status in (400, 422):
+        assert PROMPT in str(raised.value)
+    arche_magic.map([PROMPT, "another"], provider=provider, patience=0, allow_paid=True)
+    assert (get_configuration().replies.parent / "llm_calls.jsonl").exists()
+    assert not written(tmp_path)
