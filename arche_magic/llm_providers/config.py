@@ -366,7 +366,7 @@ def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> Replay
     if mode not in known:
         raise ValueError(f"[replay]: mode is {mode!r}; it can be {', '.join(known)}")
     if (named := variables.get("ARCHE_REPLAY", "")) and named not in known:
-        raise ConfigurationError(f"ARCHE_REPLAY is {named!r}; it can be {', '.join(known)}")
+        raise ConfigurationError(f"ARCHE_REPLAY is {str(named)!r}; it can be {', '.join(known)}")
     return cast("ReplayMode", named or mode)
 
 

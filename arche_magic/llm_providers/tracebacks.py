@@ -50,7 +50,8 @@ def without_locals(function: Callable[P, T]) -> Callable[P, T]:
             _clear(error, outer)
             raise
         finally:
-            del args, kwargs
+            # Set rather than deleted: tools that list arguments look for their names.
+            args, kwargs = (), {}  # type: ignore[assignment]
 
     return hiding
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import mistune
@@ -429,7 +430,7 @@ def test_what_cannot_be_seen_is_not_there(text: str, shown: str) -> None:
 @pytest.mark.parametrize("text", [f"a{SCOTLAND}b{TEXAS}", f"{FAMILY}c", f"flag {BLACK_FLAG}"])
 def test_an_emoji_may_come_in_pieces(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A terminal prints them as they come, and models send one sign at a time."""
-    reply = ReplyDisplay(cast("InteractiveShell", object()))
+    reply = ReplyDisplay(cast("InteractiveShell", SimpleNamespace(display_pub=None)))
     for sign in text:
         reply.add(sign)
     reply.finish(Reply(text))

@@ -23,6 +23,7 @@ import types
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def show_error(error: BaseException) -> None:
         print(*traceback.format_exception(link))
         print(*traceback.TracebackException.from_exception(link, capture_locals=True).format())
         print(VerboseTB(theme_name="nocolor").text(kind, link, trace))
-        print(cgitb.text((kind, link, trace)))
+        # It cannot print frames whose variables were cleared, and so prints nothing of them.
+        with suppress(KeyError):
+            print(cgitb.text((kind, link, trace)))
         while trace is not None:
             for name, value in trace.tb_frame.f_locals.items():
                 # The script's own frames hold what it works with.

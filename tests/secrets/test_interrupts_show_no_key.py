@@ -19,6 +19,7 @@ from arche_magic.llm_providers import (
     calls,
     get_llm_provider,
     get_quota_tracker,
+    keys,
 )
 from arche_magic.llm_providers.config import get_configuration, load_configuration
 from arche_magic.llm_providers.key_checks import check_keys
@@ -33,6 +34,8 @@ def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
     """A server that quotes the key in each refusal; the environment and a `.env` hold the keys."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
     monkeypatch.chdir(tmp_path)
+    # An interrupt may come when a key was added, and not yet removed.
+    monkeypatch.setattr(keys, "_added", ())
     monkeypatch.setenv("GROQ_API_KEY", keys_of("groq")[0])
     monkeypatch.setenv("GOOGLE_API_KEY", keys_of("google")[0])
     monkeypatch.setenv("OPENAI_API_KEY", keys_of("openai")[0])

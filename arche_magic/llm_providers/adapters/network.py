@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -139,8 +140,13 @@ def _watched(
     late: type[Exception],
     unclaimed: Callable[[T], object] | None = None,
 ) -> T:
-    """A step that keeps its own time; left to itself as soon as another thread stops the call."""
-    if not (isinstance(timeout, Allowance) and timeout.watched):
+    """A step that keeps its own time; left to itself as soon as another thread stops the call.
+
+    The main thread is stopped by an interrupt, which reaches the step itself and leaves no
+    connection behind.
+    """
+    watched = isinstance(timeout, Allowance) and timeout.watched
+    if not watched or threading.current_thread() is threading.main_thread():
         return step()
     try:
         return within(math.inf, step, unclaimed, stopped=lambda: _is_over(timeout))
