@@ -35,6 +35,8 @@ logger = logging.getLogger("arche_magic.attempts")
 SESSION = f"s{os.urandom(4).hex()}"
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
+# How long a process waits for another one that puts last month's file aside.
+_TURN_SECONDS = 1.0
 _BLOCK_BYTES, _SAMPLE_BYTES = 4_194_304, 16_384
 _NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
@@ -307,8 +309,8 @@ def _put_by(path: Path, month: str) -> None:
         return
     lock = kernel_lock(f"{path}.lock")
     with suppress(OSError):
-        # Whoever has the lock does it.
-        if not lock.acquire(0):
+        # Whoever has the lock does it; what is written meanwhile would go into the old file.
+        if not lock.acquire(_TURN_SECONDS):
             return
         try:
             # Somebody else may have done it, and begun the new one.

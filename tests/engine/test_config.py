@@ -270,7 +270,7 @@ READ_PIPE = """
 import sys
 from pathlib import Path
 from arche_magic.llm_providers.env_file import read_env_file
-print(*sorted((n, str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).items()))
+print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).items()))
 """
 
 

@@ -103,10 +103,10 @@ def test_a_ledger_behind_a_password_shows_none_of_it(
 
 
 def test_a_wrong_password_is_not_shown(locked_redis: int, tmp_path: Path, planted: Sandbox) -> None:
-    """The ledger goes on in memory, with a warning that has the server's reason and no URL."""
+    """No request begins; the error has the reason and no URL."""
     wrong = quote(PASSWORD[::-1] + PASSWORD[:12], safe="")
     shown = shown_with(f"redis://somebody:{wrong}@127.0.0.1:{locked_redis}/0", tmp_path, planted)
-    assert "the ledger's Redis does not answer (AuthenticationError)" in shown
+    assert "Redis takes no changes: it does not accept the user name or the password" in shown
 
 
 @pytest.mark.parametrize(
