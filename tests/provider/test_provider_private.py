@@ -271,7 +271,7 @@ def test_what_comes_first_for_a_request_names_the_model(start: Start) -> None:
     private = llm.generate(PROMPT, same_model=True, private=True)
     assert private.model == MODELS["mistral"]
     sandbox.fail("google", "server_error", times=3)
-    frame = arche_magic.map([f"Row {number}" for number in range(30)], same_model=True)
+    frame = arche_magic.map([f"Row {number}" for number in range(8)], same_model=True)
     assert set(frame.model.dropna()) == {MODELS["google"]}
 
 
