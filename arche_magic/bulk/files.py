@@ -61,7 +61,7 @@ class SourceFile:
         sep: what separates the fields of a CSV.
 
     Raises:
-        InvalidRequest: there is no such file, it cannot be read, or an option does not apply.
+        InvalidRequest: the file does not exist or cannot be read, or an option does not apply.
         ConfigurationError: a package is missing.
     """
 
@@ -82,13 +82,11 @@ class SourceFile:
                 codecs.lookup(encoding)
             except (LookupError, ValueError):
                 raise InvalidRequest(
-                    f"encoding: there is no encoding {encoding!r}; common ones are utf-8, cp1252 "
-                    "and utf-16"
+                    f"encoding {encoding!r} is unknown; common ones are utf-8, cp1252 and utf-16"
                 ) from None
         if sep is not None and (not isinstance(sep, str) or len(sep) != 1 or sep in '\r\n"'):
             raise InvalidRequest(f"sep is {sep!r}; it must be one character, such as ';'")
         self.sep = sep or ","
-        self._encoding = encoding
         with self._readable():
             self.encoding = encoding or self._encoding_by_mark()
             self.first_row = next(frame for frame, _ in self._frames(1))

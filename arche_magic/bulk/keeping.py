@@ -162,6 +162,7 @@ class Keeper:
     def _discard(self, model: Model) -> None:
         """Forget the packed replies of a model, and have their rows asked again."""
         agreement = self._lanes.agreement
+        self._lanes.resize()
         addresses = agreement.addresses(model)
         self._store.forget(addresses)
         self._counts.discarded += len(addresses)

@@ -54,18 +54,18 @@ def plan(
     """What `map` with the same arguments would take, if it began now. Nothing is sent or held.
 
     Args:
-        data: as for `map`, and so is all that follows.
-        template: likewise.
-        schema: likewise.
-        pack: likewise.
-        allow_paid: likewise.
-        retry_errors: likewise.
-        fresh: likewise.
-        reserve: likewise.
-        encoding: likewise.
-        sep: likewise.
-        llm: likewise.
-        **options: likewise.
+        data: as for `map`.
+        template: as for `map`.
+        schema: as for `map`.
+        pack: as for `map`.
+        allow_paid: as for `map`.
+        retry_errors: as for `map`.
+        fresh: as for `map`.
+        reserve: as for `map`.
+        encoding: as for `map`.
+        sep: as for `map`.
+        llm: as for `map`.
+        **options: as for `map`.
         by: also say whether it is done by then, and what would have to change: a datetime, `08:00`
             (the next one), or `2026-11-26 08:00`.
 

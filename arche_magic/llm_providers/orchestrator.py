@@ -225,7 +225,7 @@ class IntelligentLLMOrchestrator:
             self.configuration.provider(request.provider)
             raise ConfigurationError(
                 f"{request.provider} is not among the providers of this object "
-                f"({', '.join(getattr(self, 'providers', ()))})"
+                f"({', '.join(self.providers)})"
             )
         only = self.providers[0] if len(self.providers) == 1 else None
         models = self.configuration.resolve_model(request.model, request.provider or only)

@@ -249,7 +249,6 @@ class Image:
 
 # Float noise of windows that refill, in units and in seconds.
 _ROUNDING = 1e-3
-_MOST_UNITS = 1e15
 # The year 5138: a moment beyond it is none.
 _NEVER = 1e11
 
@@ -474,7 +473,7 @@ class Standing:
 
 def _whole(rounded: Callable[[float], int], units: float) -> int:
     """Units as a whole number that every table and file can hold."""
-    return 0 if math.isnan(units) else rounded(min(max(0.0, units), _MOST_UNITS))
+    return 0 if math.isnan(units) else rounded(min(max(0.0, units), MOST_UNITS))
 
 
 def iso(seconds: float) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -355,8 +356,11 @@ def _course(ended: Reply | Ended) -> dict[str, Any]:
 
 
 def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
-    """Each attempt as a line of JSON: a saved notebook would part a mapping into many."""
-    return [_one_line(told(attempt)) for attempt in attempts]
+    """Each attempt as a line of JSON: a saved notebook would spread a mapping over many lines.
+
+    The server's words are in its `error` already.
+    """
+    return [_one_line(told(replace(attempt, said=""))) for attempt in attempts]
 
 
 def _one_line(values: dict[str, Any]) -> str:

@@ -15,21 +15,17 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
-from .preview import paid_text
+from .preview import Name, paid_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Name = tuple[str, str, str]
 
 _TYPES = {
     "provider": "str", "key": "str", "model": "str", "verdict": "str",
     "headroom_percent": "float64", "opens_at": "datetime64[ms, UTC]", "why": "str",
     "would_change": "str",
 }  # fmt: skip
-
-
 # A table as text does not wrap.
 _TEXT_WIDTH = 70
 

@@ -62,7 +62,7 @@ def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
         (TABLE.encode("cp1252"), {}, r"in\.csv is not UTF-8 text; name.*encoding='cp1252'"),
         (TABLE.encode("utf-16-le"), {}, "in.csv is not UTF-8 text; it may be UTF-16"),
         (TABLE.encode("utf-8"), {"encoding": "ascii"}, "in.csv is not ASCII text"),
-        (TABLE.encode("utf-8"), {"encoding": "utf-99"}, "there is no encoding 'utf-99'"),
+        (TABLE.encode("utf-8"), {"encoding": "utf-99"}, "encoding 'utf-99' is unknown"),
         (b"", {}, "in.csv is empty"),
         (b"text,note\na,b\nc,d,e\n", {}, r"in\.csv \(utf-8.*Expected 2 fields in line 3, saw 3"),
         (b"text,note\na,b,c\nd,e,f\n", {}, "in.csv .*more fields than the header"),
