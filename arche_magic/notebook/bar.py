@@ -109,7 +109,7 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
     if progress.packed:
         spent.append(f"{progress.packed:,} packed")
     if progress.checked:
-        spent.append(f"{progress.agreed} of {progress.checked} asked alone too agree")
+        spent.append(f"{progress.agreed} of {progress.checked} checked rows agree")
     if progress.not_compared:
         spent.append(f"{progress.not_compared} not compared")
     if progress.discarded:
