@@ -313,7 +313,7 @@ def test_any_headers_can_be_read(headers: dict[str, str]) -> None:
 
 @given(st.text(max_size=200))
 def test_any_message_can_be_read(text: str) -> None:
-    """No message makes the reader fail, in the figures of a limit message neither."""
+    """No message makes the reader fail, and no figure in a limit message does."""
     read_sentence(text)
     read_sentence(f"on tokens per day (TPD): Limit {text}")
     read_sentence(

@@ -159,7 +159,7 @@ def shown(path: Place) -> str:
 
 @pytest.mark.parametrize("what", WRONG)
 def test_one_wrong_value_raises_nothing(ledger: Path, what: str) -> None:
-    """Whatever and wherever it is, in a ledger without a copy: the rest is gone on from."""
+    """Whatever and wherever it is, in a ledger without a copy: the rest is used."""
     content = json.loads(ledger.read_bytes())
     for name in ("copy", "backup"):
         ledger.with_name(f"{ledger.name}.{name}").unlink()
@@ -217,7 +217,7 @@ def test_a_wrong_value_is_named_and_the_file_kept(ledger: Path) -> None:
 
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.7])
 def test_conflict_markers_of_git_cost_nothing(ledger: Path, where: float) -> None:
-    """A ledger that was committed by two branches: the copy is gone on from."""
+    """A ledger that was committed by two branches: the copy is used."""
     before = tracker_of(ledger).get_usage_summary()
     lines = ledger.read_text().splitlines()
     at = int(where * len(lines))

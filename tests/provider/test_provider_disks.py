@@ -119,7 +119,7 @@ def test_a_disk_that_refuses_costs_one_warning(
 
 
 def test_a_folder_that_may_only_be_read_costs_one_warning(start: Start, tmp_path: Path) -> None:
-    """Another user's notebooks, or a read-only disk: the counts there are gone on from."""
+    """Another user's notebooks, or a read-only disk: counting starts from what is there."""
     write_env_file(tmp_path, start(keys={"mistral": 1}))
     ask(ASK, tmp_path)
     outputs = tmp_path / "outputs"

@@ -259,7 +259,7 @@ def _model(value: Any, path: str, wrong: list[str]) -> Any:
     found = _MODEL_FIELDS(value, path, wrong)
     if len(wrong) == before or found is _WRONG or "at" in found:
         return found
-    # A count whose moment is not known any more cannot be gone on from.
+    # A count whose moment is unknown cannot be continued.
     limits = found.get("limits", {})
     undated = [n for n, limit in limits.items() if "used" in limit and "at" not in limit]
     wrong += [f"{path}.limits.{name}.used" for name in undated]
