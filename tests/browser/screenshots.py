@@ -72,11 +72,11 @@ def take(screen: Screen, name: str, first: str, last: str) -> None:
 
 
 def around(first: Locator, last: Locator) -> FloatRect:
-    """The part of the page from one cell to another, with a margin above and below."""
+    """The part of the page from one cell to another, with a margin above."""
     begin, end = first.bounding_box(), last.bounding_box()
     if begin is None or end is None:
         sys.exit("The cells are not on the page.")
-    top, bottom = begin["y"] - MARGIN, end["y"] + end["height"] + MARGIN
+    top, bottom = begin["y"] - MARGIN, end["y"] + end["height"]
     return {"x": begin["x"], "y": top, "width": begin["width"], "height": bottom - top}
 
 
