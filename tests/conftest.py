@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,10 +11,18 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from leaks import leaks_in, leaks_of_a_run
 
-from arche_magic.llm_providers.config import use_configuration
-from arche_magic.sandbox import Sandbox
+# Tests start hundreds of Python processes. Each would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# jsonschema imports this optional checker of international addresses wherever it is installed,
+# which takes two seconds of every process. No test needs it.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+from leaks import leaks_in, leaks_of_a_run  # noqa: E402
+
+from arche_magic.llm_providers.config import use_configuration  # noqa: E402
+from arche_magic.sandbox import Sandbox  # noqa: E402
 
 KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
@@ -27,8 +36,6 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees, or spends, a key of whoever runs it."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(KEY_VARIABLES):
             monkeypatch.delenv(name)

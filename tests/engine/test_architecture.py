@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,12 +164,14 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+MODULES = dict(modules())
+
+
 def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
     """Absolute names a module imports, and whether for type checkers alone.
 
     `from . import x` counts as the module `x` where there is one.
     """
-    known = {module for module, _ in modules()}
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node: ast.AST, typing_only: bool) -> Iterator[tuple[str, bool]]:
@@ -182,7 +185,7 @@ def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
                 base = f"{folder}.{base}" if base else folder
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                yield (inner if inner in known else base), typing_only
+                yield (inner if inner in MODULES else base), typing_only
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
                 yield from visit(child, True)
@@ -190,7 +193,8 @@ def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
                 yield from visit(child, typing_only)
         else:
             for child in ast.iter_child_nodes(node):
-                yield from visit(child, typing_only)
+                if not isinstance(child, ast.expr):  # it holds no import
+                    yield from visit(child, typing_only)
 
     yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
 
@@ -203,17 +207,22 @@ def layer(module: str) -> str | None:
     return inner if inner.startswith("quota.") else inner.partition(".")[0]
 
 
-EVERYTHING = [
-    (name, target, only) for name, path in modules() for target, only in imports(name, path)
-]
+@cache
+def all_imports() -> list[tuple[str, str, bool]]:
+    """Importing module, imported module, and whether for type checkers alone."""
+    return [
+        (name, target, only)
+        for name, path in MODULES.items()
+        for target, only in imports(name, path)
+    ]
 
 
 def test_the_test_reads_imports() -> None:
     """A rule over nothing would always hold."""
-    edges = {(name, target) for name, target, _ in EVERYTHING}
+    edges = {(name, target) for name, target, _ in all_imports()}
     assert (f"{ENGINE}.loop", f"{ENGINE}.routing") in edges
     assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.quota.ledger") in edges
-    assert {layer(name) for name, _ in modules()} >= set(ALLOWED)
+    assert {layer(name) for name in MODULES} >= set(ALLOWED)
 
 
 @pytest.mark.parametrize("part", sorted(ALLOWED))
@@ -221,7 +230,7 @@ def test_a_part_of_the_engine_uses_only_the_parts_below_it(part: str) -> None:
     """The layers of the engine."""
     used = {
         f"{layer(target)}{'?' if only else ''}"
-        for name, target, only in EVERYTHING
+        for name, target, only in all_imports()
         if layer(name) == part and layer(target) not in (None, part)
     }
     allowed = ALLOWED[part] | {f"{name}?" for name in ALLOWED[part]}
@@ -230,14 +239,14 @@ def test_a_part_of_the_engine_uses_only_the_parts_below_it(part: str) -> None:
 
 def test_only_the_top_of_the_engine_is_without_a_rule() -> None:
     """A new module needs a line above."""
-    parts = {layer(name) for name, _ in modules()} - {None}
+    parts = {layer(name) for name in MODULES} - {None}
     assert parts - set(ALLOWED) == {"loop", "orchestrator"}
 
 
 def test_the_engine_has_no_cycle() -> None:
     """Each part can be read after the parts it uses."""
     graph: dict[str, set[str]] = {}
-    for name, target, only in EVERYTHING:
+    for name, target, only in all_imports():
         one, two = layer(name), layer(target)
         if one and two and one != two and not only:
             graph.setdefault(one, set()).add(two)
@@ -247,7 +256,7 @@ def test_the_engine_has_no_cycle() -> None:
 def test_the_engine_knows_nothing_of_notebooks() -> None:
     """No IPython, widgets or pandas, no face and no sandbox."""
     foreign = ("IPython", "ipywidgets", "pandas", "traitlets", "starlette", "uvicorn")
-    for name, target, _ in EVERYTHING:
+    for name, target, _ in all_imports():
         if name.startswith(ENGINE):
             assert target.partition(".")[0] not in foreign, f"{name} imports {target}"
             assert not target.startswith(("arche_magic.notebook", "arche_magic.sandbox")), name
@@ -270,21 +279,21 @@ def test_unknown_errors_are_caught_in_few_places() -> None:
 def test_users_of_the_engine_use_only_what_is_public() -> None:
     """No routing and no quota rules are reached around the public names."""
     users = tuple(f"arche_magic.{part}" for part in ("notebook", "bulk", "prompts"))
-    for name, target, _ in EVERYTHING:
+    for name, target, _ in all_imports():
         if name.startswith(users) and target.startswith(ENGINE):
             assert target in PUBLIC, f"{name} imports {target}"
 
 
 def test_jobs_know_nothing_of_the_face() -> None:
     """They run in scripts and on other machines too."""
-    for name, target, _ in EVERYTHING:
+    for name, target, _ in all_imports():
         if name.startswith(("arche_magic.bulk", "arche_magic.prompts")):
             assert not target.startswith(("arche_magic.notebook", "IPython")), f"{name}: {target}"
 
 
 def test_the_sandbox_stands_alone() -> None:
     """It imitates the providers, so it must not share a line with what talks to them."""
-    for name, target, _ in EVERYTHING:
+    for name, target, _ in all_imports():
         if name.startswith("arche_magic.sandbox"):
             assert not target.startswith((ENGINE, "arche_magic.notebook")), f"{name}: {target}"
 
