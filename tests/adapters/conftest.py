@@ -6,6 +6,11 @@ import threading
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+# Imported here, as the first call would do it within its ten seconds; a busy machine takes longer.
+import google.genai  # noqa: F401
+import groq  # noqa: F401
+import mistralai.client  # noqa: F401
+import openai  # noqa: F401
 import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, ScriptedHandler, sandbox_adapter
 
