@@ -457,16 +457,14 @@ def test_time_grows_with_the_length_and_no_faster(
     """Whatever is repeated: four times the text takes about four times as long, not sixteen."""
 
     def seconds(text: str) -> float:
-        def once() -> float:
-            began = time.process_time()
-            draw(text)
-            return time.process_time() - began
-
-        return min(once() for _ in range(2))
+        began = time.process_time()
+        draw(text)
+        return time.process_time() - began
 
     for pattern in PATTERNS:
-        short, long = (start + pattern * (n // len(pattern)) for n in (20_000, 80_000))
-        assert seconds(long) < 8 * seconds(short) + 0.05, pattern
+        short, long = (start + pattern * (n // len(pattern)) for n in (10_000, 40_000))
+        # A pause of the machine may hit one measurement, but not three.
+        assert any(seconds(long) < 8 * seconds(short) + 0.05 for _ in range(3)), pattern
 
 
 def test_a_very_long_reply_is_shown_as_it_is() -> None:
