@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ MODELS = {
     "google": "gemini-3.8-flash",
     "openai": "gpt-4.1-mini",
 }
+
+
+# Sandboxes speak plain HTTP. Each client would read the machine's certificates, which takes 50 ms.
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+UNUSED: Any = {"verify": NO_CERTIFICATES, "trust_env": False}
 
 
 class Clock:
@@ -89,6 +95,7 @@ class Client:
         self.key = key or names.get(f"{stem}_{number}") or names[stem]
         self.headers: dict[str, str] = {}
         self._http = httpx.Client(
+            verify=NO_CERTIFICATES,
             trust_env=False,
             follow_redirects=True,
             event_hooks={"response": [self._note]},
@@ -114,6 +121,7 @@ class Client:
                 api_key=self.key,
                 server_url=names["MISTRAL_BASE_URL"],
                 client=self._http,
+                async_client=httpx.AsyncClient(**UNUSED),
                 timeout_ms=int(timeout * 1000),
             )
         else:
@@ -122,6 +130,7 @@ class Client:
                 http_options=genai_types.HttpOptions(
                     base_url=names["GOOGLE_GEMINI_BASE_URL"],
                     httpx_client=self._http,
+                    async_client_args={**UNUSED, "ssl": NO_CERTIFICATES},
                     timeout=int(timeout * 1000),
                 ),
             )
