@@ -22,9 +22,9 @@ def running_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]
 @pytest.fixture
 def kernel(running_kernel: Kernel) -> Iterator[Kernel]:
     """A kernel with the extension, and no key."""
-    running_kernel.run("get_ipython().config.pop('ArcheMagics', None)")
-    running_kernel.run("%reload_ext arche_magic")
-    running_kernel.forget_keys()
+    running_kernel.forget_keys(
+        before="get_ipython().config.pop('ArcheMagics', None)\n%reload_ext arche_magic"
+    )
     yield running_kernel
     running_kernel.run("%unload_ext arche_magic")
 

@@ -179,19 +179,23 @@ class Kernel:
 
     def use(self, sandbox: Sandbox, store: str = "") -> None:
         """Point the kernel's environment at a sandbox, with an empty ledger."""
-        self.forget_keys()
         variables = sandbox.environment() | {
             "ARCHE_QUOTA_STORE": store or f"memory://{time.monotonic_ns()}"
         }
-        assert self.run(f"import os; os.environ.update({variables!r})").status == "ok"
+        self.forget_keys(after=f"os.environ.update({variables!r})")
 
-    def forget_keys(self) -> None:
-        """Take every key, and the sandbox of `%llm_sandbox`, from the kernel again."""
+    def forget_keys(self, before: str = "", after: str = "") -> None:
+        """Take every key, and the sandbox of `%llm_sandbox`, from the kernel again.
+
+        `before` and `after` are code that runs in the same cell.
+        """
         code = (
+            f"{before}\n"
             "import os, warnings\n"
             "%llm_sandbox stop\n"
             f"for name in [n for n in os.environ if n.startswith({KEY_VARIABLES!r})]:\n"
-            "    del os.environ[name]"
+            "    del os.environ[name]\n"
+            f"{after}"
         )
         assert self.run(code).status == "ok"
 
