@@ -382,7 +382,8 @@ class HiddenRollingRate(HiddenRate):
     window = "rolling"
 
 
-_thorough = settings(max_examples=100, stateful_step_count=40, deadline=None)
+# Every run draws others.
+_thorough = settings(max_examples=60, stateful_step_count=40, deadline=None)
 _brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
 
 TestBucketLedger = LedgerAgainstServer.TestCase
