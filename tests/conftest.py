@@ -15,9 +15,12 @@ from filelock import FileLock
 # Tests start hundreds of Python processes. Each would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# jsonschema imports this optional checker of international addresses wherever it is installed,
-# which takes two seconds of every process. No test needs it.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# Packages that take long to import and that no test needs; for the processes of tests too.
+NOT_INSTALLED = str(Path(__file__).parent / "not_installed")
+sys.path.insert(0, NOT_INSTALLED)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [NOT_INSTALLED, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 from leaks import leaks_in, leaks_of_a_run  # noqa: E402
 
