@@ -53,7 +53,7 @@ def raw_deflated(text: bytes) -> bytes:
     return deflate.compress(text) + deflate.flush()
 
 
-LONG = b'{"error": {"message": "' + 100 * MEGABYTE * b" "
+LONG = b'{"error": {"message": "' + 20 * MEGABYTE * b" "
 BOMBS: dict[str, tuple[dict[str, str], Callable[[], bytes]]] = {
     "long": ({}, lambda: 50 * MEGABYTE * b" "),
     "gzip": ({"content-encoding": "gzip"}, lambda: gzipped(LONG)),
