@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.types import Clock
 
 ABSURD = (10**15, 10**400, 3 * 10**12, 1_000_000_000, -5, 1e15)
-NO_COUNTS = ("1e308", "7.5", "true", '"many"', '"12"', "[1]", '{"a": 1}', "1e999", "-1e999", "NaN")
+NO_COUNTS = (
+    "1e308", "7.5", "true", '"many"', '"12"', "[1]", '{"a": 1}', "1e999", "-1e999", "NaN",
+    "1" + 5000 * "0",
+)  # fmt: skip
 TEXT = "Hello there."
 
 
@@ -161,6 +164,35 @@ def test_what_is_not_a_count_loses_no_reply(
         assert 0 < reply.usage.input_tokens < 100
         everything_is_read()
         clock.now += 60
+
+
+UNREAD = ("id", "object", "created", "model", "service_tier", "responseId", "modelVersion")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_field_that_nobody_reads_loses_no_reply(
+    wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
+) -> None:
+    """Nor does a usage that is none, or one with further figures."""
+    llm = use(wire, script, tmp_path, clock)
+    whole = (event if stream else body)(wire, 9, 3)
+    usage = "usageMetadata" if wire == "google" else "usage"
+    further = {**whole[usage], "prompt_audio_seconds": 7.5, "total_tokens": [], "queue_time": "x"}
+    first = "candidates" if wire == "google" else "choices"
+    changes = [{name: 123454321} for name in UNREAD]
+    changes += [{usage: 123454321}, {usage: further}, {usage: {}}]
+    changes.append({first: [{**whole[first][0], "index": 123454321, "logprobs": 123454321}]})
+    for change in changes:
+        for figure in ("null", "7.5", "[]", "1" + 5000 * "0"):
+            if stream:
+                script.events(whole | change, done=wire != "google")
+            else:
+                script.answer(200, whole | change)
+            script.body = script.body.replace(b"123454321", figure.encode())
+            reply = "".join(llm.stream("Hello")) if stream else llm.generate("Hello")
+            assert reply == TEXT
+            clock.sleep(60)
 
 
 figures = st.one_of(

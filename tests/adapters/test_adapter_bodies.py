@@ -171,6 +171,8 @@ def pretty(event: dict[str, Any]) -> str:
 STREAMS: dict[str, Callable[..., str]] = {
     "plain": lambda *e: joined("\n", *e),
     "byte order mark": lambda *e: "\ufeff" + joined("\n", *e),
+    "two marks": lambda *e: "\ufeff\ufeff" + joined("\n", *e),
+    "a mark per event": lambda *e: joined("\n", *e, prefix="\ufeffdata: "),
     "event line": lambda *e: joined("\n", *e, prefix="event: message\ndata: "),
     "event line first": lambda *e: "event: start\n" + joined("\n", *e),
     "event without data": lambda *e: "event: ping\n\n" + joined("\n", *e),
@@ -234,6 +236,23 @@ def test_a_stream_that_is_cut_is_no_reply(script: Script, build: Build, wire: st
         except AttemptFailed:
             continue
         assert text == "one two"
+
+
+NO_EVENTS = (" data: {}", "Data: {}", "data : {}", "\u00a0data: {}", "\x00data: {}")
+NO_OBJECTS = ("data: null", "data: []", 'data: "one "', "data: 5")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_piece_that_cannot_be_read_is_not_left_out(
+    script: Script, build: Build, wire: str
+) -> None:
+    """The rest would pass for the whole reply."""
+    for text in (*NO_EVENTS, *NO_OBJECTS):
+        piece = text.replace("{}", json.dumps(chunk_of(wire, "one "))) + "\n\n"
+        script.events(piece, chunk_of(wire, "two", "stop"), done=wire != "google")
+        with pytest.raises(AttemptFailed) as caught:
+            complete(build(wire), MODELS[wire], stream=True)
+        assert caught.value.remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -7,6 +7,7 @@ have no end. The SDKs read all of it; what they get from here is bounded.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,10 +24,14 @@ MOST_OF_A_STREAM = 256_000_000
 
 _PIECE = 65_536
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIELDS = (b"data", b"event", b"id", b"retry")
+_LONGEST_NUMBER = 400
+# Python reads no number of more than 4,300 digits, and an SDK would refuse the whole reply for one.
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (_LONGEST_NUMBER + 1))
 
 
 class Unreadable(httpx.StreamError):
-    """The body is too long, or compressed in a way that we did not ask for."""
+    """The body is too long, compressed in a way that we did not ask for, or no stream of events."""
 
 
 def bounded(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
@@ -96,7 +101,8 @@ def events(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes
     The SDKs know different parts of the format: one drops an event that follows a byte order mark,
     another one that has an `event:` line. Here it is read as the standard says
     (https://html.spec.whatwg.org/multipage/server-sent-events.html), except that an event at the
-    end counts without its blank line. JSON that comes instead of events is passed on as one event.
+    end counts without its blank line, and that no line may hold JSON under another name: a piece of
+    the reply would be missing. JSON that comes instead of events is passed on as one event.
 
     Args:
         chunks: the body, cut anywhere.
@@ -119,7 +125,7 @@ class _EventReader:
         self._line = bytearray()
         self._data: list[bytes] = []
         self._size = 0
-        self._first, self._after_return, self._is_json = True, False, False
+        self._after_return = self._is_json = False
         self.heard = False
 
     def read(self, chunk: bytes) -> Iterator[bytes]:
@@ -143,8 +149,9 @@ class _EventReader:
         """Take the line that is complete; a blank one ends an event."""
         line = bytes(self._line).rstrip(b"\r\n")
         self._line.clear()
-        if self._first:
-            line, self._first = line.removeprefix(_BYTE_ORDER_MARK), False
+        # Servers that join files leave one before each of them.
+        while line.startswith(_BYTE_ORDER_MARK):
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:
             if any(self._data):
                 yield b"".join(b"data: %b\n" % data for data in self._data) + b"\n"
@@ -156,24 +163,45 @@ class _EventReader:
         if self._is_json:
             value = line
         elif name != b"data":
+            if name and name not in _FIELDS and b"{" in line:
+                raise Unreadable("the stream has JSON that is not an event")
             return
         self._data.append(value.removeprefix(b" "))
         self._size += len(line)
 
 
+def read_json(text: str | bytes) -> Any:
+    """The value of a JSON text; a whole number of more than 400 digits is read as -1.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    return json.loads(text, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int:
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else -1
+
+
 def rewritten(
-    chunks: Iterable[bytes], keep: Callable[[Any], Any], *, events: bool
+    chunks: Iterable[bytes], keep: Callable[[Any], Any] | None, *, events: bool
 ) -> Iterator[bytes]:
-    """The JSON of a body, or of each event of a stream, with only what `keep` leaves of it."""
+    """The JSON of a body, or of each event of a stream, with numbers that Python can read.
+
+    If `keep` is given, only what it leaves of the JSON is passed on.
+    """
     for text in chunks if events else [b"".join(chunks)]:
+        if keep is None and not _LONG_NUMBER.search(text):
+            yield text
+            continue
         lines = text.split(b"\n") if events else [text]
         try:
-            value = json.loads(b"\n".join(line.removeprefix(b"data: ") for line in lines))
+            value = read_json(b"\n".join(line.removeprefix(b"data: ") for line in lines))
         except (ValueError, RecursionError):
             yield text
             continue
         form = b"data: %b\n\n" if events else b"%b"
-        yield form % json.dumps(keep(value)).encode()
+        yield form % json.dumps(keep(value) if keep else value).encode()
 
 
 class Body(httpx.SyncByteStream):

@@ -29,8 +29,14 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
 
 
 def chat_part(item: Any) -> Part | None:
-    """One chat completion, or one chunk of it."""
-    item = mapping(item)
+    """One chat completion, or one chunk of it.
+
+    Raises:
+        TypeError: it is not a JSON object.
+        ErrorInReply: it describes an error.
+    """
+    if not isinstance(item, dict):
+        raise TypeError("JSON that is not an object")
     extra = mapping(item.get("x_groq"))
     usage = mapping(extra.get("usage")) or mapping(item.get("usage"))
     count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))

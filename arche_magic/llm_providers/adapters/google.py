@@ -49,8 +49,10 @@ class GoogleAdapter(SdkAdapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
+        if not isinstance(answer, dict):
+            raise TypeError("JSON that is not an object")
         kept = _only(answer, _READ)
-        if isinstance(kept, dict) and (word := _unknown_word(answer, kept)):
+        if (word := _unknown_word(answer, kept)):
             # The SDK hands it on as it is, and nobody reads an id.
             kept["responseId"] = word
         return kept

@@ -7,7 +7,6 @@ errors unwrapped, and give no headers with a reply).
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -35,6 +34,7 @@ from .bodies import (
     bounded,
     decompressed,
     events,
+    read_json,
     rewritten,
 )
 from .formats import Asked
@@ -134,8 +134,7 @@ class Call:
         body = bounded(body, most)
         if self.stream:
             body = events(body, self.hear)
-        if self._keep is not None:
-            body = rewritten(body, self._keep, events=self.stream)
+        body = rewritten(body, self._keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
         return httpx.Response(
             self.status, headers={"content-type": kind}, stream=Body(body, response.close)
@@ -329,7 +328,7 @@ class _Client(httpx.Client):
 def parse_body(text: str) -> Any:
     """JSON if it is JSON, else the text."""
     try:
-        return json.loads(text)
+        return read_json(text)
     except (ValueError, RecursionError):
         return text
 

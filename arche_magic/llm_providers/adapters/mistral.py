@@ -10,8 +10,15 @@ import httpx
 
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter, as_count
-from .chat import chat_messages, chat_part
-from .failures import by_status, label, model_missing, said, validation_problems
+from .chat import chat_messages, chat_part, mapping
+from .failures import (
+    by_status,
+    label,
+    mappings,
+    model_missing,
+    said,
+    validation_problems,
+)
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations, retry_delay
@@ -31,11 +38,22 @@ class MistralAdapter(SdkAdapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        # The SDK refuses a whole reply for a figure that is not a number.
-        usage = answer.get("usage") if isinstance(answer, dict) else None
-        if isinstance(usage, dict):
-            usage.update({name: as_count(usage.get(name)) for name in _COUNTS})
-        return answer
+        # The SDK refuses a whole reply for any field of another type, read by us or not.
+        # Events are read without its classes.
+        choices = mappings(mapping(answer).get("choices"))
+        if not choices or "delta" in choices[0]:
+            return answer
+        message = mapping(choices[0].get("message"))
+        usage = mapping(answer.get("usage"))
+        choice = {
+            "index": 0,
+            "finish_reason": said(choices[0], "finish_reason"),
+            "message": {"role": "assistant", "content": message.get("content")},
+        }
+        return {
+            "id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice],
+            "usage": {name: as_count(usage.get(name)) for name in _COUNTS},
+        }  # fmt: skip
 
     def _build(self) -> Any:
         from mistralai.client import Mistral
@@ -121,6 +139,4 @@ def _events(stream: Any) -> Iterable[Part | None]:
     takes ten times as long.
     """
     for event in type(stream)(stream.response, json.loads, "[DONE]"):
-        if not isinstance(event["data"], dict):
-            raise TypeError("an event that is no JSON object")
         yield chat_part(event["data"])
