@@ -50,6 +50,7 @@ WRONG: dict[str, Any] = {
     "large": 1e300,
     "nan": math.nan,
     "true": True,
+    "half a character": "\ud800",
 }
 LIMITS = [
     replace(RPM, amount=30),
@@ -173,6 +174,31 @@ def test_one_wrong_value_raises_nothing(ledger: Path, what: str) -> None:
                 use(tracker_of(changed, NOON + number % 2 * 100_000))
         except Exception as error:
             raise AssertionError(f"{shown(path)} is {what}") from error
+
+
+def test_a_value_that_is_not_there_raises_nothing(ledger: Path) -> None:
+    """Nor does one with another name, or a number that Python cannot read."""
+    content = json.loads(ledger.read_bytes())
+    for name in ("copy", "backup"):
+        ledger.with_name(f"{ledger.name}.{name}").unlink()
+    named = [path for path in places(content) if len(path) > 2 and isinstance(path[-1], str)]
+    for number, path in enumerate(named[::2]):
+        *outer, name = path
+        inner = content
+        for step in outer:
+            inner = inner[step]
+        left = {other: value for other, value in inner.items() if other != name}
+        ways = (left, left | {"\ud800": inner[name]}, inner | {name: 123454321})
+        text = json.dumps(replaced(content, tuple(outer), ways[number % 3]))
+        changed = ledger.with_name(f"{number}.json")
+        changed.write_text(text.replace("123454321", "1" + 5000 * "0"))
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                use(tracker_of(changed))
+        except Exception as error:
+            raise AssertionError(f"{shown(path)}, way {number % 3}") from error
+        assert not any("a new one begins" in str(one.message) for one in caught), shown(path)
 
 
 def test_the_copy_is_gone_on_from(ledger: Path) -> None:

@@ -58,6 +58,13 @@ def _is_number(value: Any, least: float, most: float) -> bool:
     return type(value) in (int, float) and least <= value <= most
 
 
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that a file, a table or a terminal takes: no half characters."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        return False
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def _leaf(is_right: Callable[[Any], bool]) -> Shape:
     def check(value: Any, path: str, wrong: list[str]) -> Any:
         if is_right(value):
@@ -95,7 +102,7 @@ def _row(*shapes: Shape) -> Shape:
     return check
 
 
-def _each(shape: Shape, is_key: Callable[[str], bool] | None = None) -> Shape:
+def _each(shape: Shape, is_key: Callable[[str], bool] = _is_text) -> Shape:
     """A mapping whose values are alike; wrong ones are taken out."""
 
     def check(value: Any, path: str, wrong: list[str]) -> Any:
@@ -105,7 +112,7 @@ def _each(shape: Shape, is_key: Callable[[str], bool] | None = None) -> Shape:
         before = len(wrong)
         right = {}
         for key, entry in value.items():
-            if is_key and not is_key(key):
+            if not is_key(key):
                 wrong.append(f"{path}.{key[:60]}")
                 continue
             found = shape(entry, f"{path}.{key}", wrong)
@@ -185,7 +192,7 @@ def _is_limits_table(value: Any) -> bool:
 
 _AMOUNT, _TIME = _number(), _number(0.0, _LATEST)
 _FLAG = _leaf(lambda value: isinstance(value, bool))
-_TEXT = _leaf(lambda value: isinstance(value, str) and len(value) <= _LONGEST_TEXT)
+_TEXT = _leaf(_is_text)
 _ZONE = _leaf(lambda value: isinstance(value, str) and _is_zone(value))
 _WINDOW = _leaf(lambda value: value in ("bucket", "calendar", "rolling"))
 _EVIDENCE = _leaf(lambda value: value in ("published", "configured", "header", "error"))
@@ -255,13 +262,14 @@ _MODEL_FIELDS = _fields(
 
 
 def _model(value: Any, path: str, wrong: list[str]) -> Any:
-    before = len(wrong)
     found = _MODEL_FIELDS(value, path, wrong)
-    if len(wrong) == before or found is _WRONG or "at" in found:
+    if found is _WRONG or "at" in found:
         return found
     # A count whose moment is unknown cannot be continued.
     limits = found.get("limits", {})
     undated = [n for n, limit in limits.items() if "used" in limit and "at" not in limit]
+    if not undated:
+        return found
     wrong += [f"{path}.limits.{name}.used" for name in undated]
     for name in undated:
         limits = {**limits, name: {p: entry for p, entry in limits[name].items() if p != "used"}}

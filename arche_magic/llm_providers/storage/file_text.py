@@ -22,7 +22,7 @@ _LINE_DEPTH = 4
 _dump = json.JSONEncoder().encode
 _HEAD = re.compile(rb'\{\n "version": 2,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
-_TAIL_BYTES = 64
+_TAIL_BYTES, _LONGEST_NUMBER = 64, 400
 # Between two documents, and nowhere else: inside one, lines begin with three spaces or more.
 _BETWEEN = ',\n  "'
 
@@ -59,7 +59,7 @@ def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
     None for one in another layout, and for half a file.
     """
     try:
-        data = json.loads(content.decode("utf-8-sig"))
+        data = json.loads(content.decode("utf-8-sig"), parse_int=_whole_number)
     except (ValueError, RecursionError):
         return None
     if data == {}:
@@ -74,6 +74,11 @@ def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
     if version not in _READABLE or not isinstance(documents, dict):
         return None
     return (documents, revision) if complete == revision >= 0 else None
+
+
+def _whole_number(digits: str) -> float:
+    """Python reads no number of more than 4,300 digits: here, that value alone is wrong."""
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else math.inf
 
 
 def is_ours(content: bytes) -> bool:
