@@ -25,11 +25,13 @@ from .keeping import Keeper
 from .lanes import Lanes
 from .pool import Pool, Task
 from .progress import Bounds, Counts, Progress, Row, at_most
-from .reading import Reader, end_owner, new_owner
+from .reading import CLAIM_SECONDS, Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
 
 # How long threads are waited for when a job is cancelled.
 _FAREWELL_SECONDS = 0.25
+# How often a disk that was full is asked again to end the claims of a job.
+_ASKED_AGAIN_SECONDS = 1.0
 # Lists of finished rows that wait to be taken.
 _MOST_WAITING = 8
 
@@ -115,7 +117,7 @@ class Job:
             agreement or Agreement(),
         )
         store, owner = reply_store(configuration.replies), new_owner()
-        self._owner = owner
+        self._store, self._owner = store, owner
         self._reader = Reader(
             self.rows, self._llm, {**options, **fixed}, self._pool, store, owner,
             self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
@@ -183,6 +185,14 @@ class Job:
         finally:
             end_owner(self._owner)
             self._put(None)
+            if self._store.problem:
+                threading.Thread(target=self._end_claims, name="arche-job", daemon=True).start()
+
+    def _end_claims(self) -> None:
+        """End what a full disk left of the job's claims: another kernel would wait for them."""
+        until = time.monotonic() + CLAIM_SECONDS
+        while not self._store.end_claims(self._owner) and time.monotonic() < until:
+            time.sleep(_ASKED_AGAIN_SECONDS)
 
     def _next(self) -> list[Row] | None:
         while not self._left.is_set():

@@ -285,7 +285,8 @@ class RequestRun:
                 # A reply that comes in one piece may have been written, and paid for, unseen.
                 spent = call.spent() if self.stream else call.spent_at_most(None)
                 self._note(route, "interrupted", call, spent, error="interrupted")
-                self._settle(hold, spent if self.stream else None, call, adapter.account)
+                usage = spent if self.stream else None
+                self._settle(hold, usage, call, adapter.account, is_whole=False)
             raise
         usage = call.spent()
         parsed = None
@@ -352,6 +353,7 @@ class RequestRun:
         account: str | None,
         *,
         last: bool = True,
+        is_whole: bool = True,
     ) -> str:
         """Book a call; what is left then, in words, or "" if the ledger takes its time.
 
@@ -363,7 +365,12 @@ class RequestRun:
             try:
                 # A call that was given up before anything came proves nothing.
                 return self.quota_tracker.settle(
-                    hold, usage, call.observations, account, answered=call.answered
+                    hold,
+                    usage,
+                    call.observations,
+                    account,
+                    answered=call.answered,
+                    is_whole=is_whole,
                 )
             finally:
                 if last:

@@ -235,13 +235,14 @@ class QuotaTracker:
         account: str | None = None,
         *,
         answered: bool = True,
+        is_whole: bool = True,
     ) -> str:
         """Book what a call spent, by the provider's count (None: by the estimate), and learn.
 
-        `account` is the account the reply named, if any; `answered` is False for a call that was
-        given up before anything came. Returns what is left of the route's tightest limit, in words.
+        `account` is the account the reply named, if any; for the rest see `Settlement`. Returns
+        what is left of the route's tightest limit, in words.
         """
-        ended = Settlement(hold, usage, tuple(observations), account, answered)
+        ended = Settlement(hold, usage, tuple(observations), account, answered, is_whole)
         return self.settle_all([ended])
 
     def settle_all(self, calls: Sequence[Settlement]) -> str:
@@ -258,7 +259,7 @@ class QuotaTracker:
                 alone = ledger.settle(
                     document, route.model, limits.values(), hold.id, _spent(call), now, hold.at
                 )
-                if call.usage:
+                if call.usage and call.is_whole:
                     ledger.calibrate(document, route.model, hold.plain_tokens, call.usage)
                 self._books.learn(document, provider, route, call.observations, now, alone)
                 if call.answered:
@@ -270,7 +271,8 @@ class QuotaTracker:
 
         left = self._books.settle([call.hold for call in calls], change)
         for call in calls:
-            uses = self._pay(call.hold, _spent(call), counted=call.usage is not None)
+            counted = call.usage is not None and call.is_whole
+            uses = self._pay(call.hold, _spent(call), counted=counted)
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:

@@ -217,6 +217,13 @@ class ReplyStore:
                 [(address, owner) for address in addresses],
             )
 
+    def end_claims(self, owner: str) -> bool:
+        """Give up all claims of `owner`; False if the disk refuses that now."""
+        with self._complaining(), self._change() as connection:
+            connection.execute("DELETE FROM claims WHERE claimed_by = ?", [owner])
+            return True
+        return False
+
     @contextmanager
     def _complaining(self) -> Iterator[None]:
         """What the disk refuses is left out, and said."""

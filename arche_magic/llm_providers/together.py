@@ -95,11 +95,13 @@ class Together:
         account: str | None = None,
         *,
         answered: bool = True,
+        is_whole: bool = True,
     ) -> str:
         """As `QuotaTracker.settle`, but later; what is left is not known yet: ""."""
         if self._calls and self._calls[0].hold.route != hold.route:
             self._book()
-        self._calls.append(Settlement(hold, usage, tuple(observations), account, answered))
+        seen = tuple(observations)
+        self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole))
         return ""
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:

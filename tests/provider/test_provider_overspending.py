@@ -109,6 +109,20 @@ def test_an_interrupted_request_is_on_the_budget() -> None:
     assert used.spent >= 1.0
 
 
+def test_streams_that_are_left_are_on_the_budget() -> None:
+    """Each as a usual reply: the service may have reasoned for long before the first piece."""
+    with paid_service() as service:
+        use(service, Path.cwd(), budget=Budget(per_day=10.0))
+        llm = get_llm_provider("openai")
+        llm.generate("Hello")
+        with pytest.raises(NoRouteAvailable, match="the budget"):
+            for number in range(9):
+                pieces = llm.stream(f"Prompt {number}", patience=0)
+                assert next(pieces)
+                pieces.close()
+        assert spent(service) == pytest.approx(3 * REPLY)
+
+
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
     """A Redis of our own; skips where none is installed."""

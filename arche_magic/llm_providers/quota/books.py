@@ -48,6 +48,8 @@ class Settlement:
         observations: what the reply said of limits.
         account: the account it named, if any.
         answered: False for a call that was given up before anything came.
+        is_whole: False for a call that was left before its end: the provider may charge for more
+            than `usage`.
     """
 
     hold: Hold
@@ -55,6 +57,7 @@ class Settlement:
     observations: tuple[Observation, ...] = ()
     account: str | None = None
     answered: bool = True
+    is_whole: bool = True
 
 
 class Books:
