@@ -667,6 +667,77 @@ COMPATIBLE = {
         "CHANGE_PROMPT",
     ),
     "OpenRouter: credit": (402, error("Insufficient credits", code=402), "TOP_UP_ACCOUNT"),
+    "OpenRouter: credit for a shorter reply": (
+        402,
+        error("This request requires more credits, or fewer max_tokens. You can only afford 9"),
+        "FIX_REQUEST",
+    ),
+    "xAI: no credit": (
+        403,
+        {"error": "Your newly created team doesn't have any credits yet."},
+        "TOP_UP_ACCOUNT",
+    ),
+    "xAI: spend limit": (
+        429,
+        {"error": "Your team has used all available credits or its monthly spending limit."},
+        "TOP_UP_ACCOUNT",
+    ),
+    "Moonshot: no credit": (
+        429,
+        error("Your account is suspended", type="exceeded_current_quota_error"),
+        "TOP_UP_ACCOUNT",
+    ),
+    "Zhipu: no credit": (
+        429,
+        error("Insufficient balance or no resource package.", code="1113"),
+        "TOP_UP_ACCOUNT",
+    ),
+    "SiliconFlow: no credit": (
+        403,
+        {"code": 30001, "message": "Sorry, your account balance is insufficient"},
+        "TOP_UP_ACCOUNT",
+    ),
+    "Anthropic: no credit": (
+        400,
+        error("Your credit balance is too low to access the Anthropic API.", type=REQUEST),
+        "TOP_UP_ACCOUNT",
+    ),
+    "DashScope: no credit": (400, error("Access denied.", code="Arrearage"), "TOP_UP_ACCOUNT"),
+    "Fireworks: no credit": (
+        412,
+        error("Account x is suspended, possibly due to reaching the monthly spending limit"),
+        "TOP_UP_ACCOUNT",
+    ),
+    "Together: a limit": (
+        429,
+        error("Your rate limit is 60 queries per minute. Upgrade.", type="credit_limit"),
+        "WAIT_FOR_LIMIT",
+    ),
+    "DashScope: free tier": (
+        403,
+        error("The free tier of the model is exhausted.", code="AllocationQuota.FreeTierOnly"),
+        "CHANGE_PLAN",
+    ),
+    "DashScope: filter": (
+        400,
+        error("inappropriate content", code="data_inspection_failed"),
+        "CHANGE_PROMPT",
+    ),
+    "Hugging Face: model": (
+        400,
+        error("The requested model 'x' is not supported", code="model_not_supported"),
+        "CHANGE_MODEL",
+    ),
+    "llama.cpp: older context": (
+        400,
+        error("the request exceeds the available context size. try increasing it", code=400),
+        "SHORTEN_PROMPT",
+    ),
+    "LM Studio: context": (
+        400,
+        {"error": "The model is loaded with context length of only 4096 tokens"},
+        "SHORTEN_PROMPT",
+    ),
     "OpenRouter: moderation": (
         403,
         error("requires moderation", code=403, metadata=OPENROUTER_FLAGGED),
@@ -696,6 +767,13 @@ def test_compatible_services_are_understood_too(
     """By status, code, type or details; by words only where there is nothing else."""
     script.answer(status, body)
     assert fail(build, "openai").remedy is Remedy[remedy]
+
+
+def test_a_broker_passes_on_what_the_service_behind_it_said(script: Script, build: Build) -> None:
+    """OpenRouter's own message says only that there was an error."""
+    behind = {"raw": "gemma is temporarily rate-limited upstream", "provider_name": "Chutes"}
+    script.answer(429, error("Provider returned error", code=429, metadata=behind))
+    assert "Provider returned error: gemma is temporarily" in str(fail(build, "openai"))
 
 
 def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build) -> None:

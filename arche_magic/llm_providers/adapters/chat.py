@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .base import Part, counted
-from .failures import ErrorInReply, mappings, said
+from .failures import ErrorInReply, mapping, mappings, said
 from .finish import finish_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..types import Message, Request
 
 
@@ -57,11 +55,6 @@ def chat_part(item: Any) -> Part | None:
         usage=count,
         reason=stopped or reason,
     )
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
 
 
 def _text(content: Any) -> str:

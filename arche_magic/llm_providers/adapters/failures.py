@@ -22,13 +22,30 @@ _READ = 20_000
 # unsupported_country_region_territory; Gemini: "User location is not supported"; Cloudflare's
 # and other firewalls' own bodies.
 _ABOUT_PLACE = re.compile(
-    r"country|region|territory|location|network|\bvpn\b|\bip\b|firewall|cloudflare|zscaler|waf\b"
+    r"country|region|territory|\blocation|network|\bvpn\b|\bip\b|firewall|cloudflare|zscaler"
+    r"|\bwaf\b"
     r"|browser|captcha",
     re.IGNORECASE,
 )
 _ABOUT_KEY = re.compile(
     r"key|token|credential|permission|auth|account|organi[sz]ation|project|forbidden|leaked"
     r"|unregistered|suspended|disabled|limit",
+    re.IGNORECASE,
+)
+# In the words of xAI, Zhipu, SiliconFlow, Anthropic, Fireworks, Moonshot and LiteLLM, which say so
+# with a 400, 403, 412 or 429.
+_NO_CREDIT = re.compile(
+    r"insufficient (account )?(balance|credit|funds)|balance is (insufficient|not enough|too low)"
+    r"|(used|exhausted) (up )?all (of )?(your )?(available |included )?credits|out of credits?\b"
+    r"|(n't|not) have (any|enough) credits|monthly spending limit|budget has been exceeded"
+    r"|account is in good standing|suspended,? please check your plan and billing",
+    re.IGNORECASE,
+)
+_TOO_LONG = re.compile(
+    r"reduce the length of the messages|maximum context length|prompt is too long"
+    r"|exceeds? (the |this )?(model's )?(available |maximum )?context (size|length|window)"
+    # LM Studio
+    r"|context length of only|context the overflows",
     re.IGNORECASE,
 )
 _NO_ADDRESS = re.compile(
@@ -95,6 +112,11 @@ def said(fields: Mapping[str, Any], name: str) -> str:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def mappings(value: Any) -> list[Mapping[str, Any]]:
     """The mappings in a list; what a body should hold there and may not."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
@@ -115,6 +137,9 @@ def validation_problems(fields: Mapping[str, Any]) -> str:
 def words_of(body: Any, fields: Mapping[str, Any]) -> str:
     """The server's own words: its message, of a page the title, else the body as it came."""
     words = said(fields, "message") or said(fields, "detail") or validation_problems(fields)
+    if behind := said(mapping(fields.get("metadata")), "raw"):
+        # OpenRouter's own message is "Provider returned error" alone.
+        words = f"{words}: {behind}"
     if words or not body:
         return words
     if not isinstance(body, str):
@@ -159,8 +184,8 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "
         return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
     if status == 401:
         return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY, said=words)
-    if status == 402:
-        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=words)
+    if no_credit := _about_money(status, words, what):
+        return no_credit
     if status == 403:
         return _forbidden(call, words, what)
     if status in (404, 405):
@@ -182,6 +207,10 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "
         message = f"{names.get(status, 'server error')} {what}"
         return AttemptFailed(message, Remedy.RETRY_LATER, retry_after=delay, said=words)
     if status in (400, 406, 411, 414, 415, 422, 431):
+        if _TOO_LONG.search(words):
+            return AttemptFailed(
+                f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=words
+            )
         # Of an option it is said, too, that the model does not support it any longer.
         if said(fields, "param") in ("", "model") and _NO_MODEL.search(words):
             return model_missing(words, what)
@@ -210,6 +239,17 @@ def without_capability(failure: AttemptFailed, request: Request) -> AttemptFaile
             lacks="images",
         )
     return failure
+
+
+def _about_money(status: int, words: str, what: str) -> AttemptFailed | None:
+    """A refusal for want of credit; None if it is about something else."""
+    if status == 402 and re.search("fewer max_tokens|can only afford", words):
+        # OpenRouter: there is credit, but not for the longest reply that was asked for.
+        message = f"too little credit for this request {what}"
+        return AttemptFailed(message, Remedy.FIX_REQUEST, said=words, names_option=True)
+    if status == 402 or (status in (400, 403, 412, 429) and _NO_CREDIT.search(words)):
+        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=words)
+    return None
 
 
 def _forbidden(call: Call, words: str, what: str) -> AttemptFailed:

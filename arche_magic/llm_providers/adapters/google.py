@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from ..types import Image, Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, as_count, counted
-from .chat import mapping
-from .failures import by_status, label, mappings, said
+from .failures import by_status, label, mapping, mappings, said
 from .finish import finish_kind
 from .formats import Format
 from .http import STAND_IN, Call

@@ -10,8 +10,8 @@ from ..errors import AttemptFailed, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import Part, SdkAdapter
-from .chat import chat_messages, chat_part, mapping
-from .failures import by_status, label, mappings, said, words_of
+from .chat import chat_messages, chat_part
+from .failures import by_status, label, mapping, mappings, said, words_of
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import (
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ..types import Observation, Period, Request
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
-# and some of compatible services: llama.cpp's server, GitHub Models.
+# and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
+# Moonshot, DashScope, LiteLLM.
 WORDS: Mapping[str, tuple[str, Remedy]] = {
     **dict.fromkeys(
         (
@@ -36,7 +37,8 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
             "credit_balance_exhausted", "organization_spend_limit_exceeded",
             "organization_spend_limit_reached", "project_spend_limit_exceeded",
             "project_spend_limit_reached", "organization_usage_limit_exceeded",
-            "organization_usage_limit_reached",
+            "organization_usage_limit_reached", "exceeded_current_quota_error", "arrearage",
+            "budget_exceeded",
         ),
         ("no credit left", Remedy.TOP_UP_ACCOUNT),
     ),
@@ -45,7 +47,7 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
         ("key refused", Remedy.REPLACE_KEY),
     ),
     **dict.fromkeys(
-        ("model_not_found", "unknown_model"),
+        ("model_not_found", "unknown_model", "model_not_supported"),
         ("model not found", Remedy.CHANGE_MODEL),
     ),
     "model_decommissioned": ("model retired", Remedy.CHANGE_MODEL),
@@ -69,7 +71,7 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
         ("the prompt is too long", Remedy.SHORTEN_PROMPT),
     ),
     **dict.fromkeys(
-        ("content_filter", "content_policy_violation"),
+        ("content_filter", "content_policy_violation", "data_inspection_failed"),
         ("the provider filtered the prompt", Remedy.CHANGE_PROMPT),
     ),
     # The model's own output broke a format: the request is not at fault, and the next try may do.
@@ -79,9 +81,7 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
     ),
     "slow_down": ("asked to slow down", Remedy.RETRY_LATER),
 }  # fmt: skip
-# Where no field tells a prompt that is too long or a bad key from another bad request: Groq gives
-# only the first of these sentences, vLLM only its own, xAI a 400 for a key.
-_TOO_LONG = re.compile(r"reduce the length of the messages|maximum context length")
+# xAI answers a bad key with a 400.
 _BAD_KEY = re.compile(r"(?:incorrect|invalid) api key", re.IGNORECASE)
 _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
@@ -177,7 +177,7 @@ class OpenAIAdapter(SdkAdapter):
         what, message = label(status, fields), words_of(call.body, fields)
         code, kind = said(fields, "code"), said(fields, "type")
         delay = retry_delay(call.headers, time.time())
-        if known := WORDS.get(code) or WORDS.get(kind):
+        if known := WORDS.get(code.lower()) or WORDS.get(kind.lower()):
             words, remedy = known
             later = delay if remedy is Remedy.RETRY_LATER else None
             return AttemptFailed(f"{words} {what}", remedy, retry_after=later, said=message)
@@ -202,10 +202,6 @@ class OpenAIAdapter(SdkAdapter):
                     Remedy.FIX_REQUEST,
                     said=message,
                     names_option=not param.startswith("response_format"),
-                )
-            if _TOO_LONG.search(message):
-                return AttemptFailed(
-                    f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
                 )
             if _BAD_KEY.search(message):
                 return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY, said=message)
