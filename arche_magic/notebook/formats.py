@@ -19,7 +19,7 @@ ASKS = {
     "math": "Answer with LaTeX formulas only, without a document around them.",
 }
 FORMATS = tuple(ASKS)
-_PYTHON = ("", "python", "python3", "py", "ipython", "ipython3")
+_PYTHON = {"python", "python3", "py", "ipython", "ipython3"}
 
 
 def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
@@ -52,27 +52,28 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
             return bundle(clean)
     else:
         language, code = form.removesuffix("-source"), _inner(without_reasoning(clean))
-        code = _indented(code) if form == "json" else code
+        if form == "json" and complete:
+            code = _json_in(clean) or code
     return {"text/plain": code, "text/markdown": harmless_markdown(_fenced(code, language))}
 
 
 def code_of(text: str) -> tuple[str, str]:
     """Language and source of the code in a reply: its Python if it has any, else its first block's.
 
-    Blocks of the same language are joined. A reply without any block is code itself if it reads
-    as a Python program; otherwise it has none. Code in the model's reasoning does not count.
+    Blocks of the same language are joined; one that names none may be the output of another. A
+    reply without any block is code itself if it reads as a Python program; otherwise it has none.
+    Code in the model's reasoning does not count.
     """
     from arche_magic.llm_providers.markdown import fenced_blocks
     from arche_magic.llm_providers.reasoning import without_reasoning
 
     answer = without_reasoning(text)
-    blocks = fenced_blocks(answer)
+    blocks = [block for block in fenced_blocks(answer) if block[1].strip()]
     if not blocks:
         return ("python", answer.strip("\n")) if _is_python(answer) else ("", "")
-    languages = {language for language, _ in blocks}
-    chosen = languages & set(_PYTHON) or {blocks[0][0]}
+    chosen = {language for language, _ in blocks} & _PYTHON or {blocks[0][0]}
     code = "\n\n".join(code for language, code in blocks if language in chosen)
-    return "python" if chosen & set(_PYTHON) else blocks[0][0], code
+    return "python" if chosen & {"", *_PYTHON} else blocks[0][0], code
 
 
 # "Hello, world", "yes or no" and "Note: this" are valid Python, too: names alone are no program.
@@ -107,28 +108,36 @@ def _is_use(node: ast.AST, text: str) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether the reply, out of its block, is JSON."""
-    from arche_magic.llm_providers.reasoning import without_reasoning
+    """Whether there is JSON in the reply."""
+    return _json_in(text) is not None
 
-    try:
-        json.loads(_inner(without_reasoning(text)))
-    except (ValueError, RecursionError):
-        return False
-    return True
+
+def _json_in(text: str) -> str | None:
+    """The JSON in a reply, indented: all of it, that of a block, or the object that it ends with.
+
+    None if there is none.
+    """
+    from arche_magic.llm_providers.markdown import fenced_blocks, whole_characters
+    from arche_magic.llm_providers.reasoning import without_reasoning
+    from arche_magic.llm_providers.schemas import json_in
+
+    answer = without_reasoning(text)
+    blocks = sorted(fenced_blocks(answer), key=lambda block: not block[0].startswith("json"))
+    readings = [(json.loads, answer), *((json.loads, code) for _, code in blocks), (json_in, text)]
+    for read, candidate in readings:
+        try:
+            value = read(candidate)
+        except (ValueError, RecursionError):
+            continue
+        return whole_characters(json.dumps(value, indent=2, ensure_ascii=False))
+    return None
 
 
 def _inner(text: str) -> str:
     """What the first block holds; the text itself if it has none."""
     from arche_magic.llm_providers.markdown import fenced_blocks
 
-    return next((code for _, code in fenced_blocks(text)), text.strip())
-
-
-def _indented(text: str) -> str:
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text
+    return next((code for _, code in fenced_blocks(text) if code), text.strip())
 
 
 def _fenced(code: str, language: str) -> str:

@@ -150,6 +150,7 @@ PUBLIC = {
             "replies",
             "reply",
             "safe_files",
+            "schemas",
             "stopping",
             "together",
             "tracebacks",

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from notebook_kernel import Kernel, environment_without_keys
 
-from arche_magic.notebook.formats import ASKS, code_of
+from arche_magic.notebook.formats import ASKS, bundle, code_of, is_json
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -120,6 +120,9 @@ def test_only_python_is_offered(kernel: Kernel, sandboxed, reply: str, code: lis
         ("```mermaid\ngraph TD\n```", "mermaid", "graph TD"),
         ("~~~js\nlet x\n```\n~~~", "js", "let x\n```"),
         ("```python\nx = 1", "python", "x = 1"),
+        ("```python\nprint(1)\n```\nOutput:\n```\n1\n```", "python", "print(1)"),
+        ("```js\nlet x\n```\nOutput:\n```\n1\n```", "js", "let x"),
+        ("```md\n# Title\n```py\nx\n```\nmore\n```", "md", "# Title\n```py\nx"),
     ],
 )
 def test_code_is_taken_whole_and_without_the_prose(reply: str, language: str, code: str) -> None:
@@ -159,6 +162,31 @@ def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:
     assert notebook.cells[1].outputs[0]["data"]["text/markdown"] == (
         "```python\nimport math\n\nmath.pi\n```"
     )
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '<think>{"b": 2}</think>{"a": 1}',
+        '<think>{"a": 1}</think>',
+        '{"a": 1}}',
+        '{"a": 1}<|im_end|>',
+        '{"a": 1}\n```',
+        'With {x} in mind: {"a": 1}',
+        '```bash\nls\n```\n```json\n{"a": 1}\n```',
+    ],
+)
+def test_json_is_taken_out_of_what_is_around_it(reply: str) -> None:
+    """As it is for a schema."""
+    assert is_json(reply)
+    assert bundle(reply, "json")["text/plain"] == '{\n  "a": 1\n}'
+
+
+def test_lists_are_json_too_and_footnotes_are_not() -> None:
+    """Nothing is cut out of a reply without JSON."""
+    assert bundle("```json\n[1]\n```", "json")["text/plain"] == "[\n  1\n]"
+    assert bundle("As in [1], {x}.", "json")["text/plain"] == "As in [1], {x}."
+    assert not is_json("As in [1], {x}.")
 
 
 def test_an_unknown_format_is_refused(kernel: Kernel, sandboxed) -> None:

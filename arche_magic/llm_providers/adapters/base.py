@@ -21,7 +21,7 @@ from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usa
 from .failures import error_fields, event_status, is_code, label, said, without_capability
 from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
-from .limits import parse_date
+from .limits import parse_date, served_at
 from .logs import clean_logs
 from .told_delay import told_delay
 
@@ -398,9 +398,8 @@ def _take_told_delay(failure: AttemptFailed, call: Call, fields: Mapping[str, An
     # Gemini names seconds for a limit per day, too, which stays shut until midnight.
     if (failure.limit or "").endswith(("_per_day", "_per_month")):
         return
-    now = parse_date(call.headers.get("date"))
     said_in = call.body if call.refused else fields
-    failure.retry_after = told_delay(str(said_in), time.time() if now is None else now)
+    failure.retry_after = told_delay(str(said_in), served_at(call.headers, time.time()))
 
 
 def _checked_finish(received: list[Part], request: Request, stream: bool) -> str:

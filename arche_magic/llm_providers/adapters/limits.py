@@ -91,8 +91,13 @@ def retry_delay(headers: Mapping[str, str], now: float) -> float | None:
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(milliseconds) and float(milliseconds) / 1000 <= LONGEST_DELAY:
         return float(milliseconds) / 1000
-    served_at = parse_date(headers.get("date"))
-    return parse_duration(headers.get("retry-after", ""), now if served_at is None else served_at)
+    return parse_duration(headers.get("retry-after", ""), served_at(headers, now))
+
+
+def served_at(headers: Mapping[str, str], now: float) -> float:
+    """Epoch seconds by the server's clock, which its moments are meant by; `now` if not given."""
+    date = parse_date(headers.get("date"))
+    return now if date is None else date
 
 
 def header_observations(

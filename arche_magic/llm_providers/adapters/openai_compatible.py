@@ -20,6 +20,7 @@ from .limits import (
     parse_duration,
     read_sentence,
     retry_delay,
+    served_at,
 )
 
 if TYPE_CHECKING:
@@ -270,7 +271,8 @@ def _resets_in(call: Call, fields: Mapping[str, Any]) -> float | None:
     told = mapping(mapping(fields.get("metadata")).get("headers"))
     name = "x-ratelimit-reset"
     texts = (call.headers.get(name), *(v for n, v in told.items() if n.lower() == name))
-    return parse_duration(str(next(filter(None, texts), "")), time.time())
+    text = str(next(filter(None, texts), ""))
+    return parse_duration(text, served_at(call.headers, time.time()))
 
 
 def _limited(call: Call, status: int, sentence: LimitSentence) -> AttemptFailed:

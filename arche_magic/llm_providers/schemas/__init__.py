@@ -16,14 +16,14 @@ from ..bounded import apart
 from ..errors import ConfigurationError, InvalidRequest
 from ..markdown import whole_characters
 from ..types import Schema
-from .reading import Misfit, Problem, reader, with_correction
+from .reading import Misfit, Problem, json_in, reader, with_correction
 from .short import fields_of
 from .strict import as_object, strict_form
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["schema_of", "with_correction"]
+__all__ = ["json_in", "schema_of", "with_correction"]
 
 _ACCEPTED = (
     "a schema is a pydantic model, a dataclass, a TypedDict, a JSON Schema as a dict, or a line "

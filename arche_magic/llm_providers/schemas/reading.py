@@ -84,6 +84,10 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
     return read
 
 
+json_in = reader(lambda value: value)
+"""The JSON in a text, whatever it describes; raises Misfit, which is a ValueError."""
+
+
 @dataclass(frozen=True)
 class _Found:
     """An object in a text, and whether a fence around it says that it is JSON."""
