@@ -42,8 +42,9 @@ def with_dollar_formulas(text: str) -> str:
 
 def _in_dollars(match: re.Match[str]) -> str:
     if (display := match["display"]) is not None:
-        # \[1\] and \[sic\] are brackets that somebody escaped.
-        return f"$${display}$$" if re.search(r"[\\^_=<>+*/-]", display) else match[0]
+        # \[1\], \[x\] and \[sic\] are brackets that somebody escaped.
+        is_formula = "\n" in display or re.search(r"[\\^_=<>+*/-]", display)
+        return f"$${display}$$" if is_formula else match[0]
     formula = " ".join(match["inline"].split())
     return f"${formula}$" if formula else match[0]
 

@@ -261,6 +261,7 @@ class QuotaTracker:
                 )
                 if call.usage and call.is_whole:
                     ledger.calibrate(document, route.model, hold.plain_tokens, call.usage)
+                opening.end_trial(provider, route, hold.at)
                 self._books.learn(document, provider, route, call.observations, now, alone)
                 if call.answered:
                     self._books.doubt(document, provider, route, hold.at)
@@ -289,6 +290,7 @@ class QuotaTracker:
             alone = ledger.settle(
                 document, route.model, limits.values(), hold.id, spent, now, hold.at
             )
+            opening.end_trial(provider, route, hold.at)
             seen = failure.observations
             self._books.learn(document, provider, route, seen, now, alone, hold.amounts)
             limits = self._books.limits(document, provider, route)

@@ -19,6 +19,8 @@ ASKS = {
     "math": "Answer with LaTeX formulas only, without a document around them.",
 }
 FORMATS = tuple(ASKS)
+_DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _PYTHON = {"python", "python3", "py", "ipython", "ipython3"}
 
 
@@ -28,7 +30,6 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     `text/plain` holds what a reader without Markdown is to see. A reply that is not `complete` yet
     is shown as Markdown until its block begins.
     """
-    from arche_magic.llm_providers.formulas import has_formula
     from arche_magic.llm_providers.markdown import (
         fenced_blocks,
         harmless_markdown,
@@ -40,10 +41,7 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     if form == "text":
         return {"text/plain": clean}
     if form == "math":
-        formula = (
-            clean if has_formula(clean) else f"$$\n{_inner(without_reasoning(clean)).strip()}\n$$"
-        )
-        return {"text/plain": clean, "text/markdown": harmless_markdown(formula)}
+        return {"text/plain": clean, "text/markdown": harmless_markdown(_in_dollars(clean))}
     if form == "markdown" or (not complete and not fenced_blocks(without_reasoning(clean))):
         return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
     if form == "code":
@@ -131,6 +129,23 @@ def _json_in(text: str) -> str | None:
             continue
         return whole_characters(json.dumps(value, indent=2, ensure_ascii=False))
     return None
+
+
+def _in_dollars(text: str) -> str:
+    """The formulas of a reply between dollar signs; a reply or block without any is one itself."""
+    from arche_magic.llm_providers.formulas import has_formula
+    from arche_magic.llm_providers.markdown import parts_of
+    from arche_magic.llm_providers.reasoning import without_reasoning
+
+    answer = without_reasoning(text)
+    if has_formula("\n".join(part for part in parts_of(answer) if isinstance(part, str))):
+        return answer
+    # Here brackets enclose formulas, whatever is in them.
+    inner = _DISPLAY.sub(lambda match: f"$${match[1]}$$", _inner(answer)).strip()
+    if has_formula(inner):
+        return inner
+    # A blank line ends a formula.
+    return "\n\n".join(f"$$\n{part.strip()}\n$$" for part in _BLANK_LINES.split(inner))
 
 
 def _inner(text: str) -> str:

@@ -215,6 +215,24 @@ def test_a_refusal_ends_an_outage_as_well(tracker_of: Build, clock: Clock, remed
         held(tracker, a_route(tracker.configuration, key=2))
 
 
+@pytest.mark.parametrize("ends", ["not sent", "given up"])
+def test_a_trial_that_ends_without_a_verdict_keeps_nobody_off(
+    tracker_of: Build, clock: Clock, ends: str
+) -> None:
+    """A wrong proxy setting, or an interrupt: whoever asks next tries it at once."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    failed(tracker, route, Remedy.RETRY_LATER)
+    clock.now += 5
+    trial = held(tracker, route)
+    kept_off(tracker, a_route(tracker.configuration, 2))
+    if ends == "not sent":
+        tracker.fail(trial, AttemptFailed("a proxy", Remedy.CHECK_SETUP, sent=False))
+    else:
+        tracker.settle(trial, Usage(), answered=False)
+    held(tracker, a_route(tracker.configuration, 2))
+
+
 def test_an_outage_that_goes_on_is_tried_once_each_time(tracker_of: Build, clock: Clock) -> None:
     """Each failed trial doubles the wait, whoever makes it."""
     tracker = tracker_of(RPM)

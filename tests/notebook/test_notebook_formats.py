@@ -165,6 +165,25 @@ def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reply", "shown"),
+    [
+        (r"\[x\]", "$$x$$"),
+        (r"\(x\)", "$x$"),
+        ("\\[\nx\n\\]", "$$\nx\n$$"),
+        ("```latex\n\\[ x \\]\n```", "$$ x $$"),
+        ("```latex\n$$x$$\n```", "$$x$$"),
+        ("```latex\nx\n```", "$$\nx\n$$"),
+        ("x = 1\n\ny = 2", "$$\nx = 1\n$$\n\n$$\ny = 2\n$$"),
+        (r"<think>\(y\)</think>\[x^2\]", "$$x^2$$"),
+        ("Use $x$:\n```\ny\n```", "Use $x$:\n\n```\ny\n```\n"),
+    ],
+)
+def test_formulas_stand_between_dollar_signs_once(reply: str, shown: str) -> None:
+    """However the model has enclosed them, and not those of its reasoning."""
+    assert bundle(reply, "math")["text/markdown"] == shown
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         '<think>{"b": 2}</think>{"a": 1}',

@@ -245,9 +245,11 @@ def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
     if any(str(v.get("quotaValue", "0")) == "0" for v in violations) or (
         not violations and re.search(r"limit: 0\b", message)
     ):
-        return AttemptFailed(f"the model is not in the plan {what}", Remedy.CHANGE_PLAN)
+        return AttemptFailed(
+            f"the model is not in the plan {what}", Remedy.CHANGE_PLAN, said=message
+        )
     if not violations and "prepayment credits" in message:
-        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT)
+        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=message)
     named = [d.get("retryDelay") for d in _details(fields, "RetryInfo")]
     delay = parse_duration(str(named[0])) if named else None
     # The delay is cut to whole seconds, and the window turns on the full minute.
@@ -256,7 +258,9 @@ def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
     daily = next((o for o in observations if o.name.endswith("_per_day")), None)
     worst = daily or next(iter(observations), None)
     if worst is None:
-        return AttemptFailed(f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay)
+        return AttemptFailed(
+            f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay, said=message
+        )
     if not daily:
         observations = [replace(seen, opens_in=delay) for seen in observations]
     return AttemptFailed(

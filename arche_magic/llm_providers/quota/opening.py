@@ -37,6 +37,7 @@ _SOON_SECONDS = 0.05
 _TRIAL_SECONDS = 10.0
 # What only a reply said is asked again after a day, where it turns away all that is asked.
 _RECHECK_SECONDS = 86_400.0
+_SAME_MOMENT_SECONDS = 1e-3
 # A refusal comes within this time; a call that is under way for longer was let in.
 _REFUSAL_SECONDS = 0.5
 
@@ -228,6 +229,14 @@ def note_trial(provider: Document, route: Route, now: float) -> None:
     for place in _places_of_provider(provider, route):
         if "closed" in place:
             place["closed"]["tried"] = now
+
+
+def end_trial(provider: Document, route: Route, began: float) -> None:
+    """Let others try what a call that began then tried: it has ended, whatever it told."""
+    for place in _places_of_provider(provider, route):
+        closed = place.get("closed", {})
+        if abs(closed.get("tried", math.inf) - began) < _SAME_MOMENT_SECONDS:
+            del closed["tried"]
 
 
 def note_level(entry: Document, limits: Mapping[str, Limit], now: float) -> None:
