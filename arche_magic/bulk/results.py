@@ -86,11 +86,12 @@ class Replies:
             name: pd.Series(values, index=data.index, dtype=_dtype(name)).infer_objects()
             for name, values in self._columns.items()
         }
-        kept = data.loc[:, [name not in columns for name in data.columns]]
         added = pd.DataFrame(columns, index=data.index)
         if levels := data.columns.nlevels - 1:
             # As pandas names a column that is added to a MultiIndex: `frame["reply"]` finds it.
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
+        replaced = set(added.columns)
+        kept = data.loc[:, [name not in replaced for name in data.columns]]
         frame = pd.concat([kept, added], axis=1)
         progress = self._job.progress()
         frame.attrs["arche_magic"] = {name: getattr(progress, name) for name in _TOLD}

@@ -6,6 +6,7 @@ Prompts are made a stretch of rows at a time, so that a frame of any size costs 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
@@ -13,7 +14,7 @@ from arche_magic.llm_providers.config import Configuration, did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.types import Request
-from arche_magic.prompts import Prompt, fill, name_in, references
+from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,14 +112,17 @@ class Rows:
             )
         used = {}
         for reference in found:
-            name = reference if reference in columns else name_in(reference)
-            if name not in columns:
+            name = name_in(reference, columns)
+            if name in columns:
+                steps_in(reference, name)
+            else:
                 hint = did_you_mean(name, columns) or f"; there are {shown}"
                 raise InvalidRequest(
                     f"{{{{{reference}}}}}: there is no column {name!r}{hint} "
                     f"(\\{{{{{reference}}}}} sends the braces as they stand)"
                 )
-            if sum(column == columns[name] for column in self.frame.columns) > 1:
+            same = [column for column in self.frame.columns if str(column) == str(columns[name])]
+            if len(same) > 1 or sum(column == columns[name] for column in self.frame.columns) > 1:
                 raise InvalidRequest(f"{{{{{reference}}}}}: two columns are called {name!r}")
             used[name] = columns[name]
         return used
@@ -127,7 +131,8 @@ class Rows:
 def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
     """Columns by what stands for them between braces: `2023`, `% change`, `price.low`.
 
-    The names of a MultiIndex are joined by dots, and also go by the tuple, `('price', 'low')`.
+    The names of a MultiIndex are joined by dots, and also go by the tuple, `('price', 'low')`; a
+    day may go without its time, `2026-11-29`.
     White space around and within a name may be written as one space.
     """
     columns = list(columns)
@@ -140,34 +145,12 @@ def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
 
 def _name(column: Hashable) -> str:
     parts = column if isinstance(column, tuple) else (column,)
-    return " ".join(".".join(map(str, parts)).split())
-
-
-def as_pandas(data: Any) -> Any:
-    """A table of another library as a DataFrame, a column as a Series; anything else as it is.
-
-    Taken are polars, pyarrow and DuckDB, and whatever has their methods: `to_pandas` or the Arrow
-    stream of the PyCapsule interface (arrow.apache.org/docs/format/CDataInterface).
-
-    Raises:
-        InvalidRequest: it is a query that has not run, or cannot be converted.
-    """
-    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
-    if kind == "polars.LazyFrame":
-        raise InvalidRequest("the data is a polars.LazyFrame; give data.collect()")
-    if kind.partition(".")[0] == "pandas":
-        return data
-    try:
-        if callable(convert := getattr(data, "to_pandas", None)):
-            return convert()
-        if hasattr(data, "__arrow_c_stream__"):
-            return library("pyarrow").table(data).to_pandas()
-    except ModuleNotFoundError as error:
-        raise InvalidRequest(
-            f"the data is a {kind}; to turn it into a DataFrame, {error.name} is missing: "
-            "pip install 'arche_magic[parquet]'"
-        ) from None
-    return data
+    texts = [
+        # pandas shows a day without its time, and no level that is empty.
+        str(part).removesuffix(" 00:00:00") if isinstance(part, datetime) else str(part)
+        for part in parts
+    ]
+    return " ".join(".".join(filter(None, texts)).split())
 
 
 def _as_frame(data: Any, template: str | None) -> pd.DataFrame:

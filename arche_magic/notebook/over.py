@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, cluster, planning
 from arche_magic.bulk.chunks import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
-from arche_magic.bulk.rows import as_pandas, columns_by_name
+from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers.attempts import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
-from arche_magic.prompts import Template, look_up, name_in, references
+from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,15 +20,18 @@ from arche_magic.llm_providers.folders import expanded
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.types import Image
 
-from .values import Shown, as_image, as_text
+from .tables import as_pandas as as_pandas
+from .values import IMAGES, Shown, as_image, as_text
 
 # Two braces on one line. What they hold is a reference if it begins like a name, or if a value
-# goes by it: a column may be called `2023` or `% change`.
-_REFERENCE = re.compile(r"(\\?)\{\{([^{}\n]+)\}\}")
+# goes by it: a column may be called `2023`, `% change` or `f{x}`.
+_REFERENCE = re.compile(r"(\\?)\{\{([^{}\n](?:[^{}\n]|\{[^{}\n]*\})*)\}\}")
 _NAME = re.compile(r"(?!\d)\w+")
 _STEP = re.compile(
     r"""\.(?P<attribute>(?!\d)\w+)|\[(?P<number>-?\d+)\]|\["(?P<key>[^"]*)"\]|\['(?P<word>[^']*)'\]"""
 )
+_STEPS = re.compile(f"(?:{_STEP.pattern})*")
+_PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
 _AS_IT_STANDS = r"(\{{ sends braces as they stand, and so does --raw)"
 
 
@@ -82,21 +85,21 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
 
     def replace(match: re.Match[str]) -> str:
         reference = match[2].strip()
-        known = reference in given or reference in names
-        if not known and not _NAME.match(reference):
-            return match[0]
         if match[1]:
             return match[0][1:]
+        name = name_in(reference, names)
+        if reference not in given and name not in names and not _NAME.fullmatch(name):
+            return match[0]
         shown = given.get(reference)
         if shown is None:
-            value = names[reference] if reference in names else look_up(reference, names)
+            value = look_up(reference, names)
             if image := as_image(value):
                 images.append(image)
                 return f"[image {len(images)}]"
             shown = as_text(value, reference, budget)
         if shown.note:
             notes.append(shown.note)
-        ends_line = match.end() == len(text) or text[match.end()] == "\n"
+        ends_line = match.end() == len(text) or text.startswith(("\n", "\r\n"), match.end())
         return shown.text + ("\n" if shown.block and not ends_line else "")
 
     return Prompt(_REFERENCE.sub(replace, text), tuple(images), tuple(dict.fromkeys(notes)))
@@ -112,10 +115,21 @@ def references(text: str) -> list[str]:
     return [reference for reference in dict.fromkeys(found) if reference not in given]
 
 
-def name_in(reference: str) -> str:
-    """The name that a reference begins with: `review` of `review.title[0]`."""
+def name_in(reference: str, names: Container[str] = ()) -> str:
+    """The name that a reference begins with: `review` of `review.title[0]`.
+
+    It is the longest of `names` behind which only steps follow, such as `unit price` of
+    `unit price[0]`; where none of them fits, what looks like a name.
+    """
+    ends = [step.start() for step in re.finditer(r"[.\[]", reference)]
+    for end in (len(reference), *reversed(ends)):
+        name, rest = reference[:end], reference[end:]
+        # Behind `a.b`, one more dot is rather part of a name that is not there.
+        follows = name.isidentifier() or not rest.startswith(".")
+        if name in names and follows and _STEPS.fullmatch(rest):
+            return name
     start = _NAME.match(reference)
-    return start[0] if start else reference
+    return start[0] if start and "{" not in reference else reference
 
 
 def look_up(reference: str, names: Mapping[str, Any]) -> Any:
@@ -124,21 +138,8 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
     Raises:
         InvalidRequest: it is not written like that, or does not exist.
     """
-    start = _NAME.match(reference)
-    steps, end = [], start.end() if start else 0
-    while step := _STEP.match(reference, end):
-        steps.append(step)
-        end = step.end()
-    if start is None or end < len(reference):
-        why = 'takes a name, name.attr, name[0], name["k"]'
-        if "(" in reference:
-            why = "makes no calls; assign the value to a name first"
-        if reference.startswith("Path("):
-            why = (
-                f"makes no calls; to insert the file: text = {reference}.read_text(), {{{{text}}}}"
-            )
-        raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {why} {_AS_IT_STANDS}")
-    name = start[0]
+    name = name_in(reference, names)
+    steps = steps_in(reference, name)
     if name not in names:
         hint = did_you_mean(name, _own(names)) or f" {_AS_IT_STANDS}"
         raise InvalidRequest(f"{{{{{reference}}}}}: there is no variable {name!r}{hint}")
@@ -151,6 +152,33 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
             number = step["number"]
             value = _item(value, int(number) if number else step["key"] or step["word"] or "", path)
     return value
+
+
+def steps_in(reference: str, name: str) -> list[re.Match[str]]:
+    """What follows the name in a reference: `.title` and `[0]` of `review.title[0]`.
+
+    Raises:
+        InvalidRequest: something else follows it.
+    """
+    steps, end = [], len(name)
+    while step := _STEP.match(reference, end):
+        steps.append(step)
+        end = step.end()
+    if end < len(reference):
+        raise InvalidRequest(
+            f"{{{{{reference}}}}}: {{{{…}}}} {_why_not(reference)} {_AS_IT_STANDS}"
+        )
+    return steps
+
+
+def _why_not(reference: str) -> str:
+    if path := _PATH.fullmatch(reference):
+        if path["file"].lower().endswith(IMAGES):
+            return f"makes no calls; --image {path['file']!r} sends the picture"
+        return f"makes no calls; to insert the file: text = {reference}.read_text(), {{{{text}}}}"
+    if "(" in reference:
+        return "makes no calls; assign the value to a name first"
+    return 'takes a name, name.attr, name[0], name["k"]'
 
 
 def image_of(source: str, names: Mapping[str, Any]) -> Image:

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -25,9 +26,12 @@ from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.types import Image, Message
 
 from .sources import source_of
+from .tables import as_pandas
 
 _PLAIN = (str, int, float, complex, bool, type(None))
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+# A generator, say, tells no more than where it is.
+_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?) at 0x[0-9A-Fa-f]+>")
 # JSON has such integers as text: Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
 
@@ -70,7 +74,8 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
 def _as_text(value: Any, name: str, budget: int) -> Shown:
     if isinstance(value, _PLAIN):
         return Shown(_text_of(value))
-    if inspect.isfunction(value) or inspect.isclass(value):
+    # What `functools.cache` makes of a function is none, but remembers it.
+    if inspect.isfunction(getattr(value, "__wrapped__", value)) or inspect.isclass(value):
         return Shown(source_of(value, name))
     if isinstance(value, os.PathLike):
         return _path(Path(value), name)
@@ -81,6 +86,7 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
         )
     if isinstance(value, bytes | bytearray):
         raise InvalidRequest(f"{name} is bytes and no image; decode it to text first")
+    value = as_pandas(value)
     pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
     if pandas and isinstance(value, pandas.DataFrame):
         return _table(value, name, "DataFrame", budget)
@@ -88,16 +94,18 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
         return _table(value.to_frame(), name, "Series", budget)
     if pandas and isinstance(value, pandas.Index):
         return _table(value.to_frame(index=False), name, "Index", budget)
+    if numpy and isinstance(value, numpy.ndarray) and value.dtype == object:
+        return _as_text(value.tolist(), name, budget)
     if numpy and isinstance(value, numpy.ndarray):
         return _array(value, name, budget)
     if isinstance(value, Mapping | list | tuple | set | frozenset) or is_dataclass(value):
         return _collection(value, name, budget)
     if hasattr(value, "model_dump"):
         return _collection(value.model_dump(mode="json"), name, budget)
-    made_of: Any = type(value)
-    if made_of.__str__ is object.__str__ and made_of.__repr__ is object.__repr__:
+    made_of, text = type(value), str(value)
+    if _ADDRESS.fullmatch(text):
         raise InvalidRequest(f"{name} is of type {made_of.__name__}, which has no text form")
-    return _cut(str(value), name, made_of.__name__, budget)
+    return _cut(text, name, made_of.__name__, budget)
 
 
 def as_image(value: Any) -> Image | None:
@@ -138,8 +146,8 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
 
 def _path(path: Path, name: str) -> Shown:
     """The name of a file, with a note on how to insert what is in it."""
-    how = f"--image {name}" if path.suffix.lower() in _IMAGES else f"text = {name}.read_text()"
-    inserts = "sends the picture" if path.suffix.lower() in _IMAGES else "and {{text}} insert it"
+    how = f"--image {name}" if path.suffix.lower() in IMAGES else f"text = {name}.read_text()"
+    inserts = "sends the picture" if path.suffix.lower() in IMAGES else "and {{text}} insert it"
     return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
 
 

@@ -26,6 +26,9 @@ ODD = pd.DataFrame(
         "two\nlines": ["both"],
         "a.b": ["dotted"],
         "f(x)": ["called"],
+        "f{x}": ["braced"],
+        "list of": [["first"]],
+        pd.Timestamp("2026-11-29"): ["dated"],
     }
 )
 
@@ -38,7 +41,8 @@ ODD = pd.DataFrame(
         ("{{$price}} for {{unit price}}", "cheap for 3"),
         ("{{padded}} {{two lines}}", "trim both"),
         ("{{a.b}} {{f(x)}}", "dotted called"),
-        (r"{{2023}} \{{2023}} {2023} {{}}", "1 {{2023}} {2023} {{}}"),
+        ("{{f{x}}} {{list of[0]}} {{2026-11-29}}", "braced first dated"),
+        (r"{{2023}} \{{2023}} \{{2024}} {2023} {{}}", "1 {{2023}} {{2024}} {2023} {{}}"),
     ],
 )
 def test_any_column_name_stands_between_braces(
@@ -57,13 +61,31 @@ def test_columns_of_several_levels_go_by_names_with_dots(sandbox: Sandbox) -> No
     assert prompts(sandbox) == ["1 to 2"]
     assert list(result.columns[:2]) == list(columns)
     assert result["reply"].tolist()[0]
+    again = arche_magic.map(result, "Shorten {{reply}}")
+    assert prompts(sandbox)[1] == f"Shorten {result['reply'][0]}"
+    assert list(again.columns) == list(result.columns)
 
 
-@pytest.mark.parametrize("wrong", ["{{2024}}", '{{"a": 1}}', "{{unit  prize}}", "{{a.b.c}}"])
+def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:
+    """A number and a text: which one is meant cannot be known."""
+    with pytest.raises(InvalidRequest, match="two columns are called '2023'"):
+        arche_magic.map(pd.DataFrame([[1, 2]], columns=[2023, "2023"]), "{{2023}}")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["{{2024}}", '{{"a": 1}}', "{{unit  prize}}", "{{a.b.c}}", "{{g{x}}}"]
+)
 def test_braces_that_name_no_column_are_an_error(sandbox: Sandbox, wrong: str) -> None:
     """Nothing is sent literally, for any row."""
     with pytest.raises(InvalidRequest, match=r"no column.*sends the braces as they stand"):
         arche_magic.map(ODD, f"{{{{2023}}}} {wrong}")
+    assert not prompts(sandbox)
+
+
+def test_what_follows_a_column_is_checked_before_anything_is_sent(sandbox: Sandbox) -> None:
+    """One error, instead of one for each row."""
+    with pytest.raises(InvalidRequest, match=r"unit price \| upper.*takes a name"):
+        arche_magic.map(ODD.rename(columns={"$price": "unit"}), "{{unit price | upper}}")
     assert not prompts(sandbox)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +32,12 @@ def sent(sandbox: Sandbox) -> str:
     return str(sandbox.requests[-1].body["messages"][-1]["content"])
 
 
+@functools.cache
+def cached_length(text: str) -> int:
+    """What notebooks keep from being worked out twice."""
+    return len(text)
+
+
 @pytest.mark.parametrize(
     ("reference", "value"),
     [
@@ -42,6 +51,8 @@ def sent(sandbox: Sandbox) -> str:
         ("rows[1].row['first name']", "Grace"),
         ("größe", "1.5"),
         ("nothing", "None"),
+        ("नाम.size", "3"),  # a combining vowel is no letter for `re`
+        ("words", '["a", null, 1]'),
     ],
 )
 def test_a_reference_stands_for_its_value(reference: str, value: str) -> None:
@@ -55,6 +66,8 @@ def test_a_reference_stands_for_its_value(reference: str, value: str) -> None:
         "rows": [None, SimpleNamespace(row=row)],
         "größe": 1.5,
         "nothing": None,
+        "नाम": SimpleNamespace(size=3),
+        "words": np.array(["a", None, 1], dtype=object),
     }
     assert fill(f"<{{{{{reference}}}}}>", names, 100).text == f"<{value}>"
 
@@ -65,6 +78,7 @@ def test_a_reference_stands_for_its_value(reference: str, value: str) -> None:
         '{"json": {"a": {"b": {}}}}',
         "int a[2][2] = {{1,2},{3,4}}; struct p q[] = {{x, y}, {z, w}};",
         r"\frac{1}{2} and {x} and {x.y} and {{ 1 + 1 }} and {{}} and {{\n}}",
+        r"\hat{{x_{1}}} and {{x{y}}}",
         "{{ not closed",
         "{{ two\nlines }}",
         "{% for x in xs %} {# note #}",
@@ -111,6 +125,10 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ("{{frame['ag']}}", "frame has no 'ag'; did you mean 'age'?"),
         ("{{len(xs)}}", "makes no calls; assign the value to a name first"),
         ('{{Path("notes.txt")}}', r'to insert the file: text = Path\("notes.txt"\).read_text\(\)'),
+        ('{{pathlib.Path("a.txt")}}', r'text = pathlib.Path\("a.txt"\).read_text\(\)'),
+        ("{{Path('a.png')}}", "--image 'a.png' sends the picture"),
+        ('{{Path("a").read_text()}}', "makes no calls; assign the value to a name first"),
+        ("{{lines}}", "lines is of type generator, which has no text form"),
         ("{{rude}}", "rude cannot be shown as text: ZeroDivisionError"),
         ("{{frame.describe}}", "frame.describe is a function; {{…}} makes no calls"),
         ("{{name | upper}}", "takes a name, name.attr, name"),
@@ -145,9 +163,23 @@ def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:
         "broken": Broken(),
         "rude": Rude(),
         "data": b"\x00\x01",
+        "lines": (line for line in "ab"),
     }
     with pytest.raises(InvalidRequest, match=said):
         fill(text, names, 100)
+
+
+def test_tables_of_other_libraries_go_in_as_those_of_pandas() -> None:
+    """Their own texts leave rows out without a word."""
+    for table in (pl.DataFrame({"n": range(30)}), pa.table({"n": range(30)})):
+        assert fill("{{t}}", {"t": table}, 100).text.endswith("\n28\n29")
+    with pytest.raises(InvalidRequest, match=r"LazyFrame; give data\.collect"):
+        fill("{{t}}", {"t": pl.LazyFrame({"n": [1]})}, 100)
+
+
+def test_a_cached_function_goes_in_as_its_source() -> None:
+    """As one without the decorator does."""
+    assert "def cached_length(" in fill("{{f}}", {"f": cached_length}, 100).text
 
 
 def test_looking_up_a_key_does_not_make_it() -> None:
@@ -239,6 +271,7 @@ def test_data_goes_in_as_json() -> None:
         ("{{sales}}. Why?", "…Apr,7\n. Why?"),
         ("{{sales}}{{sales}}", "…Apr,7\n[sales…Apr,7"),
         ("{{sales}}\nWhy?", "…Apr,7\nWhy?"),
+        ("{{sales}}\r\nWhy?", "…Apr,7\r\nWhy?"),
         ("{{sales}}", "…Apr,7"),
         ("{{column}}!", "…7\n!"),
         ("{{array}}!", "…3, 4\n!"),
