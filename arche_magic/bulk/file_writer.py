@@ -54,11 +54,12 @@ class FileWriter:
             self._write_parquet(frame, table)
             return
         packed = "gzip" if self._name.endswith(".gz") else None
-        shown = frame.assign(
-            **{name: [_as_cell(value) for value in frame[name]] for name in self._types}
+        # Nested values of the source too, which have no other text than Python's.
+        shown = frame.apply(
+            lambda column: column.map(_as_cell) if column.dtype == object else column
         )
         mode = "a" if self._begun else "w"
-        shown.to_csv(  # type: ignore[call-overload]  # "a" and "w" are modes
+        shown.to_csv(
             self._path, mode=mode, header=not self._begun, index=False, compression=packed,
             sep=self._sep,
         )  # fmt: skip
@@ -73,7 +74,10 @@ class FileWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if table is None:
+        if table is not None:
+            names = enumerate(table.column_names)
+            table = table.select([at for at, name in names if name not in self._types])
+        else:
             kept = [name for name in frame.columns if name not in self._types]
             texts = [pa.array(frame[name], pa.string(), from_pandas=True) for name in kept]
             table = pa.Table.from_arrays(texts, names=[str(name) for name in kept])
@@ -96,7 +100,8 @@ class FileWriter:
             except (TypeError, ValueError, OverflowError, NotImplementedError):
                 found.append(None)
                 shown = _text(value)[:_LONGEST_SHOWN]
-                errors[row] = f"{name}: {shown} does not fit the file's column of type {kind}"
+                error = f"{name}: {shown} does not fit the file's column of type {kind}"
+                errors[row] = "; ".join(filter(None, (errors[row], error)))
         return found
 
 
@@ -156,12 +161,20 @@ def _plain(value: Any) -> Any:
 
 
 def _as_cell(value: Any) -> Any:
-    return _text(value) if isinstance(value, list | tuple | set | frozenset | dict) else value
+    several = isinstance(value, list | tuple | set | frozenset | dict | bytes)
+    return _text(value) if several or hasattr(value, "tolist") else value
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist"):
+        return json.dumps(value, ensure_ascii=False, default=_for_json)
+    return str(_for_json(value)) if isinstance(value, bytes) else str(value)
+
+
+def _for_json(value: Any) -> Any:
+    """What JSON has for a set, for numpy's arrays and numbers, for bytes; else a text."""
     if isinstance(value, set | frozenset):
-        value = sorted(value, key=str)
-    if isinstance(value, list | tuple | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+        return sorted(value, key=str)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -79,12 +79,14 @@ class SourceFile:
             raise InvalidRequest(f"{self.path.name}: encoding and sep are for CSV files")
         if encoding is not None:
             try:
-                codecs.lookup(encoding)
-            except (LookupError, ValueError):
+                # Some codecs, such as base64, are none of texts.
+                "".encode(encoding)
+            except (LookupError, TypeError, ValueError):
                 raise InvalidRequest(
                     f"encoding {encoding!r} is unknown; common ones are utf-8, cp1252 and utf-16"
                 ) from None
-        if sep is not None and (not isinstance(sep, str) or len(sep) != 1 or sep in '\r\n"'):
+        sep = "\t" if sep == r"\t" else sep
+        if sep is not None and (not isinstance(sep, str) or len(sep) != 1 or sep in '\0\r\n"'):
             raise InvalidRequest(f"sep is {sep!r}; it must be one character, such as ';'")
         self.sep = sep or ","
         with self._readable():
@@ -143,6 +145,7 @@ class SourceFile:
         chunks = pd.read_csv(
             self.path, dtype=str, keep_default_na=False, na_values=[""], chunksize=rows,
             skip_blank_lines=False, encoding=self.encoding, sep=self.sep,
+            engine="c" if self.sep.isascii() else "python",
         )  # fmt: skip
         with chunks:
             for frame in chunks:

@@ -176,14 +176,14 @@ class Reply(str):
 
 
 def fields_of(parsed: Any) -> dict[str, Any]:
-    """The fields of what was read from a structured reply, by name.
+    """The fields of what was read from a structured reply, by their names in the schema.
 
     Nested objects are dicts, and members of an Enum their values.
     """
     if is_dataclass(parsed) and not isinstance(parsed, type):
         parsed = asdict(parsed)
     elif dump := getattr(parsed, "model_dump", None):
-        parsed = dump()
+        parsed = dump(by_alias=True)
     return {name: _plain(value) for name, value in dict(parsed).items()}
 
 
@@ -192,8 +192,8 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, dict):
         return {_plain(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(_plain, value))
     return value
 
 

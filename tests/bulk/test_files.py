@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from datetime import date
 from decimal import Decimal
 from enum import Enum
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from pydantic import BaseModel
+from bulk_parts import prompts
+from pydantic import BaseModel, Field
 
 import arche_magic
 from arche_magic.llm_providers import InvalidRequest
@@ -50,10 +52,12 @@ def test_a_csv_is_read_in_its_encoding(
 
 
 def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
-    """The result has the same separator."""
-    Path("in.csv").write_text("text;price\nsoup;1,50\n")
-    arche_magic.map("in.csv", TEMPLATE, to="out.csv", sep=";")
-    assert pd.read_csv("out.csv", sep=";").price.tolist() == ["1,50"]
+    """The result has the same separator; a tab may be written as a backslash and a t."""
+    for sep, given in ((";", ";"), ("\t", "\t"), ("\t", r"\t"), ("§", "§")):
+        Path("in.csv").write_text(f"text{sep}price\nsoup{sep}1,50\n", encoding="utf-8")
+        with warnings.catch_warnings(action="error"):
+            arche_magic.map("in.csv", TEMPLATE, to="out.csv", sep=given)
+        assert Path("out.csv").read_text(encoding="utf-8").startswith(f"text{sep}price{sep}reply")
 
 
 @pytest.mark.parametrize(
@@ -63,10 +67,13 @@ def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
         (TABLE.encode("utf-16-le"), {}, "in.csv is not UTF-8 text; it may be UTF-16"),
         (TABLE.encode("utf-8"), {"encoding": "ascii"}, "in.csv is not ASCII text"),
         (TABLE.encode("utf-8"), {"encoding": "utf-99"}, "encoding 'utf-99' is unknown"),
+        (TABLE.encode("utf-8"), {"encoding": "base64"}, "encoding 'base64' is unknown"),
+        (TABLE.encode("utf-8"), {"encoding": 1252}, "encoding 1252 is unknown"),
         (b"", {}, "in.csv is empty"),
         (b"text,note\na,b\nc,d,e\n", {}, r"in\.csv \(utf-8.*Expected 2 fields in line 3, saw 3"),
         (b"text,note\na,b,c\nd,e,f\n", {}, "in.csv .*more fields than the header"),
         (b'text,note\na,b\n"c,d\n', {}, "in.csv .*the quote that opens in line 3 is never closed"),
+        (TABLE.encode("utf-8"), {"sep": "\0"}, "must be one character"),
         (TABLE.encode("utf-8"), {"sep": "ab"}, "sep is 'ab'; it must be one character"),
     ],
 )  # fmt: skip
@@ -132,6 +139,8 @@ class Dish(BaseModel):
     price: Decimal
     big: int
     parts: dict[str, int]
+    shades: set[Colour]
+    rest: int = Field(alias="what is left")
     either: int | str
     part: Dish | None
 
@@ -144,6 +153,8 @@ DISH: dict[str, Any] = {
     "price": 1.5,
     "big": 2**62,
     "parts": {"salt": 1},
+    "shades": ["red"],
+    "what is left": 3,
     "either": "one",
     "part": None,
 }
@@ -177,6 +188,8 @@ def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: 
     assert first.price == "1.5"
     assert first.big == 2**62
     assert json.loads(first["parts"]) == {"salt": 1}
+    assert list(first.shades) == ["red"]
+    assert first["what is left"] == 3
     assert first.either == "one"
     assert pd.isna(first.error)
     assert result.error[1].startswith(f"big: {2**70} does not fit")
@@ -189,11 +202,41 @@ def test_an_enum_is_its_value_everywhere(dishes: Any) -> None:
     frame = arche_magic.map(pd.DataFrame({"text": ["one"]}), TEMPLATE, schema=Dish)
     assert frame.colour[0] == "red"
     assert frame.colours[0] == ["red", "blue"]
+    assert frame.shades[0] == {"red"}
+    assert frame["what is left"][0] == 3
     arche_magic.map("in.csv", TEMPLATE, to="out.csv", schema=Dish, pack=1)
     written = pd.read_csv("out.csv", dtype=str)
     assert written.colour[0] == "red"
     assert json.loads(written.colours[0]) == ["red", "blue"]
+    assert json.loads(written.shades[0]) == ["red"]
+    assert written["what is left"][0] == "3"
     assert json.loads(written.days[0]) == ["2026-11-28", "2026-11-29"]
     assert written.big[1] == str(2**70)
     reply = arche_magic.get_llm_provider().generate("one", schema=Dish)
     assert arche_magic.frame(reply).colour[0] == "red"
+    assert arche_magic.frame(reply)["what is left"][0] == 3
+
+
+def test_every_value_that_does_not_fit_is_told(start: Start) -> None:
+    """One row may have several."""
+    start(reply=lambda model, messages: json.dumps({"a": 2**64, "b": [2**65]}))
+    Path("in.csv").write_text("text\none\n")
+    arche_magic.map("in.csv", TEMPLATE, to="out.parquet", schema="a int, b list[int]")
+    error = pd.read_parquet("out.parquet").error[0]
+    assert f"a: {2**64} does not fit" in error
+    assert f"b: [{2**65}] does not fit" in error
+
+
+@pytest.mark.parametrize("target", ["out.parquet", "out.csv"])
+def test_columns_of_an_earlier_result_are_replaced(sandbox: Sandbox, target: str) -> None:
+    """A file that a job wrote can be the next one's source; nested values are JSON in a CSV."""
+    old = {"text": ["soup"], "tags": [["a", "b"]], "reply": ["old"], "tokens": [1], "error": ["e"]}
+    pd.DataFrame(old).to_parquet("in.parquet")
+    arche_magic.map("in.parquet", "{{text}} {{tags}}", to=target)
+    read = pd.read_parquet if target.endswith(".parquet") else pd.read_csv
+    result = read(target)
+    assert prompts(sandbox) == ['soup ["a", "b"]']
+    assert list(result) == ["text", "tags", "reply", "provider", "model", "tokens", "error"]
+    assert result.reply[0] != "old"
+    tags = result.tags[0]
+    assert list(json.loads(tags) if target.endswith(".csv") else tags) == ["a", "b"]
