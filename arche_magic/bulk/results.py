@@ -83,7 +83,7 @@ class Replies:
         data = self._rows.frame
         columns = {REPLY: self._texts.column().set_axis(data.index)} if self._texts else {}
         columns |= {
-            name: pd.Series(values, index=data.index, dtype=_dtype(name)).infer_objects()
+            name: infer_types(pd.Series(values, index=data.index, dtype=_dtype(name)))
             for name, values in self._columns.items()
         }
         added = pd.DataFrame(columns, index=data.index)
@@ -130,13 +130,22 @@ class _Texts:
         blocks = [_series(block) if isinstance(block, list) else block for block in self._blocks]
         if not blocks:
             return pd.Series(dtype=object)
-        return pd.concat(blocks, ignore_index=True).infer_objects()
+        return infer_types(pd.concat(blocks, ignore_index=True))
 
 
 def _series(values: list[Any]) -> pd.Series:
     import pandas as pd
 
-    return pd.Series(values, dtype=object).infer_objects()
+    return infer_types(pd.Series(values, dtype=object))
+
+
+def infer_types(column: pd.Series) -> pd.Series:
+    """The column with the type of its values; as objects where pandas has none for them."""
+    try:
+        return column.infer_objects()
+    except OverflowError:
+        # Before pandas 3, for an integer past the largest float.
+        return column
 
 
 def _dtype(name: str) -> str:

@@ -23,9 +23,10 @@ _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 _ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
 
 
-# A reference that python-dotenv expands, `${NAME}` or `${NAME:-default}`, and those it does not.
+# A reference that python-dotenv expands, `${NAME}` or `${NAME:-default}`, and those it does not:
+# of a shell, and of 1Password's `op run`.
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
-_UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*", re.DOTALL)
+_UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*|`.*|op://.*", re.DOTALL)
 _PIPE_RETRY_SECONDS = 60.0
 
 
@@ -264,7 +265,11 @@ def _parse(path: Path, environment: Variables) -> EnvFile:
             value, sources = _expanded(parsed.value, variables, borrowed, environment)
             variables.pop(name, None)
             if value is None:
-                unused[number] = "it refers to a variable that is not set"
+                unused[number] = (
+                    "it is a reference, and only ${NAME} is expanded"
+                    if _UNKNOWN_REFERENCE.fullmatch(clean(parsed.value))
+                    else "it refers to a variable that is not set"
+                )
                 unusable[name] = number
                 continue
             unusable.pop(name, None)
@@ -293,7 +298,7 @@ def _expanded(
             taken.add(name)
             return environment[name]
         taken.update(borrowed.get(name, ()))
-        if name not in variables and default is None:
+        if (name not in variables and default is None) or "${" in (default or ""):
             missing.append(name)
         return variables.get(name, default or "")
 

@@ -77,7 +77,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         flag, equals, value = _split(word)
         action = _option(parser, flag)
         if action is None:
-            raise _unknown_option(parser, flag, name)
+            raise _unknown_option(magic, flag, name)
         if action.nargs == 0:
             options.append(word)
             continue
@@ -219,13 +219,12 @@ def _word(text: str, name: str) -> tuple[str, str]:
     return text[:end], text[end:].lstrip()
 
 
-def _unknown_option(parser: argparse.ArgumentParser, flag: str, name: str) -> Exception:
+def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
     from arche_magic.llm_providers.config import did_you_mean
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    known = [flag for action in parser._actions for flag in action.option_strings]
+    known = [flag for action in magic.parser._actions for flag in action.option_strings]
     hint = did_you_mean(flag, known) if flag.startswith("--") else ""
-    return InvalidRequest(
-        f"{name}: unknown option {flag}{hint or '; put -- before a text that starts with a dash'}; "
-        f"{name} --help lists the options"
-    )
+    if not hint and any("TEXT" in words for words in usage(magic)):
+        hint = "; put -- before a text that starts with a dash"
+    return InvalidRequest(f"{name}: unknown option {flag}{hint}; {name} --help lists the options")

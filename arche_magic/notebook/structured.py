@@ -8,6 +8,7 @@ from enum import Enum
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.bulk.results import infer_types
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -66,7 +67,7 @@ def frame(replies: Reply | Iterable[Reply]) -> pd.DataFrame:
     for row in rows:
         if not isinstance(row, Reply) or row.parsed is None:
             raise InvalidRequest("only replies to prompts with a schema have fields; give schema=")
-    return pd.DataFrame([fields_of(row.parsed) for row in rows])
+    return pd.DataFrame([fields_of(row.parsed) for row in rows], dtype=object).apply(infer_types)
 
 
 def structured_bundle(reply: Reply) -> dict[str, str]:

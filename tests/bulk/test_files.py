@@ -227,6 +227,15 @@ def test_every_value_that_does_not_fit_is_told(start: Start) -> None:
     assert f"b: [{2**65}] does not fit" in error
 
 
+def test_an_integer_past_the_largest_float_loses_no_row(start: Start) -> None:
+    """The oldest pandas has no type for it, and refuses to look."""
+    start(reply=lambda model, messages: json.dumps({"a": 10**400}))
+    assert arche_magic.map(["one"], schema="a int").a[0] == 10**400
+    reply = arche_magic.get_llm_provider().generate("one", schema="a int")
+    assert arche_magic.frame(reply).a[0] == 10**400
+    assert str(arche_magic.frame([]).shape) == "(0, 0)"
+
+
 @pytest.mark.parametrize("target", ["out.parquet", "out.csv"])
 def test_columns_of_an_earlier_result_are_replaced(sandbox: Sandbox, target: str) -> None:
     """A file that a job wrote can be the next one's source; nested values are JSON in a CSV."""

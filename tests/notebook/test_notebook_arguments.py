@@ -84,6 +84,8 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm --temprature 1 hi", "did you mean '--temperature'?"),
         ("%llm -x hi", "unknown option -x"),
         ("%llm -5 degrees", "put -- before a text that starts with a dash"),
+        ("%llm_explain -5 degrees", "put -- before a text that starts with a dash"),
+        ("%llm_quota -x", "unknown option -x; %llm_quota --help lists the options"),
         ("%llm hi -o", None),
         ("%llm -t", "-t needs a value"),
         ("%llm -t warm hi", "invalid float value: 'warm'"),

@@ -311,7 +311,12 @@ def test_an_integer_of_any_size_goes_in_whole() -> None:
     """Python itself writes none of more than 4,300 digits."""
     large = 10**5000
     digits = "1" + 5000 * "0"
-    names = {"n": large, "l": [large, 1], "d": {large: 1}, "f": pd.DataFrame({"n": [large]})}
+    names = {
+        "n": large,
+        "l": [large, 1],
+        "d": {large: 1},
+        "f": pd.DataFrame({"n": [large]}, dtype=object),
+    }
     assert fill("{{n}}", names, 100).text == digits
     assert fill("{{n}}", {"n": -large}, 100).text == "-" + digits
     assert fill("{{l}}", names, 5000).text == f'["{digits}", 1]'
