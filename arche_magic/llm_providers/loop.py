@@ -31,7 +31,7 @@ from .prices import cost_usd, load_soon
 from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker
 from .remaining import Remaining
-from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting
+from .reply import Attempt, Discarded, Event, Outcome, Piece, Reply, Waiting, total_cost
 from .routing import Choice, Decision, choose
 from .schemas import with_correction
 from .stopping import raise_if_stopped
@@ -297,7 +297,7 @@ class RequestRun:
                 self._settle(hold, usage, call, adapter.account, last=False)
                 yield from self._ask_once_more(route, call, usage, misfit)
                 return None
-        served = self._note(route, "served", call, usage)
+        self._note(route, "served", call, usage)
         standing = self._settle(hold, usage, call, adapter.account)
         return Reply(
             call.text,
@@ -308,7 +308,7 @@ class RequestRun:
             attempts=tuple(self.attempts),
             seconds=self._clock.time() - self._started,
             finish_reason=call.finish_reason,
-            cost=served.cost_usd,
+            cost=total_cost(self.attempts),
             standing=standing,
             decisions=tuple(self.decisions),
             parsed=parsed,

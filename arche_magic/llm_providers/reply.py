@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -114,7 +114,7 @@ class Reply(str):
         attempts: every route considered for this request, in order, the answering one last.
         seconds: from the call to the last piece, waiting included.
         finish_reason: `stop` or `length`; `interrupted` for what `-o` keeps of an interrupted cell.
-        cost: USD, or None where the price is not known.
+        cost: USD of all attempts, failed ones too; None where the price of the last is not known.
         standing: what is left of the tightest limit of the route, in words, or "".
         decisions: what each choice of a route was made from, in order, the answering one last;
             `decisions[-1].choice()` makes it again, and `%llm_why` explains it.
@@ -173,6 +173,13 @@ class Reply(str):
         text = str(self) if self.parsed is None else f"```json\n{self}\n```"
         # A model's text is untrusted wherever it is shown.
         return harmless_markdown(without_controls(text))
+
+
+def total_cost(attempts: Sequence[Attempt]) -> float | None:
+    """USD of all attempts of a request; None where the price of the last one is not known."""
+    if attempts[-1].cost_usd is None:
+        return None
+    return sum(attempt.cost_usd or 0.0 for attempt in attempts)
 
 
 def fields_of(parsed: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.markdown import unfinished, without_controls
 from arche_magic.llm_providers.records import told
-from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting
+from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting, total_cost
 from arche_magic.llm_providers.types import Usage, in_seconds, route_name
 
 from .formats import bundle, code_of, is_json
@@ -265,7 +265,7 @@ def for_frontends(bundle: dict[str, str]) -> dict[str, str]:
 def receipt_line(reply: Reply) -> str:
     """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`.
 
-    The receipt of a paid route says what the reply cost: `paid · $0.0031`. The one of a kept reply
+    The receipt of what was paid says what it cost: `paid · $0.0031`. The one of a kept reply
     is `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then, none now`.
     """
     route = route_name(reply.provider, reply.key, reply.model)
@@ -276,7 +276,7 @@ def receipt_line(reply: Reply) -> str:
     else:
         seconds = f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s"
         parts = [route, tokens, seconds]
-        if _was_paid(reply):
+        if _was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
         parts.append("private")
@@ -302,7 +302,7 @@ def _interrupted(text: str, ended: Ended | None) -> Reply:
         attempts=attempts,
         seconds=last.waited_s + last.seconds,
         finish_reason="interrupted",
-        cost=last.cost_usd,
+        cost=total_cost(attempts),
         decisions=ended.decisions,
     )
 

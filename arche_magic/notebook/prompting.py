@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .magics import ArcheMagics
 
 # IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and what Python keeps in a module.
-_RESERVED = re.compile(r"In|Out|get_ipython|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
+_RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 
 
 def ask(

@@ -95,6 +95,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm -o for hi", "-o 'for' is not a valid variable name"),
         ("%llm -o print hi", "-o 'print' would hide the builtin print"),
         ("%llm -o get_ipython hi", "-o 'get_ipython' is a name that IPython or Python uses"),
+        ("%llm -o exit hi", "-o 'exit' is a name that IPython or Python uses"),
         *(
             (f"%%llm -o {name}\nhi", f"-o '{name}' is a name that IPython or Python uses")
             for name in ("In", "Out", "_", "__", "_3", "_i", "_i3", "_oh", "__name__")

@@ -13,6 +13,7 @@ from genai_prices import calc_price
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.types import Key, Route, Usage
+from arche_magic.notebook.display import receipt_line
 
 if TYPE_CHECKING:
     from provider_parts import Start
@@ -30,6 +31,19 @@ def test_a_paid_reply_names_its_price(start: Start) -> None:
     assert reply.cost > 0
     (attempt,) = reply.attempts
     assert attempt.cost_usd == reply.cost
+
+
+def test_a_failed_attempt_is_part_of_what_a_reply_cost(start: Start) -> None:
+    """Asked once more for its schema, and answered by a free route in the end."""
+    texts = iter(["no JSON", '{"a": 1}'])
+    start(keys={"openai": 1}, reply=lambda *_: next(texts))
+    reply = get_llm_provider().generate("Hello", schema="a int")
+    first, second = reply.attempts
+    assert reply.cost == pytest.approx(first.cost_usd + second.cost_usd)
+    assert min(first.cost_usd, second.cost_usd) > 0
+    assert "paid · $" in receipt_line(reply)
+    free = reply.changed(provider="groq", decisions=(), cost=first.cost_usd)
+    assert f"paid · ${first.cost_usd:.6f}" in receipt_line(free)
 
 
 def test_a_free_reply_costs_nothing(start: Start) -> None:
