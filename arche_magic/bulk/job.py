@@ -54,6 +54,8 @@ class Job:
         retry_errors: rows that failed for good in an earlier run are asked again.
         fresh: every row is asked again, and what is kept is replaced.
         reserve: the share of each limit (0 to 1) that is left to other work.
+        prefix: what goes before the names of our columns, and before a field of the schema whose
+            name the data has already.
         llm: what asks; that of the configuration if not given.
         agreement: of the parts of a larger job: how packed replies agree so far.
         part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
@@ -64,6 +66,7 @@ class Job:
         rows: the rows and their prompts.
         purse: what its calls may take together; None without `max_cost` and `max_tokens_total`.
         schema: what each reply must look like, or None.
+        prefix: what goes before the names of our columns.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or only paid routes are there; nothing
@@ -85,12 +88,14 @@ class Job:
         retry_errors: bool = False,
         fresh: bool = False,
         reserve: float = 0.1,
+        prefix: str = "",
         llm: IntelligentLLMOrchestrator | None = None,
         part_of: Purse | str = "",
         agreement: Agreement | None = None,
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
+        self.prefix = prefix
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         longest = at_most("patience", patience)

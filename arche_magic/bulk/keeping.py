@@ -7,8 +7,8 @@ import time
 import warnings
 from collections.abc import Callable
 
-from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
+from arche_magic.llm_providers.replies import Failure, ReplyStore
 
 from .agreement import Model, PackingWarning
 from .lanes import Lanes
@@ -117,7 +117,11 @@ class Keeper:
                 agreement.note_packed(finished.packed_by, [finished.task.address])
                 self._counts.packed += 1
         failed = [f for f in batch if f.error is not None]
-        if final := {f.task.address: f.error.to_store() for f in failed if f.error and not f.again}:
+        if final := {
+            f.task.address: Failure(f.error.to_store(), _raw(f.error))
+            for f in failed
+            if f.error and not f.again
+        }:
             self._store.fail(final, now)
         if again := [f.task.address for f in failed if f.again]:
             self._store.release(again, self._owner)
@@ -127,9 +131,12 @@ class Keeper:
                 places = self._pool.written(finished.task)
                 tokens = self._tokens(finished)
                 why = str(finished.error) if finished.error else None
+                raw = _raw(finished.error)
                 for number, (position, label) in enumerate(places):
                     prompt, joined = finished.task.prompt, number > 0
-                    rows.append(Row(position, label, prompt, finished.reply, why, joined, tokens))
+                    rows.append(
+                        Row(position, label, prompt, finished.reply, why, joined, tokens, raw)
+                    )
         if rows:
             self._hand_out(rows)
         self._judge(failed)
@@ -187,3 +194,8 @@ class Keeper:
         elif counts.failed >= self._bounds.failed:
             what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"
             self._pool.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
+
+
+def _raw(error: LLMProviderError | None) -> str | None:
+    """The text of a reply that does not fit its schema, if that is the error."""
+    return (error.text or None) if isinstance(error, SchemaMismatch) else None

@@ -45,6 +45,7 @@ class Row:
         error: why there is none, or None.
         resumed: nothing was spent on it now: it was kept, or another row asked the same.
         tokens: what was spent on it, now or when its reply was kept.
+        raw: the text of a reply that does not fit the schema, or None.
     """
 
     position: int
@@ -54,6 +55,7 @@ class Row:
     error: str | None = None
     resumed: bool = False
     tokens: int = 0
+    raw: str | None = None
 
 
 @dataclass(frozen=True)

@@ -142,13 +142,14 @@ class Reader:
         rows, left = [], []
         for task in tasks:
             answer = kept.get(task.address)
-            error = None if answer is not None else failures.get(task.address)
-            if answer is None and error is None:
+            failure = None if answer is not None else failures.get(task.address)
+            if answer is None and failure is None:
                 left.append(task)
                 continue
+            error, raw = (failure.error, failure.raw) if failure else (None, None)
             tokens = answer.usage.total_tokens if answer is not None else 0
             rows += [
-                Row(position, label, task.prompt, answer, error, True, tokens)
+                Row(position, label, task.prompt, answer, error, True, tokens, raw)
                 for position, label in task.rows
             ]
         if rows:

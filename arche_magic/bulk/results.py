@@ -5,71 +5,90 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.reply import fields_of
+from arche_magic.llm_providers.reply import Reply, fields_of
 
+from .columns import RAW, REPLY, Column, columns_of, fitted
 from .job import Job
 from .progress import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPLY = "reply"
 # So many texts are a block.
 _BLOCK = 4096
 _TOLD = (
     "requests", "tokens", "cost_usd", "routes", "packed", "checked", "agreed", "not_compared",
     "discarded",
 )  # fmt: skip
-ABOUT = ("provider", "model", "tokens", "error")
 
 
 class Replies:
     """Collects the finished rows of a job, in whatever order they come.
 
-    Columns: `reply`, or the fields of the schema; `provider` and `model`; `tokens`, spent on the
-    row then or now; `error`, why a row has no reply, or None. They replace columns of those names.
+    Columns: `reply`, or the fields of the schema, each of its type; `provider` and `model`;
+    `tokens`, spent on the row then or now; `error`, why a row has no reply, or missing; and, where
+    a reply does not fit the schema, its text in `raw`.
 
     Args:
         job: whose rows. A row that comes again replaces the one before it.
+        always_raw: have the column `raw` with any schema, also where no row needs it.
+
+    Attributes:
+        columns: the columns that `frame` adds.
 
     Raises:
-        InvalidRequest: a field of the schema has the name of a column.
+        InvalidRequest: two columns would have the same name.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, always_raw: bool = False) -> None:
         self._job, self._rows = job, job.rows
-        schema = job.schema
-        self._fields = tuple(schema.definition["properties"]) if schema else ()
-        for field in self._fields:
-            if field in self._rows.frame.columns:
-                raise InvalidRequest(
-                    f"the frame has a column {field!r} already; call the schema's field otherwise, "
-                    "or drop the column"
-                )
-        self._columns: dict[str, list[Any]] = {
-            name: [None] * len(self._rows) for name in (*self._fields, *ABOUT)
+        columns = columns_of(self._rows.frame, job.schema, job.prefix)
+        self._fields = tuple(column for column in columns if column.is_field)
+        self._ours = {column.of: column for column in columns if not column.is_field}
+        self._always_raw = always_raw
+        count = len(self._rows)
+        self._values: dict[str, list[Any]] = {
+            column.name: [None] * count for column in columns if column.of != REPLY
         }
-        self._texts = None if schema else _Texts(len(self._rows))
-        self._finished = bytearray(len(self._rows))
+        self._texts = None if self._fields else _Texts(count)
+        self._finished = bytearray(count)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that `frame` adds, in their order."""
+        columns = (*self._fields, *self._ours.values())
+        if self._has_raw():
+            return columns
+        return tuple(column for column in columns if column.is_field or column.of != RAW)
 
     def add(self, row: Row) -> None:
         """Note one finished row."""
-        columns, at = self._columns, row.position
+        at, reply = row.position, row.reply
         self._finished[at] = 1
-        columns["error"][at] = row.error
-        columns["tokens"][at] = row.tokens
+        ours: dict[str, Any] = {"error": row.error, "tokens": row.tokens, RAW: row.raw}
+        if reply is not None:
+            ours |= {"provider": sys.intern(reply.provider), "model": sys.intern(reply.model)}
+        if self._fields:
+            ours |= self._add_fields(at, reply)
+        for name, column in self._ours.items():
+            if name != REPLY:
+                self._values[column.name][at] = ours.get(name)
         if self._texts:
             # Text alone: a reply remembers how it came.
-            self._texts.put(at, None if row.reply is None else str(row.reply))
-        if row.reply is None:
-            return
-        columns["provider"][at] = sys.intern(row.reply.provider)
-        columns["model"][at] = sys.intern(row.reply.model)
-        if self._fields:
-            values = fields_of(row.reply.parsed)
-            for name in self._fields:
-                columns[name][at] = values.get(name)
+            self._texts.put(at, None if reply is None else str(reply))
+
+    def _add_fields(self, at: int, reply: Reply | None) -> dict[str, Any]:
+        """Note the fields of a reply; a value that its column cannot hold is an error of the row."""
+        values = {} if reply is None else fields_of(reply.parsed)
+        problems = []
+        for column in self._fields:
+            value = None
+            try:
+                value = fitted(values.get(column.of), column.field)
+            except ValueError as error:
+                problems.append(f"{column.of}: {error}")
+            self._values[column.name][at] = value
+        return {"error": "; ".join(problems), RAW: str(reply)} if problems else {}
 
     def frame(self) -> pd.DataFrame:
         """The finished rows: a copy of the data, in its order, with its labels.
@@ -81,23 +100,28 @@ class Replies:
         import pandas as pd
 
         data = self._rows.frame
-        columns = {REPLY: self._texts.column().set_axis(data.index)} if self._texts else {}
-        columns |= {
-            name: infer_types(pd.Series(values, index=data.index, dtype=_dtype(name)))
-            for name, values in self._columns.items()
+        columns = {
+            column.name: self._texts.column().set_axis(data.index)
+            if self._texts and column.of == REPLY
+            else column.series(self._values[column.name], data.index)
+            for column in self.columns
         }
         added = pd.DataFrame(columns, index=data.index)
         if levels := data.columns.nlevels - 1:
             # As pandas names a column that is added to a MultiIndex: `frame["reply"]` finds it.
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
-        replaced = set(added.columns)
-        kept = data.loc[:, [name not in replaced for name in data.columns]]
-        frame = pd.concat([kept, added], axis=1)
+        frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
         frame.attrs["arche_magic"] = {name: getattr(progress, name) for name in _TOLD}
         if all(self._finished):
             return frame
         return frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
+
+    def _has_raw(self) -> bool:
+        raw = self._ours.get(RAW)
+        return raw is not None and (
+            self._always_raw or any(text is not None for text in self._values[raw.name])
+        )
 
 
 class _Texts:
@@ -129,24 +153,11 @@ class _Texts:
 
         blocks = [_series(block) if isinstance(block, list) else block for block in self._blocks]
         if not blocks:
-            return pd.Series(dtype=object)
-        return infer_types(pd.concat(blocks, ignore_index=True))
+            return _series([])
+        return pd.concat(blocks, ignore_index=True)
 
 
 def _series(values: list[Any]) -> pd.Series:
     import pandas as pd
 
-    return infer_types(pd.Series(values, dtype=object))
-
-
-def infer_types(column: pd.Series) -> pd.Series:
-    """The column with the type of its values; as objects where pandas has none for them."""
-    try:
-        return column.infer_objects()
-    except OverflowError:
-        # Before pandas 3, for an integer past the largest float.
-        return column
-
-
-def _dtype(name: str) -> str:
-    return "Int64" if name == "tokens" else "object"
+    return pd.Series(values, dtype="string")

@@ -10,6 +10,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from .folders import absolute
@@ -56,7 +57,8 @@ _CLAIMED = """
 SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
 WHERE claimed_by != ?2 AND claimed_until > ?3
 """
-# Made when the first request fails for good: files of earlier versions have none.
+# Made when the first request fails for good: files of earlier versions have none. The texts are
+# apart, as earlier versions write into failures.
 _FAILURES = """
 CREATE TABLE IF NOT EXISTS failures (
     address TEXT PRIMARY KEY NOT NULL,
@@ -64,12 +66,31 @@ CREATE TABLE IF NOT EXISTS failures (
     failed_at REAL NOT NULL
 ) WITHOUT ROWID
 """
+_MISFITS = """
+CREATE TABLE IF NOT EXISTS misfits (
+    address TEXT PRIMARY KEY NOT NULL,
+    text TEXT NOT NULL
+)
+"""
 _KEEP = """
 INSERT OR REPLACE INTO replies (
     address, text, provider, key, model, input_tokens, output_tokens, finish_reason, cost_usd,
     parsed, created_at
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request failed that would fail again.
+
+    Attributes:
+        error: in words.
+        raw: the text of a reply that does not fit its schema, or None.
+    """
+
+    error: str
+    raw: str | None = None
 
 
 class ReplyStore:
@@ -111,7 +132,7 @@ class ReplyStore:
                 return {address: _reply(*row) for address, *row in rows}
         return {}
 
-    def failures(self, addresses: Iterable[str]) -> dict[str, str]:
+    def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
         """Why those of these addresses failed that would fail again."""
         asked = json.dumps(list(addresses))
         with self._complaining():
@@ -119,17 +140,25 @@ class ReplyStore:
                 return {}
             with closing(self._connect()) as connection:
                 self._version(connection)
-                if not connection.execute(
-                    "SELECT 1 FROM sqlite_master WHERE name = 'failures'"
-                ).fetchone():
+                tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+                if ("failures",) not in tables:
                     return {}
-                return dict(
-                    connection.execute(
+                found = {
+                    address: Failure(error)
+                    for address, error in connection.execute(
                         "SELECT address, error FROM json_each(?) AS asked "
                         "CROSS JOIN failures ON address = asked.value",
                         [asked],
                     )
-                )
+                }
+                if found and ("misfits",) in tables:
+                    texts = connection.execute(
+                        "SELECT address, text FROM json_each(?) AS asked "
+                        "CROSS JOIN misfits ON address = asked.value",
+                        [json.dumps(list(found))],
+                    )
+                    found |= {at: Failure(found[at].error, text) for at, text in texts}
+                return found
         return {}
 
     def claim(
@@ -177,17 +206,22 @@ class ReplyStore:
                 "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
             )
 
-    def fail(self, errors: Mapping[str, str], now: float) -> None:
+    def fail(self, failures: Mapping[str, Failure], now: float) -> None:
         """Keep why requests failed that would fail again, and end the claims on them."""
+        addresses = [(address,) for address in failures]
         with self._complaining(), self._change() as connection:
             connection.execute(_FAILURES)
+            connection.execute(_MISFITS)
             connection.executemany(
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
-                [(address, error, now) for address, error in errors.items()],
+                [(address, failure.error, now) for address, failure in failures.items()],
             )
+            connection.executemany("DELETE FROM misfits WHERE address = ?", addresses)
             connection.executemany(
-                "DELETE FROM claims WHERE address = ?", [(address,) for address in errors]
+                "INSERT INTO misfits VALUES (?, ?)",
+                [(at, failure.raw) for at, failure in failures.items() if failure.raw],
             )
+            connection.executemany("DELETE FROM claims WHERE address = ?", addresses)
 
     def forget(self, addresses: Iterable[str]) -> None:
         """Keep the replies at these addresses no longer."""

@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+if TYPE_CHECKING:
+    from .schemas.fields import Field
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 Period = Literal["second", "minute", "hour", "day", "month"]
@@ -321,12 +324,14 @@ class Schema:
         text: its JSON Schema, as it is sent.
         strict: whether it is in the form that strict modes take.
         read: from a reply's text to its value; raises ValueError that says what does not fit.
+        fields: the fields of that value, by the names that they have there, not by aliases.
     """
 
     name: str
     text: str
     strict: bool
     read: Callable[[str], Any] = field(repr=False, compare=False)
+    fields: Mapping[str, Field] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def tokens(self) -> float:

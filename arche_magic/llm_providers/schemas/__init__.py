@@ -16,6 +16,7 @@ from ..bounded import apart
 from ..errors import ConfigurationError, InvalidRequest
 from ..markdown import whole_characters
 from ..types import Schema
+from .fields import Field, fields_in
 from .reading import Misfit, Problem, json_in, reader, with_correction
 from .short import fields_of
 from .strict import as_object, strict_form
@@ -66,7 +67,8 @@ def _of_line(line: str) -> Schema:
         found = validate(value)
         return {name: found.get(name) for name in fields}
 
-    return _schema("reply", adapter.json_schema(), complete)
+    definition = adapter.json_schema()
+    return _schema("reply", definition, complete, fields_in(definition, formats=True))
 
 
 def _of_class(described: type) -> Schema:
@@ -77,7 +79,11 @@ def _of_class(described: type) -> Schema:
         definition = adapter.json_schema()
     except PydanticUserError as error:
         raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
-    return _schema(described.__name__, definition, _pydantic(adapter))
+    # The value has the names of the class, where the reply has its aliases.
+    fields = fields_in(
+        _object(described.__name__, adapter.json_schema(by_alias=False)), formats=True
+    )
+    return _schema(described.__name__, definition, _pydantic(adapter), fields)
 
 
 def _of_json_schema(definition: dict[str, Any]) -> Schema:
@@ -108,14 +114,25 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
             raise Misfit([Problem(tuple(e.absolute_path), e.message) for e in errors])
         return value
 
-    return _schema(str(definition.get("title") or "reply"), definition, validate)
+    name = str(definition.get("title") or "reply")
+    fields = fields_in(_object(name, definition), formats=False)
+    return _schema(name, definition, validate, fields)
 
 
-def _schema(name: str, definition: dict[str, Any], validate: Callable[[Any], Any]) -> Schema:
+def _object(name: str, definition: dict[str, Any]) -> dict[str, Any]:
     try:
-        definition = as_object(definition)
+        return as_object(definition)
     except ValueError as error:
         raise InvalidRequest(f"schema {name}: {error}") from None
+
+
+def _schema(
+    name: str,
+    definition: dict[str, Any],
+    validate: Callable[[Any], Any],
+    fields: Mapping[str, Field],
+) -> Schema:
+    definition = _object(name, definition)
     strict = strict_form(definition)
     return Schema(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or "reply",
@@ -124,6 +141,7 @@ def _schema(name: str, definition: dict[str, Any], validate: Callable[[Any], Any
         ),
         strict=strict is not None,
         read=reader(validate),
+        fields=fields,
     )
 
 

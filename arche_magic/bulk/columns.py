@@ -1,0 +1,139 @@
+"""The columns that a job adds to its data: their names and types, whatever comes of its rows."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.schemas.fields import Field, Kind
+from arche_magic.llm_providers.types import Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPLY = "reply"
+RAW = "raw"
+_TEXT = Field("text")
+_ABOUT = {"provider": _TEXT, "model": _TEXT, "tokens": Field("integer"), "error": _TEXT}
+_DTYPES: dict[Kind, str] = {
+    "text": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean",
+}  # fmt: skip
+_MOST_INTEGER = 2**63
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a job adds.
+
+    Attributes:
+        name: in the result.
+        of: a field of the schema, or what we call the column without a prefix.
+        field: what its values are.
+        is_field: whether it holds a field of the schema.
+    """
+
+    name: str
+    of: str
+    field: Field
+    is_field: bool = False
+
+    def dtype(self) -> Any:
+        """The pandas type of its values."""
+        import pandas as pd
+
+        if self.field.kind == "choice":
+            return pd.CategoricalDtype(list(self.field.choices))
+        return _DTYPES.get(self.field.kind, "object")
+
+    def series(self, values: Sequence[Any], index: pd.Index | None = None) -> pd.Series:
+        """Its values, each None or as `fitted` gives it, as a Series."""
+        import pandas as pd
+
+        return pd.Series(values, index=index, dtype=self.dtype())
+
+
+def columns_of(
+    data: pd.DataFrame, schema: Schema | None, prefix: str = ""
+) -> tuple[Column, ...]:
+    """The columns that a job adds to some data, in their order.
+
+    They are the fields of the schema, or `reply`; `provider`, `model`, `tokens` and `error`; and,
+    with a schema, `raw`. The prefix goes before those that are ours, and before a field whose name
+    the data has already.
+
+    Raises:
+        InvalidRequest: two columns would have the same name.
+    """
+    if not isinstance(prefix, str):
+        raise InvalidRequest(f"prefix is {prefix!r}; it must be a text, such as 'llm_'")
+    fields = dict(schema.fields) if schema else {}
+    ours = _ABOUT | {RAW: _TEXT} if fields else {REPLY: _TEXT} | _ABOUT
+    columns = tuple(
+        Column(f"{prefix}{name}" if name in data.columns else name, name, field, is_field=True)
+        for name, field in fields.items()
+    )
+    columns += tuple(Column(f"{prefix}{name}", name, field) for name, field in ours.items())
+    _check_names(columns, data)
+    return columns
+
+
+def _check_names(columns: Iterable[Column], data: pd.DataFrame) -> None:
+    """Refuse names that would be there twice."""
+    counts = Counter(column.name for column in columns)
+    there = [name for name in counts if name in data.columns]
+    twice = [name for name, count in counts.items() if count > 1]
+    problems = []
+    if there:
+        problems.append(f"the data has {_shown(there)} already")
+    if twice:
+        problems.append(f"the schema has {_shown(twice, 'field')}, as the result has anyway")
+    if problems:
+        raise InvalidRequest(
+            f"{' and '.join(problems)}; prefix='llm_' (--prefix llm_) renames the columns that "
+            "are added"
+        )
+
+
+def _shown(names: Sequence[str], noun: str = "column") -> str:
+    several = len(names) > 1
+    return f"{'' if several else 'a '}{noun}{'s' if several else ''} {', '.join(map(repr, names))}"
+
+
+def fitted(value: Any, field: Field) -> Any:
+    """A value as its column holds it; None for what is missing.
+
+    Raises:
+        ValueError: the column cannot hold it.
+    """
+    if value is None or field.kind == "other":
+        return value
+    try:
+        found = _converted(value, field)
+    except (TypeError, ValueError, OverflowError):
+        found = None
+    if found is None:
+        kind = _DTYPES.get(field.kind, field.kind)
+        raise ValueError(f"{value!r:.80} does not fit a column of type {kind}")
+    return found
+
+
+def _converted(value: Any, field: Field) -> Any:
+    match field.kind:
+        case "text":
+            return str(value)
+        case "choice":
+            return value if value in field.choices else None
+        case "boolean":
+            return value if isinstance(value, bool) else None
+        case "integer":
+            whole = int(value)
+            fits = whole == value and -_MOST_INTEGER <= whole < _MOST_INTEGER
+            return whole if fits else None
+        case "number":
+            return float(value)
+        case _:
+            return value if isinstance(value, datetime.date) else None

@@ -1,0 +1,136 @@
+"""The fields of a structured reply, by the JSON Schema of its value, and how long one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Kind = Literal["text", "choice", "integer", "number", "boolean", "date", "other"]
+
+_SIMPLE: dict[str, Kind] = {
+    "string": "text", "integer": "integer", "number": "number", "boolean": "boolean",
+}  # fmt: skip
+# Characters of a value. Texts and lists have no bound: so long they are where they are short.
+_CHARACTERS: Mapping[Kind, int] = {"integer": 6, "number": 6, "boolean": 5, "date": 12}
+_SHORT_TEXT = 120
+# The quotes, colon, comma and space around a name, and the braces around the whole.
+_AROUND_FIELD, _AROUND_REPLY = 6, 4
+_CHARACTERS_PER_TOKEN = 3.0
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a structured reply.
+
+    Attributes:
+        kind: `choice` is one of some texts; `other` is a list, an object, or of several types.
+        choices: the texts of a choice, in the order of the schema.
+        definition: its JSON Schema, with the definitions that it refers to.
+    """
+
+    kind: Kind
+    choices: tuple[str, ...] = ()
+    definition: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Field]:
+    """The fields of an object, by name.
+
+    Args:
+        definition: the JSON Schema of the object.
+        formats: whether a text with a format is read into something else, as pydantic does it with
+            dates.
+    """
+    shared = {name: definition[name] for name in ("$defs", "definitions") if name in definition}
+    return {
+        name: _field(entry, {**_mapping(entry), **shared}, formats)
+        for name, entry in definition.get("properties", {}).items()
+    }
+
+
+def reply_tokens(fields: Mapping[str, Field], guess: float) -> float:
+    """Tokens of a reply that has these fields; `guess` if there are none, and at most that.
+
+    Tokens that a model spends on reasoning are not among them.
+    """
+    characters = _AROUND_REPLY
+    for name, one in fields.items():
+        longest = max((len(choice) + 2 for choice in one.choices), default=0)
+        characters += len(name) + _AROUND_FIELD
+        characters += longest or _CHARACTERS.get(one.kind, _SHORT_TEXT)
+    return min(guess, characters / _CHARACTERS_PER_TOKEN) if fields else guess
+
+
+def has_bound(fields: Mapping[str, Field]) -> bool:
+    """Whether no field leaves open how long it is."""
+    return all(one.choices or one.kind in _CHARACTERS for one in fields.values())
+
+
+def _field(entry: Any, root: Mapping[str, Any], formats: bool) -> Field:
+    options = list(_options(entry, root, ()))
+    found = [_of_option(option, formats) for option in options]
+    kinds = {one.kind for one in found}
+    whole = Field("other")
+    if kinds == {"choice"}:
+        choices = dict.fromkeys(choice for one in found for choice in one.choices)
+        whole = Field("choice", tuple(choices))
+    elif len(kinds) == 1:
+        whole = Field(kinds.pop())
+    elif kinds == {"text", "choice"}:
+        whole = Field("text")
+    elif kinds == {"integer", "number"}:
+        whole = Field("number")
+    return replace(whole, definition=root)
+
+
+def _options(
+    entry: Any, root: Mapping[str, Any], seen: tuple[str, ...]
+) -> Iterator[Mapping[str, Any]]:
+    """What a value may be, null apart, references resolved."""
+    entry = _mapping(entry)
+    parts = entry.get("allOf", ())
+    if len(parts) == 1:
+        entry = {**entry, **_mapping(parts[0])}
+    reference = entry.get("$ref")
+    if reference is not None:
+        target: Any = root
+        for step in str(reference).removeprefix("#/").split("/"):
+            target = _mapping(target).get(step)
+        # What holds itself has no simple kind.
+        simple = isinstance(target, Mapping) and reference not in seen
+        if simple:
+            yield from _options(target, root, (*seen, str(reference)))
+        else:
+            yield {}
+        return
+    if alternatives := entry.get("anyOf") or entry.get("oneOf"):
+        for one in alternatives:
+            yield from _options(one, root, seen)
+        return
+    kinds = entry.get("type")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind != "null":
+            yield {**entry, "type": kind}
+
+
+def _of_option(entry: Mapping[str, Any], formats: bool) -> Field:
+    if "enum" in entry or "const" in entry:
+        return _of_values(entry.get("enum", [entry.get("const")]))
+    kind = _SIMPLE.get(str(entry.get("type")), "other")
+    if kind == "text" and formats and ("format" in entry or "contentMediaType" in entry):
+        return Field("date" if entry.get("format") == "date" else "other")
+    return Field(kind)
+
+
+def _of_values(values: list[Any]) -> Field:
+    values = [value for value in values if value is not None]
+    for kinds, kind in (((str,), "choice"), ((bool,), "boolean"), ((int,), "integer")):
+        if values and all(type(value) in kinds for value in values):
+            return Field(kind, tuple(values) if kind == "choice" else ())  # type: ignore[arg-type]
+    is_number = values and all(type(value) in (int, float) for value in values)
+    return Field("number" if is_number else "other")
+
+
+def _mapping(entry: Any) -> Mapping[str, Any]:
+    return entry if isinstance(entry, Mapping) else {}
