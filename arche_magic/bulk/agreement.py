@@ -70,12 +70,8 @@ def fields_to_compare(schema: Schema | None) -> tuple[str, ...]:
     """The fields of a schema that have one right answer: choices, truths and whole numbers."""
     if schema is None:
         return ()
-    fields = schema.definition.get("properties", {})
-    return tuple(
-        name
-        for name, definition in fields.items()
-        if "enum" in definition or definition.get("type") in ("boolean", "integer")
-    )
+    comparable = ("choice", "boolean", "integer")
+    return tuple(name for name, field in schema.fields.items() if field.kind in comparable)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from arche_magic.llm_providers.safe_files import open_ours
 from arche_magic.llm_providers.types import utc
 
 from .agreement import Agreement
-from .file_writer import FileWriter, column_types
+from .file_writer import FileWriter
 from .files import SourceFile, usable_path
 from .job import Job
 from .progress import Progress, Row
@@ -64,9 +64,8 @@ class FileJob:
         self.source, self.to = self._source.path, _target(self._source.path, to)
         self._template, self._options = template, options
         self._job = Job(self._source.first_row, template, **options)
-        self._types = column_types(self._job.schema)
         # These say what is wrong with the columns before anything is asked.
-        Replies(self._job)
+        self._columns = Replies(self._job, always_raw=True).columns
         self._writer(self.to)
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
@@ -107,7 +106,7 @@ class FileJob:
         with closing(self._writer(part)) as writer:
             for frame, table in self._source.frames(ROWS):
                 self._job = Job(frame, self._template, **self._left())
-                replies = Replies(self._job)
+                replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)
                     self._failed += row.reply is None and not row.resumed
@@ -143,7 +142,7 @@ class FileJob:
         self._job.cancel()
 
     def _writer(self, path: Path) -> FileWriter:
-        return FileWriter(path, self.to.name, self._types, self._source.sep)
+        return FileWriter(path, self.to.name, self._columns, self._source.sep)
 
     def _left(self) -> dict[str, Any]:
         """The options for the next chunk, which shares the bounds; failures count as well."""

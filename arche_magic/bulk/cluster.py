@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
 
-from .file_writer import column_types
 from .job import Job
 from .progress import JobStopped, Row
 from .results import Replies
@@ -30,12 +29,6 @@ _MOST_ROWS = 1000
 # So many parts per thread of the cluster, so that none is left with the last one for long.
 _PARTS = 4
 _WATCH_SECONDS = 0.5
-_TYPES = {
-    "string": "string[pyarrow]",
-    "integer": "Int64",
-    "number": "float64",
-    "boolean": "boolean",
-}
 
 
 def is_dask(data: object) -> bool:
@@ -54,12 +47,9 @@ def map_partitions(
     if data.ndim == 1:
         data = data.to_frame(data.name or "prompt")
     _check(options)
-    job = Job(data._meta, template, **options)
-    types = column_types(job.schema)
-    columns = {name: _TYPES.get(str(entry.get("type")), "object") for name, entry in types.items()}
-    meta = Replies(job).frame().astype(columns)
+    meta = Replies(Job(data._meta, template, **options), always_raw=True).frame()
     return data.map_partitions(
-        _ask_partition, template, options | {"part_of": _new_name()}, columns, meta=meta
+        _ask_partition, template, options | {"part_of": _new_name()}, meta=meta
     )
 
 
@@ -155,14 +145,14 @@ def _new_name() -> str:
 
 
 def _ask_partition(
-    frame: pd.DataFrame, template: str | None, options: dict[str, Any], columns: dict[str, str]
+    frame: pd.DataFrame, template: str | None, options: dict[str, Any]
 ) -> pd.DataFrame:
     """One partition of a Dask DataFrame, on a worker."""
     job = Job(frame, template, **options)
-    replies = Replies(job)
+    replies = Replies(job, always_raw=True)
     for row in _watched(job):
         replies.add(row)
-    return replies.frame().astype(columns)
+    return replies.frame()
 
 
 def _ask_part(

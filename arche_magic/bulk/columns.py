@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.schemas.fields import Field, Kind
-from arche_magic.llm_providers.types import Schema
+from arche_magic.llm_providers.types import Field, Kind, Schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,12 +52,11 @@ class Column:
         """Its values, each None or as `fitted` gives it, as a Series."""
         import pandas as pd
 
-        return pd.Series(values, index=index, dtype=self.dtype())
+        series: pd.Series = pd.Series(values, index=index, dtype=self.dtype())
+        return series
 
 
-def columns_of(
-    data: pd.DataFrame, schema: Schema | None, prefix: str = ""
-) -> tuple[Column, ...]:
+def columns_of(data: pd.DataFrame, schema: Schema | None, prefix: str = "") -> tuple[Column, ...]:
     """The columns that a job adds to some data, in their order.
 
     They are the fields of the schema, or `reply`; `provider`, `model`, `tokens` and `error`; and,

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.types import Schema
-
-from .results import ABOUT, REPLY
+from .columns import Column
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 _LONGEST_SHOWN = 80
-
-
-def column_types(schema: Schema | None) -> dict[str, dict[str, Any]]:
-    """The columns that a job adds, in their order, each with the JSON Schema of its values."""
-    text: dict[str, Any] = {"type": "string"}
-    fields = {REPLY: text}
-    if schema is not None:
-        definition = schema.definition
-        defined = {"$defs": definition.get("$defs", {})}
-        fields = {name: {**entry, **defined} for name, entry in definition["properties"].items()}
-    return fields | {name: {"type": "integer"} if name == "tokens" else text for name in ABOUT}
+_PANDAS = b"pandas"
 
 
 class FileWriter:
@@ -35,18 +23,18 @@ class FileWriter:
     Args:
         path: where to write.
         name: the name that the file will have, which decides its format.
-        types: the added columns; see `column_types`.
+        columns: those that are added to the data.
         sep: what separates the fields of a CSV.
     """
 
-    def __init__(self, path: Path, name: str, types: Mapping[str, Any], sep: str = ",") -> None:
-        self._path, self._name, self._types, self._sep = path, name, types, sep
+    def __init__(self, path: Path, name: str, columns: Sequence[Column], sep: str = ",") -> None:
+        self._path, self._name, self._columns, self._sep = path, name, columns, sep
         self._parquet: Any = None
         self._begun = False
-        # Worked out before anything is asked: a schema without a type of its own is text.
+        # Worked out before anything is asked: what has no type of its own is text.
         self._kinds: dict[str, Any] = {}
         if name.endswith(".parquet"):
-            self._kinds = {name: arrow_type(entry, entry) for name, entry in types.items()}
+            self._kinds = {column.name: _arrow_kind(column) for column in columns}
 
     def write(self, frame: pd.DataFrame, table: pa.Table | None) -> None:
         """Append a frame; what it has besides the added columns is taken from the table if any."""
@@ -74,35 +62,75 @@ class FileWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if table is not None:
-            names = enumerate(table.column_names)
-            table = table.select([at for at, name in names if name not in self._types])
-        else:
-            kept = [name for name in frame.columns if name not in self._types]
+        if table is None:
+            kept = [name for name in frame.columns if name not in self._kinds]
             texts = [pa.array(frame[name], pa.string(), from_pandas=True) for name in kept]
             table = pa.Table.from_arrays(texts, names=[str(name) for name in kept])
-        errors = [_plain(error) for error in frame["error"]]
-        for name, kind in self._kinds.items():
-            values = errors if name == "error" else self._fitting(name, frame[name], kind, errors)
-            table = table.append_column(name, pa.array(values, kind))
+        added = self._added(frame)
+        for name in added.column_names:
+            table = table.append_column(added.schema.field(name), added[name])
+        table = _with_types_of(table, added)
         if self._parquet is None:
             self._parquet = pq.ParquetWriter(self._path, table.schema)
         self._parquet.write_table(table)
 
-    def _fitting(
-        self, name: str, values: pd.Series, kind: pa.DataType, errors: list[str | None]
-    ) -> list[Any]:
-        """The values of a column; one that its type cannot hold is told in the row's error."""
-        found = []
-        for row, value in enumerate(values):
-            try:
-                found.append(_fit(value, kind))
-            except (TypeError, ValueError, OverflowError, NotImplementedError):
-                found.append(None)
-                shown = _text(value)[:_LONGEST_SHOWN]
-                error = f"{name}: {shown} does not fit the file's column of type {kind}"
-                errors[row] = "; ".join(filter(None, (errors[row], error)))
-        return found
+    def _added(self, frame: pd.DataFrame) -> pa.Table:
+        """The added columns; a value that its type cannot hold is told in the row's error."""
+        import pandas as pd
+        import pyarrow as pa
+
+        error = next(
+            column for column in self._columns if column.of == "error" and not column.is_field
+        )
+        shown = frame[[column.name for column in self._columns]].reset_index(drop=True)
+        errors = [_plain(value) for value in shown[error.name]]
+        for column in self._columns:
+            if column.field.kind == "other":
+                fitting = _fitting(
+                    column.name, shown[column.name], self._kinds[column.name], errors
+                )
+                shown[column.name] = pd.Series(fitting, dtype=object)
+        shown[error.name] = error.series(errors)
+        return pa.Table.from_pandas(shown, pa.schema(self._kinds.items()), preserve_index=False)
+
+
+def _fitting(
+    name: str, values: pd.Series, kind: pa.DataType, errors: list[str | None]
+) -> list[Any]:
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append(_fit(value, kind))
+        except (TypeError, ValueError, OverflowError, NotImplementedError):
+            found.append(None)
+            shown = _text(value)[:_LONGEST_SHOWN]
+            error = f"{name}: {shown} does not fit the file's column of type {kind}"
+            errors[row] = "; ".join(filter(None, (errors[row], error)))
+    return found
+
+
+def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
+    """The table with the pandas types of the added columns, which pandas reads them back with."""
+    metadata = dict(table.schema.metadata or {})
+    ours = json.loads(added.schema.metadata[_PANDAS])
+    theirs = json.loads(metadata.get(_PANDAS, b"{}"))
+    whole = ours | theirs | {"columns": [*theirs.get("columns", ()), *ours["columns"]]}
+    return table.replace_schema_metadata({**metadata, _PANDAS: json.dumps(whole).encode()})
+
+
+def _arrow_kind(column: Column) -> pa.DataType:
+    import pyarrow as pa
+
+    simple = {
+        "text": pa.string(),
+        "choice": pa.dictionary(pa.int32(), pa.string()),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+        "date": pa.date32(),
+    }
+    definition = column.field.definition
+    return simple.get(column.field.kind) or arrow_type(definition, definition)
 
 
 def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataType:

@@ -36,7 +36,7 @@ SOON_SECONDS = 60.0
 # How often that is reconsidered.
 _LOOK_SECONDS = 5.0
 # Replies after which their mean length is believed.
-_KNOWN_AFTER = 5
+KNOWN_AFTER = 5
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,10 @@ class Lanes:
 
     def reply_tokens(self) -> float:
         """Tokens of one reply, by those that came; before, by the schema or the ledger's guess."""
-        if self.counts.served >= _KNOWN_AFTER:
+        if self.counts.served >= KNOWN_AFTER:
             return self.counts.output_tokens / self.counts.served
         guess, schema = self._guess().output_tokens, self._sample and self._sample.schema
-        # A value is hardly longer than what describes it.
-        return min(guess, schema.tokens) if schema else guess
+        return schema.reply_tokens(guess) if schema else guess
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
         """The bound of the job that keeps a request from one of its routes; "" if none does."""

@@ -18,7 +18,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Request, Route, Standing, Usage, route_name
 
 from .capacity import Capacity, with_reserve
-from .lanes import SOON_SECONDS
+from .lanes import KNOWN_AFTER, SOON_SECONDS
 from .packing import needs_packed, pack_size
 from .pool import MOST_PACKED
 from .rows import CHUNK, Rows
@@ -119,7 +119,9 @@ class Load:
         record = len(served) >= _ENOUGH
         output = None
         span, basis = _OUTPUT_GUESS, "by the length of the prompts"
-        if len(work.outputs) >= _ENOUGH:
+        if probe.schema and probe.schema.fields:
+            basis = "by the length of the prompts and by the schema"
+        if len(work.outputs) >= KNOWN_AFTER:
             output = statistics.fmean(work.outputs)
             error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
             share = 0.02 + error / max(1.0, output)
@@ -138,7 +140,10 @@ class Load:
         """Tokens that one row likely takes on a route."""
         # A bound on replies is not how long they are.
         record = llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
-        output = record.output_tokens if self.output is None else self.output
+        output = self.output
+        if output is None:
+            guess, schema = record.output_tokens, self.probe.schema
+            output = schema.reply_tokens(guess) if schema else guess
         output = min(output * self.factor[1], self.probe.max_tokens or math.inf)
         return Usage(round(record.input_tokens * self.factor[0]), max(1, round(output)))
 

@@ -12,10 +12,11 @@ from typing import Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
-from arche_magic.llm_providers.types import utc
+from arche_magic.llm_providers.types import Schema, utc
 
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
 from .chunks import ROWS
+from .columns import columns_of
 from .files import SourceFile, is_file
 from .job import rows_per_request
 from .lanes import MOST_THREADS, PACKING_THREADS, SLOW_SECONDS
@@ -45,6 +46,7 @@ def plan(
     retry_errors: bool = False,
     fresh: bool = False,
     reserve: float = 0.1,
+    prefix: str = "",
     by: str | datetime | None = None,
     encoding: str | None = None,
     sep: str | None = None,
@@ -62,6 +64,7 @@ def plan(
         retry_errors: as for `map`.
         fresh: as for `map`.
         reserve: as for `map`.
+        prefix: as for `map`.
         encoding: as for `map`.
         sep: as for `map`.
         llm: as for `map`.
@@ -82,7 +85,9 @@ def plan(
     size = rows_per_request(pack, sample)
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
-    work = look_through(_parts(data, template, encoding, sep), llm, options, retry_errors, fresh)
+    parts = _parts(data, template, encoding, sep)
+    parts = _with_columns_checked(parts, sample.schema, prefix)
+    work = look_through(parts, llm, options, retry_errors, fresh)
     load = Load.of(work, llm, options)
     rows = work.to_ask
 
@@ -95,7 +100,7 @@ def plan(
     end = finish_at(capacities, speed, rows, now)
     # Longer replies are packed otherwise, which may even be faster.
     late = max(end, finish_at(capacities_for(load.heavy()), speed, rows, now))
-    parts = shares(capacities, speed, rows, now, end) if math.isfinite(end) else ()
+    shared = shares(capacities, speed, rows, now, end) if math.isfinite(end) else ()
     with_paid = None
     if len(every) > len(capacities):
         with_paid = _way("paid routes as well", every, speed, rows, now)
@@ -107,12 +112,12 @@ def plan(
         input_tokens=round(load.input_tokens * rows),
         output_tokens=round(load.output_tokens * rows),
         basis=load.basis,
-        requests=sum(share.requests for share in parts),
-        shares=parts or tuple(Share(capacity, 0, 0, None) for capacity in capacities),
+        requests=sum(share.requests for share in shared),
+        shares=shared or tuple(Share(capacity, 0, 0, None) for capacity in capacities),
         at=utc(now),
         finish_at=_time(end),
         latest_at=_time(late),
-        cost_usd=_cost(parts),
+        cost_usd=_cost(shared),
         with_paid=with_paid,
     )
     if until is None:
@@ -143,6 +148,15 @@ def _parts(
         return [Rows(data, template)]
     source = SourceFile(data, encoding, sep)
     return (Rows(frame, template) for frame, _ in source.frames(ROWS))
+
+
+def _with_columns_checked(
+    parts: Iterable[Rows], schema: Schema | None, prefix: str
+) -> Iterator[Rows]:
+    """The parts, if the columns of the result would have names of their own."""
+    for part in parts:
+        columns_of(part.frame, schema, prefix)
+        yield part
 
 
 def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:

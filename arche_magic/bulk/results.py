@@ -78,7 +78,7 @@ class Replies:
             self._texts.put(at, None if reply is None else str(reply))
 
     def _add_fields(self, at: int, reply: Reply | None) -> dict[str, Any]:
-        """Note the fields of a reply; a value that its column cannot hold is an error of the row."""
+        """Note the fields of a reply; returns what is wrong where a column cannot hold one."""
         values = {} if reply is None else fields_of(reply.parsed)
         problems = []
         for column in self._fields:

@@ -11,10 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
-
-if TYPE_CHECKING:
-    from .schemas.fields import Field
+from typing import Any, Literal, Protocol, cast
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 Period = Literal["second", "minute", "hour", "day", "month"]
@@ -22,6 +19,7 @@ WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]
 ReplayMode = Literal["off", "keep", "only"]
 OnStoreFailure = Literal["refuse", "count-alone"]
+Kind = Literal["text", "choice", "integer", "number", "boolean", "date", "other"]
 
 # What services on OpenAI's wire call the limit of a reply's tokens.
 TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
@@ -315,6 +313,37 @@ class Message:
         return _text_tokens(self.content) + _TOKENS_PER_IMAGE * len(self.images)
 
 
+# Characters of a field's value. Texts and lists have no bound; most are as short as this.
+_VALUE_CHARACTERS: Mapping[Kind, int] = {"integer": 6, "number": 6, "boolean": 5, "date": 12}
+_TEXT_CHARACTERS = 120
+# The quotes, colon, comma and space around a name, and the braces around the whole.
+_AROUND_FIELD, _AROUND_REPLY = 6, 4
+# JSON has fewer of them than prose.
+_JSON_CHARACTERS_PER_TOKEN = 3.0
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a structured reply.
+
+    Attributes:
+        kind: `choice` is one of some texts; `other` is a list, an object, or of several types.
+        choices: the texts of a choice, in the order of the schema.
+        definition: its JSON Schema, with the definitions that it refers to.
+    """
+
+    kind: Kind
+    choices: tuple[str, ...] = ()
+    definition: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def characters(self) -> int:
+        """About how many characters its value has at most."""
+        if self.choices:
+            return max(len(choice) + 2 for choice in self.choices)
+        return _VALUE_CHARACTERS.get(self.kind, _TEXT_CHARACTERS)
+
+
 @dataclass(frozen=True)
 class Schema:
     """What a structured reply must look like.
@@ -342,6 +371,17 @@ class Schema:
     def definition(self) -> dict[str, Any]:
         """The JSON Schema; a copy of one's own."""
         return cast("dict[str, Any]", json.loads(self.text))
+
+    def reply_tokens(self, guess: float) -> float:
+        """About how many tokens a reply takes, and at most `guess`.
+
+        Tokens that a model spends on reasoning are not among them.
+        """
+        if not self.fields:
+            return guess
+        fields = self.fields.items()
+        characters = sum(len(name) + _AROUND_FIELD + one.characters for name, one in fields)
+        return min(guess, (characters + _AROUND_REPLY) / _JSON_CHARACTERS_PER_TOKEN)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,12 @@ _OVER_OPTIONS = (
         "those of a file in this file.",
     ),
     argument(
+        "--prefix",
+        metavar="TEXT",
+        help="With --over: put this before the names of the added columns, such as v2_: those of "
+        "ours, and fields that the data has a column for already.",
+    ),
+    argument(
         "--plan",
         action="store_true",
         help="With --over: say how long it would take, and what; send nothing.",

@@ -230,6 +230,7 @@ def _job_options(
         "schema": schema,
         "reserve": _share(options.reserve),
         "pack": _pack(options.pack),
+        "prefix": options.prefix or "",
         **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
         "fallback_on_filter": options.fallback_on_filter,
         "same_model": options.same_model,

@@ -113,7 +113,7 @@ def test_fields_have_the_types_of_the_schema() -> None:
     arche_magic.map("in.parquet", TEMPLATE, schema=schema, to="out.parquet")
     result = pd.read_parquet("out.parquet")
     assert set(result.mood) <= {"good", "bad"}
-    assert result.score.dtype == "float64"
+    assert result.score.dtype == "Float64"
     assert set(result.dish[0].iloc[0]) == {"name", "hot"}
     assert result.error.isna().all()
     arche_magic.map("in.parquet", TEMPLATE, schema=schema, to="out.csv")

@@ -197,9 +197,10 @@ def test_a_dask_frame_asks_when_it_is_computed(client: Any, equip: Equip, redis_
         TEMPLATE,
         schema="mood good|bad, score int, tags list[str]",
     )
-    names = ["text", "mood", "score", "tags", "provider", "model", "tokens", "error"]
+    names = ["text", "mood", "score", "tags", "provider", "model", "tokens", "error", "raw"]
     assert list(lazy.columns) == names
     assert str(lazy.dtypes["score"]) == "Int64"
+    assert list(lazy.dtypes["mood"].categories) == ["good", "bad"]
     assert len(sandbox.requests) == 0
     result = lazy.compute()
     assert dict(result.dtypes) == dict(lazy.dtypes)

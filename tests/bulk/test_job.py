@@ -385,14 +385,6 @@ def test_columns_of_the_same_name_stay_two(sandbox: Sandbox) -> None:
     assert list(result.columns)[:4] == ["text", "n", "n", "reply"]
 
 
-def test_columns_of_an_earlier_job_are_replaced(sandbox: Sandbox) -> None:
-    """So a second question can be asked about the first one's replies."""
-    first = arche_magic.map(["Hi"])
-    second = arche_magic.map(first, "Shorter: {{reply}}")
-    assert list(second.columns) == list(first.columns)
-    assert second.reply.tolist() != first.reply.tolist()
-
-
 def test_rows_go_to_every_provider_that_has_room(start: Start, clock: Clock) -> None:
     """Each limit is used, none is overrun, and nothing is refused."""
     sandbox = start(

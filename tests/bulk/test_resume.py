@@ -21,7 +21,7 @@ import arche_magic
 from arche_magic.bulk import Job
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, use_configuration
-from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.replies import Failure, reply_store
 from arche_magic.llm_providers.storage import LedgerWarning
 
 if TYPE_CHECKING:
@@ -217,8 +217,9 @@ def test_a_file_of_an_earlier_version_takes_failures_too(start: Start) -> None:
     arche_magic.map(["Hi"])
     store = reply_store(get_configuration().replies)
     assert store.failures(["x"]) == {}
-    store.fail({"x": "too long"}, 0.0)
-    assert store.failures(["x", "y"]) == {"x": "too long"}
+    failure = Failure("does not fit", raw="{}")
+    store.fail({"x": failure}, 0.0)
+    assert store.failures(["x", "y"]) == {"x": failure}
     assert store.problem == ""
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import apart
 from ..errors import ConfigurationError, InvalidRequest
 from ..markdown import whole_characters
-from ..types import Schema
-from .fields import Field, fields_in
+from ..types import Field, Schema
+from .fields import fields_in
 from .reading import Misfit, Problem, json_in, reader, with_correction
 from .short import fields_of
 from .strict import as_object, strict_form

@@ -1,37 +1,16 @@
-"""The fields of a structured reply, by the JSON Schema of its value, and how long one is."""
+"""The fields of a structured reply, by the JSON Schema of its value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-Kind = Literal["text", "choice", "integer", "number", "boolean", "date", "other"]
+from ..types import Field, Kind
 
 _SIMPLE: dict[str, Kind] = {
     "string": "text", "integer": "integer", "number": "number", "boolean": "boolean",
 }  # fmt: skip
-# Characters of a value. Texts and lists have no bound: so long they are where they are short.
-_CHARACTERS: Mapping[Kind, int] = {"integer": 6, "number": 6, "boolean": 5, "date": 12}
-_SHORT_TEXT = 120
-# The quotes, colon, comma and space around a name, and the braces around the whole.
-_AROUND_FIELD, _AROUND_REPLY = 6, 4
-_CHARACTERS_PER_TOKEN = 3.0
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a structured reply.
-
-    Attributes:
-        kind: `choice` is one of some texts; `other` is a list, an object, or of several types.
-        choices: the texts of a choice, in the order of the schema.
-        definition: its JSON Schema, with the definitions that it refers to.
-    """
-
-    kind: Kind
-    choices: tuple[str, ...] = ()
-    definition: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Field]:
@@ -47,24 +26,6 @@ def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Fiel
         name: _field(entry, {**_mapping(entry), **shared}, formats)
         for name, entry in definition.get("properties", {}).items()
     }
-
-
-def reply_tokens(fields: Mapping[str, Field], guess: float) -> float:
-    """Tokens of a reply that has these fields; `guess` if there are none, and at most that.
-
-    Tokens that a model spends on reasoning are not among them.
-    """
-    characters = _AROUND_REPLY
-    for name, one in fields.items():
-        longest = max((len(choice) + 2 for choice in one.choices), default=0)
-        characters += len(name) + _AROUND_FIELD
-        characters += longest or _CHARACTERS.get(one.kind, _SHORT_TEXT)
-    return min(guess, characters / _CHARACTERS_PER_TOKEN) if fields else guess
-
-
-def has_bound(fields: Mapping[str, Field]) -> bool:
-    """Whether no field leaves open how long it is."""
-    return all(one.choices or one.kind in _CHARACTERS for one in fields.values())
 
 
 def _field(entry: Any, root: Mapping[str, Any], formats: bool) -> Field:

@@ -1,0 +1,227 @@
+"""The columns of a result: types, names, and the texts of replies that do not fit."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from datetime import date
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from pydantic import BaseModel, Field
+
+import arche_magic
+from arche_magic.bulk import chunks
+from arche_magic.llm_providers import InvalidRequest
+from arche_magic.llm_providers.config import get_configuration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provider_parts import Start
+
+    from arche_magic.sandbox import Sandbox
+
+TEMPLATE = "Judge: {{text}}"
+LINE = "mood good|bad, stars 1|2|3, score int, share float, sure bool, why str, tags list[str]"
+MOOD = pd.CategoricalDtype(["good", "bad"])
+TYPES = {
+    "mood": MOOD,
+    "stars": "Int64",
+    "score": "Int64",
+    "share": "Float64",
+    "sure": "boolean",
+    "why": "string",
+    "tags": "object",
+    "provider": "string",
+    "model": "string",
+    "tokens": "Int64",
+    "error": "string",
+}
+VALUES = {
+    "mood": "good",
+    "stars": 3,
+    "score": 2**53 + 1,
+    "share": 0.5,
+    "sure": True,
+    "why": "It says so.",
+    "tags": ["a", "b"],
+}
+MISFIT = '{"mood": "so-so", "score": 4}'
+
+
+def answer(model: str, messages: list[dict[str, Any]]) -> str:
+    """Every text fits the line above, but `odd` never does."""
+    asked = " ".join(message["content"] for message in messages)
+    return MISFIT if "Judge: odd" in asked else json.dumps(VALUES)
+
+
+@pytest.fixture
+def judge(start: Start) -> Sandbox:
+    return start(reply=answer)
+
+
+def texts(*texts: str | None) -> pd.DataFrame:
+    return pd.DataFrame({"text": pd.Series(texts, dtype=object)})
+
+
+def types_of(frame: pd.DataFrame) -> dict[str, Any]:
+    return {name: frame[name].dtype for name in TYPES}
+
+
+@pytest.mark.usefixtures("judge")
+@pytest.mark.parametrize(
+    "rows",
+    [(), (None,), ("odd",), ("one",), ("one", None, "odd")],
+    ids=["empty", "no value", "misfit", "fits", "all of them"],
+)
+def test_types_are_those_of_the_schema(
+    rows: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes of the rows, in a frame, in chunks of Parquet and in a Dask frame."""
+    data = texts(*rows)
+    frame = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
+    assert types_of(frame) == TYPES
+    if "one" in rows:
+        assert {name: frame[name][0] for name in VALUES} == VALUES
+    monkeypatch.setattr(chunks, "ROWS", 1)
+    data.to_parquet("in.parquet")
+    arche_magic.map("in.parquet", TEMPLATE, schema=LINE, pack=1, to="out.parquet")
+    written = pd.read_parquet("out.parquet")
+    # Parquet keeps the choices of a column with its values, and an empty file has none.
+    assert types_of(written) == (TYPES if rows else TYPES | {"mood": written.mood.dtype})
+    assert written.mood.dtype.name == "category"
+    same = [name for name in TYPES if name not in ("tags", "tokens", *([] if rows else ["mood"]))]
+    pd.testing.assert_frame_equal(written[same], frame[same])
+    pytest.importorskip("dask")
+    import dask.dataframe as dd
+
+    if rows:
+        lazy = arche_magic.map(dd.from_pandas(data, npartitions=1), TEMPLATE, schema=LINE, pack=1)
+        found = lazy.compute(scheduler="synchronous")
+        assert types_of(lazy) == types_of(found) == TYPES
+        assert list(found.columns) == list(lazy.columns) == [*data, *TYPES, "raw"]
+
+
+@pytest.mark.usefixtures("judge")
+def test_whole_numbers_stay_whole_in_a_csv(tmp_path: Path) -> None:
+    """Beside rows without a value too: from a file, and from the frame."""
+    data = texts("one", None)
+    data.to_csv("in.csv", index=False)
+    frame = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
+    frame.to_csv("frame.csv", index=False)
+    arche_magic.map("in.csv", TEMPLATE, schema=LINE, pack=1, to="out.csv")
+    for name in ("frame.csv", "out.csv"):
+        written = pd.read_csv(tmp_path / name, dtype=str, keep_default_na=False)
+        assert list(written.score) == [str(2**53 + 1), ""]
+        assert list(written.stars) == ["3", ""]
+        assert list(written.sure) == ["True", ""]
+
+
+class Mood(Enum):
+    """A choice that Python knows by another name."""
+
+    GOOD = "good"
+    BAD = "bad"
+
+
+class Verdict(BaseModel):
+    """Fields that go by other names in the reply."""
+
+    mood: Mood = Field(alias="the mood")
+    made: date = Field(alias="madeOn")
+    other: Mood | None = None
+
+
+def test_aliases_and_enums_are_as_in_the_frame_of_a_reply(start: Start) -> None:
+    """The columns have the names of the class, and the values are those of the members."""
+    text = json.dumps({"the mood": "bad", "madeOn": "2026-11-29", "other": "good"})
+    start(reply=lambda model, messages: text)
+    frame = arche_magic.map(texts("one"), TEMPLATE, schema=Verdict)
+    single = arche_magic.frame(arche_magic.get_llm_provider().generate("one", schema=Verdict))
+    assert frame.loc[0, list(single)].to_dict() == single.loc[0].to_dict()
+    assert frame.loc[0, list(single)].to_dict() == {
+        "mood": "bad",
+        "made": date(2026, 11, 29),
+        "other": "good",
+    }
+    assert frame.mood.dtype == frame.other.dtype == MOOD
+
+
+def test_a_reply_that_does_not_fit_is_kept_as_text(judge: Sandbox) -> None:
+    """In `raw`, now and on the next run, which asks nothing; without such a row there is none."""
+    data = texts("one", "odd")
+    first = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
+    assert first.raw.dtype == "string"
+    assert first.raw.fillna("").tolist() == ["", MISFIT]
+    assert first.error[1].startswith("the reply of groq")
+    asked = len(judge.requests)
+    again = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
+    pd.testing.assert_series_equal(again.raw, first.raw)
+    assert len(judge.requests) == asked
+    assert "raw" not in arche_magic.map(data.head(1), TEMPLATE, schema=LINE)
+    rows = {row.position: row.raw for row in arche_magic.imap(data, TEMPLATE, schema=LINE)}
+    assert rows == {0: None, 1: MISFIT}
+
+
+@pytest.mark.usefixtures("judge")
+def test_a_failure_of_an_earlier_version_has_no_text() -> None:
+    """Its file has no table for them."""
+    arche_magic.map(texts("odd"), TEMPLATE, schema=LINE)
+    with closing(sqlite3.connect(get_configuration().replies)) as connection:
+        connection.execute("DROP TABLE misfits")
+        connection.commit()
+    frame = arche_magic.map(texts("odd"), TEMPLATE, schema=LINE)
+    assert frame.error.notna().all()
+    assert "raw" not in frame
+
+
+CLASHES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"data": {"error": [1]}}, "the data has a column 'error' already"),
+    ({"data": {"reply": [1], "tokens": [1]}}, "has columns 'reply', 'tokens' already"),
+    ({"data": {"mood": [1]}, "schema": LINE}, "the data has a column 'mood' already"),
+    ({"data": {"raw": [1]}, "schema": LINE}, "the data has a column 'raw' already"),
+    ({"schema": "error str, mood good|bad"}, "the schema has a field 'error'"),
+    ({"schema": "raw str"}, "the schema has a field 'raw'"),
+    ({"data": {"x_model": [1]}, "prefix": "x_"}, "the data has a column 'x_model' already"),
+    ({"schema": "x_model str", "prefix": "x_"}, "the schema has a field 'x_model'"),
+    ({"prefix": 5}, "prefix is 5; it must be a text"),
+)
+
+
+@pytest.mark.parametrize(("case", "message"), CLASHES)
+def test_names_that_clash_are_refused(judge: Sandbox, case: dict[str, Any], message: str) -> None:
+    """Before anything is spent: for a frame, a plan, and a file."""
+    data = texts("one").assign(**case.get("data", {}))
+    options = {name: value for name, value in case.items() if name != "data"}
+    data.to_csv("in.csv", index=False)
+    for ask in (
+        lambda: arche_magic.map(data, TEMPLATE, **options),
+        lambda: arche_magic.plan(data, TEMPLATE, **options),
+        lambda: arche_magic.map("in.csv", TEMPLATE, to="out.csv", **options),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            ask()
+    assert len(judge.requests) == 0
+
+
+@pytest.mark.usefixtures("judge")
+def test_a_prefix_renames_what_is_ours() -> None:
+    """Also a field that the data has already; columns of the data stay as they are."""
+    first = arche_magic.map(texts("one"), TEMPLATE, schema="mood good|bad, error str?", prefix="a_")
+    ours = ["provider", "model", "tokens", "error"]
+    assert list(first) == ["text", "mood", "error", *(f"a_{name}" for name in ours)]
+    second = arche_magic.map(first, "Again: {{text}}", schema="mood good|bad", prefix="b_")
+    assert list(second) == [*first, "b_mood", *(f"b_{name}" for name in ours)]
+    pd.testing.assert_frame_equal(second[list(first)], first)
+    third = arche_magic.map(second, "Shorter: {{text}}", prefix="c_")
+    assert list(third) == [*second, "c_reply", *(f"c_{name}" for name in ours)]
+    assert arche_magic.plan(second, TEMPLATE, prefix="d_").rows == 1
+    second.to_parquet("in.parquet")
+    arche_magic.map("in.parquet", TEMPLATE, schema="mood good|bad", prefix="e_", to="out.parquet")
+    written = pd.read_parquet("out.parquet")
+    assert list(written) == [*second, "e_mood", *(f"e_{name}" for name in (*ours, "raw"))]
+    assert written["e_mood"].dtype == MOOD
