@@ -69,7 +69,7 @@ def columns_of(data: pd.DataFrame, schema: Schema | None, prefix: str = "") -> t
     if not isinstance(prefix, str):
         raise InvalidRequest(f"prefix is {prefix!r}; it must be a text, such as 'llm_'")
     fields = dict(schema.fields) if schema else {}
-    ours = _ABOUT | {RAW: _TEXT} if fields else {REPLY: _TEXT} | _ABOUT
+    ours = ({} if fields else {REPLY: _TEXT}) | _ABOUT | ({RAW: _TEXT} if schema else {})
     columns = tuple(
         Column(f"{prefix}{name}" if name in data.columns else name, name, field, is_field=True)
         for name, field in fields.items()

@@ -48,7 +48,9 @@ class Replies:
         self._always_raw = always_raw
         count = len(self._rows)
         self._values: dict[str, list[Any]] = {
-            column.name: [None] * count for column in columns if column.of != REPLY
+            column.name: [None] * count
+            for column in columns
+            if column.is_field or column.of != REPLY
         }
         self._texts = None if self._fields else _Texts(count)
         self._finished = bytearray(count)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import Enum
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.bulk.results import infer_types
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -52,10 +52,14 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
     return value
 
 
-def frame(replies: Reply | Iterable[Reply]) -> pd.DataFrame:
+def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = False) -> pd.DataFrame:
     """Structured replies as a DataFrame: a row per reply, a column per field.
 
     Columns are the fields of the schema, in its order; lists and nested objects stay values.
+
+    Args:
+        replies: one, or several; or a DataFrame, of which a copy is given back.
+        naive: have times in UTC without their zone, as Excel wants them, in the index too.
 
     Raises:
         InvalidRequest: a reply was not asked for with a schema.
@@ -63,11 +67,53 @@ def frame(replies: Reply | Iterable[Reply]) -> pd.DataFrame:
     library("pandas")
     import pandas as pd
 
-    rows = [replies] if isinstance(replies, Reply) else list(replies)
-    for row in rows:
-        if not isinstance(row, Reply) or row.parsed is None:
-            raise InvalidRequest("only replies to prompts with a schema have fields; give schema=")
-    return pd.DataFrame([fields_of(row.parsed) for row in rows], dtype=object).apply(infer_types)
+    if isinstance(replies, pd.DataFrame):
+        made = replies.copy()
+    else:
+        rows = [replies] if isinstance(replies, Reply) else list(replies)
+        for row in rows:
+            if not isinstance(row, Reply) or row.parsed is None:
+                raise InvalidRequest(
+                    "only replies to prompts with a schema have fields; give schema="
+                )
+        made = pd.DataFrame([fields_of(row.parsed) for row in rows], dtype=object)
+        made = made.apply(_with_types)
+    return _without_zones(made) if naive else made
+
+
+def _with_types(column: pd.Series) -> pd.Series:
+    """The column with the type of its values; as objects where pandas has none for them."""
+    try:
+        return column.infer_objects()
+    except OverflowError:
+        # Before pandas 3, for an integer past the largest float.
+        return column
+
+
+def _without_zones(data: pd.DataFrame) -> pd.DataFrame:
+    """The same frame with its aware times, in columns and index, as naive ones in UTC."""
+    import pandas as pd
+
+    if isinstance(data.index, pd.DatetimeIndex) and data.index.tz is not None:
+        data.index = data.index.tz_convert("UTC").tz_localize(None)
+    # By position, as names may be there twice.
+    columns = []
+    for place in range(data.shape[1]):
+        column = data.iloc[:, place]
+        if pd.api.types.is_datetime64_any_dtype(column) and column.dt.tz is not None:
+            columns.append(column.dt.tz_convert("UTC").dt.tz_localize(None))
+        elif column.dtype == object:
+            columns.append(pd.Series(map(_naive, column), index=column.index, dtype=object))
+        else:
+            columns.append(column)
+    made = pd.concat(columns, axis=1) if columns else data
+    made.columns, made.attrs = data.columns, data.attrs
+    return made
+
+
+def _naive(value: Any) -> Any:
+    is_aware = isinstance(value, datetime) and value.tzinfo is not None
+    return value.astimezone(UTC).replace(tzinfo=None) if is_aware else value
 
 
 def structured_bundle(reply: Reply) -> dict[str, str]:

@@ -179,6 +179,15 @@ def test_a_failure_of_an_earlier_version_has_no_text() -> None:
     assert "raw" not in frame
 
 
+def test_any_name_and_an_open_schema_have_their_column(start: Start) -> None:
+    """A field may be called `reply`; an object whose fields are not known is text."""
+    text = json.dumps({"reply": "yes"})
+    start(reply=lambda model, messages: text)
+    frame = arche_magic.map(texts("one"), TEMPLATE, schema="reply yes|no")
+    assert frame.reply.tolist() == ["yes"]
+    assert arche_magic.map(texts("one"), TEMPLATE, schema={"type": "object"}).reply[0] == text
+
+
 CLASHES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"data": {"error": [1]}}, "the data has a column 'error' already"),
     ({"data": {"reply": [1], "tokens": [1]}}, "has columns 'reply', 'tokens' already"),

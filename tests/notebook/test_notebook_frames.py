@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 
+import arche_magic
 from arche_magic.llm_providers.attempts import Spent
 from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
@@ -146,3 +148,39 @@ def test_attempts_go_to_files_and_back_when_there_are_none(tmp_path: Path) -> No
     back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=texts)
     assert back.empty
     assert list(back) == list(attempts)
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_goes_to_excel_without_its_zones(name: str, tmp_path: Path) -> None:
+    """`frame(…, naive=True)`: the same times in UTC; what has no times goes as it is."""
+    pytest.importorskip("openpyxl")
+    build, whole, missing = FRAMES[name]
+    for rows in ((), (missing,), (whole, missing)):
+        data = build(*rows)
+        plain = arche_magic.frame(data, naive=True)
+        plain.to_excel(tmp_path / "out.xlsx", index=False)
+        back = pd.read_excel(tmp_path / "out.xlsx")
+        assert list(back) == list(data)
+        zoned = [column for column in data if isinstance(data[column].dtype, pd.DatetimeTZDtype)]
+        for column in zoned if rows else ():
+            assert plain[column].dt.tz_localize("UTC").equals(data[column])
+            shown = pd.to_datetime(back[column]).dt.as_unit("ms").dt.tz_localize("UTC")
+            assert shown.equals(data[column])
+        assert plain.dtypes.drop(zoned).equals(data.dtypes.drop(zoned))
+
+
+def test_times_in_an_index_and_in_objects_become_naive_too() -> None:
+    """In UTC; naive ones, and the frame that was given, stay as they are."""
+    aware = datetime(2026, 11, 29, 9, 30, tzinfo=timezone(timedelta(hours=1)))
+    naive = datetime(2026, 11, 29)
+    times = pd.DatetimeIndex([aware] * 4, name="seen")
+    data = pd.DataFrame({"at": [aware, naive, None, "now"]}, index=times, dtype=object)
+    data.attrs["kept"] = True
+    plain = arche_magic.frame(data, naive=True)
+    utc = datetime(2026, 11, 29, 8, 30)
+    assert plain["at"].tolist() == [utc, naive, None, "now"]
+    assert plain.index.tolist() == [utc] * 4
+    assert plain.index.name == "seen"
+    assert plain.attrs == {"kept": True}
+    assert data["at"].tolist() == [aware, naive, None, "now"]
+    assert arche_magic.frame(data).equals(data)
