@@ -129,6 +129,41 @@ def test_finished_rows_take_nothing_and_tell_how_long_replies_are(start: Start) 
     assert arche_magic.plan(frame.head(40), TEMPLATE).to_ask == 0
 
 
+@pytest.mark.parametrize(
+    ("schema", "times"),
+    [
+        ("mood good|bad", 2),
+        ("stars 1|2|3|4|5, sure bool, share float", 2),
+        ("mood good|bad, when date?", 2),
+        # Of a text nobody knows how long it is.
+        ("mood good|bad, why str", 5),
+    ],
+)
+def test_the_first_plan_knows_short_replies_by_their_schema(
+    start: Start, schema: str, times: float
+) -> None:
+    """Before anything was asked; a job packs its rows by the same figure."""
+    sandbox = start(**limits())
+    frame = texts(30)
+    plan = arche_magic.plan(frame, TEMPLATE, schema=schema, pack=1)
+    result = arche_magic.map(frame, TEMPLATE, schema=schema, pack=1)
+    assert result.error.isna().all()
+    (count,) = sandbox.usage()["mistral_key_1"].values()
+    assert count["output_tokens"] <= plan.output_tokens <= times * count["output_tokens"]
+    assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
+    assert "by the schema" in str(plan)
+
+
+def test_a_plan_and_its_job_pack_alike(start: Start) -> None:
+    """Short replies travel by fifty, where the length of usual ones would let half as many."""
+    sandbox = start(**limits(requests_per_day=20))
+    plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad")
+    assert plan.requests == 8
+    arche_magic.map(texts(400), TEMPLATE, schema="mood good|bad", patience=0)
+    first = sandbox.requests[0].body["messages"][-1]["content"]
+    assert first.count("The soup of table") == 50
+
+
 def test_rows_that_cannot_be_asked_are_counted(start: Start) -> None:
     """Missing values; and those that ask the same are asked once."""
     start(**limits())

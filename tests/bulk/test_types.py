@@ -121,6 +121,20 @@ def test_whole_numbers_stay_whole_in_a_csv(tmp_path: Path) -> None:
         assert list(written.sure) == ["True", ""]
 
 
+@pytest.mark.usefixtures("judge")
+def test_a_result_goes_to_excel() -> None:
+    """Times of the data without their zone; lists as text, and whole numbers as such."""
+    pytest.importorskip("openpyxl")
+    data = texts("one", None).assign(seen=pd.Timestamp("2026-11-29 09:30", tz="Europe/Paris"))
+    result = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
+    arche_magic.frame(result, naive=True).to_excel("out.xlsx", index=False)
+    back = pd.read_excel("out.xlsx", dtype={"score": object})
+    assert list(back) == list(result)
+    assert back.seen[0] == pd.Timestamp("2026-11-29 08:30")
+    assert (back.mood[0], back.stars[0], back.tags[0]) == ("good", 3, "['a', 'b']")
+    assert back.loc[1, ["mood", "stars", "score", "tags"]].isna().all()
+
+
 class Mood(Enum):
     """A choice that Python knows by another name."""
 
