@@ -183,14 +183,14 @@ def total_cost(attempts: Sequence[Attempt]) -> float | None:
 
 
 def fields_of(parsed: Any) -> dict[str, Any]:
-    """The fields of what was read from a structured reply, by their names in the schema.
+    """The fields of what was read from a structured reply, by the names that the class gives them.
 
     Nested objects are dicts, and members of an Enum their values.
     """
     if is_dataclass(parsed) and not isinstance(parsed, type):
         parsed = asdict(parsed)
     elif dump := getattr(parsed, "model_dump", None):
-        parsed = dump(by_alias=True)
+        parsed = dump()
     return {name: _plain(value) for name, value in dict(parsed).items()}
 
 
