@@ -242,15 +242,19 @@ def test_an_integer_past_the_largest_float_loses_no_row(start: Start) -> None:
 
 
 @pytest.mark.parametrize("target", ["out.parquet", "out.csv"])
-def test_columns_of_an_earlier_result_are_replaced(sandbox: Sandbox, target: str) -> None:
+def test_columns_of_an_earlier_result_are_kept(sandbox: Sandbox, target: str) -> None:
     """A file that a job wrote can be the next one's source; nested values are JSON in a CSV."""
     old = {"text": ["soup"], "tags": [["a", "b"]], "reply": ["old"], "tokens": [1], "error": ["e"]}
     pd.DataFrame(old).to_parquet("in.parquet")
-    arche_magic.map("in.parquet", "{{text}} {{tags}}", to=target)
+    with pytest.raises(InvalidRequest, match="'reply', 'tokens', 'error' already; prefix="):
+        arche_magic.map("in.parquet", "{{text}} {{tags}}", to=target)
+    assert prompts(sandbox) == []
+    arche_magic.map("in.parquet", "{{text}} {{tags}}", to=target, prefix="new_")
     read = pd.read_parquet if target.endswith(".parquet") else pd.read_csv
     result = read(target)
     assert prompts(sandbox) == ['soup ["a", "b"]']
-    assert list(result) == ["text", "tags", "reply", "provider", "model", "tokens", "error"]
-    assert result.reply[0] != "old"
+    new = [f"new_{name}" for name in ("reply", "provider", "model", "tokens", "error")]
+    assert list(result) == [*old, *new]
+    assert result.reply[0] == "old" != result.new_reply[0]
     tags = result.tags[0]
     assert list(json.loads(tags) if target.endswith(".csv") else tags) == ["a", "b"]
