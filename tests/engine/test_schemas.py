@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import typing
-from enum import Enum
+from decimal import Decimal
+from enum import Enum, IntEnum
 from typing import Any, Literal
 
 import jsonschema
@@ -487,3 +488,69 @@ def test_a_json_schema_without_the_package_is_explained() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("ConfigurationError")
     assert "pip install 'arche_magic[schema]'" in done.stdout
+
+
+class Taste(Enum):
+    """A choice."""
+
+    SWEET = "sweet"
+    SOUR = "sour"
+
+
+class Level(IntEnum):
+    """Numbers to choose from."""
+
+    LOW = 1
+    HIGH = 2
+
+
+class Meal(BaseModel):
+    """A field of each kind, some by another name in the reply."""
+
+    taste: Taste = Field(alias="theTaste")
+    level: Level | None = None
+    word: Literal["a", "b"] | None
+    open_word: Literal["a"] | str  # noqa: PYI051  # two kinds in the schema
+    number: float | int
+    sure: bool
+    day: datetime.date
+    at: datetime.datetime
+    price: Decimal
+    mixed: Literal["a", 1]
+    either: int | str
+    several: list[int]
+    parts: Meal | None
+
+
+def test_fields_have_the_names_and_kinds_of_the_value() -> None:
+    """Not the aliases of the reply; null apart, through references and alternatives."""
+    fields = schema_of(Meal).fields
+    kinds = {name: field.kind for name, field in fields.items()}
+    assert kinds == {
+        "taste": "choice", "level": "integer", "word": "choice", "open_word": "text",
+        "number": "number", "sure": "boolean", "day": "date", "at": "other", "price": "other",
+        "mixed": "other", "either": "other", "several": "other", "parts": "other",
+    }  # fmt: skip
+    assert fields["taste"].choices == ("sweet", "sour")
+    pytest.importorskip("jsonschema")
+    # What jsonschema checks stays the text that it is.
+    described = schema_of(
+        {
+            "type": "object",
+            "properties": {
+                "day": {"type": "string", "format": "date"},
+                "word": {"oneOf": [{"const": "a"}, {"const": "b"}, {"type": "null"}]},
+                "shared": {"$ref": "#/definitions/share"},
+                "looped": {"$ref": "#/definitions/loop"},
+                "anything": True,
+            },
+            "definitions": {
+                "share": {"type": ["number", "null"]},
+                "loop": {"anyOf": [{"$ref": "#/definitions/loop"}, {"type": "string"}]},
+            },
+        }
+    )
+    kinds = {name: field.kind for name, field in described.fields.items()}
+    assert kinds == {
+        "day": "text", "word": "choice", "shared": "number", "looped": "other", "anything": "other",
+    }  # fmt: skip

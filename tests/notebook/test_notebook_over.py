@@ -177,6 +177,13 @@ def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> Non
     assert cell.status == "ok", cell.error
     assert kernel.value("list(replies)[:3]") == ["text", "mood", "score"]
     assert kernel.value("replies.mood.isin(['good', 'bad']).all().item()") is True
+    again = line.replace("--over reviews", "--over replies --into second")
+    cell = kernel.run(f"{again}{PROMPT}")
+    assert "the data has columns 'mood', 'score', 'provider'" in str(cell.error)
+    cell = kernel.run(f"{again} --prefix v2_{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert kernel.value("list(second)[-6:-3]") == ["v2_mood", "v2_score", "v2_provider"]
+    assert kernel.value("(second.mood == second.v2_mood).all().item()") is True
 
 
 def test_variables_are_the_same_for_every_row(kernel: Kernel, start: Sandboxed) -> None:
