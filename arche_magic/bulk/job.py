@@ -103,7 +103,6 @@ class Job:
         fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
         sample = build_request("…", configuration, **{**options, **fixed})
         self.schema: Schema | None = sample.schema
-        fixed["schema"] = sample.schema
         self._counts = Counts(len(self.rows), configuration.clock.time)
         self._pool = Pool()
         bounds = Bounds.of(max_cost, max_tokens_total, stop_after)
@@ -124,7 +123,7 @@ class Job:
         store, owner = reply_store(configuration.replies), new_owner()
         self._store, self._owner = store, owner
         self._reader = Reader(
-            self.rows, self._llm, {**options, **fixed}, self._pool, store, owner,
+            self.rows, self._llm, sample, self._pool, store, owner,
             self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
         self._keeper = Keeper(

@@ -46,12 +46,13 @@ class Work:
 def look_through(
     parts: Iterable[Rows],
     llm: IntelligentLLMOrchestrator,
-    options: Mapping[str, Any],
+    sample: Request,
     retry: bool,
     fresh: bool,
 ) -> Work:
     """Every row: whether it is kept, failed for good or is to be asked, and how long it is."""
     store = reply_store(llm.configuration.replies)
+    address_of = llm.addresses_like(sample)
     total = kept = failed = to_ask = 0
     tokens = 0.0
     outputs: list[int] = []
@@ -61,11 +62,11 @@ def look_through(
         sizes: dict[str, list[float]] = {}
         stop = min(start + CHUNK, len(rows))
         total += stop - start
-        for _, _, request in rows.requests(start, stop, llm.configuration, options):
+        for _, _, request in rows.requests(start, stop, llm.configuration, sample):
             if isinstance(request, str):
                 failed += 1
                 continue
-            sizes.setdefault(llm.address(request), []).append(request.messages[-1].tokens)
+            sizes.setdefault(address_of(request), []).append(request.messages[-1].tokens)
         found = {} if fresh else store.lookup_many(sizes)
         failures = {} if retry or fresh else store.failures([a for a in sizes if a not in found])
         outputs += [reply.usage.output_tokens for reply in found.values()]

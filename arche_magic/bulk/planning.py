@@ -87,7 +87,7 @@ def plan(
     until = None if by is None else moment(by, now)
     parts = _parts(data, template, encoding, sep)
     parts = _with_columns_checked(parts, sample.schema, prefix)
-    work = look_through(parts, llm, options, retry_errors, fresh)
+    work = look_through(parts, llm, sample, retry_errors, fresh)
     load = Load.of(work, llm, options)
     rows = work.to_ask
 

@@ -11,12 +11,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Schema
+from arche_magic.llm_providers.types import Request, Schema
 
 from .pool import Pool, Task
 from .progress import Row
@@ -34,7 +33,7 @@ class Reader:
     Args:
         rows: what is asked.
         llm: whose addresses count.
-        options: of each request.
+        sample: a request that those of the rows are like, except for their prompt.
         pool: where to.
         store: where replies are kept.
         owner: the name of its claims.
@@ -48,7 +47,7 @@ class Reader:
         self,
         rows: Rows,
         llm: IntelligentLLMOrchestrator,
-        options: dict[str, Any],
+        sample: Request,
         pool: Pool,
         store: ReplyStore,
         owner: str,
@@ -58,7 +57,8 @@ class Reader:
         retry_errors: bool,
         fresh: bool,
     ) -> None:
-        self._rows, self._llm, self._options = rows, llm, options
+        self._rows, self._llm, self._sample = rows, llm, sample
+        self._address = llm.addresses_like(sample)
         self._pool, self._store, self._owner = pool, store, owner
         self._hand_out, self._before_asking = hand_out, before_asking
         self._retry_errors, self._fresh = retry_errors, fresh
@@ -112,12 +112,12 @@ class Reader:
         tasks: dict[str, Task] = {}
         failed: list[Row] = []
         stop = min(start + CHUNK, len(self._rows))
-        found = self._rows.requests(start, stop, self._llm.configuration, self._options)
+        found = self._rows.requests(start, stop, self._llm.configuration, self._sample)
         for position, (label, prompt, request) in enumerate(found, start):
             if isinstance(request, str):
                 failed.append(Row(position, label, prompt, error=request))
                 continue
-            address = self._llm.address(request)
+            address = self._address(request)
             if address in tasks:
                 tasks[address].rows.append((position, label))
                 continue
@@ -129,7 +129,7 @@ class Reader:
     def _without_kept(self, tasks: list[Task], since: float = 0.0) -> list[Task]:
         """The tasks that are to be asked; the rows of those kept since then are handed out."""
         addresses = [task.address for task in tasks]
-        schema: Schema | None = self._options["schema"]
+        schema = self._sample.schema
         kept = {}
         for address, reply in self._store.lookup_many(addresses).items():
             if reply.from_memory is None or reply.from_memory.timestamp() < since:

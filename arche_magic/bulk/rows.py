@@ -5,14 +5,14 @@ Prompts are made a stretch of rows at a time, so that a frame of any size costs 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import Configuration, did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.parameters import with_prompt
 from arche_magic.llm_providers.types import Request
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
@@ -85,16 +85,18 @@ class Rows:
                     yield label, str(error)
 
     def requests(
-        self, start: int, stop: int, configuration: Configuration, options: Mapping[str, Any]
+        self, start: int, stop: int, configuration: Configuration, sample: Request
     ) -> Iterator[tuple[Hashable, str, Request | str]]:
-        """The label and prompt of rows, each with its request, or with why it has none."""
+        """The label and prompt of rows, each with its request, or with why it has none.
+
+        Requests are like the sample, except for their prompt.
+        """
         for label, prompt in self.prompts(start, stop):
             if isinstance(prompt, str):
                 yield label, "", prompt
                 continue
-            images = prompt.images or None
             try:
-                request = build_request(prompt.text, configuration, images=images, **options)
+                request = with_prompt(sample, prompt.text, configuration, prompt.images)
             except InvalidRequest as error:
                 yield label, prompt.text, str(error)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
@@ -285,6 +285,12 @@ class IntelligentLLMOrchestrator:
         from .replay import address
 
         return address(request, self._only(request))
+
+    def addresses_like(self, sample: Request) -> Callable[[Request], str]:
+        """`address` for many requests that differ from the sample in their last message alone."""
+        from .replay import addresses_like
+
+        return addresses_like(sample, self._only(sample))
 
     def _addresses(self, request: Request) -> tuple[str, ...]:
         from .replay import addresses

@@ -95,12 +95,39 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         private=_flag("private", given.get("private", configuration.private.always)),
         same_model=_flag("same_model", given.get("same_model", False)),
     )
+    _check_keys(request, configuration)
+    return request
+
+
+def with_prompt(
+    sample: Request, prompt: str, configuration: Configuration, images: Sequence[Image] = ()
+) -> Request:
+    """The sample with another prompt; its other fields are not checked again.
+
+    Args:
+        sample: what `build_request` made, with any prompt.
+        prompt: replaces the text of the last message.
+        configuration: has the keys that no prompt may hold.
+        images: of the last message.
+
+    Raises:
+        InvalidRequest: the prompt is empty, or holds one of the keys.
+    """
+    if not prompt.strip():
+        raise InvalidRequest("the prompt is empty")
+    prompt = whole_characters(prompt)
+    _check_keys(prompt, configuration)
+    message = Message("user", prompt, _images(images or None))
+    # In a third of the time of `replace`, a million times over.
+    return Request(**(vars(sample) | {"messages": (*sample.messages[:-1], message)}))
+
+
+def _check_keys(request: Request | str, configuration: Configuration) -> None:
     if key := key_in(request, configuration.keys):
         raise InvalidRequest(
             f"the request holds the text of {key.label}; nothing was sent or kept. Take the key "
             "out of the prompt, and replace it if others have seen it"
         )
-    return request
 
 
 def _messages(
