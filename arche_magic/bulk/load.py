@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,8 +49,12 @@ def look_through(
     sample: Request,
     retry: bool,
     fresh: bool,
+    on_rows: Callable[[int], object] | None = None,
 ) -> Work:
-    """Every row: whether it is kept, failed for good or is to be asked, and how long it is."""
+    """Every row: whether it is kept, failed for good or is to be asked, and how long it is.
+
+    `on_rows` is called with the number of rows that are read, again and again.
+    """
     store = reply_store(llm.configuration.replies)
     address_of = llm.addresses_like(sample)
     total = kept = failed = to_ask = 0
@@ -82,6 +86,8 @@ def look_through(
                 to_ask += new
                 kept += len(each) - new
                 tokens += each[0] * new
+        if on_rows:
+            on_rows(total)
     return Work(total, kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
 
 

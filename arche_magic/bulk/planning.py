@@ -50,6 +50,7 @@ def plan(
     by: str | datetime | None = None,
     encoding: str | None = None,
     sep: str | None = None,
+    on_rows: Callable[[int], object] | None = None,
     llm: IntelligentLLMOrchestrator | None = None,
     **options: Any,
 ) -> Plan:
@@ -67,6 +68,7 @@ def plan(
         prefix: as for `map`.
         encoding: as for `map`.
         sep: as for `map`.
+        on_rows: called again and again with the number of rows that are read so far.
         llm: as for `map`.
         **options: as for `map`.
         by: also say whether it is done by then, and what would have to change: a datetime, `08:00`
@@ -87,7 +89,7 @@ def plan(
     until = None if by is None else moment(by, now)
     parts = _parts(data, template, encoding, sep)
     parts = _with_columns_checked(parts, sample.schema, prefix)
-    work = look_through(parts, llm, sample, retry_errors, fresh)
+    work = look_through(parts, llm, sample, retry_errors, fresh, on_rows)
     load = Load.of(work, llm, options)
     rows = work.to_ask
 

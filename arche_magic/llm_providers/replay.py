@@ -24,7 +24,7 @@ _HOW = {
 }  # fmt: skip
 _SHOWN_CHARACTERS = 60
 # Stands for the text of a message; no prompt has lone surrogates.
-_MARK = "\ud800"
+_MARK = "\ud800 prompt"
 # How long a disk that hangs, or a file that somebody has locked, holds a request up.
 _LONGEST_SECONDS = 5.0
 _SILENT = TimeoutError("it does not answer")

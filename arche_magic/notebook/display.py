@@ -89,7 +89,7 @@ class ReplyDisplay:
         if self._quiet:
             return
         if self._redraws:
-            display(for_frontends(_quiet_line(line)), raw=True)
+            display(for_frontends(quiet_line(line)), raw=True)
         else:
             print(without_controls(line))
 
@@ -103,7 +103,7 @@ class ReplyDisplay:
             return
         self._waits_for = said
         if self._redraws:
-            self._draw(_quiet_line(line))
+            self._draw(quiet_line(line))
         elif not self._quiet:
             print(without_controls(line))
 
@@ -160,13 +160,13 @@ class ReplyDisplay:
             line = "interrupted: the reply is not complete"
             if reply.provider:
                 line += f" · {receipt_line(reply)}"
-            self._leave(self._growing(), _quiet_line(line), _metadata(ended))
+            self._leave(self._growing(), quiet_line(line), _metadata(ended))
         return reply
 
     def mismatched(self, text: str, ended: Ended | None) -> None:
         """Leave the reply that does not fit its schema, for the error to speak of."""
         if not self._quiet:
-            line = _quiet_line("this does not fit the schema")
+            line = quiet_line("this does not fit the schema")
             self._leave(unread_bundle(text), line, _metadata(ended))
 
     def failed(self, ended: Ended | None) -> None:
@@ -319,7 +319,7 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     line = " · ".join([receipt_line(reply), *more])
     passed = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
     if not passed:
-        return _quiet_line(line)
+        return quiet_line(line)
     count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over"
     reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
     plain = "\n".join([f"{line} · {count}", *reasons])
@@ -381,5 +381,6 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
     return f'<div style="margin:4px 0 4px 14px">{lines}</div>'
 
 
-def _quiet_line(line: str) -> dict[str, str]:
+def quiet_line(line: str) -> dict[str, str]:
+    """A line in small grey type, as text and as HTML."""
     return {"text/plain": line, "text/html": f'<span style="{QUIET}">{escape(line)}</span>'}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import weakref
 from argparse import Namespace
 from collections import ChainMap
@@ -23,7 +24,7 @@ from arche_magic.prompts import Template, as_pandas, look_up, name_in, reference
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .display import CellInterrupted, for_frontends
+from .display import CellInterrupted, Place, quiet_line
 from .first_steps import require_keys
 from .interrupts import one_interrupt
 from .prompting import body_of, check_variable, first_given
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "replies"
 _SECONDS = 0.1
+_PLAN_SECONDS = 0.5
 _FAREWELL_SECONDS = 0.3
 _WITHOUT = ("chat", "compare", "image", "format", "raw", "budget", "show_prompt")
 # The last frame of each name: what a cell has put there, another may put aside.
@@ -76,7 +78,7 @@ def over(
         data = options.over if is_file(options.over) else _data(options, names)
         columns = _columns(SourceFile(data, **read).first_row if is_file(data) else data)
         template = _with_variables(template, columns, names, magics.budget)
-        _show_plan(planning.plan(data, template, by=options.by, **read, **asked))
+        _show_plan(magics, data, template, by=options.by, **read, **asked)
         return None
     if options.by is not None:
         raise InvalidRequest("%llm: --by goes with --plan")
@@ -176,10 +178,18 @@ def _line(html: str, style: str = "") -> str:
     return f'<div style="margin:3px 0{style}">{html}</div>'
 
 
-def _show_plan(plan: Plan) -> None:
-    from IPython.display import display
+def _show_plan(magics: ArcheMagics, data: Any, template: str, **options: Any) -> None:
+    """Show the plan; until it is there, how many rows are read."""
+    place, next_draw = Place(magics.shell), time.monotonic() + _PLAN_SECONDS
 
-    display(for_frontends(plan_bundle(plan)), raw=True)
+    def show(rows: int) -> None:
+        nonlocal next_draw
+        if hasattr(magics.shell, "kernel") and time.monotonic() >= next_draw:
+            next_draw = time.monotonic() + _PLAN_SECONDS
+            place.draw(quiet_line(f"planning: {rows:,} rows read"))
+
+    plan = planning.plan(data, template, on_rows=show, **options)
+    place.draw(plan_bundle(plan), last=True)
 
 
 def _data(options: Namespace, names: Mapping[str, Any]) -> Any:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.replay import address
+from arche_magic.llm_providers.replay import address, addresses_like
 from arche_magic.llm_providers.schemas import schema_of
-from arche_magic.llm_providers.types import Message, Request
+from arche_magic.llm_providers.types import Image, Message, Request
 
 HELLO = Request((Message("user", "Hello"),))
 ASKED: dict[str, list[Any]] = {
@@ -110,6 +110,17 @@ def test_any_conversation_has_an_address_of_its_own(one: Any, other: Any) -> Non
     """Whatever signs it is written with, lone surrogates too."""
     same = address(Request(one)) == address(Request(other))
     assert same == (one == other)
+
+
+@given(texts, st.sampled_from([HELLO, *variants(ASKED)]))
+def test_many_prompts_have_the_addresses_of_single_ones(text: str, sample: Request) -> None:
+    """Requests that differ in their last message alone are hashed faster, and alike."""
+    *before, _ = sample.messages
+    for images in ((), (Image("image/png", b"\x89PNG"),)):
+        asked = replace(sample, messages=(*before, Message("user", text, images)))
+        like = replace(sample, messages=(*before, Message("user", "…")))
+        for providers in ([], ["mistral", "groq"]):
+            assert addresses_like(like, providers)(asked) == address(asked, providers)
 
 
 @pytest.mark.parametrize("text", ["\ud83d", "\x00", "é", "e\u0301"])
