@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,12 +20,18 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempts import SESSION, AttemptLog, attempt_log, read_attempts
+from arche_magic.llm_providers.attempts import (
+    SESSION,
+    AttemptLog,
+    attempt_log,
+    read_attempts,
+    records_of,
+)
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.notebook.frames import quota_frame
+from arche_magic.notebook.frames import attempts_frame, quota_frame, recorded_attempts_frame
 from arche_magic.sandbox import Sandbox
 
 
@@ -78,6 +85,29 @@ def test_a_cut_or_foreign_line_is_passed_over(tmp_path: Path) -> None:
         file.write('{"provider": "groq", "ke\n[1]\nnull\n')
     AttemptLog(path).append([attempt(datetime.now(UTC), error="x")])
     assert [a.error for a in read_attempts(path)] == [None, "x"]
+
+
+_records = st.dictionaries(
+    st.sampled_from([*Attempt("", "", "", "served").to_dict(), "new"]),
+    st.sampled_from(
+        [None, True, 0, -1, 7, 2.5, 2**53 + 1, 1e400, "", "x", "5", "é\0", [1], {"a": 1}]
+    ),
+    max_size=3,
+)
+_ends = st.sampled_from(
+    ["\n", "\n", "\n", "", " ", "\n\n", ', "a', '{"at": 1, "at": 2}\n', '{"seconds": NaN}\n']
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(_records, st.booleans(), _ends), max_size=4))
+def test_the_fast_reader_gives_the_same_frame(lines: list[tuple[Any, bool, str]]) -> None:
+    """Where pyarrow is installed it reads the record; whatever a line holds, no value differs."""
+    good = attempt(datetime(2026, 11, 29, tzinfo=UTC), error="x", first_token_s=0.1).to_dict()
+    written = "".join(
+        json.dumps(good | changes, ensure_ascii=escaped) + end for changes, escaped, end in lines
+    ).encode()
+    assert_frame_equal(recorded_attempts_frame([written]), attempts_frame(records_of(written)))
 
 
 def a_session(provider_sandbox: Sandbox) -> pd.DataFrame:

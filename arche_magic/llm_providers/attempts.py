@@ -37,7 +37,8 @@ _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
 # How long a process waits for another one that puts last month's file aside.
 _TURN_SECONDS = 1.0
-_BLOCK_BYTES, _SAMPLE_BYTES = 4_194_304, 16_384
+# Read at once; looked back by; and looked at, to know how old lines are.
+_BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
 _NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
 
@@ -101,13 +102,16 @@ class AttemptLog:
 
     Args:
         path: the file, or None to keep them in memory only.
+
+    Attributes:
+        began: when the first attempt of this process ended (epoch seconds); inf without one.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.last: Ended | None = None
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
-        self._began = math.inf
+        self.began: float = math.inf
         self._spent: dict[tuple[str, str, str], Spent] = {}
         self._month = ""
         self._lock = new_lock()
@@ -145,15 +149,20 @@ class AttemptLog:
         The last ten thousand are in memory; with more, all are read from the file.
         """
         with self._lock:
-            recent, total = list(self.recent), sum(spent.attempts for spent in self._spent.values())
+            recent = list(self.recent)
         path = self.path
-        if path is None or total <= len(recent):
+        if path is None or not self.forgets():
             return recent
         try:
-            kept = list(read_attempts(path, self._began))
+            kept = list(read_attempts(path, self.began))
         except OSError:
             return recent
         return [attempt for attempt in kept if attempt.session == SESSION]
+
+    def forgets(self) -> bool:
+        """Whether this process has more attempts than are in memory; the file has all of them."""
+        with self._lock:
+            return sum(spent.attempts for spent in self._spent.values()) > len(self.recent)
 
     def spent(self) -> dict[tuple[str, str, str], Spent]:
         """What this process spent, by provider, key and model."""
@@ -175,7 +184,7 @@ class AttemptLog:
 
     def _count(self, attempt: Attempt) -> None:
         self.recent.append(attempt)
-        self._began = min(self._began, attempt.at)
+        self.began = min(self.began, attempt.at)
         route = attempt.provider, attempt.key, attempt.model
         self._spent[route] = self._spent.get(route, Spent()).plus(attempt)
 
@@ -204,9 +213,16 @@ class AttemptLog:
 def read_records(
     path: Path, earliest: float = 0.0, most_bytes: float = math.inf
 ) -> Iterator[dict[str, Any]]:
-    """Attempts kept beside a ledger, as they were written, oldest first.
+    """Attempts kept beside a ledger, as they were written, oldest first; see `read_lines`.
 
     Lines that are none are passed over: cut when a disk was full, or not ours.
+    """
+    for lines in read_lines(path, earliest, most_bytes):
+        yield from records_of(lines)
+
+
+def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) -> Iterator[bytes]:
+    """The lines of attempts kept beside a ledger, many at a time, oldest first.
 
     Args:
         path: the current file, `llm_calls.jsonl`; those of earlier months lie beside it.
@@ -223,8 +239,8 @@ def read_records(
         try:
             with os.fdopen(open_ours(name, os.O_RDONLY), "rb") as file:
                 file.seek(_start(file, earliest, most_bytes))
-                while lines := file.readlines(_BLOCK_BYTES):
-                    yield from _parse(lines)
+                while lines := file.read(_BLOCK_BYTES):
+                    yield lines + file.readline()
         except FileNotFoundError:
             continue
         except NotOurs as error:
@@ -244,14 +260,15 @@ def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
     """
     size = file.seek(0, os.SEEK_END)
     lowest = int(max(0, size - most_bytes))
-    start, step = size, _BLOCK_BYTES // 16
+    start, step = size, _STEP_BYTES
     while start > lowest:
         start, step = max(lowest, start - step), 2 * step
         file.seek(start)
         if start:
             file.readline()
         here = file.tell()
-        youngest = max((_at(record) for record in _parse(file.readlines(_SAMPLE_BYTES))), default=0)
+        sample = file.read(_SAMPLE_BYTES) + file.readline()
+        youngest = max((_at(record) for record in records_of(sample)), default=0)
         if youngest < earliest:
             return here
     if lowest:
@@ -261,12 +278,14 @@ def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
     return 0
 
 
-def _parse(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+def records_of(lines: bytes) -> Iterator[dict[str, Any]]:
+    """The attempts in these lines, as they were written; other lines are passed over."""
+    lines = lines.strip(b"\n")
     try:
         # All at once: a call per line takes longer than the reading.
-        records = json.loads(b"[%s]" % b",".join(lines))
+        records = json.loads(b"[%s]" % lines.replace(b"\n", b","))
     except ValueError:
-        records = map(_record, lines)
+        records = map(_record, lines.split(b"\n"))
     return (record for record in records if isinstance(record, dict))
 
 

@@ -84,14 +84,14 @@ class Attempt:
         for name, kinds in _FIELDS.items():
             if not isinstance(getattr(attempt, name), kinds):
                 raise TypeError(f"{name} is {getattr(attempt, name)!r}")
-        if max(attempt.input_tokens, attempt.output_tokens) > _MOST_TOKENS:
+        if max(attempt.input_tokens, attempt.output_tokens) > MOST_TOKENS:
             raise ValueError("more tokens than a call can have")
         return attempt
 
 
 _NUMBER = (int, float)
-# More do not fit into the columns of a frame.
-_MOST_TOKENS = 2**53
+MOST_TOKENS = 2**53
+"""More do not fit into the columns of a frame."""
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("provider", "key", "model", "outcome", "request", "session", "notebook"), (str,)

@@ -148,19 +148,18 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
     Raises:
         InvalidRequest: there is a text.
     """
-    from .frames import attempts_frame
+    from .history import session_attempts
     from .tables import stats_bundle
 
     if text:
         raise InvalidRequest(f"%llm_stats takes no text, not {text!r}")
     if options.by:
         return _sums(options)
-    attempts = attempt_log(get_configuration().store).session()
-    frame = attempts_frame(attempts)
+    frame = session_attempts()
     if options.plot and _can_draw():
         from .plots import attempt_pictures
 
-        _display_pictures(attempt_pictures(attempts))
+        _display_pictures(attempt_pictures(attempt_log(get_configuration().store).session()))
     else:
         _display(stats_bundle(frame))
     return frame

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.attempts import Spent
+from arche_magic.llm_providers.attempts import Spent, records_of
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
-from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.reply import MOST_TOKENS, Attempt
 from arche_magic.llm_providers.types import Key, Standing
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _ATTEMPT_COLUMNS = (
     "at", "session", "notebook", "request", "provider", "key", "model", "outcome",
     *_ATTEMPT_NUMBERS, "error",
 )  # fmt: skip
+_NUMBERS = ("at", *_ATTEMPT_NUMBERS)
 _MAY_BE_MISSING = ("first_token_s", "cost_usd")
 _QUOTA_TYPES = {
     **dict.fromkeys(("provider", "key", "account", "model", "limit"), "str"),
@@ -106,19 +107,60 @@ def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFr
     rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
     # In parts, as a million records take ten times the room of their columns.
     parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
-    return pd.concat([*map(_part, parts)] or [_part(())], ignore_index=True)
+    return _joined(map(_columns_of, parts))
 
 
-def _part(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    numbers = [*_ATTEMPT_NUMBERS, "at"]
-    frame = pd.DataFrame(
+def recorded_attempts_frame(blocks: Iterable[bytes]) -> pd.DataFrame:
+    """The same from the lines of the record, see `read_lines`.
+
+    pyarrow reads them several times as fast, where it is installed.
+    """
+    try:
+        library("pyarrow.json")
+    except ImportError:
+        return attempts_frame(record for lines in blocks for record in records_of(lines))
+    return _joined(_fast_columns_of(lines) for lines in blocks)
+
+
+def _joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([*map(_typed, parts)] or [_typed(_columns_of(()))], ignore_index=True)
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The columns as texts and floats."""
+    return pd.DataFrame(
         {
-            name: _numbers(rows, name) if name in numbers else _texts(rows, name)
+            name: _numbers(rows, name) if name in _NUMBERS else _texts(rows, name)
             for name in _ATTEMPT_COLUMNS
         }
     )
-    frame = frame.dropna(subset=[name for name in numbers if name not in _MAY_BE_MISSING])
-    frame["at"] = pd.to_datetime((frame["at"] * 1000).round(), unit="ms", utc=True)
+
+
+def _fast_columns_of(lines: bytes) -> pd.DataFrame:
+    """The same by pyarrow; it takes whole lines of the right types, and no others."""
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    types = {name: pa.float64() if name in _NUMBERS else pa.string() for name in _ATTEMPT_COLUMNS}
+    options = pj.ParseOptions(pa.schema(types), unexpected_field_behavior="ignore")
+    try:
+        if lines.isascii():
+            table = pj.read_json(pa.BufferReader(lines), parse_options=options)
+            # It also takes two records in one line, which we pass over.
+            if table.num_rows == lines.count(b"}\n{") + 1:
+                frame: pd.DataFrame = table.to_pandas()
+                return frame
+    except pa.ArrowInvalid:
+        pass
+    return _columns_of(list(records_of(lines)))
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in ("input_tokens", "output_tokens"):
+        frame[name] = frame[name].where(frame[name].abs() <= MOST_TOKENS)
+    at = (frame["at"] * 1000).round()
+    frame["at"] = pd.to_datetime(at, unit="ms", utc=True, errors="coerce")
+    frame = frame.dropna(subset=[name for name in _NUMBERS if name not in _MAY_BE_MISSING])
     for name in ("error", "notebook"):
         frame[name] = frame[name].fillna("")
     return frame.astype({"at": _TIME, **_ATTEMPT_NUMBERS})

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from arche_magic.llm_providers.attempts import attempt_log, read_records
+from arche_magic.llm_providers.attempts import SESSION, attempt_log, read_lines
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Attempt
@@ -35,17 +35,31 @@ def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
     Raises:
         InvalidRequest: `since` is no time.
     """
-    from .frames import attempts_frame
+    from .frames import attempts_frame, recorded_attempts_frame
 
     log, earliest = attempt_log(get_configuration().store), _moment(since)
     path = log.path
     if path is None:
         frame = attempts_frame(log.session())
     else:
-        frame = attempts_frame(read_records(path, earliest))
+        frame = recorded_attempts_frame(read_lines(path, earliest))
     if since is None:
         return frame
     return frame[frame["at"] >= utc(earliest)].reset_index(drop=True)
+
+
+def session_attempts() -> pd.DataFrame:
+    """The attempts of this process, oldest first, with the columns of `%llm_stats`."""
+    from .frames import attempts_frame, recorded_attempts_frame
+
+    log = attempt_log(get_configuration().store)
+    if log.path is None or not log.forgets():
+        return attempts_frame(log.session())
+    try:
+        frame = recorded_attempts_frame(read_lines(log.path, log.began))
+    except OSError:
+        return attempts_frame(log.session())
+    return frame[frame["session"] == SESSION].reset_index(drop=True)
 
 
 def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
