@@ -44,6 +44,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     to: str | Path | None = None,
     encoding: str | None = None,
     sep: str | None = None,
+    sheet: str | None = None,
     client: Any = None,
     on_done: Callable[[Row], object] | None = None,
     **options: Any,
@@ -56,12 +57,14 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 
     Args:
         data: a DataFrame, a Series or a list of texts, which is not changed; a table of polars,
-            pyarrow or DuckDB; the path of a Parquet or CSV file, of any size; or a Dask DataFrame.
+            pyarrow or DuckDB; the path of a file of any size (Parquet, CSV, TSV, JSON lines, Excel)
+            or of a folder of Parquet files; or a Dask DataFrame.
         template: the prompt, with `{{column}}` for the values of a row. Without one, the texts of
             a Series or list are the prompts.
         to: the file to write the rows of a file to, with their replies.
-        encoding: of a CSV file; if not given, UTF-8, or what its byte order mark says.
+        encoding: of a text file; if not given, UTF-8, or what its byte order mark says.
         sep: what separates the fields of a CSV file.
+        sheet: the name of the sheet of an Excel file; the first one if not given.
         client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
         on_done: called with each `Row` as it finishes.
         **options: see `Job`.
@@ -76,18 +79,19 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         JobStopped: at one of the bounds, with the finished rows in `.frame`.
         LLMProviderError: no row can be asked, such as without a key.
     """
+    read = {"encoding": encoding, "sep": sep, "sheet": sheet}
     if is_file(data):
         if client is not None:
             raise InvalidRequest("client= takes no file; read it with dask.dataframe")
-        file_job = FileJob(data, to, template, encoding=encoding, sep=sep, **options)
+        file_job = FileJob(data, to, template, **read, **options)
         for row in file_job:
             if on_done:
                 on_done(row)
         return file_job.to
     if to is not None:
         raise InvalidRequest("to= goes with the path of a file; a frame is given back")
-    if encoding is not None or sep is not None:
-        raise InvalidRequest("encoding= and sep= go with the path of a CSV file")
+    if any(value is not None for value in read.values()):
+        raise InvalidRequest("encoding=, sep= and sheet= go with the path of a file")
     if cluster.is_dask(data):
         if on_done:
             raise InvalidRequest("on_done stays here, and a Dask frame is computed elsewhere")

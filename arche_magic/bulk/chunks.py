@@ -16,7 +16,7 @@ from arche_magic.llm_providers.types import utc
 
 from .agreement import Agreement
 from .file_writer import FileWriter
-from .files import SourceFile, usable_path
+from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
 from .progress import Progress, Row
 from .results import Replies
@@ -38,11 +38,12 @@ class FileJob:
     columns; a CSV's cells stay the texts they are.
 
     Args:
-        source: the file to read: Parquet or CSV.
+        source: the file or folder to read; see `SourceFile`.
         to: the file to write; one that is there already is replaced.
         template: the prompt; see `Job`, also for the options.
-        encoding: of a CSV; see `SourceFile`. The result is UTF-8.
+        encoding: of a text; see `SourceFile`. The result is UTF-8.
         sep: what separates the fields of a CSV, in the source and in the result.
+        sheet: of an Excel file; the first one if not given.
         **options: bounds hold for all of the file.
 
     Raises:
@@ -58,14 +59,17 @@ class FileJob:
         *,
         encoding: str | None = None,
         sep: str | None = None,
+        sheet: str | None = None,
         **options: Any,
     ) -> None:
-        self._source = SourceFile(source, encoding, sep)
+        self._source = SourceFile(source, encoding, sep, sheet)
         self.source, self.to = self._source.path, _target(self._source.path, to)
         self._template, self._options = template, options
         self._job = Job(self._source.first_row, template, **options)
         # These say what is wrong with the columns before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
+        self._read = self._job.rows.columns
+        self._sep = separator(self.to, sep)
         self._writer(self.to)
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
@@ -104,7 +108,8 @@ class FileJob:
         _begin(part)
         start, refutations = 0, self._agreement.refutations
         with closing(self._writer(part)) as writer:
-            for frame, table in self._source.frames(ROWS):
+            copy = self._source.copy()
+            for frame in self._source.frames(ROWS, self._read):
                 self._job = Job(frame, self._template, **self._left())
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
@@ -117,7 +122,7 @@ class FileJob:
                     self._before = replace(self.progress(), done=0, resumed=0, errors=0)
                     return False
                 refutations = self._agreement.refutations
-                writer.write(replies.frame(), table)
+                writer.write(replies.frame(), copy.take(len(frame)) if copy else None)
                 self._before = self.progress()
                 start += len(frame)
         return True
@@ -142,7 +147,7 @@ class FileJob:
         self._job.cancel()
 
     def _writer(self, path: Path) -> FileWriter:
-        return FileWriter(path, self.to.name, self._columns, self._source.sep)
+        return FileWriter(path, self.to.name, self._columns, self._sep, self._source.kinds)
 
     def _left(self) -> dict[str, Any]:
         """The options for the next chunk, which shares the bounds; failures count as well."""
@@ -166,11 +171,15 @@ def _target(source: Path, to: str | Path | None) -> Path:
         raise InvalidRequest(
             f"{source.name} is a file: name another one for the rows and their replies"
         )
-    to = usable_path(to)
+    if str(to).endswith((".xlsx", ".xlsm")):
+        raise InvalidRequest(f"{to}: Excel files are read, not written; name a .csv or .parquet")
+    to = usable_path(to, WRITTEN)
     if not os.path.isdir(to.parent):  # noqa: PTH112  # raises nothing
         raise InvalidRequest(f"there is no folder {to.parent}")
     if to.is_dir():
         raise InvalidRequest(f"{to} is a folder; name a file")
+    if source.is_dir() and source.resolve() in to.resolve().parents:
+        raise InvalidRequest(f"{to} is in the folder that is read; name a file elsewhere")
     if source.resolve() == to.resolve():
         raise InvalidRequest(f"{to} would be written over while it is read; name another file")
     return to

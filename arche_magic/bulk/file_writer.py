@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,19 @@ class FileWriter:
         name: the name that the file will have, which decides its format.
         columns: those that are added to the data.
         sep: what separates the fields of a CSV.
+        kinds: what the columns of the data hold; see `FileReader`.
     """
 
-    def __init__(self, path: Path, name: str, columns: Sequence[Column], sep: str = ",") -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        columns: Sequence[Column],
+        sep: str = ",",
+        kinds: Mapping[str, str] | None = None,
+    ) -> None:
         self._path, self._name, self._columns, self._sep = path, name, columns, sep
+        self._data_kinds = kinds or {}
         self._parquet: Any = None
         self._begun = False
         # Worked out before anything is asked: what has no type of its own is text.
@@ -36,10 +46,34 @@ class FileWriter:
         if name.endswith(".parquet"):
             self._kinds = {column.name: _arrow_kind(column) for column in columns}
 
-    def write(self, frame: pd.DataFrame, table: pa.Table | None) -> None:
-        """Append a frame; what it has besides the added columns is taken from the table if any."""
+    def write(self, frame: pd.DataFrame, tables: Iterable[pa.Table] | None = None) -> None:
+        """Append a chunk of rows.
+
+        Args:
+            frame: the added columns and, without tables, those of the data.
+            tables: the data of the same rows, in pieces.
+        """
         if self._kinds:
-            self._write_parquet(frame, table)
+            self._write_parquet(frame, tables)
+        elif tables is None:
+            self._write_text(frame)
+        else:
+            for table, added in self._pieces(tables, frame):
+                data = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+                self._write_text(data.join(added.set_axis(data.index)))
+
+    def _pieces(
+        self, tables: Iterable[pa.Table], frame: pd.DataFrame
+    ) -> Iterator[tuple[pa.Table, pd.DataFrame]]:
+        """Each piece of the data, with the added columns of its rows."""
+        added, start = frame[[column.name for column in self._columns]], 0
+        for table in tables:
+            yield table, added.iloc[start : start + len(table)]
+            start += len(table)
+
+    def _write_text(self, frame: pd.DataFrame) -> None:
+        if self._name.endswith((".jsonl", ".jsonl.gz")):
+            self._write_lines(frame)
             return
         packed = "gzip" if self._name.endswith(".gz") else None
         # Nested values of the source too, which have no other text than Python's.
@@ -53,26 +87,48 @@ class FileWriter:
         )  # fmt: skip
         self._begun = True
 
+    def _write_lines(self, frame: pd.DataFrame) -> None:
+        opened = gzip.open if self._name.endswith(".gz") else open
+        with opened(self._path, "at", encoding="utf-8") as file:
+            for record in frame.to_dict("records"):
+                plain = {str(name): _plain(value) for name, value in record.items()}
+                file.write(json.dumps(plain, ensure_ascii=False, default=_as_json) + "\n")
+
     def close(self) -> None:
         """Write what ends the file."""
         if self._parquet is not None:
             self._parquet.close()
 
-    def _write_parquet(self, frame: pd.DataFrame, table: pa.Table | None) -> None:
-        import pyarrow as pa
+    def _write_parquet(self, frame: pd.DataFrame, tables: Iterable[pa.Table] | None) -> None:
         import pyarrow.parquet as pq
 
-        if table is None:
-            kept = [name for name in frame.columns if name not in self._kinds]
-            texts = [pa.array(frame[name], pa.string(), from_pandas=True) for name in kept]
-            table = pa.Table.from_arrays(texts, names=[str(name) for name in kept])
-        added = self._added(frame)
-        for name in added.column_names:
-            table = table.append_column(added.schema.field(name), added[name])
-        table = _with_types_of(table, added)
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._path, table.schema)
-        self._parquet.write_table(table)
+        for table, part in self._pieces(tables or [self._table_of(frame)], frame):
+            added, whole = self._added(part), table
+            for name in added.column_names:
+                whole = whole.append_column(added.schema.field(name), added[name])
+            whole = _with_types_of(whole, added)
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._path, whole.schema)
+            self._parquet.write_table(whole)
+
+    def _table_of(self, frame: pd.DataFrame) -> pa.Table:
+        """The data of a file without types: texts, or what its values are."""
+        import pyarrow as pa
+
+        types = {
+            "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
+            "time": pa.timestamp("us"),
+        }  # fmt: skip
+        columns = {}
+        for name in [name for name in frame.columns if name not in self._kinds]:
+            kind = self._data_kinds.get(name, "string")
+            values = [_plain(value) for value in frame[name]]
+            if kind == "number":
+                values = [None if value is None else float(value) for value in values]
+            if kind == "other":
+                values = [None if value is None else _text(value) for value in values]
+            columns[str(name)] = pa.array(values, types.get(kind, pa.string()))
+        return pa.table(columns)
 
     def _added(self, frame: pd.DataFrame) -> pa.Table:
         """The added columns; a value that its type cannot hold is told in the row's error."""
@@ -184,8 +240,16 @@ def _plain(value: Any) -> Any:
     """None for what pandas marks as missing."""
     import pandas as pd
 
-    several = isinstance(value, list | tuple | set | frozenset | dict)
-    return None if not several and pd.isna(value) else value
+    return None if pd.isna(value) is True else value
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no type for, as it has one."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _as_cell(value: Any) -> Any:

@@ -1,28 +1,41 @@
-"""Files of rows, read a chunk at a time: Parquet and CSV."""
+"""Files of rows, read a chunk at a time: Parquet, CSV, JSON lines and Excel."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.folders import expanded
 
+from .file_readers import (
+    CsvReader,
+    ExcelReader,
+    FileReader,
+    JsonLinesReader,
+    ParquetReader,
+    Tables,
+    opened,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-ENDINGS = (".parquet", ".csv", ".csv.gz")
-_INSTALL = "Parquet files need a package more: pip install 'arche_magic[parquet]'"
-# Rows that are read at once where they are only checked and counted.
-_MOST_ROWS = 100_000
+_PARQUET, _EXCEL = (".parquet",), (".xlsx", ".xlsm")
+_CSV, _TSV = (".csv", ".csv.gz"), (".tsv", ".tsv.gz")
+_JSON_LINES = (".jsonl", ".jsonl.gz")
+WRITTEN = (*_PARQUET, *_CSV, *_TSV, *_JSON_LINES)
+ENDINGS = (*WRITTEN, *_EXCEL)
+_NEEDED = {"pyarrow": ("Parquet", "parquet"), "openpyxl": ("Excel", "excel")}
 # The longer mark first: UTF-32's begins with that of UTF-16.
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -33,11 +46,13 @@ _BYTE_ORDER_MARKS = {
 
 
 def is_file(data: object) -> bool:
-    """Whether data is named by a file: a Path, or a text that ends like one of ours."""
-    return isinstance(data, Path) or (isinstance(data, str) and data.endswith(ENDINGS))
+    """Whether data is named by a path: a Path, or a text that ends like a file or with `/`."""
+    return isinstance(data, Path) or (
+        isinstance(data, str) and data.endswith((*ENDINGS, "/", os.sep))
+    )
 
 
-def usable_path(path: str | Path) -> Path:
+def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
     """The path of a file of rows, there or not.
 
     Raises:
@@ -45,20 +60,34 @@ def usable_path(path: str | Path) -> Path:
         ConfigurationError: a package is missing.
     """
     path = expanded(path)
-    if not path.name.endswith(ENDINGS):
-        raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(ENDINGS)}")
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ConfigurationError(_INSTALL)
+    if not path.name.endswith(tuple(endings)):
+        raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(endings)}")
+    if path.name.endswith(_PARQUET):
+        _need("pyarrow")
+    if path.name.endswith(_EXCEL):
+        _need("openpyxl")
     return path
+
+
+def separator(path: Path, sep: str | None = None) -> str:
+    """What separates the fields of a file of this name; `sep` is that of a CSV."""
+    return "\t" if path.name.endswith(_TSV) else sep or ","
 
 
 class SourceFile:
     """A file of rows to read.
 
     Args:
-        path: a Parquet or CSV file; a CSV may be compressed (`.csv.gz`).
-        encoding: of a CSV; if not given, that of its byte order mark, else UTF-8.
+        path: a Parquet, CSV, TSV, JSON lines or Excel file, or a folder of Parquet files; text may
+            be compressed (`.csv.gz`).
+        encoding: of a text; if not given, that of its byte order mark, else UTF-8.
         sep: what separates the fields of a CSV.
+        sheet: of an Excel file; the first one if not given.
+
+    Attributes:
+        path: where it is.
+        sep: what separates its fields; "," where it has none.
+        first_row: its first row with all columns, as a frame; it may be empty.
 
     Raises:
         InvalidRequest: the file does not exist or cannot be read, or an option does not apply.
@@ -66,17 +95,84 @@ class SourceFile:
     """
 
     def __init__(
-        self, path: str | Path, encoding: str | None = None, sep: str | None = None
+        self,
+        path: str | Path,
+        encoding: str | None = None,
+        sep: str | None = None,
+        sheet: str | None = None,
     ) -> None:
-        self.path = usable_path(path)
+        self.path = expanded(path)
         try:
-            is_there = self.path.is_file()
+            is_folder, is_there = self.path.is_dir(), self.path.exists()
         except OSError as error:
             raise InvalidRequest(f"{self.path} cannot be read: {error.strerror}") from None
+        if is_folder:
+            _need("pyarrow")
+        else:
+            usable_path(self.path)
         if not is_there:
             raise InvalidRequest(f"there is no file {self.path}")
-        if self.is_parquet and (encoding is not None or sep is not None):
-            raise InvalidRequest(f"{self.path.name}: encoding and sep are for CSV files")
+        name = self.path.name
+        self._is_parquet = is_folder or name.endswith(_PARQUET)
+        self._is_excel = name.endswith(_EXCEL)
+        sep = "\t" if sep == r"\t" else sep
+        self._check_options(encoding, sep, sheet)
+        self.encoding = encoding or ""
+        self.sep: str = separator(self.path, sep)
+        with self._readable():
+            self._reader = self._reader_for(sheet)
+            self.first_row: pd.DataFrame = next(self._reader.frames(1))
+            self.kinds = self._reader.kinds
+
+    def count(self) -> int:
+        """Its rows. A text is read to its end for that, so what is wrong in it is found.
+
+        Raises:
+            InvalidRequest: it cannot be read.
+        """
+        with self._readable():
+            return self._reader.count()
+
+    def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The file as frames of at most so many rows, numbered on from one to the next.
+
+        Of Parquet, only the columns that are named are read. Every chunk of a column is read alike,
+        whatever it holds: integers stay integers beside missing ones, and a CSV's cells stay the
+        texts they are, empty ones missing.
+
+        Raises:
+            InvalidRequest: it cannot be read.
+        """
+        with self._readable():
+            yield from self._reader.frames(rows, columns)
+
+    def copy(self) -> Tables | None:
+        """A second reading of all columns, to be written; None where frames have all of them."""
+        tables = self._reader.tables()
+        return None if tables is None else Tables(self._guarded(tables))
+
+    def _guarded(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        with self._readable():
+            yield from tables
+
+    def _reader_for(self, sheet: str | None) -> FileReader:
+        if self._is_parquet:
+            return ParquetReader(self.path)
+        if self._is_excel:
+            return ExcelReader(self.path, sheet)
+        self.encoding = self.encoding or self._encoding_by_mark()
+        if self.path.name.endswith(_JSON_LINES):
+            return JsonLinesReader(self.path, self.encoding)
+        return CsvReader(self.path, self.encoding, self.sep)
+
+    def _check_options(self, encoding: str | None, sep: str | None, sheet: str | None) -> None:
+        name = self.path.name
+        if sep is not None and not name.endswith(_CSV):
+            raise InvalidRequest(f"{name}: sep is for CSV files")
+        if encoding is not None and (self._is_parquet or self._is_excel):
+            raise InvalidRequest(f"{name}: encoding is for CSV, TSV and JSON lines files")
+        if sheet is not None and not self._is_excel:
+            raise InvalidRequest(f"{name}: sheet is for Excel files")
         if encoding is not None:
             try:
                 # Some codecs, such as base64, are none of texts.
@@ -85,79 +181,11 @@ class SourceFile:
                 raise InvalidRequest(
                     f"encoding {encoding!r} is unknown; common ones are utf-8, cp1252 and utf-16"
                 ) from None
-        sep = "\t" if sep == r"\t" else sep
         if sep is not None and (not isinstance(sep, str) or len(sep) != 1 or sep in '\0\r\n"'):
             raise InvalidRequest(f"sep is {sep!r}; it must be one character, such as ';'")
-        self.sep = sep or ","
-        with self._readable():
-            self.encoding = encoding or self._encoding_by_mark()
-            self.first_row = next(frame for frame, _ in self._frames(1))
-
-    @property
-    def is_parquet(self) -> bool:
-        """Whether its columns have types."""
-        return self.path.suffix == ".parquet"
-
-    def count(self) -> int:
-        """Its rows. A CSV is read to its end for that, so what is wrong in it is found.
-
-        Raises:
-            InvalidRequest: it cannot be read.
-        """
-        with self._readable():
-            if self.is_parquet:
-                import pyarrow.parquet as pq
-
-                return int(pq.read_metadata(self.path).num_rows)
-            # Lines are not rows: a text may have several.
-            return sum(len(frame) for frame, _ in self._frames(_MOST_ROWS))
-
-    def frames(self, rows: int) -> Iterator[tuple[pd.DataFrame, pa.Table | None]]:
-        """The file as frames, numbered on from one to the next, and as tables if it has types.
-
-        Every chunk of a column is read alike, whatever it holds: integers stay integers beside
-        missing ones, and a CSV's cells stay the texts they are, empty ones missing.
-
-        Raises:
-            InvalidRequest: it cannot be read.
-        """
-        with self._readable():
-            yield from self._frames(rows)
-
-    def _frames(self, rows: int) -> Iterator[tuple[pd.DataFrame, pa.Table | None]]:
-        import pandas as pd
-
-        if self.is_parquet:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            began = 0
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(rows):
-                    frame = batch.to_pandas(integer_object_nulls=True, ignore_metadata=True)
-                    frame.index = pd.RangeIndex(began, began + len(frame))
-                    began += len(frame)
-                    yield frame, pa.Table.from_batches([batch])
-            if not began:
-                table = pq.read_table(self.path)
-                yield table.to_pandas(ignore_metadata=True), table
-            return
-        chunks = pd.read_csv(
-            self.path, dtype=str, keep_default_na=False, na_values=[""], chunksize=rows,
-            skip_blank_lines=False, encoding=self.encoding, sep=self.sep,
-            engine="c" if self.sep.isascii() else "python",
-        )  # fmt: skip
-        with chunks:
-            for frame in chunks:
-                if not isinstance(frame.index, pd.RangeIndex):
-                    # pandas takes the first fields of such rows for an index.
-                    raise pd.errors.ParserError("the rows have more fields than the header")
-                yield frame, None
 
     def _encoding_by_mark(self) -> str:
-        if self.is_parquet:
-            return ""
-        with self._open() as file:
+        with opened(self.path) as file:
             start = file.read(4096)
         for mark, encoding in _BYTE_ORDER_MARKS.items():
             if start.startswith(mark):
@@ -169,22 +197,24 @@ class SourceFile:
             )
         return "utf-8-sig"
 
-    def _open(self) -> Any:
-        import gzip
-
-        return gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
-
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """Turn what the readers raise into one line that names the file and its encoding."""
         pd = library("pandas")
         name = self.path.name
         wrong: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
-        if self.is_parquet:
+        if self._is_parquet:
             library("pyarrow.parquet")
+            library("pyarrow.dataset")
             wrong += (library("pyarrow").ArrowException,)
+        if self._is_excel:
+            # What openpyxl raises depends on where a file is damaged.
+            library("openpyxl")
+            wrong = (Exception,)
         try:
             yield
+        except InvalidRequest:
+            raise
         except UnicodeError:
             shown = self.encoding.removesuffix("-sig").upper()
             raise InvalidRequest(
@@ -195,8 +225,8 @@ class SourceFile:
             raise InvalidRequest(f"{name} is empty: it has no header") from None
         except pd.errors.ParserError as error:
             why = str(error).replace("Error tokenizing data. C error: ", "").strip()
-            if opened := re.match(r"EOF inside string starting at row (\d+)", why):
-                why = f"the quote that opens in line {int(opened[1]) + 1} is never closed"
+            if in_quotes := re.match(r"EOF inside string starting at row (\d+)", why):
+                why = f"the quote that opens in line {int(in_quotes[1]) + 1} is never closed"
             raise InvalidRequest(
                 f"{name} ({self.encoding.removesuffix('-sig')}, fields separated by "
                 f"{self.sep!r}) cannot be read: {why}"
@@ -204,3 +234,12 @@ class SourceFile:
         except wrong as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InvalidRequest(f"{name} cannot be read: {why}") from None
+
+
+def _need(package: str) -> None:
+    """Raise a ConfigurationError that names the extra where a package is missing."""
+    if find_spec(package) is None:
+        kind, extra = _NEEDED[package]
+        raise ConfigurationError(
+            f"{kind} files need a package more: pip install 'arche_magic[{extra}]'"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -50,6 +50,7 @@ def plan(
     by: str | datetime | None = None,
     encoding: str | None = None,
     sep: str | None = None,
+    sheet: str | None = None,
     on_rows: Callable[[int], object] | None = None,
     llm: IntelligentLLMOrchestrator | None = None,
     **options: Any,
@@ -68,6 +69,7 @@ def plan(
         prefix: as for `map`.
         encoding: as for `map`.
         sep: as for `map`.
+        sheet: as for `map`.
         on_rows: called again and again with the number of rows that are read so far.
         llm: as for `map`.
         **options: as for `map`.
@@ -87,8 +89,8 @@ def plan(
     size = rows_per_request(pack, sample)
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
-    parts = _parts(data, template, encoding, sep)
-    parts = _with_columns_checked(parts, sample.schema, prefix)
+    read = {"encoding": encoding, "sep": sep, "sheet": sheet}
+    parts = _parts(data, template, sample.schema, prefix, read)
     work = look_through(parts, llm, sample, retry_errors, fresh, on_rows)
     load = Load.of(work, llm, options)
     rows = work.to_ask
@@ -141,24 +143,23 @@ def plan(
 
 
 def _parts(
-    data: Any, template: str | None, encoding: str | None, sep: str | None
+    data: Any,
+    template: str | None,
+    schema: Schema | None,
+    prefix: str,
+    read: Mapping[str, str | None],
 ) -> Iterable[Rows]:
     """The rows: all of a frame, or a file's as many at a time as are in memory."""
     if not is_file(data):
-        if encoding is not None or sep is not None:
-            raise InvalidRequest("encoding= and sep= go with the path of a CSV file")
-        return [Rows(data, template)]
-    source = SourceFile(data, encoding, sep)
-    return (Rows(frame, template) for frame, _ in source.frames(ROWS))
-
-
-def _with_columns_checked(
-    parts: Iterable[Rows], schema: Schema | None, prefix: str
-) -> Iterator[Rows]:
-    """The parts, if the columns of the result would have names of their own."""
-    for part in parts:
-        columns_of(part.frame, schema, prefix)
-        yield part
+        if any(value is not None for value in read.values()):
+            raise InvalidRequest("encoding=, sep= and sheet= go with the path of a file")
+        rows = Rows(data, template)
+        columns_of(rows.frame, schema, prefix)
+        return [rows]
+    source = SourceFile(data, **read)
+    columns_of(source.first_row, schema, prefix)
+    columns = Rows(source.first_row, template).columns
+    return (Rows(frame, template) for frame in source.frames(ROWS, columns))
 
 
 def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:

@@ -61,6 +61,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.frame)
 
+    @property
+    def columns(self) -> list[Any]:
+        """The columns that the template names."""
+        return list(self._columns.values())
+
     def prompts(self, start: int, stop: int) -> Iterator[tuple[Hashable, Prompt | str]]:
         """The labels of rows, each with its prompt, or with why it has none."""
         import pandas as pd

@@ -87,18 +87,25 @@ _OVER_OPTIONS = (
     argument(
         "--over",
         metavar="FRAME",
-        help="Ask once per row of this DataFrame, Series or list, or of a .parquet or .csv file: "
+        help="Ask once per row of this DataFrame, Series or list, or of a file (.parquet, "
+        ".csv, .tsv, .jsonl, .xlsx) or a folder/ of Parquet files: "
         "{{column}} stands for the row's value.",
     ),
     argument(
         "--encoding",
         metavar="NAME",
-        help="With --over FILE.csv: its encoding, such as cp1252 (UTF-8 if not set).",
+        help="With --over FILE: the encoding of a CSV, TSV or JSON lines file, such as cp1252 "
+        "(UTF-8 if not set).",
     ),
     argument(
         "--sep",
         metavar="CHAR",
         help="With --over FILE.csv: what separates its fields, such as ';' (a comma if not set).",
+    ),
+    argument(
+        "--sheet",
+        metavar="NAME",
+        help="With --over FILE.xlsx: the sheet that is read (the first one if not set).",
     ),
     argument(
         "--into",

@@ -71,9 +71,9 @@ def over(
     if not template.strip():
         raise InvalidRequest("the prompt is empty")
     asked = _job_options(magics, options, names)
-    read = {"encoding": options.encoding, "sep": options.sep}
+    read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     if any(read.values()) and not is_file(options.over):
-        raise InvalidRequest("%llm: --encoding and --sep are for a CSV file")
+        raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
     if options.plan or options.dry_run:
         data = options.over if is_file(options.over) else _data(options, names)
         columns = _columns(SourceFile(data, **read).first_row if is_file(data) else data)

@@ -114,11 +114,11 @@ def test_options_of_a_csv_go_with_no_other_data(sandbox: Sandbox) -> None:
     """They would do nothing."""
     frame = pd.DataFrame({"text": ["soup"]})
     frame.to_parquet("in.parquet")
-    with pytest.raises(InvalidRequest, match="are for CSV files"):
+    with pytest.raises(InvalidRequest, match="sep is for CSV files"):
         arche_magic.map("in.parquet", TEMPLATE, to="out.csv", sep=";")
-    with pytest.raises(InvalidRequest, match="go with the path of a CSV file"):
+    with pytest.raises(InvalidRequest, match="go with the path of a file"):
         arche_magic.map(frame, TEMPLATE, encoding="cp1252")
-    with pytest.raises(InvalidRequest, match="go with the path of a CSV file"):
+    with pytest.raises(InvalidRequest, match="go with the path of a file"):
         arche_magic.plan(frame, TEMPLATE, sep=";")
 
 

@@ -80,7 +80,8 @@ def test_a_file_that_cannot_be_planned_is_told_of(start: Start, tmp_path: Path) 
     texts(3).to_csv(tmp_path / "soups.csv", index=False)
     for path, template, why in (
         (tmp_path / "gone.csv", TEMPLATE, "there is no file"),
-        (tmp_path, TEMPLATE, "a file of rows ends with"),
+        (tmp_path, TEMPLATE, "the folder has no .parquet files"),
+        (tmp_path / "soups.txt", TEMPLATE, "a file of rows ends with"),
         (tmp_path / "soups.csv", "{{txt}}", "did you mean 'text'"),
     ):
         with pytest.raises(InvalidRequest, match=why):

@@ -1,0 +1,373 @@
+"""How each kind of file is read: a chunk of rows at a time, as frames."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+# So much of a file is in memory at a time, about, however long its rows are.
+_CHUNK_BYTES = 32_000_000
+# Read from the disk at a time, for each column.
+_BUFFER_BYTES = 1_000_000
+_SAMPLE_BYTES = 1_000_000
+# Rows that are read at once where they are only checked and counted.
+_MOST_ROWS = 100_000
+
+
+class FileReader:
+    """Reads one kind of file."""
+
+    @property
+    def kinds(self) -> Mapping[str, str] | None:
+        """What the values of each column are.
+
+        "string", "integer", "number", "boolean", "time" or "other"; None where the file has types
+        of its own, or all values are texts.
+        """
+        return None
+
+    def count(self) -> int:
+        """Its rows; what is wrong in the file is found."""
+        raise NotImplementedError
+
+    def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The file as frames of at most so many rows, numbered on from one to the next.
+
+        Of a file with types, they have only the columns that are named; others have all.
+        """
+        raise NotImplementedError
+
+    def tables(self) -> Iterator[pa.Table] | None:
+        """A second reading of all columns, to be written; None where frames have all of them."""
+        return None
+
+
+class Tables:
+    """Arrow tables, of which as many rows are taken as the next frame has."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._tables = iter(tables)
+        self._rest: pa.Table | None = None
+
+    def take(self, rows: int) -> Iterator[pa.Table]:
+        """The next rows; there is one table even if there are no rows."""
+        while rows or self._rest is None:
+            if not self._rest:
+                self._rest = next(self._tables)
+            table = self._rest.slice(0, rows)
+            self._rest = self._rest.slice(rows)
+            rows -= len(table)
+            yield table
+
+
+class ParquetReader(FileReader):
+    """A Parquet file, or a folder of them, whose names may hold values (`year=2026/`).
+
+    Row groups are never in memory as a whole: columns are read through small buffers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
+        self._parts: list[tuple[str, dict[str, Any]]] = [(str(path), {})]
+        fields: dict[str, pa.DataType] = {}
+        if path.is_dir():
+            files = _parquet_files(path)
+            if not files:
+                raise InvalidRequest(f"{path.name}: the folder has no .parquet files")
+            folder = ds.dataset(
+                files, format="parquet", partitioning="hive", partition_base_dir=str(path)
+            )
+            self._parts = [
+                (one.path, ds.get_partition_keys(one.partition_expression))
+                for one in folder.get_fragments()
+            ]
+            names = {name for _, keys in self._parts for name in keys}
+            fields = {name: folder.schema.field(name).type for name in sorted(names)}
+        schemas = [pq.read_schema(file) for file, _ in self._parts]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        for name, kind in fields.items():
+            if name not in schema.names:
+                schema = schema.append(pa.field(name, kind))
+        self._schema: pa.Schema = schema
+
+    def count(self) -> int:
+        """Its rows."""
+        import pyarrow.parquet as pq
+
+        return sum(int(pq.read_metadata(file).num_rows) for file, _ in self._parts)
+
+    def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """See `FileReader`."""
+        import pandas as pd
+
+        began = 0
+        for table in self._tables(rows, columns):
+            frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+            frame.index = pd.RangeIndex(began, began + len(frame))
+            began += len(frame)
+            yield frame
+
+    def tables(self) -> Iterator[pa.Table]:
+        """See `FileReader`."""
+        return self._tables(_MOST_ROWS)
+
+    def _tables(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = list(self._schema.names if columns is None else columns)
+        schema = pa.schema([self._schema.field(name) for name in names], self._schema.metadata)
+        found = False
+        for path, keys in self._parts:
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+                there = [name for name in names if name in file.schema_arrow.names]
+                most = min(rows, _rows_at_once(file.metadata, there))
+                for batch in file.iter_batches(most, columns=there):
+                    found = True
+                    yield _with_schema(pa.Table.from_batches([batch]), schema, keys)
+        if not found:
+            yield schema.empty_table()
+
+
+def _parquet_files(folder: Path) -> list[str]:
+    """Those in a folder and below, in the order of the numbers in their names.
+
+    What begins with a dot or an underscore is left out, as it is by other readers.
+    """
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+    shown = [name for name in names if not re.search(r"(^|/)[._]", name)]
+    shown.sort(key=lambda name: [part.zfill(20) for part in re.split(r"(\d+)", name)])
+    return [str(folder / name) for name in shown]
+
+
+def _rows_at_once(metadata: Any, columns: Sequence[str]) -> int:
+    """How many rows have the size of a chunk."""
+    wanted, size = set(columns), 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for at in range(group.num_columns):
+            column = group.column(at)
+            if wanted & {column.path_in_schema, column.path_in_schema.partition(".")[0]}:
+                size += column.total_uncompressed_size
+    return max(1, int(_CHUNK_BYTES * metadata.num_rows / max(1, size)))
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema, keys: Mapping[str, Any]) -> pa.Table:
+    """The table with the columns of all files: those it lacks, and those its folders name."""
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(table[field.name].cast(field.type))
+        else:
+            value = pa.scalar(keys.get(field.name), field.type)
+            columns.append(pa.repeat(value, len(table)))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+class CsvReader(FileReader):
+    """A CSV or TSV file. Its cells stay the texts they are; empty ones are missing."""
+
+    def __init__(self, path: Path, encoding: str, sep: str) -> None:
+        self._path, self._encoding, self._sep = path, encoding, sep
+
+    @cached_property
+    def _row_bytes(self) -> float:
+        """The usual length of a row, by the lines at the beginning."""
+        with opened(self._path) as file:
+            start = file.read(_SAMPLE_BYTES)
+        return float(max(1, len(start)) / max(1, start.count(b"\n")))
+
+    def count(self) -> int:
+        """Its rows."""
+        # Lines are not rows: a text may have several.
+        return sum(len(frame) for frame in self.frames(_MOST_ROWS))
+
+    def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """See `FileReader`."""
+        import pandas as pd
+
+        chunks = pd.read_csv(
+            self._path, dtype=str, keep_default_na=False, na_values=[""],
+            chunksize=max(1, min(rows, int(_CHUNK_BYTES / self._row_bytes))),
+            skip_blank_lines=False, encoding=self._encoding, sep=self._sep,
+            engine="c" if self._sep.isascii() else "python",
+        )  # fmt: skip
+        with chunks:
+            for frame in chunks:
+                if not isinstance(frame.index, pd.RangeIndex):
+                    # pandas takes the first fields of such rows for an index.
+                    raise pd.errors.ParserError("the rows have more fields than the header")
+                yield frame
+
+
+class RecordReader(FileReader):
+    """Rows whose values have types, each its own: JSON lines, and the sheets of Excel.
+
+    The file is looked through once to know all columns, and what is in them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def records(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """The rows by column, each with its size in bytes, about."""
+        raise NotImplementedError
+
+    @cached_property
+    def _scan(self) -> tuple[int, dict[str, set[str]]]:
+        count, found = 0, {name: set[str]() for name in self._header()}
+        for record, _ in self.records():
+            count += 1
+            for name, value in record.items():
+                kinds = found.setdefault(name, set())
+                if value is not None:
+                    kinds.add(_kind(value))
+        return count, found
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """See `FileReader`."""
+        merged = {frozenset({"integer", "number"}): "number", frozenset[str](): "string"}
+        return {
+            name: merged.get(frozenset(kinds), next(iter(kinds)) if len(kinds) == 1 else "other")
+            for name, kinds in self._scan[1].items()
+        }
+
+    def count(self) -> int:
+        """Its rows."""
+        return self._scan[0]
+
+    def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """See `FileReader`."""
+        import pandas as pd
+
+        names, began, size = list(self._scan[1]), 0, 0
+        records: list[dict[str, Any]] = []
+
+        def frame() -> pd.DataFrame:
+            index = pd.RangeIndex(began, began + len(records))
+            values = {name: [record.get(name) for record in records] for name in names}
+            return pd.DataFrame(values, index=index, dtype=object)
+
+        for record, length in self.records():
+            records.append(record)
+            size += length
+            if len(records) >= rows or size >= _CHUNK_BYTES:
+                yield frame()
+                began, size, records = began + len(records), 0, []
+        if records or not began:
+            yield frame()
+
+    def _header(self) -> Iterable[str]:
+        return ()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer" if -(2**63) <= value < 2**63 else "other"
+    if isinstance(value, float):
+        return "number"
+    if isinstance(value, datetime):
+        return "time"
+    return "string" if isinstance(value, str) else "other"
+
+
+class JsonLinesReader(RecordReader):
+    """A JSON object in each line; empty lines are passed over."""
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        super().__init__(path)
+        self._encoding = encoding
+
+    def records(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """The rows by column, each with its size in bytes, about."""
+        with opened(self._path, self._encoding) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    why = getattr(error, "msg", str(error))
+                    raise InvalidRequest(
+                        f"{self._path.name}: line {number} is not JSON ({why})"
+                    ) from None
+                if not isinstance(record, dict):
+                    raise InvalidRequest(f"{self._path.name}: line {number} is not a JSON object")
+                yield record, len(line)
+
+
+class ExcelReader(RecordReader):
+    """A sheet of an Excel file; its first row has the names of the columns.
+
+    Args:
+        path: the file.
+        sheet: its name; the first one if not given.
+    """
+
+    def __init__(self, path: Path, sheet: str | None) -> None:
+        super().__init__(path)
+        self._sheet = sheet
+
+    def records(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """The rows by column, each with its size in bytes, about."""
+        names = self._header()
+        empty = 0
+        for row in self._rows(2):
+            # Rows that only have a format come after the last one.
+            if all(value is None for value in row):
+                empty += 1
+                continue
+            for _ in range(empty):
+                yield dict.fromkeys(names), 1
+            empty = 0
+            yield dict(zip(names, row, strict=False)), sum(len(str(value)) for value in row)
+
+    def _header(self) -> list[str]:
+        first = next(self._rows(1), ())
+        names = [f"column {at}" if name is None else str(name) for at, name in enumerate(first, 1)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InvalidRequest(f"{self._path.name}: two columns are called {twice[0]!r}")
+        return names
+
+    def _rows(self, first: int) -> Iterator[tuple[Any, ...]]:
+        from openpyxl import load_workbook
+
+        book = load_workbook(self._path, read_only=True, data_only=True)
+        try:
+            sheets = [sheet.title for sheet in book.worksheets]
+            name = sheets[0] if self._sheet is None else self._sheet
+            if name not in sheets:
+                hint = did_you_mean(str(name), sheets) or f"; there are {', '.join(sheets)}"
+                raise InvalidRequest(f"{self._path.name} has no sheet {name!r}{hint}")
+            yield from book[name].iter_rows(min_row=first, values_only=True)
+        finally:
+            book.close()
+
+
+def opened(path: Path, encoding: str | None = None) -> Any:
+    """The file, unpacked if its name says that it is compressed; text with an encoding."""
+    mode = "rb" if encoding is None else "rt"
+    if path.suffix == ".gz":
+        return gzip.open(path, mode, encoding=encoding)
+    return path.open(mode, encoding=encoding)
