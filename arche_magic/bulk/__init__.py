@@ -18,6 +18,7 @@ from .plans import Plan, Way
 from .progress import JobStopped, Progress, Row
 from .results import Replies
 from .rows import Rows
+from .tables import like
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,9 +107,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                 if on_done:
                     on_done(row)
     except JobStopped as stopped:
-        stopped.frame = replies.frame()
+        stopped.frame = like(data, replies.frame(), replies.columns)
         raise
-    return replies.frame()
+    return like(data, replies.frame(), replies.columns)
 
 
 def imap(

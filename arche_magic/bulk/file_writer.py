@@ -44,7 +44,7 @@ class FileWriter:
         # Worked out before anything is asked: what has no type of its own is text.
         self._kinds: dict[str, Any] = {}
         if name.endswith(".parquet"):
-            self._kinds = {column.name: _arrow_kind(column) for column in columns}
+            self._kinds = arrow_kinds(columns)
 
     def write(self, frame: pd.DataFrame, tables: Iterable[pa.Table] | None = None) -> None:
         """Append a chunk of rows.
@@ -103,7 +103,7 @@ class FileWriter:
         import pyarrow.parquet as pq
 
         for table, part in self._pieces(tables or [self._table_of(frame)], frame):
-            added, whole = self._added(part), table
+            added, whole = arrow_columns(part, self._columns, self._kinds), table
             for name in added.column_names:
                 whole = whole.append_column(added.schema.field(name), added[name])
             whole = _with_types_of(whole, added)
@@ -130,24 +130,32 @@ class FileWriter:
             columns[str(name)] = pa.array(values, types.get(kind, pa.string()))
         return pa.table(columns)
 
-    def _added(self, frame: pd.DataFrame) -> pa.Table:
-        """The added columns; a value that its type cannot hold is told in the row's error."""
-        import pandas as pd
-        import pyarrow as pa
 
-        error = next(
-            column for column in self._columns if column.of == "error" and not column.is_field
-        )
-        shown = frame[[column.name for column in self._columns]].reset_index(drop=True)
-        errors = [_plain(value) for value in shown[error.name]]
-        for column in self._columns:
-            if column.field.kind == "other":
-                fitting = _fitting(
-                    column.name, shown[column.name], self._kinds[column.name], errors
-                )
-                shown[column.name] = pd.Series(fitting, dtype=object)
-        shown[error.name] = error.series(errors)
-        return pa.Table.from_pandas(shown, pa.schema(self._kinds.items()), preserve_index=False)
+def arrow_columns(
+    frame: pd.DataFrame, columns: Sequence[Column], kinds: Mapping[str, pa.DataType] | None = None
+) -> pa.Table:
+    """The added columns as Arrow has them, each of its type, whatever comes of the rows.
+
+    A value that its type cannot hold is told in the row's error.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    kinds = kinds or arrow_kinds(columns)
+    error = next(column for column in columns if column.of == "error" and not column.is_field)
+    shown = frame[[column.name for column in columns]].reset_index(drop=True)
+    errors = [_plain(value) for value in shown[error.name]]
+    for column in columns:
+        if column.field.kind == "other":
+            fitting = _fitting(column.name, shown[column.name], kinds[column.name], errors)
+            shown[column.name] = pd.Series(fitting, dtype=object)
+    shown[error.name] = error.series(errors)
+    return pa.Table.from_pandas(shown, pa.schema(kinds.items()), preserve_index=False)
+
+
+def arrow_kinds(columns: Sequence[Column]) -> dict[str, pa.DataType]:
+    """The types of the added columns; what has no type of its own is text."""
+    return {column.name: _arrow_kind(column) for column in columns}
 
 
 def _fitting(

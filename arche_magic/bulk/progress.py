@@ -8,14 +8,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
 from arche_magic.llm_providers.types import route_name, utc
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PACE_SECONDS = 60.0
 
@@ -29,7 +26,7 @@ class JobStopped(LLMProviderError):
         at_bound: it stopped before it would exceed `max_cost` or `max_tokens_total`.
     """
 
-    frame: pd.DataFrame | None = None
+    frame: Any = None
     at_bound: bool = False
 
 

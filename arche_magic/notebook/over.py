@@ -16,6 +16,7 @@ from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, cluster, plann
 from arche_magic.bulk.chunks import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
+from arche_magic.bulk.tables import like
 from arche_magic.llm_providers.attempts import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
@@ -75,7 +76,7 @@ def over(
     if any(read.values()) and not is_file(options.over):
         raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
     if options.plan or options.dry_run:
-        data = options.over if is_file(options.over) else _data(options, names)
+        data = options.over if is_file(options.over) else as_pandas(_data(options, names))
         columns = _columns(SourceFile(data, **read).first_row if is_file(data) else data)
         template = _with_variables(template, columns, names, magics.budget)
         _show_plan(magics, data, template, by=options.by, **read, **asked)
@@ -98,12 +99,15 @@ def over(
         bar.finish(f"written to {file_job.to}")
         return None
     name = _variable(magics, into)
-    data = _data(options, names)
+    table = _data(options, names)
+    data = as_pandas(table)
     job = Job(data, _with_variables(template, _columns(data), names, magics.budget), **asked)
     replies = Replies(job)
 
     def keep() -> str:
-        frame = magics.shell.user_ns[name] = _made[name] = replies.frame()
+        frame = magics.shell.user_ns[name] = _made[name] = like(
+            table, replies.frame(), replies.columns
+        )
         return f"{name} has the {len(frame):,} finished rows; run the cell again for the others"
 
     _run(job, replies.add, bar, keep)
@@ -200,7 +204,7 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
     data = look_up(options.over, names)
     if cluster.is_dask(data):
         raise InvalidRequest("%llm: a Dask frame is asked in Python: arche_magic.map(frame, …)")
-    return as_pandas(data)
+    return data
 
 
 def _columns(data: Any) -> set[str]:

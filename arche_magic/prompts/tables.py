@@ -1,7 +1,8 @@
-"""Tables of other libraries as pandas has them."""
+"""Tables of other libraries, taken as pandas has them."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from arche_magic.llm_providers.bounded import library
@@ -11,25 +12,43 @@ from arche_magic.llm_providers.errors import InvalidRequest
 def as_pandas(data: Any) -> Any:
     """A table of another library as a DataFrame, a column as a Series; anything else as it is.
 
-    Taken are polars, pyarrow and DuckDB, and whatever has their methods: `to_pandas` or the Arrow
-    stream of the PyCapsule interface (arrow.apache.org/docs/format/CDataInterface).
+    Taken are polars, pyarrow and DuckDB, and whatever has their methods: `to_pandas`, the Arrow
+    stream of the PyCapsule interface (arrow.apache.org/docs/format/CDataInterface), or the older
+    `__dataframe__`. Rows of a table are numbered from 0.
 
     Raises:
         InvalidRequest: it is a query that has not run, or cannot be converted.
     """
-    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
+    kind = f"{library_of(data)}.{type(data).__name__}"
     if kind == "polars.LazyFrame":
         raise InvalidRequest("the data is a polars.LazyFrame; give data.collect()")
-    if kind.partition(".")[0] == "pandas":
+    if library_of(data) == "pandas":
         return data
     try:
+        if is_arrow(data):
+            return data.to_pandas(ignore_metadata=True)
         if callable(convert := getattr(data, "to_pandas", None)):
             return convert()
         if hasattr(data, "__arrow_c_stream__"):
-            return library("pyarrow").table(data).to_pandas()
+            return library("pyarrow").table(data).to_pandas(ignore_metadata=True)
+        if hasattr(data, "__dataframe__"):
+            with warnings.catch_warnings():
+                # pandas says that the Arrow stream is the better way.
+                warnings.simplefilter("ignore")
+                return library("pandas").api.interchange.from_dataframe(data)
     except ModuleNotFoundError as error:
         raise InvalidRequest(
             f"the data is a {kind}; to turn it into a DataFrame, {error.name} is missing: "
             "pip install 'arche_magic[parquet]'"
         ) from None
     return data
+
+
+def library_of(data: object) -> str:
+    """The name of the library that defines a value's type."""
+    return type(data).__module__.partition(".")[0]
+
+
+def is_arrow(data: Any) -> bool:
+    """Whether it is a table or record batch of pyarrow."""
+    return library_of(data) == "pyarrow" and hasattr(data, "column_names")

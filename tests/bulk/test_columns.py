@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from bulk_parts import prompts
 
 import arche_magic
+from arche_magic.bulk import JobStopped
 from arche_magic.llm_providers import InvalidRequest
 
 if TYPE_CHECKING:
@@ -89,21 +91,46 @@ def test_what_follows_a_column_is_checked_before_anything_is_sent(sandbox: Sandb
     assert not prompts(sandbox)
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        pl.DataFrame({"text": ["One", "Two"]}),
-        pl.Series("text", ["One", "Two"]),
-        pa.table({"text": ["One", "Two"]}),
-    ],
-    ids=["polars", "polars-series", "pyarrow"],
-)
-def test_tables_of_other_libraries_are_taken(sandbox: Sandbox, table: Any) -> None:
-    """They are turned into pandas, and so is the result."""
-    result = arche_magic.map(table, "Shout {{text}}")
-    assert prompts(sandbox) == ["Shout One", "Shout Two"]
-    assert isinstance(result, pd.DataFrame)
-    assert arche_magic.plan(table, "Shout {{text}}").rows == 2
+class OnlyStreams:
+    """What DuckDB's relations and others offer: an Arrow stream and no more."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return pa.table({"text": ["One", "Two"]}).__arrow_c_stream__(requested_schema)
+
+
+class OnlyInterchange:
+    """What older libraries offer."""
+
+    def __dataframe__(self, *arguments: Any, **options: Any) -> Any:
+        return pa.table({"text": ["One", "Two"]}).__dataframe__(*arguments, **options)
+
+
+def test_a_table_of_another_library_comes_back_as_its_own_kind(sandbox: Sandbox) -> None:
+    """Its columns as they were, and the added ones with their types; otherwise it is pandas'."""
+    days = [date(2026, 11, 28), None]
+    values = {"text": ["One", "Two"], "days": [days, []], "n": [None, 2**60]}
+    for table in (pl.DataFrame(values), pa.table(values), pa.RecordBatch.from_pydict(values)):
+        result = arche_magic.map(table, "Shout {{text}}", schema="mood good|bad, score int")
+        assert type(result) is (pl.DataFrame if isinstance(table, pl.DataFrame) else pa.Table)
+        own, added = result.select(list(values)), pl.DataFrame(result).drop(list(values))
+        assert own.equals(table if isinstance(table, pl.DataFrame) else pa.table(table))
+        assert added.columns[:2] == ["mood", "score"]
+        assert added["score"].dtype == added["tokens"].dtype == pl.Int64
+        assert set(added["mood"].cast(pl.String)) <= {"good", "bad"}
+    for other in (OnlyStreams(), OnlyInterchange()):
+        assert isinstance(arche_magic.map(other, "Shout {{text}}"), pd.DataFrame)
+    series = arche_magic.map(pl.Series("text", ["One", "Two"]), "Shout {{text}}")
+    assert series.columns[:2] == ["text", "reply"]
+    assert set(prompts(sandbox)) == {"Shout One", "Shout Two"}
+    assert arche_magic.plan(series.select("text"), "Shout {{text}}").kept == 2
+
+
+def test_a_stopped_job_has_its_finished_rows_in_the_same_kind(sandbox: Sandbox) -> None:
+    """Whatever number of them; none, here."""
+    table = pl.DataFrame({"text": ["One", None]})
+    with pytest.raises(JobStopped) as stopped:
+        arche_magic.map(table, "Shout {{text}}", max_tokens_total=1)
+    assert stopped.value.frame["text"].to_list() == [None]
 
 
 @pytest.mark.parametrize(

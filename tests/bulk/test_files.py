@@ -5,19 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 import warnings
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bulk_parts import prompts
 from pydantic import BaseModel, Field
 
 import arche_magic
+from arche_magic.bulk import chunks, files
 from arche_magic.llm_providers import InvalidRequest
+from arche_magic.llm_providers.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from provider_parts import Start
@@ -120,6 +124,117 @@ def test_options_of_a_csv_go_with_no_other_data(sandbox: Sandbox) -> None:
         arche_magic.map(frame, TEMPLATE, encoding="cp1252")
     with pytest.raises(InvalidRequest, match="go with the path of a file"):
         arche_magic.plan(frame, TEMPLATE, sep=";")
+
+
+ROWS: list[dict[str, Any]] = [
+    {"text": "soup", "n": 1, "part": 0.5, "yes": True, "tags": ["a"], "when": "2026-11-29"},
+    {"text": "cake", "n": None, "part": 2, "yes": None, "tags": {"b": 1}},
+    {"text": "tea\nfor two", "n": 2**60, "part": None, "yes": False, "tags": None, "more": "x"},
+]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
+def test_json_lines_keep_the_values_they_have(sandbox: Sandbox, name: str) -> None:
+    """In JSON lines, and with types in Parquet; a row need not have every field."""
+    lines = "".join(json.dumps(row) + "\n\n" for row in ROWS).encode("utf-8-sig")
+    Path(name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    template = "Is {{text}} good? {{n}}" if name == "in.jsonl" else TEMPLATE
+    for target in ("out.jsonl", "out.parquet", "out.tsv"):
+        arche_magic.map(name, template, to=target)
+    written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    names = list(dict.fromkeys(key for row in ROWS for key in row))
+    for row, found in zip(ROWS, written, strict=True):
+        assert {key: found[key] for key in names} == {key: row.get(key) for key in names}
+        assert isinstance(found["tokens"], int) or found["error"]
+    kinds = {field.name: str(field.type) for field in pq.read_schema("out.parquet")}
+    assert [kinds[key] for key in names] == [
+        "string", "int64", "double", "bool", "string", "string", "string"
+    ]  # fmt: skip
+    assert pq.read_table("out.parquet")["n"].to_pylist() == [1, None, 2**60]
+    assert Path("out.tsv").read_text().startswith("text\tn\tpart")
+    assert pd.read_csv("out.tsv", sep="\t", dtype=str)["n"][2] == str(2**60)
+    errors = [row["error"] for row in written]
+    assert [bool(error) for error in errors] == [False, name == "in.jsonl", False]
+
+
+def test_a_sheet_of_an_excel_file_is_read(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one, or the one that is named; its first row has the names of the columns."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["text", "when", None], ["soup", datetime(2026, 11, 29), 1], [], ["tea", None, 2]):
+        book.active.append(row)
+    book.create_sheet("Empty")
+    other = book.create_sheet("Guests")
+    other.append(["text", "text"])
+    book.save("in.xlsx")
+    arche_magic.map("in.xlsx", TEMPLATE, to="out.parquet")
+    table = pq.read_table("out.parquet")
+    assert table["text"].to_pylist() == ["soup", None, "tea"]
+    assert table["when"].to_pylist() == [datetime(2026, 11, 29), None, None]
+    assert table["column 3"].to_pylist() == [1, None, 2]
+    assert [error is not None for error in table["error"].to_pylist()] == [False, True, False]
+    for options, message in (
+        ({"sheet": "Guest"}, "in.xlsx has no sheet 'Guest'; did you mean 'Guests'"),
+        ({"sheet": "Guests"}, "two columns are called 'text'"),
+        ({"sheet": "Empty"}, "there is no column 'text'"),
+        ({"sep": ";"}, "sep is for CSV files"),
+        ({"encoding": "cp1252"}, "encoding is for CSV, TSV and JSON lines"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            arche_magic.plan("in.xlsx", TEMPLATE, **options)
+    Path("bad.xlsx").write_bytes(b"no sheet")
+    with pytest.raises(InvalidRequest, match=r"^bad\.xlsx cannot be read: ") as raised:
+        arche_magic.plan("bad.xlsx", TEMPLATE)
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    for name, extra in (("in.xlsx", "excel"), ("in.parquet", "parquet")):
+        with pytest.raises(ConfigurationError, match=rf"pip install 'arche_magic\[{extra}\]'"):
+            arche_magic.plan(name, TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "in.jsonl: line 2 is not JSON"),
+        ("[1]", "in.jsonl: line 2 is not a JSON object"),
+    ],
+)
+def test_a_line_that_is_no_object_is_told_of(sandbox: Sandbox, line: str, message: str) -> None:
+    """With its number, before anything is spent."""
+    Path("in.jsonl").write_text(f'{{"text": "a"}}\n{line}\n')
+    with pytest.raises(InvalidRequest, match=message):
+        arche_magic.map("in.jsonl", TEMPLATE, to="out.jsonl")
+    assert not sandbox.requests
+
+
+def test_a_folder_of_parquet_files_is_read_as_one(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the numbers in their names, with the values that its folders name."""
+    monkeypatch.setattr(chunks, "ROWS", 7)
+    for year, part, rows in ((2025, 2, 5), (2025, 10, 12), (2026, 0, 3)):
+        folder = Path("in", f"year={year}")
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"{year}-{part}-{row}" for row in range(rows)]
+        table = pa.table({"text": names} | ({"late": [1] * rows} if year == 2026 else {}))
+        pq.write_table(table, folder / f"part.{part}.parquet")
+    Path("in", "_metadata").write_text("not for rows")
+    assert arche_magic.plan("in/", "{{text}} {{year}}").rows == 20
+    arche_magic.map(Path("in"), "{{text}} {{year}}", to="out.parquet")
+    result = pq.read_table("out.parquet")
+    texts = result["text"].to_pylist()
+    assert texts[:6] == [*(f"2025-2-{row}" for row in range(5)), "2025-10-0"]
+    assert result["year"].to_pylist() == [2025] * 17 + [2026] * 3
+    assert result["late"].to_pylist() == [None] * 17 + [1] * 3
+    assert all(
+        text in reply for text, reply in zip(texts, result["reply"].to_pylist(), strict=True)
+    )
+    arche_magic.map("in/", "{{text}} {{year}}", to="out.csv")
+    assert pd.read_csv("out.csv").text.tolist() == texts
+    with pytest.raises(InvalidRequest, match="is in the folder that is read"):
+        arche_magic.map("in/", "{{text}}", to="in/out.parquet")
 
 
 class Colour(Enum):

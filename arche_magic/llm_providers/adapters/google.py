@@ -51,7 +51,7 @@ class GoogleAdapter(SdkAdapter):
         if not isinstance(answer, dict):
             raise TypeError("JSON that is not an object")
         kept = _only(answer, _READ)
-        if (word := _unknown_word(answer, kept)):
+        if word := _unknown_word(answer, kept):
             # The SDK hands it on as it is, and nobody reads an id.
             kept["responseId"] = word
         return kept
