@@ -1,7 +1,7 @@
 """Many rows at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
 
-Situations: `limits`, `packing`, `speed`, `resume`, `memory`. All run against the sandbox, whose own
-count is the truth. Time is scaled where a run would take minutes.
+Situations: `limits`, `packing`, `speed`, `resume`, `memory`, `planning`, `files`. All run against
+the sandbox, whose own count is the truth. Time is scaled where a run would take minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from overhead import LIMITS, MODEL, PLENTY, raw_client
 from overhead import sandbox as sandbox_apart
 from quota import ScaledClock, refused
 
-from arche_magic.bulk import Job, Replies
+from arche_magic.bulk import Job, Replies, plan
+from arche_magic.bulk import map as map_rows
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import Configuration, load_configuration, use_configuration
 from arche_magic.llm_providers.types import Timeouts
@@ -244,12 +245,70 @@ def memory(rows: int = 200_000) -> None:
         )
 
 
+def planning(rows: int = 200_000) -> None:
+    """How long a plan takes, before any row is kept."""
+    variables = {"GROQ_API_KEY": "gsk_made_up_for_a_benchmark", "MISTRAL_API_KEY": "made_up_too"}
+    with tempfile.TemporaryDirectory() as folder:
+        use_configuration(load_configuration(variables, Path(folder)))
+        frame, read = reviews(rows), list[int]()
+        began, worked = time.perf_counter(), time.process_time()
+        plan(frame, "Is it good? {{text}}", schema="mood good|bad", on_rows=read.append)
+        seconds, worked = time.perf_counter() - began, time.process_time() - worked
+        print(
+            f"planning: {rows:,} rows in {seconds:.1f} s ({worked:.1f} s of the processor), "
+            f"{len(read):,} steps told"
+        )
+
+
+def files(megabytes: int = 300) -> None:
+    """Peak memory of a job over a Parquet file of a few row groups; all its rows are kept."""
+    with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, **variables}
+        script = [sys.executable, __file__, "--one-file", folder]
+        subprocess.run([*script, "write", str(megabytes)], env=environment, check=True)
+        for what in ("small", "plan", "large"):
+            began = time.perf_counter()
+            peak = subprocess.check_output([*script, what, "0"], env=environment, text=True)
+            seconds = time.perf_counter() - began
+            print(f"files: {megabytes} MB, {what}: peak {int(peak) / 1000:.0f} MB, {seconds:.0f} s")
+
+
+def one_file(folder: str, what: str, megabytes: int) -> None:
+    os.chdir(folder)
+    if what == "write":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = megabytes * 200 // 3
+        for name, groups in (("small", 1), ("large", 3)):
+            writer = None
+            for _ in range(groups):
+                count = rows if name == "large" else 100
+                texts = [f"text {number % 50}" for number in range(count)]
+                ballast = [os.urandom(5000) for _ in range(count)]
+                table = pa.table({"text": texts, "ballast": ballast})
+                writer = writer or pq.ParquetWriter(f"{name}.parquet", table.schema)
+                writer.write_table(table, row_group_size=count)
+            assert writer is not None
+            writer.close()
+        return
+    use_configuration(unlimited(dict(os.environ), folder))
+    if what == "plan":
+        plan("large.parquet", "{{text}}")
+    else:
+        map_rows(f"{what}.parquet", "{{text}}", to="out.parquet")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--one-job"]:
         one_job(sys.argv[2], int(sys.argv[3]))
         return
+    if sys.argv[1:2] == ["--one-file"]:
+        one_file(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        return
     situations = {"limits": limits, "packing": packing, "speed": speed, "resume": resume,
-                  "memory": memory}  # fmt: skip
+                  "memory": memory, "planning": planning, "files": files}  # fmt: skip
     for name in sys.argv[1:] or situations:
         situations[name.partition("=")[0]](*map(int, filter(None, [name.partition("=")[2]])))
 
