@@ -34,6 +34,9 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.notebook.frames import attempts_frame, quota_frame, recorded_attempts_frame
 from arche_magic.sandbox import Sandbox
 
+# Columns that are "" where nothing is known.
+TEXTS = ("error", "notebook", "tag")
+
 
 def attempt(at: datetime, **more: object) -> Attempt:
     route = {"provider": "groq", "key": "groq_key_1", "model": "openai/gpt-oss-120b"}
@@ -138,17 +141,13 @@ def test_a_frame_goes_through_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """As the documentation shows it; a text format has no types, so they are said again."""
     frame = a_session(sandbox_env)
     frame.to_csv(tmp_path / "calls.csv", index=False)
-    back = pd.read_csv(
-        tmp_path / "calls.csv", parse_dates=["at"], dtype={"error": str, "notebook": str}
-    )
-    assert_frame_equal(back.fillna({"error": "", "notebook": ""}).astype(frame.dtypes), frame)
+    back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=dict.fromkeys(TEXTS, str))
+    assert_frame_equal(back.fillna(dict.fromkeys(TEXTS, "")).astype(frame.dtypes), frame)
     # A column without any value is one too.
     served = frame[frame["outcome"] == "served"].reset_index(drop=True)
     served.to_csv(tmp_path / "served.csv", index=False)
-    back = pd.read_csv(
-        tmp_path / "served.csv", parse_dates=["at"], dtype={"error": str, "notebook": str}
-    )
-    assert_frame_equal(back.fillna({"error": "", "notebook": ""}).astype(frame.dtypes), served)
+    back = pd.read_csv(tmp_path / "served.csv", parse_dates=["at"], dtype=dict.fromkeys(TEXTS, str))
+    assert_frame_equal(back.fillna(dict.fromkeys(TEXTS, "")).astype(frame.dtypes), served)
 
 
 def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ class FileJob:
         most = self._options.get("stop_after")
         failing = {} if most is None else {"stop_after": most - self._failed}
         whole = {} if self._purse is None else {"part_of": self._purse}
-        return self._options | failing | whole | {"agreement": self._agreement}
+        shared = {"agreement": self._agreement, "job_id": self._job.id}
+        return self._options | failing | whole | shared
 
 
 def _begin(part: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers.attempts import SESSION, notebook
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.quota_tracker import Purse
@@ -21,6 +22,7 @@ from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.types import Request, Schema
 
 from .agreement import Agreement
+from .job_records import JobRecord, new_job_id, note_job
 from .keeping import Keeper
 from .lanes import Lanes
 from .pool import Pool, Task
@@ -60,9 +62,11 @@ class Job:
         agreement: of the parts of a larger job: how packed replies agree so far.
         part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
             share `max_cost` and `max_tokens_total` through the ledger.
+        job_id: of the parts of a larger job: what they are called in the record of jobs.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
+        id: what it is called in the record of jobs.
         rows: the rows and their prompts.
         purse: what its calls may take together; None without `max_cost` and `max_tokens_total`.
         schema: what each reply must look like, or None.
@@ -92,17 +96,20 @@ class Job:
         llm: IntelligentLLMOrchestrator | None = None,
         part_of: Purse | str = "",
         agreement: Agreement | None = None,
+        job_id: str = "",
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
         self.prefix = prefix
         self._llm = llm or get_llm_provider()
+        self.id: str = job_id or (part_of if isinstance(part_of, str) else "") or new_job_id()
         configuration = self._llm.configuration
         longest = at_most("patience", patience)
         # The job keeps replies itself, many at once.
         fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
         sample = build_request("…", configuration, **{**options, **fixed})
         self.schema: Schema | None = sample.schema
+        self._tag = sample.tag
         self._counts = Counts(len(self.rows), configuration.clock.time)
         self._pool = Pool()
         bounds = Bounds.of(max_cost, max_tokens_total, stop_after)
@@ -159,6 +166,7 @@ class Job:
                 raise self._pool.error
         finally:
             self.cancel()
+            self._note()
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -175,6 +183,22 @@ class Job:
         for thread in (*self._threads, *self._lanes.threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
+
+    def _note(self) -> None:
+        """Add what it sent to the record of jobs."""
+        told = self.progress()
+        if not told.requests:
+            return
+        names = (
+            "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",
+            "not_compared", "discarded",
+        )  # fmt: skip
+        configuration = self._llm.configuration
+        record = JobRecord(
+            at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
+            tag=self._tag, rows=told.total, **{name: getattr(told, name) for name in names},
+        )  # fmt: skip
+        note_job(configuration.store, record)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -195,19 +195,28 @@ class AttemptLog:
             _check_record(path)
             _put_by(path, month)
             self._month = month
-        # One write in append mode: lines of several kernels do not mix.
-        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        try:
-            descriptor = open_ours(path, how)
-        except FileNotFoundError:
-            # The folder was removed.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = open_ours(path, how)
-        try:
-            if os.write(descriptor, lines) < len(lines):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            os.close(descriptor)
+        append_lines(path, lines)
+
+
+def append_lines(path: Path, lines: bytes) -> None:
+    """Append lines to a record, which is made if it is not there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # One write in append mode: lines of several kernels do not mix.
+    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    try:
+        descriptor = open_ours(path, how)
+    except FileNotFoundError:
+        # The folder was removed.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = open_ours(path, how)
+    try:
+        if os.write(descriptor, lines) < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
 
 
 def read_records(

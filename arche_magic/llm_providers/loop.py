@@ -312,6 +312,7 @@ class RequestRun:
             standing=standing,
             decisions=tuple(self.decisions),
             parsed=parsed,
+            request=self._id,
         )
 
     def _hand_over(self, piece: Piece) -> Generator[Event, None, None]:
@@ -436,6 +437,7 @@ class RequestRun:
             request=self._id,
             session=SESSION,
             notebook=notebook(),
+            tag=self.request.tag,
             opens_at=opens_at if is_shut else None,
             said=said,
         )

@@ -93,7 +93,8 @@ class IntelligentLLMOrchestrator:
                 (ask again all the same, and replace what is kept), `reserve` (the share of each
                 limit, 0 to 1, that is left to others), `private` (only routes that are marked in
                 `[private]` may answer), `same_model` (only the model of the route that comes
-                first may, with any key and provider that has it) and `schema` (what the reply
+                first may, with any key and provider that has it), `tag` (a name that its attempts
+                carry, for `%llm_stats --by tag`) and `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
                 line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
 

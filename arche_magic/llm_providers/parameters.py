@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .reply_stream import OnWait
 
 Messages = Iterable[Mapping[str, Any] | Message]
+_LONGEST_TAG = 100
 
 
 class Options(TypedDict, total=False):
@@ -44,6 +45,7 @@ class Options(TypedDict, total=False):
     reserve: float | None
     private: bool | None
     same_model: bool | None
+    tag: str | None
     on_wait: OnWait | None
 
 
@@ -94,6 +96,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         reserve=_number("reserve", given.get("reserve", 0.0), 0.0, 1.0) or 0.0,
         private=_flag("private", given.get("private", configuration.private.always)),
         same_model=_flag("same_model", given.get("same_model", False)),
+        tag=_tag(given.get("tag", "")),
     )
     _check_keys(request, configuration)
     return request
@@ -199,6 +202,15 @@ def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
     return value
+
+
+def _tag(value: object) -> str:
+    tag = (_text("tag", value) or "").strip()
+    if len(tag) > _LONGEST_TAG or not tag.isprintable():
+        raise InvalidRequest(
+            f"tag is {tag[:_LONGEST_TAG]!r}; it must be one line, {_LONGEST_TAG} characters or less"
+        )
+    return tag
 
 
 def _replay(keep: object, configured: ReplayMode) -> ReplayMode:

@@ -20,7 +20,7 @@ from .types import Request
 # something is asked twice, but nothing is answered with the reply to something else.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
-    "private", "expected_tokens",
+    "private", "expected_tokens", "tag",
 }  # fmt: skip
 _SHOWN_CHARACTERS = 60
 # Stands for the text of a message; no prompt has lone surrogates.

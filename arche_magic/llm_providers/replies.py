@@ -34,7 +34,9 @@ CREATE TABLE IF NOT EXISTS replies (
     finish_reason TEXT NOT NULL,
     cost_usd REAL,
     parsed INTEGER NOT NULL,
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL,
+    request TEXT NOT NULL DEFAULT '',
+    seconds REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS claims (
     address TEXT PRIMARY KEY NOT NULL,
@@ -42,11 +44,13 @@ CREATE TABLE IF NOT EXISTS claims (
     claimed_until REAL NOT NULL
 ) WITHOUT ROWID;
 """
+# Files of earlier versions get these when a reply is kept; they read files that have them.
+_ADDED = {"request": "TEXT NOT NULL DEFAULT ''", "seconds": "REAL NOT NULL DEFAULT 0"}
 # Many addresses go in as one JSON array: statements take few parameters. Files
 # may hold empty texts that earlier versions took for answers.
 _LOOK_UP = """
 SELECT address, text, provider, replies.key, model, input_tokens, output_tokens, finish_reason,
-    cost_usd, created_at
+    cost_usd, created_at, {added}
 FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value AND text != ''
 """
 _KEPT = """
@@ -75,8 +79,8 @@ CREATE TABLE IF NOT EXISTS misfits (
 _KEEP = """
 INSERT OR REPLACE INTO replies (
     address, text, provider, key, model, input_tokens, output_tokens, finish_reason, cost_usd,
-    parsed, created_at
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    parsed, created_at, request, seconds
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -128,7 +132,10 @@ class ReplyStore:
             if not self.path.exists():
                 return {}
             with closing(self._connect()) as connection:
-                rows = connection.execute(_LOOK_UP, [asked]) if self._version(connection) else ()
+                if not self._version(connection):
+                    return {}
+                added = ", ".join(_ADDED) if _has_added(connection) else "'', 0.0"
+                rows = connection.execute(_LOOK_UP.format(added=added), [asked])
                 return {address: _reply(*row) for address, *row in rows}
         return {}
 
@@ -285,6 +292,9 @@ class ReplyStore:
                 for statement in _TABLES.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {FILE_VERSION}")
+            elif not _has_added(connection):
+                for name, kind in _ADDED.items():
+                    connection.execute(f"ALTER TABLE replies ADD COLUMN {name} {kind}")
             yield connection
             connection.execute("COMMIT")
 
@@ -316,10 +326,16 @@ class ReplyStore:
             warnings.warn(message, LedgerWarning, stacklevel=2)
 
 
+def _has_added(connection: sqlite3.Connection) -> bool:
+    found = "SELECT count(*) FROM pragma_table_info('replies') WHERE name IN ('request', 'seconds')"
+    return bool(connection.execute(found).fetchone()[0] == len(_ADDED))
+
+
 def _row(address: str, reply: Reply, now: float) -> tuple[object, ...]:
     return (
         address, str(reply), reply.provider, reply.key, reply.model, reply.usage.input_tokens,
         reply.usage.output_tokens, reply.finish_reason, reply.cost, reply.parsed is not None, now,
+        reply.request, reply.seconds,
     )  # fmt: skip
 
 
@@ -333,6 +349,8 @@ def _reply(
     finish_reason: str,
     cost: float | None,
     created_at: float,
+    request: str,
+    seconds: float,
 ) -> Reply:
     return Reply(
         text,
@@ -343,6 +361,8 @@ def _reply(
         finish_reason=finish_reason,
         cost=cost,
         from_memory=utc(created_at),
+        request=request,
+        seconds=seconds,
     )
 
 

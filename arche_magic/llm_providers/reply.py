@@ -23,7 +23,8 @@ Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 class Attempt:
     """One request offered to one route, and what came of it.
 
-    `session` is the process that asked, `notebook` the file it runs, where somebody has told.
+    `session` is the process that asked, `notebook` the file it runs, where somebody has told, and
+    `tag` the name that the caller gave to the request.
     `error` may end in the server's own words, `said`, which may quote the prompt: they are shown,
     and never stored.
     """
@@ -44,6 +45,7 @@ class Attempt:
     opens_at: float | None = None
     session: str = ""
     notebook: str = ""
+    tag: str = ""
     said: str = ""
 
     def __str__(self) -> str:
@@ -94,7 +96,7 @@ MOST_TOKENS = 2**53
 """More do not fit into the columns of a frame."""
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(
-        ("provider", "key", "model", "outcome", "request", "session", "notebook"), (str,)
+        ("provider", "key", "model", "outcome", "request", "session", "notebook", "tag"), (str,)
     ),
     "error": (str, NoneType),
     **dict.fromkeys(("input_tokens", "output_tokens"), (int,)),
@@ -120,8 +122,10 @@ class Reply(str):
             `decisions[-1].choice()` makes it again, and `%llm_why` explains it.
         parsed: what was read from a structured reply; None if no schema was asked for.
         from_memory: when a kept reply was given (aware, UTC), None for one asked for just now. A
-            kept one has no attempts, as nothing was spent on it now; its usage and cost are those
-            of then.
+            kept one has no attempts, as nothing was spent on it now; its usage, cost, seconds and
+            request are those of then.
+        request: the id that its attempts have in the record; "" for replies that were kept by
+            earlier versions.
     """
 
     provider: str
@@ -136,6 +140,7 @@ class Reply(str):
     decisions: tuple[Decision, ...]
     parsed: Any
     from_memory: datetime | None
+    request: str
 
     def __new__(
         cls,
@@ -153,6 +158,7 @@ class Reply(str):
         decisions: tuple[Decision, ...] = (),
         parsed: Any = None,
         from_memory: datetime | None = None,
+        request: str = "",
     ) -> Self:
         """Build a reply from its text and how it came."""
         reply = super().__new__(cls, whole_characters(text))
@@ -160,6 +166,7 @@ class Reply(str):
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
         reply.decisions, reply.parsed, reply.from_memory = decisions, parsed, from_memory
+        reply.request = request
         return reply
 
     def changed(self, **changes: Any) -> Reply:

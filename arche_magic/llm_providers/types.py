@@ -393,7 +393,7 @@ class Request:
     `reserve`: the share of each limit, 0 to 1, that it leaves to others. `private`: it takes only
     routes that the user has marked as not training on prompts. `same_model`: only the model of the
     route that comes first, wherever it is served. `expected_tokens`: those of its reply, where the
-    model's usual length says nothing about it.
+    model's usual length says nothing about it. `tag`: a name that its attempts carry in the record.
     """
 
     messages: tuple[Message, ...]
@@ -414,6 +414,7 @@ class Request:
     private: bool = False
     same_model: bool = False
     expected_tokens: int | None = None
+    tag: str = ""
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -168,13 +168,21 @@ def stats(options: Namespace, text: str) -> pd.DataFrame:
 def _sums(options: Namespace) -> pd.DataFrame:
     from datetime import UTC, datetime, timedelta
 
+    from arche_magic.bulk.job_records import jobs_since
+
+    from .frames import jobs_frame
     from .history import load_attempts
-    from .sums import DAYS, sums_bundle, sums_frame
+    from .sums import DAYS, jobs_bundle, sums_bundle, sums_frame
 
     if options.plot:
         raise InvalidRequest("%llm_stats: --by goes without --plot")
     now = datetime.fromtimestamp(get_configuration().clock.time(), UTC)
-    sums = sums_frame(load_attempts(now - timedelta(days=DAYS)), options.by)
+    earliest = now - timedelta(days=DAYS)
+    jobs = jobs_frame(jobs_since(get_configuration().store, earliest.timestamp()))
+    if options.by == "job":
+        _display(jobs_bundle(jobs))
+        return jobs
+    sums = sums_frame(load_attempts(earliest), options.by, jobs)
     _display(sums_bundle(sums, options.by))
     return sums
 

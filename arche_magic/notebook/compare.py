@@ -217,7 +217,7 @@ def _requests(
     common = {
         name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
         for name in ("system", "temperature", "max_tokens", "patience", "keep", "private")
-    } | {"fresh": options.fresh}
+    } | {"fresh": options.fresh, "tag": options.tag}
     requests = {}
     for name in names:
         whole = name in llm.configuration.providers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from pandas.api.typing import NaTType
 
+    from arche_magic.bulk.job_records import JobRecord
+
     from .models import Model
 else:
     pd = library("pandas")
@@ -30,10 +32,11 @@ _ATTEMPT_NUMBERS = {
     **dict.fromkeys(("seconds", "first_token_s", "cost_usd", "waited_s"), "float64"),
 }
 _ATTEMPT_COLUMNS = (
-    "at", "session", "notebook", "request", "provider", "key", "model", "outcome",
+    "at", "session", "notebook", "tag", "request", "provider", "key", "model", "outcome",
     *_ATTEMPT_NUMBERS, "error",
 )  # fmt: skip
 _NUMBERS = ("at", *_ATTEMPT_NUMBERS)
+_KINDS: Mapping[type, str] = {str: "str", int: "int64", float: "float64"}
 _MAY_BE_MISSING = ("first_token_s", "cost_usd")
 _QUOTA_TYPES = {
     **dict.fromkeys(("provider", "key", "account", "model", "limit"), "str"),
@@ -99,15 +102,29 @@ def quota_frame(
 def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFrame:
     """One row per attempt, or record of one, in their order.
 
-    Columns: `at` (aware, UTC), `session, notebook, request, provider, key, model, outcome,
-    input_tokens, output_tokens, seconds, first_token_s, cost_usd, waited_s, error`; `notebook` and
-    `error` are "" if there was none.
+    Columns: `at` (aware, UTC), `session, notebook, tag, request, provider, key, model, outcome,
+    input_tokens, output_tokens, seconds, first_token_s, cost_usd, waited_s, error`; `notebook`,
+    `tag` and `error` are "" if there was none.
     Records without a time, or with words where numbers should be, are left out.
     """
     rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
     # In parts, as a million records take ten times the room of their columns.
     parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
     return _joined(map(_columns_of, parts))
+
+
+def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
+    """One row per job that sent something, in their order.
+
+    Columns: `at` (when it ended; aware, UTC), `job` (its id), `session, notebook, tag`, `rows`,
+    `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`, `checked`,
+    `agreed`, `not_compared` and `discarded`; see `JobRecord`.
+    """
+    from arche_magic.bulk.job_records import JobRecord
+
+    kinds = {field.name: _KINDS[type(field.default)] for field in fields(JobRecord)}
+    rows = [(_time(job.at), *astuple(job)[1:]) for job in jobs]
+    return typed_frame(kinds | {"at": _TIME}, rows)
 
 
 def recorded_attempts_frame(blocks: Iterable[bytes]) -> pd.DataFrame:
@@ -161,7 +178,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     at = (frame["at"] * 1000).round()
     frame["at"] = pd.to_datetime(at, unit="ms", utc=True, errors="coerce")
     frame = frame.dropna(subset=[name for name in _NUMBERS if name not in _MAY_BE_MISSING])
-    for name in ("error", "notebook"):
+    for name in ("error", "notebook", "tag"):
         frame[name] = frame[name].fillna("")
     return frame.astype({"at": _TIME, **_ATTEMPT_NUMBERS})
 

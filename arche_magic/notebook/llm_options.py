@@ -50,6 +50,7 @@ _OPTIONS = (
         action="store_true",
         help="Ask only the model that comes first, with any key and provider that has it.",
     ),
+    argument("--tag", metavar="NAME", help="A name to find its cost by: %%llm_stats --by tag."),
     argument(
         "--fallback-on-filter",
         action="store_true",

@@ -258,14 +258,15 @@ class ArcheMagics(Magics):
     @argument("--plot", action="store_true", help="Pictures: tokens, seconds, fallbacks.")
     @argument(
         "--by",
-        choices=("provider", "model", "day", "notebook"),
-        help="Sums of all sessions of the last 31 days instead.",
+        choices=("provider", "model", "day", "notebook", "tag", "job"),
+        help="Sums of all sessions of the last 31 days instead; job: those of --over, one by one.",
     )
     @line_magic
     def llm_stats(self, line: str) -> pd.DataFrame | None:
         """Show this session's attempts per route; returns them one by one as a DataFrame.
 
-        With --by it shows and returns sums: requests, tokens, cost.
+        With --by it shows and returns sums: requests, tokens, cost; per tag and job also how packed
+        replies agreed.
 
         Usage:
           %llm_stats [OPTIONS]
@@ -273,6 +274,7 @@ class ArcheMagics(Magics):
         Examples:
           attempts = %llm_stats
           %llm_stats --by notebook
+          %llm_stats --by tag
           %llm_stats --plot
         """
         import_apart("actions")

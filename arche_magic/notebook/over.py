@@ -248,6 +248,7 @@ def _job_options(
         **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
         "fallback_on_filter": options.fallback_on_filter,
         "same_model": options.same_model,
+        "tag": options.tag,
         "private": first_given(options.private, magics.private),
     }
 

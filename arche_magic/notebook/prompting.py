@@ -106,6 +106,7 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
         "schema": options.schema,
         "keep": keep,
         "fresh": options.fresh,
+        "tag": options.tag,
         # What was said in private stays so when the conversation goes on.
         "private": first_given(options.private, (chat and chat.private) or None, magics.private),
     }

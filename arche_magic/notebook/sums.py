@@ -1,9 +1,10 @@
-"""`%llm_stats --by`: what was spent, per provider, model, day or notebook."""
+"""`%llm_stats --by`: what was spent, per provider, model, day, notebook, tag or job."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.tracebacks import without_locals
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 DAYS = 31
 """How far back they go."""
-_NAMELESS = "(not in a notebook)"
+_NAMELESS = defaultdict(str, notebook="(not in a notebook)", tag="(no tag)")
+_AGREEMENT = ["packed", "checked", "agreed"]
+_PACKED_HEADS = ["packed", "checked rows that agree"]
+_SINCE = f"all sessions of the last {DAYS} days"
 _LONGEST_NAME = 100
 
 
@@ -33,18 +37,19 @@ def notebook_name(variables: Mapping[str, Any]) -> str:
     return name[:_LONGEST_NAME] if name.isprintable() else ""
 
 
-def sums_frame(attempts: pd.DataFrame, by: str) -> pd.DataFrame:
+def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None) -> pd.DataFrame:
     """Sums of attempts, the dearest and then the busiest first; days in their order.
 
     Columns: the one of `by`, `requests` (sent and not refused), `served`, `failed`,
     `input_tokens`, `output_tokens`, `cost_usd` (USD; what has no known price is left out). A
-    `day` is one of local time, as `2026-11-25`.
+    `day` is one of local time, as `2026-11-25`. Per `tag`, with a frame of jobs, also `packed`,
+    `checked` and `agreed`, which say how packed replies agreed.
     """
     sent = attempts[~attempts["outcome"].isin(("skipped", "refused"))]
     if by == "day":
         keys = sent["at"].dt.tz_convert(_local_zone()).dt.strftime("%Y-%m-%d")
     else:
-        keys = sent[by].where(sent[by] != "", _NAMELESS)
+        keys = sent[by].where(sent[by] != "", _NAMELESS[by])
     table = sent.assign(
         **{by: keys},
         requests=1,
@@ -53,6 +58,11 @@ def sums_frame(attempts: pd.DataFrame, by: str) -> pd.DataFrame:
     )
     names = ["requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd"]
     sums = table.groupby(by, as_index=False)[names].sum()
+    if by == "tag" and jobs is not None:
+        tags = jobs["tag"].where(jobs["tag"] != "", _NAMELESS[by])
+        packed = jobs.groupby(tags)[_AGREEMENT].sum()
+        sums = sums.join(packed, on=by).fillna(dict.fromkeys(_AGREEMENT, 0))
+        sums = sums.astype(dict.fromkeys(_AGREEMENT, "int64"))
     if by == "day":
         return sums.sort_values(by, ignore_index=True)
     return sums.sort_values(["cost_usd", "requests"], ascending=False, ignore_index=True)
@@ -62,16 +72,45 @@ def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
     """The same as a table for reading."""
     if sums.empty:
         return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
-    rows = [
-        (
-            Cell(str(name)),
-            *(Cell(f"{count:,}", right=True) for count in counts),
-            Cell(f"${cost:.4f}" if cost else "free", right=True),
-        )
-        for name, *counts, cost in sums.itertuples(index=False)
-    ]
-    heads = (by, "requests", "served", "failed", "tokens in", "tokens out", "cost")
-    return table_bundle(heads, rows, [f"all sessions of the last {DAYS} days"])
+    is_packed = "packed" in sums and bool(sums["packed"].any())
+    rows = []
+    for row in sums.to_dict("records"):
+        counts = ("requests", "served", "failed", "input_tokens", "output_tokens")
+        cells = [Cell(str(row[by])), *(_count(row[name]) for name in counts)]
+        rows.append((*cells, _cost(row["cost_usd"]), *_agreement(row, is_packed)))
+    heads = [by, "requests", "served", "failed", "tokens in", "tokens out", "cost"]
+    return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
+
+
+def jobs_bundle(jobs: pd.DataFrame) -> dict[str, str]:
+    """The frame of jobs as a table for reading."""
+    if jobs.empty:
+        return {"text/plain": "no jobs yet", "text/html": "no jobs yet"}
+    is_packed = bool(jobs["packed"].any())
+    rows = []
+    for row in jobs.to_dict("records"):
+        ended = f"{row['at'].tz_convert(_local_zone()):%Y-%m-%d %H:%M}"
+        counts = (_count(row[name]) for name in ("rows", "errors", "requests", "tokens"))
+        cells = [Cell(ended), Cell(row["tag"]), *counts, _cost(row["cost_usd"])]
+        rows.append((*cells, *_agreement(row, is_packed)))
+    heads = ["ended", "tag", "rows", "errors", "requests", "tokens", "cost"]
+    return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
+
+
+def _count(number: int) -> Cell:
+    return Cell(f"{number:,}", right=True)
+
+
+def _cost(usd: float) -> Cell:
+    return Cell(f"${usd:.4f}" if usd else "free", right=True)
+
+
+def _agreement(row: Mapping[Any, Any], is_packed: bool) -> list[Cell]:
+    """How many rows were packed, and how many of the checked ones agree, where any were packed."""
+    if not is_packed:
+        return []
+    agreed = f"{row['agreed']:,} of {row['checked']:,}" if row["checked"] else "–"
+    return [_count(row["packed"]), Cell(agreed, right=True)]
 
 
 def _local_zone() -> Any:

@@ -70,6 +70,8 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"model": 5}, "model is a int; it must be text"),
         ("Hi", {"provider": ["groq"]}, "provider is a list; it must be text"),
         ("Hi", {"system": 5}, "system is a int; it must be text"),
+        ("Hi", {"tag": "a\nb"}, "it must be one line"),
+        ("Hi", {"tag": "x" * 101}, "100 characters or less"),
         ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
         ("Hi", {"max_token": 5}, "did you mean 'max_tokens'?"),
         ("Hi", {"frobnicate": None}, "unknown option 'frobnicate'; there are model, max_tokens"),

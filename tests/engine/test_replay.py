@@ -40,6 +40,7 @@ HOW = {
     "reserve": [0.1],
     "private": [True],
     "expected_tokens": [100],
+    "tag": ["labelling v2"],
 }
 
 

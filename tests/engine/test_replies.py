@@ -34,6 +34,8 @@ REPLY = Reply(
     usage=Usage(31, 8),
     finish_reason="length",
     cost=0.25,
+    request="r0123456789ab",
+    seconds=1.5,
 )
 
 
@@ -56,8 +58,21 @@ def test_a_reply_comes_back_with_the_route_it_came_from(store: ReplyStore) -> No
     assert kept == REPLY
     assert (kept.provider, kept.key, kept.model) == ("groq", "groq_key_2", "openai/gpt-oss-120b")
     assert (kept.usage, kept.finish_reason, kept.cost) == (Usage(31, 8), "length", 0.25)
+    assert (kept.request, kept.seconds) == ("r0123456789ab", 1.5)
     assert kept.from_memory == utc(NOON)
     assert kept.attempts == ()
+
+
+def test_a_file_of_an_earlier_version_is_read_and_extended(store: ReplyStore) -> None:
+    """Its replies have no request; the first new reply adds the columns, and keeps the others."""
+    store.finish({"a": REPLY}, NOON)
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        for name in ("request", "seconds"):
+            connection.execute(f"ALTER TABLE replies DROP COLUMN {name}")
+    assert store.lookup_many(["a"])["a"].request == ""
+    store.finish({"b": REPLY}, NOON)
+    requests = {address: kept.request for address, kept in store.lookup_many(["a", "b"]).items()}
+    assert requests == {"a": "", "b": "r0123456789ab"}
 
 
 def test_nothing_is_written_before_a_reply_is_kept(store: ReplyStore) -> None:
@@ -99,7 +114,7 @@ def test_the_file_holds_no_prompt_and_no_key(store: ReplyStore) -> None:
         columns = [name for name, *_ in cursor.description]
     assert columns == [
         "address", "text", "provider", "key", "model", "input_tokens", "output_tokens",
-        "finish_reason", "cost_usd", "parsed", "created_at",
+        "finish_reason", "cost_usd", "parsed", "created_at", "request", "seconds",
     ]  # fmt: skip
 
 

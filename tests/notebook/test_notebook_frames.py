@@ -129,7 +129,7 @@ def test_missing_is_missing() -> None:
     assert attempts.loc[0, "error"] == ""
 
 
-@pytest.mark.parametrize("by", ["provider", "model", "day", "notebook"])
+@pytest.mark.parametrize("by", ["provider", "model", "day", "notebook", "tag"])
 @pytest.mark.parametrize("attempts", [[], [ATTEMPT], [BARE], [replace(BARE, outcome="skipped")]])
 def test_sums_have_their_types_too(by: str, attempts: list[Attempt]) -> None:
     """Of no attempt, of one, of one without a price, and of none that was sent."""
@@ -144,7 +144,7 @@ def test_attempts_go_to_files_and_back_when_there_are_none(tmp_path: Path) -> No
     """As the page on frames shows it."""
     attempts = attempts_frame([])
     attempts.to_csv(tmp_path / "calls.csv", index=False)
-    texts = {"error": str, "notebook": str}
+    texts = {"error": str, "notebook": str, "tag": str}
     back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=texts)
     assert back.empty
     assert list(back) == list(attempts)

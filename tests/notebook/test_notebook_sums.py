@@ -13,7 +13,7 @@ def rows(kernel: Kernel, by: str) -> list[dict[str, object]]:
     cell = kernel.run(f"s = %llm_stats --by {by}")
     assert cell.status == "ok", cell.error
     found: list[dict[str, object]] = json.loads(
-        kernel.run("print(s.to_json(orient='records'))").printed
+        kernel.run("print(s.to_json(orient='records', date_format='iso'))").printed
     )
     return found
 
@@ -53,3 +53,29 @@ def test_sums_of_nothing(kernel: Kernel, sandboxed) -> None:
     assert rows(kernel, "notebook") == []
     assert "--by goes without --plot" in kernel.run("%llm_stats --by day --plot").message
     assert kernel.run("%llm_stats --by hour").status == "error"
+
+
+def test_what_a_tag_cost_is_one_line(kernel: Kernel, sandboxed) -> None:
+    """Of a job and of single prompts; packed rows say how many of the checked ones agree."""
+    limits = {"requests_per_minute": 1000, "requests_per_day": 1000}
+    sandbox = sandboxed(keys={"google": 1}, limits={"google": limits})
+    kernel.run("texts = [f'the {n} by the {n + 1}' for n in range(24)]")
+    kernel.run("%llm -q --tag 'labels v2' What is a label?")
+    kernel.run("%llm -q No tag")
+    cell = kernel.run("%%llm -q --over texts --pack 8 --tag 'labels v2'\n{{prompt}}")
+    assert cell.status == "ok", cell.error
+    by_tag = {row["tag"]: row for row in rows(kernel, "tag")}
+    assert set(by_tag) == {"labels v2", "(no tag)"}
+    tagged = by_tag["labels v2"]
+    assert tagged["requests"] == len(sandbox.requests) - 1
+    assert (tagged["packed"], tagged["checked"], tagged["agreed"]) == (24, 4, 4)
+    assert by_tag["(no tag)"]["packed"] == 0
+    table = kernel.run("%llm_stats --by tag").displays[0]["data"]["text/plain"]
+    assert "4 of 4" in table.splitlines()[1]
+    (job,) = rows(kernel, "job")
+    assert (job["tag"], job["rows"], job["packed"], job["agreed"]) == ("labels v2", 24, 24, 4)
+    assert job["requests"] == tagged["requests"] - 1
+    assert "labels v2" in kernel.run("%llm_stats --by job").displays[0]["data"]["text/plain"]
+    # All of it is kept: nothing was sent, so nothing is added.
+    kernel.run("%%llm -q --over texts --pack 8 --tag 'labels v2'\n{{prompt}}")
+    assert len(rows(kernel, "job")) == 1

@@ -14,8 +14,8 @@ QUOTA_COLUMNS = [
     "usage_percent", "available", "opens_at", "resets_at", "evidence", "evidence_age_s",
 ]  # fmt: skip
 ATTEMPT_COLUMNS = [
-    "at", "session", "notebook", "request", "provider", "key", "model", "outcome", "input_tokens",
-    "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
+    "at", "session", "notebook", "tag", "request", "provider", "key", "model", "outcome",
+    "input_tokens", "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
 ]  # fmt: skip
 # The one class there is keeps MathJax away from what a table says.
 STRIPPED = re.compile(

@@ -1,0 +1,127 @@
+"""The record of jobs: one line each in `outputs/llm_jobs.jsonl`, beside the record of attempts.
+
+No prompt and no reply text is kept here. What a job cost derives from its attempts; how packed
+replies agreed is known to the job alone, which is why it has a record of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from arche_magic.llm_providers.attempts import append_lines, attempt_log
+from arche_magic.llm_providers.forks import new_lock
+from arche_magic.llm_providers.safe_files import open_ours
+from arche_magic.llm_providers.storage import warn_of_file
+
+# So much is read at the end of the file at most: about 5,000 jobs.
+_TAIL_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One run of a job, as far as something was sent.
+
+    Attributes:
+        at: epoch seconds; when it ended.
+        job: its id. The parts of a larger job have the same.
+        session: the process that ran it, as in the record of attempts.
+        notebook: the file that ran it, "" if nobody told.
+        tag: the name that was given to it, or "".
+        rows: all rows.
+        errors: rows without a reply.
+        requests, tokens: what it sent and spent; its attempts say on which routes.
+        cost_usd: USD, as far as prices are known.
+        packed: rows that were answered together with others in one request.
+        checked: of those, rows that were asked alone too, and compared.
+        agreed: of the checked, rows that were answered alike.
+        not_compared: packed rows that were to be checked, and could not be compared.
+        discarded: packed replies that were not believed, and asked again.
+    """
+
+    at: float = 0.0
+    job: str = ""
+    session: str = ""
+    notebook: str = ""
+    tag: str = ""
+    rows: int = 0
+    errors: int = 0
+    requests: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    packed: int = 0
+    checked: int = 0
+    agreed: int = 0
+    not_compared: int = 0
+    discarded: int = 0
+
+    def plus(self, other: JobRecord) -> JobRecord:
+        """The same with another part of the job."""
+        counts = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+            if field.name != "at" and not isinstance(field.default, str)
+        }
+        return replace(self, at=max(self.at, other.at), **counts)
+
+
+_in_memory: defaultdict[str, list[JobRecord]] = defaultdict(list)
+_lock = new_lock()
+
+
+def new_job_id() -> str:
+    """An id that no other job has."""
+    return f"j{os.urandom(6).hex()}"
+
+
+def note_job(store: str, record: JobRecord) -> None:
+    """Add a line to the record beside the ledger of that store; a full disk costs one warning."""
+    path = _path(store)
+    if path is None:
+        with _lock:
+            _in_memory[store].append(record)
+        return
+    try:
+        append_lines(path, f"{json.dumps(asdict(record))}\n".encode())
+    except OSError as error:
+        warn_of_file(path, error, f"jobs cannot be recorded in {path} ({error.strerror or error})")
+
+
+def jobs_since(store: str, earliest: float) -> list[JobRecord]:
+    """The jobs that ended from `earliest` (epoch seconds) on, oldest first, each of them whole."""
+    path = _path(store)
+    if path is None:
+        with _lock:
+            lines = list(_in_memory[store])
+    else:
+        lines = list(_read(path))
+    jobs: dict[str, JobRecord] = {}
+    for line in lines:
+        if line.at >= earliest:
+            jobs[line.job] = jobs[line.job].plus(line) if line.job in jobs else line
+    return sorted(jobs.values(), key=lambda job: job.at)
+
+
+def _path(store: str) -> Path | None:
+    attempts = attempt_log(store).path
+    return None if attempts is None else attempts.with_name("llm_jobs.jsonl")
+
+
+def _read(path: Path) -> Iterator[JobRecord]:
+    """Lines that are no records, such as one that a full disk cut, are passed over."""
+    kinds = {
+        field.name: (int, float) if isinstance(field.default, float) else type(field.default)
+        for field in fields(JobRecord)
+    }
+    with suppress(OSError), os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        for line in file:
+            with suppress(ValueError, AttributeError):
+                values = {name: value for name, value in json.loads(line).items() if name in kinds}
+                if all(isinstance(value, kinds[name]) for name, value in values.items()):
+                    yield JobRecord(**values)
