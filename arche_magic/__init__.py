@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .bulk import imap, map, plan  # noqa: A004  # what the builtin does, for prompts
+    from .bulk import imap, map, plan, quality  # noqa: A004  # what the builtin does, for prompts
     from .llm_providers import get_llm_provider
     from .llm_providers.quota_tracker import get_quota_tracker
     from .notebook.history import (
@@ -34,6 +34,7 @@ __all__ = [
     "load_attempts",
     "map",
     "plan",
+    "quality",
 ]
 
 # Imported when first used: loading the extension stays instant.
@@ -47,6 +48,7 @@ _LATER = {
     "load_attempts": "notebook.history",
     "map": "bulk",
     "plan": "bulk",
+    "quality": "bulk",
 }
 
 logging.getLogger("arche_magic").addHandler(logging.NullHandler())

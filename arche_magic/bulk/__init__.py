@@ -11,6 +11,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 
 from . import cluster
 from .chunks import FileJob
+from .comparison import Quality, quality
 from .files import is_file
 from .job import Job
 from .planning import plan
@@ -28,6 +29,7 @@ __all__ = [
     "JobStopped",
     "Plan",
     "Progress",
+    "Quality",
     "Replies",
     "Row",
     "Rows",
@@ -35,6 +37,7 @@ __all__ = [
     "imap",
     "map",
     "plan",
+    "quality",
 ]
 
 
@@ -72,8 +75,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 
     Returns:
         The data with the columns `reply` (or the fields of the schema), `provider`, `model`,
-        `tokens` and `error`, in its own order, with its own index. Of a file, the path that was
-        written; of a Dask DataFrame, another one, which asks when it is computed.
+        `tokens` and `error`, in its own order, with its own index; `details=` and `twice=` add
+        more, see `Replies`. Of a file, the path that was written; of a Dask DataFrame, another
+        one, which asks when it is computed.
 
     Raises:
         InvalidRequest: data, template or an option is wrong; nothing was spent.

@@ -60,6 +60,9 @@ class Check:
             one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
             return all(one.get(name) == other.get(name) for name in self.fields)
         own = _likeness(self.reply, alone)
+        if not self.others and own < 1.0:
+            # There is nothing that it could be nearer to.
+            return None
         best = max((_likeness(text, alone) for text in self.others), default=0.0)
         if own == 1.0 or own > best + _CLEAR:
             return True

@@ -25,6 +25,7 @@ class Capacity:
         opens_at: epoch seconds; when it takes a request, apart from its limits; inf: never.
         paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
+        model: the model's name.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Capacity:
     opens_at: float = 0.0
     paid: bool = False
     cost: float | None = 0.0
+    model: str = ""
 
     def requests_until(self, now: float, until: float) -> float:
         """How many requests its limits let through up to then; inf without any limit."""

@@ -15,6 +15,7 @@ from arche_magic.llm_providers.safe_files import open_ours
 from arche_magic.llm_providers.types import utc
 
 from .agreement import Agreement
+from .comparison import Quality
 from .file_writer import FileWriter
 from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
@@ -26,7 +27,7 @@ ROWS = 10_000
 # What the progress of a file is the sum of, chunk by chunk.
 _SUMS = (
     "done", "resumed", "errors", "cost_usd", "tokens", "packed", "checked", "agreed",
-    "not_compared", "discarded", "requests",
+    "not_compared", "discarded", "requests", "twice", "to_ask_twice",
 )  # fmt: skip
 
 
@@ -45,6 +46,9 @@ class FileJob:
         sep: what separates the fields of a CSV, in the source and in the result.
         sheet: of an Excel file; the first one if not given.
         **options: bounds hold for all of the file.
+
+    Attributes:
+        quality: how the rows written so far compare, with `twice=` or `gold=`.
 
     Raises:
         InvalidRequest: a file cannot be used, or template or an option is wrong.
@@ -68,7 +72,7 @@ class FileJob:
         self._job = Job(self._source.first_row, template, **options)
         # These say what is wrong with the columns before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
-        self._read = self._job.rows.columns
+        self._read = [*self._job.rows.columns, *self._job.gold.values()]
         self._sep = separator(self.to, sep)
         self._writer(self.to)
         self._total = self._source.count()
@@ -76,6 +80,7 @@ class FileJob:
         self._failed = 0
         self._purse = self._job.purse
         self._agreement = Agreement()
+        self.quality = Quality()
         self._cancelled = False
 
     def __len__(self) -> int:
@@ -106,6 +111,7 @@ class FileJob:
         is not asked again.
         """
         _begin(part)
+        self.quality = Quality()
         start, refutations = 0, self._agreement.refutations
         with closing(self._writer(part)) as writer:
             copy = self._source.copy()
@@ -123,6 +129,7 @@ class FileJob:
                     return False
                 refutations = self._agreement.refutations
                 writer.write(replies.frame(), copy.take(len(frame)) if copy else None)
+                self.quality = self.quality.plus(replies.quality)
                 self._before = self.progress()
                 start += len(frame)
         return True

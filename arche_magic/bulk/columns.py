@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPLY = "reply"
+SECOND = "second_"
+SECOND_MODEL = "second_model"
 RAW = "raw"
 _TEXT = Field("text")
 _ABOUT = {"provider": _TEXT, "model": _TEXT, "tokens": Field("integer"), "error": _TEXT}
+_DETAILS = {
+    "key": _TEXT, "seconds": Field("number"), "cost_usd": Field("number"), "request": _TEXT,
+}  # fmt: skip
 _DTYPES: dict[Kind, str] = {
     "text": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean",
 }  # fmt: skip
@@ -56,11 +61,19 @@ class Column:
         return series
 
 
-def columns_of(data: pd.DataFrame, schema: Schema | None, prefix: str = "") -> tuple[Column, ...]:
+def columns_of(
+    data: pd.DataFrame,
+    schema: Schema | None,
+    prefix: str = "",
+    *,
+    details: bool = False,
+    twice: bool = False,
+) -> tuple[Column, ...]:
     """The columns that a job adds to some data, in their order.
 
     They are the fields of the schema, or `reply`; `provider`, `model`, `tokens` and `error`; and,
-    with a schema, `raw`. The prefix goes before those that are ours, and before a field whose name
+    with a schema, `raw`. With `details`, `key`, `seconds`, `cost_usd` and `request`; with `twice`,
+    the fields as another model gave them, `second_…`, and `second_model`. The prefix goes before those that are ours, and before a field whose name
     the data has already.
 
     Raises:
@@ -70,6 +83,10 @@ def columns_of(data: pd.DataFrame, schema: Schema | None, prefix: str = "") -> t
         raise InvalidRequest(f"prefix is {prefix!r}; it must be a text, such as 'llm_'")
     fields = dict(schema.fields) if schema else {}
     ours = ({} if fields else {REPLY: _TEXT}) | _ABOUT | ({RAW: _TEXT} if schema else {})
+    ours |= _DETAILS if details else {}
+    if twice:
+        ours |= {f"{SECOND}{name}": field for name, field in (fields or {REPLY: _TEXT}).items()}
+        ours[SECOND_MODEL] = _TEXT
     columns = tuple(
         Column(f"{prefix}{name}" if name in data.columns else name, name, field, is_field=True)
         for name, field in fields.items()

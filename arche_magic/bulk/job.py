@@ -10,7 +10,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -22,6 +23,7 @@ from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.types import Request, Schema
 
 from .agreement import Agreement
+from .comparison import gold_columns
 from .job_records import JobRecord, new_job_id, note_job
 from .keeping import Keeper
 from .lanes import Lanes
@@ -29,6 +31,7 @@ from .pool import Pool, Task
 from .progress import Bounds, Counts, Progress, Row, at_most
 from .reading import CLAIM_SECONDS, Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
+from .second import Second, check_other_model, other_model, share_of
 
 # How long threads are waited for when a job is cancelled.
 _FAREWELL_SECONDS = 0.25
@@ -58,11 +61,16 @@ class Job:
         reserve: the share of each limit (0 to 1) that is left to other work.
         prefix: what goes before the names of our columns, and before a field of the schema whose
             name the data has already.
+        details: have the columns `key`, `seconds`, `cost_usd` and `request` too; see `Replies`.
+        twice: the share of rows (0 to 1) that another model answers too, after all others.
+        gold: the column with the known labels, or by field of the schema its column; the prompt
+            must not show it. `quality` compares.
         llm: what asks; that of the configuration if not given.
         agreement: of the parts of a larger job: how packed replies agree so far.
         part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
             share `max_cost` and `max_tokens_total` through the ledger.
-        job_id: of the parts of a larger job: what they are called in the record of jobs.
+        job_id: of the parts of a larger job: what they are called in the record of jobs; None
+            where another one counts for it.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
@@ -71,6 +79,7 @@ class Job:
         purse: what its calls may take together; None without `max_cost` and `max_tokens_total`.
         schema: what each reply must look like, or None.
         prefix: what goes before the names of our columns.
+        details, twice, gold: as above; `gold` by field.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or only paid routes are there; nothing
@@ -93,16 +102,23 @@ class Job:
         fresh: bool = False,
         reserve: float = 0.1,
         prefix: str = "",
+        details: bool = False,
+        twice: float | None = None,
+        gold: str | Mapping[str, str] | None = None,
         llm: IntelligentLLMOrchestrator | None = None,
         part_of: Purse | str = "",
         agreement: Agreement | None = None,
-        job_id: str = "",
+        job_id: str | None = "",
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
         self.prefix = prefix
         self._llm = llm or get_llm_provider()
+        self._is_noted = job_id is not None
         self.id: str = job_id or (part_of if isinstance(part_of, str) else "") or new_job_id()
+        again = {**options, "schema": schema, "pack": pack, "patience": patience, "llm": llm}
+        again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
+        again |= {"reserve": reserve}
         configuration = self._llm.configuration
         longest = at_most("patience", patience)
         # The job keeps replies itself, many at once.
@@ -118,14 +134,28 @@ class Job:
             self.purse = tracker.job_purse(bounds.cost, bounds.tokens, part_of)
         else:
             self.purse = part_of
+        allowed, agreement = self._allowed(sample, allow_paid), agreement or Agreement()
+        self.details = details
+        self.twice = share_of(twice)
+        self.gold: dict[str, str] = self._gold(gold)
+        self._second: Second | None = None
+        if self.twice:
+            other = partial(other_model, self._llm, sample, allow_paid)
+            check_other_model(self._llm, sample, other)
+            self._second = Second(
+                self.twice,
+                self.rows,
+                other,
+                partial(self._ask_again_on, {**again, "agreement": agreement}),
+            )
         self._lanes = Lanes(
-            self._allowed(sample, allow_paid),
+            allowed,
             self._pool,
             self._counts,
             self.purse,
             longest,
             rows_per_request(pack, sample),
-            agreement or Agreement(),
+            agreement,
         )
         store, owner = reply_store(configuration.replies), new_owner()
         self._store, self._owner = store, owner
@@ -161,16 +191,22 @@ class Job:
             thread.start()
         try:
             while (rows := self._next()) is not None:
-                yield from rows
+                for row in rows:
+                    if self._second is not None:
+                        self._second.note(row)
+                    yield row
             if self._pool.error is not None:
                 raise self._pool.error
+            if self._second is not None and not self._left.is_set():
+                yield from self._second.rows()
         finally:
             self.cancel()
             self._note()
 
     def progress(self) -> Progress:
         """How far it is."""
-        return self._counts.progress()
+        told = self._counts.progress()
+        return told if self._second is None else self._second.added_to(told)
 
     def cancel(self) -> None:
         """End soon: no more rows are asked, and what is finished is kept.
@@ -179,15 +215,29 @@ class Job:
         """
         self._left.set()
         self._pool.end()
+        if self._second is not None:
+            self._second.cancel()
         until = time.monotonic() + _FAREWELL_SECONDS
         for thread in (*self._threads, *self._lanes.threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
 
+    def _gold(self, gold: str | Mapping[str, str] | None) -> dict[str, str]:
+        fields = list(self.schema.definition["properties"]) if self.schema else ["reply"]
+        columns = [str(name) for name in self.rows.frame.columns]
+        return gold_columns(gold, fields, columns, set(map(str, self.rows.columns)))
+
+    def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
+        """The job that asks some of the rows on another model, within the bounds of this one."""
+        frame = self.rows.frame.iloc[positions]
+        named = {"model": model, "provider": None, "same_model": False}
+        part_of = {} if self.purse is None else {"part_of": self.purse}
+        return Job(frame, self.rows.template, **{**again, **named, **part_of}, job_id=None)
+
     def _note(self) -> None:
         """Add what it sent to the record of jobs."""
         told = self.progress()
-        if not told.requests:
+        if not told.requests or not self._is_noted:
             return
         names = (
             "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",

@@ -96,7 +96,10 @@ class Keeper:
             if self._pool.asking or self._lanes.can_check():
                 return False
         self._pool.end()
-        if addresses := self._pool.clear():
+        addresses, checks = self._pool.clear()
+        # Nobody can ask these rows alone any more.
+        self._counts.not_compared += checks
+        if addresses:
             self._store.release(addresses, self._owner)
         return self._pool.asking == 0
 
@@ -129,35 +132,38 @@ class Keeper:
         with self._pool.lock:
             for finished in batch:
                 places = self._pool.written(finished.task)
-                tokens = self._tokens(finished)
+                spent = self._spent(finished)
                 why = str(finished.error) if finished.error else None
                 raw = _raw(finished.error)
                 for number, (position, label) in enumerate(places):
                     prompt, joined = finished.task.prompt, number > 0
                     rows.append(
-                        Row(position, label, prompt, finished.reply, why, joined, tokens, raw)
+                        Row(position, label, prompt, finished.reply, why, joined, *spent, raw)
                     )
         if rows:
             self._hand_out(rows)
         self._judge(failed)
 
-    def _tokens(self, finished: Finished) -> int:
-        """The tokens of a task; counts its reply."""
+    def _spent(self, finished: Finished) -> tuple[int, float | None, str]:
+        """Tokens, USD and request of a task; counts its reply."""
         if (reply := finished.reply) is not None:
             self._counts.note_reply(reply.usage.output_tokens)
-            return reply.usage.total_tokens
+            return reply.usage.total_tokens, reply.cost, reply.request
         attempts = finished.error.attempts if finished.error else ()
-        return sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
+        tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
+        costs = [attempt.cost_usd for attempt in attempts]
+        cost = None if None in costs else sum(cost or 0.0 for cost in costs)
+        return tokens, cost, attempts[-1].request if attempts else ""
 
     def _compare(self, finished: Finished) -> None:
         """Count whether a row that came packed was answered alike alone."""
         with self._pool.lock:
             self._pool.asking -= 1
-        self._tokens(finished)
+        self._spent(finished)
         check, alone = finished.task.checks, finished.reply
-        if check is None or alone is None:
+        if check is None:
             return
-        agrees = check.agrees(alone)
+        agrees = check.agrees(alone) if alone is not None else None
         if agrees is None:
             self._counts.not_compared += 1
             return

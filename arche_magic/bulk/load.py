@@ -202,6 +202,7 @@ class Load:
                     opens_at=0.0 if limits else min(state.opens_at for state in states),
                     paid=first.paid,
                     cost=cost_usd(first, usage),
+                    model=first.model,
                 )
             )
         if pack == 1 or (pack is None and _is_soon_done(capacities, rows, now)):

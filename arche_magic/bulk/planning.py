@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.routing import bare
 from arche_magic.llm_providers.types import Schema, utc
 
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
@@ -24,6 +26,7 @@ from .load import Load, look_through, served_lately
 from .plans import Plan, Way, moment
 from .pool import THREADS
 from .rows import Rows
+from .second import asked_twice, check_other_model, other_model, share_of
 
 # Where nothing was asked lately; and what a model writes in a second, as the slower ones do.
 _SECONDS_GUESS, _TOKENS_PER_SECOND = 1.5, 100.0
@@ -33,7 +36,10 @@ _HIGHEST_LIMITS = 100.0
 # What is sooner by less than this is no way out.
 _WORTH_SAYING = 0.02
 # Of the arguments of `map`, those that change nothing of a plan.
-_NOT_PLANNED = ("patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "client", "to")
+_NOT_PLANNED = (
+    "patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "client", "to", "details",
+    "gold",
+)  # fmt: skip
 
 
 def plan(
@@ -47,6 +53,7 @@ def plan(
     fresh: bool = False,
     reserve: float = 0.1,
     prefix: str = "",
+    twice: float | None = None,
     by: str | datetime | None = None,
     encoding: str | None = None,
     sep: str | None = None,
@@ -67,6 +74,7 @@ def plan(
         fresh: as for `map`.
         reserve: as for `map`.
         prefix: as for `map`.
+        twice: as for `map`.
         encoding: as for `map`.
         sep: as for `map`.
         sheet: as for `map`.
@@ -123,7 +131,15 @@ def plan(
         latest_at=_time(late),
         cost_usd=_cost(shared),
         with_paid=with_paid,
+        one_model=_one_model(llm, load, capacities_for, shared, speed, rows, now),
     )
+    if share := share_of(twice):
+        other = partial(other_model, llm, sample, allow_paid)
+        check_other_model(llm, sample, other)
+        again = asked_twice(
+            _parts(data, template, encoding, sep), llm, options, share, other, fresh=fresh
+        )
+        found = _with_second(found, load, capacities_for, speed, again, llm, other)
     if until is None:
         return found
     done = min(rows, rows_until(capacities, speed, now, until)) if until > now else 0
@@ -170,6 +186,70 @@ def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:
     # Where replies take long, a job has more threads with each of them.
     most = MOST_THREADS if seconds >= SLOW_SECONDS else 0
     return Speed(seconds, THREADS, PACKING_THREADS, most, row)
+
+
+def _one_model(
+    llm: IntelligentLLMOrchestrator, load: Load, capacities_of: Callable[..., Sequence[Capacity]],
+    parts: Sequence[Share], speed: Speed, rows: int, now: float,
+) -> Way | None:  # fmt: skip
+    """What `same_model` would change, where several models would answer."""
+    models = {bare(part.capacity.model) for part in parts if part.rows}
+    if len(models) < 2:
+        return None
+    alone = replace(load, probe=replace(load.probe, same_model=True))
+    capacities = capacities_of(alone)
+    model = bare(llm.routes(alone.probe)[0].model)
+    return _way(f"{model} alone", capacities, speed, rows, now) if capacities else None
+
+
+def _with_second(
+    plan: Plan, load: Load, capacities_of: Callable[..., Sequence[Capacity]], speed: Speed,
+    rows: int, llm: IntelligentLLMOrchestrator, other_than: Callable[[str], str | None],
+) -> Plan:  # fmt: skip
+    """The same with some rows asked again, after all others, on another model."""
+    answering = [share.capacity.model for share in plan.shares if share.rows]
+    first = llm.routes(load.probe)[0].model
+    if answering and first not in answering:
+        first = answering[0]
+    model = other_than(first)
+    if not rows or model is None:
+        return plan
+    other = replace(load, probe=replace(load.probe, model=model, provider=None, same_model=False))
+    capacities = capacities_of(other)
+    now = plan.at.timestamp()
+    end = plan.finish_at.timestamp() if plan.finish_at else math.inf
+    names = {capacity.name for capacity in capacities}
+    # It may have answered some of the rows in the first place.
+    taken = sum(share.rows for share in plan.shares if share.capacity.name in names)
+    unlimited = [replace(capacity, standings=(), opens_at=0.0) for capacity in capacities]
+    finish = max(
+        finish_at(capacities, speed, taken + rows, now),
+        finish_at(unlimited, speed, rows, end) if math.isfinite(end) else math.inf,
+    )
+    parts = shares(capacities, speed, rows, now, finish) if math.isfinite(finish) else ()
+    shown = {share.capacity.name: share for share in plan.shares if share.rows}
+    for part in parts:
+        old = shown.get(part.capacity.name, replace(part, rows=0, requests=0))
+        shown[part.capacity.name] = replace(
+            part, rows=old.rows + part.rows, requests=old.requests + part.requests
+        )
+    low, high = other.span(rows)
+    later = finish - end if math.isfinite(finish) else math.inf
+    latest = plan.latest_at.timestamp() + later if plan.latest_at else math.inf
+    cost = _cost(parts)
+    return replace(
+        plan,
+        twice=rows,
+        second=bare(model),
+        tokens=(plan.tokens[0] + low, plan.tokens[1] + high),
+        input_tokens=plan.input_tokens + round(other.input_tokens * rows),
+        output_tokens=plan.output_tokens + round(other.output_tokens * rows),
+        requests=plan.requests + sum(part.requests for part in parts),
+        shares=tuple(shown.values()) or plan.shares,
+        finish_at=_time(finish),
+        latest_at=_time(latest),
+        cost_usd=None if plan.cost_usd is None or cost is None else plan.cost_usd + cost,
+    )
 
 
 def _way(what: str, capacities: Sequence[Capacity], speed: Speed, rows: int, now: float) -> Way:

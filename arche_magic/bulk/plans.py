@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..llm_providers.errors import InvalidRequest
+from ..llm_providers.routing import bare
 from ..llm_providers.types import in_seconds
 from .capacity import Share
 
@@ -45,6 +46,9 @@ class Plan:
         latest_at: the same if it takes as many tokens as it may.
         cost_usd: USD on the routes that take part; None where a price is not known.
         with_paid: what paid routes would change; None where they take part, or there is none.
+        one_model: what `same_model=True` would change; None where one model alone would answer.
+        twice: rows that are asked again, by the model `second`; other figures count them, but for
+            `rows`, `to_ask` and `rows_by`.
         by: when it is to be done; None if nobody asked.
         rows_by: rows of those to ask that are done by then.
         ways: what would have to change for that; empty where nothing has to.
@@ -64,6 +68,9 @@ class Plan:
     latest_at: datetime | None
     cost_usd: float | None
     with_paid: Way | None = None
+    one_model: Way | None = None
+    twice: int = 0
+    second: str = ""
     by: datetime | None = None
     rows_by: int | None = None
     ways: tuple[Way, ...] = ()
@@ -90,8 +97,10 @@ class Plan:
         parts += [f"{self.failed:,} that cannot be asked or failed before" if self.failed else ""]
         told = ", ".join(filter(None, parts))
         lines = [f"{_counted(self.rows, 'row')}{': ' if told else ''}{told}"]
-        if self.to_ask:
-            each = (self.input_tokens + self.output_tokens) / self.to_ask
+        if self.twice:
+            lines[0] += f"; {self.twice:,} of them asked again, by {self.second}"
+        if asked := self.to_ask + self.twice:
+            each = (self.input_tokens + self.output_tokens) / asked
             low, high = (_rounded(tokens) for tokens in self.tokens)
             span = low if low == high else f"{low} to {high}"
             lines += [self._when(), f"{span} tokens, likely {each:,.0f} a row ({self.basis})"]
@@ -102,6 +111,11 @@ class Plan:
         lines = []
         if self.with_paid and self.to_ask:
             lines.append(f"With {self._way(self.with_paid)}")
+        if self.one_model and self.to_ask:
+            models = {bare(share.capacity.model) for share in self.shares if share.rows}
+            mixed = f"{len(models)} models would answer"
+            way = self._way(self.one_model)
+            lines.append(f"{mixed}; same_model=True (--same-model) asks {way}")
         if self.by is not None:
             at = _clock(self.by, self.at)
             if self.in_time:

@@ -151,14 +151,15 @@ class Pool:
         self.claimed.pop(task.address, None)
         return task.rows
 
-    def clear(self) -> list[str]:
-        """Take back what is ready; returns its addresses."""
+    def clear(self) -> tuple[list[str], int]:
+        """Take back what is ready; returns the addresses of rows, and the number of checks."""
         with self.lock:
             addresses = [task.address for task in self.ready if task.checks is None]
+            checks = len(self.ready) - len(addresses)
             self.ready.clear()
             for address in addresses:
                 del self.claimed[address]
-        return addresses
+        return addresses, checks
 
     def end(self, error: BaseException | None = None) -> None:
         """No more is asked; what is being asked comes to its end."""

@@ -42,7 +42,10 @@ class Row:
         error: why there is none, or None.
         resumed: nothing was spent on it now: it was kept, or another row asked the same.
         tokens: what was spent on it, now or when its reply was kept.
+        cost_usd: USD, likewise; None where a price is not known.
+        request: the id that its attempts have in the record; "" if nothing was sent for it.
         raw: the text of a reply that does not fit the schema, or None.
+        second: the answer of another model, of a row that was asked twice; it comes again for it.
     """
 
     position: int
@@ -52,7 +55,10 @@ class Row:
     error: str | None = None
     resumed: bool = False
     tokens: int = 0
+    cost_usd: float | None = None
+    request: str = ""
     raw: str | None = None
+    second: Reply | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Progress:
         not_compared: packed rows that were asked alone too, whose texts do not tell.
         discarded: packed replies that were not believed, and asked again.
         requests: how many were sent.
+        twice: rows that another model answered too.
+        to_ask_twice: how many are to be in the end.
         routes: how many replies came from each route, by its name.
     """
 
@@ -93,6 +101,8 @@ class Progress:
     not_compared: int = 0
     discarded: int = 0
     requests: int = 0
+    twice: int = 0
+    to_ask_twice: int = 0
     routes: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -147,9 +147,11 @@ class Reader:
                 left.append(task)
                 continue
             error, raw = (failure.error, failure.raw) if failure else (None, None)
-            tokens = answer.usage.total_tokens if answer is not None else 0
+            spent: tuple[int, float | None, str] = (0, None, "")
+            if answer is not None:
+                spent = answer.usage.total_tokens, answer.cost, answer.request
             rows += [
-                Row(position, label, task.prompt, answer, error, True, tokens, raw)
+                Row(position, label, task.prompt, answer, error, True, *spent, raw)
                 for position, label in task.rows
             ]
         if rows:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.reply import Reply, fields_of
 
-from .columns import RAW, REPLY, Column, columns_of, fitted
+from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, columns_of, fitted
+from .comparison import Quality, quality
 from .job import Job
 from .progress import Row
 
@@ -29,12 +31,19 @@ class Replies:
     `tokens`, spent on the row then or now; `error`, why a row has no reply, or missing; and, where
     a reply does not fit the schema, its text in `raw`.
 
+    With `details=True` also `key`, the label of the key that answered; `seconds`, what the request
+    took, waiting included; `cost_usd` (USD); and `request`, the id that its attempts have in
+    `load_attempts()`. Rows that travelled together have the same request and seconds, and share
+    its cost. With `twice=` also the fields of the second model's reply, `second_…`, and
+    `second_model`; missing in rows that were not drawn.
+
     Args:
         job: whose rows. A row that comes again replaces the one before it.
         always_raw: have the column `raw` with any schema, also where no row needs it.
 
     Attributes:
         columns: the columns that `frame` adds.
+        quality: how the rows of the last `frame` compare, with `twice=` or `gold=`.
 
     Raises:
         InvalidRequest: two columns would have the same name.
@@ -42,7 +51,9 @@ class Replies:
 
     def __init__(self, job: Job, *, always_raw: bool = False) -> None:
         self._job, self._rows = job, job.rows
-        columns = columns_of(self._rows.frame, job.schema, job.prefix)
+        columns = columns_of(
+            self._rows.frame, job.schema, job.prefix, details=job.details, twice=bool(job.twice)
+        )
         self._fields = tuple(column for column in columns if column.is_field)
         self._ours = {column.of: column for column in columns if not column.is_field}
         self._always_raw = always_raw
@@ -54,6 +65,7 @@ class Replies:
         }
         self._texts = None if self._fields else _Texts(count)
         self._finished = bytearray(count)
+        self.quality = Quality()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -70,6 +82,12 @@ class Replies:
         ours: dict[str, Any] = {"error": row.error, "tokens": row.tokens, RAW: row.raw}
         if reply is not None:
             ours |= {"provider": sys.intern(reply.provider), "model": sys.intern(reply.model)}
+        if self._job.details:
+            ours |= {"cost_usd": row.cost_usd, "request": row.request or None}
+            if reply is not None:
+                ours |= {"key": sys.intern(reply.key), "seconds": reply.seconds}
+        if row.second is not None:
+            ours |= self._of_second(row.second)
         if self._fields:
             ours |= self._add_fields(at, reply)
         for name, column in self._ours.items():
@@ -78,6 +96,16 @@ class Replies:
         if self._texts:
             # Text alone: a reply remembers how it came.
             self._texts.put(at, None if reply is None else str(reply))
+
+    def _of_second(self, reply: Reply) -> dict[str, Any]:
+        """The columns of another model's reply; what its column cannot hold is missing."""
+        found: dict[str, Any] = {SECOND_MODEL: sys.intern(reply.model)}
+        values = fields_of(reply.parsed) if self._fields else {REPLY: str(reply)}
+        for name, value in values.items():
+            if (column := self._ours.get(f"{SECOND}{name}")) is not None:
+                with suppress(ValueError):
+                    found[column.of] = fitted(value, column.field)
+        return found
 
     def _add_fields(self, at: int, reply: Reply | None) -> dict[str, Any]:
         """Note the fields of a reply; returns what is wrong where a column cannot hold one."""
@@ -97,7 +125,8 @@ class Replies:
 
         `frame.attrs["arche_magic"]` says what the job took: `requests`, `tokens`, `cost_usd`,
         `routes` (replies by route), and, of packed rows, how many were `packed`, `checked` and
-        `agreed`, `not_compared` and `discarded`; see `Progress`.
+        `agreed`, `not_compared` and `discarded`; see `Progress`. With `twice=` or `gold=` also
+        `twice` and `gold`, by column; `quality(frame)` has them as frames.
         """
         import pandas as pd
 
@@ -114,10 +143,18 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
-        frame.attrs["arche_magic"] = {name: getattr(progress, name) for name in _TOLD}
-        if all(self._finished):
-            return frame
-        return frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
+        told = {name: getattr(progress, name) for name in _TOLD}
+        if not all(self._finished):
+            frame = frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
+        if self._job.twice or self._job.gold:
+            names = {column.of: column.name for column in self._fields} or {
+                REPLY: self._ours[REPLY].name
+            }
+            gold = {names[field]: known for field, known in self._job.gold.items()}
+            self.quality = quality(frame, gold)
+            told |= self.quality.to_dict()
+        frame.attrs["arche_magic"] = told
+        return frame
 
     def _has_raw(self) -> bool:
         raw = self._ours.get(RAW)

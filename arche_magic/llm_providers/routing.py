@@ -163,11 +163,12 @@ def of_one_model(routes: Sequence[R], preferred: str | None = None) -> list[R]:
     first = next(iter(_groups(routes, preferred)), None)
     if first is None:
         return []
-    name = _bare(first[0].model)
-    return [route for route in routes if _bare(route.model) == name]
+    name = bare(first[0].model)
+    return [route for route in routes if bare(route.model) == name]
 
 
-def _bare(model: str) -> str:
+def bare(model: str) -> str:
+    """The name of a model without its vendor."""
     return model.rpartition("/")[2]
 
 

@@ -106,6 +106,8 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
         parts.append(f"{_counted(progress.errors, 'error')}, see the column error")
     first = " · ".join(parts)
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
+    if progress.to_ask_twice:
+        spent.append(f"{progress.twice:,} of {_counted(progress.to_ask_twice, 'row')} asked twice")
     if progress.packed:
         spent.append(f"{progress.packed:,} packed")
     if progress.checked:
@@ -148,6 +150,9 @@ def _pace(progress: Progress, now: float) -> str:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
         parts.append(_counted(progress.errors, "error"))
+    if progress.done == progress.total and progress.twice < progress.to_ask_twice:
+        again = f"{progress.twice:,} of {_counted(progress.to_ask_twice, 'row')}"
+        parts.append(f"asking again: {again}")
     return " · ".join(parts) or "starting"
 
 

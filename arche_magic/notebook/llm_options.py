@@ -142,6 +142,23 @@ _OVER_OPTIONS = (
         help="With --over: leave so much of every limit to other cells (10%% if not set).",
     ),
     argument(
+        "--details",
+        action="store_true",
+        help="With --over: columns key, seconds, cost_usd and request too.",
+    ),
+    argument(
+        "--twice",
+        metavar="SHARE",
+        help="With --over: ask another model too for so many of the rows, such as 5%%; say how far "
+        "both agree.",
+    ),
+    argument(
+        "--gold",
+        metavar="COLUMN",
+        help="With --over: compare with the known labels in this column (FIELD=COLUMN,… if the "
+        "schema has several fields).",
+    ),
+    argument(
         "--allow-paid", action="store_true", help="With --over: paid routes take part as well."
     ),
     argument(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.bulk import Job, JobStopped, Plan, Replies, Row, cluster, planning
+from arche_magic.bulk import Job, JobStopped, Plan, Quality, Replies, Row, cluster, planning
 from arche_magic.bulk.chunks import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
@@ -96,7 +96,7 @@ def over(
         file_job = FileJob(options.over, into, template, **read, **asked)
         again = f"nothing was written to {file_job.to}; run the cell again for all of it"
         _run(file_job, lambda row: None, bar, lambda: again)
-        bar.finish(f"written to {file_job.to}")
+        bar.finish(_note(f"written to {file_job.to}", file_job.quality))
         return None
     name = _variable(magics, into)
     table = _data(options, names)
@@ -112,9 +112,14 @@ def over(
 
     _run(job, replies.add, bar, keep)
     keep()
-    bar.finish(f"in the variable {name}")
+    bar.finish(_note(f"in the variable {name}", replies.quality))
     frame: pd.DataFrame = magics.shell.user_ns[name]
     return frame
+
+
+def _note(where: str, quality: Quality) -> str:
+    """Where the rows are, and how they compare with others."""
+    return " · ".join([where, *str(quality).splitlines()])
 
 
 @one_interrupt()
@@ -242,7 +247,10 @@ def _job_options(
     return {
         **{name: None if value == "" else value for name, value in common.items()},
         "schema": schema,
-        "reserve": _share(options.reserve),
+        "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
+        "twice": None if options.twice is None else _share("twice", options.twice),
+        "gold": _gold(options.gold),
+        "details": options.details,
         "pack": _pack(options.pack),
         "prefix": options.prefix or "",
         **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
@@ -253,19 +261,25 @@ def _job_options(
     }
 
 
-def _share(text: str | None) -> float:
+def _share(name: str, text: str) -> float:
     """`10%` or `0.1` as 0.1.
 
     Raises:
         InvalidRequest: it is no share.
     """
-    if text is None:
-        return 0.1
     number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
     share = float(number[1]) / (100 if number[2] else 1) if number else 1.0
     if share >= 1:
-        raise InvalidRequest(f"%llm: --reserve {text!r} is not like 10% or 0.1")
+        raise InvalidRequest(f"%llm: --{name} {text!r} is not like 10% or 0.1")
     return share
+
+
+def _gold(text: str | None) -> str | dict[str, str] | None:
+    """`label`, or `mood=label,topic=known` by field."""
+    if text is None or "=" not in text:
+        return text
+    pairs = (pair.partition("=") for pair in text.split(","))
+    return {field.strip(): column.strip() for field, _, column in pairs}
 
 
 def _pack(text: str | None) -> int | str:

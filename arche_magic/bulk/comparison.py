@@ -1,0 +1,339 @@
+"""How good labels are: against a second model's, and against those of people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import InvalidRequest
+
+from .columns import SECOND, SECOND_MODEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A text of more words than this is no label: two good answers hardly share its wording.
+MOST_WORDS = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The labels of one column, row by row beside those of another.
+
+    Attributes:
+        pairs: how often each pair of labels came.
+        not_compared: rows where one of the two is free text.
+        unanswered: rows that have a label only on the second side.
+    """
+
+    pairs: Mapping[tuple[str, str], int]
+    not_compared: int = 0
+    unanswered: int = 0
+
+    @classmethod
+    def of(cls, one: pd.Series, other: pd.Series) -> Comparison:
+        """Compare two columns; rows that have no value in the second one do not count."""
+        pairs: Counter[tuple[str, str]] = Counter()
+        not_compared = unanswered = 0
+        whole = _is_choice(one)
+        for mine, theirs in zip(one, other, strict=True):
+            if _is_missing(theirs):
+                continue
+            if _is_missing(mine):
+                unanswered += 1
+                continue
+            first, second = _label(mine, whole), _label(theirs, whole)
+            if first is None or second is None:
+                not_compared += 1
+            else:
+                pairs[first, second] += 1
+        return cls(pairs, not_compared, unanswered)
+
+    @property
+    def compared(self) -> int:
+        """Rows that were compared."""
+        return sum(self.pairs.values())
+
+    @property
+    def agreed(self) -> int:
+        """Of those, rows with the same label."""
+        return sum(count for (one, other), count in self.pairs.items() if one == other)
+
+    @property
+    def share(self) -> float:
+        """The share of compared rows with the same label; NaN without any."""
+        return self.agreed / self.compared if self.compared else math.nan
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa; see `cohen_kappa`."""
+        return cohen_kappa(self.pairs)
+
+    def plus(self, more: Comparison) -> Comparison:
+        """The same with the rows of another comparison."""
+        return Comparison(
+            Counter(self.pairs) + Counter(more.pairs),
+            self.not_compared + more.not_compared,
+            self.unanswered + more.unanswered,
+        )
+
+
+def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float:
+    """Agreement beyond what chance would bring: 1 is perfect, 0 is chance, below is worse.
+
+    kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of rows on which both agree, and p_e
+    the share on which they would if each gave its labels as often as it does, but at random.
+    J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
+    Measurement 20 (1960), 37-46.
+
+    Returns:
+        NaN without rows, and where both gave the same single label: chance explains all of it.
+    """
+    rows = sum(pairs.values())
+    if not rows:
+        return math.nan
+    first: Counter[str] = Counter()
+    second: Counter[str] = Counter()
+    for (one, other), count in pairs.items():
+        first[one] += count
+        second[other] += count
+    observed = sum(count for (one, other), count in pairs.items() if one == other) / rows
+    expected = sum(count * second[label] for label, count in first.items()) / rows**2
+    return (observed - expected) / (1 - expected) if expected < 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How the replies of a job compare with a second model's, and with known labels.
+
+    Attributes:
+        twice: by field, of the rows that were asked twice.
+        gold: by field, of the rows whose label is known; the known label comes second.
+        columns: by field, the column with its known labels.
+    """
+
+    twice: Mapping[str, Comparison] = field(default_factory=dict)
+    gold: Mapping[str, Comparison] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def agreement(self) -> pd.DataFrame:
+        """One row per field that was asked twice.
+
+        Columns: `field`, `compared` and `agreed` (rows), `agreement` (their share, 0 to 1),
+        `kappa` (Cohen's), `not_compared` (rows with free text).
+        """
+        return _frame(self.twice, ("field", "compared", "agreed", "agreement", "kappa"))
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        """One row per field with known labels.
+
+        Columns: `field`, `compared` and `correct` (rows), `accuracy` (their share, 0 to 1),
+        `not_compared` (rows with free text), `unanswered` (rows without a reply).
+        """
+        frame = _frame(self.gold, ("field", "compared", "correct", "accuracy"))
+        frame["unanswered"] = [comparison.unanswered for comparison in self.gold.values()]
+        return frame.astype({"unanswered": "int64"})
+
+    def confusion(self, name: str | None = None) -> pd.DataFrame:
+        """How often each known label (rows) got which reply (columns); as compared, in lower case.
+
+        Args:
+            name: the field; not needed if only one has known labels.
+
+        Raises:
+            InvalidRequest: no labels are known, or not for that field, or for several.
+        """
+        import pandas as pd
+
+        names = list(self.gold)
+        if not names:
+            raise InvalidRequest("no labels are known: name their column with gold=")
+        if name is None and len(names) > 1:
+            raise InvalidRequest(f"name one of the fields: {', '.join(names)}")
+        name = names[0] if name is None else name
+        if name not in self.gold:
+            hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+            raise InvalidRequest(f"no labels are known for {name!r}{hint}")
+        pairs = self.gold[name].pairs
+        labels = sorted({label for pair in pairs for label in pair})
+        known = sorted({label for _, label in pairs})
+        return pd.DataFrame(
+            [[pairs.get((reply, label), 0) for reply in labels] for label in known],
+            index=pd.Index(known, name="gold"),
+            columns=pd.Index(labels, name=name),
+            dtype="int64",
+        )
+
+    def plus(self, more: Quality) -> Quality:
+        """The same with the rows of another part of the job."""
+        twice, gold = _sum(self.twice, more.twice), _sum(self.gold, more.gold)
+        return Quality(twice, gold, {**self.columns, **more.columns})
+
+    def __str__(self) -> str:
+        """What there is to say, a line each."""
+        twice = ", ".join(_told_twice(name, found) for name, found in self.twice.items())
+        gold = ", ".join(_told_gold(name, found) for name, found in self.gold.items())
+        lines = [f"asked twice: {twice}" if twice else "", f"gold: {gold}" if gold else ""]
+        return "\n".join(filter(None, lines))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, `twice` and `gold` by field; what is not known is None."""
+        gold = {row.pop("field"): row for row in _records(self.accuracy)}
+        return {
+            "twice": {row.pop("field"): row for row in _records(self.agreement)},
+            "gold": {name: {"column": self.columns[name], **row} for name, row in gold.items()},
+        }
+
+
+def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quality:
+    """How the replies in a frame compare with a second model's, and with known labels.
+
+    Works on what `map` returns, on a part of it, and on a file that a job has written. Labels are
+    compared without case, white space and a final full stop; texts of more than five words are not
+    compared, unless the schema lists them as choices.
+
+    Args:
+        frame: with the columns of the replies; those of `twice=` start with `second_`.
+        gold: by column of replies, the column with the known labels; if not given, as the job had
+            it (`frame.attrs` knows).
+
+    Raises:
+        InvalidRequest: there is no such column.
+    """
+    names = [_name(column) for column in frame.columns]
+    columns = dict(zip(names, frame.columns, strict=True))
+    if gold is None:
+        told = frame.attrs.get("arche_magic", {}).get("gold", {})
+        gold = {name: entry["column"] for name, entry in told.items()}
+    missing = next((n for pair in gold.items() for n in pair if n not in columns), None)
+    if missing is not None:
+        raise InvalidRequest(f"there is no column {missing!r}{did_you_mean(missing, names)}")
+    twice = {}
+    for name in names:
+        prefix, found, of = name.partition(SECOND)
+        first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
+        if found and first is not None and name != f"{prefix}{SECOND_MODEL}":
+            twice[first] = Comparison.of(frame[columns[first]], frame[columns[name]])
+    known = {
+        name: Comparison.of(frame[columns[name]], frame[columns[label]])
+        for name, label in gold.items()
+    }
+    return Quality(twice, known, dict(gold))
+
+
+def gold_columns(
+    gold: str | Mapping[str, str] | None, fields: list[str], data: list[str], used: set[str]
+) -> dict[str, str]:
+    """By field, the column with its known labels.
+
+    Args:
+        gold: that, or the column alone where there is one field.
+        fields: those of the schema, or `reply`.
+        data: the columns of the data.
+        used: those that the prompt names.
+
+    Raises:
+        InvalidRequest: it names no field or column that is there, or one that the prompt shows.
+    """
+    if gold is None:
+        return {}
+    if isinstance(gold, str):
+        if len(fields) > 1:
+            example = f"{{{fields[0]!r}: {gold!r}}}"
+            raise InvalidRequest(
+                f"gold is {gold!r}, and there are several fields ({', '.join(fields)}); say whose "
+                f"labels they are: gold={example} (--gold {fields[0]}={gold})"
+            )
+        gold = {fields[0]: gold}
+    if not isinstance(gold, Mapping):
+        raise InvalidRequest(f"gold is {gold!r}; it must be the name of a column")
+    for name, column in gold.items():
+        if name not in fields:
+            hint = did_you_mean(name, fields) or f"; there are {', '.join(fields)}"
+            raise InvalidRequest(f"gold: there is no field {name!r}{hint}")
+        if column not in data:
+            hint = did_you_mean(str(column), data) or f"; there are {', '.join(data[:20])}"
+            raise InvalidRequest(f"gold: there is no column {column!r}{hint}")
+        if column in used:
+            raise InvalidRequest(
+                f"gold: the prompt shows the model the column {column!r}, which has the answers; "
+                "leave it out of the prompt"
+            )
+    return dict(gold)
+
+
+def _name(column: Hashable) -> str:
+    """The name of a column; one that was added to a MultiIndex has empty levels."""
+    return ".".join(filter(None, map(str, column))) if isinstance(column, tuple) else str(column)
+
+
+def _label(value: Any, whole: bool) -> str | None:
+    """A value as it is compared; None if it is free text. `whole`: its texts are choices."""
+    if isinstance(value, str):
+        text = " ".join(value.casefold().split()).strip("\"'").rstrip(".!")
+        return text if whole or len(text.split()) <= MOST_WORDS else None
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).casefold()
+    # 7.0 is 7: a column with missing values may have it so.
+    whole_number = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole_number else value).casefold()
+
+
+def _is_missing(value: Any) -> bool:
+    import pandas as pd
+
+    several = isinstance(value, list | tuple | set | frozenset | dict)
+    return not several and bool(pd.isna(value))
+
+
+def _is_choice(column: pd.Series) -> bool:
+    import pandas as pd
+
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def _frame(comparisons: Mapping[str, Comparison], names: tuple[str, ...]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        (name, c.compared, c.agreed, c.share, c.kappa)[: len(names)]
+        for name, c in comparisons.items()
+    ]
+    frame = pd.DataFrame(rows, columns=list(names))
+    frame["not_compared"] = [comparison.not_compared for comparison in comparisons.values()]
+    types = dict.fromkeys((*names[1:3], "not_compared"), "int64")
+    return frame.astype({"field": "str", **types, **dict.fromkeys(names[3:], "float64")})
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): None if _is_missing(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def _sum(one: Mapping[str, Comparison], more: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    nothing = Comparison({})
+    return {name: one.get(name, nothing).plus(more.get(name, nothing)) for name in {**one, **more}}
+
+
+def _told_twice(name: str, found: Comparison) -> str:
+    if not found.compared:
+        return f"{name} is free text, {found.not_compared} rows not compared"
+    kappa = "" if math.isnan(found.kappa) else f" (kappa {found.kappa:.2f})"
+    return f"{name} agrees in {found.agreed} of {found.compared} rows{kappa}"
+
+
+def _told_gold(name: str, found: Comparison) -> str:
+    if not found.compared:
+        return f"{name} is not compared"
+    return f"{name} is right in {found.agreed} of {found.compared} rows ({found.share:.0%})"

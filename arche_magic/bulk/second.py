@@ -1,0 +1,245 @@
+"""A share of a job's rows, asked again on another model: how far the labels depend on the model.
+
+The second question is an ordinary job over some of the rows, with another model named. So it keeps
+within the bounds of the first, waits as it does, and its replies are kept and found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.routing import bare
+from arche_magic.llm_providers.types import Request
+
+from .progress import Progress, Row
+from .rows import CHUNK, Rows
+
+if TYPE_CHECKING:
+    from .job import Job
+
+T = TypeVar("T")
+_SUMS = (
+    "cost_usd", "tokens", "packed", "checked", "agreed", "not_compared", "discarded", "requests",
+)  # fmt: skip
+
+
+class Sample(Generic[T]):
+    """Rows drawn at random, the same ones whenever the same rows are asked.
+
+    A hash of position and prompt stands for the random number: a run that goes on where another
+    one stopped draws the same rows, and a larger share includes a smaller one.
+
+    Args:
+        share: of all rows, 0 to 1; at least one row if it is more than 0.
+        rows: how many rows there are.
+    """
+
+    def __init__(self, share: float, rows: int) -> None:
+        self.count = math.ceil(share * rows)
+        self._heap: list[tuple[int, int]] = []
+        self._drawn: dict[int, T] = {}
+
+    def note(self, position: int, prompt: str, value: Callable[[], T]) -> None:
+        """Offer a row; one that comes again replaces what it was before.
+
+        `value` gives what `drawn` is to have for it, and is called only if it is drawn.
+        """
+        if not self.count:
+            return
+        if position in self._drawn:
+            self._drawn[position] = value()
+            return
+        text = f"{position} {prompt}".encode("utf-8", "replace")
+        entry = -int.from_bytes(hashlib.sha256(text).digest()[:8]), position
+        if len(self._heap) < self.count:
+            heapq.heappush(self._heap, entry)
+        else:
+            _, out = heapq.heappushpop(self._heap, entry)
+            if out == position:
+                return
+            del self._drawn[out]
+        self._drawn[position] = value()
+
+    def drawn(self) -> dict[int, T]:
+        """The drawn rows by position, in their order."""
+        return dict(sorted(self._drawn.items()))
+
+
+class Second:
+    """Asks the drawn rows of a job again, each on another model than the one that answered it.
+
+    Args:
+        share: of the rows, 0 to 1.
+        rows: those of the job.
+        other: the other model for one, as `provider/model`; None where there is none.
+        ask: makes the job that asks some rows (by position) on a model.
+    """
+
+    def __init__(
+        self,
+        share: float,
+        rows: Rows,
+        other: Callable[[str], str | None],
+        ask: Callable[[list[int], str], Job],
+    ) -> None:
+        self._other, self._ask = other, ask
+        self._sample: Sample[Row] = Sample(share, len(rows))
+        self._jobs: list[Job] = []
+        self._answered = 0
+        self._cancelled = False
+
+    def note(self, row: Row) -> None:
+        """Offer a finished row."""
+        if row.reply is not None:
+            self._sample.note(row.position, row.prompt, partial(_without_attempts, row))
+
+    def rows(self) -> Iterator[Row]:
+        """The drawn rows again, each with its `second` reply, as far as one came.
+
+        Raises:
+            JobStopped: at one of the bounds of the whole job.
+            LLMProviderError: no row can be asked.
+        """
+        drawn = self._sample.drawn()
+        by_model: defaultdict[str, list[int]] = defaultdict(list)
+        for position, row in drawn.items():
+            if row.reply is not None and (model := self._other(row.reply.model)):
+                by_model[model].append(position)
+        for model, positions in by_model.items():
+            if self._cancelled:
+                return
+            self._jobs.append(self._ask(positions, model))
+            for row in self._jobs[-1]:
+                if row.reply is not None:
+                    self._answered += 1
+                    yield replace(drawn[positions[row.position]], second=row.reply)
+
+    def cancel(self) -> None:
+        """End soon; see `Job`."""
+        self._cancelled = True
+        for job in self._jobs:
+            job.cancel()
+
+    def added_to(self, first: Progress) -> Progress:
+        """How far the whole job is; `first` is about the rows asked once."""
+        told = [job.progress() for job in self._jobs]
+        sums = {
+            name: getattr(first, name) + sum(getattr(one, name) for one in told) for name in _SUMS
+        }
+        routes: Counter[str] = Counter(first.routes)
+        for one in told:
+            routes.update(one.routes)
+        if told:
+            now = told[-1]
+            sums |= {"waiting": now.waiting, "finish_at": now.finish_at}
+            sums |= {"rows_per_second": now.rows_per_second}
+        answered, wanted = self._answered, self._sample.count
+        return replace(first, **sums, routes=dict(routes), twice=answered, to_ask_twice=wanted)
+
+
+def _without_attempts(row: Row) -> Row:
+    """A row whose reply has forgotten how it came, which would take much room."""
+    return replace(row, reply=row.reply and row.reply.changed(attempts=(), decisions=()))
+
+
+def share_of(twice: Any) -> float:
+    """The share of rows that are asked twice, 0 to 1; None is 0.
+
+    Raises:
+        InvalidRequest: it is no share.
+    """
+    if twice is None:
+        return 0.0
+    if isinstance(twice, bool) or not isinstance(twice, int | float) or not 0 <= twice <= 1:
+        raise InvalidRequest(f"twice is {twice!r}; it must be a share of the rows, such as 0.05")
+    return float(twice)
+
+
+def other_model(
+    llm: IntelligentLLMOrchestrator, sample: Request, paid: bool, model: str
+) -> str | None:
+    """The model that comes first after `model` is left out, as `provider/model`; None without any.
+
+    A model that was named for the job does not restrict it, a provider does. `paid`: it may cost
+    money.
+    """
+    preferred, now = llm.preferred_provider, llm.configuration.clock.time()
+    request = replace(sample, model=None, same_model=False)
+    try:
+        routes = llm.routes(request)
+    except ConfigurationError:
+        return None
+    state = llm.quota_tracker.state
+    for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
+        if bare(route.model) == bare(model) or (route.paid and not paid):
+            continue
+        # One that was retired, or whose key was rejected, opens by no waiting.
+        if state(route, request, now).opens_at < math.inf:
+            return f"{route.provider}/{route.model}"
+    return None
+
+
+def check_other_model(
+    llm: IntelligentLLMOrchestrator, sample: Request, other: Callable[[str], str | None]
+) -> None:
+    """Refuse to ask twice where one model alone can answer.
+
+    Raises:
+        InvalidRequest: there is no other one.
+    """
+    try:
+        first = llm.routes(sample)[0]
+    except ConfigurationError:
+        # What is all kept needs no key.
+        return
+    if other(first.model) is None:
+        raise InvalidRequest(
+            f"twice asks a second model, and only {first.model} can answer here; add a key of "
+            "another provider, or leave twice= (--twice) out"
+        )
+
+
+def asked_twice(
+    parts: Iterable[Rows],
+    llm: IntelligentLLMOrchestrator,
+    options: Mapping[str, Any],
+    share: float,
+    other: Callable[[str], str | None],
+    *,
+    fresh: bool,
+) -> int:
+    """How many rows a job would ask again: drawn ones whose second reply is not kept."""
+    store = reply_store(llm.configuration.replies)
+    count = 0
+    for rows in parts:
+        sample: Sample[Request] = Sample(share, len(rows))
+        for start in range(0, len(rows), CHUNK):
+            found = rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, options)
+            for position, (_, prompt, request) in enumerate(found, start):
+                if not isinstance(request, str):
+                    sample.note(position, prompt, partial(copy, request))
+        drawn = [(llm.address(request), request) for request in sample.drawn().values()]
+        count += len(drawn)
+        if fresh:
+            continue
+        first = store.lookup_many([address for address, _ in drawn])
+        seconds = []
+        for address, request in drawn:
+            reply = first.get(address)
+            if reply is not None and (model := other(reply.model)):
+                asked = replace(request, model=model, provider=None, same_model=False)
+                seconds.append(llm.address(asked))
+        kept = store.lookup_many(seconds)
+        count -= sum(address in kept for address in seconds)
+    return count

@@ -1,0 +1,411 @@
+"""How good labels are: rows asked twice, known labels, and columns to join attempts on."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from bulk_parts import prompts
+
+import arche_magic
+from arche_magic.bulk import Job, JobStopped, quality
+from arche_magic.bulk.comparison import Comparison, cohen_kappa
+from arche_magic.llm_providers.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provider_parts import Start
+
+    from arche_magic.sandbox import Sandbox
+
+PLENTY = {"requests_per_minute": 10_000, "requests_per_day": 100_000}
+LIMITS = dict.fromkeys(("groq", "mistral", "google"), PLENTY)
+TWO = {"groq": 1, "mistral": 1}
+DATA = pd.DataFrame(
+    {"text": [f"Row {n}" for n in range(40)], "label": [("good", "bad")[n % 2] for n in range(40)]}
+)
+PROMPT = "Good or bad? {{text}}"
+SCHEMA = "mood good|bad, points int, why"
+
+
+def label(model: str, messages: list[dict[str, str]]) -> str:
+    """Groq gives the data's label but for each fourth row, and Mistral says that all are good."""
+    number = int(messages[-1]["content"].split()[-1])
+    right = ("good", "bad")[number % 2]
+    mood = right if "gpt" in model and number % 4 else "good"
+    why = f"because {model} thought long about row {number}"
+    return json.dumps({"mood": mood, "points": number, "why": why})
+
+
+@pytest.fixture
+def sandbox(start: Start) -> Sandbox:
+    return start(keys=TWO, limits=LIMITS, reply=label)
+
+
+# --- Cohen's kappa
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kappa"),
+    [
+        # Two readers of 50 applications: 20 times both yes, 15 times both no. They agree on
+        # 35/50 = 0.7; by chance on 25/50 * 30/50 + 25/50 * 20/50 = 0.5; (0.7 - 0.5) / 0.5 = 0.4.
+        ({("yes", "yes"): 20, ("yes", "no"): 5, ("no", "yes"): 10, ("no", "no"): 15}, 0.4),
+        # Three labels, 30 rows: 24/30 agree; chance (12*11 + 10*12 + 8*7) / 900 = 308/900.
+        (
+            {("a", "a"): 10, ("a", "b"): 2, ("b", "a"): 1, ("b", "b"): 8, ("b", "c"): 1,
+             ("c", "b"): 2, ("c", "c"): 6},
+            (24 / 30 - 308 / 900) / (1 - 308 / 900),
+        ),
+        ({("yes", "yes"): 3, ("no", "no"): 2}, 1.0),
+        ({("yes", "yes"): 1, ("yes", "no"): 1, ("no", "yes"): 1, ("no", "no"): 1}, 0.0),
+        ({("yes", "no"): 2, ("no", "yes"): 2}, -1.0),
+        # Nothing that chance would not bring.
+        ({("yes", "yes"): 9}, math.nan),
+        ({}, math.nan),
+    ],
+)  # fmt: skip
+def test_kappa_is_agreement_beyond_chance(pairs: dict[tuple[str, str], int], kappa: float) -> None:
+    """As worked out by hand."""
+    assert cohen_kappa(pairs) == pytest.approx(kappa, nan_ok=True)
+
+
+LONG = "it came late, but the soup was good"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ("Good", " good. ", (1, 1, 0)),
+        ("good", "bad", (1, 0, 0)),
+        (7, 7.0, (1, 1, 0)),
+        (7, "7", (1, 1, 0)),
+        (True, "True", (1, 1, 0)),
+        (["a", "b"], ["a", "b"], (1, 1, 0)),
+        (LONG, "good soup, though it came late", (0, 0, 1)),
+        (LONG, LONG, (0, 0, 1)),
+        ("good", None, (0, 0, 0)),
+        (None, None, (0, 0, 0)),
+    ],
+)
+def test_labels_are_compared_and_free_text_is_not(
+    one: Any, other: Any, found: tuple[int, int, int]
+) -> None:
+    """Two good answers in words hardly ever are the same words."""
+    compared = Comparison.of(pd.Series([one], dtype=object), pd.Series([other], dtype=object))
+    assert (compared.compared, compared.agreed, compared.not_compared) == found
+
+
+def test_choices_are_labels_however_long() -> None:
+    """A column with a list of choices has no free text."""
+    column = pd.Series([LONG], dtype="category")
+    assert Comparison.of(column, column).agreed == 1
+
+
+# --- rows asked twice
+
+
+def test_a_share_of_the_rows_is_asked_again_on_another_model(sandbox: Sandbox) -> None:
+    """The figures are those that the replies have; the second reply is in columns of its own."""
+    result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.25, provider=None)
+    assert len(sandbox.requests) == 40 + 10
+    again = result[result.second_model.notna()]
+    assert len(again) == 10
+    assert (again.model != again.second_model).all()
+    assert result.second_mood.notna().sum() == 10
+    found = quality(result)
+    assert found.agreement.field.tolist() == ["mood", "points", "why"]
+    mood, points, why = found.agreement.to_dict("records")
+    same = (again.mood == again.second_mood).sum()
+    assert (mood["compared"], mood["agreed"]) == (10, same)
+    assert mood["agreement"] == same / 10
+    assert (points["agreed"], points["kappa"]) == (10, 1.0)
+    # Free text is not compared, and says so.
+    assert (why["compared"], why["not_compared"]) == (0, 10)
+    assert math.isnan(why["agreement"])
+    told = result.attrs["arche_magic"]
+    assert told["twice"]["mood"]["agreed"] == same
+    assert told["twice"]["why"]["agreement"] is None
+    json.dumps(told)
+    assert f"mood agrees in {same} of 10 rows" in str(found)
+    assert "why is free text, 10 rows not compared" in str(found)
+
+
+def test_the_same_rows_are_drawn_again(sandbox: Sandbox) -> None:
+    """So that nothing is asked twice over; a larger share asks only what it adds."""
+    first = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.1)
+    sent = len(sandbox.requests)
+    assert sent == 44
+    again = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.1)
+    pd.testing.assert_frame_equal(first, again)
+    assert len(sandbox.requests) == sent
+    arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.2)
+    assert len(sandbox.requests) == sent + 4
+    drawn = first.index[first.second_model.notna()]
+    assert len(drawn) == 4
+    assert drawn.tolist() != [0, 1, 2, 3]
+
+
+def test_a_stopped_job_goes_on_with_its_second_questions(sandbox: Sandbox) -> None:
+    """What was asked before the stop is kept, whichever question it was."""
+    job = Job(DATA, PROMPT, schema=SCHEMA, twice=0.5)
+    for row in job:
+        if row.second is not None:
+            break
+    assert job.progress().to_ask_twice == 20
+    sent = len(sandbox.requests)
+    assert 40 < sent < 60
+    result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.5)
+    assert result.second_mood.notna().sum() == 20
+    # Calls under way when it was left may not have been kept.
+    assert len(sandbox.requests) <= 60 + 16
+
+
+def test_every_answer_is_asked_again_elsewhere(start: Start) -> None:
+    """Where several models answer, each row's second model is not its first."""
+    few = {"requests_per_minute": 20, "requests_per_day": 1000}
+    start(keys=TWO, limits={**LIMITS, "groq": few}, reply=label)
+    result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=1.0, pack=1, patience=0.1)
+    assert set(result.model) == {"openai/gpt-oss-120b", "mistral-small-latest"}
+    asked = result[result.second_model.notna()]
+    assert (asked.model != asked.second_model).all()
+    # Those that Groq has no room for any more are left out, and the others are not.
+    assert (result.model == "openai/gpt-oss-120b").sum() <= len(asked) < 40
+    assert result.error.isna().all()
+
+
+def test_second_questions_keep_within_the_bounds(sandbox: Sandbox) -> None:
+    """All rows are answered once when the bound stops the job; the frame has them."""
+    once = Job(DATA, PROMPT, schema=SCHEMA, max_tokens=40)
+    list(once)
+    spent = once.progress().tokens
+    bound = spent + 400
+    with pytest.raises(JobStopped, match="max_tokens_total") as stopped:
+        arche_magic.map(
+            DATA, PROMPT, schema=SCHEMA, max_tokens=40, twice=0.9, fresh=True, pack=1,
+            max_tokens_total=bound,
+        )  # fmt: skip
+    frame = stopped.value.frame
+    assert frame is not None
+    assert len(frame) == 40
+    assert 0 < frame.second_model.notna().sum() < 36
+    assert frame.attrs["arche_magic"]["tokens"] <= bound
+    assert frame.attrs["arche_magic"]["twice"]["mood"]["compared"] > 0
+
+
+@pytest.mark.parametrize("twice", [-0.1, 1.1, "5%", True])
+def test_a_share_is_from_0_to_1(sandbox: Sandbox, twice: Any) -> None:
+    """Anything else is refused before a request."""
+    with pytest.raises(InvalidRequest, match="it must be a share of the rows"):
+        arche_magic.map(DATA, PROMPT, twice=twice)
+    assert not sandbox.requests
+
+
+def test_one_model_alone_cannot_be_asked_twice(start: Start) -> None:
+    """Said before a request; a paid model is no way out that nobody asked for."""
+    sandbox = start(keys={"groq": 2, "openai": 1}, limits={**LIMITS, "openai": PLENTY})
+    for ask in (arche_magic.map, arche_magic.plan):
+        with pytest.raises(InvalidRequest, match="only openai/gpt-oss-120b can answer"):
+            ask(DATA, PROMPT, twice=0.1)
+    assert not sandbox.requests
+    result = arche_magic.map(DATA[:4], PROMPT, twice=0.5, allow_paid=True)
+    assert set(result.second_model.dropna()) <= {"gpt-5-mini", "gpt-4.1-mini", "gpt-5.4-mini"} or (
+        result.second_model.notna().sum() == 2
+    )
+
+
+# --- the plan
+
+
+def test_the_plan_counts_second_questions(sandbox: Sandbox) -> None:
+    """Before, and after they are kept."""
+    arguments: dict[str, Any] = {"schema": SCHEMA, "twice": 0.25, "pack": 1}
+    plan, once = (
+        arche_magic.plan(DATA, PROMPT, **arguments),
+        arche_magic.plan(DATA, PROMPT, **{**arguments, "twice": None}),
+    )
+    assert (plan.to_ask, plan.twice, plan.second) == (40, 10, "mistral-small-latest")
+    assert plan.requests == once.requests + 10
+    assert plan.tokens[1] > 1.2 * once.tokens[1]
+    assert plan.finish_at is not None
+    assert once.finish_at is not None
+    assert plan.finish_at > once.finish_at
+    assert "10 of them asked again, by mistral-small-latest" in str(plan)
+    sent = len(sandbox.requests)
+    arche_magic.map(DATA, PROMPT, **arguments)
+    assert len(sandbox.requests) - sent == plan.requests
+    after = arche_magic.plan(DATA, PROMPT, **arguments)
+    assert (after.to_ask, after.twice, after.requests) == (0, 0, 0)
+    more = arche_magic.plan(DATA, PROMPT, **{**arguments, "twice": 0.5})
+    assert (more.to_ask, more.twice, more.requests) == (0, 10, 10)
+
+
+def test_the_plan_offers_one_model_where_several_would_answer(start: Start) -> None:
+    """In one line, with what it costs in time; not where it is asked for, or one is enough."""
+    few = {"requests_per_minute": 20, "requests_per_day": 1000}
+    start(keys=TWO, limits={"groq": few, "mistral": few})
+    plan = arche_magic.plan(DATA, PROMPT, pack=1)
+    assert plan.one_model is not None
+    assert plan.one_model.finish_at is not None
+    assert plan.finish_at is not None
+    assert plan.one_model.finish_at > plan.finish_at
+    (line,) = [line for line in str(plan).splitlines() if "same_model" in line]
+    assert re.match(
+        r"2 models would answer; same_model=True \(--same-model\) asks gpt-oss-120b alone: done in",
+        line,
+    )
+    assert arche_magic.plan(DATA, PROMPT, pack=1, same_model=True).one_model is None
+
+
+# --- known labels
+
+
+def test_known_labels_give_accuracy_and_confusion(sandbox: Sandbox) -> None:
+    """Each figure is that of the labels in the data."""
+    data = DATA.assign(label=DATA.label.where(DATA.index >= 4))
+    result = arche_magic.map(
+        data, PROMPT, schema=SCHEMA, gold={"mood": "label"}, model="groq/openai/gpt-oss-120b"
+    )
+    found = quality(result)
+    (accuracy,) = found.accuracy.to_dict("records")
+    right = int((result.mood == result.label).sum())
+    assert accuracy == {
+        "field": "mood", "compared": 36, "correct": right, "accuracy": right / 36,
+        "not_compared": 0, "unanswered": 0,
+    }  # fmt: skip
+    table = found.confusion()
+    expected = pd.crosstab(result.label, result.mood)
+    assert table.to_dict() == expected.to_dict()
+    assert (table.index.name, table.columns.name) == ("gold", "mood")
+    assert result.attrs["arche_magic"]["gold"]["mood"]["column"] == "label"
+    # A part of the frame has figures of its own.
+    assert quality(result[result.index >= 20]).accuracy.compared.tolist() == [20]
+    assert f"mood is right in {right} of 36 rows" in str(found)
+
+
+def test_rows_without_a_reply_are_not_wrong(start: Start) -> None:
+    """They are counted as unanswered."""
+    start(keys={"groq": 1}, limits=LIMITS, reply=lambda model, messages: "good")
+    data = pd.DataFrame({"text": ["a", None], "label": ["Good.", "bad"]})
+    result = arche_magic.map(data, "{{text}}", gold="label")
+    (accuracy,) = quality(result).accuracy.to_dict("records")
+    assert (accuracy["field"], accuracy["correct"], accuracy["unanswered"]) == ("reply", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("gold", "words"),
+    [
+        ("label", "there are several fields (mood, points, why)"),
+        ({"mod": "label"}, "no field 'mod'; did you mean 'mood'?"),
+        ({"mood": "lable"}, "no column 'lable'; did you mean 'label'?"),
+        ({"mood": "text"}, "the prompt shows the model the column 'text'"),
+        (5, "it must be the name of a column"),
+    ],
+)
+def test_wrong_gold_is_refused_before_a_request(sandbox: Sandbox, gold: Any, words: str) -> None:
+    """Also a column that the prompt gives away."""
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        arche_magic.map(DATA, PROMPT, schema=SCHEMA, gold=gold)
+    assert not sandbox.requests
+
+
+def test_quality_needs_its_columns() -> None:
+    """The messages say what to do."""
+    frame = pd.DataFrame({"mood": ["good"], "label": ["good"]})
+    with pytest.raises(InvalidRequest, match="did you mean 'label'"):
+        quality(frame, gold={"mood": "lable"})
+    with pytest.raises(InvalidRequest, match="name their column with gold="):
+        quality(frame).confusion()
+    assert quality(frame).agreement.empty
+    assert quality(frame).accuracy.dtypes.astype(str).tolist() == [
+        "str" if pd.__version__ >= "3" else "object", "int64", "int64", "float64", "int64", "int64"
+    ]  # fmt: skip
+
+
+# --- files and Dask
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_has_the_same_columns(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """In chunks; the figures come from the file that was written."""
+    monkeypatch.setattr("arche_magic.bulk.chunks.ROWS", 16)
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet}[ending]
+    if ending == "csv":
+        DATA.to_csv("in.csv", index=False)
+    else:
+        DATA.to_parquet("in.parquet", index=False)
+    options: dict[str, Any] = {"schema": SCHEMA, "twice": 0.25, "gold": {"mood": "label"}}
+    plan = arche_magic.plan(f"in.{ending}", PROMPT, **options)
+    assert plan.twice == 4 + 4 + 2
+    arche_magic.map(f"in.{ending}", PROMPT, to=f"out.{ending}", details=True, **options)
+    assert len(sandbox.requests) == 50
+    written = read(f"out.{ending}")
+    found = quality(written, gold={"mood": "label"})
+    assert found.agreement.compared.tolist() == [10, 10, 0]
+    assert found.accuracy.compared.tolist() == [40]
+    assert written.request.notna().all()
+    assert written.seconds.dtype == "float64" or str(written.seconds.dtype) == "Float64"
+    assert arche_magic.plan(f"in.{ending}", PROMPT, **options).twice == 0
+
+
+def test_a_dask_frame_has_them_too(sandbox: Sandbox) -> None:
+    """Each partition asks its own share again."""
+    dd = pytest.importorskip("dask.dataframe")
+    frame = arche_magic.map(
+        dd.from_pandas(DATA, npartitions=2), PROMPT, schema=SCHEMA, twice=0.25, details=True
+    )
+    found = frame.compute(scheduler="threads")
+    assert list(found) == list(frame.columns)
+    assert found.dtypes.equals(frame.dtypes)
+    assert quality(found, gold={"mood": "label"}).agreement.compared.tolist() == [10, 10, 0]
+
+
+# --- columns to join on
+
+
+def test_details_join_rows_with_attempts(sandbox: Sandbox) -> None:
+    """Never the key itself; kept replies say what they were then."""
+    result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, details=True, tag="labels v2")
+    attempts = arche_magic.load_attempts()
+    joined = result.merge(attempts[attempts.outcome == "served"], on="request", how="left")
+    assert len(joined) == 40
+    assert (joined.key_x == joined.key_y).all()
+    assert (joined.tag == "labels v2").all()
+    assert (joined.tokens == joined.input_tokens + joined.output_tokens).all()
+    assert (result.seconds > 0).all()
+    assert set(result.key) <= {"groq_key_1", "mistral_key_1"}
+    again = arche_magic.map(DATA, PROMPT, schema=SCHEMA, details=True)
+    pd.testing.assert_frame_equal(again, result)
+    assert "key" not in arche_magic.map(DATA, PROMPT, schema=SCHEMA)
+
+
+def test_packed_rows_share_a_request_and_its_cost(start: Start) -> None:
+    """The parts of the rows add up to what the attempts say."""
+    start(keys={"openai": 1}, limits={"openai": PLENTY})
+    texts = [f"Row {n}" for n in range(30)]
+    result = arche_magic.map(texts, pack=10, details=True, allow_paid=True)
+    attempts = arche_magic.load_attempts().set_index("request")
+    assert result.request.nunique() == 3
+    costs = result.groupby("request").cost_usd.sum()
+    assert costs.to_dict() == pytest.approx(attempts.cost_usd[costs.index].to_dict())
+    assert (costs > 0).all()
+
+
+def test_a_failed_row_names_its_request(start: Start) -> None:
+    """So that the attempts say why; a row that was never asked has none."""
+    sandbox = start(keys={"groq": 1}, limits=LIMITS)
+    sandbox.fail("groq", "content_filter", times=1)
+    data = pd.DataFrame({"text": ["a", None]})
+    result = arche_magic.map(data, "{{text}}", details=True, pack=1)
+    assert result.error.notna().all()
+    attempts = arche_magic.load_attempts()
+    assert result.request[0] in set(attempts.request)
+    assert pd.isna(result.request[1])
+    assert prompts(sandbox) == ["a"]
