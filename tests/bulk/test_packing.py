@@ -439,3 +439,28 @@ def test_texts_that_tell_nothing_are_not_compared(start: Start) -> None:
     told = arche_magic.map(DISTINCT[:16], pack=8).attrs["arche_magic"]
     assert (told["checked"], told["discarded"]) == (0, 0)
     assert told["not_compared"] == 3
+
+
+def test_a_row_that_cannot_be_compared_is_said_to_be(start: Start) -> None:
+    """There is no other reply that it could be nearer to, or none came when it was asked alone."""
+
+    def reply(model: str, messages: list[dict[str, str]]) -> str:
+        if "copied exactly" in messages[-1]["content"]:
+            return answering(lambda entries: echoes(entries)[:1])(model, messages)
+        return "something else altogether"
+
+    start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
+    told = arche_magic.map(DISTINCT[:2], pack=2).attrs["arche_magic"]
+    assert told["packed"] == 1
+    assert (told["checked"], told["agreed"], told["not_compared"]) == (0, 0, 1)
+
+    def numbers(model: str, messages: list[dict[str, str]]) -> str:
+        if "copied exactly" in messages[-1]["content"]:
+            return answering(lambda entries: [{"id": e["id"], "n": 1} for e in entries])(
+                model, messages
+            )
+        return "no number"
+
+    start(keys={"google": 1}, limits={"google": PLENTY}, reply=numbers)
+    told = arche_magic.map(DISTINCT[:4], pack=4, schema="n int").attrs["arche_magic"]
+    assert (told["packed"], told["checked"], told["not_compared"]) == (4, 0, 2)

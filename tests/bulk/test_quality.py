@@ -214,9 +214,7 @@ def test_one_model_alone_cannot_be_asked_twice(start: Start) -> None:
             ask(DATA, PROMPT, twice=0.1)
     assert not sandbox.requests
     result = arche_magic.map(DATA[:4], PROMPT, twice=0.5, allow_paid=True)
-    assert set(result.second_model.dropna()) <= {"gpt-5-mini", "gpt-4.1-mini", "gpt-5.4-mini"} or (
-        result.second_model.notna().sum() == 2
-    )
+    assert result.second_model.notna().sum() == 2
 
 
 # --- the plan
@@ -335,7 +333,8 @@ def test_a_file_has_the_same_columns(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     """In chunks; the figures come from the file that was written."""
-    monkeypatch.setattr("arche_magic.bulk.chunks.ROWS", 16)
+    for module in ("chunks", "planning"):
+        monkeypatch.setattr(f"arche_magic.bulk.{module}.ROWS", 16)
     read = {"csv": pd.read_csv, "parquet": pd.read_parquet}[ending]
     if ending == "csv":
         DATA.to_csv("in.csv", index=False)
@@ -351,7 +350,7 @@ def test_a_file_has_the_same_columns(
     assert found.agreement.compared.tolist() == [10, 10, 0]
     assert found.accuracy.compared.tolist() == [40]
     assert written.request.notna().all()
-    assert written.seconds.dtype == "float64" or str(written.seconds.dtype) == "Float64"
+    assert pd.api.types.is_float_dtype(written.seconds)
     assert arche_magic.plan(f"in.{ending}", PROMPT, **options).twice == 0
 
 
