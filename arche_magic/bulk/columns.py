@@ -73,8 +73,8 @@ def columns_of(
 
     They are the fields of the schema, or `reply`; `provider`, `model`, `tokens` and `error`; and,
     with a schema, `raw`. With `details`, `key`, `seconds`, `cost_usd` and `request`; with `twice`,
-    the fields as another model gave them, `second_…`, and `second_model`. The prefix goes before those that are ours, and before a field whose name
-    the data has already.
+    the fields as another model gave them, `second_…`, and `second_model`. The prefix goes before
+    those that are ours, and before a field whose name the data has already.
 
     Raises:
         InvalidRequest: two columns would have the same name.

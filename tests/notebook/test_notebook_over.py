@@ -362,3 +362,33 @@ def test_a_log_gets_the_end_alone(
     assert ran.stderr == ""
     assert "\r" not in ran.stdout
     assert re.match(r"6 of 6 rows  █+  6 in [\d.]+ s\n[\d,]+ tokens · free · in the", ran.stdout)
+
+
+def test_a_cell_says_how_good_its_labels_are(kernel: Kernel, start: Sandboxed) -> None:
+    """Rows asked twice and known labels: in the last line of the bar, and as frames."""
+    sandbox = start()
+    kernel.run("reviews['label'] = ['good', 'bad'] * 10")
+    options = "--over reviews --schema 'mood good|bad' --twice 10% --gold label --details"
+    plan = kernel.run(f"%%llm {options} --plan{PROMPT}").data()[0]
+    assert re.search(r"20 rows; 2 of them asked again, by \S+", plan)
+    assert not sandbox.requests
+    cell = kernel.run(f"%%llm {options}{PROMPT}")
+    assert cell.status == "ok", cell.error
+    assert len(sandbox.requests) == 22
+    last = bar(cell).splitlines()[-1]
+    assert "2 of 2 rows asked twice" in last
+    assert re.search(r"asked twice: mood agrees in [012] of 2 rows", last)
+    assert re.search(r"gold: mood is right in \d+ of 20 rows \(\d+%\)", last)
+    kernel.run("import arche_magic; q = arche_magic.quality(replies)")
+    assert kernel.run("print(q.agreement.compared[0], q.accuracy.compared[0])").printed == "2 20\n"
+    assert kernel.run("print(q.confusion().to_numpy().sum())").printed == "20\n"
+    assert kernel.run("print(*replies.columns[-6:])").printed.split() == [
+        "key", "seconds", "cost_usd", "request", "second_mood", "second_model"
+    ]  # fmt: skip
+    for wrong, words in (
+        ("--twice 150%", "--twice '150%' is not like 10% or 0.1"),
+        ("--gold text", "the prompt shows the model the column 'text'"),
+    ):
+        refused = kernel.run(f"%%llm --over reviews {wrong}{PROMPT}")
+        assert words in refused.message
+    assert "--twice" in kernel.run("%llm --twice 5% Hello").message
