@@ -223,9 +223,10 @@ class Job:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _gold(self, gold: str | Mapping[str, str] | None) -> dict[str, str]:
-        fields = list(self.schema.definition["properties"]) if self.schema else ["reply"]
+        fields = list(self.schema.fields) if self.schema else []
         columns = [str(name) for name in self.rows.frame.columns]
-        return gold_columns(gold, fields, columns, set(map(str, self.rows.columns)))
+        used = set(map(str, self.rows.columns))
+        return gold_columns(gold, fields or ["reply"], columns, used)
 
     def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
         """The job that asks some of the rows on another model, within the bounds of this one."""

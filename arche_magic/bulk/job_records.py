@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from arche_magic.llm_providers.attempts import append_lines, attempt_log
-from arche_magic.llm_providers.forks import new_lock
 from arche_magic.llm_providers.safe_files import open_ours
-from arche_magic.llm_providers.storage import warn_of_file
 
 # So much is read at the end of the file at most: about 5,000 jobs.
 _TAIL_BYTES = 2_000_000
@@ -71,7 +69,6 @@ class JobRecord:
 
 
 _in_memory: defaultdict[str, list[JobRecord]] = defaultdict(list)
-_lock = new_lock()
 
 
 def new_job_id() -> str:
@@ -80,26 +77,20 @@ def new_job_id() -> str:
 
 
 def note_job(store: str, record: JobRecord) -> None:
-    """Add a line to the record beside the ledger of that store; a full disk costs one warning."""
+    """Add a line to the record beside the ledger of that store."""
     path = _path(store)
     if path is None:
-        with _lock:
-            _in_memory[store].append(record)
+        _in_memory[store].append(record)
         return
-    try:
+    # Where the disk refuses, the record of attempts beside it has warned already.
+    with suppress(OSError):
         append_lines(path, f"{json.dumps(asdict(record))}\n".encode())
-    except OSError as error:
-        warn_of_file(path, error, f"jobs cannot be recorded in {path} ({error.strerror or error})")
 
 
 def jobs_since(store: str, earliest: float) -> list[JobRecord]:
     """The jobs that ended from `earliest` (epoch seconds) on, oldest first, each of them whole."""
     path = _path(store)
-    if path is None:
-        with _lock:
-            lines = list(_in_memory[store])
-    else:
-        lines = list(_read(path))
+    lines = list(_in_memory[store] if path is None else _read(path))
     jobs: dict[str, JobRecord] = {}
     for line in lines:
         if line.at >= earliest:
