@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.config import did_you_mean
@@ -36,12 +37,15 @@ class Comparison:
     unanswered: int = 0
 
     @classmethod
-    def of(cls, one: pd.Series, other: pd.Series) -> Comparison:
-        """Compare two columns; rows that have no value in the second one do not count."""
+    def of(cls, one: pd.Series, other: pd.Series, swapped: Iterable[bool] = ()) -> Comparison:
+        """Compare two columns; rows that have no value in the second one do not count.
+
+        `swapped` says of each row whether its labels stand the other way round in `pairs`.
+        """
         pairs: Counter[tuple[str, str]] = Counter()
         not_compared = unanswered = 0
         whole = _is_choice(one)
-        for mine, theirs in zip(one, other, strict=True):
+        for mine, theirs, swap in zip(one, other, [*swapped] or [False] * len(one), strict=True):
             if _is_missing(theirs):
                 continue
             if _is_missing(mine):
@@ -51,7 +55,7 @@ class Comparison:
             if first is None or second is None:
                 not_compared += 1
             else:
-                pairs[first, second] += 1
+                pairs[(second, first) if swap else (first, second)] += 1
         return cls(pairs, not_compared, unanswered)
 
     @property
@@ -107,7 +111,7 @@ def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float:
     return (observed - expected) / (1 - expected) if expected < 1 else math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quality:
     """How the replies of a job compare with a second model's, and with known labels.
 
@@ -176,6 +180,9 @@ class Quality:
         twice, gold = _sum(self.twice, more.twice), _sum(self.gold, more.gold)
         return Quality(twice, gold, {**self.columns, **more.columns})
 
+    def __repr__(self) -> str:
+        return str(self) or "nothing was asked twice, and no labels are known"
+
     def __str__(self) -> str:
         """What there is to say, a line each."""
         twice = ", ".join(_told_twice(name, found) for name, found in self.twice.items())
@@ -216,11 +223,16 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
     if missing is not None:
         raise InvalidRequest(f"there is no column {missing!r}{did_you_mean(missing, names)}")
     twice = {}
-    for name in names:
-        prefix, found, of = name.partition(SECOND)
+    models = next((name for name in reversed(names) if name.endswith(SECOND_MODEL)), "")
+    prefix = models.removesuffix(SECOND_MODEL)
+    for name in _before(models, f"{prefix}{SECOND}", names):
+        of = name.removeprefix(f"{prefix}{SECOND}")
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
-        if found and first is not None and name != f"{prefix}{SECOND_MODEL}":
-            twice[first] = Comparison.of(frame[columns[first]], frame[columns[name]])
+        if first is not None:
+            # Kappa is about two readers: of two models, each keeps its side.
+            one, other = frame[columns[f"{prefix}model"]], frame[columns[models]]
+            swapped = [str(a) > str(b) for a, b in zip(one, other, strict=True)]
+            twice[first] = Comparison.of(frame[columns[first]], frame[columns[name]], swapped)
     known = {
         name: Comparison.of(frame[columns[name]], frame[columns[label]])
         for name, label in gold.items()
@@ -267,6 +279,12 @@ def gold_columns(
                 "leave it out of the prompt"
             )
     return dict(gold)
+
+
+def _before(end: str, start: str, names: list[str]) -> list[str]:
+    """The names right before `end` that begin with `start`; the data may have others."""
+    before = reversed(names[: names.index(end)] if end else [])
+    return list(takewhile(lambda name: name.startswith(start), before))[::-1]
 
 
 def _name(column: Hashable) -> str:

@@ -101,6 +101,20 @@ def test_labels_are_compared_and_free_text_is_not(
     assert (compared.compared, compared.agreed, compared.not_compared) == found
 
 
+def test_each_of_two_models_is_one_reader() -> None:
+    """Whichever of them was asked first: here b gave three times yes, and a twice."""
+    frame = pd.DataFrame(
+        {"second_name": ["its own"] * 4, "mood": ["yes", "yes", "no", "no"],
+         "model": ["a", "a", "b", "a"], "second_mood": ["yes", "yes", "no", "yes"],
+         "second_model": ["b", "b", "a", "b"], "name": ["its own"] * 4}
+    )  # fmt: skip
+    found = quality(frame)
+    assert found.twice["mood"].pairs == {("yes", "yes"): 2, ("no", "no"): 1, ("no", "yes"): 1}
+    # Agreement 3/4; by chance 2/4 * 3/4 + 2/4 * 1/4 = 1/2.
+    assert found.agreement.kappa.tolist() == [0.5]
+    assert repr(found) == "asked twice: mood agrees in 3 of 4 rows (kappa 0.50)"
+
+
 def test_choices_are_labels_however_long() -> None:
     """A column with a list of choices has no free text."""
     column = pd.Series([LONG], dtype="category")
