@@ -1,11 +1,12 @@
 """Many rows at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
 
-Situations: `limits`, `packing`, `speed`, `resume`, `memory`, `planning`, `files`. All run against
-the sandbox, whose own count is the truth. Time is scaled where a run would take minutes.
+Situations: `limits`, `packing`, `quality`, `speed`, `resume`, `memory`, `planning`, `files`. All
+run against the sandbox, whose own count is the truth. Time is scaled where a run would take minutes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -13,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,8 +27,11 @@ from overhead import LIMITS, MODEL, PLENTY, raw_client
 from overhead import sandbox as sandbox_apart
 from quota import ScaledClock, refused
 
+from arche_magic import load_attempts
 from arche_magic.bulk import Job, Replies, plan
 from arche_magic.bulk import map as map_rows
+from arche_magic.bulk import quality as compare
+from arche_magic.bulk.comparison import Comparison
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import Configuration, load_configuration, use_configuration
 from arche_magic.llm_providers.types import Timeouts
@@ -33,6 +39,7 @@ from arche_magic.sandbox import Sandbox
 
 GEMINI = {"requests_per_minute": 15}
 A_DAY = {"requests_per_day": 20}
+MANY = dict.fromkeys(LIMITS, PLENTY)
 
 
 def reviews(count: int) -> pd.DataFrame:
@@ -145,6 +152,63 @@ def packing(rows: int = 2000) -> None:
                 f"{progress.agreed}"
             )
     print(f"packing: {answered['auto'] / answered[1]:.1f} x the rows of one-per-request")
+
+
+# --- how good labels are
+
+
+def quality(rows: int = 2000) -> None:
+    """Two models that are right in 90 and 80 % of the rows: what a sample of 10 % says of them."""
+    labels = ("good", "bad", "mixed")
+
+    def truth(text: str) -> str:
+        return labels[zlib.crc32(text.encode()) % 3]
+
+    def said(model: str, text: str) -> str:
+        wrong = zlib.crc32(f"{model} {text}".encode()) % 10 < (1 if "gpt" in model else 2)
+        return labels[(labels.index(truth(text)) + wrong) % 3]
+
+    def reply(model: str, messages: list[dict[str, str]]) -> str:
+        return json.dumps({"mood": said(model, messages[-1]["content"])})
+
+    both = partial(dict.fromkeys, ("groq", "mistral"))
+    data = reviews(rows)
+    data["known"] = data.text.map(truth)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sandbox(keys={"groq": 1, "mistral": 1}, limits=both(MANY), reply=reply) as sandbox,
+    ):
+        use_configuration(
+            replace(
+                load_configuration(sandbox.environment(), Path(folder)),
+                limits=both(parse_limits(MANY, "rolling", "UTC")),
+            )
+        )
+        options = {"schema": "mood good|bad|mixed", "twice": 0.1, "gold": "known", "tag": "v2"}
+        expected = plan(data, "{{text}}", same_model=True, **options)
+        frame, _ = run(Job(data, "{{text}}", same_model=True, details=True, **options))
+        found = compare(frame)
+        first, second = frame.model[0], frame.second_model.dropna().iloc[0]
+        everywhere = Comparison.of(frame.mood, frame.text.map(partial(said, second)))
+        print(
+            f"quality: {first} and {second} on {found.twice['mood'].compared} of {rows:,} rows: "
+            f"agreement {found.twice['mood'].share:.3f}, kappa {found.twice['mood'].kappa:.3f}; on "
+            f"all rows {everywhere.share:.3f}, {everywhere.kappa:.3f}"
+        )
+        right = sum(said(first, text) == truth(text) for text in data.text)
+        print(
+            f"quality: accuracy {found.gold['mood'].share:.4f}, by the sandbox {right / rows:.4f}; "
+            f"plan {expected.requests:,} requests, sent {len(sandbox.requests):,}"
+        )
+        tagged = load_attempts().query("tag == 'v2'")
+        told = int(tagged.input_tokens.sum() + tagged.output_tokens.sum())
+        used = [table for key in sandbox.usage().values() for table in key.values()]
+        spent = sum(table["input_tokens"] + table["output_tokens"] for table in used)
+        print(
+            f"quality: the tag's attempts {told:,} tokens, by the sandbox {spent:,}; rows with the "
+            f"request of an attempt "
+            f"{frame.request.isin(tagged.request).mean():.0%}"
+        )
 
 
 # --- what it costs
@@ -307,8 +371,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--one-file"]:
         one_file(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return
-    situations = {"limits": limits, "packing": packing, "speed": speed, "resume": resume,
-                  "memory": memory, "planning": planning, "files": files}  # fmt: skip
+    situations = {"limits": limits, "packing": packing, "quality": quality, "speed": speed,
+                  "resume": resume, "memory": memory, "planning": planning, "files": files}  # fmt: skip
     for name in sys.argv[1:] or situations:
         situations[name.partition("=")[0]](*map(int, filter(None, [name.partition("=")[2]])))
 
