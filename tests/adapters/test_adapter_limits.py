@@ -14,6 +14,7 @@ from arche_magic.llm_providers.adapters.limits import (
     parse_duration,
     read_sentence,
     retry_delay,
+    served_at,
 )
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Observation, Period
 
@@ -89,6 +90,12 @@ def test_the_finer_retry_header_wins() -> None:
     ahead = {"retry-after": formatdate(NOW + 500, usegmt=True), "date": formatdate(NOW + 490)}
     assert retry_delay(ahead, NOW) == 10
     assert retry_delay({}, NOW) is None
+
+
+def test_a_servers_moments_are_meant_by_its_own_clock() -> None:
+    """Whether they stand in a header, a field or a sentence; without a date, by ours."""
+    assert served_at({"date": formatdate(NOW - 300, usegmt=True)}, NOW) == NOW - 300
+    assert served_at({"date": "noon"}, NOW) == NOW
 
 
 GROQ: dict[str, Period] = {"requests": "day", "tokens": "minute"}
