@@ -161,7 +161,11 @@ class FileJob:
         most = self._options.get("stop_after")
         failing = {} if most is None else {"stop_after": most - self._failed}
         whole = {} if self._purse is None else {"part_of": self._purse}
-        shared = {"agreement": self._agreement, "job_id": self._job.id}
+        shared = {
+            "agreement": self._agreement,
+            "job_id": self._job.id,
+            "patience": self._job.patience_left,
+        }
         return self._options | failing | whole | shared
 
 

@@ -50,8 +50,8 @@ class Job:
         schema: what each reply must look like, as for `generate`.
         pack: how many rows may travel in one request: 1 for each alone, `auto` for as many as it
             takes where requests are scarcer than tokens.
-        patience: seconds to wait where no route is open; None waits as long as it takes. Rows that
-            were not asked by then have an error that says what opens when.
+        patience: seconds that the job waits, in all, where no route is open; None waits as long as
+            it takes. Rows that were not asked by then have an error that says what opens when.
         allow_paid: routes that cost money may answer too.
         max_cost: USD; the job stops before it spends more in this run, or at most one reply after.
         max_tokens_total: tokens; likewise.
@@ -202,6 +202,11 @@ class Job:
         finally:
             self.cancel()
             self._note()
+
+    @property
+    def patience_left(self) -> float:
+        """Seconds that it still waits for routes; inf for no bound."""
+        return self._lanes.patience.left
 
     def progress(self) -> Progress:
         """How far it is."""

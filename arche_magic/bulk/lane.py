@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 NAP_SECONDS = 0.1
 # So long a request may wait in the engine before its row goes back, clear of its timeout.
 _LONGEST_WAIT = 120.0
+# How long a request sleeps before it looks again whether a route has opened.
+_NAP_IN_ENGINE_SECONDS = 0.5
 # A wait that is worth handing rows back for.
 _MOMENT_SECONDS = 1.0
 # Rows that are held and booked together, one thread asking them one after the other, where replies
@@ -44,6 +46,10 @@ _TRIES = 5
 
 class _HandBack(Exception):
     """The rows are not asked now."""
+
+
+class _OutOfPatience(Exception):
+    """The job has waited as long as it may."""
 
 
 class Lane:
@@ -139,6 +145,8 @@ class Lane:
             return
         self._is_watched = True
         nap = min(self.shut_until - self._clock.time(), NAP_SECONDS)
+        if self.crew.are_shut():
+            self.crew.patience.wait(nap)
         pool.lock.release()
         try:
             self._clock.sleep(max(nap, 0.001))
@@ -150,19 +158,29 @@ class Lane:
     def _send(self, request: Request, together: Together) -> Reply:
         began = self._clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
+        is_patient = True
 
         def on_wait(waiting: Waiting) -> None:
             self.crew.counts.wait(waiting)
             now = self._clock.time()
             if self._pool.ending.is_set() or now - began > longest:
                 raise _HandBack
+            if is_patient:
+                if not self.crew.patience.left:
+                    raise _OutOfPatience
+                self.crew.patience.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             others = self.crew.several and (self.models or self._pool.idle)
             if others and waiting.seconds > _MOMENT_SECONDS:
                 self.shut_until = now + waiting.seconds
                 raise _HandBack
 
         try:
-            reply = self.llm.ask(request, on_wait, together)
+            try:
+                reply = self.llm.ask(request, on_wait, together)
+            except _OutOfPatience:
+                # Answered if a route is open now; else the error says what opens when.
+                is_patient = False
+                reply = self.llm.ask(replace(request, patience=0.0), on_wait)
         except ConfigurationError as error:
             self._pool.end(error)
             raise _HandBack from None
@@ -288,7 +306,8 @@ class Lane:
         now = self._clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
         with self._pool.lock:
-            if opens - now <= self.crew.patience and opens < math.inf:
+            left = self.crew.patience.left
+            if left and opens - now <= left and opens < math.inf:
                 self.shut_until = max(self.shut_until, opens)
                 return
             if opens < math.inf:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -57,6 +57,32 @@ class _JobClock:
             self.clock.sleep(min(left, NAP_SECONDS))
 
 
+class Patience:
+    """How long a job waits for routes, all its rows together.
+
+    Args:
+        seconds: the most; inf for no bound.
+        now: the clock, in epoch seconds.
+    """
+
+    def __init__(self, seconds: float, now: Callable[[], float]) -> None:
+        self._left, self._now = seconds, now
+        self._counted_until = -math.inf
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> float:
+        """Seconds that it still waits."""
+        return max(0.0, self._left)
+
+    def wait(self, seconds: float) -> None:
+        """Count that a row waits for so long from now; rows that wait together count once."""
+        with self._lock:
+            began = max(self._now(), self._counted_until)
+            self._counted_until = max(self._now() + seconds, began)
+            self._left -= self._counted_until - began
+
+
 class Lanes:
     """All workers of a job.
 
@@ -65,7 +91,7 @@ class Lanes:
         pool: where rows come from and go to.
         counts: what is spent so far.
         purse: the bounds of what all its calls may take; None without any.
-        patience: seconds a shut lane is waited for.
+        patience: seconds that the job waits for routes, all its rows together.
         pack: rows per request; None decides by the limits.
         agreement: how packed replies agree with others.
 
@@ -85,8 +111,9 @@ class Lanes:
     ) -> None:
         self.pool, self.counts, self.purse = pool, counts, purse
         self.agreement = agreement
-        self.patience, self._pack = patience, pack
+        self._pack = pack
         self.clock = _JobClock(llm.configuration.clock, pool.ending)
+        self.patience = Patience(patience, self.clock.time)
         self.llm = self._like(llm, replace(llm.configuration, clock=self.clock), llm.providers)
         self.put_off = ""
         self.lanes: list[Lane] = []
@@ -162,6 +189,11 @@ class Lanes:
             self.pool.ready.remove(task)
         self.pool.asking += len(lost)
         return [Finished(task, error=error, again=True) for task in lost]
+
+    def are_shut(self) -> bool:
+        """Whether no lane is open. The pool's lock is held."""
+        now = self.clock.time()
+        return all(lane.is_closed or now < lane.shut_until for lane in self.lanes)
 
     def may_take(self, task: Task) -> bool:
         """Whether a lane is left that can take the row."""

@@ -8,11 +8,11 @@ kernel of the same machine sees that its owner is gone.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.processes import is_dead, this_process
 from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Request, Schema
@@ -183,7 +183,7 @@ _at_work: set[str] = set()
 
 def new_owner() -> str:
     """A name for the claims of one job, which tells its process."""
-    owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(6).hex()}"
+    owner = f"{this_process()}:{os.urandom(6).hex()}"
     _at_work.add(owner)
     return owner
 
@@ -195,19 +195,8 @@ def end_owner(owner: str) -> None:
 
 def _is_dead(owner: str) -> bool:
     """Whether a claim is of a job of this process, or of a process here, that has ended."""
-    host, _, rest = owner.partition(":")
-    process = rest.partition(":")[0]
-    if host == socket.gethostname() and process == str(os.getpid()):
-        return owner not in _at_work
-    if os.name != "posix" or host != socket.gethostname() or not process.isdigit():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
+    process = owner.rpartition(":")[0]
+    return owner not in _at_work if process == this_process() else is_dead(process)
 
 
 def _read(reply: Reply, schema: Schema | None) -> Reply | None:

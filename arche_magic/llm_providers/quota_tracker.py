@@ -19,6 +19,7 @@ from .catalog import parse_limits
 from .config import Configuration, get_configuration
 from .errors import AttemptFailed, ConfigurationError, Remedy
 from .prices import cost_usd
+from .processes import this_process
 from .quota import failing, ledger, opening, views
 from .quota.books import Books
 from .quota.books import Hold as Hold
@@ -185,9 +186,10 @@ class QuotaTracker:
 
         def change(kept: Document, provider: Document) -> list[Hold] | RouteState:
             now = self._clock.time()
-            self._books.charge_expired(kept, provider, route, now)
+            self._books.charge_lost(kept, provider, route, now)
             document, limits = self._books.in_full(kept, provider, route, now)
             holds: list[Hold] = []
+            by = this_process()
             for request in requests:
                 amounts = ledger.estimate(document, route.model, request)
                 state = opening.route_state(
@@ -203,7 +205,7 @@ class QuotaTracker:
                 expires = now + request.timeout + _HOLD_MARGIN_SECONDS
                 # In what is kept, and in what the next of them is judged by.
                 for place in (kept, document):
-                    ledger.place_hold(place, route, hold.id, amounts, now, expires)
+                    ledger.place_hold(place, route, hold.id, amounts, now, expires, by)
                 opening.note_trial(provider, route, now)
                 holds.append(hold)
             return holds

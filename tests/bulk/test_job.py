@@ -17,6 +17,8 @@ from arche_magic.bulk import Job, JobStopped, Replies, Row
 from arche_magic.llm_providers import InvalidRequest, LLMProviderError, get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.errors import NoKeys
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.quota_tracker import Hold
 
 if TYPE_CHECKING:
     from provider_parts import Clock, Start
@@ -311,6 +313,34 @@ def test_patience_bounds_the_waiting(start: Start, clock: Clock) -> None:
     clock.now += 3600
     assert arche_magic.map([f"Row {n}" for n in range(10)], reserve=0.0).error.isna().all()
     assert len(sandbox.requests) == 10
+
+
+def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
+    """Rows that wait one after the other, or side by side, share it; a file's chunks do too."""
+    start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
+    texts = [f"Row {n}" for n in range(40)]
+    began = clock.now
+    # One request flows back every ten seconds.
+    job = Job(texts, patience=45, reserve=0.0)
+    rows = list(job)
+    assert sum(row.reply is not None for row in rows) == 6 + 4
+    assert clock.now - began == pytest.approx(45, abs=6)
+    assert all("not asked: " in (row.error or "") for row in rows if row.reply is None)
+    assert job.patience_left < 10
+
+
+def test_a_call_that_is_lost_costs_a_job_its_patience_once(start: Start, clock: Clock) -> None:
+    """What another machine holds for a kernel that is gone keeps a job no longer than that."""
+    start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
+    llm = get_llm_provider()
+    llm.generate("Hi")
+    request = build_request("Hi", llm.configuration, timeout=600)
+    for _ in range(5):
+        assert isinstance(llm.quota_tracker.hold(llm.routes(request)[0], request), Hold)
+    began = clock.now
+    result = arche_magic.map([f"Row {n}" for n in range(40)], patience=3, reserve=0.0)
+    assert result.error.str.contains("not asked: ").all()
+    assert clock.now - began < 6
 
 
 def test_leaving_ends_the_job_at_once(start: Start) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_parts import (
@@ -28,8 +29,10 @@ from engine_parts import (
 
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import Remedy
+from arche_magic.llm_providers.processes import this_process
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.storage import JsonFileStorage
 from arche_magic.llm_providers.types import (
     Limit,
     Observation,
@@ -37,6 +40,8 @@ from arche_magic.llm_providers.types import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from arche_magic.llm_providers.storage import Storage
 
 # --- hold and settle
@@ -179,6 +184,50 @@ def test_the_hold_of_a_dead_kernel_expires_into_what_is_used(
     clock.now += 31
     assert used(tracker, limit="requests_per_day") == 2
     assert isinstance(tracker.hold(route, ask()), RouteState)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Nobody waits until it expires; what a live process holds, or one elsewhere, stays on hold."""
+    storage = JsonFileStorage(tmp_path / "ledger.json")
+    limit = told(Limit("requests", "day", 9, "calendar"))
+    tracker = proven(QuotaTracker(storage, custom_configuration([limit], clock=clock)))
+    route = a_route(tracker.configuration)
+    name = held(tracker, route).document
+    child = os.fork()
+    if not child:
+        held(tracker, route)
+        os._exit(0)
+
+    def makers(*by: str) -> list[str]:
+        """Who made the holds that are there after a look; with `by`, as if that one had."""
+
+        def change(document: dict[str, Any]) -> None:
+            for hold in document["models"][route.model]["holds"].values():
+                hold["by"] = by[0]
+
+        if by:
+            storage.update(name, change)
+        tracker.standings("groq")
+        tracker.state(route, ask(), clock.now)
+        entry = storage.read(name)["models"][route.model]
+        return [hold["by"] for hold in entry.get("holds", {}).values()]
+
+    # Its parent has not waited for it yet.
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert makers() == [this_process()]
+    os.waitpid(child, 0)
+    assert used(tracker, limit="requests_per_day") == 2
+    host, pid, _ = this_process().split(":")
+    for by in (f"elsewhere:{child}:1", f"elsewhere:{pid}:1", "written by an older version"):
+        assert makers(by) == [by]
+    assert not makers(f"{host}:{child}:1")
+    held(tracker, route)
+    # Another process had the number of this one.
+    assert not makers(f"{host}:{pid}:1")
+    assert used(tracker, limit="requests_per_day") == 3
 
 
 def test_a_settlement_after_the_expiry_is_not_charged_twice(

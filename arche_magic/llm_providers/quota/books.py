@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..catalog import parse_limits, split_limit_name
 from ..config import Configuration
+from ..processes import is_dead
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Observation, Route, Usage
 from . import folding, ledger
@@ -80,12 +81,12 @@ class Books:
         Calls that never ended are charged first; in a copy, if the ledger is locked.
         """
         kept, provider = self.accounts.read(route.key)
-        if ledger.models_with_expired_holds(kept, now):
+        if ledger.lost_holds(kept, now, is_dead):
 
             def charge(kept: Document, provider: Document) -> None:
                 # By the clock as it is now: whoever looked at it before the machine slept, or
                 # before others had their turn, would take calls begun since for a wrong clock's.
-                self.charge_expired(kept, provider, route, self._clock.time())
+                self.charge_lost(kept, provider, route, self._clock.time())
 
             try:
                 with lock_deadline(0):
@@ -108,19 +109,17 @@ class Books:
         ledger.keep_limits(entry, limits.values(), now)
         return document, limits
 
-    def charge_expired(self, kept: Document, provider: Document, route: Route, now: float) -> None:
+    def charge_lost(self, kept: Document, provider: Document, route: Route, now: float) -> None:
         """Charge calls of the route's key, on any model, that never ended."""
-        models = ledger.models_with_expired_holds(kept, now)
-        if not models:
+        lost = ledger.lost_holds(kept, now, is_dead)
+        if not lost:
             return
         catalog = self.configuration.providers[route.provider]
-        folding.unfold(kept, catalog, *models)
-        limits = {
-            model: self.limits(kept, provider, replace(route, model=model)).values()
-            for model in models
-        }
-        ledger.expire_holds(kept, now, limits)
-        folding.fold(kept, catalog, now, *models)
+        folding.unfold(kept, catalog, *lost)
+        for model, holds in lost.items():
+            limits = self.limits(kept, provider, replace(route, model=model))
+            ledger.charge_holds(kept, model, holds, limits.values(), now)
+        folding.fold(kept, catalog, now, *lost)
 
     def settle(self, holds: Sequence[Hold], change: Callable[[Document, Document, float], T]) -> T:
         """Change the documents, with the holds in that of the account wherever they were made.
@@ -133,11 +132,13 @@ class Books:
 
         def with_holds(document: Document, provider: Document, taken: Mapping[str, Document]) -> T:
             now = self._clock.time()
-            self.charge_expired(document, provider, route, now)
+            self.charge_lost(document, provider, route, now)
             for hold in holds:
                 if hold.id in taken:
-                    place = (hold.id, hold.amounts, hold.at, taken[hold.id]["expires"])
-                    ledger.place_hold(document, route, *place)
+                    ledger.place_hold(
+                        document, route, hold.id, hold.amounts, hold.at,
+                        taken[hold.id]["expires"], taken[hold.id].get("by", ""),
+                    )  # fmt: skip
             document.setdefault("models", {}).setdefault(route.model, {})
             folding.unfold(document, catalog, route.model)
             result = change(document, provider, now)

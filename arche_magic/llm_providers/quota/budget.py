@@ -7,9 +7,9 @@ machines send them. A document of a purse:
 
     spent     counter -> amount. The budget counts USD per day and month of UTC (`2026-11-25`,
               `2026-11`); a job counts `usd` and `tokens`
-    held      hold -> {usd, tokens, most_usd, most_tokens, kind, plain, scale, at, expires}. `usd`
-              and `tokens` are what the call usually takes, and count if it never ends; `most_…` of
-              null is an unknown amount
+    held      hold -> {usd, tokens, most_usd, most_tokens, kind, plain, scale, at, expires, by}.
+              `usd` and `tokens` are what the call usually takes, and count if it never ends;
+              `most_…` of null is an unknown amount; `by` is the process, see `processes`
     seen      kind of request -> the highest `input` and `output` counted so far, today or in the
               job; see `Expected`
 
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
+from ..processes import is_dead, this_process
 from ..storage import Document, Storage
 from ..types import Budget, Usage, utc
 from .opening import RouteState, is_expired
@@ -171,6 +172,7 @@ class Purse:
                 "scale": expected.scale,
                 "at": now,
                 "expires": expires,
+                "by": this_process(),
             }
             return name
 
@@ -273,8 +275,10 @@ class Purse:
                 document.pop("seen", None)
             document["spent"] = {name: spent.get(name, 0.0) for name in today}
         held = document.get("held", {})
-        for name in [n for n, entry in held.items() if is_expired({"at": 0.0, **entry}, now)]:
-            entry = held.pop(name)
+        for name, entry in list(held.items()):
+            if not (is_expired({"at": 0.0, **entry}, now) or is_dead(entry.get("by", ""))):
+                continue
+            del held[name]
             took = {"usd": entry["usd"], "tokens": entry.get("tokens", 0.0)}
             self._charge(document, took, now)
 

@@ -11,7 +11,7 @@ An account's document (`document_name` is its name in the storage):
                   proven?, inferred?}
         inferred  true if the provider did not state the period, see `doubt`
         recent    of a bucket: slot -> units charged, see `windows.remember`
-      holds       hold id -> {at, expires, key, amounts: {metric: units}}
+      holds       hold id -> {at, expires, key, by: process, amounts: {metric: units}}
       calibration {input_ratio, output_tokens}: how estimates compare with the provider's counts
 
 That is a document written out in full; see `folding` for how it is kept. Amounts on hold do not
@@ -116,15 +116,16 @@ def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict
 
 
 def place_hold(
-    document: Document, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float
-) -> None:
-    """Reserve the amounts on every limit of the route's model."""
+    document: Document, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float,
+    by: str,
+) -> None:  # fmt: skip
+    """Reserve the amounts on every limit of the route's model, for a process of that name."""
     document["provider"] = route.provider
     key = document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})
     key["label"] = route.key.label
     entry = document.setdefault("models", {}).setdefault(route.model, {})
     entry.setdefault("holds", {})[hold_id] = {
-        "at": now, "expires": expires, "key": route.key.fingerprint, "amounts": amounts,
+        "at": now, "expires": expires, "key": route.key.fingerprint, "by": by, "amounts": amounts,
     }  # fmt: skip
 
 
@@ -137,26 +138,30 @@ def keep_limits(entry: Document, limits: Iterable[Limit], now: float) -> None:
             stored[limit.name] = stored_limit(limit, now, known)
 
 
-def models_with_expired_holds(document: Document, now: float) -> list[str]:
-    """The models for which `expire_holds` has something to charge."""
-    return [
-        model
+def lost_holds(
+    document: Document, now: float, is_dead: Callable[[str], bool]
+) -> dict[str, list[str]]:
+    """Holds, by model, of calls that never ended: their kernel died, and they may have counted."""
+    found = {
+        model: [
+            name
+            for name, hold in entry.get("holds", {}).items()
+            if is_expired(hold, now) or is_dead(hold.get("by", ""))
+        ]
         for model, entry in document.get("models", {}).items()
-        if any(is_expired(hold, now) for hold in entry.get("holds", {}).values())
-    ]
+    }
+    return {model: holds for model, holds in found.items() if holds}
 
 
-def expire_holds(
-    document: Document, now: float, limits_of_model: Mapping[str, Iterable[Limit]]
+def charge_holds(
+    document: Document, model: str, holds: Iterable[str], limits: Iterable[Limit], now: float
 ) -> None:
-    """Charge the holds of calls that never ended: their kernel died, and they may have counted."""
-    for model, limits in limits_of_model.items():
-        entry = document["models"][model]
-        keep_limits(entry, limits, now)
-        holds = entry.get("holds", {})
-        for old in [key for key, hold in holds.items() if is_expired(hold, now)]:
-            _charge(entry, holds.pop(old)["amounts"], now)
-            entry["last_charged"] = now
+    """Charge what these holds of a model reserved, in their place."""
+    entry = document["models"][model]
+    keep_limits(entry, limits, now)
+    for name in holds:
+        _charge(entry, entry["holds"].pop(name)["amounts"], now)
+    entry["last_charged"] = now
 
 
 def settle(

@@ -206,7 +206,7 @@ _CLOSED = _whole(
 )
 _HOLD = _whole(
     {"at": _TIME, "expires": _TIME, "amounts": _BY_METRIC},
-    {"key": _TEXT},
+    {"key": _TEXT, "by": _TEXT},
     lambda hold: hold["expires"] <= hold["at"] + _LONGEST_HOLD_SECONDS,
 )
 
@@ -316,7 +316,7 @@ _PURSE_HOLD = _whole(
     {"usd": _AMOUNT, "expires": _TIME},
     {
         "tokens": _AMOUNT, "most_usd": _or_null(_AMOUNT), "most_tokens": _or_null(_AMOUNT),
-        "kind": _TEXT, "plain": _AMOUNT, "scale": _number(1e-9), "at": _TIME,
+        "kind": _TEXT, "plain": _AMOUNT, "scale": _number(1e-9), "at": _TIME, "by": _TEXT,
     },
     lambda hold: (
         ("kind" not in hold or {"plain", "scale"} <= hold.keys())

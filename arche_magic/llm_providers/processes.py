@@ -1,0 +1,76 @@
+"""Names for processes, by which others on this machine see that one has ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import lru_cache
+from pathlib import Path
+
+# How long an answer about another process is used again.
+_SECONDS = 0.5
+_looked_at: dict[str, tuple[float, bool]] = {}
+_MOST_NAMES = 1000
+
+
+def this_process() -> str:
+    """`host:pid:started`, the same for as long as this process lives; no other one has it."""
+    return _name(os.getpid())
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process of this name ran on this machine and has ended; False if unknown."""
+    place, _, rest = name.partition(":")
+    if not rest or name == this_process() or place != _place():
+        return False
+    now = time.monotonic()
+    seen = _looked_at.get(name)
+    if seen is None or now >= seen[0] + _SECONDS:
+        if len(_looked_at) >= _MOST_NAMES:
+            _looked_at.clear()
+        seen = _looked_at[name] = now, _has_ended(*rest.split(":")[:2])
+    return seen[1]
+
+
+@lru_cache(maxsize=8)
+def _name(pid: int) -> str:
+    return f"{_place()}:{pid}:{_started(pid)}"
+
+
+@lru_cache(maxsize=1)
+def _place() -> str:
+    """The host, and the container if the process numbers are its own."""
+    try:
+        numbers = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        numbers = ""
+    return f"{socket.gethostname()}{numbers[4:]}".replace(":", "-")
+
+
+def _has_ended(pid: str, started: str = "") -> bool:
+    # On Windows, `os.kill` with 0 ends the process.
+    if os.name != "posix" or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    now = _started(int(pid))
+    # A new process may have the number of one that ended.
+    return now == "ended" or bool(started and now and now != started)
+
+
+def _started(pid: int) -> str:
+    """When the process began, in the kernel's ticks; "ended" for a zombie, "" if unknown."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return ""
+    # The name of the program comes before, in brackets, and may hold anything.
+    fields = status.rpartition(b")")[2].split()
+    if len(fields) < 20:
+        return ""
+    return "ended" if fields[0] in (b"Z", b"X") else fields[19].decode()
