@@ -21,6 +21,7 @@ from arche_magic.llm_providers.together import Together
 from arche_magic.llm_providers.types import Message, Request
 
 from .agreement import Check, Model, fields_to_compare
+from .growth import Growth
 from .packing import packed
 from .pool import MOST_PACKED, Finished, Task
 from .progress import JobStopped
@@ -37,9 +38,9 @@ _LONGEST_WAIT = 120.0
 _NAP_IN_ENGINE_SECONDS = 0.5
 # A wait that is worth handing rows back for.
 _MOMENT_SECONDS = 1.0
-# Rows that are held and booked together, one thread asking them one after the other, where replies
-# come so fast that Python is what keeps the rows waiting; and loads at which it is.
-_TOGETHER, _BUSY, _FULL = 16, 0.7, 0.9
+# Rows that one thread asks one after the other are held and booked together, as many as take this
+# long: with few changes of the ledger, Python has time for more rows.
+_TOGETHER, _TOGETHER_SECONDS = 16, 1.0
 # So often a row is tried where providers have trouble.
 _TRIES = 5
 
@@ -62,7 +63,7 @@ class Lane:
         shut_until: epoch seconds; none of its routes opens before.
         is_closed: none of them opens in this run.
         threads: how many it has.
-        load: how many of them are at work on the average, and not waiting for replies.
+        growth: how many it should have, if it asks each row alone.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Lane:
         self.shut_until = 0.0
         self.is_closed = False
         self.threads = 0
-        self.load = 0.0
+        self.growth = Growth(time.monotonic())
         self._is_watched = False
         self._pool, self._clock = crew.pool, crew.clock
 
@@ -85,8 +86,7 @@ class Lane:
         """Ask, until nothing is left."""
         try:
             while tasks := self._take():
-                began, worked = time.perf_counter(), time.thread_time()
-                left = deque(tasks)
+                began, left = time.monotonic(), deque(tasks)
                 try:
                     ask = self._ask_packed if self.models and len(tasks) > 1 else self._ask_in_turn
                     ask(left)
@@ -94,27 +94,28 @@ class Lane:
                     pass
                 finally:
                     self._pool.hand_back(left)
-                spent = time.thread_time() - worked
-                if not self.models and self._is_surplus(spent / (time.perf_counter() - began)):
+                if not self.models and self._is_surplus(len(tasks) - len(left), began):
                     return
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             self._pool.end(error)
 
-    def _is_surplus(self, busy: float) -> bool:
-        """Adapt to how busy the threads are; whether the one at hand is one too many.
-
-        `busy` is the share of its time in which it was at work, not waiting. In Python one thread
-        works at a time: where the shares of all add up to one, more threads do not help, and what
-        helps is less work for each row.
-        """
+    def _is_surplus(self, done: int, began: float) -> bool:
+        """Adapt to how long rows take, of which so many are done; whether a thread is too many."""
+        now = time.monotonic()
         with self._pool.lock:
-            load = busy * self.threads
-            # Half of it is what was before: one row says little.
-            self.load = (self.load + load) / 2 if self.load else load
-            self.size = _TOGETHER if self.load > _BUSY else 1
-            is_surplus = self.load > _FULL and self.threads > 1
+            if done:
+                self.growth.note_replies(done, began, now)
+                rows = _TOGETHER_SECONDS * done / max(now - began, 1e-9)
+                self.size = max(1, min(_TOGETHER, int(rows)))
+            is_surplus = self.threads > self.growth.threads
             self.threads -= is_surplus
         return is_surplus
+
+    def _note_limit(self) -> None:
+        """A row waits for a limit, or failed."""
+        with self._pool.lock:
+            self.growth.note_limit(time.monotonic())
+            self.size = 1
 
     def _take(self) -> list[Task]:
         """The next rows, once a route may be open; none when the job is at its end."""
@@ -165,6 +166,9 @@ class Lane:
             now = self._clock.time()
             if self._pool.ending.is_set() or now - began > longest:
                 raise _HandBack
+            self._note_limit()
+            if self.threads > self.growth.threads and not self.models:
+                raise _HandBack
             if is_patient:
                 if not self.crew.patience.left:
                     raise _OutOfPatience
@@ -186,9 +190,9 @@ class Lane:
             raise _HandBack from None
         except LLMProviderError as error:
             self.crew.counts.spend(error.attempts)
+            self._note_limit()
             raise
         self.crew.counts.spend(reply.attempts)
-        self.crew.note_call(self, reply)
         return reply
 
     def _ask_in_turn(self, left: deque[Task]) -> None:

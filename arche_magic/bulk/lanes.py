@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,18 +20,18 @@ from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import NoRouteAvailable
 from arche_magic.llm_providers.quota.forecast import prompt_units, prompts_that_fit
 from arche_magic.llm_providers.quota_tracker import Purse
-from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Clock, Request, Route, Standing, Usage
 
 from .agreement import Agreement, Model
+from .growth import THREADS
 from .lane import NAP_SECONDS, Lane
 from .packing import pack_size
-from .pool import MOST_PACKED, THREADS, Finished, Pool, Task
+from .pool import MOST_PACKED, Finished, Pool, Task
 from .progress import Counts
 
 PACKING_THREADS = 4
-# So many at most, where each reply takes longer than this.
-MOST_THREADS, SLOW_SECONDS = 64, 0.3
+# So many rows are ready to be asked for each thread.
+_READY = 4
 # A job that would be done in this time needs no packing.
 SOON_SECONDS = 60.0
 # How often that is reconsidered.
@@ -141,11 +142,8 @@ class Lanes:
         """Have as many threads as help; reconsider, now and then, how many rows go in a request."""
         with self.pool.lock:
             for lane in self.lanes:
-                # With so many all of Python's time would be used.
-                helpful = math.floor(min(THREADS, lane.threads / max(lane.load, 0.01)))
-                more = 0 if lane.models else helpful - lane.threads
-                for _ in range(min(more, len(self.pool.ready))):
-                    self.add_thread(lane, THREADS)
+                if not lane.models:
+                    self._grow(lane)
         now = self.clock.time()
         if self._pack == 1 or not self.lanes or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -272,22 +270,16 @@ class Lanes:
                 for _ in range(PACKING_THREADS if lane.models else 1):
                     self._start_thread(lane)
 
-    def add_thread(self, lane: Lane, most: int) -> None:
-        """Have one thread more, but not more than so many, where there is work for it.
-
-        The pool's lock is held.
-        """
-        pool = self.pool
-        has_work = pool.ready and not pool.idle and not pool.ending.is_set()
-        if has_work and lane.threads < most and not lane.is_closed:
+    def _grow(self, lane: Lane) -> None:
+        """Have as many threads as help, as far as there is work for them. The lock is held."""
+        pool, now = self.pool, time.monotonic()
+        if pool.ready and not pool.idle:
+            lane.growth.look(now)
+        pool.wanted = max(pool.wanted, _READY * lane.growth.threads)
+        if lane.is_closed or pool.ending.is_set():
+            return
+        for _ in range(min(lane.growth.threads - lane.threads, len(pool.ready) - pool.idle)):
             self._start_thread(lane)
-
-    def note_call(self, lane: Lane, reply: Reply) -> None:
-        """Have more threads where replies take long, and no limit holds the lane up."""
-        last = reply.attempts[-1] if reply.attempts else None
-        if last is not None and last.seconds >= SLOW_SECONDS and not last.waited_s:
-            with self.pool.lock:
-                self.add_thread(lane, MOST_THREADS)
 
     def _start_thread(self, lane: Lane) -> None:
         thread = threading.Thread(target=lane.run, name="arche-job", daemon=True)

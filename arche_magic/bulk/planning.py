@@ -20,11 +20,11 @@ from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
 from .chunks import ROWS
 from .columns import columns_of
 from .files import SourceFile, is_file
+from .growth import MOST_THREADS, THREADS
 from .job import rows_per_request
-from .lanes import MOST_THREADS, PACKING_THREADS, SLOW_SECONDS
+from .lanes import PACKING_THREADS
 from .load import Load, look_through, served_lately
 from .plans import Plan, Way, moment
-from .pool import THREADS
 from .rows import Rows
 from .second import asked_twice, check_other_model, other_model, share_of
 
@@ -183,9 +183,7 @@ def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:
     seconds = max(0.001, statistics.median(served)) if served else _SECONDS_GUESS
     # Where requests take no time, neither do rows.
     row = min(load.output_tokens / _TOKENS_PER_SECOND, seconds)
-    # Where replies take long, a job has more threads with each of them.
-    most = MOST_THREADS if seconds >= SLOW_SECONDS else 0
-    return Speed(seconds, THREADS, PACKING_THREADS, most, row)
+    return Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS, row)
 
 
 def _one_model(
