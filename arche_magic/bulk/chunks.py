@@ -9,10 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.safe_files import open_ours
-from arche_magic.llm_providers.types import utc
 
 from .agreement import Agreement
 from .comparison import Quality
@@ -138,15 +136,10 @@ class FileJob:
         """How far all of it is."""
         if self._before.done == self._total:
             return self._before
-        now, before = self._job.progress(), self._before
-        done, finish = before.done + now.done, now.finish_at
-        if finish is not None and now.total > now.done:
-            # At the same pace, the chunks to come too.
-            left = (self._total - done) / (now.total - now.done)
-            now_is = utc(get_configuration().clock.time())
-            finish = now_is + left * (finish - now_is)
+        before = self._before
+        now = self._job.progress(later=self._total - before.done - len(self._job))
         sums = {name: getattr(before, name) + getattr(now, name) for name in _SUMS}
-        return replace(now, total=self._total, finish_at=finish, **sums)
+        return replace(now, total=self._total, **sums)
 
     def cancel(self) -> None:
         """End soon; see `Job`."""

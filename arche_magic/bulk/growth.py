@@ -27,10 +27,12 @@ class Growth:
 
     Attributes:
         threads: how many there should be.
+        pace: threads and rows per second, as measured last; None before.
     """
 
     def __init__(self, now: float) -> None:
         self.threads = THREADS
+        self.pace: tuple[int, float] | None = None
         self._stepped_at = now
         self._seconds, self._replies, self._heard = 0.0, 0, False
         self._step = _LARGE_STEP
@@ -62,11 +64,12 @@ class Growth:
         if passed < _LOOK_SECONDS or self._replies < max(_LOOK_REPLIES, self.threads / 2):
             return
         pace = self.threads * self._replies / max(self._seconds, 1e-9)
+        self.pace = self.threads, pace
         if self._rest:
             self._rest -= 1
             self._go_to(self.threads, now)
         elif self._before is None or self._is_kept(pace / self._before[1] - 1):
-            self._before = self.threads, pace
+            self._before = self.pace
             self._go_to(min(MOST_THREADS, max(1, round(self._step * self.threads))), now)
             if self.threads == self._before[0]:
                 self._turn()

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from arche_magic.llm_providers.types import Request, Schema
 
 from .agreement import Agreement
 from .comparison import gold_columns
+from .finish import Finish
 from .job_records import JobRecord, new_job_id, note_job
 from .keeping import Keeper
 from .lanes import Lanes
@@ -157,6 +159,7 @@ class Job:
             rows_per_request(pack, sample),
             agreement,
         )
+        self._finish = Finish(self._lanes, self._counts, sample.reserve)
         store, owner = reply_store(configuration.replies), new_owner()
         self._store, self._owner = store, owner
         self._reader = Reader(
@@ -208,9 +211,9 @@ class Job:
         """Seconds that it still waits for routes; inf for no bound."""
         return self._lanes.patience.left
 
-    def progress(self) -> Progress:
-        """How far it is."""
-        told = self._counts.progress()
+    def progress(self, later: int = 0) -> Progress:
+        """How far it is; `finish_at` is that of so many more rows, which come `later`."""
+        told = replace(self._counts.progress(), finish_at=self._finish.at(later))
         return told if self._second is None else self._second.added_to(told)
 
     def cancel(self) -> None:

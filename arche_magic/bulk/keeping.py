@@ -147,7 +147,7 @@ class Keeper:
     def _spent(self, finished: Finished) -> tuple[int, float | None, str]:
         """Tokens, USD and request of a task; counts its reply."""
         if (reply := finished.reply) is not None:
-            self._counts.note_reply(reply.usage.output_tokens)
+            self._counts.note_reply(reply.usage)
             return reply.usage.total_tokens, reply.cost, reply.request
         attempts = finished.error.attempts if finished.error else ()
         tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)

@@ -156,7 +156,7 @@ class Lane:
             self._is_watched = False
             pool.work.notify_all()
 
-    def _send(self, request: Request, together: Together) -> Reply:
+    def _send(self, request: Request, together: Together, rows: int = 1) -> Reply:
         began = self._clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
         is_patient = True
@@ -166,6 +166,7 @@ class Lane:
             now = self._clock.time()
             if self._pool.ending.is_set() or now - began > longest:
                 raise _HandBack
+            self.crew.note_under_way(rows, time.monotonic())
             self._note_limit()
             if self.threads > self.growth.threads and not self.models:
                 raise _HandBack
@@ -178,6 +179,7 @@ class Lane:
                 self.shut_until = now + waiting.seconds
                 raise _HandBack
 
+        self.crew.note_under_way(rows)
         try:
             try:
                 reply = self.llm.ask(request, on_wait, together)
@@ -192,6 +194,8 @@ class Lane:
             self.crew.counts.spend(error.attempts)
             self._note_limit()
             raise
+        finally:
+            self.crew.note_under_way(0)
         self.crew.counts.spend(reply.attempts)
         return reply
 
@@ -223,7 +227,7 @@ class Lane:
         try:
             request = packed(requests, self.crew.reply_tokens())
             with self.llm.together([request]) as together:
-                whole = self._send(request, together)
+                whole = self._send(request, together, len(tasks))
         except NoRouteAvailable as error:
             if error.next_available_at is None or self.crew.bound_reached(self.llm, request):
                 self._shorten(tasks, half)

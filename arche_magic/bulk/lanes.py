@@ -36,6 +36,8 @@ _READY = 4
 SOON_SECONDS = 60.0
 # How often that is reconsidered.
 _LOOK_SECONDS = 5.0
+# A request that waits for a route says so more often than this.
+_STILL_WAITING_SECONDS = 0.7
 # Replies after which their mean length is believed.
 KNOWN_AFTER = 5
 
@@ -98,6 +100,7 @@ class Lanes:
 
     Attributes:
         put_off: why the rows that are left are not asked in this run, or "".
+        sample: a request that stands for all rows; None before the first.
     """
 
     def __init__(
@@ -119,7 +122,9 @@ class Lanes:
         self.put_off = ""
         self.lanes: list[Lane] = []
         self.threads: list[threading.Thread] = []
-        self._sample: Request | None = None
+        self.sample: Request | None = None
+        # By thread: rows of its request, and when it last waited.
+        self._under_way: dict[int, tuple[int, float]] = {}
         self._routes: tuple[Route, ...] = ()
         self._looked_at = -math.inf
         self._numbers = itertools.count()
@@ -135,7 +140,7 @@ class Lanes:
         Raises:
             ConfigurationError: no key for any route, or an unknown model.
         """
-        self._sample, self._routes = first.request, self.llm.routes(first.request)
+        self.sample, self._routes = first.request, self.llm.routes(first.request)
         self._open(self._sizes())
 
     def look_after(self) -> None:
@@ -155,6 +160,24 @@ class Lanes:
         if max(sizes.values()) > 1:
             self._open(sizes)
 
+    def sizes(self) -> dict[Model, int]:
+        """Rows per request, of the models that take packed requests."""
+        return {lane.models[0]: lane.size for lane in self.lanes if lane.models}
+
+    def pace(self) -> tuple[int, float] | None:
+        """Threads that ask each row alone, and rows that they bring per second; None if unknown."""
+        paces = (lane.growth.pace for lane in self.lanes if not lane.models)
+        return next(filter(None, paces), None)
+
+    def note_under_way(self, rows: int, waited_at: float = -math.inf) -> None:
+        """This thread asks so many rows, and waited for a route at that moment; 0: no longer."""
+        self._under_way[threading.get_ident()] = rows, waited_at
+
+    def rows_under_way(self) -> int:
+        """Rows whose requests are sent, not waiting for a route."""
+        since = time.monotonic() - _STILL_WAITING_SECONDS
+        return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
+
     def resize(self) -> None:
         """Have as many rows in one request as the limits and the replies so far say."""
         sizes = self._sizes(packs=True)
@@ -166,7 +189,7 @@ class Lanes:
         """Tokens of one reply, by those that came; before, by the schema or the ledger's guess."""
         if self.counts.served >= KNOWN_AFTER:
             return self.counts.output_tokens / self.counts.served
-        guess, schema = self._guess().output_tokens, self._sample and self._sample.schema
+        guess, schema = self._guess().output_tokens, self.sample and self.sample.schema
         return schema.reply_tokens(guess) if schema else guess
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
@@ -209,9 +232,9 @@ class Lanes:
             )
 
     def _guess(self) -> Usage:
-        if self._sample is None or not self._routes:
+        if self.sample is None or not self._routes:
             return Usage()
-        return self.llm.quota_tracker.estimate(self._routes[0], self._sample)
+        return self.llm.quota_tracker.estimate(self._routes[0], self.sample)
 
     def _sizes(self, *, packs: bool = False) -> dict[Model, int]:
         """Rows per request of each model, by the limits as they are known now.

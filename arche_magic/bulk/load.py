@@ -17,6 +17,7 @@ from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Request, Route, Standing, Usage, route_name
 
+from .agreement import Model
 from .capacity import Capacity, with_reserve
 from .lanes import KNOWN_AFTER, SOON_SECONDS
 from .packing import needs_packed, pack_size
@@ -102,6 +103,7 @@ class Load:
         basis: what this rests on, in words.
         input_tokens, output_tokens: of a row on the routes there are, in the mean.
         factor: by how much the likely figures are multiplied.
+        input: of a prompt; None: by the length of the probe.
     """
 
     probe: Request
@@ -112,6 +114,13 @@ class Load:
     input_tokens: float
     output_tokens: float
     factor: tuple[float, float] = (1.0, 1.0)
+    input: float | None = None
+
+    @classmethod
+    def measured(cls, probe: Request, input_tokens: float | None, output_tokens: float) -> Load:
+        """What one row of a job under way takes, by those that were answered."""
+        exact = (1.0, 1.0)
+        return cls(probe, output_tokens, exact, exact, "", 0.0, 0.0, input=input_tokens)
 
     @classmethod
     def of(cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]) -> Load:
@@ -152,7 +161,8 @@ class Load:
             guess, schema = record.output_tokens, self.probe.schema
             output = schema.reply_tokens(guess) if schema else guess
         output = min(output * self.factor[1], self.probe.max_tokens or math.inf)
-        return Usage(round(record.input_tokens * self.factor[0]), max(1, round(output)))
+        prompt = record.input_tokens if self.input is None else self.input
+        return Usage(round(prompt * self.factor[0]), max(1, round(output)))
 
     def heavy(self) -> Load:
         """The same where each row takes as much as it may."""
@@ -175,8 +185,13 @@ class Load:
         reserve: float,
         pack: int | None,
         paid: bool,
+        sizes: Mapping[Model, int] | None = None,
     ) -> list[Capacity]:
-        """Each account's model that may take part, with what one request takes there."""
+        """Each account's model that may take part, with what one request takes there.
+
+        With `sizes`, so many rows travel in one request to a model, whatever `pack` is; one where
+        it has none.
+        """
         tracker, configuration = llm.quota_tracker, llm.configuration
         now = configuration.clock.time()
         standings: dict[tuple[str, str, str], list[Standing]] = {}
@@ -205,18 +220,23 @@ class Load:
                     model=first.model,
                 )
             )
-        if pack == 1 or (pack is None and _is_soon_done(capacities, rows, now)):
+        if sizes is None and (pack == 1 or (pack is None and _is_soon_done(capacities, rows, now))):
             return capacities
         packed = []
         for capacity, routes in zip(capacities, groups.values(), strict=True):
             first, usage = routes[0], self.usage(llm, routes[0])
             windows = configuration.providers[first.provider].context_windows
-            size = pack_size(
-                [row for route in routes for row in standings.get(names_of(route), ())],
-                usage,
-                windows.get(first.model, math.inf),
-                pack or MOST_PACKED,
-                always=pack is not None,
+            model = first.provider, first.model
+            size = (
+                sizes.get(model, 1)
+                if sizes is not None
+                else pack_size(
+                    [row for route in routes for row in standings.get(names_of(route), ())],
+                    usage,
+                    windows.get(first.model, math.inf),
+                    pack or MOST_PACKED,
+                    always=pack is not None,
+                )
             )
             if size > 1:
                 whole = needs_packed(usage, size)

@@ -13,7 +13,7 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Request
 
 from .agreement import Check, Model
-from .growth import MOST_THREADS, THREADS
+from .growth import THREADS
 
 MOST_PACKED = 50
 
@@ -92,7 +92,7 @@ class Pool:
         self.claimed: dict[str, Task] = {}
         self.asking = self.idle = 0
         self.wanted = THREADS
-        self.finished: queue.Queue[Finished] = queue.Queue(4 * MOST_THREADS)
+        self.finished: queue.Queue[Finished] = queue.Queue(4 * THREADS)
         self.ending = threading.Event()
         self.error: BaseException | None = None
 

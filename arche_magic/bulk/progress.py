@@ -12,7 +12,7 @@ from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
-from arche_magic.llm_providers.types import route_name, utc
+from arche_magic.llm_providers.types import Usage, route_name
 
 _PACE_SECONDS = 60.0
 
@@ -72,7 +72,8 @@ class Progress:
         errors: of the finished, those without a reply.
         rows_per_second: the pace of the last minute, of rows that were asked.
         waiting: the route that is waited for, and the seconds until it opens; None if none is.
-        finish_at: when it would be done at this pace (aware, UTC); None as long as nobody knows.
+        finish_at: when it would be done, by its limits as a plan has them and by what replies took
+            so far (aware, UTC); None if not within a year, or if no row is to be asked.
         cost_usd: spent now, as far as prices are known.
         tokens: spent now.
         packed: rows that were answered together with others in one request.
@@ -160,7 +161,8 @@ class Counts:
         self._waiting: tuple[Waiting, float] | None = None
         self.done = self.resumed = self.errors = 0
         self.asked = self.served = self.failed = 0
-        self.tokens, self.output_tokens, self.cost = 0, 0, 0.0
+        self.tokens, self.input_tokens, self.output_tokens, self.cost = 0, 0, 0, 0.0
+        self._seconds = 0.0
         self.packed = self.checked = self.agreed = self.not_compared = self.discarded = 0
         self.requests = 0
         self.routes: Counter[str] = Counter()
@@ -203,12 +205,23 @@ class Counts:
                 self.requests += attempt.outcome != "skipped"
                 if attempt.outcome == "served":
                     self.routes[route_name(attempt.provider, attempt.key, attempt.model)] += 1
+                    self._seconds += attempt.seconds
 
-    def note_reply(self, output_tokens: int) -> None:
+    def note_reply(self, usage: Usage) -> None:
         """Count a prompt that was answered."""
         with self._lock:
             self.served += 1
-            self.output_tokens += output_tokens
+            self.input_tokens += usage.input_tokens
+            self.output_tokens += usage.output_tokens
+
+    def mean_input(self) -> float | None:
+        """Input tokens of a prompt that was answered; None before the first."""
+        return self.input_tokens / self.served if self.served else None
+
+    def mean_seconds(self) -> float | None:
+        """Seconds that a request took once it was sent; None before the first reply."""
+        replies = self.routes.total()
+        return self._seconds / replies if replies else None
 
     def wait(self, waiting: Waiting) -> None:
         """Note what is waited for."""
@@ -219,7 +232,7 @@ class Counts:
             self._pace.popleft()
 
     def progress(self) -> Progress:
-        """How far it is."""
+        """How far it is; without `finish_at`."""
         now = self._now()
         with self._lock:
             waiting = None
@@ -230,15 +243,14 @@ class Counts:
             if len(self._pace) > 1:
                 seconds = max(now - self._pace[0][0], 1e-3)
                 pace = sum(count for _, count in self._pace) / seconds
-            left = self.total - self.done
             return Progress(
                 done=self.done,
                 total=self.total,
                 resumed=self.resumed,
                 errors=self.errors,
                 rows_per_second=pace,
-                waiting=waiting if left else None,
-                finish_at=utc(now + left / pace) if pace and left else None,
+                waiting=waiting if self.done < self.total else None,
+                finish_at=None,
                 cost_usd=self.cost,
                 tokens=self.tokens,
                 packed=self.packed,

@@ -1,7 +1,8 @@
 """Many rows at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
 
-Situations: `limits`, `packing`, `quality`, `speed`, `resume`, `memory`, `planning`, `files`. All
-run against the sandbox, whose own count is the truth. Time is scaled where a run would take minutes.
+Situations: `limits`, `finish`, `packing`, `quality`, `speed`, `threads`, `resume`, `memory`,
+`planning`, `files`. All run against the sandbox, whose own count is the truth. Time is scaled where
+a run would take minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections import Counter
@@ -21,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from overhead import LIMITS, MODEL, PLENTY, raw_client
@@ -121,6 +124,60 @@ def limits(rows: int = 2000, scale: float = 5.0) -> None:
                 f"{sum(refused(sandbox).values())}, lost {frame.error.notna().sum()}, doubled "
                 f"{twice}; by {frame.provider.value_counts().to_dict()}"
             )
+
+
+def finish() -> None:
+    """How far the bar's finish time is off, at any moment of a job, as a share of all its time."""
+    day = 24 * 3600.0
+    for name, rows, known, scale in (
+        ("bound by the minute", 400, {"requests_per_minute": 30}, 25.0),
+        ("bound by the day", 850, {"requests_per_day": 200, "requests_per_minute": 15}, day / 12),
+    ):
+        clock = ScaledClock(scale, time.time())
+        seen: list[tuple[float, float | None, int]] = []
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Sandbox(keys={"google": 1}, clock=clock.time, limits={"google": known}) as sandbox,
+        ):
+            parsed = parse_limits(known, "calendar", "America/Los_Angeles")
+            use_configuration(
+                replace(
+                    load_configuration(sandbox.environment(), Path(folder)),
+                    clock=clock,
+                    # In seconds of that clock: a call takes minutes.
+                    timeouts=Timeouts(total=1e5),
+                    limits={"google": parsed},
+                )
+            )
+            started = clock.time()
+            data = reviews(rows), "Is it good? {{text}}"
+            planned = plan(*data, pack=1).finish_at
+            job = Job(*data, pack=1)
+            ended = threading.Event()
+
+            def look(job: Job = job, clock: ScaledClock = clock) -> None:
+                while not ended.wait(0.1):
+                    progress = job.progress()
+                    told = progress.finish_at and progress.finish_at.timestamp()
+                    seen.append((clock.time(), told, progress.done))
+
+            looking = threading.Thread(target=look)
+            looking.start()
+            frame, _ = run(job)
+            end = clock.time()
+            ended.set()
+            looking.join()
+            assert frame.error.isna().all()
+        during = [row for row in seen if 0 < row[2] < rows]
+        told = [(at, when) for at, when, _ in during if when is not None]
+        whole = end - started
+        worst = max(abs(when - end) / whole for _, when in told)
+        assert planned is not None
+        print(
+            f"finish: {rows} rows {name}: {whole / 60:,.0f} min; the plan is off by "
+            f"{abs(planned.timestamp() - end) / whole:.1%}, the bar by {worst:.1%} at most of "
+            f"{len(told)} looks, {len(during) - len(told)} without a time"
+        )
 
 
 def packing(rows: int = 2000) -> None:
@@ -249,6 +306,45 @@ def speed(rows: int = 3000) -> None:
         )
 
 
+def threads(seconds: float = 8.0) -> None:
+    """No limits, and replies that take their time: rows a second beside the best raw pool."""
+    for latency in (0.05, 0.1, 0.25, 1.0):
+        with sandbox_apart(latency) as variables, tempfile.TemporaryDirectory() as folder:
+            use_configuration(unlimited(variables, folder))
+            run(Job(reviews(20), "Warm up: {{text}}"))
+            client = raw_client(variables)
+            rates = {}
+            for count in (16, 64, 256):
+                rows = max(2 * count, int(seconds / 4 * rates.get(16, count / latency)))
+                rates[count] = raw_rate(client, rows, count)
+            best = max(rates, key=lambda count: rates[count])
+            rows = int(seconds * rates[best])
+            ratios = []
+            # In turns, as the machine may be busier at one time than at another.
+            for turn in range(2):
+                raw = raw_rate(client, rows // 2, best)
+                frame, took = run(Job(reviews(rows), f"{turn}: is it good? {{{{text}}}}"))
+                assert frame.error.isna().all()
+                ratios.append(rows / took / ((raw + raw_rate(client, rows // 2, best)) / 2))
+            print(
+                f"threads: replies after {latency:g} s: best raw pool {best} threads, "
+                f"{rates[best]:.0f} rows/s; ratio {min(ratios):.2f} to {max(ratios):.2f}"
+            )
+
+
+def raw_rate(client: Any, rows: int, threads: int) -> float:
+    """Rows a second by the SDK alone, in a pool of threads."""
+
+    def ask(text: str) -> None:
+        message = {"role": "user", "content": f"Is it good? {text}"}
+        client.chat.completions.create(model=MODEL, messages=[message])
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(ask, reviews(rows).text))
+    return rows / (time.perf_counter() - began)
+
+
 def resume(rows: int = 2000) -> None:
     """Kill -9 in the middle, and the same job again: which finished rows are asked twice."""
     with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
@@ -371,8 +467,11 @@ def main() -> None:
     if sys.argv[1:2] == ["--one-file"]:
         one_file(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return
-    situations = {"limits": limits, "packing": packing, "quality": quality, "speed": speed,
-                  "resume": resume, "memory": memory, "planning": planning, "files": files}  # fmt: skip
+    situations = {
+        "limits": limits, "finish": finish, "packing": packing, "quality": quality,
+        "speed": speed, "threads": threads, "resume": resume, "memory": memory,
+        "planning": planning, "files": files,
+    }  # fmt: skip
     for name in sys.argv[1:] or situations:
         situations[name.partition("=")[0]](*map(int, filter(None, [name.partition("=")[2]])))
 

@@ -36,9 +36,13 @@ CALLS, STREAMS, HOLDS, STARTS = 400, 150, 400, 7
 
 
 @contextmanager
-def sandbox() -> Iterator[dict[str, str]]:
-    """The variables of a sandbox in a process of its own whose limits nothing here can reach."""
+def sandbox(latency: float = 0.0) -> Iterator[dict[str, str]]:
+    """The variables of a sandbox in a process of its own whose limits nothing here can reach.
+
+    Its replies take `latency` seconds.
+    """
     arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", "groq=1"]
+    arguments += ["--latency", str(latency)]
     for name in LIMITS:
         arguments += ["--limit", f"groq.{name}={PLENTY}"]
     process = subprocess.Popen(
@@ -77,7 +81,10 @@ def raw_client(variables: dict[str, str]) -> Any:
         api_key=variables["GROQ_API_KEY"],
         base_url=variables["GROQ_BASE_URL"],
         max_retries=0,
-        http_client=httpx.Client(trust_env=False),
+        http_client=httpx.Client(
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        ),
     )
 
 

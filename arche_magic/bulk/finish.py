@@ -1,0 +1,71 @@
+"""When a job under way is done, by the same arithmetic on limits as its plan."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from datetime import datetime
+
+from arche_magic.llm_providers.types import utc
+
+from .capacity import Speed, finish_at
+from .growth import MOST_THREADS, THREADS
+from .lanes import PACKING_THREADS, Lanes
+from .load import Load
+from .progress import Counts
+
+# How long a figure is used again: a bar asks ten times a second.
+_SECONDS = 0.5
+# Where nothing was answered yet.
+_SECONDS_GUESS = 1.5
+
+
+class Finish:
+    """Says when the rows that are left would be answered.
+
+    Args:
+        lanes: who asks, on which routes, and how long that takes.
+        counts: what is finished.
+        reserve: the share of each limit (0 to 1) that the job leaves to others.
+    """
+
+    def __init__(self, lanes: Lanes, counts: Counts, reserve: float) -> None:
+        self._lanes, self._counts, self._reserve = lanes, counts, reserve
+        self._lock = threading.Lock()
+        self._known: tuple[float, int, datetime | None] = (-math.inf, 0, None)
+
+    def at(self, later: int = 0) -> datetime | None:
+        """The time (aware, UTC), with so many more rows `later`; None if not within a year."""
+        moment = time.monotonic()
+        with self._lock:
+            looked_at, rows, found = self._known
+            if rows != later or moment >= looked_at + _SECONDS:
+                found = self._find(later)
+                self._known = moment, later, found
+        return found
+
+    def _find(self, later: int) -> datetime | None:
+        counts, lanes = self._counts, self._lanes
+        sample, now = lanes.sample, lanes.clock.time()
+        # What is being asked holds its share of the limits already.
+        rows = counts.total - counts.done - lanes.rows_under_way() + later
+        if sample is None or counts.done == counts.total + later:
+            return None
+        load = Load.measured(sample, counts.mean_input(), lanes.reply_tokens())
+        capacities = load.capacities(
+            lanes.llm, rows, reserve=self._reserve, pack=None, paid=True, sizes=lanes.sizes()
+        )
+        end = finish_at(capacities, self._speed(), max(0, rows), now)
+        # And what is being asked comes back last.
+        end = max(end, now + (counts.mean_seconds() or _SECONDS_GUESS) / 2)
+        return utc(end) if math.isfinite(end) else None
+
+    def _speed(self) -> Speed:
+        """As measured, once there is something to measure."""
+        seconds = self._counts.mean_seconds() or _SECONDS_GUESS
+        pace = self._lanes.pace()
+        if pace is None:
+            return Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS)
+        threads, per_second = pace
+        return Speed(threads / per_second, threads, PACKING_THREADS, threads)
