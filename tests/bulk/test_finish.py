@@ -1,0 +1,53 @@
+"""When a job says that it will be done; `tests/bench/bulk.py finish` compares that with the end."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import arche_magic
+from arche_magic.bulk import Job
+
+if TYPE_CHECKING:
+    from provider_parts import Clock, Start
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+HOUR = timedelta(hours=1)
+
+
+def test_the_finish_time_comes_from_the_limits_as_the_plan_has_it(
+    start: Start, clock: Clock
+) -> None:
+    """At any moment, though all replies so far came in one go; rows to come later count too."""
+    start(keys={"google": 1}, clock=clock, limits={"google": {"requests_per_day": 20}})
+    rows = [f"Row {n}" for n in range(90)]
+    options = {"pack": 1, "reserve": 0.0}
+    # Nothing has to be tried any more.
+    arche_magic.map(["Another one"], **options)
+    today = datetime.fromtimestamp(clock.now, PACIFIC).replace(hour=0, minute=0, second=0)
+    # 19 are left today, then 20 on each day.
+    due = today + timedelta(days=4)
+    planned = arche_magic.plan(rows, **options).finish_at
+    assert planned is not None
+    assert due <= planned < due + HOUR
+    job = Job(rows, **options)
+    with closing(iter(job)) as finished:
+        for _ in range(15):
+            next(finished)
+            finish_at = job.progress().finish_at
+            assert finish_at is not None
+            assert due <= finish_at < due + HOUR
+            later = job.progress(later=40).finish_at
+            assert later is not None
+            assert due + timedelta(days=2) <= later < due + timedelta(days=2) + HOUR
+
+
+def test_a_job_that_is_done_has_no_finish_time(start: Start, clock: Clock) -> None:
+    """Nor one whose rows are all kept."""
+    start(clock=clock)
+    for _ in range(2):
+        job = Job(["One", "Two"])
+        assert len(list(job)) == 2
+        assert job.progress().finish_at is None
