@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 
 from . import cluster
@@ -16,7 +17,8 @@ from .files import is_file
 from .job import Job
 from .planning import plan
 from .plans import Plan, Way
-from .progress import JobStopped, Progress, Row
+from .progress import Counts, JobStopped, Progress, Row
+from .progress_text import LineBar
 from .results import Replies
 from .rows import Rows
 from .tables import like
@@ -51,6 +53,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     sheet: str | None = None,
     client: Any = None,
     on_done: Callable[[Row], object] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame | Any:
     """Ask one prompt per row, and give back the data with the replies beside it.
@@ -71,6 +74,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         sheet: the name of the sheet of an Excel file; the first one if not given.
         client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
         on_done: called with each `Row` as it finishes.
+        progress: show how far it is, and when it will be done, in one line on stderr.
         **options: see `Job`.
 
     Returns:
@@ -89,25 +93,33 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         if client is not None:
             raise InvalidRequest("client= takes no file; read it with dask.dataframe")
         file_job = FileJob(data, to, template, **read, **options)
-        for row in file_job:
-            if on_done:
-                on_done(row)
+        with _bar(file_job.progress, progress):
+            for row in file_job:
+                if on_done:
+                    on_done(row)
         return file_job.to
     if to is not None:
         raise InvalidRequest("to= goes with the path of a file; a frame is given back")
     if any(value is not None for value in read.values()):
         raise InvalidRequest("encoding=, sep= and sheet= go with the path of a file")
     if cluster.is_dask(data):
-        if on_done:
-            raise InvalidRequest("on_done stays here, and a Dask frame is computed elsewhere")
+        if on_done or progress:
+            raise InvalidRequest(
+                "on_done= and progress= stay here, and a Dask frame is computed elsewhere; "
+                "dask.diagnostics.ProgressBar and distributed.progress show how far it is"
+            )
         return cluster.map_partitions(data, template, options)
     job = Job(data, template, **options)
     replies = Replies(job)
     found = iter(job) if client is None else cluster.imap_rows(data, template, client, options)
+    # On a cluster, what is finished is known here, and what its workers wait for is not.
+    counts = None if client is None else Counts(len(job), get_configuration().clock.time)
     try:
-        with closing(found) as rows:
+        with closing(found) as rows, _bar(counts.progress if counts else job.progress, progress):
             for row in rows:
                 replies.add(row)
+                if counts:
+                    counts.add([row])
                 if on_done:
                     on_done(row)
     except JobStopped as stopped:
@@ -123,3 +135,7 @@ def imap(
     if client is not None:
         return cluster.imap_rows(data, template, client, options)
     return iter(Job(data, template, **options))
+
+
+def _bar(progress: Callable[[], Progress], is_shown: bool) -> AbstractContextManager[object]:
+    return LineBar(progress, get_configuration().clock.time) if is_shown else nullcontext()

@@ -37,8 +37,8 @@ _HIGHEST_LIMITS = 100.0
 _WORTH_SAYING = 0.02
 # Of the arguments of `map`, those that change nothing of a plan.
 _NOT_PLANNED = (
-    "patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "client", "to", "details",
-    "gold",
+    "patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "progress", "client", "to",
+    "details", "gold",
 )  # fmt: skip
 
 

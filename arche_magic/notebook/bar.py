@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
+from arche_magic.bulk.progress_text import count, counted, line, pace, text_bar, waiting
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import in_seconds
@@ -27,11 +27,8 @@ _GREEN, _RED = "#2e9e5b", "#d0493b"
 # Fainter on white and on black alike.
 _FAINT_GREEN = "rgba(46,158,91,.45)"
 _TRACK = "rgba(128,128,128,.25)"
-_SIGNS = 28
 _SECONDS = 0.25
 _TERMINAL_SECONDS = 1.0
-# What shorter waits would say is gone before it is read.
-_WORTH_SAYING_SECONDS = 1.0
 
 
 class Bar:
@@ -63,7 +60,7 @@ class Bar:
             self._place.draw(bar_bundle(progress, now))
         elif self._terminal:
             self._next = moment + _TERMINAL_SECONDS
-            self._overwrite(_line(progress, now))
+            self._overwrite(line(progress, now))
 
     def finish(self, note: str, ended: str = "") -> None:
         """Draw it as it stays, with a note, and how it `ended` if not all was done."""
@@ -77,17 +74,17 @@ class Bar:
             self._overwrite("")
         print(without_controls(bundle["text/plain"]))
 
-    def _overwrite(self, line: str) -> None:
+    def _overwrite(self, text: str) -> None:
         # Written over only as long as it is one line.
-        line = without_controls(line)[: max(20, _terminal_size().columns - 1)]
-        print("\r" + line.ljust(self._width) + ("" if line else "\r"), end="", flush=True)
-        self._width = len(line)
+        text = without_controls(text)[: max(20, _terminal_size().columns - 1)]
+        print("\r" + text.ljust(self._width) + ("" if text else "\r"), end="", flush=True)
+        self._width = len(text)
 
 
 def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
     """The bar of a job that runs, as text and as HTML."""
-    first, second = _pace(progress, now), _waiting(progress)
-    plain = [f"{_count(progress)}  {_text_bar(progress)}  {first}".rstrip()]
+    first, second = pace(progress, now), waiting(progress)
+    plain = [f"{count(progress)}  {text_bar(progress)}  {first}".rstrip()]
     return {
         "text/plain": "\n".join([*plain, *filter(None, [second])]),
         "text/html": _html(progress, first, second or "&nbsp;"),
@@ -103,11 +100,11 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
-        parts.append(f"{_counted(progress.errors, 'error')}, see the column error")
+        parts.append(f"{counted(progress.errors, 'error')}, see the column error")
     first = " · ".join(parts)
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
     if progress.to_ask_twice:
-        spent.append(f"{progress.twice:,} of {_counted(progress.to_ask_twice, 'row')} asked twice")
+        spent.append(f"{progress.twice:,} of {counted(progress.to_ask_twice, 'row')} asked twice")
     if progress.packed:
         spent.append(f"{progress.packed:,} packed")
     if progress.checked:
@@ -118,7 +115,7 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
         spent.append(f"{progress.discarded:,} packed replies discarded")
     second = " · ".join(filter(None, [*spent, note]))
     return {
-        "text/plain": f"{_count(progress)}  {_text_bar(progress)}  {first}\n{second}",
+        "text/plain": f"{count(progress)}  {text_bar(progress)}  {first}\n{second}",
         "text/html": _html(progress, first, second),
     }
 
@@ -130,72 +127,6 @@ def duration(seconds: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-
-
-def _count(progress: Progress) -> str:
-    return f"{progress.done:,} of {_counted(progress.total, 'row')}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _pace(progress: Progress, now: float) -> str:
-    parts = []
-    if progress.rows_per_second:
-        parts.append(rate(progress.rows_per_second))
-    if progress.finish_at is not None and progress.done < progress.total:
-        parts.append(_end(progress.finish_at.timestamp(), now))
-    if progress.resumed:
-        parts.append(f"{progress.resumed:,} from memory")
-    if progress.errors:
-        parts.append(_counted(progress.errors, "error"))
-    if progress.done == progress.total and progress.twice < progress.to_ask_twice:
-        again = f"{progress.twice:,} of {_counted(progress.to_ask_twice, 'row')}"
-        parts.append(f"asking again: {again}")
-    return " · ".join(parts) or "starting"
-
-
-def rate(per_second: float) -> str:
-    """`3.2 rows/s`, `38 rows/min` or `12 rows/h`, whichever is easy to read."""
-    number, unit = per_second, "s"
-    for unit, factor in (("s", 1), ("min", 60), ("h", 3600)):  # noqa: B007  # the last one stays
-        number = per_second * factor
-        if number >= 1:
-            break
-    return f"{number:,.{1 if number < 10 else 0}f} rows/{unit}"
-
-
-def _end(moment: float, now: float) -> str:
-    if moment - now < 100:
-        return f"done {in_seconds(max(1.0, moment - now))}"
-    return f"done about {local_time(moment, now)}"
-
-
-def local_time(moment: float, now: float) -> str:
-    """The local time, with the day if it is not today: `14:32`, `Tue 08:10`, `3 Dec 08:10`."""
-    local = datetime.fromtimestamp(moment).astimezone()
-    days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
-    if not days:
-        return f"{local:%H:%M}"
-    return f"{local:%a %H:%M}" if 0 < days < 7 else f"{local.day} {local:%b %H:%M}"
-
-
-def _waiting(progress: Progress) -> str:
-    wait = progress.waiting
-    if wait is None or wait.seconds < _WORTH_SAYING_SECONDS:
-        return ""
-    return f"waiting: {wait.route} opens {in_seconds(wait.seconds)}"
-
-
-def _line(progress: Progress, now: float) -> str:
-    parts = [_count(progress), _text_bar(progress), _pace(progress, now), _waiting(progress)]
-    return "  ".join(filter(None, parts))
-
-
-def _text_bar(progress: Progress) -> str:
-    filled = int(_SIGNS * progress.done / progress.total) if progress.total else _SIGNS
-    return "█" * filled + "░" * (_SIGNS - filled)
 
 
 def _html(progress: Progress, first: str, *below: str) -> str:
@@ -216,7 +147,7 @@ def _html(progress: Progress, first: str, *below: str) -> str:
         '<div style="max-width:720px;margin:2px 0 4px">'
         '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;column-gap:16px;'
         'font-variant-numeric:tabular-nums">'
-        f'<span style="font-weight:600">{escape(_count(progress))}</span>'
+        f'<span style="font-weight:600">{escape(count(progress))}</span>'
         f'<span style="{QUIET}">{escape(first)}</span></div>'
         f'<div style="display:flex;height:8px;border-radius:4px;margin:4px 0 3px;overflow:hidden;'
         f'background:{_TRACK}">{parts}</div>{lines}</div>'

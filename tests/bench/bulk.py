@@ -126,6 +126,19 @@ def limits(rows: int = 2000, scale: float = 5.0) -> None:
             )
 
 
+def watch(
+    job: Job,
+    clock: ScaledClock,
+    seen: list[tuple[float, float | None, int]],
+    ended: threading.Event,
+) -> None:
+    """Note, again and again, when the job says that it will be done: now, then, finished rows."""
+    while not ended.wait(0.1):
+        progress = job.progress()
+        told = progress.finish_at and progress.finish_at.timestamp()
+        seen.append((clock.time(), told, progress.done))
+
+
 def finish() -> None:
     """How far the bar's finish time is off, at any moment of a job, as a share of all its time."""
     day = 24 * 3600.0
@@ -154,14 +167,7 @@ def finish() -> None:
             planned = plan(*data, pack=1).finish_at
             job = Job(*data, pack=1)
             ended = threading.Event()
-
-            def look(job: Job = job, clock: ScaledClock = clock) -> None:
-                while not ended.wait(0.1):
-                    progress = job.progress()
-                    told = progress.finish_at and progress.finish_at.timestamp()
-                    seen.append((clock.time(), told, progress.done))
-
-            looking = threading.Thread(target=look)
+            looking = threading.Thread(target=watch, args=(job, clock, seen, ended))
             looking.start()
             frame, _ = run(job)
             end = clock.time()

@@ -11,6 +11,9 @@ import arche_magic
 from arche_magic.bulk import Job
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
     from provider_parts import Clock, Start
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -51,3 +54,20 @@ def test_a_job_that_is_done_has_no_finish_time(start: Start, clock: Clock) -> No
         job = Job(["One", "Two"])
         assert len(list(job)) == 2
         assert job.progress().finish_at is None
+
+
+def test_map_shows_its_progress_in_one_line(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, of a list and of a file, and only if it is asked for."""
+    start()
+    arche_magic.map(["One", "Two"], progress=True)
+    told = capsys.readouterr().err
+    assert told.endswith("\n")
+    assert "2 of 2 rows  ████" in told.rpartition("\r")[2]
+    (tmp_path / "rows.csv").write_text("text\nThree\n")
+    source, target = tmp_path / "rows.csv", tmp_path / "replies.csv"
+    arche_magic.map(source, "{{text}}", to=target, progress=True)
+    assert "1 of 1 row  ████" in capsys.readouterr().err
+    arche_magic.map(["Four"])
+    assert not capsys.readouterr().err
