@@ -19,6 +19,8 @@ FILE_VERSION = 2
 _READABLE = (1, FILE_VERSION)
 # How many levels of a document get lines of their own in the file: enough for one line a limit.
 _LINE_DEPTH = 4
+# What has more entries is written in one line: a line of its own for each takes ten times as long.
+_MOST_LINES = 32
 _dump = json.JSONEncoder().encode
 _HEAD = re.compile(rb'\{\n "version": 2,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
@@ -114,7 +116,7 @@ def lines(value: Any, indent: int = 1, depth: int = _LINE_DEPTH) -> str:
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         # What the encoder would write, without building one for each number.
         return repr(value)
-    if depth == 0 or not isinstance(value, dict):
+    if depth == 0 or not isinstance(value, dict) or len(value) > _MOST_LINES:
         return _dump(value)
     if not any(isinstance(entry, dict) for entry in value.values()):
         return _dump(value)
