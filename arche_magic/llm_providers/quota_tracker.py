@@ -26,6 +26,7 @@ from .quota.books import Hold as Hold
 from .quota.books import Settlement as Settlement
 from .quota.budget import BudgetUse, Expected
 from .quota.budget import Purse as Purse
+from .quota.holds import place_hold
 from .quota.ledger import Amounts, Document
 from .quota.merging import merge_kept
 from .quota.older_package import older_documents, take_over_older_counts
@@ -189,7 +190,7 @@ class QuotaTracker:
             self._books.charge_lost(kept, provider, route, now)
             document, limits = self._books.in_full(kept, provider, route, now)
             holds: list[Hold] = []
-            by = this_process()
+            by, name = this_process(), os.urandom(6).hex()
             for request in requests:
                 amounts = ledger.estimate(document, route.model, request)
                 state = opening.route_state(
@@ -201,11 +202,11 @@ class QuotaTracker:
                 # about its usual replies.
                 unusual = request.images or request.expected_tokens
                 plain = 0.0 if unusual else ledger.plain_tokens(request)
-                hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
+                hold = Hold(name, route, amounts, plain, now)
                 expires = now + request.timeout + _HOLD_MARGIN_SECONDS
                 # In what is kept, and in what the next of them is judged by.
                 for place in (kept, document):
-                    ledger.place_hold(place, route, hold.id, amounts, now, expires, by)
+                    place_hold(place, route, hold.id, amounts, now, expires, by)
                 opening.note_trial(provider, route, now)
                 holds.append(hold)
             return holds
@@ -259,8 +260,9 @@ class QuotaTracker:
             for call in calls:
                 hold = call.hold
                 alone = ledger.settle(
-                    document, route.model, limits.values(), hold.id, _spent(call), now, hold.at
-                )
+                    document, route.model, limits.values(), hold.id, hold.amounts, _spent(call),
+                    now, hold.at,
+                )  # fmt: skip
                 if call.usage and call.is_whole:
                     ledger.calibrate(document, route.model, hold.plain_tokens, call.usage)
                 opening.end_trial(provider, route, hold.at)
@@ -290,7 +292,7 @@ class QuotaTracker:
         def change(document: Document, provider: Document, now: float) -> RouteState:
             limits = self._books.limits(document, provider, route)
             alone = ledger.settle(
-                document, route.model, limits.values(), hold.id, spent, now, hold.at
+                document, route.model, limits.values(), hold.id, hold.amounts, spent, now, hold.at
             )
             opening.end_trial(provider, route, hold.at)
             seen = failure.observations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("arche_magic.attempts")
 
 # A hold that was not used by then is given back: others may need it.
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 3.0
 
 
 class Together:

@@ -55,7 +55,8 @@ ALLOWED = {
     "quota": set(),
     "quota.windows": {"types"},
     "quota.opening": {"quota.windows", "quota", "types"},
-    "quota.ledger": {"quota.opening", "quota.windows", "quota", "types"},
+    "quota.holds": {"quota.opening", "types"},
+    "quota.ledger": {"quota.holds", "quota.opening", "quota.windows", "quota", "types"},
     "quota.failing": {"quota.ledger", "quota.opening", "quota.windows", "quota", "errors", "types"},
     "quota.folding": {"quota.ledger", "quota.windows", "quota", "catalog", "types"},
     "quota.views": {"quota.ledger", "quota.opening", "quota.windows", "quota", "types"},
@@ -67,18 +68,20 @@ ALLOWED = {
     "quota.budget": {"quota.opening", "quota", "processes", "storage", "types"},
     "quota.shapes": {"quota.budget", "quota", "catalog", "types"},
     "quota.accounts": {
-        "quota.folding", "quota.merging", "quota.ledger", "catalog", "config", "storage", "types",
+        "quota.folding", "quota.holds", "quota.merging", "quota.ledger", "catalog", "config",
+        "storage", "types",
     },
     "quota.older_package": {
         "quota.folding", "quota.ledger", "quota.windows", "quota", "catalog", "config", "storage",
         "types",
     },
     "quota.books": {
-        "quota.accounts", "quota.budget?", "quota.folding", "quota.ledger", "quota", "catalog",
+        "quota.accounts", "quota.budget?", "quota.folding", "quota.holds", "quota.ledger", "quota",
+        "catalog",
         "config", "processes", "storage", "types",
     },
     "quota_tracker": {
-        "prices", "quota.books", "quota.budget", "quota.failing", "quota.merging",
+        "prices", "quota.books", "quota.budget", "quota.failing", "quota.holds", "quota.merging",
         "quota.older_package", "quota.ledger", "quota.opening", "quota.shapes", "quota.views",
         "quota", "catalog",
         "config", "processes", "storage", "errors", "types",

@@ -52,7 +52,8 @@ def on_hold(tracker: QuotaTracker) -> int:
     """How many calls are under way, as another kernel sees it."""
     route = a_route(tracker.configuration)
     document = tracker.storage.read(f"groq:{route.key.account}")
-    return len(document["models"][route.model].get("holds", {}))
+    holds = document["models"][route.model].get("holds", {})
+    return round(sum(hold["amounts"]["requests"] for hold in holds.values()))
 
 
 def revision(path: Path) -> int:

@@ -26,7 +26,8 @@ from ..config import Configuration
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Key
 from .folding import fold, unfold, unfolded
-from .ledger import Document, release
+from .holds import release
+from .ledger import Amounts, Document
 from .merging import absorb, merge
 
 T = TypeVar("T")
@@ -103,10 +104,10 @@ class Accounts:
             self._find(key)
 
     def update_held(
-        self, key: Key, model: str, hold_ids: Sequence[str], held_in: str,
+        self, key: Key, model: str, held: Sequence[tuple[str, Amounts]], held_in: str,
         change: Callable[[Document, Document, Mapping[str, Document]], T],
     ) -> T:  # fmt: skip
-        """The same, for calls whose holds were made in the document `held_in`.
+        """The same, for calls that `held` amounts, each in a hold of the document `held_in`.
 
         `change` is also given the holds, taken back, if the key belongs elsewhere by now.
         """
@@ -114,7 +115,7 @@ class Accounts:
         while True:
             place = self._place(key)
             if place.name != held_in and not taken:
-                taken = self._take_holds(key, model, hold_ids, held_in)
+                taken = self._take_holds(key, model, held, held_in)
             result = self.update_at(place, key, partial(_with_holds, change, taken))
             if result is not None:
                 return result[0]
@@ -187,15 +188,16 @@ class Accounts:
         return name, sources, directory
 
     def _take_holds(
-        self, key: Key, model: str, hold_ids: Iterable[str], name: str
+        self, key: Key, model: str, held: Iterable[tuple[str, Amounts]], name: str
     ) -> dict[str, Document]:
         """Take back holds made in the document `name`, of those that did not move with the key."""
         document, _ = self.read(key)
         moved = document.get("models", {}).get(model, {}).get("holds", {})
         taken = {}
-        for hold_id in hold_ids:
+        for hold_id, amounts in held:
             if hold_id not in moved:
-                hold = self._storage.update(name, partial(release, model=model, hold_id=hold_id))
+                back = partial(release, model=model, hold_id=hold_id, amounts=amounts)
+                hold = self._storage.update(name, back)
                 if hold is not None:
                     taken[hold_id] = hold
         return taken

@@ -14,6 +14,7 @@ from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Observation, Route, Usage
 from . import folding, ledger
 from .accounts import Accounts
+from .holds import lost_holds, place_hold
 from .ledger import Amounts, Document
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ T = TypeVar("T")
 class Hold:
     """A reservation on one route, to be settled or failed exactly once.
 
-    `document` is the name of the document it was made in, `shares` what it holds of the budget and
+    Those that were made together share an `id`. `document` is the name of the document it was made
+    in, `shares` what it holds of the budget and
     of the bounds of its job: purses, each with the hold in it.
     """
 
@@ -81,7 +83,7 @@ class Books:
         Calls that never ended are charged first; in a copy, if the ledger is locked.
         """
         kept, provider = self.accounts.read(route.key)
-        if ledger.lost_holds(kept, now, is_dead):
+        if lost_holds(kept, now, is_dead):
 
             def charge(kept: Document, provider: Document) -> None:
                 # By the clock as it is now: whoever looked at it before the machine slept, or
@@ -111,7 +113,7 @@ class Books:
 
     def charge_lost(self, kept: Document, provider: Document, route: Route, now: float) -> None:
         """Charge calls of the route's key, on any model, that never ended."""
-        lost = ledger.lost_holds(kept, now, is_dead)
+        lost = lost_holds(kept, now, is_dead)
         if not lost:
             return
         catalog = self.configuration.providers[route.provider]
@@ -135,7 +137,7 @@ class Books:
             self.charge_lost(document, provider, route, now)
             for hold in holds:
                 if hold.id in taken:
-                    ledger.place_hold(
+                    place_hold(
                         document, route, hold.id, hold.amounts, hold.at,
                         taken[hold.id]["expires"], taken[hold.id].get("by", ""),
                     )  # fmt: skip
@@ -145,8 +147,9 @@ class Books:
             folding.fold(document, catalog, now, route.model)
             return result
 
-        ids = [hold.id for hold in holds]
-        return self.accounts.update_held(route.key, route.model, ids, holds[0].document, with_holds)
+        held = [(hold.id, hold.amounts) for hold in holds]
+        place = holds[0].document
+        return self.accounts.update_held(route.key, route.model, held, place, with_holds)
 
     def _defaults_of(self, provider: Document, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""

@@ -82,7 +82,7 @@ def _full(entry: Document, published: dict[str, Limit], provider: Provider) -> D
         name: _full_limit(name, kept.get(name, {}), published.get(name), provider, at)
         for name in {**published, **kept}
     }
-    full["holds"] = full.get("holds", {})
+    full["holds"] = dict(full.get("holds", {}))
     full.setdefault("answered", "last_charged" in full)
     return full
 

@@ -38,7 +38,8 @@ from ..types import (
     WindowRule,
 )
 from . import windows
-from .opening import is_expired, note_level, on_hold, reopen
+from .holds import release
+from .opening import note_level, on_hold, reopen
 
 Document = dict[str, Any]
 Amounts = dict[str, float]
@@ -115,20 +116,6 @@ def limits_of(document: Document, model: str, defaults: Iterable[Limit]) -> dict
     return limits | learned
 
 
-def place_hold(
-    document: Document, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float,
-    by: str,
-) -> None:  # fmt: skip
-    """Reserve the amounts on every limit of the route's model, for a process of that name."""
-    document["provider"] = route.provider
-    key = document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})
-    key["label"] = route.key.label
-    entry = document.setdefault("models", {}).setdefault(route.model, {})
-    entry.setdefault("holds", {})[hold_id] = {
-        "at": now, "expires": expires, "key": route.key.fingerprint, "by": by, "amounts": amounts,
-    }  # fmt: skip
-
-
 def keep_limits(entry: Document, limits: Iterable[Limit], now: float) -> None:
     """Have an entry for each limit in force, to charge."""
     stored = entry.setdefault("limits", {})
@@ -136,21 +123,6 @@ def keep_limits(entry: Document, limits: Iterable[Limit], now: float) -> None:
         known = stored.get(limit.name)
         if known is None or known["amount"] is None or limit_of(limit.name, known) != limit:
             stored[limit.name] = stored_limit(limit, now, known)
-
-
-def lost_holds(
-    document: Document, now: float, is_dead: Callable[[str], bool]
-) -> dict[str, list[str]]:
-    """Holds, by model, of calls that never ended: their kernel died, and they may have counted."""
-    found = {
-        model: [
-            name
-            for name, hold in entry.get("holds", {}).items()
-            if is_expired(hold, now) or is_dead(hold.get("by", ""))
-        ]
-        for model, entry in document.get("models", {}).items()
-    }
-    return {model: holds for model, holds in found.items() if holds}
 
 
 def charge_holds(
@@ -165,21 +137,20 @@ def charge_holds(
 
 
 def settle(
-    document: Document, model: str, limits: Iterable[Limit], hold_id: str, spent: Amounts,
-    now: float, began: float,
+    document: Document, model: str, limits: Iterable[Limit], hold_id: str, held: Amounts,
+    spent: Amounts, now: float, began: float,
 ) -> bool:  # fmt: skip
-    """Replace a hold by what was really spent; True if no other call was under way since `began`.
+    """Replace what a call `held` by what it spent; True if no other was under way since `began`.
 
     A hold that is not there any more has expired and was charged then, or was forgotten on
     purpose together with everything else.
     """
     entry = document.setdefault("models", {}).setdefault(model, {})
-    holds = entry.get("holds", {})
-    hold = holds.pop(hold_id, None)
+    hold = release(document, model, hold_id, held)
     if hold is not None:
         keep_limits(entry, limits, now)
         _charge(entry, spent, now)
-    alone = hold is not None and not holds and entry.get("last_charged", -math.inf) < began
+    alone = hold is not None and not entry["holds"] and entry.get("last_charged", -math.inf) < began
     entry["last_charged"] = now
     return alone
 
@@ -199,13 +170,6 @@ def note_answer(
         document, key, entry, provider, provider.get("models", {}).get(route.model, {})
     ):  # fmt: skip
         reopen(place, began)
-
-
-def release(document: Document, model: str, hold_id: str) -> Document | None:
-    """Take a hold back, nothing charged; None if it is not there."""
-    holds = document.get("models", {}).get(model, {}).get("holds", {})
-    hold: Document | None = holds.pop(hold_id, None)
-    return hold
 
 
 def calibrate(document: Document, model: str, plain: float, usage: Usage) -> None:

@@ -104,7 +104,7 @@ def _merge_model(before: Document, ours: Document, theirs: Document, now: float)
     holds = theirs.setdefault("holds", {})
     for hold_id in old.keys() - new.keys():
         holds.pop(hold_id, None)
-    holds.update({hold_id: new[hold_id] for hold_id in new.keys() - old.keys()})
+    holds.update({name: hold for name, hold in new.items() if hold != old.get(name)})
     if ours.get("calibration") and ours["calibration"] != before.get("calibration"):
         theirs["calibration"] = ours["calibration"]
     _keep_last_charged(ours, theirs)
