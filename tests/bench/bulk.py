@@ -135,7 +135,7 @@ def watch(
     """Note, again and again, when the job says that it will be done: now, then, finished rows."""
     while not ended.wait(0.1):
         progress = job.progress()
-        told = progress.finish_at and progress.finish_at.timestamp()
+        told = None if progress.finish_at is None else progress.finish_at.timestamp()
         seen.append((clock.time(), told, progress.done))
 
 
@@ -319,7 +319,7 @@ def threads(seconds: float = 8.0) -> None:
             use_configuration(unlimited(variables, folder))
             run(Job(reviews(20), "Warm up: {{text}}"))
             client = raw_client(variables)
-            rates = {}
+            rates: dict[int, float] = {}
             for count in (16, 64, 256):
                 rows = max(2 * count, int(seconds / 4 * rates.get(16, count / latency)))
                 rates[count] = raw_rate(client, rows, count)

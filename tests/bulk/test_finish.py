@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import arche_magic
@@ -26,7 +26,7 @@ def test_the_finish_time_comes_from_the_limits_as_the_plan_has_it(
     """At any moment, though all replies so far came in one go; rows to come later count too."""
     start(keys={"google": 1}, clock=clock, limits={"google": {"requests_per_day": 20}})
     rows = [f"Row {n}" for n in range(90)]
-    options = {"pack": 1, "reserve": 0.0}
+    options: dict[str, Any] = {"pack": 1, "reserve": 0.0}
     # Nothing has to be tried any more.
     arche_magic.map(["Another one"], **options)
     today = datetime.fromtimestamp(clock.now, PACIFIC).replace(hour=0, minute=0, second=0)

@@ -53,7 +53,7 @@ def on_hold(tracker: QuotaTracker) -> int:
     route = a_route(tracker.configuration)
     document = tracker.storage.read(f"groq:{route.key.account}")
     holds = document["models"][route.model].get("holds", {})
-    return round(sum(hold["amounts"]["requests"] for hold in holds.values()))
+    return sum(int(hold["amounts"]["requests"]) for hold in holds.values())
 
 
 def revision(path: Path) -> int:
