@@ -136,9 +136,8 @@ def plan(
     if share := share_of(twice):
         other = partial(other_model, llm, sample, allow_paid)
         check_other_model(llm, sample, other)
-        again = asked_twice(
-            _parts(data, template, encoding, sep), llm, options, share, other, fresh=fresh
-        )
+        parts = _parts(data, template, sample.schema, prefix, read)
+        again = asked_twice(parts, llm, sample, share, other, fresh=fresh)
         found = _with_second(found, load, capacities_for, speed, again, llm, other)
     if until is None:
         return found

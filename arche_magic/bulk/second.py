@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -213,7 +213,7 @@ def check_other_model(
 def asked_twice(
     parts: Iterable[Rows],
     llm: IntelligentLLMOrchestrator,
-    options: Mapping[str, Any],
+    asked: Request,
     share: float,
     other: Callable[[str], str | None],
     *,
@@ -225,7 +225,7 @@ def asked_twice(
     for rows in parts:
         sample: Sample[Request] = Sample(share, len(rows))
         for start in range(0, len(rows), CHUNK):
-            found = rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, options)
+            found = rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, asked)
             for position, (_, prompt, request) in enumerate(found, start):
                 if not isinstance(request, str):
                     sample.note(position, prompt, partial(copy, request))
@@ -238,8 +238,8 @@ def asked_twice(
         for address, request in drawn:
             reply = first.get(address)
             if reply is not None and (model := other(reply.model)):
-                asked = replace(request, model=model, provider=None, same_model=False)
-                seconds.append(llm.address(asked))
+                again = replace(request, model=model, provider=None, same_model=False)
+                seconds.append(llm.address(again))
         kept = store.lookup_many(seconds)
         count -= sum(address in kept for address in seconds)
     return count

@@ -10,10 +10,11 @@ import httpx
 
 from ..errors import AttemptFailed, Remedy
 from .base import Part, SdkAdapter, as_count
-from .chat import chat_messages, chat_part, mapping
+from .chat import chat_messages, chat_part
 from .failures import (
     by_status,
     label,
+    mapping,
     mappings,
     model_missing,
     said,
