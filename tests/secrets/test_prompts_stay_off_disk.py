@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,4 +50,29 @@ def test_a_refusal_that_quotes_the_prompt_is_not_stored(
         assert PROMPT in str(raised.value)
     arche_magic.map([PROMPT, "another"], provider=provider, patience=0, allow_paid=True)
     assert (get_configuration().replies.parent / "llm_calls.jsonl").exists()
+    assert not written(tmp_path)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_names_that_quote_the_prompt_are_not_stored(
+    echo: Echo, tmp_path: Path, provider: str
+) -> None:
+    """Names of accounts, reasons and limits, as each provider states them."""
+    kind = "type.googleapis.com/google.rpc"
+    details = [
+        {"@type": f"{kind}.ErrorInfo", "reason": f"API_KEY_{PROMPT}",
+         "metadata": {"consumer": f"projects/{PROMPT}"}},
+        {"@type": f"{kind}.QuotaFailure",
+         "violations": [{"quotaId": f"{PROMPT}PerDay", "quotaValue": "5", "quotaMetric": PROMPT}]},
+    ]  # fmt: skip
+    names = ("openai-organization", "openai-project", "x-request-id", "retry-after", "date")
+    headers = {"content-type": "application/json", **dict.fromkeys(names, PROMPT)}
+    message = f"Rate limit reached in organization `org_{PROMPT}` on tokens per {PROMPT} (TPM)"
+    for status in (400, 429, 500):
+        error = {"message": message, "details": details, "code": PROMPT}
+        body = json.dumps({"error": error}).encode()
+        echo.answer = lambda key, status=status, body=body: (status, headers, body)  # type: ignore[misc]
+        with pytest.raises(LLMProviderError):
+            get_llm_provider(provider).generate(PROMPT)
+        get_llm_provider(provider).quota_tracker.reopen(f"{provider}_key_1")
     assert not written(tmp_path)

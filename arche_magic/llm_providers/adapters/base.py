@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
+# `org-…/proj_…`, `org_…`, `projects/123`; a sentence is no name.
+_ACCOUNT = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
 _PASSING = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
 
@@ -305,8 +308,9 @@ class SdkAdapter(ABC):
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
         self.served_at = parse_date(call.headers.get("date"))
         account = self._account(call, fields)
-        # It goes into the ledger, and a server may put there what it likes.
-        if account and not quotes(account, self._key.secret()):
+        # It goes into the ledger, and a server may put there what it likes: the prompt, or the key.
+        is_name = account is not None and _ACCOUNT.fullmatch(account) is not None
+        if account and is_name and not quotes(account, self._key.secret()):
             self.account = account
 
     def _report(self, failure: AttemptFailed, call: Call, fields: Mapping[str, Any]) -> None:

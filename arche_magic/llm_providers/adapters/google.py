@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AttemptFailed, Remedy
 from ..types import Image, Metric, Observation, Period, Request
 from .base import Part, SdkAdapter, as_count, counted
-from .failures import by_status, label, mapping, mappings, said
+from .failures import by_status, is_code, label, mapping, mappings, said
 from .finish import finish_kind
 from .formats import Format
 from .http import STAND_IN, Call
@@ -128,7 +128,8 @@ class GoogleAdapter(SdkAdapter):
 def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> AttemptFailed:
     """What a refusal of Google's means, whichever wire it came on."""
     what, message = label(status, fields), said(fields, "message")
-    reasons = [str(detail.get("reason", "")) for detail in _details(fields, "ErrorInfo")]
+    # Anything but a code may be a text that quotes the prompt.
+    reasons = [word for d in _details(fields, "ErrorInfo") if is_code(word := said(d, "reason"))]
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
     if "API_KEY_IP_ADDRESS_BLOCKED" in reasons:
         where = f"access from this network refused ({status} {reasons[0]})"
