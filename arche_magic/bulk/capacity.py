@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
-from arche_magic.llm_providers.types import Standing
+from arche_magic.llm_providers.types import Metric, Standing
 
 # What is not done in a year is not worth a date.
 HORIZON_SECONDS = 366 * 86_400.0
@@ -30,7 +30,7 @@ class Capacity:
 
     name: str
     standings: tuple[Standing, ...]
-    need: Mapping[str, float]
+    need: Mapping[Metric, float]
     pack: int = 1
     opens_at: float = 0.0
     paid: bool = False

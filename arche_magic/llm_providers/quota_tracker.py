@@ -20,18 +20,17 @@ from .config import Configuration, get_configuration
 from .errors import AttemptFailed, ConfigurationError, Remedy
 from .prices import cost_usd
 from .processes import this_process
-from .quota import failing, ledger, opening, views
-from .quota.books import Books
-from .quota.books import Hold as Hold
-from .quota.books import Settlement as Settlement
+from .quota import closures, codec, failing, ledger, opening, views
 from .quota.budget import BudgetUse, Expected
 from .quota.budget import Purse as Purse
-from .quota.holds import place_hold
-from .quota.ledger import Amounts, Document
-from .quota.merging import merge_kept
+from .quota.codec import Document, mend
+from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
-from .quota.shapes import mend
+from .quota.route_records import Hold as Hold
+from .quota.route_records import RouteRecords
+from .quota.route_records import Settlement as Settlement
+from .quota.state import AccountState, Amounts, ProviderState, RouteRecord
 from .storage import (
     MemoryStorage,
     Storage,
@@ -80,7 +79,7 @@ class QuotaTracker:
         self._clock = configuration.clock
         # Unlike others, not the same in a forked child.
         self._jitter = random.SystemRandom()
-        self._books = Books(storage, configuration)
+        self._records = RouteRecords(storage, configuration)
         budget = configuration.budget
         self._budget = Purse(storage, budget) if budget else None
         take_over_older_counts(storage, configuration)
@@ -110,13 +109,11 @@ class QuotaTracker:
         """When the route takes this request, and what keeps it shut until then."""
         if request.images and not self.configuration.takes_images(route):
             return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
-        document, provider, limits = self._books.read(route, now)
-        if request.images and opening.lacks(provider, route, "images", now):
+        record = self._records.read(route, now)
+        if request.images and closures.lacks(record, "images", now):
             return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
-        amounts = ledger.estimate(document, route.model, request)
-        state = opening.route_state(
-            document, provider, route, limits, amounts, now, request.reserve
-        )
+        amounts = ledger.estimate(record.model, request)
+        state = opening.route_state(record, amounts, now, request.reserve)
         bound = self._bound(route, request, amounts, now)
         return bound if bound and bound.opens_at > state.opens_at else state
 
@@ -136,14 +133,12 @@ class QuotaTracker:
         if self.job is None:
             return ""
         now = self._clock.time()
-        document, _, _ = self._books.read(route, now)
-        amounts = ledger.estimate(document, route.model, request)
+        amounts = ledger.estimate(self._records.read(route, now).model, request)
         return self.job.refusal(self._expected(route, request, amounts), now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
-        document, _, _ = self._books.read(route, self._clock.time())
-        amounts = ledger.estimate(document, route.model, request)
+        amounts = ledger.estimate(self._records.read(route, self._clock.time()).model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
     def room(self, route: Route) -> float:
@@ -151,7 +146,7 @@ class QuotaTracker:
 
         Its limits say that, and the model's window, of which the reply needs a part too.
         """
-        _, _, limits = self._books.read(route, self._clock.time())
+        limits = self._records.read(route, self._clock.time()).limits
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
         amounts = [
             limit.amount for limit in limits.values() if limit.metric in ("tokens", "input_tokens")
@@ -185,35 +180,31 @@ class QuotaTracker:
                 return taken
             shares = taken
 
-        def change(kept: Document, provider: Document) -> list[Hold] | RouteState:
+        def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
             now = self._clock.time()
-            self._books.charge_lost(kept, provider, route, now)
-            document, limits = self._books.in_full(kept, provider, route, now)
+            self._records.charge_lost(account, provider, route, now)
             holds: list[Hold] = []
-            by, name = this_process(), os.urandom(6).hex()
+            by = this_process()
             for request in requests:
-                amounts = ledger.estimate(document, route.model, request)
-                state = opening.route_state(
-                    document, provider, route, limits, amounts, now, request.reserve
-                )
+                record = self._records.record(account, provider, route, now)
+                amounts = ledger.estimate(record.model, request)
+                state = opening.route_state(record, amounts, now, request.reserve)
                 if state.opens_at > now:
                     return holds or state
                 # An image says nothing about what a model counts for text, nor an unusual request
                 # about its usual replies.
                 unusual = request.images or request.expected_tokens
                 plain = 0.0 if unusual else ledger.plain_tokens(request)
-                hold = Hold(name, route, amounts, plain, now)
+                hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
                 expires = now + request.timeout + _HOLD_MARGIN_SECONDS
-                # In what is kept, and in what the next of them is judged by.
-                for place in (kept, document):
-                    place_hold(place, route, hold.id, amounts, now, expires, by)
-                opening.note_trial(provider, route, now)
+                ledger.place_hold(account, route, hold.id, amounts, now, expires, by)
+                closures.note_trial(provider, route, now)
                 holds.append(hold)
             return holds
 
         held = False
         try:
-            result, name = self._books.accounts.update(route.key, change)
+            result, name = self._records.accounts.update(route.key, change)
             held = not isinstance(result, RouteState)
         finally:
             if not held:
@@ -253,28 +244,25 @@ class QuotaTracker:
         route = calls[0].hold.route
         # First of all: what the replies say of limits holds for the account as a whole.
         for call in calls:
-            self._books.accounts.learn(route.key, call.account, "header")
+            self._records.accounts.learn(route.key, call.account, "header")
 
-        def change(document: Document, provider: Document, now: float) -> str:
-            limits = self._books.limits(document, provider, route)
+        def change(record: RouteRecord, now: float) -> str:
+            model = record.model
             for call in calls:
                 hold = call.hold
                 alone = ledger.settle(
-                    document, route.model, limits.values(), hold.id, hold.amounts, _spent(call),
-                    now, hold.at,
-                )  # fmt: skip
+                    model, record.limits.values(), hold.id, _spent(call), now, hold.at
+                )
                 if call.usage and call.is_whole:
-                    ledger.calibrate(document, route.model, hold.plain_tokens, call.usage)
-                opening.end_trial(provider, route, hold.at)
-                self._books.learn(document, provider, route, call.observations, now, alone)
+                    ledger.calibrate(model, hold.plain_tokens, call.usage)
+                closures.end_trial(record, hold.at)
+                record = self._records.learn(record, call.observations, now, alone)
                 if call.answered:
-                    self._books.doubt(document, provider, route, hold.at)
-                limits = self._books.limits(document, provider, route)
-                if call.answered:
-                    ledger.note_answer(document, provider, route, limits, now, hold.at)
-            return views.tightest(document["models"][route.model], limits, now)
+                    record = self._records.doubt(record, hold.at)
+                    ledger.note_answer(record, now, hold.at)
+            return views.tightest(record, now)
 
-        left = self._books.settle([call.hold for call in calls], change)
+        left = self._records.settle([call.hold for call in calls], change)
         for call in calls:
             counted = call.usage is not None and call.is_whole
             uses = self._pay(call.hold, _spent(call), counted=counted)
@@ -286,23 +274,19 @@ class QuotaTracker:
         `account` is the account the reply named, if any. Returns the state of the route after it.
         """
         route = hold.route
-        self._books.accounts.learn(route.key, account, "error")
+        self._records.accounts.learn(route.key, account, "error")
         spent = failing.spent(hold.amounts, failure)
 
-        def change(document: Document, provider: Document, now: float) -> RouteState:
-            limits = self._books.limits(document, provider, route)
-            alone = ledger.settle(
-                document, route.model, limits.values(), hold.id, hold.amounts, spent, now, hold.at
-            )
-            opening.end_trial(provider, route, hold.at)
+        def change(record: RouteRecord, now: float) -> RouteState:
+            limits = record.limits.values()
+            alone = ledger.settle(record.model, limits, hold.id, spent, now, hold.at)
+            closures.end_trial(record, hold.at)
             seen = failure.observations
-            self._books.learn(document, provider, route, seen, now, alone, hold.amounts)
-            limits = self._books.limits(document, provider, route)
-            jitter = self._jitter.uniform(0.8, 1.2)
-            failing.close(document, provider, route, limits, failure, now, hold.at, jitter)
-            return opening.route_state(document, provider, route, limits, hold.amounts, now)
+            record = self._records.learn(record, seen, now, alone, hold.amounts)
+            failing.close(record, failure, now, hold.at, self._jitter.uniform(0.8, 1.2))
+            return opening.route_state(record, hold.amounts, now)
 
-        state = self._books.settle([hold], change)
+        state = self._records.settle([hold], change)
         self._pay(hold, spent, counted=failure.usage_is_known)
         return state
 
@@ -323,24 +307,24 @@ class QuotaTracker:
         address = self.configuration.providers[key.provider].base_url or ""
         listed = frozenset(models)
 
-        def change(document: Document, provider: Document) -> None:
-            document["provider"] = key.provider
-            entry = document.setdefault("keys", {}).setdefault(key.fingerprint, {})
-            entry["label"] = key.label
+        def change(account_state: AccountState, provider: ProviderState) -> None:
+            account_state.provider = key.provider
+            entry = account_state.key(key.fingerprint)
+            entry.label = key.label
             if refusal is None:
-                opening.reopen(entry, began)
-                opening.reopen(provider, began)
-                for model, place in provider.get("models", {}).items():
+                closures.reopen(entry, began)
+                closures.reopen(provider, began)
+                for model, at_provider in provider.models.items():
                     # Ollama lists `llama3.2:latest` for what is asked for as `llama3.2`.
                     if not listed.isdisjoint((model, f"{model}:latest")):
-                        opening.reopen(place, began)
+                        closures.reopen(at_provider, began)
             else:
                 now, remedy = self._clock.time(), Remedy.REPLACE_KEY.name
-                opening.close(entry, refusal, now, None, began, remedy, address)
+                closures.close(entry, refusal, now, None, began, remedy, address)
 
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
-            self._books.accounts.learn(key, account, "header")
-            self._books.accounts.update(key, change)
+            self._records.accounts.learn(key, account, "header")
+            self._records.accounts.update(key, change)
 
     def missing_models(self) -> dict[str, list[str]]:
         """By provider, the models that were missing when they were last asked for."""
@@ -348,14 +332,10 @@ class QuotaTracker:
         missing: dict[str, list[str]] = {}
         for key in self.configuration.keys:
             address = self.configuration.providers[key.provider].base_url or ""
-            _, provider = self._books.accounts.read(key)
-            for model, place in provider.get("models", {}).items():
-                closed = opening.closure_of(place, address)
-                if (
-                    closed
-                    and closed.get("remedy") == opening.MISSING
-                    and (closed["until"] or math.inf) > now
-                ):
+            _, provider = self._records.accounts.read(key)
+            for model, state in provider.models.items():
+                closed = closures.closure_of(state, address)
+                if closed and closed.remedy == closures.MISSING and closed.ends > now:
                     names = missing.setdefault(key.provider, [])
                     names += [model] if model not in names else []
         return missing
@@ -370,17 +350,17 @@ class QuotaTracker:
         Either the key itself is refused, or its account has no credit.
         """
         now = self._clock.time()
-        document, _ = self._books.accounts.read(key)
-        places = (document.get("keys", {}).get(key.fingerprint, {}), document)
+        account, _ = self._records.accounts.read(key)
         address = self.configuration.providers[key.provider].base_url or ""
-        for closed in (opening.closure_of(place, address) for place in places):
-            if closed and (closed["until"] is None or closed["until"] > now):
-                return Closure(closed["reason"], closed["since"], closed["until"])
+        for part in (account.keys.get(key.fingerprint), account):
+            closed = closures.closure_of(part, address) if part else None
+            if closed and closed.ends > now:
+                return Closure(closed.reason, closed.since, closed.until)
         return None
 
     def account(self, key: Key) -> str | None:
         """The account whose quota a key spends; None as long as nobody has named it."""
-        name = self._books.accounts.account(key)
+        name = self._records.accounts.account(key)
         return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
@@ -394,9 +374,13 @@ class QuotaTracker:
             StorageTimeout: the ledger was locked for ten seconds.
         """
         known = self._key(key)
+
+        def forget(account: AccountState, provider: ProviderState) -> None:
+            ledger.forget(account)
+            provider.models, provider.closed, provider.limits = {}, None, {}
+
         with lock_deadline(_COMMAND_SECONDS):
-            self._books.accounts.update(known, lambda document, provider: ledger.forget(document))
-            self.storage.update(known.provider, ledger.forget)
+            self._records.accounts.update(known, forget)
         self.check_store()
 
     def set_limits(self, scope: str, **limits: Any) -> None:
@@ -422,12 +406,13 @@ class QuotaTracker:
         if scope.startswith(f"{owner}_key_"):
             self._key(scope.partition("/")[0])
 
-        def change(provider: Document) -> None:
-            scopes = provider.setdefault("limits", {})
-            before = scopes.pop(scope, {})
+        def change(document: Document) -> None:
+            provider = codec.read(ProviderState, document)
+            before = provider.limits.pop(scope, {})
             table = {**before, **limits} if limits else {}
             if table := {name: given for name, given in table.items() if given is not None}:
-                scopes[scope] = table
+                provider.limits[scope] = table
+            codec.put(document, provider)
 
         with lock_deadline(_COMMAND_SECONDS):
             self.storage.update(owner, change)
@@ -442,13 +427,11 @@ class QuotaTracker:
         now = self._clock.time() if now is None else now
         rows = []
         for route in self._all_routes(provider):
-            document, of_provider, limits = self._books.read(route, now)
-            account = self._books.accounts.account(route.key)
-            amounts = ledger.estimate(document, route.model, _SHORT_PROMPT)
+            record = self._records.read(route, now)
+            account = self._records.accounts.account(route.key)
+            amounts = ledger.estimate(record.model, _SHORT_PROMPT)
             bound = self._bound(route, _SHORT_PROMPT, amounts, now)
-            rows += views.standings_of(
-                route, account, document, of_provider, limits, amounts, now, bound
-            )
+            rows += views.standings_of(record, account, amounts, now, bound)
         return rows
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
@@ -474,7 +457,7 @@ class QuotaTracker:
         `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or once the
         provider has named it.
         """
-        return self._books.accounts.shared_keys()
+        return self._records.accounts.shared_keys()
 
     def _bound(
         self, route: Route, request: Request, amounts: Amounts, now: float
@@ -510,8 +493,7 @@ class QuotaTracker:
     ) -> tuple[tuple[Purse, str], ...] | RouteState:
         """Hold the request's share of the budget and of its job's bounds, or of neither."""
         now = self._clock.time()
-        document, _, _ = self._books.read(route, now)
-        amounts = ledger.estimate(document, route.model, request)
+        amounts = ledger.estimate(self._records.read(route, now).model, request)
         expected = self._expected(route, request, amounts)
         expires = now + request.timeout + _HOLD_MARGIN_SECONDS
         shares: list[tuple[Purse, str]] = []
@@ -554,13 +536,12 @@ class QuotaTracker:
         raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
     def _all_routes(self, provider: str | None) -> list[Route]:
-        routes = list(self.configuration.routes())
-        for route in tuple(routes):
-            for model in self._books.accounts.read(route.key)[0].get("models", {}):
-                other = self.configuration.route(route.key, model)
-                if other not in routes and self.configuration.is_on(route.key, model):
-                    routes.append(other)
-        return [route for route in routes if provider in (None, route.provider)]
+        routes = {(route.key, route.model): route for route in self.configuration.routes()}
+        for key in dict.fromkeys(key for key, _ in routes):
+            for model in self._records.accounts.read(key)[0].models:
+                if (key, model) not in routes and self.configuration.is_on(key, model):
+                    routes[key, model] = self.configuration.route(key, model)
+        return [route for route in routes.values() if provider in (None, route.provider)]
 
 
 def _spent(call: Settlement) -> Amounts:
@@ -581,8 +562,8 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
     """
     configuration = configuration or get_configuration()
 
-    def merge_copies(before: Document, ours: Document, theirs: Document) -> None:
-        merge_kept(before, ours, theirs, configuration.providers, configuration.clock.time())
+    def merge_copies(name: str, before: Document, ours: Document, theirs: Document) -> None:
+        merge_documents(name, before, ours, theirs, configuration.clock.time())
 
     try:
         storage = open_storage(configuration.store, older_documents, merge_copies, mend)

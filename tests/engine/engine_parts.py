@@ -16,7 +16,7 @@ import redis
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.quota.merging import merge_kept
+from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import (
@@ -94,8 +94,8 @@ class RedisServer:
 
     def storage(self) -> RedisStorage:
         """A storage as another process would have it."""
-        clock, providers = self.clock, {"groq": custom_provider()}
-        return RedisStorage(self.url, lambda *three: merge_kept(*three, providers, clock.now))
+        clock = self.clock
+        return RedisStorage(self.url, lambda *given: merge_documents(*given, clock.now))
 
 
 def custom_provider(

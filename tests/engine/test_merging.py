@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
-from arche_magic.llm_providers.quota.merging import merge_kept
+from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import MemoryStorage
@@ -69,9 +69,8 @@ def test_a_merge_never_counts_less_than_the_server(
     two.put(name, before)
     run(apart, one, two)
     clock.now += wait
-    providers = configuration.providers
     two.update(
-        name, lambda theirs: merge_kept(before, one.read(name), theirs, providers, clock.now)
+        name, lambda theirs: merge_documents(name, before, one.read(name), theirs, clock.now)
     )
     summary = QuotaTracker(two, configuration).get_usage_summary("groq")["groq"]["groq_key_1"]
     for limit in limits:

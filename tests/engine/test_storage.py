@@ -309,7 +309,7 @@ def test_threads_that_move_between_documents_lose_nothing(storage: Storage) -> N
         lambda content: b"[1, 2",
         lambda content: b"[" * 100_000,
         lambda content: "not json \u00e9".encode("latin-1"),
-        lambda content: b'{"version": 3, "documents": {"counter": {"n": 5}}}',
+        lambda content: b'{"version": 4, "documents": {"counter": {"n": 5}}}',
         lambda content: b'{"version": "../../x", "documents": {}}',
         lambda content: b'{"version": 1, "documents": [1]}',
         lambda content: b'{"version": 1, "documents": {"counter": 5}}',

@@ -45,7 +45,7 @@ def charged(tracker: QuotaTracker) -> float:
     """Requests that were ever charged to the first model of the first key."""
     route = a_route(tracker.configuration)
     document = tracker.storage.read(f"groq:{route.key.account}")
-    return float(document["models"][route.model]["charged"][0])
+    return float(document["models"][route.model]["charged"]["requests"])
 
 
 def on_hold(tracker: QuotaTracker) -> int:

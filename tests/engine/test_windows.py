@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota import windows
+from arche_magic.llm_providers.quota.state import Counter
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Limit
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -39,8 +40,8 @@ def charges(draw: st.DrawFn, period: str) -> list[tuple[float, float]]:
     return list(zip(times, map(float, amounts), strict=True))
 
 
-def booked(limit: Limit, log: list[tuple[float, float]]) -> windows.Counter:
-    counter: windows.Counter = {}
+def booked(limit: Limit, log: list[tuple[float, float]]) -> Counter:
+    counter: Counter = Counter()
     for at, amount in log:
         windows.charge(limit, counter, amount, at)
     return counter
@@ -176,10 +177,10 @@ def test_a_rolling_window_never_undercounts_and_forgets_at_most_a_slot_late(
 def test_a_rolling_counter_stays_small() -> None:
     """However many calls there were, the counter has about as many entries as slots."""
     limit = limit_of("rolling", "minute")
-    counter: windows.Counter = {}
+    counter: Counter = Counter()
     for number in range(400):
         windows.charge(limit, counter, 1.0, START + number * 0.7)
-    assert len(counter["slots"]) <= 62
+    assert len(counter.slots) <= 62
 
 
 # --- all rules
@@ -224,8 +225,8 @@ def test_a_bucket_is_open_at_the_moment_it_named_whatever_its_rate(
 def test_what_never_fits_never_opens(window: str) -> None:
     """More than the whole limit has no opening moment, and neither has a limit of nothing."""
     limit = limit_of(window)
-    assert windows.opens_at(limit, {}, 11.0, START) == math.inf
-    assert windows.opens_at(limit, {}, 10.0, START) == START
+    assert windows.opens_at(limit, Counter(), 11.0, START) == math.inf
+    assert windows.opens_at(limit, Counter(), 10.0, START) == START
     nothing = limit_of(window, amount=0.0)
     counter = booked(limit, [(START, 5.0)])
     assert windows.opens_at(nothing, counter, 1.0, START) == math.inf
@@ -267,7 +268,7 @@ def test_a_clock_set_back_gives_no_quota_twice(window: str, back: int, later: in
 def test_two_machines_whose_clocks_differ_do_not_refill_a_bucket_twice() -> None:
     """Charges that alternate between clocks five seconds apart add up as by one clock."""
     limit = limit_of("bucket", amount=60.0)
-    counter: windows.Counter = {}
+    counter: Counter = Counter()
     for number in range(10):
         windows.charge(limit, counter, 5.0, START + number)
         windows.charge(limit, counter, 5.0, START + number - 5)

@@ -19,7 +19,6 @@ from engine_parts import (
     a_route,
     ask,
     custom_configuration,
-    custom_provider,
     failed,
     held,
     served,
@@ -27,9 +26,9 @@ from engine_parts import (
 
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import Remedy
-from arche_magic.llm_providers.quota.merging import merge_kept
+from arche_magic.llm_providers.quota.codec import mend
+from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota.shapes import mend
 from arche_magic.llm_providers.quota.views import usage_summary
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
 from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning, MemoryStorage
@@ -291,11 +290,9 @@ def test_one_wrong_value_in_redis_raises_nothing(redis_server: RedisServer, what
     """A process that begins with it goes on with the rest."""
     from arche_magic.llm_providers.storage.redis import RedisStorage
 
-    providers = {"groq": custom_provider(LIMITS)}
-
     def tracker(now: float = NOON) -> QuotaTracker:
-        def merge(*three: Any) -> None:
-            merge_kept(*three, providers, now)
+        def merge(*given: Any) -> None:
+            merge_documents(*given, now)
 
         return QuotaTracker(RedisStorage(redis_server.url, merge, mend), configured(Clock(now)))
 

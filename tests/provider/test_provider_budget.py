@@ -20,7 +20,7 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     use_configuration,
 )
-from arche_magic.llm_providers.quota.merging import merge_kept
+from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota_tracker import Hold
 from arche_magic.llm_providers.types import Budget, Message, Request
 
@@ -169,7 +169,7 @@ def test_what_was_spent_while_redis_was_away_is_added_to_what_others_spent() -> 
         "spent": {"2026-11-25": 1.25},
         "held": {"ended": {"usd": 0.5, "expires": 9.0}, "other": {"usd": 0.1, "expires": 9.0}},
     }
-    merge_kept(before, ours, theirs, {}, NOON)
+    merge_documents("budget of all providers", before, ours, theirs, NOON)
     assert theirs["spent"]["2026-11-25"] == pytest.approx(1.65)
     assert list(theirs["held"]) == ["other"]
 

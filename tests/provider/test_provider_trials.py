@@ -175,4 +175,4 @@ def test_a_ledger_of_version_1_is_read(start: Start, tmp_path: Path) -> None:
     assert 149_000 < used < 151_000
     assert allowed == 200_000
     assert err == ""
-    assert json.loads(ledger.read_text())["version"] == 2
+    assert json.loads(ledger.read_text())["version"] == 3

@@ -1,14 +1,10 @@
-"""Which account each key spends, as providers name it, and the document the account's keys share.
+"""Which account each key spends, as providers name it, and the state that the account's keys share.
 
-Until a provider names an account, a key's document goes by its fingerprint. Then the name is kept
-in a directory, one per provider:
-
-    accounts    fingerprint -> {account, evidence, at}
-
-and the key's document goes into the account's. It stays where it was, marked with `moved` (`to`,
-and its `content` then), and no hold is made in it any more; but a machine that was cut off may
-still add to it. The account's document notes in `absorbed` (name -> digest) up to where it has
-taken it in.
+Until a provider names an account, a key's state is stored under the key's fingerprint. Then the
+name goes into a directory, one per provider, and the key's counts go into the account's. The key's
+own document stays where it was, marked as moved, and no hold is made in it any more; but a machine
+that was cut off may still add to it. The account notes in `absorbed` up to where it has taken each
+of these documents in.
 """
 
 from __future__ import annotations
@@ -18,18 +14,24 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ..catalog import Provider
 from ..config import Configuration
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Key
-from .folding import fold, unfold, unfolded
-from .holds import release
-from .ledger import Amounts, Document
-from .merging import absorb, merge
+from . import codec
+from .codec import Document, directory_name
+from .merging import absorb, merge_accounts
+from .state import (
+    AccountState,
+    DirectoryState,
+    HeldCall,
+    Moved,
+    NamedAccount,
+    ProviderState,
+)
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _MOST_MOVES = 5
@@ -46,12 +48,12 @@ class Place:
     """
 
     name: str
-    directory: Document
+    directory: DirectoryState
     absorbed: dict[str, str]
 
 
 class Accounts:
-    """Finds and changes the document of the account a key spends.
+    """Finds and changes the state of the account a key spends.
 
     Args:
         storage: where the documents live.
@@ -62,93 +64,100 @@ class Accounts:
         self._storage = storage
         self._configuration = configuration
         self._places: dict[Key, Place] = {}
+        # The documents that were read last, with their states; a storage replaces what it changes.
+        self._states: dict[str, tuple[Document, Any]] = {}
 
-    def read(self, key: Key) -> tuple[Document, Document]:
-        """The document of the key's account and that of its provider, not to be changed.
+    def read(self, key: Key) -> tuple[AccountState, ProviderState]:
+        """The state of the key's account and that of its provider, not to be changed.
 
         Waits for no lock: counts of the key that still lie elsewhere are left there if the ledger
         is locked.
         """
         place = self._places.get(key)
         if place is not None:
-            names = (place.name, _directory(key.provider), key.provider)
-            document, directory, provider = self._storage.read_all(*names)
-            if _holds(place, document, directory):
-                return document, provider
-        document, provider = self._storage.read_all(self._name_now(key), key.provider)
-        return document, provider
+            account, directory, provider = self._read(place.name, key)
+            if _holds(place, account, directory):
+                return account, provider
+        account, _, provider = self._read(self._name_now(key), key)
+        return account, provider
 
     def name(self, key: Key) -> str:
         """The name of the account's document, as this process read or changed it last."""
         place = self._places.get(key)
         return place.name if place else self._name_now(key)
 
-    def _name_now(self, key: Key) -> str:
-        """The name of the account's document, found without waiting for a lock."""
-        try:
-            with lock_deadline(0):
-                return self._find(key).name
-        except StorageTimeout:
-            return self._target(key)[0]
-
-    def update(self, key: Key, change: Callable[[Document, Document], T]) -> tuple[T, str]:
-        """Change the documents of the key's account and its provider together.
+    def update(self, key: Key, change: Callable[[AccountState, ProviderState], T]) -> tuple[T, str]:
+        """Change the states of the key's account and its provider together.
 
         Returns the result, and the name of the account's document.
         """
         while True:
-            place = self._place(key)
+            place = self._places.get(key) or self._find(key)
             result = self.update_at(place, key, change)
             if result is not None:
                 return result[0], place.name
             self._find(key)
 
     def update_held(
-        self, key: Key, model: str, held: Sequence[tuple[str, Amounts]], held_in: str,
-        change: Callable[[Document, Document, Mapping[str, Document]], T],
+        self, key: Key, model: str, hold_ids: Sequence[str], held_in: str,
+        change: Callable[[AccountState, ProviderState], T],
     ) -> T:  # fmt: skip
-        """The same, for calls that `held` amounts, each in a hold of the document `held_in`.
+        """The same, for calls whose holds were made in the document `held_in`.
 
-        `change` is also given the holds, taken back, if the key belongs elsewhere by now.
+        If the key belongs elsewhere by now, the holds are moved there first.
         """
-        taken: dict[str, Document] = {}
+        taken: dict[str, HeldCall] = {}
+
+        def with_holds(account: AccountState, provider: ProviderState) -> T:
+            account.model(model).holds.update(deepcopy(taken))
+            return change(account, provider)
+
         while True:
-            place = self._place(key)
+            place = self._places.get(key) or self._find(key)
             if place.name != held_in and not taken:
-                taken = self._take_holds(key, model, held, held_in)
-            result = self.update_at(place, key, partial(_with_holds, change, taken))
+                taken.update(self._take_holds(key, model, hold_ids, held_in))
+            result = self.update_at(place, key, with_holds)
             if result is not None:
                 return result[0]
             self._find(key)
 
     def update_at(
-        self, place: Place, key: Key, change: Callable[[Document, Document], T]
+        self, place: Place, key: Key, change: Callable[[AccountState, ProviderState], T]
     ) -> tuple[T] | None:
-        """Change the documents, or return None if the account is counted elsewhere by now."""
+        """Change the states, or return None if the account is counted elsewhere by now."""
 
-        def if_so(document: Document, directory: Document, provider: Document) -> tuple[T] | None:
-            return (change(document, provider),) if _holds(place, document, directory) else None
+        def change_documents(
+            of_account: Document, of_directory: Document, of_provider: Document
+        ) -> tuple[T] | None:
+            account = codec.read(AccountState, of_account)
+            if not _holds(place, account, codec.read(DirectoryState, of_directory)):
+                return None
+            provider = codec.read(ProviderState, of_provider)
+            result = change(account, provider)
+            codec.put(of_account, account)
+            codec.put(of_provider, provider)
+            return (result,)
 
-        names = (_directory(key.provider), key.provider)
-        return self._storage.update(place.name, if_so, *names)
+        names = directory_name(key.provider), key.provider
+        return self._storage.update(place.name, change_documents, *names)
 
     def learn(self, key: Key, account: str | None, evidence: str) -> None:
         """Note what account the provider named for a key, if it says something new."""
-        known = _named(self._place(key).directory, key)
-        # An organization with and without its project is one name, told more or less fully.
+        place = self._places.get(key) or self._find(key)
+        known = _named(place.directory, key)
+        # An organization with and without its project is one name, given more or less fully.
         if account is None or f"{account}/".startswith(f"{known}/"):
             return
         if known and f"{known}/".startswith(f"{account}/"):
             return
-        entry = {
-            "account": account,
-            "evidence": evidence,
-            "at": self._configuration.clock.time(),
-        }
-        self._storage.update(
-            _directory(key.provider),
-            lambda directory: directory.setdefault("accounts", {}).update({key.fingerprint: entry}),
-        )
+        named = NamedAccount(account, self._configuration.clock.time(), evidence)
+
+        def change(document: Document) -> None:
+            directory = codec.read(DirectoryState, document)
+            directory.accounts[key.fingerprint] = named
+            codec.put(document, directory)
+
+        self._storage.update(directory_name(key.provider), change)
         self._find(key)
 
     def account(self, key: Key) -> str:
@@ -166,43 +175,71 @@ class Accounts:
                 shared[key.label] = label
         return shared
 
-    def _place(self, key: Key) -> Place:
-        return self._places.get(key) or self._find(key)
+    def _read(self, name: str, key: Key) -> tuple[AccountState, DirectoryState, ProviderState]:
+        """The states of that account, of the directory and of the key's provider, as of now."""
+        names = name, directory_name(key.provider), key.provider
+        documents = self._storage.read_all(*names)
+        account, directory, provider = (
+            self._state(kind, name, document)
+            for kind, name, document in zip(
+                (AccountState, DirectoryState, ProviderState), names, documents, strict=True
+            )
+        )
+        return account, directory, provider
+
+    def _state(self, kind: Any, name: str, document: Document) -> Any:
+        known = self._states.get(name)
+        if known is None or known[0] is not document:
+            known = self._states[name] = document, codec.read(kind, document)
+        return known[1]
+
+    def _name_now(self, key: Key) -> str:
+        """The name of the account's document, found without waiting for a lock."""
+        try:
+            with lock_deadline(0):
+                return self._find(key).name
+        except StorageTimeout:
+            return self._target(key)[0]
 
     def _find(self, key: Key) -> Place:
         """Where the key's account is counted now, with all that belongs there taken in."""
         name, sources, directory = self._target(key)
-        absorbed = {source: self._join(key, source, name) for source in sources if source != name}
+        absorbed = {source: self._join(source, name) for source in sources if source != name}
         place = self._places[key] = Place(name, directory, absorbed)
         return place
 
-    def _target(self, key: Key) -> tuple[str, list[str], Document]:
+    def _target(self, key: Key) -> tuple[str, list[str], DirectoryState]:
         """The account's document, those whose counts belong into it, and the directory."""
-        directory = self._storage.read(_directory(key.provider))
+        of_directory = self._storage.read(directory_name(key.provider))
+        directory = codec.read(DirectoryState, of_directory)
         name, sources = self._resolve(key, directory)
         for _ in range(_MOST_MOVES):
-            document = self._storage.read(name)
-            if "moved" not in document:
+            account = codec.read(AccountState, self._storage.read(name))
+            if account.moved is None:
                 break
-            name = document["moved"]["to"]
+            name = account.moved.to
         return name, sources, directory
 
     def _take_holds(
-        self, key: Key, model: str, held: Iterable[tuple[str, Amounts]], name: str
-    ) -> dict[str, Document]:
+        self, key: Key, model: str, hold_ids: Iterable[str], name: str
+    ) -> dict[str, HeldCall]:
         """Take back holds made in the document `name`, of those that did not move with the key."""
-        document, _ = self.read(key)
-        moved = document.get("models", {}).get(model, {}).get("holds", {})
-        taken = {}
-        for hold_id, amounts in held:
-            if hold_id not in moved:
-                back = partial(release, model=model, hold_id=hold_id, amounts=amounts)
-                hold = self._storage.update(name, back)
-                if hold is not None:
-                    taken[hold_id] = hold
-        return taken
+        account, _ = self.read(key)
+        moved: Mapping[str, HeldCall] = {}
+        if model in account.models:
+            moved = account.models[model].holds
+        left = [hold_id for hold_id in hold_ids if hold_id not in moved]
 
-    def _resolve(self, key: Key, directory: Document) -> tuple[str, list[str]]:
+        def take(document: Document) -> dict[str, HeldCall]:
+            source = codec.read(AccountState, document)
+            holds = source.model(model).holds
+            found = {hold_id: holds.pop(hold_id) for hold_id in left if hold_id in holds}
+            codec.put(document, source)
+            return found
+
+        return self._storage.update(name, take) if left else {}
+
+    def _resolve(self, key: Key, directory: DirectoryState) -> tuple[str, list[str]]:
         """The name of the account's document, and of those whose counts belong into it."""
         if _is_configured(key):
             return f"{key.provider}:{key.account}", []
@@ -216,69 +253,49 @@ class Accounts:
                 return f"{key.provider}:{other.account}", [own, name]
         return name, [own]
 
-    def _join(self, key: Key, source: str, target: str) -> str:
+    def _join(self, source: str, target: str) -> str:
         """Take a key's document into the account's, or what was added to it since.
 
         Returns the digest of what is taken in.
         """
         now = self._configuration.clock.time()
-        provider = self._configuration.providers[key.provider]
 
-        def take_in(account: Document, own: Document) -> str:
-            content = {name: value for name, value in own.items() if name != "moved"}
-            moved = own.setdefault("moved", {"to": target, "content": deepcopy(content)})
+        def take_in(of_account: Document, of_key: Document) -> str:
+            account, own = (codec.read(AccountState, found) for found in (of_account, of_key))
+            moved, own.moved = own.moved, None
+            content = codec.write(own)
             digest = _digest(content)
-            absorbed = account.setdefault("absorbed", {})
             # A key that was of another account before leaves its counts there.
-            if moved["to"] == target and absorbed.get(source) != digest:
-                unfold(account, provider)
-                full = _full_copy(content, provider)
-                if source in absorbed:
-                    merge(_full_copy(moved["content"], provider), full, account, now)
+            if (moved is None or moved.to == target) and account.absorbed.get(source) != digest:
+                if moved and source in account.absorbed:
+                    merge_accounts(codec.read(AccountState, moved.content), own, account, now)
                 else:
-                    absorb(full, account, now)
-                fold(account, provider, now)
-            absorbed[source] = digest
-            moved["content"] = content
+                    absorb(deepcopy(own), account, now)
+            account.absorbed[source] = digest
+            own.moved = Moved(moved.to if moved else target, content)
+            codec.put(of_account, account)
+            codec.put(of_key, own)
             return digest
 
         return self._storage.update(target, take_in, source)
 
 
-def _holds(place: Place, document: Document, directory: Document) -> bool:
+def _holds(place: Place, account: AccountState, directory: DirectoryState) -> bool:
     """Whether what was found is still so, and nothing waits to be taken in."""
-    absorbed = document.get("absorbed", {})
     return (
-        "moved" not in document
+        account.moved is None
         and directory == place.directory
-        and all(absorbed.get(source) == digest for source, digest in place.absorbed.items())
+        and all(account.absorbed.get(name) == digest for name, digest in place.absorbed.items())
     )
-
-
-def _with_holds(
-    change: Callable[[Document, Document, Mapping[str, Document]], T],
-    taken: Mapping[str, Document],
-    document: Document,
-    provider: Document,
-) -> T:
-    return change(document, provider, taken)
-
-
-def _full_copy(content: Document, provider: Provider) -> Document:
-    return unfolded(deepcopy(content), provider)
 
 
 def _is_configured(key: Key) -> bool:
     return key.account != key.fingerprint
 
 
-def _directory(provider: str) -> str:
-    return f"accounts of {provider}"
-
-
-def _named(directory: Document, key: Key) -> str | None:
-    name: str | None = directory.get("accounts", {}).get(key.fingerprint, {}).get("account")
-    return name
+def _named(directory: DirectoryState, key: Key) -> str | None:
+    named = directory.accounts.get(key.fingerprint)
+    return named.account if named else None
 
 
 def _digest(content: Document) -> str:

@@ -3,17 +3,7 @@
 Each call holds what it may take before it is sent, and what it did take replaces the hold. A call
 may be sent if what it usually takes still fits beside the most that the calls under way can take.
 So all calls together exceed a bound by one reply at most, however many threads, processes and
-machines send them. A document of a purse:
-
-    spent     counter -> amount. The budget counts USD per day and month of UTC (`2026-11-25`,
-              `2026-11`); a job counts `usd` and `tokens`
-    held      hold -> {usd, tokens, most_usd, most_tokens, kind, plain, scale, at, expires, by}.
-              `usd` and `tokens` are what the call usually takes, and count if it never ends;
-              `most_…` of null is an unknown amount; `by` is the process, see `processes`
-    seen      kind of request -> the highest `input` and `output` counted so far, today or in the
-              job; see `Expected`
-
-The documents of jobs are together in one, under `jobs`; each notes `at`, when it was last changed.
+machines send them.
 """
 
 from __future__ import annotations
@@ -21,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeVar
@@ -29,13 +18,13 @@ from typing import Literal, TypeVar
 from ..processes import is_dead, this_process
 from ..storage import Document, Storage
 from ..types import Budget, Usage, utc
+from . import codec
 from .opening import RouteState, is_expired
+from .state import BudgetState, HeldShare, Highest, JobsState, JobState
 
 T = TypeVar("T")
 Unit = Literal["usd", "tokens"]
 
-DOCUMENT = "budget of all providers"
-JOBS = "bounds of jobs"
 _UNITS: tuple[Unit, Unit] = ("usd", "tokens")
 _SOON_SECONDS = 0.05
 _ROUNDING = 1e-9
@@ -137,10 +126,10 @@ class Purse:
 
     def uses(self, now: float) -> list[BudgetUse]:
         """Each budget that is set."""
-        document = self._read(now)
-        held = sum(entry["usd"] for entry in document.get("held", {}).values())
+        state = self._read(now)
+        held = sum(share.usd for share in state.held.values())
         return [
-            BudgetUse(bound.period, bound.amount, _spent(document, bound) + held)
+            BudgetUse(bound.period, bound.amount, state.spent.get(bound.counter, 0.0) + held)
             for bound in self._bounds(now)
             if bound.period
         ]
@@ -157,23 +146,23 @@ class Purse:
     def hold(self, expected: Expected, now: float, expires: float) -> str | RouteState:
         """Hold what a request may take; returns the hold, or why it cannot be sent now."""
 
-        def change(document: Document) -> str | RouteState:
-            state = self._state(document, expected, now)
-            if state:
-                return state
-            amounts, name = _amounts(document, expected), os.urandom(6).hex()
-            document.setdefault("held", {})[name] = {
-                "usd": amounts.usual["usd"] if amounts.has_price else 0.0,
-                "tokens": amounts.usual["tokens"],
-                "most_usd": _or_null(amounts.most["usd"]),
-                "most_tokens": _or_null(amounts.most["tokens"]),
-                "kind": expected.kind,
-                "plain": expected.plain,
-                "scale": expected.scale,
-                "at": now,
-                "expires": expires,
-                "by": this_process(),
-            }
+        def change(state: BudgetState) -> str | RouteState:
+            shut = self._state(state, expected, now)
+            if shut:
+                return shut
+            amounts, name = _amounts(state, expected), os.urandom(6).hex()
+            state.held[name] = HeldShare(
+                at=now,
+                expires=expires,
+                usd=amounts.usual["usd"] if amounts.has_price else 0.0,
+                tokens=amounts.usual["tokens"],
+                most_usd=_or_none(amounts.most["usd"]),
+                most_tokens=_or_none(amounts.most["tokens"]),
+                kind=expected.kind,
+                plain=expected.plain,
+                scale=expected.scale,
+                by=this_process(),
+            )
             return name
 
         return self._change(change, now)
@@ -191,16 +180,19 @@ class Purse:
             counted: False if the tokens are a guess: then it counts as a usual call at least.
         """
 
-        def change(document: Document) -> None:
-            held = document.get("held", {}).pop(hold, None)
-            if held is None:
+        def change(state: BudgetState) -> None:
+            share = state.held.pop(hold, None)
+            if share is None:
                 return
-            took = {"usd": held["usd"] if usd is None else usd, "tokens": spent.total_tokens}
+            took = {"usd": share.usd if usd is None else usd, "tokens": spent.total_tokens}
             if not counted and spent.total_tokens:
-                took = {unit: max(amount, held.get(unit, 0.0)) for unit, amount in took.items()}
-            self._charge(document, took, now)
+                took = {
+                    "usd": max(took["usd"], share.usd),
+                    "tokens": max(took["tokens"], share.tokens),
+                }
+            self._charge(state, took, now)
             if counted and spent.output_tokens:
-                _see(document, held, spent)
+                _see(state, share, spent)
 
         self._change(change, now)
 
@@ -214,21 +206,21 @@ class Purse:
             if amount is not None
         )
 
-    def _state(self, document: Document, expected: Expected, now: float) -> RouteState | None:
-        amounts, bounds = _amounts(document, expected), self._bounds(now)
+    def _state(self, state: BudgetState, expected: Expected, now: float) -> RouteState | None:
+        amounts, bounds = _amounts(state, expected), self._bounds(now)
         what = "a budget" if self._budget else "a max_cost"
         if not amounts.has_price and any(bound.unit == "usd" for bound in bounds):
             return RouteState(math.inf, f"there is {what}, and its price is not known", 0.0)
-        states = [self._state_of(bound, document, amounts, now) for bound in bounds]
-        found = [state for state in states if state is not None]
-        return max(found, key=lambda state: state.opens_at, default=None)
+        found = [self._state_of(bound, state, amounts, now) for bound in bounds]
+        shut = [route_state for route_state in found if route_state is not None]
+        return max(shut, key=lambda route_state: route_state.opens_at, default=None)
 
     def _state_of(
-        self, bound: _Bound, document: Document, amounts: _Amounts, now: float
+        self, bound: _Bound, state: BudgetState, amounts: _Amounts, now: float
     ) -> RouteState | None:
-        spent, usual = _spent(document, bound), amounts.usual[bound.unit]
+        spent, usual = state.spent.get(bound.counter, 0.0), amounts.usual[bound.unit]
         most = bound.amount + _ROUNDING
-        under_way = sum(_most(hold, bound.unit) for hold in document.get("held", {}).values())
+        under_way = sum(_most(share, bound.unit) for share in state.held.values())
         if not usual or spent + under_way + usual <= most:
             return None
         if spent + usual <= most:
@@ -244,93 +236,75 @@ class Purse:
         use = BudgetUse(bound.period, bound.amount, spent)
         return RouteState(_turns_at(bound.period, now), f"the budget: {use}", 0.0)
 
-    def _read(self, now: float) -> Document:
-        """The document as it is by now."""
-        whole = self._storage.read(JOBS if self._job else DOCUMENT)
-        document = deepcopy(whole.get("jobs", {}).get(self._job, {}) if self._job else whole)
-        self._turn(document, now)
-        return document
+    def _read(self, now: float) -> BudgetState:
+        """The state as it is by now."""
+        if self._job:
+            jobs = codec.read(JobsState, self._storage.read(codec.JOBS)).jobs
+            state: BudgetState = jobs.get(self._job) or JobState()
+        else:
+            state = codec.read(BudgetState, self._storage.read(codec.BUDGET))
+        self._turn(state, now)
+        return state
 
-    def _change(self, change: Callable[[Document], T], now: float) -> T:
-        def on_the_whole(whole: Document) -> T:
-            document = whole
-            if self._job:
-                jobs = whole.setdefault("jobs", {})
-                document = jobs.setdefault(self._job, {})
-                document["at"] = now
-                for name in [n for n, entry in jobs.items() if entry["at"] < now - _JOB_SECONDS]:
-                    del jobs[name]
-            self._turn(document, now)
-            return change(document)
+    def _change(self, change: Callable[[BudgetState], T], now: float) -> T:
+        def on_jobs(document: Document) -> T:
+            state = codec.read(JobsState, document)
+            job = state.jobs.setdefault(self._job, JobState())
+            job.at = now
+            state.jobs = {n: j for n, j in state.jobs.items() if j.at >= now - _JOB_SECONDS}
+            return on_state(state, job, document)
 
-        return self._storage.update(JOBS if self._job else DOCUMENT, on_the_whole)
+        def on_budget(document: Document) -> T:
+            state = codec.read(BudgetState, document)
+            return on_state(state, state, document)
 
-    def _turn(self, document: Document, now: float) -> None:
+        def on_state(whole: BudgetState | JobsState, state: BudgetState, document: Document) -> T:
+            self._turn(state, now)
+            result = change(state)
+            codec.put(document, whole)
+            return result
+
+        if self._job:
+            return self._storage.update(codec.JOBS, on_jobs)
+        return self._storage.update(codec.BUDGET, on_budget)
+
+    def _turn(self, state: BudgetState, now: float) -> None:
         """Forget earlier days and months, and charge calls that never ended."""
-        spent = document.setdefault("spent", {})
         if self._budget is not None:
             today = _days(now)
-            if today[0] not in spent:
+            if today[0] not in state.spent:
                 # A long reply of yesterday must not keep today's requests out.
-                document.pop("seen", None)
-            document["spent"] = {name: spent.get(name, 0.0) for name in today}
-        held = document.get("held", {})
-        for name, entry in list(held.items()):
-            if not (is_expired({"at": 0.0, **entry}, now) or is_dead(entry.get("by", ""))):
-                continue
-            del held[name]
-            took = {"usd": entry["usd"], "tokens": entry.get("tokens", 0.0)}
-            self._charge(document, took, now)
+                state.seen = {}
+            state.spent = {name: state.spent.get(name, 0.0) for name in today}
+        for name, share in list(state.held.items()):
+            if is_expired(share, now) or is_dead(share.by):
+                del state.held[name]
+                self._charge(state, {"usd": share.usd, "tokens": share.tokens}, now)
 
-    def _charge(self, document: Document, took: Mapping[str, float], now: float) -> None:
-        spent = document["spent"]
+    def _charge(self, state: BudgetState, took: Mapping[str, float], now: float) -> None:
         if self._budget is not None:
             for name in _days(now):
-                spent[name] += took["usd"]
+                state.spent[name] += took["usd"]
         else:
             for unit in _UNITS:
-                spent[unit] = spent.get(unit, 0.0) + took[unit]
+                state.spent[unit] = state.spent.get(unit, 0.0) + took[unit]
 
 
-def merge_budget(before: Document, ours: Document, theirs: Document) -> None:
-    """Add to `theirs` what was spent between `before` and `ours`; holds are their own kernels'."""
-    spent = theirs.setdefault("spent", {})
-    for name, amount in ours.get("spent", {}).items():
-        gained = amount - before.get("spent", {}).get(name, 0.0)
-        spent[name] = spent.get(name, 0.0) + max(0.0, gained)
-    for hold in before.get("held", {}):
-        if hold not in ours.get("held", {}):
-            theirs.get("held", {}).pop(hold, None)
-    for kind, highest in ours.get("seen", {}).items():
-        known = theirs.setdefault("seen", {}).setdefault(kind, {})
-        for name, value in highest.items():
-            known[name] = max(value, known.get(name, 0.0))
-
-
-def merge_jobs(before: Document, ours: Document, theirs: Document) -> None:
-    """The same for the document of all jobs."""
-    jobs = theirs.setdefault("jobs", {})
-    for name, entry in ours["jobs"].items():
-        known = jobs.setdefault(name, {"at": entry["at"]})
-        known["at"] = max(known["at"], entry["at"])
-        merge_budget(before.get("jobs", {}).get(name, {}), entry, known)
-
-
-def _amounts(document: Document, expected: Expected) -> _Amounts:
+def _amounts(state: BudgetState, expected: Expected) -> _Amounts:
     """What a request usually takes, and the most it can take.
 
     Without `max_tokens` the usual reply is the longest so far. Until one has come, the most
     that a request can take is all that the model's window holds.
     """
-    seen = document.get("seen", {}).get(expected.kind)
+    seen = state.seen.get(expected.kind)
     usual, window = expected.usual, expected.window
     output = usual.output_tokens
     most_input = most_output = window
     if seen:
-        input_tokens = math.ceil(max(usual.input_tokens, seen["input"] * expected.plain))
+        input_tokens = math.ceil(max(usual.input_tokens, seen.input * expected.plain))
         usual = Usage(input_tokens, usual.output_tokens)
         most_input = math.ceil(_TIMES_THE_INPUT * expected.plain)
-        output = math.ceil(seen["output"] * expected.scale)
+        output = math.ceil(seen.output * expected.scale)
         most_output = max(_TIMES_THE_LONGEST * output, _LONG_REPLY_TOKENS)
     usual = Usage(usual.input_tokens, expected.longest_reply or output)
     most_output = expected.longest_reply or max(output, min(most_output, window))
@@ -343,30 +317,26 @@ def _amounts(document: Document, expected: Expected) -> _Amounts:
         {"usd": usd or 0.0, "tokens": usual.total_tokens},
         {"usd": most_usd or 0.0, "tokens": most_input + most_output},
         has_price=usd is not None,
-        is_guess=bool(seen) and expected.longest_reply is None,
+        is_guess=seen is not None and expected.longest_reply is None,
     )
 
 
-def _see(document: Document, held: Document, spent: Usage) -> None:
+def _see(state: BudgetState, share: HeldShare, spent: Usage) -> None:
     """Note the highest counts of a kind of request."""
-    if "kind" not in held:
+    if not share.kind:
         return
-    known = document.setdefault("seen", {}).setdefault(held["kind"], {"input": 0.0, "output": 0.0})
-    ratio = spent.input_tokens / max(1.0, held["plain"])
-    known["input"] = max(known["input"], round(ratio, 4))
-    known["output"] = max(known["output"], round(spent.output_tokens / held["scale"], 4))
+    known = state.seen.setdefault(share.kind, Highest())
+    ratio = spent.input_tokens / max(1.0, share.plain)
+    known.input = max(known.input, round(ratio, 4))
+    known.output = max(known.output, round(spent.output_tokens / share.scale, 4))
 
 
-def _spent(document: Document, bound: _Bound) -> float:
-    return float(document.get("spent", {}).get(bound.counter, 0.0))
+def _most(share: HeldShare, unit: Unit) -> float:
+    most = share.most_usd if unit == "usd" else share.most_tokens
+    return math.inf if most is None else most
 
 
-def _most(hold: Document, unit: Unit) -> float:
-    most = hold.get(f"most_{unit}", hold.get(unit, 0.0))
-    return math.inf if most is None else float(most)
-
-
-def _or_null(amount: float) -> float | None:
+def _or_none(amount: float) -> float | None:
     return amount if amount < math.inf else None
 
 

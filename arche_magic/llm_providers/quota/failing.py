@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 
 from ..errors import AttemptFailed, Remedy
-from ..types import Limit, Route
-from . import opening, windows
-from .ledger import Amounts, Document, as_amounts
+from . import closures, opening, windows
+from .closures import Closable
+from .ledger import as_amounts
+from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 _FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
 # A refusal that names neither limit nor time: a minute is the shortest window providers publish.
@@ -41,66 +42,62 @@ def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
 
 
 def close(
-    document: Document, provider: Document, route: Route, limits: Mapping[str, Limit],
-    failure: AttemptFailed, now: float, began: float, jitter: float,
-) -> None:  # fmt: skip
+    record: RouteRecord, failure: AttemptFailed, now: float, began: float, jitter: float
+) -> None:
     """Note what the model lacks, and close what the failure's remedy says.
 
     `jitter` is a factor for waits that we make up.
     """
-    entry = document["models"][route.model]
-    place: Document | None = None
+    route, account, provider = record.route, record.account, record.provider
+    part: Closable | None = None
     seconds: float | None = None
     if failure.remedy is Remedy.WAIT_FOR_LIMIT:
-        place, seconds = entry, _wait_for_limit(entry, route, limits, failure, now, began)
-        opening.forget_level(entry)
+        part, seconds = record.model, _wait_for_limit(record, failure, now, began)
+        opening.forget_level(record.model)
     elif failure.remedy is Remedy.TOP_UP_ACCOUNT:
-        place, seconds = document, _ACCOUNT_RECHECK_SECONDS
+        part, seconds = account, _ACCOUNT_RECHECK_SECONDS
     elif failure.remedy is Remedy.CHANGE_PLAN:
-        place, seconds = entry, _ACCOUNT_RECHECK_SECONDS
+        part, seconds = record.model, _ACCOUNT_RECHECK_SECONDS
     elif failure.remedy is Remedy.REPLACE_KEY:
-        keys = document.setdefault("keys", {})
-        place = keys.setdefault(route.key.fingerprint, {"label": route.key.label})
+        part = account.key(route.key.fingerprint, route.key.label)
     elif failure.remedy is Remedy.CHANGE_MODEL:
-        place = provider.setdefault("models", {}).setdefault(route.model, {})
+        part = provider.model(route.model)
         seconds = _MODEL_RECHECK_SECONDS
     elif failure.remedy is Remedy.CHECK_ADDRESS:
-        place = provider
-        longer = _FIRST_ADDRESS_SECONDS * 4 ** opening.strikes(provider, began)
+        part = provider
+        longer = _FIRST_ADDRESS_SECONDS * 4 ** closures.strikes(provider, began)
         seconds = min(longer, _LONGEST_ADDRESS_SECONDS)
     elif failure.remedy is Remedy.RETRY_LATER:
-        place, seconds = provider, _sensible(failure.retry_after)
+        part, seconds = provider, _sensible(failure.retry_after)
         if seconds is None:
-            doubled = _FIRST_OUTAGE_SECONDS * 2 ** opening.strikes(provider, began)
+            doubled = _FIRST_OUTAGE_SECONDS * 2 ** closures.strikes(provider, began)
             seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * jitter
-    if place is not None:
+    if part is not None:
         remedy, address = failure.remedy.name, route.address
-        opening.close(place, failure.summary, now, seconds, began, remedy, address)
+        closures.close(part, failure.summary, now, seconds, began, remedy, address)
     if failure.lacks:
-        opening.note_lack(provider, route, failure.lacks, now)
-    if place is not provider and failure.sent:
+        closures.note_lack(provider, route, failure.lacks, now)
+    if part is not provider and failure.sent:
         # A refusal, too, is an answer: the provider itself is back.
-        opening.reopen(provider, began)
+        closures.reopen(provider, began)
 
 
-def _wait_for_limit(
-    entry: Document, route: Route, limits: Mapping[str, Limit], failure: AttemptFailed,
-    now: float, began: float,
-) -> float:  # fmt: skip
+def _wait_for_limit(record: RouteRecord, failure: AttemptFailed, now: float, began: float) -> float:
     """Seconds until the provider's time; unnamed, until our windows have room."""
-    told = _sensible(failure.retry_after)
-    if told is not None:
-        return told
-    named = limits.get(failure.limit or "")
+    stated = _sensible(failure.retry_after)
+    if stated is not None:
+        return stated
+    named = record.limits.get(failure.limit or "")
     if named and named.window == "calendar":
         # A refused token limit leaves room in our own count, and still turns only then.
         return windows.period_end(named.period, named.time_zone, now) - now
     # By the windows alone: what is closed, on hold or on trial says nothing about them.
-    counts: Document = {"models": {route.model: {"limits": entry.get("limits", {})}}}
-    wait = opening.route_state(counts, {}, route, limits, as_amounts(1, 0), now).opens_at - now
+    counts = ModelState(limits=record.model.limits)
+    alone = replace(record, account=AccountState(), provider=ProviderState(), model=counts)
+    wait = opening.route_state(alone, as_amounts(1, 0), now).opens_at - now
     if 0 < wait < math.inf:
         return wait
-    doubled: float = _UNNAMED_LIMIT_SECONDS * 2 ** opening.strikes(entry, began)
+    doubled: float = _UNNAMED_LIMIT_SECONDS * 2 ** closures.strikes(record.model, began)
     return min(doubled, _LONGEST_UNNAMED_SECONDS)
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..reply import Attempt
-from ..types import PERIOD_SECONDS, Standing, Usage
-from .ledger import Amounts, as_amounts
+from ..types import PERIOD_SECONDS, Metric, Standing, Usage
+from .ledger import as_amounts
+from .state import Amounts
 from .windows import period_end
 
 PACE_SECONDS = 3600.0
@@ -26,7 +27,7 @@ def account_of(row: Standing) -> Account:
     return row.provider, row.account, row.model
 
 
-def units(attempt: Attempt, metric: str) -> float:
+def units(attempt: Attempt, metric: Metric) -> float:
     """Units of `requests`, `tokens`, … that an attempt spent, by its recorded count."""
     if attempt.outcome in _NOT_SPENT:
         return 0.0
@@ -64,7 +65,7 @@ def runs_out_at(row: Standing, pace: float, now: float) -> float:
 
 
 def prompts_that_fit(
-    standings: Iterable[Standing], need: Mapping[str, float], now: float, until: float
+    standings: Iterable[Standing], need: Mapping[Metric, float], now: float, until: float
 ) -> int:
     """How many prompts that need these units fit on all routes together up to `until`.
 
@@ -92,7 +93,7 @@ def midnight(now: float) -> float:
     return datetime(tomorrow.year, tomorrow.month, tomorrow.day).timestamp()
 
 
-def _fits(row: Standing, need: Mapping[str, float], now: float, until: float) -> float:
+def _fits(row: Standing, need: Mapping[Metric, float], now: float, until: float) -> float:
     amount = need.get(row.metric, 0.0)
     if amount <= 0:
         return math.inf

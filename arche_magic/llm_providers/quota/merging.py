@@ -1,137 +1,176 @@
-"""How two copies, or two documents, of the ledger become one without losing what was charged.
+"""How two copies, or two accounts, of the ledger become one without losing what was charged.
 
-Pure functions; all but `merge_kept` on documents written out in full. Where the order of two
-charges cannot be known, the count comes out higher, never lower than the provider's own.
+Where the order of two charges cannot be known, the count comes out higher, never lower than the
+provider's own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from copy import deepcopy
+from typing import TypeVar
 
-from ..catalog import Provider
-from . import windows
-from .budget import merge_budget, merge_jobs
-from .folding import fold, unfold, unfolded
-from .ledger import Amounts, Document, limit_of, stored_limit
+from . import codec, windows
+from .closures import Closable
+from .codec import Document
+from .ledger import limit_state
+from .state import (
+    AccountState,
+    Amounts,
+    BudgetState,
+    Closure,
+    DirectoryState,
+    Highest,
+    JobsState,
+    JobState,
+    KeyState,
+    LimitState,
+    ModelAtProvider,
+    ModelState,
+    ProviderState,
+)
+
+A = TypeVar("A", KeyState, ModelState)
 
 
-def merge_kept(
-    before: Document,
-    ours: Document,
-    theirs: Document,
-    providers: Mapping[str, Provider],
-    now: float,
+def merge_documents(
+    name: str, before: Document, ours: Document, theirs: Document, now: float
 ) -> None:
-    """`merge` for documents as they are kept in a storage."""
-    catalog = providers.get(ours.get("provider") or theirs.get("provider") or "")
-    if "spent" in ours or "held" in ours:
-        merge_budget(before, ours, theirs)
-        return
-    if "jobs" in ours:
-        merge_jobs(before, ours, theirs)
-        return
-    if catalog is None:
-        # A directory, or what holds for a whole provider.
-        merge(before, ours, theirs, now)
-        return
-    unfold(theirs, catalog)
-    merge(unfolded(before, catalog), unfolded(ours, catalog), theirs, now)
-    fold(theirs, catalog, now)
+    """Add to `theirs` what happened to the document of that name between `before` and `ours`.
 
-
-def merge(before: Document, ours: Document, theirs: Document, now: float) -> None:
-    """Add to `theirs` what happened to a document between `before` and `ours`.
-
-    `before` is what both copies had in common. What became of accounts (`moved`, `absorbed`)
-    is not taken over: `accounts` does it again where it finds it missing.
+    `before` is what both copies had in common.
     """
-    for fingerprint, named in ours.get("accounts", {}).items():
-        known = theirs.setdefault("accounts", {}).get(fingerprint)
-        if known is None or known["at"] < named["at"]:
-            theirs["accounts"][fingerprint] = named
-    if "provider" in ours:
-        theirs["provider"] = ours["provider"]
-    _merge_closure(before, ours, theirs)
-    for part in ("keys", "models"):
-        for name, entry in ours.get(part, {}).items():
-            place = theirs.setdefault(part, {}).setdefault(name, {})
-            earlier = before.get(part, {}).get(name, {})
-            _merge_closure(earlier, entry, place)
-            _keep_answered(entry, place)
-            if part == "models":
-                if "lacks" in entry:
-                    place["lacks"] = place.get("lacks", {}) | deepcopy(entry["lacks"])
-                _merge_model(earlier, entry, place, now)
-            else:
-                place.setdefault("label", entry.get("label", ""))
+    kind = codec.kind_of(name)
+    then, mine, other = (codec.read(kind, document) for document in (before, ours, theirs))
+    if kind is AccountState:
+        merge_accounts(then, mine, other, now)
+    elif kind is ProviderState:
+        _merge_providers(then, mine, other)
+    elif kind is DirectoryState:
+        _merge_directories(mine, other)
+    elif kind is BudgetState:
+        _merge_budgets(then, mine, other)
+    elif kind is JobsState:
+        _merge_jobs(then, mine, other)
+    else:
+        return
+    codec.put(theirs, other)
 
 
-def absorb(source: Document, target: Document, now: float) -> None:
-    """Add all of one key's document to the document of the account the key turned out to spend.
+def merge_accounts(
+    before: AccountState, ours: AccountState, theirs: AccountState, now: float
+) -> None:
+    """Add to `theirs` what happened to an account between `before` and `ours`.
 
-    The totals of `target` stay: they tell what was charged to that document itself.
+    What became of accounts (`moved`, `absorbed`) is not taken over: `accounts` does it again where
+    it finds it missing.
     """
-    if "provider" in source:
-        target["provider"] = source["provider"]
+    theirs.provider = ours.provider or theirs.provider
+    _merge_closure(before.closed, ours, theirs)
+    for name, key in ours.keys.items():
+        known_key = theirs.key(name, key.label)
+        _merge_closure(before.keys.get(name, KeyState()).closed, key, known_key)
+        _keep_answered(key, known_key)
+    for name, model in ours.models.items():
+        known, earlier = theirs.model(name), before.models.get(name, ModelState())
+        _merge_closure(earlier.closed, model, known)
+        _keep_answered(model, known)
+        _merge_model(earlier, model, known, now)
+
+
+def absorb(source: AccountState, target: AccountState, now: float) -> None:
+    """Add all of one key's state to the state of the account the key turned out to spend.
+
+    The totals of `target` stay: they tell what was charged to that account itself.
+    """
+    target.provider = source.provider or target.provider
     _keep_longer_closure(source, target)
-    for part in ("keys", "models"):
-        for name, entry in source.get(part, {}).items():
-            place = target.setdefault(part, {}).setdefault(name, {})
-            _keep_longer_closure(entry, place)
-            _keep_answered(entry, place)
-            if part == "models":
-                _absorb_model(entry, place, now)
-            else:
-                place.setdefault("label", entry.get("label", ""))
+    for name, key in source.keys.items():
+        known_key = target.key(name, key.label)
+        _keep_longer_closure(key, known_key)
+        _keep_answered(key, known_key)
+    for name, model in source.models.items():
+        known = target.model(name)
+        _keep_longer_closure(model, known)
+        _keep_answered(model, known)
+        _absorb_model(model, known, now)
 
 
-def _merge_model(before: Document, ours: Document, theirs: Document, now: float) -> None:
-    earlier = before.get("charged", {})
+def _merge_providers(before: ProviderState, ours: ProviderState, theirs: ProviderState) -> None:
+    _merge_closure(before.closed, ours, theirs)
+    for name, model in ours.models.items():
+        known = theirs.model(name)
+        _merge_closure(before.models.get(name, ModelAtProvider()).closed, model, known)
+        known.lacks |= deepcopy(model.lacks)
+
+
+def _merge_directories(ours: DirectoryState, theirs: DirectoryState) -> None:
+    for fingerprint, named in ours.accounts.items():
+        known = theirs.accounts.get(fingerprint)
+        if known is None or known.at < named.at:
+            theirs.accounts[fingerprint] = named
+
+
+def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) -> None:
+    """Add what was spent; holds are their own kernels'."""
+    for name, amount in ours.spent.items():
+        gained = max(0.0, amount - before.spent.get(name, 0.0))
+        theirs.spent[name] = theirs.spent.get(name, 0.0) + gained
+    for hold in before.held.keys() - ours.held.keys():
+        theirs.held.pop(hold, None)
+    for kind, highest in ours.seen.items():
+        known = theirs.seen.setdefault(kind, Highest())
+        known.input = max(known.input, highest.input)
+        known.output = max(known.output, highest.output)
+
+
+def _merge_jobs(before: JobsState, ours: JobsState, theirs: JobsState) -> None:
+    for name, job in ours.jobs.items():
+        known = theirs.jobs.setdefault(name, JobState())
+        known.at = max(known.at, job.at)
+        _merge_budgets(before.jobs.get(name, JobState()), job, known)
+
+
+def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: float) -> None:
     gained: Amounts = {
-        metric: max(0.0, total - earlier.get(metric, 0.0))
-        for metric, total in ours.get("charged", {}).items()
+        metric: max(0.0, total - before.charged.get(metric, 0.0))
+        for metric, total in ours.charged.items()
     }
     _adopt_limits(ours, theirs, now)
-    for name, stored in theirs.get("limits", {}).items():
-        if stored["amount"] is not None:
-            _add_gain(name, stored, before, ours, gained, now)
-    totals = theirs.setdefault("charged", {})
+    for name, state in theirs.limits.items():
+        _add_gain(name, state, before, ours, gained, now)
     for metric, amount in gained.items():
-        totals[metric] = totals.get(metric, 0.0) + amount
-    old, new = before.get("holds", {}), ours.get("holds", {})
-    holds = theirs.setdefault("holds", {})
-    for hold_id in old.keys() - new.keys():
-        holds.pop(hold_id, None)
-    holds.update({name: hold for name, hold in new.items() if hold != old.get(name)})
-    if ours.get("calibration") and ours["calibration"] != before.get("calibration"):
-        theirs["calibration"] = ours["calibration"]
+        theirs.charged[metric] = theirs.charged.get(metric, 0.0) + amount
+    for hold_id in before.holds.keys() - ours.holds.keys():
+        theirs.holds.pop(hold_id, None)
+    for hold_id in ours.holds.keys() - before.holds.keys():
+        theirs.holds[hold_id] = ours.holds[hold_id]
+    if ours.calibration and ours.calibration != before.calibration:
+        theirs.calibration = ours.calibration
     _keep_last_charged(ours, theirs)
 
 
 def _add_gain(
-    name: str, stored: Document, before: Document, ours: Document, gained: Amounts, now: float
+    name: str, state: LimitState, before: ModelState, ours: ModelState, gained: Amounts, now: float
 ) -> None:
     """Charge to one limit what was gained since `before`, as late as it can have been."""
-    limit, counter = limit_of(name, stored), stored["counter"]
+    limit, counter = state.limit(name), state.counter
     gain = gained.get(limit.metric, 0.0)
-    mine = _known_limit(ours, name)
-    level = windows.used(limit_of(name, mine), mine["counter"], now) if mine else 0.0
+    mine = ours.limits.get(name)
+    level = windows.used(mine.limit(name), mine.counter, now) if mine else 0.0
     if limit.window == "bucket":
         if gain:
-            last = min(now, ours.get("last_charged", now))
-            moment = last if counter.get("at", -math.inf) <= last else now
+            last = min(now, now if ours.last_charged is None else ours.last_charged)
+            moment = last if counter.at is None or counter.at <= last else now
             windows.charge(limit, counter, gain, moment)
-            windows.remember(limit, stored, gain, moment)
+            windows.remember(limit, state, gain, moment)
         # The provider refuses what would overflow, so no more than the limit can be in it.
         most = max(limit.amount, level)
         if windows.used(limit, counter, now) > most:
             windows.set_used(limit, counter, most, now)
     elif mine:
         # These windows forget all at once: what is left of our own count is what still counts.
-        known = _known_limit(before, name)
-        left = windows.used(limit_of(name, known), known["counter"], now) if known else 0.0
+        known = before.limits.get(name)
+        left = windows.used(known.limit(name), known.counter, now) if known else 0.0
         windows.charge(limit, counter, max(0.0, level - left), now)
     elif gain:
         windows.charge(limit, counter, min(gain, limit.amount), now)
@@ -139,79 +178,58 @@ def _add_gain(
         windows.set_used(limit, counter, level, now)
 
 
-def _absorb_model(source: Document, target: Document, now: float) -> None:
+def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
     _adopt_limits(source, target, now)
-    for name, stored in target.get("limits", {}).items():
-        if stored["amount"] is None:
-            continue
-        limit, counter = limit_of(name, stored), stored["counter"]
-        other = _known_limit(source, name)
+    for name, state in target.limits.items():
+        limit, counter, other = state.limit(name), state.counter, source.limits.get(name)
         if other is None:
             # Never counted there by this limit: at most all there ever was, or the whole limit.
-            total = source.get("charged", {}).get(limit.metric, 0.0)
+            total = source.charged.get(limit.metric, 0.0)
             windows.charge(limit, counter, min(total, limit.amount), now)
             continue
-        level = windows.used(limit_of(name, other), other["counter"], now)
+        level = windows.used(other.limit(name), other.counter, now)
         if limit.window != "bucket":
             windows.charge(limit, counter, level, now)
             continue
         # Two buckets refill twice as fast as the one they are: their levels do not just add up.
-        recent = dict(stored.get("recent", {}))
-        for slot, amount in other.get("recent", {}).items():
+        recent = dict(state.recent)
+        for slot, amount in other.recent.items():
             recent[slot] = recent.get(slot, 0.0) + amount
         level += windows.used(limit, counter, now)
         windows.set_used(limit, counter, max(level, windows.most_used(limit, recent, now)), now)
-        stored["recent"] = recent
-    target.setdefault("holds", {}).update(source.get("holds", {}))
-    target.setdefault("calibration", source.get("calibration", {}))
+        state.recent = recent
+    target.holds.update(source.holds)
+    target.calibration = target.calibration or source.calibration
     _keep_last_charged(source, target)
 
 
-def _known_limit(entry: Document, name: str) -> Document | None:
-    """The entry's limit, if its amount is known."""
-    stored: Document | None = entry.get("limits", {}).get(name)
-    return stored if stored and stored["amount"] is not None else None
-
-
-def _adopt_limits(ours: Document, theirs: Document, now: float) -> None:
+def _adopt_limits(ours: ModelState, theirs: ModelState, now: float) -> None:
     """Take over limits that are not known there, or are known from older evidence."""
-    limits = theirs.setdefault("limits", {})
-    for name, stored in ours.get("limits", {}).items():
-        known = _known_limit(theirs, name)
-        if stored["amount"] is None:
-            limits.setdefault(name, stored)
-            continue
-        learned = stored["evidence"] in ("header", "error")
-        if known is None or (learned and known["evidence_at"] < stored["evidence_at"]):
-            limits[name] = stored_limit(limit_of(name, stored), now, known, stored["evidence_at"])
+    for name, state in ours.limits.items():
+        known = theirs.limits.get(name)
+        learned = state.evidence in ("header", "error")
+        if known is None or (learned and known.evidence_at < state.evidence_at):
+            theirs.limits[name] = limit_state(state.limit(name), now, known, state.evidence_at)
 
 
-def _merge_closure(before: Document, ours: Document, theirs: Document) -> None:
-    old, new = before.get("closed"), ours.get("closed")
-    if new == old:
+def _merge_closure(before: Closure | None, ours: Closable, theirs: Closable) -> None:
+    if ours.closed == before:
         return
-    if theirs.get("closed") == old:
-        theirs.pop("closed", None)
-    if new:
+    if theirs.closed == before:
+        theirs.closed = None
+    if ours.closed:
         _keep_longer_closure(ours, theirs)
 
 
-def _keep_longer_closure(source: Document, target: Document) -> None:
-    new, known = source.get("closed"), target.get("closed")
-    if new and (not known or _until(known) < _until(new)):
-        target["closed"] = deepcopy(new)
+def _keep_longer_closure(source: Closable, target: Closable) -> None:
+    if source.closed and (not target.closed or target.closed.ends < source.closed.ends):
+        target.closed = deepcopy(source.closed)
 
 
-def _until(closed: Document) -> float:
-    return math.inf if closed["until"] is None else float(closed["until"])
+def _keep_answered(source: A, target: A) -> None:
+    target.answered = target.answered or source.answered
 
 
-def _keep_answered(source: Document, target: Document) -> None:
-    if source.get("answered"):
-        target["answered"] = True
-
-
-def _keep_last_charged(source: Document, target: Document) -> None:
-    moments = [entry["last_charged"] for entry in (source, target) if "last_charged" in entry]
-    if moments:
-        target["last_charged"] = max(moments)
+def _keep_last_charged(source: ModelState, target: ModelState) -> None:
+    moments = [m for m in (source.last_charged, target.last_charged) if m is not None]
+    target.last_charged = max(moments, default=None)

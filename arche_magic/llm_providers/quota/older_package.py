@@ -15,11 +15,10 @@ from ..catalog import split_limit_name
 from ..config import Configuration
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Route
-from . import ledger, windows
-from .folding import fold, unfold
-from .ledger import Document
+from . import codec, ledger, windows
+from .codec import OLDER_COUNTS, Document
+from .state import AccountState, OlderCount, OlderCounts
 
-_OLDER_COUNTS = "older counts"
 _LONGEST_WAIT_SECONDS = 1.0
 
 
@@ -43,7 +42,7 @@ def older_documents(content: Mapping[str, Any]) -> dict[str, Document] | None:
                 }
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return {_OLDER_COUNTS: counts} if counts else None
+    return {OLDER_COUNTS: counts} if counts else None
 
 
 def take_over_older_counts(storage: Storage, configuration: Configuration) -> None:
@@ -51,7 +50,7 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
 
     If the ledger is locked for long, the next start does it.
     """
-    older = storage.read(_OLDER_COUNTS)
+    older = storage.read(OLDER_COUNTS)
     for route in configuration.routes() if older else ():
         label = route.key.label
         first_model = configuration.providers[route.provider].models[0]
@@ -60,32 +59,34 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
 
         def change(document: Document, counts: Document, route: Route = route) -> None:
             # Taken out in the same change, so that of several kernels only one takes them over.
-            if found := counts.pop(route.key.label, {}):
-                _set_counts(document, route, found, configuration)
+            found = codec.read(OlderCounts, counts).get(route.key.label)
+            counts.pop(route.key.label, None)
+            if found:
+                account = codec.read(AccountState, document)
+                _set_counts(account, route, found, configuration)
+                codec.put(document, account)
 
         with suppress(StorageTimeout), lock_deadline(_LONGEST_WAIT_SECONDS):
-            storage.update(ledger.document_name(route), change, _OLDER_COUNTS)
+            storage.update(ledger.document_name(route), change, OLDER_COUNTS)
 
 
 def _set_counts(
-    document: Document, route: Route, counts: Document, configuration: Configuration
+    account: AccountState,
+    route: Route,
+    counts: Mapping[str, OlderCount],
+    configuration: Configuration,
 ) -> None:
     now = configuration.clock.time()
-    catalog = configuration.providers[route.provider]
-    document["provider"] = route.provider
-    key = document.setdefault("keys", {}).setdefault(route.key.fingerprint, {})
-    key["label"] = route.key.label
-    document.setdefault("models", {}).setdefault(route.model, {})
-    unfold(document, catalog, route.model)
-    entry = document["models"][route.model]
-    limits = ledger.limits_of(document, route.model, configuration.default_limits(route))
-    ledger.keep_limits(entry, limits.values(), now)
+    account.provider = route.provider
+    account.key(route.key.fingerprint).label = route.key.label
+    model = account.model(route.model)
+    limits = ledger.limits_of(model, configuration.default_limits(route))
+    ledger.keep_limits(model, limits.values(), now)
     for name, limit in limits.items():
         count = counts.get(name)
-        if count and count["reset_at"] > now:
-            counter = entry["limits"][name]["counter"]
-            windows.set_used(limit, counter, count["used"], min(count["at"], now))
-    fold(document, catalog, now, route.model)
+        if count and count.reset_at > now:
+            moment = min(count.at, now)
+            windows.set_used(limit, model.limits[name].counter, count.used, moment)
 
 
 def _moment(text: str) -> float:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from ..types import Limit, Route, Standing, iso
-from . import opening, windows
-from .ledger import Amounts, Document
+from ..types import Limit, Standing, iso
+from . import closures, opening, windows
 from .opening import RouteState
+from .state import Amounts, LimitState, RouteRecord
 
 
 def standings_of(
-    route: Route, account: str, document: Document, provider: Document,
-    limits: Mapping[str, Limit], amounts: Amounts, now: float, bound: RouteState | None = None,
-) -> list[Standing]:  # fmt: skip
+    record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None = None
+) -> list[Standing]:
     """Every limit of a route, as routing sees it for a request of these amounts.
 
-    `bound` is what a budget says to it.
+    `account` is its name, and `bound` what a budget says to the request.
     """
-    entry = document.get("models", {}).get(route.model, {})
-    held = opening.on_hold(entry, now)
-    state = opening.route_state(document, provider, route, limits, amounts, now)
-    shut, shut_by = opening.closed_until(document, provider, route, now)
+    route, model = record.route, record.model
+    held = opening.on_hold(model, now)
+    state = opening.route_state(record, amounts, now)
+    shut, shut_by = closures.closed_until(record, now)
     if state.on_trial:
         shut, shut_by = state.opens_at, state.reason
     if bound and bound.opens_at > max(shut, now):
         shut, shut_by = bound.opens_at, bound.reason
     rows = []
-    for limit in limits.values():
-        stored = entry.get("limits", {}).get(limit.name, {})
-        one = opening.limit_state(limit, stored, amounts, held, now)
+    for limit in record.limits.values():
+        counted = model.limits[limit.name]
+        room = opening.room_of(limit, counted, amounts, held, now)
         rows.append(
             Standing(
                 provider=route.provider,
@@ -40,17 +39,17 @@ def standings_of(
                 model=route.model,
                 limit=limit.name,
                 amount=limit.amount,
-                used=one.used,
-                opens_at=max(one.opens_at, shut),
-                resets_at=opening.resets_at(limit, stored, held, now),
+                used=room.used,
+                opens_at=max(room.opens_at, shut),
+                resets_at=opening.resets_at(limit, counted, held, now),
                 evidence=limit.evidence,
-                evidence_at=_known_since(limit, stored, now),
+                evidence_at=_known_since(limit, counted, now),
                 shut_by=shut_by,
                 window=limit.window,
                 time_zone=limit.time_zone,
                 source=_source(limit),
-                charged_at=entry.get("last_charged", 0.0),
-                reason=one.reason,
+                charged_at=model.last_charged or 0.0,
+                reason=room.reason,
             )
         )
     return rows
@@ -81,15 +80,15 @@ def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
     return summary
 
 
-def tightest(entry: Document, limits: Mapping[str, Limit], now: float) -> str:
+def tightest(record: RouteRecord, now: float) -> str:
     """What is left of the limit that is nearest to its end, in words; holds count as used."""
     best: tuple[float, str] = (2.0, "")
-    held = opening.on_hold(entry, now)
-    for name, limit in limits.items():
-        stored = entry.get("limits", {}).get(name)
-        if limit.amount <= 0 or stored is None:
+    held = opening.on_hold(record.model, now)
+    for name, limit in record.limits.items():
+        state = record.model.limits.get(name)
+        if limit.amount <= 0 or state is None:
             continue
-        used = windows.used(limit, stored["counter"], now) + held.get(limit.metric, 0.0)
+        used = windows.used(limit, state.counter, now) + held.get(limit.metric, 0.0)
         left = math.floor(max(0.0, limit.amount - used) + 1e-3)
         words = f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')}"
         when = "today" if limit.period == "day" else f"this {limit.period}"
@@ -97,10 +96,10 @@ def tightest(entry: Document, limits: Mapping[str, Limit], now: float) -> str:
     return best[1]
 
 
-def _known_since(limit: Limit, stored: Document, now: float) -> float:
+def _known_since(limit: Limit, state: LimitState, now: float) -> float:
     if limit.evidence == "published":
         return limit.read_at or now
-    return float(stored.get("evidence_at", now))
+    return state.evidence_at
 
 
 def _source(limit: Limit) -> str:

@@ -1,10 +1,7 @@
 """Window arithmetic: what a limit has used now, when it has room, when it is full again.
 
-Pure functions on a small counter that lives in the ledger's document:
-
-* `bucket` and `calendar`: `{"used": 12.0, "at": 1764000000.0}`, the level at that moment;
-* `rolling`: `{"slots": {"29400000": 3.0}}`, amounts per sixtieth of the period, so that the
-  counter stays small however many calls there were.
+Functions on a `Counter`: the level at one moment for `bucket` and `calendar` windows; for `rolling`
+ones the amounts per sixtieth of the period, so that it stays small however many calls there were.
 
 Times are epoch seconds. Wherever clocks or rounding leave a choice, the answer is the later one:
 a call that comes a moment too late costs nothing, one that comes too early is refused.
@@ -16,18 +13,14 @@ import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
 from zoneinfo import ZoneInfo
 
-from ..types import PERIOD_SECONDS, Limit, Observation, Period
-
-Counter = dict[str, Any]
+from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, Period
+from .state import Counter, LimitState
 
 _SLOTS = 60
 _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
-# Stored slots are rounded up by a millionth each; this much covers all of them.
-_STORED_ROUNDING = 1e-3
 # Calls under way can fill a bucket beyond its amount, but not so many times. Such a level comes
 # from an absurd count, and must not keep a route shut for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
@@ -48,7 +41,7 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
     at = _anchor(limit, counter, now)
     if at is None:
         return 0.0
-    level = float(counter["used"])
+    level = counter.used
     if limit.window == "bucket":
         if level > _ABSURD_LEVEL * limit.amount > 0:
             level = limit.amount
@@ -59,17 +52,15 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
 def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
     """Book `amount` units at `now`."""
     if limit.window == "rolling":
-        slots = {str(index): value for index, value in _live_slots(limit, counter, now)}
-        index = str(int(now // _slot_seconds(limit)))
+        slots = dict(_live_slots(limit, counter, now))
+        index = int(now // _slot_seconds(limit))
         slots[index] = slots.get(index, 0.0) + amount
-        counter.clear()
-        counter["slots"] = slots
+        _set_slots(counter, slots)
         return
     level = used(limit, counter, now) + amount
     # A clock that was set back must neither turn a window again nor refill it twice.
     at = max(now, _anchor(limit, counter, now) or now)
-    counter.clear()
-    counter.update(used=level, at=at)
+    _set_level(counter, level, at)
 
 
 def set_used(
@@ -80,8 +71,7 @@ def set_used(
     What others spent in a rolling window was spent `since` then, evenly; at `now` by default.
     """
     if limit.window != "rolling":
-        counter.clear()
-        counter.update(used=max(0.0, target), at=now)
+        _set_level(counter, max(0.0, target), now)
         return
     excess = used(limit, counter, now) - max(0.0, target)
     if excess < 0:
@@ -95,8 +85,7 @@ def set_used(
         taken = min(excess, slots[index])
         slots[index] -= taken
         excess -= taken
-    counter.clear()
-    counter["slots"] = {str(index): value for index, value in slots.items() if value > 0}
+    _set_slots(counter, slots)
 
 
 def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: float) -> None:
@@ -110,7 +99,6 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
         if used(limit, counter, now) > room + refill:
             set_used(limit, counter, room + refill, now)
     elif limit.window == "rolling":
-        room = max(0.0, room - _STORED_ROUNDING)
         slots = dict(_live_slots(limit, counter, now))
         left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
         # The last slot that is gone at that moment.
@@ -123,19 +111,17 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
                 slots[index] -= moved
                 slots[gone] = slots.get(gone, 0.0) + moved
                 left -= moved
-        counter.clear()
-        counter["slots"] = {str(index): value for index, value in slots.items() if value > 0}
+        _set_slots(counter, slots)
 
 
-def converted(before: Limit, limit: Limit, stored: dict[str, Any], now: float) -> Counter:
+def converted(before: Limit, limit: Limit, state: LimitState, now: float) -> Counter:
     """The counter of a limit that was taken for `before`, by the other window's rule."""
-    counter: Counter = stored.get("counter", {})
-    level = used(before, counter, now)
-    new: Counter = {}
+    level = used(before, state.counter, now)
+    new = Counter()
     if limit.window == "rolling" and before.window == "bucket":
         # What flowed back into a bucket still counts in a rolling window.
-        for index, units in sorted(still_recent(before, stored.get("recent", {}), now).items()):
-            moment = min((int(index) + 1) * _recent_slot_seconds(before), now)
+        for index, units in sorted(still_recent(before, state.recent, now).items()):
+            moment = min((index + 1) * _recent_slot_seconds(before), now)
             if moment > now - PERIOD_SECONDS[limit.period]:
                 _add_to_slots(limit, new, units, 1, moment, now)
         level = min(max(level, used(limit, new, now)), max(level, limit.amount))
@@ -182,30 +168,30 @@ def resets_at(limit: Limit, counter: Counter, now: float) -> float:
     return max(expiries, default=now)
 
 
-def remember(limit: Limit, stored: dict[str, Any], amount: float, now: float) -> None:
-    """Note in `stored["recent"]` when a bucket was charged; its level alone does not tell.
+def remember(limit: Limit, state: LimitState, amount: float, now: float) -> None:
+    """Note when a bucket was charged, for `most_used`: its level alone does not tell.
 
-    Two periods are kept, in slots. `most_used` needs them.
+    Two periods are kept, in slots.
     """
     if limit.window == "bucket":
         slot = recent_slot(limit, now)
-        recent = still_recent(limit, stored.get("recent", {}), now)
-        recent[slot] = recent.get(slot, 0.0) + amount
-        stored["recent"] = recent
+        recent = still_recent(limit, state.recent, now)
+        recent[slot] = min(recent.get(slot, 0.0) + amount, MOST_UNITS)
+        state.recent = recent
 
 
-def recent_slot(limit: Limit, at: float) -> str:
+def recent_slot(limit: Limit, at: float) -> int:
     """The slot in which a charge of that moment is noted."""
-    return str(int(at // _recent_slot_seconds(limit)))
+    return int(at // _recent_slot_seconds(limit))
 
 
-def still_recent(limit: Limit, recent: dict[str, float], now: float) -> dict[str, float]:
+def still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int, float]:
     """What was noted in the last two periods."""
     oldest = int(now // _recent_slot_seconds(limit)) - _RECENT_SLOTS
-    return {slot: units for slot, units in recent.items() if int(slot) > oldest}
+    return {slot: units for slot, units in recent.items() if slot > oldest}
 
 
-def most_used(limit: Limit, recent: dict[str, float], now: float) -> float:
+def most_used(limit: Limit, recent: dict[int, float], now: float) -> float:
     """The highest level a bucket can have after these charges, each at the end of its slot.
 
     Two periods ago it was full at most, since the provider refuses more.
@@ -215,9 +201,9 @@ def most_used(limit: Limit, recent: dict[str, float], now: float) -> float:
     slot, rate = _recent_slot_seconds(limit), limit.amount / PERIOD_SECONDS[limit.period]
     oldest = int(now // slot) - _RECENT_SLOTS + 1
     level, at = limit.amount, oldest * slot
-    for index in sorted(int(index) for index in recent if int(index) >= oldest):
+    for index in sorted(index for index in recent if index >= oldest):
         moment = min((index + 1) * slot, now)
-        level = max(0.0, level - (moment - at) * rate) + recent[str(index)]
+        level = max(0.0, level - (moment - at) * rate) + recent[index]
         at = moment
     return max(0.0, level - (now - at) * rate)
 
@@ -322,10 +308,8 @@ def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
     A clock set back by less than a period only makes us wait. A moment further ahead comes from a
     clock that was wrong, and waiting for it could take years: the count starts over.
     """
-    at = counter.get("at")
-    if at is None or at > now + PERIOD_SECONDS[limit.period]:
-        return None
-    return float(at)
+    at = counter.at
+    return None if at is None or at > now + PERIOD_SECONDS[limit.period] else at
 
 
 def _recent_slot_seconds(limit: Limit) -> float:
@@ -340,13 +324,21 @@ def _add_to_slots(
     limit: Limit, counter: Counter, units: float, steps: int, first: float, now: float
 ) -> None:
     """Charge `units` in each of so many slots of a rolling window, from that of `first` on."""
-    slots = {str(index): value for index, value in _live_slots(limit, counter, now)}
+    slots = dict(_live_slots(limit, counter, now))
     for step in range(steps):
         moment = min(first + step * _slot_seconds(limit), now)
-        index = str(int(moment // _slot_seconds(limit)))
+        index = int(moment // _slot_seconds(limit))
         slots[index] = slots.get(index, 0.0) + units
-    counter.clear()
-    counter["slots"] = slots
+    _set_slots(counter, slots)
+
+
+def _set_level(counter: Counter, used: float, at: float) -> None:
+    counter.used, counter.at, counter.slots = min(used, MOST_UNITS), at, {}
+
+
+def _set_slots(counter: Counter, slots: dict[int, float]) -> None:
+    counter.used, counter.at = 0.0, None
+    counter.slots = {i: min(units, MOST_UNITS) for i, units in slots.items() if units > 0}
 
 
 def _slot_expiry(limit: Limit, index: int) -> float:
@@ -357,7 +349,7 @@ def _live_slots(limit: Limit, counter: Counter, now: float) -> list[tuple[int, f
     # As in `_anchor`: further ahead than a period, a clock was wrong.
     latest = (now + PERIOD_SECONDS[limit.period]) // _slot_seconds(limit)
     return [
-        (int(index), float(amount))
-        for index, amount in counter.get("slots", {}).items()
-        if _slot_expiry(limit, int(index)) > now and int(index) <= latest
+        (index, units)
+        for index, units in counter.slots.items()
+        if _slot_expiry(limit, index) > now and index <= latest
     ]

@@ -96,5 +96,5 @@ def open_storage(
         return _opened[name]
 
 
-def _drop(before: Document, ours: Document, theirs: Document) -> None:
+def _drop(name: str, before: Document, ours: Document, theirs: Document) -> None:
     """Merge nothing."""

@@ -20,8 +20,9 @@ Change = Callable[..., T]
 Upgrade = Callable[[Document], "dict[str, Document] | None"]
 # mend(name, document) gives the document without what is wrong in it, and the paths of that.
 Mend = Callable[[str, Any], "tuple[Document, list[str]]"]
-# merge(before, ours, theirs) adds to `theirs` what happened between `before` and `ours`.
-Merge = Callable[[Document, Document, Document], None]
+# merge(name, before, ours, theirs) adds to `theirs`, the document of that name, what happened
+# between `before` and `ours`.
+Merge = Callable[[str, Document, Document, Document], None]
 
 
 class LedgerWarning(UserWarning):

@@ -10,19 +10,14 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from .base import Document, Upgrade
 
-FILE_VERSION = 2
-# Documents of version 1 are read as they are; see `quota.folding`.
-_READABLE = (1, FILE_VERSION)
-# How many levels of a document get lines of their own in the file: enough for one line a limit.
-_LINE_DEPTH = 4
-# What has more entries is written in one line: a line of its own for each takes ten times as long.
-_MOST_LINES = 32
-_dump = json.JSONEncoder().encode
-_HEAD = re.compile(rb'\{\n "version": 2,\n "revision": (\d+),\n "documents": \{\n  "')
+FILE_VERSION = 3
+# Documents of older versions are read as they are; see `quota.older_versions`.
+_READABLE = (1, 2, FILE_VERSION)
+_dump = json.JSONEncoder(separators=(",\0", ": ")).encode
+_HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
 _TAIL_BYTES, _LONGEST_NUMBER = 64, 400
 # Between two documents, and nowhere else: inside one, lines begin with three spaces or more.
@@ -108,23 +103,16 @@ def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
     return data == {} or versioned or bool(upgrade and upgrade(data))
 
 
-def lines(value: Any, indent: int = 1, depth: int = _LINE_DEPTH) -> str:
-    """JSON with one line per entry, down to `depth` or to what holds no more mappings.
+def lines(document: Document) -> str:
+    """JSON with a new line after each mapping that is inside the document.
 
     json.dumps' own indent is ten times slower.
     """
-    if type(value) is int or (type(value) is float and math.isfinite(value)):
-        # What the encoder would write, without building one for each number.
-        return repr(value)
-    if depth == 0 or not isinstance(value, dict) or len(value) > _MOST_LINES:
-        return _dump(value)
-    if not any(isinstance(entry, dict) for entry in value.values()):
-        return _dump(value)
-    pad = "\n" + " " * (indent + 2)
-    entries = [f"{pad}{_quoted(key)}: {lines(value[key], indent + 1, depth - 1)}" for key in value]
-    return f"{{{','.join(entries)}\n{' ' * (indent + 1)}}}"
+    # A text has no NUL of its own in JSON.
+    text = _dump(document)
+    return text.replace("},\0", "},\n   ").replace(",\0", ", ")
 
 
 @lru_cache(maxsize=1024)
 def _quoted(key: str) -> str:
-    return _dump(key)
+    return json.dumps(key)

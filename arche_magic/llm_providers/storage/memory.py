@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from copy import deepcopy
 
 from ..forks import new_rlock
 from .base import Change, Document, T
@@ -15,13 +15,13 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self.findings: list[str] = []
-        self._texts: dict[str, str] = {}
+        # Each is replaced as a whole, since readers keep what they were given.
+        self._documents: dict[str, Document] = {}
         self._lock = new_rlock()
 
     def read(self, name: str) -> Document:
-        """The document, empty if there is none yet."""
-        document: Document = json.loads(self._texts.get(name, "{}"))
-        return document
+        """The document, empty if there is none yet. It is not to be changed."""
+        return self._documents.get(name, {})
 
     def read_all(self, *names: str) -> list[Document]:
         """Several documents as of one moment."""
@@ -31,12 +31,15 @@ class MemoryStorage:
     def update(self, name: str, change: Change[T], *others: str) -> T:
         """Run `change` on the documents, alone and atomically; return what it returns."""
         with self._lock:
-            documents = {name: self.read(name) for name in (name, *others)}
+            before = {each: self.read(each) for each in (name, *others)}
+            documents = deepcopy(before)
             result = change(*documents.values())
-            self._texts.update({name: json.dumps(found) for name, found in documents.items()})
+            for each, document in documents.items():
+                if document != before[each]:
+                    self._documents[each] = document
             return result
 
     def put(self, name: str, document: Document) -> None:
         """Set a document as a whole."""
         with self._lock:
-            self._texts[name] = json.dumps(document)
+            self._documents[name] = deepcopy(document)

@@ -74,9 +74,9 @@ class RedisStorage:
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py takes it. It may hold a password,
             so no message shows it.
-        merge: `merge(before, ours, theirs)` adds to `theirs` what happened between `before`, the
-            last document seen, and `ours`, the one that was changed in memory while Redis was
-            away.
+        merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
+            the last document seen, and `ours`, the one that was changed in memory while Redis
+            was away.
         mend: takes wrong values out of a document that was read.
 
     Raises:
@@ -246,7 +246,7 @@ class RedisStorage:
         document = deepcopy(seen.document)
         if stored:
             # Somebody else began anew, from an older copy than ours or from nothing.
-            self._merge(stored.basis, stored.document, document)
+            self._merge(name, stored.basis, stored.document, document)
         restored = Stored(
             document,
             max(seen.revision, stored.revision if stored else 0),
@@ -322,7 +322,7 @@ class RedisStorage:
                 for name in sorted(self._changed_away):
                     seen = self._seen.get(name)
                     before = deepcopy(seen.document) if seen else {}
-                    self._transact((name,), partial(self._merge, before, away.read(name)))
+                    self._transact((name,), partial(self._merge, name, before, away.read(name)))
                     self._changed_away.discard(name)
                 self._away, self._is_probed, self.refusal = None, True, ""
         except self._failures as error:

@@ -1,0 +1,141 @@
+"""What is shut, why and until when: a key, a model, an account, a provider or a model of it.
+
+Once a closure has ended it is tried by one call at a time, until an answer takes it away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Protocol
+
+from ..types import Route
+from .state import Closure, Lack, ProviderState, RouteRecord
+
+MISSING = "CHANGE_MODEL"
+"""Name of the remedy of a model that its address does not serve."""
+
+# Something that only a reply stated is asked for again after a day.
+RECHECK_SECONDS = 86_400.0
+_MAX_DOUBLINGS = 10
+_SHORTEST_CLOSE_SECONDS = 0.1
+_CLOCK_TOLERANCE_SECONDS = 3600.0
+_SAME_MOMENT_SECONDS = 1e-3
+
+
+class Closable(Protocol):
+    """A part of the ledger that can be shut."""
+
+    closed: Closure | None
+
+
+def close(
+    part: Closable, reason: str, now: float, seconds: float | None, began: float,
+    remedy: str = "", address: str = "",
+) -> None:  # fmt: skip
+    """Shut a part of the ledger for `seconds`, or with None until the user acts.
+
+    `began` is when the failed call began. Calls under way together fail together: that is one
+    strike, and the longest of their closures stays. `remedy` is the name of what opens it, and
+    `address` the base URL that gave the reason, "" for the provider's own.
+    """
+    # Never at once: a provider that says "retry after 0" is not asked in a tight loop.
+    until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
+    before = closure_of(part, address)
+    count = strikes(part, began) + 1
+    if before and began <= before.since <= now:
+        count = before.strikes
+        if before.until is None or (until is not None and before.until >= until):
+            return
+    part.closed = Closure(reason, now, until, count, remedy, fingerprint(address))
+
+
+def reopen(part: Closable, began: float) -> bool:
+    """Forget a closure because a call that began at `began` was answered; True if there was one.
+
+    An answer to a call that began before the closure says nothing about it.
+    """
+    if part.closed and part.closed.since < began:
+        part.closed = None
+        return True
+    return False
+
+
+def strikes(part: Closable, began: float) -> int:
+    """How often in a row a part was shut before a call that began then, for waits that double."""
+    if not part.closed:
+        return 0
+    earlier = part.closed.strikes - int(began <= part.closed.since)
+    return min(max(0, earlier), _MAX_DOUBLINGS)
+
+
+def closure_of(part: Closable, address: str) -> Closure | None:
+    """What shuts a part of the ledger for requests to an address, if anything does."""
+    closed = part.closed
+    return closed if closed and closed.address == fingerprint(address) else None
+
+
+def latest_closure(record: RouteRecord, now: float) -> Closure | None:
+    """The longest of the closures that keep the route shut, apart from full windows."""
+    latest: Closure | None = None
+    for part in (
+        record.provider, record.model_at_provider, record.account, record.key, record.model,
+    ):  # fmt: skip
+        closed = closure_of(part, record.route.address)
+        if closed is None or from_a_wrong_clock(closed.since, now):
+            continue
+        if closed.ends > max(now, latest.ends if latest else now):
+            latest = closed
+    return latest
+
+
+def opens(closed: Closure) -> float:
+    """When a request that waits would be let in: nobody waits for a model that is missing."""
+    return math.inf if closed.remedy == MISSING else closed.ends
+
+
+def closed_until(record: RouteRecord, now: float) -> tuple[float, str]:
+    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
+    closed = latest_closure(record, now)
+    return (opens(closed), closed.reason) if closed else (0.0, "")
+
+
+def note_trial(provider: ProviderState, route: Route, now: float) -> None:
+    """Note that a call tries a provider, or a model of it, that was closed.
+
+    For the account's own parts the hold itself shows that.
+    """
+    for part in (provider, provider.models.get(route.model)):
+        if part and part.closed:
+            part.closed.tried = now
+
+
+def end_trial(record: RouteRecord, began: float) -> None:
+    """Let others try what a call that began then tried: it has ended, whatever came of it."""
+    for part in (record.provider, record.model_at_provider):
+        tried = part.closed.tried if part.closed else None
+        if part.closed and tried is not None and abs(tried - began) < _SAME_MOMENT_SECONDS:
+            part.closed.tried = None
+
+
+def lacks(record: RouteRecord, capability: str, now: float) -> bool:
+    """Whether the model refused lately what needs a capability, at this address."""
+    noted = record.model_at_provider.lacks.get(capability)
+    if noted is None or noted.address != fingerprint(record.route.address):
+        return False
+    return 0 <= now - noted.at < RECHECK_SECONDS
+
+
+def note_lack(provider: ProviderState, route: Route, capability: str, now: float) -> None:
+    """Note a capability that the model lacks at the route's address."""
+    provider.model(route.model).lacks[capability] = Lack(now, fingerprint(route.address))
+
+
+def from_a_wrong_clock(moment: float, now: float) -> bool:
+    """Whether a past moment lies so far ahead that the clock must have been wrong then."""
+    return moment > now + _CLOCK_TOLERANCE_SECONDS
+
+
+def fingerprint(address: str) -> str:
+    """Stands for a base URL in the ledger; "" for the provider's own."""
+    return hashlib.sha256(address.encode()).hexdigest()[:12] if address else ""

@@ -1,0 +1,148 @@
+"""How the ledger's state is written in documents, and how a wrong value is taken out of them.
+
+A document is read from a file or from Redis, where an editor, a merge of two branches or a bug may
+have put anything. Storages call `mend` on every document they load, so that the rules never meet a
+value of another type, or one that no clock and no provider can mean. What a newer version wrote is
+not read.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..bounded import library
+from ..storage import FILE_VERSION
+from . import older_versions
+from .state import (
+    AccountState,
+    BudgetState,
+    DirectoryState,
+    JobsState,
+    OlderCounts,
+    ProviderState,
+)
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Document = dict[str, Any]
+Path = tuple[Any, ...]
+S = TypeVar("S")
+
+BUDGET = "budget of all providers"
+JOBS = "bounds of jobs"
+OLDER_COUNTS = "older counts"
+_DIRECTORY = "accounts of "
+_GONE = object()
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+# Each round takes out what the round before it left without a required field.
+_MOST_ROUNDS = 10
+
+
+def directory_name(provider: str) -> str:
+    """The storage's name for the document that says which account each key spends."""
+    return f"{_DIRECTORY}{provider}"
+
+
+def read(kind: type[S], document: Document) -> S:
+    """The state of that kind, from a mended document of this version or an older one."""
+    return _read(kind, _of_this_version(document) if kind is AccountState else document)[0]
+
+
+def write(state: Any) -> Document:
+    """The document of a state; what is as in a new one is left out."""
+    document: Document = _adapter(type(state)).dump_python(
+        state, mode="json", exclude_defaults=True
+    )
+    is_account = isinstance(state, AccountState) and document
+    return {"version": FILE_VERSION, **document} if is_account else document
+
+
+def put(document: Document, state: Any) -> None:
+    """Replace what a document holds by a state."""
+    document.clear()
+    document.update(write(state))
+
+
+def mend(name: str, document: Any) -> tuple[Document, list[str]]:
+    """A document without what is wrong in it, and the paths of that; none: it is as it was."""
+    if not isinstance(document, dict):
+        return {}, [name]
+    kind = kind_of(name)
+    state, wrong = _read(kind, _of_this_version(document) if kind is AccountState else document)
+    if isinstance(state, AccountState) and state.moved:
+        found: list[Path] = []
+        if state.moved.to == name:
+            found = [("to",)]
+        else:
+            content, found = _read(AccountState, _of_this_version(state.moved.content))
+            state.moved.content = write(content)
+            found = [("content", *path) for path in found]
+        if state.moved.to == name:
+            state.moved = None
+        wrong += [("moved", *path) for path in found]
+    if not wrong:
+        return document, []
+    return write(state), [".".join((name, *map(str, path))) for path in wrong]
+
+
+def kind_of(name: str) -> Any:
+    """The kind of state that the document of a name holds."""
+    kinds: dict[str, type[Any]] = {BUDGET: BudgetState, JOBS: JobsState, OLDER_COUNTS: OlderCounts}
+    if name in kinds:
+        return kinds[name]
+    if name.startswith(_DIRECTORY):
+        return DirectoryState
+    return AccountState if ":" in name else ProviderState
+
+
+def _of_this_version(document: Document) -> Document:
+    if not document or document.get("version") == FILE_VERSION:
+        return document
+    return older_versions.upgraded(document)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _adapters:
+        # Loaded when a ledger is first read, and not when this package is imported.
+        _adapters[kind] = library("pydantic").TypeAdapter(kind)
+    return _adapters[kind]
+
+
+def _read(kind: type[S], document: Document) -> tuple[S, list[Path]]:
+    """The state, and the paths of what was wrong and is left out."""
+    wrong: list[Path] = []
+    adapter = _adapter(kind)
+    for number in range(_MOST_ROUNDS):
+        try:
+            return adapter.validate_python(document), wrong
+        except library("pydantic").ValidationError as error:
+            document = document if number else deepcopy(document)
+            for problem in error.errors(include_url=False, include_input=False):
+                path = problem["loc"]
+                # A part without a field that it needs means nothing; so goes an entry whose key
+                # is wrong.
+                if problem["type"] == "missing" or path[-1:] == ("[key]",):
+                    path = path[:-1]
+                if _take_out(document, path) and not any(_leads_to(path, known) for known in wrong):
+                    wrong.append(path)
+    return kind(), [*wrong, ()]
+
+
+def _leads_to(path: Path, other: Path) -> bool:
+    return other[: len(path)] == path
+
+
+def _take_out(document: Document, path: Path) -> bool:
+    """Remove what a path leads to; False if it is gone already."""
+    if not path:
+        gone = bool(document)
+        document.clear()
+        return gone
+    for name in path[:-1]:
+        inner = document.get(name)
+        if not isinstance(inner, dict):
+            return False
+        document = inner
+    return document.pop(path[-1], _GONE) is not _GONE

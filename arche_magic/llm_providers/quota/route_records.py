@@ -1,0 +1,180 @@
+"""Reads and changes all that the ledger knows of a route, by the limits that are in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from ..catalog import parse_limits, split_limit_name
+from ..config import Configuration
+from ..processes import is_dead
+from ..storage import Storage, StorageTimeout, lock_deadline
+from ..types import Limit, Observation, Route, Usage
+from . import ledger
+from .accounts import Accounts
+from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
+
+if TYPE_CHECKING:
+    from .budget import Purse
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A reservation on one route, to be settled or failed exactly once.
+
+    `document` is the name of the document it was made in, `shares` what it holds of the budget and
+    of the bounds of its job: purses, each with the hold in it.
+    """
+
+    id: str
+    route: Route
+    amounts: Amounts
+    plain_tokens: float
+    at: float
+    document: str = ""
+    shares: tuple[tuple[Purse, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a call ended that was made on a hold.
+
+    Attributes:
+        hold: what was reserved for it.
+        usage: the provider's own count; None: the estimate is taken for it.
+        observations: what the reply said of limits.
+        account: the account it named, if any.
+        answered: False for a call that was given up before anything came.
+        is_whole: False for a call that was left before its end: the provider may charge for more
+            than `usage`.
+    """
+
+    hold: Hold
+    usage: Usage | None
+    observations: tuple[Observation, ...] = ()
+    account: str | None = None
+    answered: bool = True
+    is_whole: bool = True
+
+
+class RouteRecords:
+    """Reads and changes the records of routes.
+
+    Args:
+        storage: where the documents live.
+        configuration: keys, models and the limits to start from; its clock is used.
+    """
+
+    def __init__(self, storage: Storage, configuration: Configuration) -> None:
+        self.accounts = Accounts(storage, configuration)
+        self._configuration = configuration
+        self._clock = configuration.clock
+        self._defaults: dict[Route, tuple[Limit, ...]] = {}
+
+    def read(self, route: Route, now: float) -> RouteRecord:
+        """The record of a route, not to be changed.
+
+        Calls that never ended are charged first; in a copy, if the ledger is locked.
+        """
+        account, provider = self.accounts.read(route.key)
+        if ledger.lost_holds(account, now, is_dead):
+
+            def charge(account: AccountState, provider: ProviderState) -> None:
+                # By the clock as it is now: whoever looked at it before the machine slept, or
+                # before others had their turn, would take calls begun since for a wrong clock's.
+                self.charge_lost(account, provider, route, self._clock.time())
+
+            try:
+                with lock_deadline(0):
+                    self.accounts.update(route.key, charge)
+                account, provider = self.accounts.read(route.key)
+            except StorageTimeout:
+                account = deepcopy(account)
+                charge(account, provider)
+        return self.record(account, provider, route, now)
+
+    def record(
+        self, account: AccountState, provider: ProviderState, route: Route, now: float
+    ) -> RouteRecord:
+        """The record of a route in these states, not to be changed."""
+        model = account.models.get(route.model) or ModelState()
+        limits = ledger.limits_of(model, self._default_limits(provider, route))
+        counted = ledger.with_limits(model, limits.values(), now)
+        return RouteRecord(route, account, provider, counted, limits)
+
+    def to_change(
+        self, account: AccountState, provider: ProviderState, route: Route, now: float
+    ) -> RouteRecord:
+        """The record of a route in states that are being changed."""
+        model = account.model(route.model)
+        limits = ledger.limits_of(model, self._default_limits(provider, route))
+        ledger.keep_limits(model, limits.values(), now)
+        return RouteRecord(route, account, provider, model, limits)
+
+    def charge_lost(
+        self, account: AccountState, provider: ProviderState, route: Route, now: float
+    ) -> None:
+        """Charge calls of the route's account, on any model, that never ended."""
+        for name, holds in ledger.lost_holds(account, now, is_dead).items():
+            model = account.models[name]
+            defaults = self._default_limits(provider, replace(route, model=name))
+            limits = ledger.limits_of(model, defaults)
+            ledger.charge_holds(model, holds, limits.values(), now)
+
+    def settle(self, holds: Sequence[Hold], change: Callable[[RouteRecord, float], T]) -> T:
+        """Change a route's record, with the holds in it wherever they were made.
+
+        The holds are of one route, and were made together. `change` is also given the time.
+        """
+        route = holds[0].route
+
+        def with_record(account: AccountState, provider: ProviderState) -> T:
+            now = self._clock.time()
+            self.charge_lost(account, provider, route, now)
+            return change(self.to_change(account, provider, route, now), now)
+
+        ids, held_in = [hold.id for hold in holds], holds[0].document
+        return self.accounts.update_held(route.key, route.model, ids, held_in, with_record)
+
+    def learn(
+        self, record: RouteRecord, seen: Iterable[Observation], now: float, alone: bool,
+        refused: Amounts | None = None,
+    ) -> RouteRecord:  # fmt: skip
+        """Let a response correct a record that is being changed; returns what it is by then.
+
+        `refused` are the units of the request, if it was refused.
+        """
+        catalog = self._configuration.providers[record.route.provider]
+
+        def window_of(name: str) -> Limit:
+            metric, period = split_limit_name(name)
+            return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
+
+        defaults = self._default_limits(record.provider, record.route)
+        ledger.learn(record.model, defaults, window_of, seen, now, alone, refused)
+        return replace(record, limits=ledger.limits_of(record.model, defaults))
+
+    def doubt(self, record: RouteRecord, began: float) -> RouteRecord:
+        """Drop inferred limits of a record that is being changed; a call that began then passed."""
+        defaults = self._default_limits(record.provider, record.route)
+        ledger.doubt(record.model, defaults, began)
+        return replace(record, limits=ledger.limits_of(record.model, defaults))
+
+    def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
+        """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
+        if route not in self._defaults:
+            self._defaults[route] = self._configuration.default_limits(route)
+        defaults = self._defaults[route]
+        if not provider.limits:
+            return defaults
+        catalog = self._configuration.providers[route.provider]
+        limits = {limit.name: limit for limit in defaults}
+        for scope in self._configuration.limit_scopes(route):
+            table = provider.limits.get(scope, {})
+            parsed = parse_limits(table, catalog.window, catalog.time_zone)
+            limits.update({limit.name: limit for limit in parsed})
+        return tuple(limits.values())

@@ -1,0 +1,406 @@
+"""What the ledger stores of accounts and providers, as typed state.
+
+The rules (`windows`, `ledger`, `availability`, `closures`, `merging`) are functions on these types;
+`codec` is the only module that knows how they are written. Times are epoch seconds, units are
+requests or tokens. The annotations state which values `codec` accepts from a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from annotated_types import Ge, Le, MaxLen, Predicate
+
+from ..catalog import parse_limits
+from ..types import MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Route, WindowRule
+
+Amounts = dict[Metric, float]
+"""Units per metric."""
+
+_METRICS: tuple[Metric, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
+_LIMIT_NAMES = {f"{metric}_per_{period}" for metric in _METRICS for period in PERIOD_SECONDS}
+# No request takes a month, and no provider closes anything for more than two.
+_LONGEST_HOLD_SECONDS = 31 * 86_400.0
+_LONGEST_CLOSURE_SECONDS = 63 * 86_400.0
+
+
+def _is_limit_name(name: str) -> bool:
+    return name in _LIMIT_NAMES
+
+
+@lru_cache(maxsize=64)
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_limits_table(table: Mapping[str, Any]) -> bool:
+    try:
+        parse_limits(table)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
+        return False
+    return True
+
+
+Units = Annotated[float, Ge(0.0), Le(MOST_UNITS)]
+# The year 5138: some later moments do not fit into a `datetime`.
+Moment = Annotated[float, Ge(0.0), Le(1e11)]
+Text = Annotated[str, MaxLen(10_000)]
+
+
+@dataclass
+class Counter:
+    """How much of one limit is used.
+
+    Attributes:
+        used: units in a bucket or calendar window at the moment `at`.
+        at: None if nothing was counted.
+        slots: of a rolling window, the units per sixtieth of its period, by the slot's number.
+    """
+
+    used: Units = 0.0
+    at: Moment | None = None
+    slots: dict[int, Units] = field(default_factory=dict)
+
+    def copy(self) -> Counter:
+        """A counter that can be changed alone."""
+        return Counter(self.used, self.at, dict(self.slots))
+
+
+@dataclass
+class LimitState:
+    """One limit of a model: its size, how we know it, and what is used of it.
+
+    Attributes:
+        evidence_at: when it was learned.
+        counter: what is used.
+        recent: of a bucket, the units charged lately, by slot; see `windows.remember`.
+        proven: the most requests that were answered within the window of a published rate.
+        inferred: the provider did not state the period; see `ledger.doubt`.
+    """
+
+    amount: Units
+    window: WindowRule
+    time_zone: Annotated[str, Predicate(_is_zone)]
+    evidence: Evidence
+    evidence_at: Moment
+    counter: Counter = field(default_factory=Counter)
+    recent: dict[int, Units] = field(default_factory=dict)
+    proven: Units = 1.0
+    inferred: bool = False
+
+    def limit(self, name: str) -> Limit:
+        """The limit of that name, such as `requests_per_minute`."""
+        return _limit(name, self.amount, self.window, self.time_zone, self.evidence)
+
+
+@lru_cache(maxsize=4096)
+def _limit(
+    name: str, amount: float, window: WindowRule, time_zone: str, evidence: Evidence
+) -> Limit:
+    metric, period = name.split("_per_")
+    return Limit(
+        metric,  # type: ignore[arg-type]  # the codec accepts only names of limits
+        period,  # type: ignore[arg-type]  # as above
+        float(amount),
+        window,
+        time_zone,
+        evidence,
+    )
+
+
+@dataclass
+class Closure:
+    """Why a part of the ledger is shut.
+
+    Attributes:
+        until: None until the user acts; see `ends`.
+        strikes: how often in a row it was shut, for waits that double.
+        remedy: name of the `Remedy` that opens it, "" if unknown.
+        address: fingerprint of the base URL that gave the reason, "" for the provider's own. At
+            another address the part is open.
+        tried: when a call last tried it since it may be open again; None if none has.
+    """
+
+    reason: Text
+    since: Moment
+    until: Moment | None
+    strikes: Annotated[int, Ge(0), Le(1_000_000)] = 1
+    remedy: Text = ""
+    address: Text = ""
+    tried: Moment | None = None
+
+    @property
+    def ends(self) -> float:
+        """When it may be tried again; inf if the user must act."""
+        if self.until is None:
+            return math.inf
+        return min(self.until, self.since + _LONGEST_CLOSURE_SECONDS)
+
+
+@dataclass
+class HeldCall:
+    """What a call under way has reserved.
+
+    Attributes:
+        key: fingerprint of the key that it uses.
+        by: the process that made it; see `processes`.
+    """
+
+    at: Moment
+    expires: Moment
+    amounts: dict[Metric, Units]
+    key: Text = ""
+    by: Text = ""
+
+    @property
+    def ends(self) -> float:
+        """When its process must have died."""
+        return min(self.expires, self.at + _LONGEST_HOLD_SECONDS)
+
+
+@dataclass
+class Calibration:
+    """How estimates compare with the provider's counts.
+
+    Attributes:
+        input_ratio: input tokens counted for each that was estimated by length.
+        output_tokens: the usual length of a reply.
+    """
+
+    input_ratio: Annotated[float, Ge(0.01), Le(100.0)]
+    output_tokens: Units
+
+
+@dataclass
+class KeyState:
+    """One key of an account."""
+
+    label: Text = ""
+    answered: bool = False
+    closed: Closure | None = None
+
+
+@dataclass
+class ModelState:
+    """One model of an account.
+
+    Attributes:
+        holds: calls under way, by the hold's id.
+        charged: all that was ever charged; it never falls.
+        last_charged: None if nothing was.
+        answered: whether any call was answered.
+    """
+
+    limits: dict[Annotated[str, Predicate(_is_limit_name)], LimitState] = field(
+        default_factory=dict
+    )
+    holds: dict[str, HeldCall] = field(default_factory=dict)
+    charged: dict[Metric, Units] = field(default_factory=dict)
+    last_charged: Moment | None = None
+    calibration: Calibration | None = None
+    answered: bool = False
+    closed: Closure | None = None
+
+
+@dataclass
+class Moved:
+    """Where the counts of a key went when its account became known, and what they were then."""
+
+    to: Annotated[str, Predicate(lambda name: ":" in name)]
+    content: dict[str, Any]
+
+
+@dataclass
+class AccountState:
+    """Everything known of one account.
+
+    Attributes:
+        keys: by fingerprint.
+        closed: set if the whole account is shut.
+        moved: set if the account is counted in another document by now.
+        absorbed: names of the documents that went into this one, with the digest of each.
+    """
+
+    provider: Text = ""
+    keys: dict[str, KeyState] = field(default_factory=dict)
+    models: dict[str, ModelState] = field(default_factory=dict)
+    closed: Closure | None = None
+    moved: Moved | None = None
+    absorbed: dict[str, Text] = field(default_factory=dict)
+
+    def model(self, name: str) -> ModelState:
+        """The model's state, to be changed."""
+        return self.models.setdefault(name, ModelState())
+
+    def key(self, fingerprint: str, label: str = "") -> KeyState:
+        """The key's state, to be changed."""
+        return self.keys.setdefault(fingerprint, KeyState(label))
+
+
+@dataclass
+class Lack:
+    """When a model refused something that it lacks, and at which address (a fingerprint)."""
+
+    at: Moment
+    address: Text = ""
+
+
+@dataclass
+class ModelAtProvider:
+    """What holds for a model whatever the account; `lacks` is by capability."""
+
+    closed: Closure | None = None
+    lacks: dict[str, Lack] = field(default_factory=dict)
+
+
+@dataclass
+class ProviderState:
+    """What holds for all accounts of a provider.
+
+    Attributes:
+        limits: tables of limits set at run time, by scope; see `QuotaTracker.set_limits`.
+    """
+
+    models: dict[str, ModelAtProvider] = field(default_factory=dict)
+    closed: Closure | None = None
+    limits: dict[str, Annotated[dict[str, Any], Predicate(_is_limits_table)]] = field(
+        default_factory=dict
+    )
+
+    def model(self, name: str) -> ModelAtProvider:
+        """The model's state, to be changed."""
+        return self.models.setdefault(name, ModelAtProvider())
+
+
+@dataclass
+class NamedAccount:
+    """The account that a provider named for a key; `evidence` is `header` or `error`."""
+
+    account: Text
+    at: Moment
+    evidence: Text = ""
+
+
+@dataclass
+class DirectoryState:
+    """Which account each key of a provider spends, by the key's fingerprint."""
+
+    accounts: dict[str, NamedAccount] = field(default_factory=dict)
+
+
+@dataclass
+class HeldShare:
+    """What a call under way may take of a budget, or of the bounds of its job.
+
+    Attributes:
+        usd, tokens: what it usually takes; that much is charged if it never ends.
+        most_usd, most_tokens: the most it can take; None where that is unknown.
+        kind, plain, scale: see `budget.Expected`.
+        by: the process that made it; see `processes`.
+    """
+
+    expires: Moment
+    usd: Units
+    tokens: Units = 0.0
+    most_usd: Units | None = None
+    most_tokens: Units | None = None
+    kind: Text = ""
+    plain: Units = 0.0
+    scale: Annotated[float, Ge(1e-9), Le(MOST_UNITS)] = 1.0
+    at: Moment = 0.0
+    by: Text = ""
+
+    @property
+    def ends(self) -> float:
+        """When its process must have died."""
+        # Older versions did not write when it began.
+        return min(self.expires, (self.at or self.expires) + _LONGEST_HOLD_SECONDS)
+
+
+@dataclass
+class Highest:
+    """The highest counts of one kind of request; see `budget.Expected`."""
+
+    input: Units = 0.0
+    output: Units = 0.0
+
+
+@dataclass
+class BudgetState:
+    """What calls have taken of some bounds.
+
+    Attributes:
+        spent: the budget counts USD per day and month of UTC (`2026-11-25`, `2026-11`); a job
+            counts `usd` and `tokens`.
+        held: what calls under way may take, by the hold's id.
+        seen: by kind of request, the highest counts so far: today, or in the job.
+    """
+
+    spent: dict[str, Units] = field(default_factory=dict)
+    held: dict[str, HeldShare] = field(default_factory=dict)
+    seen: dict[str, Highest] = field(default_factory=dict)
+
+
+@dataclass
+class JobState(BudgetState):
+    """The same for one job; `at` is when it was last changed."""
+
+    at: Moment = 0.0
+
+
+@dataclass
+class JobsState:
+    """The bounds of all jobs, by their names."""
+
+    jobs: dict[str, JobState] = field(default_factory=dict)
+
+
+@dataclass
+class OlderCount:
+    """What the older package counted of one limit."""
+
+    used: Units
+    reset_at: Moment
+    at: Moment
+
+
+OlderCounts = dict[str, dict[str, OlderCount]]
+"""The counts of the older package, by key label and limit."""
+
+
+_NEW_KEY, _NEW_MODEL_AT_PROVIDER = KeyState(), ModelAtProvider()
+
+
+@dataclass(frozen=True)
+class RouteRecord:
+    """All that the ledger knows of a route; what is missing is as for a new one.
+
+    Attributes:
+        model: the route's model in its account.
+        limits: the limits in force, by name; `model` counts each of them.
+    """
+
+    route: Route
+    account: AccountState
+    provider: ProviderState
+    model: ModelState
+    limits: Mapping[str, Limit]
+
+    @property
+    def key(self) -> KeyState:
+        """The state of the route's key, not to be changed."""
+        return self.account.keys.get(self.route.key.fingerprint, _NEW_KEY)
+
+    @property
+    def model_at_provider(self) -> ModelAtProvider:
+        """What holds for the route's model in all accounts, not to be changed."""
+        return self.provider.models.get(self.route.model, _NEW_MODEL_AT_PROVIDER)
