@@ -94,6 +94,7 @@ ALLOWED = {
         "processes", "storage", "errors", "types",
     },
     "bounded": set(),
+    "processes": set(),
     "forks": set(),
     "reasoning": set(),
     "adapters": {
