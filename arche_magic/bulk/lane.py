@@ -314,7 +314,9 @@ class Lane:
         now = self._clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
         with self._pool.lock:
-            left = self.crew.patience.left
+            # To await what becomes of the job's own calls takes no patience.
+            moment = NAP_SECONDS if self.crew.rows_under_way() else 0.0
+            left = max(self.crew.patience.left, moment)
             if left and opens - now <= left and opens < math.inf:
                 self.shut_until = max(self.shut_until, opens)
                 return
