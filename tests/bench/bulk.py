@@ -1,8 +1,8 @@
 """Many rows at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
 
 Situations: `limits`, `finish`, `packing`, `quality`, `speed`, `threads`, `resume`, `memory`,
-`planning`, `files`. All run against the sandbox, whose own count is the truth. Time is scaled where
-a run would take minutes.
+`planning`, `files`, `first_plan`, `types`. All run against the sandbox, whose own count is the
+truth. Time is scaled where a run would take minutes.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from arche_magic.sandbox import Sandbox
 GEMINI = {"requests_per_minute": 15}
 A_DAY = {"requests_per_day": 20}
 MANY = dict.fromkeys(LIMITS, PLENTY)
+LIMITLESS = ("requests_per_minute", "tokens_per_minute", "tokens_per_month")
 
 
 def reviews(count: int) -> pd.DataFrame:
@@ -215,6 +216,64 @@ def packing(rows: int = 2000) -> None:
                 f"{progress.agreed}"
             )
     print(f"packing: {answered['auto'] / answered[1]:.1f} x the rows of one-per-request")
+
+
+# --- what the result is
+
+
+def first_plan(rows: int = 200) -> None:
+    """Tokens of short structured replies: the first plan's, and those that came."""
+    for schema in ("mood good|bad", "stars 1|2|3|4|5, sure bool", "mood good|bad, why str"):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Sandbox(keys={"mistral": 1}, limits={"mistral": dict.fromkeys(LIMITLESS)}) as sandbox,
+        ):
+            known = parse_limits(dict.fromkeys(LIMITLESS, PLENTY), "rolling")
+            configuration = load_configuration(sandbox.environment(), Path(folder))
+            use_configuration(replace(configuration, limits={"mistral": known}))
+            first = plan(reviews(rows), "{{text}}", schema=schema, pack=1)
+            frame, _ = run(Job(reviews(rows), "{{text}}", schema=schema, pack=1))
+            (count,) = sandbox.usage()["mistral_key_1"].values()
+            low, high = first.tokens
+            print(
+                f"first plan: {schema!r}: {first.output_tokens / count['output_tokens']:.1f} x the "
+                f"output tokens that came; {low:,} to {high:,} tokens in all, came "
+                f"{frame.tokens.sum():,}"
+            )
+
+
+def types(rows: int = 100) -> None:
+    """Types of a result where one row in ten fails, as a frame, in Parquet, and in a CSV."""
+    value = json.dumps({"mood": "good", "score": 2**53 + 1, "share": 0.5, "sure": True})
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sandbox(
+            keys={"mistral": 1},
+            limits={"mistral": dict.fromkeys(LIMITLESS)},
+            reply=lambda _, messages: "none" if "0 does" in str(messages) else value,
+        ) as sandbox,
+    ):
+        known = parse_limits(dict.fromkeys(LIMITLESS, PLENTY), "rolling")
+        configuration = load_configuration(sandbox.environment(), Path(folder))
+        use_configuration(replace(configuration, limits={"mistral": known}))
+        schema = "mood good|bad, score int, share float, sure bool"
+        source, parquet, csv = (Path(folder, name) for name in ("in.parquet", "a.parquet", "a.csv"))
+        reviews(rows).to_parquet(source)
+        frame, _ = run(Job(reviews(rows), "{{text}}", schema=schema, pack=1))
+        empty, _ = run(Job(reviews(0), "{{text}}", schema=schema))
+        for path in (parquet, csv):
+            map_rows(source, "{{text}}", schema=schema, pack=1, to=path)
+        names = [name for name in empty if name != "text"]
+        same = [
+            other[names].dtypes.equals(frame[names].dtypes)
+            for other in (empty, pd.read_parquet(parquet))
+        ]
+        numbers = set(pd.read_csv(csv, dtype=str, keep_default_na=False).score)
+        kinds = {name: str(frame[name].dtype) for name in names}
+        print(
+            f"types: {kinds}; {frame.raw.count()} of {rows} rows failed; the same in an empty "
+            f"frame: {same[0]}, in Parquet: {same[1]}; in the CSV: {sorted(numbers)}"
+        )
 
 
 # --- how good labels are
@@ -476,7 +535,7 @@ def main() -> None:
     situations = {
         "limits": limits, "finish": finish, "packing": packing, "quality": quality,
         "speed": speed, "threads": threads, "resume": resume, "memory": memory,
-        "planning": planning, "files": files,
+        "planning": planning, "files": files, "first_plan": first_plan, "types": types,
     }  # fmt: skip
     for name in sys.argv[1:] or situations:
         situations[name.partition("=")[0]](*map(int, filter(None, [name.partition("=")[2]])))
