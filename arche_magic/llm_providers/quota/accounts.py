@@ -134,8 +134,11 @@ class Accounts:
                 return None
             provider = codec.read(ProviderState, of_provider)
             result = change(account, provider)
-            codec.put(of_account, account)
-            codec.put(of_provider, provider)
+            for name, document, state in (
+                (place.name, of_account, account), (key.provider, of_provider, provider),
+            ):  # fmt: skip
+                codec.put(document, state)
+                self._states[name] = document, state
             return (result,)
 
         names = directory_name(key.provider), key.provider

@@ -130,13 +130,16 @@ def lost_holds(
     account: AccountState, now: float, is_dead: Callable[[str], bool]
 ) -> dict[str, list[str]]:
     """Holds, by model, of calls that never ended: their kernel died, and they may have counted."""
+    names = {hold.by for model in account.models.values() for hold in model.holds.values()}
+    dead = {name for name in names if is_dead(name)}
     found = {
         name: [
             hold_id
             for hold_id, hold in model.holds.items()
-            if is_expired(hold, now) or is_dead(hold.by)
+            if hold.by in dead or not hold.at <= now < hold.expires and is_expired(hold, now)
         ]
         for name, model in account.models.items()
+        if model.holds
     }
     return {name: holds for name, holds in found.items() if holds}
 

@@ -159,8 +159,9 @@ def in_words(limit: Limit) -> str:
 def on_hold(model: ModelState, now: float) -> Amounts:
     """Units per metric that calls under way may spend."""
     total: Amounts = {}
+    # A job of many threads has many holds: the common case is decided without a call.
     for hold in model.holds.values():
-        if not is_expired(hold, now):
+        if hold.at <= now < hold.expires or not is_expired(hold, now):
             for metric, amount in hold.amounts.items():
                 total[metric] = total.get(metric, 0.0) + amount
     return total
@@ -168,7 +169,7 @@ def on_hold(model: ModelState, now: float) -> Amounts:
 
 def is_expired(hold: HeldCall | HeldShare, now: float) -> bool:
     """Whether the kernel that made a hold must have died."""
-    return hold.ends <= now or from_a_wrong_clock(hold.at, now)
+    return hold.expires <= now or from_a_wrong_clock(hold.at, now)
 
 
 def _is_stale(limit: Limit, state: LimitState, now: float) -> bool:

@@ -161,10 +161,8 @@ class HeldCall:
     key: Text = ""
     by: Text = ""
 
-    @property
-    def ends(self) -> float:
-        """When its process must have died."""
-        return min(self.expires, self.at + _LONGEST_HOLD_SECONDS)
+    def __post_init__(self) -> None:
+        self.expires = min(self.expires, self.at + _LONGEST_HOLD_SECONDS)
 
 
 @dataclass
@@ -319,11 +317,10 @@ class HeldShare:
     at: Moment = 0.0
     by: Text = ""
 
-    @property
-    def ends(self) -> float:
-        """When its process must have died."""
+    def __post_init__(self) -> None:
         # Older versions did not write when it began.
-        return min(self.expires, (self.at or self.expires) + _LONGEST_HOLD_SECONDS)
+        began = self.at or self.expires
+        self.expires = min(self.expires, began + _LONGEST_HOLD_SECONDS)
 
 
 @dataclass
