@@ -136,7 +136,7 @@ def lost_holds(
         name: [
             hold_id
             for hold_id, hold in model.holds.items()
-            if hold.by in dead or not hold.at <= now < hold.expires and is_expired(hold, now)
+            if hold.by in dead or (not hold.at <= now < hold.expires and is_expired(hold, now))
         ]
         for name, model in account.models.items()
         if model.holds
