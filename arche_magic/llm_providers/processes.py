@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from functools import lru_cache
@@ -12,6 +13,8 @@ from pathlib import Path
 _SECONDS = 0.5
 _looked_at: dict[str, tuple[float, bool]] = {}
 _MOST_NAMES = 1000
+# A name comes from the ledger's file, which may hold anything.
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def this_process() -> str:
@@ -50,7 +53,7 @@ def _place() -> str:
 
 def _has_ended(pid: str, started: str = "") -> bool:
     # On Windows, `os.kill` with 0 ends the process.
-    if os.name != "posix" or not pid.isdigit():
+    if os.name != "posix" or not _NUMBER.fullmatch(pid):
         return False
     try:
         os.kill(int(pid), 0)

@@ -221,7 +221,8 @@ def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
     os.waitpid(child, 0)
     assert used(tracker, limit="requests_per_day") == 2
     host, pid, _ = this_process().split(":")
-    for by in (f"elsewhere:{child}:1", f"elsewhere:{pid}:1", "written by an older version"):
+    unknown = [f"elsewhere:{child}:1", f"elsewhere:{pid}:1", "written by an older version"]
+    for by in (*unknown, f"{host}:{10**30}:1", f"{host}:²:1", f"{host}:0:1", f"{host}:-1:1"):
         assert makers(by) == [by]
     assert not makers(f"{host}:{child}:1")
     held(tracker, route)

@@ -58,6 +58,7 @@ LIMITS = [
     Limit("tokens", "hour", 10_000, "rolling"),
 ]
 YEAR_9999 = 253_402_300_799
+ZONES = [("day", "UTC"), ("hour", "Nowhere/At_All"), ("minute", "\ud800"), ("month", "../x")]
 Place = tuple[Any, ...]
 # All values at all places take a minute.
 STEP = 3
@@ -238,6 +239,31 @@ def test_a_wrong_value_is_named_and_the_file_kept(ledger: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert tracker_of(ledger).storage.findings == []
+
+
+def test_values_that_no_library_takes_are_left_out() -> None:
+    """A zone that this machine does not know, numbers past any float, an account moved to itself."""
+    limit = {"amount": 5, "window": "calendar", "evidence": "header", "evidence_at": 1.0}
+    zones = {f"requests_per_{period}": limit | {"time_zone": zone} for period, zone in ZONES}
+    charged = {"m": {"charged": [3, 10**400, 1.0]}, "n": {"charged": [1, 2, 3]}}
+    wrong: list[tuple[dict[str, Any], list[str]]] = [
+        (
+            {"version": 3, "models": {"m": {"limits": zones}}},
+            [f"a:b.models.m.limits.requests_per_{period}.time_zone" for period, _ in ZONES[1:]],
+        ),
+        (
+            {"version": 2, "models": charged},
+            [f"a:b.models.m.charged.{metric}" for metric in ("tokens", "input_tokens")],
+        ),
+        ({"version": 3, "moved": {"to": "a:b", "content": {}}}, ["a:b.moved.to"]),
+    ]
+    for document, paths in wrong:
+        mended, found = mend("a:b", document)
+        assert found == paths
+        assert mend("a:b", mended) == (mended, [])
+    assert list(mend("a:b", wrong[0][0])[0]["models"]["m"]["limits"]) == ["requests_per_day"]
+    older = {"limit_type": "tokens_per_day", "used_value": 10**400, "reset_time": "2026-11-30"}
+    assert older_documents({"groq": {"groq_key_1_tokens_per_day": older}}) is None
 
 
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.7])

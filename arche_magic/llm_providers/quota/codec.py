@@ -72,16 +72,13 @@ def mend(name: str, document: Any) -> tuple[Document, list[str]]:
     kind = kind_of(name)
     state, wrong = _read(kind, _of_this_version(document) if kind is AccountState else document)
     if isinstance(state, AccountState) and state.moved:
-        found: list[Path] = []
         if state.moved.to == name:
-            found = [("to",)]
+            state.moved = None
+            wrong.append(("moved", "to"))
         else:
             content, found = _read(AccountState, _of_this_version(state.moved.content))
             state.moved.content = write(content)
-            found = [("content", *path) for path in found]
-        if state.moved.to == name:
-            state.moved = None
-        wrong += [("moved", *path) for path in found]
+            wrong += [("moved", "content", *path) for path in found]
     if not wrong:
         return document, []
     return write(state), [".".join((name, *map(str, path))) for path in wrong]

@@ -40,7 +40,7 @@ def older_documents(content: Mapping[str, Any]) -> dict[str, Document] | None:
                     "reset_at": _moment(entry["reset_time"]),
                     "at": _moment(entry.get("last_updated") or entry["reset_time"]),
                 }
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError):
         return None
     return {OLDER_COUNTS: counts} if counts else None
 

@@ -53,10 +53,9 @@ def _model(entry: Any, name: str, provider: Provider | None) -> Any:
     charged, estimates = full.get("charged"), full.pop("estimates", None)
     if isinstance(charged, list) and len(charged) == 3:
         requests, input_tokens, output_tokens = charged
-        both = (input_tokens, output_tokens)
         full["charged"] = {
             "requests": requests,
-            "tokens": sum(both) if all(isinstance(n, int | float) for n in both) else None,
+            "tokens": _sum(input_tokens, output_tokens),
             "input_tokens": input_tokens,
             "output_tokens": output_tokens,
         }
@@ -69,6 +68,13 @@ def _model(entry: Any, name: str, provider: Provider | None) -> Any:
             for limit, stored in full["limits"].items()
         }
     return full
+
+
+def _sum(one: Any, other: Any) -> float | None:
+    try:
+        return float(one) + float(other)
+    except (OverflowError, TypeError, ValueError):
+        return None
 
 
 def _limit(stored: Any, published: Limit | None, provider: Provider | None, at: Any) -> Any:
