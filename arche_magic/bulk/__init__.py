@@ -118,7 +118,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         with closing(found) as rows, _bar(counts.progress if counts else job.progress, progress):
             for row in rows:
                 replies.add(row)
-                if counts:
+                if counts and row.second is None:
                     counts.add([row])
                 if on_done:
                     on_done(row)

@@ -56,7 +56,7 @@ class Job:
             it takes. Rows that were not asked by then have an error that says what opens when.
         allow_paid: routes that cost money may answer too.
         max_cost: USD; the job stops before it spends more in this run, or at most one reply after.
-        max_tokens_total: tokens; likewise.
+        max_tokens_total: tokens; the job stops before it spends more, or at most one reply after.
         stop_after: so many rows that fail in this run stop the job.
         retry_errors: rows that failed for good in an earlier run are asked again.
         fresh: every row is asked again, and what is kept is replaced.
@@ -118,7 +118,7 @@ class Job:
         self._llm = llm or get_llm_provider()
         self._is_noted = job_id is not None
         self.id: str = job_id or (part_of if isinstance(part_of, str) else "") or new_job_id()
-        again = {**options, "schema": schema, "pack": pack, "patience": patience, "llm": llm}
+        again = {**options, "schema": schema, "pack": pack, "llm": llm}
         again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
         again |= {"reserve": reserve}
         configuration = self._llm.configuration
@@ -209,12 +209,13 @@ class Job:
     @property
     def patience_left(self) -> float:
         """Seconds that it still waits for routes; inf for no bound."""
-        return self._lanes.patience.left
+        left = self._lanes.patience.left
+        return left if self._second is None else self._second.patience_left(left)
 
     def progress(self, later: int = 0) -> Progress:
-        """How far it is; `finish_at` is that of so many more rows, which come `later`."""
-        told = replace(self._counts.progress(), finish_at=self._finish.at(later))
-        return told if self._second is None else self._second.added_to(told)
+        """How far it is; `finish_at` counts so many rows more, which come `later`."""
+        progress = replace(self._counts.progress(), finish_at=self._finish.at(later))
+        return progress if self._second is None else self._second.added_to(progress)
 
     def cancel(self) -> None:
         """End soon: no more rows are asked, and what is finished is kept.
@@ -240,13 +241,14 @@ class Job:
         """The job that asks some of the rows on another model, within the bounds of this one."""
         frame = self.rows.frame.iloc[positions]
         named = {"model": model, "provider": None, "same_model": False}
+        left = {"patience": self.patience_left}
         part_of = {} if self.purse is None else {"part_of": self.purse}
-        return Job(frame, self.rows.template, **{**again, **named, **part_of}, job_id=None)
+        return Job(frame, self.rows.template, **{**again, **named, **left, **part_of}, job_id=None)
 
     def _note(self) -> None:
         """Add what it sent to the record of jobs."""
-        told = self.progress()
-        if not told.requests or not self._is_noted:
+        progress = self.progress()
+        if not progress.requests or not self._is_noted:
             return
         names = (
             "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",
@@ -255,7 +257,7 @@ class Job:
         configuration = self._llm.configuration
         record = JobRecord(
             at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
-            tag=self._tag, rows=told.total, **{name: getattr(told, name) for name in names},
+            tag=self._tag, rows=progress.total, **{name: getattr(progress, name) for name in names},
         )  # fmt: skip
         note_job(configuration.store, record)
 

@@ -42,7 +42,7 @@ class Row:
         error: why there is none, or None.
         resumed: nothing was spent on it now: it was kept, or another row asked the same.
         tokens: what was spent on it, now or when its reply was kept.
-        cost_usd: USD, likewise; None where a price is not known.
+        cost_usd: USD spent on it, now or then; None where a price is not known.
         request: the id that its attempts have in the record; "" if nothing was sent for it.
         raw: the text of a reply that does not fit the schema, or None.
         second: the answer of another model, of a row that was asked twice; it comes again for it.
@@ -79,7 +79,7 @@ class Progress:
         packed: rows that were answered together with others in one request.
         checked: of those, rows that were asked alone too, to compare.
         agreed: of the checked, those that were answered alike.
-        not_compared: packed rows that were asked alone too, whose texts do not tell.
+        not_compared: packed rows that were asked alone too, but whose texts decide nothing.
         discarded: packed replies that were not believed, and asked again.
         requests: how many were sent.
         twice: rows that another model answered too.

@@ -119,11 +119,19 @@ class Second:
         for model, positions in by_model.items():
             if self._cancelled:
                 return
-            self._jobs.append(self._ask(positions, model))
-            for row in self._jobs[-1]:
+            job = self._ask(positions, model)
+            self._jobs.append(job)
+            if self._cancelled:
+                # By another thread, before the job was in the list.
+                job.cancel()
+            for row in job:
                 if row.reply is not None:
                     self._answered += 1
                     yield replace(drawn[positions[row.position]], second=row.reply)
+
+    def patience_left(self, first: float) -> float:
+        """Seconds that are left of the whole job's patience, where `first` were before it."""
+        return self._jobs[-1].patience_left if self._jobs else first
 
     def cancel(self) -> None:
         """End soon; see `Job`."""
@@ -133,16 +141,18 @@ class Second:
 
     def added_to(self, first: Progress) -> Progress:
         """How far the whole job is; `first` is about the rows asked once."""
-        told = [job.progress() for job in self._jobs]
+        parts = [job.progress() for job in self._jobs]
         sums = {
-            name: getattr(first, name) + sum(getattr(one, name) for one in told) for name in _SUMS
+            name: getattr(first, name) + sum(getattr(part, name) for part in parts)
+            for name in _SUMS
         }
         routes: Counter[str] = Counter(first.routes)
-        for one in told:
-            routes.update(one.routes)
-        if told:
-            now = told[-1]
-            sums |= {"waiting": now.waiting, "finish_at": now.finish_at}
+        for part in parts:
+            routes.update(part.routes)
+        if parts:
+            now = parts[-1]
+            ends = [end for end in (first.finish_at, now.finish_at) if end is not None]
+            sums |= {"waiting": now.waiting, "finish_at": max(ends, default=None)}
             sums |= {"rows_per_second": now.rows_per_second}
         answered, wanted = self._answered, self._sample.count
         return replace(first, **sums, routes=dict(routes), twice=answered, to_ask_twice=wanted)

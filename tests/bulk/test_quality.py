@@ -19,7 +19,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from provider_parts import Start
+    from provider_parts import Clock, Start
 
     from arche_magic.sandbox import Sandbox
 
@@ -210,6 +210,17 @@ def test_second_questions_keep_within_the_bounds(sandbox: Sandbox) -> None:
     assert 0 < frame.second_model.notna().sum() < 36
     assert frame.attrs["arche_magic"]["tokens"] <= bound
     assert frame.attrs["arche_magic"]["twice"]["mood"]["compared"] > 0
+
+
+def test_second_questions_share_the_patience(start: Start, clock: Clock) -> None:
+    """The job waits as long as it may in all, whichever question waits."""
+    few = {"requests_per_minute": 6}
+    start(clock=clock, keys=TWO, limits={"groq": few, "mistral": few}, reply=label)
+    began = clock.now
+    job = Job(DATA, PROMPT, schema=SCHEMA, twice=1.0, pack=1, patience=45, reserve=0.0)
+    list(job)
+    assert 35 <= clock.now - began <= 55
+    assert job.patience_left < 10
 
 
 @pytest.mark.parametrize("twice", [-0.1, 1.1, "5%", True])

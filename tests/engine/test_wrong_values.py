@@ -242,7 +242,7 @@ def test_a_wrong_value_is_named_and_the_file_kept(ledger: Path) -> None:
 
 
 def test_values_that_no_library_takes_are_left_out() -> None:
-    """A zone that this machine does not know, numbers past any float, an account moved to itself."""
+    """Unknown time zones, numbers past any float, an account that moved to itself."""
     limit = {"amount": 5, "window": "calendar", "evidence": "header", "evidence_at": 1.0}
     zones = {f"requests_per_{period}": limit | {"time_zone": zone} for period, zone in ZONES}
     charged = {"m": {"charged": [3, 10**400, 1.0]}, "n": {"charged": [1, 2, 3]}}
