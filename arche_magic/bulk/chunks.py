@@ -174,7 +174,8 @@ def _begin(part: Path) -> None:
 def _target(source: Path, to: str | Path | None) -> Path:
     if to is None:
         raise InvalidRequest(
-            f"{source.name} is a file: name another one for the rows and their replies"
+            f"{source.name} is read from disk: name a file for the rows and their replies, with "
+            "to='replies.parquet' (--into replies.parquet)"
         )
     if str(to).endswith((".xlsx", ".xlsm")):
         raise InvalidRequest(f"{to}: Excel files are read, not written; name a .csv or .parquet")

@@ -19,7 +19,8 @@ SECOND = "second_"
 SECOND_MODEL = "second_model"
 RAW = "raw"
 _TEXT = Field("text")
-_ABOUT = {"provider": _TEXT, "model": _TEXT, "tokens": Field("integer"), "error": _TEXT}
+PROVIDER = "provider"
+_ABOUT = {PROVIDER: _TEXT, "model": _TEXT, "tokens": Field("integer"), "error": _TEXT}
 _DETAILS = {
     "key": _TEXT, "seconds": Field("number"), "cost_usd": Field("number"), "request": _TEXT,
 }  # fmt: skip

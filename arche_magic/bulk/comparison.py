@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.prompts import as_pandas
 
-from .columns import SECOND, SECOND_MODEL
+from .columns import PROVIDER, SECOND, SECOND_MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,13 +208,17 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
     compared, unless the schema lists them as choices.
 
     Args:
-        frame: with the columns of the replies; those of `twice=` start with `second_`.
+        frame: with the columns of the replies, in pandas, polars or pyarrow; those of `twice=`
+            start with `second_`.
         gold: by column of replies, the column with the known labels; if not given, as the job had
-            it (`frame.attrs` knows).
+            it (`frame.attrs` of pandas knows).
 
     Raises:
-        InvalidRequest: there is no such column.
+        InvalidRequest: there is no such column, or `gold` is no mapping.
     """
+    if isinstance(gold, str):
+        raise InvalidRequest(f"gold is {gold!r}; say whose labels they are: {{'field': {gold!r}}}")
+    frame = as_pandas(frame)
     names = [_name(column) for column in frame.columns]
     columns = dict(zip(names, frame.columns, strict=True))
     if gold is None:
@@ -225,7 +230,11 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
     twice = {}
     models = next((name for name in reversed(names) if name.endswith(SECOND_MODEL)), "")
     prefix = models.removesuffix(SECOND_MODEL)
-    for name in _before(models, f"{prefix}{SECOND}", names):
+    seconds = _before(models, f"{prefix}{SECOND}", names)
+    if f"{prefix}{SECOND}{PROVIDER}" in seconds:
+        # Another job's columns, with the prefix `second_`.
+        seconds = []
+    for name in seconds:
         of = name.removeprefix(f"{prefix}{SECOND}")
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
         if first is not None:
@@ -345,6 +354,8 @@ def _sum(one: Mapping[str, Comparison], more: Mapping[str, Comparison]) -> dict[
 
 
 def _told_twice(name: str, found: Comparison) -> str:
+    if not found.compared and not found.not_compared:
+        return f"{name} in no row"
     if not found.compared:
         return f"{name} is free text, {found.not_compared} rows not compared"
     kappa = "" if math.isnan(found.kappa) else f" (kappa {found.kappa:.2f})"

@@ -251,7 +251,7 @@ class Job:
         if not progress.requests or not self._is_noted:
             return
         names = (
-            "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",
+            "done", "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",
             "not_compared", "discarded",
         )  # fmt: skip
         configuration = self._llm.configuration

@@ -32,6 +32,7 @@ class JobRecord:
         notebook: the file that ran it, "" if nobody told.
         tag: the name that was given to it, or "".
         rows: all rows.
+        done: rows that were finished, by this run or before it.
         errors: rows without a reply.
         requests, tokens: what it sent and spent; its attempts say on which routes.
         cost_usd: USD, as far as prices are known.
@@ -48,6 +49,7 @@ class JobRecord:
     notebook: str = ""
     tag: str = ""
     rows: int = 0
+    done: int = 0
     errors: int = 0
     requests: int = 0
     tokens: int = 0

@@ -28,7 +28,7 @@ class Way:
     cost_usd: float | None = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a job would take if it began now. Nothing was sent.
 
@@ -86,6 +86,9 @@ class Plan:
         if self.by is None:
             return None
         return self.finish_at is not None and self.finish_at <= self.by
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         return "\n".join([*self.summary(), *self._table(), *self.outlook(), "Nothing was sent."])

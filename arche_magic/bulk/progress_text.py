@@ -89,7 +89,7 @@ def pace(progress: Progress, now: float) -> str:
     if progress.done == progress.total and progress.twice < progress.to_ask_twice:
         again = f"{progress.twice:,} of {counted(progress.to_ask_twice, 'row')}"
         parts.append(f"asking again: {again}")
-    return " · ".join(parts) or "starting"
+    return " · ".join(parts) or ("" if progress.done == progress.total else "starting")
 
 
 def rate(per_second: float) -> str:

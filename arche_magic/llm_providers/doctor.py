@@ -124,7 +124,7 @@ def _machine() -> Iterator[Finding]:
     yield from wrong
     names = [machine.proxy_variable("https:"), machine.certificate_variable()]
     if not wrong and any(names):
-        yield Finding("ok", "network", f"as {' and '.join(filter(None, names))} say")
+        yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -117,8 +117,8 @@ def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
     """One row per job that sent something, in their order.
 
     Columns: `at` (when it ended; aware, UTC), `job` (its id), `session, notebook, tag`, `rows`,
-    `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`, `checked`,
-    `agreed`, `not_compared` and `discarded`; see `JobRecord`.
+    `done`, `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`,
+    `checked`, `agreed`, `not_compared` and `discarded`; see `JobRecord`.
     """
     from arche_magic.bulk.job_records import JobRecord
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -268,9 +269,9 @@ def _share(name: str, text: str) -> float:
         InvalidRequest: it is no share.
     """
     number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
-    share = float(number[1]) / (100 if number[2] else 1) if number else 1.0
-    if share >= 1:
-        raise InvalidRequest(f"%llm: --{name} {text!r} is not like 10% or 0.1")
+    share = float(number[1]) / (100 if number[2] else 1) if number else math.inf
+    if share > 1:
+        raise InvalidRequest(f"%llm: --{name} {text!r} is not a share such as 10% or 0.1")
     return share
 
 

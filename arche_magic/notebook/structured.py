@@ -14,6 +14,7 @@ from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Reply, fields_of
+from arche_magic.prompts import as_pandas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = Fals
     Columns are the fields of the schema, in its order; lists and nested objects stay values.
 
     Args:
-        replies: one, or several; or a DataFrame, of which a copy is given back.
+        replies: one, or several; or a table of pandas, polars or pyarrow, which is copied.
         naive: have times in UTC without their zone, as Excel wants them, in the index too.
 
     Raises:
@@ -67,10 +68,11 @@ def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = Fals
     library("pandas")
     import pandas as pd
 
-    if isinstance(replies, pd.DataFrame):
-        made = replies.copy()
+    table = as_pandas(replies)
+    if isinstance(table, pd.DataFrame):
+        made = table.copy()
     else:
-        rows = [replies] if isinstance(replies, Reply) else list(replies)
+        rows: list[Any] = [replies] if isinstance(replies, Reply) else list(replies)
         for row in rows:
             if not isinstance(row, Reply) or row.parsed is None:
                 raise InvalidRequest(

@@ -90,10 +90,10 @@ def jobs_bundle(jobs: pd.DataFrame) -> dict[str, str]:
     rows = []
     for row in jobs.to_dict("records"):
         ended = f"{row['at'].tz_convert(_local_zone()):%Y-%m-%d %H:%M}"
-        counts = (_count(row[name]) for name in ("rows", "errors", "requests", "tokens"))
+        counts = (_count(row[name]) for name in ("rows", "done", "errors", "requests", "tokens"))
         cells = [Cell(ended), Cell(row["tag"]), *counts, _cost(row["cost_usd"])]
         rows.append((*cells, *_agreement(row, is_packed)))
-    heads = ["ended", "tag", "rows", "errors", "requests", "tokens", "cost"]
+    heads = ["ended", "tag", "rows", "done", "errors", "requests", "tokens", "cost"]
     return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
 
 

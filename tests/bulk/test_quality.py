@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import polars as pl
 import pytest
 from bulk_parts import prompts
 
@@ -184,7 +185,7 @@ def test_every_answer_is_asked_again_elsewhere(start: Start) -> None:
     """Where several models answer, each row's second model is not its first."""
     few = {"requests_per_minute": 20, "requests_per_day": 1000}
     start(keys=TWO, limits={**LIMITS, "groq": few}, reply=label)
-    result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=1.0, pack=1, patience=0.1)
+    result = arche_magic.map(DATA, PROMPT, schema="mood good|bad", twice=1.0, pack=1, patience=0.1)
     assert set(result.model) == {"openai/gpt-oss-120b", "mistral-small-latest"}
     asked = result[result.second_model.notna()]
     assert (asked.model != asked.second_model).all()
@@ -217,7 +218,7 @@ def test_second_questions_share_the_patience(start: Start, clock: Clock) -> None
     few = {"requests_per_minute": 6}
     start(clock=clock, keys=TWO, limits={"groq": few, "mistral": few}, reply=label)
     began = clock.now
-    job = Job(DATA, PROMPT, schema=SCHEMA, twice=1.0, pack=1, patience=45, reserve=0.0)
+    job = Job(DATA, PROMPT, schema="mood good|bad", twice=1.0, pack=1, patience=45, reserve=0.0)
     list(job)
     assert 35 <= clock.now - began <= 55
     assert job.patience_left < 10
@@ -335,6 +336,25 @@ def test_wrong_gold_is_refused_before_a_request(sandbox: Sandbox, gold: Any, wor
     with pytest.raises(InvalidRequest, match=re.escape(words)):
         arche_magic.map(DATA, PROMPT, schema=SCHEMA, gold=gold)
     assert not sandbox.requests
+
+
+def test_another_jobs_prefix_is_no_second_model() -> None:
+    """With `prefix="second_"`, columns of a later job look like those of `twice=`."""
+    columns = {"mood": ["a"], "model": ["x"], "second_mood": ["b"], "second_provider": ["groq"]}
+    frame = pd.DataFrame({**columns, "second_model": ["x"]})
+    assert repr(quality(frame)) == "nothing was asked twice, and no labels are known"
+
+
+def test_a_table_of_polars_has_a_quality_too(sandbox: Sandbox) -> None:
+    """Its columns say what was asked twice; it cannot say which labels are known."""
+    known = DATA.head(2).assign(known=["good", "bad"])
+    table = pl.DataFrame(known.to_dict("list"))
+    labels = arche_magic.map(table, PROMPT, schema=SCHEMA, twice=1.0, gold={"mood": "known"})
+    found = quality(labels, gold={"mood": "known"})
+    assert dict(zip(found.agreement.field, found.agreement.compared, strict=True))["mood"] == 2
+    assert list(found.accuracy.compared) == [2]
+    with pytest.raises(InvalidRequest, match="say whose labels they are"):
+        quality(labels, gold="known")
 
 
 def test_quality_needs_its_columns() -> None:

@@ -236,7 +236,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews --into sum{}", "--into 'sum' would hide the builtin sum"),
         ("--over reviews -o Out{}", "'Out' is a name that IPython or Python uses"),
         ("--over reviews --pack many{}", "--pack 'many' is no number of rows"),
-        ("--over reviews --reserve 120%{}", "--reserve '120%' is not like 10%"),
+        ("--over reviews --reserve 120%{}", "--reserve '120%' is not a share"),
         ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
         ("--over reviews --by 08:00{}", "--by goes with --plan"),
         ("--over reviews --max-cost -1{}", "max_cost is -1.0"),
@@ -386,7 +386,7 @@ def test_a_cell_says_how_good_its_labels_are(kernel: Kernel, start: Sandboxed) -
         "key", "seconds", "cost_usd", "request", "second_mood", "second_model"
     ]  # fmt: skip
     for wrong, words in (
-        ("--twice 150%", "--twice '150%' is not like 10% or 0.1"),
+        ("--twice 150%", "--twice '150%' is not a share such as 10% or 0.1"),
         ("--gold text", "the prompt shows the model the column 'text'"),
     ):
         refused = kernel.run(f"%%llm --over reviews {wrong}{PROMPT}")
