@@ -51,7 +51,7 @@ class Check:
     model: Model
 
     def agrees(self, alone: Reply) -> bool | None:
-        """Whether both say the same; None if that cannot be told.
+        """Whether both say the same; None if it cannot be known.
 
         Fields with one right answer have to be equal. Free text is never given word for word
         twice: it disagrees if it is clearly nearer to the reply of another row.

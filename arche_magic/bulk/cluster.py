@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
+from arche_magic.prompts.tables import library_of
 
 from .job import Job
 from .progress import JobStopped, Row
@@ -33,7 +34,7 @@ _WATCH_SECONDS = 0.5
 
 def is_dask(data: object) -> bool:
     """Whether data is a Dask DataFrame or Series; Dask is not imported for it."""
-    return type(data).__module__.partition(".")[0] in ("dask", "dask_expr")
+    return library_of(data) in ("dask", "dask_expr")
 
 
 def map_partitions(

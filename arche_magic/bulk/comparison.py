@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def agreed(self) -> int:
-        """Of those, rows with the same label."""
+        """Compared rows with the same label."""
         return sum(count for (one, other), count in self.pairs.items() if one == other)
 
     @property
@@ -185,9 +185,9 @@ class Quality:
         return str(self) or "nothing was asked twice, and no labels are known"
 
     def __str__(self) -> str:
-        """What there is to say, a line each."""
-        twice = ", ".join(_told_twice(name, found) for name, found in self.twice.items())
-        gold = ", ".join(_told_gold(name, found) for name, found in self.gold.items())
+        """Both kinds of figures in words, a line each."""
+        twice = ", ".join(_twice_in_words(name, found) for name, found in self.twice.items())
+        gold = ", ".join(_gold_in_words(name, found) for name, found in self.gold.items())
         lines = [f"asked twice: {twice}" if twice else "", f"gold: {gold}" if gold else ""]
         return "\n".join(filter(None, lines))
 
@@ -222,8 +222,8 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
     names = [_name(column) for column in frame.columns]
     columns = dict(zip(names, frame.columns, strict=True))
     if gold is None:
-        told = frame.attrs.get("arche_magic", {}).get("gold", {})
-        gold = {name: entry["column"] for name, entry in told.items()}
+        recorded = frame.attrs.get("arche_magic", {}).get("gold", {})
+        gold = {name: entry["column"] for name, entry in recorded.items()}
     missing = next((n for pair in gold.items() for n in pair if n not in columns), None)
     if missing is not None:
         raise InvalidRequest(f"there is no column {missing!r}{did_you_mean(missing, names)}")
@@ -353,7 +353,7 @@ def _sum(one: Mapping[str, Comparison], more: Mapping[str, Comparison]) -> dict[
     return {name: one.get(name, nothing).plus(more.get(name, nothing)) for name in {**one, **more}}
 
 
-def _told_twice(name: str, found: Comparison) -> str:
+def _twice_in_words(name: str, found: Comparison) -> str:
     if not found.compared and not found.not_compared:
         return f"{name} in no row"
     if not found.compared:
@@ -362,7 +362,7 @@ def _told_twice(name: str, found: Comparison) -> str:
     return f"{name} agrees in {found.agreed} of {found.compared} rows{kappa}"
 
 
-def _told_gold(name: str, found: Comparison) -> str:
+def _gold_in_words(name: str, found: Comparison) -> str:
     if not found.compared:
         return f"{name} is not compared"
     return f"{name} is right in {found.agreed} of {found.compared} rows ({found.share:.0%})"

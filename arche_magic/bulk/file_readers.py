@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# So much of a file is in memory at a time, about, however long its rows are.
+# About this much of a file is in memory at a time, however long its rows are.
 _CHUNK_BYTES = 32_000_000
 # Read from the disk at a time, for each column.
 _BUFFER_BYTES = 1_000_000
@@ -46,7 +46,7 @@ class FileReader:
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """The file as frames of at most so many rows, numbered on from one to the next.
 
-        Of a file with types, they have only the columns that are named; others have all.
+        Frames of a file with types have only the named columns; those of others have all.
         """
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class FileReader:
 
 
 class Tables:
-    """Arrow tables, of which as many rows are taken as the next frame has."""
+    """Arrow tables, handed out in pieces of as many rows as the next frame has."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         self._tables = iter(tables)

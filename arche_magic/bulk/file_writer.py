@@ -136,7 +136,7 @@ def arrow_columns(
 ) -> pa.Table:
     """The added columns as Arrow has them, each of its type, whatever comes of the rows.
 
-    A value that its type cannot hold is told in the row's error.
+    The row's error names a value that its type cannot hold.
     """
     import pandas as pd
     import pyarrow as pa

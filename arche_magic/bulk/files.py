@@ -136,7 +136,7 @@ class SourceFile:
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """The file as frames of at most so many rows, numbered on from one to the next.
 
-        Of Parquet, only the columns that are named are read. Every chunk of a column is read alike,
+        Only the named columns of a Parquet file are read. Every chunk of a column is read alike,
         whatever it holds: integers stay integers beside missing ones, and a CSV's cells stay the
         texts they are, empty ones missing.
 
@@ -175,7 +175,7 @@ class SourceFile:
             raise InvalidRequest(f"{name}: sheet is for Excel files")
         if encoding is not None:
             try:
-                # Some codecs, such as base64, are none of texts.
+                # Some codecs, such as base64, do not encode text.
                 "".encode(encoding)
             except (LookupError, TypeError, ValueError):
                 raise InvalidRequest(

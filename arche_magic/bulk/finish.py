@@ -25,7 +25,7 @@ class Finish:
     """Says when the rows that are left would be answered.
 
     Args:
-        lanes: who asks, on which routes, and how long that takes.
+        lanes: the job's workers, with their routes and their pace.
         counts: what is finished.
         reserve: the share of each limit (0 to 1) that the job leaves to others.
     """
@@ -36,7 +36,7 @@ class Finish:
         self._known: tuple[float, int, datetime | None] = (-math.inf, 0, None)
 
     def at(self, later: int = 0) -> datetime | None:
-        """The time (aware, UTC), with so many more rows `later`; None if not within a year."""
+        """When it is done (aware, UTC), with this many rows `later`; None if not within a year."""
         moment = time.monotonic()
         with self._lock:
             looked_at, rows, found = self._known
@@ -57,7 +57,7 @@ class Finish:
             lanes.llm, rows, reserve=self._reserve, pack=None, paid=True, sizes=lanes.sizes()
         )
         end = finish_at(capacities, self._speed(), max(0, rows), now)
-        # And what is being asked comes back last.
+        # Requests under way have to come back, too.
         end = max(end, now + (counts.mean_seconds() or _SECONDS_GUESS) / 2)
         return utc(end) if math.isfinite(end) else None
 

@@ -336,7 +336,7 @@ class Job:
         try:
             routes = llm.routes(sample)
         except NoKeys:
-            # What is all kept needs no key.
+            # Rows whose replies are all kept need no key.
             routes = ()
         if routes and all(route.paid for route in routes):
             names = ", ".join(dict.fromkeys(route.provider for route in routes))

@@ -17,19 +17,19 @@ from pathlib import Path
 from arche_magic.llm_providers.attempts import append_lines, attempt_log
 from arche_magic.llm_providers.safe_files import open_ours
 
-# So much is read at the end of the file at most: about 5,000 jobs.
+# At most this much is read, from the end of the file: about 5,000 jobs.
 _TAIL_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One run of a job, as far as something was sent.
+    """One run of a job that sent something.
 
     Attributes:
         at: epoch seconds; when it ended.
         job: its id. The parts of a larger job have the same.
         session: the process that ran it, as in the record of attempts.
-        notebook: the file that ran it, "" if nobody told.
+        notebook: the file that ran it, "" if unknown.
         tag: the name that was given to it, or "".
         rows: all rows.
         done: rows that were finished, by this run or before it.
@@ -37,9 +37,9 @@ class JobRecord:
         requests, tokens: what it sent and spent; its attempts say on which routes.
         cost_usd: USD, as far as prices are known.
         packed: rows that were answered together with others in one request.
-        checked: of those, rows that were asked alone too, and compared.
-        agreed: of the checked, rows that were answered alike.
-        not_compared: packed rows that were to be checked, and could not be compared.
+        checked: packed rows that were also asked alone, and compared.
+        agreed: checked rows that were answered alike.
+        not_compared: packed rows that were also asked alone, but could not be compared.
         discarded: packed replies that were not believed, and asked again.
     """
 
@@ -90,7 +90,7 @@ def note_job(store: str, record: JobRecord) -> None:
 
 
 def jobs_since(store: str, earliest: float) -> list[JobRecord]:
-    """The jobs that ended from `earliest` (epoch seconds) on, oldest first, each of them whole."""
+    """The jobs that ended from `earliest` (epoch seconds) on, oldest first, parts added up."""
     path = _path(store)
     lines = list(_in_memory[store] if path is None else _read(path))
     jobs: dict[str, JobRecord] = {}
@@ -106,7 +106,7 @@ def _path(store: str) -> Path | None:
 
 
 def _read(path: Path) -> Iterator[JobRecord]:
-    """Lines that are no records, such as one that a full disk cut, are passed over."""
+    """The records in the file; other lines, such as one that a full disk cut, are skipped."""
     kinds = {
         field.name: (int, float) if isinstance(field.default, float) else type(field.default)
         for field in fields(JobRecord)
@@ -114,7 +114,7 @@ def _read(path: Path) -> Iterator[JobRecord]:
     with suppress(OSError), os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         for line in file:
-            with suppress(ValueError, AttributeError):
+            with suppress(AttributeError, RecursionError, ValueError):
                 values = {name: value for name, value in json.loads(line).items() if name in kinds}
                 if all(isinstance(value, kinds[name]) for name, value in values.items()):
                     yield JobRecord(**values)

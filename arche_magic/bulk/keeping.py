@@ -35,7 +35,7 @@ class Keeper:
         bounds: where the job ends.
         now: the clock, in epoch seconds.
         hand_out: takes finished rows.
-        lanes: who asks; told to look after their threads now and then.
+        lanes: the job's workers, whose threads it adjusts now and then.
         ask_again: has the finished rows of these addresses asked once more.
     """
 

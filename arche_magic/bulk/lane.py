@@ -100,7 +100,7 @@ class Lane:
             self._pool.end(error)
 
     def _is_surplus(self, done: int, began: float) -> bool:
-        """Adapt to how long rows take, of which so many are done; whether a thread is too many."""
+        """Adapt to how long the `done` rows took; True if there are more threads than help."""
         now = time.monotonic()
         with self._pool.lock:
             if done:
@@ -314,7 +314,7 @@ class Lane:
         now = self._clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
         with self._pool.lock:
-            # To await what becomes of the job's own calls takes no patience.
+            # Waiting for the job's own calls takes no patience.
             moment = NAP_SECONDS if self.crew.rows_under_way() else 0.0
             left = max(self.crew.patience.left, moment)
             if left and opens - now <= left and opens < math.inf:

@@ -30,7 +30,7 @@ from .pool import MOST_PACKED, Finished, Pool, Task
 from .progress import Counts
 
 PACKING_THREADS = 4
-# So many rows are ready to be asked for each thread.
+# This many rows are kept ready for each thread.
 _READY = 4
 # A job that would be done in this time needs no packing.
 SOON_SECONDS = 60.0
@@ -170,7 +170,7 @@ class Lanes:
         return next(filter(None, paces), None)
 
     def note_under_way(self, rows: int, waited_at: float = -math.inf) -> None:
-        """This thread asks so many rows, and waited for a route at that moment; 0: no longer."""
+        """Note how many rows this thread is asking, and when it last waited for a route."""
         self._under_way[threading.get_ident()] = rows, waited_at
 
     def rows_under_way(self) -> int:

@@ -189,8 +189,8 @@ class Load:
     ) -> list[Capacity]:
         """Each account's model that may take part, with what one request takes there.
 
-        With `sizes`, so many rows travel in one request to a model, whatever `pack` is; one where
-        it has none.
+        `sizes` says how many rows travel in one request to each model (one if it is not there);
+        then `pack` does not count.
         """
         tracker, configuration = llm.quota_tracker, llm.configuration
         now = configuration.clock.time()

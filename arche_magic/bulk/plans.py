@@ -11,6 +11,7 @@ from ..llm_providers.errors import InvalidRequest
 from ..llm_providers.routing import bare
 from ..llm_providers.types import in_seconds
 from .capacity import Share
+from .progress_text import counted
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Plan:
         parts += [f"{self.kept:,} from memory" if self.kept else ""]
         parts += [f"{self.failed:,} that cannot be asked or failed before" if self.failed else ""]
         told = ", ".join(filter(None, parts))
-        lines = [f"{_counted(self.rows, 'row')}{': ' if told else ''}{told}"]
+        lines = [f"{counted(self.rows, 'row')}{': ' if told else ''}{told}"]
         if self.twice:
             lines[0] += f"; {self.twice:,} of them asked again, by {self.second}"
         if asked := self.to_ask + self.twice:
@@ -124,7 +125,7 @@ class Plan:
             if self.in_time:
                 lines.append(f"By {at}: yes")
             else:
-                some = f"By {at}: no, {self.rows_by:,} of {_counted(self.to_ask, 'row')}"
+                some = f"By {at}: no, {self.rows_by:,} of {counted(self.to_ask, 'row')}"
                 lines.append(f"{some}; sooner with" if self.ways else some)
                 lines += [f"  {self._way(way)}" for way in self.ways]
         return lines
@@ -208,10 +209,6 @@ def _clock(then: datetime, now: datetime) -> str:
     if not days:
         return f"{local:%H:%M}"
     return f"{local:%a %H:%M}" if 0 < days < 7 else f"{local.day} {local:%b %H:%M}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _rounded(tokens: int) -> str:

@@ -168,7 +168,7 @@ class Counts:
         self.routes: Counter[str] = Counter()
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Count finished rows; what they spent is told to `spend`."""
+        """Count finished rows; `spend` counts what they spent."""
         with self._lock:
             before = self.done
             for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from .progress import Progress
 
 _SIGNS = 28
 _SECONDS = 0.5
-# What shorter waits would say is gone before it is read.
+# A shorter wait is over before anyone has read of it.
 _WORTH_SAYING_SECONDS = 1.0
 
 
@@ -48,13 +49,16 @@ class LineBar:
 
     def _draw(self, end: str = "") -> None:
         text = without_controls(line(self._progress(), self._now()))
+        if sys.stderr.isatty():
+            # A longer line would go on in the next one, and stay there.
+            text = text[: max(20, shutil.get_terminal_size().columns - 1)]
         sys.stderr.write("\r" + text.ljust(self._width) + end)
         sys.stderr.flush()
         self._width = len(text)
 
 
 def line(progress: Progress, now: float) -> str:
-    """All of it; `now` in epoch seconds."""
+    """The whole line; `now` in epoch seconds."""
     parts = [count(progress), text_bar(progress), pace(progress, now), waiting(progress)]
     return "  ".join(filter(None, parts))
 
@@ -103,7 +107,7 @@ def rate(per_second: float) -> str:
 
 
 def waiting(progress: Progress) -> str:
-    """The route that is waited for, and how long; "" if none is."""
+    """The route that the job waits for, and how long; "" without one."""
     wait = progress.waiting
     if wait is None or wait.seconds < _WORTH_SAYING_SECONDS:
         return ""

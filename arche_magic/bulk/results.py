@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # So many texts are a block.
 _BLOCK = 4096
-_TOLD = (
+_FIGURES = (
     "requests", "tokens", "cost_usd", "routes", "packed", "checked", "agreed", "not_compared",
     "discarded",
 )  # fmt: skip
@@ -143,7 +143,7 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
-        told = {name: getattr(progress, name) for name in _TOLD}
+        figures = {name: getattr(progress, name) for name in _FIGURES}
         if not all(self._finished):
             frame = frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
         if self._job.twice or self._job.gold:
@@ -152,8 +152,8 @@ class Replies:
             }
             gold = {names[field]: known for field, known in self._job.gold.items()}
             self.quality = quality(frame, gold)
-            told |= self.quality.to_dict()
-        frame.attrs["arche_magic"] = told
+            figures |= self.quality.to_dict()
+        frame.attrs["arche_magic"] = figures
         return frame
 
     def _has_raw(self) -> bool:

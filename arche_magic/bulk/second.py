@@ -1,7 +1,7 @@
 """A share of a job's rows, asked again on another model: how far the labels depend on the model.
 
-The second question is an ordinary job over some of the rows, with another model named. So it keeps
-within the bounds of the first, waits as it does, and its replies are kept and found again.
+The second question is an ordinary job over some of the rows, with another model named. It shares
+the bounds and the patience of the first, and its replies are kept in the same way.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Second:
 
 
 def _without_attempts(row: Row) -> Row:
-    """A row whose reply has forgotten how it came, which would take much room."""
+    """The row without the attempts and decisions of its reply, which take much room."""
     return replace(row, reply=row.reply and row.reply.changed(attempts=(), decisions=()))
 
 
@@ -167,7 +167,7 @@ def share_of(twice: Any) -> float:
     """The share of rows that are asked twice, 0 to 1; None is 0.
 
     Raises:
-        InvalidRequest: it is no share.
+        InvalidRequest: it is not a share.
     """
     if twice is None:
         return 0.0
@@ -211,7 +211,7 @@ def check_other_model(
     try:
         first = llm.routes(sample)[0]
     except ConfigurationError:
-        # What is all kept needs no key.
+        # Rows whose replies are all kept need no key.
         return
     if other(first.model) is None:
         raise InvalidRequest(

@@ -69,7 +69,7 @@ class Ended:
 class Spent:
     """What a route has spent: requests that were sent and not refused, their tokens, and USD.
 
-    `unpriced` counts the attempts of which the price is not known.
+    `unpriced` counts the attempts whose price is not known.
     """
 
     attempts: int = 0

@@ -13,10 +13,9 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from .addresses import is_loopback, origin
-from .types import MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
+from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
 _RULES = ("window", "time_zone", "source")
-_METRICS = ("requests", "tokens", "input_tokens", "output_tokens")
 # What a custom limit counts over when neither the user nor the catalog names a rule: never early.
 _DEFAULT_WINDOW: WindowRule = "rolling"
 
@@ -202,12 +201,12 @@ def split_limit_name(name: str) -> tuple[Metric, Period]:
         ValueError: it is not the name of a limit.
     """
     metric, _, period = name.partition("_per_")
-    if metric not in _METRICS or period not in PERIOD_SECONDS:
+    if metric not in METRICS or period not in PERIOD_SECONDS:
         raise ValueError(
-            f"{name!r} is not a limit; write {{{'|'.join(_METRICS)}}}_per_"
+            f"{name!r} is not a limit; write {{{'|'.join(METRICS)}}}_per_"
             f"{{{'|'.join(PERIOD_SECONDS)}}}, for example requests_per_minute"
         )
-    return cast("Metric", metric), cast("Period", period)
+    return metric, cast("Period", period)
 
 
 def _provider(name: str, entry: Mapping[str, Any]) -> Provider:

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def this_process() -> str:
-    """`host:pid:started`, the same for as long as this process lives; no other one has it."""
+    """`host:pid:started`, which no other process has."""
     return _name(os.getpid())
 
 

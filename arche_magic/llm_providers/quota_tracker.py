@@ -144,7 +144,7 @@ class QuotaTracker:
     def room(self, route: Route) -> float:
         """Input tokens that one request may have at most there; inf if nothing is known.
 
-        Its limits say that, and the model's window, of which the reply needs a part too.
+        Its limits say that, and the model's window, which has to hold the reply too.
         """
         limits = self._records.read(route, self._clock.time()).limits
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
@@ -395,7 +395,7 @@ class QuotaTracker:
             **limits: amounts by name.
 
         Raises:
-            ConfigurationError: the scope or a limit is none.
+            ConfigurationError: there is no such scope or limit.
             StorageTimeout: the ledger was locked for ten seconds.
         """
         try:

@@ -23,7 +23,7 @@ Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 class Attempt:
     """One request offered to one route, and what came of it.
 
-    `session` is the process that asked, `notebook` the file it runs, where somebody has told, and
+    `session` is the process that asked, `notebook` the file it runs, if known, and
     `tag` the name that the caller gave to the request.
     `error` may end in the server's own words, `said`, which may quote the prompt: they are shown,
     and never stored.

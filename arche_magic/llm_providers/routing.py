@@ -183,10 +183,10 @@ def choose(
 
     Order: the preferred provider, then free before paid, then the order of `routes`; within one
     provider and model the route with the most headroom. If only a paid route that nobody asked for
-    is open, and a free or preferred one opens within `patience` seconds, wait for that; if none
-    is open, wait likewise, and for a paid one only where no free one opens in time. A route that
-    only awaits the outcome of a call under way is awaited whatever the patience is, if no other is
-    open.
+    is open, and a free or preferred one opens within `patience` seconds, wait for that. If no route
+    is open, wait as long for the first, and for a paid one only if no free one opens in time. A
+    route that only awaits the outcome of a call under way is awaited whatever the patience is, if
+    no other is open.
     """
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)

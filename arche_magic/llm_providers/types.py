@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+METRICS: tuple[Metric, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
 Period = Literal["second", "minute", "hour", "day", "month"]
 WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]

@@ -60,7 +60,7 @@ def over(
     Raises:
         LLMProviderError: options or data make no sense, or no row can be asked.
         JobStopped: at one of the bounds; the finished rows are in the variable.
-        CellInterrupted: the user stopped it; likewise.
+        CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
     for name in _WITHOUT:
         if getattr(options, name) not in (None, False):

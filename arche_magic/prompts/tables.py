@@ -1,4 +1,4 @@
-"""Tables of other libraries, taken as pandas has them."""
+"""Tables of other libraries, as pandas objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 def as_pandas(data: Any) -> Any:
     """A table of another library as a DataFrame, a column as a Series; anything else as it is.
 
-    Taken are polars, pyarrow and DuckDB, and whatever has their methods: `to_pandas`, the Arrow
+    It takes tables of polars, pyarrow and DuckDB, and of any library with `to_pandas`, the Arrow
     stream of the PyCapsule interface (arrow.apache.org/docs/format/CDataInterface), or the older
     `__dataframe__`. Rows of a table are numbered from 0.
 

@@ -102,7 +102,7 @@ class Accounts:
         self, key: Key, model: str, hold_ids: Sequence[str], held_in: str,
         change: Callable[[AccountState, ProviderState], T],
     ) -> T:  # fmt: skip
-        """The same, for calls whose holds were made in the document `held_in`.
+        """Like `update`, for calls whose holds were made in the document `held_in`.
 
         If the key belongs elsewhere by now, the holds are moved there first.
         """
@@ -226,7 +226,7 @@ class Accounts:
     def _take_holds(
         self, key: Key, model: str, hold_ids: Iterable[str], name: str
     ) -> dict[str, HeldCall]:
-        """Take back holds made in the document `name`, of those that did not move with the key."""
+        """Take the holds out of the document `name` that did not move with the key."""
         account, _ = self.read(key)
         moved: Mapping[str, HeldCall] = {}
         if model in account.models:

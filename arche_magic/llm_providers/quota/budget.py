@@ -107,7 +107,7 @@ class Purse:
         storage: where the document lives.
         budget: USD per day and month, for all kernels that share the storage.
         max_cost: USD of one job; inf for no bound.
-        max_tokens: tokens of one job; likewise.
+        max_tokens: tokens of one job; inf for no bound.
         job: the name of the job; "" for the budget.
     """
 

@@ -51,7 +51,7 @@ def read(kind: type[S], document: Document) -> S:
 
 
 def write(state: Any) -> Document:
-    """The document of a state; what is as in a new one is left out."""
+    """The document of a state, without the fields that have their default."""
     document: Document = _adapter(type(state)).dump_python(
         state, mode="json", exclude_defaults=True
     )
@@ -60,13 +60,13 @@ def write(state: Any) -> Document:
 
 
 def put(document: Document, state: Any) -> None:
-    """Replace what a document holds by a state."""
+    """Replace the content of a document by a state."""
     document.clear()
     document.update(write(state))
 
 
 def mend(name: str, document: Any) -> tuple[Document, list[str]]:
-    """A document without what is wrong in it, and the paths of that; none: it is as it was."""
+    """The document without its wrong values, and their paths; itself if nothing is wrong."""
     if not isinstance(document, dict):
         return {}, [name]
     kind = kind_of(name)
@@ -118,8 +118,8 @@ def _read(kind: type[S], document: Document) -> tuple[S, list[Path]]:
             document = document if number else deepcopy(document)
             for problem in error.errors(include_url=False, include_input=False):
                 path = problem["loc"]
-                # A part without a field that it needs means nothing; so goes an entry whose key
-                # is wrong.
+                # A part that lacks a required field is removed whole, as is an entry whose key is
+                # wrong.
                 if problem["type"] == "missing" or path[-1:] == ("[key]",):
                     path = path[:-1]
                 if _take_out(document, path) and not any(_leads_to(path, known) for known in wrong):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..reply import Attempt
-from ..types import PERIOD_SECONDS, Metric, Standing, Usage
+from ..types import METRICS, PERIOD_SECONDS, Metric, Standing, Usage
 from .ledger import as_amounts
 from .state import Amounts
 from .windows import period_end
@@ -46,7 +46,7 @@ def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float
     for attempt in attempts:
         account = accounts.get((attempt.provider, attempt.key, attempt.model))
         if account is not None and now - PACE_SECONDS < attempt.at <= now:
-            for metric in ("requests", "tokens", "input_tokens", "output_tokens"):
+            for metric in METRICS:
                 spent[account, metric] = spent.get((account, metric), 0.0) + units(attempt, metric)
     return [spent.get((account_of(row), row.metric), 0.0) / PACE_SECONDS for row in standings]
 

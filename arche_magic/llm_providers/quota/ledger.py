@@ -35,7 +35,7 @@ from .state import (
 _OUTPUT_GUESS = 300.0
 _SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST = 4, 3
-# So much more than the table says is no new figure of the same plan, but another plan.
+# A figure this many times the table's means that the account is on another plan.
 _OTHER_PLAN = 3.0
 # What an error said of a limit is not replaced by a header for so long: headers may speak of
 # another limit (Groq's tokens per minute, where input tokens are what is refused).
@@ -80,7 +80,7 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     """The limits in force for a model: what was learned, over what is configured or published.
 
-    A smaller figure of the user's is no claim but a wish, and stays. Where a provider states many
+    A smaller figure that the user has set is a wish, and stays. Where a provider states many
     times what the table says, the account is on another plan than the table's, and the table's
     other figures say nothing about it.
     """
@@ -129,7 +129,7 @@ def place_hold(
 def lost_holds(
     account: AccountState, now: float, is_dead: Callable[[str], bool]
 ) -> dict[str, list[str]]:
-    """Holds, by model, of calls that never ended: their kernel died, and they may have counted."""
+    """Holds, by model, of calls that never ended: their kernel died, and they may count."""
     names = {hold.by for model in account.models.values() for hold in model.holds.values()}
     dead = {name for name in names if is_dead(name)}
     found = {

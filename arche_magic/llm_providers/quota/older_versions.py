@@ -4,10 +4,10 @@ Version 1 wrote what this one writes, without a version in the document. Version
 that were as published, and wrote short names:
 
     at          when something was last charged: `last_charged`, and the counters' moment too
-    answered    false, if all that was charged was so without an answer
+    answered    false if nothing that was charged was answered
     charged     [requests, input tokens, output tokens]
     estimates   [input ratio, output tokens]: `calibration`
-    limits      limit name -> what is not as published, of
+    limits      limit name -> those of these fields that are not as published:
         used        units at `at`, or slots, by their number
         amount, window, time_zone
         header | error | configured     since when that is known, epoch seconds

@@ -1,7 +1,7 @@
 """When a route opens: its limits, its closures, and calls under way that must be waited for.
 
 A key or a model that was never answered is tried by one call at a time, as is anything that was
-closed and may be open again. Whoever comes meanwhile goes to the next route, or waits.
+closed and may be open again. Other calls go to the next route meanwhile, or wait.
 """
 
 from __future__ import annotations

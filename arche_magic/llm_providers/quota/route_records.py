@@ -41,7 +41,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Settlement:
-    """How a call ended that was made on a hold.
+    """How a call that was made on a hold ended.
 
     Attributes:
         hold: what was reserved for it.
@@ -84,8 +84,8 @@ class RouteRecords:
         if ledger.lost_holds(account, now, is_dead):
 
             def charge(account: AccountState, provider: ProviderState) -> None:
-                # By the clock as it is now: whoever looked at it before the machine slept, or
-                # before others had their turn, would take calls begun since for a wrong clock's.
+                # Read the clock now: by a reading from before the machine slept, or before others
+                # had their turn, calls that began since would seem to come from a wrong clock.
                 self.charge_lost(account, provider, route, self._clock.time())
 
             try:

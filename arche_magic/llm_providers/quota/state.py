@@ -17,20 +17,15 @@ from zoneinfo import ZoneInfo
 from annotated_types import Ge, Le, MaxLen, Predicate
 
 from ..catalog import parse_limits
-from ..types import MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Route, WindowRule
+from ..types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Route, WindowRule
 
 Amounts = dict[Metric, float]
 """Units per metric."""
 
-_METRICS: tuple[Metric, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
-_LIMIT_NAMES = {f"{metric}_per_{period}" for metric in _METRICS for period in PERIOD_SECONDS}
+_LIMIT_NAMES = {f"{metric}_per_{period}" for metric in METRICS for period in PERIOD_SECONDS}
 # No request takes a month, and no provider closes anything for more than two.
 _LONGEST_HOLD_SECONDS = 31 * 86_400.0
 _LONGEST_CLOSURE_SECONDS = 63 * 86_400.0
-
-
-def _is_limit_name(name: str) -> bool:
-    return name in _LIMIT_NAMES
 
 
 @lru_cache(maxsize=64)
@@ -54,6 +49,7 @@ Units = Annotated[float, Ge(0.0), Le(MOST_UNITS)]
 # The year 5138: some later moments do not fit into a `datetime`.
 Moment = Annotated[float, Ge(0.0), Le(1e11)]
 Text = Annotated[str, MaxLen(10_000)]
+LimitName = Annotated[str, Predicate(_LIMIT_NAMES.__contains__)]
 
 
 @dataclass
@@ -63,7 +59,7 @@ class Counter:
     Attributes:
         used: units in a bucket or calendar window at the moment `at`.
         at: None if nothing was counted.
-        slots: of a rolling window, the units per sixtieth of its period, by the slot's number.
+        slots: units used per sixtieth of a rolling window's period, by the slot's number.
     """
 
     used: Units = 0.0
@@ -82,7 +78,7 @@ class LimitState:
     Attributes:
         evidence_at: when it was learned.
         counter: what is used.
-        recent: of a bucket, the units charged lately, by slot; see `windows.remember`.
+        recent: units charged lately to a bucket, by slot; see `windows.remember`.
         proven: the most requests that were answered within the window of a published rate.
         inferred: the provider did not state the period; see `ledger.doubt`.
     """
@@ -127,7 +123,7 @@ class Closure:
         remedy: name of the `Remedy` that opens it, "" if unknown.
         address: fingerprint of the base URL that gave the reason, "" for the provider's own. At
             another address the part is open.
-        tried: when a call last tried it since it may be open again; None if none has.
+        tried: when a call last tried whether it is open again; None if no call did.
     """
 
     reason: Text
@@ -198,9 +194,7 @@ class ModelState:
         answered: whether any call was answered.
     """
 
-    limits: dict[Annotated[str, Predicate(_is_limit_name)], LimitState] = field(
-        default_factory=dict
-    )
+    limits: dict[LimitName, LimitState] = field(default_factory=dict)
     holds: dict[str, HeldCall] = field(default_factory=dict)
     charged: dict[Metric, Units] = field(default_factory=dict)
     last_charged: Moment | None = None
@@ -349,7 +343,7 @@ class BudgetState:
 
 @dataclass
 class JobState(BudgetState):
-    """The same for one job; `at` is when it was last changed."""
+    """What calls have taken of one job's bounds; `at` is when it was last changed."""
 
     at: Moment = 0.0
 
