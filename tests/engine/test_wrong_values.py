@@ -256,6 +256,11 @@ def test_values_that_no_library_takes_are_left_out() -> None:
             [f"a:b.models.m.charged.{metric}" for metric in ("tokens", "input_tokens")],
         ),
         ({"version": 3, "moved": {"to": "a:b", "content": {}}}, ["a:b.moved.to"]),
+        # Half a character, in a name whose entry is wrong too.
+        (
+            {"version": 3, "models": {"\ud800": {"holds": 1}, "m": {}}},
+            ["a:b.models.\ufffd\ufffd\ufffd"],
+        ),
     ]
     for document, paths in wrong:
         mended, found = mend("a:b", document)

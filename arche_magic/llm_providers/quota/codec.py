@@ -140,6 +140,14 @@ def _take_out(document: Document, path: Path) -> bool:
     for name in path[:-1]:
         inner = document.get(name)
         if not isinstance(inner, dict):
-            return False
+            return _take_out_half_characters(document)
         document = inner
-    return document.pop(path[-1], _GONE) is not _GONE
+    return document.pop(path[-1], _GONE) is not _GONE or _take_out_half_characters(document)
+
+
+def _take_out_half_characters(document: Document) -> bool:
+    """Remove keys with lone surrogates, which no path of an error can name."""
+    wrong = [key for key in document if key.encode(errors="ignore").decode() != key]
+    for key in wrong:
+        del document[key]
+    return bool(wrong)

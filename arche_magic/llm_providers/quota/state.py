@@ -195,7 +195,7 @@ class ModelState:
     """
 
     limits: dict[LimitName, LimitState] = field(default_factory=dict)
-    holds: dict[str, HeldCall] = field(default_factory=dict)
+    holds: dict[Text, HeldCall] = field(default_factory=dict)
     charged: dict[Metric, Units] = field(default_factory=dict)
     last_charged: Moment | None = None
     calibration: Calibration | None = None
@@ -223,11 +223,11 @@ class AccountState:
     """
 
     provider: Text = ""
-    keys: dict[str, KeyState] = field(default_factory=dict)
-    models: dict[str, ModelState] = field(default_factory=dict)
+    keys: dict[Text, KeyState] = field(default_factory=dict)
+    models: dict[Text, ModelState] = field(default_factory=dict)
     closed: Closure | None = None
     moved: Moved | None = None
-    absorbed: dict[str, Text] = field(default_factory=dict)
+    absorbed: dict[Text, Text] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelState:
         """The model's state, to be changed."""
@@ -251,7 +251,7 @@ class ModelAtProvider:
     """What holds for a model whatever the account; `lacks` is by capability."""
 
     closed: Closure | None = None
-    lacks: dict[str, Lack] = field(default_factory=dict)
+    lacks: dict[Text, Lack] = field(default_factory=dict)
 
 
 @dataclass
@@ -262,9 +262,9 @@ class ProviderState:
         limits: tables of limits set at run time, by scope; see `QuotaTracker.set_limits`.
     """
 
-    models: dict[str, ModelAtProvider] = field(default_factory=dict)
+    models: dict[Text, ModelAtProvider] = field(default_factory=dict)
     closed: Closure | None = None
-    limits: dict[str, Annotated[dict[str, Any], Predicate(_is_limits_table)]] = field(
+    limits: dict[Text, Annotated[dict[str, Any], Predicate(_is_limits_table)]] = field(
         default_factory=dict
     )
 
@@ -286,7 +286,7 @@ class NamedAccount:
 class DirectoryState:
     """Which account each key of a provider spends, by the key's fingerprint."""
 
-    accounts: dict[str, NamedAccount] = field(default_factory=dict)
+    accounts: dict[Text, NamedAccount] = field(default_factory=dict)
 
 
 @dataclass
@@ -336,9 +336,9 @@ class BudgetState:
         seen: by kind of request, the highest counts so far: today, or in the job.
     """
 
-    spent: dict[str, Units] = field(default_factory=dict)
-    held: dict[str, HeldShare] = field(default_factory=dict)
-    seen: dict[str, Highest] = field(default_factory=dict)
+    spent: dict[Text, Units] = field(default_factory=dict)
+    held: dict[Text, HeldShare] = field(default_factory=dict)
+    seen: dict[Text, Highest] = field(default_factory=dict)
 
 
 @dataclass
@@ -352,7 +352,7 @@ class JobState(BudgetState):
 class JobsState:
     """The bounds of all jobs, by their names."""
 
-    jobs: dict[str, JobState] = field(default_factory=dict)
+    jobs: dict[Text, JobState] = field(default_factory=dict)
 
 
 @dataclass
@@ -364,7 +364,7 @@ class OlderCount:
     at: Moment
 
 
-OlderCounts = dict[str, dict[str, OlderCount]]
+OlderCounts = dict[Text, dict[Text, OlderCount]]
 """The counts of the older package, by key label and limit."""
 
 
