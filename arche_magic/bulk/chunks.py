@@ -70,7 +70,11 @@ class FileJob:
         self._job = Job(self._source.first_row, template, **options)
         # These say what is wrong with the columns before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
-        self._read = [*self._job.rows.columns, *self._job.gold.values()]
+        # Fields are renamed where the data has their names, so every chunk must have those too.
+        fields = self._job.schema.fields if self._job.schema else ()
+        there = [name for name in fields if name in self._source.first_row.columns]
+        wanted = (*self._job.rows.columns, *self._job.gold.values(), *there)
+        self._read = list(dict.fromkeys(wanted))
         self._sep = separator(self.to, sep)
         self._writer(self.to)
         self._total = self._source.count()

@@ -72,13 +72,20 @@ class FileWriter:
             start += len(table)
 
     def _write_text(self, frame: pd.DataFrame) -> None:
+        import pandas as pd
+
         if self._name.endswith((".jsonl", ".jsonl.gz")):
             self._write_lines(frame)
             return
         packed = "gzip" if self._name.endswith(".gz") else None
         # Nested values of the source too, which have no other text than Python's.
         shown = frame.apply(
-            lambda column: column.map(_as_cell) if column.dtype == object else column
+            # `map` would make floats of whole numbers beside missing ones.
+            lambda column: (
+                pd.Series([*map(_as_cell, column)], column.index, object)
+                if column.dtype == object
+                else column
+            )
         )
         mode = "a" if self._begun else "w"
         shown.to_csv(
