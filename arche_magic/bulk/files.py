@@ -71,7 +71,7 @@ def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
 
 def separator(path: Path, sep: str | None = None) -> str:
     """What separates the fields of a file of this name; `sep` is that of a CSV."""
-    return "\t" if path.name.endswith(_TSV) else sep or ","
+    return "\t" if path.name.endswith(_TSV) or sep == r"\t" else sep or ","
 
 
 class SourceFile:

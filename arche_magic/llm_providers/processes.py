@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,12 +44,13 @@ def _name(pid: int) -> str:
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """The host, and the container if the process numbers are its own."""
-    try:
+    """This boot of the host, and the container if the process numbers are its own."""
+    numbers = boot = ""
+    with suppress(OSError):
         numbers = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        numbers = ""
-    return f"{socket.gethostname()}{numbers[4:]}".replace(":", "-")
+        # Two machines may have one name.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    return f"{socket.gethostname()}{numbers[4:]}{boot}".replace(":", "-")
 
 
 def _has_ended(pid: str, started: str = "") -> bool:
