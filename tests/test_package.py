@@ -127,13 +127,14 @@ def tags(*which: str) -> set[Version]:
 
 
 def test_the_required_packages_are_few() -> None:
-    """The seven packages of the field, the HTTP client of their SDKs, and two small ones."""
+    """The seven packages of the field, what their SDKs build on, and three small ones."""
     names = {
         entry.split(">")[0].strip().lower()
         for entry in requires("arche_magic") or ()
         if "extra ==" not in entry
     }
-    assert names == FIELD | {"httpx", "python-dotenv", "filelock", "genai-prices"}
+    of_their_sdks = {"httpx", "pydantic", "annotated-types"}
+    assert names == FIELD | of_their_sdks | {"python-dotenv", "filelock", "genai-prices"}
 
 
 def test_an_install_brings_few_packages_of_its_own() -> None:

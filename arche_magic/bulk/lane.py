@@ -113,6 +113,8 @@ class Lane:
 
     def _note_limit(self) -> None:
         """A row waits for a limit, or failed."""
+        if self.models:
+            return
         with self._pool.lock:
             self.growth.note_limit(time.monotonic())
             self.size = 1

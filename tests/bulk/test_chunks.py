@@ -185,7 +185,7 @@ def test_what_cannot_be_is_said_before_anything_is_sent(sandbox: Sandbox) -> Non
     """Files that are missing, the same, of another kind; a template or schema that does not fit."""
     frame().to_parquet("in.parquet")
     for data, arguments, message in (
-        ("in.parquet", {}, "name another one"),
+        ("in.parquet", {}, "name a file for the rows"),
         ("in.parquet", {"to": "in.parquet"}, "written over while it is read"),
         ("in.parquet", {"to": "nowhere/out.parquet"}, "there is no folder nowhere"),
         ("in.parquet", {"to": "out.txt"}, "ends with .parquet, .csv"),

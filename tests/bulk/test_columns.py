@@ -63,9 +63,10 @@ def test_columns_of_several_levels_go_by_names_with_dots(sandbox: Sandbox) -> No
     assert prompts(sandbox) == ["1 to 2"]
     assert list(result.columns[:2]) == list(columns)
     assert result["reply"].tolist()[0]
-    again = arche_magic.map(result, "Shorten {{reply}}")
+    again = arche_magic.map(result, "Shorten {{reply}}", prefix="again_")
     assert prompts(sandbox)[1] == f"Shorten {result['reply'][0]}"
-    assert list(again.columns) == list(result.columns)
+    assert list(again.columns[: result.shape[1]]) == list(result.columns)
+    assert again["again_reply"].tolist()[0]
 
 
 def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:

@@ -226,6 +226,8 @@ def test_secrets_of_colab_are_keys(tmp_path: Path, service: Sandbox) -> None:
         tmp_path, **{name: url for name, url in variables.items() if name.endswith("URL")}
     )
     environment["GOOGLE_API_KEY"] = variables["GOOGLE_API_KEY"]
+    # Compiled, the module would lie about with the keys that it holds.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
         [sys.executable, "-c", COLAB, str(tmp_path / "colab")],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,

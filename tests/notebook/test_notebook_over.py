@@ -315,7 +315,7 @@ def test_a_file_is_planned_like_a_frame(kernel: Kernel, start: Sandboxed) -> Non
     assert cell.data()[0].startswith("9 rows\n")
     assert len(sandbox.requests) == 0
     cell = kernel.run(f"%%llm --over reviews.csv{PROMPT}")
-    assert "name another one for the rows" in cell.message
+    assert "name a file for the rows" in cell.message
 
 
 def test_frames_are_offered_on_tab(kernel: Kernel, start: Sandboxed) -> None:

@@ -107,7 +107,7 @@ def test_tables_are_text(terminal: Terminal) -> None:
     assert "Out[" not in quota
     assert "<" not in quota
     assert "served" in terminal.run("s = %llm_stats").splitlines()[0]
-    assert terminal.run("s.shape[1]").endswith("15")
+    assert terminal.run("s.shape[1]").endswith("16")
 
 
 def test_the_panel_is_a_table(terminal: Terminal) -> None:

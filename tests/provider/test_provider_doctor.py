@@ -301,7 +301,7 @@ def test_a_wrong_value_in_the_ledger_is_named(sandbox_of_project: Sandbox, proje
     """With what became of it; another process sees at least the file that was kept aside."""
     get_llm_provider("groq").generate("Hello")
     store = project / "outputs" / "llm_quota_tracker.json"
-    store.write_text(re.sub(r'"charged": \[[^]]*\]', '"charged": "much"', store.read_text()))
+    store.write_text(re.sub(r'"charged": \{[^}]*\}', '"charged": "much"', store.read_text()))
     with pytest.warns(LedgerWarning, match="has a wrong value"):
         examine()
     findings = {finding.state: finding.found for finding in about(examine(), "ledger")}
