@@ -53,7 +53,6 @@ LIMITS = (
     "requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day",
     "tokens_per_month", "input_tokens_per_minute",
 )  # fmt: skip
-METRICS = ("requests", "input_tokens", "output_tokens")
 ENDLESS = 1e7
 
 
@@ -258,7 +257,7 @@ def charged(path: Path) -> dict[tuple[str, str], Counter[str]]:
     totals: dict[tuple[str, str], Counter[str]] = {}
     for document in json.loads(path.read_text())["documents"].values():
         for model, entry in document.get("models", {}).items():
-            amounts = dict(zip(METRICS, entry.get("charged", ()), strict=False))
+            amounts = entry.get("charged", {})
             for key in document.get("keys", {}).values():
                 totals.setdefault((key["label"], model), Counter()).update(amounts)
     return totals

@@ -25,7 +25,7 @@ def test_the_last_error_is_explained_with_its_cell(kernel: Kernel, sandboxed) ->
     kernel.run("def ratio(row):\n    total = row['total']\n    return row['part'] / total")
     failed = kernel.run("rows = [{'total': 0, 'part': 1}]\nfor row in rows:\n    ratio(row)")
     assert failed.status == "error"
-    number = kernel.value("get_ipython().execution_count - 1")
+    number = kernel.value("get_ipython().execution_count - 2")
     cell = kernel.run("%llm_explain")
     assert cell.status == "ok", cell.error
     assert told(sandbox) == (
