@@ -52,6 +52,10 @@ Text = Annotated[str, MaxLen(10_000)]
 LimitName = Annotated[str, Predicate(_LIMIT_NAMES.__contains__)]
 
 
+def _rounded_up(units: float) -> float:
+    return math.ceil(units * 1e6) / 1e6
+
+
 @dataclass
 class Counter:
     """How much of one limit is used.
@@ -69,6 +73,11 @@ class Counter:
     def copy(self) -> Counter:
         """A counter that can be changed alone."""
         return Counter(self.used, self.at, dict(self.slots))
+
+    def round_up(self) -> None:
+        """Round to millionths, for the file; the count is never lower than what was charged."""
+        self.used = _rounded_up(self.used)
+        self.slots = {index: _rounded_up(units) for index, units in self.slots.items()}
 
 
 @dataclass

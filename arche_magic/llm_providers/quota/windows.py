@@ -21,6 +21,8 @@ from .state import Counter, LimitState
 _SLOTS = 60
 _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
+# `Counter.round_up` adds a millionth to each slot at most; this much covers all of them.
+_SLOTS_ROUNDING = 1e-3
 # Calls under way can fill a bucket beyond its amount, but not so many times. Such a level comes
 # from an absurd count, and must not keep a route shut for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
@@ -99,6 +101,7 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
         if used(limit, counter, now) > room + refill:
             set_used(limit, counter, room + refill, now)
     elif limit.window == "rolling":
+        room = max(0.0, room - _SLOTS_ROUNDING)
         slots = dict(_live_slots(limit, counter, now))
         left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
         # The last slot that is gone at that moment.
