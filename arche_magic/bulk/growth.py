@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-THREADS, MOST_THREADS = 16, 256
+THREADS, MOST_THREADS = 4, 256
 # While no reply has come the number doubles this often, up to what a slow service can bear.
 _BLIND_SECONDS, _MOST_BLIND = 0.5, 64
 # A figure rests on this time and this many replies at least, and on half as many as threads.

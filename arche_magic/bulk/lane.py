@@ -40,7 +40,7 @@ _NAP_IN_ENGINE_SECONDS = 0.5
 _MOMENT_SECONDS = 1.0
 # Rows that one thread asks one after the other are held and booked together, as many as take this
 # long: with few changes of the ledger, Python has time for more rows.
-_TOGETHER, _TOGETHER_SECONDS = 16, 2.0
+_TOGETHER, _TOGETHER_SECONDS = 16, 1.0
 # So often a row is tried where providers have trouble.
 _TRIES = 5
 

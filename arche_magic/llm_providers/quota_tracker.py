@@ -249,17 +249,17 @@ class QuotaTracker:
         def change(record: RouteRecord, now: float) -> str:
             model = record.model
             for call in calls:
-                hold = call.hold
+                hold, ended_at = call.hold, min(now, call.ended_at)
                 alone = ledger.settle(
-                    model, record.limits.values(), hold.id, _spent(call), now, hold.at
+                    model, record.limits.values(), hold.id, _spent(call), ended_at, hold.at
                 )
                 if call.usage and call.is_whole:
                     ledger.calibrate(model, hold.plain_tokens, call.usage)
                 closures.end_trial(record, hold.at)
-                record = self._records.learn(record, call.observations, now, alone)
+                record = self._records.learn(record, call.observations, ended_at, alone)
                 if call.answered:
                     record = self._records.doubt(record, hold.at)
-                    ledger.note_answer(record, now, hold.at)
+                    ledger.note_answer(record, ended_at, hold.at)
             return views.tightest(record, now)
 
         left = self._records.settle([call.hold for call in calls], change)

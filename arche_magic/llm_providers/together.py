@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("arche_magic.attempts")
 
 # A hold that was not used by then is given back: others may need it.
-_FRESH_SECONDS = 3.0
+_FRESH_SECONDS = 1.0
 
 
 class Together:
@@ -101,7 +101,8 @@ class Together:
         if self._calls and self._calls[0].hold.route != hold.route:
             self._book()
         seen = tuple(observations)
-        self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole))
+        now = self.configuration.clock.time()
+        self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
         return ""
 
     def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:

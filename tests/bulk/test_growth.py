@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from arche_magic.bulk.growth import MOST_THREADS, Growth
+from arche_magic.bulk.growth import MOST_THREADS, THREADS, Growth
 
 TICK = 0.05
 
@@ -75,4 +75,4 @@ def test_a_limit_leaves_the_first_few() -> None:
         now += 1.0
         growth.note_limit(now)
         growth.look(now)
-    assert growth.threads == 16
+    assert growth.threads == THREADS

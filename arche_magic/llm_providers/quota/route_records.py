@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -51,6 +52,7 @@ class Settlement:
         answered: False for a call that was given up before anything came.
         is_whole: False for a call that was left before its end: the provider may charge for more
             than `usage`.
+        ended_at: when it ended, epoch seconds; inf for just now. Calls may be booked later.
     """
 
     hold: Hold
@@ -59,6 +61,7 @@ class Settlement:
     account: str | None = None
     answered: bool = True
     is_whole: bool = True
+    ended_at: float = math.inf
 
 
 class RouteRecords:
