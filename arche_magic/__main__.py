@@ -177,7 +177,7 @@ def _labels() -> str:
 
 def _print(text: str) -> None:
     """Print lines so that a narrow or simple console shows them well."""
-    from .llm_providers.markdown import without_controls
+    from .llm_providers.characters import without_controls
 
     text = without_controls(text)
     shown = "\n".join(line for long in text.splitlines() for line in _fitted(long, _width()))

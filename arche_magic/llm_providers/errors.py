@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .markdown import without_controls
+from .characters import without_controls
 
 if TYPE_CHECKING:
     from .reply import Attempt

@@ -7,24 +7,6 @@ import re
 
 from .formulas import FORMULA, has_open_formula, with_dollar_formulas, with_plain_dollars
 
-# Terminal escapes, controls, marks that reorder the text around them, and what cannot be seen:
-# text that reads as one thing and is another when copied, searched or sent on.
-_CONTROLS = re.compile(
-    # Tags spell the region behind a black flag (England, Texas); anywhere else they hide text.
-    r"(\U0001f3f4[\U000e0061-\U000e007a]{2}[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,4}"
-    r"\U000e007f)"
-    r"|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,2000}(?:\x07|\x1b\\)"
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f"
-    r"\u202a-\u202e\u2066-\u206f"
-    r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u3164\ufeff\uffa0\ufff9-\ufffb"
-    r"\U000e0000-\U000e007f]"
-    # Variants of a sign: one may stand behind it, many in a row hide a message.
-    r"|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]+|(?<![\u3400-\u9fff])[\U000e0100-\U000e01ef]+"
-)
-# Joiners and direction marks, which some scripts and emoji need, between two that do not.
-_JOINERS = re.compile(r"(?<![^\x00-\u058f])[\u061c\u200c-\u200f]+(?![^\x00-\u058f])")
-_UNFINISHED = re.compile(r"(?:\U0001f3f4[\U000e0020-\U000e007e]{0,6}|[\u061c\u200c-\u200f]{1,6})\Z")
-_LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 # A line that opens a fenced block: its quotes, indentation and list markers; fence; language.
 _OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
 # A block whose language is to be looked at: a diagram, or a name in disguise.
@@ -67,52 +49,6 @@ _MARKS = re.compile(_ESCAPE + "([*_~])")
 # JupyterLab tries each part of each run of backticks against the rest of the line.
 _BACKTICKS = re.compile("`+")
 _MOST_STEPS = 100_000_000
-
-
-def whole_characters(text: str) -> str:
-    """Text that can be written to a file: halves of characters joined, lone ones marked.
-
-    A stream may cut a character that JSON writes as two (`\ud83d\ude00`) between its events.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def unfinished(text: str) -> int:
-    """How many characters at the end of a growing text wait for the next ones to make sense.
-
-    They are the beginning of a flag, or a joiner, and `without_controls` would remove them.
-    """
-    end = _UNFINISHED.search(text)
-    return len(end[0]) if end else 0
-
-
-class Characters:
-    """Joins the two halves of a character that a stream cut between its pieces."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def take(self, piece: str) -> str:
-        """The next piece in whole characters; a first half at its end waits for the next one."""
-        piece, self._half = self._half + piece, ""
-        if "\ud800" <= piece[-1:] <= "\udbff":
-            piece, self._half = piece[:-1], piece[-1]
-        return whole_characters(piece)
-
-    def rest(self) -> str:
-        """What is left at the end of the stream: "", or the mark for half a character."""
-        half, self._half = self._half, ""
-        return whole_characters(half)
-
-
-def without_controls(text: str) -> str:
-    """Text without terminal escapes, control characters, and marks that hide or reorder it."""
-    text = _CONTROLS.sub(r"\1", _LINE_ENDS.sub("\n", whole_characters(text)))
-    return text if text.isascii() else _JOINERS.sub("", text)
 
 
 def harmless_markdown(text: str) -> str:

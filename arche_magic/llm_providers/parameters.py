@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from .characters import whole_characters
 from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
 from .images import read_image
-from .markdown import whole_characters
 from .redaction import key_in
 from .schemas import schema_of
 from .types import Image, Message, ReplayMode, Request

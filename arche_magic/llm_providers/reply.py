@@ -9,7 +9,8 @@ from enum import Enum
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .markdown import harmless_markdown, whole_characters, without_controls
+from .characters import whole_characters, without_controls
+from .markdown import harmless_markdown
 from .types import Route, Usage, in_seconds, route_name
 
 if TYPE_CHECKING:

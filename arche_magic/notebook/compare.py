@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
@@ -19,7 +20,6 @@ from arche_magic.llm_providers.errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from arche_magic.llm_providers.markdown import without_controls
 from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import Message, in_seconds, route_name

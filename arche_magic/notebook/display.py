@@ -9,7 +9,7 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.markdown import unfinished, without_controls
+from arche_magic.llm_providers.characters import unfinished, without_controls
 from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting, total_cost
 from arche_magic.llm_providers.types import Usage, in_seconds, route_name

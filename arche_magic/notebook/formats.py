@@ -30,11 +30,8 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     `text/plain` holds what a reader without Markdown is to see. A reply that is not `complete` yet
     is shown as Markdown until its block begins.
     """
-    from arche_magic.llm_providers.markdown import (
-        fenced_blocks,
-        harmless_markdown,
-        without_controls,
-    )
+    from arche_magic.llm_providers.characters import without_controls
+    from arche_magic.llm_providers.markdown import fenced_blocks, harmless_markdown
     from arche_magic.llm_providers.reasoning import without_reasoning
 
     clean = without_controls(text)
@@ -115,7 +112,8 @@ def _json_in(text: str) -> str | None:
 
     None if there is none.
     """
-    from arche_magic.llm_providers.markdown import fenced_blocks, whole_characters
+    from arche_magic.llm_providers.characters import whole_characters
+    from arche_magic.llm_providers.markdown import fenced_blocks
     from arche_magic.llm_providers.reasoning import without_reasoning
     from arche_magic.llm_providers.schemas import json_in
 

@@ -9,13 +9,9 @@ from __future__ import annotations
 import re
 from html import escape
 
+from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.formulas import FORMULA, with_dollar_formulas
-from arche_magic.llm_providers.markdown import (
-    CodeBlock,
-    harmless_formula,
-    parts_of,
-    without_controls,
-)
+from arche_magic.llm_providers.markdown import CodeBlock, harmless_formula, parts_of
 
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")

@@ -13,8 +13,8 @@ from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
+from ..characters import Characters, whole_characters
 from ..errors import AttemptFailed, Remedy
-from ..markdown import Characters, whole_characters
 from ..reasoning import without_reasoning
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..tracebacks import NoLocals, without_locals

@@ -19,8 +19,8 @@ from ..processes import is_dead, this_process
 from ..storage import Document, Storage
 from ..types import Budget, Usage, utc
 from . import codec
+from .budget_state import BudgetState, HeldShare, Highest, JobsState, JobState
 from .opening import RouteState, is_expired
-from .state import BudgetState, HeldShare, Highest, JobsState, JobState
 
 T = TypeVar("T")
 Unit = Literal["usd", "tokens"]

@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..bounded import library
 from ..storage import FILE_VERSION
 from . import older_versions
-from .state import (
-    AccountState,
-    BudgetState,
-    DirectoryState,
-    JobsState,
-    OlderCounts,
-    ProviderState,
-)
+from .budget_state import BudgetState, JobsState
+from .state import AccountState, DirectoryState, OlderCounts, ProviderState
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

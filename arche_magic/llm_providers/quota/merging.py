@@ -10,18 +10,15 @@ from copy import deepcopy
 from typing import TypeVar
 
 from . import codec, windows
+from .budget_state import BudgetState, Highest, JobsState, JobState
 from .closures import Closable
 from .codec import Document
 from .ledger import limit_state
 from .state import (
     AccountState,
     Amounts,
-    BudgetState,
     Closure,
     DirectoryState,
-    Highest,
-    JobsState,
-    JobState,
     KeyState,
     LimitState,
     ModelAtProvider,

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from ..types import Limit
 from . import windows
+from .budget_state import HeldShare
 from .closures import RECHECK_SECONDS, from_a_wrong_clock, latest_closure
 from .closures import opens as closure_opens
-from .state import Amounts, HeldCall, HeldShare, LimitState, ModelState, RouteRecord
+from .state import Amounts, HeldCall, LimitState, ModelState, RouteRecord
 
 LIMIT = "WAIT_FOR_LIMIT"
 """Name of the remedy of a limit that is spent."""

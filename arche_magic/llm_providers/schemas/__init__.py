@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
+from ..characters import whole_characters
 from ..errors import ConfigurationError, InvalidRequest
-from ..markdown import whole_characters
 from ..types import Field, Schema
 from .fields import fields_in
 from .reading import Misfit, Problem, json_in, reader, with_correction

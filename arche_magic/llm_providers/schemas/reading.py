@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..markdown import whole_characters
+from ..characters import whole_characters
 from ..reasoning import END_TOKEN, after_reasoning
 from ..types import Message, Request
 

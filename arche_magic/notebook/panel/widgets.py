@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
+from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.choices import Choices
 from arche_magic.llm_providers.config import get_choices, use_choices
-from arche_magic.llm_providers.markdown import without_controls
 
 from ..display import QUIET, for_frontends, receipt_bundle
 from ..formats import bundle
