@@ -51,6 +51,7 @@ WRONG: dict[str, Any] = {
     "true": True,
     "half a character": "\ud800",
 }
+ABSENT = object()
 LIMITS = [
     replace(RPM, amount=30),
     TPM,
@@ -60,7 +61,7 @@ LIMITS = [
 YEAR_9999 = 253_402_300_799
 ZONES = [("day", "UTC"), ("hour", "Nowhere/At_All"), ("minute", "\ud800"), ("month", "../x")]
 Place = tuple[Any, ...]
-# All values at all places take minutes.
+# To read a ledger is tried with each value at each place; to use it, with each at a tenth of them.
 STEP = 10
 
 
@@ -120,7 +121,10 @@ def replaced(content: Any, path: Place, value: Any) -> Any:
     inner = changed
     for name in path[:-1]:
         inner = inner[name]
-    inner[path[-1]] = value
+    if value is ABSENT:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
     return changed
 
 
@@ -156,6 +160,34 @@ def a_tenth_of(every: Iterator[Place], what: str) -> list[Place]:
 
 def shown(path: Place) -> str:
     return ".".join(map(str, path))
+
+
+def leaves(content: Any) -> dict[Place, Any]:
+    """Every value of a document by its path."""
+    found = {}
+    for path in places(content):
+        value = content
+        for name in path:
+            value = value[name]
+        if not isinstance(value, dict | list):
+            found[path] = value
+    return found
+
+
+@pytest.mark.parametrize("what", [*WRONG, "absent"])
+def test_a_wrong_value_costs_the_entry_that_it_is_in(ledger: Path, what: str) -> None:
+    """Everywhere in a ledger: all other values are as they were."""
+    for name, document in json.loads(ledger.read_bytes())["documents"].items():
+        whole, found = mend(name, document)
+        assert found == []
+        for path in places(document):
+            mended, found = mend(name, replaced(document, path, WRONG.get(what, ABSENT)))
+            assert mend(name, mended) == (mended, []), f"{name}: {shown(path)}"
+            kept, entry = leaves(mended), path[:-1] or path
+            others = {
+                place: leaf for place, leaf in leaves(whole).items() if place[: len(entry)] != entry
+            }
+            assert kept.items() >= others.items(), f"{name}: {shown(path)}, found {found}"
 
 
 @pytest.mark.parametrize("what", WRONG)
