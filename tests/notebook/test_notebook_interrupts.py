@@ -212,8 +212,13 @@ def test_where_nothing_had_come_a_variable_keeps_what_it_held(
 
 def test_columns_keep_what_had_come(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """With `--compare -o` the frame has the part of each reply."""
+
+    def both_streaming(cell: Cell) -> bool:
+        updates = [content for _, kind, content in cell.messages if kind == "update_display_data"]
+        return bool(updates) and updates[-1]["data"]["text/plain"].count("word0") == 2
+
     sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
-    cell = kernel.run("%llm --compare groq,mistral -o both hi", interrupt_when=streaming)
+    cell = kernel.run("%llm --compare groq,mistral -o both hi", interrupt_when=both_streaming)
     assert cell.status == "error"
     assert kernel.value("list(both.error)") == ["interrupted", "interrupted"]
     assert all(WORDS.startswith(text) for text in kernel.value("list(both.reply)"))
