@@ -104,6 +104,19 @@ def test_what_caused_an_error_is_told(kernel: Kernel, sandboxed) -> None:
     assert "ZeroDivisionError: division by zero\nwhile handling KeyError: 'a'" in told(sandbox)
 
 
+# IPython takes ten seconds to show the three thousand frames of its own limit.
+RECURSION = """
+import sys
+limit = sys.getrecursionlimit()
+sys.setrecursionlimit(300)
+try:
+    def again(n): return again(n + 1)
+    again(0)
+finally:
+    sys.setrecursionlimit(limit)
+"""
+
+
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
@@ -112,7 +125,7 @@ def test_what_caused_an_error_is_told(kernel: Kernel, sandboxed) -> None:
         ("\n".join(f"x{n} = {n}" for n in range(200)) + "\n1 / 0", "> 201 1 / 0"),
         ("raise ValueError('long ' * 5000)", "ValueError: long long"),
         ("raise ExceptionGroup('both', [ValueError('one'), TypeError('two')])", "- TypeError: two"),
-        ("def again(n): return again(n + 1)\nagain(0)", "RecursionError"),
+        (RECURSION, "RecursionError"),
     ],
 )
 def test_every_kind_of_failure_fits_into_a_prompt(

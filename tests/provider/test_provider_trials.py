@@ -101,7 +101,7 @@ def test_threads_are_refused_once_by_a_limit_that_nobody_told(start: Start) -> N
 
 def test_an_outage_is_met_by_one_call_at_a_time(start: Start) -> None:
     """After each wait, which doubles, one of the eight threads tries."""
-    clock = FastClock(speed=10)
+    clock = FastClock(speed=40)
     sandbox = start(keys={"mistral": 1}, clock=clock)
     ask_at_once("mistral", 1)
     before = len(sandbox.requests)
