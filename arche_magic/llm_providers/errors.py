@@ -1,12 +1,13 @@
 """Failures, named by what to do next.
 
-`LLMProviderError` and its subclasses reach the user. `AttemptFailed` stays inside the engine:
-an adapter raises it, and the loop turns its `remedy` into when the route opens again.
+`LLMProviderError` and its subclasses reach the user. A `ProviderFailure` stays inside the engine:
+an adapter makes it, `AttemptFailed` carries it, and its `remedy` decides when the route reopens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -124,65 +125,51 @@ class Remedy(Enum):
     CHECK_SETUP = "check the proxy and certificate settings of this machine"
 
 
-class AttemptFailed(Exception):
-    """One route did not answer.
+@dataclass(frozen=True)
+class ProviderFailure:
+    """Why one attempt failed.
 
-    `str()` of it is what happened in our words, and after a colon the server's own.
+    `str()` of it is the summary, and after a colon the server's own words.
 
     Attributes:
-        said: the server's own words; untrusted, and for the user to read, not to keep.
-        lacks: the capability that the model lacks (`images`), if that is why, or "".
-        names_option: whether the refusal names the option that it is about.
+        summary: what happened, in our words.
         remedy: what helps.
+        said: the server's own words; untrusted, shown to the user and never stored.
         retry_after: seconds until the provider takes requests again, as it said, or None.
         limit: name of the limit that was hit (`tokens_per_day`), or None.
         observations: limits and remaining amounts that came with the refusal.
-        usage: what the attempt spent nevertheless, as far as known.
-        usage_is_known: False where `usage` is our guess.
-        at_least: what the provider had counted when an answer broke off, or None.
-        text: what had arrived before it failed.
-        begun: whether an answer had begun, so that the next try may well fail like this one.
+        usage: what the attempt spent nevertheless, or None if unknown.
+        usage_is_known: False where `usage` is our estimate.
+        at_least: what the provider had counted when a stream broke off, or None.
+        text: what had arrived before the failure.
         sent: whether the request can have reached the provider, and so counts there.
-        unknown: no rule of ours fits what came back; it is taken for trouble that passes.
+        unknown: True if no rule fits the answer; it is treated as temporary trouble.
+        lacks: the capability that the model lacks (`images`), if that is why, or "".
+        names_option: whether the refusal names the option that it is about.
     """
 
-    def __init__(
-        self,
-        message: str,
-        remedy: Remedy,
-        *,
-        retry_after: float | None = None,
-        limit: str | None = None,
-        observations: Sequence[Observation] = (),
-        usage: Usage | None = None,
-        text: str = "",
-        begun: bool = False,
-        sent: bool = True,
-        unknown: bool = False,
-        said: str = "",
-        lacks: str = "",
-        names_option: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.remedy = remedy
-        self.said = said
-        self.lacks = lacks
-        self.names_option = names_option
-        self.retry_after = retry_after
-        self.limit = limit
-        self.observations: tuple[Observation, ...] = tuple(observations)
-        self.usage = usage
-        self.at_least: Usage | None = None
-        self.usage_is_known = True
-        self.text = text
-        self.begun = begun
-        self.sent = sent
-        self.unknown = unknown
-
-    @property
-    def summary(self) -> str:
-        """What happened, in our own words alone."""
-        return str(self.args[0])
+    summary: str
+    remedy: Remedy
+    said: str = ""
+    retry_after: float | None = None
+    limit: str | None = None
+    observations: tuple[Observation, ...] = ()
+    usage: Usage | None = None
+    usage_is_known: bool = True
+    at_least: Usage | None = None
+    text: str = ""
+    sent: bool = True
+    unknown: bool = False
+    lacks: str = ""
+    names_option: bool = False
 
     def __str__(self) -> str:
         return f"{self.summary}: {self.said}" if self.said else self.summary
+
+
+class AttemptFailed(Exception):
+    """One route did not answer; `failure` says why. Adapters raise it, and nothing else."""
+
+    def __init__(self, failure: ProviderFailure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure

@@ -63,7 +63,8 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
     try:
         models = adapter.models(TIMEOUT)
         check = KeyCheck(key, True, models, clock_ahead=ahead())
-    except AttemptFailed as failure:
+    except AttemptFailed as error:
+        failure = error.failure
         if failure.remedy is not Remedy.REPLACE_KEY:
             no_address = failure.summary.startswith("no such address")
             reason = NO_LIST if failure.remedy in _NO_LIST or no_address else str(failure)

@@ -24,6 +24,7 @@ from .errors import (
     ContentFiltered,
     IncompleteReply,
     LLMProviderError,
+    ProviderFailure,
     Remedy,
     SchemaMismatch,
 )
@@ -201,7 +202,7 @@ class RequestRun:
     def _give_back(self, offered: tuple[Choice[Route], Hold | None]) -> None:
         """A hold that came when the request had ended: nothing was sent."""
         if offered[1] is not None:
-            gone = AttemptFailed("the request had ended", Remedy.FIX_REQUEST, sent=False)
+            gone = ProviderFailure("the request had ended", Remedy.FIX_REQUEST, sent=False)
             self.quota_tracker.fail(offered[1], gone)
 
     def _choose(self) -> Choice[Route]:
@@ -274,7 +275,8 @@ class RequestRun:
                     call.take(part)
                     if part.text:
                         yield from self._hand_over(Piece(part.text, route))
-        except AttemptFailed as failure:
+        except AttemptFailed as failed:
+            failure = _with_usage(failed.failure, call)
             attempt = self._note_failed(hold, failure, call, adapter.account)
             error = self._judge(failure, attempt, call.text)
             if call.text:
@@ -380,13 +382,8 @@ class RequestRun:
         return self._book(book, "")
 
     def _note_failed(
-        self, hold: Hold, failure: AttemptFailed, call: Call, account: str | None
+        self, hold: Hold, failure: ProviderFailure, call: Call, account: str | None
     ) -> Attempt:
-        if failure.usage is None and failure.sent and failure.remedy in _ANSWERED_IN_PART:
-            failure.usage = call.spent_at_most(failure.at_least)
-            failure.usage_is_known = False
-        elif failure.usage is not None:
-            failure.usage = call.believed(failure.usage)
         route = hold.route
         state = self._book(partial(self.quota_tracker.fail, hold, failure, account), None)
         if state is None:
@@ -445,7 +442,7 @@ class RequestRun:
         logger.info("%s", attempt)
         return attempt
 
-    def _judge(self, failure: AttemptFailed, attempt: Attempt, text: str) -> LLMProviderError:
+    def _judge(self, failure: ProviderFailure, attempt: Attempt, text: str) -> LLMProviderError:
         """What the failure would end the request with, were there no other route.
 
         Raises:
@@ -492,3 +489,13 @@ class RequestRun:
         if self._all_reasoning:
             raise out_of_tokens(self._all_reasoning, error, self.routes) from None
         raise error from None
+
+
+def _with_usage(failure: ProviderFailure, call: Call) -> ProviderFailure:
+    """The failure with what the attempt spent, estimated where the provider did not count."""
+    if failure.usage is not None:
+        return replace(failure, usage=call.believed(failure.usage))
+    if failure.sent and failure.remedy in _ANSWERED_IN_PART:
+        spent = call.spent_at_most(failure.at_least)
+        return replace(failure, usage=spent, usage_is_known=False)
+    return failure

@@ -17,7 +17,7 @@ from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
-from .errors import AttemptFailed, ConfigurationError, Remedy
+from .errors import ConfigurationError, ProviderFailure, Remedy
 from .prices import cost_usd
 from .processes import this_process
 from .quota import closures, codec, failing, ledger, opening, views
@@ -217,7 +217,7 @@ class QuotaTracker:
         except ConfigurationError:
             # This very change was refused, and made in memory.
             for hold in holds:
-                self.fail(hold, AttemptFailed("not sent", Remedy.FIX_REQUEST, sent=False))
+                self.fail(hold, ProviderFailure("not sent", Remedy.FIX_REQUEST, sent=False))
             raise
         return holds
 
@@ -268,7 +268,7 @@ class QuotaTracker:
             uses = self._pay(call.hold, _spent(call), counted=counted)
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
-    def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
+    def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
         """Book a failed attempt as the provider would count it, and close what its remedy says.
 
         `account` is the account the reply named, if any. Returns the state of the route after it.

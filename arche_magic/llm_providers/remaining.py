@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from .endings import no_route, refused_by_all, wrong_setup
-from .errors import AttemptFailed, LLMProviderError, Remedy
+from .errors import LLMProviderError, ProviderFailure, Remedy
 from .quota.opening import RouteState
 from .reply import Attempt
 from .types import Request, Route
@@ -57,7 +57,7 @@ class Remaining:
         self._left |= left
         return left
 
-    def note_failure(self, failure: AttemptFailed, attempt: Attempt) -> None:
+    def note_failure(self, failure: ProviderFailure, attempt: Attempt) -> None:
         """Leave the routes that would fail in the same way."""
         if failure.remedy is Remedy.FIX_REQUEST:
             self._unfit |= self.leave_model(attempt)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from .attempts import AttemptLog, Ended
-from .errors import AttemptFailed, Remedy
+from .errors import ProviderFailure, Remedy
 from .quota.opening import RouteState
 from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
 from .reply import Attempt
@@ -105,7 +105,7 @@ class Together:
         self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
         return ""
 
-    def fail(self, hold: Hold, failure: AttemptFailed, account: str | None = None) -> RouteState:
+    def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
         """As `QuotaTracker.fail`."""
         self._book()
         return self._tracker.fail(hold, failure, account)
@@ -138,5 +138,5 @@ class Together:
             self._give_back(hold)
 
     def _give_back(self, hold: Hold) -> None:
-        unsent = AttemptFailed("another call had failed", Remedy.FIX_REQUEST, sent=False)
+        unsent = ProviderFailure("another call had failed", Remedy.FIX_REQUEST, sent=False)
         self._tracker.fail(hold, unsent)

@@ -90,7 +90,7 @@ def test_only_the_beginning_of_an_error_is_read(
             complete(build(wire), MODELS[wire], stream=stream)
         seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert caught.value.remedy is Remedy.RETRY_LATER
+        assert caught.value.failure.remedy is Remedy.RETRY_LATER
         assert peak < 5 * MEGABYTE
         assert seconds < 3
 
@@ -129,7 +129,7 @@ def test_a_reply_that_cannot_be_decompressed_is_a_failure(
         script.answer(200, reply_of(wire, QUESTION), {"content-encoding": encoding})
         with pytest.raises(AttemptFailed, match="the answer is compressed") as caught:
             complete(build(wire), MODELS[wire], stream=stream)
-        assert caught.value.remedy is Remedy.RETRY_LATER
+        assert caught.value.failure.remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -252,7 +252,7 @@ def test_a_piece_that_cannot_be_read_is_not_left_out(
         script.events(piece, chunk_of(wire, "two", "stop"), done=wire != "google")
         with pytest.raises(AttemptFailed) as caught:
             complete(build(wire), MODELS[wire], stream=True)
-        assert caught.value.remedy is Remedy.RETRY_LATER
+        assert caught.value.failure.remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("wire", WIRES)

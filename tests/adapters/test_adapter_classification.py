@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, complete
 
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.redaction import redacted
 from arche_magic.llm_providers.types import Observation, Usage
 
 
-def fail(build: Build, wire: str, *, stream: bool = False) -> AttemptFailed:
+def fail(build: Build, wire: str, *, stream: bool = False) -> ProviderFailure:
     with pytest.raises(AttemptFailed) as caught:
         complete(build(wire), "model-x", stream=stream)
-    return caught.value
+    return caught.value.failure
 
 
 def error(message: str = "", **fields: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.types import Key, Message, Request, Timeouts
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ EXCEPTIONS = {
 AFTER_SOME_TEXT = ("cut_stream", "broken_connection", "malformed_event", "stream_error")
 
 
-def fail(adapter: Adapter, wire: str, *, stream: bool = False, **timeouts: float) -> AttemptFailed:
+def fail(
+    adapter: Adapter, wire: str, *, stream: bool = False, **timeouts: float
+) -> ProviderFailure:
     """The failure of one call."""
     with pytest.raises(AttemptFailed) as caught:
         complete(adapter, MODELS[wire], stream=stream, timeouts=Timeouts(**timeouts))
-    return caught.value
+    return caught.value.failure
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -107,7 +109,7 @@ def test_a_broken_stream_keeps_what_had_arrived(
     with pytest.raises(AttemptFailed) as caught:
         pieces.extend(completion.text for completion in stream_of)
     assert "".join(pieces)
-    assert caught.value.text == "".join(pieces)
+    assert caught.value.failure.text == "".join(pieces)
 
 
 def test_a_stream_that_ends_early_is_told_from_one_that_breaks(
@@ -276,7 +278,7 @@ def test_a_prompt_that_cannot_be_encoded_is_the_users_to_fix(wire: str) -> None:
         complete(adapter, "m", Request((Message("user", "\ud800"),)))
     adapter.close()
     escaped = str(caught.value) == "no connection"
-    assert escaped or caught.value.remedy is Remedy.FIX_REQUEST
+    assert escaped or caught.value.failure.remedy is Remedy.FIX_REQUEST
 
 
 NAMES = (
@@ -327,9 +329,10 @@ def test_whatever_comes_back_is_a_reply_or_an_attempt_failed(
         script.answer(status, body, headers)
     try:
         complete(build(wire), "m", stream=stream)
-    except AttemptFailed as failure:
-        assert len(str(failure)) <= 200  # noqa: PT017
-        assert failure.retry_after is None or failure.retry_after >= 0  # noqa: PT017
+    except AttemptFailed as error:
+        failure = error.failure
+        assert len(str(failure)) <= 200
+        assert failure.retry_after is None or failure.retry_after >= 0
 
 
 @pytest.mark.parametrize("kind", ["stall", "stall_stream"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from adapter_calls import HELLO, WIRES, Build, Script, complete, text_of
 
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.types import Request, Schema, Usage
 
 # Google's SDK warns of words that are not Google's.
@@ -58,10 +58,10 @@ def answer(
 
 def failed(
     build: Build, wire: str, request: Request = HELLO, *, stream: bool = False
-) -> AttemptFailed:
+) -> ProviderFailure:
     with pytest.raises(AttemptFailed) as caught:
         complete(build(wire), "m", request, stream=stream)
-    return caught.value
+    return caught.value.failure
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -34,7 +34,7 @@ def test_an_unknown_key_is_refused(sandbox: Sandbox, wire: str) -> None:
         adapter.models(10)
     adapter.close()
     known.close()
-    assert failure.value.remedy is Remedy.REPLACE_KEY
+    assert failure.value.failure.remedy is Remedy.REPLACE_KEY
     assert SECRET not in str(failure.value)
 
 
@@ -47,7 +47,7 @@ def test_what_says_nothing_about_the_key_is_tried_later(
     sandbox.fail(wire, kind)
     with pytest.raises(AttemptFailed) as failure:
         adapters[wire].models(10)
-    assert failure.value.remedy is Remedy.RETRY_LATER
+    assert failure.value.failure.remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -62,7 +62,7 @@ def test_a_refused_system_prompt_moves_into_the_users_turn(
         refuse(script, message)
         with pytest.raises(AttemptFailed, match="takes no system prompt") as caught:
             complete(build(wire), model, ASKED)
-        assert caught.value.remedy is Remedy.ASK_DIFFERENTLY, message
+        assert caught.value.failure.remedy is Remedy.ASK_DIFFERENTLY, message
         reply(script, wire)
         complete(build(wire), model, ASKED)
         assert turns(script.received[-1]["body"]) == [("user", "Be brief.\n\nHello")]
@@ -70,7 +70,7 @@ def test_a_refused_system_prompt_moves_into_the_users_turn(
         refuse(script, message)
         with pytest.raises(AttemptFailed) as caught:
             complete(build(wire), model, ASKED)
-        assert caught.value.remedy is Remedy.FIX_REQUEST
+        assert caught.value.failure.remedy is Remedy.FIX_REQUEST
     reply(script, wire)
     complete(build(wire), f"other-{wire}", ASKED)
     assert "Be brief.\\n\\nHello" not in str(script.received[-1]["body"])

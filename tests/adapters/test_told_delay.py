@@ -88,13 +88,13 @@ def test_every_wire_takes_a_delay_from_the_text(
         script.answer(status, body)
         with pytest.raises(AttemptFailed) as caught:
             complete(build(wire), "m")
-        assert caught.value.remedy in (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
-        assert caught.value.retry_after == pytest.approx(41.9)
+        assert caught.value.failure.remedy in (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
+        assert caught.value.failure.retry_after == pytest.approx(41.9)
     script.answer(status, BODIES[0], {"retry-after": "7"})
     with pytest.raises(AttemptFailed) as caught:
         complete(build(wire), "m")
     if wire != "google":  # it sends none
-        assert caught.value.retry_after == 7
+        assert caught.value.failure.retry_after == 7
 
 
 def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> None:
@@ -104,7 +104,7 @@ def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> Non
     for wire in ("groq", "openai"):
         with pytest.raises(AttemptFailed) as caught:
             complete(build(wire), "m", stream=True)
-        assert caught.value.retry_after == pytest.approx(41.9)
+        assert caught.value.failure.retry_after == pytest.approx(41.9)
 
 
 def test_a_short_delay_for_a_limit_per_day_is_not_believed(script: Script, build: Build) -> None:
@@ -116,5 +116,5 @@ def test_a_short_delay_for_a_limit_per_day_is_not_believed(script: Script, build
     script.answer(429, {"error": {**error, "details": details}})
     with pytest.raises(AttemptFailed) as caught:
         complete(build("google"), "m")
-    assert caught.value.limit == "requests_per_day"
-    assert caught.value.retry_after is None
+    assert caught.value.failure.limit == "requests_per_day"
+    assert caught.value.failure.retry_after is None

@@ -15,7 +15,7 @@ import redis
 
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage.redis import RedisStorage
@@ -183,7 +183,8 @@ def served(tracker: QuotaTracker, route: Route, **options: Any) -> str:
 
 
 def failed(tracker: QuotaTracker, route: Route, remedy: Remedy, **facts: Any) -> RouteState:
-    return tracker.fail(held(tracker, route), AttemptFailed("it failed", remedy, **facts))
+    facts["observations"] = tuple(facts.get("observations", ()))
+    return tracker.fail(held(tracker, route), ProviderFailure("it failed", remedy, **facts))
 
 
 def opens_in(tracker: QuotaTracker, route: Route, request: Request | None = None) -> float:

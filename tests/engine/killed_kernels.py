@@ -95,9 +95,9 @@ def check_called(folder: Path, number: int) -> None:
 
 
 def failure() -> Any:
-    from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+    from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 
-    return AttemptFailed("not sent", Remedy.FIX_REQUEST)
+    return ProviderFailure("not sent", Remedy.FIX_REQUEST)
 
 
 def await_progress(folder: Path) -> None:

@@ -26,7 +26,7 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import label_keys
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import Change, MemoryStorage, T
@@ -99,7 +99,7 @@ def test_the_second_key_is_shut_by_a_429_of_the_first(tracker_of: Build) -> None
     """Another key of the account would only be refused as well."""
     tracker = tracker_of(RPM)
     named(tracker, 2)
-    refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=42)
+    refusal = ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=42)
     tracker.fail(held(tracker, a_route(tracker.configuration)), refusal, "org_1")
     assert opens_in(tracker, a_route(tracker.configuration, 2)) == 42
 
@@ -149,7 +149,7 @@ def test_a_call_under_way_when_the_keys_met_is_settled_once(tracker_of: Build, f
     named(tracker, 2)
     assert used(tracker, limit="requests_per_day") == 3
     if fails:
-        tracker.fail(early, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
+        tracker.fail(early, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
     else:
         tracker.settle(early, Usage(5, 5))
     assert used(tracker, limit="requests_per_day") == (2 if fails else 3)

@@ -25,7 +25,7 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import label_keys
-from arche_magic.llm_providers.errors import AttemptFailed, ConfigurationError, Remedy
+from arche_magic.llm_providers.errors import ConfigurationError, ProviderFailure, Remedy
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage, Storage
 from arche_magic.llm_providers.types import (
@@ -94,7 +94,7 @@ def test_calls_that_were_refused_together_double_the_wait_once(tracker_of: Build
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(8)]
     for hold in holds:
-        tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT))
+        tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT))
     assert opens_in(tracker, route) == 60
 
 
@@ -118,7 +118,7 @@ def test_of_two_closures_from_calls_under_way_together_the_later_stays(
     route = a_route(tracker.configuration)
     first, second = held(tracker, route), held(tracker, route)
     for hold, seconds in ((first, 40_000), (second, 3)):
-        tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=seconds))
+        tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=seconds))
     assert opens_in(tracker, route) == 40_000
 
 
@@ -214,7 +214,7 @@ def test_calls_that_broke_together_are_one_outage(tracker_of: Build) -> None:
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(8)]
     for hold in holds:
-        tracker.fail(hold, AttemptFailed("503", Remedy.RETRY_LATER))
+        tracker.fail(hold, ProviderFailure("503", Remedy.RETRY_LATER))
     assert opens_in(tracker, route) <= 1.3
 
 
@@ -248,7 +248,7 @@ def test_reopening_a_key_forgets_why_it_was_shut_and_what_was_spent(tracker_of: 
         (Remedy.REPLACE_KEY, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_MODEL, Remedy.RETRY_LATER),
         strict=True,
     ):
-        tracker.fail(hold, AttemptFailed("shut", remedy))
+        tracker.fail(hold, ProviderFailure("shut", remedy))
     assert opens_in(tracker, route) == math.inf
     tracker.reopen("groq_key_1")
     assert opens_in(tracker, route) == 0
@@ -266,7 +266,7 @@ def test_reopening_during_a_call_does_not_lose_its_reply(tracker_of: Build) -> N
     for hold, remedy in zip(
         holds[1:], (Remedy.REPLACE_KEY, Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER), strict=True
     ):
-        tracker.fail(hold, AttemptFailed("late", remedy))
+        tracker.fail(hold, ProviderFailure("late", remedy))
     assert opens_in(tracker, route) == math.inf
 
 

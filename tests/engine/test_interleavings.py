@@ -22,7 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage, Storage
@@ -170,7 +170,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail_before_the_server_counted(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.open_calls(arrived=False)))
-        refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
+        refusal = ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
         call.tracker.fail(call.hold, refusal)
         self.calls.remove(call)
 
@@ -179,7 +179,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     def break_after_the_server_counted(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.open_calls(arrived=True)))
         # With a time, as the one we make up is a little different each time.
-        broken = AttemptFailed("connection lost", Remedy.RETRY_LATER, retry_after=1.5)
+        broken = ProviderFailure("connection lost", Remedy.RETRY_LATER, retry_after=1.5)
         call.tracker.fail(call.hold, broken)
         self.calls.remove(call)
 
@@ -349,7 +349,7 @@ class HiddenRate(RuleBasedStateMachine):
         over = self.server.used(limit, self.clock.now) + 1 - limit.amount
         wait = max(0.0, over) / limit.amount * 60 if limit.window == "bucket" else None
         seen = [Observation(limit.name, limit.amount, 0, None, "error")]
-        refusal = AttemptFailed(
+        refusal = ProviderFailure(
             "429", Remedy.WAIT_FOR_LIMIT, retry_after=wait, limit=limit.name, observations=seen
         )
         call.tracker.fail(call.hold, refusal)

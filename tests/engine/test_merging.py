@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_interleavings import ExactServer
 
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
@@ -58,7 +58,7 @@ def test_a_merge_never_counts_less_than_the_server(
             amounts = {"requests": 1.0, "tokens": float(tokens)}
             full = any(server.used(x, clock.now) + amounts[x.metric] > x.amount for x in limits)
             if isinstance(hold, Hold) and full:
-                tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
+                tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
             elif isinstance(hold, Hold):
                 server.log.append((clock.now, amounts))
                 tracker.settle(hold, Usage(tokens, 0))
@@ -118,7 +118,7 @@ def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
 
     def end(tracker: QuotaTracker, hold: Hold, spent: Usage | None, account: str | None) -> None:
         if spent is None:
-            refusal = AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
+            refusal = ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
             tracker.fail(hold, refusal, account)
         else:
             tracker.settle(hold, spent, (), account)

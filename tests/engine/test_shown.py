@@ -24,7 +24,7 @@ from engine_parts import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import MemoryStorage
@@ -92,7 +92,7 @@ def test_calls_in_flight_count_as_used(tracker_of: Build, clock: Clock, window: 
     assert row.opens_at == tracker.state(route, ask(), clock.now).opens_at > clock.now
     assert row.resets_at > clock.now
     assert isinstance(tracker.hold(route, ask()), RouteState)
-    tracker.fail(holds[0], AttemptFailed("not sent", Remedy.FIX_REQUEST, sent=False))
+    tracker.fail(holds[0], ProviderFailure("not sent", Remedy.FIX_REQUEST, sent=False))
     assert shown() == (2, 1, True)
     assert "0 of 3" in served(tracker, route)
     # Its kernel was killed: it counts until the hold expires, and is charged then.
@@ -128,7 +128,7 @@ def test_a_table_never_calls_a_route_open_that_would_refuse(calls: list[str], wi
             elif call == "serve":
                 tracker.settle(hold, Usage(40, 60))
             else:
-                tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, retry_after=5))
+                tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=5))
         rows = [r for r in tracker.standings() if (r.key, r.model) == ("groq_key_1", "model-a")]
         is_open = (
             tracker.state(route, ask("Hello", max_tokens=None), clock.now).opens_at <= clock.now

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.attempts import AttemptLog
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
@@ -122,7 +122,7 @@ def test_a_failure_gives_the_other_holds_back(tracker_of: Build) -> None:
         assert isinstance(first, Hold)
         assert isinstance(second, Hold)
         together.settle(first, Usage(5, 5))
-        state = together.fail(second, AttemptFailed("no credit left", Remedy.TOP_UP_ACCOUNT))
+        state = together.fail(second, ProviderFailure("no credit left", Remedy.TOP_UP_ACCOUNT))
         assert state.opens_at > tracker.configuration.clock.time()
         assert on_hold(tracker) == 0
         assert isinstance(together.hold(route, requests[2]), RouteState)

@@ -21,7 +21,7 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import label_keys
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.types import Limit, Observation, Route, Usage
@@ -48,7 +48,7 @@ def kept_off(tracker: QuotaTracker, route: Route) -> RouteState:
 
 
 def refuse(tracker: QuotaTracker, hold: Hold, **facts: object) -> None:
-    tracker.fail(hold, AttemptFailed("429", Remedy.WAIT_FOR_LIMIT, **facts))  # type: ignore[arg-type]
+    tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, **facts))  # type: ignore[arg-type]
 
 
 # --- never answered
@@ -210,7 +210,7 @@ def test_a_refusal_ends_an_outage_as_well(tracker_of: Build, clock: Clock, remed
     clock.now += 5
     probe = held(tracker, a_route(tracker.configuration))
     kept_off(tracker, a_route(tracker.configuration, key=2))
-    tracker.fail(probe, AttemptFailed("no", remedy, retry_after=9))
+    tracker.fail(probe, ProviderFailure("no", remedy, retry_after=9))
     for _ in range(2):
         held(tracker, a_route(tracker.configuration, key=2))
 
@@ -227,7 +227,7 @@ def test_a_trial_that_ends_without_a_verdict_keeps_nobody_off(
     trial = held(tracker, route)
     kept_off(tracker, a_route(tracker.configuration, 2))
     if ends == "not sent":
-        tracker.fail(trial, AttemptFailed("a proxy", Remedy.CHECK_SETUP, sent=False))
+        tracker.fail(trial, ProviderFailure("a proxy", Remedy.CHECK_SETUP, sent=False))
     else:
         tracker.settle(trial, Usage(), answered=False)
     held(tracker, a_route(tracker.configuration, 2))

@@ -1,4 +1,4 @@
-"""What all adapters do alike: one call, its rules, and one boundary for whatever goes wrong."""
+"""What all adapters share: how a call is made, and what becomes of whatever goes wrong in it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import replace
 from operator import attrgetter
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
-from ..characters import Characters, whole_characters
-from ..errors import AttemptFailed, Remedy
-from ..reasoning import without_reasoning
+from ..errors import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..tracebacks import NoLocals, without_locals
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
-from .failures import error_fields, event_status, is_code, label, said, without_capability
+from .failures import error_fields, event_status, label, said, without_capability
 from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
 from .limits import parse_date, served_at
 from .logs import clean_logs
+from .parts import Part, Received, stream_ended_early
 from .told_delay import told_delay
 
 if TYPE_CHECKING:
@@ -34,23 +33,8 @@ logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
 # `org-…/proj_…`, `org_…`, `projects/123`; a sentence is no name.
 _ACCOUNT = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
-_PASSING = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
+_TEMPORARY = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one object of an SDK holds of a reply.
-
-    `finish_reason` is `stop`, `length`, `content_filter` or `error`, see `finish_kind`; `reason` is
-    the provider's own word for it.
-    """
-
-    text: str = ""
-    refusal: str = ""
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    reason: str = ""
 
 
 class SdkAdapter(ABC):
@@ -101,7 +85,7 @@ class SdkAdapter(ABC):
     @abstractmethod
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> AttemptFailed:
+    ) -> ProviderFailure:
         """What a refusal, or an error event in a stream, means."""
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
@@ -116,36 +100,32 @@ class SdkAdapter(ABC):
         self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
         """One call to the provider; see `Adapter.complete`."""
-        received: list[Part] = []
-        characters = Characters()
+        received = Received()
         failure: BaseException
         stream = stream and (self._streams_json or request.schema is None)
         with NoLocals(), self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
-                told, call.asked = self._formats.asking(request, model)
-                parts = self._send(self._client(), told, model, stream, call.asked.form)
-                yield from self._completions(parts, call, request, stream, received, characters)
+                adapted, call.asked = self._formats.asking(request, model)
+                parts = self._send(self._client(), adapted, model, stream, call.asked.form)
+                yield from self._completions(parts, call, request, stream, received)
                 return
             except KeyboardInterrupt as stop:
-                # An SDK may hold on to it, and so to a socket that was about to connect.
+                # An SDK may keep a reference to it, and so to a socket that was about to connect.
                 clear_frames(stop.__traceback__)
                 failure = KeyboardInterrupt()
-            # An SDK that reads whatever a server, a proxy or a cut connection sent may raise
-            # anything (KeyError, pydantic's and json's errors, its own), and the loop has to go on
-            # to the next route.
+            # Broad, because an SDK that reads whatever a server, a proxy or a cut connection sent
+            # may raise anything (KeyError, errors of pydantic, of json, its own), and the request
+            # must go on to the next route.
             except Exception as error:  # noqa: BLE001
-                if stream and _is_whole(received):
-                    # Only what comes after the end of the reply is missing.
-                    ending = _usage(received), _finish_reason(received)
-                    yield Completion(characters.rest(), *ending)
+                if stream and received.is_whole:
+                    # Only what follows the end of the reply is missing.
+                    ending = received.usage, received.finish_reason
+                    yield Completion(received.rest(), *ending)
                     return
-                if call.stopped or _comes_from_an_interrupt(error):
-                    failure = KeyboardInterrupt()
-                else:
-                    failure = self._explained(error, call, request, model, received)
-        # Not while it is handled, so that nothing hangs on to it: the text of the cause may quote
-        # the key, and the frames it went through may hold it.
+                failure = self._raised(error, call, request, model, received)
+        # Raised after the handler, so that nothing refers to the cause: its text may quote the
+        # key, and the frames it went through may hold the key.
         raise failure
 
     @without_locals
@@ -157,17 +137,14 @@ class SdkAdapter(ABC):
                 self._check_key()
                 names = tuple(self._list(self._client()))
                 self._note_account(call, {})
-                # They are shown and completed; a server may put there what it likes.
+                # Names are shown and completed, and a server may send any text as a name.
                 secret = self._key.secret()
                 return tuple(n for n in names if n.isprintable() and not quotes(n, secret))
             except KeyboardInterrupt:
                 failure = KeyboardInterrupt()
-            # As in `complete`.
+            # Broad, because the SDK reads a server's list as it reads a reply: see `complete`.
             except Exception as error:  # noqa: BLE001
-                if _comes_from_an_interrupt(error):
-                    failure = KeyboardInterrupt()
-                else:
-                    failure = self._explained(error, call, None, "", [])
+                failure = self._raised(error, call, None, "", Received())
         raise failure
 
     def close(self) -> None:
@@ -176,8 +153,8 @@ class SdkAdapter(ABC):
 
     def _check_key(self) -> None:
         if not _fits_a_header(self._key.secret()):
-            message = "the key holds a character that no key has"
-            raise AttemptFailed(message, Remedy.REPLACE_KEY)
+            summary = "the key holds a character that no key has"
+            raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
 
     def _client(self) -> Any:
         with self._building:
@@ -198,8 +175,7 @@ class SdkAdapter(ABC):
         call: Call,
         request: Request,
         stream: bool,
-        received: list[Part],
-        characters: Characters,
+        received: Received,
     ) -> Iterator[Completion]:
         observations: tuple[Observation, ...] | None = None
         objects = 0
@@ -208,79 +184,77 @@ class SdkAdapter(ABC):
                 observations = self._observe(call)
                 self._note_account(call, {})
             if part is not None:
-                received.append(part)
+                received.add(part)
                 if stream and part.text:
                     call.hear(text=True)
-                    text = characters.take(part.text)
+                    text = received.whole(part.text)
                     paused_at = time.monotonic()
                     yield Completion(text, observations=observations)
-                    # Whatever the reader did with the piece, the provider was not slow.
+                    # The time that the reader took with the piece is not the provider's.
                     call.add_time(time.monotonic() - paused_at)
                     observations = ()
         if not received:
             early = stream and not objects
-            if early and not _is_page(call):
-                raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
-            raise _malformed(call)
-        finish_reason = _checked_finish(received, request, stream or objects > 1)
-        text = characters.rest() if stream else _text(received)
-        yield Completion(text, _usage(received), finish_reason, observations or ())
+            raise stream_ended_early() if early and not _is_page(call) else _malformed(call)
+        finish_reason = received.checked_finish(request, stream or objects > 1)
+        text = received.rest() if stream else received.text
+        yield Completion(text, received.usage, finish_reason, observations or ())
+
+    def _raised(
+        self, error: Exception, call: Call, request: Request | None, model: str, received: Received
+    ) -> BaseException:
+        """What to raise in place of an error: KeyboardInterrupt, or AttemptFailed."""
+        if call.stopped or _comes_from_an_interrupt(error):
+            return KeyboardInterrupt()
+        failure, fields = self._explained(error, call, request, model, received)
+        self._note_account(call, fields)
+        if failure.unknown:
+            self._report(failure, call, fields)
+        return AttemptFailed(failure)
 
     def _explained(
-        self,
-        error: Exception,
-        call: Call,
-        request: Request | None,
-        model: str,
-        received: list[Part],
-    ) -> AttemptFailed:
+        self, error: Exception, call: Call, request: Request | None, model: str, received: Received
+    ) -> tuple[ProviderFailure, Mapping[str, Any]]:
+        """Why a call failed, and the fields of the body that says so."""
         fields: Mapping[str, Any] = {}
         if isinstance(error, AttemptFailed):
-            failure = error
+            failure = error.failure
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
             failure = self._refused(call, call.status, fields, request, model)
-            named = {observation.name for observation in failure.observations}
-            seen = tuple(o for o in self._observe(call) if o.name not in named)
-            failure.observations = (*failure.observations, *seen)
-            if failure.remedy is Remedy.WAIT_FOR_LIMIT and failure.limit is None:
-                failure.limit = next((o.name for o in seen if o.remaining == 0), None)
-            if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
-                # The request was counted, for all we know, but nothing was made of it.
-                failure.usage = Usage()
+            failure = _with_observations(failure, self._observe(call))
         elif broken := transport_failure(error, call):
             failure = broken
         elif call.status is None:
-            message = f"the request could not be sent ({type(error).__name__}: {error})"
-            failure = AttemptFailed(message, Remedy.FIX_REQUEST)
+            summary = f"the request could not be sent ({type(error).__name__}: {error})"
+            failure = ProviderFailure(summary, Remedy.FIX_REQUEST)
         else:
             # google-genai keeps an error event in `details`, the others in `body`.
             fields = error_fields(getattr(error, "details", None) or getattr(error, "body", None))
             status = event_status(fields)
             if any(said(fields, name) for name in ("message", "code", "type", "detail")):
                 failure = self._refused(call, status or 500, fields, request, model)
-                failure.unknown = failure.unknown or status is None
+                failure = replace(failure, unknown=failure.unknown or status is None)
             else:
-                failure = _malformed(call)
+                failure = _malformed(call).failure
             if received and failure.remedy in (Remedy.FIX_REQUEST, Remedy.ASK_DIFFERENTLY):
                 # The request was good enough to begin an answer.
-                failure.remedy = Remedy.RETRY_LATER
-        _take_told_delay(failure, call, fields)
-        self._note_account(call, fields)
-        failure.begun = call.status == 200
-        failure.text = failure.text or _text(received)
-        if _finish_reason(received) or not call.stream:
-            failure.usage = failure.usage or _usage(received)
-        else:
-            # Gemini counts with every chunk, and goes on after the last one that came.
-            failure.at_least = _usage(received)
-        failure.args = (redacted(failure.summary, self._key.secret()),)
-        room = LONGEST_MESSAGE - len(failure.summary) - len(": ")
-        failure.said = shortened(redacted(failure.said, self._key.secret()), room)
-        failure.__cause__ = failure.__context__ = None
-        if failure.unknown:
-            self._report(failure, call, fields)
-        return failure.with_traceback(None)
+                failure = replace(failure, remedy=Remedy.RETRY_LATER)
+        # Gemini counts with every chunk, and goes on after the last one that came.
+        is_final = not call.stream or received.finish_reason is not None
+        secret = self._key.secret()
+        summary = redacted(failure.summary, secret)
+        room = LONGEST_MESSAGE - len(summary) - len(": ")
+        failure = replace(
+            failure,
+            summary=summary,
+            said=shortened(redacted(failure.said, secret), room),
+            retry_after=_retry_after(failure, call, fields),
+            text=failure.text or received.text,
+            usage=failure.usage or received.usage if is_final else failure.usage,
+            at_least=None if is_final else received.usage,
+        )
+        return failure, fields
 
     def _refused(
         self,
@@ -289,13 +263,13 @@ class SdkAdapter(ABC):
         fields: Mapping[str, Any],
         request: Request | None,
         model: str,
-    ) -> AttemptFailed:
+    ) -> ProviderFailure:
         """What a refusal means, with what it says of the format and of the model's abilities."""
         failure = self._classify(call, status, fields, model)
         if request is None:
             return failure
         failure = without_capability(failure, request)
-        # Some servers fail where they cannot compile a schema.
+        # Some servers answer 500 or 501 to a schema that they cannot compile.
         may_be_format = failure.remedy is Remedy.FIX_REQUEST or status in (500, 501)
         if failure.lacks or not may_be_format:
             return failure
@@ -308,12 +282,13 @@ class SdkAdapter(ABC):
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
         self.served_at = parse_date(call.headers.get("date"))
         account = self._account(call, fields)
-        # It goes into the ledger, and a server may put there what it likes: the prompt, or the key.
+        # The name is stored in the ledger, and a server may send any text as a name: the prompt, or
+        # the key.
         is_name = account is not None and _ACCOUNT.fullmatch(account) is not None
         if account and is_name and not quotes(account, self._key.secret()):
             self.account = account
 
-    def _report(self, failure: AttemptFailed, call: Call, fields: Mapping[str, Any]) -> None:
+    def _report(self, failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> None:
         """Log an answer that no rule fits, once per kind, so that a rule can be made for it."""
         kind = (self._key.provider, failure.summary)
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
@@ -321,26 +296,9 @@ class SdkAdapter(ABC):
         _reported.add(kind)
         quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
         logger.warning(
-            "%s: %s, taken for passing trouble: %s",
+            "%s: %s, treated as temporary trouble: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),
         )  # fmt: skip
-
-
-def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
-    """The provider's own count, or None if it gave no figures; -1 for what is not a count."""
-    counted_input, *counts = map(as_count, (input_tokens, *output_tokens))
-    counted_output = -1 if -1 in counts else sum(counts)
-    return Usage(counted_input, counted_output) if counted_input or counted_output else None
-
-
-def as_count(figure: Any) -> int:
-    """A figure as a whole number: 0 for none at all, -1 for what is not a count."""
-    if figure is None:
-        return 0
-    if isinstance(figure, float) and figure.is_integer():
-        figure = int(figure)
-    is_count = isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0
-    return int(figure) if is_count else -1
 
 
 def _is_page(call: Call) -> bool:
@@ -350,9 +308,25 @@ def _is_page(call: Call) -> bool:
 def _malformed(call: Call) -> AttemptFailed:
     """A 200 without a reply: from the service itself, or from what answers in its place."""
     if _is_page(call):
-        message = "a web page came in place of a reply"
-        return AttemptFailed(message, Remedy.CHECK_ADDRESS)
-    return AttemptFailed("malformed reply", Remedy.RETRY_LATER)
+        summary = "a web page came in place of a reply"
+        return AttemptFailed(ProviderFailure(summary, Remedy.CHECK_ADDRESS))
+    return AttemptFailed(ProviderFailure("malformed reply", Remedy.RETRY_LATER))
+
+
+def _with_observations(
+    failure: ProviderFailure, in_headers: tuple[Observation, ...]
+) -> ProviderFailure:
+    """A refusal with what its headers say of limits, where its body does not say it."""
+    named = {observation.name for observation in failure.observations}
+    seen = tuple(o for o in in_headers if o.name not in named)
+    limit, usage = failure.limit, failure.usage
+    if failure.remedy is Remedy.WAIT_FOR_LIMIT and limit is None:
+        limit = next((o.name for o in seen if o.remaining == 0), None)
+    if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
+        # The provider may have counted the request, but it generated no tokens.
+        usage = Usage()
+    observations = (*failure.observations, *seen)
+    return replace(failure, observations=observations, limit=limit, usage=usage)
 
 
 def _comes_from_an_interrupt(error: BaseException) -> bool:
@@ -371,74 +345,12 @@ def _fits_a_header(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _text(received: list[Part]) -> str:
-    return whole_characters("".join(part.text for part in received))
-
-
-def _usage(received: list[Part]) -> Usage | None:
-    return next((part.usage for part in reversed(received) if part.usage), None)
-
-
-def _finish_reason(received: list[Part]) -> str | None:
-    return next((part.finish_reason for part in reversed(received) if part.finish_reason), None)
-
-
-def _is_whole(received: list[Part]) -> bool:
-    """Whether a stream has come to its end, with an answer, and said so."""
-    after = (part for part in reversed(received) if part.finish_reason or part.text)
-    last = next(after, None)
-    return (
-        last is not None
-        and last.finish_reason in ("stop", "length")
-        and bool(without_reasoning(_text(received)).strip())
-        and not any(part.refusal for part in received)
-    )
-
-
-def _take_told_delay(failure: AttemptFailed, call: Call, fields: Mapping[str, Any]) -> None:
-    """Take the delay from the text of a refusal whose headers and fields name none."""
-    if failure.retry_after is not None or failure.remedy not in _PASSING:
-        return
-    # Gemini names seconds for a limit per day, too, which stays shut until midnight.
+def _retry_after(failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> float | None:
+    """The delay in seconds, from the text of a refusal if its headers and fields state none."""
+    if failure.retry_after is not None or failure.remedy not in _TEMPORARY:
+        return failure.retry_after
+    # Gemini also states seconds for a limit per day, which stays closed until midnight.
     if (failure.limit or "").endswith(("_per_day", "_per_month")):
-        return
+        return None
     said_in = call.body if call.refused else fields
-    failure.retry_after = told_delay(str(said_in), served_at(call.headers, time.time()))
-
-
-def _checked_finish(received: list[Part], request: Request, stream: bool) -> str:
-    """`stop` or `length`; raises AttemptFailed if what was received is no answer."""
-    finish_reason = _finish_reason(received)
-    reason = next((part.reason for part in reversed(received) if part.reason), "")
-    reason = "" if reason.casefold() == finish_reason else reason
-    named = f" ({reason})" if is_code(reason) else ""
-    words = "" if named else reason
-    refusal = "".join(part.refusal for part in received)
-    if refusal:
-        raise AttemptFailed("the model refused to answer", Remedy.CHANGE_PROMPT, text=refusal)
-    if finish_reason == "content_filter":
-        raise AttemptFailed(
-            f"the provider filtered the reply{named}", Remedy.CHANGE_PROMPT, said=words
-        )
-    if finish_reason is None and stream:
-        raise AttemptFailed("the stream ended early", Remedy.RETRY_LATER)
-    if finish_reason == "error":
-        raise AttemptFailed(
-            f"the reply ended without an answer{named}", Remedy.RETRY_LATER, said=words
-        )
-    text = _text(received)
-    if finish_reason == "length" and not without_reasoning(text).strip():
-        raise AttemptFailed(_all_reasoning(received, request), Remedy.RAISE_MAX_TOKENS)
-    # A model that is held to JSON may put all of it between its tags; the schema's reader looks.
-    answer = text if request.schema else without_reasoning(text)
-    if not answer.strip():
-        what = "the reply ended without an answer" if reason else "an empty reply"
-        raise AttemptFailed(f"{what}{named}", Remedy.RETRY_LATER, said=words)
-    return finish_reason or "stop"
-
-
-def _all_reasoning(received: list[Part], request: Request) -> str:
-    usage = _usage(received)
-    tokens = (usage.output_tokens if usage else 0) or request.max_tokens
-    spent = f"all {tokens:,} tokens" if tokens else "all its tokens"
-    return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"
+    return told_delay(str(said_in), served_at(call.headers, time.time()))

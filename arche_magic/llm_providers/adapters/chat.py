@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import Part, counted
 from .failures import ErrorInReply, mapping, mappings, said
 from .finish import finish_kind
+from .parts import Part, counted
 
 if TYPE_CHECKING:
     from ..types import Message, Request

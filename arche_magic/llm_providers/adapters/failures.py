@@ -7,7 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AttemptFailed, Remedy
+from ..errors import ProviderFailure, Remedy
 from .http import Call, parse_body
 from .limits import retry_delay
 
@@ -163,27 +163,29 @@ def event_status(fields: Mapping[str, Any]) -> int | None:
     return 400 if said(fields, "type").startswith("invalid_request") else None
 
 
-def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "") -> AttemptFailed:
+def by_status(
+    call: Call, status: int, fields: Mapping[str, Any], model: str = ""
+) -> ProviderFailure:
     """What a status says where no code or type in the body says more."""
     what = label(status, fields)
     words = words_of(call.body, fields)
     delay = retry_delay(call.headers, time.time())
     if 300 <= status < 400:
-        return AttemptFailed(
+        return ProviderFailure(
             f"the server redirected to another address {what}; the key was not sent there",
             Remedy.CHECK_ADDRESS,
             said=call.headers.get("location", ""),
         )
     if status == 407:
         message = f"the proxy of this network wants a user name and a password {what}"
-        return AttemptFailed(message, Remedy.CHECK_SETUP, said=words)
+        return ProviderFailure(message, Remedy.CHECK_SETUP, said=words)
     # A page that is not an error of the API comes from a proxy or a firewall before it, or from a
     # web site at a wrong base URL.
     if status in (400, 401, 403, 422) and (_is_page(call.body) or (status == 403 and not fields)):
         message = f"access blocked on the way {what}"
-        return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
+        return ProviderFailure(message, Remedy.CHECK_ADDRESS, said=words)
     if status == 401:
-        return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY, said=words)
+        return ProviderFailure(f"key refused {what}", Remedy.REPLACE_KEY, said=words)
     if no_credit := _about_money(status, words, what):
         return no_credit
     if status == 403:
@@ -191,48 +193,50 @@ def by_status(call: Call, status: int, fields: Mapping[str, Any], model: str = "
     if status in (404, 405):
         return _not_found(call, words, what, model)
     if status == 413:
-        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=words)
+        return ProviderFailure(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=words)
     if status == 429:
-        return AttemptFailed(
+        return ProviderFailure(
             f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay, said=words
         )
     if status in (451, 511):
         message = f"access from this region or network refused {what}"
-        return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
+        return ProviderFailure(message, Remedy.CHECK_ADDRESS, said=words)
     # LM Studio says so under a 200.
     if status >= 500 and "unexpected endpoint" in words.lower():
-        return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
+        return ProviderFailure(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
     if status in (408, 409, 424, 425, 498) or status >= 500:
         names = {408: "timed out", 498: "no capacity", 503: "overloaded", 504: "timed out"}
         message = f"{names.get(status, 'server error')} {what}"
-        return AttemptFailed(message, Remedy.RETRY_LATER, retry_after=delay, said=words)
+        return ProviderFailure(message, Remedy.RETRY_LATER, retry_after=delay, said=words)
     if status in (400, 406, 411, 414, 415, 422, 431):
         if _TOO_LONG.search(words):
-            return AttemptFailed(
+            return ProviderFailure(
                 f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=words
             )
         # Of an option it is said, too, that the model does not support it any longer.
         if said(fields, "param") in ("", "model") and _NO_MODEL.search(words):
             return model_missing(words, what)
-        return AttemptFailed(
+        return ProviderFailure(
             f"request refused {what}",
             Remedy.FIX_REQUEST,
             said=words,
             names_option=bool(_OPTION.search(words)),
         )
-    return AttemptFailed(f"an unknown answer {what}", Remedy.RETRY_LATER, unknown=True, said=words)
+    return ProviderFailure(
+        f"an unknown answer {what}", Remedy.RETRY_LATER, unknown=True, said=words
+    )
 
 
-def model_missing(words: str, what: str) -> AttemptFailed:
+def model_missing(words: str, what: str) -> ProviderFailure:
     """A model that the address does not serve, or not any more."""
     state = "retired" if _RETIRED.search(f"{words} {what}") else "not found"
-    return AttemptFailed(f"model {state} {what}", Remedy.CHANGE_MODEL, said=words)
+    return ProviderFailure(f"model {state} {what}", Remedy.CHANGE_MODEL, said=words)
 
 
-def without_capability(failure: AttemptFailed, request: Request) -> AttemptFailed:
+def without_capability(failure: ProviderFailure, request: Request) -> ProviderFailure:
     """The failure, or what it says of a capability of the model that the request needs."""
     if request.images and _NO_IMAGES.search(failure.said):
-        return AttemptFailed(
+        return ProviderFailure(
             f"takes no images {failure.summary[failure.summary.find('(') :]}",
             Remedy.FIX_REQUEST,
             said=failure.said,
@@ -241,40 +245,40 @@ def without_capability(failure: AttemptFailed, request: Request) -> AttemptFaile
     return failure
 
 
-def _about_money(status: int, words: str, what: str) -> AttemptFailed | None:
+def _about_money(status: int, words: str, what: str) -> ProviderFailure | None:
     """A refusal for want of credit; None if it is about something else."""
     if status == 402 and re.search("fewer max_tokens|can only afford", words):
         # OpenRouter: there is credit, but not for the longest reply that was asked for.
         message = f"too little credit for this request {what}"
-        return AttemptFailed(message, Remedy.FIX_REQUEST, said=words, names_option=True)
+        return ProviderFailure(message, Remedy.FIX_REQUEST, said=words, names_option=True)
     if status == 402 or (status in (400, 403, 412, 429) and _NO_CREDIT.search(words)):
-        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=words)
+        return ProviderFailure(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=words)
     return None
 
 
-def _forbidden(call: Call, words: str, what: str) -> AttemptFailed:
+def _forbidden(call: Call, words: str, what: str) -> ProviderFailure:
     """A 403 of the API itself: about the place that asks, the model, or the key."""
     if _ABOUT_PLACE.search(str(call.body)[:_READ]):
         message = f"access from this region or network refused {what}"
-        return AttemptFailed(message, Remedy.CHECK_ADDRESS, said=words)
+        return ProviderFailure(message, Remedy.CHECK_ADDRESS, said=words)
     if re.search(r"\bmodels?\b", words, re.IGNORECASE):
         message = f"the model is not in the plan {what}"
-        return AttemptFailed(message, Remedy.CHANGE_PLAN, said=words)
+        return ProviderFailure(message, Remedy.CHANGE_PLAN, said=words)
     if _ABOUT_KEY.search(str(call.body)[:_READ]):
-        return AttemptFailed(f"access refused {what}", Remedy.REPLACE_KEY, said=words)
-    return AttemptFailed(f"access refused {what}", Remedy.CHECK_ADDRESS, said=words)
+        return ProviderFailure(f"access refused {what}", Remedy.REPLACE_KEY, said=words)
+    return ProviderFailure(f"access refused {what}", Remedy.CHECK_ADDRESS, said=words)
 
 
-def _not_found(call: Call, words: str, what: str, model: str) -> AttemptFailed:
+def _not_found(call: Call, words: str, what: str, model: str) -> ProviderFailure:
     """A 404: about what this request needs, the account, the model, or the address."""
     if re.search("no endpoints found that (support|can)", words, re.IGNORECASE):
         # OpenRouter: no provider of the model takes images, tools or a parameter of the request.
-        return AttemptFailed(f"request refused {what}", Remedy.FIX_REQUEST, said=words)
+        return ProviderFailure(f"request refused {what}", Remedy.FIX_REQUEST, said=words)
     if re.search("data policy|allowed providers", words, re.IGNORECASE):
         message = f"the account's settings exclude the model {what}"
-        return AttemptFailed(message, Remedy.CHANGE_PLAN, said=words)
+        return ProviderFailure(message, Remedy.CHANGE_PLAN, said=words)
     if re.search("(invalid|request) url", words, re.IGNORECASE):
-        return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
+        return ProviderFailure(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
     about_model = re.search(
         r"\bmodels?\b|no longer available|no endpoints found for", words, re.IGNORECASE
     )
@@ -282,8 +286,8 @@ def _not_found(call: Call, words: str, what: str, model: str) -> AttemptFailed:
         return model_missing(words, what)
     is_page = not words or _is_page(call.body) or call.status == 405
     if is_page or _NO_ADDRESS.search(f"{words} {what}"):
-        return AttemptFailed(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
-    return AttemptFailed(f"not found {what}", Remedy.FIX_REQUEST, said=words)
+        return ProviderFailure(f"no such address {what}", Remedy.CHECK_ADDRESS, said=words)
+    return ProviderFailure(f"not found {what}", Remedy.FIX_REQUEST, said=words)
 
 
 def _is_page(body: Any) -> bool:

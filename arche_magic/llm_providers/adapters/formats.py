@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AttemptFailed, Remedy
+from ..errors import ProviderFailure, Remedy
 from ..types import Message
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Formats:
 
     def refused(
         self, model: str, asked: Asked, status: int, message: str, what: str
-    ) -> AttemptFailed | None:
+    ) -> ProviderFailure | None:
         """Learn from a refusal whose words name the format or the system prompt.
 
         Returns None if the refusal is about something else.
@@ -96,7 +96,7 @@ class Formats:
             return None
         if asked.system and _ABOUT_SYSTEM.search(message):
             self._without_system.add(model)
-            return AttemptFailed(f"{model} takes no system prompt {what}", Remedy.ASK_DIFFERENTLY)
+            return ProviderFailure(f"{model} takes no system prompt {what}", Remedy.ASK_DIFFERENTLY)
         if _ABOUT_SCHEMA.search(message):
             form = Format.JSON
         elif _ABOUT_JSON.search(message):
@@ -105,7 +105,7 @@ class Formats:
             return None
         return self._plainer(model, asked, form, what, named=bool(_SCHEMA_NAME.search(message)))
 
-    def suspected(self, model: str, asked: Asked, what: str) -> AttemptFailed | None:
+    def suspected(self, model: str, asked: Asked, what: str) -> ProviderFailure | None:
         """Step down after a refusal that gives no reason: the schema may be too much for the model.
 
         Gemini answers a bare INVALID_ARGUMENT to schemas that it cannot compile. Only this schema
@@ -133,7 +133,7 @@ class Formats:
 
     def _plainer(
         self, model: str, asked: Asked, form: Format, what: str, *, named: bool
-    ) -> AttemptFailed | None:
+    ) -> ProviderFailure | None:
         if asked.form is None or asked.form is Format.PROMPT:
             return None
         # At least one step below what was refused, whatever the words say.
@@ -144,7 +144,7 @@ class Formats:
             kind = "JSON"
         else:
             kind = "this JSON Schema" if named else "a JSON Schema"
-        return AttemptFailed(f"{model} cannot be held to {kind} {what}", Remedy.ASK_DIFFERENTLY)
+        return ProviderFailure(f"{model} cannot be held to {kind} {what}", Remedy.ASK_DIFFERENTLY)
 
 
 def _told(request: Request, schema: Schema) -> Request:

@@ -7,14 +7,15 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AttemptFailed, Remedy
+from ..errors import ProviderFailure, Remedy
 from ..types import Image, Metric, Observation, Period, Request
-from .base import Part, SdkAdapter, as_count, counted
+from .base import SdkAdapter
 from .failures import by_status, is_code, label, mapping, mappings, said
 from .finish import finish_kind
 from .formats import Format
 from .http import STAND_IN, Call
 from .limits import parse_duration
+from .parts import Part, as_count, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,11 +122,11 @@ class GoogleAdapter(SdkAdapter):
 
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> AttemptFailed:
+    ) -> ProviderFailure:
         return classify(call, status, fields, model)
 
 
-def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> AttemptFailed:
+def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> ProviderFailure:
     """What a refusal of Google's means, whichever wire it came on."""
     what, message = label(status, fields), said(fields, "message")
     # Anything but a code may be a text that quotes the prompt.
@@ -133,26 +134,28 @@ def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> 
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
     if "API_KEY_IP_ADDRESS_BLOCKED" in reasons:
         where = f"access from this network refused ({status} {reasons[0]})"
-        return AttemptFailed(where, Remedy.CHECK_ADDRESS, said=message)
+        return ProviderFailure(where, Remedy.CHECK_ADDRESS, said=message)
     if any(reason.startswith("API_KEY_") for reason in reasons):
-        return AttemptFailed(
+        return ProviderFailure(
             f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY, said=message
         )
     if status == 429:
         return _limited(fields, what)
     if status == 400 and said(fields, "status") == "FAILED_PRECONDITION":
         if "location" in message.lower():
-            return AttemptFailed(
+            return ProviderFailure(
                 f"access from this region or network refused {what}",
                 Remedy.CHECK_ADDRESS,
                 said=message,
             )
         # Billing is not enabled.
-        return AttemptFailed(
+        return ProviderFailure(
             f"the account's settings exclude the model {what}", Remedy.CHANGE_PLAN, said=message
         )
     if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
-        return AttemptFailed(f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message)
+        return ProviderFailure(
+            f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
+        )
     return by_status(call, status, fields, model)
 
 
@@ -235,7 +238,7 @@ def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
     return [detail for detail in details if said(detail, "@type").endswith(f".{kind}")]
 
 
-def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
+def _limited(fields: Mapping[str, Any], what: str) -> ProviderFailure:
     """A 429, by its quotaId: on a daily limit the delay it names is under a minute all the same."""
     violations = [
         violation
@@ -246,11 +249,11 @@ def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
     if any(str(v.get("quotaValue", "0")) == "0" for v in violations) or (
         not violations and re.search(r"limit: 0\b", message)
     ):
-        return AttemptFailed(
+        return ProviderFailure(
             f"the model is not in the plan {what}", Remedy.CHANGE_PLAN, said=message
         )
     if not violations and "prepayment credits" in message:
-        return AttemptFailed(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=message)
+        return ProviderFailure(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=message)
     named = [d.get("retryDelay") for d in _details(fields, "RetryInfo")]
     delay = parse_duration(str(named[0])) if named else None
     # The delay is cut to whole seconds, and the window turns on the full minute.
@@ -259,17 +262,17 @@ def _limited(fields: Mapping[str, Any], what: str) -> AttemptFailed:
     daily = next((o for o in observations if o.name.endswith("_per_day")), None)
     worst = daily or next(iter(observations), None)
     if worst is None:
-        return AttemptFailed(
+        return ProviderFailure(
             f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay, said=message
         )
     if not daily:
         observations = [replace(seen, opens_in=delay) for seen in observations]
-    return AttemptFailed(
+    return ProviderFailure(
         f"{worst.name.replace('_', ' ')} spent (limit {worst.amount:,.0f})",
         Remedy.WAIT_FOR_LIMIT,
         retry_after=None if daily else delay,
         limit=worst.name,
-        observations=observations,
+        observations=tuple(observations),
     )
 
 

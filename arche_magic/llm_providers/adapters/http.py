@@ -21,7 +21,7 @@ import httpx
 
 from .. import machine
 from ..addresses import is_loopback, origin
-from ..errors import AttemptFailed, Remedy
+from ..errors import AttemptFailed, ProviderFailure, Remedy
 from ..stopping import stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,
@@ -215,7 +215,7 @@ class HttpClient:
         is_secure = self._base_url.lower().startswith("https:")
         problem = next(machine.proxy_problems(), "") if is_remote else ""
         if problem := problem or (machine.certificate_problem() if is_secure else ""):
-            raise _setup(problem)
+            raise AttemptFailed(_setup(problem))
         try:
             client = _Client(
                 # A redirect could carry the key to another host.
@@ -229,7 +229,8 @@ class HttpClient:
             )
         # Those of the operating system, where no variable names them.
         except (ValueError, ImportError, httpx.InvalidURL, OSError) as error:
-            raise _setup(f"this machine's proxy settings cannot be used: {error}") from None
+            problem = f"this machine's proxy settings cannot be used: {error}"
+            raise AttemptFailed(_setup(problem)) from None
         keep_time(client)
         client.put_behind(self._current)
         if uses_proxy(client, self._base_url):
@@ -333,7 +334,7 @@ def parse_body(text: str) -> Any:
         return text
 
 
-def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
+def transport_failure(error: BaseException, call: Call) -> ProviderFailure | None:
     """What happened on the network, if that is what the error is about."""
     links: list[BaseException] = []
     link: BaseException | None = error
@@ -348,7 +349,7 @@ def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
         if isinstance(link, httpx.ConnectTimeout):
             return _unsent(f"no connection within {_in_words(call.timeouts.connect)}")
         if isinstance(link, httpx.TimeoutException):
-            return AttemptFailed(call.lateness(), Remedy.RETRY_LATER)
+            return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
             if re.match("5[0-9][0-9]", str(link)):
                 return _unsent(f"the proxy of {proxy} has no connection to {host} ({link})")
@@ -358,9 +359,9 @@ def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
                 return _setup(f"no connection to the proxy of {proxy}")
             return _unsent("no connection")
         if isinstance(link, Unreadable):
-            return AttemptFailed(str(link), Remedy.RETRY_LATER)
+            return ProviderFailure(str(link), Remedy.RETRY_LATER)
         if isinstance(link, httpx.TransportError | httpx.StreamError):
-            return AttemptFailed("connection lost", Remedy.RETRY_LATER)
+            return ProviderFailure("connection lost", Remedy.RETRY_LATER)
     return None
 
 
@@ -368,7 +369,7 @@ def transport_failure(error: BaseException, call: Call) -> AttemptFailed | None:
 _UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
 
 
-def _tls_failure(error: ssl.SSLError, host: str) -> AttemptFailed:
+def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code not in _UNKNOWN_ISSUER:
             return _setup(f"the certificate of {host} is not valid ({error.verify_message})")
@@ -380,19 +381,19 @@ def _tls_failure(error: ssl.SSLError, host: str) -> AttemptFailed:
         )
     reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-        return AttemptFailed(
+        return ProviderFailure(
             f"{host} does not speak TLS; is its address http://?", Remedy.CHECK_ADDRESS, sent=False
         )
     return _unsent(f"the TLS connection to {host} failed ({reason})")
 
 
-def _setup(problem: str) -> AttemptFailed:
-    return AttemptFailed(problem, Remedy.CHECK_SETUP, sent=False)
+def _setup(problem: str) -> ProviderFailure:
+    return ProviderFailure(problem, Remedy.CHECK_SETUP, sent=False)
 
 
 def _in_words(seconds: float) -> str:
     return f"{round(seconds, 1) or seconds:g} s"
 
 
-def _unsent(message: str) -> AttemptFailed:
-    return AttemptFailed(message, Remedy.RETRY_LATER, sent=False)
+def _unsent(message: str) -> ProviderFailure:
+    return ProviderFailure(message, Remedy.RETRY_LATER, sent=False)

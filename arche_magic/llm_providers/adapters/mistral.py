@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from ..errors import AttemptFailed, Remedy
-from .base import Part, SdkAdapter, as_count
+from ..errors import ProviderFailure, Remedy
+from .base import SdkAdapter
 from .chat import chat_messages, chat_part
 from .failures import (
     by_status,
@@ -23,6 +23,7 @@ from .failures import (
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations, retry_delay
+from .parts import Part, as_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -98,28 +99,28 @@ class MistralAdapter(SdkAdapter):
 
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> AttemptFailed:
+    ) -> ProviderFailure:
         # Codes are strings in recordings, and numbers in some reports.
         code, kind = said(fields, "code"), said(fields, "type")
         what, message = label(status, fields), said(fields, "message")
         if code == "3505" or kind == "service_tier_capacity_exceeded":
             delay = retry_delay(call.headers, time.time())
-            return AttemptFailed(
+            return ProviderFailure(
                 f"overloaded {what}", Remedy.RETRY_LATER, retry_after=delay, said=message
             )
         never = any(observation.amount == 0 for observation in self._observe(call))
         if code == "1910" or kind == "tier_not_allowed" or (status == 429 and never):
-            return AttemptFailed(
+            return ProviderFailure(
                 f"the model is not in the plan {what}", Remedy.CHANGE_PLAN, said=message
             )
         if code == "1500" or kind == "invalid_model":
             return model_missing(message, what)
         if code == "3051":
-            return AttemptFailed(
+            return ProviderFailure(
                 f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
             )
         if status == 422 and (problems := validation_problems(fields)):
-            return AttemptFailed(
+            return ProviderFailure(
                 f"{model} does not take the request {what}",
                 Remedy.FIX_REQUEST,
                 said=problems,

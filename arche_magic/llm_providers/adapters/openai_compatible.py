@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AttemptFailed, Remedy
+from ..errors import ProviderFailure, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
-from .base import Part, SdkAdapter
+from .base import SdkAdapter
 from .chat import chat_messages, chat_part
 from .failures import by_status, label, mapping, mappings, said, words_of
 from .formats import Format, response_format
@@ -22,6 +23,7 @@ from .limits import (
     retry_delay,
     served_at,
 )
+from .parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -174,14 +176,14 @@ class OpenAIAdapter(SdkAdapter):
 
     def _classify(
         self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> AttemptFailed:
+    ) -> ProviderFailure:
         what, message = label(status, fields), words_of(call.body, fields)
         code, kind = said(fields, "code"), said(fields, "type")
         delay = retry_delay(call.headers, time.time())
         if known := WORDS.get(code.lower()) or WORDS.get(kind.lower()):
             words, remedy = known
             later = delay if remedy is Remedy.RETRY_LATER else None
-            return AttemptFailed(f"{words} {what}", remedy, retry_after=later, said=message)
+            return ProviderFailure(f"{words} {what}", remedy, retry_after=later, said=message)
         sentence = read_sentence(message)
         if sentence is not None and status in (413, 429):
             return _limited(call, status, sentence)
@@ -190,7 +192,7 @@ class OpenAIAdapter(SdkAdapter):
             return google.classify(call, status, fields, model)
         if status == 403 and mapping(fields.get("metadata")).get("flagged_input"):
             # OpenRouter's moderation.
-            return AttemptFailed(
+            return ProviderFailure(
                 f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT, said=message
             )
         if status in (400, 422):
@@ -198,20 +200,20 @@ class OpenAIAdapter(SdkAdapter):
                 return adapted
             if (param := said(fields, "param")) and code.startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
-                return AttemptFailed(
+                return ProviderFailure(
                     f"{model} does not take {param} {what}",
                     Remedy.FIX_REQUEST,
                     said=message,
                     names_option=not param.startswith("response_format"),
                 )
             if _BAD_KEY.search(message):
-                return AttemptFailed(f"key refused {what}", Remedy.REPLACE_KEY, said=message)
+                return ProviderFailure(f"key refused {what}", Remedy.REPLACE_KEY, said=message)
         failure = by_status(call, status, fields, model)
         if status == 429 and failure.retry_after is None:
-            failure.retry_after = _resets_in(call, fields)
+            failure = replace(failure, retry_after=_resets_in(call, fields))
         return failure
 
-    def _adapted(self, model: str, param: str, message: str, what: str) -> AttemptFailed | None:
+    def _adapted(self, model: str, param: str, message: str, what: str) -> ProviderFailure | None:
         """Learn, once per model, to do without a parameter of ours or to use its other name."""
         place = (self._key.provider, self._base_url, model)
 
@@ -222,14 +224,14 @@ class OpenAIAdapter(SdkAdapter):
         if is_refused("stream_options") and place not in _without_options:
             _without_options.add(place)
             words = f"{model} does not take stream_options {what}"
-            return AttemptFailed(words, Remedy.ASK_DIFFERENTLY)
+            return ProviderFailure(words, Remedy.ASK_DIFFERENTLY)
         name = self._token_limit(model)
         if not is_refused(name) or place in _token_limits:
             return None
         other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
         _token_limits[place] = other
         words = f"{model} takes {other} in place of {name} {what}"
-        return AttemptFailed(words, Remedy.ASK_DIFFERENTLY)
+        return ProviderFailure(words, Remedy.ASK_DIFFERENTLY)
 
 
 class GroqAdapter(OpenAIAdapter):
@@ -275,17 +277,17 @@ def _resets_in(call: Call, fields: Mapping[str, Any]) -> float | None:
     return parse_duration(text, served_at(call.headers, time.time()))
 
 
-def _limited(call: Call, status: int, sentence: LimitSentence) -> AttemptFailed:
+def _limited(call: Call, status: int, sentence: LimitSentence) -> ProviderFailure:
     # The retry-after of a 413 is computed from the excess and means nothing.
     if status == 413 or sentence.never_fits:
-        return AttemptFailed(
+        return ProviderFailure(
             f"one request too large for the limit ({sentence.figures})",
             Remedy.SHORTEN_PROMPT,
             limit=sentence.name,
             observations=sentence.observations,
         )
     delays = (sentence.wait, retry_delay(call.headers, time.time()))
-    return AttemptFailed(
+    return ProviderFailure(
         str(sentence),
         Remedy.WAIT_FOR_LIMIT,
         # Groq rounds the header up and the sentence not; OpenAI's may speak of different limits.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..errors import AttemptFailed, Remedy
+from ..errors import ProviderFailure, Remedy
 from . import closures, opening, windows
 from .closures import Closable
 from .ledger import as_amounts
@@ -27,7 +27,7 @@ _FIRST_ADDRESS_SECONDS, _LONGEST_ADDRESS_SECONDS = 120.0, 3600.0
 _LONGEST_WAIT_SECONDS = 62 * 86_400.0
 
 
-def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
+def spent(held: Amounts, failure: ProviderFailure) -> Amounts:
     """What a failed call counts for: the provider's count, or else the most it can be."""
     if not failure.sent:
         return {}
@@ -42,7 +42,7 @@ def spent(held: Amounts, failure: AttemptFailed) -> Amounts:
 
 
 def close(
-    record: RouteRecord, failure: AttemptFailed, now: float, began: float, jitter: float
+    record: RouteRecord, failure: ProviderFailure, now: float, began: float, jitter: float
 ) -> None:
     """Note what the model lacks, and close what the failure's remedy says.
 
@@ -82,7 +82,9 @@ def close(
         closures.reopen(provider, began)
 
 
-def _wait_for_limit(record: RouteRecord, failure: AttemptFailed, now: float, began: float) -> float:
+def _wait_for_limit(
+    record: RouteRecord, failure: ProviderFailure, now: float, began: float
+) -> float:
     """Seconds until the provider's time; unnamed, until our windows have room."""
     stated = _sensible(failure.retry_after)
     if stated is not None:

@@ -1,0 +1,143 @@
+"""The parts of a reply as they arrive, and whether together they are an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..characters import Characters, whole_characters
+from ..errors import AttemptFailed, ProviderFailure, Remedy
+from ..reasoning import without_reasoning
+from ..types import Usage
+from .failures import is_code
+
+if TYPE_CHECKING:
+    from ..types import Request
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one object of an SDK holds of a reply.
+
+    `finish_reason` is `stop`, `length`, `content_filter` or `error`, see `finish_kind`; `reason` is
+    the provider's own word for it.
+    """
+
+    text: str = ""
+    refusal: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    reason: str = ""
+
+
+def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
+    """The provider's own count, or None if it gave no figures; -1 for what is not a count."""
+    counted_input, *counts = map(as_count, (input_tokens, *output_tokens))
+    counted_output = -1 if -1 in counts else sum(counts)
+    return Usage(counted_input, counted_output) if counted_input or counted_output else None
+
+
+def as_count(figure: Any) -> int:
+    """A figure as a whole number: 0 for None, -1 for what is not a count."""
+    if figure is None:
+        return 0
+    if isinstance(figure, float) and figure.is_integer():
+        figure = int(figure)
+    is_count = isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0
+    return int(figure) if is_count else -1
+
+
+class Received:
+    """The parts of one reply so far."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._characters = Characters()
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, part: Part) -> None:
+        """Add the next part."""
+        self._parts.append(part)
+
+    def whole(self, text: str) -> str:
+        """The whole characters of a streamed text; a half one is kept until its rest arrives."""
+        return self._characters.take(text)
+
+    def rest(self) -> str:
+        """What `whole` kept when the stream has ended."""
+        return self._characters.rest()
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return whole_characters("".join(part.text for part in self._parts))
+
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's last count, or None."""
+        return next((part.usage for part in reversed(self._parts) if part.usage), None)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """How the reply ended, or None if no part says so."""
+        reasons = (part.finish_reason for part in reversed(self._parts))
+        return next(filter(None, reasons), None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a stream has come to its end, with an answer, and said so."""
+        last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
+        return (
+            last is not None
+            and last.finish_reason in ("stop", "length")
+            and bool(without_reasoning(self.text).strip())
+            and not any(part.refusal for part in self._parts)
+        )
+
+    def checked_finish(self, request: Request, stream: bool) -> str:
+        """`stop` or `length`.
+
+        Raises:
+            AttemptFailed: what was received is not an answer.
+        """
+        finish_reason = self.finish_reason
+        reason = next((part.reason for part in reversed(self._parts) if part.reason), "")
+        reason = "" if reason.casefold() == finish_reason else reason
+        named = f" ({reason})" if is_code(reason) else ""
+        words = "" if named else reason
+
+        def failed(summary: str, remedy: Remedy) -> AttemptFailed:
+            return AttemptFailed(ProviderFailure(f"{summary}{named}", remedy, words))
+
+        if refusal := "".join(part.refusal for part in self._parts):
+            summary = "the model refused to answer"
+            raise AttemptFailed(ProviderFailure(summary, Remedy.CHANGE_PROMPT, text=refusal))
+        if finish_reason == "content_filter":
+            raise failed("the provider filtered the reply", Remedy.CHANGE_PROMPT)
+        if finish_reason is None and stream:
+            raise stream_ended_early()
+        if finish_reason == "error":
+            raise failed("the reply ended without an answer", Remedy.RETRY_LATER)
+        text = self.text
+        if finish_reason == "length" and not without_reasoning(text).strip():
+            summary = self._all_reasoning(request)
+            raise AttemptFailed(ProviderFailure(summary, Remedy.RAISE_MAX_TOKENS))
+        # A model that must reply in JSON may put all of it between its reasoning tags; the reader
+        # of the schema looks there.
+        answer = text if request.schema else without_reasoning(text)
+        if not answer.strip():
+            summary = "the reply ended without an answer" if reason else "an empty reply"
+            raise failed(summary, Remedy.RETRY_LATER)
+        return finish_reason or "stop"
+
+    def _all_reasoning(self, request: Request) -> str:
+        tokens = (self.usage.output_tokens if self.usage else 0) or request.max_tokens
+        spent = f"all {tokens:,} tokens" if tokens else "all its tokens"
+        return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"
+
+
+def stream_ended_early() -> AttemptFailed:
+    """A stream without its end."""
+    return AttemptFailed(ProviderFailure("the stream ended early", Remedy.RETRY_LATER))
