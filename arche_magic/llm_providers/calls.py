@@ -1,4 +1,4 @@
-"""One call on its way: whose adapter makes it, what has arrived of it, and what it has cost."""
+"""The call of one attempt: which adapter makes it, what has arrived, and what it has cost."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_adapters.clear)
 
 
-class Call:
+class Answer:
     """What has arrived of one call so far.
 
     Args:
@@ -66,13 +66,14 @@ class Call:
         window: most tokens of a request and its reply, by the model; inf if unknown.
 
     Attributes:
+        route: the route that answers.
         first_token_s: seconds until the first text, or None.
         finish_reason: `stop` or `length`.
         observations: what the answer said of limits.
     """
 
     def __init__(self, hold: Hold, request: Request, window: float = math.inf) -> None:
-        self._hold = hold
+        self._hold, self.route = hold, hold.route
         expected = hold.amounts["input_tokens"]
         long_prompt = max(_TIMES_THE_ESTIMATE * expected, _LONG_PROMPT_TOKENS)
         longest_reply: float = _LONGEST_REPLY_TOKENS
@@ -142,7 +143,7 @@ class Call:
         return Usage(expected_input, math.ceil(len(self.text) / 4))
 
     def _warn(self) -> None:
-        route = self._hold.route
+        route = self.route
         if (route.provider, route.model) not in _warned_of:
             _warned_of.add((route.provider, route.model))
             logger.warning(

@@ -342,7 +342,7 @@ class IntelligentLLMOrchestrator:
             quota_tracker=together or self.quota_tracker,
             log=together or self._log,
             tally=self._tally,
-            may_hang=together is not None,
+            has_deadline=together is None,
         ).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:

@@ -1,18 +1,31 @@
-"""The routes that a request may still be offered to, and why it has left the others."""
+"""The routes that a request may still be offered to, and what it ends with if none answers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from .endings import no_route, refused_by_all, wrong_setup
-from .errors import LLMProviderError, ProviderFailure, Remedy
+from .endings import also_tried, no_route, out_of_tokens, refused_by_all, wrong_setup
+from .errors import (
+    ContentFiltered,
+    IncompleteReply,
+    LLMProviderError,
+    ProviderFailure,
+    Remedy,
+    SchemaMismatch,
+)
 from .quota.opening import RouteState
 from .reply import Attempt
-from .types import Request, Route
+from .schemas import with_correction
+from .types import Route
+
+if TYPE_CHECKING:
+    from .attempt import Result
+    from .request_progress import RequestProgress
 
 _CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
-"""Most calls that one request sends, to one route and in all, whatever the answers are."""
+"""Maximum number of calls that one request sends, to one route and in all."""
 
 
 class Remaining:
@@ -20,20 +33,33 @@ class Remaining:
 
     Args:
         routes: all that it may take.
+        progress: the request's.
     """
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = routes
+    def __init__(self, routes: Sequence[Route], progress: RequestProgress) -> None:
+        self._routes, self._progress = routes, progress
         self._calls: Counter[Route] = Counter()
-        # Routes that cannot answer this request, whenever they open; of these, the ones that
-        # refused the request itself, and the ones that this machine's settings keep it from.
+        # Routes that cannot answer this request, whenever they open. Some of them refused the
+        # request itself; others cannot be reached with the settings of this machine.
         self._left: set[Route] = set()
         self._unfit: set[Route] = set()
         self._unreachable: set[Route] = set()
         self._setup: dict[str, None] = {}
+        # What the request ends with if no other route answers.
+        self._filtered: ContentFiltered | None = None
+        self._all_reasoning: IncompleteReply | None = None
+        self._mismatch: SchemaMismatch | None = None
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a model spent all its tokens on reasoning.
+
+        The user can then raise `max_tokens`, sooner than a closed route opens.
+        """
+        return self._all_reasoning is not None
 
     def routes(self) -> list[Route]:
-        """Those that may be asked, in order; none once the request has sent all its calls."""
+        """The routes that may be asked, in order; none once the request has sent all its calls."""
         if self._calls.total() >= _CALLS_PER_REQUEST:
             return []
         return [
@@ -43,44 +69,113 @@ class Remaining:
         ]
 
     def note_call(self, route: Route) -> None:
-        """Count a call, whatever becomes of it."""
+        """Count a call, whatever its result."""
         self._calls[route] += 1
 
-    def leave(self, route: Route) -> None:
-        """Ask a route no more."""
-        self._left.add(route)
+    def judge(self, result: Result) -> LLMProviderError:
+        """Leave the routes that cannot answer after this attempt, which gave no reply.
 
-    def leave_model(self, attempt: Attempt) -> set[Route]:
-        """Ask no key for the model of an attempt any more: each would answer alike."""
-        same = (attempt.provider, attempt.model)
-        left = {route for route in self._routes if (route.provider, route.model) == same}
-        self._left |= left
-        return left
+        A reply that does not fit its schema changes the request, which then states the problem.
+        Returns the error of the attempt.
 
-    def note_failure(self, failure: ProviderFailure, attempt: Attempt) -> None:
-        """Leave the routes that would fail in the same way."""
+        Raises:
+            ContentFiltered: the provider filtered, and no other model may try.
+            SchemaMismatch: the second reply does not fit, or the reply was cut at max_tokens.
+        """
+        failure, attempt = result.failure, result.attempt
+        if failure is None:
+            return self._misfit(result)
+        if failure.remedy is Remedy.SHORTEN_PROMPT or not result.is_booked:
+            self._left.add(result.answer.route)
         if failure.remedy is Remedy.FIX_REQUEST:
-            self._unfit |= self.leave_model(attempt)
+            self._unfit |= self._leave_model(attempt)
         elif failure.remedy is Remedy.CHECK_SETUP:
             self._setup[failure.summary] = None
             self._unreachable.update(r for r in self._routes if r.provider == attempt.provider)
             self._left |= self._unreachable
+        return self._broken(result, failure)
 
-    def error(
-        self, states: Mapping[Route, RouteState], attempts: Sequence[Attempt], now: float,
-        timeout: float | None, cause: str, request: Request,
-    ) -> LLMProviderError:  # fmt: skip
-        """The error of a request that no route answered; see `endings.no_route`."""
+    def error(self, states: Mapping[Route, RouteState], now: float, cause: str) -> LLMProviderError:
+        """The error of a request that no route answered.
+
+        Args:
+            states: of all its routes, as the ledger sees them now.
+            now: epoch seconds.
+            cause: what else kept it, or "".
+        """
+        attempts = self._progress.attempts
+        error = self._last_error(states, now, cause)
+        if self._mismatch:
+            why = f"not asked once more: {error}"
+            return self._mismatch.ended(why, attempts, error.next_available_at)
+        if self._filtered:
+            return also_tried(self._filtered, error)
+        if self._all_reasoning:
+            return out_of_tokens(self._all_reasoning, error, self._routes)
+        return error
+
+    def _last_error(
+        self, states: Mapping[Route, RouteState], now: float, cause: str
+    ) -> LLMProviderError:
+        progress, attempts = self._progress, self._progress.attempts
         refused = Remedy.FIX_REQUEST.name
         unfit = self._unfit | {r for r, state in states.items() if state.remedy == refused}
         if unfit.issuperset(self._routes):
             return refused_by_all(attempts)
         if self._unreachable and self._left.issuperset(self._routes):
             return wrong_setup(self._setup, attempts)
+        timeout = progress.request.timeout if cause or progress.time_left() <= 0 else None
         causes = [cause] if cause else []
         if self._calls.total() >= _CALLS_PER_REQUEST:
             causes.append(f"{_CALLS_PER_REQUEST} calls were sent")
-        # What this machine's settings are to blame for is said once, and of no provider.
+        # A problem of this machine's settings is stated once, without naming a provider.
         others = {r: state for r, state in states.items() if r not in self._unreachable}
         causes += self._setup
-        return no_route(others, self._left, attempts, now, timeout, "; ".join(causes), request)
+        return no_route(
+            others, self._left, attempts, now, timeout, "; ".join(causes), progress.request
+        )
+
+    def _leave_model(self, attempt: Attempt) -> set[Route]:
+        """Leave the model of an attempt with all its keys, which would answer in the same way."""
+        same = (attempt.provider, attempt.model)
+        left = {route for route in self._routes if (route.provider, route.model) == same}
+        self._left |= left
+        return left
+
+    def _broken(self, result: Result, failure: ProviderFailure) -> LLMProviderError:
+        attempts, attempt, text = self._progress.attempts, result.attempt, result.answer.text
+        where = f"{attempt.provider} ({attempt.model})"
+        if failure.remedy is Remedy.CHANGE_PROMPT:
+            filtered = ContentFiltered(f"{where} refused to answer: {failure}", attempts=attempts)
+            filtered.partial = text or failure.text
+            if not self._progress.request.fallback_on_filter:
+                raise filtered
+            self._filtered = filtered
+            self._leave_model(attempt)
+            return filtered
+        if failure.remedy is Remedy.RAISE_MAX_TOKENS:
+            error = IncompleteReply(f"{where} gave no answer: {failure}", attempts=attempts)
+            self._all_reasoning = error
+            self._leave_model(attempt)
+        else:
+            error = IncompleteReply(f"the reply broke off: {attempt}", attempts=attempts)
+        error.partial = text
+        return error
+
+    def _misfit(self, result: Result) -> SchemaMismatch:
+        progress, attempt, answer = self._progress, result.attempt, result.answer
+        name = progress.request.schema.name if progress.request.schema else ""
+        mismatch = SchemaMismatch(
+            f"the reply of {attempt.provider} ({attempt.model}) does not fit {name}: "
+            f"{result.misfit}",
+            attempts=progress.attempts,
+        )
+        mismatch.text = answer.text
+        if answer.finish_reason == "length":
+            # It would be cut again.
+            raise mismatch.ended("it was cut at max_tokens", progress.attempts)
+        if self._mismatch:
+            raise mismatch.ended("asked twice", progress.attempts)
+        self._mismatch = mismatch
+        progress.request = with_correction(progress.request, answer.text, result.misfit)
+        return mismatch

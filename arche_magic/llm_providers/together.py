@@ -1,7 +1,7 @@
-"""Requests that one thread asks one after the other: held in one change, booked in another.
+"""Several requests of one thread: one change of the ledger holds them, another one books them.
 
-Where replies come at once, to load and write the ledger twice for each costs more than the call
-itself. Each request still has a hold of its own, and is charged what it spent.
+Where replies arrive at once, reading and writing the ledger twice per request takes longer than the
+call itself. Each request still has its own hold and is charged for what it spent.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.attempts")
 
-# A hold that was not used by then is given back: others may need it.
+# An unused hold is given back after this time, because others may need it.
 _FRESH_SECONDS = 1.0
 
 
 class Together:
-    """Stands in for the ledger and the record of attempts of a few requests.
+    """Replaces the ledger and the attempt log for a few requests that follow each other.
 
-    The first of them finds its route, and holds it for the others too. Whatever is out of the
-    ordinary after that (a failure, a wait, another route) ends it: what is not used is given back,
-    and the rest goes as it does for any request. All is booked at the end of its `with`.
+    The first request finds its route and also holds it for the others. A failure, a wait or another
+    route ends this: unused holds are given back, and each remaining request holds for itself. The
+    end of the `with` books everything.
 
     Args:
         tracker: the ledger.
-        log: the record of attempts.
+        log: the attempt log.
         requests: what will be asked, in that order.
     """
 
     def __init__(self, tracker: QuotaTracker, log: AttemptLog, requests: Sequence[Request]) -> None:
         self._tracker, self._log = tracker, log
         self._unheld = list(requests)
-        # By the identity of the request.
+        # The key is the identity of the request.
         self._held: dict[int, Hold] = {}
         self._held_at = 0.0
         self._states: dict[Route, RouteState] = {}
@@ -62,7 +62,7 @@ class Together:
         return self._tracker.job
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
-        """As `QuotaTracker.state`; what the first request saw, for one that is held already."""
+        """As `QuotaTracker.state`; for a request that has its hold, what the first one saw."""
         if self._is_ready(request) and route in self._states:
             return self._states[route]
         self._book()
@@ -70,7 +70,7 @@ class Together:
         return state
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """As `QuotaTracker.hold`, for the requests that come after this one too."""
+        """As `QuotaTracker.hold`; also holds for the requests that follow."""
         if self._is_ready(request):
             hold = self._held.pop(id(request))
             if hold.route == route:
@@ -97,7 +97,7 @@ class Together:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """As `QuotaTracker.settle`, but later; what is left is not known yet: ""."""
+        """As `QuotaTracker.settle`, but later; returns "", because nothing is booked yet."""
         if self._calls and self._calls[0].hold.route != hold.route:
             self._book()
         seen = tuple(observations)
@@ -118,10 +118,11 @@ class Together:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Book what was asked, and give back what was held and not asked."""
+        """Book the calls that were made, and give back the holds of the others."""
         try:
             self._book()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the replies are worth more
+        # Broad, because replies that were paid for must not be lost to an error of the storage.
+        except Exception as error:  # noqa: BLE001
             logger.warning("the ledger refused a call (%s)", type(error).__name__)
         ended, self._ended = self._ended, []
         self._log.append_all(ended)

@@ -1,0 +1,195 @@
+"""The ledger and the attempt log as one request uses them: no call outlasts its deadline."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from .bounded import TookTooLong, within
+from .errors import ProviderFailure, Remedy
+from .storage import StorageTimeout, lock_deadline
+
+if TYPE_CHECKING:
+    from .config import Configuration
+    from .quota.opening import RouteState
+    from .quota_tracker import Hold, Purse
+    from .reply import Attempt
+    from .routing import Decision
+    from .types import Observation, Request, Route, Usage
+
+logger = logging.getLogger("arche_magic.attempts")
+
+T = TypeVar("T")
+
+# A call that books something may take this long even if the request's time is up, and no longer
+# than this: the reply is more important.
+_LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
+
+
+class Ledger(Protocol):
+    """What a request needs of the ledger: `QuotaTracker`, or `Together` for several requests."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration whose clock and providers count."""
+
+    @property
+    def job(self) -> Purse | None:
+        """See `QuotaTracker.job`."""
+
+    def state(self, route: Route, request: Request, now: float) -> RouteState:
+        """See `QuotaTracker.state`."""
+
+    def hold(self, route: Route, request: Request) -> Hold | RouteState:
+        """See `QuotaTracker.hold`."""
+
+    def settle(
+        self,
+        hold: Hold,
+        usage: Usage | None,
+        observations: Iterable[Observation] = (),
+        account: str | None = None,
+        *,
+        answered: bool = True,
+        is_whole: bool = True,
+    ) -> str:
+        """See `QuotaTracker.settle`."""
+
+    def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
+        """See `QuotaTracker.fail`."""
+
+
+class Log(Protocol):
+    """What a request needs of the attempt log."""
+
+    def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
+        """See `AttemptLog.append`."""
+
+
+class LedgerTimeout(Exception):
+    """The ledger did not answer before the request's deadline."""
+
+
+class TimedLedger:
+    """The ledger and the attempt log of one request.
+
+    Their files may be on a disk or behind a network that hangs. A call that takes too long is left
+    to finish in a helper thread, and the request goes on without its result.
+
+    Args:
+        ledger: the quota tracker, or what stands in for it.
+        log: where the attempts are recorded.
+        has_deadline: False for background threads: their calls take as long as they need.
+    """
+
+    def __init__(self, ledger: Ledger, log: Log, *, has_deadline: bool = True) -> None:
+        self._ledger, self._log, self._has_deadline = ledger, log, has_deadline
+        self._ends = math.inf
+
+    def start(self, seconds: float) -> None:
+        """Set the deadline, so many seconds from now."""
+        # Not by the clock of the configuration, which may run faster than a disk.
+        self._ends = time.monotonic() + seconds
+
+    def add_time(self, seconds: float) -> None:
+        """Move the deadline."""
+        self._ends += seconds
+
+    def offer(self, offer: Callable[[], tuple[T, Hold | None]]) -> tuple[T, Hold | None]:
+        """What `offer` returns; a hold that it returns after the deadline is given back.
+
+        Raises:
+            LedgerTimeout: the deadline has passed, or the ledger was locked until then.
+        """
+
+        def give_back_late(offered: tuple[T, Hold | None]) -> None:
+            if offered[1] is not None:
+                self._give_back(offered[1])
+
+        try:
+            return self._timed(offer, math.inf, give_back_late)
+        except (TookTooLong, StorageTimeout):
+            raise LedgerTimeout from None
+
+    def hold(self, route: Route, request: Request) -> Hold | RouteState:
+        """As `QuotaTracker.hold`, for use in `offer`; waits for locks until the deadline."""
+        left = self._ends - time.monotonic() if self._has_deadline else math.inf
+        with lock_deadline(left):
+            return self._ledger.hold(route, request)
+
+    def give_back(self, hold: Hold) -> None:
+        """Release a hold for which nothing was sent."""
+        self._book(partial(self._give_back, hold), None)
+
+    def settle(
+        self,
+        hold: Hold,
+        usage: Usage | None,
+        observations: Sequence[Observation],
+        account: str | None,
+        *,
+        answered: bool = True,
+        is_whole: bool = True,
+        ended: tuple[Sequence[Attempt], Sequence[Decision]] | None = None,
+    ) -> str:
+        """As `QuotaTracker.settle`; "" if the ledger takes too long.
+
+        `ended` is for the last call of a request: its attempts and decisions, which are recorded.
+        """
+
+        def book() -> str:
+            try:
+                return self._ledger.settle(
+                    hold, usage, observations, account, answered=answered, is_whole=is_whole
+                )
+            finally:
+                if ended:
+                    self._log.append(*ended)
+
+        return self._book(book, "")
+
+    def fail(self, hold: Hold, failure: ProviderFailure, account: str | None) -> RouteState | None:
+        """As `QuotaTracker.fail`; None if the ledger takes too long."""
+        return self._book(partial(self._ledger.fail, hold, failure, account), None)
+
+    def states(
+        self, routes: Iterable[Route], request: Request, now: float
+    ) -> Mapping[Route, RouteState]:
+        """The state of each route; empty if the ledger takes too long."""
+        return self._book(
+            lambda: {route: self._ledger.state(route, request, now) for route in routes}, {}
+        )
+
+    def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision]) -> None:
+        """As `AttemptLog.append`."""
+        self._book(partial(self._log.append, attempts, decisions), None)
+
+    def _give_back(self, hold: Hold) -> None:
+        unsent = ProviderFailure("the request had ended", Remedy.FIX_REQUEST, sent=False)
+        self._ledger.fail(hold, unsent)
+
+    def _book(self, work: Callable[[], T], otherwise: T) -> T:
+        """What `work` returns, or `otherwise` if it fails or takes too long."""
+        try:
+            return self._timed(work, _BOOKING_SECONDS)
+        except TookTooLong:
+            return otherwise
+        # Broad, because a reply that was paid for must not be lost to any error of the storage.
+        except Exception as error:  # noqa: BLE001
+            logger.warning("the ledger or the record refused a call (%s)", type(error).__name__)
+            return otherwise
+
+    def _timed(
+        self,
+        work: Callable[[], T],
+        longest: float,
+        unclaimed: Callable[[T], object] | None = None,
+    ) -> T:
+        if not self._has_deadline:
+            return work()
+        left = max(self._ends - time.monotonic(), _LATE_SECONDS)
+        return within(min(left, longest), work, unclaimed)
