@@ -17,7 +17,8 @@ from ..errors import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..tracebacks import NoLocals, without_locals
 from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
-from .failures import error_fields, event_status, label, said, without_capability
+from .error_bodies import error_fields, event_status, said
+from .failures import Refusal, without_capability
 from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
 from .limits import parse_date, served_at
@@ -83,9 +84,7 @@ class SdkAdapter(ABC):
         """Ask for the list of models, in one request, and give their names."""
 
     @abstractmethod
-    def _classify(
-        self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> ProviderFailure:
+    def _classify(self, refusal: Refusal) -> ProviderFailure:
         """What a refusal, or an error event in a stream, means."""
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
@@ -221,7 +220,7 @@ class SdkAdapter(ABC):
             failure = error.failure
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
-            failure = self._refused(call, call.status, fields, request, model)
+            failure = self._refused(Refusal(call, call.status, fields, model), request)
             failure = _with_observations(failure, self._observe(call))
         elif broken := transport_failure(error, call):
             failure = broken
@@ -233,7 +232,7 @@ class SdkAdapter(ABC):
             fields = error_fields(getattr(error, "details", None) or getattr(error, "body", None))
             status = event_status(fields)
             if any(said(fields, name) for name in ("message", "code", "type", "detail")):
-                failure = self._refused(call, status or 500, fields, request, model)
+                failure = self._refused(Refusal(call, status or 500, fields, model), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
                 failure = _malformed(call).failure
@@ -256,27 +255,20 @@ class SdkAdapter(ABC):
         )
         return failure, fields
 
-    def _refused(
-        self,
-        call: Call,
-        status: int,
-        fields: Mapping[str, Any],
-        request: Request | None,
-        model: str,
-    ) -> ProviderFailure:
+    def _refused(self, refusal: Refusal, request: Request | None) -> ProviderFailure:
         """What a refusal means, with what it says of the format and of the model's abilities."""
-        failure = self._classify(call, status, fields, model)
+        failure = self._classify(refusal)
         if request is None:
             return failure
         failure = without_capability(failure, request)
         # Some servers answer 500 or 501 to a schema that they cannot compile.
-        may_be_format = failure.remedy is Remedy.FIX_REQUEST or status in (500, 501)
+        may_be_format = failure.remedy is Remedy.FIX_REQUEST or refusal.status in (500, 501)
         if failure.lacks or not may_be_format:
             return failure
-        what = label(status, fields)
-        plainer = self._formats.refused(model, call.asked, status, failure.said, what)
+        model, what, asked = refusal.model, refusal.label, refusal.call.asked
+        plainer = self._formats.refused(model, asked, refusal.status, failure.said, what)
         if plainer is None and failure.remedy is Remedy.FIX_REQUEST and not failure.names_option:
-            plainer = self._formats.suspected(model, call.asked, what)
+            plainer = self._formats.suspected(model, asked, what)
         return plainer or failure
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:

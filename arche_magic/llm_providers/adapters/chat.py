@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .failures import ErrorInReply, mapping, mappings, said
+from .error_bodies import ErrorInReply, mapping, mappings, said
 from .finish import finish_kind
 from .parts import Part, counted
 

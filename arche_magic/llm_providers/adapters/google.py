@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ProviderFailure, Remedy
 from ..types import Image, Metric, Observation, Period, Request
 from .base import SdkAdapter
-from .failures import by_status, is_code, label, mapping, mappings, said
+from .error_bodies import is_code, mapping, mappings, said
+from .failures import Refusal, Rule, Words, by_rule, by_status
 from .finish import finish_kind
 from .formats import Format
 from .http import STAND_IN, Call
@@ -38,6 +39,26 @@ _READ: Any = {
         "thoughtsTokenCount": as_count,
     },
 }
+# By how the reason of an ErrorInfo begins.
+_REASONS: Words = {
+    "API_KEY_IP_ADDRESS_BLOCKED": ("access from this network refused", Remedy.CHECK_ADDRESS),
+    "API_KEY_": ("key refused", Remedy.REPLACE_KEY),
+}
+_RULES = (
+    Rule(
+        (400,), "access from this region or network refused", Remedy.CHECK_ADDRESS,
+        status="^FAILED_PRECONDITION$", message="location",
+    ),
+    # Billing is not enabled.
+    Rule(
+        (400,), "the account's settings exclude the model", Remedy.CHANGE_PLAN,
+        status="^FAILED_PRECONDITION$",
+    ),
+    Rule(
+        (400,), "the prompt is too long", Remedy.SHORTEN_PROMPT,
+        message="token count .{0,40}exceeds the maximum",
+    ),
+)  # fmt: skip
 API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
@@ -120,43 +141,24 @@ class GoogleAdapter(SdkAdapter):
         named = re.search(r"project_number:(\d{1,20})", said(fields, "message"))
         return f"projects/{named[1]}" if named else None
 
-    def _classify(
-        self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> ProviderFailure:
-        return classify(call, status, fields, model)
+    def _classify(self, refusal: Refusal) -> ProviderFailure:
+        return classify(refusal)
 
 
-def classify(call: Call, status: int, fields: Mapping[str, Any], model: str) -> ProviderFailure:
-    """What a refusal of Google's means, whichever wire it came on."""
-    what, message = label(status, fields), said(fields, "message")
+def classify(refusal: Refusal) -> ProviderFailure:
+    """What a refusal of Google's means, on whichever wire it came."""
+    details = _details(refusal.fields, "ErrorInfo")
     # Anything but a code may be a text that quotes the prompt.
-    reasons = [word for d in _details(fields, "ErrorInfo") if is_code(word := said(d, "reason"))]
+    reasons = [reason for detail in details if is_code(reason := said(detail, "reason"))]
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
-    if "API_KEY_IP_ADDRESS_BLOCKED" in reasons:
-        where = f"access from this network refused ({status} {reasons[0]})"
-        return ProviderFailure(where, Remedy.CHECK_ADDRESS, said=message)
-    if any(reason.startswith("API_KEY_") for reason in reasons):
-        return ProviderFailure(
-            f"key refused ({status} {reasons[0]})", Remedy.REPLACE_KEY, said=message
-        )
-    if status == 429:
-        return _limited(fields, what)
-    if status == 400 and said(fields, "status") == "FAILED_PRECONDITION":
-        if "location" in message.lower():
-            return ProviderFailure(
-                f"access from this region or network refused {what}",
-                Remedy.CHECK_ADDRESS,
-                said=message,
-            )
-        # Billing is not enabled.
-        return ProviderFailure(
-            f"the account's settings exclude the model {what}", Remedy.CHANGE_PLAN, said=message
-        )
-    if status == 400 and re.search(r"token count .{0,40}exceeds the maximum", message):
-        return ProviderFailure(
-            f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
-        )
-    return by_status(call, status, fields, model)
+    for reason in reasons:
+        known = next((_REASONS[start] for start in _REASONS if reason.startswith(start)), None)
+        if known:
+            summary, remedy = known
+            return ProviderFailure(f"{summary} ({refusal.status} {reason})", remedy, refusal.words)
+    if refusal.status == 429:
+        return _limited(refusal)
+    return by_rule(_RULES, refusal) or by_status(refusal)
 
 
 def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
@@ -238,23 +240,20 @@ def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
     return [detail for detail in details if said(detail, "@type").endswith(f".{kind}")]
 
 
-def _limited(fields: Mapping[str, Any], what: str) -> ProviderFailure:
-    """A 429, by its quotaId: on a daily limit the delay it names is under a minute all the same."""
+def _limited(refusal: Refusal) -> ProviderFailure:
+    """A 429, by its quotaId: even on a daily limit the delay that it names is under a minute."""
     violations = [
         violation
-        for detail in _details(fields, "QuotaFailure")
+        for detail in _details(refusal.fields, "QuotaFailure")
         for violation in mappings(detail.get("violations"))
     ]
-    message = said(fields, "message")
     if any(str(v.get("quotaValue", "0")) == "0" for v in violations) or (
-        not violations and re.search(r"limit: 0\b", message)
+        not violations and re.search(r"limit: 0\b", refusal.words)
     ):
-        return ProviderFailure(
-            f"the model is not in the plan {what}", Remedy.CHANGE_PLAN, said=message
-        )
-    if not violations and "prepayment credits" in message:
-        return ProviderFailure(f"no credit left {what}", Remedy.TOP_UP_ACCOUNT, said=message)
-    named = [d.get("retryDelay") for d in _details(fields, "RetryInfo")]
+        return refusal.failure("the model is not in the plan", Remedy.CHANGE_PLAN)
+    if not violations and "prepayment credits" in refusal.words:
+        return refusal.failure("no credit left", Remedy.TOP_UP_ACCOUNT)
+    named = [d.get("retryDelay") for d in _details(refusal.fields, "RetryInfo")]
     delay = parse_duration(str(named[0])) if named else None
     # The delay is cut to whole seconds, and the window turns on the full minute.
     delay = None if delay is None else delay + 1
@@ -262,9 +261,7 @@ def _limited(fields: Mapping[str, Any], what: str) -> ProviderFailure:
     daily = next((o for o in observations if o.name.endswith("_per_day")), None)
     worst = daily or next(iter(observations), None)
     if worst is None:
-        return ProviderFailure(
-            f"rate limited {what}", Remedy.WAIT_FOR_LIMIT, retry_after=delay, said=message
-        )
+        return refusal.failure("rate limited", Remedy.WAIT_FOR_LIMIT, retry_after=delay)
     if not daily:
         observations = [replace(seen, opens_in=delay) for seen in observations]
     return ProviderFailure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,25 +10,27 @@ import httpx
 from ..errors import ProviderFailure, Remedy
 from .base import SdkAdapter
 from .chat import chat_messages, chat_part
-from .failures import (
-    by_status,
-    label,
-    mapping,
-    mappings,
-    model_missing,
-    said,
-    validation_problems,
-)
+from .error_bodies import mapping, mappings, said, validation_problems
+from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
-from .limits import header_observations, retry_delay
+from .limits import header_observations
 from .parts import Part, as_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from ..types import Observation, Request
 
+# Codes are strings in recordings, and numbers in some reports.
+WORDS: Words = {
+    **dict.fromkeys(("3505", "service_tier_capacity_exceeded"), ("overloaded", Remedy.RETRY_LATER)),
+    **dict.fromkeys(
+        ("1910", "tier_not_allowed"), ("the model is not in the plan", Remedy.CHANGE_PLAN)
+    ),
+    **dict.fromkeys(("1500", "invalid_model"), ("model not found", Remedy.CHANGE_MODEL)),
+    "3051": ("the prompt is too long", Remedy.SHORTEN_PROMPT),
+}
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -97,36 +98,20 @@ class MistralAdapter(SdkAdapter):
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         return header_observations(call.headers)
 
-    def _classify(
-        self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> ProviderFailure:
-        # Codes are strings in recordings, and numbers in some reports.
-        code, kind = said(fields, "code"), said(fields, "type")
-        what, message = label(status, fields), said(fields, "message")
-        if code == "3505" or kind == "service_tier_capacity_exceeded":
-            delay = retry_delay(call.headers, time.time())
-            return ProviderFailure(
-                f"overloaded {what}", Remedy.RETRY_LATER, retry_after=delay, said=message
-            )
-        never = any(observation.amount == 0 for observation in self._observe(call))
-        if code == "1910" or kind == "tier_not_allowed" or (status == 429 and never):
-            return ProviderFailure(
-                f"the model is not in the plan {what}", Remedy.CHANGE_PLAN, said=message
-            )
-        if code == "1500" or kind == "invalid_model":
-            return model_missing(message, what)
-        if code == "3051":
-            return ProviderFailure(
-                f"the prompt is too long {what}", Remedy.SHORTEN_PROMPT, said=message
-            )
-        if status == 422 and (problems := validation_problems(fields)):
-            return ProviderFailure(
-                f"{model} does not take the request {what}",
+    def _classify(self, refusal: Refusal) -> ProviderFailure:
+        if known := by_word(WORDS, refusal):
+            return known
+        never = any(observation.amount == 0 for observation in self._observe(refusal.call))
+        if refusal.status == 429 and never:
+            return refusal.failure("the model is not in the plan", Remedy.CHANGE_PLAN)
+        if refusal.status == 422 and (problems := validation_problems(refusal.fields)):
+            return refusal.failure(
+                f"{refusal.model} does not take the request",
                 Remedy.FIX_REQUEST,
                 said=problems,
                 names_option="response_format" not in problems,
             )
-        return by_status(call, status, fields, model)
+        return by_status(refusal)
 
 
 class _NoLog:

@@ -12,7 +12,8 @@ from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import SdkAdapter
 from .chat import chat_messages, chat_part
-from .failures import by_status, label, mapping, mappings, said, words_of
+from .error_bodies import mapping, mappings, said
+from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import (
@@ -20,7 +21,6 @@ from .limits import (
     header_observations,
     parse_duration,
     read_sentence,
-    retry_delay,
     served_at,
 )
 from .parts import Part
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
 # Moonshot, DashScope, LiteLLM.
-WORDS: Mapping[str, tuple[str, Remedy]] = {
+WORDS: Words = {
     **dict.fromkeys(
         (
             "insufficient_quota", "billing_hard_limit_reached", "billing_not_active",
@@ -50,10 +50,11 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
         ("key refused", Remedy.REPLACE_KEY),
     ),
     **dict.fromkeys(
-        ("model_not_found", "unknown_model", "model_not_supported"),
+        (
+            "model_not_found", "unknown_model", "model_not_supported", "model_decommissioned",
+        ),
         ("model not found", Remedy.CHANGE_MODEL),
     ),
-    "model_decommissioned": ("model retired", Remedy.CHANGE_MODEL),
     **dict.fromkeys(
         (
             "model_terms_required", "model_permission_blocked_org",
@@ -84,8 +85,6 @@ WORDS: Mapping[str, tuple[str, Remedy]] = {
     ),
     "slow_down": ("asked to slow down", Remedy.RETRY_LATER),
 }  # fmt: skip
-# xAI answers a bad key with a 400.
-_BAD_KEY = re.compile(r"(?:incorrect|invalid) api key", re.IGNORECASE)
 _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
     re.IGNORECASE,
@@ -174,64 +173,56 @@ class OpenAIAdapter(SdkAdapter):
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))
         return "/".join(name for name in names if name) or None
 
-    def _classify(
-        self, call: Call, status: int, fields: Mapping[str, Any], model: str
-    ) -> ProviderFailure:
-        what, message = label(status, fields), words_of(call.body, fields)
-        code, kind = said(fields, "code"), said(fields, "type")
-        delay = retry_delay(call.headers, time.time())
-        if known := WORDS.get(code.lower()) or WORDS.get(kind.lower()):
-            words, remedy = known
-            later = delay if remedy is Remedy.RETRY_LATER else None
-            return ProviderFailure(f"{words} {what}", remedy, retry_after=later, said=message)
-        sentence = read_sentence(message)
+    def _classify(self, refusal: Refusal) -> ProviderFailure:
+        status, fields, model = refusal.status, refusal.fields, refusal.model
+        if known := by_word(WORDS, refusal):
+            return known
+        sentence = read_sentence(refusal.words)
         if sentence is not None and status in (413, 429):
-            return _limited(call, status, sentence)
+            return _limited(refusal, sentence)
         if any(said(detail, "@type") for detail in mappings(fields.get("details"))):
             # Google's own service on this wire.
-            return google.classify(call, status, fields, model)
+            return google.classify(refusal)
         if status == 403 and mapping(fields.get("metadata")).get("flagged_input"):
             # OpenRouter's moderation.
-            return ProviderFailure(
-                f"the provider filtered the prompt {what}", Remedy.CHANGE_PROMPT, said=message
-            )
+            return refusal.failure("the provider filtered the prompt", Remedy.CHANGE_PROMPT)
         if status in (400, 422):
-            if adapted := self._adapted(model, said(fields, "param"), message, what):
+            if adapted := self._adapted(refusal):
                 return adapted
-            if (param := said(fields, "param")) and code.startswith("un"):
+            if (param := refusal.said("param")) and refusal.said("code").startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
-                return ProviderFailure(
-                    f"{model} does not take {param} {what}",
+                return refusal.failure(
+                    f"{model} does not take {param}",
                     Remedy.FIX_REQUEST,
-                    said=message,
                     names_option=not param.startswith("response_format"),
                 )
-            if _BAD_KEY.search(message):
-                return ProviderFailure(f"key refused {what}", Remedy.REPLACE_KEY, said=message)
-        failure = by_status(call, status, fields, model)
+        failure = by_status(refusal)
         if status == 429 and failure.retry_after is None:
-            failure = replace(failure, retry_after=_resets_in(call, fields))
+            failure = replace(failure, retry_after=_resets_in(refusal))
         return failure
 
-    def _adapted(self, model: str, param: str, message: str, what: str) -> ProviderFailure | None:
+    def _adapted(self, refusal: Refusal) -> ProviderFailure | None:
         """Learn, once per model, to do without a parameter of ours or to use its other name."""
+        model, param = refusal.model, refusal.said("param")
         place = (self._key.provider, self._base_url, model)
 
         def is_refused(name: str) -> bool:
-            named = param == name or (not param and re.search(rf"\b{name}\b", message))
-            return bool(named and _UNKNOWN_NAME.search(message))
+            named = param == name or (not param and re.search(rf"\b{name}\b", refusal.words))
+            return bool(named and _UNKNOWN_NAME.search(refusal.words))
 
         if is_refused("stream_options") and place not in _without_options:
             _without_options.add(place)
-            words = f"{model} does not take stream_options {what}"
-            return ProviderFailure(words, Remedy.ASK_DIFFERENTLY)
+            return refusal.failure(
+                f"{model} does not take stream_options", Remedy.ASK_DIFFERENTLY, said=""
+            )
         name = self._token_limit(model)
         if not is_refused(name) or place in _token_limits:
             return None
         other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
         _token_limits[place] = other
-        words = f"{model} takes {other} in place of {name} {what}"
-        return ProviderFailure(words, Remedy.ASK_DIFFERENTLY)
+        return refusal.failure(
+            f"{model} takes {other} in place of {name}", Remedy.ASK_DIFFERENTLY, said=""
+        )
 
 
 class GroqAdapter(OpenAIAdapter):
@@ -265,28 +256,28 @@ class GroqAdapter(OpenAIAdapter):
         return match[1] if match else None
 
 
-def _resets_in(call: Call, fields: Mapping[str, Any]) -> float | None:
+def _resets_in(refusal: Refusal) -> float | None:
     """Seconds until OpenRouter's limit is full again: epoch milliseconds, in a header or the body.
 
     Seen in issues of 2026, with 429s of free models per minute and per day.
     """
-    told = mapping(mapping(fields.get("metadata")).get("headers"))
-    name = "x-ratelimit-reset"
-    texts = (call.headers.get(name), *(v for n, v in told.items() if n.lower() == name))
+    in_body = mapping(mapping(refusal.fields.get("metadata")).get("headers"))
+    headers, name = refusal.call.headers, "x-ratelimit-reset"
+    texts = (headers.get(name), *(v for n, v in in_body.items() if n.lower() == name))
     text = str(next(filter(None, texts), ""))
-    return parse_duration(text, served_at(call.headers, time.time()))
+    return parse_duration(text, served_at(headers, time.time()))
 
 
-def _limited(call: Call, status: int, sentence: LimitSentence) -> ProviderFailure:
+def _limited(refusal: Refusal, sentence: LimitSentence) -> ProviderFailure:
     # The retry-after of a 413 is computed from the excess and means nothing.
-    if status == 413 or sentence.never_fits:
+    if refusal.status == 413 or sentence.never_fits:
         return ProviderFailure(
             f"one request too large for the limit ({sentence.figures})",
             Remedy.SHORTEN_PROMPT,
             limit=sentence.name,
             observations=sentence.observations,
         )
-    delays = (sentence.wait, retry_delay(call.headers, time.time()))
+    delays = (sentence.wait, refusal.delay())
     return ProviderFailure(
         str(sentence),
         Remedy.WAIT_FOR_LIMIT,

@@ -9,7 +9,7 @@ from ..characters import Characters, whole_characters
 from ..errors import AttemptFailed, ProviderFailure, Remedy
 from ..reasoning import without_reasoning
 from ..types import Usage
-from .failures import is_code
+from .error_bodies import is_code
 
 if TYPE_CHECKING:
     from ..types import Request
