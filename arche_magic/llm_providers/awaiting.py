@@ -1,4 +1,4 @@
-"""A request in a thread of its own, for code that awaits it."""
+"""Runs a request in its own thread, for code that awaits it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .stopping import stopped_by
 
 T = TypeVar("T")
 
-# How long a cancelled request may take to drop its connection and to book what it spent.
-_FAREWELL_SECONDS = 2.0
+# Maximum time for a cancelled request to drop its connection and book what it spent.
+_CANCEL_SECONDS = 2.0
 
 
 async def in_a_thread(request: Callable[[], T]) -> T:
-    """What a request returns or raises; when this is cancelled, the request is stopped.
+    """Return what a request returns, or raise what it raises; cancelling stops the request.
 
-    Cancelling waits until the request has ended, for two seconds at most: a name lookup that hangs
-    is left to itself, and sends nothing afterwards.
+    Cancelling waits until the request has ended, but at most two seconds. A request that still
+    hangs then, as in a name lookup, sends nothing afterwards.
     """
     stop, begun = threading.Event(), threading.Event()
 
@@ -31,22 +31,22 @@ async def in_a_thread(request: Callable[[], T]) -> T:
             try:
                 return request()
             except KeyboardInterrupt:
-                # Nobody waits any more, and asyncio lets this one end the whole event loop.
+                # A KeyboardInterrupt would end the event loop, which awaits nothing here any more.
                 raise asyncio.CancelledError from None
 
-    # Not `to_thread`: cancelling it would lose the thread, which nobody could wait for any more.
+    # Not `to_thread`: after cancelling it, nothing could wait for the thread.
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     ended = loop.run_in_executor(None, partial(context.run, run))
-    # asyncio reports what nobody asks for.
+    # Read the exception, or asyncio logs that it was never retrieved.
     ended.add_done_callback(lambda end: end.cancelled() or end.exception())
     try:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
         stop.set()
         if begun.is_set():
-            await asyncio.wait([ended], timeout=_FAREWELL_SECONDS)
+            await asyncio.wait([ended], timeout=_CANCEL_SECONDS)
         raise
     finally:
-        # The event loop may also be closed while this waits.
+        # The event loop may be closed while this waits.
         stop.set()
         ended.cancel()

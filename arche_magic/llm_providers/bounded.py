@@ -1,7 +1,8 @@
-"""Work in a helper thread: what may hang is left to itself, what must not be torn is let finish.
+"""Work in a helper thread: calls that may hang, and calls that must not be interrupted.
 
-A name lookup, a lock or a disk may hang and take no timeout. An import must not be interrupted in
-its middle. Helpers are kept for the next work: a hop to one and back takes ten microseconds.
+A name lookup, a lock or a disk may hang and takes no timeout. An interrupt in the middle of an
+import leaves half a package behind. Idle helpers are kept for the next call: switching to one and
+back takes ten microseconds.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ logger = logging.getLogger("arche_magic.bounded")
 T = TypeVar("T")
 
 _MOST_IDLE = 32
-# How soon it is noticed that another thread has stopped the waiting.
+# How often a waiting caller checks whether another thread has stopped it.
 _WATCH_SECONDS = 0.1
 _idle: list[_Helper] = []
 
 
 class TookTooLong(Exception):
-    """The time is up. The work goes on, and nobody waits for it."""
+    """The time is up. The work continues in its thread without a caller."""
 
 
 def within(
@@ -37,13 +38,13 @@ def within(
     unclaimed: Callable[[T], object] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> T:
-    """What `work` returns or raises, if it does so within `seconds` and before `stopped()`.
+    """Return what `work` returns, or raise what it raises, within `seconds`.
 
-    A result that comes when nobody waits any more, because the time was up or the caller was
-    interrupted, goes to `unclaimed`.
+    If the caller stops waiting, because the time is up, `stopped()` is true or an interrupt came, a
+    later result is passed to `unclaimed`.
 
     Raises:
-        TookTooLong: it did not.
+        TookTooLong: the work did not end in time, or the caller was stopped.
     """
     job = _Job(work, unclaimed)
     try:
@@ -53,7 +54,7 @@ def within(
         try:
             helper.start()
         except RuntimeError:
-            # No more threads: the process is at its limit, or at its end.
+            # The process has reached its limit of threads, or is about to end.
             return work()
     helper.jobs.put(job)
     result: T = job.wait(seconds, stopped)
@@ -61,26 +62,23 @@ def within(
 
 
 def apart(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, untouched by an interrupt of the caller.
+    """Return what `work` returns, or raise what it raises; an interrupt does not reach the work.
 
-    Ctrl-C and Kernel -> Interrupt reach the main thread alone. In the middle of an import they
-    leave half a package behind, which fails ever after (seen: `module 'openai' has no attribute
-    'lib'`), or are swallowed by a bare `except`. Here they end the waiting at once, and the work
-    goes on to its end, of use to the next call.
+    Ctrl-C and Kernel -> Interrupt reach only the main thread. In the middle of an import they leave
+    half a package behind, which fails from then on (seen: `module 'openai' has no attribute
+    'lib'`), or a bare `except` swallows them. Here an interrupt ends the waiting at once, and the
+    work continues to its end, so that the next call can use it.
     """
     return within(math.inf, work)
 
 
 def library(name: str) -> Any:
-    """A library, imported `apart`; raises what its import raises.
-
-    An `import` right after it finds the library whole.
-    """
+    """Import a library with `apart`; raises what its import raises."""
     return apart(partial(import_module, name))
 
 
 class _Job:
-    """One piece of work; its result goes to whoever waits, or to `unclaimed`."""
+    """One piece of work; its result goes to the caller, or to `unclaimed`."""
 
     def __init__(self, work: Callable[[], Any], unclaimed: Callable[[Any], object] | None) -> None:
         self._work, self._unclaimed = work, unclaimed
@@ -94,7 +92,7 @@ class _Job:
     def run(self) -> None:
         try:
             self._result = self._work()
-        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller
             self._error = error
         with self._handover:
             self._finished = True
@@ -110,7 +108,7 @@ class _Job:
             while not self._done.acquire(timeout=min(max(ends - time.monotonic(), 0.0), pace)):
                 if stopped is None or stopped() or time.monotonic() >= ends:
                     break
-        except BaseException:  # an interrupt: what was begun is not to be lost
+        except BaseException:  # an interrupt: the result must not be lost
             if not self._leave():
                 self._drop()
             raise
@@ -121,20 +119,23 @@ class _Job:
         return self._result
 
     def _leave(self) -> bool:
-        """Wait no longer; False if the result has come at the last moment."""
+        """Stop waiting; False if the result arrived at the last moment."""
         with self._handover:
             self._left = True
             return not self._finished
 
     def _drop(self) -> None:
         if self._error is not None:
-            logger.warning("work left to itself failed (%s)", type(self._error).__name__)
+            logger.warning(
+                "work in a helper thread failed after its caller left (%s)",
+                type(self._error).__name__,
+            )
         elif self._unclaimed is not None:
             self._unclaimed(self._result)
 
 
 class _Helper(threading.Thread):
-    """Does one piece of work after another; ends with its process, whatever it is at."""
+    """Does one piece of work after another; ends with its process, even in the middle of work."""
 
     def __init__(self) -> None:
         super().__init__(name="arche-helper", daemon=True)
@@ -149,5 +150,5 @@ class _Helper(threading.Thread):
 
 
 if hasattr(os, "register_at_fork"):
-    # A child has the list, and none of the threads.
+    # A child process has the list but not the threads.
     os.register_at_fork(after_in_child=_idle.clear)

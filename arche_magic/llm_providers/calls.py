@@ -18,12 +18,13 @@ logger = logging.getLogger("arche_magic.attempts")
 
 _adapters: dict[tuple[object, ...], Adapter] = {}
 _adapters_lock = new_lock()
-# A kernel whose keys or sandboxes come and go all day keeps no connection to those long gone.
+# Limits the connections that a kernel keeps whose keys or sandboxes change all day.
 _MOST_ADAPTERS = 256
-# What no request can have. An estimate by length can be far off where a service adds documents or
-# counts an image as many tokens; no model writes longer replies, reasoning included (2026-10).
+# Counts above these are not believed. An estimate by length can be far too low where a service adds
+# documents or counts an image as many tokens; no model writes longer replies, reasoning included
+# (2026-10).
 _TIMES_THE_ESTIMATE, _LONG_PROMPT_TOKENS, _LONGEST_REPLY_TOKENS = 100, 100_000, 200_000
-# Some services count a little more than they were allowed.
+# Some services count a little more than max_tokens.
 _TIMES_MAX_TOKENS, _MORE_THAN_MAX_TOKENS = 2, 100
 _warned_of: set[tuple[str, str]] = set()
 
@@ -34,10 +35,10 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
     periods = provider.header_periods
     identity = (
         provider.name, route.key.fingerprint, provider.url, provider.token_limit,
-        # Whoever sets one of them in a notebook needs no new kernel.
+        # A variable that is set in a notebook takes effect without a new kernel.
         machine.variables(), *periods.items(),
     )  # fmt: skip
-    # Whoever's adapter is there does not wait until another one's SDK is loaded.
+    # Without the lock, so that an adapter that exists does not wait while another SDK is loaded.
     adapter = _adapters.get(identity)
     if adapter is None:
         with _adapters_lock:
@@ -53,7 +54,7 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
 
 
 if hasattr(os, "register_at_fork"):
-    # Its connections are the parent's.
+    # A child process must not use its parent's connections.
     os.register_at_fork(after_in_child=_adapters.clear)
 
 
@@ -62,14 +63,14 @@ class Answer:
 
     Args:
         hold: what was reserved for it.
-        request: what it asks.
-        window: most tokens of a request and its reply, by the model; inf if unknown.
+        request: what was asked.
+        window: the model's context window in tokens; inf if unknown.
 
     Attributes:
         route: the route that answers.
         first_token_s: seconds until the first text, or None.
         finish_reason: `stop` or `length`.
-        observations: what the answer said of limits.
+        observations: what the answer says about limits.
     """
 
     def __init__(self, hold: Hold, request: Request, window: float = math.inf) -> None:
@@ -88,7 +89,7 @@ class Answer:
         self.observations: list[Observation] = []
 
     def take(self, part: Completion) -> None:
-        """Note what one part of the answer brought."""
+        """Add one part of the answer."""
         self.observations.extend(part.observations)
         self._counted = part.usage or self._counted
         self.finish_reason = part.finish_reason or self.finish_reason
@@ -104,27 +105,26 @@ class Answer:
 
     @property
     def answered(self) -> bool:
-        """Whether anything came at all."""
+        """Whether anything arrived."""
         return bool(self._pieces) or self._counted is not None
 
     @property
     def usage(self) -> Usage | None:
-        """The provider's count, or None; an impossible figure is replaced by the estimate."""
+        """The provider's count, with impossible figures replaced by estimates, or None."""
         return self._counted and self.believed(self._counted)
 
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since it began."""
         return time.perf_counter() - self._began
 
     def spent(self) -> Usage:
-        """Its tokens by the provider's count, or else by our own of what arrived."""
+        """Its tokens by the provider's count, or else estimated from what arrived."""
         return self.usage or self._estimate()
 
     def believed(self, counted: Usage) -> Usage:
-        """A provider's count, with the estimate for a figure that the request cannot have.
+        """A provider's count, with impossible figures replaced by estimates.
 
-        Taken at its word, an absurd count would shut a key for years. There is one warning per
-        model.
+        If it were believed, an absurd count would close a key for years. Warns once per model.
         """
         most_input, most_output = self._most
         input_fits = 0 <= counted.input_tokens <= most_input
@@ -153,7 +153,7 @@ class Answer:
             )  # fmt: skip
 
     def spent_at_most(self, at_least: Usage | None) -> Usage:
-        """Its tokens if it broke off: the provider may have gone on after what arrived."""
+        """Its tokens if it broke off: the provider may have generated more than what arrived."""
         counts = [self.spent(), self.believed(at_least or Usage())]
         expected = Usage(0, math.ceil(self._hold.amounts["output_tokens"]))
         return Usage(

@@ -1,4 +1,4 @@
-"""How a request without a reply ends: one line that names every route, and what opens when."""
+"""The errors of requests without a reply: one line that names the routes and when they open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
 from .types import Request, Route, in_seconds, utc
 
-# Routes that were not asked are named up to this many in all.
+# Routes that were not asked are named as long as a message names fewer routes than this.
 _ROUTES_IN_A_MESSAGE = 4
 
 
@@ -31,19 +31,19 @@ def no_route(
 
     Args:
         states: of all its routes, as the ledger sees them now.
-        out: routes that cannot answer it whenever they open.
-        attempts: what was tried.
+        out: routes that cannot answer it even when they open.
+        attempts: its attempts.
         now: epoch seconds.
-        timeout: the seconds that were not enough, if that is why it ends.
-        cause: what else kept it, or "".
-        request: what was asked; it may leave out routes.
+        timeout: the request's timeout in seconds if it has passed, else None.
+        cause: another reason why the request ends, or "".
+        request: what was asked; its options may exclude routes.
     """
     openings = {
         route: state.opens_at
         for route, state in states.items()
         if route not in out and now < state.opens_at < math.inf
     }
-    lines, untold = [cause] if cause else [], 0
+    lines, omitted = [cause] if cause else [], 0
     shown: dict[Route, RouteState] = {}
     asked = {
         route
@@ -52,10 +52,10 @@ def no_route(
     }
     for route, state in states.items():
         if route not in asked and len(lines) >= _ROUTES_IN_A_MESSAGE:
-            untold += 1
+            omitted += 1
             continue
         errors = [a.error for a in attempts if a.is_on(route) and a.error]
-        # What was heard just now has the server's own words, which are not kept.
+        # The latest error includes the server's own words, which the ledger does not store.
         why = (errors[-1] if errors and route in asked else state.reason) or "not asked"
         shown[route] = state
         if route in openings:
@@ -69,8 +69,8 @@ def no_route(
         head = "All Groq API keys have hit rate limits"
     else:
         head = "No available LLM providers"
-    if untold:
-        lines.append(f"and {untold} more")
+    if omitted:
+        lines.append(f"and {omitted} more")
     if request.private:
         lines.append("routes that are not marked private were not asked")
     if request.same_model:
@@ -83,7 +83,7 @@ def no_route(
 
 
 def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
-    """What the user can do about routes that no waiting opens."""
+    """What the user can do about routes that do not open by themselves."""
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}
     for route, state in states.items():
@@ -102,8 +102,8 @@ def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
 
 
 def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
-    """The error of a request that every route refused for what it holds."""
-    # Of each model the last one: what came before was asked in another form.
+    """The error of a request that every route refused because of its content."""
+    # Only the last error of each model: earlier ones refused another form of the request.
     reasons = {
         (a.provider, a.model): f"{a.provider} ({a.model}) does not take the request: {a.error}"
         for a in attempts
@@ -113,16 +113,16 @@ def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:
-    """The error of a request that this machine's proxy or certificate settings kept from leaving.
+    """The error of a request that proxy or certificate settings of this machine prevent.
 
-    No provider is named: none is to blame.
+    It names no provider, because no provider caused it.
     """
     shown = "; ".join(dict.fromkeys(problems))
     return ConfigurationError(f"No request can leave this machine: {shown}", attempts=attempts)
 
 
 def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFiltered:
-    """The error of a filtered reply after which the other routes were tried in vain."""
+    """The error of a filtered reply if the other routes gave no reply either."""
     error = ContentFiltered(
         f"{filtered}. {others}",
         attempts=others.attempts,
@@ -135,9 +135,9 @@ def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFi
 def out_of_tokens(
     cut: IncompleteReply, others: LLMProviderError, routes: Sequence[Route]
 ) -> IncompleteReply:
-    """The error of a request whose tokens all went into reasoning, and that no other model took.
+    """The error of a request whose tokens were all spent on reasoning, if no other model answered.
 
-    It names no time: to ask again later would not help.
+    It names no time, because asking again later would not help.
     """
     last = [attempt for attempt in others.attempts if attempt.outcome != "skipped"][-1]
     is_only_model = {(route.provider, route.model) for route in routes} == {

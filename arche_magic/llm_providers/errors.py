@@ -1,4 +1,4 @@
-"""Failures, named by what to do next.
+"""Errors, and what helps after each of them.
 
 `LLMProviderError` and its subclasses reach the user. A `ProviderFailure` stays inside the engine:
 an adapter makes it, `AttemptFailed` carries it, and its `remedy` decides when the route reopens.
@@ -23,7 +23,7 @@ class LLMProviderError(Exception):
     """A request that ended without a reply.
 
     Attributes:
-        attempts: every route considered, in order, and what came of each.
+        attempts: every route that was considered, in order, and the outcome of each.
         next_available_at: when the first route opens again (aware, UTC), or None.
     """
 
@@ -63,32 +63,32 @@ class NoKeys(ConfigurationError):
 
 
 class InvalidRequest(LLMProviderError, ValueError):
-    """The request itself is wrong (a parameter, an empty prompt), or every route refused it."""
+    """The request is wrong (a parameter, an empty prompt), or every route refused it."""
 
 
 class NoRouteAvailable(LLMProviderError):
-    """Every route is shut or failed; the message says which opens first, and when."""
+    """Every route is closed or failed; the message says when the routes open."""
 
 
 class NotKept(LLMProviderError):
-    """Only kept replies may be used, and there is none to this request; nothing was sent."""
+    """Only kept replies may be used, and none answers this request; nothing was sent."""
 
 
 class ContentFiltered(LLMProviderError):
-    """The provider refused or filtered the reply; `partial` is the text there was."""
+    """The provider filtered the prompt or the reply; `partial` is the text that arrived."""
 
     partial: str = ""
 
 
 class SchemaMismatch(LLMProviderError):
-    """A reply does not fit the schema, asked twice; `text` is the last one as it came."""
+    """Two replies did not fit the schema; `text` is the last one as it arrived."""
 
     text: str = ""
 
     def ended(
         self, why: str, attempts: Sequence[Attempt], next_available_at: datetime | None = None
     ) -> SchemaMismatch:
-        """The same mismatch as the end of its request, with why it was not asked once more."""
+        """This error with the reason why the request ends with it."""
         error = SchemaMismatch(
             f"{self} ({why}; the text is in the error's .text)",
             attempts=attempts,
@@ -99,16 +99,16 @@ class SchemaMismatch(LLMProviderError):
 
 
 class IncompleteReply(LLMProviderError):
-    """A reply ended before its answer did; `partial` is the text there was.
+    """A reply ended before it was complete; `partial` is the text that arrived.
 
-    Either its stream broke off, or the model used all its tokens for reasoning.
+    Its stream broke off, or the model used all its tokens for reasoning.
     """
 
     partial: str = ""
 
 
 class Remedy(Enum):
-    """What helps after a failed attempt, and so what closes, and for how long."""
+    """What helps after a failed attempt; it decides what is closed, and for how long."""
 
     WAIT_FOR_LIMIT = "wait until the limit has room again"
     TOP_UP_ACCOUNT = "add credit or raise the spend limit of the account"

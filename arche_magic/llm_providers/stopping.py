@@ -1,4 +1,4 @@
-"""Stopping a request that another thread makes: an interrupt reaches the main thread alone."""
+"""Stops a request of another thread, because an interrupt reaches only the main thread."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _here = threading.local()
 
 @contextmanager
 def stopped_by(stop: threading.Event) -> Iterator[None]:
-    """Requests of this thread end as by an interrupt, a moment after `stop` is set.
+    """End the requests of this thread soon after `stop` is set, as an interrupt would.
 
-    Whatever they wait for by then, the connection is dropped and what was spent is booked.
+    The connection is dropped and what was spent is booked.
 
     Raises (from the request): KeyboardInterrupt.
     """
@@ -26,7 +26,7 @@ def stopped_by(stop: threading.Event) -> Iterator[None]:
 
 
 def stop_of_this_thread() -> threading.Event | None:
-    """What stops the requests of this thread, if anything does."""
+    """The event that stops the requests of this thread, or None."""
     stop: threading.Event | None = getattr(_here, "stop", None)
     return stop
 

@@ -1,4 +1,4 @@
-"""First come, first served: threads that wait for the same routes go on in the order they came."""
+"""First come, first served: threads that wait for the same routes continue in their order."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _lock = new_lock()
 
 
 class WaitingLine:
-    """Requests of this process that wait for one set of routes."""
+    """The requests of this process that wait for one set of routes."""
 
     def __init__(self) -> None:
-        # By the identity of the ticket; an event is set when it is its ticket's turn.
+        # The key is the identity of the ticket; its event is set when it is first in line.
         self._turns: dict[int, threading.Event] = {}
         self._lock = new_lock()
 
     def may_go(self, ticket: object) -> bool:
-        """Whether nobody else came before: the line is empty, or the ticket is its first."""
+        """Whether the line is empty, or the ticket is first in it."""
         with self._lock:
             return next(iter(self._turns), id(ticket)) == id(ticket)
 
     def join(self, ticket: object) -> None:
-        """Take a place at the end; having one already changes nothing."""
+        """Take a place at the end of the line; no effect if the ticket already has a place."""
         with self._lock:
             self._turns.setdefault(id(ticket), threading.Event())
             self._call_first()
 
     def leave(self, ticket: object) -> None:
-        """Give the place up, wherever it is."""
+        """Leave the line."""
         with self._lock:
             self._turns.pop(id(ticket), None)
             self._call_first()
 
     def await_turn(self, ticket: object, seconds: float) -> None:
-        """Sleep until the ticket is the first of the line, but no longer than so many seconds."""
+        """Sleep until the ticket is first in line, for at most so many seconds."""
         with self._lock:
             turn = self._turns.get(id(ticket))
         if turn:
@@ -53,7 +53,7 @@ class WaitingLine:
 
 @contextmanager
 def waiting_line(routes: Hashable, ticket: object) -> Iterator[WaitingLine]:
-    """The line of a set of routes; at the end the ticket's place in it is free."""
+    """The line of a set of routes; the ticket leaves it at the end of the `with`."""
     with _lock:
         line = _lines.setdefault(routes, WaitingLine())
     try:
@@ -63,5 +63,5 @@ def waiting_line(routes: Hashable, ticket: object) -> Iterator[WaitingLine]:
 
 
 if hasattr(os, "register_at_fork"):
-    # Those who wait are threads of the parent.
+    # The waiting threads exist only in the parent process.
     os.register_at_fork(after_in_child=_lines.clear)

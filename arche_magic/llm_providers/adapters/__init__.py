@@ -1,4 +1,4 @@
-"""One small file per wire format: a request in our words becomes one call of the provider's SDK.
+"""One small file per wire format: it turns a request into one call of the provider's SDK.
 
 Importing this package loads no SDK; `build_adapter` loads the one it needs.
 """
@@ -25,13 +25,13 @@ WIRES = {
 
 
 class Adapter(Protocol):
-    """One key's way to one provider; its HTTP connections are reused, and safe between threads."""
+    """Makes the calls of one key; threads may share it, and its HTTP connections are reused."""
 
     account: str | None
     """The account the provider's last answer named (organization, project), or None."""
 
     served_at: float | None
-    """When the last answer was made by the server's own clock, epoch seconds, or None."""
+    """The time of the last answer by the server's own clock, in epoch seconds, or None."""
 
     def __init__(
         self,
@@ -44,31 +44,31 @@ class Adapter(Protocol):
     def complete(
         self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
-        """One call to the provider, made when the first piece is asked for.
+        """One call to the provider, which is made when the first piece is requested.
 
-        Not streamed: one Completion. Streamed: one per piece of text, and a last one without
-        text that carries `usage` (None if the provider gave none) and `finish_reason`. What the
-        response headers said of limits comes with the first. Closing the iterator drops the
-        connection at once. `timeouts.total` is for the call as a whole, counted from its sending;
-        the others end it earlier.
+        Not streamed: one Completion. Streamed: one per piece of text, and a last one without text
+        that has `usage` (None if the provider gave no count) and `finish_reason`. The first one has
+        what the response headers say about limits. Closing the iterator drops the connection at
+        once. `timeouts.total` is for the call as a whole, from the moment it is sent; the other
+        timeouts can end it earlier.
 
         Raises:
-            AttemptFailed: whatever went wrong; nothing else leaves here.
+            AttemptFailed: for every failure; no other exception is raised.
         """
         ...
 
     def models(self, timeout: float) -> tuple[str, ...]:
-        """The names of the models the key may ask for; takes nothing from its quota.
+        """The names of the models that the key may use; costs no quota.
 
         `timeout` is in seconds, for the call as a whole.
 
         Raises:
-            AttemptFailed: whatever went wrong; nothing else leaves here.
+            AttemptFailed: for every failure; no other exception is raised.
         """
         ...
 
     def close(self) -> None:
-        """Close the connections; the adapter is of no use afterwards."""
+        """Close the connections; the adapter cannot be used afterwards."""
         ...
 
 
@@ -82,9 +82,9 @@ def build_adapter(
 ) -> Adapter:
     """The adapter of a wire: `groq`, `openai`, `mistral` or `google`.
 
-    The key goes to the base URL's scheme, host and port, and nowhere else. `periods` says what
-    headers for `requests` and `tokens` count over where their names do not. `token_limit` is the
-    parameter that limits a reply's tokens, where it is not the wire's usual one.
+    The key is sent only to the scheme, host and port of the base URL. `periods` are the periods of
+    the headers for `requests` and `tokens` whose names state none. `token_limit` is the parameter
+    that limits a reply's tokens, if it is not the usual one of the wire.
 
     Raises:
         ValueError: the wire is not one of these.

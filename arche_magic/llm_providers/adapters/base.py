@@ -24,7 +24,7 @@ from .http import Call, HttpClient, transport_failure
 from .limits import parse_date, served_at
 from .logs import clean_logs
 from .parts import Part, Received, stream_ended_early
-from .told_delay import told_delay
+from .stated_delay import stated_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,10 +44,10 @@ class SdkAdapter(ABC):
     _used: str
     """The attribute of the SDK's client that makes the calls."""
 
-    # From a reply's JSON to what the SDK gets of it, where it may not have all.
+    # Reduces a reply's JSON to the part that the SDK may read; None passes on all of it.
     _keep: Callable[[Any], Any] | None = None
 
-    # Whether a structured reply can be streamed too; if not, it comes in one piece.
+    # False if the service cannot stream a reply that must fit a schema.
     _streams_json = True
 
     def __init__(
@@ -68,20 +68,20 @@ class SdkAdapter(ABC):
 
     @abstractmethod
     def _build(self) -> Any:
-        """Build the SDK's client on `self._http.client`, its retries off, the key stood in for."""
+        """Build the SDK's client on `self._http.client`, with retries off and `STAND_IN` as key."""
 
     @abstractmethod
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
-        """Make the call and give its parts; None for an object that holds no part of a reply.
+        """Make the call and yield its parts; None for an object without a part of a reply.
 
-        `form` is how the request asks for JSON, None if it does not.
+        `form` is how the request asks for JSON, or None.
         """
 
     @abstractmethod
     def _list(self, sdk: Any) -> Iterable[str]:
-        """Ask for the list of models, in one request, and give their names."""
+        """Request the list of models once, and return their names."""
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
@@ -163,7 +163,7 @@ class SdkAdapter(ABC):
 
     def _built(self) -> Any:
         sdk = self._build()
-        # Parts of an SDK are imported only when they are first used.
+        # An SDK imports some of its parts only when they are first used.
         attrgetter(self._used)(sdk)
         clean_logs()
         return sdk
@@ -281,7 +281,7 @@ class SdkAdapter(ABC):
             self.account = account
 
     def _report(self, failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> None:
-        """Log an answer that no rule fits, once per kind, so that a rule can be made for it."""
+        """Log an answer that no rule fits, once per kind, so that somebody can add a rule."""
         kind = (self._key.provider, failure.summary)
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
@@ -298,7 +298,7 @@ def _is_page(call: Call) -> bool:
 
 
 def _malformed(call: Call) -> AttemptFailed:
-    """A 200 without a reply: from the service itself, or from what answers in its place."""
+    """A 200 without a reply, from the service or from a page that answers instead."""
     if _is_page(call):
         summary = "a web page came in place of a reply"
         return AttemptFailed(ProviderFailure(summary, Remedy.CHECK_ADDRESS))
@@ -322,10 +322,10 @@ def _with_observations(
 
 
 def _comes_from_an_interrupt(error: BaseException) -> bool:
-    """Whether an interrupt was turned into an error on its way, as by a class that was being made.
+    """Whether an interrupt was turned into an error, as in the middle of a class statement.
 
-    Python 3.11 wraps whatever `__set_name__` raises in a RuntimeError; pydantic makes classes, and
-    wraps what a serializer raises, while a request is written.
+    Python 3.11 wraps what `__set_name__` raises in a RuntimeError. While a request is written,
+    pydantic builds classes, and wraps what a serializer raises.
     """
     link: BaseException | None = error
     while link is not None and not isinstance(link, KeyboardInterrupt):
@@ -345,4 +345,4 @@ def _retry_after(failure: ProviderFailure, call: Call, fields: Mapping[str, Any]
     if (failure.limit or "").endswith(("_per_day", "_per_month")):
         return None
     said_in = call.body if call.refused else fields
-    return told_delay(str(said_in), served_at(call.headers, time.time()))
+    return stated_delay(str(said_in), served_at(call.headers, time.time()))

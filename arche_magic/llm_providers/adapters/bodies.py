@@ -1,7 +1,7 @@
 """How the body of an answer is read: decompressed, within bounds, and as plain events.
 
 A few kilobytes can decompress to gigabytes, an error page can be as long as a film, and a line can
-have no end. The SDKs read all of it; what they get from here is bounded.
+be endless. The SDKs read everything, so this module limits what they get.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import httpx
 
 ACCEPTED_ENCODINGS = "gzip, deflate"
 MOST_OF_AN_ERROR = 65_536
-"""Bytes that are read of an answer that is no success, before and after decompression."""
+"""Bytes that are read of an answer other than 200, before and after decompression."""
 MOST_OF_A_REPLY = 32_000_000
-"""Bytes that a reply in one piece, or one event of a stream, can have."""
+"""Maximum bytes of a reply in one piece, or of one event of a stream."""
 MOST_OF_A_STREAM = 256_000_000
-"""Bytes that all events of a stream can have: a token takes up about 300."""
+"""Maximum bytes of a stream; a token takes about 300."""
 
 _PIECE = 65_536
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELDS = (b"data", b"event", b"id", b"retry")
 _LONGEST_NUMBER = 400
-# Python reads no number of more than 4,300 digits, and an SDK would refuse the whole reply for one.
+# Python refuses numbers of more than 4,300 digits, and an SDK would then refuse the whole reply.
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (_LONGEST_NUMBER + 1))
 
 
 class Unreadable(httpx.StreamError):
-    """The body is too long, compressed in a way that we did not ask for, or no stream of events."""
+    """The body is too long, has an encoding that was not requested, or is not an event stream."""
 
 
 def bounded(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
@@ -45,7 +45,7 @@ def bounded(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
 
 
 def beginning(chunks: Iterable[bytes], most: int) -> bytes:
-    """The first bytes, as far as they can be read."""
+    """The first bytes that can be read."""
     kept = bytearray()
     try:
         for chunk in chunks:
@@ -98,16 +98,16 @@ def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
 def events(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes]:
     """The events of a stream, each as `data: …` lines and a blank one.
 
-    The SDKs know different parts of the format: one drops an event that follows a byte order mark,
-    another one that has an `event:` line. Here it is read as the standard says
-    (https://html.spec.whatwg.org/multipage/server-sent-events.html), except that an event at the
-    end counts without its blank line, and that no line may hold JSON under another name: a piece of
-    the reply would be missing. JSON that comes instead of events is passed on as one event.
+    The SDKs support different parts of the format: one drops an event that follows a byte order
+    mark, another drops an event that has an `event:` line. This reader follows the standard
+    (https://html.spec.whatwg.org/multipage/server-sent-events.html) with two exceptions: the last
+    event needs no blank line, and JSON under an unknown name is an error, because a piece of the
+    reply would be missing. JSON instead of events is passed on as one event.
 
     Args:
         chunks: the body, cut anywhere.
-        heard: called for each chunk that holds more than comments, which only keep a connection
-            open, for a model that may never answer.
+        heard: called for each chunk that has more than comments. Comments only keep the connection
+            open, and the model may never answer.
     """
     reader = _EventReader()
     for chunk in chunks:
@@ -149,7 +149,7 @@ class _EventReader:
         """Take the line that is complete; a blank one ends an event."""
         line = bytes(self._line).rstrip(b"\r\n")
         self._line.clear()
-        # Servers that join files leave one before each of them.
+        # Servers that join files leave a byte order mark before each of them.
         while line.startswith(_BYTE_ORDER_MARK):
             line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:

@@ -1,4 +1,4 @@
-"""Chat completions as OpenAI, Groq, Mistral and many others write them: the parts they share."""
+"""The parts of chat completions that OpenAI, Groq, Mistral and many others share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chat_part(item: Any) -> Part | None:
     count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
     choices = mappings(item.get("choices"))
     if not choices:
-        # Mistral's error in a stream, and a broker's (OpenRouter's) of what befell it behind.
+        # Mistral's error in a stream, or the error of a service behind a broker (OpenRouter).
         if item.get("error") or item.get("object") == "error":
             raise ErrorInReply(item)
         return Part(usage=count) if count else None
@@ -58,7 +58,7 @@ def chat_part(item: Any) -> Part | None:
 
 
 def _text(content: Any) -> str:
-    """The text of a message, which some services send in parts; a part of thinking is none."""
+    """The text of a message, which some services send in parts; parts of reasoning are left out."""
     if isinstance(content, str):
         return content
     return "".join(said(part, "text") for part in mappings(content) if part.get("type") == "text")

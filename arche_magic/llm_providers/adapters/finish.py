@@ -1,16 +1,15 @@
-"""How a reply ended, read from the word that its server has for it.
+"""How a reply ended, from the server's word for it.
 
-The words are those of the four providers, of Anthropic, Cohere, Hugging Face, Fireworks, Together,
-DeepSeek, Zhipu and Bedrock as their references have them in 2025 and 2026, and of brokers that pass
-them on as they are.
+The words are those of the four providers, and of Anthropic, Cohere, Hugging Face, Fireworks,
+Together, DeepSeek, Zhipu and Bedrock, from their references of 2025 and 2026. Brokers pass them on.
 """
 
 from __future__ import annotations
 
 import re
 
-# Searched in this order, in words reduced to their letters. A word that none of them fits is taken
-# for a plain end: the text is there, and servers invent new words for "done" all the time.
+# Searched in this order, in words reduced to their letters. If no pattern fits, the reply is
+# complete: the text is there, and servers often invent new words for "done".
 _PATTERNS = {
     "content_filter": re.compile(
         "filter|safety|unsafe|prohibited|blocklist|blocked|spii|recitation|refus|guardrail"
@@ -33,7 +32,7 @@ _NOT_YET = ("null", "none", "finishreasonunspecified")
 def finish_kind(word: str) -> str | None:
     """`stop`, `length`, `content_filter` or `error`; None for a word that says "not yet"."""
     if not word or word == "stop":
-        # Nearly all there are.
+        # The usual case, without the patterns.
         return word or None
     letters = re.sub("[^a-z]", "", word.casefold())
     if letters in _NOT_YET:

@@ -1,6 +1,6 @@
-"""How a model is asked: what it does not take as a parameter or a role goes into the prompt.
+"""How JSON and a system prompt are requested from each model.
 
-That is the schema of a reply, and the system prompt.
+What a model does not accept as a parameter or as a role goes into the prompt.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Format(IntEnum):
-    """The ways to ask, the firmest first."""
+    """The ways to ask for JSON, the strictest first."""
 
     SCHEMA = 0
     JSON = 1
     PROMPT = 2
 
 
-# Words of a refusal that name the schema, and those that name any request for JSON.
+# Words of a refusal that name the schema, and words that name any request for JSON.
 _ABOUT_SCHEMA = re.compile(
     r"json[ _]?schema|schema for response|response_(json_)?schema|too many states", re.IGNORECASE
 )
@@ -49,10 +49,10 @@ _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 @dataclass(frozen=True)
 class Asked:
-    """How a request asked.
+    """What a request asked for.
 
     Attributes:
-        form: how for JSON; None if it did not.
+        form: how it asked for JSON, or None.
         schema: the schema's text.
         system: whether it had a system prompt.
     """
@@ -63,10 +63,10 @@ class Asked:
 
 
 class Formats:
-    """The plainest format each model of one service has needed so far.
+    """What each model of one service accepts, as far as known.
 
-    A request steps down one format per refusal, so a model refuses it at most twice, and once more
-    for a system prompt.
+    Each refusal makes the next request less strict by one step, so a model refuses a request at
+    most twice, and once more for its system prompt.
 
     Args:
         is_gemini: whether the service is the Gemini API.
@@ -75,7 +75,7 @@ class Formats:
     def __init__(self, is_gemini: bool = False) -> None:
         self._is_gemini = is_gemini
         self._without_system: set[str] = set()
-        # By model and schema text; "" stands for every schema.
+        # The keys are model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
 
     def refused(
@@ -87,10 +87,10 @@ class Formats:
 
         Args:
             model: the model that refused.
-            asked: how the request asked.
+            asked: what the request asked for.
             status: HTTP status of the refusal.
             message: its text.
-            what: its short label, for the error.
+            what: its short label, for the failure.
         """
         if status not in (400, 404, 422, 500, 501):
             return None
@@ -106,24 +106,25 @@ class Formats:
         return self._plainer(model, asked, form, what, named=bool(_SCHEMA_NAME.search(message)))
 
     def suspected(self, model: str, asked: Asked, what: str) -> ProviderFailure | None:
-        """Step down after a refusal that gives no reason: the schema may be too much for the model.
+        """Be less strict after a refusal without a reason: the model may not support the schema.
 
-        Gemini answers a bare INVALID_ARGUMENT to schemas that it cannot compile. Only this schema
-        steps down, and if the plain prompt is refused too, the format was not the reason.
+        Gemini answers INVALID_ARGUMENT without a reason to schemas that it cannot compile. This
+        applies to this schema only. If the plain prompt is refused too, the format was not the
+        reason.
         """
         if asked.form is Format.PROMPT:
             self._plainest.pop((model, asked.schema), None)
         return self._plainer(model, asked, Format.JSON, what, named=True)
 
     def asking(self, request: Request, model: str) -> tuple[Request, Asked]:
-        """The request as this model is to get it, and how it asks."""
+        """The request in the form that this model accepts, and what it asks for."""
         is_plain = self._is_gemini and _PLAIN_GEMMA.match(model) is not None
         asked, schema = Asked(), request.schema
         if schema is not None:
             places = ((model, ""), (model, schema.text))
             form = max(self._plainest.get(place, Format.SCHEMA) for place in places)
             form = Format.PROMPT if is_plain else form
-            request = _told(request, schema) if form > Format.SCHEMA else request
+            request = _with_schema(request, schema) if form > Format.SCHEMA else request
             asked = Asked(form, schema.text)
         if all(message.role != "system" for message in request.messages):
             return request, asked
@@ -136,7 +137,7 @@ class Formats:
     ) -> ProviderFailure | None:
         if asked.form is None or asked.form is Format.PROMPT:
             return None
-        # At least one step below what was refused, whatever the words say.
+        # At least one step less strict than what was refused, whatever the words say.
         form = max(form, Format(asked.form + 1))
         place = (model, asked.schema if named else "")
         self._plainest[place] = max(form, self._plainest.get(place, form))
@@ -147,21 +148,21 @@ class Formats:
         return ProviderFailure(f"{model} cannot be held to {kind} {what}", Remedy.ASK_DIFFERENTLY)
 
 
-def _told(request: Request, schema: Schema) -> Request:
-    """The request with its schema in the system prompt, for a model that is not held to it."""
-    told = (
+def _with_schema(request: Request, schema: Schema) -> Request:
+    """The request with its schema in the system prompt, for a model that does not enforce it."""
+    instruction = (
         "Reply with one JSON object and nothing else, no Markdown either. It must fit this JSON "
         f"Schema:\n{schema.text}"
     )
     system = [message.content for message in request.messages if message.role == "system"]
     others = (message for message in request.messages if message.role != "system")
-    # One system message: not every model takes several.
-    whole = Message("system", "\n\n".join([*system, told]))
+    # One system message, because some models accept only one.
+    whole = Message("system", "\n\n".join([*system, instruction]))
     return replace(request, messages=(whole, *others))
 
 
 def _without_system(request: Request) -> Request:
-    """The request with its system prompt at the head of the first turn of the user."""
+    """The request with its system prompt at the start of the user's first message."""
     system = [message.content for message in request.messages if message.role == "system"]
     turns = [message for message in request.messages if message.role != "system"]
     if not turns or turns[0].role != "user":
@@ -173,7 +174,7 @@ def _without_system(request: Request) -> Request:
 def response_format(
     request: Request, form: Format | None, schema_field: str
 ) -> dict[str, Any] | None:
-    """The parameter of that name, as OpenAI's, Groq's and Mistral's chat completions have it."""
+    """The `response_format` parameter of OpenAI's, Groq's and Mistral's chat completions."""
     schema = request.schema
     if schema is None or form is None or form is Format.PROMPT:
         return None

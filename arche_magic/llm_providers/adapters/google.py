@@ -21,8 +21,8 @@ from .parts import Part, as_count, counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# All that is read of a reply. The SDK prints each word that it does not know in a warning, as the
-# server wrote it: with terminal escapes, or the key.
+# The parts of a reply that are read. The SDK prints each word that it does not know in a warning,
+# exactly as the server wrote it: with terminal escapes, or the key.
 _READ: Any = {
     "error": ...,
     "models": [{"name": ...}],
@@ -74,7 +74,7 @@ class GoogleAdapter(SdkAdapter):
             raise TypeError("JSON that is not an object")
         kept = _only(answer, _READ)
         if word := _unknown_word(answer, kept):
-            # The SDK hands it on as it is, and nobody reads an id.
+            # The SDK does not check the id, and nothing else reads it.
             kept["responseId"] = word
         return kept
 
@@ -109,7 +109,7 @@ class GoogleAdapter(SdkAdapter):
             **_response_format(request, form),
         }
         given = {name: value for name, value in config.items() if value is not None}
-        # Both of these let the SDK send requests of its own, which nobody would count.
+        # With either of these the SDK would send requests that the ledger does not count.
         given["automatic_function_calling"] = {"disable": True}
         given["automatic_continuation"] = False
         contents = [
@@ -137,7 +137,7 @@ class GoogleAdapter(SdkAdapter):
             consumer = said(metadata, "consumer") if isinstance(metadata, dict) else ""
             if consumer.startswith("projects/"):
                 return consumer
-        # The 429 of a limit that all models share names it so; that of a model's limit never does.
+        # The 429 of a limit that all models share names the project here; other 429s do not.
         named = re.search(r"project_number:(\d{1,20})", said(fields, "message"))
         return f"projects/{named[1]}" if named else None
 
@@ -173,10 +173,10 @@ def _inline(image: Image) -> dict[str, Any]:
 
 
 def _only(value: Any, shape: Any) -> Any:
-    """What the shape has of a value; what it does not have a list or an object for is left out.
+    """The part of a value that the shape contains.
 
-    A name in the shape is that of one of the SDK's enumerations. A word that is not in it becomes
-    OTHER, as in Google's own lists. A function in the shape gives the value to keep.
+    A name in the shape is one of the SDK's enumerations; an unknown word becomes OTHER, as in
+    Google's own lists. A function in the shape returns the value to keep.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
         return {name: _only(value[name], shape[name]) for name in shape if name in value}
@@ -193,9 +193,9 @@ def _only(value: Any, shape: Any) -> Any:
 
 
 def _unknown_word(answer: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
-    """Why a reply ended or was blocked, if that is a word that the SDK does not know."""
-    told, left = _endings(answer), _endings(kept)
-    return next((word for word, known in zip(told, left, strict=True) if word != known), "")
+    """Why a reply ended or was blocked, if the SDK does not know the word."""
+    sent, known = _endings(answer), _endings(kept)
+    return next((word for word, kept in zip(sent, known, strict=True) if word != kept), "")
 
 
 def _endings(answer: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,8 +1,7 @@
-"""The HTTP client of one adapter, and what was seen of each call on it.
+"""The HTTP client of one adapter, and the status, headers and timeouts of each call on it.
 
-All four SDKs take an injected `httpx.Client`, so status, headers, timeouts and closing are handled
-here once, whatever an SDK does or does not hand on (mistralai and google-genai leave transport
-errors unwrapped, and give no headers with a reply).
+All four SDKs accept an `httpx.Client`, so these are handled here for all of them (mistralai and
+google-genai do not wrap transport errors, and return no headers with a reply).
 """
 
 from __future__ import annotations
@@ -48,24 +47,24 @@ if TYPE_CHECKING:
 
 
 STAND_IN = "in-place-of-the-key"
-"""What SDKs are given for a key.
+"""The key that SDKs are given.
 
-The key itself takes its place in the headers as the request leaves, so that no object, log line or
-error of an SDK has it, and none that asks another address could send it there.
+The real key replaces it in the headers when a request is sent. So no object, log line or error of
+an SDK contains the key, and an SDK that asks another address cannot send it there.
 """
 
 
 class Call:
-    """One call in progress: what came back so far, and how long the next step may take.
+    """One call in progress: what has arrived, and how long the next step may take.
 
     Attributes:
         timeouts: `total` is what the call as a whole may take.
         stream: whether the answer is to come in events.
-        status: HTTP status, or None while there was no answer.
+        status: HTTP status, or None before there is an answer.
         headers: response headers, names in lower case.
-        body: of an answer that is no success: parsed JSON, else text, else None.
+        body: of an answer other than 200: parsed JSON, else text, else None.
         asked: how the request asks for JSON, and whether it has a system prompt.
-        place: whose call it is.
+        client: the HTTP client that makes the call.
     """
 
     def __init__(
@@ -81,23 +80,23 @@ class Call:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.asked = Asked()
-        self.place: HttpClient | None = None
+        self.client: HttpClient | None = None
         self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
         self._stop = stop_of_this_thread()
 
     @property
     def stopped(self) -> bool:
-        """Another thread has stopped it."""
+        """Whether another thread has stopped it."""
         return self._stop is not None and self._stop.is_set()
 
     @property
     def refused(self) -> bool:
-        """There was an answer, and it was no success."""
+        """Whether the answer has a status other than 200."""
         return self.status is not None and self.status != 200
 
     def send(self) -> Mapping[str, float]:
-        """Begin to count the time; returns the timeouts of the request, as httpx has them."""
+        """Start the timeouts; returns them in the form that httpx expects."""
         self.sent = True
         now, timeouts = time.monotonic(), self.timeouts
         self._ends = now + timeouts.total
@@ -109,11 +108,11 @@ class Call:
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
 
     def take(self, response: httpx.Response) -> httpx.Response:
-        """Note what came back; returns what the SDK gets of it.
+        """Note the response; returns the part of it that the SDK gets.
 
-        That is the status, and the body of a success, within bounds. The reason phrase, the headers
-        and the body of a refusal may quote the key or the prompt, and SDKs log and quote them. The
-        charset is left out, too: JSON and events are UTF-8, and some codecs take minutes.
+        That is the status, and the body of a 200 up to a maximum size. The reason phrase, the
+        headers and the body of a refusal may quote the key or the prompt, and SDKs log and quote
+        them. The charset is removed too: JSON and events are UTF-8, and some codecs take minutes.
         """
         self._response = response
         self.status = response.status_code
@@ -141,14 +140,14 @@ class Call:
         )
 
     def hear(self, *, text: bool = False) -> None:
-        """Something of the stream has come; before its first text, no event makes time shorter."""
+        """Note that data arrived; before the first text, an event never shortens the time."""
         silence = self.timeouts.silence
         self._speaking = self._speaking or text
         if self._speaking or time.monotonic() + silence > self._next_by:
             self._expect(silence, "the stream fell silent for")
 
     def add_time(self, seconds: float) -> None:
-        """Move every deadline by the time that the reader of the stream took for itself."""
+        """Move every deadline by the time that the reader of the stream took."""
         self._ends += seconds
         self._next_by += seconds
 
@@ -156,12 +155,12 @@ class Call:
         return 0.0 if self.stopped else until - time.monotonic()
 
     def _expect(self, seconds: float, otherwise: str) -> None:
-        """The next step has so long; `otherwise` begins the words for its being late."""
+        """Set the time of the next step; `otherwise` is how the message about a timeout begins."""
         self._next_by = min(self._ends, time.monotonic() + seconds)
         self._late = f"{otherwise} {_in_words(seconds)}"
 
     def lateness(self) -> str:
-        """What did not come in time, in words."""
+        """What did not arrive in time, in words."""
         if time.monotonic() >= self._ends:
             return f"no answer within {_in_words(self.timeouts.total)}"
         return self._late
@@ -169,25 +168,25 @@ class Call:
     def close(self) -> None:
         """Drop the connection if the answer was not read to its end.
 
-        What was sent is forgotten: the headers, and the response, which keeps them too.
+        The headers of the request are removed, and the response, which refers to them.
         """
         if self._response is not None:
             self._response.close()
             self._response = None
         if self.request is not None:
-            # New ones: to clear them takes a tenth of a millisecond.
+            # Replaced, because clearing them takes a tenth of a millisecond.
             self.request.headers = httpx.Headers()
 
 
 class HttpClient:
     """One pool of connections, shared by the threads that use the adapter.
 
-    It signs requests with the key, and only those to the base URL's own scheme, host and port.
+    It adds the key only to requests to the scheme, host and port of the base URL.
 
     Args:
-        base_url: where the service is.
-        key: what it asks for.
-        keep: from a reply's JSON to what the SDK gets of it, if that is not all.
+        base_url: the address of the service.
+        key: the key that it expects.
+        keep: reduces a reply's JSON to the part that the SDK gets; None for all of it.
     """
 
     def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
@@ -202,15 +201,15 @@ class HttpClient:
         """The client, built when first asked for; one thread at a time may ask.
 
         Raises:
-            AttemptFailed: a variable of this machine names a proxy or certificates that cannot be
-                used.
+            AttemptFailed: a variable of this machine names a proxy or certificates that do not
+                work.
         """
         if self._client is None:
             self._client = self._built()
         return self._client
 
     def _built(self) -> httpx.Client:
-        # A proxy cannot reach this machine's own loopback addresses.
+        # A proxy cannot reach the loopback addresses of this machine.
         is_remote = not is_loopback(self._base_url)
         is_secure = self._base_url.lower().startswith("https:")
         problem = next(machine.proxy_problems(), "") if is_remote else ""
@@ -222,17 +221,17 @@ class HttpClient:
                 follow_redirects=False,
                 trust_env=is_remote,
                 verify=machine.trusted_certificates() if is_secure else False,
-                # As many calls at once as there are threads, the connections of a hundred kept.
+                # Each thread may have a connection; a hundred stay open when they are idle.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
                 event_hooks={"request": [self._before]},
             )
-        # Those of the operating system, where no variable names them.
+        # Proxy settings of the operating system, if no variable names a proxy.
         except (ValueError, ImportError, httpx.InvalidURL, OSError) as error:
             problem = f"this machine's proxy settings cannot be used: {error}"
             raise AttemptFailed(_setup(problem)) from None
         keep_time(client)
-        client.put_behind(self._current)
+        client.give_answers_to(self._current)
         if uses_proxy(client, self._base_url):
             self._proxy = machine.proxy_variable(self._base_url) or "this machine's settings"
         return client
@@ -241,7 +240,7 @@ class HttpClient:
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
         call = Call(timeouts, stream, self._keep)
-        call.place = self
+        call.client = self
         self._current.call = call
         try:
             with calling_with(self._key):
@@ -267,8 +266,8 @@ class HttpClient:
 
     def _before(self, request: httpx.Request) -> None:
         call: Call = self._current.call
-        # Retries and follow-ups are off in every SDK; one that sent more all the same would spend
-        # quota that nobody counts.
+        # Retries and follow-ups are off in every SDK. A second request would spend quota that the
+        # ledger does not count.
         if call.sent:
             raise RuntimeError("the SDK sent a second request in one call")
         if not self._origin or origin(str(request.url)) != self._origin:
@@ -277,8 +276,8 @@ class HttpClient:
         for name, value in request.headers.multi_items():
             if STAND_IN in value:
                 request.headers[name] = value.replace(STAND_IN, self._key.secret())
-        # From here, as the first call of an adapter also imports an SDK. Mistral's SDK takes whole
-        # milliseconds and Google's one figure for all, so the timeouts are set here for all.
+        # The time starts here, because the first call of an adapter also imports an SDK. Mistral's
+        # SDK takes whole milliseconds and Google's a single figure, so all timeouts are set here.
         request.extensions = {**request.extensions, "timeout": call.send()}
 
 
@@ -286,11 +285,11 @@ class _NoCookies(httpx.Cookies):
     """An empty jar."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
-        """Keep none: no API needs them, and to look for them takes a tenth of a call."""
+        """Store none: no API needs cookies, and looking for them takes a tenth of a call."""
 
 
-class _Door(httpx.BaseTransport):
-    """Hands each answer to its call, before httpx and the SDK see or log anything of it."""
+class _CallTransport(httpx.BaseTransport):
+    """Gives each answer to its call before httpx and the SDK can see or log any of it."""
 
     def __init__(self, transport: httpx.BaseTransport, current: threading.local) -> None:
         self._transport, self._current = transport, current
@@ -308,17 +307,17 @@ class _Client(httpx.Client):
 
     _jar = _NoCookies()
 
-    def put_behind(self, current: threading.local) -> None:
-        """Let every answer come through the call of its thread, also from behind a proxy."""
-        # A transport that is given to httpx switches the proxies of the environment off.
-        self._transport = _Door(self._transport, current)
+    def give_answers_to(self, current: threading.local) -> None:
+        """Give every answer to the call of its thread first, also with a proxy."""
+        # If a transport is passed to httpx, it ignores the proxies of the environment.
+        self._transport = _CallTransport(self._transport, current)
         for pattern, transport in self._mounts.items():
             if transport is not None:
-                self._mounts[pattern] = _Door(transport, current)
+                self._mounts[pattern] = _CallTransport(transport, current)
 
     @property
     def cookies(self) -> httpx.Cookies:
-        """None, whatever a server sets."""
+        """An empty jar."""
         return self._jar
 
     @cookies.setter
@@ -335,13 +334,13 @@ def parse_body(text: str) -> Any:
 
 
 def transport_failure(error: BaseException, call: Call) -> ProviderFailure | None:
-    """What happened on the network, if that is what the error is about."""
+    """The failure if the error comes from the network, else None."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
         links.append(link)
         link = link.__cause__ or link.__context__
-    host, proxy = (call.place.host, call.place.proxy) if call.place else ("", "")
+    host, proxy = (call.client.host, call.client.proxy) if call.client else ("", "")
     for link in links:
         if isinstance(link, ssl.SSLError):
             return _tls_failure(link, host)
@@ -365,7 +364,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
     return None
 
 
-# OpenSSL's codes for a certificate that nobody who is trusted has signed.
+# OpenSSL's codes for a certificate without a trusted issuer.
 _UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
 
 

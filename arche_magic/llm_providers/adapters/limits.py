@@ -2,7 +2,7 @@
 
 Formats as recorded from the services in 2025 and 2026: Groq and OpenAI write Go durations and
 `x-ratelimit-*` headers without a period, Mistral puts the period into the header's name, and some
-limits (Groq's tokens per day) are told by the text of a 429 alone.
+limits (Groq's tokens per day) are stated only in the text of a 429.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_DELAY = 62 * 86_400.0
-"""A delay beyond two months is no delay that a provider of chat completions means, in seconds."""
+"""Longest delay in seconds that is believed: two months."""
 
 _UNIT_SECONDS = {
     "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9,
@@ -95,7 +95,7 @@ def retry_delay(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def served_at(headers: Mapping[str, str], now: float) -> float:
-    """Epoch seconds by the server's clock, which its moments are meant by; `now` if not given."""
+    """Epoch seconds by the server's clock, to which its times refer; `now` if not given."""
     date = parse_date(headers.get("date"))
     return now if date is None else date
 
@@ -186,7 +186,7 @@ class LimitSentence:
 
     @property
     def excess(self) -> float | None:
-        """By how many units the request did not fit; None if the message does not tell."""
+        """By how many units the request exceeded the limit; None if the message does not say."""
         if self.used is None or self.requested is None:
             return None
         return self.used + self.requested - self.limit
@@ -229,12 +229,12 @@ def read_sentence(text: str) -> LimitSentence | None:
 
 
 def _amount(text: str | None) -> float | None:
-    """A count as a header writes it; None for what is no plain, sensible number."""
+    """A count from a header; None if it is not a plain number of sensible size."""
     return float(text) if text and _NUMBER.fullmatch(text.strip()) else None
 
 
 def _named_period(count: int, unit: str) -> Period | None:
-    """The period of `count` units, if it has a name: 60 seconds are a minute."""
+    """The period of `count` units, if it has a name: 60 seconds is a minute."""
     seconds = count * PERIOD_SECONDS[_PERIODS[unit]]
     return next((name for name, length in PERIOD_SECONDS.items() if length == seconds), None)
 

@@ -1,7 +1,7 @@
-"""Keys kept out of what the libraries below us log of a call of ours.
+"""Removes keys from what the HTTP libraries and SDKs log about our calls.
 
-They log status lines and headers as they come, and a server may put the key there. Records of
-other calls, of a program that uses the same libraries itself, stay as they are.
+They log status lines and headers as they arrive, and a server may put the key there. Log records of
+other calls, in a program that uses the same libraries, are not changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _calls = _Calls()
 
 
 class _Cleaner(logging.Filter):
-    """Changes records that quote a key; lets every record pass."""
+    """Changes records that quote a key; drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         for key in _calls.keys:

@@ -41,7 +41,7 @@ class MistralAdapter(SdkAdapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        # The SDK refuses a whole reply for any field of another type, read by us or not.
+        # The SDK refuses a whole reply if any field has another type, even one that we do not read.
         # Events are read without its classes.
         choices = mappings(mapping(answer).get("choices"))
         if not choices or "delta" in choices[0]:
@@ -67,7 +67,7 @@ class MistralAdapter(SdkAdapter):
             api_key=STAND_IN,
             server_url=self._base_url,
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
-            # Not used; its own would read the machine's certificates and proxies.
+            # Unused; the default client would read the machine's certificates and proxies.
             async_client=httpx.AsyncClient(transport=httpx.AsyncBaseTransport()),  # type: ignore[arg-type]
             debug_logger=_NoLog(),
         )
@@ -83,7 +83,7 @@ class MistralAdapter(SdkAdapter):
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
             "random_seed": request.seed,
-            # Named otherwise by the SDK, as `schema` is a method of its classes.
+            # The SDK has another name for it, because `schema` is a method of its classes.
             "response_format": response_format(request, form, "schema_definition"),
         }
         given = {name: value for name, value in parameters.items() if value is not None}
@@ -122,7 +122,7 @@ class _NoLog:
 def _events(stream: Any) -> Iterable[Part | None]:
     """The parts of a stream.
 
-    Read by the SDK's own reader, but as plain JSON: a model of pydantic for each event, built anew,
+    The SDK's reader reads them as plain JSON, because building a pydantic model for each event
     takes ten times as long.
     """
     for event in type(stream)(stream.response, json.loads, "[DONE]"):

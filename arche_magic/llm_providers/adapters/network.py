@@ -1,8 +1,8 @@
-"""Connections that keep a call's time, whatever is at their other end.
+"""Connections that keep to the time of a call, whatever the server does.
 
-httpx takes a timeout as seconds of silence: a server that sends a byte now and then, a host with
-many addresses or a name lookup without an answer stretch it at will. Here what is left of the time
-of the call is looked at before each step.
+httpx understands a timeout as seconds of silence. A server that sends a byte now and then, a host
+with many addresses or a name lookup without an answer can extend it without limit. This module
+checks the remaining time of the call before each step.
 """
 
 from __future__ import annotations
@@ -27,37 +27,38 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# So much at once goes out before the time is looked at again.
+# The time is checked after this many bytes are sent.
 _BYTES_PER_WRITE = 65_536
-# How soon a reader notices that its call was stopped by another thread.
+# How often a reader checks whether another thread has stopped its call.
 _WATCH_SECONDS = 0.1
 
 
 class Allowance(float):
-    """A timeout that is worked out anew before each step.
+    """A timeout that is computed again before each step.
 
-    httpx and httpcore hand it on as the number of seconds that it is.
+    httpx and httpcore pass it on as a number of seconds.
 
     Attributes:
-        left: gives the seconds that are left.
-        watched: it may come to nothing at any moment, and is looked at while a step waits, too.
+        left: returns the seconds that are left.
+        watched: whether another thread may end it at any moment, so that it is also checked while a
+            step waits.
     """
 
     left: Callable[[], float]
     watched: bool
 
     def __new__(cls, left: Callable[[], float], *, watched: bool = False) -> Self:
-        """What `left()` gives, now and whenever it is looked at."""
+        """The value of `left()` now; the steps call it again."""
         allowance = super().__new__(cls, max(0.0, left()))
         allowance.left, allowance.watched = left, watched
         return allowance
 
 
 def keep_time(client: httpx.Client) -> None:
-    """Let every connection of a client observe the allowances of its calls."""
+    """Make every connection of a client keep to the allowances of its calls."""
     backend = _Network()
     for transport in (client._transport, *client._mounts.values()):
-        # httpcore's pools take a backend; httpx has no parameter that hands one on.
+        # httpcore's pools accept a backend, but httpx has no parameter for it.
         if pool := getattr(transport, "_pool", None):
             pool._network_backend = backend
 
@@ -70,7 +71,7 @@ def uses_proxy(client: httpx.Client, url: str) -> bool:
 
 
 class _Network(httpcore.SyncBackend):
-    """Opens connections; all addresses of a host together, and the name lookup, in its time."""
+    """Opens connections; the name lookup and all addresses of a host share the time."""
 
     def connect_tcp(
         self,
@@ -99,7 +100,7 @@ class _Network(httpcore.SyncBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose every step takes no longer than there is time."""
+    """A connection whose steps keep to the remaining time."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -140,10 +141,9 @@ def _watched(
     late: type[Exception],
     unclaimed: Callable[[T], object] | None = None,
 ) -> T:
-    """A step that keeps its own time; left to itself as soon as another thread stops the call.
+    """A step that keeps its own time, and that is abandoned if another thread stops the call.
 
-    The main thread is stopped by an interrupt, which reaches the step itself and leaves no
-    connection behind.
+    In the main thread an interrupt ends the step itself, and leaves no connection behind.
     """
     watched = isinstance(timeout, Allowance) and timeout.watched
     if not watched or threading.current_thread() is threading.main_thread():
@@ -163,7 +163,7 @@ def _close(stream: httpcore.NetworkStream) -> None:
 
 
 def _seconds(timeout: float | None, late: type[Exception]) -> float | None:
-    """What is left of a timeout; raises `late` if that is nothing."""
+    """The seconds that are left of a timeout; raises `late` if there are none."""
     if not isinstance(timeout, Allowance):
         return timeout
     left = timeout.left()

@@ -113,18 +113,18 @@ class OpenAIAdapter(SdkAdapter):
             http_client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
         )
         if self._key.provider != "openai":
-            # The SDK took them from the environment, and they are no business of another service.
+            # The SDK took them from the environment, and another service must not get them.
             sdk.organization = sdk.project = None
         return sdk
 
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
-        # The SDK's own way to send what it has no method for, as chat.completions.create does too.
-        # Given as plain JSON, request and reply cost a third of its typed objects, and what other
-        # services put into a reply besides is not lost.
+        # The SDK's way to send what it has no method for; chat.completions.create uses it too.
+        # Plain JSON costs a third of the SDK's typed objects, and keeps the additional fields that
+        # other services put into a reply.
         answer = sdk.post(
-            # In full: to put it together takes the SDK a twentieth of a call.
+            # The full URL, because the SDK needs a twentieth of a call to join it.
             self._base_url.rstrip("/") + self._path,
             body=self._parameters(request, model, stream, form),
             cast_to=object,
@@ -159,9 +159,9 @@ class OpenAIAdapter(SdkAdapter):
     _stream_options: Mapping[str, Any] | None = {"include_usage": True}
 
     def _token_limit(self, model: str) -> str:
-        """The name of the token limit that the model takes, as far as known."""
+        """The name of the parameter that limits the tokens of the model's replies."""
         # OpenAI's reference calls max_tokens deprecated, and its reasoning models refuse it; some
-        # compatible services know nothing else.
+        # compatible services accept only max_tokens.
         usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
         learned = _token_limits.get((self._key.provider, self._base_url, model))
         return learned or self._token_limit_name or usual or "max_tokens"
@@ -202,7 +202,7 @@ class OpenAIAdapter(SdkAdapter):
         return failure
 
     def _adapted(self, refusal: Refusal) -> ProviderFailure | None:
-        """Learn, once per model, to do without a parameter of ours or to use its other name."""
+        """Learn, once per model, to omit a parameter of ours or to use its other name."""
         model, param = refusal.model, refusal.said("param")
         place = (self._key.provider, self._base_url, model)
 

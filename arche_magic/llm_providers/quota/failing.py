@@ -1,4 +1,4 @@
-"""What a failed call counts for, what it closes, and for how long."""
+"""What a failed call is charged, what it closes, and for how long."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .ledger import as_amounts
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 _FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
-# A refusal that names neither limit nor time: a minute is the shortest window providers publish.
+# For a refusal that names no limit and no time: providers publish no window under a minute.
 _UNNAMED_LIMIT_SECONDS, _LONGEST_UNNAMED_SECONDS = 60.0, 3600.0
-# Refused for what they hold, such requests are counted as requests.
+# Requests that are refused because of their content count as requests.
 _COUNTED = (
     Remedy.FIX_REQUEST, Remedy.ASK_DIFFERENTLY, Remedy.SHORTEN_PROMPT, Remedy.CHANGE_MODEL,
     Remedy.CHECK_ADDRESS,
 )  # fmt: skip
 _ACCOUNT_RECHECK_SECONDS = 3600.0
 _MODEL_RECHECK_SECONDS = 86_400.0
-# A region, a network or a base URL is the user's to change, and may change at any moment.
+# The user can change a region, a network or a base URL at any moment.
 _FIRST_ADDRESS_SECONDS, _LONGEST_ADDRESS_SECONDS = 120.0, 3600.0
-# No provider means more than two months.
+# A longer wait (two months) is not believed.
 _LONGEST_WAIT_SECONDS = 62 * 86_400.0
 
 
 def spent(held: Amounts, failure: ProviderFailure) -> Amounts:
-    """What a failed call counts for: the provider's count, or else the most it can be."""
+    """What a failed call is charged: the provider's count, or else the most it can be."""
     if not failure.sent:
         return {}
     if failure.usage:
@@ -46,7 +46,7 @@ def close(
 ) -> None:
     """Note what the model lacks, and close what the failure's remedy says.
 
-    `jitter` is a factor for waits that we make up.
+    `jitter` is a factor for waits that the provider did not state.
     """
     route, account, provider = record.route, record.account, record.provider
     part: Closable | None = None
@@ -78,22 +78,22 @@ def close(
     if failure.lacks:
         closures.note_lack(provider, route, failure.lacks, now)
     if part is not provider and failure.sent:
-        # A refusal, too, is an answer: the provider itself is back.
+        # A refusal is an answer too, so the provider works again.
         closures.reopen(provider, began)
 
 
 def _wait_for_limit(
     record: RouteRecord, failure: ProviderFailure, now: float, began: float
 ) -> float:
-    """Seconds until the provider's time; unnamed, until our windows have room."""
+    """Seconds until the time that the provider stated, or else until our windows have room."""
     stated = _sensible(failure.retry_after)
     if stated is not None:
         return stated
     named = record.limits.get(failure.limit or "")
     if named and named.window == "calendar":
-        # A refused token limit leaves room in our own count, and still turns only then.
+        # Our own count may have room for fewer tokens, but the limit is renewed only then.
         return windows.period_end(named.period, named.time_zone, now) - now
-    # By the windows alone: what is closed, on hold or on trial says nothing about them.
+    # Only the windows count here, not what is closed, held or on trial.
     counts = ModelState(limits=record.model.limits)
     alone = replace(record, account=AccountState(), provider=ProviderState(), model=counts)
     wait = opening.route_state(alone, as_amounts(1, 0), now).opens_at - now
@@ -104,5 +104,5 @@ def _wait_for_limit(
 
 
 def _sensible(seconds: float | None) -> float | None:
-    """A wait that a provider can mean, else None."""
+    """The wait if it is between zero and two months, else None."""
     return seconds if seconds is not None and 0 <= seconds <= _LONGEST_WAIT_SECONDS else None

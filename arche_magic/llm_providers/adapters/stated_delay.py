@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from .limits import LONGEST_DELAY
 
 _READ = 20_000
-_TELLS = (
+_ANNOUNCES = (
     r"(?:\b(?:re-?try(?:ing)?|try(?: \w+)? again|wait|resets?|available(?: again)?|allowed)\b"
     r"|cool-?down)"
 )
@@ -20,20 +20,20 @@ _UNIT = (
 )
 _AMOUNT = rf"(?:[0-9]{{1,15}}(?:\.[0-9]{{1,15}})?[ -]?|\b(?:an?|one) (?=[mhd])){_UNIT}"
 _SPAN = rf"(?P<span>{_AMOUNT}(?:(?:[ ,]|\band\b){{0,5}}{_AMOUNT}){{0,4}})"
-_AFTER = re.compile(f"{_TELLS}{_GAP}{_SPAN}", re.IGNORECASE)
-_BEFORE = re.compile(rf"\b(?:in|after) {_SPAN}{_GAP}{_TELLS}", re.IGNORECASE)
+_AFTER = re.compile(f"{_ANNOUNCES}{_GAP}{_SPAN}", re.IGNORECASE)
+_BEFORE = re.compile(rf"\b(?:in|after) {_SPAN}{_GAP}{_ANNOUNCES}", re.IGNORECASE)
 _PART = re.compile(rf"([0-9.]+[ -]?|\b(?:an?|one) )({_UNIT})", re.IGNORECASE)
 _SECONDS = re.compile(
     r"retry[-_ ]?after(?:_seconds)?[^0-9.\n]{0,5}([0-9]{1,15}(?:\.[0-9]{1,15})?)(?![\w.]| ?\w)",
     re.IGNORECASE,
 )
 _MOMENT = re.compile(
-    _TELLS + _GAP + r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]{5,20}(?:Z|[+-][0-9:]{4,6})?)",
+    _ANNOUNCES + _GAP + r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]{5,20}(?:Z|[+-][0-9:]{4,6})?)",
     re.IGNORECASE,
 )
 
 
-def told_delay(text: str, now: float) -> float | None:
+def stated_delay(text: str, now: float) -> float | None:
     """Seconds to wait by a sentence such as "Please retry in 41.9s"; None if it names no delay.
 
     Other forms: "try again in 1 minute", "retry after 27 seconds", "wait 2h30m", "retry_after: 5",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from adapter_calls import WIRES, Build, Script, complete
 
-from arche_magic.llm_providers.adapters.told_delay import told_delay
+from arche_magic.llm_providers.adapters.stated_delay import stated_delay
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
 
 NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
@@ -41,7 +41,7 @@ NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
 )
 def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
     """As services and gateways word it."""
-    assert told_delay(text, NOW) == pytest.approx(seconds)
+    assert stated_delay(text, NOW) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
 def test_what_names_no_delay_gives_none(text: str) -> None:
     """And no long text takes long."""
     began = time.monotonic()
-    assert told_delay(text, NOW) is None
+    assert stated_delay(text, NOW) is None
     assert time.monotonic() - began < 1
 
 
