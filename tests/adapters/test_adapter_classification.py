@@ -827,7 +827,7 @@ def test_unknown_errors_are_logged_once(
         script.events(error(f"no idea, {SECRET}", code=word))
         assert fail(build, "groq", stream=True).remedy is Remedy.RETRY_LATER
     assert caplog.messages == [
-        f"groq: {words}, taken for passing trouble: no idea, [key]"
+        f"groq: {words}, treated as temporary trouble: no idea, [key]"
         for day in ("of_monday", "of_tuesday")
         for words in (f"an unknown answer (419 {day})", f"server error (500 {day})")
     ]

@@ -49,8 +49,10 @@ class Refusal:
     def __init__(self, call: Call, status: int, fields: Mapping[str, Any], model: str = "") -> None:
         self.call, self.status, self.fields, self.model = call, status, fields, model
         self.label = label(status, fields)
-        redirected_to = call.headers.get("location", "") if 300 <= status < 400 else ""
-        self.words = redirected_to or words_of(call.body, fields)
+        is_redirect = 300 <= status < 400
+        self.words = (
+            call.headers.get("location", "") if is_redirect else words_of(call.body, fields)
+        )
         names_model = bool(model) and model in self.words
         self.texts: Mapping[str, str] = {
             "message": self.words,
