@@ -167,6 +167,10 @@ class ProviderFailure:
         return f"{self.summary}: {self.said}" if self.said else self.summary
 
 
+NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
+"""Why a hold is given back."""
+
+
 class AttemptFailed(Exception):
     """One route did not answer; `failure` says why. Adapters raise it, and nothing else."""
 

@@ -100,7 +100,7 @@ class RequestRun:
                         line.leave(self)
                         self._note_skipped(choice)
                         result = yield from self._ask(hold)
-                        if result.failure is None and not result.misfit:
+                        if result.attempt.outcome == "served":
                             return self._reply(result)
                         error = self._remaining.judge(result)
                         if result.answer.text:

@@ -17,7 +17,7 @@ from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
-from .errors import ConfigurationError, ProviderFailure, Remedy
+from .errors import NOT_SENT, ConfigurationError, ProviderFailure, Remedy
 from .prices import cost_usd
 from .processes import this_process
 from .quota import closures, codec, failing, ledger, opening, views
@@ -217,7 +217,7 @@ class QuotaTracker:
         except ConfigurationError:
             # This very change was refused, and made in memory.
             for hold in holds:
-                self.fail(hold, ProviderFailure("not sent", Remedy.FIX_REQUEST, sent=False))
+                self.fail(hold, NOT_SENT)
             raise
         return holds
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .bounded import TookTooLong, within
-from .errors import ProviderFailure, Remedy
+from .errors import NOT_SENT, ProviderFailure
 from .storage import StorageTimeout, lock_deadline
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ class TimedLedger:
         self._book(partial(self._log.append, attempts, decisions), None)
 
     def _give_back(self, hold: Hold) -> None:
-        unsent = ProviderFailure("the request had ended", Remedy.FIX_REQUEST, sent=False)
-        self._ledger.fail(hold, unsent)
+        self._ledger.fail(hold, NOT_SENT)
 
     def _book(self, work: Callable[[], T], otherwise: T) -> T:
         """What `work` returns, or `otherwise` if it fails or takes too long."""

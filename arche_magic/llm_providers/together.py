@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from .attempts import AttemptLog, Ended
-from .errors import ProviderFailure, Remedy
+from .errors import NOT_SENT, ProviderFailure
 from .quota.opening import RouteState
 from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
 from .reply import Attempt
@@ -75,7 +75,7 @@ class Together:
             hold = self._held.pop(id(request))
             if hold.route == route:
                 return hold
-            self._give_back(hold)
+            self._tracker.fail(hold, NOT_SENT)
         self._book()
         if not any(request is other for other in self._unheld):
             return self._tracker.hold(route, request)
@@ -136,8 +136,4 @@ class Together:
         if calls:
             self._tracker.settle_all(calls)
         for hold in held.values():
-            self._give_back(hold)
-
-    def _give_back(self, hold: Hold) -> None:
-        unsent = ProviderFailure("another call had failed", Remedy.FIX_REQUEST, sent=False)
-        self._tracker.fail(hold, unsent)
+            self._tracker.fail(hold, NOT_SENT)
