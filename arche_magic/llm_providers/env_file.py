@@ -209,6 +209,12 @@ def process_variables() -> Variables:
 
 
 @without_locals
+def environment_hash() -> int:
+    """A number that changes with the variables of this process's environment."""
+    return hash(tuple(os.environ.items()))
+
+
+@without_locals
 def process_variable(name: str) -> str:
     """One of them, or ""."""
     return os.environ.get(name, "")

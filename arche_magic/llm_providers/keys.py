@@ -173,6 +173,11 @@ def added_keys() -> tuple[Key, ...]:
     return _added
 
 
+def keys_of_session() -> tuple[object, ...]:
+    """What changes when keys come or go that are in no file and no variable."""
+    return _added, _secrets, "google.colab" in sys.modules
+
+
 def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
     """Variables found in Colab's secrets under these names, and numbered; {} outside Colab.
 
@@ -194,7 +199,8 @@ def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
 
 def forget_secrets() -> None:
     """Ask Colab again the next time."""
-    _secrets.clear()
+    global _secrets
+    _secrets = Variables()
 
 
 def _secret(name: str) -> str:
@@ -202,9 +208,9 @@ def _secret(name: str) -> str:
         try:
             userdata = import_module("google.colab.userdata")
             _secrets[name] = clean(str(userdata.get(name)))
-        # It does not exist, the notebook may not see it, or no browser answers: Colab has an
-        # exception of its own for each, and others over the years.
-        except Exception:  # noqa: BLE001
+        # The secret does not exist, the notebook may not see it, or no browser answers. Colab has
+        # an exception of its own for each, which can be imported nowhere else, and renames them.
+        except Exception:  # noqa: BLE001  # without a secret, the other sources of keys still count
             _secrets[name] = ""
     return _secrets[name]
 

@@ -16,8 +16,6 @@ from typing import Any
 from .errors import ConfigurationError
 from .types import Route
 
-SETTING = "private"
-_PARTS = ("routes", "always")
 _MARK = re.compile(r"[a-z][a-z0-9_-]{0,31}(?:/[!-~]+|:[0-9a-f]{12})?")
 _LABEL = re.compile(r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?")
 
@@ -45,23 +43,13 @@ class Private:
         return not self.routes.isdisjoint(names)
 
 
-def read_private(table: Any) -> Private:
+def read_private(table: Mapping[str, Any]) -> Private:
     """What a `[private]` table says.
 
     Raises:
-        ValueError: a part of it is unknown or impossible.
+        ValueError: a mark in it is not the name of a route.
     """
-    if not isinstance(table, dict):
-        raise ValueError(f"{SETTING} is {table!r}; it must be a table")
-    if unknown := set(table) - set(_PARTS):
-        raise ValueError(
-            f"[private]: unknown setting {min(unknown)!r}; there are routes and always"
-        )
-    routes, always = table.get("routes", []), table.get("always", False)
-    if not isinstance(always, bool):
-        raise ValueError(f"[private]: always is {always!r}; it must be true or false")
-    if not isinstance(routes, list):
-        raise ValueError(f"[private]: routes is {routes!r}; it must be a list")
+    routes = table.get("routes", [])
     for mark in routes:
         if isinstance(mark, str) and _LABEL.fullmatch(mark):
             raise ValueError(
@@ -70,9 +58,9 @@ def read_private(table: Any) -> Private:
             )
         if not isinstance(mark, str) or not _MARK.fullmatch(mark):
             raise ValueError(
-                f"[private]: {mark!r} is no provider, provider/model, or provider:fingerprint"
+                f"[private]: {mark!r} is not a provider, provider/model or provider:fingerprint"
             )
-    return Private(frozenset(routes), always)
+    return Private(frozenset(routes), table.get("always", False))
 
 
 def both(own: Private, project: Mapping[str, Any], file: Path, own_file: Path) -> Private:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,22 +20,12 @@ from .env_file import (
 )
 from .errors import ConfigurationError
 from .file_contents import is_text, read_text
-from .privacy import SETTING as PRIVATE
 from .privacy import Private, both, read_private
-from .trust import SETTING as TRUST
-from .trust import (
-    TRUST_VARIABLES,
-    Trusted,
-    own_settings_folder,
-    read_trusted,
-    read_trusted_variables,
-)
+from .redaction import without_key_like
+from .settings_table import PRIVATE, TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
+from .trust import Trusted, own_settings_folder, read_trusted
 
 SETTINGS_FILE = "arche_magic.toml"
-SETTINGS = (
-    "default_provider", "order", "patience", "timeouts", "providers", "limits", "accounts",
-    "replay", "budget", "on_store_failure", PRIVATE, TRUST, TRUST_VARIABLES,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,9 +100,9 @@ def find_sources(directory: Path | None) -> Sources:
         said = tell_of_env_file(env_file, parse_env_file(env_file, environment))
     own_file = own_settings_folder() / SETTINGS_FILE
     own = _own_settings(own_file)
+    trusted = read_trusted(own.pop(TRUST_BASE_URLS, False))
+    trusted_variables = frozenset(own.pop(TRUST_KEY_VARIABLES, []))
     try:
-        trusted = read_trusted(own.pop(TRUST, False))
-        trusted_variables = read_trusted_variables(own.pop(TRUST_VARIABLES, []))
         private = read_private(own.pop(PRIVATE, {}))
     except ValueError as error:
         raise ConfigurationError(f"{own_file}: {error}") from None
@@ -125,7 +114,7 @@ def find_sources(directory: Path | None) -> Sources:
     if file is None or file == own_file.resolve():
         return sources
     settings = _read_settings(file)
-    for name in (TRUST, TRUST_VARIABLES):
+    for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES):
         if name in settings:
             raise ConfigurationError(f"{file}: {name} counts only in your own settings, {own_file}")
     try:
@@ -166,28 +155,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         settings = tomllib.loads(text)
     except (OSError, ValueError) as error:
         return {}, f" cannot be read: {getattr(error, 'strerror', None) or error}"
-    for name in settings:
-        if name not in SETTINGS:
-            hint = did_you_mean(name, SETTINGS)
-            if "API_KEY" in name:
-                hint = "; keys go into the environment or into .env"
-            return {}, f": unknown setting {name!r}{hint}"
+    try:
+        check_settings(settings)
+    except ValueError as error:
+        return {}, f": {without_key_like(str(error))}"
     return settings, ""
-
-
-def table(settings: Mapping[str, Any], name: str, of: str = "") -> dict[str, Any]:
-    """A table of the settings, empty if it is not there.
-
-    Raises:
-        ValueError: there is something else in its place.
-    """
-    found = settings.get(name, {})
-    if not isinstance(found, dict):
-        raise ValueError(f"{of}{name} is {found!r}; it must be a table")
-    return found
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'groq'?` for a near miss, else nothing."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -10,16 +10,13 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from .addresses import is_base_url, is_loopback, origin
 from .catalog import Provider
 from .env_file import process_variable, tell
 from .errors import ConfigurationError
 from .folders import home_folder
-
-SETTING = "trust_base_urls"
-TRUST_VARIABLES = "trust_key_variables"
+from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 
 Trusted = bool | tuple[str, ...]
 
@@ -34,28 +31,9 @@ def own_settings_folder() -> Path:
     return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
 
 
-def read_trusted(value: Any) -> Trusted:
-    """The setting's value: true for every address, or a list of those that are trusted.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, list) and all(isinstance(a, str) and is_base_url(a) for a in value):
-        return tuple(origin(address) for address in value)
-    raise ValueError(f"{SETTING} must be true, or a list of addresses such as https://host")
-
-
-def read_trusted_variables(value: Any) -> frozenset[str]:
-    """The variables that a project's files may use as keys whatever their names.
-
-    Raises:
-        ValueError: it is not a list of names.
-    """
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return frozenset(value)
-    raise ValueError(f'{TRUST_VARIABLES} must be a list of variables such as ["MY_TOKEN"]')
+def read_trusted(value: bool | list[str]) -> Trusted:
+    """The setting `trust_base_urls`: true for every address, or the origins that are trusted."""
+    return value if isinstance(value, bool) else tuple(origin(address) for address in value)
 
 
 def looks_like_key(variable: str) -> bool:
@@ -74,7 +52,7 @@ def check_key_variable(
     if not looks_like_key(variable) and variable not in trusted:
         raise ConfigurationError(
             f"{where} would send {variable}, whose name does not say that it is a key "
-            f'(…_API_KEY); to allow it, write {TRUST_VARIABLES} = ["{variable}"] into '
+            f'(…_API_KEY); to allow it, write {TRUST_KEY_VARIABLES} = ["{variable}"] into '
             f"{own_settings}"
         )
 
@@ -104,9 +82,10 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
         tell(f"prompts and keys for {provider.title} go to {shown} ({where})")
         return
     elsewhere = f" or set {provider.base_url_variable} in the environment"
+    setting = TRUST_BASE_URLS
     raise ConfigurationError(
         f"{where} would send prompts and keys for {provider.title} to {shown}, which needs your "
-        f'word: write {SETTING} = ["{shown}"] (or {SETTING} = true, for any address) into '
+        f'word: write {setting} = ["{shown}"] (or {setting} = true, for any address) into '
         f"{own_settings}{elsewhere if provider.base_url_variable else ''}; if it is not yours, "
         "delete that line"
     )
