@@ -32,7 +32,6 @@ from .rescue import BLANK, Rescue
 LEDGER_NAME = "llm_quota_tracker.json"
 # Enough of the file to hold its version and revision.
 _HEAD_BYTES = 64
-_BACKUP_SECONDS = 60.0
 # A disk that answered so lately is asked without a helper thread.
 _TRUSTED_SECONDS = 0.005
 # So long a reader waits for a disk that hangs; then it takes what was read last.
@@ -76,7 +75,6 @@ class JsonFileStorage:
         self._name = os.fspath(path)
         self._rescue = Rescue(path, mend, upgrade)
         self._copy, self._backup = self._rescue.copy, self._rescue.backup
-        self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
         # A file that cannot be written is counted on in memory, whoever chose it.
         self.trouble = self.refusal = ""
@@ -358,25 +356,9 @@ class JsonFileStorage:
         except OSError as error:
             self._leave_disk(error)
             return
-        # Whatever keeps it from being written, the ledger itself is.
+        # The ledger is written, whether or not its backup can be.
         with contextlib.suppress(OSError):
-            self._back_up(content)
-
-    def _back_up(self, content: bytes) -> None:
-        """Once a minute, by one of the kernels: a file that is on the disk before it is there."""
-        now = time.monotonic()
-        if now < self._backed_up + _BACKUP_SECONDS:
-            return
-        self._backed_up = now
-        with contextlib.suppress(FileNotFoundError):
-            if abs(time.time() - self._backup.stat().st_mtime) < _BACKUP_SECONDS:
-                return
-        beside = self._backup.with_name(f"{self._backup.name}.new")
-        with os.fdopen(open_ours(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._backup)
+            self._rescue.back_up(content)
 
     def _leave_disk(self, error: OSError) -> None:
         if self._on_disk:

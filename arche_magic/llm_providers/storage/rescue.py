@@ -8,17 +8,20 @@ aside under another name, except where it was only half written.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..safe_files import read_ours
+from ..safe_files import open_ours, read_ours
 from .base import Document, Mend, Upgrade, warn
 from .file_text import FILE_VERSION, is_ours, parse
 
 BLANK = b"\x00 \r\n\t"
 _SHOWN_PATHS = 3
+_BACKUP_SECONDS = 60.0
 
 
 class Rescue:
@@ -38,6 +41,29 @@ class Rescue:
         self.copy = path.with_name(f"{path.name}.copy")
         self.backup = path.with_name(f"{path.name}.backup")
         self.findings: list[str] = []
+        self._backed_up = -_BACKUP_SECONDS
+
+    def back_up(self, content: bytes) -> None:
+        """Write the backup, once a minute and by one of the kernels.
+
+        It is on the disk before it gets its name, so that a power failure cannot tear it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        now = time.monotonic()
+        if now < self._backed_up + _BACKUP_SECONDS:
+            return
+        self._backed_up = now
+        with suppress(FileNotFoundError):
+            if abs(time.time() - self.backup.stat().st_mtime) < _BACKUP_SECONDS:
+                return
+        beside = self.backup.with_name(f"{self.backup.name}.new")
+        with os.fdopen(open_ours(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.backup)
 
     def is_right(self, documents: dict[str, Document], *names: str) -> bool:
         """Whether these documents (all, if none is named) hold no wrong value."""
