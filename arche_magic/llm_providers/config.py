@@ -1,7 +1,7 @@
-"""Keys, order, models and limits: from the environment, the nearest `.env`, `arche_magic.toml`.
+"""The configuration in use, from the environment, the nearest `.env` and `arche_magic.toml`.
 
-The real environment wins over `.env`. Nothing is written to the environment. Reading happens once,
-in `load_configuration`; the result is an immutable `Configuration` that is handed around.
+Variables of the environment take precedence over those of `.env`. Nothing is written to the
+environment.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def _of_files_and_variables() -> Configuration:
 def use_configuration(configuration: Configuration | None) -> None:
     """Use this configuration in this process from now on; None goes back to files and variables.
 
-    Choices made before are forgotten: its keys may be others.
+    Choices made before are forgotten, since the new configuration may have other keys.
     """
     global _current, _choices, _read
     _current, _choices, _read = configuration, Choices(), None
 
 
 def is_given() -> bool:
-    """Whether the configuration in use was given to `use_configuration`."""
+    """Whether the configuration in use was passed to `use_configuration`."""
     return _current is not None
 
 
@@ -93,7 +93,7 @@ def get_choices() -> Choices:
 
 
 def use_choices(choices: Choices) -> None:
-    """Make these choices for every request of this process from now on."""
+    """Apply these choices to every request of this process from now on."""
     global _choices
     _choices = choices
 
@@ -104,14 +104,14 @@ def load_configuration(
 ) -> Configuration:
     """Read variables, the nearest `.env` upward from `directory`, and `arche_magic.toml`.
 
-    Keys that were added for this session, and those among Google Colab's secrets, are found too.
+    Keys that were added for this session and keys among Google Colab's secrets count as well.
 
     Args:
-        environment: variables to use instead of all these.
+        environment: variables to use instead of all of these.
         directory: where to look; the working directory if not given.
 
     Raises:
-        ConfigurationError: a settings file cannot be read or says something impossible.
+        ConfigurationError: a settings file cannot be read or has a wrong setting.
     """
     directory = directory or working_directory()
     own = environment is None
@@ -125,7 +125,7 @@ def load_configuration(
     else:
         _check_what_files_say(sources, configuration)
         return configuration
-    # Not while it is handled: what was being read when it was raised would hang on to this one.
+    # Raised out here, so that the first error, whose frames hold what was read, is not its context.
     raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
 
 
@@ -145,7 +145,7 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         tell_of_readers(sources.env_file)
         home = sources.env_file.parent
         folders.append(home)
-    # Also that of the working directory: the record lies there if the ledger is in Redis.
+    # The working directory too: if the ledger is in Redis, the record of attempts is there.
     for folder in folders:
         keep_inside(absolute(folder / LEDGER_FILE).parent, home)
     accounts = {label: str(name) for label, name in settings.get("accounts", {}).items()}
@@ -180,11 +180,11 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
 
 
 def _check_what_files_say(sources: Sources, configuration: Configuration) -> None:
-    """Raise or announce, where a file sends keys, or the ledger, to some other place."""
+    """Refuse or announce that a file sends keys or the ledger to another machine."""
     owners = {key.provider for key in configuration.keys}
     own_settings = own_settings_folder() / SETTINGS_FILE
     for provider in configuration.providers.values():
-        # One without a key sends nothing anywhere.
+        # Without a key, nothing is sent.
         if provider.name not in owners:
             continue
         check_base_url(provider, sources.trusted, own_settings)

@@ -33,20 +33,20 @@ class Configuration:
     """Everything the engine needs to know before the first request.
 
     Attributes:
-        providers: by name, in the order they are asked.
+        providers: by name, in the order in which they are asked.
         keys: all keys of all providers, in the order of their labels.
-        store: where the ledger lives: a path, `memory://`, or a Redis URL (made a `Location`,
+        store: where the ledger is kept: a path, `memory://`, or a Redis URL (as a `Location`,
             which does not show its password).
-        on_store_failure: what becomes of requests while Redis, though it answers, takes no
-            changes: `refuse` sends none, `count-alone` counts in this process.
-        default_provider: what `get_llm_provider(None)` gives.
+        on_store_failure: what happens to requests while Redis answers but accepts no changes:
+            `refuse` sends none, `count-alone` counts them in this process.
+        default_provider: what `get_llm_provider(None)` returns.
         patience: seconds a request waits for a route rather than fail or pay.
-        timeouts: how long a request waits for what.
+        timeouts: how long the steps of a request may take.
         limits: the user's own, by provider, `provider/model`, key label or `label/model`.
-        clock: what the engine reads time from.
-        directory: where the settings were found; the ledger's default place.
+        clock: tells the time and waits.
+        directory: where the settings were found; the ledger is kept there by default.
         replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
-        replies: the file they are kept in.
+        replies: the file in which replies are kept.
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
         preferred_provider: asked before all others, paid or not.
         budget: the most that paid routes may cost; None if nothing is set.
@@ -88,7 +88,7 @@ class Configuration:
             ) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
-        """Every way to get an answer, but what is off; `models` narrows to those."""
+        """All routes except those that are off; only those of `models` if it is given."""
         if models is None:
             models = {provider.name: provider.models for provider in self.providers.values()}
         return tuple(
@@ -100,7 +100,7 @@ class Configuration:
         )
 
     def route(self, key: Key, model: str) -> Route:
-        """The way to a model with this key."""
+        """The route to a model with this key."""
         provider = self.providers[key.provider]
         price = provider.prices.get(model)
         return Route(provider.name, key, model, provider.paid, price, provider.base_url or "")
@@ -110,14 +110,15 @@ class Configuration:
         return self.off.isdisjoint((key.label, f"{key.provider}/{model}"))
 
     def is_private(self, route: Route) -> bool:
-        """Whether private prompts may take the route: it is marked, and leads where that meant.
+        """Whether private prompts may take the route.
 
-        A project's file could give a marked provider another address.
+        The user has marked it, and it leads to the provider that the user meant: a project's file
+        could give a marked provider another address.
         """
         return self.private.marks(route) and self.providers[route.provider].is_at_home
 
     def default_limits(self, route: Route) -> tuple[Limit, ...]:
-        """Limits of a route before any reply: published ones, overlaid by the user's."""
+        """Limits of a route before its first reply: the published ones, replaced by the user's."""
         provider = self.providers[route.provider]
         limits = {limit.name: limit for limit in provider.limits.get(route.model, ())}
         for scope in self.limit_scopes(route):
@@ -125,16 +126,16 @@ class Configuration:
         return tuple(limits.values())
 
     def takes_images(self, route: Route) -> bool:
-        """Whether the route's model may take images; False only where it is known not to."""
+        """Whether the route's model may accept images; False only if it is known not to."""
         return route.model not in self.providers[route.provider].text_only
 
     def limit_scopes(self, route: Route) -> tuple[str, ...]:
-        """The names under which limits of a route can be set; a later one wins."""
+        """The names under which limits of a route can be set; later ones take precedence."""
         key = route.key.label
         return route.provider, f"{route.provider}/{route.model}", key, f"{key}/{route.model}"
 
     def scope_owner(self, scope: str) -> str:
-        """The provider that a scope of limits belongs to.
+        """The provider to which a name under `[limits]` belongs.
 
         Raises:
             ValueError: it belongs to none.
@@ -142,10 +143,10 @@ class Configuration:
         return scope_owner(scope, self.providers)
 
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
-        """Which models of which providers a request may go to.
+        """The models that a request may use, by provider.
 
-        A bare name goes to the providers known to have it, `provider/model` to that provider,
-        and a name nobody knows to the provider that was asked for by name.
+        A bare name means the providers known to have it, `provider/model` means that provider, and
+        an unknown name means the provider that was asked for by name.
 
         Raises:
             ConfigurationError: unknown provider or model, or a model of another provider.
@@ -195,7 +196,7 @@ def scope_owner(scope: str, providers: Mapping[str, Provider]) -> str:
 
 
 def _full_name(provider: Provider, model: str) -> str | None:
-    """The provider's own name for a model that may be given without its vendor's prefix."""
+    """The provider's own name for a model, which users may write without its vendor's prefix."""
     if model in provider.known_models:
         return model
     ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)

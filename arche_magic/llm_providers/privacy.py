@@ -1,8 +1,8 @@
-"""Which routes a private prompt may take: those that the user has marked, and no others.
+"""Which routes a private prompt may take: only those that the user has marked.
 
-Whether prompts are trained on depends on the plan and the settings of an account, which no reply
-tells. So the user's word counts alone, and it counts where it stands in the user's own settings:
-what lies in a folder may be somebody else's work.
+Whether a provider trains on prompts depends on the plan and the settings of an account, and no
+reply says so. So only the user can mark routes, and only in their own settings file, because files
+in a project may be somebody else's work.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LABEL = re.compile(r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?")
 
 @dataclass(frozen=True)
 class Private:
-    """What the user has said about private prompts.
+    """What the user has decided about private prompts.
 
     Attributes:
-        routes: what does not train on prompts: a provider (`mistral`), a model of it
-            (`google/gemini-3.5-flash`), or one key of it (`google:4f0c2a91b7de`, its fingerprint).
-        always: every prompt is private that does not say otherwise.
+        routes: the providers (`mistral`), models (`google/gemini-3.5-flash`) and keys
+            (`google:4f0c2a91b7de`, by fingerprint) that do not train on prompts.
+        always: every prompt is private unless its cell or call says otherwise.
     """
 
     routes: frozenset[str] = frozenset()
@@ -64,26 +64,26 @@ def read_private(table: Mapping[str, Any]) -> Private:
 
 
 def both(own: Private, project: Mapping[str, Any], file: Path, own_file: Path) -> Private:
-    """The user's own word, and what a project's file adds: it may only ask for more privacy.
+    """The user's own decisions and those of a project's file, which can only ask for more privacy.
 
     Raises:
-        ValueError: a part of the file is unknown or impossible.
-        ConfigurationError: it marks routes.
+        ValueError: the file has a wrong mark.
+        ConfigurationError: the file marks routes.
     """
     theirs = read_private(project)
     if theirs.routes:
         raise ConfigurationError(
-            f"{file}: [private] routes counts only in your own settings, {own_file}: a mark is "
-            "about your accounts, and holds in every folder"
+            f"{file}: [private] routes counts only in your own settings, {own_file}, because a "
+            "mark is about your accounts and holds in every folder"
         )
     return replace(own, always=own.always or theirs.always)
 
 
 def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
-    """The error of a private prompt that has no route."""
+    """The error for a private prompt that has no route."""
     names = list(dict.fromkeys(route.provider for route in routes))
     return ConfigurationError(
-        f"a private prompt, and none of its routes is marked private ({', '.join(names)}); nothing "
-        f"was sent. If you know that they do not train on prompts, write [private] routes = "
-        f'["{names[0]}"] into {own_file}; %llm_models {names[0]} tells what its terms say'
+        f"the prompt is private, and none of its routes is marked private ({', '.join(names)}); "
+        f"nothing was sent. If you know that they do not train on prompts, write [private] "
+        f'routes = ["{names[0]}"] into {own_file}; %llm_models {names[0]} shows what its terms say'
     )

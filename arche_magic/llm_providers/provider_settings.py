@@ -26,14 +26,16 @@ _ENDPOINT = "/chat/completions"
 def read_providers(
     settings: Mapping[str, Any], project_file: Path | None, trusted_variables: Collection[str]
 ) -> dict[str, Provider]:
-    """All providers, in the order they are asked: the built-in four, then those of the settings.
+    """All providers, in the order in which they are asked: the built-in four, then added ones.
 
-    `project_file` is where the settings are from, if that file is not the user's own. Such a file
-    may name variables of keys, by their names or as `trusted_variables`.
+    Args:
+        settings: the contents of the settings file, checked by `check_settings`.
+        project_file: the settings file, if it is not the user's own.
+        trusted_variables: variables that such a file may use as keys whatever their names.
 
     Raises:
-        ValueError: a setting is unknown, missing or impossible.
-        ConfigurationError: a project's file would use some other variable as a key.
+        ValueError: a setting is missing, or does not fit the provider.
+        ConfigurationError: a project's file would use another variable as a key.
     """
     providers = dict(published_providers())
     for name, entry in settings.get("providers", {}).items():
@@ -53,7 +55,7 @@ def read_providers(
 
 
 def hint_for(name: str, known: Iterable[str]) -> str:
-    """What may be meant by the name of a provider that is not among the known ones."""
+    """A hint at what an unknown name of a provider may mean; "" if there is none."""
     if name in known_services():
         return f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
     return did_you_mean(name, known)
@@ -74,7 +76,7 @@ def _read(name: str, entry: Mapping[str, Any], project_file: Path | None) -> Pro
             f"unknown provider{did_you_mean(name, known)}; another service needs its base_url"
         )
     provider = _with_address(provider, entry, project_file)
-    # A list that is empty means nothing.
+    # An empty list counts as none.
     models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
     if not models:
         raise ValueError('models is missing; write models = ["…"], as the service calls them')
@@ -111,7 +113,7 @@ def _unknown_service(name: str) -> Provider:
 def _with_address(
     provider: Provider, entry: Mapping[str, Any], project_file: Path | None
 ) -> Provider:
-    """The provider with the address and the variable of its table, and whose address that is."""
+    """The provider with the address and the key variable of its table."""
     setting, base_url = "base_url", entry.get("base_url")
     if provider.name in published_providers():
         said_in = f"[providers.{provider.name}] base_url in {project_file}"
@@ -127,7 +129,7 @@ def _with_address(
         )
     if base_url.rstrip("/").endswith(_ENDPOINT):
         raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added to it")
-    # A key goes by itself to the service whose key it is, whatever the table is called.
+    # A key may always go to the service that issued it, whatever the table is called.
     owners = (*published_providers().values(), *known_services().values())
     own = [owner.services for owner in owners if variable in owner.key_variables]
     said_in = f"[providers.{provider.name}] {setting} in {project_file}"
@@ -137,6 +139,6 @@ def _with_address(
         base_url=base_url,
         base_url_from=said_in if project_file else "",
         services=own[0] if own else (),
-        # Where nobody said that it is free, no money is spent before what is free is used up.
+        # A service elsewhere is assumed to cost money, so that free routes are used first.
         paid=provider.paid or not is_loopback(base_url),
     )

@@ -1,4 +1,4 @@
-"""Where configuration comes from: the environment, `.env`, and the settings files."""
+"""The sources of the configuration: the environment, `.env` and the settings files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,18 @@ SETTINGS_FILE = "arche_magic.toml"
 
 @dataclass(frozen=True)
 class Sources:
-    """What configures us, and which file says so; the environment comes before `.env`.
+    """Variables and settings, and the files they come from.
 
-    `project_file` is the settings file if it is not the user's own.
+    Attributes:
+        environment: variables of the environment; they take precedence over those of `.env`.
+        said: what `.env` says.
+        env_file: the `.env` that was read, if any.
+        settings: the contents of the settings file.
+        settings_file: the settings file that was read, if any.
+        trusted: the base URLs that the user trusts.
+        trusted_variables: variables that a project's files may use as keys.
+        project_file: the settings file, if it is not the user's own.
+        private: what the user and the project say about private prompts.
     """
 
     environment: Mapping[str, str] = field(repr=False)
@@ -52,26 +61,28 @@ class Sources:
 
     @property
     def variables(self) -> Variables:
-        """Both together."""
+        """The variables of the environment and of `.env`."""
         return Variables({**self.in_file, **self.environment})
 
     def said_in(self, name: str) -> str:
-        """`NAME in /…/.env` for a variable that only the file has, else ""."""
+        """`NAME in /…/.env` for a variable that only that file sets, else ""."""
         from_file = name in self.in_file and name not in self.environment
         return f"{name} in {self.env_file}" if from_file else ""
 
     def borrowed(self, name: str) -> frozenset[str]:
-        """The variables of the environment whose values a variable of `.env` takes."""
+        """The variables of the environment to which a variable of `.env` refers."""
         return self.said.borrowed.get(name, frozenset()) if self.said_in(name) else frozenset()
 
     def check_references(self, names: Iterable[str]) -> None:
-        """Check variables that say where prompts, keys and files go.
+        """Check variables that decide where prompts, keys and files go.
 
-        `.env` may be somebody else's: with `http://127.0.0.1/${SECRET}` it would send whatever the
-        environment holds. And without the variable, prompts would go to another address.
+        Somebody else may have written `.env`: `http://127.0.0.1/${SECRET}` in it would send any
+        variable of the environment. And if a reference is to a variable that is not set, ignoring
+        the line would send prompts to another address.
 
         Raises:
-            ConfigurationError: one in `.env` refers to the environment, or to nothing.
+            ConfigurationError: one of them in `.env` refers to the environment, or to a variable
+                that is not set.
         """
         for name in names:
             if name in self.said.unusable and name not in self.environment:
@@ -87,11 +98,14 @@ class Sources:
 
 
 def find_sources(directory: Path | None) -> Sources:
-    """The process's environment and the nearest files from a directory upward, if there is one.
+    """Read the environment and the nearest files from a directory upward.
 
-    The user's own settings file lies in their configuration folder. It alone says which base URLs
-    are trusted and which routes are private, and the rest of it counts where a project has no
+    The user's own settings file is in their configuration folder. It alone decides which base URLs
+    are trusted and which routes are private; its other settings count if the project has no
     settings file.
+
+    Raises:
+        ConfigurationError: a settings file cannot be read or has a wrong setting.
     """
     environment = process_variables()
     env_file = nearest(".env", directory) if directory else None
@@ -127,7 +141,7 @@ def find_sources(directory: Path | None) -> Sources:
 
 
 def _own_settings(path: Path) -> dict[str, Any]:
-    """The user's own settings, if there are any and the folder can be looked into."""
+    """The user's own settings; {} if there are none or the folder cannot be read."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -139,7 +153,7 @@ def _own_settings(path: Path) -> dict[str, Any]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    # Keys that somebody wrote in here by mistake are not in the frames of the error.
+    # Raised here, so that the error's frames hold no key that somebody wrote into the file.
     settings, problem = _parse(path)
     if problem:
         raise ConfigurationError(f"{path}{problem}")
@@ -147,7 +161,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
-    """The settings, or none and what is wrong with them."""
+    """The settings and "", or {} and what is wrong with them."""
     try:
         text = read_text(path)
         if not is_text(text):

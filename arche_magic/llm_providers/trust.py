@@ -1,7 +1,7 @@
-"""What a file may decide by itself, and what it needs its user's word for: where keys are sent.
+"""Which base URLs and key variables a project's files may set without the user's permission.
 
-A notebook's folder is often somebody else's work, and its `.env` or `arche_magic.toml` must not
-send the keys in this user's environment to an address of their choice.
+The user's keys must not go to an address that somebody else chose, and a notebook's folder with
+its `.env` and `arche_magic.toml` is often somebody else's work.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Trusted = bool | tuple[str, ...]
 
 
 def own_settings_folder() -> Path:
-    """The folder of this user's own settings, which no project's file can name."""
+    """The folder of the user's own settings, which no project's file can change."""
     variable, below = "XDG_CONFIG_HOME", Path(".config")
     if sys.platform == "win32":
         variable, below = "APPDATA", Path("AppData", "Roaming")
     named = Path(process_variable(variable))
-    # A relative one would lie in whatever folder is worked in.
+    # A relative path would be inside the working directory, which may be somebody else's.
     return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
 
 
@@ -44,10 +44,11 @@ def looks_like_key(variable: str) -> bool:
 def check_key_variable(
     variable: str, where: str, trusted: Collection[str], own_settings: Path
 ) -> None:
-    """Let a variable pass whose value a project's file wants to use as a key.
+    """Check a variable that a project's file uses as a key.
 
     Raises:
-        ConfigurationError: it may hold anything; the message says what to write where.
+        ConfigurationError: its name does not say that it is a key, and the user does not trust it;
+            the message says how to allow it.
     """
     if not looks_like_key(variable) and variable not in trusted:
         raise ConfigurationError(
@@ -58,13 +59,14 @@ def check_key_variable(
 
 
 def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> None:
-    """Let a base URL pass if it may have the provider's keys; one that a file named is announced.
+    """Check that the provider's keys may be sent to its base URL.
 
-    The environment's own addresses pass, and from files the provider's own, those on this machine,
-    and those that `trusted`, a setting in the user's own settings file, lets through.
+    Any address in the environment is allowed. In a file, the allowed addresses are the provider's
+    own, those on this machine, and those of `trusted`, which are announced.
 
     Raises:
-        ConfigurationError: it may not, or it is no address; the message says what to write where.
+        ConfigurationError: it is not an address, or it is not allowed; the message says how to
+            allow it.
     """
     url, where = provider.base_url, provider.base_url_from
     if url is None:
@@ -72,7 +74,7 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
     named = where or provider.base_url_variable or f"base_url of {provider.name}"
     if not is_base_url(url):
         raise ConfigurationError(
-            f"{named} is no address such as https://host/path, without a user name or password"
+            f"{named} must be an address such as https://host/path, without a user name or password"
         )
     place, own = origin(url), {origin(service) for service in provider.services}
     if not where or is_loopback(url) or place in own:
@@ -85,7 +87,7 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
     setting = TRUST_BASE_URLS
     raise ConfigurationError(
         f"{where} would send prompts and keys for {provider.title} to {shown}, which needs your "
-        f'word: write {setting} = ["{shown}"] (or {setting} = true, for any address) into '
-        f"{own_settings}{elsewhere if provider.base_url_variable else ''}; if it is not yours, "
-        "delete that line"
+        f'permission: write {setting} = ["{shown}"] (or {setting} = true, for any address) into '
+        f"{own_settings}{elsewhere if provider.base_url_variable else ''}; if you did not write "
+        "that line, delete it"
     )

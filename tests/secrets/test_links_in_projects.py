@@ -223,7 +223,7 @@ def test_a_configuration_that_leads_out_of_its_folder_is_passed_over(
     (tmp_path / "other").write_text(text)
     (project / name).unlink(missing_ok=True)
     (project / name).symlink_to("../other")
-    with pytest.warns(ConfigurationWarning, match="was passed over; put a copy") as caught:
+    with pytest.warns(ConfigurationWarning, match="was skipped; put a copy") as caught:
         configuration = get_configuration()
     assert str(project / name) in str(caught[0].message)
     assert configuration.patience == 30
