@@ -66,7 +66,7 @@ def examine(*, send: bool = False) -> list[Finding]:
     Keys that a service refuses are closed from then on, and keys that it accepts are open again.
 
     Args:
-        send: also send one short prompt to each model, which spends quota, and money on paid routes.
+        send: also send one short prompt to each model; this spends quota, and money on paid routes.
     """
     findings = [*_packages(), *_machine(), *_files(working_directory())]
     try:
