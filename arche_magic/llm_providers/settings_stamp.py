@@ -52,8 +52,11 @@ def settings_stamp(directory: Path | None) -> Stamp | None:
 
 
 def links_of(folders: Iterable[Path]) -> dict[Path, str]:
-    """Where folders lead to by symbolic links; our files must not leave the project by one."""
-    return {folder: os.path.realpath(folder) for folder in folders}
+    """Where folders lead to by symbolic links; our files must not leave the project by one.
+
+    Relative ones are left out: only the user's own environment can name those.
+    """
+    return {folder: os.path.realpath(folder) for folder in folders if folder.is_absolute()}
 
 
 def _status(path: str) -> os.stat_result | None:

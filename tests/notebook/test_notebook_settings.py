@@ -61,4 +61,4 @@ def test_settings_are_read_by_the_first_cell_alone(tmp_path: Path) -> None:
             check=True,
         )
     assert json.loads(done.stderr.splitlines()[-1]) == [2, 0, 0, 0]
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 21
+    assert (tmp_path / "out.csv").read_text().count("Simulated reply") == 20
