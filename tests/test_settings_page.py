@@ -9,7 +9,7 @@ import pytest
 
 from arche_magic.llm_providers.catalog import published_providers
 from arche_magic.llm_providers.config import load_configuration
-from arche_magic.llm_providers.settings_table import PROVIDER_SETTINGS, SETTINGS
+from arche_magic.llm_providers.config.settings_table import PROVIDER_SETTINGS, SETTINGS
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).parent.parent

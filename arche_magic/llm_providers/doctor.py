@@ -21,16 +21,16 @@ from . import machine
 from .addresses import is_loopback
 from .catalog import Provider, published_providers
 from .config import Configuration, did_you_mean, get_configuration, is_given
-from .env_file import candidates, others_reach, parse_env_file
+from .config.base_url_policy import own_settings_folder
+from .config.env_file import candidates, others_reach, parse_env_file
+from .config.keys import is_stand_in
+from .config.sources import SETTINGS_FILE
 from .errors import LLMProviderError
 from .folders import working_directory
 from .key_checks import NO_LIST, KeyCheck, check_keys
-from .keys import is_stand_in
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .sources import SETTINGS_FILE
 from .storage import StorageTimeout, lock_deadline
-from .trust import own_settings_folder
 from .types import Key, in_seconds, route_name
 
 State = Literal["ok", "look", "wrong"]

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from dotenv.main import DotEnv
 
-from arche_magic.llm_providers import file_contents, get_llm_provider
+from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import (
     Configuration,
+    file_contents,
     load_configuration,
     use_configuration,
 )
-from arche_magic.llm_providers.env_file import ConfigurationWarning, read_env_file
+from arche_magic.llm_providers.config.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Key, Timeouts
@@ -270,7 +271,7 @@ while True:
 READ_PIPE = """
 import sys
 from pathlib import Path
-from arche_magic.llm_providers.env_file import read_env_file
+from arche_magic.llm_providers.config.env_file import read_env_file
 print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).items()))
 """
 

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from arche_magic.llm_providers import MultiKeyGroqProvider, get_llm_provider, get_quota_tracker
-from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.config import (
+    add_key,
+    added_keys,
+    get_configuration,
+    remove_key,
+    use_configuration,
+)
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.key_checks import check_keys
-from arche_magic.llm_providers.keys import add_key, added_keys, remove_key
 from arche_magic.sandbox import Sandbox
 
 

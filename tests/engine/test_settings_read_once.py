@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config import add_key, get_configuration, remove_key
 from arche_magic.llm_providers.errors import ConfigurationError
-from arche_magic.llm_providers.keys import add_key, remove_key
 
 OLD = 1_000_000_000
 TOML = "patience = 3\n"

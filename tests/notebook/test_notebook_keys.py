@@ -29,7 +29,7 @@ def third_key(kernel: Kernel, service: Sandbox) -> Iterator[str]:
     kernel.run("del os.environ['GROQ_API_KEY_3']")
     kernel.run("get_ipython().history_manager.reset()")
     yield service.environment()["GROQ_API_KEY_3"]
-    kernel.run("from arche_magic.llm_providers import keys; keys._added = ()")
+    kernel.run("from arche_magic.llm_providers.config import keys; keys._added = ()")
 
 
 def everything(cell) -> str:

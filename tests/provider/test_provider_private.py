@@ -10,9 +10,9 @@ from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, load_configuration
+from arche_magic.llm_providers.config.privacy import Private
 from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoRouteAvailable
-from arche_magic.llm_providers.privacy import Private
 
 if TYPE_CHECKING:
     from pathlib import Path

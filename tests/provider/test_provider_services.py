@@ -24,7 +24,7 @@ from arche_magic.llm_providers import (
 )
 from arche_magic.llm_providers.catalog import known_services
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.keys import NO_KEY
+from arche_magic.llm_providers.config.keys import NO_KEY
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]

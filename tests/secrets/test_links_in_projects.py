@@ -17,8 +17,8 @@ import arche_magic
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config.env_file import ConfigurationWarning
 from arche_magic.llm_providers.doctor import examine
-from arche_magic.llm_providers.env_file import ConfigurationWarning
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning

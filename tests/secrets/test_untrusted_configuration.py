@@ -17,7 +17,7 @@ from leaks import PLANTED, keys_of
 
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import Configuration, load_configuration, use_configuration
-from arche_magic.llm_providers.env_file import ConfigurationWarning
+from arche_magic.llm_providers.config.env_file import ConfigurationWarning
 from arche_magic.llm_providers.errors import ConfigurationError
 
 ELSEWHERE = "https://gateway.example/v1"

@@ -1,4 +1,4 @@
-"""The configuration in use, from the environment, the nearest `.env` and `arche_magic.toml`.
+"""Reading the configuration from the environment, the nearest `.env` and `arche_magic.toml`.
 
 Variables of the environment take precedence over those of `.env`. Nothing is written to the
 environment.
@@ -11,17 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from .addresses import is_loopback, origin
-from .catalog import Provider, parse_limits, published_providers
-from .choices import Choices
-from .configuration import DEFAULT_PATIENCE, scope_owner
-from .configuration import Configuration as Configuration
+from ..addresses import is_loopback, origin
+from ..catalog import Provider, parse_limits, published_providers
+from ..errors import ConfigurationError
+from ..folders import absolute, working_directory
+from ..redaction import without_key_like
+from ..safe_files import keep_inside
+from ..tracebacks import without_locals
+from ..types import Budget, Limit, Location, ReplayMode, Timeouts
+from .base_url_policy import check_base_url, check_key_variable, own_settings_folder
+from .configuration import DEFAULT_PATIENCE, Configuration, scope_owner
 from .env_file import Variables, tell, tell_of_readers
-from .errors import ConfigurationError
-from .folders import absolute, working_directory
 from .keys import find_keys, numbered_names
-from .keys import label_keys as label_keys
-from .places import (
+from .paths import (
     LEDGER_FILE,
     REPLIES,
     STORE,
@@ -29,73 +31,8 @@ from .places import (
     replies_place,
     tell_of_store,
 )
-from .provider_settings import read_providers
-from .redaction import without_key_like
-from .safe_files import keep_inside
-from .settings_stamp import Stamp, links_of, settings_stamp
-from .settings_table import did_you_mean as did_you_mean
+from .providers import read_providers
 from .sources import SETTINGS_FILE, Sources, find_sources
-from .tracebacks import without_locals
-from .trust import check_base_url, check_key_variable, own_settings_folder
-from .types import Budget, Limit, Location, ReplayMode, Timeouts
-
-_current: Configuration | None = None
-_choices = Choices()
-# The configuration that was read last, and what it depends on.
-_read: tuple[Stamp, dict[Path, str], Configuration] | None = None
-
-
-def get_configuration() -> Configuration:
-    """The configuration in use, with the choices of the session.
-
-    It is the one given to `use_configuration`, else that of files and variables. They are read
-    again only after one of them changed.
-
-    Raises:
-        ConfigurationError: as `load_configuration`.
-    """
-    return _choices.applied(_current if _current is not None else _of_files_and_variables())
-
-
-def _of_files_and_variables() -> Configuration:
-    global _read
-    directory, read = working_directory(), _read
-    # Taken before reading, so that a change during it makes a difference the next time.
-    stamp = settings_stamp(directory)
-    if stamp and read and stamp == read[0] and links_of(read[1]) == read[1]:
-        return read[2]
-    configuration = load_configuration(directory=directory)
-    folders = {home / LEDGER_FILE.parent for home in (directory, configuration.directory) if home}
-    folders.add(configuration.replies.parent)
-    if "://" not in configuration.store:
-        folders.add(Path(configuration.store).parent)
-    _read = (stamp, links_of(folders), configuration) if stamp else None
-    return configuration
-
-
-def use_configuration(configuration: Configuration | None) -> None:
-    """Use this configuration in this process from now on; None goes back to files and variables.
-
-    Choices made before are forgotten, since the new configuration may have other keys.
-    """
-    global _current, _choices, _read
-    _current, _choices, _read = configuration, Choices(), None
-
-
-def is_given() -> bool:
-    """Whether the configuration in use was passed to `use_configuration`."""
-    return _current is not None
-
-
-def get_choices() -> Choices:
-    """The choices of this session."""
-    return _choices
-
-
-def use_choices(choices: Choices) -> None:
-    """Apply these choices to every request of this process from now on."""
-    global _choices
-    _choices = choices
 
 
 @without_locals

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .addresses import is_loopback
+from ..addresses import is_loopback
+from ..errors import ConfigurationError, InvalidRequest
+from ..folders import expanded
+from ..safe_files import keep_inside
+from ..types import Location
 from .env_file import nearest, tell
-from .errors import ConfigurationError, InvalidRequest
-from .folders import expanded
-from .safe_files import keep_inside
 from .sources import Sources
-from .types import Location
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")

@@ -6,13 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .catalog import Provider
-from .errors import ConfigurationError
-from .places import REPLIES_FILE
-from .privacy import Private
-from .provider_settings import hint_for
-from .settings_table import did_you_mean
-from .types import (
+from ..catalog import Provider
+from ..errors import ConfigurationError
+from ..types import (
     Budget,
     Clock,
     Key,
@@ -24,6 +20,10 @@ from .types import (
     SystemClock,
     Timeouts,
 )
+from .paths import REPLIES_FILE
+from .privacy import Private
+from .providers import hint_for
+from .settings_table import did_you_mean
 
 DEFAULT_PATIENCE = 30.0
 

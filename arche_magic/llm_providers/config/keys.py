@@ -14,15 +14,15 @@ from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING
 
-from .catalog import Provider
+from ..catalog import Provider
+from ..errors import ConfigurationError, InvalidRequest
+from ..tracebacks import without_locals
+from ..types import Key, Secret
 from .env_file import Variables, clean
-from .errors import ConfigurationError, InvalidRequest
 from .sources import Sources
-from .tracebacks import without_locals
-from .types import Key, Secret
 
 if TYPE_CHECKING:
-    from .config import Configuration
+    from .configuration import Configuration
 
 SESSION = "this session"
 COLAB = "Colab's secrets"

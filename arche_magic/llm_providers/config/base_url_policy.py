@@ -11,11 +11,11 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from .addresses import is_base_url, is_loopback, origin
-from .catalog import Provider
+from ..addresses import is_base_url, is_loopback, origin
+from ..catalog import Provider
+from ..errors import ConfigurationError
+from ..folders import home_folder
 from .env_file import process_variable, tell
-from .errors import ConfigurationError
-from .folders import home_folder
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 
 Trusted = bool | tuple[str, ...]

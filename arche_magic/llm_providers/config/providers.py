@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .addresses import is_base_url, is_loopback
-from .catalog import Provider, known_services, published_providers
+from ..addresses import is_base_url, is_loopback
+from ..catalog import Provider, known_services, published_providers
+from .base_url_policy import check_key_variable, own_settings_folder
 from .settings_table import did_you_mean
 from .sources import SETTINGS_FILE
-from .trust import check_key_variable, own_settings_folder
 
 _RESERVED = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")

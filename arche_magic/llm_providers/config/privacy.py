@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigurationError
-from .types import Route
+from ..errors import ConfigurationError
+from ..types import Route
 
 _MARK = re.compile(r"[a-z][a-z0-9_-]{0,31}(?:/[!-~]+|:[0-9a-f]{12})?")
 _LABEL = re.compile(r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
-from .addresses import is_base_url
-from .types import (
+from ..addresses import is_base_url
+from ..types import (
     PERIOD_SECONDS,
     TOKEN_LIMIT_NAMES,
     Budget,

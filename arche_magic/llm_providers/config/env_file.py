@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..forks import new_lock
+from ..tracebacks import without_locals
+from ..types import Hidden
 from .file_contents import is_text, read_text
-from .forks import new_lock
-from .tracebacks import without_locals
-from .types import Hidden
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A value with NAME=value on a later line: its quote was never closed.

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigurationError
+from ..redaction import without_key_like
+from .base_url_policy import Trusted, own_settings_folder, read_trusted
 from .env_file import (
     EnvFile,
     Variables,
@@ -18,12 +21,9 @@ from .env_file import (
     tell,
     tell_of_env_file,
 )
-from .errors import ConfigurationError
 from .file_contents import is_text, read_text
 from .privacy import Private, both, read_private
-from .redaction import without_key_like
 from .settings_table import PRIVATE, TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
-from .trust import Trusted, own_settings_folder, read_trusted
 
 SETTINGS_FILE = "arche_magic.toml"
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from .base_url_policy import own_settings_folder
 from .env_file import environment_hash
 from .keys import keys_of_session
-from .places import REPLIES_FILE
+from .paths import REPLIES_FILE
 from .sources import SETTINGS_FILE
-from .trust import own_settings_folder
 
 # A file can change twice within one tick of its file system's clock, which is 2 s on FAT.
 _TICK_SECONDS = 2.0
