@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 _locks: WeakSet[Any] = WeakSet()
-_told: WeakSet[ToldOfForks] = WeakSet()
+_registered: WeakSet[ForkAware] = WeakSet()
 
 
-class ToldOfForks(Protocol):
+class ForkAware(Protocol):
     """Objects that must reset more than their locks after a fork."""
 
     def begin_child(self) -> None:
@@ -38,16 +38,16 @@ def new_rlock() -> threading.RLock:
     return lock
 
 
-def tell_of_forks(thing: ToldOfForks) -> None:
+def register_for_forks(thing: ForkAware) -> None:
     """Call the object's `begin_child` in every forked child, before anything else runs there."""
-    _told.add(thing)
+    _registered.add(thing)
 
 
 def _begin_child() -> None:
     for lock in list(_locks):
         # The standard library does the same with its own locks.
         lock._at_fork_reinit()
-    for thing in list(_told):
+    for thing in list(_registered):
         thing.begin_child()
 
 

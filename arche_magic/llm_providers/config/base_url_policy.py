@@ -15,7 +15,7 @@ from ..addresses import is_base_url, is_loopback, origin
 from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..folders import home_folder
-from .env_file import process_variable, tell
+from .env_file import process_variable, warn_once
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 
 Trusted = bool | tuple[str, ...]
@@ -81,7 +81,7 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
         return
     shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
     if trusted is True or (trusted and place in trusted):
-        tell(f"prompts and keys for {provider.title} go to {shown} ({where})")
+        warn_once(f"prompts and keys for {provider.title} go to {shown} ({where})")
         return
     elsewhere = f" or set {provider.base_url_variable} in the environment"
     setting = TRUST_BASE_URLS

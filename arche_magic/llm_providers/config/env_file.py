@@ -54,16 +54,16 @@ def clean(value: str) -> str:
     return Hidden(value.strip().strip(_QUOTES).strip())
 
 
-_told: set[str] = set()
-_telling = new_lock()
+_warned: set[str] = set()
+_warning_lock = new_lock()
 
 
-def tell(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warn in one line, once per process."""
-    with _telling:
-        if message in _told:
+    with _warning_lock:
+        if message in _warned:
             return
-        _told.add(message)
+        _warned.add(message)
     # Without a place in our code, whose line would be printed below the message.
     warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
 
@@ -77,7 +77,7 @@ def nearest(name: str, directory: Path) -> Path | None:
     for path, problem in candidates(name, directory):
         if not problem:
             return path
-        tell(f"{path} {problem}")
+        warn_once(f"{path} {problem}")
     return None
 
 
@@ -131,11 +131,11 @@ def is_trusted(path: Path, directory: Path) -> bool:
     return owners <= trusted
 
 
-def tell_of_readers(path: Path) -> None:
+def warn_of_readers(path: Path) -> None:
     """Warn if other users of the machine can read or change a file that holds keys."""
     if others_reach(path):
         command = f"chmod 600 {shlex.quote(str(path))}"
-        tell(f"other users of this machine can read the keys in {path}; run: {command}")
+        warn_once(f"other users of this machine can read the keys in {path}; run: {command}")
 
 
 def others_reach(path: Path) -> bool:
@@ -190,15 +190,15 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> V
         path: the file.
         environment: further variables to which `${NAME}` can refer; the process's if not given.
     """
-    return tell_of_env_file(path, parse_env_file(path, environment)).variables
+    return warn_of_unused(path, parse_env_file(path, environment)).variables
 
 
-def tell_of_env_file(path: Path, found: EnvFile) -> EnvFile:
+def warn_of_unused(path: Path, found: EnvFile) -> EnvFile:
     """Warn about what cannot be used in a `.env`; returns `found`."""
     if found.problem:
-        tell(f"{path} cannot be read and was skipped: {found.problem}")
+        warn_once(f"{path} cannot be read and was skipped: {found.problem}")
     for number, why in found.unused.items():
-        tell(f"line {number} of {path} was skipped: {why}")
+        warn_once(f"line {number} of {path} was skipped: {why}")
     return found
 
 

@@ -48,7 +48,7 @@ def find_keys(
     # Colab is only asked for keys of providers that have none yet, because each question is slow.
     if own and not numbered_names(variables, provider.key_variables):
         variables = in_colab = colab_secrets(provider.key_variables)
-    kept = [
+    of_session = [
         replace(key, account=accounts.get(key.label, key.account))
         for key in (_added if own else ())
         if key.provider == provider.name
@@ -56,18 +56,18 @@ def find_keys(
     names = [
         name
         for name in numbered_names(variables, provider.key_variables)
-        if variables[name] not in (key.secret() for key in kept)
+        if variables[name] not in (key.secret() for key in of_session)
     ]
-    taken = {key.number for key in kept}
+    taken = {key.number for key in of_session}
     labelled = label_keys(provider.name, (variables[name] for name in names), accounts, taken)
     keys = [
         replace(key, source=_source(name, sources, in_colab) if own else name)
         for key, name in zip(labelled, names, strict=True)
     ]
-    if not keys and not kept and provider.needs_no_key:
+    if not keys and not of_session and provider.needs_no_key:
         stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
         return [replace(stand_in, source=STAND_IN)]
-    return sorted([*keys, *kept], key=lambda key: key.number)
+    return sorted([*keys, *of_session], key=lambda key: key.number)
 
 
 def numbered_names(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
@@ -224,4 +224,4 @@ def _secret(name: str) -> str:
 def _source(variable: str, sources: Sources, in_colab: Mapping[str, str]) -> str:
     if variable in in_colab:
         return f"{variable} in {COLAB}"
-    return sources.said_in(variable) or f"{variable} in the environment"
+    return sources.where_set(variable) or f"{variable} in the environment"

@@ -21,15 +21,15 @@ from ..tracebacks import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
 from .base_url_policy import check_base_url, check_key_variable, own_settings_folder
 from .configuration import DEFAULT_PATIENCE, Configuration, scope_owner
-from .env_file import Variables, tell, tell_of_readers
+from .env_file import Variables, warn_of_readers, warn_once
 from .keys import find_keys, numbered_names
 from .paths import (
     LEDGER_FILE,
     REPLIES,
     STORE,
+    announce_store,
     ledger_place,
     replies_place,
-    tell_of_store,
 )
 from .providers import read_providers
 from .sources import SETTINGS_FILE, Sources, find_sources
@@ -72,14 +72,14 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
     for name, provider in providers.items():
         variable = provider.base_url_variable
         if variable and (url := variables.get(variable)):
-            where = sources.said_in(variable)
+            where = sources.where_set(variable)
             providers[name] = replace(provider, base_url=url, base_url_from=where)
     places = [entry.base_url_variable for entry in providers.values()]
     sources.check_references([*filter(None, places), STORE, REPLIES])
     names = [name for entry in providers.values() for name in entry.key_variables]
     folders = [home] if home else []
     if sources.env_file and any(numbered_names(sources.in_file, [name]) for name in names):
-        tell_of_readers(sources.env_file)
+        warn_of_readers(sources.env_file)
         home = sources.env_file.parent
         folders.append(home)
     # The working directory too: if the ledger is in Redis, the record of attempts is there.
@@ -130,13 +130,15 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
             continue
         for name in names:
             for borrowed in sources.borrowed(name):
-                where = sources.said_in(name)
+                where = sources.where_set(name)
                 check_key_variable(borrowed, where, sources.trusted_variables, own_settings)
-        exported = [name for name in names if not sources.said_in(name)]
+        exported = [name for name in names if not sources.where_set(name)]
         if exported and is_loopback(provider.url) and provider.name not in published_providers():
-            tell(f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})")
-    if where := sources.said_in(STORE):
-        tell_of_store(Location(configuration.store), where)
+            warn_once(
+                f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})"
+            )
+    if where := sources.where_set(STORE):
+        announce_store(Location(configuration.store), where)
 
 
 def _numbers(table: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from ..errors import ConfigurationError, InvalidRequest
 from ..folders import expanded
 from ..safe_files import keep_inside
 from ..types import Location
-from .env_file import nearest, tell
+from .env_file import nearest, warn_once
 from .sources import Sources
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
@@ -31,7 +31,7 @@ def ledger_place(sources: Sources, home: Path | None) -> Location:
     if named := sources.variables.get(STORE):
         return Location(named if "://" in named else str(_named(named, STORE, sources)))
     if home is None:
-        tell("there is no working directory, so the ledger is kept in memory")
+        warn_once("there is no working directory, so the ledger is kept in memory")
         return Location("memory://")
     return Location(str(home / LEDGER_FILE))
 
@@ -61,7 +61,7 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
         ConfigurationError: the path leads out of the project, or it begins with `~` and there is
             no home folder.
     """
-    where, env_file = sources.said_in(variable), sources.env_file
+    where, env_file = sources.where_set(variable), sources.env_file
     try:
         path = expanded(named)
     except InvalidRequest as error:
@@ -81,8 +81,8 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     return path
 
 
-def tell_of_store(store: Location, where: str) -> None:
+def announce_store(store: Location, where: str) -> None:
     """Announce that a file places the ledger on another machine."""
     scheme, mark, _ = store.partition("://")
     if mark and scheme != "memory" and not is_loopback(store):
-        tell(f"the ledger is kept in {store} ({where})")
+        warn_once(f"the ledger is kept in {store} ({where})")

@@ -63,7 +63,7 @@ def read_private(table: Mapping[str, Any]) -> Private:
     return Private(frozenset(routes), table.get("always", False))
 
 
-def both(own: Private, project: Mapping[str, Any], file: Path, own_file: Path) -> Private:
+def combined(own: Private, project: Mapping[str, Any], file: Path, own_file: Path) -> Private:
     """The user's own decisions and those of a project's file, which can only ask for more privacy.
 
     Raises:

@@ -116,8 +116,8 @@ def _with_address(
     """The provider with the address and the key variable of its table."""
     setting, base_url = "base_url", entry.get("base_url")
     if provider.name in published_providers():
-        said_in = f"[providers.{provider.name}] base_url in {project_file}"
-        from_file = said_in if base_url and project_file else ""
+        where = f"[providers.{provider.name}] base_url in {project_file}"
+        from_file = where if base_url and project_file else ""
         return replace(provider, base_url=base_url, base_url_from=from_file)
     variable = entry.get("key_variable", provider.key_variables[0])
     if variable != provider.key_variables[0] and not base_url:
@@ -132,12 +132,12 @@ def _with_address(
     # A key may always go to the service that issued it, whatever the table is called.
     owners = (*published_providers().values(), *known_services().values())
     own = [owner.services for owner in owners if variable in owner.key_variables]
-    said_in = f"[providers.{provider.name}] {setting} in {project_file}"
+    where = f"[providers.{provider.name}] {setting} in {project_file}"
     return replace(
         provider,
         key_variables=(variable,),
         base_url=base_url,
-        base_url_from=said_in if project_file else "",
+        base_url_from=where if project_file else "",
         services=own[0] if own else (),
         # A service elsewhere is assumed to cost money, so that free routes are used first.
         paid=provider.paid or not is_loopback(base_url),

@@ -18,11 +18,11 @@ from .env_file import (
     nearest,
     parse_env_file,
     process_variables,
-    tell,
-    tell_of_env_file,
+    warn_of_unused,
+    warn_once,
 )
 from .file_contents import is_text, read_text
-from .privacy import Private, both, read_private
+from .privacy import Private, combined, read_private
 from .settings_table import PRIVATE, TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
 
 SETTINGS_FILE = "arche_magic.toml"
@@ -34,7 +34,7 @@ class Sources:
 
     Attributes:
         environment: variables of the environment; they take precedence over those of `.env`.
-        said: what `.env` says.
+        dotenv: what `.env` says.
         env_file: the `.env` that was read, if any.
         settings: the contents of the settings file.
         settings_file: the settings file that was read, if any.
@@ -45,7 +45,7 @@ class Sources:
     """
 
     environment: Mapping[str, str] = field(repr=False)
-    said: EnvFile = field(default_factory=EnvFile, repr=False)
+    dotenv: EnvFile = field(default_factory=EnvFile, repr=False)
     env_file: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     settings_file: Path | None = None
@@ -57,21 +57,21 @@ class Sources:
     @property
     def in_file(self) -> Variables:
         """The variables of `.env`."""
-        return self.said.variables
+        return self.dotenv.variables
 
     @property
     def variables(self) -> Variables:
         """The variables of the environment and of `.env`."""
         return Variables({**self.in_file, **self.environment})
 
-    def said_in(self, name: str) -> str:
+    def where_set(self, name: str) -> str:
         """`NAME in /…/.env` for a variable that only that file sets, else ""."""
         from_file = name in self.in_file and name not in self.environment
         return f"{name} in {self.env_file}" if from_file else ""
 
     def borrowed(self, name: str) -> frozenset[str]:
         """The variables of the environment to which a variable of `.env` refers."""
-        return self.said.borrowed.get(name, frozenset()) if self.said_in(name) else frozenset()
+        return self.dotenv.borrowed.get(name, frozenset()) if self.where_set(name) else frozenset()
 
     def check_references(self, names: Iterable[str]) -> None:
         """Check variables that decide where prompts, keys and files go.
@@ -85,14 +85,14 @@ class Sources:
                 that is not set.
         """
         for name in names:
-            if name in self.said.unusable and name not in self.environment:
+            if name in self.dotenv.unusable and name not in self.environment:
                 raise ConfigurationError(
-                    f"line {self.said.unusable[name]} of {self.env_file}: {name} refers to a "
+                    f"line {self.dotenv.unusable[name]} of {self.env_file}: {name} refers to a "
                     "variable that is not set"
                 )
             if borrowed := self.borrowed(name):
                 raise ConfigurationError(
-                    f"{self.said_in(name)} refers to {', '.join(sorted(borrowed))} in the "
+                    f"{self.where_set(name)} refers to {', '.join(sorted(borrowed))} in the "
                     f"environment, which only a key may; set {name} itself in the environment"
                 )
 
@@ -109,9 +109,9 @@ def find_sources(directory: Path | None) -> Sources:
     """
     environment = process_variables()
     env_file = nearest(".env", directory) if directory else None
-    said = EnvFile()
+    dotenv = EnvFile()
     if env_file:
-        said = tell_of_env_file(env_file, parse_env_file(env_file, environment))
+        dotenv = warn_of_unused(env_file, parse_env_file(env_file, environment))
     own_file = own_settings_folder() / SETTINGS_FILE
     own = _own_settings(own_file)
     trusted = read_trusted(own.pop(TRUST_BASE_URLS, False))
@@ -122,7 +122,7 @@ def find_sources(directory: Path | None) -> Sources:
         raise ConfigurationError(f"{own_file}: {error}") from None
     file = nearest(SETTINGS_FILE, directory) if directory else None
     sources = Sources(
-        environment, said, env_file, own, own_file if own else None, trusted, trusted_variables,
+        environment, dotenv, env_file, own, own_file if own else None, trusted, trusted_variables,
         private=private,
     )  # fmt: skip
     if file is None or file == own_file.resolve():
@@ -132,7 +132,7 @@ def find_sources(directory: Path | None) -> Sources:
         if name in settings:
             raise ConfigurationError(f"{file}: {name} counts only in your own settings, {own_file}")
     try:
-        private = both(private, settings.pop(PRIVATE, {}), file, own_file)
+        private = combined(private, settings.pop(PRIVATE, {}), file, own_file)
     except ValueError as error:
         raise ConfigurationError(f"{file}: {error}") from None
     return replace(
@@ -147,7 +147,7 @@ def _own_settings(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        tell(f"your own settings {path} cannot be read and do not count ({error.strerror})")
+        warn_once(f"your own settings {path} cannot be read and do not count ({error.strerror})")
         return {}
     return _read_settings(path) if path.is_file() and is_trusted(path, path.parent) else {}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import TookTooLong, within
-from ..forks import new_lock, new_rlock, tell_of_forks
+from ..forks import new_lock, new_rlock, register_for_forks
 from ..safe_files import NotOurs, open_ours, read_ours
 from .base import (
     Change,
@@ -80,7 +80,7 @@ class JsonFileStorage:
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def __repr__(self) -> str:
         return f"JsonFileStorage({str(self.path)!r})"

@@ -24,7 +24,7 @@ from weakref import ReferenceType, WeakSet, ref
 
 from ..bounded import library
 from ..errors import ConfigurationError
-from ..forks import new_rlock, tell_of_forks
+from ..forks import new_rlock, register_for_forks
 from ..types import Location, Secret
 from .base import (
     Change,
@@ -131,7 +131,7 @@ class RedisStorage:
         self._changed_away: set[str] = set()
         self._is_probed = self._outrun = False
         self.refusal = ""
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def __repr__(self) -> str:
         return "RedisStorage()"
