@@ -37,7 +37,7 @@ __all__ = [
     "quality",
 ]
 
-# Imported when first used: loading the extension stays instant.
+# Imported when first used, so that loading the extension stays fast.
 _LATER = {
     "attempts_from_notebook": "notebook.history",
     "decisions_from_notebook": "notebook.history",
@@ -62,7 +62,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Undo all that loading did: `%unload_ext arche_magic`."""
+    """Undo everything that loading did: `%unload_ext arche_magic`."""
     from .notebook import unload
 
     unload(shell)
@@ -72,7 +72,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wrong name
+if not TYPE_CHECKING:  # a type checker uses the imports above, and so finds misspelled names
 
     def __getattr__(name):
         """Import a public name."""

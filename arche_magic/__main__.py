@@ -1,11 +1,11 @@
-"""What every key has left, and what is wrong with the configuration, outside notebooks.
+"""Show what every key has left and what is wrong with the configuration, outside notebooks.
 
 python -m arche_magic quota              every route, limit by limit
 python -m arche_magic quota groq         one provider
 python -m arche_magic quota --json       for scripts: the usage summary
-python -m arche_magic quota reset KEY    forget a key's counts and why it is shut
+python -m arche_magic quota reset KEY    forget a key's counts and why it is closed
 python -m arche_magic doctor             examine files, keys, models, clock and ledger
-python -m arche_magic doctor --send      and send one short prompt to each model
+python -m arche_magic doctor --send      also send one short prompt to each model
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from . import __version__
 
-_ENDING = """exit status: 0 if it was done, 1 if it cannot be (the reason is on the error stream),
+_ENDING = """exit status: 0 if it succeeded, 1 if it failed (the reason is on the error stream),
 2 if the command was not understood"""
 _QUOTA = "python -m arche_magic quota"
 _NO_KEY = (
@@ -32,7 +32,7 @@ _NO_KEY = (
 )
 # The name of a limit, its meter, and what is used of it.
 _NEEDED_COLUMNS = 3
-# For consoles that cannot show the others.
+# Replacements for consoles that cannot show these characters.
 _PLAIN = str.maketrans({"█": "#", "░": ".", "·": "-", "…": ".", "→": ">"})
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _reset(words[1]) if reset else _show(words[0] if words else None, options.json)
     except BrokenPipeError:
-        # Whoever reads had enough; Python would complain once more when it closes the stream.
+        # The reader has closed the pipe; Python would raise again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -71,27 +71,27 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "quota",
         usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
         help="what every route has left, and when it opens",
-        description="What every route has left of each limit, when it opens, and what the present "
-        "pace leads to.",
+        description="Show what every route has left of each limit, when it opens, and which limits "
+        "will be spent at the present pace.",
         **shared,
     )
     quota.add_argument(
         "words",
         nargs="*",
         metavar="PROVIDER | reset KEY",
-        help="show this provider alone; or reset a key, by its label such as groq_key_2, after it "
+        help="show only this provider; or reset a key, by its label such as groq_key_2, after it "
         "was topped up, replaced or allowed again",
     )
     quota.add_argument(
         "--json",
         action="store_true",
-        help="print the usage summary: provider, key, limit, and what is used of it",
+        help="print the usage summary as JSON: provider, key, limit, and how much of it is used",
     )
     doctor = commands.add_parser(
         "doctor",
         help="what is wrong with the configuration, and what to do",
         description="Examine packages, files, addresses, keys, models, clock and ledger. Services "
-        "are asked for their lists of models, which takes nothing from any quota.",
+        "are asked for their lists of models, which spends no quota.",
         epilog="exit status: 0 if nothing is wrong, 1 otherwise",
     )
     doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
@@ -159,7 +159,8 @@ def _reset(key: str) -> int:
     except LLMProviderError as error:
         return _failed(str(error))
     print(
-        f"{key}: its counts, and why it was shut, are forgotten; the next reply tells what is left"
+        f"{key}: its counts, and why it was closed, are forgotten; "
+        "the next reply shows what is left"
     )
     return 0
 
@@ -176,7 +177,7 @@ def _labels() -> str:
 
 
 def _print(text: str) -> None:
-    """Print lines so that a narrow or simple console shows them well."""
+    """Print lines, fitted to a narrow or simple console."""
     from .llm_providers.characters import without_controls
 
     text = without_controls(text)
@@ -189,14 +190,14 @@ def _print(text: str) -> None:
 
 
 def _width() -> int:
-    """Columns of the console; a file or a pipe has room for any line."""
+    """Columns of the console; unlimited for a file or a pipe."""
     if sys.stdout.isatty() or os.environ.get("COLUMNS"):
         return max(20, shutil.get_terminal_size().columns)
     return sys.maxsize
 
 
 def _fitted(line: str, width: int) -> Iterator[str]:
-    """A line of a table without the columns that do not fit; another one, in several."""
+    """A line of a table, without the columns that do not fit; any other line, wrapped."""
     if not line.startswith("  "):
         yield from textwrap.wrap(line, width, subsequent_indent="    ") or [""]
         return
@@ -216,7 +217,7 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning as one line, without the place in our source that it came from."""
+    """Print a warning as one line, without the line of our source that it came from."""
     print(f"Warning: {message}", file=sys.stderr)
 
 

@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from arche_magic.llm_providers.config import get_configuration, use_configuration
-from arche_magic.llm_providers.keys import added_keys, remove_key
+from arche_magic.llm_providers.config import (
+    added_keys,
+    get_configuration,
+    remove_key,
+    use_configuration,
+)
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from arche_magic.llm_providers.config import load_configuration
-from arche_magic.llm_providers.env_file import read_env_file
+from arche_magic.llm_providers.config.env_file import read_env_file
 
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from arche_magic.llm_providers.catalog import published_providers
-from arche_magic.llm_providers.config import REPLAY_SETTINGS, load_configuration
-from arche_magic.llm_providers.provider_settings import PROVIDER_SETTINGS
-from arche_magic.llm_providers.sources import SETTINGS
-from arche_magic.llm_providers.types import Timeouts
+from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers.config.settings_table import PROVIDER_SETTINGS, SETTINGS
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).parent.parent
@@ -39,13 +36,12 @@ def test_every_variable_is_on_the_page() -> None:
 
 def test_every_setting_of_the_file_is_on_the_page() -> None:
     """Tables of the file are named with what stands in them."""
-    named = [row[0].strip("`") for row in rows("arche_magic.toml")]
+    named = [name for row in rows("arche_magic.toml") for name in re.findall("`(.+?)`", row[0])]
     assert len(named) == len(set(named))
     assert {name.partition(".")[0] for name in named} == set(SETTINGS)
     for table, inside in (
         ("providers.NAME", PROVIDER_SETTINGS),
-        ("replay", REPLAY_SETTINGS),
-        ("timeouts", [entry.name for entry in fields(Timeouts)]),
+        *((name, SETTINGS[name]) for name in ("replay", "timeouts", "budget")),
     ):
         found = {n.removeprefix(f"{table}.") for n in named if n.startswith(f"{table}.")}
         assert found == set(inside)

@@ -93,7 +93,7 @@ def get_llm_provider(
             raise ConfigurationError(f"api_key belongs to one provider; {name!r} asks all of them")
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
-        from .provider_settings import hint_for
+        from .config.providers import hint_for
 
         known = ["intelligent", *configuration.providers]
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Addresses of services: what may stand as a base URL, and whose machine it is."""
+"""Addresses of services: which are valid base URLs, and which are on this machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-# Plainly one host, whatever reads it: what parsers disagree on (user names, backslashes,
-# control characters, letters of other scripts) could name one host here and another there.
+# Every parser must find the same host. Parsers disagree about user names, backslashes, control
+# characters and letters of other scripts, so these are not allowed.
 _BASE_URL = re.compile(
     r"https?://(?:[a-z0-9](?:[\w.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w./~%+-]*)?",
     re.IGNORECASE | re.ASCII,
@@ -21,7 +21,7 @@ def is_base_url(text: str) -> bool:
 
 
 def origin(url: str) -> str:
-    """`https://host:443`, the part of an address that says who receives what is sent; else ""."""
+    """`https://host:443`, the part of an address that decides who receives requests; else ""."""
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS[parts.scheme]
@@ -34,7 +34,7 @@ def origin(url: str) -> str:
 def is_loopback(url: str | None) -> bool:
     """Whether the address is on this machine's loopback interface.
 
-    A name below `localhost` is not taken for one: not every resolver keeps those on the machine.
+    Names below `localhost` do not count, since some resolvers send them to other machines.
     """
     try:
         host = urlsplit(url or "").hostname or ""

@@ -1,4 +1,4 @@
-"""What the user chose for this session, over files and variables: order, what is off, patience."""
+"""What the user chose for this session: order, patience, and what is off."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choices:
-    """Choices of one session; one that is not made leaves the configuration as it is.
+    """Choices of one session, which take precedence over files and variables.
 
     They stay while files and variables change, and end with the process.
 
     Attributes:
-        order: providers, first asked first; those not named follow in their configured order.
-        off: keys by label (`groq_key_2`) and models (`groq/openai/gpt-oss-120b`) not to be asked.
+        order: providers, the first to ask first; the others follow in their configured order.
+        off: key labels (`groq_key_2`) and models (`groq/openai/gpt-oss-120b`) that are not asked.
         patience: seconds a request waits for a route rather than fail or pay.
         preferred_provider: asked before all others, paid or not.
     """
@@ -28,11 +28,11 @@ class Choices:
     preferred_provider: str | None = None
 
     def switched(self, name: str, on: bool) -> Choices:
-        """The same with a key or a model on or off."""
+        """These choices with a key or a model switched on or off."""
         return replace(self, off=self.off - {name} if on else self.off | {name})
 
     def applied(self, configuration: Configuration) -> Configuration:
-        """The configuration with these choices in it; names it does not have are passed over."""
+        """The configuration with these choices; names that it does not have are ignored."""
         if self == Choices():
             return configuration
         known = configuration.providers

@@ -1,6 +1,6 @@
-"""The configuration examined from end to end: what was found, and what to do about it.
+"""Examine the whole configuration: what was found, and what to do about it.
 
-Services are asked for their lists of models, which spends nothing; only `send` spends anything.
+Services are asked for their lists of models, which spends no quota; only `send` spends any.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from . import machine
 from .addresses import is_loopback
 from .catalog import Provider, published_providers
 from .config import Configuration, did_you_mean, get_configuration, is_given
-from .env_file import candidates, others_reach, parse_env_file
+from .config.base_url_policy import own_settings_folder
+from .config.env_file import candidates, others_reach, parse_env_file
+from .config.keys import is_stand_in
+from .config.sources import SETTINGS_FILE
 from .errors import LLMProviderError
 from .folders import working_directory
 from .key_checks import NO_LIST, KeyCheck, check_keys
-from .keys import is_stand_in
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .sources import SETTINGS_FILE
 from .storage import StorageTimeout, lock_deadline
-from .trust import own_settings_folder
 from .types import Key, in_seconds, route_name
 
 State = Literal["ok", "look", "wrong"]
 
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
-# Services tell the time in whole seconds, and an answer may take some.
+# Services state the time in whole seconds, and an answer may take a few.
 _CLOCK_SECONDS = 10.0
 _PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS, _AT_ONCE = "Reply with the word ok.", 16, 60.0, 4
 _SHOWN_MODELS = 6
@@ -45,12 +45,12 @@ _LOCK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
-        state: `ok`; `look`, where the user may want to; `wrong`, where something does not work.
+        state: `ok`; `look` if the user may want to look at it; `wrong` if it does not work.
         about: what it is about: a file, a provider, a key's label, a route.
-        found: what is so, in words.
+        found: what was found, in words.
         advice: what to do, in one sentence; "" if nothing.
     """
 
@@ -63,10 +63,10 @@ class Finding:
 def examine(*, send: bool = False) -> list[Finding]:
     """Examine packages, network, files, addresses, keys, models, clock and ledger, in this order.
 
-    Keys that are refused are shut from then on, and those that are taken are open again.
+    Keys that a service refuses are closed from then on, and keys that it accepts are open again.
 
     Args:
-        send: also send one short prompt to each model; it counts, and is paid where it costs.
+        send: also send one short prompt to each model; this spends quota, and money on paid routes.
     """
     findings = [*_packages(), *_machine(), *_files(working_directory())]
     try:
@@ -118,8 +118,8 @@ def _packages() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    """What this machine's variables say of proxies and certificates, if anything."""
-    advice = "correct it, or take it out of the environment"
+    """What this machine's variables say about proxies and certificates, if anything."""
+    advice = "correct it, or remove it from the environment"
     wrong = [Finding("wrong", "network", problem, advice) for problem in machine.problems()]
     yield from wrong
     names = [machine.proxy_variable("https:"), machine.certificate_variable()]
@@ -133,7 +133,7 @@ def _numbers(text: str) -> list[int]:
 
 def _files(directory: Path | None) -> Iterator[Finding]:
     if is_given():
-        yield Finding("ok", "settings", "given by the program or the sandbox; no file takes part")
+        yield Finding("ok", "settings", "given by the program or the sandbox; files are ignored")
         return
     own = own_settings_folder() / SETTINGS_FILE
     if directory is None:
@@ -166,8 +166,8 @@ def _env_file(path: Path) -> Iterator[Finding]:
     found = parse_env_file(path)
     if found.problem:
         yield Finding(
-            "wrong", ".env", f"{path} cannot be read and was passed over: {found.problem}",
-            "keys in the environment are used all the same",
+            "wrong", ".env", f"{path} cannot be read and was skipped: {found.problem}",
+            "keys in the environment are still used",
         )  # fmt: skip
         return
     if found.unused:
@@ -200,7 +200,7 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
         names = ", ".join(f"{p.name} ({p.key_variables[0]})" for p in built_in)
         yield Finding("ok", "keys", f"none for {names}")
     for provider in without:
-        # Whoever wrote a table for it wants to use it.
+        # Somebody wrote a table for it and probably wants to use it.
         if provider not in built_in:
             variable = provider.key_variables[0]
             advice = f"put one into {variable}, in the environment or in .env"
@@ -223,45 +223,45 @@ def _key(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
             advice = f"the server asks for a key: put it into {provider.key_variables[0]}"
         return Finding("wrong", key.label, f"{check.reason}, {source}", advice)
     if check.works is None:
-        found = f"not known: {check.reason}, {source}"
+        found = f"unknown whether it works: {check.reason}, {source}"
         return Finding("look", key.label, found, _unreached(check, provider))
     shut = tracker.closure(key)
     if shut:
         until = "" if shut.until is None else f", {_when(shut.until, tracker)}"
-        found = f"taken, but shut by the ledger: {shut.reason}"
+        found = f"accepted, but closed by the ledger: {shut.reason}"
         return Finding(
             "look", key.label, found, f"python -m arche_magic quota reset {key.label}{until}"
         )
     shared = tracker.shared_keys().get(key.label)
     if shared:
         found = f"works, but shares its account with {shared}"
-        return Finding("look", key.label, found, "it adds no quota; one of an account is enough")
+        return Finding("look", key.label, found, "it adds no quota; one key per account is enough")
     return Finding("ok", key.label, f"works, {source}")
 
 
 def _when(until: float, tracker: QuotaTracker) -> str:
-    return f"or wait: it is asked again {in_seconds(until - tracker.configuration.clock.time())}"
+    return f"or wait: it is tried again {in_seconds(until - tracker.configuration.clock.time())}"
 
 
 def _unreached(check: KeyCheck, provider: Provider) -> str:
     if check.reason == NO_LIST:
-        return f"is {provider.url} right? one short prompt tells (--send)"
+        return f"is {provider.url} right? one short prompt will show it (--send)"
     if is_loopback(provider.url):
         return f"is the server running at {provider.url}?"
-    return "look at the network and its proxy, or try again later"
+    return "check the network and its proxy, or try again later"
 
 
 def _models(
     checks: Iterable[KeyCheck], provider: Provider, configuration: Configuration
 ) -> Iterator[Finding]:
-    """Whether what is asked by default is in the service's list; nothing without a list."""
+    """Whether the models that are asked by default are in the service's list, if it has one."""
     working = [check for check in checks if check.works]
     if not working:
         return
     listed = list(dict.fromkeys(model for check in working for model in check.models))
     about = f"{provider.name} models"
     if not listed:
-        yield Finding("look", about, "it lists none", "does the server have a model yet?")
+        yield Finding("look", about, "it lists no models", "does the server have a model yet?")
         return
     asked = [
         model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
@@ -277,7 +277,7 @@ def _models(
 
 
 def _private(configuration: Configuration) -> Iterator[Finding]:
-    """Whether the marks of `[private]` name something, and what the terms of those say."""
+    """Whether the marks in `[private]` name something, and what the providers' terms say."""
     providers, private = configuration.providers, configuration.private
     names = {f"{key.provider}:{key.fingerprint}": key.label for key in configuration.keys}
     for mark in sorted(private.routes):
@@ -290,19 +290,19 @@ def _private(configuration: Configuration) -> Iterator[Finding]:
             yield Finding("ok", "[private]", found)
         elif providers[owner].training.free == "yes":
             found = f"{mark} is marked, and {owner} {providers[owner].training}"
-            advice = "keep the mark if this account pays or has opted out; else take it out"
+            advice = "keep the mark if this account pays or has opted out; otherwise remove it"
             yield Finding("look", "[private]", found, advice)
         else:
             yield Finding("ok", "[private]", f"{mark} is marked")
     if private.always and not private.routes:
-        found = "every prompt is private, and no route is marked: none can be answered"
+        found = "every prompt is private, and no route is marked, so none can be answered"
         yield Finding("wrong", "[private]", found, "mark routes in your own settings")
 
 
 def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
     ahead = [check.clock_ahead for check in checks if check.clock_ahead is not None]
     if not ahead:
-        yield Finding("ok", "clock", "not compared: no service told the time")
+        yield Finding("ok", "clock", "not compared: no service stated the time")
         return
     seconds = median(ahead)
     if abs(seconds) <= _CLOCK_SECONDS:
@@ -310,7 +310,7 @@ def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
         return
     side = "ahead of" if seconds > 0 else "behind"
     amount = in_seconds(abs(seconds)).removeprefix("in ")
-    advice = "let the system set its time; until then windows seem to turn at the wrong moment"
+    advice = "let the system set its time; until then limits seem to renew at the wrong moment"
     yield Finding("wrong", "clock", f"{amount} {side} the services'", advice)
 
 
@@ -322,7 +322,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     except StorageTimeout:
         yield Finding(
             "wrong", "ledger", f"{place}: another process keeps it locked",
-            "no request can be sent until it lets go; look for a kernel that was stopped",
+            "no request can be sent until it releases the lock; look for a kernel that was stopped",
         )  # fmt: skip
         return
     if trouble := tracker.storage.trouble:
@@ -332,7 +332,10 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
         )  # fmt: skip
         return
     for found in tracker.storage.findings:
-        yield Finding("wrong", "ledger", f"{place} {found}", "it is mended; see who else writes it")
+        yield Finding(
+            "wrong", "ledger", f"{place} {found}",
+            "it was repaired; find out what else writes to it",
+        )  # fmt: skip
     if "://" in place:
         lost = ", and ends with this process" if place.startswith("memory:") else ""
         yield Finding("ok", "ledger", f"{place} answers{lost}")
@@ -343,12 +346,12 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     for aside in sorted(path.parent.glob(f"{path.stem}.*-*{path.suffix}")):
         yield Finding(
             "look", "ledger", f"an earlier one could not be read and is kept as {aside.name}",
-            "delete it if nothing in it is missed",
+            "delete it if you do not need it",
         )  # fmt: skip
 
 
 def _answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
-    """What became of one short prompt to each model, with the first key that may work."""
+    """The outcome of one short prompt to each model, with the first key that may work."""
     keys: dict[str, Key] = {}
     for check in checks:
         if check.works is not False:
@@ -381,7 +384,7 @@ def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
         reasons = (attempt.error for attempt in reversed(error.attempts) if attempt.error)
         opens = error.next_available_at
         left = opens.timestamp() - configuration.clock.time() if opens else 0.0
-        advice = f"it is asked again {in_seconds(left)}" if left > 0 else ""
+        advice = f"it is tried again {in_seconds(left)}" if left > 0 else ""
         return Finding("wrong", about, f"no answer: {next(reasons, str(error))}", advice)
     cost = f", {reply.cost:.6f} USD" if reply.cost else ""
     found = f"answered in {reply.seconds:.1f} s, {reply.usage.total_tokens} tokens{cost}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from .config.keys import is_stand_in
 from .errors import (
     ConfigurationError,
     ContentFiltered,
@@ -14,7 +15,6 @@ from .errors import (
     NoRouteAvailable,
     Remedy,
 )
-from .keys import is_stand_in
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
 from .types import Request, Route, in_seconds, utc

@@ -1,4 +1,4 @@
-"""Folders that a process may not have: a home, and a working directory."""
+"""The home folder and the working directory, which a process may lack, and paths in them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .tracebacks import without_locals
 def home_folder() -> Path:
     """The user's home folder, or a path that does not exist if there is none.
 
-    A container may run a user whom passwd does not list, without HOME.
+    A container may run as a user who is not in passwd and has no HOME.
     """
     nowhere = Path("/nonexistent")
     try:
         home = Path.home()
     except RuntimeError:
         return nowhere
-    # An empty HOME would mean whatever folder is worked in.
+    # An empty HOME would mean the working directory.
     return home if home.is_absolute() else nowhere
 
 
@@ -32,7 +32,7 @@ def working_directory() -> Path | None:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root; as it is if there is no working directory."""
+    """The absolute path; unchanged if there is no working directory."""
     return (working_directory() or Path()) / path
 
 

@@ -1,7 +1,8 @@
-"""What a forked child must not take over from its parent.
+"""What a forked child must not inherit from its parent.
 
-A fork copies every lock as it is, and only the thread that forks: a lock that another thread held
-would stay shut in the child for ever, and what it was changing half changed.
+A fork copies every lock in its present state but only the thread that forks. A lock that another
+thread held would stay locked in the child forever, and what that thread was changing would stay
+half changed.
 """
 
 from __future__ import annotations
@@ -12,41 +13,41 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 _locks: WeakSet[Any] = WeakSet()
-_told: WeakSet[ToldOfForks] = WeakSet()
+_registered: WeakSet[ForkAware] = WeakSet()
 
 
-class ToldOfForks(Protocol):
-    """What has more to put right in a child than its locks."""
+class ForkAware(Protocol):
+    """Objects that must reset more than their locks after a fork."""
 
     def begin_child(self) -> None:
-        """The process is a new child."""
+        """Reset what must not be inherited; called in the child."""
         ...
 
 
 def new_lock() -> threading.Lock:
-    """A lock like `threading.Lock()` that a child finds open."""
+    """A lock like `threading.Lock()` that is released in a forked child."""
     lock = threading.Lock()
     _locks.add(lock)
     return lock
 
 
 def new_rlock() -> threading.RLock:
-    """A lock like `threading.RLock()` that a child finds open."""
+    """A lock like `threading.RLock()` that is released in a forked child."""
     lock = threading.RLock()
     _locks.add(lock)
     return lock
 
 
-def tell_of_forks(thing: ToldOfForks) -> None:
-    """Call its `begin_child` in every forked child, before anything else happens there."""
-    _told.add(thing)
+def register_for_forks(thing: ForkAware) -> None:
+    """Call the object's `begin_child` in every forked child, before anything else runs there."""
+    _registered.add(thing)
 
 
 def _begin_child() -> None:
     for lock in list(_locks):
-        # As the standard library does with its own.
+        # The standard library does the same with its own locks.
         lock._at_fork_reinit()
-    for thing in list(_told):
+    for thing in list(_registered):
         thing.begin_child()
 
 

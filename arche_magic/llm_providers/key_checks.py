@@ -1,4 +1,4 @@
-"""Whether keys are taken by their providers, asked without spending any of their quota."""
+"""Checking whether providers accept keys, without spending any quota."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from .quota_tracker import QuotaTracker
 from .types import Key
 
 TIMEOUT = 15.0
-"""Seconds that a provider has to list its models."""
+"""Seconds within which a provider has to list its models."""
 
 NO_LIST = "it lists no models"
-"""Why it is not known whether a key works at a service that has no list."""
+"""Why it is unknown whether a key works at a service that has no list of models."""
 
 _AT_ONCE = 8
-# A service may have no list of models, and says so by one of these, or by a 404 or 405.
+# A service without a list of models answers with one of these, or with a 404 or 405.
 _NO_LIST = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST)
 
 
 @dataclass(frozen=True)
 class KeyCheck:
-    """What a provider said to a key.
+    """A provider's answer to a key.
 
     Attributes:
-        works: True if the key is taken, False if it is refused, None if nobody can tell.
-        models: the models it may ask for.
-        reason: why it does not work, or why that is not known.
-        clock_ahead: seconds that our clock was ahead of the provider's, if it told the time.
+        key: the key.
+        works: True if the key is accepted, False if it is refused, None if that is unknown.
+        models: the models that the key may use.
+        reason: why the key does not work, or why that is unknown.
+        clock_ahead: seconds by which our clock was ahead of the provider's, if it stated the time.
     """
 
     key: Key
@@ -41,10 +42,10 @@ class KeyCheck:
 
 
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
-    """Ask each key's provider for its list of models; the ledger learns which keys are refused.
+    """Ask each key's provider for its list of models, and note in the ledger what it answers.
 
-    A key that was refused and is accepted now is open again, and so is a missing model that is
-    listed now.
+    A key that was refused and is accepted now is open again. So is a missing model that is listed
+    now.
     """
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="arche-check") as pool:
         return list(pool.map(lambda key: _check(key, tracker), keys))

@@ -1,6 +1,6 @@
-"""What this machine's variables say of proxies and certificates, checked before they are used.
+"""Checking this machine's variables for proxies and certificates before they are used.
 
-The HTTP library reads the same variables, and raises whatever comes to it where one is wrong.
+The HTTP library reads the same variables, and its errors do not say which one is wrong.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def variables() -> tuple[str | None, ...]:
-    """The values that connections depend on."""
+    """The values of all variables that connections depend on."""
     names = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
     return tuple(os.environ.get(name) for name in names)
 
 
 def proxy_variable(url: str) -> str:
-    """The variable that names the proxy of an address; "" if none does."""
+    """The variable that sets the proxy for an address; "" if there is none."""
     scheme = url.partition(":")[0].upper()
     names = (_name_of(f"{scheme}_PROXY"), _name_of("ALL_PROXY"))
     return next((name for name in names if os.environ.get(name)), "")
 
 
 def certificate_variable() -> str:
-    """The variable that names the trusted certificates; "" if none does."""
+    """The variable that sets the trusted certificates; "" if there is none."""
     return next((name for name in CERTIFICATES if os.environ.get(name)), "")
 
 
@@ -41,7 +41,7 @@ def problems() -> Iterator[str]:
 
 
 def proxy_problems() -> Iterator[str]:
-    """Of `problems`, those of the proxies."""
+    """What is wrong with the variables for proxies, one line each."""
     for name in map(_name_of, _PROXIES):
         value = os.environ.get(name, "").strip()
         if value and (problem := _proxy_problem(value if "://" in value else f"http://{value}")):
@@ -75,7 +75,7 @@ def certificate_problem() -> str:
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """The certificates of SSL_CERT_FILE or SSL_CERT_DIR; without those, of the package certifi.
+    """The certificates of SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
 
     Raises:
         OSError: they cannot be read (`ssl.SSLError`: there are none).
@@ -93,7 +93,7 @@ def trusted_certificates() -> ssl.SSLContext:
 
 
 def _name_of(name: str) -> str:
-    """The variable as it is written here: names in small letters come first."""
+    """The variable as it is set here; the name in small letters takes precedence."""
     return name.lower() if os.environ.get(name.lower()) else name
 
 
@@ -119,7 +119,7 @@ def _proxy_problem(address: str) -> str:
 
 
 def _is_host(host: str) -> bool:
-    """Whether the HTTP library can compare addresses with an entry of NO_PROXY."""
+    """Whether the HTTP library accepts an entry of NO_PROXY."""
     import httpx
 
     try:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempts import Tally, attempt_log
 from .config import Configuration, get_configuration, label_keys
+from .config.base_url_policy import own_settings_folder
+from .config.privacy import none_marked
+from .config.sources import SETTINGS_FILE
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .loop import RequestRun
 from .parameters import Messages, Options, build_request
 from .preview import Preview, preview
-from .privacy import none_marked
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
 from .routing import of_one_model
-from .sources import SETTINGS_FILE
 from .together import Together
 from .tracebacks import without_locals
-from .trust import own_settings_folder
 from .types import Key, Request, Route
 
 if TYPE_CHECKING:

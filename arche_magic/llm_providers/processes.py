@@ -1,4 +1,4 @@
-"""Names for processes, by which others on this machine see that one has ended."""
+"""Names for processes, with which other processes of this machine can see that one has ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-# How long an answer about another process is used again.
+# How long an answer about another process is reused.
 _SECONDS = 0.5
 _looked_at: dict[str, tuple[float, bool]] = {}
 _MOST_NAMES = 1000
@@ -19,12 +19,12 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def this_process() -> str:
-    """`host:pid:started`, which no other process has."""
+    """`host:pid:started`, a name that no other process has."""
     return _name(os.getpid())
 
 
 def is_dead(name: str) -> bool:
-    """Whether the process of this name ran on this machine and has ended; False if unknown."""
+    """Whether the process with this name ran on this machine and has ended; False if unknown."""
     place, _, rest = name.partition(":")
     if not rest or name == this_process() or place != _place():
         return False
@@ -44,11 +44,11 @@ def _name(pid: int) -> str:
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """This boot of the host, and the container if the process numbers are its own."""
+    """The host and its boot, and the container if that numbers its own processes."""
     numbers = boot = ""
     with suppress(OSError):
         numbers = str(Path("/proc/self/ns/pid").readlink())
-        # Two machines may have one name.
+        # Two machines may have the same name.
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     return f"{socket.gethostname()}{numbers[4:]}{boot}".replace(":", "-")
 
@@ -74,7 +74,7 @@ def _started(pid: int) -> str:
         status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return ""
-    # The name of the program comes before, in brackets, and may hold anything.
+    # The name of the program comes first, in brackets, and may contain anything.
     fields = status.rpartition(b")")[2].split()
     if len(fields) < 20:
         return ""

@@ -1,4 +1,4 @@
-"""Keys kept out of texts: what a provider says of one, and what is about to be sent."""
+"""Keeping keys out of texts: out of providers' messages and out of prompts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 LONGEST_MESSAGE = 200
 FRAGMENT = 8
-"""So many characters of a key in a row give it away; fewer may be any word."""
-# Shorter ones are no secrets but words: local services take `ollama` or `not-needed` for a key.
+"""This many characters of a key in a row reveal it; fewer may be any word."""
+# Shorter keys are words, not secrets: local services accept `ollama` or `not-needed` as a key.
 _SHORTEST_SECRET = 12
 _READ = 2000
 _REDACTED = "[key]"
 _LEFT_OUT = "[a text that quotes the key]"
-# By their beginnings, and OpenAI's shortened form of a refused key ("sk-abcd***wxyz").
+# The beginnings of keys, and OpenAI's shortened form of a refused key ("sk-abcd***wxyz").
 _KEY_LIKE = re.compile(
     r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)[\w.*…-]{4,}|\S{0,40}\*{3}\S{0,40}"
 )
@@ -35,10 +35,10 @@ _OTHER = re.compile(r"[\W_]+")
 
 
 def redacted(text: str, secret: str) -> str:
-    """One short line without the key, without a part of it, and without what looks like one.
+    """The text as one short line without the key, its parts, and anything that looks like a key.
 
-    A word that holds part of the key is replaced. A text that holds it in disguise (escaped,
-    encoded, spread over several words) is left out as far as its next colon.
+    A word that contains part of the key is replaced. A text that contains the key in disguise
+    (escaped, encoded, spread over several words) is left out up to its next colon.
     """
     text = _WORD.sub(lambda word: _without(word[0], secret), text[:_READ])
     text = without_key_like(text)
@@ -53,19 +53,20 @@ def redacted(text: str, secret: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """The text, or as much of its beginning as fits into so many characters; "" if none does."""
+    """The text, cut to at most `longest` characters; "" if none fit."""
     return text if len(text) <= longest else text[: max(0, longest - 1)] + "…" * (longest > 1)
 
 
 def without_key_like(text: str) -> str:
-    """The text without words that begin as keys of known providers do."""
+    """The text without words that begin like keys of known providers."""
     return _KEY_LIKE.sub(_REDACTED, text)
 
 
 def quotes(text: str, secret: str) -> bool:
-    """Whether a text gives away eight characters of a key in a row, plain or in disguise.
+    """Whether a text reveals eight characters of a key in a row, plain or in disguise.
 
-    Disguises are other case, signs and spaces between, JSON, URL and HTML escapes, base64 and hex.
+    Disguises are: other case; spaces and punctuation in between; JSON, URL and HTML escapes;
+    base64; hex.
     """
     pieces = _pieces(secret)
     for _ in range(3):
@@ -80,9 +81,9 @@ def quotes(text: str, secret: str) -> bool:
 
 @without_locals
 def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
-    """The first of the keys that a text in the request holds, in one piece or over several lines.
+    """The first of the keys that a text in the request contains, even spread over several lines.
 
-    A request is any value: the texts in dataclasses, mappings and sequences are looked at.
+    A request can be any value: the texts in dataclasses, mappings and sequences are searched.
     """
     secrets = [(key, key.secret()) for key in keys]
     secrets = [(key, secret) for key, secret in secrets if len(secret) >= _SHORTEST_SECRET]
@@ -95,9 +96,9 @@ def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
 
 
 def _without(word: str, secret: str) -> str:
-    """The word, or what stands for it if it is part of the key or a shortened form of it."""
+    """The word, or a placeholder if it is part of the key or a shortened form of it."""
     if len(secret) < FRAGMENT:
-        # As a word of its own: its pieces are in every text.
+        # Only as a whole word, because parts of so short a key are in every text.
         return _REDACTED if word == secret and len(secret) > 3 else word
     parts = (secret[start : start + FRAGMENT] for start in range(len(secret) - FRAGMENT + 1))
     if any(part in word for part in parts):
@@ -110,11 +111,11 @@ def _without(word: str, secret: str) -> str:
 
 
 def _pieces(secret: str) -> set[str]:
-    """What gives the key away in a text that is reduced to its letters and digits."""
+    """The pieces that reveal the key in a text reduced to its letters and digits."""
     raw = secret.encode("utf-8", "surrogatepass")
     forms = [secret, raw.hex()]
     for offset in range(3):
-        # The characters at both ends depend on what stands around the key.
+        # The characters at both ends depend on the text around the key.
         encoded = base64.b64encode(bytes(offset) + raw).decode().rstrip("=")
         forms.append(encoded[2 if offset else 0 : -1])
     pieces = set()

@@ -1,8 +1,8 @@
-"""Opening our own files, and nothing else that stands at their path.
+"""Opening our own files, but nothing else that is at their path.
 
-A notebook's folder is often somebody else's work. In it, a symbolic link with the name of one of
-our files would make us write into a file of the user's, and a named pipe would make us wait. So
-our files are opened as regular files under their own name, or not at all.
+A notebook's folder is often somebody else's work. A symbolic link there with the name of one of our
+files would make us overwrite a file of the user, and a named pipe would make us wait. So our files
+are opened only if they are regular files under their own name.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
 # Without O_NONBLOCK, opening a named pipe waits for its other end.
 _SAFELY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
-# A reparse point of another kind is an ordinary file, in a folder of OneDrive's for example.
+# Other kinds of reparse points are ordinary files, for example in a OneDrive folder.
 _WINDOWS_LINKS = [
     getattr(stat, f"IO_REPARSE_TAG_{kind}", -1) for kind in ("SYMLINK", "MOUNT_POINT")
 ]
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
-# Folders that a project's files place outside the project, and where they lead.
+# Folders inside a project that lead out of it, and where they lead.
 _outside: dict[str, str] = {}
 
 
 class NotOurs(OSError):
-    """What stands at a path is not a file of ours; `strerror` is the message, with the path."""
+    """The path is not a file of ours; `strerror` is the message, with the path."""
 
     def __init__(self, path: str | os.PathLike[str], why: str) -> None:
         super().__init__(errno.EPERM, f"{os.fspath(path)} {why}", os.fspath(path))
@@ -34,18 +34,18 @@ class NotOurs(OSError):
 def open_ours(path: str | os.PathLike[str], flags: int) -> int:
     """Open a regular file under its own name; returns the descriptor.
 
-    Takes the flags of `os.open`. With `O_CREAT` a missing file is made.
+    Takes the flags of `os.open`. With `O_CREAT`, a missing file is created.
 
     Raises:
-        NotOurs: a symbolic link, a second name (hard link) of a file that is to be written, or
-            something other than a regular file; or its folder leads out of the project.
+        NotOurs: the path is a symbolic link, a hard link to a file that would be written, or not a
+            regular file; or its folder leads out of the project.
         OSError: as `os.open`.
     """
     _check_folder(path)
     if not _CHECKED_BY_SYSTEM:
         check_ours(path)
     try:
-        # Truncated below: not before it is known to be ours.
+        # It is truncated below, once it is known to be ours.
         descriptor = os.open(path, flags & ~os.O_TRUNC | _SAFELY, 0o666)
     except OSError:
         check_ours(path)
@@ -71,7 +71,7 @@ def read_ours(path: Path) -> bytes:
 
 
 def check_ours(path: str | os.PathLike[str]) -> None:
-    """Check a file that a library is going to open by its path; a missing one passes.
+    """Check a file that a library will open by its path; a missing file is fine.
 
     Raises:
         NotOurs: as `open_ours` would.
@@ -88,8 +88,8 @@ def check_sqlite(path: Path) -> None:
     """Check an SQLite file, and the files that SQLite opens beside it.
 
     Raises:
-        NotOurs: as `open_ours` would, or the journal names a further file, which SQLite would
-            delete. Only changes of several databases at once leave such a journal; ours do not.
+        NotOurs: as `open_ours`, or the journal names a further file, which SQLite would delete.
+            Only transactions over several databases leave such a journal; we have none.
     """
     for suffix in ("", "-journal", "-wal", "-shm"):
         check_ours(f"{path}{suffix}")
@@ -105,12 +105,12 @@ def check_sqlite(path: Path) -> None:
 
 
 def keep_inside(folder: Path, project: Path | None) -> None:
-    """Refuse or allow the files of ours in a folder from now on.
+    """Refuse or allow our files in a folder from now on.
 
     Args:
-        folder: where they lie, as an absolute path.
-        project: the project that places them there; the folder must not lead out of it through
-            links. None if the user's own environment or program names the folder.
+        folder: the absolute path of the folder.
+        project: the project that places our files there; the folder must not lead out of it
+            through links. None if the user's own environment or program names the folder.
     """
     leads_to = os.path.realpath(folder)
     if project is None or Path(leads_to).is_relative_to(os.path.realpath(project)):
@@ -136,4 +136,4 @@ def _check_kind(path: str | os.PathLike[str], status: os.stat_result, writing: b
     if not stat.S_ISREG(status.st_mode):
         raise NotOurs(path, "is not a regular file; delete it")
     if writing and status.st_nlink > 1:
-        raise NotOurs(path, "is a second name (a hard link) of some file; put a copy in its place")
+        raise NotOurs(path, "is a hard link to another file; put a copy in its place")

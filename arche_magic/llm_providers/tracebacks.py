@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class NoLocals:
-    """A block whose exceptions have no local variables in the frames below it."""
+    """A `with` block whose exceptions have no local variables in the frames below it."""
 
     def __enter__(self) -> Self:
-        # What the caller is handling is the caller's.
+        # An error that the caller is already handling keeps its frames.
         self._outer = sys.exception()
         return self
 
@@ -39,7 +39,7 @@ class NoLocals:
 
 
 def without_locals(function: Callable[P, T]) -> Callable[P, T]:
-    """A function whose exceptions show no local variables of its own or of what it calls."""
+    """Decorate a function: its exceptions show no local variables of it or of what it calls."""
 
     @wraps(function)
     def hiding(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -50,14 +50,14 @@ def without_locals(function: Callable[P, T]) -> Callable[P, T]:
             _clear(error, outer)
             raise
         finally:
-            # Set rather than deleted: tools that list arguments look for their names.
+            # Emptied rather than deleted, because tools that list arguments look up their names.
             args, kwargs = (), {}  # type: ignore[assignment]
 
     return hiding
 
 
 def _clear(error: BaseException, outer: BaseException | None) -> None:
-    """Clear the frames of an error and of those that hang on it, up to the caller's own."""
+    """Clear the frames of an error and of its causes and contexts, except the caller's error."""
     waiting: list[BaseException | None] = [error]
     seen: list[BaseException] = []
     while waiting:

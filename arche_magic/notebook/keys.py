@@ -7,10 +7,15 @@ import warnings
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config import (
+    add_key,
+    find_key,
+    forget_secrets,
+    get_configuration,
+    remove_key,
+)
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.key_checks import KeyCheck, check_keys
-from arche_magic.llm_providers.keys import add_key, find_key, forget_secrets, remove_key
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import Hidden, in_seconds

@@ -30,26 +30,15 @@ ALLOWED = {
     "reply_stream": {"reply", "errors"},
     "errors": {"characters", "types?", "reply?"},
     "catalog": {"addresses", "errors", "types"},
-    "provider_settings": {"addresses", "catalog", "sources", "trust", "types"},
     "addresses": set(),
     "machine": set(),
     "redaction": {"characters", "tracebacks", "types?"},
     "tracebacks": set(),
     "folders": {"errors", "tracebacks"},
-    "file_contents": set(),
-    "env_file": {"file_contents", "forks", "tracebacks", "types"},
-    "trust": {"addresses", "catalog", "env_file", "errors", "folders"},
-    "sources": {"env_file", "errors", "file_contents", "privacy", "trust"},
-    "places": {
-        "addresses", "env_file", "errors", "folders", "safe_files", "sources", "types",
-    },
-    "privacy": {"errors", "types"},
     "choices": {"config?"},
-    "keys": {"catalog", "config?", "env_file", "errors", "sources", "tracebacks", "types"},
     "config": {
-        "addresses", "catalog", "choices", "env_file", "errors", "folders", "keys", "places",
-        "privacy", "provider_settings", "redaction", "safe_files", "sources", "tracebacks",
-        "trust", "types",
+        "addresses", "catalog", "choices", "errors", "folders", "forks", "redaction",
+        "safe_files", "tracebacks", "types",
     },
     "safe_files": set(),
     "storage": {"bounded", "errors", "folders", "forks", "safe_files", "types"},
@@ -113,8 +102,8 @@ ALLOWED = {
     "prices": {"bounded", "types"},
     "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
     "doctor": {
-        "addresses", "catalog", "config", "env_file", "errors", "folders", "key_checks", "keys",
-        "machine", "orchestrator", "quota_tracker", "sources", "storage", "trust", "types",
+        "addresses", "catalog", "config", "errors", "folders", "key_checks", "machine",
+        "orchestrator", "quota_tracker", "storage", "types",
     },
     "attempts": {"folders", "forks", "safe_files", "storage", "reply", "types", "routing?"},
     "replies": {"folders", "forks", "safe_files", "storage", "reply", "types"},
@@ -131,7 +120,7 @@ ALLOWED = {
     "schemas": {"bounded", "characters", "config", "errors", "reasoning", "types"},
     "preview": {"prices", "quota_tracker", "routing", "types"},
     "calls": {"adapters", "config", "forks", "machine", "quota_tracker", "types"},
-    "endings": {"quota.opening", "errors", "keys", "reply", "types"},
+    "endings": {"quota.opening", "config", "errors", "reply", "types"},
     "remaining": {
         "endings", "errors", "quota.opening", "reply", "schemas", "types", "attempt?",
         "request_progress?",
@@ -168,7 +157,6 @@ PUBLIC = {
             "routing",
             "choices",
             "config",
-            "keys",
             "key_checks",
             "doctor",
             "attempts",
@@ -180,7 +168,6 @@ PUBLIC = {
             "markdown",
             "parameters",
             "prices",
-            "privacy",
             "quota.forecast",
             "quota_tracker",
             "reasoning",
@@ -239,7 +226,7 @@ def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def layer(module: str) -> str | None:
-    """The part of the engine a module belongs to; `adapters` and `storage` are one part each."""
+    """The part of the engine a module belongs to; a package, other than `quota`, is one part."""
     if not module.startswith(f"{ENGINE}."):
         return None
     inner = module.removeprefix(f"{ENGINE}.")
@@ -312,7 +299,7 @@ def test_unknown_errors_are_caught_in_few_places() -> None:
                 assert caught, f"{path.name}:{node.lineno} catches everything"
                 if caught == "Exception":
                     catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
-    assert catching == {"adapters/base.py", "keys.py", "timed_ledger.py", "together.py"}
+    assert catching == {"adapters/base.py", "config/keys.py", "timed_ledger.py", "together.py"}
 
 
 def test_users_of_the_engine_use_only_what_is_public() -> None:

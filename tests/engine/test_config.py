@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from dotenv.main import DotEnv
 
-from arche_magic.llm_providers import file_contents, get_llm_provider
+from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import (
     Configuration,
+    file_contents,
     load_configuration,
     use_configuration,
 )
-from arche_magic.llm_providers.env_file import ConfigurationWarning, read_env_file
+from arche_magic.llm_providers.config.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Key, Timeouts
@@ -151,7 +152,7 @@ def test_a_line_in_another_encoding_costs_no_other_line(load: Load, project: Pat
     assert keys_of(configuration) == ["gsk_one"]
     assert keys_of(configuration, "mistral") == []
     (told,) = [str(warning.message) for warning in caught]
-    assert told.startswith(f"line 3 of {project / '.env'} was passed over: not NAME")
+    assert told.startswith(f"line 3 of {project / '.env'} was skipped: not NAME")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_environment(
 ) -> None:
     """One warning names the file, and the keys in the environment are used."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_one")
-    with pytest.warns(ConfigurationWarning, match=r"\.env cannot be read and was passed over"):
+    with pytest.warns(ConfigurationWarning, match=r"\.env cannot be read and was skipped"):
         configuration = load(content)
     assert keys_of(configuration) == ["gsk_one"]
 
@@ -221,7 +222,7 @@ def test_a_reference_to_nothing_is_never_sent(load: Load, project: Path, value: 
     why = "it refers to a variable that is not set"
     if "${" not in value:
         why = "it is a reference, and only ${NAME} is expanded"
-    assert told == f"line 2 of {project / '.env'} was passed over: {why}"
+    assert told == f"line 2 of {project / '.env'} was skipped: {why}"
 
 
 @pytest.mark.parametrize("name", ["GROQ_BASE_URL", "ARCHE_QUOTA_STORE", "ARCHE_REPLIES"])
@@ -270,7 +271,7 @@ while True:
 READ_PIPE = """
 import sys
 from pathlib import Path
-from arche_magic.llm_providers.env_file import read_env_file
+from arche_magic.llm_providers.config.env_file import read_env_file
 print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).items()))
 """
 
@@ -310,7 +311,7 @@ def test_kernels_that_read_a_pipe_at_once_get_all_of_it(project: Path, padding: 
 def test_a_pipe_that_nobody_writes_to_does_not_hang(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is passed over with a warning, and asked again only after a while."""
+    """It is skipped with a warning, and asked again only after a while."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_one")
     monkeypatch.setattr(file_contents, "_NO_WRITER_SECONDS", 0.1)
     os.mkfifo(project / ".env")
@@ -337,7 +338,7 @@ def test_half_of_what_a_pipe_gives_is_not_used(
 
 
 def test_keys_are_labelled_in_the_order_of_their_numbers(load: Load) -> None:
-    """The plain name first, then by number; gaps, blanks and duplicates are passed over."""
+    """The plain name first, then by number; gaps, blanks and duplicates are skipped."""
     configuration = load(
         "GROQ_API_KEY_10=ten\nGROQ_API_KEY_2=two\nGROQ_API_KEY=plain\n"
         "GROQ_API_KEY_3=\nGROQ_API_KEY_4=plain\nGROQ_API_KEY_5='  '\nGROQ_API_KEY_X=no\n"

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from arche_magic.llm_providers import MultiKeyGroqProvider, get_llm_provider, get_quota_tracker
-from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.config import (
+    add_key,
+    added_keys,
+    get_configuration,
+    remove_key,
+    use_configuration,
+)
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.key_checks import check_keys
-from arche_magic.llm_providers.keys import add_key, added_keys, remove_key
 from arche_magic.sandbox import Sandbox
 
 
@@ -95,7 +100,7 @@ def test_no_frame_of_a_refusal_holds_the_text(sandbox_env: Sandbox) -> None:
 
 def test_only_keys_of_the_session_can_be_removed(sandbox_env: Sandbox, third: str) -> None:
     """The message says where a configured key has to be taken out."""
-    with pytest.raises(ConfigurationError, match=r"groq_key_1 is not of this session: .*\.env"):
+    with pytest.raises(ConfigurationError, match=r"was not added for this session; .*\.env"):
         remove_key(get_configuration(), "groq_key_1")
     with pytest.raises(ConfigurationError, match="no key is called 'groq_key_7'; there are groq_k"):
         remove_key(get_configuration(), "groq_key_7")
@@ -106,7 +111,7 @@ def test_only_keys_of_the_session_can_be_removed(sandbox_env: Sandbox, third: st
 
 
 def test_a_check_tells_keys_that_work_from_those_refused(sandbox_env: Sandbox) -> None:
-    """Checks spend nothing; a refused key is passed over without a call until it is taken again."""
+    """Checks spend nothing; a refused key is skipped without a call until it is taken again."""
     sandbox_env.fail("groq_key_1", "unauthorized", times=1)
     sandbox_env.fail("mistral", "overloaded", times=1)
     tracker = get_quota_tracker()

@@ -420,7 +420,7 @@ def test_what_becomes_of_requests_on_a_redis_that_refuses_is_a_setting(
         (tmp_path / "arche_magic.toml").write_text(f'on_store_failure = "{value}"\n')
         assert load_configuration().on_store_failure == value
     (tmp_path / "arche_magic.toml").write_text('on_store_failure = "ignore"\n')
-    with pytest.raises(ConfigurationError, match="it can be refuse, count-alone"):
+    with pytest.raises(ConfigurationError, match="it can be refuse or count-alone"):
         load_configuration()
 
 

@@ -29,7 +29,7 @@ def third_key(kernel: Kernel, service: Sandbox) -> Iterator[str]:
     kernel.run("del os.environ['GROQ_API_KEY_3']")
     kernel.run("get_ipython().history_manager.reset()")
     yield service.environment()["GROQ_API_KEY_3"]
-    kernel.run("from arche_magic.llm_providers import keys; keys._added = ()")
+    kernel.run("from arche_magic.llm_providers.config import keys; keys._added = ()")
 
 
 def everything(cell) -> str:
@@ -120,9 +120,9 @@ def test_labels_stay_when_keys_come_and_go(
     [
         ("add grok", "x", "unknown provider 'grok'; did you mean 'groq'?"),
         ("add groq", "", "no key was given"),
-        ("add groq", "two words", "that is no key"),
+        ("add groq", "two words", "that is not a key"),
         ("add groq gsk_typed_on_the_line", "x", "the key is typed at a prompt"),
-        ("remove groq_key_1", "x", "not of this session: take it out of GROQ_API_KEY_1 in the env"),
+        ("remove groq_key_1", "x", "not added for this session; remove it from GROQ_API_KEY_1 in"),
         ("remove groq_key_8", "x", "no key is called 'groq_key_8'; there are groq_key_1, "),
         ("check groq_key_8", "x", "no key is called 'groq_key_8'"),
         ("gsk_typed_on_the_line", "x", "write add PROVIDER, remove KEY, check [KEY], or nothing"),

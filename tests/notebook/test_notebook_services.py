@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arche_magic.llm_providers.keys import NO_KEY
+from arche_magic.llm_providers.config.keys import NO_KEY
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:

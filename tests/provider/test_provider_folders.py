@@ -94,7 +94,7 @@ def test_everything_works_without_the_users_own_settings(
 
 
 def test_a_closed_env_file_hides_no_key_of_the_environment(start: Start, tmp_path: Path) -> None:
-    """One line says that it was passed over."""
+    """One line says that it was skipped."""
     variables = start(keys={"mistral": 1}).environment()
     env_file = tmp_path / ".env"
     env_file.write_text("GROQ_API_KEY=made-up")
@@ -102,7 +102,7 @@ def test_a_closed_env_file_hides_no_key_of_the_environment(start: Start, tmp_pat
     out, err = run_script(USE, tmp_path, variables, like_everybody())
     seen = json.loads(out)
     assert (seen["replies"], err) == (4, "")
-    assert seen["warned"] == [f"{env_file} cannot be read and was passed over: Permission denied"]
+    assert seen["warned"] == [f"{env_file} cannot be read and was skipped: Permission denied"]
     wrong = [about for state, about, _ in seen["findings"] if state != "ok"]
     assert wrong == [".env"]
 

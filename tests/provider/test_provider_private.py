@@ -10,9 +10,9 @@ from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, load_configuration
+from arche_magic.llm_providers.config.privacy import Private
 from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoRouteAvailable
-from arche_magic.llm_providers.privacy import Private, read_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,19 +219,25 @@ def test_a_mark_holds_where_the_user_says_the_address(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"route": ["groq"]}, "unknown setting 'route'"),
-        ({"routes": "groq"}, "it must be a list"),
-        ({"routes": [1]}, "1 is no provider"),
-        ({"routes": ["Groq!"]}, "is no provider, provider/model, or provider:fingerprint"),
-        ({"routes": ["groq_key_2"]}, "may be another key in another folder"),
-        ({"always": "yes"}, "it must be true or false"),
-        ([], "it must be a table"),
+        ('[private]\nroute = ["groq"]', "unknown setting 'route'"),
+        ('[private]\nroutes = "groq"', "it must be a list"),
+        ("[private]\nroutes = [1]", "1 is not a provider"),
+        (
+            '[private]\nroutes = ["Groq!"]',
+            "'Groq!' is not a provider, provider/model or p",
+        ),
+        ('[private]\nroutes = ["groq_key_2"]', "may be another key in another folder"),
+        ('[private]\nalways = "yes"', "it must be true or false"),
+        ("private = []", "it must be a table"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_told_of(table: Any, message: str) -> None:
-    """With the part that is wrong."""
-    with pytest.raises(ValueError, match=message):
-        read_private(table)
+def test_a_wrong_private_table_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    """The message names the file and the part that is wrong."""
+    own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
+    write(own, table)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_configuration()
+    assert str(own) in str(caught.value)
 
 
 def test_the_doctor_looks_at_the_marks(start: Start) -> None:

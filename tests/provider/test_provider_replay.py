@@ -325,7 +325,7 @@ def test_the_file_lies_beside_the_ledger(sandbox: Sandbox, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ('[replay]\nmode = "always"', "mode is 'always'; it can be off, keep, only"),
+        ('[replay]\nmode = "always"', "mode is 'always'; it can be off, keep or only"),
         ('[replay]\nfile = "x"', "unknown setting 'file'"),
         ('replay = "keep"', "replay is 'keep'; it must be a table"),
     ],

@@ -24,7 +24,7 @@ from arche_magic.llm_providers import (
 )
 from arche_magic.llm_providers.catalog import known_services
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.keys import NO_KEY
+from arche_magic.llm_providers.config.keys import NO_KEY
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -243,12 +243,12 @@ def test_a_server_that_does_not_run_is_passed_over(
         ("[providers.ollama]\nmodel = ['m']", "unknown setting 'model'; did you mean 'models'?"),
         ("[providers.ollama]\nmodels = 'm'", "models must be a list of model names"),
         ("[providers.ollama]\nsecret_key = 'x'", "'secret_key'; keys go into the environment"),
-        ("[providers.mine]\nbase_url = 'localhost:1'", "base_url is no address such as https://"),
+        ("[providers.mine]\nbase_url = 'localhost:1'", "base_url must be an address such as http"),
         ("[providers.mine]\nbase_url = 'http://u:p@localhost'", "without a user name or password"),
         ("[providers.mine]\nbase_url = 7", "base_url must be an address"),
         (
             "[providers.mine]\nbase_url = 'http://localhost:1/v1/chat/completions'",
-            "base_url goes without /chat/completions",
+            "base_url must not end with /chat/completions",
         ),
         ("[providers.Mine]\nbase_url = 'http://localhost:1'", "has small letters, digits, - and _"),
         ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "neither intelligent nor"),
@@ -265,7 +265,7 @@ def test_a_server_that_does_not_run_is_passed_over(
         ("[providers.ollama]\nmodels = ['m']\nprices.m = 3", "must be { input = …, output = … }"),
         (
             "[providers.ollama]\nmodels = ['m']\nprices.m = { input = -1, output = 2 }",
-            "-1 is no amount of USD",
+            "[providers.ollama.prices]: m is {'input': -1, 'output': 2}; it must be { input = …",
         ),
         (
             "[providers.ollama]\nmodels = ['m']\nlimit_headers = { requests = 'days' }",
@@ -273,7 +273,7 @@ def test_a_server_that_does_not_run_is_passed_over(
         ),
         (
             "[providers.ollama]\nmodels = ['m']\nlimit_headers = { words = 'day' }",
-            "unknown part 'words'; there are requests and tokens",
+            "unknown setting 'words'; known settings: requests, tokens",
         ),
         ("order = ['ollama']", "a table [providers.ollama] with its models in arche_magic.toml"),
     ],

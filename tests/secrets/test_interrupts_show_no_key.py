@@ -19,11 +19,15 @@ from arche_magic.llm_providers import (
     calls,
     get_llm_provider,
     get_quota_tracker,
-    keys,
 )
-from arche_magic.llm_providers.config import get_configuration, load_configuration
+from arche_magic.llm_providers.config import (
+    add_key,
+    get_configuration,
+    keys,
+    load_configuration,
+    remove_key,
+)
 from arche_magic.llm_providers.key_checks import check_keys
-from arche_magic.llm_providers.keys import add_key, remove_key
 
 # So many lines are tried of each call; each takes the call anew.
 LINES = 20

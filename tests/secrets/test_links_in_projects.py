@@ -17,8 +17,8 @@ import arche_magic
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config.env_file import ConfigurationWarning
 from arche_magic.llm_providers.doctor import examine
-from arche_magic.llm_providers.env_file import ConfigurationWarning
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning
@@ -223,7 +223,7 @@ def test_a_configuration_that_leads_out_of_its_folder_is_passed_over(
     (tmp_path / "other").write_text(text)
     (project / name).unlink(missing_ok=True)
     (project / name).symlink_to("../other")
-    with pytest.warns(ConfigurationWarning, match="was passed over; put a copy") as caught:
+    with pytest.warns(ConfigurationWarning, match="was skipped; put a copy") as caught:
         configuration = get_configuration()
     assert str(project / name) in str(caught[0].message)
     assert configuration.patience == 30

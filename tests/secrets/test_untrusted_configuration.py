@@ -17,7 +17,7 @@ from leaks import PLANTED, keys_of
 
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import Configuration, load_configuration, use_configuration
-from arche_magic.llm_providers.env_file import ConfigurationWarning
+from arche_magic.llm_providers.config.env_file import ConfigurationWarning
 from arche_magic.llm_providers.errors import ConfigurationError
 
 ELSEWHERE = "https://gateway.example/v1"
@@ -180,7 +180,7 @@ def test_an_address_that_could_be_read_two_ways_is_none(
         monkeypatch.setenv("GROQ_BASE_URL", address)
     message = refusal(load)
     assert "GROQ_BASE_URL" in message
-    assert "is no address such as https://host/path" in message
+    assert "must be an address such as https://host/path" in message
     assert "password@" not in message
 
 
@@ -336,7 +336,7 @@ def test_somebody_elses_file_above_is_passed_over(
     (open_folder / name).write_text(contents.format(7))
     (shared / name).write_text(contents.format(8))
     os.chown(shared / name, 12345, 12345)
-    with pytest.warns(ConfigurationWarning, match="belongs to another user and was passed over"):
+    with pytest.warns(ConfigurationWarning, match="belongs to another user and was skipped"):
         configuration = load_configuration(directory=mine)
     assert [key.secret() for key in configuration.keys] == (["7"] if name == ".env" else [])
     assert configuration.patience == (30 if name == ".env" else 7)
@@ -349,7 +349,7 @@ def test_a_link_to_a_file_of_ones_own_does_not_help(open_folder: Path, own_setti
     (open_folder / "sub").mkdir()
     (open_folder / ".env").symlink_to(open_folder / "mine")
     os.chown(open_folder / ".env", 12345, 12345, follow_symlinks=False)
-    with pytest.warns(ConfigurationWarning, match="passed over"):
+    with pytest.warns(ConfigurationWarning, match="skipped"):
         assert load_configuration(directory=open_folder / "sub").keys == ()
 
 
@@ -361,7 +361,7 @@ def test_the_owner_of_the_working_folder_is_trusted(open_folder: Path, own_setti
     os.chown(open_folder, 12345, 12345)
     assert len(load_configuration(directory=open_folder).keys) == 1
     open_folder.chmod(0o777)
-    with pytest.warns(ConfigurationWarning, match="passed over"):
+    with pytest.warns(ConfigurationWarning, match="skipped"):
         assert load_configuration(directory=open_folder).keys == ()
 
 
@@ -402,7 +402,7 @@ def test_a_service_of_a_project_gets_no_key_without_the_users_word(
     service(folder, "helper", base_url=ELSEWHERE)
     message = refusal(load)
     assert "[providers.helper] base_url in" in message
-    assert "needs your word: write trust_base_urls" in message
+    assert "needs your permission: write trust_base_urls" in message
     service(folder, "helper", base_url=ELSEWHERE, key_variable="GROQ_API_KEY")
     assert "would send prompts and keys for helper to https://gateway.example" in refusal(load)
     own_settings.write_text('trust_base_urls = ["https://gateway.example"]')

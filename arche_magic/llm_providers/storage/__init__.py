@@ -1,4 +1,4 @@
-"""Where documents live: in memory, in one JSON file of a machine, or in Redis for many machines."""
+"""Storages for JSON documents: in memory, in one file per machine, or in Redis for several."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 _opened: dict[str, Storage] = {}
 _opening = new_lock()
-# Each keeps its file open; whoever still uses one that is dropped here keeps it.
+# Each storage keeps its file open. One that is dropped here stays usable where it is in use.
 _MOST_FILES = 32
 
 
@@ -61,13 +61,18 @@ def open_storage(
 ) -> Storage:
     """The storage of this process for a location: a path, `memory://NAME`, or a Redis URL.
 
-    Asking again for a location gives the same storage. `upgrade` is for files, `merge` for Redis;
-    without it, what is counted while Redis is away is dropped. `mend` takes wrong values out of
-    what is read.
+    Opening a location again returns the same storage.
+
+    Args:
+        location: where the documents are.
+        upgrade: turns a file in another layout into documents; for files only.
+        merge: adds what was counted while Redis was away; for Redis only. Without it, those counts
+            are dropped.
+        mend: removes wrong values from what is read.
 
     Raises:
         ValueError: a URL of another kind.
-        ConfigurationError: redis-py is missing, or it does not take the URL.
+        ConfigurationError: redis-py is missing, or it does not accept the URL.
     """
     location = Location(location)
     scheme = location.partition("://")[0] if "://" in location else ""
@@ -75,7 +80,7 @@ def open_storage(
         raise ValueError("a Redis URL begins with redis:// and a host")
     if scheme not in ("", "memory", *_REDIS_SCHEMES):
         raise ValueError(
-            f"{scheme}:// is no storage; use a path, redis:// (one server: Sentinel and Cluster "
+            f"{scheme}:// is not supported; use a path, redis:// (one server: Sentinel and Cluster "
             "are not supported) or memory://"
         )
     path = absolute(Path(location))
@@ -85,7 +90,7 @@ def open_storage(
             if scheme == "memory":
                 _opened[name] = MemoryStorage()
             elif scheme:
-                # When needed: few have a ledger there.
+                # Imported when needed, since few users have a ledger in Redis.
                 redis_storage = import_module(".redis", __package__)
                 _opened[name] = redis_storage.RedisStorage(location, merge or _drop, mend)
             else:

@@ -1,7 +1,7 @@
-"""What every storage offers, and how it says that it cannot.
+"""The interface of all storages, and their warnings and errors.
 
-Storage is dumb: it reads named JSON documents, and it changes one, or some together, alone and
-atomically. What the documents mean is the ledger's business.
+A storage reads named JSON documents, and changes one or several of them atomically. It does not
+know what they mean; the ledger does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 Document = dict[str, Any]
 Change = Callable[..., T]
 Upgrade = Callable[[Document], "dict[str, Document] | None"]
-# mend(name, document) gives the document without what is wrong in it, and the paths of that.
+# mend(name, document) returns the document without its wrong values, and the paths of those.
 Mend = Callable[[str, Any], "tuple[Document, list[str]]"]
 # merge(name, before, ours, theirs) adds to `theirs`, the document of that name, what happened
 # between `before` and `ours`.
@@ -26,16 +26,16 @@ Merge = Callable[[str, Document, Document, Document], None]
 
 
 class LedgerWarning(UserWarning):
-    """The ledger, or replies, cannot be kept where they should be; calls go on all the same."""
+    """The ledger or replies cannot be kept where they should be; requests are still sent."""
 
 
 def only_mappings(name: str, document: Any) -> tuple[Document, list[str]]:
-    """Mend documents of unknown content: they are mappings, or empty."""
+    """Mend documents of unknown content: replace what is not a mapping by an empty document."""
     return (document, []) if isinstance(document, dict) else ({}, [name])
 
 
 class StorageTimeout(LLMProviderError):
-    """Another process or thread kept the storage's lock until the deadline; nothing was changed."""
+    """Another process or thread held the storage's lock until the deadline; nothing was changed."""
 
 
 class Storage(Protocol):
@@ -43,38 +43,38 @@ class Storage(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why the documents are kept in this process's memory for now; "" where they should be."""
+        """Why the documents are in memory for now; "" if they are where they belong."""
         ...
 
     @property
     def refusal(self) -> str:
-        """Why the place of the documents, though it answers, takes no changes; "" if it does."""
+        """Why a storage that answers accepts no changes; "" if it accepts them."""
         ...
 
     @property
     def findings(self) -> list[str]:
-        """What was wrong with stored documents that this process read, and how it went on."""
+        """What was wrong with documents that this process read, and what it used instead."""
         ...
 
     def read(self, name: str) -> Document:
-        """The document, empty if there is none yet. It is not to be changed.
+        """The document, empty if there is none yet. Callers must not change it.
 
         Reading never waits for a change that another process or thread is making.
         """
         ...
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents as of one moment."""
+        """Several documents, all as they were at one moment."""
         ...
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
-        """Run `change` on the document and the others, alone and atomically; return its result.
+        """Run `change` on the document and the others, atomically; return its result.
 
-        It gets one argument per name, and what it changes in any of them is written. If it raises,
-        nothing is. It may run more than once, and not to its end.
+        `change` gets one document per name, and all changes that it makes to them are written. If
+        it raises, nothing is written. It may run more than once, and may be interrupted.
 
         Raises:
-            StorageTimeout: the `lock_deadline` of this thread passed before it had the lock.
+            StorageTimeout: the `lock_deadline` of this thread passed while it waited for the lock.
         """
         ...
 
@@ -86,8 +86,8 @@ _said: set[str] = set()
 def warn_of_file(path: Path, error: OSError, message: str) -> None:
     """Warn that a file cannot be used, once per process and cause.
 
-    A full or read-only disk is one cause for all files of a folder. A link in the place of a file
-    concerns that file alone.
+    A full or read-only disk is the same cause for all files of a folder. A link in place of a file
+    concerns only that file.
     """
     cause = Path(error.filename) if isinstance(error, NotOurs) else path.parent
     if cause not in _refusing:
@@ -96,12 +96,12 @@ def warn_of_file(path: Path, error: OSError, message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Warn of the ledger."""
+    """Warn about the ledger."""
     warnings.warn(message, LedgerWarning, stacklevel=2)
 
 
 def warn_once(message: str) -> None:
-    """Warn of the ledger, once per process."""
+    """Warn about the ledger, once per process and message."""
     if message not in _said:
         _said.add(message)
         warn(message)

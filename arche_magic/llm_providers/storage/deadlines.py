@@ -1,4 +1,4 @@
-"""How long storage calls of a thread may wait for a lock that somebody else holds."""
+"""Deadlines for storage calls that wait for a lock which another thread or process holds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _local = threading.local()
 
 @contextmanager
 def lock_deadline(seconds: float) -> Iterator[None]:
-    """Storage calls of this thread in the `with` wait at most so long for locks, in total.
+    """Within the `with`, storage calls of this thread wait at most `seconds` for locks, in total.
 
-    A call that cannot get its lock by then changes nothing and raises `StorageTimeout`. Without a
-    deadline a change waits until it has the lock. Nested deadlines: the earliest counts.
+    A call that does not get its lock in time changes nothing and raises `StorageTimeout`. Without a
+    deadline, a change waits until it has the lock. Of nested deadlines, the earliest counts.
     """
     before: float = getattr(_local, "ends", math.inf)
     _local.ends = min(before, time.monotonic() + seconds)
@@ -28,12 +28,12 @@ def lock_deadline(seconds: float) -> Iterator[None]:
 
 
 def seconds_left() -> float:
-    """Seconds until this thread's deadline, 0 if it has passed; inf without one."""
+    """Seconds until this thread's deadline: 0 if it has passed, inf if there is none."""
     return max(0.0, getattr(_local, "ends", math.inf) - time.monotonic())
 
 
 def acquire(lock: Any) -> bool:
-    """Acquire a thread lock before this thread's deadline; False if another thread keeps it."""
+    """Acquire a thread lock before this thread's deadline; False if another thread holds it."""
     left = seconds_left()
     if math.isinf(left):
         return bool(lock.acquire())

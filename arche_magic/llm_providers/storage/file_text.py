@@ -1,6 +1,6 @@
-"""How documents are written in the ledger's file, and read back: one line per limit.
+"""The format of the ledger's file: one line per limit.
 
-The file begins and ends with its revision, so that a part of it never passes for the whole.
+The file begins and ends with its revision, so that part of a file is never mistaken for all of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _dump = json.JSONEncoder(separators=(",\0", ": ")).encode
 _HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
 _TAIL_BYTES, _LONGEST_NUMBER = 64, 400
-# Between two documents, and nowhere else: inside one, lines begin with three spaces or more.
+# This is only between two documents: lines inside a document begin with three spaces or more.
 _BETWEEN = ',\n  "'
 
 
 def whole_file(texts: Mapping[str, str], revision: int) -> bytes:
-    """The file that holds the documents of these texts."""
+    """The content of a file with these documents."""
     body = ",\n".join(f"  {_quoted(name)}: {text}" for name, text in texts.items())
     return (
         f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n{body}\n'
@@ -34,7 +34,7 @@ def whole_file(texts: Mapping[str, str], revision: int) -> bytes:
 
 
 def split(content: bytes) -> tuple[dict[str, str], int] | None:
-    """The documents' texts, unread, and the revision of a file as `whole_file` writes it.
+    """The documents as texts, not parsed, and the revision of a file that `whole_file` wrote.
 
     None for any other file.
     """
@@ -51,9 +51,9 @@ def split(content: bytes) -> tuple[dict[str, str], int] | None:
 
 
 def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
-    """Documents, yet to be mended, and revision of a file of ours, however an editor left it.
+    """The documents, not yet mended, and the revision of a file of ours, even if it was edited.
 
-    None for one in another layout, and for half a file.
+    None for a file in another layout and for half a file.
     """
     try:
         data = json.loads(content.decode("utf-8-sig"), parse_int=_whole_number)
@@ -65,7 +65,7 @@ def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
         return None
     version, documents = data.get("version"), data.get("documents")
     revision, complete = data.get("revision", 0), data.get("complete", 0)
-    # True is 1, and 2.0 is 2, but we write neither.
+    # True equals 1 and 2.0 equals 2, but we write neither.
     if not all(type(number) is int for number in (version, revision, complete)):
         return None
     if version not in _READABLE or not isinstance(documents, dict):
@@ -74,22 +74,22 @@ def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
 
 
 def _whole_number(digits: str) -> float:
-    """Python reads no number of more than 4,300 digits: here, that value alone is wrong."""
+    """Python refuses numbers of more than 4,300 digits; as inf, only that value is wrong."""
     return int(digits) if len(digits) <= _LONGEST_NUMBER else math.inf
 
 
 def is_ours(content: bytes) -> bool:
-    """Whether a file that cannot be read begins as ours do, as far as it goes."""
+    """Whether a file that cannot be read begins like one of ours, as far as it goes."""
     heads = (f'{{\n "version": {version},\n'.encode() for version in _READABLE)
     return any(content[: len(head)] == head[: len(content)] for head in heads)
 
 
 def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
-    """Whether a file is a ledger in any layout, or begins as one.
+    """Whether a file is a ledger in any layout, or begins like one.
 
     Args:
-        content: the file.
-        upgrade: knows the layouts of other packages.
+        content: the content of the file.
+        upgrade: turns files in the layouts of other packages into documents.
     """
     if content.startswith(b'{\n "version": ') and is_ours(content):
         return True
@@ -104,11 +104,11 @@ def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
 
 
 def lines(document: Document) -> str:
-    """JSON with a new line after each mapping that is inside the document.
+    """JSON with a line break after each mapping inside the document.
 
-    json.dumps' own indent is ten times slower.
+    The `indent` of json.dumps is ten times slower.
     """
-    # A text has no NUL of its own in JSON.
+    # JSON escapes NUL in texts, so each NUL here is a separator.
     text = _dump(document)
     return text.replace("},\0", "},\n   ").replace(",\0", ", ")
 

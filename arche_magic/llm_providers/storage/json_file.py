@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import TookTooLong, within
-from ..forks import new_lock, new_rlock, tell_of_forks
+from ..forks import new_lock, new_rlock, register_for_forks
 from ..safe_files import NotOurs, open_ours, read_ours
 from .base import (
     Change,
@@ -28,39 +28,38 @@ from .file_text import is_a_ledger, is_ours, lines, parse, split, whole_file
 from .kernel_lock import kernel_lock
 from .rescue import BLANK, Rescue
 
-# Whatever is at the path with this name, in a folder of ours, was once a ledger.
+# A file with this name was once a ledger, whatever it contains.
 LEDGER_NAME = "llm_quota_tracker.json"
-# Enough of the file to hold its version and revision.
+# The first bytes of the file, which contain its version and revision.
 _HEAD_BYTES = 64
-_BACKUP_SECONDS = 60.0
-# A disk that answered so lately is asked without a helper thread.
+# After a disk has answered, it is trusted this long not to hang, and read without a helper thread.
 _TRUSTED_SECONDS = 0.005
-# So long a reader waits for a disk that hangs; then it takes what was read last.
+# A reader waits this long for a disk that hangs; then it uses what was read last.
 _LONGEST_LOOK_SECONDS = 1.0
 
 
 class _OtherLayout(Exception):
-    """The file must be kept aside or taken over, which only the holder of the lock may do."""
+    """The file must be kept aside or converted, which only the holder of the lock may do."""
 
 
 class JsonFileStorage:
     """All documents in one readable JSON file, for every thread and kernel of a machine.
 
-    A change takes a lock file beside it, loads, changes, and writes a copy first and then the file
-    itself. Both begin and end with their revision: whoever finds the file half written, because
-    its kernel was killed, takes the copy. (Writing a new file and renaming it over the old does
-    the same at ten times the cost, and fails on Windows while somebody reads.) A cut of the power
-    can tear both; so once a minute a backup is written that it cannot tear. A file that cannot be
-    read as ours is kept aside under another name. Where the disk refuses (read-only, full, a share
-    without locks), this process goes on in memory and says so once.
+    A change locks a file beside it, loads, changes, and writes first a copy and then the file
+    itself. Both begin and end with their revision, so a process that finds the file half written,
+    because a kernel was killed, uses the copy. (Writing a new file and renaming it does the same at
+    ten times the cost, and fails on Windows while another process reads.) A power failure can tear
+    both, so once a minute a backup is written that it cannot tear. A file that cannot be read as
+    ours is kept aside under another name. If the disk refuses (read-only, full, a share without
+    locks), this process continues in memory and says so once.
 
     Reading waits for no lock: while this process changes the file, readers get the documents as
     they were before, and a file that another kernel has half written is read from its copy.
 
     Args:
-        path: the file; its directory is made when first needed.
+        path: the file; its directory is created when first needed.
         upgrade: turns a file in another layout into documents, or returns None if it cannot.
-        mend: takes wrong values out of a document that was read.
+        mend: removes wrong values from a document that was read.
     """
 
     def __init__(
@@ -68,21 +67,20 @@ class JsonFileStorage:
     ) -> None:
         self.path = path
         self._upgrade = upgrade
-        # Threads queue here to change the file.
+        # Held while a thread changes the file.
         self._change_lock = new_rlock()
-        # Held for a look at the file, by readers too.
+        # Held while the file is read, by readers and by changes.
         self._look_lock = new_lock()
         self._file_lock: Any = kernel_lock(f"{path}.lock")
         self._name = os.fspath(path)
         self._rescue = Rescue(path, mend, upgrade)
         self._copy, self._backup = self._rescue.copy, self._rescue.backup
-        self._backed_up = -_BACKUP_SECONDS
         self._on_disk = True
-        # A file that cannot be written is counted on in memory, whoever chose it.
+        # A file never refuses changes: if it cannot be written, counting continues in memory.
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def __repr__(self) -> str:
         return f"JsonFileStorage({str(self.path)!r})"
@@ -97,33 +95,33 @@ class JsonFileStorage:
         self._descriptor = -1
         self._changing = self._rescuing = self._hangs = False
         self._answered_at = -_TRUSTED_SECONDS
-        # Replaced as a whole, since readers take no lock.
+        # Replaced and never changed, since readers take no lock.
         self._documents: dict[str, Document] = {}
         self._texts: dict[str, str] = {}
 
     @property
     def findings(self) -> list[str]:
-        """What was wrong with the file as this process read it, and how it went on."""
+        """What was wrong with the file when this process read it, and what was used instead."""
         return self._rescue.findings
 
     def begin_child(self) -> None:
-        """Read anew what another thread may have been changing when the process was forked."""
+        """Read again what another thread may have been changing when the process was forked."""
         if self._on_disk:
             self._know_nothing()
         self._changing = False
 
     def read(self, name: str) -> Document:
-        """The document, empty if there is none yet. It is not to be changed."""
+        """The document, empty if there is none yet. Callers must not change it."""
         return self.read_all(name)[0]
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents as of one moment. They are not to be changed."""
+        """Several documents, all as they were at one moment. Callers must not change them."""
         documents = self._seen()
         return [documents.get(name, {}) for name in names]
 
     def _seen(self) -> dict[str, Document]:
-        """All documents as they are now, or as they were seen last where the disk hangs."""
-        # While a change is under way in this process, nobody else can change the file.
+        """All documents as they are now, or as they were read last if the disk hangs."""
+        # While this process makes a change, no other process can change the file.
         if self._on_disk and not self._changing and not self._hangs:
             try:
                 if time.monotonic() < self._answered_at + _TRUSTED_SECONDS:
@@ -139,17 +137,17 @@ class JsonFileStorage:
                     with lock_deadline(0):
                         self.update("", lambda document: None)
                 except StorageTimeout:
-                    # Its writer is at it, or was stopped in the middle: the copy is whole.
+                    # Another process is writing the file, or was stopped while it wrote.
                     with contextlib.suppress(OSError):
                         seen = self._rescue.glance(_read_bytes(self.path) or b"")
                         return self._documents if seen is None else seen
         return self._documents
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
-        """Run `change` on the documents, alone and atomically; return what it returns.
+        """Run `change` on the documents, atomically; return its result.
 
         Raises:
-            StorageTimeout: another thread or process kept the lock until this thread's deadline.
+            StorageTimeout: another thread or process held the lock until this thread's deadline.
         """
         names = (name, *others)
         if not acquire(self._change_lock):
@@ -205,10 +203,10 @@ class JsonFileStorage:
         )
 
     def _check_owner(self) -> None:
-        """Check, before anything is written, that no file of others has the ledger's path.
+        """Check, before anything is written, that the ledger's path is free or has a ledger.
 
         Raises:
-            NotOurs: there is one, or one has the path of the copy or the backup.
+            NotOurs: another file has that path, or the path of the copy or the backup.
         """
         if self._checked or self._was_there or self.path.name == LEDGER_NAME:
             return
@@ -230,7 +228,7 @@ class JsonFileStorage:
         try:
             taken = self._file_lock.acquire(seconds_left())
         except FileNotFoundError:
-            # The folder is not there yet, or not any more.
+            # The folder does not exist yet, or was removed.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._was_there:
                 warn(f"the folder of the ledger {self.path} was removed; a new one begins")
@@ -246,7 +244,7 @@ class JsonFileStorage:
             finally:
                 self._hangs, self._answered_at = False, time.monotonic()
             if locked:
-                # From here on, nobody looks at the file before it is written.
+                # From here on, readers get the previous documents until the file is written.
                 self._changing = True
 
     def _look(self, *, locked: bool) -> None:
@@ -258,7 +256,7 @@ class JsonFileStorage:
         if content is None:
             self._take({}, {}, 0, b"")
             return
-        # Only the documents that changed are parsed while we look on.
+        # Usually, only the documents that changed have to be parsed.
         found = self._refreshed(content) if self._content else None
         if found is None:
             found = self._whole(content)
@@ -267,12 +265,12 @@ class JsonFileStorage:
                 raise _OtherLayout
             documents = self._rescue.documents(content)
             found = documents, {name: lines(entry) for name, entry in documents.items()}, 0
-            # Nothing is in the file, or nothing right, until it is written.
+            # The file does not contain these documents before it is written.
             content, self._rescuing = b"", True
         self._take(*found, content)
 
     def _refreshed(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
-        """Documents, texts and revision of a newer file, as far as it is written as we write."""
+        """Documents, texts and revision of a file that another kernel of ours wrote, else None."""
         found = split(content)
         if found is None:
             return None
@@ -292,7 +290,7 @@ class JsonFileStorage:
         return documents, texts, revision
 
     def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
-        """The same of a file that is written in any other way."""
+        """Documents, texts and revision of a file in any readable form, else None."""
         if not content.strip(BLANK):
             return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
         found = parse(content)
@@ -314,7 +312,7 @@ class JsonFileStorage:
         self._remember()
 
     def _is_unchanged(self) -> bool:
-        """Whether the file is what was read or written last: every change raises its revision."""
+        """Whether the file is as it was last read or written; each change raises its revision."""
         try:
             status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
         except FileNotFoundError:
@@ -324,9 +322,9 @@ class JsonFileStorage:
         return os.pread(self._descriptor, _HEAD_BYTES, 0) == self._content[:_HEAD_BYTES]
 
     def _remember(self) -> None:
-        """Keep the file open, to see by its first bytes whether it has changed."""
+        """Keep the file open, so that its first bytes show whether it has changed."""
         if not hasattr(os, "pread"):
-            # Windows: an open file could not be kept aside. It is read anew each time.
+            # On Windows, an open file cannot be renamed, so it is read again each time.
             return
         try:
             status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
@@ -358,25 +356,9 @@ class JsonFileStorage:
         except OSError as error:
             self._leave_disk(error)
             return
-        # Whatever keeps it from being written, the ledger itself is.
+        # The ledger is written, whether or not its backup can be.
         with contextlib.suppress(OSError):
-            self._back_up(content)
-
-    def _back_up(self, content: bytes) -> None:
-        """Once a minute, by one of the kernels: a file that is on the disk before it is there."""
-        now = time.monotonic()
-        if now < self._backed_up + _BACKUP_SECONDS:
-            return
-        self._backed_up = now
-        with contextlib.suppress(FileNotFoundError):
-            if abs(time.time() - self._backup.stat().st_mtime) < _BACKUP_SECONDS:
-                return
-        beside = self._backup.with_name(f"{self._backup.name}.new")
-        with os.fdopen(open_ours(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._backup)
+            self._rescue.back_up(content)
 
     def _leave_disk(self, error: OSError) -> None:
         if self._on_disk:
@@ -397,7 +379,7 @@ def _read_bytes(path: Path) -> bytes | None:
 
 
 def _overwrite(path: Path, content: bytes) -> None:
-    """Write a file in place, without a moment in which it is empty."""
+    """Write a file in place, so that it is never empty in between."""
     descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
     try:
         written = 0

@@ -1,4 +1,4 @@
-"""A lock that keeps other kernels of the machine out, and goes with its process."""
+"""A lock between the kernels of a machine, which is released when its process ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if sys.platform == "win32":
             self._lock = FileLock(path, poll_interval=0.001, thread_local=False)
 
         def acquire(self, seconds: float = math.inf) -> bool:
-            """Wait until no other kernel has it, `seconds` at most; False if one still has."""
+            """Take the lock, waiting `seconds` at most; False if another kernel still holds it."""
             from filelock import Timeout
 
             check_ours(self._path)
@@ -36,17 +36,17 @@ if sys.platform == "win32":
             return True
 
         def release(self) -> None:
-            """Let the next one in."""
+            """Release the lock."""
             self._lock.release()
 
 else:
     import fcntl
 
     class _KernelLock:
-        """Keeps other kernels out, as filelock does by the same call, in a tenth of its time.
+        """The same system call as in filelock, in a tenth of the time.
 
-        Threads queue on a lock of their own before. Opened anew each time, so that neither a fork
-        nor a deleted lock file lets two in for long.
+        The caller holds a lock between threads. The lock file is opened each time, so that two
+        kernels cannot both hold the lock for long after a fork or after the file was deleted.
         """
 
         def __init__(self, path: str) -> None:
@@ -54,12 +54,12 @@ else:
             self._descriptor = -1
 
         def acquire(self, seconds: float = math.inf) -> bool:
-            """Wait until no other kernel has it, `seconds` at most; False if one still has."""
+            """Take the lock, waiting `seconds` at most; False if another kernel still holds it."""
             descriptor = open_ours(self._path, os.O_RDWR | os.O_CREAT)
             taken = False
             try:
                 taken = _lock(descriptor, seconds)
-            finally:  # an interrupt while waiting, too, must leave nothing open
+            finally:  # an interrupt while waiting must not leave the file open either
                 if not taken:
                     os.close(descriptor)
             if taken:
@@ -67,10 +67,10 @@ else:
             return taken
 
         def release(self) -> None:
-            """Let the next one in."""
-            # A share that is gone has dropped the lock, too.
+            """Release the lock."""
+            # If the network share is gone, so is the lock.
             with suppress(OSError):
-                # A child forked meanwhile has the descriptor too, so closing alone would not do.
+                # Closing is not enough: a child forked meanwhile also has the file open.
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             with suppress(OSError):
                 os.close(self._descriptor)
@@ -79,7 +79,7 @@ else:
         if math.isinf(seconds):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             return True
-        # flock takes no timeout, so a wait with a deadline is a poll.
+        # flock has no timeout, so a wait with a deadline polls.
         ends, nap = time.monotonic() + seconds, _FIRST_NAP_SECONDS
         while True:
             try:
@@ -95,5 +95,5 @@ else:
 
 
 def kernel_lock(path: str) -> Any:
-    """The lock of a lock file."""
+    """The lock for the lock file at a path."""
     return _KernelLock(path)

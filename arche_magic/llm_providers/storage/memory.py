@@ -15,21 +15,21 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self.findings: list[str] = []
-        # Each is replaced as a whole, since readers keep what they were given.
+        # Each document is replaced and never changed, since readers keep what they got.
         self._documents: dict[str, Document] = {}
         self._lock = new_rlock()
 
     def read(self, name: str) -> Document:
-        """The document, empty if there is none yet. It is not to be changed."""
+        """The document, empty if there is none yet. Callers must not change it."""
         return self._documents.get(name, {})
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents as of one moment."""
+        """Several documents, all as they were at one moment."""
         with self._lock:
             return [self.read(name) for name in names]
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
-        """Run `change` on the documents, alone and atomically; return what it returns."""
+        """Run `change` on the documents, atomically; return its result."""
         with self._lock:
             before = {each: self.read(each) for each in (name, *others)}
             documents = deepcopy(before)

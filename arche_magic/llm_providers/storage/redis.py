@@ -1,12 +1,12 @@
 """Documents in Redis: one ledger for many machines.
 
-While Redis is away the process goes on in memory, from the documents it saw last, and says so
-once. A thread asks for Redis every second; as soon as it answers, what was counted meanwhile is
-added to what the others counted, and at the end of the process that is tried for two seconds. A
-Redis that comes back empty gets the documents back from the processes that remember them.
+While Redis does not answer, the process continues in memory, from the documents it read last, and
+says so once. A thread tries Redis every second. As soon as it answers, what was counted meanwhile
+is added to what others counted; at the end of the process, this is tried for two seconds. A Redis
+that comes back empty gets the documents from the processes that remember them.
 
-A Redis that answers and refuses (a wrong password, a read-only replica, full memory) is no outage:
-`refusal` says why, and whoever uses the storage decides what becomes of requests.
+A Redis that answers but refuses (a wrong password, a read-only replica, full memory) is not an
+outage: `refusal` says why, and the user of the storage decides what happens to requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from weakref import ReferenceType, WeakSet, ref
 
 from ..bounded import library
 from ..errors import ConfigurationError
-from ..forks import new_rlock, tell_of_forks
+from ..forks import new_rlock, register_for_forks
 from ..types import Location, Secret
 from .base import (
     Change,
@@ -43,9 +43,9 @@ from .redis_documents import Base, Stored, lacks
 _PREFIX = "arche_magic:"
 _TIMEOUT_SECONDS = 2.0
 _ASKED_AGAIN_SECONDS = 1.0
-# So long the end of a process waits for a Redis that has not all counts yet.
+# The end of a process waits this long for a Redis that does not have all counts yet.
 _FAREWELL_SECONDS, _FAREWELL_NAP_SECONDS = 2.0, 0.1
-# Writes values if every key still begins as it was seen, else tells what the keys hold now.
+# Writes values if every key still begins as it was read last, else returns what the keys hold now.
 _WRITE_IF_UNCHANGED = """
 local now = {}
 local same = true
@@ -66,21 +66,20 @@ return 1
 
 
 class RedisStorage:
-    """Named JSON documents in Redis, changed optimistically: written if nobody else was faster.
+    """Named JSON documents in Redis, with optimistic locking.
 
-    One script compares and writes, so that a change of what this process saw last takes one round
-    trip. It works on documents of one Redis server; Sentinel and Cluster have other clients.
+    One script compares and writes, so that changing what this process read last takes one round
+    trip. The documents are on one Redis server; Sentinel and Cluster need other clients.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py takes it. It may hold a password,
-            so no message shows it.
+        url: `redis://`, `rediss://` or `unix://`, as redis-py accepts it. It may contain a
+            password, so no message shows it.
         merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
-            the last document seen, and `ours`, the one that was changed in memory while Redis
-            was away.
-        mend: takes wrong values out of a document that was read.
+            the document read last, and `ours`, which was changed in memory while Redis was away.
+        mend: removes wrong values from a document that was read.
 
     Raises:
-        ConfigurationError: redis-py is missing, or it does not take the URL.
+        ConfigurationError: redis-py is missing, or it does not accept the URL.
     """
 
     def __init__(self, url: str, merge: Merge, mend: Mend = only_mappings) -> None:
@@ -94,7 +93,7 @@ class RedisStorage:
             from .redis_errors import refusal
         except ImportError:
             raise ConfigurationError(
-                "a ledger in Redis needs a package more: pip install 'arche_magic[redis]'"
+                "a ledger in Redis needs one more package: pip install 'arche_magic[redis]'"
             ) from None
         taken = False
         try:
@@ -102,7 +101,7 @@ class RedisStorage:
                 Location(url).url(),
                 socket_timeout=_TIMEOUT_SECONDS,
                 socket_connect_timeout=_TIMEOUT_SECONDS,
-                # Once more at once, for a connection that a restart has cut; not where it hangs.
+                # One retry at once, for a connection that a restart has cut; none after a timeout.
                 retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
                 decode_responses=True,
             )
@@ -111,52 +110,52 @@ class RedisStorage:
             if any(names):
                 provider = _Credentials(*(Secret(name) for name in names if name))
                 pool.connection_kwargs["credential_provider"] = provider
-            # Options of the URL are looked at only here.
+            # Only this checks the options of the URL.
             pool.connection_class(**pool.connection_kwargs)
             taken = True
         except (ValueError, TypeError, redis.RedisError):
-            # Their messages quote the URL, or the part of it that they took for a port.
+            # Their messages quote the URL, or a part of it.
             pass
         if not taken:
             raise ConfigurationError(
-                "the ledger's place is no Redis URL such as redis://localhost:6379/0"
+                "the ledger's place must be a Redis URL such as redis://localhost:6379/0"
             )
         self._write = self._client.register_script(_WRITE_IF_UNCHANGED)
         self._failures, self._refusal_in = redis.RedisError, refusal
         self._merge, self._mend = merge, mend
         self.findings: list[str] = []
-        # Threads of one process queue here instead of outrunning each other.
+        # Threads of one process wait for each other here, instead of repeating their changes.
         self._lock = new_rlock()
         self._seen: dict[str, Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
         self._is_probed = self._outrun = False
         self.refusal = ""
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def __repr__(self) -> str:
         return "RedisStorage()"
 
     @property
     def trouble(self) -> str:
-        """Why this process counts in memory; "" while Redis answers."""
+        """Why this process counts in memory; "" while Redis answers and accepts changes."""
         if self.refusal:
             return f"{self.refusal}; counting in memory until that is corrected"
         return "it does not answer; counting in memory until it does" if self._away else ""
 
     def begin_child(self) -> None:
-        """Ask for Redis in the child, too, if it is away."""
+        """Wait for Redis in the child too, if it does not answer."""
         if self._away is not None:
             self._watch()
 
     def read(self, name: str) -> Document:
-        """The document, empty if there is none yet. It is not to be changed."""
+        """The document, empty if there is none yet. Callers must not change it."""
         return self.read_all(name)[0]
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents as of one moment. They are not to be changed.
+        """Several documents, all as they were at one moment. Callers must not change them.
 
-        If another thread waits for a Redis that hangs, they are as they were seen last.
+        If another thread waits for a Redis that hangs, they are as they were read last.
         """
         if not self._lock.acquire(timeout=_TIMEOUT_SECONDS):
             return [self._seen.get(name, Stored()).document for name in names]
@@ -181,12 +180,12 @@ class RedisStorage:
             self._lock.release()
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
-        """Run `change` on the documents, alone and atomically; return what it returns.
+        """Run `change` on the documents, atomically; return its result.
 
-        `change` runs again if another machine was faster.
+        `change` runs again if another machine changed them meanwhile.
 
         Raises:
-            StorageTimeout: another thread was at it until this thread's deadline.
+            StorageTimeout: another thread held the lock until this thread's deadline.
         """
         names = (name, *others)
         if not acquire(self._lock):
@@ -200,7 +199,7 @@ class RedisStorage:
                 except self._failures as error:
                     away = self._leave(error)
             self._changed_away.update(names)
-            # What the change reads comes from there, too: while it has the lock, nobody returns.
+            # Redis cannot come back during the change, because that needs the lock.
             return away.update(name, change, *others)
         finally:
             self._lock.release()
@@ -208,7 +207,7 @@ class RedisStorage:
     def _transact(self, names: tuple[str, ...], change: Change[T]) -> T:
         keys = [_PREFIX + name for name in names]
         if self._outrun:
-            # Somebody else is at it, too: what was seen last is old by now.
+            # Others are changing the same documents, so what was read last is probably old.
             found = _interruptible(partial(self._client.mget, keys))
             bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
         else:
@@ -228,7 +227,7 @@ class RedisStorage:
                 after.append(stored)
             stamps = [base.stamp for base in bases]
             found = _interruptible(partial(self._write, keys=keys, args=[*stamps, *writes]))
-            # The same text: it was written, and a cut connection lost the answer.
+            # If Redis has our texts, they were written, and a cut connection lost the answer.
             if found == 1 or [text or "" for text in found] == [s.text for s in after]:
                 break
             bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
@@ -238,14 +237,14 @@ class RedisStorage:
         return result
 
     def _base(self, name: str, text: str | None) -> Base:
-        """What a change starts from, by what Redis has: with what it lost put back."""
+        """What a change starts from: what Redis has, with what it lost added again."""
         stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
         if not seen or (stored and not lacks(stored, seen)):
             return Base(stored or Stored(), stamp, lost=stored is not None and stored.mended)
         document = deepcopy(seen.document)
         if stored:
-            # Somebody else began anew, from an older copy than ours or from nothing.
+            # Another process started again from an older copy than ours, or from nothing.
             self._merge(name, stored.basis, stored.document, document)
         restored = Stored(
             document,
@@ -257,7 +256,7 @@ class RedisStorage:
         return Base(restored, stamp, lost=True)
 
     def _read(self, name: str, text: str | None) -> Stored | None:
-        """What a key holds; the process says once that something of it is wrong."""
+        """What a key holds; warns once if part of it is wrong."""
         seen = self._seen.get(name)
         if seen and text == seen.text:
             return seen
@@ -283,12 +282,12 @@ class RedisStorage:
             self._is_probed = True
 
     def _probe(self) -> None:
-        """Write something and take it back: a replica, or a full Redis, can still be read."""
+        """Write and delete a key: reading would also work on a replica or a full Redis."""
         name = f"{_PREFIX}probe of {uuid.uuid4().hex[:12]}"
         _interruptible(self._client.pipeline().set(name, 1, ex=60).delete(name).execute)
 
     def _leave(self, error: Exception) -> MemoryStorage:
-        """Go on in memory, from what was seen last."""
+        """Continue in memory, from what was read last."""
         self.refusal = self._refusal_in(error)
         if self._away is None:
             self._away = MemoryStorage()
@@ -304,16 +303,16 @@ class RedisStorage:
         return self._away
 
     def _watch(self) -> None:
-        """Have a thread ask for Redis until it is back."""
+        """Start a thread that tries Redis until it answers."""
         with suppress(RuntimeError):  # no more threads, as at the end of the process
             threading.Thread(
                 target=_wait_for, args=(ref(self),), name="arche-redis", daemon=True
             ).start()
 
     def come_back(self) -> bool:
-        """Add what was counted in memory to Redis, if it answers; False if it does not yet."""
+        """Add what was counted in memory to Redis, if it answers; False if it does not."""
         try:
-            # Without the lock: meanwhile, others count in memory.
+            # Without the lock, so that other threads can count in memory meanwhile.
             self._probe()
             with self._lock:
                 away = self._away
@@ -332,7 +331,7 @@ class RedisStorage:
         return True
 
     def part(self, until: float) -> None:
-        """Try to come back until that moment (by `time.monotonic`), if anything was counted."""
+        """Try to come back until that time (by `time.monotonic`), if anything was counted."""
         while self._changed_away and not self.come_back():
             if time.monotonic() + _FAREWELL_NAP_SECONDS > until:
                 return
@@ -359,7 +358,7 @@ def _part() -> None:
 
 
 class _Credentials:
-    """User name and password where redis-py asks for them: its own options are easily printed."""
+    """User name and password for redis-py, which would show them among its own options."""
 
     def __init__(self, *secrets: Secret) -> None:
         self._secrets = secrets
@@ -369,7 +368,7 @@ class _Credentials:
 
 
 def _interruptible(call: Callable[[], T]) -> T:
-    """What the call returns; an interrupt comes without redis-py's frames, which hold passwords."""
+    """Make the call; an interrupt is raised without redis-py's frames, which hold passwords."""
     try:
         return call()
     except KeyboardInterrupt:

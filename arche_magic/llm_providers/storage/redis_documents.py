@@ -1,4 +1,4 @@
-"""One document as a Redis key holds it, with what tells that others changed or lost it."""
+"""One document as a Redis key holds it, with what shows that others changed or lost it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Stored:
 
     Attributes:
         document: the document itself.
-        revision: counts its changes.
-        lineage: a Redis that lost the document gets a new one; "" before there is one.
-        basis, basis_revision: what was remembered of it when this lineage began.
-        text: how Redis has it; "" while it has not.
-        mended: something in the text is wrong, and not in `document` and `basis`.
+        revision: the number of its changes.
+        lineage: changes when Redis lost the document and it began again; "" before the first.
+        basis, basis_revision: the document and revision with which this lineage began.
+        text: the text in Redis; "" before it is written.
+        mended: something in the text is wrong, and was removed from `document` and `basis`.
     """
 
     document: Document = field(default_factory=dict)
@@ -34,9 +34,9 @@ class Stored:
 
     @classmethod
     def of(cls, text: str | None, name: str, mend: Mend) -> tuple[Stored | None, list[str]]:
-        """What a key holds, without what is wrong in it, and the paths of that.
+        """What a key holds, without its wrong values, and the paths of those.
 
-        None for nothing, or for what somebody else put there.
+        None if the key is empty or holds something else.
         """
         if not text:
             return None, []
@@ -55,7 +55,7 @@ class Stored:
 
     @property
     def stamp(self) -> str:
-        """The beginning of the text, which is another after each change."""
+        """The beginning of the text, which differs after each change."""
         return self.text[: self.text.find(",", self.text.find('"revision"'))]
 
     def document_to_change(self) -> Document:
@@ -66,8 +66,8 @@ class Stored:
         return document
 
     def followed_by(self, document: Document) -> Stored:
-        """The same with another document, one revision later."""
-        # Lineage and revision come first: they are the stamp.
+        """The next revision, with this document."""
+        # Lineage and revision come first, because they are the stamp.
         content: dict[str, Any] = {
             "lineage": self.lineage or uuid.uuid4().hex[:12],
             "revision": self.revision + 1,
@@ -80,12 +80,12 @@ class Stored:
 
 @dataclass(frozen=True)
 class Base:
-    """What a change starts from, and how it is known that nobody else changed it since.
+    """What a change starts from, and what shows that nobody changed it meanwhile.
 
     Attributes:
-        stored: what is remembered of a key, or what it holds by now.
-        stamp: the beginning of what Redis has there; "" for nothing.
-        lost: Redis does not have all of `stored`, so that it must be written.
+        stored: what this process remembers of a key, or what the key holds now.
+        stamp: the beginning of the text in Redis; "" if there is none.
+        lost: Redis does not have all of `stored`, so it must be written.
     """
 
     stored: Stored
@@ -94,5 +94,5 @@ class Base:
 
 
 def lacks(stored: Stored, seen: Stored) -> bool:
-    """Whether Redis lost something of what was seen there."""
+    """Whether Redis lost part of what was read there before."""
     return stored.lineage != seen.lineage and seen.revision > stored.basis_revision

@@ -1,4 +1,4 @@
-"""What an error of redis-py means: an outage, which passes, or a refusal, which somebody ends."""
+"""What an error of redis-py means: an outage, which passes, or a refusal, which does not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _REFUSALS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def refusal(error: Exception) -> str:
-    """Why Redis refuses to be the ledger, in words without the server's own; "" for an outage."""
+    """Why Redis refuses, in our words and not the server's; "" for an outage."""
     for kind, words in _REFUSALS:
         if isinstance(error, kind):
             return words
-    # It starts, or its primary or slot is changing.
+    # The server is starting, or its primary or slot is changing.
     passing = (exceptions.TryAgainError, exceptions.MasterDownError)
     if not isinstance(error, exceptions.ResponseError) or isinstance(error, passing):
         return ""

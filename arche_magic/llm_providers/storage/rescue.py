@@ -1,36 +1,39 @@
-"""What can be had of a ledger's file that is torn, damaged, or in another layout.
+"""Recovering the documents of a ledger's file that is torn, damaged, or in another layout.
 
-The holder of the lock goes on from the copy beside it, which was written before the file; else
-from what is right in the file; else from the backup. Nothing is thrown away: the file is kept
-aside under another name, except where it was only half written.
+The holder of the lock uses the copy, which is written before the file; else what is right in the
+file; else the backup. Nothing is thrown away: the file is kept aside under another name, unless it
+was only half written.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..safe_files import read_ours
+from ..safe_files import open_ours, read_ours
 from .base import Document, Mend, Upgrade, warn
 from .file_text import FILE_VERSION, is_ours, parse
 
 BLANK = b"\x00 \r\n\t"
 _SHOWN_PATHS = 3
+_BACKUP_SECONDS = 60.0
 
 
 class Rescue:
-    """The files of one ledger, for the holder of its lock.
+    """The file of a ledger with its copy and backup, for the holder of its lock.
 
     Args:
-        path: the ledger; its copy and backup lie beside it.
-        mend: takes wrong values out of a document.
+        path: the ledger; its copy and backup are beside it.
+        mend: removes wrong values from a document.
         upgrade: turns a file in another layout into documents, or returns None if it cannot.
 
     Attributes:
-        findings: what was wrong with the file since this process began, for the doctor.
+        findings: what was wrong with the file in this process so far, for the doctor.
     """
 
     def __init__(self, path: Path, mend: Mend, upgrade: Upgrade | None) -> None:
@@ -38,20 +41,43 @@ class Rescue:
         self.copy = path.with_name(f"{path.name}.copy")
         self.backup = path.with_name(f"{path.name}.backup")
         self.findings: list[str] = []
+        self._backed_up = -_BACKUP_SECONDS
+
+    def back_up(self, content: bytes) -> None:
+        """Write the backup, once a minute and by one of the kernels.
+
+        It is on the disk before it gets its name, so that a power failure cannot tear it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        now = time.monotonic()
+        if now < self._backed_up + _BACKUP_SECONDS:
+            return
+        self._backed_up = now
+        with suppress(FileNotFoundError):
+            if abs(time.time() - self.backup.stat().st_mtime) < _BACKUP_SECONDS:
+                return
+        beside = self.backup.with_name(f"{self.backup.name}.new")
+        with os.fdopen(open_ours(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.backup)
 
     def is_right(self, documents: dict[str, Document], *names: str) -> bool:
-        """Whether these documents (all, if none is named) hold no wrong value."""
+        """Whether these documents (all, if no name is given) have no wrong value."""
         return not any(self._mend(name, documents[name])[1] for name in names or documents)
 
     def glance(self, content: bytes) -> dict[str, Document] | None:
-        """The documents to show while somebody else has the lock; None if nothing can be had."""
+        """The documents to show while another process holds the lock; None if there are none."""
         if copied := self._sound(self.copy):
             return copied[0]
         found = parse(content)
         return self._mended(found[0])[0] if found else None
 
     def documents(self, content: bytes) -> dict[str, Document]:
-        """The documents to go on from, after a file of that content."""
+        """The documents to use instead of a file with that content."""
         found, copied = parse(content), self._sound(self.copy)
         documents, wrong = self._mended(found[0]) if found else ({}, [])
         if copied and (copied[1] >= found[1] if found else _may_be_damaged(content)):
@@ -73,7 +99,7 @@ class Rescue:
         return self._take_over(content)
 
     def _sound(self, path: Path) -> tuple[dict[str, Document], int] | None:
-        """Documents and revision of a copy, None unless all of it is right."""
+        """Documents and revision of a copy; None unless all of it is right."""
         try:
             found = parse(read_ours(path))
         except FileNotFoundError:
@@ -89,7 +115,7 @@ class Rescue:
         return mended, wrong
 
     def _take_over(self, content: bytes) -> dict[str, Document]:
-        """Keep a file that is not in our layout aside, and take over what can be read of it."""
+        """Keep aside a file that is not in our layout, and return what can be read of it."""
         upgraded: dict[str, Document] | None = None
         data = _json(content)
         if data is _NO_JSON or _version(data) == FILE_VERSION:
@@ -123,12 +149,12 @@ def _json(content: bytes) -> Any:
 
 
 def _version(data: Any) -> Any:
-    """The version that a file in our layout states, None for other files."""
+    """The version in a file of our layout; None for other files."""
     return data.get("version") if isinstance(data, dict) and "documents" in data else None
 
 
 def _may_be_damaged(content: bytes) -> bool:
-    """Whether a file that cannot be read may have been a ledger of ours, and no other JSON."""
+    """Whether a file that cannot be read may be a ledger of ours, rather than other JSON."""
     data = _json(content)
     return data is _NO_JSON or (
         isinstance(data, dict) and ("version" in data or "documents" in data)

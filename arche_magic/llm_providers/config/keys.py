@@ -1,7 +1,7 @@
-"""Keys: where they are found, how they are called, and those added for this session.
+"""Finding keys, labelling them, and adding or removing keys for this session.
 
-A key of the session gets the next free label of its provider and keeps it until it is removed,
-whatever else comes and goes. It is held by this process alone and is written nowhere.
+A key of the session gets the next free label of its provider and keeps that label until it is
+removed, even if other keys come and go. Only this process holds it, and it is written nowhere.
 """
 
 from __future__ import annotations
@@ -14,40 +14,41 @@ from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING
 
-from .catalog import Provider
+from ..catalog import Provider
+from ..errors import ConfigurationError, InvalidRequest
+from ..tracebacks import without_locals
+from ..types import Key, Secret
 from .env_file import Variables, clean
-from .errors import ConfigurationError, InvalidRequest
 from .sources import Sources
-from .tracebacks import without_locals
-from .types import Key, Secret
 
 if TYPE_CHECKING:
-    from .config import Configuration
+    from .configuration import Configuration
 
 SESSION = "this session"
 COLAB = "Colab's secrets"
 STAND_IN = "no key needed"
 NO_KEY = "any"
-"""What a server gets for a key that asks for none: SDK and wire want something there."""
+"""Sent as the key to a server that asks for none, since the SDK requires one."""
 
 _added: tuple[Key, ...] = ()
-# What Colab said when it was asked; "" for a secret that does not exist or is not shared.
+# Secrets that Colab returned; "" for one that does not exist or is not shared.
 _secrets = Variables()
 
 
 def find_keys(
     provider: Provider, sources: Sources, accounts: Mapping[str, str], own: bool
 ) -> list[Key]:
-    """The keys of a provider, each with its source; what was added is numbered as it was.
+    """The keys of a provider, each with its source; keys of the session keep their numbers.
 
-    With `own`, the sources are the process's own, and what Colab and the session have counts too.
+    With `own`, the sources are those of this process, and Colab's secrets and keys of the session
+    count as well.
     """
     variables: Mapping[str, str] = sources.variables
     in_colab: Mapping[str, str] = {}
-    # A provider that has keys is not asked for: each question to Colab takes its time.
+    # Colab is only asked for keys of providers that have none yet, because each question is slow.
     if own and not numbered_names(variables, provider.key_variables):
         variables = in_colab = colab_secrets(provider.key_variables)
-    kept = [
+    of_session = [
         replace(key, account=accounts.get(key.label, key.account))
         for key in (_added if own else ())
         if key.provider == provider.name
@@ -55,24 +56,24 @@ def find_keys(
     names = [
         name
         for name in numbered_names(variables, provider.key_variables)
-        if variables[name] not in (key.secret() for key in kept)
+        if variables[name] not in (key.secret() for key in of_session)
     ]
-    taken = {key.number for key in kept}
+    taken = {key.number for key in of_session}
     labelled = label_keys(provider.name, (variables[name] for name in names), accounts, taken)
     keys = [
         replace(key, source=_source(name, sources, in_colab) if own else name)
         for key, name in zip(labelled, names, strict=True)
     ]
-    if not keys and not kept and provider.needs_no_key:
+    if not keys and not of_session and provider.needs_no_key:
         stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
         return [replace(stand_in, source=STAND_IN)]
-    return sorted([*keys, *kept], key=lambda key: key.number)
+    return sorted([*keys, *of_session], key=lambda key: key.number)
 
 
 def numbered_names(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """NAME, then NAME_1, NAME_2, … in numerical order, as far as they are there.
+    """The variables NAME, NAME_1, NAME_2, … that are set, in numerical order.
 
-    Those that are blank, or have a value that an earlier one has, are left out.
+    Variables that are blank or repeat the value of an earlier one are left out.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -96,8 +97,11 @@ def label_keys(
 ) -> tuple[Key, ...]:
     """Keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
 
-    `accounts` names, by label, the account a key spends; keys of one name share their limits.
-    Numbers that are `taken` are left out.
+    Args:
+        provider: the provider's name.
+        texts: the keys themselves.
+        accounts: by label, the account of a key; keys of one account share their limits.
+        taken: numbers that other keys of the provider have.
     """
     accounts = accounts or {}
     numbers = (number for number in count(1) if number not in taken)
@@ -109,21 +113,21 @@ def label_keys(
 
 
 def is_stand_in(key: Key) -> bool:
-    """Whether it only stands where a server asks for no key."""
+    """Whether this is not a real key but stands in for one at a server that needs none."""
     return key.source == STAND_IN
 
 
 @without_locals
 def add_key(configuration: Configuration, provider: str, text: str) -> Key:
-    """Use this key too, in this process, from the next request on.
+    """Also use this key in this process, from the next request on.
 
     Raises:
         ConfigurationError: there is no such provider.
-        InvalidRequest: the text cannot be a key, or is a key that is in use already.
+        InvalidRequest: the text cannot be a key, or the key is already in use.
     """
     global _added
     typed = Secret(clean(text))
-    # A traceback that lists local variables would show it.
+    # A traceback that lists local variables would show the text.
     del text
     configuration.provider(provider)
     keys = [key for key in configuration.keys if key.provider == provider]
@@ -133,7 +137,7 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
     if not key.secret():
         raise InvalidRequest("no key was given")
     if not re.fullmatch(r"[!-~]+", key.secret()):
-        raise InvalidRequest("that is no key: it has spaces, or signs that no key has")
+        raise InvalidRequest("that is not a key: it has spaces, or characters that no key has")
     for known in keys:
         if known.fingerprint == key.fingerprint:
             raise InvalidRequest(f"that key is in use already: {known.label}, from {known.source}")
@@ -142,24 +146,26 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
 
 
 def remove_key(configuration: Configuration, label: str) -> Key:
-    """Use a key of this session no longer; returns it.
+    """Stop using a key that was added for this session; returns the key.
 
     Raises:
-        ConfigurationError: no key is called that, or it is not of this session.
+        ConfigurationError: there is no such key, or it was not added for this session.
     """
     global _added
     key = find_key(configuration, label)
     if label not in {other.label for other in _added}:
-        raise ConfigurationError(f"{label} is not of this session: take it out of {key.source}")
+        raise ConfigurationError(
+            f"{label} was not added for this session; remove it from {key.source}"
+        )
     _added = tuple(other for other in _added if other.label != label)
     return key
 
 
 def find_key(configuration: Configuration, label: str) -> Key:
-    """The key of that label.
+    """The key with that label.
 
     Raises:
-        ConfigurationError: there is none; the message lists those there are.
+        ConfigurationError: there is none; the message lists the labels.
     """
     for key in configuration.keys:
         if key.label == label:
@@ -173,10 +179,15 @@ def added_keys() -> tuple[Key, ...]:
     return _added
 
 
-def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
-    """Variables found in Colab's secrets under these names, and numbered; {} outside Colab.
+def keys_of_session() -> tuple[object, ...]:
+    """What changes when keys come or go that are in no file and no variable."""
+    return _added, _secrets, "google.colab" in sys.modules
 
-    Colab cannot list its secrets, so each is asked for by its name, once per process: `NAME`,
+
+def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
+    """Colab's secrets with these names, and numbered ones; {} outside Colab.
+
+    Colab cannot list its secrets, so each is requested by name, once per process: `NAME`,
     `NAME_1`, and from `NAME_2` on until one is missing.
     """
     found = Variables()
@@ -194,7 +205,8 @@ def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
 
 def forget_secrets() -> None:
     """Ask Colab again the next time."""
-    _secrets.clear()
+    global _secrets
+    _secrets = Variables()
 
 
 def _secret(name: str) -> str:
@@ -202,9 +214,9 @@ def _secret(name: str) -> str:
         try:
             userdata = import_module("google.colab.userdata")
             _secrets[name] = clean(str(userdata.get(name)))
-        # It does not exist, the notebook may not see it, or no browser answers: Colab has an
-        # exception of its own for each, and others over the years.
-        except Exception:  # noqa: BLE001
+        # The secret does not exist, the notebook may not see it, or no browser answers. Colab has
+        # an exception of its own for each, which can be imported nowhere else, and renames them.
+        except Exception:  # noqa: BLE001  # without a secret, the other sources of keys still count
             _secrets[name] = ""
     return _secrets[name]
 
@@ -212,4 +224,4 @@ def _secret(name: str) -> str:
 def _source(variable: str, sources: Sources, in_colab: Mapping[str, str]) -> str:
     if variable in in_colab:
         return f"{variable} in {COLAB}"
-    return sources.said_in(variable) or f"{variable} in the environment"
+    return sources.where_set(variable) or f"{variable} in the environment"

@@ -1,17 +1,17 @@
-"""Where our files lie: the ledger, the record of attempts beside it, and kept replies."""
+"""The paths of our files: the ledger, the record of attempts beside it, and kept replies."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from .addresses import is_loopback
-from .env_file import nearest, tell
-from .errors import ConfigurationError, InvalidRequest
-from .folders import expanded
-from .safe_files import keep_inside
+from ..addresses import is_loopback
+from ..errors import ConfigurationError, InvalidRequest
+from ..folders import expanded
+from ..safe_files import keep_inside
+from ..types import Location
+from .env_file import nearest, warn_once
 from .sources import Sources
-from .types import Location
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
@@ -22,8 +22,8 @@ def ledger_place(sources: Sources, home: Path | None) -> Location:
     """Where the ledger is kept: a path or a URL.
 
     Args:
-        sources: what configures us.
-        home: the folder in whose `outputs` it is by default; None if there is none.
+        sources: variables and settings.
+        home: the folder whose `outputs` is the default; None if there is none.
 
     Raises:
         ConfigurationError: a project's file names a path outside the project.
@@ -31,20 +31,20 @@ def ledger_place(sources: Sources, home: Path | None) -> Location:
     if named := sources.variables.get(STORE):
         return Location(named if "://" in named else str(_named(named, STORE, sources)))
     if home is None:
-        tell("there is no working directory, so the ledger is kept in memory")
+        warn_once("there is no working directory, so the ledger is kept in memory")
         return Location("memory://")
     return Location(str(home / LEDGER_FILE))
 
 
 def replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bool) -> Path:
-    """Where replies are kept: beside the ledger, or in `outputs` if that is not a file.
+    """Where replies are kept: beside the ledger, or in `outputs` if the ledger is not a file.
 
     Raises:
         ConfigurationError: a project's file names a path outside the project.
     """
     if named := sources.variables.get(REPLIES):
         return _named(named, REPLIES, sources)
-    # Whoever was handed the file has no `.env` that says where the project begins.
+    # Somebody who received only the file of replies has no `.env` that marks the project's folder.
     if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
         return handed
     if "://" in ledger:
@@ -53,15 +53,15 @@ def replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bo
 
 
 def _named(named: str, variable: str, sources: Sources) -> Path:
-    """The path that a variable names for a file of ours.
+    """The path of one of our files, as a variable names it.
 
-    A path in `.env` is relative to that file's folder, the project, and must not lead out of it.
+    A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
 
     Raises:
         ConfigurationError: the path leads out of the project, or it begins with `~` and there is
             no home folder.
     """
-    where, env_file = sources.said_in(variable), sources.env_file
+    where, env_file = sources.where_set(variable), sources.env_file
     try:
         path = expanded(named)
     except InvalidRequest as error:
@@ -75,14 +75,14 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     if not Path(leads_to).is_relative_to(os.path.realpath(project)):
         raise ConfigurationError(
             f"{where} leads out of the project, to {leads_to}; if you want that, set {variable} in "
-            "the environment, else delete that line"
+            "the environment, otherwise delete that line"
         )
     keep_inside(path.parent, project)
     return path
 
 
-def tell_of_store(store: Location, where: str) -> None:
-    """Announce a ledger that a file puts on another machine."""
+def announce_store(store: Location, where: str) -> None:
+    """Announce that a file places the ledger on another machine."""
     scheme, mark, _ = store.partition("://")
     if mark and scheme != "memory" and not is_loopback(store):
-        tell(f"the ledger is kept in {store} ({where})")
+        warn_once(f"the ledger is kept in {store} ({where})")

@@ -1,4 +1,4 @@
-"""The text of a configuration file, however an editor or a password manager wrote it."""
+"""The text of a configuration file, as editors and password managers write it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _PIPE_BYTES = 1_000_000
-# A program that serves the pipe waits for its reader, so it is there at once; then it may ask its
-# user first, as 1Password does.
+# The program behind a pipe waits for a reader, so it connects at once. Then it may first ask its
+# user, as 1Password does.
 _NO_WRITER_SECONDS, _WRITER_SECONDS, _NAP_SECONDS = 2.0, 30.0, 0.01
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, by its byte order mark, else as UTF-8.
+    """The text of a file, decoded by its byte order mark, else as UTF-8.
 
-    Bytes that are not UTF-8 become lone surrogates, so that the lines without any can be used.
+    Bytes that are not UTF-8 become lone surrogates, so that lines without any can be used.
 
     Raises:
-        OSError: the file cannot be read, or nobody writes to the pipe.
-        UnicodeError: it is in an encoding that it does not name.
+        OSError: the file cannot be read, or no program writes to the pipe.
+        UnicodeError: the encoding is not UTF-8 and there is no byte order mark.
     """
     content = _read_pipe(path) if stat.S_ISFIFO(path.stat().st_mode) else path.read_bytes()
     for mark, encoding in _MARKS:
@@ -42,18 +42,18 @@ def read_text(path: Path) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a part of what `read_text` returned was UTF-8."""
+    """Whether a part of the text from `read_text` was UTF-8."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _read_pipe(path: Path) -> bytes:
-    """What a named pipe gives until its writer closes it.
+    """The content of a named pipe, up to where its writer closes it.
 
     Raises:
-        OSError: nobody writes, or not to the end within the time or size allowed.
+        OSError: no program writes to it, or it does not end within the time or size allowed.
     """
-    # Another kernel that reads the pipe at the same time would get a part of the text, and leave
-    # the rest. So they take turns, by a lock on the folder: opening the pipe starts its writer.
+    # Two kernels that read the pipe at the same time would each get a part of the text. So they
+    # take turns, by a lock on the folder: opening the pipe itself would start its writer.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         _lock(folder)
@@ -63,7 +63,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def _read_alone(path: Path) -> bytes:
-    # Opening it without O_NONBLOCK would wait for a writer without end.
+    # Without O_NONBLOCK, opening the pipe would wait for a writer forever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         content, began = b"", time.monotonic()
@@ -90,7 +90,7 @@ def _read_alone(path: Path) -> bytes:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock it, unless another process keeps it locked for too long."""
+    """Lock it, unless another process holds the lock for too long."""
     import fcntl
 
     ends = time.monotonic() + _WRITER_SECONDS
@@ -107,14 +107,14 @@ def _lock(descriptor: int) -> None:
 
 
 def _wait_for_more(descriptor: int) -> None:
-    # At once: a writer that opens the pipe again would send everything a second time.
+    # Returns at once: a writer that opens the pipe again would send everything a second time.
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     poll.poll(1000 * _NAP_SECONDS)
 
 
 def _repeated(content: bytes) -> bytes:
-    """What a writer sends again and again, faster than its closing the pipe is seen; or b""."""
+    """The text that a writer sends repeatedly, because it reopens the pipe too quickly; or b""."""
     beginning = content[: content.find(b"\n") + 1]
     length = content.find(beginning, 1)
     while beginning and length > 0:

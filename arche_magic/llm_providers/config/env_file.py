@@ -1,4 +1,4 @@
-"""Files that configure us: which is nearest, whose it is, who can read it, what `.env` says."""
+"""Finding the files that configure us, checking who owns and reads them, and reading `.env`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..forks import new_lock
+from ..tracebacks import without_locals
+from ..types import Hidden
 from .file_contents import is_text, read_text
-from .forks import new_lock
-from .tracebacks import without_locals
-from .types import Hidden
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
-# A NAME=value on a later line of one value: its quote was never closed.
+# A value with NAME=value on a later line: its quote was never closed.
 _ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
 
 
-# A reference that python-dotenv expands, `${NAME}` or `${NAME:-default}`, and those it does not:
-# of a shell, and of 1Password's `op run`.
+# References that python-dotenv expands, `${NAME}` and `${NAME:-default}`, and those that it does
+# not: of a shell, and of 1Password's `op run`.
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 _UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*|`.*|op://.*", re.DOTALL)
 _PIPE_RETRY_SECONDS = 60.0
 
 
 class ConfigurationWarning(UserWarning):
-    """Something about a configuration file that its user should know; its other lines count."""
+    """Something about a configuration file that the user should know; its other lines count."""
 
 
 class Variables(dict[str, str]):
     """Variables by name, without quotes and spaces around their values.
 
-    Keys are among them, so no repr, and no traceback that lists local variables, shows a value.
+    Some of them are keys, so neither a repr nor a traceback with local variables shows a value.
     """
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
@@ -54,35 +54,35 @@ def clean(value: str) -> str:
     return Hidden(value.strip().strip(_QUOTES).strip())
 
 
-_told: set[str] = set()
-_telling = new_lock()
+_warned: set[str] = set()
+_warning_lock = new_lock()
 
 
-def tell(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warn in one line, once per process."""
-    with _telling:
-        if message in _told:
+    with _warning_lock:
+        if message in _warned:
             return
-        _told.add(message)
-    # Not at a place in our code: its line would be printed below the message.
+        _warned.add(message)
+    # Without a place in our code, whose line would be printed below the message.
     warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
 
 
 def nearest(name: str, directory: Path) -> Path | None:
-    """The file of that name in the directory, or in the nearest one above it.
+    """The file of that name in the directory, or in the nearest directory above it.
 
-    Those of other people are passed over with a warning: whoever may write into a directory above
-    (such as /tmp) could otherwise configure everybody who works below it.
+    Files of other users are skipped with a warning. Otherwise, anybody who can write into a
+    directory above (such as /tmp) could configure everybody who works below it.
     """
     for path, problem in candidates(name, directory):
         if not problem:
             return path
-        tell(f"{path} {problem}")
+        warn_once(f"{path} {problem}")
     return None
 
 
 def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
-    """Files of that name from the directory upward, each with why it is passed over, or ""."""
+    """Files of that name from the directory upward, each with why it is skipped, or ""."""
     directory = directory.resolve()
     for folder in (directory, *directory.parents):
         path = folder / name
@@ -91,21 +91,21 @@ def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
         problem = ""
         if not path.resolve().is_relative_to(folder):
             problem = (
-                f"is a link that leads out of its folder, to {path.resolve()}, and was passed "
-                "over; put a copy in its place"
+                f"is a link that leads out of its folder, to {path.resolve()}, and was skipped; "
+                "put a copy in its place"
             )
         elif not is_trusted(path, directory):
             problem = (
-                "belongs to another user and was passed over; if you trust it, work in its owner's "
+                "belongs to another user and was skipped; if you trust it, work in its owner's "
                 "folder or copy it into your own"
             )
         yield path, problem
 
 
 def _is_readable_kind(path: Path) -> bool:
-    """Whether there is a file, or a named pipe in the place of `.env`; False where we may not look.
+    """Whether a path is a file, or a named pipe called `.env`; False if it cannot be seen.
 
-    Password managers mount a `.env` as a named pipe.
+    Password managers mount `.env` as a named pipe.
     """
     try:
         mode = path.stat().st_mode
@@ -115,13 +115,13 @@ def _is_readable_kind(path: Path) -> bool:
 
 
 def is_trusted(path: Path, directory: Path) -> bool:
-    """Whether a file is by this user, by the system, or by whoever owns the working directory."""
+    """Whether a file belongs to this user, to root, or to the owner of the working directory."""
     if not hasattr(os, "geteuid"):
         return True
     try:
         owners = {path.lstat().st_uid, path.stat().st_uid}
-        # Who works in somebody's folder (a container on a mounted one, say) trusts its owner, if
-        # nobody else can put files there.
+        # Somebody who works in a folder of another user (in a container, for example) trusts its
+        # owner, provided that nobody else can put files there.
         own = directory.stat()
     except OSError:
         return False
@@ -131,15 +131,15 @@ def is_trusted(path: Path, directory: Path) -> bool:
     return owners <= trusted
 
 
-def tell_of_readers(path: Path) -> None:
-    """Warn if other users of the machine can read a file that holds keys, or change it."""
+def warn_of_readers(path: Path) -> None:
+    """Warn if other users of the machine can read or change a file that holds keys."""
     if others_reach(path):
         command = f"chmod 600 {shlex.quote(str(path))}"
-        tell(f"other users of this machine can read the keys in {path}; run: {command}")
+        warn_once(f"other users of this machine can read the keys in {path}; run: {command}")
 
 
 def others_reach(path: Path) -> bool:
-    """Whether other users of the machine can read the file, or change it."""
+    """Whether other users of the machine can read or change the file."""
     if not hasattr(os, "geteuid"):
         return False
     try:
@@ -148,7 +148,7 @@ def others_reach(path: Path) -> bool:
     except OSError:
         return False
     everybody = file.st_mode & (stat.S_IROTH | stat.S_IWOTH)
-    # A group of the user's own, as most systems give one, has nobody else in it.
+    # Most systems give each user a group of their own, which has no other member.
     group = file.st_mode & (stat.S_IRGRP | stat.S_IWGRP) and file.st_gid != file.st_uid
     return bool(everybody and all(mode & stat.S_IXOTH for mode in folders)) or bool(
         group and all(mode & (stat.S_IXGRP | stat.S_IXOTH) for mode in folders)
@@ -160,10 +160,10 @@ class EnvFile:
     """What a `.env` says.
 
     Attributes:
-        variables: what can be used of it.
-        unused: why a line cannot be used, by its number; nothing of its text.
-        unusable: the lines of variables that refer to something that is not set, by variable.
-        borrowed: the names in the environment whose values a variable takes, by variable.
+        variables: the variables that can be used.
+        unused: by line number, why a line cannot be used; without its text.
+        unusable: by variable, the line that refers to a variable that is not set.
+        borrowed: by variable, the variables of the environment to which it refers.
         problem: why the file cannot be read at all, or "".
     """
 
@@ -174,7 +174,7 @@ class EnvFile:
     problem: str = ""
 
 
-# What pipes said, and until when: reading one may ask the user to unlock something.
+# What named pipes contained, and until when it counts. Reading one may ask for a password.
 _pipes: dict[tuple[str, int, int], tuple[EnvFile, float]] = {}
 _reading_pipes = new_lock()
 
@@ -183,22 +183,22 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> V
     """Variables of a `.env` file; tolerates a BOM, CRLF, `export`, spaces and stray quotes.
 
     `${NAME}` and `${NAME:-default}` are expanded as python-dotenv does, from the environment or
-    from the lines above. A line that cannot be used is named in a ConfigurationWarning, without its
-    text, and so is a file that cannot be read.
+    from the lines above. A ConfigurationWarning names a line that cannot be used, without its text,
+    or a file that cannot be read.
 
     Args:
         path: the file.
-        environment: what `${NAME}` may refer to besides; that of the process if not given.
+        environment: further variables to which `${NAME}` can refer; the process's if not given.
     """
-    return tell_of_env_file(path, parse_env_file(path, environment)).variables
+    return warn_of_unused(path, parse_env_file(path, environment)).variables
 
 
-def tell_of_env_file(path: Path, found: EnvFile) -> EnvFile:
-    """Warn of what cannot be used in a `.env`; returns it."""
+def warn_of_unused(path: Path, found: EnvFile) -> EnvFile:
+    """Warn about what cannot be used in a `.env`; returns `found`."""
     if found.problem:
-        tell(f"{path} cannot be read and was passed over: {found.problem}")
+        warn_once(f"{path} cannot be read and was skipped: {found.problem}")
     for number, why in found.unused.items():
-        tell(f"line {number} of {path} was passed over: {why}")
+        warn_once(f"line {number} of {path} was skipped: {why}")
     return found
 
 
@@ -209,14 +209,20 @@ def process_variables() -> Variables:
 
 
 @without_locals
+def environment_hash() -> int:
+    """A number that changes with the variables of this process's environment."""
+    return hash(tuple(os.environ.items()))
+
+
+@without_locals
 def process_variable(name: str) -> str:
-    """One of them, or ""."""
+    """One variable of this process's environment, or ""."""
     return os.environ.get(name, "")
 
 
 @without_locals
 def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> EnvFile:
-    """What a `.env` says; a named pipe is read once per process."""
+    """Parse a `.env`; a named pipe is read once per process."""
     environment = process_variables() if environment is None else Variables(environment)
     try:
         status = path.stat()
@@ -237,7 +243,7 @@ def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> 
 def _parse(path: Path, environment: Variables) -> EnvFile:
     from dotenv.parser import parse_stream
 
-    # An error on the way holds the file's text; it ends here, and only its words go on.
+    # The frames of an error hold the file's text, so only its message leaves this function.
     try:
         text = read_text(path)
     except OSError as error:
@@ -283,9 +289,9 @@ def _expanded(
     borrowed: Mapping[str, frozenset[str]],
     environment: Variables,
 ) -> tuple[str | None, frozenset[str]]:
-    """A value with its references replaced, and the names in the environment that it takes.
+    """A value with its references replaced, and the variables of the environment it refers to.
 
-    None if one of them is not set: part of a value, or the reference itself, is of no use.
+    None instead of the value if a reference is to a variable that is not set.
     """
     if _UNKNOWN_REFERENCE.fullmatch(clean(value)):
         return None, frozenset()

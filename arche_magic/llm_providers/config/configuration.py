@@ -1,0 +1,203 @@
+"""What the engine needs to know before the first request: one immutable value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..catalog import Provider
+from ..errors import ConfigurationError
+from ..types import (
+    Budget,
+    Clock,
+    Key,
+    Limit,
+    Location,
+    OnStoreFailure,
+    ReplayMode,
+    Route,
+    SystemClock,
+    Timeouts,
+)
+from .paths import REPLIES_FILE
+from .privacy import Private
+from .providers import hint_for
+from .settings_table import did_you_mean
+
+DEFAULT_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything the engine needs to know before the first request.
+
+    Attributes:
+        providers: by name, in the order in which they are asked.
+        keys: all keys of all providers, in the order of their labels.
+        store: where the ledger is kept: a path, `memory://`, or a Redis URL (as a `Location`,
+            which does not show its password).
+        on_store_failure: what happens to requests while Redis answers but accepts no changes:
+            `refuse` sends none, `count-alone` counts them in this process.
+        default_provider: what `get_llm_provider(None)` returns.
+        patience: seconds a request waits for a route rather than fail or pay.
+        timeouts: how long the steps of a request may take.
+        limits: the user's own, by provider, `provider/model`, key label or `label/model`.
+        clock: tells the time and waits.
+        directory: where the settings were found; the ledger is kept there by default.
+        replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
+        replies: the file in which replies are kept.
+        off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
+        preferred_provider: asked before all others, paid or not.
+        budget: the most that paid routes may cost; None if nothing is set.
+        private: the routes that private prompts may take.
+    """
+
+    providers: Mapping[str, Provider]
+    keys: tuple[Key, ...] = ()
+    store: str = "memory://"
+    on_store_failure: OnStoreFailure = "refuse"
+    default_provider: str = "intelligent"
+    patience: float = DEFAULT_PATIENCE
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
+    directory: Path | None = None
+    replay: ReplayMode = "off"
+    replies: Path = REPLIES_FILE
+    off: frozenset[str] = frozenset()
+    preferred_provider: str | None = None
+    budget: Budget | None = None
+    private: Private = field(default_factory=Private)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", Location(self.store))
+
+    def provider(self, name: str) -> Provider:
+        """The provider of that name.
+
+        Raises:
+            ConfigurationError: there is none; the message offers the nearest names.
+        """
+        try:
+            return self.providers[name]
+        except KeyError:
+            raise ConfigurationError(
+                f"unknown provider {name!r}{hint_for(name, self.providers)}; "
+                f"known are {', '.join(self.providers)}"
+            ) from None
+
+    def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
+        """All routes except those that are off; only those of `models` if it is given."""
+        if models is None:
+            models = {provider.name: provider.models for provider in self.providers.values()}
+        return tuple(
+            self.route(key, model)
+            for provider in self.providers.values()
+            for model in models.get(provider.name, ())
+            for key in self.keys
+            if key.provider == provider.name and self.is_on(key, model)
+        )
+
+    def route(self, key: Key, model: str) -> Route:
+        """The route to a model with this key."""
+        provider = self.providers[key.provider]
+        price = provider.prices.get(model)
+        return Route(provider.name, key, model, provider.paid, price, provider.base_url or "")
+
+    def is_on(self, key: Key, model: str) -> bool:
+        """Whether neither the key nor the model is switched off."""
+        return self.off.isdisjoint((key.label, f"{key.provider}/{model}"))
+
+    def is_private(self, route: Route) -> bool:
+        """Whether private prompts may take the route.
+
+        The user has marked it, and it leads to the provider that the user meant: a project's file
+        could give a marked provider another address.
+        """
+        return self.private.marks(route) and self.providers[route.provider].is_at_home
+
+    def default_limits(self, route: Route) -> tuple[Limit, ...]:
+        """Limits of a route before its first reply: the published ones, replaced by the user's."""
+        provider = self.providers[route.provider]
+        limits = {limit.name: limit for limit in provider.limits.get(route.model, ())}
+        for scope in self.limit_scopes(route):
+            limits.update({limit.name: limit for limit in self.limits.get(scope, ())})
+        return tuple(limits.values())
+
+    def takes_images(self, route: Route) -> bool:
+        """Whether the route's model may accept images; False only if it is known not to."""
+        return route.model not in self.providers[route.provider].text_only
+
+    def limit_scopes(self, route: Route) -> tuple[str, ...]:
+        """The names under which limits of a route can be set; later ones take precedence."""
+        key = route.key.label
+        return route.provider, f"{route.provider}/{route.model}", key, f"{key}/{route.model}"
+
+    def scope_owner(self, scope: str) -> str:
+        """The provider to which a name under `[limits]` belongs.
+
+        Raises:
+            ValueError: it belongs to none.
+        """
+        return scope_owner(scope, self.providers)
+
+    def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
+        """The models that a request may use, by provider.
+
+        A bare name means the providers known to have it, `provider/model` means that provider, and
+        an unknown name means the provider that was asked for by name.
+
+        Raises:
+            ConfigurationError: unknown provider or model, or a model of another provider.
+        """
+        asked = {provider: self.provider(provider)} if provider else dict(self.providers)
+        if model is None:
+            return {name: list(entry.models) for name, entry in asked.items()}
+        owners = [name for name, entry in self.providers.items() if model in entry.known_models]
+        prefix, _, rest = model.partition("/")
+        if prefix in asked and rest in asked[prefix].known_models:
+            return {prefix: [rest]}
+        if allowed := [name for name in owners if name in asked]:
+            return {name: [model] for name in allowed}
+        if prefix in asked and rest and not owners:
+            return {prefix: [_full_name(asked[prefix], rest) or rest]}
+        short = {name: full for name, entry in asked.items() if (full := _full_name(entry, model))}
+        if short:
+            return {name: [full] for name, full in short.items()}
+        owners = owners or [
+            name for name, entry in self.providers.items() if _full_name(entry, model)
+        ]
+        if provider and not owners and (prefix not in self.providers or not rest):
+            return {provider: [model]}
+        if provider:
+            owner = owners[0] if owners else prefix
+            raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
+        known = sorted(name for entry in self.providers.values() for name in entry.known_models)
+        raise ConfigurationError(
+            f"unknown model {model!r}{did_you_mean(model, known)}; "
+            "write provider/model to send a name that is not in the catalog"
+        )
+
+
+def scope_owner(scope: str, providers: Mapping[str, Provider]) -> str:
+    """The provider to which the name of a table in `[limits]` belongs.
+
+    Raises:
+        ValueError: it belongs to none; the message says what such a name can be.
+    """
+    owner = scope.partition("/")[0].partition("_key_")[0]
+    if owner not in providers:
+        raise ValueError(
+            "write a provider, provider/model, a key's label, or label/model"
+            f"{did_you_mean(owner, providers)}"
+        )
+    return owner
+
+
+def _full_name(provider: Provider, model: str) -> str | None:
+    """The provider's own name for a model, which users may write without its vendor's prefix."""
+    if model in provider.known_models:
+        return model
+    ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)
+    return next(ends, None)

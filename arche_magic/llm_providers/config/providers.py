@@ -1,0 +1,144 @@
+"""Providers as `[providers.NAME]` in the settings changes or adds them.
+
+An added service speaks OpenAI's chat completions. The catalog knows the addresses of some; for any
+other the table names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..addresses import is_base_url, is_loopback
+from ..catalog import Provider, known_services, published_providers
+from .base_url_policy import check_key_variable, own_settings_folder
+from .settings_table import did_you_mean
+from .sources import SETTINGS_FILE
+
+_RESERVED = ("intelligent", "orchestrator")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_ENDPOINT = "/chat/completions"
+
+
+def read_providers(
+    settings: Mapping[str, Any], project_file: Path | None, trusted_variables: Collection[str]
+) -> dict[str, Provider]:
+    """All providers, in the order in which they are asked: the built-in four, then added ones.
+
+    Args:
+        settings: the contents of the settings file, checked by `check_settings`.
+        project_file: the settings file, if it is not the user's own.
+        trusted_variables: variables that such a file may use as keys whatever their names.
+
+    Raises:
+        ValueError: a setting is missing, or does not fit the provider.
+        ConfigurationError: a project's file would use another variable as a key.
+    """
+    providers = dict(published_providers())
+    for name, entry in settings.get("providers", {}).items():
+        try:
+            providers[name] = _read(name, entry, project_file)
+        except ValueError as error:
+            raise ValueError(f"[providers.{name}]: {error}") from None
+        if project_file and "key_variable" in entry:
+            where = f"[providers.{name}] key_variable in {project_file}"
+            own_settings = own_settings_folder() / SETTINGS_FILE
+            check_key_variable(entry["key_variable"], where, trusted_variables, own_settings)
+    order = settings.get("order", list(providers))
+    for name in order:
+        if name not in providers:
+            raise ValueError(f"order: unknown provider {name!r}{hint_for(name, providers)}")
+    return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
+
+
+def hint_for(name: str, known: Iterable[str]) -> str:
+    """A hint at what an unknown name of a provider may mean; "" if there is none."""
+    if name in known_services():
+        return f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
+    return did_you_mean(name, known)
+
+
+def _read(name: str, entry: Mapping[str, Any], project_file: Path | None) -> Provider:
+    if name in published_providers():
+        provider = published_providers()[name]
+        if "key_variable" in entry:
+            raise ValueError(f"key_variable cannot be set: {provider.key_variables[0]} is its own")
+    elif name in known_services():
+        provider = known_services()[name]
+    elif "base_url" in entry:
+        provider = _unknown_service(name)
+    else:
+        known = [*published_providers(), *known_services()]
+        raise ValueError(
+            f"unknown provider{did_you_mean(name, known)}; another service needs its base_url"
+        )
+    provider = _with_address(provider, entry, project_file)
+    # An empty list counts as none.
+    models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
+    if not models:
+        raise ValueError('models is missing; write models = ["…"], as the service calls them')
+    prices = {
+        model: (float(price["input"]), float(price["output"]))
+        for model, price in entry.get("prices", {}).items()
+    }
+    if "token_limit" in entry and provider.wire != "openai":
+        raise ValueError(f"token_limit cannot be set: {provider.name} has one name for it")
+    costs = provider.paid or any(price > 0 for pair in prices.values() for price in pair)
+    return replace(
+        provider,
+        models=models,
+        known_models=provider.known_models | {*models, *prices},
+        paid=entry.get("paid", costs),
+        # A paid account's limits are its own: they are learned from its replies.
+        limits={} if entry.get("tier") == "paid" else provider.limits,
+        prices=prices,
+        header_periods=entry.get("limit_headers", {}),
+        token_limit=entry.get("token_limit", ""),
+    )
+
+
+def _unknown_service(name: str) -> Provider:
+    if not _NAME.fullmatch(name) or "_key_" in name or name in _RESERVED:
+        raise ValueError(
+            "a provider's name has small letters, digits, - and _, such as my-server, and is "
+            f"neither {' nor '.join(_RESERVED)}"
+        )
+    variable = f"{name.upper().replace('-', '_')}_API_KEY"
+    return Provider(name, name, "openai", (), frozenset(), {}, (variable,), source="your settings")
+
+
+def _with_address(
+    provider: Provider, entry: Mapping[str, Any], project_file: Path | None
+) -> Provider:
+    """The provider with the address and the key variable of its table."""
+    setting, base_url = "base_url", entry.get("base_url")
+    if provider.name in published_providers():
+        where = f"[providers.{provider.name}] base_url in {project_file}"
+        from_file = where if base_url and project_file else ""
+        return replace(provider, base_url=base_url, base_url_from=from_file)
+    variable = entry.get("key_variable", provider.key_variables[0])
+    if variable != provider.key_variables[0] and not base_url:
+        setting = "key_variable"
+    base_url = base_url or provider.url
+    if not is_base_url(base_url):
+        raise ValueError(
+            "base_url must be an address such as https://host/v1, without a user name or password"
+        )
+    if base_url.rstrip("/").endswith(_ENDPOINT):
+        raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added to it")
+    # A key may always go to the service that issued it, whatever the table is called.
+    owners = (*published_providers().values(), *known_services().values())
+    own = [owner.services for owner in owners if variable in owner.key_variables]
+    where = f"[providers.{provider.name}] {setting} in {project_file}"
+    return replace(
+        provider,
+        key_variables=(variable,),
+        base_url=base_url,
+        base_url_from=where if project_file else "",
+        services=own[0] if own else (),
+        # A service elsewhere is assumed to cost money, so that free routes are used first.
+        paid=provider.paid or not is_loopback(base_url),
+    )

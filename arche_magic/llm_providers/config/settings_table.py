@@ -1,0 +1,185 @@
+"""What `arche_magic.toml` may contain: every setting with the values it can have, in one table."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Union, get_args
+
+from ..addresses import is_base_url
+from ..types import (
+    PERIOD_SECONDS,
+    TOKEN_LIMIT_NAMES,
+    Budget,
+    OnStoreFailure,
+    ReplayMode,
+    Timeouts,
+)
+
+ANY_NAME = "*"
+"""Stands in a table for every name that the user chooses."""
+
+TRUST_BASE_URLS, TRUST_KEY_VARIABLES, PRIVATE = "trust_base_urls", "trust_key_variables", "private"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        rule: what a message says of a wrong value, such as "must be true or false".
+        allows: whether a value is right.
+        shows_value: whether a message may repeat a wrong value; False where it may be a secret.
+        names: all values, where they are names.
+    """
+
+    rule: str
+    allows: Callable[[Any], bool]
+    shows_value: bool = True
+    names: tuple[str, ...] = ()
+
+
+Table = Mapping[str, Union[Setting, "Table"]]
+
+
+def _is_number(value: Any) -> bool:
+    # In Python, True is a number.
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_price(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"input", "output"}
+        and all(_is_number(amount) and 0 <= amount < math.inf for amount in value.values())
+    )
+
+
+def _list_of(is_right: Callable[[str], Any]) -> Callable[[Any], bool]:
+    def is_list(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(v, str) and is_right(v) for v in value)
+
+    return is_list
+
+
+def _one_of(*names: str) -> Setting:
+    words = f"{', '.join(names[:-1])} or {names[-1]}"
+    return Setting(f"can be {words}", lambda value: value in names, names=names)
+
+
+def _text(kind: str, *, shows_value: bool = True, pattern: str = ".*") -> Setting:
+    def is_right(value: Any) -> bool:
+        return isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None
+
+    return Setting(f"must be {kind}", is_right, shows_value)
+
+
+_ANYTHING = Setting("", lambda value: True)
+_YES_OR_NO = Setting("must be true or false", lambda value: isinstance(value, bool))
+_SECONDS = Setting(
+    "must be seconds, more than 0",
+    lambda value: _is_number(value) and 0 < value < math.inf,
+)
+_USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <= value < math.inf)
+_PERIOD = _one_of(*PERIOD_SECONDS)
+
+PROVIDER_SETTINGS: Table = {
+    "models": Setting(
+        "must be a list of model names",
+        _list_of(lambda name: name and name.isprintable()),
+        shows_value=False,
+    ),
+    "paid": _YES_OR_NO,
+    "tier": _one_of("free", "paid"),
+    "base_url": _text("an address", shows_value=False),
+    # In capitals, so that a key that was written there is not taken for a name, and shown as one.
+    "key_variable": _text(
+        "the name of a variable, in capitals, such as MY_SERVER_API_KEY",
+        shows_value=False,
+        pattern="[A-Z][A-Z0-9_]{0,99}",
+    ),
+    "prices": {
+        ANY_NAME: Setting(
+            "must be { input = …, output = … }, in USD for a million tokens", _is_price
+        )
+    },
+    "limit_headers": {"requests": _PERIOD, "tokens": _PERIOD},
+    "token_limit": _one_of(*TOKEN_LIMIT_NAMES),
+}
+SETTINGS: Table = {
+    "default_provider": _text("a name"),
+    "order": Setting("must be a list of provider names", _list_of(str)),
+    "patience": Setting(
+        "must be seconds, 0 or more", lambda value: _is_number(value) and value >= 0
+    ),
+    "timeouts": {entry.name: _SECONDS for entry in fields(Timeouts)},
+    "providers": {ANY_NAME: PROVIDER_SETTINGS},
+    # `catalog.parse_limits` checks what is in it, as it does for the catalog.
+    "limits": {ANY_NAME: {ANY_NAME: _ANYTHING}},
+    "accounts": {ANY_NAME: _ANYTHING},
+    "replay": {"mode": _one_of(*get_args(ReplayMode))},
+    "budget": {entry.name: _USD for entry in fields(Budget)},
+    "on_store_failure": _one_of(*get_args(OnStoreFailure)),
+    PRIVATE: {
+        "routes": Setting("must be a list", lambda value: isinstance(value, list)),
+        "always": _YES_OR_NO,
+    },
+    TRUST_BASE_URLS: Setting(
+        "must be true, or a list of addresses such as https://host",
+        lambda value: isinstance(value, bool) or _list_of(is_base_url)(value),
+        shows_value=False,
+    ),
+    TRUST_KEY_VARIABLES: Setting(
+        'must be a list of variables such as ["MY_TOKEN"]', _list_of(str), shows_value=False
+    ),
+}
+
+
+def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: str) -> None:
+    """Check names and values of settings, as a TOML parser returns them.
+
+    Args:
+        settings: the settings.
+        table: what they may be.
+        path: the names of the tables in which they are.
+
+    Raises:
+        ValueError: a name is unknown or a value is wrong; the message names the table, the setting
+            and what is allowed.
+    """
+    where = f"[{'.'.join(_quoted(name) for name in path)}]: " if path else ""
+    for name, value in settings.items():
+        setting = table.get(name, table.get(ANY_NAME))
+        if setting is None:
+            raise ValueError(f"{where}unknown setting {name!r}{_hint(name, table)}")
+        if isinstance(setting, Mapping):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}{name} is {value!r}; it must be a table")
+            check_settings(value, setting, *path, name)
+        elif not setting.allows(value):
+            is_wrong = f"is {value!r}{_near(value, setting)}; it " if setting.shows_value else ""
+            raise ValueError(f"{where}{name} {is_wrong}{setting.rule}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'groq'?` for a near miss, else nothing."""
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _near(value: Any, setting: Setting) -> str:
+    return did_you_mean(value, setting.names) if isinstance(value, str) else ""
+
+
+def _hint(name: str, table: Table) -> str:
+    near = did_you_mean(name, table)
+    if "API_KEY" in name or ("key" in name.lower() and not near):
+        return "; keys go into the environment or into .env"
+    return near or f"; known settings: {', '.join(table)}"
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name) else repr(name)

@@ -1,0 +1,118 @@
+"""Settings are read once, and again as soon as something they depend on has changed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arche_magic.llm_providers.config import add_key, get_configuration, remove_key
+from arche_magic.llm_providers.errors import ConfigurationError
+
+OLD = 1_000_000_000
+TOML = "patience = 3\n"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with both files, whose last change was long ago."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
+    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write(folder / ".env", "GROQ_API_KEY=gsk_made_up_1\n")
+    write(folder / "arche_magic.toml", TOML)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that looks as if it had not been changed for years."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o600)
+    os.utime(path, (OLD, OLD))
+
+
+def test_nothing_is_read_again_while_nothing_changes() -> None:
+    """Neither by the same folder nor by files that are not settings."""
+    first = get_configuration()
+    assert first.patience == 3
+    Path("outputs").mkdir()
+    Path("outputs/llm_quota_tracker.json").write_text("{}")
+    assert get_configuration() is first
+
+
+def below(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    def change(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (project / "below").mkdir()
+        write(project / "below" / name, "patience = 4" if name.endswith("toml") else "A=1")
+        monkeypatch.chdir(project / "below")
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
+    # Size and time of change are as before.
+    "a key is replaced": lambda project, _: write(project / ".env", "GROQ_API_KEY=gsk_made_up_2\n"),
+    "a setting is changed": lambda project, _: write(project / "arche_magic.toml", "patience = 4"),
+    "a file is removed": lambda project, _: (project / "arche_magic.toml").unlink(),
+    "a file becomes a link": lambda project, _: (
+        (project / ".env").rename(project / "keys"),
+        (project / ".env").symlink_to("keys"),
+    ),
+    "a nearer .env appears": below(".env"),
+    "a nearer settings file appears": below("arche_magic.toml"),
+    "the user's own settings appear": lambda project, _: write(
+        project.parent / "user-settings" / "arche_magic" / "arche_magic.toml", TOML
+    ),
+    "a variable is set": lambda _, monkeypatch: monkeypatch.setenv("GROQ_API_KEY_2", "gsk_other"),
+    "a variable that .env may refer to is set": lambda _, patch: patch.setenv("SOMETHING", "x"),
+    "a key is added for the session": lambda *_: add_key(
+        get_configuration(), "groq", "gsk_of_the_session"
+    ),
+    "the notebook runs in Colab": lambda _, monkeypatch: monkeypatch.setitem(
+        sys.modules, "google.colab", object()
+    ),
+    "the folder of the ledger becomes a link": lambda project, _: (project / "outputs").symlink_to(
+        "elsewhere"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_change_is_seen_by_the_next_request(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path, pytest.MonkeyPatch], object],
+) -> None:
+    """Whatever changed; afterwards, that configuration is kept in turn."""
+    before = get_configuration()
+    change(project, monkeypatch)
+    after = get_configuration()
+    assert after is not before
+    assert get_configuration() is after
+    for key in after.keys:
+        if key.source == "this session":
+            remove_key(after, key.label)
+
+
+def test_a_file_that_was_just_written_is_read_again(project: Path) -> None:
+    """It can change once more within the same tick of the file system's clock."""
+    for patience in (4, 5, 6):
+        (project / "arche_magic.toml").write_text(f"patience = {patience}\n")
+        assert get_configuration().patience == patience
+
+
+def test_a_wrong_file_is_refused_until_it_is_corrected(project: Path) -> None:
+    """An error is not remembered, and neither is the configuration before it."""
+    get_configuration()
+    write(project / "arche_magic.toml", "patience = 'long'\n")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="patience is 'long'; it must be seconds"):
+            get_configuration()
+    write(project / "arche_magic.toml", TOML)
+    assert get_configuration().patience == 3
