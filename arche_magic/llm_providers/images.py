@@ -1,4 +1,4 @@
-"""Images from files and bytes, known by what they hold and not by their names."""
+"""Images from files and bytes, recognized by their content, not by their names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .errors import InvalidRequest
 from .folders import expanded
 from .types import Image
 
-# Google takes 20 MB in a request, Groq 4 MB, the others more; what one refuses goes to the next.
+# Google accepts 20 MB per request, Groq 4 MB, the others more. If one refuses, the next is asked.
 _MOST_BYTES = 20_000_000
 
 
 def read_image(source: Image | str | Path | bytes) -> Image:
-    """An image from a path or from a file's bytes; PNG, JPEG, WebP or GIF.
+    """An image from a path or from a file's bytes: PNG, JPEG, WebP or GIF.
 
     Raises:
-        InvalidRequest: it cannot be read, is of another kind, or has more than 20 MB.
+        InvalidRequest: it cannot be read, has another format, or is larger than 20 MB.
     """
     if isinstance(source, Image):
         return source

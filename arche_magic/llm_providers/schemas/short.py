@@ -1,4 +1,4 @@
-"""The short way to say what a reply holds: `sentiment pos|neg, score float, note str?`."""
+"""The short form of a schema: `sentiment pos|neg, score float, note str?`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LIST = re.compile(r"list\s*\[(.*)\]", re.DOTALL)
 def fields_of(line: str) -> dict[str, Any]:
     """The fields of a line, each with its type.
 
-    A field is a name and a type: `str` (if none is given), `int`, `float`, `bool`, `date`,
-    `list[TYPE]`, or words to choose from, `pos|neg|"not sure"`. A `?` after the type means that
-    the field may be null.
+    A field is a name and a type: `str` (the default), `int`, `float`, `bool`, `date`,
+    `list[TYPE]`, or a choice of words, `pos|neg|"not sure"`. A `?` after the type means that the
+    field may be null.
 
     Raises:
-        InvalidRequest: the line cannot be read so; the message shows where.
+        InvalidRequest: the line cannot be parsed; the message shows where.
     """
     fields: dict[str, Any] = {}
     for part in _split(line, ","):
@@ -68,7 +68,7 @@ def _type(name: str, kind: str) -> Any:
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """The parts between a sign, quoted stretches kept whole."""
+    """The parts between separators. Quoted text is not split."""
     hidden = _QUOTED.sub(lambda quoted: "\0" * len(quoted[0]), text)
     parts, start = [], 0
     for end in [place for place, found in enumerate(hidden) if found == sign] + [len(text)]:
