@@ -23,7 +23,9 @@ def read_image(source: Image | str | Path | bytes) -> Image:
     if isinstance(source, str | Path):
         name = str(source)
         if name.startswith(("http://", "https://")):
-            raise InvalidRequest(f"image {name}: nothing is fetched here; save it to a file first")
+            raise InvalidRequest(
+                f"image {name}: images are not downloaded; save it to a file first"
+            )
         try:
             data = expanded(source).read_bytes()
         except OSError as error:
@@ -31,12 +33,12 @@ def read_image(source: Image | str | Path | bytes) -> Image:
     elif isinstance(source, bytes):
         name, data = "data", source
     else:
-        raise InvalidRequest(f"an image is a path or bytes, not a {type(source).__name__}")
+        raise InvalidRequest(f"an image must be a path or bytes, not {type(source).__name__}")
     media_type = _media_type(data)
     if media_type is None:
-        raise InvalidRequest(f"image {name} is no PNG, JPEG, WebP or GIF")
+        raise InvalidRequest(f"image {name} is not a PNG, JPEG, WebP or GIF")
     if len(data) > _MOST_BYTES:
-        raise InvalidRequest(f"image {name} has {len(data) / 1e6:.0f} MB; 20 MB is the most")
+        raise InvalidRequest(f"image {name} has {len(data) / 1e6:.0f} MB; the limit is 20 MB")
     return Image(media_type, data)
 
 

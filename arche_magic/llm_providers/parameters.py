@@ -70,13 +70,13 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     for name in options:
         if name not in _OPTIONS:
             raise InvalidRequest(
-                f"unknown option {name!r}{did_you_mean(name, _OPTIONS)}; there are "
+                f"unknown option {name!r}{did_you_mean(name, _OPTIONS)}; known options: "
                 f"{', '.join(_OPTIONS)}"
             )
     given = {name: value for name, value in options.items() if value is not None}
     max_tokens = given.get("max_tokens", given.get("max_output_tokens"))
     if given.get("max_output_tokens", max_tokens) != max_tokens:
-        raise InvalidRequest("max_tokens and max_output_tokens are the same thing; give one")
+        raise InvalidRequest("max_tokens and max_output_tokens are the same option; use one")
     request = Request(
         messages=_messages(prompt, given.get("system"), _images(given.get("images"))),
         provider=_text("provider", given.get("provider")),
@@ -128,8 +128,8 @@ def with_prompt(
 def _check_keys(request: Request | str, configuration: Configuration) -> None:
     if key := key_in(request, configuration.keys):
         raise InvalidRequest(
-            f"the request holds the text of {key.label}; nothing was sent or kept. Take the key "
-            "out of the prompt, and replace it if others have seen it"
+            f"the request contains the key {key.label}; nothing was sent or kept. Remove the key "
+            "from the prompt, and replace it if others have seen it"
         )
 
 
@@ -142,7 +142,7 @@ def _messages(
     if isinstance(prompt, str):
         turns.append(Message("user", whole_characters(prompt), images))
     elif images:
-        raise InvalidRequest("the images of a conversation go with its messages")
+        raise InvalidRequest("in a conversation, put images into its messages")
     elif isinstance(prompt, Iterable):
         turns.extend(_message(entry) for entry in prompt)
     else:
@@ -156,13 +156,15 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
     if isinstance(entry, Message):
         return replace(entry, content=whole_characters(entry.content))
     if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
-        raise InvalidRequest("a message is {'role': 'user', 'content': 'text'}")
+        raise InvalidRequest("a message is a dict such as {'role': 'user', 'content': 'text'}")
     role = entry.get("role")
     if role not in ("system", "user", "assistant"):
         raise InvalidRequest(f"a message's role is {role!r}; it can be system, user or assistant")
     images = _images(entry.get("images"))
     if images and role != "user":
-        raise InvalidRequest(f"a message of the {role} has images; only a user's can have any")
+        raise InvalidRequest(
+            f"a message of the {role} has images; only messages of the user can have images"
+        )
     return Message(cast("Any", role), whole_characters(entry["content"]), images)
 
 

@@ -314,7 +314,9 @@ class ReplyStore:
     def complain(self, error: Exception) -> None:
         """Record why the file could not be used, and warn the first time."""
         self.problem = str(getattr(error, "strerror", None) or error)
-        message = f"replies cannot be kept in {self.path} ({self.problem}); calls go on without"
+        message = (
+            f"replies cannot be kept in {self.path} ({self.problem}); calls continue without it"
+        )
         if self._complained:
             return
         self._complained = True

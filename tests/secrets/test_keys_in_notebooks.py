@@ -110,7 +110,7 @@ def test_a_prompt_with_a_key_is_refused_in_one_line(
         kernel.run(source)
     kernel.run("text = 'My settings: ' + open('.env').read()")
     cell = kernel.run("get_llm_provider().generate(text)")
-    assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1; ")
+    assert cell.message.startswith("InvalidRequest: the request contains the key groq_key_1; ")
     assert not leaks_in(json.dumps(cell.messages, default=str))
     assert planted.requests == ()
     assert leaks_in_folder(project) == []

@@ -94,7 +94,7 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
         from jsonschema.validators import validator_for
     except ImportError:
         raise ConfigurationError(
-            "a JSON Schema is checked by the package jsonschema, which is not installed: "
+            "checking a JSON Schema needs the package jsonschema, which is not installed: "
             "pip install 'arche_magic[schema]', or describe the reply with a class or a short line"
         ) from None
     kind = validator_for(definition)
@@ -105,7 +105,7 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
         place = "".join(f"[{step!r}]" for step in error.absolute_path)
         raise InvalidRequest(f"schema{place}: {error.message}") from None
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"schema is no JSON: {error}") from None
+        raise InvalidRequest(f"schema is not JSON: {error}") from None
     validator = kind(definition, format_checker=FormatChecker())
 
     def validate(value: Any) -> Any:

@@ -79,7 +79,7 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
                     found.reverse()
                     found.sort(key=lambda one: one.is_labelled, reverse=True)
                 return _first_fitting((one.value for one in found), validate)
-        raise Misfit([Problem((), f"it is no JSON ({problem})")])
+        raise Misfit([Problem((), f"it is not JSON ({problem})")])
 
     return read
 

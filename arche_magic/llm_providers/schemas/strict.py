@@ -40,7 +40,7 @@ def as_object(definition: dict[str, Any]) -> dict[str, Any]:
         definition = {"type": "object", **definition}
     if definition.get("type") != "object":
         raise ValueError(
-            "it describes no object; give what you want a name, as the field of a class or a dict "
+            "it does not describe an object; name what you want, as a field of a class or dict "
             "with 'type': 'object' and 'properties'"
         )
     return definition
@@ -63,7 +63,7 @@ def _resolved(definition: dict[str, Any], reference: Any) -> dict[str, Any]:
         name = unquote(step).replace("~1", "/").replace("~0", "~")
         found = found.get(name) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not str(reference).startswith("#"):
-        raise ValueError(f"it refers to {reference!r}, which is not in it")
+        raise ValueError(f"it refers to {reference!r}, which it does not contain")
     return found
 
 
