@@ -136,7 +136,7 @@ def test_what_is_no_image_is_refused_before_anything_is_sent(
 
 def test_only_a_users_message_has_images(sandbox: Sandbox) -> None:
     """Providers take images from users alone."""
-    with pytest.raises(InvalidRequest, match="only a user's can have any"):
+    with pytest.raises(InvalidRequest, match="only messages of the user can have images"):
         get_llm_provider("mistral").generate_chat(
             [
                 {"role": "user", "content": "Hi"},
