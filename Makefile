@@ -64,9 +64,9 @@ screenshots: .venv/test
 define install
 	@echo "Installing '.[$(1)]' into .venv. The first time, this takes one to three minutes."
 	@($(BIN)/python -m pip install --disable-pip-version-check -e '.[$(1)]' && touch $@) | \
-	while read -r word rest; do case $$word in \
-		Collecting|Downloading) printf .;; \
-		Installing) printf '\nUnpacking the packages ...';; \
+	while read -r line; do case "$$line" in \
+		Collecting*|Downloading*) printf .;; \
+		'Installing collected'*) printf '\nUnpacking the packages ...';; \
 	esac; done; echo
 	@test $@ -nt pyproject.toml
 endef
