@@ -1,4 +1,4 @@
-"""`docs/settings.md` names every setting there is, and none besides."""
+"""`docs/settings.md` names exactly the settings that exist."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_every_variable_is_on_the_page() -> None:
-    """Those that the catalog declares, and those that the source speaks of."""
+    """The variables in the catalog, and those in the source."""
     declared = set()
     for provider in published_providers().values():
         declared |= {*provider.key_variables, provider.base_url_variable}
@@ -38,7 +38,7 @@ def test_every_variable_is_on_the_page() -> None:
 
 
 def test_every_setting_of_the_file_is_on_the_page() -> None:
-    """Tables of the file are named with what stands in them."""
+    """Tables of the file are named with their contents."""
     named = [row[0].strip("`") for row in rows("arche_magic.toml")]
     assert len(named) == len(set(named))
     assert {name.partition(".")[0] for name in named} == set(SETTINGS)

@@ -1,4 +1,4 @@
-"""The site of the documents builds without a warning, is whole, and fetches nothing."""
+"""The documentation site builds without a warning, is complete, and loads nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).parents[1]
-# Where names are public besides those that a module lists as such.
+# Modules whose public names must be in the reference.
 MODULES = ("arche_magic", "arche_magic.llm_providers", "arche_magic.bulk", "arche_magic.sandbox")
 MAGICS = sorted({name for kind in ArcheMagics.magics.values() for name in kind})
 
@@ -50,7 +50,7 @@ def pages(built_site: Path) -> dict[Path, Links]:
 
 
 def test_every_page_of_the_repository_is_in_it(pages: dict[Path, Links]) -> None:
-    """A document that is not in the navigation is found by nobody."""
+    """A document that is not in the navigation cannot be found."""
     names = {page.stem for page in pages}
     assert names >= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert names >= {"index", "changelog", "contributing"}
