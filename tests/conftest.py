@@ -80,8 +80,10 @@ def sandbox_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
 
 @pytest.fixture(scope="session")
 def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it; once, however many processes run tests."""
-    folder = tmp_path_factory.getbasetemp().parent / "site-of-this-run"
+    """The site, as `make docs` builds it; once per run, even with several worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    # The folders of worker processes are in the folder of their run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site-of-this-run"
     with FileLock(f"{folder}.lock"):
         if not (folder / "built").exists():
             program = Path(__file__).parents[1] / "docs" / "site.py"
