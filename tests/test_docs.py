@@ -109,7 +109,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readme_shows_the_main_things() -> None:
-    """A rule over nothing would always hold."""
+    """The tests above would pass without any snippet."""
     readme = snippets((ROOT / "README.md").read_text("utf-8"))
     assert sum(language in ("", "python") for language, _ in readme) >= 8
 

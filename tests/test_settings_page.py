@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The rows of the table in a section, without its head."""
+    """The rows of the table in a section, without its header."""
     section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
@@ -79,7 +79,7 @@ def test_the_file_shown_is_accepted_and_does_what_it_says(
 
 
 def test_every_default_of_the_magics_is_on_the_page() -> None:
-    """Names, meanings and defaults are those that `%config ArcheMagics` shows."""
+    """Names, meanings and defaults are those of `%config ArcheMagics`."""
     declared = {
         name: (trait.help, repr(trait.default()))
         for name, trait in ArcheMagics.class_traits(config=True).items()
@@ -92,7 +92,7 @@ def test_every_default_of_the_magics_is_on_the_page() -> None:
 
 @pytest.mark.parametrize("row", rows("arche_magic.toml"), ids=lambda row: row[0].strip("`"))
 def test_the_defaults_shown_are_those_of_an_empty_file(row: list[str], tmp_path: Path) -> None:
-    """A default that the page writes as a value is what the configuration has."""
+    """Each default on the page is the configuration's value."""
     configuration = load_configuration({}, tmp_path)
     found = {
         "`default_provider`": f'`"{configuration.default_provider}"`',
