@@ -1,4 +1,4 @@
-"""`docs/settings.md` names exactly the settings that exist."""
+"""`docs/settings.md` names every setting there is, and none besides."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The rows of the table in a section, without its header."""
+    """The rows of the table in a section, without its head."""
     section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
 
 
 def test_every_variable_is_on_the_page() -> None:
-    """The variables in the catalog, and those in the source."""
+    """Those that the catalog declares, and those that the source speaks of."""
     declared = set()
     for provider in published_providers().values():
         declared |= {*provider.key_variables, provider.base_url_variable}
@@ -38,7 +38,7 @@ def test_every_variable_is_on_the_page() -> None:
 
 
 def test_every_setting_of_the_file_is_on_the_page() -> None:
-    """Tables of the file are named with their contents."""
+    """Tables of the file are named with what stands in them."""
     named = [row[0].strip("`") for row in rows("arche_magic.toml")]
     assert len(named) == len(set(named))
     assert {name.partition(".")[0] for name in named} == set(SETTINGS)
@@ -79,7 +79,7 @@ def test_the_file_shown_is_accepted_and_does_what_it_says(
 
 
 def test_every_default_of_the_magics_is_on_the_page() -> None:
-    """Names, meanings and defaults are those of `%config ArcheMagics`."""
+    """Names, meanings and defaults are those that `%config ArcheMagics` shows."""
     declared = {
         name: (trait.help, repr(trait.default()))
         for name, trait in ArcheMagics.class_traits(config=True).items()
@@ -92,7 +92,7 @@ def test_every_default_of_the_magics_is_on_the_page() -> None:
 
 @pytest.mark.parametrize("row", rows("arche_magic.toml"), ids=lambda row: row[0].strip("`"))
 def test_the_defaults_shown_are_those_of_an_empty_file(row: list[str], tmp_path: Path) -> None:
-    """Each default on the page is the configuration's value."""
+    """A default that the page writes as a value is what the configuration has."""
     configuration = load_configuration({}, tmp_path)
     found = {
         "`default_provider`": f'`"{configuration.default_provider}"`',

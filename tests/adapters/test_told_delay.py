@@ -40,7 +40,7 @@ NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
     ],
 )
 def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
-    """The wording is that of services and gateways."""
+    """As services and gateways word it."""
     assert told_delay(text, NOW) == pytest.approx(seconds)
 
 
@@ -62,7 +62,7 @@ def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
     ],
 )
 def test_what_names_no_delay_gives_none(text: str) -> None:
-    """Long texts are searched quickly."""
+    """And no long text takes long."""
     began = time.monotonic()
     assert told_delay(text, NOW) is None
     assert time.monotonic() - began < 1
@@ -83,7 +83,7 @@ BODIES: list[Any] = [
 def test_every_wire_takes_a_delay_from_the_text(
     script: Script, build: Build, wire: str, status: int
 ) -> None:
-    """Any field may contain it. A header is more precise."""
+    """In whatever field it stands; a header, where there is one, is more exact."""
     for body in BODIES:
         script.answer(status, body)
         with pytest.raises(AttemptFailed) as caught:
@@ -98,7 +98,7 @@ def test_every_wire_takes_a_delay_from_the_text(
 
 
 def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> None:
-    """The event is in a stream with status 200."""
+    """Under a status of 200, in a stream."""
     error = {"message": "Please retry in 41.9s", "type": "rate_limit_exceeded"}
     script.events({"error": error})
     for wire in ("groq", "openai"):
@@ -108,7 +108,7 @@ def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> Non
 
 
 def test_a_short_delay_for_a_limit_per_day_is_not_believed(script: Script, build: Build) -> None:
-    """Gemini states seconds although the day resets at midnight."""
+    """Gemini names seconds, and the day turns at midnight."""
     violation = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "quotaValue": "20"}
     kind = "type.googleapis.com/google.rpc.QuotaFailure"
     details = [{"@type": kind, "violations": [violation]}]
