@@ -1,11 +1,13 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv, once.
+# `make demo` and `make test` are the two commands to know. Each installs what it needs into .venv,
+# once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: demo test coverage quick bench chaos oldest docs notebooks screenshots clean
 
 demo: .venv/demo
-	$(BIN)/python notebooks/demo.py
+	@echo "Running the quickstart notebook in a kernel."
+	@$(BIN)/python notebooks/demo.py
 
 test: .venv/test
 	$(BIN)/ruff check .
@@ -13,13 +15,13 @@ test: .venv/test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Apart from `make test`, which keeps to a quarter of an hour: a tracer costs a tenth of its time.
+# Not part of `make test`, which has to finish within 15 minutes: coverage adds a tenth.
 coverage: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= \
 		tests/engine tests/adapters tests/provider tests/sandbox tests/bulk
 	$(BIN)/coverage report
 
-# Without what takes long: killed processes, drawn interleavings, a Redis server.
+# Without the slow tests: killed processes, random interleavings, a Redis server.
 quick: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,46 +38,58 @@ bench: .venv/test
 	$(BIN)/python tests/bench/bulk.py
 	$(BIN)/python tests/bench/promptness.py
 
-# Everything fails a quarter of the time, for SOAK minutes at full speed in the end.
+# A quarter of all calls fails; the last SOAK minutes run at full speed.
 SOAK ?= 30
 chaos: .venv/test
 	$(BIN)/python tests/chaos/chaos.py --soak-minutes $(SOAK)
 
-# The lower bounds of pyproject.toml are what these tests pass with.
+# These tests pass with the lowest versions that pyproject.toml allows.
 oldest: .venv-oldest/test
 	@echo "with $$($(PYTHON) -c '$(OLDEST)')"
 	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
 
-# The site, in build/site: open index.html there, no server is needed.
+# Builds the site. Open build/site/index.html; it needs no server.
 docs: .venv/docs
 	$(BIN)/python docs/site.py
 
-# Runs the notebooks that are kept with outputs; nothing changes in them that did not in the code.
+# Runs the notebooks again and saves their outputs. They change only if the code has changed.
 notebooks: .venv/test
 	$(BIN)/python notebooks/write_outputs.py
 
 screenshots: .venv/test
 	$(BIN)/python tests/browser/screenshots.py
 
+# pip takes minutes the first time: say so, and print a dot for each package that it looks at.
+# A pipe hides the exit status of pip, so the stamp is made in the pipe and checked after it.
+define install
+	@echo "Installing '.[$(1)]' into .venv. The first time, this takes one to three minutes."
+	@($(BIN)/python -m pip install --disable-pip-version-check -e '.[$(1)]' && touch $@) | \
+	while read -r line; do case "$$line" in \
+		Collecting*|Downloading*) printf .;; \
+		'Installing collected'*) printf '\nUnpacking the packages ...';; \
+	esac; done; echo
+	@test $@ -nt pyproject.toml
+endef
+
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	@echo "Creating .venv with $(PYTHON)."
+	@$(PYTHON) -m venv .venv
 
 .venv/demo: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
-	@touch $@
+	$(call install,demo)
 
 .venv/docs: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	@touch $@
+	$(call install,docs)
 
 .venv/test: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@ .venv/demo .venv/docs
+	$(call install,test)
+	@touch .venv/demo .venv/docs
 
 OLDEST = import re, tomllib; \
 	needs = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
 	print(*(re.sub(">=", "==", need) for need in needs))
 .venv-oldest/test: pyproject.toml
+	@echo "Installing the oldest versions into .venv-oldest. This takes a few minutes."
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' \
 		$$($(PYTHON) -c '$(OLDEST)')

@@ -1,10 +1,9 @@
-"""Write the pages of the site from what the repository says, and build it: `make docs`.
+"""Write the pages of the site and build it: `make docs`.
 
-The pages are `docs/*.md`, the README as the first one, the changelog, the guide for contributors,
-and the notebooks with their outputs. They read as plain Markdown where they lie. On the way into
-the site, links are made to fit, and `<!-- magics -->` and `<!-- python MODULE -->` give way to what
-the magics and the modules declare themselves. So whatever builds the pages needs to know nothing of
-that.
+The pages are the README as the home page, `docs/*.md`, the changelog, the guide for contributors,
+and the notebooks with their outputs. All of them are readable Markdown in the repository. This
+module adapts their links to the site, and replaces `<!-- magics -->` and `<!-- python MODULE -->`
+by a reference that is generated from the magics and modules.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from arche_magic.notebook.arguments import summary
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).resolve().parent.parent
-# Pages that lie elsewhere than in docs/, whose own keep their names.
+# Pages outside docs/ and their names in the site.
 ELSEWHERE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -34,7 +33,7 @@ ELSEWHERE = {
 }
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
-# Where the site itself goes on with what it would announce.
+# Sentences about the site, which the site itself does not need.
 _ANNOUNCED = re.compile(r"^The site, which `make docs` builds, goes on here.*\n\n", re.MULTILINE)
 _CODE = re.compile(r"\\?\{\{.+?\}\}|`--`|(?<!\w)--\w[\w-]*")
 
@@ -53,7 +52,7 @@ def main(target: Path = ROOT / "build") -> None:
 
 
 def write_pages(folder: Path) -> None:
-    """All pages, and the files that they show or link to, into a new folder."""
+    """Write all pages, and the files that they show or link to, into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("site.css", "iframe-worker.js"):
@@ -71,7 +70,7 @@ def write_pages(folder: Path) -> None:
 
 
 def page(source: Path, text: str) -> str:
-    """A page as the site has it."""
+    """The text of a page in the site."""
 
     def linked(text: str) -> str:
         return _LINK.sub(lambda m: place(Path(normpath(source.parent / m[1]))).as_posix(), text)
@@ -87,7 +86,7 @@ def page(source: Path, text: str) -> str:
 
 
 def place(file: Path) -> Path:
-    """Where a file of the repository is in the site: documents side by side, others as they lie."""
+    """The path of a file in the site. All documents are in one folder."""
     inside = file.relative_to(ROOT)
     if inside.as_posix() in ELSEWHERE:
         return Path(ELSEWHERE[inside.as_posix()])
@@ -97,7 +96,7 @@ def place(file: Path) -> Path:
 
 
 def magics() -> Iterator[str]:
-    """The reference of the magics, from their own declarations: what `%%llm?` shows."""
+    """The reference of the magics, generated from their declarations like `%%llm?`."""
     for name in sorted({name for kind in ArcheMagics.magics.values() for name in kind}):
         magic = getattr(ArcheMagics, name)
         yield f"## %{name} {{#{name}}}\n\n{summary(magic)}\n"
@@ -114,7 +113,7 @@ def magics() -> Iterator[str]:
 
 
 def python(module: str, names: list[str], seen: dict[int, str]) -> Iterator[str]:
-    """The reference of these names of a module, or of all that it makes public."""
+    """The reference of these names of a module, or of all its public names."""
     loaded = import_module(module)
     for name in names or loaded.__all__:
         path = f"{module}.{name}"
@@ -126,7 +125,7 @@ def python(module: str, names: list[str], seen: dict[int, str]) -> Iterator[str]
 
 
 def notebook(file: Path) -> Iterator[str]:
-    """A notebook as a page: its cells, and their outputs as they were saved."""
+    """A notebook as a page, with its cells and their saved outputs."""
     for cell in json.loads(file.read_text("utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -138,7 +137,7 @@ def notebook(file: Path) -> Iterator[str]:
 
 
 def _output(output: dict[str, Any]) -> str:
-    """An output of a cell: as HTML, a picture, Markdown or text, whichever it has first."""
+    """An output of a cell in the first format that it has: HTML, picture, Markdown, text."""
     data = output.get("data", {})
     if "text/html" in data:
         return f'<div class="output">\n{"".join(data["text/html"])}\n</div>'

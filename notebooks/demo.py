@@ -1,8 +1,8 @@
 """Run the quickstart in a real kernel and print each cell as it finishes.
 
-`make demo` calls this. It needs no key and no network: the kernel starts in an empty folder and
-without the variables of your keys, so the notebook starts its sandbox. The executed notebook and
-an HTML page are written to `build/`.
+`make demo` calls this. It needs no key and no network: the kernel starts in an empty folder without
+your key variables, so the notebook starts its sandbox. The executed notebook and an HTML page are
+written to `build/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
 
 def main(name: str = "quickstart") -> None:
-    """Execute `name`.ipynb, print its cells, write the results to `build/`."""
+    """Execute `name`.ipynb, print its cells, and write the results to `build/`."""
     notebook = nbformat.read(HERE / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -36,7 +36,7 @@ def main(name: str = "quickstart") -> None:
         client = NotebookClient(
             notebook,
             timeout=120,
-            # It warns that it listens on a loopback port, as notebook kernels do.
+            # Otherwise, it warns that it listens on a loopback port, as all notebook kernels do.
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": folder}},
             on_cell_start=lambda cell, cell_index: announce(cell),
@@ -55,14 +55,14 @@ def main(name: str = "quickstart") -> None:
 
 
 def announce(cell: Any) -> None:
-    """Print a heading when its text comes by."""
+    """Print a heading when its cell is reached."""
     if cell.cell_type == "markdown" and cell.source.startswith("#"):
         title = cell.source.splitlines()[0].lstrip("# ")
         print(f"\n━━ {title} " + "━" * max(0, 76 - len(title)), flush=True)
 
 
 def show(cell: Any, total: int) -> None:
-    """Print a code cell and its outputs, as a terminal can show them."""
+    """Print a code cell and the text of its outputs."""
     if cell.cell_type != "code":
         return
     print(
@@ -77,7 +77,7 @@ def show(cell: Any, total: int) -> None:
 
 
 def near(path: Path) -> str:
-    """The path as one would type it from here."""
+    """The path relative to the working directory, if possible."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

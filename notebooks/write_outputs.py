@@ -1,8 +1,8 @@
-"""Run notebooks in a real kernel and keep their outputs in the files: `make notebooks`.
+"""Run notebooks in a real kernel and save their outputs in the files: `make notebooks`.
 
-It needs no key and no network. So that the same notebook gives the same outputs, the kernel's clock
-is held: it starts at a fixed time, and only the sandbox's latency and a wait move it on. One that
-asks many prompts at once gives others all the same, and is run only if it is named.
+This needs no key and no network. To make the outputs reproducible, the kernel has a simulated
+clock, which only the sandbox's latency and waiting advance. The notebook that sends many prompts in
+parallel is not reproducible anyway, and is run only if you name it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
 KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
-# Sessions and requests, widgets, and classes of HTML.
+# The ids of sessions, requests and widgets, and classes in HTML.
 RANDOM = re.compile(r"\b(?:s[0-9a-f]{8}|r[0-9a-f]{12}|arche-panel-[0-9a-f]{8}|[0-9a-f]{32})\b")
-# Here threads take turns as they come, so that figures and routes are others each time.
+# The order of threads varies here, and with it figures and routes.
 MANY_AT_ONCE = ("a_thousand_rows",)
 HELD_CLOCK = """
 import time
@@ -49,7 +49,7 @@ del Held, pause
 
 
 def main(*names: str) -> None:
-    """Execute the notebooks of these names, or those that give the same each time."""
+    """Execute the notebooks with these names, or all reproducible ones."""
     for path in [HERE / f"{name}.ipynb" for name in names] or alike():
         notebook = nbformat.read(path, as_version=4)
         nbformat.write(execute(notebook), path)
@@ -57,7 +57,7 @@ def main(*names: str) -> None:
 
 
 def with_outputs() -> list[Path]:
-    """The notebooks that are kept with their outputs."""
+    """The notebooks that are saved with outputs."""
     return [
         path
         for path in sorted(HERE.glob("*.ipynb"))
@@ -66,12 +66,12 @@ def with_outputs() -> list[Path]:
 
 
 def alike() -> list[Path]:
-    """Those of them that give the same outputs each time."""
+    """The notebooks with reproducible outputs."""
     return [path for path in with_outputs() if path.stem not in MANY_AT_ONCE]
 
 
 def execute(notebook: Any) -> Any:
-    """The notebook with every cell run in a new kernel, without the keys of whoever runs this."""
+    """The notebook after running it in a new kernel, without the user's own keys."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -88,7 +88,7 @@ def execute(notebook: Any) -> Any:
             timeout=120,
             record_timing=False,
             store_widget_state=False,
-            # It warns that it listens on a loopback port, as notebook kernels do.
+            # Otherwise, it warns that it listens on a loopback port, as all notebook kernels do.
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": str(work)}},
         )
@@ -98,7 +98,7 @@ def execute(notebook: Any) -> Any:
 
 
 def with_numbers(notebook: Any) -> Any:
-    """The notebook with numbers in place of names drawn at random, of sessions and widgets too."""
+    """The notebook with random ids, also of sessions and widgets, replaced by numbers."""
     numbers: dict[str, int] = {}
 
     def number(match: re.Match[str]) -> str:

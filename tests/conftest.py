@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-# Tests start hundreds of Python processes. Each would compile the package anew.
+# Tests start hundreds of Python processes, and each would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Packages that take long to import and that no test needs; for the processes of tests too.
+# Slow imports that no test needs, in the processes of tests too.
 NOT_INSTALLED = str(Path(__file__).parent / "not_installed")
 sys.path.insert(0, NOT_INSTALLED)
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -31,14 +31,14 @@ KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
 
 def pytest_configure() -> None:
-    """A shell lets what it starts in the background ignore interrupts; tests send some."""
+    """Accept interrupts, which a shell makes its background processes ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees, or spends, a key of whoever runs it."""
+    """Hide the user's own keys from all tests."""
     for name in list(os.environ):
         if name.startswith(KEY_VARIABLES):
             monkeypatch.delenv(name)
@@ -48,7 +48,7 @@ def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_written_holds_a_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """After the last test, no file of any test or in these folders has part of a key."""
+    """After the last test, check that no written file has part of a key."""
     yield
     root = Path(__file__).parents[1]
     written = [root / name for name in ("build", "outputs", "notebooks", "docs")]
@@ -59,7 +59,7 @@ def nothing_written_holds_a_key(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that prints or logs part of a planted key ends in an error."""
+    """Make a test fail if it prints or logs part of a planted key."""
     report = yield
     found = [leak for _, text in report.sections for leak in leaks_in(text)]
     if found and report.passed and report.when == "teardown":  # that knows the other parts too
@@ -70,7 +70,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture
 def sandbox_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox whose keys lie in a `.env` in the working directory, as a user's would."""
+    """A sandbox whose keys are in a `.env` in the working directory."""
     with Sandbox() as sandbox:
         lines = [f"{name}={value}" for name, value in sandbox.environment().items()]
         (tmp_path / ".env").write_text("\n".join(lines))
@@ -80,8 +80,10 @@ def sandbox_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
 
 @pytest.fixture(scope="session")
 def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it; once, however many processes run tests."""
-    folder = tmp_path_factory.getbasetemp().parent / "site-of-this-run"
+    """The site, as `make docs` builds it; once per run, even with several worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    # The folders of worker processes are in the folder of their run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site-of-this-run"
     with FileLock(f"{folder}.lock"):
         if not (folder / "built").exists():
             program = Path(__file__).parents[1] / "docs" / "site.py"

@@ -1,11 +1,11 @@
-"""Finding keys where they must not be: marked ones to plant, and a search for pieces of them.
+"""Finding leaked keys: keys to plant, and a search for pieces of them.
 
     found = leaks_in_folder(tmp_path)          # files that hold part of a planted key
     found = leaks_in(text_or_bytes)            # ["groq_key_1 at 120: …"], empty if there is none
 
-A leak is eight characters of a key in a row: as they are, in base64, in hexadecimal digits, or
-escaped for a URL. Eight are enough to recognise a key, and by chance alone they stand nowhere.
-The sandbox's keys, which most tests use, end in hexadecimal digits: those take sixteen.
+A leak is eight consecutive characters of a key: plain, in base64, in hexadecimal digits, or escaped
+for a URL. Eight are enough to recognise a key, and do not occur by chance. Most tests use the
+sandbox's keys, which end in hexadecimal digits, so these need sixteen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _drawn(seed: int, length: int, alphabet: str = string.ascii_letters + string
     return "".join(random.Random(seed).choices(alphabet, k=length))
 
 
-# Shapes as the providers give them out, and some that nobody expects.
+# Shapes that providers issue, and unusual ones.
 PLANTED: Mapping[str, str] = {
     "groq_key_1": f"gsk_{_drawn(1, 52)}",
     "groq_key_2": f"team.{_drawn(2, 20)}+/{_drawn(3, 11)}==",
@@ -48,9 +48,9 @@ SANDBOX: Mapping[str, str] = {
     key.label: re.split("[_-]", key.text)[-1]
     for key in Sandbox(keys=_EVERYWHERE).service.accounts.keys
 }
-# Where tests themselves write the sandbox's keys: into cells that set a kernel up.
+# Tests write the sandbox's keys here, into cells that set up a kernel.
 WITH_SET_UP = (".env", "*.ipynb", "*.html", "history.sqlite*", "userdata.py")
-# The beginnings of keys are public; they stand in documentation and in our own patterns.
+# The prefixes of keys are public; documentation and our own patterns contain them.
 _PUBLIC = ("gsk_", "AIzaSy", "AQ.Ab8", "sk-proj-")
 
 
@@ -62,7 +62,7 @@ def keys_of(provider: str) -> list[str]:
 def leaks_in(
     data: str | bytes, planted: Mapping[str, str] = PLANTED, fragment: int = FRAGMENT
 ) -> list[str]:
-    """Which planted texts the data holds a piece of, each once, and where it is seen first."""
+    """The planted texts of which the data has a piece, each with its first position."""
     content = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     names, beginnings = _wanted(tuple(planted.items()))
     found: dict[str, int] = {}
@@ -86,9 +86,9 @@ def leaks_in(
 def leaks_in_folder(
     folder: Path, planted: Mapping[str, str] = PLANTED, but: Iterable[str] = (".env",)
 ) -> list[str]:
-    """Files of a folder, at any depth, that hold a piece of a planted text, and which.
+    """The files in a folder, at any depth, that contain a piece of a planted text.
 
-    `but` are patterns of the names of files that are there to hold them.
+    `but` has patterns of file names that may contain one.
     """
     return [
         f"{path}: {leak}"
@@ -98,7 +98,7 @@ def leaks_in_folder(
 
 
 def leaks_of_a_run(folders: Iterable[Path]) -> list[str]:
-    """Files of the folders that hold a piece of any key that tests use, and which."""
+    """The files of the folders that contain a piece of any key used in tests."""
     return [
         *(leak for folder in folders for leak in leaks_in_folder(folder)),
         *(
@@ -113,9 +113,9 @@ def leaks_of_a_run(folders: Iterable[Path]) -> list[str]:
 def _files(folder: Path, but: tuple[str, ...]) -> Iterator[tuple[Path, bytes]]:
     for path in sorted(folder.rglob("*")):
         if "site-packages" in path.parts:
-            continue  # what pip wrote, in the environments of a benchmark
+            continue  # written by pip, in the environments of a benchmark
         if not any(path.match(pattern) for pattern in but) and not path.is_symlink():
-            # It may be a folder or a socket, gone meanwhile, or not ours to read.
+            # A folder or a socket, deleted meanwhile, or not readable.
             with suppress(OSError):
                 if path.is_file():
                     yield path, path.read_bytes()

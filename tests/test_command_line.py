@@ -20,7 +20,7 @@ from arche_magic.sandbox import Sandbox
 def test_quota_prints_a_line_per_limit(
     sandbox_env: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the kernels of this folder spent is in the table."""
+    """The table shows what this folder's kernels have used."""
     get_llm_provider("groq").generate("Say hello.")
     assert main(["quota", "groq"]) == 0
     table = capsys.readouterr().out
@@ -33,7 +33,7 @@ def test_quota_prints_a_line_per_limit(
 
 
 def test_quota_as_json_is_the_usage_summary(sandbox_env: Sandbox) -> None:
-    """A script reads the figures from standard output, times as ISO text."""
+    """The figures are on standard output, with times as ISO strings."""
     get_llm_provider("groq").generate("Say hello.")
     done = subprocess.run(
         [sys.executable, "-m", "arche_magic", "quota", "--json"],
@@ -48,7 +48,7 @@ def test_quota_as_json_is_the_usage_summary(sandbox_env: Sandbox) -> None:
 def test_reset_reopens_a_key_that_was_refused(
     sandbox_env: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A key that works again is asked again after `quota reset`."""
+    """After `quota reset`, a working key is used again."""
     sandbox_env.fail("openai", "unauthorized", times=1)
     provider = get_llm_provider("openai")
     with pytest.raises(Exception, match="key refused"):
@@ -63,12 +63,12 @@ def test_reset_reopens_a_key_that_was_refused(
 
 
 def environment() -> dict[str, str]:
-    """Without the width that the runner of these tests pretends to have."""
+    """The environment without the terminal width that pytest sets."""
     return {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
 
 
 def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command as a shell runs it, its output not a console's."""
+    """Run the command as a shell does, with redirected output."""
     return subprocess.run(
         [sys.executable, "-m", "arche_magic", *words],
         cwd=cwd, env={**environment(), **variables}, capture_output=True, text=True, timeout=120,
@@ -109,7 +109,7 @@ def test_the_table_is_followed_by_what_the_pace_leads_to(
 def test_the_exit_status_says_what_came_of_it(
     sandbox_env: Sandbox, tmp_path: Path, words: list[str], status: int, says: str
 ) -> None:
-    """0: done, on standard output; 1: it cannot be; 2: not understood, both on the error stream."""
+    """0 is success. 1 is an error and 2 wrong arguments, both with a line on stderr."""
     done = command(*words, cwd=tmp_path)
     assert done.returncode == status
     assert says in (done.stdout if status == 0 else done.stderr)
@@ -118,7 +118,7 @@ def test_the_exit_status_says_what_came_of_it(
 
 
 def test_without_keys_it_says_what_to_set(tmp_path: Path) -> None:
-    """A table of nothing helps nobody."""
+    """An empty table would not help."""
     for words in (["quota"], ["quota", "--json"]):
         done = command(*words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
@@ -130,7 +130,7 @@ def test_without_keys_it_says_what_to_set(tmp_path: Path) -> None:
 def test_a_narrow_console_sees_whole_lines(
     sandbox_env: Sandbox, tmp_path: Path, columns: int
 ) -> None:
-    """Columns that do not fit are left out, headings and sentences go on in the next line."""
+    """Columns that do not fit are omitted, and headings and sentences wrap."""
     sandbox_env.fail("mistral", "unauthorized")
     with pytest.raises(LLMProviderError):
         get_llm_provider("mistral").generate("Hello")
@@ -150,7 +150,7 @@ def test_a_narrow_console_sees_whole_lines(
 def test_a_console_without_blocks_and_dots_gets_plain_signs(
     sandbox_env: Sandbox, tmp_path: Path
 ) -> None:
-    """What it cannot show does not end the command."""
+    """Characters that cannot be encoded do not end the command."""
     get_llm_provider("groq").generate("Hello")
     done = command("quota", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
@@ -160,7 +160,7 @@ def test_a_console_without_blocks_and_dots_gets_plain_signs(
 
 
 def test_a_reader_that_has_enough_is_no_error(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """`… | head -1` prints one line and nothing on the error stream."""
+    """`… | head -1` prints one line and nothing on stderr."""
     shell = f"{sys.executable} -m arche_magic quota | head -1"
     done = subprocess.run(
         ["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
@@ -172,7 +172,7 @@ def test_a_reader_that_has_enough_is_no_error(sandbox_env: Sandbox, tmp_path: Pa
 def test_a_ledger_that_cannot_be_kept_is_a_warning_in_one_line(
     sandbox_env: Sandbox, tmp_path: Path
 ) -> None:
-    """Without the place in our source that it comes from; the table is shown all the same."""
+    """The warning does not name our source, and the table is still shown."""
     (tmp_path / "file").write_text("")
     store = str(tmp_path / "file" / "ledger.json")
     done = command("quota", "reset", "groq_key_1", cwd=tmp_path, ARCHE_QUOTA_STORE=store)
@@ -190,7 +190,7 @@ def test_an_unknown_provider_is_one_line(
 
 
 def test_the_doctor_ends_with_1_if_something_is_wrong(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """What is wrong, and what to do, are on standard output; no key is."""
+    """Standard output says what is wrong and what to do, without a key."""
     sandbox_env.fail("groq_key_2", "unauthorized")
     done = command("doctor", "--send", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 1

@@ -1,8 +1,8 @@
-"""Every snippet of the README and of each page in `docs/` runs, in the order a reader meets it.
+"""Every snippet of the README and of each page in `docs/` runs, from top to bottom.
 
-A fenced block without a language is a notebook cell, `python` runs as it stands, `toml` is parsed;
-other languages are shown only. A `text` block right below a cell is what it prints, figures aside;
-if it begins with an error's name, as in `InvalidRequest: …`, the cell is to fail so.
+A fenced block without a language is a notebook cell, `python` is executed, and `toml` is parsed.
+Other languages are not run. A `text` block right below a cell must match what it prints, except for
+digits. If it begins with the name of an error, as in `InvalidRequest: …`, the cell must fail so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 def snippets(text: str) -> list[tuple[str, str]]:
     """Language and text of each fenced block; blocks in lists are indented.
 
-    One that is not right below the block before it comes after one without text.
+    Blocks that do not follow each other directly have an empty block between them.
     """
     found, end = [], 0
     for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
@@ -45,7 +45,7 @@ def snippets(text: str) -> list[tuple[str, str]]:
 
 
 def plain(text: str) -> str:
-    """A text without figures, colours and spaces that only lay it out."""
+    """A text with digits replaced, and without colours and extra spaces."""
     return " ".join(re.sub(r"\d[\d,.]*", "0", re.sub(r"\x1b\[[\d;]*m", "", text)).split())
 
 
@@ -53,9 +53,9 @@ def plain(text: str) -> str:
 def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox_env: Sandbox
 ) -> Iterator[InteractiveShell]:
-    """A new shell in a folder of its own; the keys in its `.env` are those of a sandbox.
+    """A new shell in its own folder, with the keys of a sandbox in its `.env`.
 
-    One more key of Groq is there for whoever is asked to type one.
+    One more Groq key is typed at the prompt for a key.
     """
     env_file = tmp_path / ".env"
     variables = env_file.read_text().splitlines()
@@ -77,7 +77,7 @@ def shell(
 def test_cells_and_python_run_from_top_to_bottom(
     shell: InteractiveShell, page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A reader who types each cell of the page sees what it says, and no other error."""
+    """A reader who runs each cell of the page sees what the page shows, and no other error."""
     blocks = snippets(page.read_text("utf-8"))
     assert {language for language, _ in blocks} <= SHOWN_ONLY | {"", "python", "toml"}
     for (language, text), (below, after) in pairwise([*blocks, ("", "")]):
@@ -113,13 +113,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readme_shows_the_main_things() -> None:
-    """A rule over nothing would always hold."""
+    """The tests above would pass without any snippet."""
     readme = snippets((ROOT / "README.md").read_text("utf-8"))
     assert sum(language in ("", "python") for language, _ in readme) >= 8
 
 
 def test_the_columns_of_every_frame_are_on_their_page(shell: InteractiveShell) -> None:
-    """`docs/frames.md` names those that each frame has, and none besides."""
+    """`docs/frames.md` names exactly the columns that each frame has."""
     sections = (ROOT / "docs" / "frames.md").read_text("utf-8").split("\n## ")[1:]
     assert len(sections) >= 10
     for section in sections:

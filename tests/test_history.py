@@ -56,7 +56,7 @@ def test_attempts_of_this_folder_are_loaded_as_a_frame(sandbox_env: Sandbox) -> 
 
 
 def test_since_leaves_out_what_is_older(sandbox_env: Sandbox) -> None:
-    """A date, a text with or without zone, and nonsense: each has its clear outcome."""
+    """It takes a date or a text with or without zone, and refuses nonsense."""
     get_llm_provider("groq").generate("Say hello.")
     now = datetime.now(UTC)
     assert len(arche_magic.load_attempts(since=now - timedelta(hours=1))) == 1
@@ -67,7 +67,7 @@ def test_since_leaves_out_what_is_older(sandbox_env: Sandbox) -> None:
 
 
 def test_a_new_month_begins_a_new_file(tmp_path: Path) -> None:
-    """Last month's lines move to a file of their own, and reading gives all of them in order."""
+    """Last month's lines move to another file, and all lines are read in order."""
     path = tmp_path / "llm_calls.jsonl"
     october, november = (datetime(2026, month, 5, tzinfo=UTC) for month in (10, 11))
     AttemptLog(path).append([attempt(october)])
@@ -81,7 +81,7 @@ def test_a_new_month_begins_a_new_file(tmp_path: Path) -> None:
 
 
 def test_a_cut_or_foreign_line_is_passed_over(tmp_path: Path) -> None:
-    """A line that a full disk cut, or that is not ours, costs only itself."""
+    """A line that was cut, or is not ours, does not affect others."""
     path = tmp_path / "llm_calls.jsonl"
     AttemptLog(path).append([attempt(datetime.now(UTC))])
     with path.open("a") as file:
@@ -105,7 +105,7 @@ _ends = st.sampled_from(
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(_records, st.booleans(), _ends), max_size=4))
 def test_the_fast_reader_gives_the_same_frame(lines: list[tuple[Any, bool, str]]) -> None:
-    """Where pyarrow is installed it reads the record; whatever a line holds, no value differs."""
+    """With pyarrow, every value is the same as without it."""
     good = attempt(datetime(2026, 11, 29, tzinfo=UTC), error="x", first_token_s=0.1).to_dict()
     written = "".join(
         json.dumps(good | changes, ensure_ascii=escaped) + end for changes, escaped, end in lines
@@ -114,7 +114,7 @@ def test_the_fast_reader_gives_the_same_frame(lines: list[tuple[Any, bool, str]]
 
 
 def a_session(provider_sandbox: Sandbox) -> pd.DataFrame:
-    """Served, failed, skipped and interrupted attempts, of a paid route and of free ones."""
+    """Served, failed, skipped and interrupted attempts on paid and free routes."""
     provider_sandbox.fail("groq", "unauthorized")
     llm = get_llm_provider()
     for number in range(3):
@@ -131,14 +131,14 @@ def a_session(provider_sandbox: Sandbox) -> pd.DataFrame:
 
 
 def test_a_frame_goes_through_parquet(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """Values, types and index come back as they were."""
+    """Values, types and index are unchanged."""
     frame = a_session(sandbox_env)
     frame.to_parquet(tmp_path / "calls.parquet")
     assert_frame_equal(pd.read_parquet(tmp_path / "calls.parquet"), frame)
 
 
 def test_a_frame_goes_through_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """As the documentation shows it; a text format has no types, so they are said again."""
+    """As the documentation shows. A text format has no types, so they are set again."""
     frame = a_session(sandbox_env)
     frame.to_csv(tmp_path / "calls.csv", index=False)
     back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=dict.fromkeys(TEXTS, str))
@@ -151,7 +151,7 @@ def test_a_frame_goes_through_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
 
 
 def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """As lines, which other programs read too."""
+    """As JSON lines, which other programs can read."""
     frame = a_session(sandbox_env)
     lines = {"orient": "records", "lines": True}
     frame.to_json(tmp_path / "calls.jsonl", date_format="iso", double_precision=15, **lines)
@@ -163,7 +163,7 @@ def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None
 def test_an_empty_record_is_a_frame_of_the_same_types(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that what is done with a full one can be done with it."""
+    """Code for a full frame also works with an empty one."""
     monkeypatch.chdir(tmp_path)
     empty = arche_magic.load_attempts()
     with Sandbox() as sandbox:
@@ -177,7 +177,7 @@ def test_an_empty_record_is_a_frame_of_the_same_types(
 
 
 def test_a_session_of_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
-    """All of them are given, from the file; what was spent is counted as they come."""
+    """All are read from the file, and the sums include all."""
     log, now = AttemptLog(tmp_path / "llm_calls.jsonl"), datetime.now(UTC)
     log.append([attempt(now, session="another", input_tokens=5)])
     log = AttemptLog(log.path)
@@ -194,7 +194,7 @@ def test_a_session_of_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
 def test_what_another_session_spent_is_used_but_not_this_sessions(
     sandbox_env: Sandbox, tmp_path: Path
 ) -> None:
-    """The frame tells both: what counts against the limit, and what this process did."""
+    """The frame has both what counts against the limit and what this process used."""
     ask = "from arche_magic.llm_providers import get_llm_provider as g; g('mistral').generate('hi')"
     subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, timeout=120)
     get_llm_provider("mistral").generate("Hello")
@@ -233,7 +233,7 @@ def start_writer(path: Path, name: str) -> subprocess.Popen[str]:
 
 
 def test_several_processes_append_at_once_and_turn_the_month_once(tmp_path: Path) -> None:
-    """No line is lost, mixed or doubled, and last month's are put aside by whoever is first."""
+    """No line is lost, mixed or duplicated, and one process renames last month's file."""
     path = tmp_path / "llm_calls.jsonl"
     long_ago = datetime(2026, 10, 5, tzinfo=UTC)
     AttemptLog(path).append([attempt(long_ago, request="october")])
@@ -261,7 +261,7 @@ def test_several_processes_append_at_once_and_turn_the_month_once(tmp_path: Path
 
 
 def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
-    """What `since` leaves out costs nothing; the month it lies in is read."""
+    """Only the files of the months since then are read."""
     path = tmp_path / "outputs" / "llm_calls.jsonl"
     path.parent.mkdir()
     for month in (8, 9, 10):
@@ -283,7 +283,7 @@ def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
     asked=st.integers(0, 5600),
 )
 def test_no_attempt_since_a_moment_is_missed(ages: list[tuple[int, int]], asked: int) -> None:
-    """Also where requests took long, so that old attempts stand between younger lines."""
+    """Slow requests can have older attempts after newer lines."""
     now = 1_795_000_000.0
     with TemporaryDirectory() as folder:
         path = Path(folder) / "llm_calls.jsonl"
@@ -329,7 +329,7 @@ print(json.dumps([calls, quota, read_so_far() - before, hour]), file=sys.stderr)
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc to count bytes")
 def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """A call reads nothing of them, the quota table and the last hour a few megabytes at most."""
+    """A call reads none of them. The table and the forecast read a few megabytes."""
     path = tmp_path / "outputs" / "llm_calls.jsonl"
     path.parent.mkdir()
     now = datetime.now(UTC)
@@ -359,7 +359,7 @@ def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Pa
 
 
 def test_a_saved_notebook_gives_its_attempts_back(tmp_path: Path) -> None:
-    """The metadata of the outputs is enough; what is no attempt is passed over."""
+    """The metadata of the outputs is enough. Other metadata is ignored."""
     whole = attempt(datetime.now(UTC), input_tokens=7).to_dict()
     kept = json.dumps(whole)
     later = json.dumps({**whole, "field_of_a_later_version": 1})

@@ -27,7 +27,7 @@ FIELD = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai",
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a wheel and an sdist, both built from the source tree."""
+    """A folder with a wheel and an sdist, built from the source tree."""
     folder = tmp_path_factory.mktemp("built")
     build(ROOT, folder, "wheel", "sdist")
     return folder
@@ -65,7 +65,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 
 def test_the_wheel_holds_all_it_needs_and_no_more(wheel: Path) -> None:
-    """The catalog, the typing marker and the licence are in it; tests and notebooks are not."""
+    """It has the catalog, the typing marker and the licence, but no tests."""
     names = contents(wheel)
     assert "arche_magic/llm_providers/catalog.toml" in names
     assert "arche_magic/py.typed" in names
@@ -77,7 +77,7 @@ def test_the_wheel_holds_all_it_needs_and_no_more(wheel: Path) -> None:
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
-    """Without the repository, its history and its tags, byte for byte."""
+    """Byte for byte, without the repository, its history and its tags."""
     build(unpacked, tmp_path, "wheel")
     (again,) = tmp_path.glob("*.whl")
     assert again.name == wheel.name
@@ -85,7 +85,7 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: 
 
 
 def test_the_sdist_holds_its_tests_and_what_they_read(unpacked: Path) -> None:
-    """They pass there, and nothing that lay about in the checkout is published."""
+    """The tests pass there, and no stray file of the checkout is published."""
     folders = {"arche_magic", "docs", "notebooks", "tests"}
     told = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
     built_with = {"Makefile", "mkdocs.yml", "pyproject.toml", ".gitignore", "PKG-INFO"}
@@ -103,7 +103,7 @@ def test_the_sdist_holds_its_tests_and_what_they_read(unpacked: Path) -> None:
 
 
 def kept(folder: Path) -> Iterator[Path]:
-    """The files of a folder, without what git ignores."""
+    """The files of a folder, except those that git ignores."""
     passing = {"__pycache__", ".ipynb_checkpoints", "outputs"}
     for path in folder.rglob("*"):
         if path.is_file() and not passing & {*path.parts}:
@@ -111,14 +111,14 @@ def kept(folder: Path) -> Iterator[Path]:
 
 
 def test_a_tag_names_the_version() -> None:
-    """A commit tagged `v1.2.3` has that version, and no version is older than an earlier tag."""
+    """A commit tagged `v1.2.3` has that version, and versions never decrease."""
     version = Version(arche_magic.__version__)
     assert tags("--points-at", "HEAD") <= {version}
     assert all(tag <= version for tag in tags("--merged", "HEAD"))
 
 
 def tags(*which: str) -> set[Version]:
-    """The versions that tags of the repository name; none in an sdist or a shallow clone."""
+    """The versions that the repository's tags name; none in an sdist or shallow clone."""
     done = subprocess.run(
         ["git", "-C", str(ROOT), "tag", "--list", "v*", *which],
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60,
@@ -127,7 +127,7 @@ def tags(*which: str) -> set[Version]:
 
 
 def test_the_required_packages_are_few() -> None:
-    """The seven packages of the field, what their SDKs build on, and three small ones."""
+    """The seven main packages, what their SDKs need, and three small ones."""
     names = {
         entry.split(">")[0].strip().lower()
         for entry in requires("arche_magic") or ()
@@ -138,7 +138,7 @@ def test_the_required_packages_are_few() -> None:
 
 
 def test_an_install_brings_few_packages_of_its_own() -> None:
-    """Beside what the seven packages bring, at most six more."""
+    """At most six packages more than the seven main packages need."""
     theirs, ours = closure(FIELD), closure(["arche_magic"])
     added = sorted(ours - theirs - {"arche-magic"})
     print(f"the seven bring {len(theirs)}, we add {len(added)}: {', '.join(added)}")
@@ -146,7 +146,7 @@ def test_an_install_brings_few_packages_of_its_own() -> None:
 
 
 def closure(names: Iterable[str]) -> set[str]:
-    """The distributions that installing these brings here, by their metadata."""
+    """All distributions that installing these would install, by their metadata."""
     found: set[tuple[str, str]] = set()
     left = [Requirement(name) for name in names]
     while left:

@@ -1,4 +1,4 @@
-"""What the README says of keys and commands holds; `test_docs.py` runs its snippets."""
+"""The README's keys and commands exist; `test_docs.py` runs its snippets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_keys_of_the_env_file_are_found(tmp_path: Path) -> None:
 
 
 def test_the_commands_exist() -> None:
-    """The commands the README tells to type are targets of the Makefile."""
+    """The README's commands are targets of the Makefile."""
     makefile = (README.parent / "Makefile").read_text()
     commands = [text for language, text in SNIPPETS if language == "sh"]
     targets = re.findall(r"^make (\w+)", "\n".join(commands), re.MULTILINE)

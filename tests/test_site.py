@@ -1,4 +1,4 @@
-"""The site of the documents builds without a warning, is whole, and fetches nothing."""
+"""The documentation site builds without a warning, is complete, and loads nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).parents[1]
-# Where names are public besides those that a module lists as such.
+# Modules whose public names must be in the reference.
 MODULES = ("arche_magic", "arche_magic.llm_providers", "arche_magic.bulk", "arche_magic.sandbox")
 MAGICS = sorted({name for kind in ArcheMagics.magics.values() for name in kind})
 
@@ -25,7 +25,7 @@ LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link
 
 
 class Links(HTMLParser):
-    """What a page links to, what it loads by itself, and the places in it."""
+    """What a page links to and loads, and its anchors."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ def pages(built_site: Path) -> dict[Path, Links]:
 
 
 def test_every_page_of_the_repository_is_in_it(pages: dict[Path, Links]) -> None:
-    """A document that is not in the navigation is found by nobody."""
+    """A document that is not in the navigation cannot be found."""
     names = {page.stem for page in pages}
     assert names >= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert names >= {"index", "changelog", "contributing"}
 
 
 def test_every_link_leads_to_a_place_in_it(pages: dict[Path, Links]) -> None:
-    """Files and places in pages; addresses elsewhere are encrypted ones."""
+    """Files and anchors exist. External links use https."""
     for page, found in pages.items():
         for link in found.links | found.loaded:
             parts = urlsplit(unescape(link))
@@ -73,7 +73,7 @@ def test_every_link_leads_to_a_place_in_it(pages: dict[Path, Links]) -> None:
 
 
 def test_no_page_loads_anything_from_elsewhere(built_site: Path, pages: dict[Path, Links]) -> None:
-    """No font, script, style or picture."""
+    """No font, script, style or picture comes from another server."""
     for page, found in pages.items():
         assert not [link for link in found.loaded if "//" in link], page.name
     for style in built_site.rglob("*.css"):
@@ -99,7 +99,7 @@ PUBLIC = dict(public())
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_in_the_reference(module: str, pages: dict[Path, Links]) -> None:
-    """With its signature, under the name by which it is imported."""
+    """Under the name by which it is imported."""
     (reference,) = (found for page, found in pages.items() if page.name == "python.html")
     named = {name for name in PUBLIC if name.rpartition(".")[0] == module}
     assert named
@@ -108,7 +108,7 @@ def test_every_public_name_is_in_the_reference(module: str, pages: dict[Path, Li
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_says_what_it_means(name: str) -> None:
-    """So do the methods and properties of a class of ours."""
+    """Methods and properties of our classes have docstrings too."""
     found = PUBLIC[name]
     members = {name: found} if callable(found) else {}
     if inspect.isclass(found):
@@ -121,7 +121,7 @@ def test_every_public_name_says_what_it_means(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAGICS)
 def test_every_magic_is_in_the_reference_with_every_option(built_site: Path, name: str) -> None:
-    """As `%%llm?` shows it, each option with its value and its meaning."""
+    """Each option has its value and its meaning, as in `%%llm?`."""
     text = (built_site / "magics.html").read_text("utf-8")
     section = text.partition(f'<h2 id="{name}">')[2].partition("<h2 ")[0]
     shown = unescape(re.sub(r"<[^>]+>", "", section))

@@ -1,7 +1,7 @@
-"""The record of attempts: one line each in `outputs/llm_calls.jsonl`, and the session's in memory.
+"""The record of attempts: a line each in `outputs/llm_calls.jsonl`, and this session's in memory.
 
-No prompt and no reply text is kept here. Every figure of `get_stats()` and of the attempts frame
-derives from attempts, so they cannot disagree.
+Prompts and replies are not recorded. All figures of `get_stats()` and of the attempts frame are
+computed from attempts, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.attempts")
 
-# With a letter in front, no program that reads an export takes it for a number.
+# It starts with a letter, so that no program reads it as a number from an exported file.
 SESSION = f"s{os.urandom(4).hex()}"
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
-# How long a process waits for another one that puts last month's file aside.
+# How long a process waits while another one renames last month's file.
 _TURN_SECONDS = 1.0
-# Read at once; looked back by; and looked at, to know how old lines are.
+# Bytes read at once, bytes to go back by, and bytes read to find the age of lines.
 _BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
 _NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
@@ -47,19 +47,19 @@ _notebook = ""
 
 
 def name_notebook(name: str) -> None:
-    """Have the attempts from now on say that they are of this notebook; a file's name, no path."""
+    """Set the notebook of all later attempts, as a file name without a path."""
     global _notebook
     _notebook = name
 
 
 def notebook() -> str:
-    """The notebook that was named last, or ""."""
+    """The notebook that was set last, or ""."""
     return _notebook
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A request that has come to its end, with a reply or without; `%llm_why` explains it."""
+    """A request that has ended, with or without a reply, for `%llm_why`."""
 
     attempts: tuple[Attempt, ...]
     decisions: tuple[Decision, ...]
@@ -67,9 +67,9 @@ class Ended:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a route has spent: requests that were sent and not refused, their tokens, and USD.
+    """What a route has used: requests that were sent and not refused, their tokens, and USD.
 
-    `unpriced` counts the attempts whose price is not known.
+    `unpriced` counts the attempts whose price is unknown.
     """
 
     attempts: int = 0
@@ -80,7 +80,7 @@ class Spent:
     unpriced: int = 0
 
     def plus(self, attempt: Attempt) -> Spent:
-        """The same with one attempt more."""
+        """These sums plus one attempt."""
         return Spent(
             self.attempts + 1,
             self.requests + (attempt.outcome not in _NOT_SPENT),
@@ -91,20 +91,20 @@ class Spent:
         )
 
     def units(self, metric: str) -> int:
-        """Units of `requests`, `tokens`, `input_tokens` or `output_tokens`."""
+        """The number of `requests`, `tokens`, `input_tokens` or `output_tokens`."""
         if metric == "tokens":
             return self.input_tokens + self.output_tokens
         return int(getattr(self, metric))
 
 
 class AttemptLog:
-    """Attempts of this process, appended to a file as they end.
+    """The attempts of this process, appended to a file when they end.
 
     Args:
         path: the file, or None to keep them in memory only.
 
     Attributes:
-        began: when the first attempt of this process ended (epoch seconds); inf without one.
+        began: when the first attempt of this process ended (epoch seconds); inf if there is none.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -117,17 +117,17 @@ class AttemptLog:
         self._lock = new_lock()
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
-        """Add the attempts of one request; a disk that refuses costs one warning, no call."""
+        """Add the attempts of one request. If the disk refuses, there is one warning."""
         self.append_all([Ended(tuple(attempts), tuple(decisions))])
 
     def append_all(self, ended: Sequence[Ended]) -> None:
-        """The same for several requests, in one write."""
+        """Add the attempts of several requests in one write."""
         attempts = [attempt for one in ended for attempt in one.attempts]
         with self._lock:
             self.last = ended[-1] if ended else self.last
             for attempt in attempts:
                 self._count(attempt)
-        # Taken once: another thread may give the file up meanwhile.
+        # Read once, because another thread may set it to None.
         path = self.path
         if path is None or not attempts:
             return
@@ -146,7 +146,7 @@ class AttemptLog:
     def session(self) -> list[Attempt]:
         """The attempts of this process, oldest first.
 
-        The last ten thousand are in memory; with more, all are read from the file.
+        Ten thousand are held in memory. If there are more, all are read from the file.
         """
         with self._lock:
             recent = list(self.recent)
@@ -160,19 +160,19 @@ class AttemptLog:
         return [attempt for attempt in kept if attempt.session == SESSION]
 
     def forgets(self) -> bool:
-        """Whether this process has more attempts than are in memory; the file has all of them."""
+        """Whether some attempts of this process are in the file only."""
         with self._lock:
             return sum(spent.attempts for spent in self._spent.values()) > len(self.recent)
 
     def spent(self) -> dict[tuple[str, str, str], Spent]:
-        """What this process spent, by provider, key and model."""
+        """What this process used, by provider, key and model."""
         with self._lock:
             return dict(self._spent)
 
     def since(self, earliest: float) -> list[Attempt]:
-        """Attempts of all processes from `earliest` (epoch seconds) on.
+        """The attempts of all processes from `earliest` (epoch seconds) on.
 
-        Bounded work: of the file, at most the last two megabytes are read.
+        At most the last two megabytes of the file are read.
         """
         path = self.path
         with self._lock:
@@ -199,17 +199,17 @@ class AttemptLog:
 
 
 def append_lines(path: Path, lines: bytes) -> None:
-    """Append lines to a record, which is made if it is not there.
+    """Append lines to a record, which is created if it does not exist.
 
     Raises:
         OSError: it cannot be written.
     """
-    # One write in append mode: lines of several kernels do not mix.
+    # A single write in append mode does not mix with lines of other kernels.
     how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     try:
         descriptor = open_ours(path, how)
     except FileNotFoundError:
-        # The folder was removed.
+        # The folder was deleted.
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_ours(path, how)
     try:
@@ -222,21 +222,21 @@ def append_lines(path: Path, lines: bytes) -> None:
 def read_records(
     path: Path, earliest: float = 0.0, most_bytes: float = math.inf
 ) -> Iterator[dict[str, Any]]:
-    """Attempts kept beside a ledger, as they were written, oldest first; see `read_lines`.
+    """The recorded attempts beside a ledger, oldest first; see `read_lines`.
 
-    Lines that are none are passed over: cut when a disk was full, or not ours.
+    Other lines are skipped: those cut when a disk was full, and those of other programs.
     """
     for lines in read_lines(path, earliest, most_bytes):
         yield from records_of(lines)
 
 
 def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) -> Iterator[bytes]:
-    """The lines of attempts kept beside a ledger, many at a time, oldest first.
+    """The recorded lines beside a ledger, in batches, oldest first.
 
     Args:
-        path: the current file, `llm_calls.jsonl`; those of earlier months lie beside it.
-        earliest: epoch seconds; what is older is mostly left unread, and some of it is given.
-        most_bytes: so much is read at the end of each file at most.
+        path: the current file, `llm_calls.jsonl`. Files of earlier months are beside it.
+        earliest: epoch seconds. Most older lines are not read, but some may be included.
+        most_bytes: the most to read at the end of each file.
     """
     first = month_of(max(earliest, 0.0))
     earlier = (
@@ -257,15 +257,15 @@ def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) 
 
 
 def read_attempts(path: Path, earliest: float = 0.0) -> Iterator[Attempt]:
-    """The same as attempts."""
+    """The recorded attempts, as `Attempt`s."""
     return _attempts(read_records(path, earliest))
 
 
 def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
-    """Where to begin to read so that no attempt from `earliest` on is missed.
+    """Where to start reading so that no attempt from `earliest` on is missed.
 
-    Lines are in the order in which requests ended. So an attempt can be older than lines before
-    it, but the last one of each request is not: a stretch of lines is as old as its youngest.
+    Lines are in the order in which requests ended. So an attempt can be older than the lines before
+    it, but the last attempt of a request cannot: the age of a block is that of its newest line.
     """
     size = file.seek(0, os.SEEK_END)
     lowest = int(max(0, size - most_bytes))
@@ -288,10 +288,10 @@ def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
 
 
 def records_of(lines: bytes) -> Iterator[dict[str, Any]]:
-    """The attempts in these lines, as they were written; other lines are passed over."""
+    """The attempts in these lines; other lines are skipped."""
     lines = lines.strip(b"\n")
     try:
-        # All at once: a call per line takes longer than the reading.
+        # Parsed together: a call per line would take longer than reading the file.
         records = json.loads(b"[%s]" % lines.replace(b"\n", b","))
     except ValueError:
         records = map(_record, lines.split(b"\n"))
@@ -322,26 +322,26 @@ def month_of(seconds: float) -> str:
 
 
 def _check_record(path: Path) -> None:
-    """Raise NotOurs if the file has something other than a record of attempts in it."""
+    """Raise NotOurs if the file is not a record of attempts."""
     with suppress(FileNotFoundError), os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
         if file.read(1) not in (b"", b"{"):
             raise NotOurs(path, "is not a record of attempts; move it away")
 
 
 def _put_by(path: Path, month: str) -> None:
-    """Give the file of an earlier month its own name, so that the current one stays small.
+    """Rename the file of an earlier month, so that the current one stays small.
 
-    One that cannot be renamed (on Windows, while somebody has it open) goes on as it is.
+    If it cannot be renamed (on Windows, while a program has it open), it is used further.
     """
     if _last_month(path, month) is None:
         return
     lock = kernel_lock(f"{path}.lock")
     with suppress(OSError):
-        # Whoever has the lock does it; what is written meanwhile would go into the old file.
+        # Under a lock, because other processes would write into the old file meanwhile.
         if not lock.acquire(_TURN_SECONDS):
             return
         try:
-            # Somebody else may have done it, and begun the new one.
+            # Another process may have renamed it and started the new one.
             written = _last_month(path, month)
             aside = path.with_name(f"{path.stem}-{written}{path.suffix}")
             if written and not os.path.lexists(aside):
@@ -351,7 +351,7 @@ def _put_by(path: Path, month: str) -> None:
 
 
 def _last_month(path: Path, month: str) -> str | None:
-    """The month in which a file was last written, if that is before `month`."""
+    """The month when a file was last written, if it is before `month`."""
     try:
         written = month_of(path.stat().st_mtime)
     except FileNotFoundError:
@@ -360,7 +360,7 @@ def _last_month(path: Path, month: str) -> str | None:
 
 
 class Tally:
-    """Running counts of the requests of one provider object."""
+    """Counts of the requests of one provider object."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -369,7 +369,7 @@ class Tally:
         self._last = ""
 
     def add(self, attempts: Sequence[Attempt]) -> None:
-        """Count one ended request by its attempts."""
+        """Count one request that has ended, from its attempts."""
         served = next((a for a in attempts if a.outcome == "served"), None)
         interrupted = any(a.outcome == "interrupted" for a in attempts)
         with self._lock:
@@ -382,7 +382,7 @@ class Tally:
                 self._errors += 1
 
     def add_from_memory(self) -> None:
-        """Count one kept reply: it has no attempts."""
+        """Count one kept reply, which has no attempts."""
         with self._lock:
             self._from_memory += 1
 
@@ -406,9 +406,9 @@ _lock = new_lock()
 
 
 def attempt_log(store: str) -> AttemptLog:
-    """The log beside the ledger of that store; in memory where the ledger is.
+    """The log beside the ledger of that store, or in memory if the ledger is in memory.
 
-    For a ledger in Redis it is `outputs/llm_calls.jsonl` in the working directory.
+    For a ledger in Redis, it is `outputs/llm_calls.jsonl` in the working directory.
     """
     with _lock:
         if store not in _logs:

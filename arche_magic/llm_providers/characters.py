@@ -1,13 +1,13 @@
-"""Text made fit to show and to write: whole characters, no controls, nothing hidden."""
+"""Making text safe to show and to write: no lone surrogates, no controls, nothing hidden."""
 
 from __future__ import annotations
 
 import re
 
-# Terminal escapes, controls, marks that reorder the text around them, and what cannot be seen:
-# text that reads as one thing and is another when copied, searched or sent on.
+# Terminal escapes, control characters, marks that reorder text, and invisible characters. They
+# make text look different from what is copied, searched or sent.
 _CONTROLS = re.compile(
-    # Tags spell the region behind a black flag (England, Texas); anywhere else they hide text.
+    # Tags after a black flag spell its region (England, Texas). Anywhere else, they hide text.
     r"(\U0001f3f4[\U000e0061-\U000e007a]{2}[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,4}"
     r"\U000e007f)"
     r"|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,2000}(?:\x07|\x1b\\)"
@@ -15,19 +15,19 @@ _CONTROLS = re.compile(
     r"\u202a-\u202e\u2066-\u206f"
     r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u3164\ufeff\uffa0\ufff9-\ufffb"
     r"\U000e0000-\U000e007f]"
-    # Variants of a sign: one may stand behind it, many in a row hide a message.
+    # Variation selectors: one may follow a character. Many in a row hide a message.
     r"|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]+|(?<![\u3400-\u9fff])[\U000e0100-\U000e01ef]+"
 )
-# Joiners and direction marks, which some scripts and emoji need, between two that do not.
+# Joiners and direction marks between characters that do not need them, as some scripts do.
 _JOINERS = re.compile(r"(?<![^\x00-\u058f])[\u061c\u200c-\u200f]+(?![^\x00-\u058f])")
 _UNFINISHED = re.compile(r"(?:\U0001f3f4[\U000e0020-\U000e007e]{0,6}|[\u061c\u200c-\u200f]{1,6})\Z")
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 
 
 def whole_characters(text: str) -> str:
-    """Text that can be written to a file: halves of characters joined, lone ones marked.
+    """Text that can be written to a file: surrogate pairs are joined, lone surrogates replaced.
 
-    A stream may cut a character that JSON writes as two (`\ud83d\ude00`) between its events.
+    A stream may split a character that JSON writes as two (`\ud83d\ude00`) between its events.
     """
     try:
         text.encode()
@@ -37,29 +37,29 @@ def whole_characters(text: str) -> str:
 
 
 def unfinished(text: str) -> int:
-    """How many characters at the end of a growing text wait for the next ones to make sense.
+    """How many characters at the end of a growing text may be incomplete.
 
-    They are the beginning of a flag, or a joiner, and `without_controls` would remove them.
+    They are the start of a flag, or a joiner, and `without_controls` would remove them.
     """
     end = _UNFINISHED.search(text)
     return len(end[0]) if end else 0
 
 
 class Characters:
-    """Joins the two halves of a character that a stream cut between its pieces."""
+    """Joins the two surrogates of a character that was split between pieces of a stream."""
 
     def __init__(self) -> None:
         self._half = ""
 
     def take(self, piece: str) -> str:
-        """The next piece in whole characters; a first half at its end waits for the next one."""
+        """The next piece in whole characters. A surrogate at its end is added to the next piece."""
         piece, self._half = self._half + piece, ""
         if "\ud800" <= piece[-1:] <= "\udbff":
             piece, self._half = piece[:-1], piece[-1]
         return whole_characters(piece)
 
     def rest(self) -> str:
-        """What is left at the end of the stream: "", or the mark for half a character."""
+        """The rest at the end of the stream: "", or the replacement for a lone surrogate."""
         half, self._half = self._half, ""
         return whole_characters(half)
 

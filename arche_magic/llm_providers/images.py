@@ -1,4 +1,4 @@
-"""Images from files and bytes, known by what they hold and not by their names."""
+"""Images from files and bytes, recognized by their content, not by their names."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from .errors import InvalidRequest
 from .folders import expanded
 from .types import Image
 
-# Google takes 20 MB in a request, Groq 4 MB, the others more; what one refuses goes to the next.
+# Google accepts 20 MB per request, Groq 4 MB, the others more. If one refuses, the next is asked.
 _MOST_BYTES = 20_000_000
 
 
 def read_image(source: Image | str | Path | bytes) -> Image:
-    """An image from a path or from a file's bytes; PNG, JPEG, WebP or GIF.
+    """An image from a path or from a file's bytes: PNG, JPEG, WebP or GIF.
 
     Raises:
-        InvalidRequest: it cannot be read, is of another kind, or has more than 20 MB.
+        InvalidRequest: it cannot be read, has another format, or is larger than 20 MB.
     """
     if isinstance(source, Image):
         return source
     if isinstance(source, str | Path):
         name = str(source)
         if name.startswith(("http://", "https://")):
-            raise InvalidRequest(f"image {name}: nothing is fetched here; save it to a file first")
+            raise InvalidRequest(
+                f"image {name}: images are not downloaded; save it to a file first"
+            )
         try:
             data = expanded(source).read_bytes()
         except OSError as error:
@@ -31,12 +33,12 @@ def read_image(source: Image | str | Path | bytes) -> Image:
     elif isinstance(source, bytes):
         name, data = "data", source
     else:
-        raise InvalidRequest(f"an image is a path or bytes, not a {type(source).__name__}")
+        raise InvalidRequest(f"an image must be a path or bytes, not {type(source).__name__}")
     media_type = _media_type(data)
     if media_type is None:
-        raise InvalidRequest(f"image {name} is no PNG, JPEG, WebP or GIF")
+        raise InvalidRequest(f"image {name} is not a PNG, JPEG, WebP or GIF")
     if len(data) > _MOST_BYTES:
-        raise InvalidRequest(f"image {name} has {len(data) / 1e6:.0f} MB; 20 MB is the most")
+        raise InvalidRequest(f"image {name} has {len(data) / 1e6:.0f} MB; the limit is 20 MB")
     return Image(media_type, data)
 
 

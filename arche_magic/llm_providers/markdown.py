@@ -1,4 +1,4 @@
-"""A model's Markdown made harmless: no HTML, no images, no links but to the web."""
+"""Making a model's Markdown harmless: no HTML, no images, and only links to the web."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import re
 
 from .formulas import FORMULA, has_open_formula, with_dollar_formulas, with_plain_dollars
 
-# A line that opens a fenced block: its quotes, indentation and list markers; fence; language.
+# A line that opens a fenced block: quotes, indentation and list markers; fence; language.
 _OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
-# A block whose language is to be looked at: a diagram, or a name in disguise.
+# A block whose language needs a check: a diagram, or a disguised name.
 _ODD_LANGUAGE = re.compile(
     r"^[ \t>*+\-\d.)]*(?:`{3,}+|~{3,}+)[^\n]*?(?:mermaid|[&\\])", re.IGNORECASE | re.MULTILINE
 )
 _CODE_SPAN = re.compile(r"(?<![`\\])(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
-# The start of a link's address, unless that is plainly on the web, an e-mail or in this page.
+# The start of a link's address, unless it is clearly on the web, an e-mail or in this page.
 _ADDRESS = re.compile(r"(\]\s*+)([(:])(?!\s*+(?:https?://|mailto:|#))", re.IGNORECASE)
 _IMAGE = re.compile(
     r"!\[([^\[\]\n]{0,300})\]\([ \t]*(https?://([\w.-]{1,100}(?::\d{1,5})?)(?:[/?#][^\s()<>]{0,2000})?)"
     r"(?:[ \t]+(?:\"[^\"\n]{0,300}\"|'[^'\n]{0,300}'))?[ \t]*\)",
     re.ASCII | re.IGNORECASE,
 )
-# A TeX command; frontends look for them in the text that is left when entities are resolved.
+# A TeX command. Frontends look for them after they have resolved entities.
 _COMMAND = re.compile(
     r"(\\|&(?:#0*92|#x0*5c|bsol);?)((?:[a-z]|&#(?:\d+|x[0-9a-f]+);?)+)", re.IGNORECASE
 )
-# Links, styles and extensions of MathJax, and definitions, which hold for the whole page: one
-# reply could change what the formulas of another say.
+# Links, styles and extensions of MathJax, and definitions. Definitions apply to the whole page, so
+# one reply could change the formulas of another.
 _ACTING_COMMANDS = {
     "href", "url", "require", "includegraphics", "class", "cssId", "style", "data", "bbox",
     "mmlToken", "unicode", "tooltip", "texttip", "mathtip", "toggle", "setOptions", "htmlClass",
@@ -35,33 +35,33 @@ _ACTING_COMMANDS = {
     "renewenvironment", "DeclareMathOperator", "DeclarePairedDelimiter",
     "DeclarePairedDelimiters", "newtagform", "renewtagform", "csname", "catcode",
 }  # fmt: skip
-# Frontends take time by the square of these, in one paragraph and in one text, if no pair closes.
+# Frontends take quadratic time for these, per paragraph and per text, if no pair closes.
 _EMPHASIS = re.compile(r"\*+|_+|~+")
 _MOST_EMPHASIS, _MOST_ENVIRONMENTS = 500, 100
 _BLANK_LINE = re.compile(r"(\n[ \t>]*\n)")
 _LONGEST = 200_000
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
-# A sign, and the backslash in front that makes it a plain one; a backslash may be escaped itself.
+# A sign, with the backslash before it that escapes it. A backslash may be escaped itself.
 _ESCAPE = r"(?<!\\)((?:\\\\)*)\\?"
 _TAG = re.compile(_ESCAPE + "<")
 _ESCAPED_IMAGE = re.compile(r"(?<!\\)((?:\\\\)*)\\!\[")
 _MARKS = re.compile(_ESCAPE + "([*_~])")
-# JupyterLab tries each part of each run of backticks against the rest of the line.
+# JupyterLab compares each part of each run of backticks with the rest of the line.
 _BACKTICKS = re.compile("`+")
 _MOST_STEPS = 100_000_000
 
 
 def harmless_markdown(text: str) -> str:
-    r"""Markdown that shows HTML as text and images as links, code as it is written.
+    r"""Markdown that shows HTML as text, images as links, and code unchanged.
 
-    Markdown dialects disagree on where code begins and ends, so nothing rests on guessing it: a
-    code span, or a block inside a list or quote, becomes `<code>` with every sign spelled as an
-    entity. Only a fenced block at the start of a line stays one, for its colours, set off so that
-    no dialect disputes it. Display math can swallow such fences (`$$` in nbconvert); in a text
-    that has any, these blocks are spelled out too.
+    Markdown dialects disagree on where code begins and ends, so this does not rely on one of them.
+    A code span, or a block inside a list or quote, becomes `<code>` with every sign written as an
+    entity. Only a fenced block at the start of a line stays a fenced block, which keeps its
+    colours; it is separated so that all dialects agree on it. Display math can swallow such fences
+    (`$$` in nbconvert), so in a text with display math, these blocks become `<code>` too.
 
-    What would keep a frontend busy for long is shown as it is written: emphasis by the hundreds
-    in one paragraph, and as a whole a text past 200,000 characters or tangled in backticks.
+    Text that would slow down a frontend is shown as source: hundreds of emphasis marks in one
+    paragraph, or a whole text with more than 200,000 characters or too many runs of backticks.
     """
     if _tangled(text):
         return f"<pre><code>{_spelled(text)}\n</code></pre>"
@@ -81,7 +81,7 @@ def harmless_markdown(text: str) -> str:
 
 
 def _tangled(text: str) -> bool:
-    """Whether there is no telling soon which backticks belong together."""
+    """Whether it would take long to find out which backticks belong together."""
     if "`" not in text:
         return False
     lines = text.split("\n")
@@ -90,7 +90,7 @@ def _tangled(text: str) -> bool:
 
 
 def _fenced(prefix: str, language: str, lines: list[str]) -> str:
-    """A fenced block, set off so that no dialect takes its lines for anything else."""
+    """A fenced block, separated so that all dialects agree on its lines."""
     longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
     fence = "`" * max(3, longest + 1)
     margin = " " * len(prefix)
@@ -99,30 +99,30 @@ def _fenced(prefix: str, language: str, lines: list[str]) -> str:
 
 
 class CodeBlock:
-    """A fenced block of a reply: its language, and its code line by line.
+    """A fenced block of a reply: its language, and its code by lines.
 
     Args:
-        prefix: what stands before its fence on a line: indentation, list markers, quote signs.
+        prefix: the text before its fence: indentation, list markers, quote signs.
         fence: the backticks or tildes that open it.
         info: the rest of that line, which names the language.
     """
 
     def __init__(self, prefix: str, fence: str, info: str) -> None:
         self.prefix = prefix
-        # Later lines of a list item are indented where the first has its marker.
+        # Later lines of a list item have spaces where the first has its marker.
         self.margin = re.sub(r"[^>\s]", " ", prefix)
         self.fence = fence
         word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
         self.language = word[1] if word else ""
-        # JupyterLab draws Mermaid's diagrams, and fetches the pictures they name.
+        # JupyterLab draws Mermaid diagrams and loads the pictures they name.
         self.is_diagram = "mermaid" in info.lower()
         self.lines: list[str] = []
 
     def closes(self, line: str) -> bool:
         """Whether the line ends the block.
 
-        By CommonMark a fence that is indented by four columns or more, as in a docstring, does
-        not (spec.commonmark.org/0.31.2, section 4.5).
+        In CommonMark, a fence that is indented by four columns or more, as in a docstring, does
+        not end it (spec.commonmark.org/0.31.2, section 4.5).
         """
         mark = self._inner(line).expandtabs(4)
         indentation = len(mark) - len(mark.lstrip(" "))
@@ -131,11 +131,11 @@ class CodeBlock:
 
     @property
     def code(self) -> list[str]:
-        """Its lines without the indentation and the quote signs of the list or quote around it."""
+        """Its lines without the indentation and quote signs of a list or quote around it."""
         return [self._inner(line) for line in self.lines]
 
     def markdown(self, colours: bool) -> str:
-        """The block again, as a fence with room around it or spelled out."""
+        """The block as a separate fence, or as `<code>`."""
         if not self.prefix.strip(" -*+.)0123456789") and colours:
             language = "" if self.is_diagram else self.language
             return _fenced(self.prefix, language, self.code)
@@ -151,13 +151,13 @@ class CodeBlock:
 
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """Language (in lower case, "" if none is named) and code of each fenced block of a reply."""
+    """The language (in lower case, or "") and the code of each fenced block of a reply."""
     blocks = (part for part in parts_of(text) if isinstance(part, CodeBlock))
     return [(block.language.lower(), "\n".join(block.code).strip("\n")) for block in blocks]
 
 
 def parts_of(text: str) -> list[str | CodeBlock]:
-    """The text cut into fenced blocks and what stands between them."""
+    """The text, split into fenced blocks and the text between them."""
     parts: list[str | CodeBlock] = []
     between: list[str] = []
     block: CodeBlock | None = None
@@ -178,9 +178,9 @@ def parts_of(text: str) -> list[str | CodeBlock]:
 
 
 def _without_fences(text: str) -> str:
-    """Text outside fenced blocks with whatever looks like a fence spelled out.
+    """Text outside fenced blocks, in which whatever looks like a fence is escaped.
 
-    No dialect's fence has backticks behind it, but one may differ.
+    No known dialect allows backticks after a fence, but one might.
     """
     if "```" not in text and "~~~" not in text:
         return text
@@ -192,7 +192,7 @@ def _without_fences(text: str) -> str:
 
 
 def _inline(text: str, dollars: bool) -> str:
-    """Text outside fenced blocks; `dollars`: the reply has enough of them to enclose something."""
+    """Text outside fenced blocks; `dollars`: whether the reply has enough of them for a formula."""
     pieces: list[str] = []
 
     def add(prose: str) -> None:
@@ -210,7 +210,7 @@ def _inline(text: str, dollars: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without HTML, images, TeX that acts, and links that are not to the web."""
+    """Text without HTML, images, active TeX, and links that do not lead to the web."""
     text = FORMULA.sub(_formula, with_dollar_formulas(text))
     text = _COMMAND.sub(_shown_command, text)
     text = _ESCAPED_IMAGE.sub(r"\1&#33;[", _TAG.sub(r"\1&lt;", text))
@@ -223,14 +223,14 @@ def _image_link(match: re.Match[str]) -> str:
 
 
 def _shown_command(match: re.Match[str]) -> str:
-    # A space behind the backslash is a command of its own, and leaves a name that can be read.
+    # A backslash and a space is a harmless command, and the name stays readable.
     disguised = len(match[1]) > 1 or "&" in match[2]
     shown = disguised or html.unescape(match[2]) in _ACTING_COMMANDS
     return f"{match[1]} {match[2]}" if shown else match[0]
 
 
 def _calm(text: str) -> str:
-    """The text with signs spelled out that keep frontends busy by the square of their number."""
+    """The text, in which signs that cost frontends quadratic time are escaped."""
     if text.count("\\begin") > _MOST_ENVIRONMENTS:
         text = text.replace("\\begin", "\\ begin")
     paragraphs = _BLANK_LINE.split(text)
@@ -241,12 +241,12 @@ def _calm(text: str) -> str:
 
 
 def harmless_formula(tex: str) -> str:
-    """A formula without commands that do more than set it; HTML in it is the caller's concern."""
+    """A formula without active commands. The caller has to escape HTML in it."""
     return _COMMAND.sub(_shown_command, tex)
 
 
 def _formula(match: re.Match[str]) -> str:
-    # TeX knows no entities, but a name for the sign, and groups with nothing in them.
+    # TeX has no entities, but it has a name for the sign, and empty groups.
     text = _TAG.sub(r"\1\\lt ", match[0]).replace("![", "!{}[")
     return _ADDRESS.sub(r"\1{}\2", text)
 
@@ -256,5 +256,5 @@ def _spell_address(match: re.Match[str]) -> str:
 
 
 def _spelled(code: str) -> str:
-    """Code in which every sign is an entity, so that no Markdown is left in it."""
+    """Code with every sign written as an entity, so that no Markdown is left."""
     return _PUNCTUATION.sub(lambda sign: f"&#{ord(sign[0])};", code)

@@ -1,6 +1,6 @@
-"""Reasoning that a model writes into its reply, beside the answer.
+"""Reasoning that a model writes into its reply, together with the answer.
 
-Most services return reasoning in a field of its own. Servers without a parser for a model's chat
+Most services return reasoning in a separate field. Servers without a parser for a model's chat
 template leave it in the text: between `<think>` tags (DeepSeek, Qwen), `[THINK]` (Magistral),
 `◁think▷` (Kimi), or in a channel of the harmony format (gpt-oss).
 """
@@ -13,20 +13,19 @@ _TAG = re.compile(r"<(/?)think(?:ing)?>|<(/?)thought>|\[(/?)THINK\]|◁(/?)think
 _CHANNEL = re.compile(
     r"<\|channel\|>\s*(\w+)[^<]{0,200}(?:<\|constrain\|>[^<]{0,200})?<\|message\|>"
 )
-# What ends a message in common chat templates.
+# The ends of messages in common chat templates.
 _END = r"<\|(?:end|return|call|im_end|endoftext|end_of_text|eot_id|eom_id|start)\|>"
 _END_OF_MESSAGE = re.compile(_END)
 END_TOKEN = re.compile(_END + r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>|\[EOS\]")
-"""A token that ends a reply; a server that does not know it leaves it in the text."""
+"""A token that ends a reply. Servers that do not know it leave it in the text."""
 
 
 def without_reasoning(text: str) -> str:
-    """The answer alone: the text without the reasoning around it; "" if all of it is reasoning.
+    """The answer without the reasoning around it; "" if everything is reasoning.
 
-    Only what comes before the answer is reasoning: a tag in the middle is something that the
-    answer talks about. A closing tag without an opening one ends reasoning that began in the
-    prompt, as some chat templates have it. An opening tag without a closing one means that the
-    reply was cut before the answer began.
+    Reasoning comes before the answer; a tag in the middle belongs to the answer. A closing tag
+    without an opening one ends reasoning that began in the prompt, as in some chat templates. An
+    opening tag without a closing one means that the reply was cut before the answer began.
     """
     if "<|channel|>" in text:
         text = _final_channel(text)
@@ -45,10 +44,10 @@ def without_reasoning(text: str) -> str:
 
 
 def after_reasoning(text: str) -> str:
-    """What follows the last mark of reasoning; all of it where there is none.
+    """The text after the last mark of reasoning, or the whole text if there is none.
 
-    For reading JSON, whose strings may hold such marks themselves: there `without_reasoning` would
-    cut out parts of a value.
+    Use it for JSON. Strings in JSON may contain such marks, and `without_reasoning` would remove
+    parts of them.
     """
     final = _final(text)
     if final:
@@ -58,7 +57,7 @@ def after_reasoning(text: str) -> str:
 
 
 def _final_channel(text: str) -> str:
-    """The last message that is meant for the user."""
+    """The last message for the user."""
     final = _final(text)
     if not final:
         return text[: text.index("<|channel|>")]
@@ -66,7 +65,7 @@ def _final_channel(text: str) -> str:
 
 
 def _final(text: str) -> re.Match[str] | None:
-    """The head of the last message on the final channel, or else on any other than analysis."""
+    """The head of the last message on the final channel, or on any channel but analysis."""
     shown = [found for found in _CHANNEL.finditer(text) if found[1] != "analysis"]
     final = [found for found in shown if found[1] == "final"] or shown
     return final[-1] if final else None

@@ -1,4 +1,4 @@
-"""Records written short: what is as usual is left out, and read back as its default."""
+"""Short records: fields with default values are omitted, and restored when read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def told(record: DataclassInstance) -> dict[str, Any]:
-    """The fields of a dataclass that are not at their defaults, by name."""
+    """The fields of a dataclass that differ from their defaults, by name."""
     values = ((field, getattr(record, field.name)) for field in fields(record))
     return {field.name: value for field, value in values if value != default_of(field)}
 
 
 def default_of(field: Field[Any]) -> Any:
-    """The default of a field; `MISSING`, which equals nothing, if it has none."""
+    """The default of a field, or `MISSING`, which equals no value."""
     return field.default_factory() if field.default_factory is not MISSING else field.default

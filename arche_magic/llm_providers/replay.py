@@ -1,4 +1,4 @@
-"""A request that was asked before is answered from memory."""
+"""Answering a request with the kept reply to the same request."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from .replies import ReplyStore
 from .reply import Event, Piece, Reply
 from .types import Request
 
-# How a request is made, not what is asked. Any other field counts, new ones too: at worst
-# something is asked twice, but nothing is answered with the reply to something else.
+# Fields that say how a request is made, not what is asked. All other fields count, even new ones:
+# a question may then be asked twice, but never gets the reply to another question.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
     "private", "expected_tokens", "tag",
 }  # fmt: skip
 _SHOWN_CHARACTERS = 60
-# Stands for the text of a message; no prompt has lone surrogates.
+# A placeholder for the text of a message. Prompts contain no lone surrogates.
 _MARK = "\ud800 prompt"
-# How long a disk that hangs, or a file that somebody has locked, holds a request up.
+# How long a disk that hangs, or a locked file, may delay a request.
 _LONGEST_SECONDS = 5.0
 _SILENT = TimeoutError("it does not answer")
 
 
 def address(request: Request, providers: Sequence[str] = ()) -> str:
-    """Where the reply to a request is kept: a hash of everything that was asked.
+    """The address of the reply to a request: a hash of everything that was asked.
 
     Args:
-        request: its messages and parameters count; patience and timeout do not.
-        providers: the only providers that may answer; empty: any.
+        request: its messages and parameters count. Its patience and timeout do not.
+        providers: the only providers that may answer; empty for any.
     """
     return hashlib.sha256(_asked(request, providers)).hexdigest()
 
 
 def addresses_like(sample: Request, providers: Sequence[str] = ()) -> Callable[[Request], str]:
-    """`address` for many requests that differ from the sample in their last message alone.
+    """A fast `address` for many requests that differ only in their last message.
 
-    The rest is written once, so that a million prompts are hashed in seconds.
+    The rest is encoded once, so that a million prompts are hashed in seconds.
     """
     *before, last = sample.messages
     marked = replace(sample, messages=(*before, replace(last, content=_MARK, images=())))
@@ -62,9 +62,9 @@ def addresses_like(sample: Request, providers: Sequence[str] = ()) -> Callable[[
 
 
 def addresses(request: Request, providers: Sequence[str] = ()) -> tuple[str, ...]:
-    """Where the reply to a request is kept, and then where earlier versions kept it.
+    """The address of the reply to a request, followed by its addresses in earlier versions.
 
-    They sent the newline that IPython appends to a cell, in every turn that came from one.
+    Earlier versions included the newline that IPython appends to the text of a cell.
     """
     asked = request.messages
     cells = [
@@ -83,9 +83,9 @@ def replayed(
     ask: Callable[[float], Generator[Event, None, Reply]],
     now: Callable[[], float],
 ) -> Generator[Event, None, Reply]:
-    """The reply kept at one of the addresses, or else the one that `ask` gets, kept at the first.
+    """The reply kept at one of the addresses, or a new reply from `ask`.
 
-    `ask` is given the seconds that are left of the request's timeout.
+    A new reply is kept at the first address. `ask` gets the seconds left of the request's timeout.
 
     Raises:
         NotKept: only kept replies may be used, and there is none.
@@ -106,9 +106,9 @@ def replayed(
 
 
 def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None:
-    """The reply kept at the first of the addresses that has one, with its value.
+    """The reply kept at the first of the addresses that has one, with its parsed value.
 
-    None if there is none that may answer the request.
+    None if no kept reply can answer the request.
     """
     if request.replay == "off" or (request.fresh and request.replay != "only"):
         return None
@@ -124,19 +124,19 @@ def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None
     try:
         return reply.changed(parsed=request.schema.read(str(reply)))
     except ValueError:
-        # What a class checks in its own code, and may check otherwise now, is not in the address.
+        # A class's own validators are not part of the address and may have changed.
         return None
 
 
 def _asked(request: Request, providers: Sequence[str]) -> bytes:
-    """Everything that was asked, as JSON whose names are in order."""
+    """Everything that was asked, as JSON with sorted names."""
     asked = {name: value for name, value in _plain(request).items() if name not in _HOW}
     asked["providers"] = sorted(set(providers))
     return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON; fields at their defaults are left out, so that new ones change nothing."""
+    """A value as JSON, without fields at their defaults, so that new fields change nothing."""
     if is_dataclass(value):
         return {
             field.name: _plain(getattr(value, field.name))

@@ -1,6 +1,7 @@
-"""Kept replies, in one SQLite file: by address, each with the route it came from.
+"""Kept replies, in one SQLite file, by address.
 
-A row holds no prompt, only its address (`replay.address`), and no key, only its label.
+A row contains the address instead of the prompt (see `replay.address`), and the key's label
+instead of the key.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ CREATE TABLE IF NOT EXISTS claims (
     claimed_until REAL NOT NULL
 ) WITHOUT ROWID;
 """
-# Files of earlier versions get these when a reply is kept; they read files that have them.
+# Columns added to files of earlier versions when a reply is kept. Those versions ignore them.
 _ADDED = {"request": "TEXT NOT NULL DEFAULT ''", "seconds": "REAL NOT NULL DEFAULT 0"}
-# Many addresses go in as one JSON array: statements take few parameters. Files
-# may hold empty texts that earlier versions took for answers.
+# Addresses are passed as one JSON array, because statements have few parameters. Files may contain
+# empty texts that earlier versions kept as replies.
 _LOOK_UP = """
 SELECT address, text, provider, replies.key, model, input_tokens, output_tokens, finish_reason,
     cost_usd, created_at, {added}
@@ -61,8 +62,8 @@ _CLAIMED = """
 SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
 WHERE claimed_by != ?2 AND claimed_until > ?3
 """
-# Made when the first request fails for good: files of earlier versions have none. The texts are
-# apart, as earlier versions write into failures.
+# Created when the first request fails for good; files of earlier versions lack these tables. Texts
+# have their own table, because earlier versions write into `failures`.
 _FAILURES = """
 CREATE TABLE IF NOT EXISTS failures (
     address TEXT PRIMARY KEY NOT NULL,
@@ -86,10 +87,10 @@ INSERT OR REPLACE INTO replies (
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request failed that would fail again.
+    """Why a request failed in a way that would happen again.
 
     Attributes:
-        error: in words.
+        error: the error message.
         raw: the text of a reply that does not fit its schema, or None.
     """
 
@@ -100,17 +101,17 @@ class Failure:
 class ReplyStore:
     """Replies by address, shared by all threads and kernels that open the same file.
 
-    Several workers on one job `claim` what they are about to ask, so that nothing is asked twice;
-    a claim ends with `finish` or `release`, or by itself at its time if its worker was killed.
+    Several workers on one job `claim` what they are about to ask, so that nothing is asked twice.
+    A claim ends with `finish` or `release`. If its worker is killed, the claim expires.
 
-    SQLite's rollback journal rather than its write-ahead log: the file is whole after each change,
-    so it can be copied or committed while kernels run, and read from a network share or a
-    read-only disk. A connection lives for one operation (it costs less than a tenth of a
-    millisecond), so threads and forked processes share none. Where the disk refuses, that is said
-    once, lookups find nothing and nothing is kept.
+    It uses SQLite's rollback journal, not the write-ahead log. The file is then complete after each
+    change, so it can be copied or committed while kernels run, and read from a network share or a
+    read-only disk. Each operation opens its own connection (less than 0.1 ms), so threads and
+    forked processes never share one. If the disk refuses, there is one warning, lookups find
+    nothing and nothing is kept.
 
     Args:
-        path: the file; it and its folder are made when the first reply is kept.
+        path: the file. It and its folder are created when the first reply is kept.
 
     Attributes:
         problem: why the file could not be used the last time, or "".
@@ -126,7 +127,7 @@ class ReplyStore:
         return f"ReplyStore({str(self.path)!r})"
 
     def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
-        """The kept replies among these addresses, each with the time it was kept."""
+        """The kept replies at these addresses, each with the time when it was kept."""
         asked = json.dumps(list(addresses))
         with self._complaining():
             if not self.path.exists():
@@ -140,7 +141,7 @@ class ReplyStore:
         return {}
 
     def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
-        """Why those of these addresses failed that would fail again."""
+        """The failures recorded at these addresses."""
         asked = json.dumps(list(addresses))
         with self._complaining():
             if not self.path.exists():
@@ -177,17 +178,17 @@ class ReplyStore:
         *,
         again: bool = False,
     ) -> set[str]:
-        """Those of the addresses that `owner` is to ask from now on, others leaving them alone.
+        """Claim addresses for `owner`, and return those that it may ask.
 
-        Not among them: what is kept already, and what another owner's claim still covers.
-        Claiming again what one holds prolongs it.
+        Addresses with a kept reply, and those claimed by another owner, are not returned. Claiming
+        an address again extends the claim.
 
         Args:
-            addresses: what is to be asked.
+            addresses: the requests to ask.
             owner: a name that no other worker has.
             now: epoch seconds.
-            until: epoch seconds after which others may claim it.
-            again: what is kept may be claimed too, to be asked once more.
+            until: epoch seconds after which others may claim the addresses.
+            again: whether addresses with a kept reply can be claimed too, to ask once more.
         """
         wanted = set(addresses)
         asked = json.dumps(list(wanted))
@@ -201,11 +202,11 @@ class ReplyStore:
                 [(address, owner, until) for address in free],
             )
             return free
-        # Without the file there is nobody to share with.
+        # Without the file, no other worker can share the job.
         return wanted
 
     def finish(self, replies: Mapping[str, Reply], now: float) -> None:
-        """Keep replies by their addresses, in place of older ones, and end the claims on them."""
+        """Keep replies at their addresses, replacing older ones, and end the claims on them."""
         with self._complaining(), self._change() as connection:
             rows = [_row(address, reply, now) for address, reply in replies.items()]
             connection.executemany(_KEEP, rows)
@@ -214,7 +215,7 @@ class ReplyStore:
             )
 
     def fail(self, failures: Mapping[str, Failure], now: float) -> None:
-        """Keep why requests failed that would fail again, and end the claims on them."""
+        """Record failures that would happen again, and end the claims on them."""
         addresses = [(address,) for address in failures]
         with self._complaining(), self._change() as connection:
             connection.execute(_FAILURES)
@@ -231,14 +232,14 @@ class ReplyStore:
             connection.executemany("DELETE FROM claims WHERE address = ?", addresses)
 
     def forget(self, addresses: Iterable[str]) -> None:
-        """Keep the replies at these addresses no longer."""
+        """Delete the replies at these addresses."""
         with self._complaining(), self._change() as connection:
             connection.executemany(
                 "DELETE FROM replies WHERE address = ?", [(address,) for address in addresses]
             )
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
-        """Who has claimed those of these addresses that are claimed."""
+        """The owners of the claims on these addresses."""
         asked = json.dumps(list(addresses))
         with self._complaining(), closing(self._connect()) as connection:
             return dict(
@@ -251,7 +252,7 @@ class ReplyStore:
         return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
-        """Give up claims of `owner`, so that others may ask."""
+        """End claims of `owner`, so that others may ask."""
         with self._complaining(), self._change() as connection:
             connection.executemany(
                 "DELETE FROM claims WHERE address = ? AND claimed_by = ?",
@@ -259,7 +260,7 @@ class ReplyStore:
             )
 
     def end_claims(self, owner: str) -> bool:
-        """Give up all claims of `owner`; False if the disk refuses that now."""
+        """End all claims of `owner`; False if the disk refuses."""
         with self._complaining(), self._change() as connection:
             connection.execute("DELETE FROM claims WHERE claimed_by = ?", [owner])
             return True
@@ -267,11 +268,11 @@ class ReplyStore:
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
-        """What the disk refuses is left out, and said."""
+        """Ignore what the disk refuses, with a warning."""
         try:
             yield
         except (OSError, sqlite3.Error, OverflowError, TypeError, ValueError) as error:
-            # The last three: half a character, or a number that SQLite does not take.
+            # The last three: a lone surrogate, or a number that SQLite cannot store.
             self.complain(error)
 
     def _connect(self) -> sqlite3.Connection:
@@ -282,10 +283,10 @@ class ReplyStore:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; what it did is undone if it does not come to its end."""
+        """A transaction, which is rolled back if it does not complete."""
         check_sqlite(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Threads wait here rather than in SQLite, which looks again only now and then.
+        # Threads wait here, because SQLite polls its lock only at intervals.
         with self._lock, closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             if not self._version(connection):
@@ -299,21 +300,23 @@ class ReplyStore:
             connection.execute("COMMIT")
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        """The layout of the file, 0 for an empty one."""
-        # The tables first: another kernel may make all of it between these two statements.
+        """The version of the file's layout; 0 for an empty file."""
+        # Tables first: another kernel may create everything between these two statements.
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FILE_VERSION):
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
-        # A version alone does not make it ours: other programs count theirs, too.
+        # The version alone is not enough, because other programs use version numbers too.
         if names and not (version and {"replies", "claims"} <= names):
             raise NotOurs(self.path, "is a database of another program; set ARCHE_REPLIES")
         return int(version)
 
     def complain(self, error: Exception) -> None:
-        """Note why the file could not be used, and warn of it the first time."""
+        """Record why the file could not be used, and warn the first time."""
         self.problem = str(getattr(error, "strerror", None) or error)
-        message = f"replies cannot be kept in {self.path} ({self.problem}); calls go on without"
+        message = (
+            f"replies cannot be kept in {self.path} ({self.problem}); calls continue without it"
+        )
         if self._complained:
             return
         self._complained = True
@@ -371,7 +374,7 @@ _opening = new_lock()
 
 
 def reply_store(path: Path) -> ReplyStore:
-    """The store of this process for a file; asking again gives the same one."""
+    """The store for a file, one per process."""
     path = absolute(path)
     with _opening:
         return _opened.setdefault(path, ReplyStore(path))

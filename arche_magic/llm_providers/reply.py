@@ -1,4 +1,4 @@
-"""What comes of a request: attempts, events on the way, and the reply."""
+"""The results of a request: attempts, events while it runs, and the reply."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request offered to one route, and what came of it.
+    """One request offered to one route, and the outcome.
 
-    `session` is the process that asked, `notebook` the file it runs, if known, and
-    `tag` the name that the caller gave to the request.
-    `error` may end in the server's own words, `said`, which may quote the prompt: they are shown,
-    and never stored.
+    `session` is the process that asked, `notebook` is its file, if known, and `tag` is the name
+    that the caller gave to the request. `error` may end with the server's own text, `said`. That
+    text may quote the prompt, so it is shown but never stored.
     """
 
     provider: str
@@ -70,7 +69,7 @@ class Attempt:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The attempt as plain JSON values, without the server's own words."""
+        """The attempt as plain JSON values, without the server's own text."""
         values = dict(self.__dict__)
         if said := values.pop("said"):
             values["error"] = (self.error or "").removesuffix(f": {said}")
@@ -78,10 +77,10 @@ class Attempt:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Attempt:
-        """The attempt that `to_dict` gave; what a later version added is passed over.
+        """The attempt that `to_dict` wrote; fields of later versions are ignored.
 
         Raises:
-            TypeError, ValueError: it gave no such thing.
+            TypeError, ValueError: the values are not those of an attempt.
         """
         attempt = cls(**{name: values[name] for name in _FIELDS if name in values})
         for name, kinds in _FIELDS.items():
@@ -94,7 +93,7 @@ class Attempt:
 
 _NUMBER = (int, float)
 MOST_TOKENS = 2**53
-"""More do not fit into the columns of a frame."""
+"""The highest number that the columns of a frame can hold."""
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("provider", "key", "model", "outcome", "request", "session", "notebook", "tag"), (str,)
@@ -107,7 +106,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 
 
 class Reply(str):
-    """The text, and everything known about how it came.
+    """The text of a reply, with everything known about how it was made.
 
     It is a `str`, because callers of the older package use it as one.
 
@@ -115,18 +114,17 @@ class Reply(str):
         provider, key, model: the route that answered; `key` is the label.
         usage: tokens as the provider counted them.
         attempts: every route considered for this request, in order, the answering one last.
-        seconds: from the call to the last piece, waiting included.
+        seconds: from the call to the last piece, including waiting.
         finish_reason: `stop` or `length`; `interrupted` for what `-o` keeps of an interrupted cell.
-        cost: USD of all attempts, failed ones too; None where the price of the last is not known.
-        standing: what is left of the tightest limit of the route, in words, or "".
-        decisions: what each choice of a route was made from, in order, the answering one last;
-            `decisions[-1].choice()` makes it again, and `%llm_why` explains it.
-        parsed: what was read from a structured reply; None if no schema was asked for.
-        from_memory: when a kept reply was given (aware, UTC), None for one asked for just now. A
-            kept one has no attempts, as nothing was spent on it now; its usage, cost, seconds and
-            request are those of then.
-        request: the id that its attempts have in the record; "" for replies that were kept by
-            earlier versions.
+        cost: USD of all attempts, including failed ones; None if the price of the last is unknown.
+        standing: what is left of the route's tightest limit, in words, or "".
+        decisions: the inputs of each choice of a route, in order, the answering one last.
+            `decisions[-1].choice()` repeats that choice, and `%llm_why` explains it.
+        parsed: the value of a structured reply; None if there was no schema.
+        from_memory: when a kept reply was originally given (aware, UTC); None for a new reply. A
+            kept reply has no attempts, because it used nothing now. Its usage, cost, seconds and
+            request are the original ones.
+        request: the id of its attempts in the record; "" for replies kept by earlier versions.
     """
 
     provider: str
@@ -161,7 +159,7 @@ class Reply(str):
         from_memory: datetime | None = None,
         request: str = "",
     ) -> Self:
-        """Build a reply from its text and how it came."""
+        """Create a reply from its text and attributes."""
         reply = super().__new__(cls, whole_characters(text))
         reply.provider, reply.key, reply.model = provider, key, model
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
@@ -171,7 +169,7 @@ class Reply(str):
         return reply
 
     def changed(self, **changes: Any) -> Reply:
-        """A reply with other attributes, such as `parsed`, and the same text."""
+        """The same text with other attributes, such as `parsed`."""
         return Reply(str(self), **{**self.__dict__, **changes})
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
@@ -179,21 +177,21 @@ class Reply(str):
 
     def _repr_markdown_(self) -> str:
         text = str(self) if self.parsed is None else f"```json\n{self}\n```"
-        # A model's text is untrusted wherever it is shown.
+        # The text of a model is untrusted wherever it is shown.
         return harmless_markdown(without_controls(text))
 
 
 def total_cost(attempts: Sequence[Attempt]) -> float | None:
-    """USD of all attempts of a request; None where the price of the last one is not known."""
+    """USD of all attempts of a request; None if the price of the last one is unknown."""
     if attempts[-1].cost_usd is None:
         return None
     return sum(attempt.cost_usd or 0.0 for attempt in attempts)
 
 
 def fields_of(parsed: Any) -> dict[str, Any]:
-    """The fields of what was read from a structured reply, by the names that the class gives them.
+    """The fields of a structured reply's value, by their names in the class.
 
-    Nested objects are dicts, and members of an Enum their values.
+    Nested objects become dicts, and members of an Enum become their values.
     """
     if is_dataclass(parsed) and not isinstance(parsed, type):
         parsed = asdict(parsed)
@@ -214,7 +212,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The loop waits for `route`, which opens in `seconds`; with 0, for those who came before."""
+    """The loop waits for `route` to open in `seconds`; 0 means that earlier requests go first."""
 
     route: Route
     seconds: float
@@ -222,7 +220,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next text of the reply; `route` is None for a kept one, which comes in one piece."""
+    """The next text of the reply. A kept reply is a single piece with `route` None."""
 
     text: str
     route: Route | None
@@ -230,10 +228,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Discarded:
-    """The text shown so far is given up, and the reply starts over.
+    """The text so far is discarded, and the reply starts over.
 
-    Its route broke off, the provider withheld the rest, or it does not fit the schema and is asked
-    for once more; `error` is what that means to whoever cannot take text back.
+    The route broke off, the provider withheld the rest, or the reply does not fit the schema and
+    is asked for once more. `error` is for callers that cannot take text back.
     """
 
     attempt: Attempt

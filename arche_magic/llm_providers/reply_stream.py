@@ -10,7 +10,7 @@ OnWait = Callable[[Waiting], object]
 
 
 class ReplyStream(Iterator[str]):
-    """The pieces of a reply as they arrive; `reply` is set once they are all there."""
+    """The pieces of a reply as they arrive; `reply` is set after the last one."""
 
     reply: Reply | None = None
 
@@ -34,10 +34,10 @@ class ReplyStream(Iterator[str]):
                 if self._on_wait:
                     self._on_wait(event)
             elif isinstance(event, Discarded):
-                # What was handed out cannot be taken back: the next try is the caller's.
+                # Text that was already yielded cannot be taken back, so the caller decides.
                 self._events.close()
                 raise event.error
 
     def close(self) -> None:
-        """Stop the reply here and drop the connection."""
+        """Stop the reply and close the connection."""
         self._events.close()

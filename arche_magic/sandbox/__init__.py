@@ -1,10 +1,10 @@
-"""Four providers on loopback, with limits and failures, to rehearse and to test without quota.
+"""Four simulated providers on loopback, with limits and failures, for rehearsals and tests.
 
     with Sandbox(keys={"groq": 2}) as sandbox:
         os.environ.update(sandbox.environment())
 
-Needs starlette and uvicorn (`pip install 'arche_magic[sandbox]'`), which are imported when a
-sandbox starts. `python -m arche_magic.sandbox` runs one by itself.
+This needs starlette and uvicorn (`pip install 'arche_magic[sandbox]'`), which are imported when a
+sandbox starts. `python -m arche_magic.sandbox` runs a sandbox in its own process.
 """
 
 from .exchange import ReceivedRequest

@@ -1,6 +1,6 @@
 """Run the sandbox by itself: `python -m arche_magic.sandbox --keys groq=2 --seed 7`.
 
-Prints the variables that point a shell or a `.env` file to it, and serves until Ctrl-C or SIGTERM.
+It prints the variables for a shell or a `.env` file, and serves until Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _count(text: str) -> tuple[str, int]:
 
 def _limit(text: str) -> tuple[str, str, int | None]:
     place, value = _pair(text)
-    # From the right: model names hold dots, names of limits do not.
+    # From the right: model names contain dots, names of limits do not.
     target, dot, name = place.rpartition(".")
     if not dot:
         raise argparse.ArgumentTypeError(f"expected TARGET.LIMIT=NUMBER, got {text!r}")
@@ -93,7 +93,7 @@ def _nested(entries: Sequence[tuple[str, str, int | None]]) -> dict[str, dict[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop. Returns 0, or 2 for arguments that make no sense."""
+    """Serve until interrupted. Return 0, or 2 for invalid arguments."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     left = {
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines += [f"export {name}={value}" for name, value in sandbox.environment().items()]
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
-        # In short steps, since a wait without end does not hear Ctrl-C on Windows.
+        # In short steps, because Ctrl-C does not end an unlimited wait on Windows.
         while not stop.wait(0.5):
             pass
     return 0

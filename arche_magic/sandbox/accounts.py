@@ -28,7 +28,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One credential that the sandbox gives out. `text` is what a client sends."""
+    """One credential that the sandbox issues. `text` is what a client sends."""
 
     provider: str
     number: int
@@ -131,18 +131,18 @@ class Accounts:
             _known("key", target, labels)
 
     def restart(self, now: float) -> None:
-        """Go back to the start: nothing used but what `left` says, nothing counted."""
+        """Reset everything: only what `left` implies is used, and nothing is counted."""
         self._started = now
         self._windows: dict[tuple[str, str, str], dict[str, Window]] = {}
         self.counts: dict[tuple[str, str], Count] = {}
 
     def find(self, provider: str, text: str | None) -> Key | None:
-        """The key whose text was sent, None if the sandbox did not give it out."""
+        """The key with this text, or None if the sandbox did not issue it."""
         key = self._by_text.get(text or "")
         return key if key is not None and key.provider == provider else None
 
     def count(self, key: Key, model: str) -> Count:
-        """The count of one key and model, to be added to."""
+        """The count of one key and model, which the caller may increase."""
         return self.counts.setdefault((key.label, model), Count())
 
     def limits(self, provider: str, account: str, model: str) -> dict[str, int]:
@@ -171,7 +171,7 @@ class Accounts:
         return windows
 
     def state(self, key: Key, model: str, now: float) -> dict[str, LimitState]:
-        """Every limit of the key's account for `model`, as it stands at `now`."""
+        """The state at `now` of every limit of the key's account for `model`."""
         return {
             name: LimitState(window.limit, window.used(now), window.reset(now))
             for name, window in self._of(key, model).items()
@@ -191,8 +191,8 @@ class Accounts:
     def admit(self, key: Key, model: str, input_tokens: int, now: float) -> tuple[Breach, ...]:
         """Charge a request and its input tokens to every limit, or to none.
 
-        Returns the limits that refuse it. Output is charged afterwards with `settle`, and so may
-        take a limit past its end, as the real services do.
+        Returns the limits that refuse it. Output is charged afterwards with `settle` and may exceed
+        a limit, as in the real services.
         """
         found = self.breaches(key, model, input_tokens, now)
         if not found:
@@ -223,7 +223,7 @@ class Accounts:
 
 
 def _admitted(name: str, input_tokens: int) -> int:
-    """What admission asks of a limit; 1 output token, since none is known yet."""
+    """How much of a limit a request needs to be admitted; 1 output token, as none is known yet."""
     if name.startswith(("requests", "output_tokens")):
         return 1
     return input_tokens

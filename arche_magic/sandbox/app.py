@@ -1,4 +1,4 @@
-"""The HTTP side: an ASGI application on uvicorn, in a thread of its own."""
+"""The HTTP server: an ASGI application on uvicorn, in its own thread."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Server:
         serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         self._ready.set()
         await self._stopping.wait()
-        # uvicorn's own shutdown looks up every 0.1 s and waits for streams to end; this does not.
+        # uvicorn's own shutdown polls every 0.1 s and waits for streams to end. This does neither.
         for listening in getattr(self._server, "servers", ()):
             listening.close()
         for transport in list(self._transports.values()):
@@ -153,7 +153,7 @@ class Server:
         return handle
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Where a redirect leads by default: notes what reached it."""
+        """The default target of redirects, which records what reaches it."""
         await _body(receive)
         headers = _headers(scope)
         secret = [name for name in ("authorization", "x-goog-api-key") if name in headers]
@@ -200,7 +200,7 @@ class Server:
     async def _stream(
         self, exchange: Exchange, answer: Answer, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Send the events, and charge for what went out, also when nobody listens any more."""
+        """Send the events, and charge for what was sent, even if the client has gone."""
         events = answer.events or []
         settle = self._sandbox.service.settle
         pause = self._sandbox.seconds_per_chunk
@@ -213,7 +213,7 @@ class Server:
                 batch = b"".join(events[first : first + size])
                 share = min(1.0, (first + size) / len(events))
                 if share == 1.0:
-                    # Before the last bytes, so that whoever has read them finds them charged.
+                    # Before the last bytes: a client that has read them can rely on the charge.
                     settle(exchange, share)
                 await send({"type": "http.response.body", "body": batch, "more_body": True})
                 await (self._pause(pause) if pause > 0 else asyncio.sleep(0))
@@ -230,7 +230,7 @@ class Server:
             await send({"type": "http.response.body", "body": b""})
 
     async def _break(self, scope: Scope, receive: Receive, *, reset: bool = False) -> None:
-        """Close the connection in the middle, with a TCP reset or without."""
+        """Close the connection in mid-response, with or without a TCP reset."""
         transport = self._transports.get(scope["client"])
         if transport is not None:
             if reset:
@@ -267,7 +267,7 @@ class _Endpoint:
 
 
 def _protocol(transports: dict[tuple[str, int], asyncio.Transport]) -> type[asyncio.Protocol]:
-    """A protocol that notes its connections, so that one can be reset and all be closed."""
+    """A protocol that records its connections, so that they can be reset and closed."""
 
     class Protocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

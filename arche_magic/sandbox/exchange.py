@@ -1,4 +1,4 @@
-"""The nouns that pass between the wires, the limits and the HTTP layer."""
+"""The types that pass between the wires, the limits and the HTTP layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one request asks for, in words common to all providers."""
+    """What one request asks for, in terms common to all providers."""
 
     provider: str
     model: str
@@ -37,7 +37,7 @@ class Call:
 
     @property
     def prompt(self) -> str:
-        """The text of the last user message, "" when there is none."""
+        """The text of the last user message, or ""."""
         return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
 
     @property
@@ -73,13 +73,13 @@ class LimitState:
     @property
     def remaining(self) -> int:
         """What is left, in requests or tokens, never below 0."""
-        # The small term keeps 998.9999999 (float noise of a refill) from reading as 998.
+        # The small term prevents 998.9999999 (rounding errors of a refill) from becoming 998.
         return max(0, int(self.limit - self.used + 1e-6))
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A limit that does not let a request in, and the seconds until it would."""
+    """A limit without room for a request, and the seconds until it has room."""
 
     name: str
     limit: int
@@ -105,7 +105,7 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks and what is left: all that headers and error texts speak of."""
+    """Who asks and what is left: the data for headers and error texts."""
 
     key: str
     account: str
@@ -115,10 +115,10 @@ class Caller:
 
 
 class Refusal(Exception):
-    """A request that is not served, in terms common to all providers.
+    """Why a request is refused, in terms common to all providers.
 
     `kind` is a failure kind (see `failures.py`), or "no_key", or "limit" with `breaches`.
-    `details` carries what the provider's text names: parameter, code, value, ...
+    `details` has what the provider's text names: parameter, code, value, ...
     """
 
     def __init__(self, kind: str, *, breaches: tuple[Breach, ...] = (), **details: Any) -> None:
@@ -130,7 +130,7 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Answer:
-    """What goes back over HTTP: a body, or events of a stream, and how it ends."""
+    """What is sent back over HTTP: a body, or the events of a stream, and how it ends."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""Failures on request: what can be made to go wrong, and when it does."""
+"""Failures on request: their kinds, and which request meets which."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Which kinds come before anything is charged, and which spoil a reply that was charged.
+# Kinds that occur before anything is charged, and kinds that spoil a reply that was charged.
 REFUSALS: Mapping[str, str] = {
     "rate_limit_minute": "429: the provider's own refusal for a limit per minute",
     "rate_limit_day": "429: the provider's own refusal for a limit per day (Mistral: per month)",
@@ -47,7 +47,7 @@ SPOILED: Mapping[str, str] = {
 }
 FAILURE_KINDS: Mapping[str, str] = {**REFUSALS, **SPOILED}
 
-# What passes by itself, without any wait longer than a minute: what a robust client survives.
+# Kinds that pass by themselves within a minute, so that a robust client survives them.
 TEMPORARY_KINDS = (
     "rate_limit_minute",
     "server_error",
@@ -83,7 +83,7 @@ class _Random:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure that a request meets: its kind, and for "redirect" where to."""
+    """A failure that a request meets: its kind, and for "redirect" the target."""
 
     kind: str
     to: str | None = None
@@ -98,7 +98,7 @@ class Failures:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every failure, and begin the random ones again from the seed."""
+        """Forget every failure, and restart the random ones from the seed."""
         self._scripted: list[_Scripted] = []
         self._random: list[_Random] = []
         self._generator = random.Random(self._seed)
@@ -113,9 +113,9 @@ class Failures:
         to: str | None,
         until: float = math.inf,
     ) -> None:
-        """Fail the next `times` requests of `target` (None: all), the first `after` excepted.
+        """Fail the next `times` requests of `target` (None: all), after the first `after` ones.
 
-        From `until` on (epoch seconds) they pass again.
+        From `until` on (epoch seconds), requests succeed again.
         """
         self._check(target, (kind,))
         if (times is not None and times < 1) or after < 0:
@@ -123,7 +123,7 @@ class Failures:
         self._scripted.append(_Scripted(target, kind, times, after, to, until))
 
     def randomly(self, target: str, share: float, kinds: Sequence[str] | None) -> None:
-        """Fail this share (0 to 1) of the requests of `target`, of kinds drawn by the seed."""
+        """Fail this share (0 to 1) of the requests of `target`. The seed decides the kinds."""
         chosen = tuple(kinds) if kinds else TEMPORARY_KINDS
         self._check(target, chosen)
         if not 0.0 <= share <= 1.0:
@@ -140,7 +140,7 @@ class Failures:
             raise ValueError(f"unknown target {target!r}; known: {known}")
 
     def next(self, provider: str, label: str, now: float) -> Failure | None:
-        """The failure that this request meets, None for none; scripted ones come first."""
+        """The failure that this request meets, or None. Scripted failures come first."""
         names = {"*", provider, label}
         self._scripted = [entry for entry in self._scripted if now < entry.until]
         for entry in self._scripted:

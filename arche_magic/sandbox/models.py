@@ -5,14 +5,14 @@ Read from published tables, response headers and reports of August to November 2
 * Groq free tier: console.groq.com/docs/rate-limits, 2026-10-01; refilling buckets, measured.
 * Mistral free tier: 60 requests a minute and 10^9 tokens a month from response headers up to
   2026-02, 100,000 tokens a minute from headers of 2026-08; the window's shape is not documented,
-  the sandbox rolls it. The older documented 1 request per second is not enforced (set
-  `requests_per_second` to do so), because no header shows it.
+  the sandbox uses a rolling window. The older documented 1 request per second is not enforced (set
+  `requests_per_second` to enforce it), because no header shows it.
 * Gemini free tier: requests per day and input tokens per minute from reported 429 responses of
   2026-07 to 2026-10; 10 requests per minute is an assumption. Pro models: limit 0.
 * OpenAI: paid tier 1 of a small model, platform.openai.com model pages, 2026-09-24.
 
 Context windows in tokens: Mistral's and Gemini's from their error texts, the others assumed.
-Images: Groq's from console.groq.com/docs/vision, 2026-10; the other models here all take them.
+Images: Groq's from console.groq.com/docs/vision, 2026-10. All other models here accept images.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
 _PIECE = re.compile(r"\s*\S+\s*")
 _TOKENS_PER_IMAGE = 1000
 _DEEPEST = 100  # levels of a value
-_ECHO = 80  # characters of the prompt that a reply repeats
+_ECHO = 80  # the number of characters of the prompt that a reply repeats
 
 _OPENINGS = (
     "No model has read this prompt; the text was put together on this machine and cost nothing.",
@@ -108,7 +108,7 @@ def _echo(prompt: str) -> str:
     line = " ".join(prompt.split())
     if len(line) > _ECHO:
         line = line[: _ECHO - 1].rstrip() + "…"
-    # Left as it is, a prompt's own Markdown would leak into the reply's layout.
+    # Otherwise, the prompt's own Markdown would change the layout of the reply.
     return re.sub(r"([\\`*_<>\[\]$#|])", r"\\\1", line)
 
 
@@ -148,7 +148,7 @@ def _json_reply(call: Call, seed: int) -> Any:
 
 
 def _prompts_in_a_list(call: Call, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The prompts of a request that asks for a reply to each of many, by id; or none."""
+    """The prompts by id, if the request contains several prompts; otherwise empty."""
     if "id" not in json.dumps(schema.get("properties", {}).get("replies", "")):
         return []
     for start in re.finditer(r'\[\{"id"', call.prompt):
@@ -163,7 +163,7 @@ def _prompts_in_a_list(call: Call, schema: Mapping[str, Any]) -> list[dict[str, 
 def _replies_by_id(
     call: Call, schema: Mapping[str, Any], entries: list[dict[str, Any]], seed: int
 ) -> Any:
-    """What each of the prompts would be answered alone, beside its id."""
+    """The id of each prompt, with the reply that the prompt would get alone."""
     wanted = schema["properties"]["replies"]["items"]["properties"]["reply"]
     replies = []
     for entry in entries:
@@ -191,11 +191,11 @@ def json_for_schema(
     TypeError or ValueError for a schema that has no value or makes no sense.
     """
     if depth > _DEEPEST:
-        # Rather than at the interpreter's limit, where a passing finalizer fails too.
+        # Below the interpreter's recursion limit, at which even finalizers fail.
         raise ValueError("the schema insists on a value without end")
     root = schema if root is None else root
     schema = bounds_in_words(schema)
-    # A schema may hold itself (a tree): from here on, only what it insists on.
+    # A schema may contain itself (a tree). From this depth on, only required parts are filled.
     deep = depth > 12
 
     def inner(sub: Any, label: str, salt: int) -> Any:

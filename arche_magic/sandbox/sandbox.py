@@ -1,4 +1,4 @@
-"""The sandbox as its users see it: start, stop, break things, read what happened."""
+"""The sandbox's public class: start, stop, cause failures, read what happened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BASES = {
 
 
 class SandboxNotInstalled(ImportError):
-    """The packages that the sandbox's server is built on are missing."""
+    """The packages that the sandbox's server needs are not installed."""
 
 
 class Sandbox:
@@ -36,15 +36,15 @@ class Sandbox:
     Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
     the base URLs and keys of `environment()`.
 
-    `keys`: how many keys each provider gives out, or their texts; `{"groq": 2}` means no keys for
-    the others.
+    `keys`: the number of keys per provider, or their texts. `{"groq": 2}` means no keys for the
+    other providers.
     `limits`: overrides the published limits by provider ("groq"), by model
-    ("groq/openai/gpt-oss-20b") and by key label ("groq_key_2"), the last of these weighing most;
-    None removes a limit, 0 takes the model out of the plan. Names are like "tokens_per_minute".
-    `left`: by provider or key label, how much is left of a limit at the start, for every model.
-    `accounts`: label to account name; keys of one account share every limit.
-    `windows`: how a provider's limits forget: "bucket", "rolling", "calendar" (clock minutes and
-    Pacific days) or "fixed" (from the first request on). By default as that provider does.
+    ("groq/openai/gpt-oss-20b") and by key label ("groq_key_2"), which takes precedence. None
+    removes a limit, and 0 removes the model from the plan. A name is like "tokens_per_minute".
+    `left`: by provider or key label, what is left of a limit at the start, for every model.
+    `accounts`: the account name by key label. Keys of one account share every limit.
+    `windows`: how a provider's limits reset: "bucket", "rolling", "calendar" (clock minutes and
+    Pacific days) or "fixed" (from the first request on). The default is the provider's own rule.
     `seed`: decides replies and random failures. `clock`: epoch seconds, real time by default;
     `time_scale` makes it run faster. `latency` and `seconds_per_chunk` are in real seconds.
     `reply`: a function of the model and the messages that writes the replies instead.
@@ -95,7 +95,7 @@ class Sandbox:
         )
 
     def start(self) -> Self:
-        """Open the port and begin to serve; does nothing if it is running already.
+        """Open the port and start serving. Does nothing if the sandbox is already running.
 
         Raises SandboxNotInstalled without uvicorn and starlette, OSError if the port is taken.
         """
@@ -110,7 +110,7 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Close the port and every open connection; does nothing if it is not running."""
+        """Close the port and every open connection. Does nothing if the sandbox is not running."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -166,9 +166,9 @@ class Sandbox:
         """Make the next requests of a target fail.
 
         `target`: a provider, a key label, or "*". `kind`: see `FAILURE_KINDS`. `times`: how many
-        requests, None for all. `after`: how many requests of the target pass first. `to`: the
-        address that a "redirect" names. `seconds`: how long it lasts on the sandbox's clock, for
-        all requests of that time whatever `times` says; an outage, say. Raises ValueError for an
+        requests fail; None for all. `after`: how many requests of the target succeed first.
+        `to`: the target of a "redirect". `seconds`: an outage of this length on the sandbox's
+        clock; all requests during it fail, whatever `times` says. Raises ValueError for an
         unknown target or kind.
         """
         until = math.inf
@@ -180,21 +180,21 @@ class Sandbox:
     def fail_randomly(
         self, share: float = 0.25, kinds: Sequence[str] | None = None, target: str = "*"
     ) -> None:
-        """Make a share (0 to 1) of the requests fail, in a sequence that the seed decides.
+        """Make a share (0 to 1) of the requests fail. The seed decides which.
 
-        `kinds` defaults to the temporary ones, none of which takes long. Raises ValueError.
+        `kinds` defaults to temporary ones that do not take long. Raises ValueError.
         """
         with self.service.lock:
             self.service.failures.randomly(target, share, kinds)
 
     def clear_failures(self) -> None:
-        """Forget all failures asked for so far."""
+        """Forget all requested failures."""
         with self.service.lock:
             self.service.failures.clear()
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:
-        """The requests for completions so far, oldest first, at most the last 100,000."""
+        """The last 100,000 requests for completions, oldest first."""
         with self.service.lock:
             return tuple(self.service.received)
 
@@ -202,15 +202,15 @@ class Sandbox:
         """The server's own count, {key label: {model: {...}}}.
 
         "requests" were admitted and charged, with their "input_tokens" and "output_tokens";
-        "refused" got a 413 or 429; "failed" had another error or a spoiled reply.
+        "refused" got a 413 or 429. "failed" got another error or a spoiled reply.
         """
         return self.service.usage()
 
     def quota(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-        """{account: {model: {limit name: {"limit", "used"}}}} now, for models used so far."""
+        """{account: {model: {limit name: {"limit", "used"}}}} of all models used so far."""
         with self.service.lock:
             return self.service.accounts.quota(self.clock())
 
     def reset(self) -> None:
-        """Go back to the start: counts, failures, limits, received requests."""
+        """Reset counts, failures, limits and received requests."""
         self.service.restart()

@@ -1,4 +1,4 @@
-"""JSON schemas as the providers take or refuse them, and as a prompt may hold one."""
+"""JSON schemas: which ones providers refuse, and schemas inside prompts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _NESTED = ("properties", "$defs", "definitions")
 
 
 def strict_problem(schema: Mapping[str, Any]) -> tuple[tuple[str, ...], str, str] | None:
-    """Why a strict schema is refused: the place, the rule that is broken, and a name; or None.
+    """Why a strict schema is refused: the place, the broken rule and a name; or None.
 
     Rules: `closed` (an object must be closed to other properties), `required` (it must list all
-    of its own; the name is one that is missing), `keyword` (the name is one that is not taken).
+    of its own; the name is a missing one), `keyword` (the name is a keyword that is refused).
     """
     for place, node in _nodes(schema, ()):
         for keyword in _REFUSED:
@@ -59,7 +59,7 @@ def _nodes(node: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 def bounds_in_words(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """A schema with the bounds that its description names, `(minimum 0, maximum 1)`.
 
-    Clients whose schema would be refused with them put them there, for the model to read.
+    Clients put bounds into the description if the schema would be refused with them.
     """
     found = dict(_BOUND.findall(str(schema.get("description", ""))))
     if not found:
@@ -74,7 +74,7 @@ def bounds_in_words(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def schema_in(messages: Iterable[Message]) -> dict[str, Any] | None:
-    """A JSON schema that a system message asks to follow, as for models without the parameter."""
+    """The JSON schema in a system message, used for models without the parameter; or None."""
     decoder = json.JSONDecoder()
     for message in messages:
         if message.role != "system" or "JSON Schema" not in message.text:

@@ -26,7 +26,7 @@ _NO_ANSWER = ("reset", "stall")
 
 @dataclass(slots=True)
 class Exchange:
-    """One request on its way: either its `answer` is settled, or a reply is still to be made."""
+    """A request in progress: it has an `answer`, or its reply has not been made yet."""
 
     answer: Answer | None = None
     wire: Wire | None = None
@@ -59,7 +59,7 @@ class Service:
         self._number = 0
 
     def restart(self) -> None:
-        """Go back to the start: limits, counts, failures, received requests."""
+        """Reset limits, counts, failures and received requests."""
         with self.lock:
             self.accounts.restart(self.clock())
             self.failures.clear()
@@ -71,7 +71,7 @@ class Service:
     ) -> Exchange:
         """Read, check and admit one request for a completion.
 
-        An admitted one has no answer yet: call `finish`. All others have theirs.
+        An admitted request has no answer yet; call `finish`. All others have one.
         """
         wire = WIRES[provider]
         text = wire.key_text(headers)
@@ -131,7 +131,7 @@ class Service:
     def models(self, provider: str, headers: Mapping[str, str], name: str | None) -> Answer:
         """The list of a provider's models, or one of them.
 
-        It takes nothing from any limit; the failures on request meet the list too.
+        It uses no limit. Requested failures affect it too.
         """
         wire = WIRES[provider]
         text = wire.key_text(headers)
@@ -184,7 +184,7 @@ class Service:
         stream: bool,
         now: float,
     ) -> None:
-        """Let the request in, or raise Refusal, or set the answer of a failure."""
+        """Admit the request, raise Refusal, or set the answer for a failure."""
         key = exchange.key
         if key is None:
             raise Refusal("unauthorized" if text else "no_key")
@@ -221,7 +221,7 @@ class Service:
         exchange.call = call
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
-        """A refusal for a failure on request, with figures that fit the provider."""
+        """A refusal for a requested failure, with figures that are plausible for the provider."""
         entry = MODELS[key.provider].get(model)
         if kind == "invalid_request":
             return Refusal(kind, param="temperature", problem="above", bound=2, value=3)
@@ -289,7 +289,7 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 
 def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
-    """Read a request; one whose values have odd types, or an impossible schema, is invalid."""
+    """Read a request. Values of wrong types and impossible schemas make it invalid."""
     try:
         call = WIRES[provider].read(body, path)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -326,7 +326,7 @@ def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: f
         wait = (used + requested - limit) / limit * 60
         return Breach("tokens_per_minute", limit, used, requested, wait)
     if provider == "openai":
-        # As an unpaid organization reported it: 7m12s.
+        # The wait that an unpaid organization reported: 7m12s.
         return Breach("requests_per_day", 200, 200, 1, 432.0)
     name = "tokens_per_day" if provider == "groq" else "tokens_per_month"
     limit = limits.get(name) or 200_000
@@ -339,7 +339,7 @@ def _kind(exchange: Exchange) -> str | None:
 
 
 def _raw(failure: Failure) -> Answer:
-    """The answers that are no provider's: of a proxy, of a broken network."""
+    """Answers that come from a proxy or a broken network, not from a provider."""
     if failure.kind == "plain_text_error":
         text = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
         return Answer(503, [("content-type", "text/plain")], text)
@@ -369,7 +369,7 @@ def _withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
 
 
 def _spoil(answer: Answer, kind: str, wire: Wire, model: str, caller: Caller) -> Answer:
-    """Break an answer that was ready to go."""
+    """Spoil an answer that is ready to be sent."""
     if kind == "unrelated_json":
         content = b'{"hello":1}'
         if answer.events is None:

@@ -1,4 +1,4 @@
-"""How a limit forgets what was used: four window rules, each a small class.
+"""How the used amount of a limit comes back: four window rules, each a small class.
 
 Groq and OpenAI refill continuously (measured in recorded responses), Gemini counts per clock
 minute and per Pacific calendar day (its documentation and recorded 429 responses), Mistral
@@ -59,7 +59,7 @@ class Bucket:
         """Seconds until `amount` fits."""
         if amount > self.limit:
             return math.inf
-        # Providers print whole numbers, and their "try again in" fits the printed ones.
+        # Providers print whole numbers and compute their "try again in" from them.
         excess = math.ceil(self.used(now) - 1e-6) + amount - self.limit
         return max(0.0, excess / self._rate)
 
@@ -69,7 +69,7 @@ class Bucket:
 
 
 class Calendar:
-    """A counter that starts again at a turn of the clock or of the Pacific calendar."""
+    """A counter that restarts with each clock minute or Pacific calendar day."""
 
     def __init__(self, limit: int, period: str) -> None:
         self.limit = limit
@@ -120,12 +120,12 @@ def _period_around(now: float, period: str) -> tuple[float, float]:
 
 
 class Rolling:
-    """What was used in the last window's length, each amount leaving as it gets too old."""
+    """A count of the last period. Each amount stops counting when it is one period old."""
 
     def __init__(self, limit: int, period: str) -> None:
         self.limit = limit
         self._length = SECONDS[period]
-        # Long windows may be a little coarse, so that a month of calls is a short list.
+        # Long windows are a little coarse, so that a month of calls stays a short list.
         self._grain = self._length / 3_600 if self._length > 3_600 else 0.0
         self._entries: deque[list[float]] = deque()
         self._sum = 0.0
@@ -163,7 +163,7 @@ class Rolling:
 
 
 class Fixed:
-    """A counter that starts again one period after the first request that it counts."""
+    """A counter that restarts one period after the first request that it counted."""
 
     def __init__(self, limit: int, period: str) -> None:
         self.limit = limit

@@ -55,7 +55,7 @@ def text_of(completions: list[Completion]) -> str:
 
 @dataclass
 class Script:
-    """What the scripted server answers next, and what it was asked."""
+    """The next answers of the scripted server, and the requests it received."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -68,14 +68,14 @@ class Script:
     url: str = ""
 
     def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        """Answer every request so, from now on; `body` is JSON unless it is text."""
+        """Answer every later request in this way; `body` is JSON unless it is text."""
         self.status, self.headers, self.endless = status, dict(headers or {}), b""
         kind = "text/plain" if isinstance(body, str) else "application/json"
         self.body = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.headers.setdefault("content-type", kind)
 
     def events(self, *events: Any, done: bool = True) -> None:
-        """Answer with a stream of these events: JSON values, or texts sent as they are."""
+        """Answer with a stream of these events: JSON values, or texts sent unchanged."""
         self.status, self.headers, self.endless = 200, {"content-type": "text/event-stream"}, b""
         lines = [e if isinstance(e, str) else f"data: {json.dumps(e)}\n\n" for e in events]
         self.body = ("".join(lines) + ("data: [DONE]\n\n" if done else "")).encode()

@@ -37,7 +37,7 @@ def sandbox(running_sandbox: Sandbox) -> Sandbox:
 
 @pytest.fixture(scope="session")
 def adapters(running_sandbox: Sandbox) -> Iterator[dict[str, Adapter]]:
-    """One adapter per wire, to the sandbox."""
+    """One adapter per wire, connected to the sandbox."""
     built = {wire: sandbox_adapter(running_sandbox, wire) for wire in WIRES}
     yield built
     for adapter in built.values():
@@ -46,7 +46,7 @@ def adapters(running_sandbox: Sandbox) -> Iterator[dict[str, Adapter]]:
 
 class _QuietServer(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """A client that leaves is what some tests are about."""
+        """Some tests close connections on purpose."""
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def scripted_server() -> Iterator[Script]:
 
 @pytest.fixture
 def script(scripted_server: Script) -> Script:
-    """A server that answers whatever a test scripts: cases that the sandbox does not play."""
+    """A server with scripted answers, for cases that the sandbox does not simulate."""
     scripted_server.received.clear()
     scripted_server.connections.clear()
     scripted_server.left.clear()
@@ -75,7 +75,7 @@ def script(scripted_server: Script) -> Script:
 
 @pytest.fixture(scope="session")
 def build(scripted_server: Script) -> Iterator[Build]:
-    """Adapters to the scripted server, one per wire."""
+    """Adapters for the scripted server, one per wire."""
     built: dict[str, Adapter] = {}
 
     def get(wire: str) -> Adapter:

@@ -51,7 +51,7 @@ def clock() -> Clock:
 
 
 def use(wire: str, script: Script, folder: Path, clock: Clock) -> Any:
-    """Ask that wire alone, at the scripted server; nothing is known of its ledger yet."""
+    """Use only that wire, with the scripted server and an empty ledger."""
     names = {"google": ("GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL")}
     key, url = names.get(wire, (f"{wire.upper()}_API_KEY", f"{wire.upper()}_BASE_URL"))
     environment = {key: SECRET, url: script.url, "ARCHE_QUOTA_STORE": f"memory://{id(clock)}"}
@@ -76,7 +76,7 @@ def body(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
 
 
 def event(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
-    """The same reply as the one event of a stream."""
+    """The same reply as a single event of a stream."""
     whole = body(wire, inputs, outputs)
     if wire == "google":
         return whole
@@ -86,7 +86,7 @@ def event(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
 
 
 def everything_is_read() -> None:
-    """All that is shown of a ledger, as tables and scripts read it."""
+    """Read everything that tables and scripts read from a ledger."""
     tracker = get_quota_tracker()
     json.dumps(tracker.get_usage_summary(), default=str)
     json.dumps(get_llm_provider().get_stats(), default=str)
@@ -99,7 +99,7 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock,
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The reply is there, the key stays open, and there is one warning."""
+    """The reply is returned, the key stays open, and there is one warning."""
     monkeypatch.setattr("arche_magic.llm_providers.calls._warned_of", set())
     llm = use(wire, script, tmp_path, clock)
     with caplog.at_level(logging.WARNING, "arche_magic.attempts"):
@@ -125,7 +125,7 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
 def test_a_count_that_can_be_is_believed(
     wire: str, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """Hidden reasoning, and documents that a service adds, are many tokens."""
+    """Hidden reasoning, and documents added by a service, can be many tokens."""
     llm = use(wire, script, tmp_path, clock)
     script.answer(200, body(wire, 30_000, 40_000))
     assert llm.generate("Hello").usage == Usage(30_000, 40_000)
@@ -135,7 +135,7 @@ def test_a_count_that_can_be_is_believed(
 def test_more_than_max_tokens_is_not_believed(
     wire: str, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """The service would have cut the reply."""
+    """The service would have cut the reply at max_tokens."""
     llm = use(wire, script, tmp_path, clock)
     script.answer(200, body(wire, 9, 40_000))
     assert llm.generate("Hello", max_tokens=100).usage.output_tokens < 100
@@ -146,7 +146,7 @@ def test_more_than_max_tokens_is_not_believed(
 def test_what_is_not_a_count_loses_no_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """Fractions, texts, lists, infinity and NaN, as JSON readers take them."""
+    """Fractions, texts, lists, infinity and NaN, as JSON parsers accept them."""
     llm = use(wire, script, tmp_path, clock)
     for figure in NO_COUNTS:
         if stream:
@@ -174,7 +174,7 @@ UNREAD = ("id", "object", "created", "model", "service_tier", "responseId", "mod
 def test_a_field_that_nobody_reads_loses_no_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """Nor does a usage that is none, or one with further figures."""
+    """A missing usage, or one with unknown fields, loses no reply either."""
     llm = use(wire, script, tmp_path, clock)
     whole = (event if stream else body)(wire, 9, 3)
     usage = "usageMetadata" if wire == "google" else "usage"
@@ -220,7 +220,7 @@ HEADERS = (
 def test_no_header_or_error_body_breaks_a_request_or_a_table(
     wire: str, data: st.DataObject, script: Script, tmp_path: Path
 ) -> None:
-    """Limits, remainders, resets and waits of any size, in headers and in words."""
+    """Limits, remainders, resets and waits of any size, in headers and in texts."""
     clock = _Noon()
     llm = use(wire, script, tmp_path, clock)
     figure = lambda: data.draw(figures)  # noqa: E731

@@ -21,7 +21,7 @@ QUESTION = "Grüße 😀"
 
 
 def chunk_of(wire: str, text: str, ending: str | None = None) -> dict[str, Any]:
-    """One event of a stream, as that provider writes it."""
+    """One event of a stream, in that provider's format."""
     if wire == "google":
         candidate = {"content": {"parts": [{"text": text}]}, "finishReason": ending and "STOP"}
         return {"candidates": [{k: v for k, v in candidate.items() if v}]}
@@ -31,7 +31,7 @@ def chunk_of(wire: str, text: str, ending: str | None = None) -> dict[str, Any]:
 
 
 def reply_of(wire: str, text: str) -> dict[str, Any]:
-    """A reply in one piece, as that provider writes it."""
+    """A reply that is not streamed, in that provider's format."""
     if wire == "google":
         return chunk_of(wire, text, "stop")
     message = {"role": "assistant", "content": text}
@@ -78,7 +78,7 @@ def bombs() -> dict[str, bytes]:
 def test_only_the_beginning_of_an_error_is_read(
     script: Script, build: Build, bombs: dict[str, bytes], wire: str, name: str
 ) -> None:
-    """64 kB of it, whatever its length, its compression or its charset; the status still counts."""
+    """At most 64 kB are read, in any compression or charset. The status still counts."""
     script.answer(200, reply_of(wire, QUESTION))
     complete(build(wire), MODELS[wire])  # loads the SDK
     for stream in (False, True):
@@ -97,7 +97,7 @@ def test_only_the_beginning_of_an_error_is_read(
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_compressed_answer_is_read(script: Script, build: Build, wire: str) -> None:
-    """Reply, stream and error, in the encodings that are asked for."""
+    """Replies, streams and errors, in the encodings that we request."""
     for encoding, compress in (
         ("gzip", gzipped), ("x-gzip", gzipped), ("deflate", zlib.compress),
         ("deflate", raw_deflated), ("identity", bytes),
@@ -124,7 +124,7 @@ def test_a_compressed_answer_is_read(script: Script, build: Build, wire: str) ->
 def test_a_reply_that_cannot_be_decompressed_is_a_failure(
     script: Script, build: Build, wire: str, encoding: str
 ) -> None:
-    """Damaged, or in an encoding that nobody asked for."""
+    """The reply is damaged, or has an encoding that we did not request."""
     for stream in (False, True):
         script.answer(200, reply_of(wire, QUESTION), {"content-encoding": encoding})
         with pytest.raises(AttemptFailed, match="the answer is compressed") as caught:
@@ -137,7 +137,7 @@ def test_a_reply_that_cannot_be_decompressed_is_a_failure(
 def test_a_reply_has_a_greatest_length(
     script: Script, build: Build, bombs: dict[str, bytes], wire: str, stream: bool
 ) -> None:
-    """Far beyond what a model can write; no reply in a few kilobytes fills the memory."""
+    """It is far longer than any model's reply, so a small bomb cannot fill the memory."""
     script.answer(200, "", {"content-encoding": "gzip"})
     script.body = bombs["reply"]
     with pytest.raises(AttemptFailed, match="is longer than 32 MB"):
@@ -145,7 +145,7 @@ def test_a_reply_has_a_greatest_length(
 
 
 def test_a_stream_has_a_greatest_length(script: Script, build: Build) -> None:
-    """All its events together, too."""
+    """The length of all its events together is limited too."""
     script.events()
     script.headers["content-encoding"] = "gzip"
     script.body = gzipped((b": " + MEGABYTE * b"x" + b"\n") * 300)
@@ -199,7 +199,7 @@ STREAMS: dict[str, Callable[..., str]] = {
 def test_a_stream_is_whole_however_it_is_written(
     script: Script, build: Build, wire: str, name: str
 ) -> None:
-    """No piece of a reply is lost over what the standard of event streams allows."""
+    """Every form that the standard for event streams allows gives all pieces."""
     script.events(
         STREAMS[name](
             chunk_of(wire, "one "), chunk_of(wire, "two 😀 "), chunk_of(wire, "three", "stop")
@@ -213,7 +213,7 @@ def test_a_stream_is_whole_however_it_is_written(
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_where_a_stream_is_cut_into_packets_does_not_matter(name: str) -> None:
-    """Inside characters, line ends and fields, the same events come out."""
+    """Packets that end inside characters, line ends or fields give the same events."""
     body = STREAMS[name]({"a": "ä"}, {"b": "😀"}, {"c": 1}).encode()
     whole = list(events([body], lambda: None))
     texts = [b"".join(part.removeprefix(b"data: ") for part in e.split(b"\n")) for e in whole]
@@ -226,7 +226,7 @@ def test_where_a_stream_is_cut_into_packets_does_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_stream_that_is_cut_is_no_reply(script: Script, build: Build, wire: str) -> None:
-    """Wherever its end is missing, it fails or is whole."""
+    """Wherever the stream is cut, it fails or is complete."""
     script.events(chunk_of(wire, "one "), chunk_of(wire, "two", "stop"), done=False)
     body = script.body
     for length in range(0, len(body), 17):
@@ -246,7 +246,7 @@ NO_OBJECTS = ("data: null", "data: []", 'data: "one "', "data: 5")
 def test_a_piece_that_cannot_be_read_is_not_left_out(
     script: Script, build: Build, wire: str
 ) -> None:
-    """The rest would pass for the whole reply."""
+    """Otherwise, the rest would be taken for the complete reply."""
     for text in (*NO_EVENTS, *NO_OBJECTS):
         piece = text.replace("{}", json.dumps(chunk_of(wire, "one "))) + "\n\n"
         script.events(piece, chunk_of(wire, "two", "stop"), done=wire != "google")
@@ -259,7 +259,7 @@ def test_a_piece_that_cannot_be_read_is_not_left_out(
 def test_a_reply_in_one_piece_is_taken_for_a_stream(
     script: Script, build: Build, wire: str
 ) -> None:
-    """Some services answer so though a stream was asked for; an error in its place is told."""
+    """Some services send a single object instead of a stream. An error is reported."""
     for indent in (None, 2):
         body = json.dumps(reply_of(wire, QUESTION), indent=indent)
         script.answer(200, body, {"content-type": "application/json"})
@@ -271,7 +271,7 @@ def test_a_reply_in_one_piece_is_taken_for_a_stream(
 
 
 def test_only_what_is_more_than_a_comment_is_heard() -> None:
-    """A comment keeps a connection open, for a model that may never answer."""
+    """A comment keeps the connection open for a model that may never answer."""
     for chunks, expected in (
         ([b": wait\n\n"], 0),
         ([b": wa", b"it\n", b"\n"], 0),

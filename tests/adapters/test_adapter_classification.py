@@ -128,7 +128,7 @@ CHAT = [
 def test_chat_completions_refusals(
     script: Script, build: Build, wire: str, status: int, body: Any, remedy: str, stream: bool
 ) -> None:
-    """Groq, OpenAI and Mistral: every recorded refusal leads to what helps."""
+    """Every recorded refusal of Groq, OpenAI and Mistral gives the right remedy."""
     script.answer(status, body)
     failure = fail(build, wire, stream=stream)
     assert failure.remedy is Remedy[remedy]
@@ -238,7 +238,7 @@ def test_a_limit_message_is_read_to_its_figures(
     expected: tuple[str, float, float, float],
     line: str,
 ) -> None:
-    """The message of a 429 gives the limit, what is left, and the wait; a false label yields."""
+    """A 429 states the limit, what is left and the wait. A wrong label is corrected."""
     script.answer(429, body, headers)
     failure = fail(build, wire)
     name, amount, remaining, delay = expected
@@ -256,7 +256,7 @@ def test_a_limit_message_is_read_to_its_figures(
 def test_a_request_larger_than_its_limit_is_not_waited_for(
     script: Script, build: Build, wire: str, status: int
 ) -> None:
-    """A request too large tells the limit, and its retry-after means nothing."""
+    """The error states the limit, and its retry-after is ignored."""
     message = "Request too large for x on tokens per min (TPM): Limit 8000, Requested 9000, please"
     body = error(message, type="tokens", code="rate_limit_exceeded")
     script.answer(status, body, {"retry-after": "8"})
@@ -268,7 +268,7 @@ def test_a_request_larger_than_its_limit_is_not_waited_for(
 
 
 def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> None:
-    """An OpenAI 429 for requests per minute comes with headers for requests per day."""
+    """An OpenAI 429 for requests per minute has headers for requests per day."""
     headers = {
         "x-ratelimit-limit-requests": "200",
         "x-ratelimit-remaining-requests": "196",
@@ -286,7 +286,7 @@ def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> Non
 
 
 def test_a_delay_is_taken_where_no_figures_are_given(script: Script, build: Build) -> None:
-    """Overload and slow_down carry the delay the server asks for."""
+    """Errors about overload and slow_down have the delay that the server asks for."""
     for status, body in (
         (503, error("x", type="service_unavailable_error", code="server_is_overloaded")),
         (429, error("x", type="rate_limit_error", code="slow_down")),
@@ -298,7 +298,7 @@ def test_a_delay_is_taken_where_no_figures_are_given(script: Script, build: Buil
 
 
 def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
-    """Which parameter, and which model, stands in the line."""
+    """The error names the parameter and the model."""
     text = "Unsupported parameter: 'seed'."
     script.answer(400, error(text, type=REQUEST, param="seed", code="unsupported_parameter"))
     assert str(fail(build, "openai")) == (
@@ -313,7 +313,7 @@ def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
 
 
 def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -> None:
-    """The recorded one has the headers of one limit, with all of it left."""
+    """The recorded one has headers for one limit, which is not used up."""
     full = {
         "x-ratelimit-limit-tokens-minute": "500000",
         "x-ratelimit-remaining-tokens-minute": "500000",
@@ -326,7 +326,7 @@ def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -
 
 
 def test_mistral_limit_zero_is_a_plan_without_the_model(script: Script, build: Build) -> None:
-    """A 429 with a limit of 0 will never pass; one that is used up will."""
+    """Waiting does not help if the limit is 0, but helps if it is used up."""
     script.answer(429, {"code": "1300"}, {"x-ratelimit-limit-req-minute": "0"})
     assert fail(build, "mistral").remedy is Remedy.CHANGE_PLAN
     used = {"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "0"}
@@ -392,7 +392,7 @@ GEMINI = [
 def test_gemini_refusals(
     script: Script, build: Build, status: int, body: Any, remedy: str, stream: bool
 ) -> None:
-    """Gemini: every recorded refusal leads to what helps; a bad key is a 400 there."""
+    """Every recorded refusal of Gemini gives the right remedy. A bad key is a 400."""
     script.answer(status, body)
     failure = fail(build, "google", stream=stream)
     assert failure.remedy is Remedy[remedy]
@@ -422,7 +422,7 @@ def test_gemini_limits_go_by_their_quota_id(
     limit: str,
     delay: float | None,
 ) -> None:
-    """A minute's delay is rounded up; the short delay named with a daily limit is not believed."""
+    """Delays per minute are rounded up. The short delay for a limit per day is ignored."""
     script.answer(429, quota(*(violation(*each) for each in violations)))
     failure = fail(build, "google")
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
@@ -433,7 +433,7 @@ def test_gemini_limits_go_by_their_quota_id(
 
 
 def test_a_bare_gemini_429_says_nothing_about_limits(script: Script, build: Build) -> None:
-    """Without details neither the limit nor a delay is known."""
+    """Without details, the limit and the delay are unknown."""
     script.answer(429, google("RESOURCE_EXHAUSTED", "Resource has been exhausted"))
     failure = fail(build, "google")
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
@@ -442,7 +442,7 @@ def test_a_bare_gemini_429_says_nothing_about_limits(script: Script, build: Buil
 
 
 def test_accounts_are_read_where_they_are_named(script: Script, build: Build) -> None:
-    """An adapter knows the account that its key turned out to spend."""
+    """An adapter learns the account of its key from replies and refusals."""
     script.answer(429, groq_limit("tokens per day (TPD): Limit 2, Used 2, Requested 1."))
     fail(build, "groq")
     assert build("groq").account == "org_01a"
@@ -459,7 +459,7 @@ def test_accounts_are_read_where_they_are_named(script: Script, build: Build) ->
 def test_googles_project_is_read_from_a_429_that_names_it(
     script: Script, build: Build, detailed: bool
 ) -> None:
-    """As reported from 2024 on for limits of the whole service: in its details and in its text."""
+    """Reported from 2024 on for limits of the whole service, in details and text."""
     text = (
         "Quota exceeded for quota metric 'Generate Content API requests per minute' and limit "
         "'GenerateContent request limit per minute for a region' of service "
@@ -480,7 +480,7 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 
 def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> None:
-    """What the model says instead, and what it cost, are kept."""
+    """The model's text and its cost are kept."""
     message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     script.answer(200, {"choices": [choice], "usage": USAGE})
@@ -500,7 +500,7 @@ def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> No
 
 
 def test_a_filtered_reply_keeps_what_there_was(script: Script, build: Build) -> None:
-    """A filter that stops a stream leaves the text before it."""
+    """When a filter stops a stream, the text before it is kept."""
     script.events(
         {"choices": [{"index": 0, "delta": {"content": "So far"}}]},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]},
@@ -524,7 +524,7 @@ def test_a_filtered_reply_keeps_what_there_was(script: Script, build: Build) -> 
 def test_gemini_blocks_name_their_reason(
     script: Script, build: Build, body: dict[str, Any], stream: bool
 ) -> None:
-    """A blocked prompt and a blocked reply are told as such, with Google's word for it."""
+    """Blocked prompts and replies are named as such, with Google's reason."""
     body = {**body, "usageMetadata": {"promptTokenCount": 4}}
     if stream:
         script.events(body, done=False)
@@ -537,7 +537,7 @@ def test_gemini_blocks_name_their_reason(
 
 
 def test_a_stream_that_breaks_off_has_cost_at_least_so_much(script: Script, build: Build) -> None:
-    """Gemini counts with every chunk, and goes on after the last one that came."""
+    """Gemini states usage in every chunk, and more may follow the last one."""
     usage = {"promptTokenCount": 4, "candidatesTokenCount": 2, "thoughtsTokenCount": 90}
     parts = {"candidates": [{"content": {"parts": [{"text": "Half"}]}}], "usageMetadata": usage}
     script.events(parts, done=False)
@@ -576,7 +576,7 @@ ENDS["openai"] = ENDS["groq"]
 def test_only_what_comes_after_the_end_may_be_broken(
     script: Script, build: Build, wire: str
 ) -> None:
-    """Once a stream has said how it ended, its reply is there, whatever follows."""
+    """After the finish reason, the reply is complete, whatever follows."""
     script.events(*ENDS[wire], 'data: {"cho\n\n', done=False)
     completions = complete(build(wire), "m", stream=True)
     assert "".join(completion.text for completion in completions) == "Four."
@@ -587,7 +587,7 @@ def test_only_what_comes_after_the_end_may_be_broken(
 
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "LANGUAGE", "OF_NEXT_YEAR"])
 def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) -> None:
-    """An ending that is no answer is tried elsewhere, with Google's word for it."""
+    """An ending without an answer goes to the next route, with Google's reason."""
     script.answer(200, {"candidates": [{"finishReason": reason}]})
     failure = fail(build, "google")
     assert failure.remedy is Remedy.RETRY_LATER
@@ -595,7 +595,7 @@ def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) 
 
 
 def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> None:
-    """A finish reason that names a failure is not taken for a complete reply."""
+    """A finish reason that names a failure does not make a complete reply."""
     content = {"parts": [{"text": "Half"}]}
     script.answer(200, {"candidates": [{"finishReason": "OTHER", "content": content}]})
     failure = fail(build, "google")
@@ -605,7 +605,7 @@ def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> No
 
 
 def test_errors_inside_a_stream_keep_their_kind(script: Script, build: Build) -> None:
-    """An error event under a status of 200 is classified like the refusal it stands for."""
+    """An error event with status 200 is classified like the same error with its status."""
     start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
     broken = error("Failed", type=REQUEST, code="tool_use_failed", status_code=400)
     script.events(start, f"event: error\ndata: {json.dumps(broken)}\n\n", done=False)
@@ -764,7 +764,7 @@ COMPATIBLE = {
 def test_compatible_services_are_understood_too(
     script: Script, build: Build, status: int, body: Any, remedy: str
 ) -> None:
-    """By status, code, type or details; by words only where there is nothing else."""
+    """By status, code, type or details. The text is used only if there is nothing else."""
     script.answer(status, body)
     assert fail(build, "openai").remedy is Remedy[remedy]
 
@@ -777,7 +777,7 @@ def test_a_broker_passes_on_what_the_service_behind_it_said(script: Script, buil
 
 
 def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build) -> None:
-    """OpenRouter's reset is a moment in milliseconds, in a header or in the body's metadata."""
+    """OpenRouter's reset is a time in milliseconds, in a header or in the metadata."""
     moment = str(round((time.time() + 3600) * 1000))
     headers = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": moment}
     plain = error("Rate limit exceeded: free-models-per-day", code=429)
@@ -795,7 +795,7 @@ def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_error_in_place_of_a_reply_is_read(script: Script, build: Build, stream: bool) -> None:
-    """A broker such as OpenRouter reports under a 200 what befell it behind."""
+    """Brokers such as OpenRouter report errors of other services with status 200."""
     for code, remedy in ((502, "RETRY_LATER"), (429, "WAIT_FOR_LIMIT"), (402, "TOP_UP_ACCOUNT")):
         body = error("Provider returned error", code=code)
         if stream:
@@ -808,7 +808,7 @@ def test_an_error_in_place_of_a_reply_is_read(script: Script, build: Build, stre
 
 
 def test_an_answer_begun_is_no_wrong_request(script: Script, build: Build) -> None:
-    """Whatever an error event calls itself after some text, the next route may answer."""
+    """After some text, an error event never makes the request invalid."""
     start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
     script.events(start, error("odd", type=REQUEST, code="odd"))
     assert fail(build, "groq", stream=True).remedy is Remedy.RETRY_LATER
@@ -819,7 +819,7 @@ def test_an_answer_begun_is_no_wrong_request(script: Script, build: Build) -> No
 def test_unknown_errors_are_logged_once(
     script: Script, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So that a rule can be made for them; per kind, without the key."""
+    """Once per kind and without the key, so that a rule can be added."""
     for word in ("of_monday", "of_monday", "of_tuesday"):
         script.answer(419, error(f"no idea, {SECRET}", code=word))
         failure = fail(build, "groq")
@@ -843,7 +843,7 @@ def test_unknown_errors_are_logged_once(
 def test_an_error_answer_has_cost_no_tokens(
     script: Script, build: Build, status: int, body: Any, sent: Usage | None
 ) -> None:
-    """A request at most; what a 429 counts for, the ledger knows."""
+    """It costs one request at most. The ledger decides what a 429 costs."""
     script.answer(status, body)
     failure = fail(build, "groq")
     assert failure.usage == sent
@@ -851,7 +851,7 @@ def test_an_error_answer_has_cost_no_tokens(
 
 
 def test_parts_of_a_message_make_its_text(script: Script, build: Build) -> None:
-    """Some services send a list of parts, of which the thinking is no text."""
+    """Some services send a list of parts. Parts with reasoning are not text."""
     content = [{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "Fo"}]
     content.append({"type": "text", "text": "ur."})
     choice = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
@@ -863,7 +863,7 @@ def test_parts_of_a_message_make_its_text(script: Script, build: Build) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("status", [400, 403])
 def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status: int) -> None:
-    """A provider that repeats the key, whole or in part, does not get it into our line."""
+    """If a provider repeats the key, whole or in part, our error does not."""
     for quoted in (
         SECRET,
         SECRET[:14] + "***" + SECRET[-4:],
@@ -879,7 +879,7 @@ def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status:
 
 
 def test_ordinary_words_are_not_taken_for_keys() -> None:
-    """Redaction leaves prose, parameters and addresses alone, and cuts what is long."""
+    """Redaction keeps prose, parameters and addresses, and shortens long texts."""
     line = "task-based, risk-free: use max_completion_tokens, see https://example.org/docs."
     assert redacted(line, SECRET) == line
     assert len(redacted("word " * 500, SECRET)) == 200

@@ -86,7 +86,7 @@ def fail(
 def test_every_failure_names_its_remedy(
     sandbox: Sandbox, adapters: dict[str, Adapter], kind: str, wire: str, stream: bool
 ) -> None:
-    """Each failure of each provider, streamed or not, comes out as one short line and a remedy."""
+    """Each failure of each provider becomes a one-line error with a remedy."""
     sandbox.fail(wire, kind)
     failure = fail(adapters[wire], wire, stream=stream)
     assert failure.remedy is EXCEPTIONS.get((wire, kind), KINDS[kind]), failure
@@ -102,7 +102,7 @@ def test_every_failure_names_its_remedy(
 def test_a_broken_stream_keeps_what_had_arrived(
     sandbox: Sandbox, adapters: dict[str, Adapter], kind: str, wire: str
 ) -> None:
-    """A stream that breaks tells how much of the reply there was."""
+    """The error of a broken stream has the text that arrived."""
     sandbox.fail(wire, kind)
     pieces: list[str] = []
     stream_of = adapters[wire].complete(HELLO, MODELS[wire], stream=True, timeouts=Timeouts())
@@ -115,7 +115,7 @@ def test_a_broken_stream_keeps_what_had_arrived(
 def test_a_stream_that_ends_early_is_told_from_one_that_breaks(
     sandbox: Sandbox, adapters: dict[str, Adapter]
 ) -> None:
-    """The line says what happened: an early end, a lost connection, or a malformed event."""
+    """The error says: an early end, a lost connection, or a malformed event."""
     for kind, words in (
         ("cut_stream", "the stream ended early"),
         ("broken_connection", "connection lost"),
@@ -132,7 +132,7 @@ def test_a_stream_that_ends_early_is_told_from_one_that_breaks(
 def test_a_silent_server_is_given_up(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, kind: str, stream: bool
 ) -> None:
-    """Without a byte for `timeout` seconds the call ends, before or within a reply."""
+    """After `timeout` seconds without a byte, the call ends."""
     sandbox.fail(wire, kind)
     failure = fail(adapters[wire], wire, stream=stream, total=0.2)
     assert failure.remedy is Remedy.RETRY_LATER
@@ -144,7 +144,7 @@ def test_a_silent_server_is_given_up(
 def test_a_trickling_server_is_given_up(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
-    """A server that sends a sign of life now and then does not keep a call for ever."""
+    """Occasional bytes do not keep a call alive forever."""
     script.events(done=False)
     # Google's SDK takes a comment for a broken answer.
     event = b'data: {"modelVersion": "g"}'
@@ -160,7 +160,7 @@ def test_a_trickling_server_is_given_up(
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_nobody_listening_is_no_connection(wire: str) -> None:
-    """A closed port is a failure to try again later."""
+    """A closed port is a temporary failure."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -175,7 +175,7 @@ def test_nobody_listening_is_no_connection(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_closing_a_stream_drops_the_connection(script: Script, build: Build, wire: str) -> None:
-    """Who stops reading a stream stops the server from sending, at once."""
+    """If a reader stops, the server stops sending at once."""
     choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
     head = {"id": "1", "model": "m", "object": "chat.completion.chunk", "created": 1}
     chunk: dict[str, Any] = {**head, "choices": [choice]}
@@ -192,7 +192,7 @@ def test_closing_a_stream_drops_the_connection(script: Script, build: Build, wir
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> None:
-    """The sandbox, which charges a stream for what went out, charges an abandoned one less."""
+    """The sandbox charges only what it sent, so an abandoned stream costs less."""
     adapter = sandbox_adapter(sandbox, wire)
     request = Request((Message("user", "[tokens=2000]"),))
     sandbox.seconds_per_chunk = 0.01
@@ -217,7 +217,7 @@ def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> 
 def test_a_redirect_does_not_carry_the_key_away(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, stream: bool
 ) -> None:
-    """A redirect is not followed, and the line says so."""
+    """Redirects are not followed, and the error says so."""
     sandbox.fail(wire, "redirect")
     failure = fail(adapters[wire], wire, stream=stream)
     assert "redirected" in str(failure)
@@ -228,7 +228,7 @@ def test_a_redirect_does_not_carry_the_key_away(
 def test_loopback_needs_no_proxy(
     script: Script, monkeypatch: pytest.MonkeyPatch, wire: str
 ) -> None:
-    """A proxy in the environment is for other hosts than this machine."""
+    """The environment's proxy is not used for this machine."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
@@ -247,7 +247,7 @@ def test_loopback_needs_no_proxy(
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_one_call_is_one_request(script: Script, build: Build, wire: str) -> None:
-    """No SDK retries behind the ledger's back, not even when the server asks for it."""
+    """No SDK retries on its own, even when the server asks for it."""
     script.answer(503, {"error": {"message": "x"}}, {"retry-after": "0", "x-should-retry": "true"})
     failure = fail(build(wire), wire)
     assert failure.remedy is Remedy.RETRY_LATER
@@ -257,7 +257,7 @@ def test_one_call_is_one_request(script: Script, build: Build, wire: str) -> Non
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_key_with_odd_characters_is_to_be_replaced(wire: str) -> None:
-    """A key that cannot go into a header (a smart quote, a line end) is named as the cause."""
+    """The error names a key that cannot be sent in a header (a smart quote, a line end)."""
     for text in ("sk-“quoted”-1234567", "sk-line\nend-1234567"):
         adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_1", text), "http://127.0.0.1:9")
         failure = fail(adapter, wire)
@@ -318,7 +318,7 @@ def test_whatever_comes_back_is_a_reply_or_an_attempt_failed(
     stream: bool,
     retry_after: str | None,
 ) -> None:
-    """No body, status or header makes anything else leave an adapter."""
+    """For any body, status or header, an adapter raises no other error."""
     headers = {} if retry_after is None else {"retry-after": retry_after}
     if isinstance(body, bytes):
         script.answer(status, "", headers)
@@ -340,7 +340,7 @@ def test_whatever_comes_back_is_a_reply_or_an_attempt_failed(
 def test_an_interrupt_ends_a_call_at_once(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, kind: str
 ) -> None:
-    """Ctrl-C, or Kernel → Interrupt, is felt while waiting for the provider, and passed on."""
+    """Ctrl-C and Kernel → Interrupt end the wait for a provider."""
     assert complete(adapters[wire], MODELS[wire])  # the SDK is imported before the clock starts
     sandbox.fail(wire, kind)
     main = threading.main_thread().ident
@@ -355,7 +355,7 @@ def test_an_interrupt_ends_a_call_at_once(
 
 
 def test_gemini_is_not_asked_to_go_on_behind_our_back(script: Script, build: Build) -> None:
-    """Google's SDK would follow up an unfinished reply with requests that nobody counted."""
+    """Google's SDK would send uncounted requests after an unfinished reply."""
     candidate = {
         "content": {"parts": [{"text": "Half"}]},
         "finishReason": "CONTINUATION",

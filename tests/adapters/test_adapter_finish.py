@@ -38,7 +38,7 @@ def answer(
     stream: bool = False,
     output_tokens: int = 300,
 ) -> None:
-    """Have the server answer with a text and this word for how it ended."""
+    """Make the server answer with a text and this finish reason."""
     if wire == "google":
         usage = {"promptTokenCount": 5, "thoughtsTokenCount": output_tokens}
         content = {"role": "model", "parts": [{"text": text}]}
@@ -69,7 +69,7 @@ def failed(
 def test_every_servers_word_for_the_end_is_understood(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
-    """A text that came whole is an answer, one that met its limit is cut, the rest are failures."""
+    """A complete text is a reply, one at its limit is cut, and the rest are failures."""
     for words, finish_reason in ((STOPPED, "stop"), (CUT, "length")):
         for word in words:
             answer(script, wire, "Four.", word, stream=stream)
@@ -89,7 +89,7 @@ def test_every_servers_word_for_the_end_is_understood(
 def test_a_stream_goes_on_until_a_word_says_that_it_ended(
     script: Script, build: Build, wire: str
 ) -> None:
-    """`null` as a text, and Google's "unspecified", say that it has not."""
+    """The text `null` and Google's "unspecified" do not end a stream."""
     for word in ("null", "", None, "FINISH_REASON_UNSPECIFIED"):
         answer(script, wire, "Four.", word, stream=True)
         assert "ended early" in str(failed(build, wire, stream=True))
@@ -101,7 +101,7 @@ def test_a_stream_goes_on_until_a_word_says_that_it_ended(
 def test_tokens_that_all_went_into_reasoning_are_a_failure(
     script: Script, build: Build, wire: str, stream: bool, text: str
 ) -> None:
-    """It says how many there were and what to do, and counts what the provider counted."""
+    """The error has the number of tokens and a remedy, and they are counted."""
     answer(script, wire, text, "length", stream=stream)
     failure = failed(build, wire, stream=stream)
     assert failure.remedy is Remedy.RAISE_MAX_TOKENS
@@ -110,7 +110,7 @@ def test_tokens_that_all_went_into_reasoning_are_a_failure(
 
 
 def test_reasoning_is_told_from_an_answer(script: Script, build: Build) -> None:
-    """What is left beside it counts, and JSON within it where JSON was asked for."""
+    """Text beside the reasoning is an answer, and JSON within it if JSON was requested."""
     only_reasoning = "<think>It is four.</think>\n"
     answer(script, "openai", only_reasoning, "stop")
     assert str(failed(build, "openai")) == "an empty reply"
@@ -129,7 +129,7 @@ def test_reasoning_is_told_from_an_answer(script: Script, build: Build) -> None:
 
 
 def test_a_failure_of_reasoning_goes_without_a_count(script: Script, build: Build) -> None:
-    """Where the server gave none, the limit that was asked for says how many there were."""
+    """Without the server's count, the error states the requested limit."""
     answer(script, "groq", "", "length", output_tokens=0)
     request = Request(HELLO.messages, max_tokens=20)
     assert "all 20 tokens for reasoning" in str(failed(build, "groq", request))

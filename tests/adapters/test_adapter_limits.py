@@ -42,12 +42,12 @@ NOW = 1_800_000_000.0
     ],
 )
 def test_durations_as_providers_write_them(text: str, seconds: float) -> None:
-    """Seconds, and Go durations down to nanoseconds, with and without the sentence's full stop."""
+    """Seconds and Go durations down to nanoseconds, with or without a full stop."""
     assert parse_duration(text) == pytest.approx(seconds)
 
 
 def test_dates_and_epoch_times_count_from_now() -> None:
-    """An HTTP date or an epoch time is a delay from `now`; what has passed is no delay."""
+    """HTTP dates and epoch times become delays from `now`. Past times are ignored."""
     assert parse_duration(formatdate(NOW + 90, usegmt=True), NOW) == 90
     assert parse_duration(formatdate(NOW - 90, usegmt=True), NOW) == 0
     assert parse_duration(str(int(NOW) + 5), NOW) == 5
@@ -59,13 +59,13 @@ def test_dates_and_epoch_times_count_from_now() -> None:
     "text", ["", ".", "s", "-5", "-5s", "nan", "inf", "1e400", "soon", "5 minutes", "٣", "9" * 5000]
 )
 def test_what_is_no_delay_is_none(text: str) -> None:
-    """Negative, absurd and unreadable delays are no delays."""
+    """Negative, absurd and unreadable delays are ignored."""
     assert parse_duration(text, NOW) is None
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[0-9hmsµ.]{1,30}", fullmatch=True))
 def test_any_text_is_a_sensible_delay_or_none(text: str) -> None:
-    """No text raises, and none gives a delay that is negative, infinite or years long."""
+    """No text raises, or gives a negative, infinite or years-long delay."""
     seconds = parse_duration(text, NOW)
     assert seconds is None or (math.isfinite(seconds) and 0 <= seconds <= 62 * 86_400)
 
@@ -76,7 +76,7 @@ def test_any_text_is_a_sensible_delay_or_none(text: str) -> None:
     milliseconds=st.integers(0, 59_999),
 )
 def test_go_durations_come_back(hours: int, minutes: int, milliseconds: int) -> None:
-    """Whatever Go would print is read back to the same number of seconds."""
+    """Any duration in Go's format is read back correctly."""
     text = (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "")
     text += f"{milliseconds / 1000:g}s"
     expected = hours * 3600 + minutes * 60 + float(f"{milliseconds / 1000:g}")
@@ -84,7 +84,7 @@ def test_go_durations_come_back(hours: int, minutes: int, milliseconds: int) -> 
 
 
 def test_the_finer_retry_header_wins() -> None:
-    """`retry-after-ms` before `retry-after`; a date counts from the server's own clock."""
+    """`retry-after-ms` comes before `retry-after`. Dates use the server's clock."""
     assert retry_delay({"retry-after": "3", "retry-after-ms": "2300"}, NOW) == 2.3
     assert retry_delay({"retry-after": "3", "retry-after-ms": "soon"}, NOW) == 3
     ahead = {"retry-after": formatdate(NOW + 500, usegmt=True), "date": formatdate(NOW + 490)}
@@ -93,7 +93,7 @@ def test_the_finer_retry_header_wins() -> None:
 
 
 def test_a_servers_moments_are_meant_by_its_own_clock() -> None:
-    """Whether they stand in a header, a field or a sentence; without a date, by ours."""
+    """In headers, fields and sentences. If the server sends no date, our clock is used."""
     assert served_at({"date": formatdate(NOW - 300, usegmt=True)}, NOW) == NOW - 300
     assert served_at({"date": "noon"}, NOW) == NOW
 
@@ -143,7 +143,7 @@ def openai_headers(
 def test_the_window_of_openai_requests_is_derived(
     limit: str, remaining: str, reset: str, name: str
 ) -> None:
-    """OpenAI's header may count per minute or per day; the reset time tells which."""
+    """OpenAI's header counts per minute or per day. The reset time shows which."""
     (seen,) = header_observations(openai_headers(limit, remaining, reset))
     assert seen.name == name
     assert seen.amount == float(limit)
@@ -151,7 +151,7 @@ def test_the_window_of_openai_requests_is_derived(
 
 
 def test_a_request_window_that_cannot_be_told_is_left_out() -> None:
-    """With nothing used the window does not show; tokens are per minute unless shown otherwise."""
+    """Unused limits do not show their window. Tokens default to a minute."""
     assert header_observations(openai_headers("500", "500", "0s")) == ()
     (tokens,) = header_observations(openai_headers("500", "500", "0s", "tokens"))
     assert tokens.name == "tokens_per_minute"
@@ -165,7 +165,7 @@ def test_a_request_window_that_cannot_be_told_is_left_out() -> None:
     period=st.sampled_from(["minute", "day"]),
 )
 def test_a_bucket_shows_its_own_window(limit: int, share: float, period: Period) -> None:
-    """For any bucket that has been used, the derived window is its own."""
+    """The period inferred from any used bucket is correct."""
     used = max(1, min(limit, round(limit * share)))
     reset = used / limit * PERIOD_SECONDS[period]
     if reset < 0.002:
@@ -176,7 +176,7 @@ def test_a_bucket_shows_its_own_window(limit: int, share: float, period: Period)
 
 
 def test_mistral_headers_name_their_period() -> None:
-    """Mistral puts the period into the name; one that has no name with us is left out."""
+    """Mistral's header names contain the period. Unknown periods are ignored."""
     headers = {
         "x-ratelimit-limit-tokens-minute": "500000",
         "x-ratelimit-remaining-tokens-minute": "499976",
@@ -195,7 +195,7 @@ def test_mistral_headers_name_their_period() -> None:
 
 
 def test_mistrals_older_headers_count_tokens_by_their_period() -> None:
-    """As recorded until May 2025; the reset is the minute's."""
+    """Recorded until May 2025. The reset is that of the minute."""
     headers = {
         "ratelimitbysize-limit": "500000",
         "ratelimitbysize-remaining": "499960",
@@ -230,7 +230,7 @@ def test_mistrals_older_headers_count_tokens_by_their_period() -> None:
     ],
 )
 def test_what_each_header_counts(name: str, limit: str | None) -> None:
-    """A window without a name of ours, and what is no request or token, is left out."""
+    """Unknown windows, and units other than requests and tokens, are ignored."""
     assert [seen.name for seen in header_observations({name: "60"})] == [limit] * bool(limit)
 
 
@@ -295,7 +295,7 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
 def test_limit_sentences_as_they_were_seen(
     text: str, name: str | None, figures: tuple[float | None, ...]
 ) -> None:
-    """Groq's and OpenAI's, for every dimension, and one whose wait is longer than its label."""
+    """Groq's and OpenAI's, for every dimension, and one with a longer wait than its label."""
     sentence = read_sentence(text)
     assert sentence is not None
     assert sentence.name == name
@@ -305,7 +305,7 @@ def test_limit_sentences_as_they_were_seen(
 
 @pytest.mark.parametrize("value", ["-1", "many", "", "1e9", "nan", "9" * 40])
 def test_absurd_figures_are_left_out(value: str) -> None:
-    """What is no plain count is not learned from."""
+    """Nothing is learned from figures that are not plain counts."""
     headers = {"x-ratelimit-limit-tokens": value, "x-ratelimit-remaining-tokens": value}
     assert header_observations(headers) == ()
     assert header_observations(openai_headers("10", "11", "1s", "tokens")) == ()
@@ -313,14 +313,14 @@ def test_absurd_figures_are_left_out(value: str) -> None:
 
 @given(st.dictionaries(st.text(max_size=40), st.text(max_size=20), max_size=4))
 def test_any_headers_can_be_read(headers: dict[str, str]) -> None:
-    """No header makes the reader fail."""
+    """No headers make the reader fail."""
     header_observations(headers)
     retry_delay(headers, NOW)
 
 
 @given(st.text(max_size=200))
 def test_any_message_can_be_read(text: str) -> None:
-    """No message makes the reader fail, and no figure in a limit message does."""
+    """No message and no figure in it make the reader fail."""
     read_sentence(text)
     read_sentence(f"on tokens per day (TPD): Limit {text}")
     read_sentence(
@@ -338,7 +338,7 @@ def test_any_message_can_be_read(text: str) -> None:
 def test_a_false_label_yields_to_the_duration(
     limit: int, used_share: float, requested_share: float, period: Period, label: str
 ) -> None:
-    """A wait that is longer than the label's period shows the real one; others say nothing."""
+    """A wait longer than the labelled period shows the real one. Other waits do not."""
     used = round(limit * used_share)
     requested = max(1, round(limit * requested_share))
     wait = (used + requested - limit) / limit * PERIOD_SECONDS[period]
@@ -355,7 +355,7 @@ def test_a_false_label_yields_to_the_duration(
 
 
 def test_other_dimensions_have_no_name() -> None:
-    """Audio seconds and images are no limits of ours."""
+    """Limits of audio seconds and images are ignored."""
     sentence = read_sentence("on images per min (IPM): Limit 5, Used 5, Requested 1.")
     assert sentence is not None
     assert sentence.name is None
@@ -364,7 +364,7 @@ def test_other_dimensions_have_no_name() -> None:
 
 
 def test_headers_that_name_their_period_need_no_dialect() -> None:
-    """As Cerebras documents them (2026-07); resets are seconds with many decimals."""
+    """As documented by Cerebras (2026-07). Resets are seconds with many decimals."""
     headers = {
         "x-ratelimit-limit-requests-day": "14400",
         "x-ratelimit-remaining-requests-day": "14399",

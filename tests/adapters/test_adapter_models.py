@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_key_lists_its_models(adapters: dict[str, Adapter], sandbox: Sandbox, wire: str) -> None:
-    """The names are those that a request takes, and nothing is counted for the question."""
+    """The names work in requests, and listing them is not counted."""
     assert MODELS[wire] in adapters[wire].models(10)
     assert sandbox.usage() == {}
     assert sandbox.requests == ()
@@ -26,7 +26,7 @@ def test_a_key_lists_its_models(adapters: dict[str, Adapter], sandbox: Sandbox, 
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_an_unknown_key_is_refused(sandbox: Sandbox, wire: str) -> None:
-    """The failure says that the key is to be replaced, and does not repeat it."""
+    """The error says to replace the key, and does not repeat it."""
     known = sandbox_adapter(sandbox, wire)
     base_url = known._base_url  # type: ignore[attr-defined]
     adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_9", SECRET), base_url)
@@ -43,7 +43,7 @@ def test_an_unknown_key_is_refused(sandbox: Sandbox, wire: str) -> None:
 def test_what_says_nothing_about_the_key_is_tried_later(
     adapters: dict[str, Adapter], sandbox: Sandbox, wire: str, kind: str
 ) -> None:
-    """An outage, a proxy's page or nonsense does not count against the key."""
+    """Outages, proxy pages and malformed answers do not close the key."""
     sandbox.fail(wire, kind)
     with pytest.raises(AttemptFailed) as failure:
         adapters[wire].models(10)
@@ -54,7 +54,7 @@ def test_what_says_nothing_about_the_key_is_tried_later(
 def test_a_list_that_does_not_come_ends_in_time(
     adapters: dict[str, Adapter], sandbox: Sandbox, wire: str
 ) -> None:
-    """The time given is the longest anybody waits."""
+    """The call ends after the given time."""
     sandbox.fail(wire, "stall")
     with pytest.raises(AttemptFailed, match=r"no answer within 0\.3 s"):
         adapters[wire].models(0.3)

@@ -42,7 +42,7 @@ CHAT = [
 def test_a_plain_call_gives_one_completion(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
-    """Not streamed, the reply comes in one completion, with usage as the server counted it."""
+    """Without streaming, there is one completion, with the server's usage."""
     (completion,) = complete(adapters[wire], MODELS[wire])
     assert "Say hello." in completion.text
     assert completion.finish_reason == "stop"
@@ -54,7 +54,7 @@ def test_a_plain_call_gives_one_completion(
 def test_a_stream_gives_pieces_and_then_what_came_with_them(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
-    """Streamed, the same text comes in pieces; usage and finish reason come in the last one."""
+    """The last piece has the usage and the finish reason."""
     (plain,) = complete(adapters[wire], MODELS[wire])
     *pieces, last = complete(adapters[wire], MODELS[wire], stream=True)
     assert len(pieces) > 5
@@ -71,7 +71,7 @@ def test_a_stream_gives_pieces_and_then_what_came_with_them(
 def test_a_cut_reply_says_length(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, stream: bool
 ) -> None:
-    """A reply that met max_tokens ends with finish reason `length`, whatever the provider says."""
+    """A reply cut at max_tokens has the finish reason `length` at every provider."""
     request = Request((Message("user", "[tokens=400]"),), max_tokens=30)
     completions = complete(adapters[wire], MODELS[wire], request, stream=stream)
     assert completions[-1].finish_reason == "length"
@@ -96,7 +96,7 @@ def test_options_reach_chat_completions(
     seed: str,
     stream: bool,
 ) -> None:
-    """Every option goes out under the provider's own name; a temperature of 0 stays 0."""
+    """Every option is sent under the provider's name. A temperature of 0 stays 0."""
     complete(adapters[wire], MODELS[wire], EVERYTHING, stream=stream)
     body = sandbox.requests[-1].body
     assert body["model"] == MODELS[wire]
@@ -113,7 +113,7 @@ def test_options_reach_chat_completions(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_options_reach_gemini(sandbox: Sandbox, adapters: dict[str, Adapter], stream: bool) -> None:
-    """Gemini takes the system message apart from the turns, and calls the assistant `model`."""
+    """Gemini gets the system message separately, and calls the assistant `model`."""
     complete(adapters["google"], MODELS["google"], EVERYTHING, stream=stream)
     body = sandbox.requests[-1].body
     assert body["systemInstruction"]["parts"] == [{"text": "Be brief."}]
@@ -135,7 +135,7 @@ def test_options_reach_gemini(sandbox: Sandbox, adapters: dict[str, Adapter], st
 def test_an_option_not_given_is_not_sent(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
-    """Without options only model and messages go out, so the provider's defaults hold."""
+    """Without options, only model and messages are sent, so defaults apply."""
     complete(adapters[wire], MODELS[wire])
     body = dict(sandbox.requests[-1].body)
     assert not body.pop("stream", False)
@@ -146,7 +146,7 @@ def test_an_option_not_given_is_not_sent(
 def test_a_compatible_service_gets_max_tokens_and_no_organization(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another service on OpenAI's wire gets the older name, and nothing of the OpenAI account."""
+    """Other services get the older name and no headers of the OpenAI account."""
     monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
     script.answer(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
     adapter = build_adapter("openai", Key.of("cerebras", "cerebras_key_1", "csk-1234"), script.url)
@@ -159,7 +159,7 @@ def test_a_compatible_service_gets_max_tokens_and_no_organization(
 
 
 def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
-    """Gemini's thoughts and Mistral's thinking chunks are left out; thoughts count as output."""
+    """Gemini's thoughts and Mistral's thinking are not text, but count as output."""
     parts = [{"text": "Hmm.", "thought": True}, {"text": "Four."}]
     usage = {"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": 9}
     candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}
@@ -182,7 +182,7 @@ def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
 
 
 def streamed_event(wire: str, text: str, *, last: bool = False) -> dict[str, Any]:
-    """One event of a stream, as the service of that wire sends it."""
+    """One event of a stream, in the format of that wire."""
     if wire == "google":
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
         return {"candidates": [candidate | ({"finishReason": "STOP"} if last else {})]}
@@ -193,7 +193,7 @@ def streamed_event(wire: str, text: str, *, last: bool = False) -> dict[str, Any
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_every_piece_of_a_stream_is_whole_text(script: Script, build: Build, wire: str) -> None:
-    """An emoji cut between two events comes in one piece; a lone half is replaced."""
+    """An emoji split between two events is joined. A lone surrogate is replaced."""
     pieces = ["Hi \ud83d", "\ude00 there", " \ude00 ", "\ud83d"]
     script.events(
         *(streamed_event(wire, text) for text in pieces), streamed_event(wire, "", last=True)
@@ -206,7 +206,7 @@ def test_every_piece_of_a_stream_is_whole_text(script: Script, build: Build, wir
 
 @pytest.mark.parametrize("wire", ["groq", "openai", "google"])
 def test_a_reply_in_one_piece_is_whole_text(script: Script, build: Build, wire: str) -> None:
-    """Half a character in a reply that is not streamed is replaced; Mistral's SDK refuses it."""
+    """Lone surrogates are replaced without streaming too. Mistral's SDK refuses them."""
     event = streamed_event(wire, "Hi \ud83d there", last=True)
     if wire != "google":
         usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
@@ -221,7 +221,7 @@ def test_a_reply_in_one_piece_is_whole_text(script: Script, build: Build, wire: 
 def test_the_time_of_a_slow_reader_is_not_the_providers(
     script: Script, build: Build, wire: str
 ) -> None:
-    """Whoever draws a piece for longer than a provider may be silent still gets the next one."""
+    """A reader slower than the silence timeout still gets the next piece."""
     script.events(
         streamed_event(wire, "one "),
         streamed_event(wire, "two"),
@@ -242,7 +242,7 @@ def test_the_time_of_a_slow_reader_is_not_the_providers(
 def test_threads_share_an_adapter(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
-    """Many threads on one adapter each get the reply to their own prompt."""
+    """Each of many threads on one adapter gets the reply to its own prompt."""
 
     def ask(number: int) -> bool:
         request = Request((Message("user", f"Number {number}."),))
@@ -257,7 +257,7 @@ def test_threads_share_an_adapter(
 def test_streams_in_one_thread_may_interleave(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
-    """Two streams read in turn by one thread do not mix their texts."""
+    """Two streams that one thread reads alternately do not mix."""
     streams = [
         adapters[wire].complete(
             Request((Message("user", f"Number {n}."),)),
@@ -277,7 +277,7 @@ def test_streams_in_one_thread_may_interleave(
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_connections_are_kept(script: Script, build: Build, wire: str) -> None:
-    """Calls one after another use one connection, refusals too."""
+    """Consecutive calls use one connection, even after refusals."""
     for status in (500, 429, 500):
         script.answer(status, {"error": {"message": "no"}})
         with pytest.raises(Exception, match=str(status)):
@@ -290,7 +290,7 @@ def test_connections_are_kept(script: Script, build: Build, wire: str) -> None:
     [("groq", "groq"), ("openai", "openai"), ("mistral", "mistralai"), ("google", "google.genai")],
 )
 def test_only_the_sdk_in_use_is_imported(wire: str, own: str) -> None:
-    """Importing the package loads no SDK, and an adapter loads its own alone."""
+    """Importing the package loads no SDK, and an adapter loads only its own."""
     program = f"""
 import sys
 import arche_magic.llm_providers.adapters as adapters
@@ -312,6 +312,6 @@ assert loaded == {{"{own}"}}, loaded
 
 
 def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:
-    """A misspelt wire is an error that names the choices."""
+    """The error for an unknown wire lists the known ones."""
     with pytest.raises(ValueError, match="groq, openai, mistral, google"):
         build_adapter("grok", Key.of("grok", "grok_key_1", "x"), "http://127.0.0.1:9")

@@ -45,7 +45,7 @@ def reply(script: Script, wire: str, text: str = "Hi") -> None:
 
 
 def turns(body: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The role and the text of each turn, as they were sent."""
+    """The role and text of each turn, as sent."""
     assert "systemInstruction" not in body
     if "contents" in body:
         return [(turn["role"], turn["parts"][0]["text"]) for turn in body["contents"]]
@@ -56,7 +56,7 @@ def turns(body: dict[str, Any]) -> list[tuple[str, Any]]:
 def test_a_refused_system_prompt_moves_into_the_users_turn(
     script: Script, build: Build, wire: str
 ) -> None:
-    """After one refusal; the model's next requests know, those of other models are as ever."""
+    """One refusal is enough for the model. Other models are not affected."""
     for number, message in enumerate(REFUSALS):
         model = f"plain-{wire}-{number}"
         refuse(script, message)
@@ -86,7 +86,7 @@ def gemini(script: Script) -> Any:
 
 @pytest.mark.parametrize("model", ["gemma-3-27b-it", "gemma-3n-e4b-it", "models/gemma-2-9b-it"])
 def test_gemma_on_gemini_gets_plain_prompts(script: Script, gemini: Any, model: str) -> None:
-    """Neither a system prompt nor JSON mode, from the first request on."""
+    """From the first request on, there is no system prompt and no JSON mode."""
     reply(script, "google", '{"a": 1}')
     schema = schema_of("a int")
     completions = complete(gemini, model, replace(ASKED, schema=schema))
@@ -104,7 +104,7 @@ def test_gemma_on_gemini_gets_plain_prompts(script: Script, gemini: Any, model: 
 
 
 def test_a_newer_gemma_is_asked_as_gemini_is(script: Script, gemini: Any) -> None:
-    """Until it refuses."""
+    """It gets a system prompt until it refuses one."""
     reply(script, "google")
     complete(gemini, "gemma-4-31b-it", ASKED)
     body = script.received[-1]["body"]
@@ -112,7 +112,7 @@ def test_a_newer_gemma_is_asked_as_gemini_is(script: Script, gemini: Any) -> Non
 
 
 def test_a_conversation_keeps_its_turns_and_images(script: Script, gemini: Any) -> None:
-    """Where the assistant speaks first, the system prompt is a turn of its own."""
+    """If the assistant speaks first, the system prompt becomes a turn."""
     reply(script, "google")
     talk = (USER, Message("assistant", "Hi"), Message("user", "Again"))
     complete(gemini, "gemma-3-1b-it", Request((SYSTEM, *talk)))

@@ -100,7 +100,7 @@ class Lab:
         nbformat.write(notebook, self.notebooks / name)
 
     def set_theme(self, theme: str) -> None:
-        """Pages opened from now on use `theme`: JupyterLab Light or JupyterLab Dark."""
+        """Use `theme` for pages opened from now on: JupyterLab Light or JupyterLab Dark."""
         _write_settings(self.settings, "apputils-extension/themes", {"theme": theme})
 
 
@@ -139,7 +139,7 @@ class Screen:
             raise AssertionError("the page hangs") from error
 
     def show_whole_notebook(self, width: int) -> None:
-        """Make the window as tall as the notebook, so that nothing has to be scrolled."""
+        """Make the window as tall as the notebook, so that nothing needs scrolling."""
         self.page.set_viewport_size({"width": width, "height": 900})
         heights = [900]
         while len(heights) < 3 or heights[-1] != heights[-2]:
@@ -172,7 +172,7 @@ class Screen:
         )
 
     def hosts(self) -> set[str | None]:
-        """Every host the page asked for anything."""
+        """Every host that the page sent a request to."""
         return {
             urlsplit(address).hostname
             for address in self.requests
@@ -232,7 +232,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, driven by Playwright, which downloads no browser of its own."""
+    """Debian's Chromium, driven by Playwright, which does not download a browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=list(CHROMIUM_ARGUMENTS)
@@ -269,7 +269,7 @@ def open_notebook(
 
 
 def _wait_for_kernel(lab: Lab) -> None:
-    """Wait until a kernel is idle that a page is connected to: Notebook 7 names it before that."""
+    """Wait until a connected kernel is idle; Notebook 7 shows its name before that."""
     address = f"{lab.url}api/kernels?token={lab.token}"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

@@ -40,7 +40,7 @@ TRACK = "div[style*='height:8px'], div[style*='height: 8px']"
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])
 def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """The job under way in one theme: interrupted while it waits."""
+    """A running job in one theme, interrupted while it waits."""
     name = f"rows-{request.param.lower()}"
     lab.write(f"{name}.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
     lab.set_theme(f"JupyterLab {request.param}")
@@ -59,7 +59,7 @@ def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterat
 
 
 def test_the_bar_shows_what_its_words_say(screen: Screen) -> None:
-    """The coloured part is the share of rows that are done."""
+    """The coloured part is the share of finished rows."""
     bar = screen.cell("--reserve").locator(BAR)
     words = bar.inner_text()
     done = int(words.split(" of ")[0])
@@ -75,7 +75,7 @@ def test_the_bar_shows_what_its_words_say(screen: Screen) -> None:
 
 
 def test_an_interrupted_job_says_how_to_go_on(screen: Screen) -> None:
-    """Which variable has the finished rows; the error below is one line."""
+    """It names the variable with the finished rows, and the error is one line."""
     cell = screen.cell("--reserve")
     assert "finished rows; run the cell again for the others" in cell.locator(BAR).inner_text()
     error = cell.locator('[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText')
@@ -83,7 +83,7 @@ def test_an_interrupted_job_says_how_to_go_on(screen: Screen) -> None:
 
 
 def test_the_plan_is_a_table_that_fits(screen: Screen) -> None:
-    """Also on a narrow page: nothing is cut off."""
+    """Nothing is cut off, even on a narrow page."""
     plan = screen.cell("--plan").locator(".jp-OutputArea-output").first
     for wanted in ("400 rows", "held back by", "groq · key 1", "With paid routes as well", "By "):
         assert wanted in plan.inner_text()

@@ -26,7 +26,7 @@ CELLS = ("%load_ext arche_magic\npoet, poem = 'Ada', 3", "")
 def screen(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, browser: Browser
 ) -> Iterator[Screen]:
-    """A notebook with the extension loaded and an empty cell below."""
+    """A notebook with the extension loaded and an empty cell."""
     with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
         lab.write("tab.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
         lab.set_theme(f"JupyterLab {request.param}")
@@ -74,7 +74,7 @@ def test_the_popup_offers_what_may_stand_there(
     typed: str,
     expected: list[str],
 ) -> None:
-    """Options, values, subcommands and variables appear in the popup, and nothing foreign."""
+    """Only matching options, values, subcommands and variables appear."""
     found = offers(screen, typed)
     theme = request.node.callspec.params["screen"].lower()
     SCREENS.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def test_the_popup_offers_what_may_stand_there(
 
 
 def test_choosing_an_offer_completes_the_word(screen: Screen) -> None:
-    """Enter takes the first offer and leaves the rest of the line as it was."""
+    """Enter takes the first offer and does not change the rest of the line."""
     offers(screen, "%%llm -p g")
     screen.page.keyboard.press("Enter")
     screen.page.locator(".jp-Completer").wait_for(state="hidden")

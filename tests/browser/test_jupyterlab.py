@@ -54,7 +54,7 @@ OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])
 def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """The quickstart and one failing cell, run to the end in one theme."""
+    """The quickstart and a failing cell, after Run All, in one theme."""
     cells = nbformat.read(QUICKSTART, as_version=4).cells
     name = f"quickstart-{request.param.lower()}.ipynb"
     lab.write(name, [*cells, nbformat.v4.new_code_cell("%%llm -p grok\nHello")])
@@ -66,18 +66,18 @@ def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterat
 
 
 def routes(screen: Screen) -> list[str]:
-    """The route that each receipt on the page names, from top to bottom."""
+    """The route in each receipt on the page, from top to bottom."""
     matches = (re.match(r"\w+ · key \d+", line) for line in screen.page.evaluate(RECEIPT_LINES))
     return [match[0] for match in matches if match]
 
 
 def test_each_receipt_names_the_route_that_answered(screen: Screen) -> None:
-    """The receipts name every Groq key, then Mistral, Google, and OpenAI, in this order."""
+    """Every Groq key, then Mistral, Google and OpenAI, in this order."""
     assert routes(screen) == ROUTES_IN_ORDER
 
 
 def test_only_the_failing_cell_shows_an_error_and_in_one_line(screen: Screen) -> None:
-    """The quickstart leaves no error and no warning; a wrong provider leaves one line."""
+    """The quickstart has no errors or warnings; a wrong provider gives one line."""
     # JupyterLab renders warnings and tracebacks alike, as what it calls stderr.
     errors = screen.page.locator('[data-mime-type*="error"], [data-mime-type*="stderr"]')
     assert errors.count() == 1
@@ -87,7 +87,7 @@ def test_only_the_failing_cell_shows_an_error_and_in_one_line(screen: Screen) ->
 
 
 def test_quota_table_fits_the_page(screen: Screen) -> None:
-    """`%llm_quota` shows each route's limits, with a full bar where one is spent, unclipped."""
+    """`%llm_quota` shows each route's limits, and a full bar for a spent one."""
     output = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
     assert output.is_visible()
     assert output.evaluate(OVERFLOW) <= 0
@@ -98,7 +98,7 @@ def test_quota_table_fits_the_page(screen: Screen) -> None:
 
 
 def test_receipt_unfolds_to_the_routes_passed_over(screen: Screen) -> None:
-    """A click on a receipt shows every route that was passed over, and why."""
+    """A click on a receipt shows every skipped route and why."""
     receipt = screen.cell("Is it cheaper to wait").locator("details")
     lines = receipt.locator("div > div")
     assert not lines.first.is_visible()
@@ -112,7 +112,7 @@ def test_receipt_unfolds_to_the_routes_passed_over(screen: Screen) -> None:
 
 
 def test_receipt_is_quiet_but_legible(screen: Screen) -> None:
-    """A receipt stands out less than its reply, and enough to be read (4.5 to 1)."""
+    """A receipt has less contrast than its reply, but enough to read (4.5 to 1)."""
     cell = screen.cell("In two sentences")
     receipt = cell.locator(".jp-RenderedHTML span").evaluate(CONTRAST)
     reply = cell.locator(".jp-RenderedMarkdown p").first.evaluate(CONTRAST)
@@ -120,7 +120,7 @@ def test_receipt_is_quiet_but_legible(screen: Screen) -> None:
 
 
 def test_narrow_page_hides_no_receipt(screen: Screen, request: pytest.FixtureRequest) -> None:
-    """On a page 700 pixels wide replies and receipts wrap rather than overflow."""
+    """On a page 700 pixels wide, replies and receipts wrap and do not overflow."""
     theme = request.node.callspec.params["screen"].lower()
     folded = screen.page.locator("details:not([open]) summary")
     while folded.count():
@@ -136,7 +136,7 @@ def test_narrow_page_hides_no_receipt(screen: Screen, request: pytest.FixtureReq
 def test_saved_notebook_of_somebody_else_shows_the_same(
     screen: Screen, lab: Lab, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    """A notebook that JupyterLab does not trust still shows receipts, reasons, bars and lines."""
+    """An untrusted notebook shows receipts, reasons, bars and lines too."""
     theme = request.node.callspec.params["screen"].lower()
     with screen.page.expect_response(
         lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
@@ -162,5 +162,5 @@ def test_saved_notebook_of_somebody_else_shows_the_same(
 
 
 def test_page_asks_no_other_machine_for_anything(screen: Screen) -> None:
-    """From opening to the last cell the browser talks to this machine only."""
+    """The browser contacts only this machine."""
     assert screen.hosts() == {"127.0.0.1"}

@@ -42,7 +42,7 @@ OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 @pytest.fixture(scope="module", params=["Light", "Dark"])
 def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """The cells, run to the end in one theme."""
+    """The cells, after Run All, in one theme."""
     name = f"cells-{request.param.lower()}.ipynb"
     lab.write(name, [nbformat.v4.new_code_cell(text) for text in CELLS])
     lab.set_theme(f"JupyterLab {request.param}")
@@ -65,7 +65,7 @@ def places(screen: Screen) -> list[tuple[float, float]]:
 
 
 def test_code_is_offered_in_a_new_cell_and_not_run(screen: Screen) -> None:
-    """It stands below the cell that asked, without a number, and stays in the output too."""
+    """The new cell is below the asking one and has no number; the output has the code."""
     sources = screen.page.locator(".jp-CodeCell .jp-InputArea-editor").all_inner_texts()
     assert [source.strip() for source in sources][3] == "ran = True"
     assert len(sources) == len(CELLS) + 1
@@ -76,7 +76,7 @@ def test_code_is_offered_in_a_new_cell_and_not_run(screen: Screen) -> None:
 def test_columns_stand_side_by_side_and_wrap(
     screen: Screen, request: pytest.FixtureRequest
 ) -> None:
-    """Three beside each other on a wide page; on a narrow one they wrap; none is clipped."""
+    """A wide page shows three columns. On a narrow page they wrap. None is clipped."""
     theme = request.node.callspec.params["screen"].lower()
     screen.photograph(f"columns-{theme}", 1200)
     wide = places(screen)
@@ -92,7 +92,7 @@ def test_columns_stand_side_by_side_and_wrap(
 def test_a_page_of_somebody_else_shows_the_columns(
     screen: Screen, lab: Lab, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    """A notebook that JupyterLab does not trust keeps their layout."""
+    """An untrusted notebook keeps the layout."""
     theme = request.node.callspec.params["screen"].lower()
     with screen.page.expect_response(
         lambda response: response.request.method == "PUT" and "/api/contents/" in response.url

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_a_key_typed_in_jupyterlab_is_nowhere_to_be_read(tmp_path: Path, theme: str) -> None:
-    """The box hides it, the table shows its label, the saved notebook has neither text nor dots."""
+    """The box hides it, the table shows its label, and the notebook contains neither."""
     with Sandbox() as sandbox, jupyter_lab(tmp_path) as lab, chromium() as browser:
         variables = sandbox.environment()
         text = variables["GROQ_API_KEY_3"]

@@ -53,7 +53,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """Two panels, a prompt of its own cell, and what the kernel knows of panels."""
+    """Two panels, a cell with a prompt, and a cell with the kernel's list of panels."""
     name = f"{request.node.originalname}.ipynb"
     sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello")
     lab.write(name, [nbformat.v4.new_code_cell(source) for source in sources])
@@ -80,7 +80,7 @@ def run(screen: Screen, cell: Locator) -> None:
 
 
 def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
-    """It grows as Markdown, HTML in it does nothing, its receipt stands below; Stop ends one."""
+    """It streams as safe Markdown, with the receipt below. Stop ends it."""
     panel, _ = panels(screen)
     panel.get_by_placeholder("A prompt").fill("Say something")
     panel.get_by_role("button", name="Send").click()
@@ -99,7 +99,7 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
 
 
 def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
-    """What is moved or switched in one panel shows in the other, and the next cell does it."""
+    """A change in one panel appears in the other and applies to the next cell."""
     one, two = panels(screen)
     assert two.get_by_title("Ask Groq earlier").is_disabled()
     chosen = "select => select.selectedOptions[0].innerText"
@@ -118,7 +118,7 @@ def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
 
 
 def test_a_cell_run_again_leaves_one_panel(screen: Screen) -> None:
-    """The old one is closed in the kernel too; one whose page is gone is not drawn any more."""
+    """The kernel closes the old panel, and stops drawing panels without a page."""
     panel, _ = panels(screen)
     state = screen.cell(STATE.splitlines()[1])
     for _ in range(2):
@@ -136,7 +136,7 @@ def test_a_cell_run_again_leaves_one_panel(screen: Screen) -> None:
 
 
 def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) -> None:
-    """Without its kernel a table stands there, unfolded; with it, the panel alone."""
+    """Without a kernel, the table is shown. With a kernel, only the panel is."""
     record = screen.page.get_by_text(re.compile("As it was on "))
     assert record.count() == 2
     assert not record.first.is_visible()
@@ -156,7 +156,7 @@ def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) ->
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_it_fits_wide_and_narrow_pages(theme: str, lab: Lab, browser: Browser) -> None:
-    """Nothing is cut off or scrolls sideways; colours follow the page."""
+    """Nothing is cut off or scrolls sideways, and colours follow the page."""
     lab.set_theme(f"JupyterLab {theme}")
     name = f"themes-{theme}.ipynb"
     lab.write(name, [nbformat.v4.new_code_cell(source) for source in (SANDBOX, "%llm_panel")])

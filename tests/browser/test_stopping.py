@@ -41,7 +41,7 @@ WAITS = "%%llm -p google --patience 100\nCount the words, later."
 
 
 def run_all_and_stop(screen: Screen, cell: str, sight: str, picture: str) -> float:
-    """Run every cell, press Stop once `cell` shows `sight`; returns the seconds it then took."""
+    """Run all, press Stop when `cell` shows `sight`, and return the seconds it took."""
     screen.page.get_by_role("menuitem", name="Run", exact=True).click()
     screen.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     screen.cell(cell).get_by_text(sight).first.wait_for()
@@ -68,7 +68,7 @@ def run_all_and_stop(screen: Screen, cell: str, sight: str, picture: str) -> flo
 def test_the_stop_button_stops_at_once(
     lab: Lab, browser: Browser, name: str, theme: str, cell: str, sight: str
 ) -> None:
-    """The reply stays and is marked, the countdown goes, and the cells below do not run."""
+    """The reply stays and is marked, the countdown ends, and cells below do not run."""
     picture = f"stop-{name}"
     sources = [SLOW, cell, "print('this cell ran')"]
     lab.write(f"{picture}.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])

@@ -53,7 +53,7 @@ SUSPICIOUS = r"""root => [...document.querySelectorAll(root)].flatMap(output =>
 
 
 class Tracker:
-    """A server that notes every request, and answers each with something that acts."""
+    """A server that records every request and answers with active content."""
 
     def __init__(self) -> None:
         heard = self.heard = list[str]()
@@ -97,7 +97,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def hostile(tracker: Tracker) -> Iterator[Sandbox]:
-    """A sandbox whose model answers `KIND N` with the N-th hostile reply of the kind."""
+    """A sandbox whose model answers `KIND N` with the N-th hostile reply of that kind."""
 
     def answer(model: str, messages: list[dict[str, str]]) -> str:
         kind, number = messages[-1]["content"].split()
@@ -110,7 +110,7 @@ def hostile(tracker: Tracker) -> Iterator[Sandbox]:
 
 
 def cells(sandbox: Sandbox, *prompts: str) -> list[Any]:
-    """A notebook's cells: a set-up that points the kernel at the sandbox, and one per prompt."""
+    """The cells of a notebook: a setup with the sandbox, and one per prompt."""
     variables = sandbox.environment() | {"ARCHE_QUOTA_STORE": "memory://"}
     start = f"%load_ext arche_magic\nimport os\nos.environ.update({variables!r})"
     sources = [start, *(f"%%llm\n{p}" for p in prompts)]
@@ -118,7 +118,7 @@ def cells(sandbox: Sandbox, *prompts: str) -> list[Any]:
 
 
 class Watch:
-    """What a page does that it should not: dialogs, other pages, marks left by script."""
+    """Forbidden actions of a page: dialogs, other pages, traces of scripts."""
 
     def __init__(self, page: Page, tracker: Tracker) -> None:
         self._page, self._tracker = page, tracker
@@ -128,7 +128,7 @@ class Watch:
         page.context.on("page", lambda other: self._seen.append(other.url))
 
     def assert_quiet(self, root: str) -> None:
-        """Nothing was loaded, run or opened, and nothing is there that could."""
+        """Assert that nothing was loaded, run or opened, or could be."""
         self._page.wait_for_timeout(1500)  # for what a page loads by and by
         assert self._tracker.heard == []
         assert self._seen == []
@@ -140,7 +140,7 @@ OUTPUTS = ".jp-OutputArea-output"
 
 
 def test_the_watch_sees_what_happens(tracker: Tracker, browser: Browser) -> None:
-    """On a page that lets everything through, each of the three is noticed."""
+    """On an unprotected page, all three are noticed."""
     page = browser.new_page()
     watch = Watch(page, tracker)
     page.set_content(
@@ -157,7 +157,7 @@ def test_the_watch_sees_what_happens(tracker: Tracker, browser: Browser) -> None
 def shown(
     lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
 ) -> Iterator[tuple[Screen, Watch]]:
-    """All hostile replies but the large ones, each in a cell that was just run."""
+    """All hostile replies except the large ones, each in a cell that was just run."""
     kinds = ("html", "markdown", "tex", "hidden", "witness")
     prompts = [f"{k} {n}" for k in kinds for n, _ in enumerate(replies(tracker.url, k))]
     lab.write("hostile.ipynb", cells(hostile, *prompts))
@@ -170,7 +170,7 @@ def shown(
 
 
 def test_replies_do_nothing_while_they_are_shown(shown: tuple[Screen, Watch]) -> None:
-    """No request, no script, no element that could act, in cells that the user ran."""
+    """No request, no script and no active element, in cells that the user ran."""
     screen, watch = shown
     watch.assert_quiet(OUTPUTS)
     assert screen.hosts() == {"127.0.0.1"}
@@ -181,7 +181,7 @@ def test_replies_do_nothing_while_they_are_shown(shown: tuple[Screen, Watch]) ->
 
 
 def test_pressing_what_can_be_pressed_runs_nothing(shown: tuple[Screen, Watch]) -> None:
-    """Links say where they go, and go to the web alone."""
+    """Links show their target and lead only to the web."""
     screen, watch = shown
     links = screen.page.locator(f"{OUTPUTS}.jp-RenderedMarkdown a[href]")
     addresses = {link.get_attribute("href") for link in links.all()}
@@ -195,7 +195,7 @@ def test_pressing_what_can_be_pressed_runs_nothing(shown: tuple[Screen, Watch]) 
 
 
 def test_formulas_elsewhere_keep_their_meaning(shown: tuple[Screen, Watch]) -> None:
-    """A reply that redefines TeX changes no formula of another cell."""
+    """A reply that redefines TeX does not change formulas of other cells."""
     screen, _ = shown
     formula = screen.cell("witness 0").locator("mjx-container mjx-c")
     drawn = formula.evaluate_all("signs => signs.map(s => s.className)")
@@ -206,7 +206,7 @@ def test_formulas_elsewhere_keep_their_meaning(shown: tuple[Screen, Watch]) -> N
 def test_a_saved_notebook_does_nothing_either(
     shown: tuple[Screen, Watch], lab: Lab, browser: Browser, tracker: Tracker
 ) -> None:
-    """Opened again, trusted or not."""
+    """The notebook is opened again, trusted and untrusted."""
     screen, _ = shown
     with screen.page.expect_response(
         lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
@@ -225,7 +225,7 @@ def test_a_saved_notebook_does_nothing_either(
 def test_its_html_does_nothing(
     shown: tuple[Screen, Watch], lab: Lab, browser: Browser, tracker: Tracker, tmp_path: Path
 ) -> None:
-    """Made by nbconvert, which sanitises nothing unless asked to: it is harmless by itself."""
+    """Nbconvert does not sanitize by default, so the page must be harmless itself."""
     saved = nbformat.read(lab.notebooks / "hostile.ipynb", as_version=4)
     page_file = tmp_path / "hostile.html"
     page_file.write_text(HTMLExporter().from_notebook_node(saved)[0], encoding="utf-8")
@@ -247,7 +247,7 @@ def test_its_html_does_nothing(
 def test_names_and_reasons_do_nothing(
     lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
 ) -> None:
-    """Route names from a project's file and errors that repeat them, in every table and message."""
+    """Route names from a project's file, and errors with them, in all outputs."""
     name = f"<img src=x onerror={MARK}>$\\def\\alpha{{\\beta}}\\alpha$"
     folder = lab.notebooks / "named"
     folder.mkdir()
@@ -272,7 +272,7 @@ def test_names_and_reasons_do_nothing(
 def test_a_large_reply_does_not_hang_the_page(
     lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker, number: int
 ) -> None:
-    """A million brackets, five megabytes on a line: shown in seconds, and the page answers."""
+    """A million brackets, or five megabytes in a line, appear within seconds."""
     name = f"large-{number}.ipynb"
     lab.write(name, cells(hostile, f"large {number}"))
     with open_notebook(browser, lab, name) as screen:

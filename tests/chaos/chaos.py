@@ -1,7 +1,7 @@
-"""Prompts under fire: every route fails now and then, in every way, and nothing may be lost.
+"""Prompts under failures: every route fails in every way, and nothing may be lost.
 
-`make chaos` runs the long form, `test_chaos.py` a short one in every test run. The providers are a
-sandbox in a process of its own, whose clock may run faster than ours, as may that of the engine.
+`make chaos` runs the long form, and every test run includes the short form `test_chaos.py`. The
+providers are a sandbox in its own process. Its clock and the engine's can be faster than real time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from arche_magic.sandbox.replies import make_reply  # noqa: E402  # as above
 KEYS = {"groq": 3, "mistral": 2, "google": 2, "openai": 2}
 THREADS = 16
 SHARE = 0.25
-# All kinds that pass by themselves, limits per day too: the clocks run fast.
+# All temporary kinds, including limits per day, because the clocks run fast.
 KINDS = (
     "rate_limit_minute", "rate_limit_day", "server_error", "overloaded", "plain_text_error",
     "echo_key", "reset", "stall", "stall_stream", "cut_stream", "broken_connection",
@@ -58,7 +58,7 @@ ENDLESS = 1e7
 
 @dataclass(frozen=True)
 class FastClock:
-    """The sandbox's clock, as seen from here."""
+    """The sandbox's clock, read by this process."""
 
     now: float
     scale: float
@@ -73,7 +73,7 @@ class FastClock:
 
 @dataclass
 class Providers:
-    """A sandbox in a process of its own, told what to do over HTTP."""
+    """A sandbox in its own process, controlled over HTTP."""
 
     variables: dict[str, str]
     seed: int
@@ -89,7 +89,7 @@ class Providers:
         self._http.post(name, json=body).raise_for_status()
 
     def text(self, provider: str, model: str, prompt: str) -> str:
-        """What that model says to that prompt, worked out beside the server."""
+        """The model's reply to the prompt, computed without the server."""
         call = Call(provider, model, (Message("user", prompt),))
         thinking = MODELS[provider][model].thought_tokens
         return make_reply(call, seed=self.seed, thought_tokens=thinking).text
@@ -97,7 +97,7 @@ class Providers:
 
 @contextmanager
 def providers(scale: float, seed: int = 7) -> Iterator[Providers]:
-    """Start the sandbox; no limit of its can be reached."""
+    """Start the sandbox, with limits that are never reached."""
     command = [sys.executable, "-m", "arche_magic.sandbox", f"--time-scale={scale}"]
     command += [f"--seed={seed}"]
     for name, count in KEYS.items():
@@ -124,7 +124,7 @@ def providers(scale: float, seed: int = 7) -> Iterator[Providers]:
 
 
 def configured(server: Providers, folder: Path, timeouts: Timeouts) -> Configuration:
-    """All routes of the sandbox, on its clock, with the ledger in a folder."""
+    """All routes of the sandbox, with its clock and a ledger in a folder."""
     told = server.get("clock")
     configuration = load_configuration(server.variables, folder)
     plenty = dict.fromkeys(LIMITS, PLENTY)
@@ -138,7 +138,7 @@ def configured(server: Providers, folder: Path, timeouts: Timeouts) -> Configura
 
 @dataclass
 class Result:
-    """What came of a run: an empty list of complaints is a good one."""
+    """The result of a run. It is good if there are no complaints."""
 
     seconds: float
     replies: int
@@ -149,7 +149,7 @@ class Result:
 def run(
     server: Providers, configuration: Configuration, prompts: int, threads: int = THREADS
 ) -> Result:
-    """Ask so many prompts, streamed and not in turn, and compare every reply with its original."""
+    """Send many prompts, some of them streamed, and compare replies with the expected ones."""
     llm = IntelligentLLMOrchestrator(configuration=configuration)
     complaints: list[str] = []
     failures: Counter[str] = Counter()
@@ -183,7 +183,7 @@ def run(
 def generated(
     llm: IntelligentLLMOrchestrator, prompt: str, options: dict[str, Any]
 ) -> tuple[Reply, str]:
-    """A reply in one piece."""
+    """A reply without streaming."""
     reply = llm.generate(prompt, **options)
     return reply, str(reply)
 
@@ -191,7 +191,7 @@ def generated(
 def streamed(
     llm: IntelligentLLMOrchestrator, prompt: str, options: dict[str, Any]
 ) -> tuple[Reply, str]:
-    """A streamed reply, and what a cell would show of it in the end."""
+    """A streamed reply: the text that a cell would show at the end."""
     events, shown = llm.events(prompt, **options), ""
     while True:
         try:
@@ -204,12 +204,11 @@ def streamed(
             shown = ""
 
 
-def check_books(server: Providers, configuration: Configuration) -> list[str]:
+def check_counts(server: Providers, configuration: Configuration) -> list[str]:
     """Compare ledger, attempts and the server's own count, account by account.
 
-    The ledger holds what the attempts say, to the token. It is the server's count where the server
-    told it: requests to the last one, but for those that failed without being counted, and tokens
-    but for calls that broke off, which are guessed.
+    The ledger must equal the sum of the attempts. It must also equal the server's count, except for
+    requests that failed uncounted, and for the estimated tokens of calls that broke off.
     """
     complaints = []
     path = Path(configuration.store)
@@ -234,7 +233,7 @@ def check_books(server: Providers, configuration: Configuration) -> list[str]:
             noted = sum(getattr(attempt, metric) for attempt in sent)
             if round(ours[metric]) != noted:
                 complaints.append(f"{place}: ledger {ours[metric]} and attempts {noted} {metric}")
-            # What a call cost that broke off is a guess, by what such calls cost otherwise.
+            # The cost of a call that broke off is estimated from similar calls.
             guessed = sum(getattr(a, metric) for a in sent if a.outcome == "failed")
             if ours[metric] + guessed / 2 < count[metric]:
                 complaints.append(f"{place}: {ours[metric]} {metric} of {count[metric]} booked")
@@ -250,9 +249,9 @@ def check_books(server: Providers, configuration: Configuration) -> list[str]:
 
 
 def charged(path: Path) -> dict[tuple[str, str], Counter[str]]:
-    """All that the ledger ever charged, by key label and model; see docs/ledger.md.
+    """Everything that the ledger ever counted, by key label and model; see docs/ledger.md.
 
-    A key whose account became known on the way has some of it in each of two documents.
+    If the account of a key became known during the run, two documents have parts of it.
     """
     totals: dict[tuple[str, str], Counter[str]] = {}
     for document in json.loads(path.read_text())["documents"].values():
@@ -265,35 +264,35 @@ def charged(path: Path) -> dict[tuple[str, str], Counter[str]]:
 
 @contextmanager
 def world(scale: float, timeouts: Timeouts) -> Iterator[tuple[Providers, Configuration]]:
-    """A sandbox, and a fresh ledger for it."""
+    """A sandbox and a new ledger for it."""
     with providers(scale) as server, tempfile.TemporaryDirectory() as folder:
         yield server, configured(server, Path(folder), timeouts)
 
 
-# Where servers stall, to stall less; where they do not, nothing is late on a busy machine either.
+# Short timeouts where servers stall. Otherwise long ones, so that a busy machine is not late.
 SHORT_TIMEOUTS = Timeouts(first_token=3.0, silence=3.0, answer=3.0)
 LONG_TIMEOUTS = Timeouts()
 
 
-# So fast that a day is over in a minute: now and then all routes have met their limit per day.
+# So fast that a day takes a minute, and sometimes all routes are at their limit per day.
 SCALE = 2000.0
 
 
 def clean_and_under_fire(prompts: int, scale: float = SCALE) -> tuple[Result, Result]:
-    """The same prompts twice: everything works, and each route fails a quarter of the time."""
+    """Send the same prompts twice: without failures, and with a quarter of failures."""
     results = []
     for share in (0.0, SHARE):
         with world(scale, SHORT_TIMEOUTS if share else LONG_TIMEOUTS) as (server, configuration):
             if share:
                 server.tell("fail_randomly", share=share, kinds=KINDS)
             result = run(server, configuration, prompts)
-            result.complaints += check_books(server, configuration)
+            result.complaints += check_counts(server, configuration)
             results.append(result)
     return results[0], results[1]
 
 
 def outage(seconds: float, scale: float, threads: int = THREADS) -> tuple[Result, list[float]]:
-    """All routes are down for a while, and prompts wait; returns also the moments of tries."""
+    """Take all routes down while prompts wait. Also return the times of all calls."""
     with world(scale, LONG_TIMEOUTS) as (server, configuration):
         llm = IntelligentLLMOrchestrator(configuration=configuration)
         llm.generate("The first call builds the client.", patience=ENDLESS)
@@ -307,7 +306,7 @@ def outage(seconds: float, scale: float, threads: int = THREADS) -> tuple[Result
 
 @dataclass
 class Footprint:
-    """What the process takes of the machine."""
+    """The resources that the process uses."""
 
     megabytes: float
     files: int
@@ -329,7 +328,7 @@ def soak(
     fewest_rounds: int = 1,
     scale: float = SCALE,
 ) -> tuple[int, list[str], list[Footprint]]:
-    """Full speed under fire for so long; returns prompts, complaints and a footprint per round."""
+    """Run at full speed with failures. Return prompts, complaints and footprints."""
     footprints, complaints, prompts = [], [], 0
     with world(scale, SHORT_TIMEOUTS) as (server, configuration):
         server.tell("fail_randomly", share=SHARE, kinds=KINDS)
@@ -345,7 +344,7 @@ def soak(
 
 
 def growth(footprints: list[Footprint]) -> list[str]:
-    """What grew between the first and the last third of a soak, after it had warmed up."""
+    """What grew between the first and the last third of a soak, after warming up."""
     third = max(1, len(footprints) // 3)
     early, late = footprints[third // 2 : third + 1], footprints[-third:]
     complaints = []

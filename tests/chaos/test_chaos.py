@@ -14,23 +14,23 @@ PROMPTS = 300
 
 
 def test_nothing_is_lost_or_doubled_under_fire() -> None:
-    """A quarter of all calls fails in every way; replies are whole, and the books are right."""
+    """With a quarter of failures of every kind, replies are complete and counts right."""
     clean, fire = clean_and_under_fire(PROMPTS)
     assert clean.complaints == []
     assert not clean.failures
     assert fire.complaints == []
     assert clean.replies == fire.replies == PROMPTS
-    # Some of each kind, in the words of the attempts; a stall is one of the late ones.
+    # Each kind must appear among the attempts' errors. A stall appears as a timeout.
     assert len(fire.failures) >= 9, fire.failures
     assert sum(fire.failures.values()) > PROMPTS * SHARE / 3
 
 
 def test_an_outage_of_everything_is_waited_out() -> None:
-    """For 20 s nobody answers; whoever waits is answered after, and few calls are spent on it."""
+    """After 20 s without any provider, all prompts are answered, with few extra calls."""
     result, tries = outage(20.0, scale=10.0)
     assert result.complaints == []
     assert result.replies == 32
-    # One try per provider after each wait, and the waits double; the first ones come together.
+    # One try per provider after each wait; waits double. The first calls come together.
     assert 4 <= len(tries) <= 60
     assert max(tries) <= 21
 
@@ -48,10 +48,10 @@ print(result.replies)
 
 
 def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
-    """Three kernels of six threads spend hardly more calls on it than one would."""
+    """Three kernels with six threads each make hardly more calls than one."""
     here = Path(__file__).parent
     code = KERNEL.format(path=[str(here), str(here.parents[1])])
-    # No faster: a call that tries a provider keeps others off for ten seconds at most.
+    # Not faster, because a call that tests a provider blocks others for ten seconds at most.
     with providers(3.0) as server:
         server.tell("fail", target="*", kind="overloaded", times=None)
         command = [sys.executable, "-c", code, json.dumps(server.variables), str(tmp_path)]
@@ -59,7 +59,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(3)
         ]
-        # It lasts until the waits have doubled a few times.
+        # The outage lasts until the waits have doubled a few times.
         while not (tries := moments(server)) or tries[-1] - tries[0] < 30:
             assert all(kernel.poll() is None for kernel in kernels)
             time.sleep(0.05)
@@ -72,7 +72,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
         by_provider = {name: moments(server, name) for name in KEYS}
     assert len(tries) <= 60
     for name, asked in by_provider.items():
-        # Who meets the outage at its beginning meets it together.
+        # All that meet the outage at its start meet it together.
         late = [moment for moment in asked if moment > asked[0] + 10]
         bursts = [sum(start <= moment < start + 2 for moment in late) for start in late]
         # One try, not one for each of the eighteen threads.
@@ -80,7 +80,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
 
 
 def moments(server: Providers, provider: str = "") -> list[float]:
-    """When a request met the outage, of all or of one provider, by the sandbox's clock."""
+    """The times when requests met the outage of one or all providers (sandbox's clock)."""
     return [
         request["at"]
         for request in server.get("requests")
@@ -89,7 +89,7 @@ def moments(server: Providers, provider: str = "") -> list[float]:
 
 
 def test_the_process_does_not_grow() -> None:
-    """Files, threads and memory stay what they are after warming up, while calls fail."""
+    """Files, threads and memory do not grow after warming up, although calls fail."""
     _, complaints, footprints = soak(2.0, lambda line: None, prompts_per_round=40, fewest_rounds=6)
     assert complaints == []
     assert growth(footprints) == []

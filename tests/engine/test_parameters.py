@@ -44,7 +44,7 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"max_tokens": True}, "max_tokens is True"),
         ("Hi", {"max_tokens": "10"}, "max_tokens is '10'"),
         ("Hi", {"max_output_tokens": 0}, "it must be 1 or more"),
-        ("Hi", {"max_tokens": 5, "max_output_tokens": 6}, "are the same thing; give one"),
+        ("Hi", {"max_tokens": 5, "max_output_tokens": 6}, "are the same option; use one"),
         ("Hi", {"temperature": 3}, "temperature is 3; it must be 0 to 2"),
         ("Hi", {"temperature": -0.1}, "temperature is -0.1"),
         ("Hi", {"temperature": math.nan}, "temperature is nan"),
@@ -74,7 +74,11 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"tag": "x" * 101}, "100 characters or less"),
         ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
         ("Hi", {"max_token": 5}, "did you mean 'max_tokens'?"),
-        ("Hi", {"frobnicate": None}, "unknown option 'frobnicate'; there are model, max_tokens"),
+        (
+            "Hi",
+            {"frobnicate": None},
+            "unknown option 'frobnicate'; known options: model, max_tokens",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(

@@ -115,15 +115,15 @@ def test_any_text_is_a_line_or_explained(text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("", "'' is no field; write a name and a type, such as 'score float'"),
-        ("score float,", "'' is no field"),
-        ("1st int", "'1st int' is no field"),
+        ("", "'' is not a field; write a name and a type, such as 'score float'"),
+        ("score float,", "'' is not a field"),
+        ("1st int", "'1st int' is not a field"),
         ("score flaot", "unknown type 'flaot' of 'score'; did you mean 'float'?"),
         ("score Float", "did you mean 'float'?"),
         ("tags list[string]", "unknown type 'string' of 'tags'"),
         ("tags list", "unknown type 'list' of 'tags'"),
-        ("mood calm|", "'mood' offers nothing among its words"),
-        ("value int|str", "'value' offers 'int' among its words"),
+        ("mood calm|", "'mood' has nothing as a choice"),
+        ("value int|str", "'value' has 'int' as a choice"),
         ("a int, a str", "two fields named 'a'"),
     ],
 )
@@ -325,16 +325,16 @@ def test_a_ready_schema_is_taken_as_it_is() -> None:
     [
         (5, "schema is a int; a schema is a pydantic model, a dataclass"),
         (Point(1), "schema is a Point; a schema is"),
-        (int, "schema int: it describes no object; give what you want a name"),
+        (int, "schema int: it does not describe an object; name what you want"),
         (sys, "schema is a module; a schema is"),
         (threading.Thread, "schema is the class Thread; a schema is"),
-        ({"type": "array", "items": {"type": "string"}}, "it describes no object"),
+        ({"type": "array", "items": {"type": "string"}}, "it does not describe an object"),
         ({"type": "objekt"}, "schema['type']: 'objekt' is not valid"),
-        ({"type": "object", "properties": {"a": {"const": {1}}}}, "schema is no JSON"),
-        ({"$ref": "#/$defs/gone"}, "it refers to '#/$defs/gone', which is not in it"),
+        ({"type": "object", "properties": {"a": {"const": {1}}}}, "schema is not JSON"),
+        ({"$ref": "#/$defs/gone"}, "it refers to '#/$defs/gone', which it does not contain"),
         (
             {"type": "object", "properties": {"a": {"$ref": "https://example.org/x.json"}}},
-            "it refers to 'https://example.org/x.json', which is not in it",
+            "it refers to 'https://example.org/x.json', which it does not contain",
         ),
     ],
 )
@@ -442,7 +442,7 @@ def test_what_looks_like_reasoning_inside_json_is_kept() -> None:
 def test_an_object_that_is_cut_has_no_part_that_counts(text: str) -> None:
     """However deep it goes, the answer comes at once."""
     began = time.monotonic()
-    with pytest.raises(ValueError, match="it is no JSON"):
+    with pytest.raises(ValueError, match="it is not JSON"):
         schema_of("a int").read(text)
     assert time.monotonic() - began < 5
 
@@ -450,9 +450,9 @@ def test_an_object_that_is_cut_has_no_part_that_counts(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("I cannot do that.", "it is no JSON (Expecting value"),
-        ('{"a": 1', "it is no JSON"),
-        ("[" * 100_000, "it is no JSON"),
+        ("I cannot do that.", "it is not JSON (Expecting value"),
+        ('{"a": 1', "it is not JSON"),
+        ("[" * 100_000, "it is not JSON"),
         ("[1]", "Input should be an object (got [1])"),
         ("null", "Input should be an object (got None)"),
         ('{"a": "high"}', "a: Input should be a valid integer"),

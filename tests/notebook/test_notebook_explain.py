@@ -201,5 +201,5 @@ def test_a_key_in_an_error_is_not_told(kernel: Kernel, sandboxed) -> None:
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("import os\nraise ValueError('bad key ' + os.environ['GROQ_API_KEY'])")
     cell = kernel.run("%llm_explain")
-    assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1")
+    assert cell.message.startswith("InvalidRequest: the request contains the key groq_key_1")
     assert sandbox.requests == ()

@@ -91,8 +91,8 @@ def test_the_routes_that_take_no_images_are_passed_over(kernel: Kernel, sandboxe
         ("rde.png", "there is no such file, and no such variable"),
         ("pictur", "did you mean 'picture'?"),
         ("number", "--image number is no image but of type int"),
-        ("https://example.com/a.png", "nothing is fetched here"),
-        ("notes.txt", "is no PNG, JPEG, WebP or GIF"),
+        ("https://example.com/a.png", "images are not downloaded"),
+        ("notes.txt", "is not a PNG, JPEG, WebP or GIF"),
     ],
 )
 def test_what_is_no_image_fails_the_cell(kernel: Kernel, sandboxed, source: str, said: str) -> None:

@@ -456,6 +456,6 @@ def test_a_key_does_not_leave_in_a_variable(kernel: Kernel, sandboxed) -> None:
     sandbox = sandboxed(keys={"groq": 1})
     for option in ("", "--show-prompt"):
         cell = kernel.run(f"import os\n%llm {option} My key is {{{{os.environ['GROQ_API_KEY']}}}}")
-        assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1")
+        assert cell.message.startswith("InvalidRequest: the request contains the key groq_key_1")
         assert sandbox.environment()["GROQ_API_KEY"] not in cell.message + cell.printed
     assert sandbox.requests == ()

@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(folder: Path) -> Run:
-    """Run a command of this Python's environment in the folder."""
+    """Run a command of this Python environment in the folder."""
     commands = Path(sys.executable).parent
     kept = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)}
     environment = {
@@ -43,7 +43,7 @@ def run(folder: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def executed(folder: Path, run: Run) -> nbformat.NotebookNode:
-    """The notebook as `jupyter execute` leaves it."""
+    """The notebook after `jupyter execute`."""
     path = write(folder / "place.ipynb", CELLS)
     done = run("jupyter", "execute", "--output", folder / "executed.ipynb", path)
     assert done.returncode == 0, done.stderr

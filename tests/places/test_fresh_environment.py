@@ -95,7 +95,7 @@ MultiKeyGroqProvider(api_keys="gsk_one", keys=2)  # wrong
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Path]:
-    """An environment with the wheel, what its sandbox needs, and a kernel; nothing else."""
+    """An environment with the wheel, the sandbox's requirements and a kernel only."""
     with TemporaryDirectory(prefix="arche_magic-") as name:
         folder = Path(name)
         run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", name], cwd=ROOT)
@@ -112,7 +112,7 @@ def fresh() -> Iterator[Path]:
 def run(
     command: list[str | Path], cwd: Path, check: bool = True, env: Mapping[str, str] | None = None
 ) -> str:
-    """What the command prints; what it complains of, if it fails."""
+    """The output of a command; its error output if it fails."""
     done = subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, timeout=170, check=False,
         stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ def run(
 
 
 def inside(fresh: Path, folder: Path, *words: str | Path) -> str:
-    """What a program of the environment prints in a folder, without variables of ours."""
+    """The output of a program in that environment and a folder, without our variables."""
     environment = environment_without_keys(folder)
     environment.pop("PYTHONPATH", None)
     program, *rest = words
@@ -130,7 +130,7 @@ def inside(fresh: Path, folder: Path, *words: str | Path) -> str:
 
 
 def test_the_quickstart_goes_from_key_to_key(fresh: Path, tmp_path: Path) -> None:
-    """In a kernel of that environment it needs no key, and each reply tells the route it took."""
+    """It needs no key there, and each receipt names the route."""
     copied = tmp_path / "quickstart.ipynb"
     copied.write_bytes((ROOT / "notebooks" / "quickstart.ipynb").read_bytes())
     inside(fresh, tmp_path, "python", "-c", RUN_NOTEBOOK, copied)
@@ -147,7 +147,7 @@ def test_the_quickstart_goes_from_key_to_key(fresh: Path, tmp_path: Path) -> Non
 
 
 def test_importing_and_loading_take_no_time(fresh: Path, tmp_path: Path) -> None:
-    """The extension is there at once, from the wheel; SDKs and pandas come when they are needed."""
+    """SDKs and pandas are loaded only when they are needed."""
     inside(fresh, tmp_path, "python", "-c", LOAD)  # compiles it
     path, importing, loading, heavy = json.loads(inside(fresh, tmp_path, "python", "-c", LOAD))
     print(f"import {1000 * importing:.0f} ms, load {1000 * loading:.0f} ms")
@@ -170,7 +170,7 @@ def test_the_command_is_installed(fresh: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_type_checker_knows_what_we_return(fresh: Path, tmp_path: Path, checker: str) -> None:
-    """In their strict modes both find what is wrong in a script, and nothing else."""
+    """In strict mode, both checkers find exactly the wrong lines of a script."""
     (tmp_path / "script.py").write_text(SCRIPT)
     python = fresh / "bin" / "python"
     if checker == "mypy":
@@ -197,7 +197,7 @@ def test_a_type_checker_knows_what_we_return(fresh: Path, tmp_path: Path, checke
 
 
 def test_every_public_name_has_a_known_type(fresh: Path, tmp_path: Path) -> None:
-    """No type checker has to guess at what `arche_magic` and its engine export, nor its parts."""
+    """No type of `arche_magic` or its engine is unknown to a type checker."""
     said = run(
         [sys.executable, "-m", "basedpyright", "--outputjson", "--ignoreexternal",
          "--verifytypes", "arche_magic"],

@@ -14,7 +14,7 @@ from traitlets.config import Config
 
 
 def test_jupyter_execute_saves_every_representation(executed: nbformat.NotebookNode) -> None:
-    """A reply is saved as text and Markdown, its receipt and the tables as text and HTML."""
+    """Replies are saved as text and Markdown, receipts and tables as text and HTML."""
     reply, receipt = outputs(executed, "%%llm")
     assert set(reply.data) == {"text/plain", "text/markdown"}
     assert "hello" in reply.data["text/plain"]
@@ -34,7 +34,7 @@ def test_jupyter_execute_saves_every_representation(executed: nbformat.NotebookN
 
 
 def test_jupyter_execute_stops_at_a_failing_prompt(folder: Path, run: Run) -> None:
-    """The command fails with our one line, and later cells do not run."""
+    """The command fails with our line, and later cells do not run."""
     path = write(folder / "failing.ipynb", FAILING)
     done = run("jupyter", "execute", "--output", folder / "failed.ipynb", path)
     assert done.returncode != 0
@@ -43,7 +43,7 @@ def test_jupyter_execute_stops_at_a_failing_prompt(folder: Path, run: Run) -> No
 
 
 def test_papermill_runs_with_parameters(folder: Path, run: Run) -> None:
-    """`papermill` injects its parameters and leaves the same outputs."""
+    """`papermill` inserts its parameters and saves the same outputs."""
     path = write(folder / "parameters.ipynb", CELLS, tags=("parameters",))
     done = run("papermill", "--no-progress-bar", path, folder / "mill.ipynb", "-p", "name", "Bea")
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_papermill_runs_with_parameters(folder: Path, run: Run) -> None:
 
 
 def test_papermill_stops_at_a_failing_prompt(folder: Path, run: Run) -> None:
-    """The run fails, the message is ours, and the saved notebook marks the cell."""
+    """The run fails with our message, and the saved notebook marks the cell."""
     path = write(folder / "failing_mill.ipynb", FAILING)
     done = run("papermill", "--no-progress-bar", path, folder / "failed_mill.ipynb")
     assert done.returncode != 0
@@ -65,7 +65,7 @@ def test_papermill_stops_at_a_failing_prompt(folder: Path, run: Run) -> None:
 
 
 def test_html_shows_replies_receipts_and_bars(executed: nbformat.NotebookNode) -> None:
-    """Nbconvert's HTML shows the reply, the receipt that unfolds, and every table."""
+    """Nbconvert's HTML has the reply, the receipt that unfolds, and every table."""
     html, _ = HTMLExporter().from_notebook_node(executed)
     body = html[html.index("<body") :]
     assert "<em>Simulated reply" in body
@@ -78,7 +78,7 @@ def test_html_shows_replies_receipts_and_bars(executed: nbformat.NotebookNode) -
 def test_html_without_styles_still_says_everything(
     executed: nbformat.NotebookNode, folder: Path
 ) -> None:
-    """Where a viewer takes out styles, as GitHub's does, receipts unfold and numbers stay."""
+    """If a viewer removes styles, like GitHub, receipts unfold and numbers stay."""
     config = Config({"SanitizeHTML": LIKE_GITHUB})
     exporter = HTMLExporter(preprocessors=[SanitizeHTML], config=config)
     html, _ = exporter.from_notebook_node(executed)
@@ -93,14 +93,14 @@ def test_html_without_styles_still_says_everything(
 
 
 def test_html_with_next_to_no_elements_keeps_every_word(executed: nbformat.NotebookNode) -> None:
-    """`nbconvert --sanitize-html` shows most elements as text; no word and no number is lost."""
+    """`nbconvert --sanitize-html` shows most elements as text, and loses nothing."""
     html, _ = HTMLExporter(sanitize_html=True).from_notebook_node(executed)
     for words in ("groq · key 2 · gpt-oss-120b", "1 route passed over", "1,000 of 1,000"):
         assert words in html
 
 
 def test_markdown_reads_as_text(executed: nbformat.NotebookNode) -> None:
-    """`nbconvert --to markdown` has the reply as Markdown, and the receipt below it."""
+    """`nbconvert --to markdown` has the reply as Markdown and the receipt below it."""
     text, _ = MarkdownExporter().from_notebook_node(executed)
     assert "Say **hello**" in text
     assert "groq · key 2 · gpt-oss-120b" in text
@@ -108,7 +108,7 @@ def test_markdown_reads_as_text(executed: nbformat.NotebookNode) -> None:
 
 
 def test_a_script_runs_in_ipython(folder: Path, executed: nbformat.NotebookNode, run: Run) -> None:
-    """`nbconvert --to script` gives a program that `ipython` runs to the same end."""
+    """`nbconvert --to script` gives a program that runs in `ipython`."""
     source, _ = PythonExporter().from_notebook_node(executed)
     (folder / "place.py").write_text(source)
     done = run("ipython", "--colors=NoColor", folder / "place.py")

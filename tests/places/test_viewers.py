@@ -45,7 +45,7 @@ def picture(page: Page, name: str) -> None:
 
 
 def test_notebook_7_shows_replies_receipts_and_tables(browser: Browser, tmp_path: Path) -> None:
-    """Run All in Notebook 7 fills every cell; the receipt unfolds, tables fit, Tab works."""
+    """Run All fills every cell, the receipt unfolds, tables fit, and Tab works."""
     with jupyter_lab(tmp_path, "notebook") as server:
         write(server.notebooks / "place.ipynb", CELLS)
         page = browser.new_page(viewport={"width": 1100, "height": 900}, reduced_motion="reduce")
@@ -91,7 +91,7 @@ def test_outputs_need_no_style_of_jupyter(
     paper: str,
     ink: str,
 ) -> None:
-    """In a page that knows nothing of Jupyter, as VS Code's, receipt and tables are in order."""
+    """In a page without Jupyter, like VS Code's, receipt and tables look right."""
     parts = [
         output.data["text/html"]
         for source in ("%%llm", "%llm_quota", "%llm_why", "%llm_keys", "%llm_models")
@@ -113,7 +113,7 @@ def test_outputs_need_no_style_of_jupyter(
 def test_a_page_like_githubs_is_readable(
     browser: Browser, executed: nbformat.NotebookNode, tmp_path: Path
 ) -> None:
-    """Without any style of ours the receipt unfolds and the figures stand in tables."""
+    """Without styles, the receipt unfolds and the figures are in tables."""
     config = Config({"SanitizeHTML": LIKE_GITHUB})
     html, _ = HTMLExporter(preprocessors=[SanitizeHTML], config=config).from_notebook_node(executed)
     (tmp_path / "page.html").write_text(html)

@@ -117,11 +117,11 @@ def test_an_image_weighs_in_the_estimate_but_not_in_the_models_record(sandbox: S
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        ([b"%PDF-1.7"], "is no PNG, JPEG, WebP or GIF"),
+        ([b"%PDF-1.7"], "is not a PNG, JPEG, WebP or GIF"),
         (["nowhere.png"], "image nowhere.png cannot be read"),
-        (["https://example.com/a.png"], "nothing is fetched here"),
-        ([png() + bytes(20_000_001)], "20 MB is the most"),
-        ([3], "an image is a path or bytes, not a int"),
+        (["https://example.com/a.png"], "images are not downloaded"),
+        ([png() + bytes(20_000_001)], "the limit is 20 MB"),
+        ([3], "an image must be a path or bytes, not int"),
         ("a.png", "images must be a list"),
     ],
 )
@@ -136,7 +136,7 @@ def test_what_is_no_image_is_refused_before_anything_is_sent(
 
 def test_only_a_users_message_has_images(sandbox: Sandbox) -> None:
     """Providers take images from users alone."""
-    with pytest.raises(InvalidRequest, match="only a user's can have any"):
+    with pytest.raises(InvalidRequest, match="only messages of the user can have images"):
         get_llm_provider("mistral").generate_chat(
             [
                 {"role": "user", "content": "Hi"},

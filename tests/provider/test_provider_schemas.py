@@ -114,7 +114,7 @@ def test_chats_streams_and_awaited_calls_take_one_too(sandbox: Sandbox, name: st
     [
         ("score flaot", "did you mean 'float'"),
         (5, "schema is a int"),
-        ({"type": "string"}, "it describes no object"),
+        ({"type": "string"}, "it does not describe an object"),
     ],
 )
 def test_a_wrong_schema_is_refused_before_anything_is_sent(
@@ -156,7 +156,7 @@ def test_a_reply_that_does_not_fit_is_asked_for_once_more(start: Start, name: st
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize(
-    ("kind", "said"), [("not_json", "it is no JSON"), ("misfit_json", "mood: Field required")]
+    ("kind", "said"), [("not_json", "it is not JSON"), ("misfit_json", "mood: Field required")]
 )
 def test_twice_is_enough(start: Start, clock: Clock, name: str, kind: str, said: str) -> None:
     """The error keeps the text, says what was wrong, and both calls are booked."""

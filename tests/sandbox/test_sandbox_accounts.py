@@ -1,4 +1,4 @@
-"""Whose limits are spent: keys, accounts, models, overrides, and the server's own count."""
+"""Which limits a request uses: keys, accounts, models, overrides, and the server's own count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = {
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_keys_of_one_account_share_limits(start, connect, clock, provider):
-    """Two keys of one account have one quota between them; a third key has its own."""
+    """Two keys of one account share a quota. A third key has its own."""
     sandbox = start(
         clock=clock,
         keys={provider: 3},
@@ -36,7 +36,7 @@ def test_keys_of_one_account_share_limits(start, connect, clock, provider):
 
 
 def test_each_model_has_its_own_limits(start, connect, clock):
-    """Spending one model leaves the others of the same key alone."""
+    """Using up one model does not affect other models of the same key."""
     client = connect(start(clock=clock, limits={"groq": {"requests_per_minute": 1}}), "groq")
     client.ask()
     client.refused()
@@ -44,7 +44,7 @@ def test_each_model_has_its_own_limits(start, connect, clock):
 
 
 def test_the_most_specific_limit_wins(start, connect, clock):
-    """A key's limit outweighs a model's, which outweighs a provider's; None removes one."""
+    """A key's limit overrides a model's, which overrides a provider's. None removes a limit."""
     sandbox = start(
         clock=clock,
         limits={
@@ -73,7 +73,7 @@ def test_an_account_may_have_been_used_before(start, connect, clock):
 
 
 def test_what_is_left_of_a_provider_holds_for_each_of_its_keys(start, connect, clock):
-    """A provider's name stands for all its keys, and a key's own figure weighs more."""
+    """A provider's name applies to all its keys, and a key's own figure overrides it."""
     left = {"groq": {"requests_per_day": 1}, "groq_key_2": {"requests_per_day": 3}}
     sandbox = start(clock=clock, keys={"groq": 2}, left=left)
     remaining = [
@@ -84,7 +84,7 @@ def test_what_is_left_of_a_provider_holds_for_each_of_its_keys(start, connect, c
 
 
 def test_refused_requests_cost_nothing(start, connect, clock):
-    """A refusal leaves every limit as it was, also the ones that had room."""
+    """A refusal changes no limit, not even those that had room."""
     sandbox = start(clock=clock, limits={"mistral": {"requests_per_minute": 1}})
     client = connect(sandbox, "mistral")
     client.ask()
@@ -130,7 +130,7 @@ def test_reset_goes_back_to_the_start(start, connect, clock):
 
 
 def test_parallel_calls_never_oversell_a_limit(start, connect, clock):
-    """However many threads ask at once, exactly the limit is admitted."""
+    """When many threads ask at once, exactly the limit is admitted."""
     sandbox = start(clock=clock, limits={"openai": {"requests_per_minute": 20}})
     client = connect(sandbox, "openai")
 
@@ -171,6 +171,6 @@ def test_time_scale_makes_windows_turn_faster(start, connect, clock):
     ],
 )
 def test_wrong_settings_are_refused_by_name(options):
-    """A name that the sandbox does not know is a ValueError that lists the known ones."""
+    """An unknown name raises a ValueError that lists the known names."""
     with pytest.raises(ValueError, match="known: "):
         Sandbox(**options)

@@ -120,7 +120,7 @@ def one(start, connect):
 
 
 def test_every_kind_is_tested_here():
-    """The table above, and the tests below, cover the whole registry."""
+    """The table above and the tests below cover all kinds of failures."""
     below = {
         "plain_text_error", "echo_key", "redirect", "reset", "stall", "content_filter",
         "empty_reply", "unrelated_json", "malformed_body", "malformed_event", "stream_error",
@@ -135,7 +135,7 @@ def test_every_kind_is_tested_here():
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", STATUS)
 def test_error_status(start, connect, provider, kind):
-    """Each provider has its own status and words for each kind, streamed or not, at no charge."""
+    """Each provider has its own status and text for each kind. Nothing is charged."""
     sandbox = start()
     sandbox.fail(provider, kind, times=2)
     client = connect(sandbox, provider)
@@ -177,7 +177,7 @@ def test_google_names_the_project_of_a_key_in_a_403(start, connect):
 
 
 def test_openai_names_no_account_for_a_bad_key(one):
-    """401 carries no rate-limit or account headers, and the key only in part."""
+    """A 401 has no rate-limit or account headers, and shows only part of the key."""
     client = one("openai", "unauthorized")[1]
     refused = client.refused()
     assert not [n for n in refused.headers if "ratelimit" in n or "organization" in n]
@@ -196,7 +196,7 @@ def test_plain_text_error(one, provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_echo_key(one, provider):
-    """The error text holds the caller's key in full: whatever shows it must hide it."""
+    """The error text contains the whole key, so whoever shows the error must hide it."""
     _, client = one(provider, "echo_key")
     refused = client.refused()
     assert refused.status == 500
@@ -205,9 +205,9 @@ def test_echo_key(one, provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_redirect(one, provider):
-    """The request is sent elsewhere with 307, and what arrives there is noted without secrets."""
+    """A 307 redirects the request, and the target records what arrives, without secrets."""
     sandbox, client = one(provider, "redirect")
-    # What is there is no completion, at which Mistral's SDK raises.
+    # The target does not return a completion, so Mistral's SDK raises.
     with contextlib.suppress(MistralError):
         client.ask()
     assert [r.provider for r in sandbox.requests] == [provider, "elsewhere"]
@@ -215,7 +215,7 @@ def test_redirect(one, provider):
 
 
 def test_redirect_may_name_another_address(start, connect):
-    """`to` is where the client is sent."""
+    """`to` is the target of the redirect."""
     sandbox, other = start(), start()
     sandbox.fail("groq", "redirect", to=f"{other.url}/elsewhere")
     connect(sandbox, "groq").ask()
@@ -237,7 +237,7 @@ def test_reset(one, provider, streamed):
 @pytest.mark.parametrize("kind", ["stall", "stall_stream"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_stall(start, connect, provider, kind):
-    """Nothing more comes: the client's own timeout ends it."""
+    """Nothing more is sent, so the client's own timeout ends the call."""
     sandbox = start()
     sandbox.fail(provider, kind)
     client = connect(sandbox, provider, timeout=1.0)
@@ -259,7 +259,7 @@ def test_empty_reply(one, provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_unrelated_json(one, provider):
-    """JSON that is no completion: three SDKs return an empty object, Mistral's raises."""
+    """The JSON is not a completion: three SDKs return an empty object, Mistral's raises."""
     _, client = one(provider, "unrelated_json")
     if provider == "mistral":
         with pytest.raises(ResponseValidationError):
@@ -271,7 +271,7 @@ def test_unrelated_json(one, provider):
 @pytest.mark.parametrize("kind", ["malformed_body", "malformed_event"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_malformed(one, provider, kind):
-    """A body, or an event of a stream, that is no JSON."""
+    """The body, or an event of the stream, is not JSON."""
     sandbox, client = one(provider, kind)
     with pytest.raises(UNREADABLE):
         client.ask()
@@ -283,20 +283,20 @@ def test_malformed(one, provider, kind):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_stream_error(one, provider):
-    """After some text the stream brings an error, under status 200."""
+    """After some text, the stream contains an error, with status 200."""
     _, client = one(provider, "stream_error")
     pieces = []
     kinds = (groq.APIError, openai.APIError, genai_errors.ServerError, MistralError)
     with pytest.raises(kinds) as caught:
         pieces.extend(client.stream())
     assert len(pieces) > 10
-    # Neither Groq's nor OpenAI's SDK raises its status error here: there was status 200.
+    # Groq's and OpenAI's SDKs raise no status error here, because the status was 200.
     assert not isinstance(caught.value, (groq.APIStatusError, openai.APIStatusError))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_cut_stream(one, provider):
-    """The stream ends after some text; no SDK raises, only the finish reason is missing."""
+    """The stream ends after some text. No SDK raises; only the finish reason is missing."""
     _, client = one(provider, "cut_stream")
     reply = client.read(client.stream())
     assert reply.text.startswith("*Simulated reply")
@@ -307,7 +307,7 @@ def test_cut_stream(one, provider):
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_broken_connection(one, provider, streamed):
-    """The connection is closed within the reply, after some of it was sent."""
+    """The connection is closed after a part of the reply."""
     _, client = one(provider, "broken_connection")
     pieces = []
     with pytest.raises(BROKEN) as caught:
@@ -337,7 +337,7 @@ def test_content_filter_in_each_providers_way(start, connect):
 
 
 def test_times_after_and_target(start, connect):
-    """`after` lets requests pass first, `times` ends it, and other keys are not touched."""
+    """`after` lets requests succeed first, `times` ends it, and other keys are not affected."""
     sandbox = start()
     first, second = connect(sandbox, "groq", 1), connect(sandbox, "groq", 2)
     sandbox.fail("groq_key_1", "server_error", times=2, after=1)
@@ -350,7 +350,7 @@ def test_times_after_and_target(start, connect):
 
 
 def test_an_outage_lasts_so_many_seconds(start, connect, clock):
-    """Every request of that time fails, on the sandbox's clock, and the next one passes."""
+    """Every request in that time fails, on the sandbox's clock, and the next one succeeds."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "overloaded", seconds=20)
     groq_client, openai_client = connect(sandbox, "groq", 3), connect(sandbox, "openai")
@@ -377,7 +377,7 @@ def test_a_provider_or_all_can_fail_until_cleared(start, connect):
 
 
 def test_spoiled_replies_are_charged_and_refusals_are_not(start, connect):
-    """What was generated is paid for, whether or not it arrived in one piece."""
+    """Generated tokens are charged, even if they did not arrive completely."""
     sandbox = start(keys={"openai": 1})
     client = connect(sandbox, "openai")
     sandbox.fail("*", "server_error")
@@ -391,7 +391,7 @@ def test_spoiled_replies_are_charged_and_refusals_are_not(start, connect):
 
 
 def test_random_failures_follow_the_seed(start, connect):
-    """The same seed fails the same requests; the share is about what was asked for."""
+    """The same seed makes the same requests fail. Their share is about the requested one."""
 
     def outcomes(seed):
         sandbox = start(seed=seed, limits={"openai": {"requests_per_minute": None}})

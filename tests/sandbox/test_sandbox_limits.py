@@ -1,4 +1,4 @@
-"""Limits of the sandbox: headers, refusals and windows as each provider keeps them."""
+"""Limits of the sandbox: each provider's headers, refusals and windows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_openai_headers_show_requests_per_minute_and_the_account(start, connect,
 
 
 def test_openai_headers_show_requests_per_day_where_that_is_the_limit(start, connect, clock):
-    """An account with a limit per day only has that in the same header."""
+    """If an account has only a limit per day, the same header shows that limit."""
     limits = {"openai": {"requests_per_minute": None, "requests_per_day": 200}}
     headers = connect(start(clock=clock, limits=limits), "openai").ask().headers
     assert headers["x-ratelimit-limit-requests"] == "200"
@@ -63,7 +63,7 @@ def test_openai_headers_show_requests_per_day_where_that_is_the_limit(start, con
 
 
 def test_mistral_headers_are_plain_numbers_and_absent_from_streams(start, connect, clock):
-    """Mistral shows limits and the call's cost, no reset, and nothing of it on a stream."""
+    """Mistral shows limits and the call's cost, but no reset, and nothing on a stream."""
     client = connect(start(clock=clock), "mistral")
     reply = client.ask()
     cost = reply.input_tokens + reply.output_tokens
@@ -77,7 +77,7 @@ def test_mistral_headers_are_plain_numbers_and_absent_from_streams(start, connec
 
 
 def test_google_has_no_limit_headers(start, connect, clock):
-    """Gemini tells nothing about limits before they are hit."""
+    """Gemini shows nothing about limits before they are hit."""
     headers = connect(start(clock=clock), "google").ask().headers
     assert not [name for name in headers if "ratelimit" in name or "retry" in name]
 
@@ -94,7 +94,7 @@ def test_streams_carry_limit_headers(start, connect, clock, provider):
 
 
 def test_groq_refuses_the_31st_request_of_a_minute_and_refills(start, connect, clock):
-    """A bucket of 30 a minute gives one request back every 2 s, whatever the clock says."""
+    """A bucket of 30 a minute returns one request every 2 s, regardless of the clock."""
     limits = {"groq": {"tokens_per_minute": None}}
     client = connect(start(clock=clock, limits=limits), "groq")
     for _ in range(30):
@@ -144,7 +144,7 @@ def test_groq_token_wait_follows_the_recorded_formula(start, connect, clock):
 
 
 def test_groq_request_larger_than_the_limit_is_413(start, connect, clock):
-    """No waiting helps a request that is larger than the limit itself; nothing is charged."""
+    """Waiting does not help a request that is larger than the limit. Nothing is charged."""
     sandbox = start(clock=clock)
     client = connect(sandbox, "groq")
     refused = client.refused("x" * 40_000)
@@ -172,7 +172,7 @@ def test_openai_refusal_has_retry_after_in_milliseconds(start, connect, clock):
 
 
 def test_openai_request_larger_than_the_limit_is_429_without_retry_after(start, connect, clock):
-    """OpenAI has no 413: the same status as for waiting, but with nothing to wait for."""
+    """OpenAI does not use 413. It sends the usual 429, without a time to wait."""
     client = connect(start(clock=clock, limits={"openai": {"tokens_per_minute": 50}}), "openai")
     refused = client.refused("x" * 4000)
     assert refused.status == 429
@@ -206,7 +206,7 @@ def test_mistral_counts_the_last_60_seconds(start, connect, clock):
 
 
 def test_mistral_can_be_held_to_one_request_a_second(start, connect, clock):
-    """The older documented 1 request per second is there to be switched on."""
+    """The older documented limit of 1 request per second can be turned on."""
     limits = {"mistral": {"requests_per_second": 1}}
     client = connect(start(clock=clock, limits=limits), "mistral")
     client.ask()
@@ -216,7 +216,7 @@ def test_mistral_can_be_held_to_one_request_a_second(start, connect, clock):
 
 
 def test_google_minute_is_the_clock_minute(start, connect, clock):
-    """Gemini's requests per minute begin anew on the full minute."""
+    """Gemini's requests per minute reset on the full minute."""
     clock.set("2026-11-23T12:00:48+00:00")
     client = connect(start(clock=clock, limits={"google": {"requests_per_minute": 1}}), "google")
     client.ask()
@@ -247,7 +247,7 @@ def test_google_minute_is_the_clock_minute(start, connect, clock):
 def test_google_day_ends_at_midnight_pacific(
     start, connect, clock, spent_at, last_refusal, open_again
 ):
-    """A spent day opens at midnight in Los Angeles, whatever shorter delay the error names."""
+    """A spent day opens at midnight in Los Angeles, even if the error names a shorter delay."""
     clock.set(spent_at)
     client = connect(start(clock=clock, limits={"google": {"requests_per_day": 1}}), "google")
     client.ask()
@@ -277,7 +277,7 @@ def test_google_counts_input_tokens_only(start, connect, clock):
 
 
 def test_google_lists_every_limit_that_is_hit(start, connect, clock):
-    """With the minute and the day both spent, the error has both violations."""
+    """If the minute and the day are spent, the error has both violations."""
     limits = {"google": {"requests_per_minute": 1, "requests_per_day": 1}}
     client = connect(start(clock=clock, limits=limits), "google")
     client.ask()

@@ -84,7 +84,7 @@ def test_a_taken_port_is_an_os_error(start):
 
 
 def test_stop_is_quick_with_open_streams(start, connect, capfd):
-    """Streams and stalled requests are broken off, within a second and without a word."""
+    """Streams and stalled requests are broken off, within a second and without output."""
     sandbox = start(seconds_per_chunk=5)
     port = port_of(sandbox.url)
     stream = connect(sandbox, "openai").stream()
@@ -195,7 +195,7 @@ def alone():
 
 
 def test_it_runs_by_itself_and_is_controlled_over_http(alone):
-    """The command prints export lines, enforces what it was told, and takes orders by HTTP."""
+    """The command prints export lines, enforces its options, and accepts commands over HTTP."""
     process, lines = alone(
         "--keys", "groq=2", "--seed", "3", "--time-scale", "60",
         "--limit", "groq/openai/gpt-oss-120b.requests_per_day=5",

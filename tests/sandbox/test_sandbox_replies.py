@@ -138,7 +138,7 @@ def test_json_reply_is_valid_for_the_schema(start, connect, provider):
 
 @pytest.mark.parametrize("provider", ["groq", "mistral", "openai"])
 def test_json_object_reply_is_json(start, connect, provider):
-    """Without a schema, JSON mode gives some JSON object that admits to being simulated."""
+    """Without a schema, JSON mode returns a JSON object that says it is simulated."""
     reply = connect(start(), provider).ask("Hello in JSON", response_format={"type": "json_object"})
     assert json.loads(reply.text)["simulated"] is True
 
@@ -222,7 +222,7 @@ SCHEMAS = st.recursive(
 
 @given(schema=SCHEMAS, number=st.integers(0, 2**32 - 1))
 def test_any_schema_gets_a_valid_value(schema, number):
-    """Whatever the schema asks for, within the supported keywords, the value is valid for it."""
+    """The value is valid for any schema with the supported keywords."""
     jsonschema.validate(json_for_schema(schema, number=number), schema)
 
 

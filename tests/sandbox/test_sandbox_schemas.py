@@ -1,4 +1,4 @@
-"""JSON that fits a schema, and how the providers refuse to give it."""
+"""JSON that fits a schema, and how providers refuse schemas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = {
 
 
 def options(provider, schema=SCHEMA, **more):
-    """What asks each provider for JSON of a schema."""
+    """The options that ask each provider for JSON with a schema."""
     if provider == "google":
         return {"response_mime_type": "application/json", "response_json_schema": schema}
     named = {"name": "Review", "schema": schema, **more}
@@ -38,7 +38,7 @@ def options(provider, schema=SCHEMA, **more):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_same_seed_gives_the_same_value(start, connect, provider):
-    """Valid for the schema, and another one for another prompt or seed."""
+    """The JSON fits the schema, and differs by prompt and seed."""
     texts = {
         (seed, prompt): connect(start(seed=seed), provider).ask(prompt, **options(provider)).text
         for seed in range(4)
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_value(start, connect, provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_list_of_prompts_is_answered_by_id(start, connect, provider):
-    """Each as it would be alone, in a reply to many at once."""
+    """In a reply to several prompts, each gets the reply that it would get alone."""
     entry = {
         "type": "object",
         "properties": {"id": {"type": "integer"}, "reply": SCHEMA["$defs"]["Place"]},
@@ -85,7 +85,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_model_that_takes_no_schema(start, connect, provider):
-    """Refuses requests with one, in the provider's words, and answers all others."""
+    """A model without schemas refuses them in the provider's words, and answers all else."""
     sandbox = start()
     sandbox.fail(provider, "no_json_schema", times=None)
     client = connect(sandbox, provider)
@@ -100,7 +100,7 @@ def test_a_model_that_takes_no_schema(start, connect, provider):
 
 
 def broken(path, change):
-    """The schema, changed at one place."""
+    """The schema, with a change at one place."""
     schema = copy.deepcopy(SCHEMA)
     node = schema
     for step in path:
@@ -132,7 +132,7 @@ BROKEN = [
 def test_a_strict_schema_that_breaks_the_rules(
     start, connect, provider, path, change, places, word
 ):
-    """Is refused where it breaks them; without `strict` it is taken."""
+    """A strict schema that breaks a rule is refused. Without `strict`, it is accepted."""
     client = connect(start(), provider)
     schema = broken(path, change)
     refused = client.refused(**options(provider, schema, strict=True))
@@ -147,7 +147,7 @@ def test_a_strict_schema_that_breaks_the_rules(
 
 @pytest.mark.parametrize("provider", ["groq", "openai"])
 def test_json_mode_wants_the_word(start, connect, provider):
-    """Any JSON is given only to a prompt that speaks of it."""
+    """JSON mode requires a prompt that mentions JSON."""
     client = connect(start(), provider)
     refused = client.refused("Hello", response_format={"type": "json_object"})
     assert refused.status == 400
@@ -164,7 +164,7 @@ def test_groq_streams_no_json(start, connect):
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", ["not_json", "misfit_json"])
 def test_replies_that_do_not_fit(start, connect, provider, kind):
-    """Plain and streamed; requests that ask for no JSON are answered as usual."""
+    """Both with and without streaming. Requests without JSON are answered as usual."""
     sandbox = start()
     sandbox.fail(provider, kind, times=None)
     client = connect(sandbox, provider)
@@ -183,7 +183,7 @@ def test_replies_that_do_not_fit(start, connect, provider, kind):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_schema_in_the_system_prompt_is_followed(start, connect, provider):
-    """As models do that take no schema, but were told of one."""
+    """Models without schemas follow a schema in the prompt."""
     told = f"Reply with JSON that fits this JSON Schema:\n{json.dumps(SCHEMA)}"
     client = connect(start(), provider)
     if provider == "google":
@@ -195,7 +195,7 @@ def test_a_schema_in_the_system_prompt_is_followed(start, connect, provider):
 
 
 def test_bounds_in_a_description_are_kept(start, connect):
-    """A model reads descriptions, too."""
+    """Bounds in descriptions are followed too."""
     fields = {
         "score": {"type": "number", "description": "How good (minimum 0, maximum 0.5)"},
         "tags": {"type": "array", "items": {"type": "string"}, "description": "(minItems 3)"},

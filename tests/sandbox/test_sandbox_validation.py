@@ -1,4 +1,4 @@
-"""What each wire refuses about a request, in the provider's own words."""
+"""Invalid requests are refused in the provider's own words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def code_of(provider, refused):
     ],
 )
 def test_unknown_key_is_refused(start, connect, provider, status, code):
-    """A key that the sandbox did not give out is refused as the provider does it."""
+    """An unknown key is refused as the provider does it."""
     sandbox = start()
     refused = connect(sandbox, provider, key="made-up-key-0000000000").refused()
     assert refused.status == status
@@ -56,7 +56,7 @@ def test_key_of_another_provider_is_refused(start, connect):
     ],
 )
 def test_unknown_model_is_refused(start, connect, provider, status, code):
-    """A model outside the sandbox's list is refused as the provider does it."""
+    """An unknown model is refused as the provider does it."""
     refused = connect(start(), provider).refused("hi", "gpt-99")
     assert (refused.status, code_of(provider, refused)) == (status, code)
 
@@ -87,11 +87,11 @@ def test_prompt_longer_than_the_context_window_is_refused(start, connect, provid
 
 @pytest.mark.parametrize(("provider", "status"), [("groq", 400), ("mistral", 422), ("openai", 400)])
 def test_unknown_parameter_is_refused(start, connect, provider, status):
-    """A parameter of another provider does not pass silently."""
+    """A parameter of another provider is refused."""
     sandbox = start()
     client = connect(sandbox, provider)
     if provider == "mistral":
-        # The SDK takes no unknown parameters: send what an adapter without it might.
+        # The SDK refuses unknown parameters, so send them without the SDK.
         response = client._http.post(
             sandbox.environment()["MISTRAL_BASE_URL"] + "/v1/chat/completions",
             headers={"Authorization": f"Bearer {client.key}"},
@@ -184,7 +184,7 @@ def test_openai_reasoning_models_take_no_sampling_parameters(
 
 
 def test_openai_reasoning_models_take_max_completion_tokens(start, connect):
-    """The refused max_tokens has its successor, and the default temperature is allowed."""
+    """max_completion_tokens works instead of max_tokens, and temperature 1 is allowed."""
     client = connect(start(), "openai")
     reply = client.ask(model="gpt-5-nano", max_completion_tokens=5, temperature=1)
     assert reply.output_tokens == 5
@@ -193,7 +193,7 @@ def test_openai_reasoning_models_take_max_completion_tokens(start, connect):
 
 
 def test_mistral_refuses_a_last_assistant_message(start, connect):
-    """Mistral wants the user or a tool to speak last."""
+    """At Mistral, the last message must be from the user or a tool."""
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     refused = connect(start(), "mistral").refused(messages)
     assert (refused.status, refused.body["code"]) == (400, "3230")
@@ -207,7 +207,7 @@ def test_mistral_validation_error_is_the_sdks_own_class(start, connect):
 
 
 def test_groq_refuses_several_choices(start, connect):
-    """Groq makes one choice per request."""
+    """Groq returns one choice per request."""
     assert isinstance(connect(start(), "groq").refused(n=2).error, groq.BadRequestError)
 
 
@@ -253,7 +253,7 @@ def test_conversations_with_system_messages_are_taken(start, connect, provider):
     ],
 )
 def test_bodies_without_sense_are_400(start, connect, content):
-    """Whatever is sent, the answer is the provider's 400, and never a failure of the sandbox."""
+    """For any malformed request, the answer is the provider's 400, never a crash."""
     sandbox = start()
     client = connect(sandbox, "openai")
     response = client._http.post(
@@ -275,7 +275,7 @@ def test_bodies_without_sense_are_400(start, connect, content):
     ],
 )
 def test_images_are_read_and_refused(start, model, url, said):
-    """A model that takes none refuses them, and one that does refuses what is no image."""
+    """A model without images refuses them, and other models refuse data that is not an image."""
     sandbox = start(keys={"groq": 1})
     variables = sandbox.environment()
     client = groq.Groq(

@@ -1,4 +1,4 @@
-"""The window rules by themselves, for any sequence of requests."""
+"""The window rules, for any sequence of requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 5_000), st.integers(1, 10)), max_size=30
     asked=st.integers(1, 10),
 )
 def test_what_was_refused_fits_after_the_announced_wait(rule, period, limit, steps, asked):
-    """Whatever happened before, the wait is long enough, and there is none only if it fits."""
+    """The wait is always long enough, and is 0 only if the request fits."""
     window, now = rule(limit, period), 1_795_000_000.0
     for seconds, amount in steps:
         now += seconds
@@ -36,5 +36,5 @@ def test_what_was_refused_fits_after_the_announced_wait(rule, period, limit, ste
 
 @given(rule=st.sampled_from((Bucket, Calendar, Rolling)), limit=st.integers(0, 9))
 def test_more_than_the_limit_never_fits(rule, limit):
-    """One request above the limit waits for ever."""
+    """A request above the limit waits forever."""
     assert rule(limit, "minute").wait(1_795_000_000.0, limit + 1) == math.inf

@@ -41,7 +41,7 @@ _shown: set[str] = set()
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that hang on it, shown or suppressed."""
+    """The error and all its causes and contexts, even suppressed ones."""
     seen: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -53,7 +53,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def show_error(error: BaseException) -> None:
-    """All that any tool prints of an error: messages, frames, their local variables."""
+    """Print everything that a tool shows of an error, including local variables."""
     for link in chain(error):
         print(repr(link), link, link.args, link.__dict__)
         kind, trace = type(link), link.__traceback__
@@ -75,7 +75,7 @@ def show_error(error: BaseException) -> None:
 
 
 def show_parts(value: Any) -> None:
-    """The value's repr, and those of its parts and theirs, as a debugger unfolds them."""
+    """Print the repr of a value and of its parts, as a debugger does."""
     seen: set[int] = set()
     waiting = [(value, 0)]
     while waiting:
@@ -104,7 +104,7 @@ def show_parts(value: Any) -> None:
 
 
 def copies_of(value: Any) -> Iterator[Any]:
-    """What copying and pickling the value gives, where they give anything."""
+    """The copies of a value, by copying and pickling, if possible."""
     for make in (copy.copy, copy.deepcopy, pickle.dumps):
         try:
             yield make(value)
@@ -113,7 +113,7 @@ def copies_of(value: Any) -> Iterator[Any]:
 
 
 def ask(provider: Any, streamed: bool, **options: Any) -> Any:
-    """A reply, in one of the two ways of asking."""
+    """A reply, with or without streaming."""
     if not streamed:
         return provider.generate("Hello", **options)
     stream = provider.stream("Hello", **options)
@@ -121,7 +121,7 @@ def ask(provider: Any, streamed: bool, **options: Any) -> Any:
 
 
 def fail(control: str, name: str, kind: str, streamed: bool) -> None:
-    """One request that meets a failure."""
+    """Make one request that meets a failure."""
     urllib.request.urlopen(f"{control}?provider={name}&kind={kind}").read()
     provider = get_llm_provider(name)
     for key in provider.configuration.keys:
@@ -137,7 +137,7 @@ def fail(control: str, name: str, kind: str, streamed: bool) -> None:
 
 
 def interrupt(provider: Any, streamed: bool) -> None:
-    """One request that waits, and is interrupted."""
+    """Make one request that waits, and interrupt it."""
     provider.quota_tracker.reopen(f"{provider.providers[0]}_key_1")
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -151,7 +151,7 @@ def interrupt(provider: Any, streamed: bool) -> None:
 
 
 def main() -> None:
-    """Fail in each way with each provider, then show every object there is."""
+    """Fail in each way with each provider, then print every object."""
     logging.basicConfig(level=logging.DEBUG, filename="debug.log", force=True)
     for name in list(logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(logging.DEBUG)

@@ -23,13 +23,13 @@ class Interrupter:
         self._call, self._of_interest = call, of_interest
 
     def points(self) -> list[Point]:
-        """The lines that the call comes to, in order."""
+        """The lines that the call reaches, in order."""
         seen: dict[Point, None] = {}
         self._traced(seen.setdefault)
         return list(seen)
 
     def interrupted_at(self, at: Point) -> BaseException | None:
-        """What the call raises if it is interrupted there; None if it comes to an end."""
+        """The error of a call interrupted at that line; None if the call completes."""
 
         def stop(point: Point) -> None:
             if point == at:
@@ -58,6 +58,6 @@ class Interrupter:
 
 
 def printed(error: BaseException) -> str:
-    """The error with its causes, contexts and the local variables of all their frames."""
+    """The error with its causes, contexts and the local variables of all frames."""
     whole = traceback.TracebackException.from_exception(error, capture_locals=True)
     return "".join(whole.format())

@@ -11,7 +11,7 @@ PROVIDERS = ("groq", "mistral", "google", "openai")
 
 
 def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
-    """A `.env` with all that a sandbox gives out, readable by its owner alone."""
+    """Write a `.env` with the variables of a sandbox, readable only by its owner."""
     path = folder / ".env"
     lines = [f"{name}={value}\n" for name, value in sandbox.environment().items()]
     path.write_text("".join(lines), encoding="utf-8")

@@ -102,7 +102,7 @@ CALLS: dict[str, Callable[[], object]] = {
 
 
 def leaking(call: Callable[[], object], of_interest: Callable[[str], bool]) -> list[str]:
-    """The lines at which an interrupt of the call would print a key."""
+    """The lines at which an interrupt would print a key."""
     call()
     interrupter, found = Interrupter(call, of_interest), []
     points = interrupter.points()
@@ -134,18 +134,18 @@ def everybodys(file: str) -> bool:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupt_at_our_lines_prints_no_key(echo: Echo, name: str) -> None:
-    """While keys are read, typed, given, checked and sent, and refusals that quote them read."""
+    """Keys are read, typed, checked and sent, and refusals that quote them are read."""
     assert leaking(CALLS[name], ours) == []
 
 
 @pytest.mark.parametrize("name", ["load", "ask groq"])
 def test_an_interrupt_in_libraries_below_prints_no_key(echo: Echo, name: str) -> None:
-    """In the standard library's frames that hold the environment, in dotenv's, httpx's, SDKs'."""
+    """Frames of the standard library, dotenv, httpx and the SDKs."""
     assert leaking(CALLS[name], everybodys) == []
 
 
 def test_the_search_finds_what_it_looks_for(echo: Echo) -> None:
-    """A frame that holds the environment or a key is found by it."""
+    """It finds a frame that contains the environment or a key."""
 
     def careless() -> None:
         environment = os.environ

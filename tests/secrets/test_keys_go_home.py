@@ -54,7 +54,7 @@ def at_home(home: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Echo
 def test_a_redirect_elsewhere_is_not_followed(
     at_home: Echo, elsewhere: Echo, provider: str, streamed: bool, status: int
 ) -> None:
-    """Neither with the key nor without; the error says why there is no reply."""
+    """Redirects are never followed, and the error explains the missing reply."""
     at_home.answer = lambda key: (status, {"location": f"{elsewhere.url}/v1?key={key}"}, b"")
     asked = get_llm_provider(provider)
     with pytest.raises(NoRouteAvailable, match="redirected to another address") as caught:
@@ -68,7 +68,7 @@ def test_a_redirect_elsewhere_is_not_followed(
 def test_the_sdks_own_variables_lead_nowhere(
     at_home: Echo, elsewhere: Echo, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an SDK would read from the environment by itself changes neither address nor key."""
+    """Variables that an SDK reads by itself change neither address nor key."""
     at_home.message(lambda key: "no")
     for variable in BASE_URLS.values():
         monkeypatch.setenv(variable, elsewhere.url)
@@ -87,7 +87,7 @@ def test_the_sdks_own_variables_lead_nowhere(
 def test_without_an_address_the_providers_own_is_asked(
     elsewhere: Echo, tmp_path: Path, provider: str
 ) -> None:
-    """Whatever the environment of the SDK says: the variables given are all that counts."""
+    """Only the given variables count, not the environment of the SDK."""
     code = (
         "import sys\n"
         "from arche_magic.llm_providers import get_llm_provider\n"
@@ -126,7 +126,7 @@ def test_without_an_address_the_providers_own_is_asked(
 def test_a_key_cannot_carry_a_header(
     home: Echo, tmp_path: Path, provider: str, injected: str
 ) -> None:
-    """Line ends and signs that no key has are named as the cause, and nothing is sent."""
+    """Line ends and other invalid characters are named, and nothing is sent."""
     variables = {
         f"{provider.upper()}_API_KEY": injected,
         BASE_URLS[provider]: home.url,
@@ -145,7 +145,7 @@ def test_a_key_cannot_carry_a_header(
 
 
 def wrapped(key: str) -> str:
-    """As a terminal or a mail wraps it."""
+    """The text as a terminal or an e-mail wraps it."""
     return "\n  ".join(key[n : n + 20] for n in range(0, len(key), 20))
 
 
@@ -164,7 +164,7 @@ PROMPTS: dict[str, Any] = {
 def test_a_request_with_a_key_is_refused(
     planted: Sandbox, project: Path, where: str, label: str
 ) -> None:
-    """Before anything is sent or kept; the error has the label of the key and not its text."""
+    """Nothing is sent or kept. The error has the key's label instead of the key."""
     provider = get_llm_provider()
     with pytest.raises(InvalidRequest, match=f"the text of {label};") as caught:
         provider.generate(**PROMPTS[where](PLANTED[label]))
@@ -176,7 +176,7 @@ def test_a_request_with_a_key_is_refused(
 
 
 def test_a_conversation_with_a_key_is_refused(planted: Sandbox, project: Path) -> None:
-    """Whoever's turn it is in, streamed or not."""
+    """In any turn, with or without streaming."""
     key = keys_of("mistral")[0]
     turns = [
         {"role": "user", "content": "What is my key?"},
@@ -191,7 +191,7 @@ def test_a_conversation_with_a_key_is_refused(planted: Sandbox, project: Path) -
 
 
 def test_a_placeholder_for_a_key_may_stand_in_a_prompt(tmp_path: Path) -> None:
-    """Local services take any word for a key; such a word is no secret."""
+    """Local services accept any word as a key, and such a word is not secret."""
     with Sandbox(keys={"openai": ["not-needed"]}) as sandbox:
         use_configuration(load_configuration(sandbox.environment(), tmp_path))
         assert get_llm_provider("openai").generate("Why is a key not-needed here?")

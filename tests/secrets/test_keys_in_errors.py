@@ -67,7 +67,7 @@ def echoing() -> Iterator[Echo]:
 
 @pytest.fixture
 def echo(echoing: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
-    """The server, as the address of all four providers, with the first planted key of each."""
+    """A server for all four providers, with the first planted key of each."""
     monkeypatch.chdir(tmp_path)
     echoing.received.clear()
     variables = {f"{name.upper()}_API_KEY": keys_of(name)[0] for name in PROVIDERS}
@@ -81,7 +81,7 @@ def echo(echoing: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def shown_of(provider: str, streamed: bool = False) -> str:
-    """All that a person sees of one failing request."""
+    """Everything that a user sees of a failing request."""
     asked = get_llm_provider(provider)
     asked.quota_tracker.reopen(f"{provider}_key_1")
     with pytest.raises(LLMProviderError) as caught:
@@ -99,7 +99,7 @@ def pieces(text: str, size: int = 12) -> set[str]:
 def test_a_quoted_key_is_left_out(
     echo: Echo, provider: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whole, shortened, encoded or spread: the message says what happened without it."""
+    """Complete, shortened, encoded or split: the message explains the failure without it."""
     key = keys_of(provider)[0]
     with caplog.at_level(logging.DEBUG, logger="arche_magic"):
         for name, disguise in DISGUISES.items():
@@ -115,14 +115,14 @@ def test_a_quoted_key_is_left_out(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_rest_of_the_message_stays(echo: Echo, provider: str) -> None:
-    """Only the word that is part of the key goes; the others help."""
+    """Only the word with part of the key is removed."""
     echo.message(lambda key: f"The account of {key} is closed since Monday", 403)
     assert "The account of [key] is closed since Monday" in shown_of(provider)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_error_in_a_stream_quotes_no_key(echo: Echo, provider: str) -> None:
-    """Nor does one that comes under a 200."""
+    """An error with status 200 does not quote it either."""
 
     def answer(key: str) -> tuple[int, dict[str, str], bytes]:
         error = {"error": {"message": f"broken for {key}", "code": key, "type": key}}
@@ -135,7 +135,7 @@ def test_an_error_in_a_stream_quotes_no_key(echo: Echo, provider: str) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_key_travels_in_a_header_alone(echo: Echo, provider: str) -> None:
-    """No address has it, where logs and proxies would keep it."""
+    """The key is not in the URL, which logs and proxies store."""
     echo.message(lambda key: "no")
     shown_of(provider)
     ((path, headers),) = echo.received

@@ -44,7 +44,7 @@ def kernel(project: Path) -> Iterator[Kernel]:
 
 
 def notebook_of(sources: list[str], kernel: Kernel) -> nbformat.NotebookNode:
-    """The cells, run, with their outputs as a notebook keeps them."""
+    """The executed cells with their outputs, as a notebook stores them."""
     notebook = nbformat.v4.new_notebook()
     for source in sources:
         cell = nbformat.v4.new_code_cell(source)
@@ -59,7 +59,7 @@ def notebook_of(sources: list[str], kernel: Kernel) -> nbformat.NotebookNode:
 
 
 def test_cells_show_no_key_whatever_fails(planted: Sandbox, project: Path, kernel: Kernel) -> None:
-    """Replies, receipts, errors in verbose mode, tables, help, logs, history and exports."""
+    """Replies, receipts, verbose errors, tables, help, logs, history and exports."""
     notebook = notebook_of(CELLS, kernel)
     for kind in KINDS:
         planted.reset()
@@ -89,7 +89,7 @@ def test_cells_show_no_key_whatever_fails(planted: Sandbox, project: Path, kerne
 
 
 def test_an_interrupted_cell_shows_no_key(planted: Sandbox, project: Path, kernel: Kernel) -> None:
-    """Not in verbose mode either, where the interrupt's own traceback lists variables."""
+    """Not even in verbose mode, where the traceback lists variables."""
     planted.fail("*", "stall", times=None)
     for source in CELLS:
         kernel.run(source)
@@ -105,12 +105,12 @@ def test_an_interrupted_cell_shows_no_key(planted: Sandbox, project: Path, kerne
 def test_a_prompt_with_a_key_is_refused_in_one_line(
     planted: Sandbox, project: Path, kernel: Kernel
 ) -> None:
-    """Nothing is sent and nothing kept; the error names the key by its label."""
+    """Nothing is sent or kept, and the error names the key by its label."""
     for source in CELLS:
         kernel.run(source)
     kernel.run("text = 'My settings: ' + open('.env').read()")
     cell = kernel.run("get_llm_provider().generate(text)")
-    assert cell.message.startswith("InvalidRequest: the request holds the text of groq_key_1; ")
+    assert cell.message.startswith("InvalidRequest: the request contains the key groq_key_1; ")
     assert not leaks_in(json.dumps(cell.messages, default=str))
     assert planted.requests == ()
     assert leaks_in_folder(project) == []
@@ -148,7 +148,7 @@ def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
 def test_the_command_line_shows_no_key(
     planted: Sandbox, project: Path, arguments: list[str]
 ) -> None:
-    """Neither the tables nor their JSON."""
+    """Neither the tables nor their JSON contain a key."""
     done = subprocess.run(
         [sys.executable, "-m", "arche_magic", *arguments],
         capture_output=True, cwd=project, env=environment_without_keys(), timeout=120,

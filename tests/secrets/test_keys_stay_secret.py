@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("everything_shown.py")
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_failure_shows_a_key(project: Path, control: str, provider: str) -> None:
-    """Whatever fails: messages, tracebacks with their variables, logs, files, objects and parts."""
+    """Messages, tracebacks with variables, logs, files, objects and their parts."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT), control, json.dumps(list(FAILURE_KINDS)), provider],
         capture_output=True, cwd=project, env=environment_without_keys(), timeout=300,
@@ -35,7 +35,7 @@ def test_no_failure_shows_a_key(project: Path, control: str, provider: str) -> N
 
 
 def test_the_search_finds_what_it_looks_for(project: Path) -> None:
-    """A search that finds nothing proves nothing unless it finds what is there."""
+    """A search proves nothing unless it finds planted keys."""
     (found,) = {line.partition(": ")[0] for line in leaks_in_folder(project, but=())}
     assert found == str(project / ".env")
     for name, text in PLANTED.items():
@@ -65,7 +65,7 @@ def test_nothing(tmp_path):
 
 
 def test_a_run_that_leaves_a_key_behind_fails(tmp_path: Path) -> None:
-    """In a file of any test, its output or its log; this holds for the run that tests this."""
+    """A key in a file, output or log of any test makes the run fail."""
     (tmp_path / "test_leaving.py").write_text(LEAVING)
     tests, left = Path(__file__).parents[1], tmp_path / "run"
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider"]

@@ -59,7 +59,7 @@ def raw_server(answer: Callable[[str], bytes]) -> Iterator[str]:
 
 @pytest.fixture
 def at(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Sends all four providers to an address."""
+    """An environment that sends all four providers to an address."""
     monkeypatch.chdir(tmp_path)
 
     def use(url: str) -> None:
@@ -129,7 +129,7 @@ def test_no_library_logs_a_key_that_a_server_echoes(
 def test_other_programs_logs_stay_as_they_are(
     at: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A program that uses httpx itself sees in its log what it always saw."""
+    """A program that uses httpx itself sees its usual log."""
     key = "a-key-that-is-not-planted"
     with raw_server(lambda _: answered(f"401 {key}")) as url:
         at(url)
@@ -166,7 +166,7 @@ WORDS = {
 def test_geminis_words_are_not_printed_as_they_come(
     at: Callable[[str], None], capfd: pytest.CaptureFixture[str], name: str, streamed: bool
 ) -> None:
-    """The SDK would print one that it does not know, in a warning: terminal escapes, or the key."""
+    """The SDK warns of unknown words, which could contain terminal escapes or the key."""
 
     def answer(key: str) -> bytes:
         word = (key + OSC).replace("\x1b", "\\u001b").replace("\x07", "\\u0007")
@@ -188,7 +188,7 @@ def test_geminis_words_are_not_printed_as_they_come(
 def test_what_a_server_says_is_shown_without_tricks(
     at: Callable[[str], None], provider: str
 ) -> None:
-    """Escapes, marks that reorder text and signs that cannot be seen are taken out."""
+    """Escapes, reordering marks and invisible characters are removed."""
     tricks = "\x1b\x9b\u202e\u2066\u200b\u2060\u3164\u00ad\ufeff\U000e0041\u115f\x07\r\n"
     message = f"no{tricks}thing".encode("unicode_escape").decode().replace("\\x", "\\u00")
     message = message.replace("\\U000e0041", "\\udb40\\udc41")

@@ -45,7 +45,7 @@ Clone = Callable[[str], Path]
 
 @pytest.fixture
 def clone(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    """A project with a `.env`, which becomes the working directory; `precious` lies outside."""
+    """A project with a `.env` as working directory; `precious` is outside."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
     (tmp_path / "precious").write_bytes(PRECIOUS)
 
@@ -60,7 +60,7 @@ def clone(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def ask(used: int = 2) -> list[str]:
-    """Ask twice, keep the reply, look at everything; returns the warnings."""
+    """Ask twice, keep the reply, show all tables, and return the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         provider = get_llm_provider("mistral")
@@ -105,7 +105,7 @@ KINDS = [as_link, as_dangling_link, as_hard_link, as_pipe, as_folder]
 def test_nothing_but_a_file_of_ours_is_opened(
     clone: Clone, tmp_path: Path, name: str, kind: Callable[[Path, Path], None]
 ) -> None:
-    """The request is answered and counted, and one line says which file is in the way."""
+    """The request is answered and counted, and one warning names the path."""
     project = clone("cloned")
     path = project / "outputs" / name
     kind(path, tmp_path / "precious")
@@ -119,7 +119,7 @@ def test_nothing_but_a_file_of_ours_is_opened(
 
 @pytest.mark.parametrize("name", [LEDGER, RECORD, REPLIES])
 def test_a_job_loses_no_reply_to_a_link(clone: Clone, tmp_path: Path, name: str) -> None:
-    """Its rows come as they finish; only the next run cannot go on from there."""
+    """Its rows are returned as usual. Only a later run cannot resume."""
     as_link(clone("cloned") / "outputs" / name, tmp_path / "precious")
     with pytest.warns(LedgerWarning, match="is a link, which is not followed"):
         result = arche_magic.map([f"Question {number}" for number in range(20)])
@@ -128,7 +128,7 @@ def test_a_job_loses_no_reply_to_a_link(clone: Clone, tmp_path: Path, name: str)
 
 
 def test_the_doctor_names_the_link(clone: Clone, tmp_path: Path) -> None:
-    """As the reason for which the ledger cannot be kept."""
+    """It is named as the reason why the ledger cannot be stored."""
     path = clone("cloned") / "outputs" / f"{LEDGER}.copy"
     as_link(path, tmp_path / "precious")
     ask()
@@ -138,7 +138,7 @@ def test_the_doctor_names_the_link(clone: Clone, tmp_path: Path) -> None:
 
 
 def test_a_record_behind_a_link_is_not_read(clone: Clone, tmp_path: Path) -> None:
-    """Neither is one in a pipe waited for; the other months are shown."""
+    """A pipe is not read either. The other months are shown."""
     outputs = clone("cloned") / "outputs"
     ask()
     (outputs / RECORD).rename(tmp_path / "elsewhere.jsonl")
@@ -155,7 +155,7 @@ def test_a_record_behind_a_link_is_not_read(clone: Clone, tmp_path: Path) -> Non
 def test_a_folder_that_leads_out_of_the_project_stays_empty(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The warning says where it leads and what to set if the link is the user's own."""
+    """The warning says where it leads, and what to set if the link is intended."""
     project, elsewhere = clone("cloned"), tmp_path / "elsewhere"
     elsewhere.mkdir()
     (project / "outputs").rmdir()
@@ -173,7 +173,7 @@ def test_a_folder_that_leads_out_of_the_project_stays_empty(
 def test_the_record_of_a_ledger_in_redis_stays_in_the_project(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lies in the working directory, which may be below the `.env`."""
+    """It is in the working directory, which may be below the `.env`."""
     project, elsewhere = clone("cloned"), tmp_path / "elsewhere"
     (project / "notebooks").mkdir()
     elsewhere.mkdir()
@@ -187,7 +187,7 @@ def test_the_record_of_a_ledger_in_redis_stays_in_the_project(
 
 
 def test_links_that_stay_in_the_project_are_followed(clone: Clone) -> None:
-    """Whoever arranges the own project so may."""
+    """Users may arrange their own project this way."""
     project = clone("cloned")
     (project / "outputs").rmdir()
     (project / "data").mkdir()
@@ -202,7 +202,7 @@ def test_links_that_stay_in_the_project_are_followed(clone: Clone) -> None:
 def test_links_above_are_the_users(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """In a path that the environment names, and on the way to the project."""
+    """Links in a path from the environment, and above the project, are followed."""
     project = clone("cloned")
     (tmp_path / "link").symlink_to(project)
     if where == "environment":
@@ -217,7 +217,7 @@ def test_links_above_are_the_users(
 def test_a_configuration_that_leads_out_of_its_folder_is_passed_over(
     clone: Clone, tmp_path: Path, name: str
 ) -> None:
-    """A link of the project's would make a file of the user's, such as another `.env`, our own."""
+    """A project's link could make us use another file of the user, such as a `.env`."""
     project = clone("cloned")
     text = {".env": "MISTRAL_API_KEY_2=x\n", "arche_magic.toml": "patience = 7\n"}[name]
     (tmp_path / "other").write_text(text)
@@ -238,7 +238,7 @@ def test_a_configuration_that_leads_out_of_its_folder_is_passed_over(
 def test_a_result_is_not_written_through_a_link(
     clone: Clone, tmp_path: Path, kind: Callable[[Path, Path], None], name: str
 ) -> None:
-    """What stands where the result is written until it is whole is replaced."""
+    """A link in place of the unfinished result is replaced."""
     project = clone("cloned")
     (project / "in.csv").write_text("text\nsoup\n")
     kind(project / f".{name}.part", tmp_path / "precious")
@@ -251,7 +251,7 @@ def test_a_result_is_not_written_through_a_link(
 
 
 def test_a_result_that_cannot_be_written_costs_nothing(clone: Clone, sandbox: Sandbox) -> None:
-    """It is said before the first request."""
+    """The error comes before the first request."""
     project, before = clone("cloned"), len(sandbox.requests)
     (project / "in.csv").write_text("text\nsoup\n")
     (project / "out.csv").mkdir()
@@ -274,7 +274,7 @@ def test_a_result_that_cannot_be_written_costs_nothing(clone: Clone, sandbox: Sa
 def test_a_project_places_nothing_outside_itself(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, place: str
 ) -> None:
-    """The user's file stays as it is, and the error names the line that would take it."""
+    """The user's file is unchanged, and the error names the line in the project."""
     project = clone("cloned")
     monkeypatch.setenv("HOME", str(tmp_path))
     (project / "up").symlink_to("..")
@@ -303,7 +303,7 @@ CONTENTS = [
 def test_a_file_that_is_not_a_ledger_is_not_taken_over(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, where: str
 ) -> None:
-    """Neither moved nor written, however often; the request is counted in memory."""
+    """It is never moved or written, and the request is counted in memory."""
     project = clone("cloned")
     path = (project if where == "project" else tmp_path) / "data.json"
     path.write_bytes(content)
@@ -327,7 +327,7 @@ def test_a_file_that_is_not_a_ledger_is_not_taken_over(
 def test_a_copy_of_the_users_own_is_not_written_over(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    """`data.json.copy` may be theirs."""
+    """`data.json.copy` may be a file of the user."""
     clone("cloned")
     path = tmp_path / f"data.json.{suffix}"
     path.write_bytes(PRECIOUS)
@@ -338,7 +338,7 @@ def test_a_copy_of_the_users_own_is_not_written_over(
 
 
 def test_a_record_that_is_not_ours_is_neither_written_nor_renamed(clone: Clone) -> None:
-    """Though a new month gives a record another name."""
+    """Not even when a new month starts."""
     path = clone("cloned") / "outputs" / RECORD
     path.write_bytes(PRECIOUS)
     os.utime(path, (1e9, 1e9))
@@ -352,7 +352,7 @@ def test_a_record_that_is_not_ours_is_neither_written_nor_renamed(clone: Clone) 
 def test_a_database_of_another_program_is_left_alone(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    """Also one whose version is the number of ours."""
+    """Not even if its version number is the same as ours."""
     clone("cloned")
     path = tmp_path / "app.sqlite"
     with closing(sqlite3.connect(path)) as connection:

@@ -33,7 +33,7 @@ MADE_UP = re.compile(
 
 
 def found_in(text: str) -> list[str]:
-    """What looks like a key in a text, by whose it would be."""
+    """Everything that looks like a key, by the service it would belong to."""
     return [
         f"{whose}: {match[0][:12]}…"
         for whose, pattern in KEYS.items()
@@ -51,7 +51,7 @@ def scanned(files: list[Path]) -> list[str]:
 
 
 def test_no_file_of_the_repository_holds_a_key() -> None:
-    """Whatever is committed, notebooks and pictures too."""
+    """This includes notebooks and pictures."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout
@@ -64,7 +64,7 @@ def test_no_file_of_the_repository_holds_a_key() -> None:
 
 
 def test_no_page_of_the_site_holds_a_key(built_site: Path) -> None:
-    """What the generator adds is looked through as well."""
+    """This includes what the generator adds."""
     files = [file for file in built_site.rglob("*") if file.is_file()]
     assert len(files) > 20
     assert scanned(files) == []
@@ -72,5 +72,5 @@ def test_no_page_of_the_site_holds_a_key(built_site: Path) -> None:
 
 @pytest.mark.parametrize("label", ["groq_key_1", "google_key_1", "google_key_2", "openai_key_1"])
 def test_a_key_would_be_found(label: str) -> None:
-    """A search that finds nothing proves nothing unless it finds what is there."""
+    """A search proves nothing unless it finds planted keys."""
     assert found_in(f"key = {PLANTED[label]!r}")

@@ -19,7 +19,7 @@ PROVIDERS = ("groq", "mistral", "google", "openai")
 
 @pytest.fixture
 def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
-    """A server for all four providers; the working directory is the test's own."""
+    """A server for all four providers; the working directory belongs to the test."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "arche_magic.toml").write_text("patience = 0\n")
     with echo_server() as server:
@@ -32,7 +32,7 @@ def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
 
 
 def written(folder: Path) -> list[str]:
-    """The files below a folder that hold the prompt."""
+    """The files below a folder that contain the prompt."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return [path.name for path in found if PROMPT.encode() in path.read_bytes()]
 
@@ -42,7 +42,7 @@ def written(folder: Path) -> list[str]:
 def test_a_refusal_that_quotes_the_prompt_is_not_stored(
     echo: Echo, tmp_path: Path, provider: str, status: int
 ) -> None:
-    """Not in the ledger, the record of attempts, or among the failures of a job."""
+    """Not in the ledger, the record of attempts, or the failures of a job."""
     echo.message(lambda key: f"no use of {PROMPT}", status)
     with pytest.raises(LLMProviderError) as raised:
         get_llm_provider(provider).generate(PROMPT)

@@ -51,7 +51,7 @@ print("shown everything")
 
 
 def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
-    """What the program prints with its ledger there; nothing may hold the password."""
+    """What the program prints with this ledger; nothing may contain the password."""
     environment = environment_without_keys(**sandbox.environment(), ARCHE_QUOTA_STORE=url)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, what], capture_output=True, cwd=folder, env=environment,
@@ -66,7 +66,7 @@ def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
 
 @pytest.fixture
 def locked_redis(tmp_path: Path) -> Iterator[int]:
-    """The port of a Redis that wants the planted password."""
+    """The port of a Redis server with the planted password."""
     program = shutil.which("redis-server")
     if not program:
         pytest.skip("no redis-server is installed")
@@ -93,7 +93,7 @@ def locked_redis(tmp_path: Path) -> Iterator[int]:
 def test_a_ledger_behind_a_password_shows_none_of_it(
     locked_redis: int, tmp_path: Path, planted: Sandbox
 ) -> None:
-    """It logs in, counts, and neither objects, caches, copies nor logs hold the password openly."""
+    """It works, and no object, cache, copy or log contains the password."""
     url = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{locked_redis}/0"
     shown = shown_with(url, tmp_path, planted)
     assert f"redis://127.0.0.1:{locked_redis}/0" in shown
@@ -103,7 +103,7 @@ def test_a_ledger_behind_a_password_shows_none_of_it(
 
 
 def test_a_wrong_password_is_not_shown(locked_redis: int, tmp_path: Path, planted: Sandbox) -> None:
-    """No request begins; the error has the reason and no URL."""
+    """No request is sent, and the error has the reason without the URL."""
     wrong = quote(PASSWORD[::-1] + PASSWORD[:12], safe="")
     shown = shown_with(f"redis://somebody:{wrong}@127.0.0.1:{locked_redis}/0", tmp_path, planted)
     assert "Redis takes no changes: it does not accept the user name or the password" in shown
@@ -115,12 +115,12 @@ def test_a_wrong_password_is_not_shown(locked_redis: int, tmp_path: Path, plante
 def test_a_url_that_cannot_be_read_is_not_shown(
     form: str, tmp_path: Path, planted: Sandbox
 ) -> None:
-    """A password with unescaped signs breaks the URL: the error says so without quoting it."""
+    """Unescaped characters in a password break the URL. The error does not quote it."""
     shown_with(form.format(PASSWORD), tmp_path, planted)
 
 
 def test_an_interrupt_while_redis_hangs_shows_no_password(tmp_path: Path, planted: Sandbox) -> None:
-    """The client waits with the password in its hands; the traceback leaves its frames out."""
+    """The traceback omits the frames of the client, which contain the password."""
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         port = hanging.getsockname()[1]
         url = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"

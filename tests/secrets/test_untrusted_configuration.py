@@ -48,7 +48,7 @@ NO_ADDRESSES = [
 
 @pytest.fixture
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the user's own settings go; there are none yet."""
+    """The place of the user's own settings, which do not exist yet."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
     (tmp_path / "own" / "arche_magic").mkdir(parents=True)
     return tmp_path / "own" / "arche_magic" / "arche_magic.toml"
@@ -56,7 +56,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cloned project; the user's keys are in the environment."""
+    """A cloned project. The user's keys are in the environment."""
     monkeypatch.setenv("GROQ_API_KEY", PLANTED["groq_key_1"])
     project = tmp_path / "cloned"
     project.mkdir()
@@ -68,7 +68,7 @@ Load = Callable[[], tuple[Configuration, list[str]]]
 
 @pytest.fixture
 def load(folder: Path) -> Load:
-    """Read the configuration, and what is warned of."""
+    """Load the configuration, and return it with the warnings."""
 
     def read() -> tuple[Configuration, list[str]]:
         with warnings.catch_warnings(record=True) as caught:
@@ -92,7 +92,7 @@ def refusal(load: Load) -> str:
 
 @pytest.mark.parametrize("address", [ELSEWHERE, *LOOK_ALIKES])
 def test_an_env_file_cannot_send_a_key_elsewhere(folder: Path, load: Load, address: str) -> None:
-    """The error names the file, the place, and what to write where."""
+    """The error names the file, the line, and what to write where."""
     (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n")
     message = refusal(load)
     assert message.startswith(f"GROQ_BASE_URL in {folder / '.env'} would send prompts and keys")
@@ -101,7 +101,7 @@ def test_an_env_file_cannot_send_a_key_elsewhere(folder: Path, load: Load, addre
 
 
 def test_doing_what_the_error_says_helps(folder: Path, load: Load, own_settings: Path) -> None:
-    """Its words, written where it says, let the address pass; it is announced once."""
+    """The suggested line allows the address, which is announced once."""
     (folder / ".env").write_text(f"GROQ_BASE_URL={ELSEWHERE}\n")
     message = refusal(load)
     line, place = re.search(
@@ -125,14 +125,14 @@ def test_doing_what_the_error_says_helps(folder: Path, load: Load, own_settings:
 
 
 def test_a_project_cannot_trust_itself(folder: Path, load: Load, own_settings: Path) -> None:
-    """Its settings file has no say in that, not even about an address it does not name."""
+    """Its own settings file cannot allow any address."""
     (folder / "arche_magic.toml").write_text("trust_base_urls = true")
     assert str(own_settings) in refusal(load)
 
 
 @pytest.mark.parametrize("value", ["1", '"https://gateway.example"', '["gateway.example"]'])
 def test_a_wrong_trust_is_an_error(load: Load, own_settings: Path, value: str) -> None:
-    """It is true or a list of addresses."""
+    """It must be true or a list of addresses."""
     own_settings.write_text(f"trust_base_urls = {value}")
     assert refusal(load).startswith(f"{own_settings}: trust_base_urls must be true, or a list")
 
@@ -140,7 +140,7 @@ def test_a_wrong_trust_is_an_error(load: Load, own_settings: Path, value: str) -
 def test_the_environment_is_trusted(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever exports an address means it; it comes before the file's."""
+    """An address in the environment is intended, and overrides the file's."""
     monkeypatch.setenv("GROQ_BASE_URL", ELSEWHERE)
     (folder / ".env").write_text("GROQ_BASE_URL=https://evil.example\n")
     configuration, told = load()
@@ -155,7 +155,7 @@ def test_the_environment_is_trusted(
 def test_the_providers_own_address_and_this_machine_pass(
     folder: Path, load: Load, address: str
 ) -> None:
-    """Nothing leaves there that would not anyway."""
+    """These addresses are no risk."""
     (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n")
     configuration, told = load()
     assert configuration.providers["groq"].url == address
@@ -163,7 +163,7 @@ def test_the_providers_own_address_and_this_machine_pass(
 
 
 def test_without_a_key_there_is_nothing_to_refuse(folder: Path, load: Load) -> None:
-    """An address for a provider that has no key harms nobody."""
+    """An address for a provider without a key is no risk."""
     (folder / ".env").write_text(f"MISTRAL_BASE_URL={ELSEWHERE}\n")
     assert load()[1] == []
 
@@ -173,7 +173,7 @@ def test_without_a_key_there_is_nothing_to_refuse(folder: Path, load: Load) -> N
 def test_an_address_that_could_be_read_two_ways_is_none(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, address: str, where: str
 ) -> None:
-    """Wherever it stands; the message does not repeat it, as it may hold a password."""
+    """The message does not repeat it, because it may contain a password."""
     if where == "file":
         (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n", encoding="utf-8")
     else:
@@ -185,7 +185,7 @@ def test_an_address_that_could_be_read_two_ways_is_none(
 
 
 def test_a_settings_file_is_no_different(folder: Path, load: Load, own_settings: Path) -> None:
-    """In a project's file an address needs trust; in the user's own it has it."""
+    """Addresses in a project's file need permission, those in the user's file do not."""
     table = f'[providers.groq]\nbase_url = "{ELSEWHERE}"\n'
     (folder / "arche_magic.toml").write_text(table)
     message = refusal(load)
@@ -202,7 +202,7 @@ def test_a_settings_file_is_no_different(folder: Path, load: Load, own_settings:
 def test_the_users_folder_is_not_the_projects(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative name for the user's settings would lie in whatever folder is worked in."""
+    """A relative name for the user's settings would be inside any working directory."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CONFIG_HOME", ".")
     monkeypatch.setenv("HOME", str(folder.parent))
@@ -215,7 +215,7 @@ def test_the_users_folder_is_not_the_projects(
 def test_nothing_reaches_an_address_that_is_refused(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other providers wait too: a project that tries this wants looking at first."""
+    """The other providers are not asked either, so that the user looks at the project."""
     monkeypatch.chdir(folder)
     with echo_server() as elsewhere:
         port = elsewhere.url.rpartition(":")[2]
@@ -229,7 +229,7 @@ def test_nothing_reaches_an_address_that_is_refused(
 
 
 def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> None:
-    """The error says where keys go."""
+    """The error says where keys belong."""
     key = "gsk_" + "MadeUp0987" * 5
     (folder / "arche_magic.toml").write_text(f'GROQ_API_KEY = "{key}"')
     assert refusal(load).endswith("keys go into the environment or into .env")
@@ -244,7 +244,7 @@ def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> N
     "store", ["redis://ledger.example:6379/0", "rediss://u:secret@ledger.example/0"]
 )
 def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -> None:
-    """Once, with the file that says so, without a password."""
+    """Once, with the file that names it and without a password."""
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
     (told,) = load()[1]
     assert told.startswith("the ledger is kept in ")
@@ -259,7 +259,7 @@ def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -
 def test_a_ledger_here_is_not_announced(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
-    """In memory, in the project or on this machine it surprises nobody."""
+    """A ledger in memory, in the project or on this machine is not surprising."""
     monkeypatch.chdir(folder)
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
     assert load()[1] == []
@@ -273,7 +273,7 @@ def test_a_ledger_here_is_not_announced(
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user of the machine can look into; pytest's own are private."""
+    """A folder that every user of the machine can read; pytest's own are private."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder.resolve()
@@ -293,7 +293,7 @@ root = pytest.mark.skipif(
 def test_keys_that_others_can_read_are_told_of(
     open_folder: Path, own_settings: Path, mode: int, warns: bool
 ) -> None:
-    """One line per file and process, with the command that helps; a group of one's own is fine."""
+    """One warning per file and process names the command. The user's own group is fine."""
     env_file = open_folder / ".env"
     env_file.write_text(f"GROQ_API_KEY={PLANTED['groq_key_1']}\n")
     env_file.chmod(mode)
@@ -312,7 +312,7 @@ def test_keys_that_others_can_read_are_told_of(
 def test_files_out_of_others_reach_are_not_told_of(
     open_folder: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor are files without keys."""
+    """Files without keys need no warning either."""
     inner = open_folder / "private"
     inner.mkdir(mode=0o700)
     (inner / ".env").write_text(f"GROQ_API_KEY={PLANTED['groq_key_1']}\n")
@@ -328,7 +328,7 @@ def test_files_out_of_others_reach_are_not_told_of(
 def test_somebody_elses_file_above_is_passed_over(
     open_folder: Path, own_settings: Path, name: str
 ) -> None:
-    """Such as one in /tmp; the warning says so, and the next one further up counts."""
+    """For example in /tmp. The warning says so, and the next file upward is used."""
     shared = open_folder / "shared"
     mine = shared / "mine"
     mine.mkdir(parents=True)
@@ -344,7 +344,7 @@ def test_somebody_elses_file_above_is_passed_over(
 
 @root
 def test_a_link_to_a_file_of_ones_own_does_not_help(open_folder: Path, own_settings: Path) -> None:
-    """Whoever set the link chose the file."""
+    """Whoever created the link chose the file."""
     (open_folder / "mine").write_text("GROQ_API_KEY=7\n")
     (open_folder / "sub").mkdir()
     (open_folder / ".env").symlink_to(open_folder / "mine")
@@ -355,7 +355,7 @@ def test_a_link_to_a_file_of_ones_own_does_not_help(open_folder: Path, own_setti
 
 @root
 def test_the_owner_of_the_working_folder_is_trusted(open_folder: Path, own_settings: Path) -> None:
-    """Work in a container on somebody's mounted folder is work on their files."""
+    """In a container, the mounted folder often belongs to another user."""
     (open_folder / ".env").write_text("GROQ_API_KEY=7\n")
     os.chown(open_folder / ".env", 12345, 12345)
     os.chown(open_folder, 12345, 12345)
@@ -369,7 +369,7 @@ def test_the_owner_of_the_working_folder_is_trusted(open_folder: Path, own_setti
 
 
 def test_what_a_program_configures_is_its_own_word(tmp_path: Path) -> None:
-    """Nothing is refused that comes from code."""
+    """Settings made in code are never refused."""
     keys = {"GROQ_API_KEY": keys_of("groq")[0], "GROQ_BASE_URL": ELSEWHERE}
     configuration = load_configuration(keys, tmp_path)
     use_configuration(configuration)
@@ -377,7 +377,7 @@ def test_what_a_program_configures_is_its_own_word(tmp_path: Path) -> None:
 
 
 def test_the_settings_in_the_documentation_are_true() -> None:
-    """The lines that the page on security tells to write are settings that exist."""
+    """The settings on the security page exist."""
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
@@ -397,7 +397,7 @@ def service(folder: Path, name: str, **settings: str) -> None:
 def test_a_service_of_a_project_gets_no_key_without_the_users_word(
     folder: Path, load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither one of its own name nor somebody else's; the message says what to write where."""
+    """No key is sent, and the message says what to write where."""
     monkeypatch.setenv("HELPER_API_KEY", "a-key-that-stays-here")
     service(folder, "helper", base_url=ELSEWHERE)
     message = refusal(load)
@@ -414,7 +414,7 @@ def test_a_service_of_a_project_gets_no_key_without_the_users_word(
 def test_a_known_service_gets_its_own_key_and_no_other(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its address is its own; a key of another provider needs the user's word to go there."""
+    """Its own address is known. Keys of other providers need permission."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "a-key-of-openrouter")
     service(folder, "openrouter")
     assert load()[1] == []
@@ -439,7 +439,7 @@ def test_a_project_cannot_send_any_variable_as_a_key(
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
 ) -> None:
-    """Not to this machine either, unless the user's own settings allow that variable."""
+    """Not even to this machine, unless the user's own settings allow the variable."""
     monkeypatch.setenv(variable, "a-secret-that-stays-here")
     service(folder, "helper", base_url="http://127.0.0.1:8000/v1", key_variable=variable)
     message = refusal(load)
@@ -461,7 +461,7 @@ def test_a_project_cannot_send_any_variable_as_a_key(
 def test_a_key_that_a_reference_gives_goes_to_its_own_service(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the project calls it."""
+    """The name that the project uses does not matter."""
     monkeypatch.setenv("MY_TOKEN", "a-key-of-openrouter")
     (folder / ".env").write_text("OPENROUTER_API_KEY=${MY_TOKEN}\n")
     service(
@@ -479,7 +479,7 @@ def test_a_project_cannot_allow_itself_a_variable(folder: Path, load: Load) -> N
 
 
 def test_a_key_of_a_project_is_its_own_business(folder: Path, load: Load) -> None:
-    """It is in the project's `.env`, so nothing of the user's is sent."""
+    """It is in the project's `.env`, so nothing of the user is sent."""
     (folder / ".env").write_text("HELPER_API_KEY=a-key-of-the-project\n")
     service(folder, "helper", base_url="http://127.0.0.1:8000/v1")
     assert load()[1] == []
@@ -489,7 +489,7 @@ def test_a_key_of_a_project_is_its_own_business(folder: Path, load: Load) -> Non
 def test_a_reference_is_no_way_around(
     folder: Path, load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    """A key may be a reference where it goes to its own service, or to where the user says."""
+    """References work only for a key's own service and for allowed addresses."""
     monkeypatch.setenv(SECRET, "a-secret-that-stays-here")
     (folder / ".env").write_text(f"MISTRAL_API_KEY={value}\n")
     assert load()[1] == []
@@ -519,7 +519,7 @@ def test_a_reference_is_no_way_around(
 def test_an_address_of_a_project_holds_nothing_of_the_environment(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    """It could carry any secret away."""
+    """It could reveal any secret."""
     monkeypatch.setenv(SECRET, "a-secret-that-stays-here")
     (folder / ".env").write_text(f"{line.format(f'${{{SECRET}}}')}\n")
     message = refusal(load)
@@ -530,7 +530,7 @@ def test_an_address_of_a_project_holds_nothing_of_the_environment(
 def test_nothing_reaches_a_service_that_is_refused(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No request is made at all while such a table is there."""
+    """No request is sent while such a table exists."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HELPER_API_KEY", "a-key-that-stays-here")
     with echo_server() as elsewhere:
@@ -544,7 +544,7 @@ def test_nothing_reaches_a_service_that_is_refused(
 def test_the_users_own_settings_may_add_any_service(
     load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their word counts."""
+    """Their settings count."""
     monkeypatch.setenv("HELPER_API_KEY", "a-key-of-the-helper")
     own_settings.write_text(f'[providers.helper]\nbase_url = "{ELSEWHERE}"\nmodels = ["m"]\n')
     configuration, told = load()

@@ -1,6 +1,6 @@
-"""What a structured reply must look like, from whatever the user describes it with.
+"""The schema of a structured reply, from a class, a JSON Schema or a short line.
 
-Pydantic comes with the SDKs and is imported when the first schema is used.
+Pydantic is imported when the first schema is used.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _ACCEPTED = (
 def schema_of(described: Any) -> Schema:
     """A schema from a class, a JSON Schema or a short line.
 
-    A pydantic model or dataclass is read into an instance, all else into a dict.
+    The value of a pydantic model or dataclass is an instance. All other values are dicts.
 
     Raises:
-        InvalidRequest: it describes no object, or is nothing of these.
+        InvalidRequest: it does not describe an object, or is none of these.
         ConfigurationError: a JSON Schema needs the package jsonschema, which is not installed.
     """
     if isinstance(described, Schema):
@@ -59,7 +59,7 @@ def _of_line(line: str) -> Schema:
     from typing_extensions import TypedDict
 
     fields = fields_of(line)
-    # Names are data here: one that is no Python word, or a method of a class, does no harm.
+    # Names are only data here, so keywords and names of methods are allowed.
     adapter = _adapter(TypedDict("Reply", fields))  # type: ignore[operator]
     validate = _pydantic(adapter)
 
@@ -79,7 +79,7 @@ def _of_class(described: type) -> Schema:
         definition = adapter.json_schema()
     except PydanticUserError as error:
         raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
-    # The value has the names of the class, where the reply has its aliases.
+    # The value has the names of the class, and the reply has its aliases.
     fields = fields_in(
         _object(described.__name__, adapter.json_schema(by_alias=False)), formats=True
     )
@@ -94,7 +94,7 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
         from jsonschema.validators import validator_for
     except ImportError:
         raise ConfigurationError(
-            "a JSON Schema is checked by the package jsonschema, which is not installed: "
+            "checking a JSON Schema needs the package jsonschema, which is not installed: "
             "pip install 'arche_magic[schema]', or describe the reply with a class or a short line"
         ) from None
     kind = validator_for(definition)
@@ -105,7 +105,7 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
         place = "".join(f"[{step!r}]" for step in error.absolute_path)
         raise InvalidRequest(f"schema{place}: {error.message}") from None
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"schema is no JSON: {error}") from None
+        raise InvalidRequest(f"schema is not JSON: {error}") from None
     validator = kind(definition, format_checker=FormatChecker())
 
     def validate(value: Any) -> Any:
@@ -162,7 +162,7 @@ def _pydantic(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
 
     def validate(value: Any) -> Any:
         try:
-            # As JSON, so that dates and enumerations are read from texts.
+            # From JSON, so that dates and enumerations are parsed from strings.
             return adapter.validate_json(json.dumps(value))
         except ValidationError as error:
             raise Misfit(

@@ -1,4 +1,4 @@
-"""The fields of a structured reply, by the JSON Schema of its value."""
+"""The fields of a structured reply, from the JSON Schema of its value."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Fiel
 
     Args:
         definition: the JSON Schema of the object.
-        formats: whether a text with a format is read into something else, as pydantic does it with
-            dates.
+        formats: whether strings with a format are converted, as pydantic does with dates.
     """
     shared = {name: definition[name] for name in ("$defs", "definitions") if name in definition}
     return {
@@ -48,7 +47,7 @@ def _field(entry: Any, root: Mapping[str, Any], formats: bool) -> Field:
 def _options(
     entry: Any, root: Mapping[str, Any], seen: tuple[str, ...]
 ) -> Iterator[Mapping[str, Any]]:
-    """What a value may be, null apart, references resolved."""
+    """The types that a value may have, except null, with references resolved."""
     entry = _mapping(entry)
     parts = entry.get("allOf", ())
     if len(parts) == 1:
@@ -58,7 +57,7 @@ def _options(
         target: Any = root
         for step in str(reference).removeprefix("#/").split("/"):
             target = _mapping(target).get(step)
-        # What holds itself has no simple kind.
+        # A definition that contains itself has no simple kind.
         simple = isinstance(target, Mapping) and reference not in seen
         if simple:
             yield from _options(target, root, (*seen, str(reference)))

@@ -1,4 +1,4 @@
-"""From the text of a reply to a value, or to what is wrong with it."""
+"""Parsing the text of a reply into a value, and saying what is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BEGINS_WITH_OBJECT = re.compile(r"\s*(?:```\w*\s*)?\{")
 _LABEL = re.compile(r"(?:```|~~~)[ \t]*json\w*\s*\Z", re.IGNORECASE)
 _LONGEST_LABEL = 30
 _SPACE = re.compile(r"\s*")
-# Each broken object costs time by its place in the text.
+# Each broken object costs time in proportion to its position in the text.
 _MOST_OBJECTS = 1000
 _SHOWN_PROBLEMS = 5
 _SHOWN_CHARACTERS = 60
@@ -27,7 +27,7 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at one place of a value; `place` is the way there, by names and positions."""
+    """What is wrong at one place of a value; `place` is a path of names and positions."""
 
     place: tuple[str | int, ...]
     words: str
@@ -42,7 +42,7 @@ class Problem:
 
 
 class Misfit(ValueError):
-    """A text does not fit a schema; its message names the first problems."""
+    """A text does not fit a schema. The message names the first problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = problems
@@ -54,17 +54,17 @@ class Misfit(ValueError):
 def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
     """A function from a reply's text to its value.
 
-    The JSON may come after reasoning, and between sentences, code fences and the tokens of a chat
-    template. A reply that begins with an object is that object. In any other reply the last object
-    that fits counts, because models think first and conclude last; one in a fence labelled as JSON
-    comes before the others.
+    The JSON may follow reasoning, and may be surrounded by sentences, code fences and tokens of a
+    chat template. If the reply begins with an object, that object counts. Otherwise the last object
+    that fits counts, because models reason first and conclude last. Objects in a fence labelled as
+    JSON take precedence.
 
     Args:
-        validate: from the parsed JSON to the value; raises Misfit.
+        validate: converts the parsed JSON into the value; raises Misfit.
     """
 
     def read(text: str) -> Any:
-        # Servers that hold a model to JSON may put all of it into the reasoning.
+        # Servers that enforce JSON may put all of it into the reasoning.
         places = dict.fromkeys((after_reasoning(text), text))
         for place in places:
             try:
@@ -79,27 +79,27 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
                     found.reverse()
                     found.sort(key=lambda one: one.is_labelled, reverse=True)
                 return _first_fitting((one.value for one in found), validate)
-        raise Misfit([Problem((), f"it is no JSON ({problem})")])
+        raise Misfit([Problem((), f"it is not JSON ({problem})")])
 
     return read
 
 
 json_in = reader(lambda value: value)
-"""The JSON in a text, whatever it describes; raises Misfit, which is a ValueError."""
+"""The JSON in a text, of any type. Raises Misfit, which is a ValueError."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """An object in a text, and whether a fence around it says that it is JSON."""
+    """An object in a text, and whether it is in a fence labelled as JSON."""
 
     value: dict[str, Any]
     is_labelled: bool
 
 
 def _json_objects(text: str) -> Iterator[_Found]:
-    """The whole JSON objects in a text, in order, up to a token that ends the reply.
+    """The complete JSON objects in a text, in order, up to a token that ends the reply.
 
-    An object inside one that is cut or broken does not count.
+    Objects inside a cut or broken object do not count.
     """
     at = 0
     for _ in range(_MOST_OBJECTS):
@@ -124,7 +124,7 @@ def _json_objects(text: str) -> Iterator[_Found]:
 
 
 def with_correction(request: Request, text: str, problems: str) -> Request:
-    """A request that goes on from a reply that did not fit, saying what was wrong with it."""
+    """A request that continues from a reply that did not fit, and says what was wrong."""
     correction = (
         f"This does not fit the schema: {problems}. Reply once more with the corrected JSON alone."
     )
@@ -136,7 +136,7 @@ def with_correction(request: Request, text: str, problems: str) -> Request:
 
 
 def _in_whole_characters(value: Any, text: str) -> Any:
-    """The value with lone surrogates replaced, which JSON can spell as escapes."""
+    """The value without lone surrogates, which JSON can contain as escapes."""
     if "\\ud" not in text.lower():
         return value
     return json.loads(whole_characters(json.dumps(value, ensure_ascii=False)))
@@ -153,9 +153,9 @@ def _first_fitting(values: Iterable[Any], validate: Callable[[Any], Any]) -> Any
 
 
 def _fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """The value, once it fits.
+    """The value, if it fits.
 
-    A null where none may stand counts as a field left out: strict schemas have the model give
+    A null that the schema does not allow counts as a missing field, because strict schemas require
     every field (see `strict`).
     """
     try:
@@ -168,7 +168,7 @@ def _fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
 
 
 def _leave_out(value: Any, place: tuple[str | int, ...]) -> bool:
-    """Remove the field that is null on the way to a place; whether there was one."""
+    """Remove the null field on the path to a place; False if there is none."""
     for step in place:
         try:
             inner = value[step]

@@ -1,4 +1,4 @@
-"""The short way to say what a reply holds: `sentiment pos|neg, score float, note str?`."""
+"""The short form of a schema: `sentiment pos|neg, score float, note str?`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _LIST = re.compile(r"list\s*\[(.*)\]", re.DOTALL)
 def fields_of(line: str) -> dict[str, Any]:
     """The fields of a line, each with its type.
 
-    A field is a name and a type: `str` (if none is given), `int`, `float`, `bool`, `date`,
-    `list[TYPE]`, or words to choose from, `pos|neg|"not sure"`. A `?` after the type means that
-    the field may be null.
+    A field is a name and a type: `str` (the default), `int`, `float`, `bool`, `date`,
+    `list[TYPE]`, or a choice of words, `pos|neg|"not sure"`. A `?` after the type means that the
+    field may be null.
 
     Raises:
-        InvalidRequest: the line cannot be read so; the message shows where.
+        InvalidRequest: the line cannot be parsed; the message shows where.
     """
     fields: dict[str, Any] = {}
     for part in _split(line, ","):
         field = _FIELD.fullmatch(part)
         if field is None:
             raise InvalidRequest(
-                f"schema: {part.strip()!r} is no field; write a name and a type, such as 'score "
+                f"schema: {part.strip()!r} is not a field; write a name and a type, such as 'score "
                 "float', with commas between fields"
             )
         name, kind = field[1], field[2].strip()
@@ -53,14 +53,14 @@ def _type(name: str, kind: str) -> Any:
     if len(choices) == 1:
         known = [*_TYPES, "list"]
         raise InvalidRequest(
-            f"schema: unknown type {kind!r} of {name!r}{did_you_mean(kind, known)}; there are "
-            f"{', '.join(_TYPES)}, list[TYPE], and words to choose from, such as pos|neg"
+            f"schema: unknown type {kind!r} of {name!r}{did_you_mean(kind, known)}; known types: "
+            f"{', '.join(_TYPES)}, list[TYPE], and choices of words, such as pos|neg"
         )
     if mixed := [choice for choice in choices if choice in _TYPES or not choice]:
         what = repr(mixed[0]) if mixed[0] else "nothing"
         raise InvalidRequest(
-            f"schema: {name!r} offers {what} among its words; put a word that is the name of a "
-            "type in quotes, and one of several types into a class"
+            f"schema: {name!r} has {what} as a choice; put a choice that is the name of a type "
+            "into quotes, and use a class for a field of several types"
         )
     if all(re.fullmatch(r"-?[0-9]{1,15}", choice) for choice in choices):
         return Literal[tuple(dict.fromkeys(map(int, choices)))]
@@ -68,7 +68,7 @@ def _type(name: str, kind: str) -> Any:
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """The parts between a sign, quoted stretches kept whole."""
+    """The parts between separators. Quoted text is not split."""
     hidden = _QUOTED.sub(lambda quoted: "\0" * len(quoted[0]), text)
     parts, start = [], 0
     for end in [place for place, found in enumerate(hidden) if found == sign] + [len(text)]:

@@ -1,9 +1,9 @@
-"""JSON Schema in the form that every provider's strict mode takes.
+"""JSON Schema in the form that every provider's strict mode accepts.
 
-OpenAI, Groq and Mistral hold a model to a schema token by token if every object is closed
-(`additionalProperties: false`), lists every property as required, and uses few keywords; Gemini
-takes the same form. Sources: the providers' guides to structured outputs, 2026-10, and the errors
-they answer other schemas with. What is left out here is checked when the reply is read.
+OpenAI, Groq and Mistral enforce a schema token by token if every object is closed
+(`additionalProperties: false`), lists every property as required, and uses few keywords. Gemini
+accepts the same form. Sources: the providers' guides to structured outputs, 2026-10, and their
+errors for other schemas. What is omitted here is checked when the reply is parsed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 _NULL = {"type": "null"}
-# Providers enforce some of these and refuse others: the model is told of them in words.
+# Providers enforce some of these and refuse others, so the model is told them in words.
 _IN_WORDS = (
     "format", "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems",
@@ -22,14 +22,14 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 class _Open(Exception):
-    """A part of the schema leaves open what strict mode has to know."""
+    """A part of the schema is not specific enough for strict mode."""
 
 
 def as_object(definition: dict[str, Any]) -> dict[str, Any]:
     """The schema with an object at its root.
 
     Raises:
-        ValueError: it describes something else, or refers to what is not in it.
+        ValueError: it describes something else, or has a broken reference.
     """
     for reference in _references(definition):
         _resolved(definition, reference)
@@ -40,7 +40,7 @@ def as_object(definition: dict[str, Any]) -> dict[str, Any]:
         definition = {"type": "object", **definition}
     if definition.get("type") != "object":
         raise ValueError(
-            "it describes no object; give what you want a name, as the field of a class or a dict "
+            "it does not describe an object; name what you want, as a field of a class or dict "
             "with 'type': 'object' and 'properties'"
         )
     return definition
@@ -63,14 +63,14 @@ def _resolved(definition: dict[str, Any], reference: Any) -> dict[str, Any]:
         name = unquote(step).replace("~1", "/").replace("~0", "~")
         found = found.get(name) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not str(reference).startswith("#"):
-        raise ValueError(f"it refers to {reference!r}, which is not in it")
+        raise ValueError(f"it refers to {reference!r}, which it does not contain")
     return found
 
 
 def strict_form(definition: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema in strict form; None if it leaves open what strict mode has to know.
+    """The schema in strict form; None if it is not specific enough.
 
-    A field that may be left out is required too, and may be null.
+    Optional fields become required and may be null.
     """
     try:
         form = _node(definition)
@@ -120,7 +120,7 @@ def _described(node: dict[str, Any]) -> dict[str, Any]:
 
 def _object(node: dict[str, Any]) -> dict[str, Any]:
     properties = node.get("properties")
-    # Names that are not known beforehand, as of a dict.
+    # Arbitrary names, as in a dict.
     if not properties or isinstance(node.get("additionalProperties"), dict):
         raise _Open
     if node.get("patternProperties"):
@@ -149,7 +149,7 @@ def _or_null(form: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
-    """A reference, beside which nothing else may stand."""
+    """A reference. Nothing else is allowed beside it."""
     place, _, name = str(reference).rpartition("/")
     if place.removeprefix("#/") not in _DEFINITIONS:
         raise _Open
@@ -158,7 +158,7 @@ def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(node: dict[str, Any]) -> dict[str, Any]:
-    """A node without `allOf`, which some tools wrap around a single reference."""
+    """A node without the `allOf` that some tools wrap around a single reference."""
     parts = node.get("allOf")
     if parts is None:
         return node

@@ -1,4 +1,4 @@
-"""One small file per wire format: how a provider reads, answers and refuses."""
+"""One file per wire format: how a provider reads, answers and refuses requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the wires share: JSON, events, checks of common parameters."""
+"""What all wires share: JSON, events, and checks of common parameters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from ..exchange import Answer, Call, Caller, Message, Refusal, Reply
-from ..schemas import strict_problem
+from ..exchange import Answer, Call, Caller, Refusal, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def names(text: str) -> frozenset[str]:
-    """The words of a text, as a set of parameter names."""
+    """Parameter names, from a text that lists them."""
     return frozenset(text.split())
 
 
@@ -60,7 +59,7 @@ class Wire(ABC):
 
     @abstractmethod
     def key_text(self, headers: Mapping[str, str]) -> str | None:
-        """The key that a request carries, None for none."""
+        """The key in a request's headers, or None."""
 
     @abstractmethod
     def read(self, body: Mapping[str, Any], path: str) -> Call:
@@ -87,63 +86,8 @@ class Wire(ABC):
         """The list of models, given with their context windows in tokens."""
 
 
-def bearer(headers: Mapping[str, str]) -> str | None:
-    """The key of an Authorization header."""
-    scheme, _, text = headers.get("authorization", "").partition(" ")
-    return text.strip() or None if scheme.lower() == "bearer" else None
-
-
-def read_messages(body: Mapping[str, Any], roles: tuple[str, ...]) -> tuple[Message, ...]:
-    """The messages of an OpenAI-like body. Raises Refusal for ones that are malformed."""
-    given = body.get("messages")
-    if given is None:
-        raise Refusal("invalid_request", param="messages", problem="missing")
-    if not isinstance(given, list) or not given:
-        problem = "empty" if given == [] else "type"
-        raise Refusal("invalid_request", param="messages", problem=problem, expected="an array")
-    messages = []
-    for number, item in enumerate(given):
-        place = f"messages[{number}]"
-        if not isinstance(item, dict):
-            raise Refusal("invalid_request", param=place, problem="type", expected="an object")
-        role, content = item.get("role"), item.get("content")
-        if role not in roles:
-            raise Refusal(
-                "invalid_request", param=f"{place}.role", problem="value", value=role, known=roles
-            )
-        images = 0
-        if isinstance(content, list):
-            parts = [part for part in content if isinstance(part, dict)]
-            images = sum(_is_image(part, f"{place}.content") for part in parts)
-            content = "".join(str(part.get("text", "")) for part in parts)
-        if content is None and role == "assistant":
-            content = ""
-        if not isinstance(content, str):
-            raise Refusal(
-                "invalid_request", param=f"{place}.content", problem="type", expected="a string"
-            )
-        messages.append(Message("system" if role == "developer" else role, content, images))
-    return tuple(messages)
-
-
-def _is_image(part: Mapping[str, Any], place: str) -> bool:
-    """Whether a part of a message is an image; one that cannot be read raises Refusal."""
-    if part.get("type") != "image_url":
-        return False
-    value = part.get("image_url")
-    address = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(address, str) or not address.startswith(("data:", "https://", "http://")):
-        raise Refusal("invalid_request", param=place, problem="type", expected="an image URL")
-    if address.startswith("data:"):
-        kind, _, data = address.partition(";base64,")
-        if not kind.startswith("data:image/"):
-            raise Refusal("invalid_request", param=place, problem="type", expected="an image")
-        check_base64(data, place)
-    return True
-
-
 def check_base64(data: object, place: str) -> None:
-    """Raise Refusal for what is no base64 text, in the usual alphabet or that of URLs."""
+    """Raise Refusal unless the data is base64, in the standard or the URL-safe alphabet."""
     try:
         base64.b64decode(str(data).replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:
@@ -152,15 +96,8 @@ def check_base64(data: object, place: str) -> None:
         ) from None
 
 
-def check_unknown(body: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Raise Refusal for the first parameter that the provider does not know."""
-    for name in body:
-        if name not in known:
-            raise Refusal("invalid_request", param=name, problem="unknown", value=body[name])
-
-
 def check_number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
-    """A number within its bounds, None if it is not given. Raises Refusal."""
+    """A parameter that is a number within bounds, or None. Raises Refusal."""
     value = body.get(name)
     if value is None:
         return None
@@ -176,7 +113,7 @@ def check_number(body: Mapping[str, Any], name: str, least: float, most: float) 
 
 
 def check_integer(body: Mapping[str, Any], name: str, least: int) -> int | None:
-    """A whole number of at least `least`, None if it is not given. Raises Refusal."""
+    """A parameter that is an integer of at least `least`, or None. Raises Refusal."""
     value = check_number(body, name, least, math.inf)
     if value is not None and not isinstance(value, int):
         raise Refusal(
@@ -186,7 +123,7 @@ def check_integer(body: Mapping[str, Any], name: str, least: int) -> int | None:
 
 
 def read_stop(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
-    """Stop texts, at most `most` of them. Raises Refusal."""
+    """The stop texts, at most `most` of them. Raises Refusal."""
     value = body.get(name)
     if value is None:
         return ()
@@ -200,50 +137,6 @@ def read_stop(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def read_format(
-    body: Mapping[str, Any], *, checked: bool = False
-) -> tuple[bool, Mapping[str, Any] | None]:
-    """Whether `response_format` asks for JSON, and the schema if it has one. Raises Refusal.
-
-    `checked`: as OpenAI and Groq do, a strict schema must keep their rules, and a prompt for any
-    JSON must speak of it.
-    """
-    value = body.get("response_format")
-    if value is None:
-        return False, None
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "text":
-        return False, None
-    if kind == "json_object":
-        if checked and "json" not in json.dumps(body.get("messages")).lower():
-            raise Refusal("invalid_request", param="messages", problem="no_json_word")
-        return True, None
-    outer = value.get("json_schema") if kind == "json_schema" else None
-    if isinstance(outer, dict):
-        schema = outer.get("schema", outer.get("schema_definition"))
-        if outer.get("name") and isinstance(schema, dict):
-            if checked and outer.get("strict") and (found := strict_problem(schema)):
-                place, rule, name = found
-                raise Refusal(
-                    "invalid_request",
-                    param="response_format",
-                    problem="schema",
-                    schema=outer["name"],
-                    place=place,
-                    rule=rule,
-                    name=name,
-                )
-            return True, schema
-        raise Refusal("invalid_request", param="response_format.json_schema", problem="missing")
-    raise Refusal(
-        "invalid_request",
-        param="response_format",
-        problem="value",
-        value=kind,
-        known=("text", "json_object", "json_schema"),
-    )
-
-
 NO_JSON_WORD = (
     "'messages' must contain the word 'json' in some form, to use 'response_format' of type "
     "'json_object'."
@@ -251,7 +144,7 @@ NO_JSON_WORD = (
 
 
 def _schema_words(details: Mapping[str, Any]) -> str:
-    """Groq's words for a schema it does not take, as reported in 2026."""
+    """Groq's error for a schema that it refuses, as reported in 2026."""
     path = "".join(f"/{step}" for step in details["place"])
     problem = {
         "closed": f"{path}: `additionalProperties:false` must be set on every object",
@@ -266,7 +159,7 @@ def _schema_words(details: Mapping[str, Any]) -> str:
 
 
 def explain(details: Mapping[str, Any]) -> str:
-    """A sentence on an invalid parameter, for providers whose own wording is not recorded."""
+    """The error for an invalid parameter, where a provider's own wording was not recorded."""
     param, problem = details.get("param"), details.get("problem")
     texts = {
         "missing": f"'{param}' : property is missing",

@@ -12,7 +12,7 @@ from . import base
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Fields of GenerateContentRequest and of its GenerationConfig, by google-genai 3.4.
+# Fields of GenerateContentRequest and of its GenerationConfig in google-genai 3.4.
 _KNOWN = base.names(
     """model contents systemInstruction tools toolConfig safetySettings generationConfig
     cachedContent serviceTier store labels"""
@@ -80,7 +80,7 @@ class Google(base.Wire):
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The reply as server-sent events."""
         sent = []
-        # Usage is cumulative; a chunk's share of the bytes is near enough before the last one.
+        # Usage is cumulative. Before the last chunk, it is estimated from the share of the text.
         whole = max(1, sum(len(piece) for piece in reply.pieces))
         shown = reply.output_tokens - reply.thought_tokens
         mark = "\x00"
@@ -130,7 +130,7 @@ class Google(base.Wire):
 
 def _check_fields(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
     for name in value:
-        # Protocol buffers' JSON takes both spellings of a field.
+        # JSON for protocol buffers accepts both spellings of a field.
         parts = name.split("_")
         if parts[0] + "".join(p.capitalize() for p in parts[1:]) not in known:
             raise Refusal("invalid_request", param=name, problem="unknown", place=place)
@@ -161,7 +161,7 @@ def _text(content: Mapping[str, Any]) -> str:
 
 
 def _images(content: Mapping[str, Any]) -> int:
-    """How many images are among the parts; one that cannot be read raises Refusal."""
+    """The number of images among the parts. Raises Refusal if one cannot be read."""
     count = 0
     for part in content.get("parts", ()):
         blob = (
@@ -239,7 +239,7 @@ def _quota(refusal: Refusal, model: str, caller: Caller) -> dict[str, Any]:
         if breach.limit:
             violation["quotaValue"] = str(breach.limit)
         violations.append(violation)
-    # A spent day, too, is reported with a delay of less than a minute.
+    # Gemini reports a delay of less than a minute even if the day is spent.
     short = [b.wait_seconds for b in breaches if b.wait_seconds <= 60]
     delay = max(short) if short else 60 - caller.now % 60
     text = (
@@ -286,7 +286,7 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> dict[str, Any]:
         local = {"@type": f"{_TYPE}LocalizedMessage", "locale": "en-US", "message": text}
         return _error(400, "INVALID_ARGUMENT", text, [_info("API_KEY_INVALID"), local])
     if kind == "forbidden":
-        # ErrorInfo of a 403 is where Google names the project ("consumer") of a key.
+        # Google names the project ("consumer") of a key in the ErrorInfo of a 403.
         project = project_number(caller.account)
         text = (
             f"Generative Language API has not been used in project {project} before or it is "

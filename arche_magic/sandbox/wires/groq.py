@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Refusal, Reply
 from . import base
-from .openai_like import completion, events, limit_words, usage_of
+from .openai_like import (
+    ChatWire,
+    chunk,
+    completion,
+    events,
+    limit_headers,
+    limit_words,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The parameters of groq 1.7's chat.completions.create, and stream_options, which the service takes.
+# The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
 _KNOWN = base.names(
     """citation_options compound_custom disable_tool_validation documents exclude_domains
     frequency_penalty function_call functions include_domains include_reasoning logit_bias logprobs
@@ -19,57 +27,29 @@ _KNOWN = base.names(
     reasoning_effort reasoning_format response_format search_settings seed service_tier stop store
     stream stream_options temperature tool_choice tools top_logprobs top_p user"""
 )
-_ROLES = ("system", "user", "assistant", "tool", "function", "developer")
 
 
-class Groq(base.Wire):
+class Groq(ChatWire):
     """Groq's chat completions."""
 
     provider = "groq"
-
-    def key_text(self, headers: Mapping[str, str]) -> str | None:
-        """The key that a request carries."""
-        return base.bearer(headers)
+    known = _KNOWN
+    roles = ("system", "user", "assistant", "tool", "function", "developer")
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
-        """Read and check a request. Raises Refusal."""
-        base.check_unknown(body, _KNOWN)
-        if not isinstance(body.get("model"), str):
-            raise Refusal("invalid_request", param="model", problem="missing")
-        messages = base.read_messages(body, _ROLES)
-        base.check_number(body, "temperature", 0, 2)
-        base.check_number(body, "top_p", 0, 1)
-        if (body.get("n") or 1) != 1:
-            raise Refusal("invalid_request", param="n", problem="above", bound=1)
-        asked = [base.check_integer(body, n, 1) for n in ("max_completion_tokens", "max_tokens")]
-        json_wanted, schema = base.read_format(body, checked=True)
-        if json_wanted and body.get("stream"):
+        """Read and check a request; JSON cannot be streamed. Raises Refusal."""
+        call = super().read(body, path)
+        if call.json_wanted and call.stream:
             raise Refusal("invalid_request", param="response_format", problem="no_stream_format")
-        return Call(
-            provider=self.provider,
-            model=body["model"],
-            messages=messages,
-            stream=bool(body.get("stream")),
-            max_tokens=next((n for n in asked if n is not None), None),
-            stop=base.read_stop(body, "stop", 4),
-            seed=base.check_integer(body, "seed", -(2**63)),
-            json_wanted=json_wanted,
-            json_schema=schema,
-            usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),
-        )
+        return call
 
     def _headers(self, caller: Caller, content_type: tuple[str, str]) -> base.Headers:
-        headers = [content_type, ("x-request-id", caller.request_id), ("x-groq-region", "sandbox")]
-        shown = {"requests": "requests_per_day", "tokens": "tokens_per_minute"}
-        for what, name in shown.items():
-            state = caller.limits.get(name)
-            if state is not None:
-                headers += [
-                    (f"x-ratelimit-limit-{what}", str(state.limit)),
-                    (f"x-ratelimit-remaining-{what}", str(state.remaining)),
-                    (f"x-ratelimit-reset-{what}", base.go_duration(state.reset_seconds)),
-                ]
-        return headers
+        return [
+            content_type,
+            ("x-request-id", caller.request_id),
+            ("x-groq-region", "sandbox"),
+            *limit_headers(caller, {"requests": "requests_per_day", "tokens": "tokens_per_minute"}),
+        ]
 
     def _usage(self, reply: Reply) -> dict[str, Any]:
         return {
@@ -95,12 +75,7 @@ class Groq(base.Wire):
         closing = []
         if call.usage_wanted:
             final = {"usage": usage, "x_groq": {"id": caller.request_id}}
-            head = {"id": f"chatcmpl-{caller.request_id}", "object": "chat.completion.chunk"}
-            closing = [
-                base.event(
-                    {**head, "created": int(caller.now), "model": call.model, "choices": []} | final
-                )
-            ]
+            closing = [base.event(chunk(call, caller, [], **final))]
         return Answer(
             200,
             self._headers(caller, base.EVENT_TYPE),
@@ -132,20 +107,9 @@ class Groq(base.Wire):
             headers = [base.JSON_TYPE, ("x-request-id", caller.request_id)]
         return Answer(status, headers, base.json_bytes(value))
 
-    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
-        """The list of models."""
-        data = [
-            {
-                "id": name,
-                "object": "model",
-                "created": int(caller.now),
-                "owned_by": "sandbox",
-                "active": True,
-                "context_window": window,
-            }
-            for name, window in names.items()
-        ]
-        return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
+    def model_fields(self, window: int) -> dict[str, Any]:
+        """What the list of models says about each."""
+        return {"owned_by": "sandbox", "active": True, "context_window": window}
 
 
 def _error(message: str, kind: str, code: str | None = None, **more: Any) -> dict[str, Any]:
@@ -154,7 +118,7 @@ def _error(message: str, kind: str, code: str | None = None, **more: Any) -> dic
 
 
 def _limit(breach: Any, model: str, caller: Caller, headers: base.Headers) -> Answer:
-    """429, or 413 for one request that is larger than the limit."""
+    """A 429, or a 413 if the request alone is larger than the limit."""
     where = (
         f"model `{model}` in organization `org_sandbox_{caller.account}` service tier `on_demand` "
         f"on {limit_words(breach, 'minute')}: Limit {breach.limit}"
@@ -168,7 +132,7 @@ def _limit(breach: Any, model: str, caller: Caller, headers: base.Headers) -> An
             f"Request too large for {where}, Requested {breach.requested}, "
             f"please reduce your message size and try again. {upgrade}"
         )
-        # Recorded 413s carry a retry-after all the same; waiting does not help.
+        # Recorded 413s have a retry-after header too, although waiting does not help.
         wait = (breach.requested - breach.limit) / breach.limit * 60
         status = 413
     else:

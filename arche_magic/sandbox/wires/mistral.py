@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Refusal, Reply
 from . import base
-from .openai_like import completion, events, usage_of
+from .openai_like import ChatWire, completion, events, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The fields of mistralai 3.7's ChatCompletionRequest. stream_options and seed are not among them.
+# The fields of ChatCompletionRequest in mistralai 3.7, which has no stream_options and no seed.
 _KNOWN = base.names(
     """model messages temperature top_p max_tokens stream stop random_seed metadata response_format
     tools tool_choice presence_penalty frequency_penalty min_tokens repetition_penalty top_k
     logprobs top_logprobs prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls
     reasoning_effort prompt_mode guardrails prompt_cache_key service_tier safe_prompt"""
 )
-_ROLES = ("system", "user", "assistant", "tool")
 
-# The names in the headers; limits over other windows are not shown.
+# The names in the headers. Limits per other periods have no headers.
 _SHOWN = {
     "tokens_per_minute": "tokens-minute",
     "tokens_per_month": "tokens-month",
@@ -28,39 +27,26 @@ _SHOWN = {
 }
 
 
-class Mistral(base.Wire):
+class Mistral(ChatWire):
     """Mistral's chat completions."""
 
     provider = "mistral"
-
-    def key_text(self, headers: Mapping[str, str]) -> str | None:
-        """The key that a request carries."""
-        return base.bearer(headers)
+    known = _KNOWN
+    roles = ("system", "user", "assistant", "tool")
+    seed = "random_seed"
+    least_seed = 0
+    least_max_tokens = 0
+    highest_temperature = 1.5
+    most_stops = 16
+    strict = False
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
-        """Read and check a request. Raises Refusal."""
-        base.check_unknown(body, _KNOWN)
-        if not isinstance(body.get("model"), str):
-            raise Refusal("invalid_request", param="model", problem="missing")
-        messages = base.read_messages(body, _ROLES)
-        if messages[-1].role not in ("user", "tool") and not _is_prefix(body["messages"][-1]):
-            raise Refusal("invalid_request", problem="order", value=messages[-1].role)
-        base.check_number(body, "temperature", 0, 1.5)
-        base.check_number(body, "top_p", 0, 1)
-        if (body.get("n") or 1) != 1:
-            raise Refusal("invalid_request", param="n", problem="above", bound=1, value=body["n"])
-        json_wanted, schema = base.read_format(body)
-        return Call(
-            provider=self.provider,
-            model=body["model"],
-            messages=messages,
-            stream=bool(body.get("stream")),
-            max_tokens=base.check_integer(body, "max_tokens", 0),
-            stop=base.read_stop(body, "stop", 16),
-            seed=base.check_integer(body, "random_seed", 0),
-            json_wanted=json_wanted,
-            json_schema=schema,
-        )
+        """Read and check a request; the user or a tool must speak last. Raises Refusal."""
+        call = super().read(body, path)
+        last = call.messages[-1].role
+        if last not in ("user", "tool") and not _is_prefix(body["messages"][-1]):
+            raise Refusal("invalid_request", problem="order", value=last)
+        return call
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The whole reply as one JSON object."""
@@ -76,21 +62,21 @@ class Mistral(base.Wire):
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The reply as server-sent events."""
-        # No rate-limit headers on streams since mid 2025, and usage without asking for it.
+        # Since mid 2025, streams have no rate-limit headers, and always report usage.
         sent = events(
             call,
             reply,
             caller,
             first={},
             last={"usage": usage_of(reply)},
-            every={"p": "abcdef"},  # a padding field, which real chunks carry too
+            every={"p": "abcdef"},  # a padding field that real chunks have too
             closing=[],
         )
         return Answer(200, _headers(base.EVENT_TYPE, caller), events=sent)
 
     def broken_off(self) -> list[bytes]:
         """An error in the middle of a stream."""
-        # No error in the middle of a Mistral stream has been recorded: its plain error as an event.
+        # Not recorded: this assumes that Mistral sends its usual error as an event.
         return [base.event(_error("Service unavailable.", "internal_server_error", "1000", 500))]
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
@@ -102,21 +88,14 @@ class Mistral(base.Wire):
         status, value = _refused(refusal, model, caller.key)
         return Answer(status, headers, base.json_bytes(value))
 
-    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
-        """The list of models."""
-        data = [
-            {
-                "id": name,
-                "object": "model",
-                "created": int(caller.now),
-                "owned_by": "mistralai",
-                "capabilities": {"completion_chat": True, "completion_fim": False},
-                "max_context_length": window,
-                "type": "base",
-            }
-            for name, window in names.items()
-        ]
-        return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
+    def model_fields(self, window: int) -> dict[str, Any]:
+        """What the list of models says about each."""
+        return {
+            "owned_by": "mistralai",
+            "capabilities": {"completion_chat": True, "completion_fim": False},
+            "max_context_length": window,
+            "type": "base",
+        }
 
 
 def _is_prefix(message: Mapping[str, Any]) -> bool:
@@ -139,7 +118,7 @@ def _limit_headers(shown: str, limit: int, caller: Caller, name: str) -> base.He
 
 
 def _refused_headers(refusal: Refusal, caller: Caller) -> base.Headers:
-    """A recorded 429 has the pair of tokens per minute only, which need not be the limit hit."""
+    """Recorded 429s have only headers for tokens per minute, whichever limit was hit."""
     if refusal.kind == "no_credit":
         return [
             ("x-ratelimit-limit-tokens-month", "1000000000"),
@@ -182,7 +161,7 @@ def _refused(refusal: Refusal, model: str, key: str) -> tuple[int, dict[str, Any
         "model_not_found": (400, unknown),
         "model_retired": (400, unknown),
         "context_too_long": (400, _error(too_long, "invalid_request_invalid_args", "3051", 400)),
-        # Not recorded: in the words of its other refusals.
+        # Not recorded: worded like its other refusals.
         "no_json_schema": (
             400,
             _error(
@@ -224,7 +203,7 @@ def _refused(refusal: Refusal, model: str, key: str) -> tuple[int, dict[str, Any
 
 
 def _validation(details: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of a 422's list, in pydantic's words."""
+    """One entry of the list in a 422, in pydantic's format."""
     bound = details.get("bound")
     texts = {
         "unknown": ("extra_forbidden", "Extra inputs are not permitted"),

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Any
 from ..exchange import Answer, Breach, Call, Caller, Refusal, Reply
 from ..models import MODELS
 from . import base
-from .openai_like import chunk, completion, events, limit_words, usage_of
+from .openai_like import (
+    ChatWire,
+    chunk,
+    completion,
+    events,
+    limit_headers,
+    limit_words,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The parameters of openai 3.54's chat.completions.create.
+# The parameters of chat.completions.create in openai 3.54.
 _KNOWN = base.names(
     """audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens
     max_tokens messages metadata modalities model moderation n parallel_tool_calls prediction
@@ -20,71 +28,41 @@ _KNOWN = base.names(
     response_format safety_identifier seed service_tier stop store stream stream_options temperature
     tool_choice tools top_logprobs top_p user verbosity web_search_options"""
 )
-_ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 
 
-class OpenAI(base.Wire):
+class OpenAI(ChatWire):
     """OpenAI's chat completions."""
 
     provider = "openai"
+    known = _KNOWN
+    roles = ("system", "assistant", "user", "function", "tool", "developer")
 
-    def key_text(self, headers: Mapping[str, str]) -> str | None:
-        """The key that a request carries."""
-        return base.bearer(headers)
-
-    def read(self, body: Mapping[str, Any], path: str) -> Call:
-        """Read and check a request. Raises Refusal."""
-        base.check_unknown(body, _KNOWN)
-        model = body.get("model")
-        if not isinstance(model, str):
-            raise Refusal("invalid_request", param="model", problem="missing")
-        known = MODELS[self.provider].get(model)
+    def check_model(self, body: Mapping[str, Any]) -> None:
+        """Raise Refusal for sampling parameters of a reasoning model."""
+        known = MODELS[self.provider].get(body["model"])
         if known is not None and known.fixed_sampling:
             _check_fixed(body)
-        messages = base.read_messages(body, _ROLES)
-        base.check_number(body, "temperature", 0, 2)
-        base.check_number(body, "top_p", 0, 1)
-        if (body.get("n") or 1) != 1:
-            raise Refusal("invalid_request", param="n", problem="above", bound=1, value=body["n"])
-        asked = [base.check_integer(body, n, 1) for n in ("max_completion_tokens", "max_tokens")]
-        json_wanted, schema = base.read_format(body, checked=True)
-        options = body.get("stream_options")
-        if options and not body.get("stream"):
+
+    def read(self, body: Mapping[str, Any], path: str) -> Call:
+        """Read and check a request; only streams have stream_options. Raises Refusal."""
+        call = super().read(body, path)
+        if body.get("stream_options") and not call.stream:
             raise Refusal("invalid_request", param="stream_options", problem="no_stream")
-        return Call(
-            provider=self.provider,
-            model=model,
-            messages=messages,
-            stream=bool(body.get("stream")),
-            max_tokens=next((n for n in asked if n is not None), None),
-            stop=base.read_stop(body, "stop", 4),
-            seed=base.check_integer(body, "seed", -(2**63)),
-            json_wanted=json_wanted,
-            json_schema=schema,
-            usage_wanted=bool((options or {}).get("include_usage")),
-        )
+        return call
 
     def _headers(self, caller: Caller, content_type: tuple[str, str]) -> base.Headers:
-        headers = [
+        requests = "requests_per_minute"
+        if requests not in caller.limits:
+            requests = "requests_per_day"
+        return [
             content_type,
             ("x-request-id", caller.request_id),
             ("openai-organization", f"org-sandbox-{caller.account}"),
             ("openai-project", f"proj_sandbox_{caller.account}"),
             ("openai-processing-ms", "1"),
             ("openai-version", "2020-10-01"),
+            *limit_headers(caller, {"requests": requests, "tokens": "tokens_per_minute"}),
         ]
-        requests = "requests_per_minute"
-        if requests not in caller.limits:
-            requests = "requests_per_day"
-        for what, name in {"requests": requests, "tokens": "tokens_per_minute"}.items():
-            state = caller.limits.get(name)
-            if state is not None:
-                headers += [
-                    (f"x-ratelimit-limit-{what}", str(state.limit)),
-                    (f"x-ratelimit-remaining-{what}", str(state.remaining)),
-                    (f"x-ratelimit-reset-{what}", base.go_duration(state.reset_seconds)),
-                ]
-        return headers
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The whole reply as one JSON object."""
@@ -134,17 +112,13 @@ class OpenAI(base.Wire):
             headers.append(("retry-after", "5"))
         return Answer(status, headers, base.json_bytes(value))
 
-    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
-        """The list of models."""
-        data = [
-            {"id": name, "object": "model", "created": int(caller.now), "owned_by": "sandbox"}
-            for name in names
-        ]
-        return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
+    def model_fields(self, window: int) -> dict[str, Any]:
+        """What the list of models says about each."""
+        return {"owned_by": "sandbox"}
 
 
 def _check_fixed(body: Mapping[str, Any]) -> None:
-    """Refuse what reasoning models do not take (recorded 400s)."""
+    """Raise Refusal for parameters that reasoning models refuse (recorded 400s)."""
     if body.get("max_tokens") is not None:
         raise Refusal(
             "invalid_request",
@@ -272,7 +246,7 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
 
 
 def _schema_words(details: Mapping[str, Any]) -> str:
-    """OpenAI's words for a strict schema that breaks a rule, as reported from 2024 to 2026."""
+    """OpenAI's error for a strict schema that breaks a rule, as reported from 2024 to 2026."""
     name = details.get("name")
     words = {
         "closed": "'additionalProperties' is required to be supplied and to be false.",

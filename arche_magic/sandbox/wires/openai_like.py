@@ -1,17 +1,104 @@
-"""What Groq, OpenAI and Mistral share: chat completions and their chunks."""
+"""What Groq, OpenAI and Mistral share: chat completions, their requests and their chunks."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from .base import DONE, event
+from ..exchange import Answer, Call, Message, Refusal
+from ..schemas import strict_problem
+from . import base
 
 if TYPE_CHECKING:
-    from ..exchange import Breach, Call, Caller, Reply
+    from collections.abc import Mapping
+
+    from ..exchange import Breach, Caller, Reply
 
 _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"}
 _UNITS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}
+
+
+class ChatWire(base.Wire):
+    """A wire with the requests of OpenAI's chat completions."""
+
+    known: frozenset[str]
+    """Names of all parameters."""
+    roles: tuple[str, ...]
+    seed = "seed"
+    least_seed = -(2**63)
+    least_max_tokens = 1
+    highest_temperature = 2.0
+    most_stops = 4
+    strict = True
+    """Whether strict schemas and prompts for JSON are checked, as OpenAI and Groq do."""
+
+    def key_text(self, headers: Mapping[str, str]) -> str | None:
+        """The key in the Authorization header."""
+        scheme, _, text = headers.get("authorization", "").partition(" ")
+        return text.strip() or None if scheme.lower() == "bearer" else None
+
+    def read(self, body: Mapping[str, Any], path: str) -> Call:
+        """Read and check a request. Raises Refusal."""
+        _check_unknown(body, self.known)
+        if not isinstance(body.get("model"), str):
+            raise Refusal("invalid_request", param="model", problem="missing")
+        self.check_model(body)
+        messages = _read_messages(body, self.roles)
+        base.check_number(body, "temperature", 0, self.highest_temperature)
+        base.check_number(body, "top_p", 0, 1)
+        if (body.get("n") or 1) != 1:
+            raise Refusal("invalid_request", param="n", problem="above", bound=1, value=body["n"])
+        most = [
+            base.check_integer(body, name, self.least_max_tokens)
+            for name in ("max_completion_tokens", "max_tokens")
+        ]
+        json_wanted, schema = _read_format(body, strict=self.strict)
+        return Call(
+            provider=self.provider,
+            model=body["model"],
+            messages=messages,
+            stream=bool(body.get("stream")),
+            max_tokens=next((number for number in most if number is not None), None),
+            stop=base.read_stop(body, "stop", self.most_stops),
+            seed=base.check_integer(body, self.seed, self.least_seed),
+            json_wanted=json_wanted,
+            json_schema=schema,
+            usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),
+        )
+
+    def check_model(self, body: Mapping[str, Any]) -> None:
+        """Raise Refusal for parameters that this model does not accept."""
+
+    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
+        """The list of models, given with their context windows in tokens."""
+        data = [
+            {
+                "id": name,
+                "object": "model",
+                "created": int(caller.now),
+                **self.model_fields(window),
+            }
+            for name, window in names.items()
+        ]
+        return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
+
+    @abstractmethod
+    def model_fields(self, window: int) -> dict[str, Any]:
+        """What the list of models says about a model with this context window."""
+
+
+def limit_headers(caller: Caller, shown: Mapping[str, str]) -> base.Headers:
+    """The headers of OpenAI and Groq for limits; `shown` has the limit for each header's name."""
+    headers = []
+    for what, name in shown.items():
+        if state := caller.limits.get(name):
+            headers += [
+                (f"x-ratelimit-limit-{what}", str(state.limit)),
+                (f"x-ratelimit-remaining-{what}", str(state.remaining)),
+                (f"x-ratelimit-reset-{what}", base.go_duration(state.reset_seconds)),
+            ]
+    return headers
 
 
 def usage_of(reply: Reply) -> dict[str, Any]:
@@ -69,15 +156,17 @@ def events(
     every: dict[str, Any],
     closing: list[bytes],
 ) -> list[bytes]:
-    """All events of a streamed reply; `first`, `last` and `every` are more fields of chunks."""
-    result = [event(chunk(call, caller, choice({"role": "assistant", "content": ""}), **first))]
-    # One long reply has thousands of chunks that differ in their text only.
+    """All events of a streamed reply; `first`, `last` and `every` are extra fields of chunks."""
+    result = [
+        base.event(chunk(call, caller, choice({"role": "assistant", "content": ""}), **first))
+    ]
+    # The thousands of chunks of a long reply differ only in their text.
     mark = "\x00"
     frame = json.dumps(chunk(call, caller, choice({"content": mark}), **every))
     before, after = frame.split(json.dumps(mark))
     result += [f"data: {before}{json.dumps(p)}{after}\n\n".encode() for p in reply.pieces]
-    result.append(event(chunk(call, caller, choice({}, reply.finish), **last)))
-    return [*result, *closing, DONE]
+    result.append(base.event(chunk(call, caller, choice({}, reply.finish), **last)))
+    return [*result, *closing, base.DONE]
 
 
 def limit_words(breach: Breach, minute: str) -> str:
@@ -85,3 +174,101 @@ def limit_words(breach: Breach, minute: str) -> str:
     period = minute if breach.period == "minute" else breach.period
     short = f"{_UNITS[breach.unit]}P{_PERIODS[breach.period]}"
     return f"{breach.unit.replace('_', ' ')} per {period} ({short})"
+
+
+def _read_messages(body: Mapping[str, Any], roles: tuple[str, ...]) -> tuple[Message, ...]:
+    """The messages of a request. Raises Refusal if one is malformed."""
+    given = body.get("messages")
+    if given is None:
+        raise Refusal("invalid_request", param="messages", problem="missing")
+    if not isinstance(given, list) or not given:
+        problem = "empty" if given == [] else "type"
+        raise Refusal("invalid_request", param="messages", problem=problem, expected="an array")
+    messages = []
+    for number, item in enumerate(given):
+        place = f"messages[{number}]"
+        if not isinstance(item, dict):
+            raise Refusal("invalid_request", param=place, problem="type", expected="an object")
+        role, content = item.get("role"), item.get("content")
+        if role not in roles:
+            raise Refusal(
+                "invalid_request", param=f"{place}.role", problem="value", value=role, known=roles
+            )
+        images = 0
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, dict)]
+            images = sum(_is_image(part, f"{place}.content") for part in parts)
+            content = "".join(str(part.get("text", "")) for part in parts)
+        if content is None and role == "assistant":
+            content = ""
+        if not isinstance(content, str):
+            raise Refusal(
+                "invalid_request", param=f"{place}.content", problem="type", expected="a string"
+            )
+        messages.append(Message("system" if role == "developer" else role, content, images))
+    return tuple(messages)
+
+
+def _is_image(part: Mapping[str, Any], place: str) -> bool:
+    """Whether a part of a message is an image. Raises Refusal if it cannot be read."""
+    if part.get("type") != "image_url":
+        return False
+    value = part.get("image_url")
+    address = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(address, str) or not address.startswith(("data:", "https://", "http://")):
+        raise Refusal("invalid_request", param=place, problem="type", expected="an image URL")
+    if address.startswith("data:"):
+        kind, _, data = address.partition(";base64,")
+        if not kind.startswith("data:image/"):
+            raise Refusal("invalid_request", param=place, problem="type", expected="an image")
+        base.check_base64(data, place)
+    return True
+
+
+def _check_unknown(body: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raise Refusal for the first unknown parameter."""
+    for name in body:
+        if name not in known:
+            raise Refusal("invalid_request", param=name, problem="unknown", value=body[name])
+
+
+def _read_format(body: Mapping[str, Any], *, strict: bool) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether `response_format` asks for JSON, and the schema if it has one. Raises Refusal.
+
+    If `strict`, a strict schema must follow the rules of OpenAI and Groq, and a prompt for JSON
+    without a schema must contain the word "json".
+    """
+    value = body.get("response_format")
+    if value is None:
+        return False, None
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        return False, None
+    if kind == "json_object":
+        if strict and "json" not in json.dumps(body.get("messages")).lower():
+            raise Refusal("invalid_request", param="messages", problem="no_json_word")
+        return True, None
+    outer = value.get("json_schema") if kind == "json_schema" else None
+    if isinstance(outer, dict):
+        schema = outer.get("schema", outer.get("schema_definition"))
+        if outer.get("name") and isinstance(schema, dict):
+            if strict and outer.get("strict") and (found := strict_problem(schema)):
+                place, rule, name = found
+                raise Refusal(
+                    "invalid_request",
+                    param="response_format",
+                    problem="schema",
+                    schema=outer["name"],
+                    place=place,
+                    rule=rule,
+                    name=name,
+                )
+            return True, schema
+        raise Refusal("invalid_request", param="response_format.json_schema", problem="missing")
+    raise Refusal(
+        "invalid_request",
+        param="response_format",
+        problem="value",
+        value=kind,
+        known=("text", "json_object", "json_schema"),
+    )
