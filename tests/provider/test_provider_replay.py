@@ -15,6 +15,7 @@ import pytest
 from provider_parts import NOON, PROVIDERS, Clock, Start, asked, run_script, write_env_file
 
 from arche_magic.llm_providers import (
+    ConfigurationError,
     IntelligentLLMOrchestrator,
     InvalidRequest,
     LLMProviderError,
@@ -23,7 +24,6 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.config import (
-    ConfigurationError,
     get_configuration,
     load_configuration,
     use_configuration,
