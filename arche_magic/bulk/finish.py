@@ -10,10 +10,10 @@ from datetime import datetime
 from arche_magic.llm_providers.types import utc
 
 from .capacity import Speed, finish_at
+from .estimate import Load
 from .growth import MOST_THREADS, THREADS
-from .lanes import PACKING_THREADS, Lanes
-from .load import Load
 from .progress import Counts
+from .workers import PACKING_THREADS, Lanes
 
 # How long a figure is used again: a bar asks ten times a second.
 _SECONDS = 0.5

@@ -27,13 +27,13 @@ from .agreement import Agreement
 from .comparison import gold_columns
 from .finish import Finish
 from .job_records import JobRecord, new_job_id, note_job
-from .keeping import Keeper
-from .lanes import Lanes
-from .pool import Pool, Task
 from .progress import Bounds, Counts, Progress, Row, at_most
-from .reading import CLAIM_SECONDS, Reader, end_owner, new_owner
+from .reader import CLAIM_SECONDS, Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
-from .second import Second, check_other_model, other_model, share_of
+from .scheduler import Pool, Task
+from .twice import Second, check_other_model, other_model, share_of
+from .workers import Lanes
+from .writer import Keeper
 
 # How long threads are waited for when a job is cancelled.
 _FAREWELL_SECONDS = 0.25

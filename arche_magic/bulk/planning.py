@@ -19,14 +19,14 @@ from arche_magic.llm_providers.types import Schema, utc
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
 from .chunks import ROWS
 from .columns import columns_of
+from .estimate import Load, look_through, served_lately
 from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
 from .job import rows_per_request
-from .lanes import PACKING_THREADS
-from .load import Load, look_through, served_lately
 from .plans import Plan, Way, moment
 from .rows import Rows
-from .second import asked_twice, check_other_model, other_model, share_of
+from .twice import asked_twice, check_other_model, other_model, share_of
+from .workers import PACKING_THREADS
 
 # Where nothing was asked lately; and what a model writes in a second, as the slower ones do.
 _SECONDS_GUESS, _TOKENS_PER_SECOND = 1.5, 100.0

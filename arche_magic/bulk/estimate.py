@@ -19,10 +19,10 @@ from arche_magic.llm_providers.types import Request, Route, Standing, Usage, rou
 
 from .agreement import Model
 from .capacity import Capacity, with_reserve
-from .lanes import KNOWN_AFTER, SOON_SECONDS
 from .packing import needs_packed, pack_size
-from .pool import MOST_PACKED
 from .rows import CHUNK, Rows
+from .scheduler import MOST_PACKED
+from .workers import KNOWN_AFTER, SOON_SECONDS
 
 # How far the likely figure may be off, from below and from above: by the length of a text alone,
 # and by a model's own record of earlier replies.

@@ -11,10 +11,10 @@ from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, S
 from arche_magic.llm_providers.replies import Failure, ReplyStore
 
 from .agreement import Model, PackingWarning
-from .lanes import Lanes
-from .pool import Finished, Pool
 from .progress import Bounds, Counts, JobStopped, Row
-from .reading import CLAIM_SECONDS
+from .reader import CLAIM_SECONDS
+from .scheduler import Finished, Pool
+from .workers import Lanes
 
 _BEAT_SECONDS = CLAIM_SECONDS / 3
 _NAP_SECONDS = 0.1

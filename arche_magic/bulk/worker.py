@@ -23,12 +23,12 @@ from arche_magic.llm_providers.types import Message, Request
 from .agreement import Check, Model, fields_to_compare
 from .growth import Growth
 from .packing import packed
-from .pool import MOST_PACKED, Finished, Task
 from .progress import JobStopped
+from .scheduler import MOST_PACKED, Finished, Task
 from .unpacking import unpacked
 
 if TYPE_CHECKING:
-    from .lanes import Lanes
+    from .workers import Lanes
 
 # How long a thread sleeps at most before it sees that the job has ended.
 NAP_SECONDS = 0.1

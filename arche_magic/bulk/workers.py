@@ -24,10 +24,10 @@ from arche_magic.llm_providers.types import Clock, Request, Route, Standing, Usa
 
 from .agreement import Agreement, Model
 from .growth import THREADS
-from .lane import NAP_SECONDS, Lane
 from .packing import pack_size
-from .pool import MOST_PACKED, Finished, Pool, Task
 from .progress import Counts
+from .scheduler import MOST_PACKED, Finished, Pool, Task
+from .worker import NAP_SECONDS, Lane
 
 PACKING_THREADS = 4
 # This many rows are kept ready for each thread.

@@ -17,9 +17,9 @@ from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Request, Schema
 
-from .pool import Pool, Task
 from .progress import Row
 from .rows import CHUNK, Rows
+from .scheduler import Pool, Task
 
 # A claim outlives its last sign of life by this much; then its kernel is taken for dead.
 CLAIM_SECONDS = 90.0
