@@ -1,4 +1,7 @@
-"""What the rows of a job take: how many are left to ask, and the tokens of one, as far as known."""
+"""What a job takes: how many rows are left to ask, the tokens of one, and how many go in a request.
+
+The plan of a job and its run both ask `RowEstimate.pack_sizes` whether rows are packed.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,35 @@ from .agreement import Model
 from .capacity import Capacity, with_reserve
 from .packing import needs_packed, pack_size
 from .rows import CHUNK, Rows
-from .scheduler import MOST_PACKED
-from .workers import KNOWN_AFTER, SOON_SECONDS
+from .tasks import MOST_PACKED
 
+# A job that would be done in this time needs no packing.
+SOON_SECONDS = 60.0
+# Replies after which their mean length is believed.
+KNOWN_AFTER = 5
 # How far the likely figure may be off, from below and from above: by the length of a text alone,
 # and by a model's own record of earlier replies.
 _INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
 _OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
-# So many replies say how long replies are.
+# Replies of the last hour that say how long replies are.
 _ENOUGH = 20
+
+RouteName = tuple[str, str, str]
+"""Provider, label of the key, and model, as a standing and an attempt have them."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do; `outputs` are tokens of the replies that are kept."""
+    """What is left to do.
+
+    Attributes:
+        rows: all rows.
+        kept: rows whose reply is kept, or that ask the same as another row.
+        failed: rows that failed for good, or that have no prompt.
+        to_ask: prompts that are left to ask.
+        prompt_tokens: mean length of those.
+        outputs: tokens of each kept reply.
+    """
 
     rows: int
     kept: int
@@ -44,7 +62,7 @@ class Work:
     outputs: tuple[int, ...]
 
 
-def look_through(
+def count_work(
     parts: Iterable[Rows],
     llm: IntelligentLLMOrchestrator,
     sample: Request,
@@ -52,9 +70,9 @@ def look_through(
     fresh: bool,
     on_rows: Callable[[int], object] | None = None,
 ) -> Work:
-    """Every row: whether it is kept, failed for good or is to be asked, and how long it is.
+    """Look at every row: whether it is kept, failed for good or is to be asked, and its length.
 
-    `on_rows` is called with the number of rows that are read, again and again.
+    `on_rows` is called again and again with the number of rows read so far.
     """
     store = reply_store(llm.configuration.replies)
     address_of = llm.addresses_like(sample)
@@ -93,43 +111,51 @@ def look_through(
 
 
 @dataclass(frozen=True)
-class Load:
-    """What one row takes, likely and at the edges; tokens.
+class RowEstimate:
+    """Tokens that one row takes: likely, at least and at most.
 
     Attributes:
         probe: a request of the usual length.
-        output: of a reply; None: as each model's record has it.
+        reply_tokens: of a reply; None: as each model's record has it.
         input_span, output_span: factors from the likely to the least and to the most.
         basis: what this rests on, in words.
-        input_tokens, output_tokens: of a row on the routes there are, in the mean.
+        input_tokens, output_tokens: mean of a row over the routes there are.
         factor: by how much the likely figures are multiplied.
-        input: of a prompt; None: by the length of the probe.
+        prompt_tokens: of a prompt; None: by the length of the probe.
     """
 
     probe: Request
-    output: float | None
+    reply_tokens: float | None
     input_span: tuple[float, float]
     output_span: tuple[float, float]
     basis: str
     input_tokens: float
     output_tokens: float
     factor: tuple[float, float] = (1.0, 1.0)
-    input: float | None = None
+    prompt_tokens: float | None = None
 
     @classmethod
-    def measured(cls, probe: Request, input_tokens: float | None, output_tokens: float) -> Load:
-        """What one row of a job under way takes, by those that were answered."""
+    def measured(
+        cls,
+        probe: Request,
+        *,
+        prompt_tokens: float | None = None,
+        reply_tokens: float | None = None,
+    ) -> RowEstimate:
+        """What one row of a job under way takes, by the rows that were answered."""
         exact = (1.0, 1.0)
-        return cls(probe, output_tokens, exact, exact, "", 0.0, 0.0, input=input_tokens)
+        return cls(probe, reply_tokens, exact, exact, "", 0.0, 0.0, prompt_tokens=prompt_tokens)
 
     @classmethod
-    def of(cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]) -> Load:
+    def of(
+        cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
+    ) -> RowEstimate:
         """From the rows to ask, the replies that are kept, and the models' record."""
         # As long as the rows are in the mean, by the rule that lengths are turned to tokens by.
         text = "x" * max(1, round(4 * work.prompt_tokens))
         probe = build_request(text, llm.configuration, **options)
         routes = llm.routes(probe)
-        names = {names_of(route) for route in routes}
+        names = {_name(route) for route in routes}
         # A model's record moves by a fifth with each reply, from a guess for all of them.
         served = [one for one in served_lately(llm) if (one.provider, one.key, one.model) in names]
         record = len(served) >= _ENOUGH
@@ -144,10 +170,12 @@ class Load:
             span, basis = (1 - min(share, 0.9), 1 + share), f"as in {len(work.outputs):,} replies"
         elif record:
             span, basis = _OUTPUT_RECORD, "by the replies of the last hour"
-        load = cls(probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0)
-        each = [load.usage(llm, route) for route in routes]
+        estimate = cls(
+            probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0
+        )
+        each = [estimate.usage(llm, route) for route in routes]
         return replace(
-            load,
+            estimate,
             input_tokens=statistics.fmean(usage.input_tokens for usage in each),
             output_tokens=statistics.fmean(usage.output_tokens for usage in each),
         )
@@ -156,20 +184,20 @@ class Load:
         """Tokens that one row likely takes on a route."""
         # A bound on replies is not how long they are.
         record = llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
-        output = self.output
+        output = self.reply_tokens
         if output is None:
             guess, schema = record.output_tokens, self.probe.schema
             output = schema.reply_tokens(guess) if schema else guess
         output = min(output * self.factor[1], self.probe.max_tokens or math.inf)
-        prompt = record.input_tokens if self.input is None else self.input
+        prompt = record.input_tokens if self.prompt_tokens is None else self.prompt_tokens
         return Usage(round(prompt * self.factor[0]), max(1, round(output)))
 
-    def heavy(self) -> Load:
-        """The same where each row takes as much as it may."""
+    def heavy(self) -> RowEstimate:
+        """The same estimate if each row takes the most that it may."""
         return replace(self, factor=(self.input_span[1], self.output_span[1]))
 
     def span(self, rows: int) -> tuple[int, int]:
-        """Least and most tokens of so many rows."""
+        """Least and most tokens of that many rows."""
         low, high = (
             self.input_tokens * self.input_span[side]
             + min(self.output_tokens * self.output_span[side], self.probe.max_tokens or math.inf)
@@ -177,83 +205,127 @@ class Load:
         )
         return round(low * rows), round(high * rows)
 
-    def capacities(
+    def pack_sizes(
         self,
         llm: IntelligentLLMOrchestrator,
         rows: int,
         *,
-        reserve: float,
         pack: int | None,
-        paid: bool,
-        sizes: Mapping[Model, int] | None = None,
-    ) -> list[Capacity]:
-        """Each account's model that may take part, with what one request takes there.
+        reserve: float,
+        paid: bool = True,
+        is_packing: bool = False,
+        is_trusted: Callable[[Model], bool] = lambda model: True,
+    ) -> dict[Model, int]:
+        """How many rows go in one request of each model, by its limits as they are known now.
 
-        `sizes` says how many rows travel in one request to each model (one if it is not there);
-        then `pack` does not count.
+        Args:
+            llm: has the routes of the job.
+            rows: how many are left to ask.
+            pack: what the user wants; None decides by the limits.
+            reserve: share of each limit (0 to 1) that is left to others.
+            paid: whether routes that cost money take part.
+            is_packing: the job packs already; it goes on to its end, as it has few threads.
+            is_trusted: whether packed replies of a model are believed.
         """
-        tracker, configuration = llm.quota_tracker, llm.configuration
-        now = configuration.clock.time()
-        standings: dict[tuple[str, str, str], list[Standing]] = {}
-        for standing in tracker.standings(now=now):
-            name = standing.provider, standing.key, standing.model
-            standings.setdefault(name, []).append(standing)
-        groups: dict[tuple[str, str, str], list[Route]] = {}
-        for route in llm.routes(self.probe):
-            if paid or not route.paid:
-                account = tracker.account(route.key) or route.key.account
-                groups.setdefault((route.provider, account, route.model), []).append(route)
-        capacities = []
-        for routes in groups.values():
-            first, usage = routes[0], self.usage(llm, routes[0])
-            limits = [row for route in routes for row in standings.get(names_of(route), ())]
-            states = [tracker.state(route, self.probe, now) for route in routes]
-            capacities.append(
-                Capacity(
-                    name=route_name(first.provider, first.key.label, first.model),
-                    standings=with_reserve(limits, reserve),
-                    need=prompt_units(usage),
-                    # What its limits say is in the standings.
-                    opens_at=0.0 if limits else min(state.opens_at for state in states),
-                    paid=first.paid,
-                    cost=cost_usd(first, usage),
-                    model=first.model,
-                )
-            )
-        if sizes is None and (pack == 1 or (pack is None and _is_soon_done(capacities, rows, now))):
-            return capacities
-        packed = []
-        for capacity, routes in zip(capacities, groups.values(), strict=True):
-            first, usage = routes[0], self.usage(llm, routes[0])
-            windows = configuration.providers[first.provider].context_windows
-            model = first.provider, first.model
-            size = (
-                sizes.get(model, 1)
-                if sizes is not None
-                else pack_size(
-                    [row for route in routes for row in standings.get(names_of(route), ())],
-                    usage,
-                    windows.get(first.model, math.inf),
+        routes = self._routes(llm, paid)
+        alone = {(route.provider, route.model): 1 for route in routes}
+        standings = _standings(llm)
+        if pack == 1:
+            return alone
+        if pack is None and not is_packing:
+            capacities = self._capacities(llm, routes, standings, alone, reserve)
+            now = llm.configuration.clock.time()
+            soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
+            if soon >= rows:
+                return alone
+        sizes = {}
+        for provider, model in alone:
+            own = [route for route in routes if (route.provider, route.model) == (provider, model)]
+            sizes[provider, model] = 1
+            if is_trusted((provider, model)):
+                windows = llm.configuration.providers[provider].context_windows
+                sizes[provider, model] = pack_size(
+                    [row for route in own for row in standings.get(_name(route), ())],
+                    self.usage(llm, own[0]),
+                    windows.get(model, math.inf),
                     pack or MOST_PACKED,
                     always=pack is not None,
                 )
+        return sizes
+
+    def capacities(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        sizes: Mapping[Model, int],
+        *,
+        reserve: float,
+        paid: bool = True,
+    ) -> list[Capacity]:
+        """What each account's model can do of the job, in the order in which they are asked.
+
+        Args:
+            llm: has the routes of the job.
+            sizes: rows in one request to each model; one if a model is not there.
+            reserve: share of each limit (0 to 1) that is left to others.
+            paid: whether routes that cost money take part.
+        """
+        routes = self._routes(llm, paid)
+        return self._capacities(llm, routes, _standings(llm), sizes, reserve)
+
+    def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
+        """The routes that take part, in the order in which they are asked."""
+        routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
+        preferred = llm.preferred_provider
+        return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
+
+    def _capacities(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        routes: Sequence[Route],
+        standings: Mapping[RouteName, Sequence[Standing]],
+        sizes: Mapping[Model, int],
+        reserve: float,
+    ) -> list[Capacity]:
+        tracker, now = llm.quota_tracker, llm.configuration.clock.time()
+        accounts: dict[tuple[str, str, str], list[Route]] = {}
+        for route in routes:
+            account = tracker.account(route.key) or route.key.account
+            accounts.setdefault((route.provider, account, route.model), []).append(route)
+        capacities = []
+        for own in accounts.values():
+            first, usage = own[0], self.usage(llm, own[0])
+            limits = [row for route in own for row in standings.get(_name(route), ())]
+            opens_at = 0.0
+            if not limits:
+                # Otherwise its limits say when it opens.
+                opens_at = min(tracker.state(route, self.probe, now).opens_at for route in own)
+            size = sizes.get((first.provider, first.model), 1)
+            usage = needs_packed(usage, size) if size > 1 else usage
+            capacities.append(
+                Capacity(
+                    name=route_name(*_name(first)),
+                    standings=with_reserve(limits, reserve),
+                    need=prompt_units(usage),
+                    pack=size,
+                    opens_at=opens_at,
+                    paid=first.paid,
+                    cost=cost_usd(first, usage),
+                    provider=first.provider,
+                    model=first.model,
+                )
             )
-            if size > 1:
-                whole = needs_packed(usage, size)
-                cost = cost_usd(first, whole)
-                packed.append(replace(capacity, need=prompt_units(whole), pack=size, cost=cost))
-            else:
-                packed.append(capacity)
-        return packed
+        return capacities
 
 
-def _is_soon_done(capacities: Sequence[Capacity], rows: int, now: float) -> bool:
-    """Whether a job packs nothing, as it needs no more than a minute."""
-    return sum(capacity.requests_until(now, now + SOON_SECONDS) for capacity in capacities) >= rows
+def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteName, list[Standing]]:
+    """The limits of each route as the ledger has them now."""
+    found: dict[RouteName, list[Standing]] = {}
+    for row in llm.quota_tracker.standings(now=llm.configuration.clock.time()):
+        found.setdefault((row.provider, row.key, row.model), []).append(row)
+    return found
 
 
-def names_of(route: Route) -> tuple[str, str, str]:
-    """Provider, label of the key, and model, as a standing and an attempt have them."""
+def _name(route: Route) -> RouteName:
     return route.provider, route.key.label, route.model
 
 
