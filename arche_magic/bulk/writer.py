@@ -19,8 +19,9 @@ from .workers import Workers
 
 _BEAT_SECONDS = CLAIM_SECONDS / 3
 _NAP_SECONDS = 0.1
-# What finishes within this time is written together, as a write to disk takes as long.
-_GATHER_SECONDS = 0.03
+# Rows that finish within the first time are written together, so that a job writes less often; a
+# fast job gathers longer: the first time for each row of its last write, up to the second one.
+_GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
 # Rows refused at the beginning that stop a job: then the cause is not in the rows.
 _REFUSED_AT_ONCE = 3
 
@@ -56,6 +57,7 @@ class Writer:
         self._counts, self._bounds, self._now = counts, bounds, now
         self._hand_out, self._workers, self._ask_again = hand_out, workers, ask_again
         self._beat_at = time.monotonic()
+        self._written = 0
 
     def run(self) -> None:
         """Write until every row is finished, or the job ends and no call is under way."""
@@ -81,10 +83,11 @@ class Writer:
         batch: list[Finished] = []
         try:
             batch.append(self._scheduler.finished.get(timeout=_NAP_SECONDS))
-            time.sleep(_GATHER_SECONDS)
+            time.sleep(min(_MOST_SECONDS, _GATHER_SECONDS * max(1, self._written)))
             while True:
                 batch.append(self._scheduler.finished.get_nowait())
         except queue.Empty:
+            self._written = len(batch)
             return batch
 
     def _is_over(self) -> bool:

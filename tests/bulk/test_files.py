@@ -377,7 +377,8 @@ def test_columns_of_an_earlier_result_are_kept(sandbox: Sandbox, target: str) ->
 
 def test_json_lines_hold_no_nan(start: Start) -> None:
     """Many readers refuse NaN and Infinity, which Python reads and writes; they become null."""
-    start(reply='{"share": 0.5, "scores": [1.0, NaN, Infinity], "by": {"a": NaN}}')
+    value = '{"share": 0.5, "scores": [1.0, NaN, Infinity], "by": {"a": NaN}}'
+    start(reply=lambda model, messages: value)
     Path("in.jsonl").write_text('{"text": "a", "x": NaN, "deep": [NaN, {"y": Infinity}]}\n')
     schema = {
         "type": "object",
