@@ -17,16 +17,12 @@ from .comparison import Quality
 from .file_writer import FileWriter
 from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
-from .progress import Progress, Row
+from .progress import SPENT, Progress, Row
 from .results import Replies
 
 ROWS = 10_000
 """Rows that are in memory at a time."""
-# The figures of a file's progress that are sums over its chunks.
-_SUMS = (
-    "done", "resumed", "errors", "cost_usd", "tokens", "packed", "checked", "agreed",
-    "not_compared", "discarded", "requests", "twice", "to_ask_twice",
-)  # fmt: skip
+_SUMS = ("done", "resumed", "errors", "twice", "to_ask_twice", *SPENT)
 
 
 class FileJob:

@@ -27,7 +27,7 @@ from .agreement import Agreement
 from .comparison import gold_columns
 from .finish import Finish
 from .job_records import JobRecord, new_job_id, note_job
-from .progress import Bounds, Counts, Progress, Row, at_most
+from .progress import SPENT, Bounds, Counts, Progress, Row, at_most
 from .reader import CLAIM_SECONDS, Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
 from .scheduler import Scheduler
@@ -252,14 +252,11 @@ class Job:
     def _note(self) -> None:
         """Add to the record of jobs what it sent since it was last called."""
         progress = self.progress()
-        names = (
-            "done", "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",
-            "not_compared", "discarded",
-        )  # fmt: skip
         configuration = self._llm.configuration
         record = JobRecord(
             at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
-            tag=self._tag, rows=progress.total, **{name: getattr(progress, name) for name in names},
+            tag=self._tag, rows=progress.total, done=progress.done, errors=progress.errors,
+            **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record if self._noted is None else record.plus(self._noted, -1)
         if self._is_noted and new.requests:

@@ -15,6 +15,10 @@ from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
 from arche_magic.llm_providers.types import Usage, route_name
 
 _PACE_SECONDS = 60.0
+SPENT = (
+    "requests", "tokens", "cost_usd", "packed", "checked", "agreed", "not_compared", "discarded",
+)  # fmt: skip
+"""The figures of a job's progress that its parts add up to."""
 
 
 class JobStopped(LLMProviderError):

@@ -11,17 +11,13 @@ from arche_magic.llm_providers.reply import Reply, fields_of
 from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, columns_of, fitted
 from .comparison import Quality, quality
 from .job import Job
-from .progress import Row
+from .progress import SPENT, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Texts in a block.
 _BLOCK = 4096
-_FIGURES = (
-    "requests", "tokens", "cost_usd", "routes", "packed", "checked", "agreed", "not_compared",
-    "discarded",
-)  # fmt: skip
 
 
 class Replies:
@@ -143,7 +139,7 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
-        figures = {name: getattr(progress, name) for name in _FIGURES}
+        figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
         if not all(self._finished):
             frame = frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
         if self._job.twice or self._job.gold:

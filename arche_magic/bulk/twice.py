@@ -22,16 +22,13 @@ from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.routing import bare
 from arche_magic.llm_providers.types import Request
 
-from .progress import Progress, Row
+from .progress import SPENT, Progress, Row
 from .rows import CHUNK, Rows
 
 if TYPE_CHECKING:
     from .job import Job
 
 T = TypeVar("T")
-_SUMS = (
-    "cost_usd", "tokens", "packed", "checked", "agreed", "not_compared", "discarded", "requests",
-)  # fmt: skip
 
 
 class Sample(Generic[T]):
@@ -147,7 +144,7 @@ class Second:
         parts = [job.progress() for job in self.jobs]
         sums = {
             name: getattr(first, name) + sum(getattr(part, name) for part in parts)
-            for name in _SUMS
+            for name in SPENT
         }
         routes: Counter[str] = Counter(first.routes)
         for part in parts:
