@@ -1,4 +1,4 @@
-"""Many prompts at the speed of the limits: one per row of a frame, resumed where they stopped."""
+"""One prompt for every row of a frame, as fast as the limits allow; a stopped job can continue."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     """Ask one prompt per row, and give back the data with the replies beside it.
 
     `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Finished
-    rows are on disk at once (`outputs/llm_replies.sqlite`): interrupted, by whatever it may be, the
-    same call goes on with the missing rows only.
+    rows are on disk at once (`outputs/llm_replies.sqlite`). After an interrupt or a crash, the same
+    call asks the missing rows only.
 
     Args:
         data: a DataFrame, a Series or a list of texts, which is not changed; a table of polars,
@@ -73,8 +73,8 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         sep: what separates the fields of a CSV file.
         sheet: the name of the sheet of an Excel file; the first one if not given.
         client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
-        on_done: called with each `Row` as it finishes.
-        progress: show how far it is, and when it will be done, in one line on stderr.
+        on_done: called with each finished `Row`.
+        progress: show the progress and the finish time in one line on stderr.
         **options: see `Job`.
 
     Returns:
@@ -105,14 +105,14 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     if cluster.is_dask(data):
         if on_done or progress:
             raise InvalidRequest(
-                "on_done= and progress= stay here, and a Dask frame is computed elsewhere; "
-                "dask.diagnostics.ProgressBar and distributed.progress show how far it is"
+                "on_done= and progress= do not work for a Dask frame, which is computed elsewhere; "
+                "use dask.diagnostics.ProgressBar or distributed.progress"
             )
         return cluster.map_partitions(data, template, options)
     job = Job(data, template, **options)
     replies = Replies(job)
     found = iter(job) if client is None else cluster.imap_rows(data, template, client, options)
-    # On a cluster, what is finished is known here, and what its workers wait for is not.
+    # With a cluster, this process knows finished rows, but not what its workers wait for.
     counts = None if client is None else Counts(len(job), get_configuration().clock.time)
     try:
         with closing(found) as rows, _bar(counts.progress if counts else job.progress, progress):
@@ -131,7 +131,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 def imap(
     data: Any, template: str | None = None, *, client: Any = None, **options: Any
 ) -> Iterator[Row]:
-    """The rows as they finish, in whatever order; see `map`. Closing the iterator ends the job."""
+    """The rows as they finish, in any order; see `map`. Closing the iterator ends the job."""
     if client is not None:
         return cluster.imap_rows(data, template, client, options)
     return iter(Job(data, template, **options))

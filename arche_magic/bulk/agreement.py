@@ -1,8 +1,8 @@
-"""Whether packed replies are the replies to their own rows: some rows are asked alone as well.
+"""Checks packed replies: some packed rows are asked alone as well, and the replies compared.
 
-Replies that change places within a request look right one by one. So rows at random positions are
-asked alone, and the two replies are compared. A model whose packed replies disagree too often is
-not trusted with packed requests any more in the job, and its packed replies are discarded.
+Replies that swap rows within a request look right one by one. So rows at random positions are asked
+alone too. A model whose packed replies disagree too often gets no more packed requests in the job,
+and its packed replies are discarded.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class PackingWarning(UserWarning):
     """A model's packed replies disagreed with those to the same rows asked alone."""
 
 
-# Rows of the first packed requests of a model that are asked alone too; later, of one in so many.
+# Rows checked in the first packed requests of a model; after those, one in every tenth request.
 _FIRST_CHECKS, _CHECK_EVERY = (2, 1, 1, 1), 10
-# A model is refuted by more than this share of disagreements, and not by a single one.
+# A model is refuted by more than this share of disagreements, and by at least two.
 MOST_DISAGREEING = 0.25
 _LEAST_DISAGREEING = 2
-# Texts are alike by the share of three-letter pieces that they have in common. A difference below
-# this says nothing.
+# The likeness of texts is the share of three-letter pieces that both have. A difference in likeness
+# below `_CLEAR` decides nothing.
 _PIECE, _CLEAR = 3, 0.1
 
 
@@ -42,7 +42,7 @@ class Check:
         reply: the packed reply.
         others: the texts of the other replies of its request.
         fields: the fields that have one right answer; see `fields_to_compare`.
-        model: who gave it.
+        model: the model that gave it.
     """
 
     reply: Reply
@@ -51,17 +51,17 @@ class Check:
     model: Model
 
     def agrees(self, alone: Reply) -> bool | None:
-        """Whether both say the same; None if it cannot be known.
+        """Whether both replies say the same; None if that cannot be known.
 
-        Fields with one right answer have to be equal. Free text is never given word for word
-        twice: it disagrees if it is clearly nearer to the reply of another row.
+        Fields with one right answer must be equal. No model writes free text the same way twice,
+        so it disagrees if it is clearly more like the reply to another row.
         """
         if self.fields:
             one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
             return all(one.get(name) == other.get(name) for name in self.fields)
         own = _likeness(self.reply, alone)
         if not self.others and own < 1.0:
-            # There is nothing that it could be nearer to.
+            # No other reply to compare it with.
             return None
         best = max((_likeness(text, alone) for text in self.others), default=0.0)
         if own == 1.0 or own > best + _CLEAR:
@@ -70,7 +70,7 @@ class Check:
 
 
 def fields_to_compare(schema: Schema | None) -> tuple[str, ...]:
-    """The fields of a schema that have one right answer: choices, truths and whole numbers."""
+    """The fields of a schema that have one right answer: choices, booleans and integers."""
     if schema is None:
         return ()
     comparable = ("choice", "boolean", "integer")
@@ -89,7 +89,7 @@ class _Record:
 
 
 class Agreement:
-    """Keeps count of a job's packed replies, and of how those that were checked agree.
+    """Counts a job's packed replies, and how the checked ones agree.
 
     Attributes:
         refutations: how many models were refuted.
@@ -102,7 +102,7 @@ class Agreement:
         self._random = random.Random()
 
     def rows_to_check(self, model: Model, answered: Sequence[int]) -> list[int]:
-        """Which of the answered rows of a model's next packed request to ask alone too."""
+        """Which answered rows of a packed request to ask alone too, chosen at random."""
         with self._lock:
             record = self._records[model]
             number = record.requests
@@ -119,7 +119,7 @@ class Agreement:
             self._records[model].addresses.update(addresses)
 
     def note_check(self, model: Model, agrees: bool) -> bool:
-        """Count a comparison; whether it refutes the model, which happens once."""
+        """Count a comparison; True if it refutes the model, which happens at most once."""
         with self._lock:
             record = self._records[model]
             record.compared += 1

@@ -1,4 +1,4 @@
-"""How many rows the routes take until when: arithmetic on the ledger's view of their limits."""
+"""How many rows the routes answer until when: arithmetic on the ledger's view of their limits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.types import Metric, Standing
 
-# What is not done in a year is not worth a date.
+# A job that is not done in a year gets no date.
 HORIZON_SECONDS = 366 * 86_400.0
+_SHORT_PERIODS = ("second", "minute", "hour")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Capacity:
         opens_at: epoch seconds; when it takes a request, apart from its limits; inf: never.
         paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
-        model: the model's name.
+        provider, model: whose it is.
     """
 
     name: str
@@ -35,7 +36,13 @@ class Capacity:
     opens_at: float = 0.0
     paid: bool = False
     cost: float | None = 0.0
+    provider: str = ""
     model: str = ""
+
+    @property
+    def pace_is_known(self) -> bool:
+        """Whether a limit per hour or less is known; only those say how fast it can be asked."""
+        return any(row.period in _SHORT_PERIODS for row in self.standings)
 
     def requests_until(self, now: float, until: float) -> float:
         """How many requests its limits let through up to then; inf without any limit."""
@@ -86,13 +93,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class Share:
-    """What one of them does of a job.
+    """What one account's model does of a job.
 
     Attributes:
-        capacity: who.
+        capacity: whose share it is.
         rows: how many rows it answers.
         requests: how many requests that takes.
-        bound_by: the limit that holds it back; None if the job ends before one does.
+        bound_by: the limit that holds it back; None if none does, as far as limits are known.
     """
 
     capacity: Capacity
@@ -107,10 +114,10 @@ class Share:
 
 
 def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standing, ...]:
-    """The limits as a job sees them that always leaves `reserve` of each (0 to 1) to others."""
+    """The limits less the share `reserve` (0 to 1) that a job leaves to others."""
     return tuple(
         replace(row, used=row.used + reserve * row.amount)
-        # A bucket flows as fast as ever, it is only never emptied.
+        # A bucket refills as fast as before; the job only never empties it.
         if row.window == "bucket"
         else replace(row, amount=(1 - reserve) * row.amount)
         for row in standings
@@ -123,17 +130,28 @@ def rows_until(capacities: Sequence[Capacity], speed: Speed, now: float, until: 
 
 
 def _rows(capacities: Sequence[Capacity], speed: Speed, now: float, until: float) -> list[float]:
-    """The same, one by one."""
-    rows = []
-    threads_taken = 0.0
-    for capacity in capacities:
-        fits, most = capacity.requests_until(now, until), speed.requests_until(capacity, now, until)
-        rows.append(min(fits, most) * capacity.pack)
-        threads_taken += rows[-1] / most if capacity.pack == 1 and most else 0.0
-    # Those that do not pack share their threads.
+    """How many rows each answers up to then. Those that ask each row alone share their threads."""
+    rows = _rows_alone(capacities, speed, now, until)
+    threads_taken = sum(
+        fits / speed.requests_until(capacity, now, until)
+        for fits, capacity in zip(rows, capacities, strict=True)
+        if fits and capacity.pack == 1
+    )
     part = 1 / max(1.0, threads_taken)
     return [
-        r * part if capacity.pack == 1 else r for r, capacity in zip(rows, capacities, strict=True)
+        fits * part if capacity.pack == 1 else fits
+        for fits, capacity in zip(rows, capacities, strict=True)
+    ]
+
+
+def _rows_alone(
+    capacities: Sequence[Capacity], speed: Speed, now: float, until: float
+) -> list[float]:
+    """How many rows each would answer up to then if it had all the threads."""
+    return [
+        capacity.pack
+        * min(capacity.requests_until(now, until), speed.requests_until(capacity, now, until))
+        for capacity in capacities
     ]
 
 
@@ -159,16 +177,38 @@ def finish_at(capacities: Sequence[Capacity], speed: Speed, rows: int, now: floa
 def shares(
     capacities: Sequence[Capacity], speed: Speed, rows: int, now: float, until: float
 ) -> tuple[Share, ...]:
-    """Who answers how many of the rows, if all of them take part up to then."""
+    """Who answers how many of the rows, if all are answered by then; the largest share first.
+
+    A row that is asked alone goes to the first route that is open, so the first provider and model
+    answers what its limits let through, and the next one the rest. Models that get packed requests
+    are asked side by side.
+    """
     fits = _rows(capacities, speed, now, until)
-    whole, left = sum(fits), rows
+    alone = _rows_alone(capacities, speed, now, until)
+    parts = [0] * len(capacities)
+    left, whole = rows, sum(fits)
+    packing = [at for at, capacity in enumerate(capacities) if capacity.pack > 1]
+    # Rounded up, so that the last ones make up for it.
+    for at in sorted(packing, key=lambda at: -fits[at]):
+        parts[at] = min(left, math.ceil(rows * fits[at] / whole - 1e-9)) if whole else 0
+        left -= parts[at]
+    models: dict[tuple[str, str], list[int]] = {}
+    for at, capacity in enumerate(capacities):
+        if capacity.pack == 1:
+            models.setdefault((capacity.provider, capacity.model), []).append(at)
+    for accounts in models.values():
+        room = sum(alone[at] for at in accounts)
+        of_model = min(left, math.ceil(room - 1e-9))
+        for at in accounts:
+            part = math.ceil(of_model * alone[at] / room - 1e-9) if room else 0
+            parts[at] = min(left, part)
+            left -= parts[at]
     found = []
-    for capacity, fit in sorted(zip(capacities, fits, strict=True), key=lambda pair: -pair[1]):
-        # Rounded up, so that the last ones make up for it.
-        part = min(left, math.ceil(rows * fit / whole - 1e-9)) if whole else 0
-        left -= part
-        # Where all it is let through is asked, it is held back by a limit.
-        held = fit > 0 and fit >= capacity.requests_until(now, until) * capacity.pack - 1e-6
-        bound = capacity.binding(now, until) if held else None
+    for capacity, part in zip(capacities, parts, strict=True):
+        # Otherwise threads and the network are slower than its limits.
+        is_held = part > 0 and (
+            capacity.requests_until(now, until) <= speed.requests_until(capacity, now, until)
+        )
+        bound = capacity.binding(now, until) if is_held else None
         found.append(Share(capacity, part, math.ceil(part / capacity.pack), bound))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda share: -share.rows))

@@ -1,4 +1,4 @@
-"""Files larger than memory: read in chunks, asked, and written beside until all of it is there."""
+"""Jobs over files larger than memory: read, ask and write in chunks."""
 
 from __future__ import annotations
 
@@ -17,24 +17,20 @@ from .comparison import Quality
 from .file_writer import FileWriter
 from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
-from .progress import Progress, Row
+from .progress import SPENT, Progress, Row
 from .results import Replies
 
 ROWS = 10_000
 """Rows that are in memory at a time."""
-# What the progress of a file is the sum of, chunk by chunk.
-_SUMS = (
-    "done", "resumed", "errors", "cost_usd", "tokens", "packed", "checked", "agreed",
-    "not_compared", "discarded", "requests", "twice", "to_ask_twice",
-)  # fmt: skip
+_SUMS = ("done", "resumed", "errors", "twice", "to_ask_twice", *SPENT)
 
 
 class FileJob:
     """A job over the rows of a file, whose result is another file; used like a `Job`.
 
-    The result appears whole, at the end. What was written until an interrupt is dropped: the
-    replies are on disk, and the next run takes them from there. Parquet keeps the types of its
-    columns; a CSV's cells stay the texts they are.
+    The result file appears at the end, complete. After an interrupt the unfinished file is deleted;
+    the replies are on disk, and the next run takes them from there. Parquet keeps the types of its
+    columns; the cells of a CSV stay text.
 
     Args:
         source: the file or folder to read; see `SourceFile`.
@@ -68,7 +64,7 @@ class FileJob:
         self.source, self.to = self._source.path, _target(self._source.path, to)
         self._template, self._options = template, options
         self._job = Job(self._source.first_row, template, **options)
-        # These say what is wrong with the columns before anything is asked.
+        # Wrong columns are refused here, before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
         # Fields are renamed where the data has their names, so every chunk must have those too.
         fields = self._job.schema.fields if self._job.schema else ()
@@ -80,7 +76,7 @@ class FileJob:
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
         self._failed = 0
-        self._purse = self._job.purse
+        self._bounds = self._job.shared_bounds
         self._agreement = Agreement()
         self.quality = Quality()
         self._cancelled = False
@@ -102,15 +98,15 @@ class FileJob:
                     return
             part.replace(self.to)
         finally:
-            # What keeps it from being removed must not hide why the job ended.
+            # An error here must not hide why the job ended.
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
     def _write(self, part: Path) -> Generator[Row, None, bool]:
         """Write all rows; returns False if the job was cancelled, or has to begin again.
 
-        It has to once packed replies are discarded that earlier chunks have written. What is kept
-        is not asked again.
+        It begins again if packed replies are discarded that earlier chunks have written. Kept
+        replies are not asked for again.
         """
         _begin(part)
         self.quality = Quality()
@@ -154,10 +150,10 @@ class FileJob:
         return FileWriter(path, self.to.name, self._columns, self._sep, self._source.kinds)
 
     def _left(self) -> dict[str, Any]:
-        """The options for the next chunk, which shares the bounds; failures count as well."""
+        """The options for the next chunk, which shares the bounds and the count of failures."""
         most = self._options.get("stop_after")
         failing = {} if most is None else {"stop_after": most - self._failed}
-        whole = {} if self._purse is None else {"part_of": self._purse}
+        whole = {} if self._bounds is None else {"part_of": self._bounds}
         shared = {
             "agreement": self._agreement,
             "job_id": self._job.id,
@@ -167,7 +163,7 @@ class FileJob:
 
 
 def _begin(part: Path) -> None:
-    """Make an empty file in place of what an earlier run left, or of a link."""
+    """Create an empty file; what an earlier run left there, or a link, is replaced."""
     try:
         part.unlink(missing_ok=True)
         os.close(open_ours(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))

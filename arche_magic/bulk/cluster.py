@@ -1,7 +1,7 @@
-"""The same job on Dask: each part of the rows is a job of its own on some worker.
+"""Jobs on a Dask cluster: each part of the rows is a job of its own on a Dask worker.
 
-Workers find keys, models and the place of the ledger in their own environment, as any process of
-ours does; no key travels. A ledger in Redis lets workers of many machines share the limits.
+Dask workers read keys, models and the place of the ledger from their own environment; keys are not
+sent to them. With a ledger in Redis, workers on several machines share the limits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _MOST_ROWS = 1000
-# So many parts per thread of the cluster, so that none is left with the last one for long.
+# Parts per thread of the cluster: with several, no thread works on the last one for long.
 _PARTS = 4
 _WATCH_SECONDS = 0.5
 
@@ -89,7 +89,7 @@ def imap_rows(
             stopped = stopped or error
             if error and not error.at_bound:
                 break
-            # Otherwise the other parts come to the same bound, and have finished rows too.
+            # At a bound the other parts stop too, and they have finished rows.
         if stopped is not None:
             raise stopped
     finally:
@@ -102,10 +102,10 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _check_workers(client: Client) -> int:
-    """How many threads the workers have, all together.
+    """How many threads the workers have together.
 
     Raises:
-        ConfigurationError: there is none, one has no key, or they would oversell limits.
+        ConfigurationError: no workers, one without a key, or several ledgers for the same limits.
     """
     found: dict[str, dict[str, Any]] = client.run(_about)
     if not found:
@@ -129,7 +129,7 @@ def _check_workers(client: Client) -> int:
 
 
 def _about() -> dict[str, Any]:
-    """What a worker says of itself; a URL without its password."""
+    """Facts about a Dask worker; a URL comes without its password."""
     from arche_magic.llm_providers.config import get_configuration
 
     configuration = get_configuration()

@@ -1,4 +1,4 @@
-"""The columns that a job adds to its data: their names and types, whatever comes of its rows."""
+"""The columns that a job adds to its data: names and types, which do not depend on its rows."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Column:
 
     Attributes:
         name: in the result.
-        of: a field of the schema, or what we call the column without a prefix.
-        field: what its values are.
+        of: a field of the schema, or our name for the column without the prefix.
+        field: the kind of its values.
         is_field: whether it holds a field of the schema.
     """
 
@@ -73,9 +73,9 @@ def columns_of(
     """The columns that a job adds to some data, in their order.
 
     They are the fields of the schema, or `reply`; `provider`, `model`, `tokens` and `error`; and,
-    with a schema, `raw`. With `details`, `key`, `seconds`, `cost_usd` and `request`; with `twice`,
-    the fields as another model gave them, `second_…`, and `second_model`. The prefix goes before
-    those that are ours, and before a field whose name the data has already.
+    with a schema, `raw`. `details` adds `key`, `seconds`, `cost_usd` and `request`; `twice` adds
+    another model's fields, `second_…`, and `second_model`. The prefix goes before our own columns,
+    and before a field whose name the data already has.
 
     Raises:
         InvalidRequest: two columns would have the same name.

@@ -1,4 +1,4 @@
-"""How good labels are: against a second model's, and against those of people."""
+"""How good labels are: compared with those of a second model, and with known ones."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .columns import PROVIDER, SECOND, SECOND_MODEL
 if TYPE_CHECKING:
     import pandas as pd
 
-# A text of more words than this is no label: two good answers hardly share its wording.
+# A longer text is not a label: two good answers rarely share their wording.
 MOST_WORDS = 5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The labels of one column, row by row beside those of another.
+    """The labels of two columns, compared row by row.
 
     Attributes:
-        pairs: how often each pair of labels came.
+        pairs: how often each pair of labels occurs.
         not_compared: rows where one of the two is free text.
-        unanswered: rows that have a label only on the second side.
+        unanswered: rows that have a label only in the second column.
     """
 
     pairs: Mapping[tuple[str, str], int]
@@ -39,9 +39,9 @@ class Comparison:
 
     @classmethod
     def of(cls, one: pd.Series, other: pd.Series, swapped: Iterable[bool] = ()) -> Comparison:
-        """Compare two columns; rows that have no value in the second one do not count.
+        """Compare two columns; rows without a value in the second one do not count.
 
-        `swapped` says of each row whether its labels stand the other way round in `pairs`.
+        `swapped` says for each row whether its labels are swapped in `pairs`.
         """
         pairs: Counter[tuple[str, str]] = Counter()
         not_compared = unanswered = 0
@@ -89,15 +89,15 @@ class Comparison:
 
 
 def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float:
-    """Agreement beyond what chance would bring: 1 is perfect, 0 is chance, below is worse.
+    """Agreement beyond chance: 1 is perfect, 0 is chance, below 0 is worse than chance.
 
     kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of rows on which both agree, and p_e
-    the share on which they would if each gave its labels as often as it does, but at random.
+    the share on which they would agree if each gave its labels equally often, but at random.
     J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
     Measurement 20 (1960), 37-46.
 
     Returns:
-        NaN without rows, and where both gave the same single label: chance explains all of it.
+        NaN without rows, and if both always gave the same single label.
     """
     rows = sum(pairs.values())
     if not rows:
@@ -232,13 +232,13 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
     prefix = models.removesuffix(SECOND_MODEL)
     seconds = _before(models, f"{prefix}{SECOND}", names)
     if f"{prefix}{SECOND}{PROVIDER}" in seconds:
-        # Another job's columns, with the prefix `second_`.
+        # The columns of another job that has the prefix `second_`.
         seconds = []
     for name in seconds:
         of = name.removeprefix(f"{prefix}{SECOND}")
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
         if first is not None:
-            # Kappa is about two readers: of two models, each keeps its side.
+            # Kappa compares two readers, so each of two models stays on its side.
             one, other = frame[columns[f"{prefix}model"]], frame[columns[models]]
             swapped = [str(a) > str(b) for a, b in zip(one, other, strict=True)]
             twice[first] = Comparison.of(frame[columns[first]], frame[columns[name]], swapped)
@@ -291,7 +291,7 @@ def gold_columns(
 
 
 def _before(end: str, start: str, names: list[str]) -> list[str]:
-    """The names right before `end` that begin with `start`; the data may have others."""
+    """The names directly before `end` that begin with `start`."""
     before = reversed(names[: names.index(end)] if end else [])
     return list(takewhile(lambda name: name.startswith(start), before))[::-1]
 

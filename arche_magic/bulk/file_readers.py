@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# About this much of a file is in memory at a time, however long its rows are.
+# About how much of a file is in memory at a time.
 _CHUNK_BYTES = 32_000_000
-# Read from the disk at a time, for each column.
+# Bytes read from disk at a time, for each column.
 _BUFFER_BYTES = 1_000_000
 _SAMPLE_BYTES = 1_000_000
-# Rows that are read at once where they are only checked and counted.
+# Rows read at once when they are only checked and counted.
 _MOST_ROWS = 100_000
 
 
@@ -40,7 +40,7 @@ class FileReader:
         return None
 
     def count(self) -> int:
-        """Its rows; what is wrong in the file is found."""
+        """Number of rows. An error in the file is found here."""
         raise NotImplementedError
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -107,7 +107,7 @@ class ParquetReader(FileReader):
         self._schema: pa.Schema = schema
 
     def count(self) -> int:
-        """Its rows."""
+        """Number of rows."""
         import pyarrow.parquet as pq
 
         return sum(int(pq.read_metadata(file).num_rows) for file, _ in self._parts)
@@ -146,9 +146,9 @@ class ParquetReader(FileReader):
 
 
 def _parquet_files(folder: Path) -> list[str]:
-    """Those in a folder and below, in the order of the numbers in their names.
+    """The Parquet files in a folder and below, in the order of the numbers in their names.
 
-    What begins with a dot or an underscore is left out, as it is by other readers.
+    Names that begin with a dot or an underscore are left out, as other readers do.
     """
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
     shown = [name for name in names if not re.search(r"(^|/)[._]", name)]
@@ -190,14 +190,14 @@ class CsvReader(FileReader):
 
     @cached_property
     def _row_bytes(self) -> float:
-        """The usual length of a row, by the lines at the beginning."""
+        """Mean length of a row, by the lines at the beginning."""
         with opened(self._path) as file:
             start = file.read(_SAMPLE_BYTES)
         return float(max(1, len(start)) / max(1, start.count(b"\n")))
 
     def count(self) -> int:
-        """Its rows."""
-        # Lines are not rows: a text may have several.
+        """Number of rows."""
+        # A row may have several lines.
         return sum(len(frame) for frame in self.frames(_MOST_ROWS))
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -213,15 +213,15 @@ class CsvReader(FileReader):
         with chunks:
             for frame in chunks:
                 if not isinstance(frame.index, pd.RangeIndex):
-                    # pandas takes the first fields of such rows for an index.
+                    # pandas uses the first fields of such rows as the index.
                     raise pd.errors.ParserError("the rows have more fields than the header")
                 yield frame
 
 
 class RecordReader(FileReader):
-    """Rows whose values have types, each its own: JSON lines, and the sheets of Excel.
+    """Rows whose values each have a type: JSON lines, and the sheets of Excel.
 
-    The file is looked through once to know all columns, and what is in them.
+    It reads the file once to know all columns and the types in them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -252,7 +252,7 @@ class RecordReader(FileReader):
         }
 
     def count(self) -> int:
-        """Its rows."""
+        """Number of rows."""
         return self._scan[0]
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -293,7 +293,7 @@ def _kind(value: Any) -> str:
 
 
 class JsonLinesReader(RecordReader):
-    """A JSON object in each line; empty lines are passed over."""
+    """A JSON object in each line; empty lines are skipped."""
 
     def __init__(self, path: Path, encoding: str) -> None:
         super().__init__(path)
@@ -334,7 +334,7 @@ class ExcelReader(RecordReader):
         names = self._header()
         empty = 0
         for row in self._rows(2):
-            # Rows that only have a format come after the last one.
+            # Sheets often end with rows that have a format but no values.
             if all(value is None for value in row):
                 empty += 1
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ class FileWriter:
         self._data_kinds = kinds or {}
         self._parquet: Any = None
         self._begun = False
-        # Worked out before anything is asked: what has no type of its own is text.
+        # Worked out before anything is asked; columns without a type of their own are text.
         self._kinds: dict[str, Any] = {}
         if name.endswith(".parquet"):
             self._kinds = arrow_kinds(columns)
@@ -78,9 +79,9 @@ class FileWriter:
             self._write_lines(frame)
             return
         packed = "gzip" if self._name.endswith(".gz") else None
-        # Nested values of the source too, which have no other text than Python's.
+        # Nested values become JSON, in columns of the source too.
         shown = frame.apply(
-            # `map` would make floats of whole numbers beside missing ones.
+            # `Series.map` would turn integers beside missing values into floats.
             lambda column: (
                 pd.Series([*map(_as_cell, column)], column.index, object)
                 if column.dtype == object
@@ -98,8 +99,7 @@ class FileWriter:
         opened = gzip.open if self._name.endswith(".gz") else open
         with opened(self._path, "at", encoding="utf-8") as file:
             for record in frame.to_dict("records"):
-                plain = {str(name): _plain(value) for name, value in record.items()}
-                file.write(json.dumps(plain, ensure_ascii=False, default=_as_json) + "\n")
+                file.write(_json(record) + "\n")
 
     def close(self) -> None:
         """Write what ends the file."""
@@ -119,7 +119,7 @@ class FileWriter:
             self._parquet.write_table(whole)
 
     def _table_of(self, frame: pd.DataFrame) -> pa.Table:
-        """The data of a file without types: texts, or what its values are."""
+        """The data of a file whose columns have no types, each typed by its values."""
         import pyarrow as pa
 
         types = {
@@ -141,9 +141,9 @@ class FileWriter:
 def arrow_columns(
     frame: pd.DataFrame, columns: Sequence[Column], kinds: Mapping[str, pa.DataType] | None = None
 ) -> pa.Table:
-    """The added columns as Arrow has them, each of its type, whatever comes of the rows.
+    """The added columns in Arrow's types, which do not depend on the rows.
 
-    The row's error names a value that its type cannot hold.
+    If a column cannot hold a value, the row's error says so.
     """
     import pandas as pd
     import pyarrow as pa
@@ -161,7 +161,7 @@ def arrow_columns(
 
 
 def arrow_kinds(columns: Sequence[Column]) -> dict[str, pa.DataType]:
-    """The types of the added columns; what has no type of its own is text."""
+    """The types of the added columns; a column without a type of its own is text."""
     return {column.name: _arrow_kind(column) for column in columns}
 
 
@@ -212,7 +212,7 @@ def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataTyp
         target: Any = root
         for step in str(reference).removeprefix("#/").split("/"):
             target = target.get(step, {})
-        # What holds itself has no type.
+        # Arrow has no recursive types.
         return pa.string() if target is root else arrow_type(target, {**root, "$defs": {
             name: entry for name, entry in root.get("$defs", {}).items() if entry is not target
         }})  # fmt: skip
@@ -236,7 +236,7 @@ def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataTyp
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:
-    """A value as its column's type takes it; raises ValueError or its kin if it cannot."""
+    """A value in its column's type; raises ValueError or a similar error if it does not fit."""
     import pyarrow as pa
 
     value = _plain(value)
@@ -258,15 +258,6 @@ def _plain(value: Any) -> Any:
     return None if pd.isna(value) is True else value
 
 
-def _as_json(value: Any) -> Any:
-    """What JSON has no type for, as it has one."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
 def _as_cell(value: Any) -> Any:
     several = isinstance(value, list | tuple | set | frozenset | dict | bytes)
     return _text(value) if several or hasattr(value, "tolist") else value
@@ -274,14 +265,29 @@ def _as_cell(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist"):
-        return json.dumps(value, ensure_ascii=False, default=_for_json)
-    return str(_for_json(value)) if isinstance(value, bytes) else str(value)
+        return _json(value)
+    return str(_as_json(value)) if isinstance(value, bytes) else str(value)
 
 
-def _for_json(value: Any) -> Any:
-    """What JSON has for a set, for numpy's arrays and numbers, for bytes; else a text."""
+def _json(value: Any) -> str:
+    """A value as JSON that every reader takes."""
+    return json.dumps(_as_json(value), ensure_ascii=False, allow_nan=False)
+
+
+def _as_json(value: Any) -> Any:
+    """A value in the types of JSON; NaN, infinities and what is missing become None."""
     if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
+        value = sorted(value, key=str)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _as_json(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    if isinstance(value, str | int) or _plain(value) is None:
+        return _plain(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

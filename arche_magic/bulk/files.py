@@ -125,7 +125,7 @@ class SourceFile:
             self.kinds = self._reader.kinds
 
     def count(self) -> int:
-        """Its rows. A text is read to its end for that, so what is wrong in it is found.
+        """Number of rows. A text file is read to its end for that, so an error in it is found.
 
         Raises:
             InvalidRequest: it cannot be read.
@@ -136,9 +136,9 @@ class SourceFile:
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """The file as frames of at most so many rows, numbered on from one to the next.
 
-        Only the named columns of a Parquet file are read. Every chunk of a column is read alike,
-        whatever it holds: integers stay integers beside missing ones, and a CSV's cells stay the
-        texts they are, empty ones missing.
+        Only the named columns of a Parquet file are read. All chunks of a column get the same type:
+        integers stay integers beside missing values, and the cells of a CSV stay text, empty ones
+        missing.
 
         Raises:
             InvalidRequest: it cannot be read.
@@ -199,7 +199,7 @@ class SourceFile:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn what the readers raise into one line that names the file and its encoding."""
+        """Turn the readers' errors into one line that names the file and its encoding."""
         pd = library("pandas")
         name = self.path.name
         wrong: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
@@ -208,7 +208,7 @@ class SourceFile:
             library("pyarrow.dataset")
             wrong += (library("pyarrow").ArrowException,)
         if self._is_excel:
-            # What openpyxl raises depends on where a file is damaged.
+            # openpyxl raises different errors depending on where a file is damaged.
             library("openpyxl")
             wrong = (Exception,)
         try:

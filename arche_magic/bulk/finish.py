@@ -10,14 +10,14 @@ from datetime import datetime
 from arche_magic.llm_providers.types import utc
 
 from .capacity import Speed, finish_at
+from .estimate import RowEstimate
 from .growth import MOST_THREADS, THREADS
-from .lanes import PACKING_THREADS, Lanes
-from .load import Load
 from .progress import Counts
+from .workers import PACKING_THREADS, Workers
 
 # How long a figure is used again: a bar asks ten times a second.
 _SECONDS = 0.5
-# Where nothing was answered yet.
+# Seconds of a request before the first reply.
 _SECONDS_GUESS = 1.5
 
 
@@ -25,13 +25,13 @@ class Finish:
     """Says when the rows that are left would be answered.
 
     Args:
-        lanes: the job's workers, with their routes and their pace.
+        workers: those of the job, with their routes and their pace.
         counts: what is finished.
         reserve: the share of each limit (0 to 1) that the job leaves to others.
     """
 
-    def __init__(self, lanes: Lanes, counts: Counts, reserve: float) -> None:
-        self._lanes, self._counts, self._reserve = lanes, counts, reserve
+    def __init__(self, workers: Workers, counts: Counts, reserve: float) -> None:
+        self._workers, self._counts, self._reserve = workers, counts, reserve
         self._lock = threading.Lock()
         self._known: tuple[float, int, datetime | None] = (-math.inf, 0, None)
 
@@ -46,16 +46,17 @@ class Finish:
         return found
 
     def _find(self, later: int) -> datetime | None:
-        counts, lanes = self._counts, self._lanes
-        sample, now = lanes.sample, lanes.clock.time()
+        counts, workers = self._counts, self._workers
+        sample, now = workers.sample, workers.scheduler.clock.time()
         # What is being asked holds its share of the limits already.
-        rows = counts.total - counts.done - lanes.rows_under_way() + later
+        rows = counts.total - counts.done - workers.rows_under_way() + later
         if sample is None or counts.done == counts.total + later:
             return None
-        load = Load.measured(sample, counts.mean_input(), lanes.reply_tokens())
-        capacities = load.capacities(
-            lanes.llm, rows, reserve=self._reserve, pack=None, paid=True, sizes=lanes.sizes()
+        estimate = RowEstimate.measured(
+            sample, prompt_tokens=counts.mean_input(), reply_tokens=workers.reply_tokens()
         )
+        sizes = workers.scheduler.sizes()
+        capacities = estimate.capacities(workers.llm, sizes, reserve=self._reserve)
         end = finish_at(capacities, self._speed(), max(0, rows), now)
         # Requests under way have to come back, too.
         end = max(end, now + (counts.mean_seconds() or _SECONDS_GUESS) / 2)
@@ -64,7 +65,7 @@ class Finish:
     def _speed(self) -> Speed:
         """As measured, once there is something to measure."""
         seconds = self._counts.mean_seconds() or _SECONDS_GUESS
-        pace = self._lanes.pace()
+        pace = self._workers.scheduler.pace()
         if pace is None:
             return Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS)
         threads, per_second = pace

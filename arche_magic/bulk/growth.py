@@ -1,26 +1,26 @@
-"""How many threads ask: more while more of them bring more replies, fewer where they do not."""
+"""How many threads ask: more while that brings more replies per second, fewer when it does not."""
 
 from __future__ import annotations
 
 THREADS, MOST_THREADS = 4, 256
-# While no reply has come the number doubles this often, up to what a slow service can bear.
+# Until the first reply the number doubles at this interval, up to what a slow service can bear.
 _BLIND_SECONDS, _MOST_BLIND = 0.5, 64
-# A figure rests on this time and this many replies at least, and on half as many as threads.
+# A measurement takes at least this time, this many replies, and half as many as there are threads.
 _LOOK_SECONDS, _LOOK_REPLIES = 0.25, 8
 _LARGE_STEP, _SMALL_STEP = 4.0, 2.0
-# A step up is kept if it brings a tenth more; after one that brought nearly all that it could, the
-# next is a large one. A step down is kept if it costs next to nothing.
+# A step up is kept if it brings a tenth more. If it brought nearly all that it could, the next step
+# is a large one. A step down is kept if it costs next to nothing.
 _GAIN, _NEARLY_ALL, _LOSS = 0.1, 0.7, 0.03
-# How many figures pass after a step that was taken back; each time twice as many.
+# Measurements to rest after a step that was taken back; each time twice as many.
 _REST, _LONGEST_REST = 8, 128
 
 
 class Growth:
-    """The number of threads of a lane, by measured gain.
+    """The number of workers of a group, by measured gain.
 
-    Where `n` threads take `t` seconds for a row each, `n / t` rows come back in a second. A step up
-    is kept if this grows. If it does not (Python, the network or the service gives no more), the
-    step is taken back. Later a step down is tried, then one up again: conditions change.
+    If each of `n` threads takes `t` seconds for a row, `n / t` rows are answered per second. A step
+    up is kept if this grows. If it does not (Python, the network or the service is the bound), the
+    step is taken back. Later it tries a step down, then one up again, as conditions change.
 
     Args:
         now: seconds of a monotonic clock, as in all of its methods.
@@ -41,21 +41,21 @@ class Growth:
         self._rest, self._next_rest = 0, _REST
 
     def note_replies(self, count: int, began: float, now: float) -> None:
-        """A thread began then to ask so many rows, one after the other, and they are answered."""
+        """Note that a thread asked `count` rows one after the other, from `began` until now."""
         self._heard = True
-        # What began before the last step says nothing about it.
+        # Rows that began before the last step say nothing about it.
         if began >= self._stepped_at:
             self._replies += count
             self._seconds += now - began
 
     def note_limit(self, now: float) -> None:
-        """A row waits for a limit, or failed: more threads than a few make nothing better."""
+        """Note that a row waits for a limit, or failed: halve the threads, down to a few."""
         self._heard, self._before = True, None
         if now >= self._stepped_at + _LOOK_SECONDS:
             self._go_to(min(self.threads, max(THREADS, self.threads // 2)), now)
 
     def look(self, now: float) -> None:
-        """Take a step, or take one back, once there are enough replies to tell."""
+        """Take a step, or take one back, once enough replies have come."""
         passed = now - self._stepped_at
         if not self._heard:
             if passed >= _BLIND_SECONDS and self.threads < _MOST_BLIND:
@@ -78,7 +78,7 @@ class Growth:
             self._turn()
 
     def _is_kept(self, gain: float) -> bool:
-        """Whether the last step was worth it; chooses the size of the next one."""
+        """Whether the last step helped enough; sets the size of the next step."""
         if self._step < 1:
             return gain >= -_LOSS
         nearly_all = gain >= _NEARLY_ALL * (self._step - 1)
@@ -86,7 +86,7 @@ class Growth:
         return gain >= _GAIN
 
     def _turn(self) -> None:
-        """There is no more to be had this way: rest, then try the other one."""
+        """The last step brought no gain: rest, then step in the other direction."""
         self._before = None
         self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, _LONGEST_REST)
         self._step = 1 / _SMALL_STEP if self._step > 1 else _SMALL_STEP

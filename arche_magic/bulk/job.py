@@ -1,8 +1,8 @@
 """One run over many rows: threads that ask, replies on disk before they are handed out.
 
-The reader makes prompts, hands out what is kept, and claims the rest. Workers ask. The keeper
-writes replies to disk, many at once, and hands them out. Which route answers, and what is waited
-for, is the engine's business: each row is one of its requests.
+The reader makes prompts, hands out the rows whose replies are kept, and claims the others. The
+scheduler gives them to workers, which ask. The writer puts replies on disk, many at once, and hands
+them out. Each row is a request to the engine, which chooses its route and waits for it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from .agreement import Agreement
 from .comparison import gold_columns
 from .finish import Finish
 from .job_records import JobRecord, new_job_id, note_job
-from .keeping import Keeper
-from .lanes import Lanes
-from .pool import Pool, Task
-from .progress import Bounds, Counts, Progress, Row, at_most
-from .reading import CLAIM_SECONDS, Reader, end_owner, new_owner
+from .progress import SPENT, Bounds, Counts, Progress, Row, at_most
+from .reader import CLAIM_SECONDS, Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
-from .second import Second, check_other_model, other_model, share_of
+from .scheduler import Scheduler
+from .tasks import Task
+from .twice import Second, check_other_model, other_model, share_of
+from .workers import Workers
+from .writer import Writer
 
-# How long threads are waited for when a job is cancelled.
+# How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
-# How often a disk that was full is asked again to end the claims of a job.
+# How often a job tries again to end its claims on a full disk.
 _ASKED_AGAIN_SECONDS = 1.0
 # Lists of finished rows that wait to be taken.
 _MOST_WAITING = 8
@@ -78,7 +79,7 @@ class Job:
     Attributes:
         id: what it is called in the record of jobs.
         rows: the rows and their prompts.
-        purse: what its calls may take together; None without `max_cost` and `max_tokens_total`.
+        shared_bounds: `max_cost` and `max_tokens_total`, which its parts share; None without them.
         schema: what each reply must look like, or None.
         prefix: what goes before the names of our columns.
         details, twice, gold: as above; `gold` by field.
@@ -129,13 +130,13 @@ class Job:
         self.schema: Schema | None = sample.schema
         self._tag = sample.tag
         self._counts = Counts(len(self.rows), configuration.clock.time)
-        self._pool = Pool()
+        self._scheduler = Scheduler(configuration.clock)
         bounds = Bounds.of(max_cost, max_tokens_total, stop_after)
         if isinstance(part_of, str):
             tracker = self._llm.quota_tracker
-            self.purse = tracker.job_purse(bounds.cost, bounds.tokens, part_of)
+            self.shared_bounds = tracker.job_purse(bounds.cost, bounds.tokens, part_of)
         else:
-            self.purse = part_of
+            self.shared_bounds = part_of
         allowed, agreement = self._allowed(sample, allow_paid), agreement or Agreement()
         self.details = details
         self.twice = share_of(twice)
@@ -150,29 +151,30 @@ class Job:
                 other,
                 partial(self._ask_again_on, {**again, "agreement": agreement}),
             )
-        self._lanes = Lanes(
+        self._workers = Workers(
             allowed,
-            self._pool,
+            self._scheduler,
             self._counts,
-            self.purse,
+            self.shared_bounds,
             longest,
             rows_per_request(pack, sample),
             agreement,
         )
-        self._finish = Finish(self._lanes, self._counts, sample.reserve)
+        self._finish = Finish(self._workers, self._counts, sample.reserve)
         store, owner = reply_store(configuration.replies), new_owner()
         self._store, self._owner = store, owner
         self._reader = Reader(
-            self.rows, self._llm, sample, self._pool, store, owner,
+            self.rows, self._llm, sample, self._scheduler, store, owner,
             self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._keeper = Keeper(
-            self._pool, store, owner, self._counts, bounds, configuration.clock.time,
-            self._hand_out, self._lanes, self._ask_again,
+        self._writer = Writer(
+            self._scheduler, store, owner, self._counts, bounds, configuration.clock.time,
+            self._hand_out, self._workers, self._ask_again,
         )  # fmt: skip
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._noted: JobRecord | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -186,7 +188,7 @@ class Job:
         """
         if self._threads:
             raise RuntimeError("a job runs once; make another one")
-        for work in (self._reader.run, self._keep):
+        for work in (self._reader.run, self._write):
             thread = threading.Thread(
                 target=self._guarded, args=(work,), name="arche-job", daemon=True
             )
@@ -198,18 +200,20 @@ class Job:
                     if self._second is not None:
                         self._second.note(row)
                     yield row
-            if self._pool.error is not None:
-                raise self._pool.error
+            if self._scheduler.error is not None:
+                raise self._scheduler.error
             if self._second is not None and not self._left.is_set():
                 yield from self._second.rows()
         finally:
             self.cancel()
             self._note()
+            if any(thread.is_alive() for thread in self._all_threads()):
+                threading.Thread(target=self._note_rest, name="arche-job", daemon=True).start()
 
     @property
     def patience_left(self) -> float:
         """Seconds that it still waits for routes; inf for no bound."""
-        left = self._lanes.patience.left
+        left = self._workers.patience.left
         return left if self._second is None else self._second.patience_left(left)
 
     def progress(self, later: int = 0) -> Progress:
@@ -223,11 +227,11 @@ class Job:
         Calls under way are left to themselves; their replies are kept when they come.
         """
         self._left.set()
-        self._pool.end()
+        self._scheduler.end()
         if self._second is not None:
             self._second.cancel()
         until = time.monotonic() + _FAREWELL_SECONDS
-        for thread in (*self._threads, *self._lanes.threads):
+        for thread in (*self._threads, *self._workers.threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
 
@@ -242,34 +246,43 @@ class Job:
         frame = self.rows.frame.iloc[positions]
         named = {"model": model, "provider": None, "same_model": False}
         left = {"patience": self.patience_left}
-        part_of = {} if self.purse is None else {"part_of": self.purse}
+        part_of = {} if self.shared_bounds is None else {"part_of": self.shared_bounds}
         return Job(frame, self.rows.template, **{**again, **named, **left, **part_of}, job_id=None)
 
     def _note(self) -> None:
-        """Add what it sent to the record of jobs."""
+        """Add to the record of jobs what it sent since it was last called."""
         progress = self.progress()
-        if not progress.requests or not self._is_noted:
-            return
-        names = (
-            "done", "errors", "requests", "tokens", "cost_usd", "packed", "checked", "agreed",
-            "not_compared", "discarded",
-        )  # fmt: skip
         configuration = self._llm.configuration
         record = JobRecord(
             at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
-            tag=self._tag, rows=progress.total, **{name: getattr(progress, name) for name in names},
+            tag=self._tag, rows=progress.total, done=progress.done, errors=progress.errors,
+            **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
-        note_job(configuration.store, record)
+        new = record if self._noted is None else record.plus(self._noted, -1)
+        if self._is_noted and new.requests:
+            self._noted = record
+            note_job(configuration.store, new)
+
+    def _note_rest(self) -> None:
+        """Add calls to the record that were under way when the job was left, once they ended."""
+        for thread in self._all_threads():
+            thread.join()
+        self._note()
+
+    def _all_threads(self) -> list[threading.Thread]:
+        """Those of the reader and the writer, of the second questions too."""
+        jobs = [self, *(self._second.jobs if self._second else ())]
+        return [thread for job in jobs for thread in job._threads]  # noqa: SLF001  # its own class
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
-            self._pool.end(error)
+            self._scheduler.end(error)
 
-    def _keep(self) -> None:
+    def _write(self) -> None:
         try:
-            self._keeper.run()
+            self._writer.run()
             self._hand_out_rest()
         finally:
             end_owner(self._owner)
@@ -278,7 +291,7 @@ class Job:
                 threading.Thread(target=self._end_claims, name="arche-job", daemon=True).start()
 
     def _end_claims(self) -> None:
-        """End what a full disk left of the job's claims: another kernel would wait for them."""
+        """End claims that a full disk kept: another kernel would wait for them."""
         until = time.monotonic() + CLAIM_SECONDS
         while not self._store.end_claims(self._owner) and time.monotonic() < until:
             time.sleep(_ASKED_AGAIN_SECONDS)
@@ -292,7 +305,7 @@ class Job:
         return None
 
     def _start_asking(self, first: Task) -> None:
-        self._lanes.start(first)
+        self._workers.start(first)
 
     def _ask_again(self, addresses: set[str]) -> None:
         self._counts.take_back(self._reader.again(addresses, self._counts.is_finished))
@@ -302,31 +315,31 @@ class Job:
         self._put(rows)
 
     def _hand_out_rest(self) -> None:
-        """Rows that the patience did not reach, each with why."""
-        if not self._lanes.put_off or self._pool.error:
+        """Hand out the rows that the patience did not reach, each with the reason."""
+        if not self._workers.put_off or self._scheduler.error:
             return
         index = self.rows.index
         for start in range(0, len(self.rows), CHUNK):
             missing = self._counts.missing(start, min(start + CHUNK, len(self.rows)))
-            rest = [Row(at, index[at], "", error=self._lanes.put_off) for at in missing]
+            rest = [Row(at, index[at], "", error=self._workers.put_off) for at in missing]
             if rest:
                 self._hand_out(rest)
 
     def _put(self, rows: list[Row] | None) -> None:
-        # Where the job was left nobody takes them any more.
+        # Once the job was left, nobody takes them.
         while not self._left.is_set():
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
-                self._keeper.beat()
+                self._writer.beat()
                 continue
             return
 
     def _allowed(self, sample: Request, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """What may ask: on free routes alone, unless money may be spent.
+        """The orchestrator that asks: on free routes only, unless money may be spent.
 
         Raises:
-            InvalidRequest: there are none but paid ones.
+            InvalidRequest: all routes are paid ones.
         """
         llm = self._llm
         if allow_paid:
@@ -354,10 +367,10 @@ class Job:
 
 
 def rows_per_request(pack: int | str, sample: Request) -> int | None:
-    """Rows per request, None for as many as it takes.
+    """Most rows in one request; None: the limits decide.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
     """
     if pack == "auto":
         # A stop text would cut the list.

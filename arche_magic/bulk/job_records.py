@@ -1,7 +1,7 @@
 """The record of jobs: one line each in `outputs/llm_jobs.jsonl`, beside the record of attempts.
 
-No prompt and no reply text is kept here. What a job cost derives from its attempts; how packed
-replies agreed is known to the job alone, which is why it has a record of its own.
+It holds no prompt and no reply text. The record of attempts knows what a job cost; only the job
+knows how its packed replies agreed, so it has a record of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from arche_magic.llm_providers.attempts import append_lines, attempt_log
 from arche_magic.llm_providers.safe_files import open_ours
 
-# At most this much is read, from the end of the file: about 5,000 jobs.
+# Bytes that are read from the end of the file: about 5,000 jobs.
 _TAIL_BYTES = 2_000_000
 
 
@@ -32,15 +32,15 @@ class JobRecord:
         notebook: the file that ran it, "" if unknown.
         tag: the name that was given to it, or "".
         rows: all rows.
-        done: rows that were finished, by this run or before it.
+        done: rows that were finished, in this run or before.
         errors: rows without a reply.
         requests, tokens: what it sent and spent; its attempts say on which routes.
         cost_usd: USD, as far as prices are known.
         packed: rows that were answered together with others in one request.
         checked: packed rows that were also asked alone, and compared.
-        agreed: checked rows that were answered alike.
+        agreed: checked rows with the same answer.
         not_compared: packed rows that were also asked alone, but could not be compared.
-        discarded: packed replies that were not believed, and asked again.
+        discarded: packed replies that were discarded and asked for again.
     """
 
     at: float = 0.0
@@ -60,10 +60,10 @@ class JobRecord:
     not_compared: int = 0
     discarded: int = 0
 
-    def plus(self, other: JobRecord) -> JobRecord:
-        """The same with another part of the job."""
+    def plus(self, other: JobRecord, times: int = 1) -> JobRecord:
+        """The same with another part of the job added, `times` -1: taken away."""
         counts = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
+            field.name: getattr(self, field.name) + times * getattr(other, field.name)
             for field in fields(self)
             if field.name != "at" and not isinstance(field.default, str)
         }

@@ -1,4 +1,4 @@
-"""Several prompts in one request, where requests are scarcer than tokens.
+"""Several prompts in one request, for services that count requests more strictly than tokens.
 
 The prompts travel as a JSON list with ids, and so do the replies; `unpacking` reads them.
 """
@@ -28,9 +28,9 @@ _INSTRUCTION = (
     '{{"replies": [{{"id": "{first}", "reply": …}}, …]}}, one entry for every prompt, with '
     "its id copied exactly."
 )
-# Tokens that a prompt and a reply take more in a list than alone.
+# Additional tokens of a prompt and of a reply in a list.
 _AROUND_PROMPT, _AROUND_REPLY = 17, 14
-# Of a longer reply models lose the thread, and some are cut.
+# In longer replies models lose track, and some replies are cut.
 _LONGEST_REPLY = 8000
 # One request takes no more than this of a limit on tokens, or of the model's window.
 _SHARE = 0.5
@@ -38,9 +38,9 @@ _TEXT = {"type": "string", "description": "the reply to the prompt of that id"}
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
-    """One request for all of these, which differ in their last message alone.
+    """One request for all of these, which differ only in their last message.
 
-    `reply_tokens` are those of one reply, as expected.
+    `reply_tokens` is the expected length of one reply.
     """
     first = requests[0]
     texts = [request.messages[-1].content for request in requests]
@@ -61,14 +61,14 @@ def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
 def pack_size(
     standings: Iterable[Standing], row: Usage, window: float, most: int, *, always: bool = False
 ) -> int:
-    """How many rows one request of a model is to carry: what its tokens allow per request.
+    """How many rows to put in one request to a model: as many as its token limits allow.
 
     Args:
         standings: the limits of its routes.
         row: tokens of one row.
         window: most tokens of a request and its reply; inf if unknown.
-        most: never more than that.
-        always: so many as fit, also where requests are not scarce.
+        most: upper bound.
+        always: as many as fit, even if requests are not scarce.
     """
     needs = {
         "input_tokens": row.input_tokens + _AROUND_PROMPT,
@@ -92,7 +92,7 @@ def pack_size(
 
 
 def needs_packed(row: Usage, size: int) -> Usage:
-    """Tokens of a request that carries so many rows."""
+    """Tokens of a request that carries `size` rows."""
     return Usage(
         (row.input_tokens + _AROUND_PROMPT) * size, (row.output_tokens + _AROUND_REPLY) * size
     )

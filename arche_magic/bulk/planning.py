@@ -1,11 +1,11 @@
-"""A look ahead at a whole job: what it takes, which limits hold it back, when it would be done."""
+"""Plans a whole job: what it takes, which limits hold it back, when it would be done."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -19,23 +19,22 @@ from arche_magic.llm_providers.types import Schema, utc
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
 from .chunks import ROWS
 from .columns import columns_of
+from .estimate import RowEstimate, count_work, served_lately
 from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
 from .job import rows_per_request
-from .lanes import PACKING_THREADS
-from .load import Load, look_through, served_lately
 from .plans import Plan, Way, moment
 from .rows import Rows
-from .second import asked_twice, check_other_model, other_model, share_of
+from .twice import asked_twice, check_other_model, other_model, share_of
+from .workers import PACKING_THREADS
 
-# Where nothing was asked lately; and what a model writes in a second, as the slower ones do.
+# Seconds of a request if none was sent lately; and tokens that a slow model writes per second.
 _SECONDS_GUESS, _TOKENS_PER_SECOND = 1.5, 100.0
-# A reply shorter than this says little.
-_SHORTEST_REPLY = 16
-_HIGHEST_LIMITS = 100.0
-# What is sooner by less than this is no way out.
+# Tokens of the shortest reply, and the highest factor for limits, that a plan suggests.
+_SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100.0
+# A change is suggested if it saves at least this share of the time.
 _WORTH_SAYING = 0.02
-# Of the arguments of `map`, those that change nothing of a plan.
+# The arguments of `map` that do not matter for a plan.
 _NOT_PLANNED = (
     "patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "progress", "client", "to",
     "details", "gold",
@@ -78,7 +77,7 @@ def plan(
         encoding: as for `map`.
         sep: as for `map`.
         sheet: as for `map`.
-        on_rows: called again and again with the number of rows that are read so far.
+        on_rows: called again and again with the number of rows read so far.
         llm: as for `map`.
         **options: as for `map`.
         by: also say whether it is done by then, and what would have to change: a datetime, `08:00`
@@ -99,31 +98,28 @@ def plan(
     until = None if by is None else moment(by, now)
     read = {"encoding": encoding, "sep": sep, "sheet": sheet}
     parts = _parts(data, template, sample.schema, prefix, read)
-    work = look_through(parts, llm, sample, retry_errors, fresh, on_rows)
-    load = Load.of(work, llm, options)
+    work = count_work(parts, llm, sample, retry_errors, fresh, on_rows)
+    estimate = RowEstimate.of(work, llm, options)
     rows = work.to_ask
-
-    def capacities_for(load: Load = load, **changes: Any) -> list[Capacity]:
-        return load.capacities(llm, rows, **{**asked, **changes})
-
-    asked: dict[str, Any] = {"reserve": reserve, "pack": size, "paid": allow_paid}
-    capacities, every = capacities_for(), capacities_for(paid=True)
-    speed = _speed(llm, load)
-    end = finish_at(capacities, speed, rows, now)
+    outlook = _Outlook(
+        llm, estimate, _speed(llm, estimate), rows, now, reserve, size, allow_paid=allow_paid
+    )
+    capacities, every = outlook.capacities(), outlook.capacities(paid=True)
+    end = outlook.finish_at(capacities)
     # Longer replies are packed otherwise, which may even be faster.
-    late = max(end, finish_at(capacities_for(load.heavy()), speed, rows, now))
-    shared = shares(capacities, speed, rows, now, end) if math.isfinite(end) else ()
+    late = max(end, outlook.finish_at(outlook.capacities(estimate.heavy())))
+    shared = outlook.shares(capacities, end)
     with_paid = None
     if len(every) > len(capacities):
-        with_paid = _way("paid routes as well", every, speed, rows, now)
+        with_paid = outlook.way("paid routes as well", every)
     found = Plan(
         rows=work.rows,
         kept=work.kept,
         failed=work.failed,
-        tokens=load.span(rows),
-        input_tokens=round(load.input_tokens * rows),
-        output_tokens=round(load.output_tokens * rows),
-        basis=load.basis,
+        tokens=estimate.span(rows),
+        input_tokens=round(estimate.input_tokens * rows),
+        output_tokens=round(estimate.output_tokens * rows),
+        basis=estimate.basis,
         requests=sum(share.requests for share in shared),
         shares=shared or tuple(Share(capacity, 0, 0, None) for capacity in capacities),
         at=utc(now),
@@ -131,30 +127,71 @@ def plan(
         latest_at=_time(late),
         cost_usd=_cost(shared),
         with_paid=with_paid,
-        one_model=_one_model(llm, load, capacities_for, shared, speed, rows, now),
+        one_model=_one_model(outlook, shared),
     )
     if share := share_of(twice):
         other = partial(other_model, llm, sample, allow_paid)
         check_other_model(llm, sample, other)
         parts = _parts(data, template, sample.schema, prefix, read)
-        again = asked_twice(parts, llm, sample, share, other, fresh=fresh)
-        found = _with_second(found, load, capacities_for, speed, again, llm, other)
+        again, known = asked_twice(parts, llm, sample, share, other, fresh=fresh)
+        found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
     if until is None:
         return found
-    done = min(rows, rows_until(capacities, speed, now, until)) if until > now else 0
+    done = min(rows, rows_until(capacities, outlook.speed, now, until)) if until > now else 0
     found = replace(found, by=utc(until), rows_by=done)
     if found.in_time:
         return found
-    ways = [] if with_paid is None else [with_paid]
-    for what, changes in (
-        ("rows packed as the limits ask for", {"pack": None}),
-        ("nothing kept in reserve for other cells", {"reserve": 0.0}),
-    ):
-        ways.append(_way(what, capacities_for(**changes), speed, rows, now))
-    ways += _shorter(load, capacities_for, speed, rows, now, until)
-    ways += _higher(capacities, speed, rows, now, until)
-    better = [way for way in ways if _is_better(way, found)]
-    return replace(found, ways=tuple(better))
+    ways = [
+        *([] if with_paid is None else [with_paid]),
+        outlook.way("rows packed as the limits ask for", outlook.capacities(pack=None)),
+        outlook.way("nothing kept in reserve for other cells", outlook.capacities(reserve=0.0)),
+        *_shorter(outlook, until),
+        *_higher(outlook, capacities, until),
+    ]
+    return replace(found, ways=tuple(way for way in ways if _is_better(way, found)))
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """When the rows of a job would be done, and with which changes.
+
+    Attributes:
+        rows: how many are to be asked.
+        now: epoch seconds.
+        reserve, pack, allow_paid: as for `plan`; `pack` None decides by the limits.
+    """
+
+    llm: IntelligentLLMOrchestrator
+    estimate: RowEstimate
+    speed: Speed
+    rows: int
+    now: float
+    reserve: float
+    pack: int | None
+    allow_paid: bool
+
+    def capacities(self, estimate: RowEstimate | None = None, **changes: Any) -> list[Capacity]:
+        """What each account's model can do, with changes to `reserve`, `pack` and `paid`."""
+        estimate = estimate or self.estimate
+        asked = {"reserve": self.reserve, "pack": self.pack, "paid": self.allow_paid, **changes}
+        sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
+        del asked["pack"]
+        return estimate.capacities(self.llm, sizes, **asked)
+
+    def finish_at(self, capacities: Sequence[Capacity]) -> float:
+        """When all rows are answered (epoch seconds); inf if not within a year."""
+        return finish_at(capacities, self.speed, self.rows, self.now)
+
+    def shares(self, capacities: Sequence[Capacity], end: float) -> tuple[Share, ...]:
+        """Who answers how many rows, if all are answered by then; none if that is never."""
+        if not math.isfinite(end):
+            return ()
+        return shares(capacities, self.speed, self.rows, self.now, end)
+
+    def way(self, what: str, capacities: Sequence[Capacity]) -> Way:
+        """A change, with its effect."""
+        end = self.finish_at(capacities)
+        return Way(what, _time(end), _cost(self.shares(capacities, end)))
 
 
 def _parts(
@@ -164,7 +201,7 @@ def _parts(
     prefix: str,
     read: Mapping[str, str | None],
 ) -> Iterable[Rows]:
-    """The rows: all of a frame, or a file's as many at a time as are in memory."""
+    """The rows: all of a frame at once, those of a file in pieces."""
     if not is_file(data):
         if any(value is not None for value in read.values()):
             raise InvalidRequest("encoding=, sep= and sheet= go with the path of a file")
@@ -177,43 +214,42 @@ def _parts(
     return (Rows(frame, template) for frame in source.frames(ROWS, columns))
 
 
-def _speed(llm: IntelligentLLMOrchestrator, load: Load) -> Speed:
+def _speed(llm: IntelligentLLMOrchestrator, estimate: RowEstimate) -> Speed:
     served = [attempt.seconds for attempt in served_lately(llm)]
     seconds = max(0.001, statistics.median(served)) if served else _SECONDS_GUESS
-    # Where requests take no time, neither do rows.
-    row = min(load.output_tokens / _TOKENS_PER_SECOND, seconds)
+    # If requests take no time, neither do rows.
+    row = min(estimate.output_tokens / _TOKENS_PER_SECOND, seconds)
     return Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS, row)
 
 
-def _one_model(
-    llm: IntelligentLLMOrchestrator, load: Load, capacities_of: Callable[..., Sequence[Capacity]],
-    parts: Sequence[Share], speed: Speed, rows: int, now: float,
-) -> Way | None:  # fmt: skip
-    """What `same_model` would change, where several models would answer."""
-    models = {bare(part.capacity.model) for part in parts if part.rows}
-    if len(models) < 2:
+def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
+    """The effect of `same_model`, if several models would answer."""
+    if len({bare(part.capacity.model) for part in parts if part.rows}) < 2:
         return None
-    alone = replace(load, probe=replace(load.probe, same_model=True))
-    capacities = capacities_of(alone)
-    model = bare(llm.routes(alone.probe)[0].model)
-    return _way(f"{model} alone", capacities, speed, rows, now) if capacities else None
+    probe = replace(outlook.estimate.probe, same_model=True)
+    capacities = outlook.capacities(replace(outlook.estimate, probe=probe))
+    model = bare(outlook.llm.routes(probe)[0].model)
+    return outlook.way(f"{model} alone", capacities) if capacities else None
 
 
-def _with_second(
-    plan: Plan, load: Load, capacities_of: Callable[..., Sequence[Capacity]], speed: Speed,
-    rows: int, llm: IntelligentLLMOrchestrator, other_than: Callable[[str], str | None],
-) -> Plan:  # fmt: skip
-    """The same with some rows asked again, after all others, on another model."""
+def _second_models(
+    plan: Plan, outlook: _Outlook, known: Sequence[str], other_than: Callable[[str], str | None]
+) -> list[str]:
+    """The models that would answer rows again; `known` are those for kept first replies."""
     answering = [share.capacity.model for share in plan.shares if share.rows]
-    first = llm.routes(load.probe)[0].model
-    if answering and first not in answering:
-        first = answering[0]
-    model = other_than(first)
-    if not rows or model is None:
+    if plan.to_ask and not answering:
+        answering = [outlook.llm.routes(outlook.estimate.probe)[0].model]
+    return list(dict.fromkeys([*known, *filter(None, map(other_than, answering))]))
+
+
+def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]) -> Plan:
+    """The same plan with some rows asked again, after all others, on the first of other models."""
+    if not rows or not models:
         return plan
-    other = replace(load, probe=replace(load.probe, model=model, provider=None, same_model=False))
-    capacities = capacities_of(other)
-    now = plan.at.timestamp()
+    probe = replace(outlook.estimate.probe, model=models[0], provider=None, same_model=False)
+    other = replace(outlook.estimate, probe=probe)
+    speed, now = outlook.speed, outlook.now
+    capacities = outlook.capacities(other)
     end = plan.finish_at.timestamp() if plan.finish_at else math.inf
     names = {capacity.name for capacity in capacities}
     # It may have answered some of the rows in the first place.
@@ -237,7 +273,7 @@ def _with_second(
     return replace(
         plan,
         twice=rows,
-        second=bare(model),
+        second=" or ".join(map(bare, models)),
         tokens=(plan.tokens[0] + low, plan.tokens[1] + high),
         input_tokens=plan.input_tokens + round(other.input_tokens * rows),
         output_tokens=plan.output_tokens + round(other.output_tokens * rows),
@@ -249,38 +285,27 @@ def _with_second(
     )
 
 
-def _way(what: str, capacities: Sequence[Capacity], speed: Speed, rows: int, now: float) -> Way:
-    end = finish_at(capacities, speed, rows, now)
-    parts = shares(capacities, speed, rows, now, end) if math.isfinite(end) else ()
-    return Way(what, _time(end), _cost(parts))
-
-
-def _shorter(
-    load: Load, capacities_of: Callable[..., Sequence[Capacity]], speed: Speed, rows: int,
-    now: float, until: float,
-) -> Iterator[Way]:  # fmt: skip
-    """Replies as long as they may be for that, if shorter ones help."""
+def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
+    """The longest replies with which the job is done in time, if shorter ones help."""
 
     def capacities(tokens: int) -> Sequence[Capacity]:
-        return capacities_of(replace(load, output=float(tokens)))
+        return outlook.capacities(replace(outlook.estimate, reply_tokens=float(tokens)))
 
-    low, high = _SHORTEST_REPLY, math.floor(load.output_tokens)
-    if high <= low or finish_at(capacities(low), speed, rows, now) > until:
+    low, high = _SHORTEST_REPLY, math.floor(outlook.estimate.output_tokens)
+    if high <= low or outlook.finish_at(capacities(low)) > until:
         return
     while high - low > 1:
         middle = (low + high) // 2
-        if finish_at(capacities(middle), speed, rows, now) <= until:
+        if outlook.finish_at(capacities(middle)) <= until:
             low = middle
         else:
             high = middle
-    what = f"replies of {low} tokens, instead of {load.output_tokens:,.0f}"
-    yield _way(what, capacities(low), speed, rows, now)
+    what = f"replies of {low} tokens, instead of {outlook.estimate.output_tokens:,.0f}"
+    yield outlook.way(what, capacities(low))
 
 
-def _higher(
-    capacities: Sequence[Capacity], speed: Speed, rows: int, now: float, until: float
-) -> Iterator[Way]:
-    """Limits as high as they must be for that."""
+def _higher(outlook: _Outlook, capacities: Sequence[Capacity], until: float) -> Iterator[Way]:
+    """The lowest limits with which the job is done in time."""
 
     def raised(times: float) -> list[Capacity]:
         return [
@@ -292,20 +317,20 @@ def _higher(
         ]
 
     low, high = 1.0, _HIGHEST_LIMITS
-    if not capacities or finish_at(raised(high), speed, rows, now) > until:
+    if not capacities or outlook.finish_at(raised(high)) > until:
         return
     while high - low > 0.05:
         middle = (low + high) / 2
-        if finish_at(raised(middle), speed, rows, now) <= until:
+        if outlook.finish_at(raised(middle)) <= until:
             high = middle
         else:
             low = middle
     times = math.ceil(high * 10) / 10
-    yield _way(f"limits {times:g} times as high", raised(times), speed, rows, now)
+    yield outlook.way(f"limits {times:g} times as high", raised(times))
 
 
 def _is_better(way: Way, plan: Plan) -> bool:
-    """Whether it is done notably sooner."""
+    """Whether the job is done notably sooner that way."""
     if way.finish_at is None or plan.finish_at is None:
         return way.finish_at is not None
     seconds = (plan.finish_at - plan.at).total_seconds()

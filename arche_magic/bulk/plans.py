@@ -1,4 +1,4 @@
-"""What a look ahead at a whole job has found, and how it is told."""
+"""The plan of a job: what it would take, as figures and in words."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from ..llm_providers.errors import InvalidRequest
 from ..llm_providers.routing import bare
 from ..llm_providers.types import in_seconds
-from .capacity import Share
+from .capacity import Capacity, Share
 from .progress_text import counted
 
 
 @dataclass(frozen=True)
 class Way:
-    """What would have to change, and what would come of it.
+    """A change to a job, and its effect.
 
     Attributes:
         what: the change, in words.
@@ -48,8 +48,8 @@ class Plan:
         cost_usd: USD on the routes that take part; None where a price is not known.
         with_paid: what paid routes would change; None where they take part, or there is none.
         one_model: what `same_model=True` would change; None where one model alone would answer.
-        twice: rows that are asked again, by the model `second`; other figures count them, but for
-            `rows`, `to_ask` and `rows_by`.
+        twice: rows that are asked again, on the model `second` (`a or b` if it depends on which
+            model answers first); all figures but `rows`, `to_ask` and `rows_by` count them.
         by: when it is to be done; None if nobody asked.
         rows_by: rows of those to ask that are done by then.
         ways: what would have to change for that; empty where nothing has to.
@@ -95,12 +95,12 @@ class Plan:
         return "\n".join([*self.summary(), *self._table(), *self.outlook(), "Nothing was sent."])
 
     def summary(self) -> list[str]:
-        """What is to be done, in words."""
+        """Rows, time and tokens, in words."""
         parts = [f"{self.to_ask:,} to ask" if self.to_ask < self.rows else ""]
         parts += [f"{self.kept:,} from memory" if self.kept else ""]
         parts += [f"{self.failed:,} that cannot be asked or failed before" if self.failed else ""]
-        told = ", ".join(filter(None, parts))
-        lines = [f"{counted(self.rows, 'row')}{': ' if told else ''}{told}"]
+        what = ", ".join(filter(None, parts))
+        lines = [f"{counted(self.rows, 'row')}{': ' if what else ''}{what}"]
         if self.twice:
             lines[0] += f"; {self.twice:,} of them asked again, by {self.second}"
         if asked := self.to_ask + self.twice:
@@ -108,6 +108,10 @@ class Plan:
             low, high = (_rounded(tokens) for tokens in self.tokens)
             span = low if low == high else f"{low} to {high}"
             lines += [self._when(), f"{span} tokens, likely {each:,.0f} a row ({self.basis})"]
+        answering = [share.capacity for share in self.shares if share.rows]
+        if unknown := [one.name for one in answering if not one.pace_is_known]:
+            names = ", ".join(unknown)
+            lines.append(f"It may take longer: no limit per minute is known yet for {names}")
         return lines
 
     def outlook(self) -> list[str]:
@@ -139,7 +143,7 @@ class Plan:
                 f"{share.requests:,}",
                 f"{share.bound_by.amount:,.0f} {share.bound_by.limit.replace('_', ' ')}"
                 if share.bound_by
-                else "no limit",
+                else _no_limit(share.capacity),
             )
             for share in self.shares
             if share.rows
@@ -177,6 +181,11 @@ class Plan:
         when = f"done {in_seconds(max(1.0, seconds))}"
         when += f", about {_clock(way.finish_at, self.at)}" if seconds >= 100 else ""
         return f"{way.what}: {when}" + (f", {_price(way.cost_usd)}" if way.cost_usd != 0 else "")
+
+
+def _no_limit(capacity: Capacity) -> str:
+    """Why no limit holds it back."""
+    return "no limit" if capacity.pace_is_known else "not known yet"
 
 
 def moment(by: str | datetime, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What a finished row is, how far a job is, and the bounds at which it stops."""
+"""A finished row, the progress of a job, and the bounds at which it stops."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
 from arche_magic.llm_providers.types import Usage, route_name
 
 _PACE_SECONDS = 60.0
+SPENT = (
+    "requests", "tokens", "cost_usd", "packed", "checked", "agreed", "not_compared", "discarded",
+)  # fmt: skip
+"""The figures of a job's progress that its parts add up to."""
 
 
 class JobStopped(LLMProviderError):
-    """A job ended before its last row: at one of its bounds, or since every row was refused.
+    """A job ended before its last row: at one of its bounds, or because every row was refused.
 
     Attributes:
-        frame: the finished rows, where the job was to make a frame. They are kept on disk too: the
-            same call goes on from there.
-        at_bound: it stopped before it would exceed `max_cost` or `max_tokens_total`.
+        frame: the finished rows, if the job was to return a frame. They are also on disk: the same
+            call continues from there.
+        at_bound: it stopped at `max_cost` or `max_tokens_total`.
     """
 
     frame: Any = None
@@ -39,13 +43,13 @@ class Row:
         label: its label in the index.
         prompt: what was asked, without images; "" where no prompt was made.
         reply: the answer, or None.
-        error: why there is none, or None.
-        resumed: nothing was spent on it now: it was kept, or another row asked the same.
+        error: why there is no reply, or None.
+        resumed: nothing was spent on it now: its reply was kept, or another row asked the same.
         tokens: what was spent on it, now or when its reply was kept.
         cost_usd: USD spent on it, now or then; None where a price is not known.
         request: the id that its attempts have in the record; "" if nothing was sent for it.
         raw: the text of a reply that does not fit the schema, or None.
-        second: the answer of another model, of a row that was asked twice; it comes again for it.
+        second: the answer of another model, if the row was asked twice; the row then comes again.
     """
 
     position: int
@@ -71,19 +75,19 @@ class Progress:
         resumed: of the finished, those that nothing was spent on now.
         errors: of the finished, those without a reply.
         rows_per_second: the pace of the last minute, of rows that were asked.
-        waiting: the route that is waited for, and the seconds until it opens; None if none is.
-        finish_at: when it would be done, by its limits as a plan has them and by what replies took
-            so far (aware, UTC); None if not within a year, or if no row is to be asked.
+        waiting: the route that the job waits for, and the seconds until it opens; else None.
+        finish_at: when it would be done, by its limits and by what replies took so far (aware,
+            UTC); None if not within a year, or if no row is left to ask.
         cost_usd: spent now, as far as prices are known.
         tokens: spent now.
         packed: rows that were answered together with others in one request.
-        checked: of those, rows that were asked alone too, to compare.
-        agreed: of the checked, those that were answered alike.
-        not_compared: packed rows that were asked alone too, but whose texts decide nothing.
-        discarded: packed replies that were not believed, and asked again.
-        requests: how many were sent.
+        checked: packed rows that were asked alone too, and compared.
+        agreed: checked rows with the same answer.
+        not_compared: packed rows that were asked alone too, but could not be compared.
+        discarded: packed replies that were discarded and asked for again.
+        requests: number of requests sent.
         twice: rows that another model answered too.
-        to_ask_twice: how many are to be in the end.
+        to_ask_twice: rows that another model is to answer too.
         routes: how many replies came from each route, by its name.
     """
 
@@ -122,7 +126,7 @@ class Bounds:
         """The bounds as they are given; None is no bound.
 
         Raises:
-            InvalidRequest: one is no number.
+            InvalidRequest: one is not a number.
         """
         return cls(
             at_most("max_cost", max_cost),
@@ -135,7 +139,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     """A bound as a number; None is inf.
 
     Raises:
-        InvalidRequest: it is no number, or less than `least`.
+        InvalidRequest: it is not a number, or less than `least`.
     """
     if value is None:
         return math.inf
@@ -197,7 +201,7 @@ class Counts:
         return [position for position in range(start, stop) if not self._seen[position]]
 
     def spend(self, attempts: Iterable[Attempt]) -> None:
-        """Count what a request spent, with all its attempts."""
+        """Count what a request spent in all its attempts."""
         with self._lock:
             for attempt in attempts:
                 self.tokens += attempt.input_tokens + attempt.output_tokens
@@ -224,7 +228,7 @@ class Counts:
         return self._seconds / replies if replies else None
 
     def wait(self, waiting: Waiting) -> None:
-        """Note what is waited for."""
+        """Note the route that the job waits for."""
         self._waiting = waiting, self._now() + waiting.seconds
 
     def _forget_older(self, now: float) -> None:

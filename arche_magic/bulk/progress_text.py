@@ -1,4 +1,4 @@
-"""How far a job is, in words: one line for a terminal, and the parts that a notebook's bar has."""
+"""The progress of a job in words: one line for a terminal, and the parts of a notebook's bar."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .progress import Progress
 
 _SIGNS = 28
 _SECONDS = 0.5
-# A shorter wait is over before anyone has read of it.
+# A shorter wait is over before anyone has read about it.
 _WORTH_SAYING_SECONDS = 1.0
 
 
 class LineBar:
-    """A job's progress in one line on stderr that is written over, while its `with` lasts.
+    """Shows a job's progress in one line on stderr while its `with` block runs.
 
     Args:
         progress: how far the job is.
@@ -50,7 +50,7 @@ class LineBar:
     def _draw(self, end: str = "") -> None:
         text = without_controls(line(self._progress(), self._now()))
         if sys.stderr.isatty():
-            # A longer line would go on in the next one, and stay there.
+            # A longer line would wrap, and its first part would stay.
             text = text[: max(20, shutil.get_terminal_size().columns - 1)]
         sys.stderr.write("\r" + text.ljust(self._width) + end)
         sys.stderr.flush()
@@ -80,7 +80,7 @@ def text_bar(progress: Progress) -> str:
 
 
 def pace(progress: Progress, now: float) -> str:
-    """Rows per second, when it is done, and what did not have to be asked or failed."""
+    """Rows per second, when it is done, and rows from memory and with errors."""
     parts = []
     if progress.rows_per_second:
         parts.append(rate(progress.rows_per_second))

@@ -1,4 +1,4 @@
-"""From finished rows to a frame: the data's own columns, and those of the replies behind them."""
+"""Makes a frame of finished rows: the columns of the data, then those of the replies."""
 
 from __future__ import annotations
 
@@ -11,25 +11,21 @@ from arche_magic.llm_providers.reply import Reply, fields_of
 from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, columns_of, fitted
 from .comparison import Quality, quality
 from .job import Job
-from .progress import Row
+from .progress import SPENT, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# So many texts are a block.
+# Texts in a block.
 _BLOCK = 4096
-_FIGURES = (
-    "requests", "tokens", "cost_usd", "routes", "packed", "checked", "agreed", "not_compared",
-    "discarded",
-)  # fmt: skip
 
 
 class Replies:
     """Collects the finished rows of a job, in whatever order they come.
 
     Columns: `reply`, or the fields of the schema, each of its type; `provider` and `model`;
-    `tokens`, spent on the row then or now; `error`, why a row has no reply, or missing; and, where
-    a reply does not fit the schema, its text in `raw`.
+    `tokens`, spent on the row now or when its reply was kept; `error`, why a row has no reply; and,
+    if a reply does not fit the schema, its text in `raw`.
 
     With `details=True` also `key`, the label of the key that answered; `seconds`, what the request
     took, waiting included; `cost_usd` (USD); and `request`, the id that its attempts have in
@@ -94,11 +90,11 @@ class Replies:
             if name != REPLY:
                 self._values[column.name][at] = ours.get(name)
         if self._texts:
-            # Text alone: a reply remembers how it came.
+            # As plain text: a Reply holds its attempts too.
             self._texts.put(at, None if reply is None else str(reply))
 
     def _of_second(self, reply: Reply) -> dict[str, Any]:
-        """The columns of another model's reply; what its column cannot hold is missing."""
+        """The columns of another model's reply; a value that does not fit its column is missing."""
         found: dict[str, Any] = {SECOND_MODEL: sys.intern(reply.model)}
         values = fields_of(reply.parsed) if self._fields else {REPLY: str(reply)}
         for name, value in values.items():
@@ -108,7 +104,7 @@ class Replies:
         return found
 
     def _add_fields(self, at: int, reply: Reply | None) -> dict[str, Any]:
-        """Note the fields of a reply; returns what is wrong where a column cannot hold one."""
+        """Note the fields of a reply; returns an error if a column cannot hold one."""
         values = {} if reply is None else fields_of(reply.parsed)
         problems = []
         for column in self._fields:
@@ -143,7 +139,7 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
-        figures = {name: getattr(progress, name) for name in _FIGURES}
+        figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
         if not all(self._finished):
             frame = frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
         if self._job.twice or self._job.gold:
@@ -164,7 +160,7 @@ class Replies:
 
 
 class _Texts:
-    """A column of texts, block by block; one that is full is kept as pandas keeps it, in less room.
+    """A column of texts in blocks; a full block becomes a Series, which takes less memory.
 
     Args:
         count: how many there will be.

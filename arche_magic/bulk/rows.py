@@ -1,6 +1,6 @@
-"""From data to prompts: a frame and a template, or texts that are prompts as they are.
+"""Makes prompts of data: of a frame and a template, or of texts that are prompts as they are.
 
-Prompts are made a stretch of rows at a time, so that a frame of any size costs no second copy.
+Prompts are made for some rows at a time, so a large frame is not copied.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROMPT = "prompt"
-# So many rows are read, and looked up, at once.
+# Rows that are read and looked up at once.
 CHUNK = 1000
-# Most tokens that a table or list in one cell takes.
+# Most tokens for a table or list in one cell.
 _BUDGET = 2000
 
 
@@ -67,13 +67,13 @@ class Rows:
         return list(self._columns.values())
 
     def prompts(self, start: int, stop: int) -> Iterator[tuple[Hashable, Prompt | str]]:
-        """The labels of rows, each with its prompt, or with why it has none."""
+        """The labels of rows, each with its prompt, or with the reason why it has none."""
         import pandas as pd
 
         part = self.frame.iloc[start:stop]
         values = [part[column].tolist() for column in self._columns.values()]
         names = list(self._columns)
-        # One column that is the whole prompt needs no filling in, a million times over.
+        # If one column is the whole prompt, there is nothing to fill in.
         plain = self.template == f"{{{{{names[0]}}}}}"
         for label, *row in zip(part.index, *values, strict=True):
             for name, value in zip(names, row, strict=True):
@@ -92,7 +92,7 @@ class Rows:
     def requests(
         self, start: int, stop: int, configuration: Configuration, sample: Request
     ) -> Iterator[tuple[Hashable, str, Request | str]]:
-        """The label and prompt of rows, each with its request, or with why it has none.
+        """The label and prompt of rows, each with its request, or with the reason why it has none.
 
         Requests are like the sample, except for their prompt.
         """
@@ -136,7 +136,7 @@ class Rows:
 
 
 def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
-    """Columns by what stands for them between braces: `2023`, `% change`, `price.low`.
+    """Columns by the names that they have between braces: `2023`, `% change`, `price.low`.
 
     The names of a MultiIndex are joined by dots, and also go by the tuple, `('price', 'low')`; a
     day may go without its time, `2026-11-29`.
@@ -153,7 +153,7 @@ def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
 def _name(column: Hashable) -> str:
     parts = column if isinstance(column, tuple) else (column,)
     texts = [
-        # pandas shows a day without its time, and no level that is empty.
+        # As pandas does: a day without its time, and without empty levels.
         str(part).removesuffix(" 00:00:00") if isinstance(part, datetime) else str(part)
         for part in parts
     ]
@@ -174,8 +174,8 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
         wrong = next((value for value in data if not isinstance(value, str | None)), "")
         if wrong:
             raise InvalidRequest(
-                f"the list holds a {type(wrong).__name__}; a list is one of texts, and for more "
-                "than one value a row there is a DataFrame"
+                f"the list holds a {type(wrong).__name__}; it must hold texts only. For several "
+                "values in a row, use a DataFrame"
             )
         return pd.DataFrame({PROMPT: pd.Series(list(data), dtype=object)})
     kind = type(data).__name__

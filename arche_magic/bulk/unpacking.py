@@ -1,7 +1,7 @@
-"""The replies out of a packed request, each given to the prompt whose id it repeats.
+"""Reads the reply to a packed request: each entry belongs to the prompt whose id it repeats.
 
-An id is made from its prompt's text. A model that counts, shifts or skips entries therefore
-misses the ids instead of giving a row its neighbour's reply, and what is missing is asked again.
+An id is made from the text of its prompt. If a model counts, shifts or skips entries, its ids are
+wrong: no row gets its neighbour's reply, and what is missing is asked again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from arche_magic.llm_providers.reasoning import after_reasoning
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Request, Schema, Usage
 
-# Consonants alone: ids are no words, and nothing that a model could count on from.
+# Only consonants: ids are not words, and not numbers that a model could count up.
 _LETTERS = "bcdfghjkmnpqrstvwxz"
 _SHORTEST_ID = 4
-# Each object that is cut or broken costs time by what follows it.
+# Most broken objects to look at, as each takes time in proportion to the text after it.
 _MOST_BROKEN = 200
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -26,7 +26,7 @@ Entries = dict[str, dict[str, Any]]
 
 
 def ids_of(prompts: Sequence[str]) -> list[str]:
-    """An id for each of some different prompts, as short as they can be told apart."""
+    """An id for each of some different prompts, as short as they stay different."""
     digests = [hashlib.sha256(prompt.encode("utf-8", "replace")).digest() for prompt in prompts]
     length = _SHORTEST_ID
     while True:
@@ -42,8 +42,8 @@ def ids_of(prompts: Sequence[str]) -> list[str]:
 def read_entries(text: str, ids: Sequence[str]) -> Entries:
     """The entries of a reply by their ids, as far as they can be read.
 
-    An entry counts if its id was given and comes once. Prose, fences and reasoning around them do
-    not matter, nor whether they are in a list, under a name, or keyed by their ids.
+    An entry counts if its id was given and comes once. Prose, fences and reasoning around entries
+    are ignored; entries may be in a list, under a name, or keyed by their ids.
     """
     for place in dict.fromkeys((after_reasoning(text), text)):
         found: Entries = {}
@@ -60,7 +60,7 @@ def read_entries(text: str, ids: Sequence[str]) -> Entries:
 def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
     """The reply to each of the requests, in their order; None where there is no good one.
 
-    What the whole reply spent is shared out among them.
+    The tokens and cost of the whole reply are divided among them.
     """
     ids = ids_of([request.messages[-1].content for request in requests])
     found = [
@@ -90,7 +90,7 @@ def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
 
 
 def _entries_in(text: str, ids: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ids and entries, from every JSON object in a text that is whole; it may be in a cut one."""
+    """Ids and entries from every complete JSON object, also within one that is cut off."""
     at = text.find("{")
     broken = 0
     while at >= 0 and broken < _MOST_BROKEN:
@@ -122,10 +122,10 @@ def _walk(value: Any, ids: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _read(entry: Mapping[str, Any] | None, schema: Schema | None) -> tuple[str, Any] | None:
-    """A reply out of its entry as the text and the value that it would have had alone."""
+    """A reply from its entry, as the text and the value it would have had alone."""
     if entry is None:
         return None
-    # Some models leave the level out: {"id": …, "mood": "good"}.
+    # Some models leave out the level "reply": {"id": …, "mood": "good"}.
     flat = dict(entry) if "reply" not in entry or len(entry) > 1 else None
     candidates = [entry["reply"]] if "reply" in entry else []
     if schema is None:
@@ -152,7 +152,7 @@ def _as_text(value: Any) -> str:
 
 
 def _shares(total: int, weights: Sequence[float]) -> list[int]:
-    """A whole number shared out by weight, exactly."""
+    """Divide an integer by weight, so that the parts add up to it."""
     whole, given, shares = sum(weights) or 1.0, 0, []
     reached = 0.0
     for weight in weights:

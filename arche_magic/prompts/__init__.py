@@ -1,8 +1,8 @@
 r"""The `{{variables}}` of a prompt, and the images that go with it.
 
-`{{name}}`, with `.attribute`, `[0]` or `["key"]` behind the name as often as needed, stands for a
-value: of the notebook, or of one row of a frame. Values go in once and are never looked through
-again. Any other brace goes out as it stands, and so does `\{{name}}`, without its backslash.
+`{{name}}`, with any number of `.attribute`, `[0]` or `["key"]` after the name, stands for a value:
+a variable of the notebook, or a column of a frame. References inside a value are not replaced. All
+other braces are sent as they are, and so is `\{{name}}`, without its backslash.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from arche_magic.llm_providers.types import Image
 from .tables import as_pandas as as_pandas
 from .values import IMAGES, Shown, as_image, as_text
 
-# Two braces on one line. What they hold is a reference if it begins like a name, or if a value
-# goes by it: a column may be called `2023`, `% change` or `f{x}`.
+# Two braces on one line. Their content is a reference if it begins like a name, or if it is the
+# name of a value: a column may be called `2023`, `% change` or `f{x}`.
 _REFERENCE = re.compile(r"(\\?)\{\{([^{}\n](?:[^{}\n]|\{[^{}\n]*\})*)\}\}")
 _NAME = re.compile(r"(?!\d)\w+")
 _STEP = re.compile(
@@ -39,7 +39,7 @@ _AS_IT_STANDS = r"(\{{ sends braces as they stand, and so does --raw)"
 class Prompt:
     """A prompt ready to send.
 
-    `notes` say what was left out of a value, for the person who asks.
+    `notes` tell the user what was left out of a value.
     """
 
     text: str
@@ -48,9 +48,9 @@ class Prompt:
 
 
 class Template(str):
-    """A prompt in which some references have the same text every time: see `fill`.
+    """A prompt in which some references have the same text for all rows: see `fill`.
 
-    It is the text as it was typed, so that it is looked through once, whatever the texts hold.
+    It is the text as typed, so references inside the given texts are not replaced.
 
     Attributes:
         given: the texts, by reference.
@@ -68,16 +68,16 @@ class Template(str):
 def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
     """The text with its variables replaced by their values, in one pass.
 
-    A value of several lines that is not text itself ends its last line: what follows it in the
-    prompt begins on the next one, so that a table's last row stays as it is.
+    After a table or another value of several lines, the prompt continues on a new line, so that the
+    last row of a table stays as it is.
 
     Args:
-        text: what the cell says; the texts that a `Template` gives come before `names`.
-        names: the variables there are.
-        budget: most tokens that one table, array or collection takes.
+        text: the prompt; the texts that a `Template` gives come before `names`.
+        names: the variables.
+        budget: most tokens for one table, array or collection.
 
     Raises:
-        InvalidRequest: a variable does not exist, or has no place in a prompt.
+        InvalidRequest: a variable does not exist, or cannot be part of a prompt.
     """
     images: list[Image] = []
     notes: list[str] = []
@@ -106,9 +106,9 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
 
 
 def references(text: str) -> list[str]:
-    """What stands in the `{{…}}` of a text, each once, in order; without what is given already.
+    """The contents of `{{…}}` in a text, each once, in order, without those that are given.
 
-    That includes what is no name, such as `2023`, which only a column can be called.
+    They include texts that are not names, such as `2023`, as columns may be called so.
     """
     given = text.given if isinstance(text, Template) else {}
     found = (match[2].strip() for match in _REFERENCE.finditer(text) if not match[1])
@@ -118,13 +118,13 @@ def references(text: str) -> list[str]:
 def name_in(reference: str, names: Container[str] = ()) -> str:
     """The name that a reference begins with: `review` of `review.title[0]`.
 
-    It is the longest of `names` behind which only steps follow, such as `unit price` of
-    `unit price[0]`; where none of them fits, what looks like a name.
+    It is the longest of `names` after which only steps follow, such as `unit price` of
+    `unit price[0]`; if none of them fits, the part that looks like a name.
     """
     ends = [step.start() for step in re.finditer(r"[.\[]", reference)]
     for end in (len(reference), *reversed(ends)):
         name, rest = reference[:end], reference[end:]
-        # Behind `a.b`, one more dot is rather part of a name that is not there.
+        # After `a.b`, another dot is rather part of a name that does not exist.
         follows = name.isidentifier() or not rest.startswith(".")
         if name in names and follows and _STEPS.fullmatch(rest):
             return name
@@ -136,7 +136,7 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
     """The value of `name`, `name.attribute`, `name[0]` or `name["key"]`. Nothing is called.
 
     Raises:
-        InvalidRequest: it is not written like that, or does not exist.
+        InvalidRequest: it is written in another way, or does not exist.
     """
     name = name_in(reference, names)
     steps = steps_in(reference, name)
@@ -155,7 +155,7 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
 
 
 def steps_in(reference: str, name: str) -> list[re.Match[str]]:
-    """What follows the name in a reference: `.title` and `[0]` of `review.title[0]`.
+    """The steps after the name in a reference: `.title` and `[0]` of `review.title[0]`.
 
     Raises:
         InvalidRequest: something else follows it.
@@ -219,7 +219,7 @@ def _attribute(value: Any, name: str, path: str) -> Any:
 
 def _item(value: Any, key: int | str, path: str) -> Any:
     reference = f"{{{{{path}[{key!r}]}}}}"
-    # Asked first, as a defaultdict would make what it does not have.
+    # Checked first, as a defaultdict would create a missing key.
     if isinstance(value, Mapping) and key not in value:
         hint = did_you_mean(str(key), [str(known) for known in value])
         raise InvalidRequest(f"{reference}: {path} has no key {key!r}{hint}")

@@ -1,4 +1,4 @@
-"""The source of functions and classes, of those too that a notebook's cell defines."""
+"""The source of functions and classes, also of those defined in a notebook's cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def source_of(value: Any, name: str) -> str:
     """The source of a function or class.
 
     Raises:
-        InvalidRequest: it cannot be found; `name` is what the prompt calls it.
+        InvalidRequest: it cannot be found; `name` is its name in the prompt.
     """
     try:
         return inspect.getsource(value).rstrip("\n")
@@ -29,7 +29,7 @@ def source_of(value: Any, name: str) -> str:
 
 
 def _in_cells(value: Any) -> Iterator[tuple[str, ast.ClassDef]]:
-    """Each definition of that name in the cells that were run, the latest first."""
+    """Each definition of the class's name in the cells that were run, the latest first."""
     cells = getattr(sys.modules.get(value.__module__), "In", None)
     for cell in reversed(cells if isinstance(cells, list) else []):
         if not isinstance(cell, str) or value.__name__ not in cell:
@@ -57,7 +57,7 @@ def _classes(tree: ast.AST, outer: str = "") -> Iterator[tuple[str, ast.ClassDef
 
 
 def _fits(node: ast.ClassDef, value: Any) -> bool:
-    """Whether a definition can be that of the class: it may be defined anew under its name."""
+    """Whether a definition can be that of the class; cells may define the same name twice."""
     has = {**inspect.get_annotations(value), **value.__dict__}
     for line in node.body:
         if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -73,7 +73,7 @@ def _fits(node: ast.ClassDef, value: Any) -> bool:
                 return False
             if not isinstance(constant, ast.Constant):
                 continue
-            # What a decorator or a metaclass made of a value has another type.
+            # A decorator or a metaclass may have replaced a value by one of another type.
             if type(has[name]) is type(constant.value) and has[name] != constant.value:
                 return False
     return True

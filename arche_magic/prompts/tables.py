@@ -17,7 +17,7 @@ def as_pandas(data: Any) -> Any:
     `__dataframe__`. Rows of a table are numbered from 0.
 
     Raises:
-        InvalidRequest: it is a query that has not run, or cannot be converted.
+        InvalidRequest: it is a lazy query, or it cannot be converted.
     """
     kind = f"{library_of(data)}.{type(data).__name__}"
     if kind == "polars.LazyFrame":

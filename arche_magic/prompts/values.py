@@ -1,6 +1,6 @@
-"""Python values as a prompt shows them: tables and lists cut to a budget, pictures as images.
+"""Python values as parts of a prompt: tables and lists cut to a budget, pictures as images.
 
-Nothing is imported for it: a value can only be of a library that its owner has loaded.
+No library is imported for that: the user has loaded the library of a value already.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .tables import as_pandas
 
 _PLAIN = (str, int, float, complex, bool, type(None))
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# A generator, say, tells no more than where it is.
+# The text of a generator, for example, is only its address.
 _ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?) at 0x[0-9A-Fa-f]+>")
-# JSON has such integers as text: Python may refuse to write them as numbers.
+# Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
 
 
@@ -42,8 +42,8 @@ class Shown:
 
     Attributes:
         text: what goes into the prompt.
-        note: what the user should know about it, such as what was left out; or "".
-        block: it takes lines of its own: what follows it in the prompt begins on the next line.
+        note: what the user should know, such as what was left out; or "".
+        block: it has several lines, so the prompt continues on a new line after it.
     """
 
     text: str
@@ -54,8 +54,8 @@ class Shown:
 def as_text(value: Any, name: str, budget: int) -> Shown:
     """The value as the text of a prompt.
 
-    Text goes in whole; a table, array or collection as far as `budget` tokens go, with its size
-    and what was left out stated before it; a function or class as its source; a path as its name.
+    Text is never cut. A table, array or collection is cut to `budget` tokens, after a line with its
+    size and what was left out. A function or class is its source; a path is its name.
 
     Raises:
         InvalidRequest: it has no text form.
@@ -74,7 +74,7 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
 def _as_text(value: Any, name: str, budget: int) -> Shown:
     if isinstance(value, _PLAIN):
         return Shown(_text_of(value))
-    # What `functools.cache` makes of a function is none, but remembers it.
+    # A function wrapped by `functools.cache` is not a function, but holds one.
     if inspect.isfunction(getattr(value, "__wrapped__", value)) or inspect.isclass(value):
         return Shown(source_of(value, name))
     if isinstance(value, os.PathLike):
@@ -85,7 +85,7 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
             f"{name} is a {kind}; {{{{…}}}} makes no calls: assign what you want to a name first"
         )
     if isinstance(value, bytes | bytearray):
-        raise InvalidRequest(f"{name} is bytes and no image; decode it to text first")
+        raise InvalidRequest(f"{name} is bytes, but not an image; decode it to text first")
     value = as_pandas(value)
     pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
     if pandas and isinstance(value, pandas.DataFrame):
@@ -109,9 +109,9 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
 
 
 def as_image(value: Any) -> Image | None:
-    """The value as an image, if it is one: an image file's bytes, or a figure or picture.
+    """The value as an image, if it is one: the bytes of an image file, a figure or a picture.
 
-    Knows matplotlib's figures and axes, what is built on them, Pillow's and IPython's images.
+    It takes figures and axes of matplotlib and seaborn, and images of Pillow and IPython.
 
     Raises:
         InvalidRequest: it is one, but cannot be drawn or is too large.
@@ -145,7 +145,7 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
 
 
 def _path(path: Path, name: str) -> Shown:
-    """The name of a file, with a note on how to insert what is in it."""
+    """The name of a file, with a note on how to insert its contents."""
     how = f"--image {name}" if path.suffix.lower() in IMAGES else f"text = {name}.read_text()"
     inserts = "sends the picture" if path.suffix.lower() in IMAGES else "and {{text}} insert it"
     return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
@@ -162,12 +162,12 @@ def _text_of(value: Any) -> str:
 
 
 def _table(frame: Any, name: str, kind: str, budget: int) -> Shown:
-    """A frame as CSV: as many columns as half the budget names, then as many rows as fit."""
+    """A frame as CSV: as many columns as fit in half the budget, then as many rows as fit."""
     index, (rows, columns) = frame.index, frame.shape
     plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     heads = [] if plain else [_head(level) for level in index.names]
     spent = _tokens(_csv(heads))
-    # A column takes its name and about what its first value does.
+    # A column takes about its name and its first value.
     first = [_cell(cell)[:40] for cell in (frame.iloc[0] if rows else ())]
     for shown, column in enumerate(frame.columns):
         spent += _tokens(_head(column) + "".join(first[shown : shown + 1])) + 0.5
@@ -216,14 +216,14 @@ def _array(array: Any, name: str, budget: int) -> Shown:
 
 
 def _rounded(number: Any) -> Any:
-    """Ten digits say enough, and take half the room of seventeen."""
+    """Round to ten digits, which take half as many tokens as seventeen."""
     if isinstance(number, list):
         return [_rounded(part) for part in number]
     return float(f"{number:.10g}") if isinstance(number, float) else number
 
 
 def _collection(value: Any, name: str, budget: int) -> Shown:
-    """JSON; whole without a word, or else its first entries."""
+    """A collection as JSON, cut to its first entries if it does not fit."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     # An entry takes more than half a token.
@@ -251,7 +251,7 @@ def _cut(text: str, name: str, kind: str, budget: int) -> Shown:
 
 
 def _stated(text: str, name: str, size: str, *left: str) -> Shown:
-    """The text below a line that says what it is, and to what it was cut, if it was."""
+    """The text below a line with its name and size, and with what it was cut to, if anything."""
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
@@ -264,7 +264,7 @@ def _count(number: int, noun: str) -> str:
 def _as_many(
     entries: Iterable[Any], budget: int, text_of: Callable[[Any], str] | None = None
 ) -> list[str]:
-    """The first entries as JSON, as many as fit, but one at least."""
+    """The first entries as JSON, as many as fit, at least one."""
     kept: list[str] = []
     spent = 0.0
     for entry in entries:
@@ -285,7 +285,7 @@ def _json(value: Any) -> str:
 
 
 def _jsonable(value: Any, depth: int = 0) -> Any:
-    """Plain dicts, lists and scalars; what is deeper than any sensible data is its text."""
+    """The value as plain dicts, lists and scalars; very deep parts become text."""
     if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
         return _text_of(value)
     if isinstance(value, _PLAIN):
@@ -298,7 +298,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
         return {_text_of(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_jsonable(entry, depth + 1) for entry in value]
-    # numpy's scalars and arrays, and pandas' columns, know themselves as plain values.
+    # Scalars and arrays of numpy and columns of pandas convert themselves.
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -318,7 +318,7 @@ def _cell(value: Any) -> str:
 
 
 def _head(name: Any) -> str:
-    """The name of a column or of an index; several levels in one."""
+    """The name of a column or of an index, with its levels joined."""
     if isinstance(name, tuple):
         return " / ".join(map(str, name))
     return "" if name is None else str(name)

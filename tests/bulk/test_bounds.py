@@ -120,3 +120,15 @@ def test_a_price_that_nobody_knows_is_not_paid_within_a_bound() -> None:
         with pytest.raises(JobStopped, match="its price is not known"):
             arche_magic.map(["Hi"], model="openai/new", allow_paid=True, max_cost=5.0)
     assert service.charged == []
+
+
+@pytest.mark.parametrize("bound", [{"max_cost": 0.001}, {"max_tokens_total": 3}])
+def test_a_bound_below_one_request_is_said(bound: Bounds) -> None:
+    """Nothing was sent, and the message says which bound to raise."""
+    with paid_service() as service:
+        stopped = run(service, **bound)
+    name, amount = next(iter(bound.items()))
+    assert f"nothing was sent, as a single request may take more than {name}={amount}" in str(
+        stopped
+    )
+    assert service.charged == []

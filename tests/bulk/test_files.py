@@ -373,3 +373,30 @@ def test_columns_of_an_earlier_result_are_kept(sandbox: Sandbox, target: str) ->
     assert result.reply[0] == "old" != result.new_reply[0]
     tags = result.tags[0]
     assert list(json.loads(tags) if target.endswith(".csv") else tags) == ["a", "b"]
+
+
+def test_json_lines_hold_no_nan(start: Start) -> None:
+    """Many readers refuse NaN and Infinity, which Python reads and writes; they become null."""
+    value = '{"share": 0.5, "scores": [1.0, NaN, Infinity], "by": {"a": NaN}}'
+    start(reply=lambda model, messages: value)
+    Path("in.jsonl").write_text('{"text": "a", "x": NaN, "deep": [NaN, {"y": Infinity}]}\n')
+    schema = {
+        "type": "object",
+        "properties": {
+            "share": {"type": "number"},
+            "scores": {"type": "array", "items": {"type": "number"}},
+            "by": {"type": "object"},
+        },
+    }
+    for target in ("out.jsonl", "out.csv"):
+        arche_magic.map("in.jsonl", TEMPLATE, to=target, schema=schema)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    written = json.loads(Path("out.jsonl").read_text(), parse_constant=refuse)
+    assert written["error"] is None
+    assert (written["x"], written["deep"]) == (None, [None, {"y": None}])
+    assert (written["scores"], written["by"]) == ([1.0, None, None], {"a": None})
+    cell = pd.read_csv("out.csv", dtype=str).scores[0]
+    assert json.loads(cell, parse_constant=refuse) == [1.0, None, None]

@@ -303,3 +303,26 @@ def test_an_empty_frame_takes_nothing(start: Start) -> None:
     plan = arche_magic.plan(texts(0), TEMPLATE)
     assert (plan.rows, plan.to_ask, plan.requests) == (0, 0, 0)
     assert str(plan) == "0 rows\nNothing was sent."
+
+
+def test_a_route_without_a_limit_per_minute_is_named(start: Start) -> None:
+    """The plan cannot know how fast it may be asked, and says so instead of "no limit"."""
+    start({"groq": 1}, clock=Clock())
+    plan = str(arche_magic.plan(texts(100), TEMPLATE, pack=1, model="groq/new"))
+    assert "It may take longer: no limit per minute is known yet for groq · key 1 · new" in plan
+    assert "not known yet\n" in plan
+    assert "no limit\n" not in plan
+    start(**limits())
+    plan = str(arche_magic.plan(texts(100), TEMPLATE, pack=1))
+    assert "It may take longer" not in plan
+    assert "no limit\n" in plan
+
+
+def test_a_small_job_is_planned_in_the_order_of_routes(start: Start) -> None:
+    """The first provider answers what its limits let through, and the next one the rest."""
+    few = {"requests_per_minute": 20, "requests_per_day": 1000}
+    for rows, expected in ((10, {"groq": 10}), (40, {"groq": 20, "mistral": 20})):
+        start({"groq": 1, "mistral": 1}, limits={"groq": WIDE | few, "mistral": WIDE})
+        plan = arche_magic.plan(texts(rows), TEMPLATE, pack=1, reserve=0)
+        planned = {part.capacity.provider: part.rows for part in plan.shares if part.rows}
+        assert planned == pytest.approx(expected, abs=2)

@@ -269,6 +269,21 @@ def test_the_plan_counts_second_questions(sandbox: Sandbox) -> None:
     assert (more.to_ask, more.twice, more.requests) == (0, 10, 10)
 
 
+def test_the_plan_names_the_second_models_that_answer(start: Start) -> None:
+    """One for each model that answers first, by the limits or by the kept replies."""
+    few = {"requests_per_minute": 20, "requests_per_day": 1000}
+    start(keys=TWO, limits={**LIMITS, "groq": few}, reply=label)
+    options: dict[str, Any] = {"schema": "mood good|bad", "pack": 1, "twice": 1.0}
+    first = arche_magic.plan(DATA, PROMPT, **options)
+    both = {"gpt-oss-120b", "mistral-small-latest"}
+    assert set(first.second.split(" or ")) == both
+    arche_magic.map(DATA[:4], PROMPT, **options | {"twice": None}, model="mistral-small-latest")
+    kept = arche_magic.plan(DATA[:4], PROMPT, **options, model="mistral-small-latest")
+    result = arche_magic.map(DATA[:4], PROMPT, **options, model="mistral-small-latest")
+    assert kept.to_ask == 0
+    assert set(result.second_model) == {f"openai/{kept.second}"}
+
+
 def test_the_plan_offers_one_model_where_several_would_answer(start: Start) -> None:
     """In one line, with what it costs in time; not where it is asked for, or one is enough."""
     few = {"requests_per_minute": 20, "requests_per_day": 1000}

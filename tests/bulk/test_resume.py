@@ -19,7 +19,9 @@ from provider_parts import clean_environment, write_env_file
 
 import arche_magic
 from arche_magic.bulk import Job
+from arche_magic.bulk.job_records import jobs_since
 from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.replies import Failure, reply_store
 from arche_magic.llm_providers.storage import LedgerWarning
@@ -103,6 +105,24 @@ def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: P
     asked = Counter(prompts(sandbox))
     assert all(asked[prompt] == 1 for prompt in resumed)
     assert max(asked.values()) <= 2
+
+
+def test_calls_under_way_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sandbox) -> None:
+    """They end after the job was left, and its record then has them too."""
+    sandbox.latency = 0.5
+    job = Job(TEXTS[:20])
+    next(iter(job))
+    sent, until = 0, time.monotonic() + 20
+    while time.monotonic() < until and not (sent and sent == len(sandbox.requests)):
+        time.sleep(0.6)
+        sent = sum(one.requests for one in jobs_since(get_configuration().store, 0.0))
+    (record,) = jobs_since(get_configuration().store, 0.0)
+    log = attempt_log(get_configuration().store)
+    attempts = [one for one in log.session() if one.outcome != "skipped"]
+    assert (record.job, record.rows) == (job.id, 20)
+    assert record.requests == len(sandbox.requests) == len(attempts) > 1
+    assert record.tokens == sum(one.input_tokens + one.output_tokens for one in attempts)
+    assert record.done == record.requests
 
 
 def test_an_interrupted_script_ends_at_once_and_goes_on_later(start: Start, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The keeper of a job: writes what has finished, many at once, and then hands it out."""
+"""The writer of a job: puts finished rows on disk, many at once, and then hands them out."""
 
 from __future__ import annotations
 
@@ -11,69 +11,70 @@ from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, S
 from arche_magic.llm_providers.replies import Failure, ReplyStore
 
 from .agreement import Model, PackingWarning
-from .lanes import Lanes
-from .pool import Finished, Pool
 from .progress import Bounds, Counts, JobStopped, Row
-from .reading import CLAIM_SECONDS
+from .reader import CLAIM_SECONDS
+from .scheduler import Scheduler
+from .tasks import Finished
+from .workers import Workers
 
 _BEAT_SECONDS = CLAIM_SECONDS / 3
 _NAP_SECONDS = 0.1
-# What finishes within this time is written together: a write to disk takes as long.
-_GATHER_SECONDS = 0.03
-# So many rows refused, and none answered: it is not the rows.
+# Rows that finish within the first time are written together, so that a job writes less often; a
+# fast job gathers longer: the first time for each row of its last write, up to the second one.
+_GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
+# Rows refused at the beginning that stop a job: then the cause is not in the rows.
 _REFUSED_AT_ONCE = 3
 
 
-class Keeper:
+class Writer:
     """Takes what workers have finished; a reply is on disk before its rows are handed out.
 
     Args:
-        pool: where it comes from.
+        scheduler: where outcomes come from.
         store: where replies are kept.
         owner: the name of the job's claims.
         counts: what is finished and spent.
         bounds: where the job ends.
         now: the clock, in epoch seconds.
         hand_out: takes finished rows.
-        lanes: the job's workers, whose threads it adjusts now and then.
+        workers: those of the job; it adjusts their number now and then.
         ask_again: has the finished rows of these addresses asked once more.
     """
 
     def __init__(
         self,
-        pool: Pool,
+        scheduler: Scheduler,
         store: ReplyStore,
         owner: str,
         counts: Counts,
         bounds: Bounds,
         now: Callable[[], float],
         hand_out: Callable[[list[Row]], None],
-        lanes: Lanes,
+        workers: Workers,
         ask_again: Callable[[set[str]], None],
     ) -> None:
-        self._pool, self._store, self._owner = pool, store, owner
+        self._scheduler, self._store, self._owner = scheduler, store, owner
         self._counts, self._bounds, self._now = counts, bounds, now
-        self._hand_out, self._lanes, self._ask_again = hand_out, lanes, ask_again
+        self._hand_out, self._workers, self._ask_again = hand_out, workers, ask_again
         self._beat_at = time.monotonic()
+        self._written = 0
 
     def run(self) -> None:
-        """Until every row is finished, or the job ends and no call is under way."""
+        """Write until every row is finished, or the job ends and no call is under way."""
         while True:
             if batch := self._gather():
                 self._write(batch)
             elif self._is_over():
                 return
-            self._lanes.look_after()
+            self._workers.look_after()
             self.beat()
 
     def beat(self) -> None:
-        """Prolong the claims, now and then; also while nobody takes what is finished."""
+        """Prolong the claims now and then, also while nobody takes the finished rows."""
         if time.monotonic() < self._beat_at + _BEAT_SECONDS:
             return
         self._beat_at = time.monotonic()
-        with self._pool.lock:
-            held = list(self._pool.claimed)
-        if held:
+        if held := self._scheduler.claimed():
             now = time.time()
             self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=True)
 
@@ -81,37 +82,38 @@ class Keeper:
         """All that has finished, soon after the first of it."""
         batch: list[Finished] = []
         try:
-            batch.append(self._pool.finished.get(timeout=_NAP_SECONDS))
-            time.sleep(_GATHER_SECONDS)
+            batch.append(self._scheduler.finished.get(timeout=_NAP_SECONDS))
+            time.sleep(min(_MOST_SECONDS, _GATHER_SECONDS * max(1, self._written)))
             while True:
-                batch.append(self._pool.finished.get_nowait())
+                batch.append(self._scheduler.finished.get_nowait())
         except queue.Empty:
+            self._written = len(batch)
             return batch
 
     def _is_over(self) -> bool:
-        if not self._pool.ending.is_set():
+        if not self._scheduler.ending.is_set():
             if self._counts.done < self._counts.total:
                 return False
             # Packed rows that are still to be asked alone too, or are being asked.
-            if self._pool.asking or self._lanes.can_check():
+            if not self._scheduler.is_done():
                 return False
-        self._pool.end()
-        addresses, checks = self._pool.clear()
+        self._scheduler.end()
+        addresses, checks = self._scheduler.clear()
         # Nobody can ask these rows alone any more.
         self._counts.not_compared += checks
         if addresses:
             self._store.release(addresses, self._owner)
-        return self._pool.asking == 0
+        return self._scheduler.is_quiet()
 
     def _write(self, batch: list[Finished]) -> None:
         for finished in [f for f in batch if f.task.checks is not None]:
             batch.remove(finished)
             self._compare(finished)
-        agreement = self._lanes.agreement
+        agreement = self._workers.agreement
         untrusted = [f for f in batch if f.packed_by and agreement.is_refuted(f.packed_by)]
         for finished in untrusted:
             batch.remove(finished)
-        self._pool.hand_back(finished.task for finished in untrusted)
+        self._scheduler.hand_back(finished.task for finished in untrusted)
         now = self._now()
         if replies := {f.task.address: f.reply for f in batch if f.reply is not None}:
             self._store.finish(replies, now)
@@ -129,17 +131,14 @@ class Keeper:
         if again := [f.task.address for f in failed if f.again]:
             self._store.release(again, self._owner)
         rows: list[Row] = []
-        with self._pool.lock:
-            for finished in batch:
-                places = self._pool.written(finished.task)
-                spent = self._spent(finished)
-                why = str(finished.error) if finished.error else None
-                raw = _raw(finished.error)
-                for number, (position, label) in enumerate(places):
-                    prompt, joined = finished.task.prompt, number > 0
-                    rows.append(
-                        Row(position, label, prompt, finished.reply, why, joined, *spent, raw)
-                    )
+        written = self._scheduler.written([finished.task for finished in batch])
+        for finished, places in zip(batch, written, strict=True):
+            spent = self._spent(finished)
+            why = str(finished.error) if finished.error else None
+            raw, prompt = _raw(finished.error), finished.task.prompt
+            for number, (position, label) in enumerate(places):
+                joined = number > 0
+                rows.append(Row(position, label, prompt, finished.reply, why, joined, *spent, raw))
         if rows:
             self._hand_out(rows)
         self._judge(failed)
@@ -157,8 +156,7 @@ class Keeper:
 
     def _compare(self, finished: Finished) -> None:
         """Count whether a row that came packed was answered alike alone."""
-        with self._pool.lock:
-            self._pool.asking -= 1
+        self._scheduler.note_checked()
         self._spent(finished)
         check, alone = finished.task.checks, finished.reply
         if check is None:
@@ -169,13 +167,13 @@ class Keeper:
             return
         self._counts.checked += 1
         self._counts.agreed += agrees
-        if self._lanes.agreement.note_check(check.model, agrees):
+        if self._workers.agreement.note_check(check.model, agrees):
             self._discard(check.model)
 
     def _discard(self, model: Model) -> None:
         """Forget the packed replies of a model, and have their rows asked again."""
-        agreement = self._lanes.agreement
-        self._lanes.resize()
+        agreement = self._workers.agreement
+        self._workers.resize()
         addresses = agreement.addresses(model)
         self._store.forget(addresses)
         self._counts.discarded += len(addresses)
@@ -196,10 +194,12 @@ class Keeper:
         counts.failed += len(failed)
         refused = all(isinstance(finished.error, InvalidRequest) for finished in failed)
         if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
-            self._pool.end(JobStopped(f"stopped, as every row asked so far was refused: {last}"))
+            self._scheduler.end(
+                JobStopped(f"stopped, as every row asked so far was refused: {last}")
+            )
         elif counts.failed >= self._bounds.failed:
             what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"
-            self._pool.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
+            self._scheduler.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
 
 
 def _raw(error: LLMProviderError | None) -> str | None:

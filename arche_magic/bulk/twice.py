@@ -22,23 +22,20 @@ from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.routing import bare
 from arche_magic.llm_providers.types import Request
 
-from .progress import Progress, Row
+from .progress import SPENT, Progress, Row
 from .rows import CHUNK, Rows
 
 if TYPE_CHECKING:
     from .job import Job
 
 T = TypeVar("T")
-_SUMS = (
-    "cost_usd", "tokens", "packed", "checked", "agreed", "not_compared", "discarded", "requests",
-)  # fmt: skip
 
 
 class Sample(Generic[T]):
-    """Rows drawn at random, the same ones whenever the same rows are asked.
+    """A random sample of rows, always the same one for the same rows.
 
-    A hash of position and prompt stands for the random number: a run that goes on where another
-    one stopped draws the same rows, and a larger share includes a smaller one.
+    A hash of position and prompt stands for the random number. So a run that continues another one
+    draws the same rows, and a larger share includes a smaller one.
 
     Args:
         share: of all rows, 0 to 1; at least one row if it is more than 0.
@@ -51,9 +48,9 @@ class Sample(Generic[T]):
         self._drawn: dict[int, T] = {}
 
     def note(self, position: int, prompt: str, value: Callable[[], T]) -> None:
-        """Offer a row; one that comes again replaces what it was before.
+        """Offer a row; if it was offered before, the new value replaces the old one.
 
-        `value` gives what `drawn` is to have for it, and is called only if it is drawn.
+        `value` makes the value that `drawn` returns; it is called only if the row is drawn.
         """
         if not self.count:
             return
@@ -82,8 +79,11 @@ class Second:
     Args:
         share: of the rows, 0 to 1.
         rows: those of the job.
-        other: the other model for one, as `provider/model`; None where there is none.
+        other: returns another model than a given one, as `provider/model`; None without one.
         ask: makes the job that asks some rows (by position) on a model.
+
+    Attributes:
+        jobs: those that were made, one for each model.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Second:
     ) -> None:
         self._other, self._ask = other, ask
         self._sample: Sample[Row] = Sample(share, len(rows))
-        self._jobs: list[Job] = []
+        self.jobs: list[Job] = []
         self._answered = 0
         self._cancelled = False
 
@@ -120,7 +120,7 @@ class Second:
             if self._cancelled:
                 return
             job = self._ask(positions, model)
-            self._jobs.append(job)
+            self.jobs.append(job)
             if self._cancelled:
                 # By another thread, before the job was in the list.
                 job.cancel()
@@ -131,20 +131,20 @@ class Second:
 
     def patience_left(self, first: float) -> float:
         """Seconds that are left of the whole job's patience, where `first` were before it."""
-        return self._jobs[-1].patience_left if self._jobs else first
+        return self.jobs[-1].patience_left if self.jobs else first
 
     def cancel(self) -> None:
         """End soon; see `Job`."""
         self._cancelled = True
-        for job in self._jobs:
+        for job in self.jobs:
             job.cancel()
 
     def added_to(self, first: Progress) -> Progress:
         """How far the whole job is; `first` is about the rows asked once."""
-        parts = [job.progress() for job in self._jobs]
+        parts = [job.progress() for job in self.jobs]
         sums = {
             name: getattr(first, name) + sum(getattr(part, name) for part in parts)
-            for name in _SUMS
+            for name in SPENT
         }
         routes: Counter[str] = Counter(first.routes)
         for part in parts:
@@ -179,10 +179,10 @@ def share_of(twice: Any) -> float:
 def other_model(
     llm: IntelligentLLMOrchestrator, sample: Request, paid: bool, model: str
 ) -> str | None:
-    """The model that comes first after `model` is left out, as `provider/model`; None without any.
+    """The first model other than `model`, as `provider/model`; None if there is none.
 
-    A model that was named for the job does not restrict it, a provider does. `paid`: it may cost
-    money.
+    It must be of the job's provider, if one was named; it need not be the job's model. With `paid`
+    it may cost money.
     """
     preferred, now = llm.preferred_provider, llm.configuration.clock.time()
     request = replace(sample, model=None, same_model=False)
@@ -194,7 +194,7 @@ def other_model(
     for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
         if bare(route.model) == bare(model) or (route.paid and not paid):
             continue
-        # One that was retired, or whose key was rejected, opens by no waiting.
+        # Waiting does not open a retired model or a rejected key.
         if state(route, request, now).opens_at < math.inf:
             return f"{route.provider}/{route.model}"
     return None
@@ -203,10 +203,10 @@ def other_model(
 def check_other_model(
     llm: IntelligentLLMOrchestrator, sample: Request, other: Callable[[str], str | None]
 ) -> None:
-    """Refuse to ask twice where one model alone can answer.
+    """Refuse to ask twice if only one model can answer.
 
     Raises:
-        InvalidRequest: there is no other one.
+        InvalidRequest: no second model can answer.
     """
     try:
         first = llm.routes(sample)[0]
@@ -228,10 +228,13 @@ def asked_twice(
     other: Callable[[str], str | None],
     *,
     fresh: bool,
-) -> int:
-    """How many rows a job would ask again: drawn ones whose second reply is not kept."""
+) -> tuple[int, list[str]]:
+    """How many rows a job would ask again: drawn ones whose second reply is not kept.
+
+    Also returns the models that would answer those of them whose first reply is kept.
+    """
     store = reply_store(llm.configuration.replies)
-    count = 0
+    count, models = 0, dict[str, None]()
     for rows in parts:
         sample: Sample[Request] = Sample(share, len(rows))
         for start in range(0, len(rows), CHUNK):
@@ -244,12 +247,13 @@ def asked_twice(
         if fresh:
             continue
         first = store.lookup_many([address for address, _ in drawn])
-        seconds = []
+        seconds: dict[str, str] = {}
         for address, request in drawn:
             reply = first.get(address)
             if reply is not None and (model := other(reply.model)):
                 again = replace(request, model=model, provider=None, same_model=False)
-                seconds.append(llm.address(again))
+                seconds[llm.address(again)] = model
         kept = store.lookup_many(seconds)
         count -= sum(address in kept for address in seconds)
-    return count
+        models |= {model: None for address, model in seconds.items() if address not in kept}
+    return count, list(models)

@@ -1,8 +1,8 @@
 """The reader of a job: makes prompts, hands out what is kept, and claims the rest.
 
-It claims in small helpings, so that several kernels on the same job share it. A claim is in the
-store; a kernel that was killed leaves it there, and it ends at its time, or as soon as another
-kernel of the same machine sees that its owner is gone.
+It claims few rows at a time, so that several kernels on the same job share it. A claim is in the
+store. A killed kernel leaves its claims there; they end at their time, or as soon as another kernel
+of the same machine sees that their owner is gone.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Request, Schema
 
-from .pool import Pool, Task
 from .progress import Row
 from .rows import CHUNK, Rows
+from .scheduler import Scheduler
+from .tasks import Task
 
-# A claim outlives its last sign of life by this much; then its kernel is taken for dead.
+# A kernel that has not prolonged its claims for this long is taken for dead.
 CLAIM_SECONDS = 90.0
 # How often rows that another kernel has claimed are looked at.
 _LOOK_SECONDS = 1.0
 
 
 class Reader:
-    """Brings the rows of a job to its pool.
+    """Brings the rows of a job to its scheduler.
 
     Args:
         rows: what is asked.
         llm: whose addresses count.
         sample: a request that those of the rows are like, except for their prompt.
-        pool: where to.
+        scheduler: takes the tasks.
         store: where replies are kept.
         owner: the name of its claims.
         hand_out: takes rows that need not be asked.
@@ -48,7 +49,7 @@ class Reader:
         rows: Rows,
         llm: IntelligentLLMOrchestrator,
         sample: Request,
-        pool: Pool,
+        scheduler: Scheduler,
         store: ReplyStore,
         owner: str,
         hand_out: Callable[[list[Row]], None],
@@ -59,7 +60,7 @@ class Reader:
     ) -> None:
         self._rows, self._llm, self._sample = rows, llm, sample
         self._address = llm.addresses_like(sample)
-        self._pool, self._store, self._owner = pool, store, owner
+        self._scheduler, self._store, self._owner = scheduler, store, owner
         self._hand_out, self._before_asking = hand_out, before_asking
         self._retry_errors, self._fresh = retry_errors, fresh
         self._asked = False
@@ -68,7 +69,7 @@ class Reader:
 
     def run(self) -> None:
         """Read all rows, as fast as they are wanted."""
-        ending = self._pool.ending
+        ending = self._scheduler.ending
         theirs: dict[str, Task] = {}
         began = self._llm.configuration.clock.time()
         for start in range(0, len(self._rows), CHUNK):
@@ -77,16 +78,16 @@ class Reader:
             found, failed = self._tasks(start)
             if failed:
                 self._hand_out(failed)
-            tasks = self._pool.join(found)
+            tasks = self._scheduler.join(found)
             tasks = tasks if self._fresh else self._without_kept(tasks)
             if tasks and not self._asked:
                 self._asked = True
                 self._before_asking(tasks[0])
             while tasks and not ending.is_set():
-                self._pool.await_room()
-                count = 2 * self._pool.wanted
-                helping, tasks = tasks[:count], tasks[count:]
-                theirs |= self._claim(helping)
+                self._scheduler.await_room()
+                count = 2 * self._scheduler.wanted
+                some, tasks = tasks[:count], tasks[count:]
+                theirs |= self._claim(some)
         while theirs and not ending.wait(_LOOK_SECONDS):
             self._end_dead_claims(theirs)
             left = self._without_kept(list(theirs.values()), since=began if self._fresh else 0.0)
@@ -104,7 +105,7 @@ class Reader:
                 if task.rows:
                     tasks[address] = task
                     positions += [position for position, _ in task.rows]
-            self._pool.add(self._pool.join(tasks))
+            self._scheduler.add(self._scheduler.join(tasks))
         return positions
 
     def _tasks(self, start: int) -> tuple[dict[str, Task], list[Row]]:
@@ -159,7 +160,7 @@ class Reader:
         return left
 
     def _claim(self, tasks: list[Task]) -> dict[str, Task]:
-        """Make tasks ready to be asked; returns those that another kernel is at."""
+        """Make tasks ready to be asked; returns those that another kernel has claimed."""
         now = time.time()
         by_address = {task.address: task for task in tasks}
         again = set(by_address) if self._fresh else self._misfits & by_address.keys()
@@ -169,7 +170,7 @@ class Reader:
                 until = now + CLAIM_SECONDS
                 mine |= self._store.claim(addresses, self._owner, now, until, again=kept_too)
         ready = [task for task in tasks if task.address in mine]
-        self._pool.add(ready)
+        self._scheduler.add(ready)
         return {task.address: task for task in tasks if task.address not in mine}
 
     def _end_dead_claims(self, addresses: Iterable[str]) -> None:
@@ -182,14 +183,14 @@ _at_work: set[str] = set()
 
 
 def new_owner() -> str:
-    """A name for the claims of one job, which tells its process."""
+    """A name for the claims of one job, which has its process in it."""
     owner = f"{this_process()}:{os.urandom(6).hex()}"
     _at_work.add(owner)
     return owner
 
 
 def end_owner(owner: str) -> None:
-    """The job has ended; what claims the disk kept it from giving up are dead."""
+    """Note that the job has ended: claims it could not release (disk full) are dead."""
     _at_work.discard(owner)
 
 

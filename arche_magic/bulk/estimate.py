@@ -1,0 +1,336 @@
+"""What a job takes: how many rows are left to ask, the tokens of one, and how many go in a request.
+
+The plan of a job and its run both ask `RowEstimate.pack_sizes` whether rows are packed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.prices import cost_usd
+from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
+from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import Request, Route, Standing, Usage, route_name
+
+from .agreement import Model
+from .capacity import Capacity, with_reserve
+from .packing import needs_packed, pack_size
+from .rows import CHUNK, Rows
+from .tasks import MOST_PACKED
+
+# A job that would be done in this time needs no packing.
+SOON_SECONDS = 60.0
+# Replies after which their mean length is believed.
+KNOWN_AFTER = 5
+# How far the likely figure may be off, from below and from above: by the length of a text alone,
+# and by a model's own record of earlier replies.
+_INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
+_OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
+# Replies of the last hour that say how long replies are.
+_ENOUGH = 20
+
+RouteName = tuple[str, str, str]
+"""Provider, label of the key, and model, as a standing and an attempt have them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do.
+
+    Attributes:
+        rows: all rows.
+        kept: rows whose reply is kept, or that ask the same as another row.
+        failed: rows that failed for good, or that have no prompt.
+        to_ask: prompts that are left to ask.
+        prompt_tokens: mean length of those.
+        outputs: tokens of each kept reply.
+    """
+
+    rows: int
+    kept: int
+    failed: int
+    to_ask: int
+    prompt_tokens: float
+    outputs: tuple[int, ...]
+
+
+def count_work(
+    parts: Iterable[Rows],
+    llm: IntelligentLLMOrchestrator,
+    sample: Request,
+    retry: bool,
+    fresh: bool,
+    on_rows: Callable[[int], object] | None = None,
+) -> Work:
+    """Look at every row: whether it is kept, failed for good or is to be asked, and its length.
+
+    `on_rows` is called again and again with the number of rows read so far.
+    """
+    store = reply_store(llm.configuration.replies)
+    address_of = llm.addresses_like(sample)
+    total = kept = failed = to_ask = 0
+    tokens = 0.0
+    outputs: list[int] = []
+    seen: set[str] = set()
+    stretches = ((rows, start) for rows in parts for start in range(0, len(rows), CHUNK))
+    for rows, start in stretches:
+        sizes: dict[str, list[float]] = {}
+        stop = min(start + CHUNK, len(rows))
+        total += stop - start
+        for _, _, request in rows.requests(start, stop, llm.configuration, sample):
+            if isinstance(request, str):
+                failed += 1
+                continue
+            sizes.setdefault(address_of(request), []).append(request.messages[-1].tokens)
+        found = {} if fresh else store.lookup_many(sizes)
+        failures = {} if retry or fresh else store.failures([a for a in sizes if a not in found])
+        outputs += [reply.usage.output_tokens for reply in found.values()]
+        for address, each in sizes.items():
+            if address in found:
+                kept += len(each)
+            elif address in failures:
+                failed += len(each)
+            else:
+                # Rows that ask the same are asked once.
+                new = address not in seen
+                seen.add(address)
+                to_ask += new
+                kept += len(each) - new
+                tokens += each[0] * new
+        if on_rows:
+            on_rows(total)
+    return Work(total, kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
+
+
+@dataclass(frozen=True)
+class RowEstimate:
+    """Tokens that one row takes: likely, at least and at most.
+
+    Attributes:
+        probe: a request of the usual length.
+        reply_tokens: of a reply; None: as each model's record has it.
+        input_span, output_span: factors from the likely to the least and to the most.
+        basis: what this rests on, in words.
+        input_tokens, output_tokens: mean of a row over the routes there are.
+        factor: by how much the likely figures are multiplied.
+        prompt_tokens: of a prompt; None: by the length of the probe.
+    """
+
+    probe: Request
+    reply_tokens: float | None
+    input_span: tuple[float, float]
+    output_span: tuple[float, float]
+    basis: str
+    input_tokens: float
+    output_tokens: float
+    factor: tuple[float, float] = (1.0, 1.0)
+    prompt_tokens: float | None = None
+
+    @classmethod
+    def measured(
+        cls,
+        probe: Request,
+        *,
+        prompt_tokens: float | None = None,
+        reply_tokens: float | None = None,
+    ) -> RowEstimate:
+        """What one row of a job under way takes, by the rows that were answered."""
+        exact = (1.0, 1.0)
+        return cls(probe, reply_tokens, exact, exact, "", 0.0, 0.0, prompt_tokens=prompt_tokens)
+
+    @classmethod
+    def of(
+        cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
+    ) -> RowEstimate:
+        """From the rows to ask, the replies that are kept, and the models' record."""
+        # As long as the rows are in the mean, by the rule that lengths are turned to tokens by.
+        text = "x" * max(1, round(4 * work.prompt_tokens))
+        probe = build_request(text, llm.configuration, **options)
+        routes = llm.routes(probe)
+        names = {_name(route) for route in routes}
+        # A model's record moves by a fifth with each reply, from a guess for all of them.
+        served = [one for one in served_lately(llm) if (one.provider, one.key, one.model) in names]
+        record = len(served) >= _ENOUGH
+        output = None
+        span, basis = _OUTPUT_GUESS, "by the length of the prompts"
+        if probe.schema and probe.schema.fields:
+            basis = "by the length of the prompts and by the schema"
+        if len(work.outputs) >= KNOWN_AFTER:
+            output = statistics.fmean(work.outputs)
+            error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
+            share = 0.02 + error / max(1.0, output)
+            span, basis = (1 - min(share, 0.9), 1 + share), f"as in {len(work.outputs):,} replies"
+        elif record:
+            span, basis = _OUTPUT_RECORD, "by the replies of the last hour"
+        estimate = cls(
+            probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0
+        )
+        each = [estimate.usage(llm, route) for route in routes]
+        return replace(
+            estimate,
+            input_tokens=statistics.fmean(usage.input_tokens for usage in each),
+            output_tokens=statistics.fmean(usage.output_tokens for usage in each),
+        )
+
+    def usage(self, llm: IntelligentLLMOrchestrator, route: Route) -> Usage:
+        """Tokens that one row likely takes on a route."""
+        # A bound on replies is not how long they are.
+        record = llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
+        output = self.reply_tokens
+        if output is None:
+            guess, schema = record.output_tokens, self.probe.schema
+            output = schema.reply_tokens(guess) if schema else guess
+        output = min(output * self.factor[1], self.probe.max_tokens or math.inf)
+        prompt = record.input_tokens if self.prompt_tokens is None else self.prompt_tokens
+        return Usage(round(prompt * self.factor[0]), max(1, round(output)))
+
+    def heavy(self) -> RowEstimate:
+        """The same estimate if each row takes the most that it may."""
+        return replace(self, factor=(self.input_span[1], self.output_span[1]))
+
+    def span(self, rows: int) -> tuple[int, int]:
+        """Least and most tokens of that many rows."""
+        low, high = (
+            self.input_tokens * self.input_span[side]
+            + min(self.output_tokens * self.output_span[side], self.probe.max_tokens or math.inf)
+            for side in (0, 1)
+        )
+        return round(low * rows), round(high * rows)
+
+    def pack_sizes(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        rows: int,
+        *,
+        pack: int | None,
+        reserve: float,
+        paid: bool = True,
+        is_packing: bool = False,
+        is_trusted: Callable[[Model], bool] = lambda model: True,
+    ) -> dict[Model, int]:
+        """How many rows go in one request of each model, by its limits as they are known now.
+
+        Args:
+            llm: has the routes of the job.
+            rows: how many are left to ask.
+            pack: what the user wants; None decides by the limits.
+            reserve: share of each limit (0 to 1) that is left to others.
+            paid: whether routes that cost money take part.
+            is_packing: the job packs already; it goes on to its end, as it has few threads.
+            is_trusted: whether packed replies of a model are believed.
+        """
+        routes = self._routes(llm, paid)
+        alone = {(route.provider, route.model): 1 for route in routes}
+        standings = _standings(llm)
+        if pack == 1:
+            return alone
+        if pack is None and not is_packing:
+            capacities = self._capacities(llm, routes, standings, alone, reserve)
+            now = llm.configuration.clock.time()
+            soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
+            if soon >= rows:
+                return alone
+        sizes = {}
+        for provider, model in alone:
+            own = [route for route in routes if (route.provider, route.model) == (provider, model)]
+            sizes[provider, model] = 1
+            if is_trusted((provider, model)):
+                windows = llm.configuration.providers[provider].context_windows
+                sizes[provider, model] = pack_size(
+                    [row for route in own for row in standings.get(_name(route), ())],
+                    self.usage(llm, own[0]),
+                    windows.get(model, math.inf),
+                    pack or MOST_PACKED,
+                    always=pack is not None,
+                )
+        return sizes
+
+    def capacities(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        sizes: Mapping[Model, int],
+        *,
+        reserve: float,
+        paid: bool = True,
+    ) -> list[Capacity]:
+        """What each account's model can do of the job, in the order in which they are asked.
+
+        Args:
+            llm: has the routes of the job.
+            sizes: rows in one request to each model; one if a model is not there.
+            reserve: share of each limit (0 to 1) that is left to others.
+            paid: whether routes that cost money take part.
+        """
+        routes = self._routes(llm, paid)
+        return self._capacities(llm, routes, _standings(llm), sizes, reserve)
+
+    def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
+        """The routes that take part, in the order in which they are asked."""
+        routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
+        preferred = llm.preferred_provider
+        return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
+
+    def _capacities(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        routes: Sequence[Route],
+        standings: Mapping[RouteName, Sequence[Standing]],
+        sizes: Mapping[Model, int],
+        reserve: float,
+    ) -> list[Capacity]:
+        tracker, now = llm.quota_tracker, llm.configuration.clock.time()
+        accounts: dict[tuple[str, str, str], list[Route]] = {}
+        for route in routes:
+            account = tracker.account(route.key) or route.key.account
+            accounts.setdefault((route.provider, account, route.model), []).append(route)
+        capacities = []
+        for own in accounts.values():
+            first, usage = own[0], self.usage(llm, own[0])
+            limits = [row for route in own for row in standings.get(_name(route), ())]
+            opens_at = 0.0
+            if not limits:
+                # Otherwise its limits say when it opens.
+                opens_at = min(tracker.state(route, self.probe, now).opens_at for route in own)
+            size = sizes.get((first.provider, first.model), 1)
+            usage = needs_packed(usage, size) if size > 1 else usage
+            capacities.append(
+                Capacity(
+                    name=route_name(*_name(first)),
+                    standings=with_reserve(limits, reserve),
+                    need=prompt_units(usage),
+                    pack=size,
+                    opens_at=opens_at,
+                    paid=first.paid,
+                    cost=cost_usd(first, usage),
+                    provider=first.provider,
+                    model=first.model,
+                )
+            )
+        return capacities
+
+
+def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteName, list[Standing]]:
+    """The limits of each route as the ledger has them now."""
+    found: dict[RouteName, list[Standing]] = {}
+    for row in llm.quota_tracker.standings(now=llm.configuration.clock.time()):
+        found.setdefault((row.provider, row.key, row.model), []).append(row)
+    return found
+
+
+def _name(route: Route) -> RouteName:
+    return route.provider, route.key.label, route.model
+
+
+def served_lately(llm: IntelligentLLMOrchestrator) -> list[Attempt]:
+    """The attempts of the last hour that were answered."""
+    since = llm.configuration.clock.time() - PACE_SECONDS
+    lately = attempt_log(llm.configuration.store).since(since)
+    return [attempt for attempt in lately if attempt.outcome == "served"]

@@ -1,0 +1,368 @@
+"""Which group of workers asks which task next.
+
+`Scheduler` owns the lock of a job: reader, workers and writer share its methods and no lock.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.types import Clock
+
+from .agreement import Model
+from .growth import THREADS
+from .tasks import Finished, Group, Task
+
+# Longest sleep of a thread before it looks whether the job has ended.
+NAP_SECONDS = 0.1
+# Workers that ask each row alone take several rows at once, as many as take this long: fewer
+# changes of the ledger leave Python more time for rows.
+_ROWS_AT_ONCE, _SECONDS_AT_ONCE = 16, 1.0
+# Outcomes that may wait to be written.
+_MOST_FINISHED = 256
+# Rows that are kept ready for each thread, and those of this time: a claim is a write to disk.
+_READY, _READY_SECONDS = 4, 0.5
+
+
+class Scheduler:
+    """Takes tasks from the reader, gives them to workers, and their outcome to the writer.
+
+    Args:
+        clock: the configuration's clock.
+
+    Attributes:
+        clock: the same clock; nobody sleeps on it once the job has ended.
+        finished: outcomes that are to be written.
+        ending: set when no more is asked.
+        error: why, if something is wrong.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._lock = threading.Lock()
+        # Workers wait here for tasks, or for their group to open.
+        self._work = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._ready: deque[Task] = deque()
+        # Tasks of rows, by address, until they are on disk.
+        self._claimed: dict[str, Task] = {}
+        self._groups: list[Group] = []
+        self._asking = self._idle = 0
+        self._wanted = THREADS
+        self.finished: queue.Queue[Finished] = queue.Queue(_MOST_FINISHED)
+        self.ending = threading.Event()
+        self.clock: Clock = _JobClock(clock, self.ending)
+        self.error: BaseException | None = None
+
+    # --- the reader
+
+    @property
+    def wanted(self) -> int:
+        """How many tasks should be ready at least."""
+        return self._wanted
+
+    def join(self, tasks: dict[str, Task]) -> list[Task]:
+        """The tasks that are not claimed already; the rows of the others join those."""
+        with self._lock:
+            for address in self._claimed.keys() & tasks.keys():
+                self._claimed[address].rows.extend(tasks.pop(address).rows)
+        return list(tasks.values())
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Make tasks ready that this job has claimed."""
+        with self._lock:
+            for task in tasks:
+                self._claimed[task.address] = task
+                self._ready.append(task)
+            self._work.notify_all()
+
+    def await_room(self) -> None:
+        """Sleep until more tasks are wanted, or the job ends."""
+        with self._lock:
+            while len(self._ready) >= self._wanted and not self.ending.is_set():
+                self._room.wait()
+
+    # --- the workers
+
+    def take(self, group: Group, on_shut: Callable[[float], object]) -> list[Task]:
+        """The next tasks for a worker, once a route may be open; none when the job ends.
+
+        `on_shut` is called with the seconds of each sleep in which no group is open.
+        """
+        while True:
+            with self._lock:
+                while not (self.ending.is_set() or group.is_closed):
+                    if self.clock.time() < group.opens_at:
+                        if not group.is_timed:
+                            group.is_timed = True
+                            all_shut = self._are_all_shut()
+                            break
+                        self._work.wait(NAP_SECONDS)
+                    elif tasks := self._pick(group):
+                        return tasks
+                    else:
+                        self._idle += 1
+                        self._work.wait()
+                        self._idle -= 1
+                else:
+                    return []
+            self._sleep(group, on_shut if all_shut else None)
+
+    def hand_back(self, tasks: Iterable[Task]) -> None:
+        """Make tasks ready again that a worker took and did not finish."""
+        with self._lock:
+            for task in tasks:
+                self._asking -= 1
+                self._ready.appendleft(task)
+            self._work.notify_all()
+
+    def add_check(self, task: Task) -> None:
+        """Have a packed row asked alone too, before all others."""
+        with self._lock:
+            self._ready.appendleft(task)
+            self._work.notify_all()
+
+    def is_surplus(self, group: Group, done: int, began: float) -> bool:
+        """Whether a worker should end that has asked `done` rows, each alone, since `began`.
+
+        `began` is of the monotonic clock. The group adapts to how long the rows took.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if done:
+                group.growth.note_replies(done, began, now)
+                rows = _SECONDS_AT_ONCE * done / max(now - began, 1e-9)
+                group.size = max(1, min(_ROWS_AT_ONCE, int(rows)))
+            is_surplus = group.threads > group.growth.threads
+            group.threads -= is_surplus
+        return is_surplus
+
+    def note_limit(self, group: Group) -> bool:
+        """Note that a row waits for a limit, or failed; whether the worker should hand it back."""
+        if group.models:
+            return False
+        with self._lock:
+            group.growth.note_limit(time.monotonic())
+            group.size = 1
+            return group.threads > group.growth.threads
+
+    def others_may_take(self, group: Group) -> bool:
+        """Whether rows that the group hands back may be asked by another one."""
+        with self._lock:
+            return len(self._groups) > 1 and bool(group.models or self._idle)
+
+    def lower_cap(self, group: Group, cap: int | None = None) -> None:
+        """Have no more than `cap` rows in a request of the group; by default, half as many."""
+        with self._lock:
+            group.cap = max(1, group.cap // 2) if cap is None else cap
+
+    def shut(self, group: Group, until: float) -> None:
+        """None of the group's routes opens before (epoch seconds)."""
+        with self._lock:
+            group.opens_at = max(group.opens_at, until)
+
+    def close(self, group: Group, error: LLMProviderError, *, ends_well: bool) -> None:
+        """None of the group's routes opens in this run.
+
+        With the last group the job ends, with the error unless it `ends_well`. Else, tasks that
+        only this group could have taken are finished with the error.
+        """
+        with self._lock:
+            group.is_closed = True
+            if all(other.is_closed for other in self._groups):
+                self._end(None if ends_well else error)
+                return
+            lost = [task for task in self._ready if not self._may_be_taken(task)]
+            for task in lost:
+                self._ready.remove(task)
+            self._asking += len(lost)
+        for task in lost:
+            self.finished.put(Finished(task, error=error, again=True))
+
+    def is_too_long(self, task: Task, group: Group) -> bool:
+        """Note that a task is too long for a group; whether it is too long for all."""
+        with self._lock:
+            task.too_long_for.add(group.number)
+            return not self._may_be_taken(task)
+
+    # --- the groups
+
+    def start(self, groups: Sequence[Group], threads: Callable[[Group], int]) -> list[Group]:
+        """Have these groups from now on; returns the group of each worker to start."""
+        with self._lock:
+            for old in self._groups:
+                old.is_closed = True
+            self._groups = list(groups)
+            self._wanted = max(THREADS, sum(2 * group.size for group in groups))
+            self._work.notify_all()
+            new = [group for group in groups for _ in range(threads(group))]
+            for group in new:
+                group.threads += 1
+        return new
+
+    def grow(self) -> list[Group]:
+        """The group of each worker to start, as far as more of them help and have work."""
+        new: list[Group] = []
+        now = time.monotonic()
+        with self._lock:
+            for group in self._groups:
+                if group.models:
+                    continue
+                if self._ready and not self._idle:
+                    group.growth.look(now)
+                rows = _READY_SECONDS * group.growth.pace[1] if group.growth.pace else 0
+                self._wanted = max(self._wanted, _READY * group.growth.threads, int(rows))
+                if group.is_closed or self.ending.is_set():
+                    continue
+                missing = group.growth.threads - group.threads
+                count = max(0, min(missing, len(self._ready) - self._idle))
+                group.threads += count
+                new += [group] * count
+        return new
+
+    def resize(self, sizes: Mapping[Model, int]) -> None:
+        """Have as many rows in one request of each model, within its group's cap."""
+        with self._lock:
+            for group in self._groups:
+                if group.models:
+                    group.size = min(group.cap, sizes.get(group.models[0], 1))
+
+    def sizes(self) -> dict[Model, int]:
+        """Rows per request, of the models that take packed requests."""
+        with self._lock:
+            return {group.models[0]: group.size for group in self._groups if group.models}
+
+    def pace(self) -> tuple[int, float] | None:
+        """Threads that ask each row alone, and rows they bring per second; None if unknown."""
+        with self._lock:
+            paces = (group.growth.pace for group in self._groups if not group.models)
+            return next(filter(None, paces), None)
+
+    # --- the writer
+
+    def claimed(self) -> list[str]:
+        """Addresses of all tasks that are claimed and not on disk."""
+        with self._lock:
+            return list(self._claimed)
+
+    def written(self, tasks: Iterable[Task]) -> list[list[tuple[int, Hashable]]]:
+        """The rows of tasks that are on disk; from now on none joins them."""
+        with self._lock:
+            rows = []
+            for task in tasks:
+                self._asking -= 1
+                self._claimed.pop(task.address, None)
+                rows.append(task.rows)
+        return rows
+
+    def note_checked(self) -> None:
+        """A packed row was asked alone too."""
+        with self._lock:
+            self._asking -= 1
+
+    def is_done(self) -> bool:
+        """Whether no worker asks, and no packed row can be asked alone now."""
+        now = self.clock.time()
+        with self._lock:
+            return not self._asking and not any(
+                group.number == task.group and not group.is_closed and group.opens_at <= now
+                for task in self._ready
+                if task.checks
+                for group in self._groups
+            )
+
+    def is_quiet(self) -> bool:
+        """Whether no worker asks, and nothing waits to be written."""
+        with self._lock:
+            return not self._asking
+
+    def clear(self) -> tuple[list[str], int]:
+        """Take back what is ready; returns the addresses of rows, and the number of checks."""
+        with self._lock:
+            addresses = [task.address for task in self._ready if task.checks is None]
+            checks = len(self._ready) - len(addresses)
+            self._ready.clear()
+            for address in addresses:
+                del self._claimed[address]
+        return addresses, checks
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Ask no more; what is being asked comes to its end."""
+        with self._lock:
+            self._end(error)
+
+    # --- while the lock is held
+
+    def _pick(self, group: Group) -> list[Task]:
+        """The next tasks for a worker of the group."""
+        size = group.size
+        if not group.models:
+            # The last rows are for all threads.
+            size = min(size, 1 + len(self._ready) // group.threads)
+        picked: list[Task] = []
+        passed: list[Task] = []
+        while self._ready and len(picked) < size:
+            task = self._ready.popleft()
+            if not task.suits(group.number):
+                passed.append(task)
+            elif picked and task.limit <= len(picked):
+                self._ready.appendleft(task)
+                break
+            else:
+                size = min(size, task.limit)
+                picked.append(task)
+        self._ready.extendleft(reversed(passed))
+        self._asking += len(picked)
+        if len(self._ready) < self._wanted:
+            self._room.notify()
+        return picked
+
+    def _may_be_taken(self, task: Task) -> bool:
+        return any(task.suits(group.number) for group in self._groups if not group.is_closed)
+
+    def _are_all_shut(self) -> bool:
+        now = self.clock.time()
+        return all(group.is_closed or now < group.opens_at for group in self._groups)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.error = self.error or error
+        self.ending.set()
+        self._work.notify_all()
+        self._room.notify_all()
+
+    # --- without it
+
+    def _sleep(self, group: Group, on_sleep: Callable[[float], object] | None) -> None:
+        """Sleep by the clock while the group is shut, then wake its other workers."""
+        nap = min(group.opens_at - self.clock.time(), NAP_SECONDS)
+        try:
+            if on_sleep:
+                on_sleep(nap)
+            self.clock.sleep(max(nap, 0.001))
+        finally:
+            with self._lock:
+                group.is_timed = False
+                self._work.notify_all()
+
+
+@dataclass(frozen=True)
+class _JobClock:
+    """The configuration's clock; its sleepers wake when the job ends."""
+
+    clock: Clock
+    ending: threading.Event
+
+    def time(self) -> float:
+        """Epoch seconds."""
+        return self.clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds, or until the job has ended."""
+        until = self.clock.time() + seconds
+        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
+            self.clock.sleep(min(left, NAP_SECONDS))

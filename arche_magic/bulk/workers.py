@@ -1,0 +1,205 @@
+"""The workers of a job, in groups with the routes they ask on.
+
+Without packing there is one group with all routes: the engine chooses, falls back and waits as for
+any request. Where packing pays, each model that takes packed requests has a group of its own. All
+groups take rows from one scheduler; a worker hands a row back rather than keep it behind a shut
+route while another group has nothing to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.quota_tracker import Purse
+from arche_magic.llm_providers.types import Request
+
+from .agreement import Agreement, Model
+from .estimate import KNOWN_AFTER, RowEstimate
+from .progress import Counts
+from .scheduler import Scheduler
+from .tasks import Group, Task
+from .worker import Worker
+
+PACKING_THREADS = 4
+# How often the number of rows per request is reconsidered.
+_LOOK_SECONDS = 5.0
+# A request that waits for a route says so more often than this.
+_STILL_WAITING_SECONDS = 0.7
+
+
+class Patience:
+    """How long a job waits for routes, all its rows together.
+
+    Args:
+        seconds: the most; inf for no bound.
+        now: the clock, in epoch seconds.
+    """
+
+    def __init__(self, seconds: float, now: Callable[[], float]) -> None:
+        self._left, self._now = seconds, now
+        self._counted_until = -math.inf
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> float:
+        """Seconds that it still waits."""
+        return max(0.0, self._left)
+
+    def wait(self, seconds: float) -> None:
+        """Count that a row waits for so long from now; rows that wait together count once."""
+        with self._lock:
+            began = max(self._now(), self._counted_until)
+            self._counted_until = max(self._now() + seconds, began)
+            self._left -= self._counted_until - began
+
+
+class Workers:
+    """All workers of a job.
+
+    Args:
+        llm: may ask on all routes that the job may use.
+        scheduler: gives tasks to workers.
+        counts: what is spent so far.
+        bounds: the most that all its calls may take together; None without any.
+        patience: seconds that the job waits for routes, all its rows together.
+        pack: rows per request; None decides by the limits.
+        agreement: how packed replies agree with others.
+
+    Attributes:
+        put_off: why the rows that are left are not asked in this run, or "".
+        sample: a request that stands for all rows; None before the first.
+    """
+
+    def __init__(
+        self,
+        llm: IntelligentLLMOrchestrator,
+        scheduler: Scheduler,
+        counts: Counts,
+        bounds: Purse | None,
+        patience: float,
+        pack: int | None,
+        agreement: Agreement,
+    ) -> None:
+        self.scheduler, self.counts, self.agreement = scheduler, counts, agreement
+        self._bounds, self._pack = bounds, pack
+        clock = scheduler.clock
+        self.patience = Patience(patience, clock.time)
+        self.llm = self._like(llm, replace(llm.configuration, clock=clock), llm.providers)
+        self.put_off = ""
+        self.threads: list[threading.Thread] = []
+        self.sample: Request | None = None
+        # By thread: rows of its request, and when it last waited.
+        self._under_way: dict[int, tuple[int, float]] = {}
+        self._is_packing = False
+        self._looked_at = -math.inf
+        self._numbers = itertools.count()
+
+    def start(self, first: Task) -> None:
+        """Begin to ask; `first` stands for all rows.
+
+        Raises:
+            ConfigurationError: no key for any route, or an unknown model.
+        """
+        self.sample = first.request
+        self._start_groups(self._sizes(first.request))
+
+    def look_after(self) -> None:
+        """Have as many workers as help; reconsider now and then how many rows go in a request."""
+        self._start_threads(self.scheduler.grow())
+        now = self.scheduler.clock.time()
+        if self._pack == 1 or self.sample is None or now < self._looked_at + _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        if self._is_packing:
+            self.resize()
+        elif max((sizes := self._sizes(self.sample)).values()) > 1:
+            self._start_groups(sizes)
+
+    def note_under_way(self, rows: int, waited_at: float = -math.inf) -> None:
+        """Note how many rows this thread is asking, and when it last waited for a route."""
+        self._under_way[threading.get_ident()] = rows, waited_at
+
+    def rows_under_way(self) -> int:
+        """Rows whose requests are sent, not waiting for a route."""
+        since = time.monotonic() - _STILL_WAITING_SECONDS
+        return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
+
+    def resize(self) -> None:
+        """Have as many rows in one request as the limits and the replies so far say."""
+        if self.sample is not None:
+            self.scheduler.resize(self._sizes(self.sample))
+
+    def reply_tokens(self) -> float:
+        """Tokens of one reply, by those that came; before, by the schema or the ledger's guess."""
+        if self.counts.served >= KNOWN_AFTER or self.sample is None:
+            return self.counts.output_tokens / max(1, self.counts.served)
+        first = self.llm.routes(self.sample)[0]
+        return RowEstimate.measured(self.sample).usage(self.llm, first).output_tokens
+
+    def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
+        """The bound of the job that keeps a request from one of its routes; "" if none does."""
+        refuses = llm.quota_tracker.job_refuses
+        return next(filter(None, (refuses(route, request) for route in llm.routes(request))), "")
+
+    def _sizes(self, sample: Request) -> dict[Model, int]:
+        """Rows per request of each model, by the limits and the replies as they are known now."""
+        return RowEstimate.measured(sample, reply_tokens=self.reply_tokens()).pack_sizes(
+            self.llm,
+            self.counts.total - self.counts.done,
+            pack=self._pack,
+            reserve=sample.reserve,
+            is_packing=self._is_packing,
+            is_trusted=lambda model: not self.agreement.is_refuted(model),
+        )
+
+    def _start_groups(self, sizes: Mapping[Model, int]) -> None:
+        """Have a group for each model that takes packed requests, and one for all others."""
+        packing = [model for model, size in sizes.items() if size > 1]
+        alone = [model for model, size in sizes.items() if size == 1]
+        self._is_packing = bool(packing)
+        groups = [
+            Group(next(self._numbers), self._narrowed([model]), (model,), sizes[model])
+            for model in packing
+        ]
+        if alone:
+            llm = self._narrowed(alone) if packing else self.llm
+            groups.append(Group(next(self._numbers), llm))
+        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.models else 1)
+        self._start_threads(new)
+
+    def _start_threads(self, groups: Sequence[Group]) -> None:
+        """Start a worker for each of the groups."""
+        for group in groups:
+            worker = Worker(group, self)
+            thread = threading.Thread(target=worker.run, name="arche-job", daemon=True)
+            thread.start()
+            self.threads = [*(old for old in self.threads if old.is_alive()), thread]
+
+    def _narrowed(self, models: Sequence[Model]) -> IntelligentLLMOrchestrator:
+        """The same orchestrator, on these models alone."""
+        names = list(dict.fromkeys(provider for provider, _ in models))
+        providers = dict(self.llm.configuration.providers)
+        for name in names:
+            own = tuple(model for provider, model in models if provider == name)
+            providers[name] = replace(providers[name], models=own)
+        return self._like(self.llm, replace(self.llm.configuration, providers=providers), names)
+
+    def _like(
+        self, llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+    ) -> IntelligentLLMOrchestrator:
+        """The same for another configuration and some of its providers, within the job's bounds."""
+        like = IntelligentLLMOrchestrator(
+            enable_multi_key_groq=llm.enable_multi_key_groq,
+            preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+            providers=names,
+            configuration=configuration,
+        )
+        like.quota_tracker.job = self._bounds
+        return like
