@@ -365,7 +365,9 @@ def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> No
     assert script.received[0].body["max_completion_tokens"] == 9
     Path("arche_magic.toml").write_text(table.replace("max_completion_tokens", "tokens"))
     use_configuration(None)
-    with pytest.raises(LLMProviderError, match="token_limit is 'tokens'; did you mean 'max_tokens'"):
+    with pytest.raises(
+        LLMProviderError, match="token_limit is 'tokens'; did you mean 'max_tokens'"
+    ):
         get_llm_provider()
 
 
