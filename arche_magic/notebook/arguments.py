@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics
-
-Class = TypeVar("Class", bound=Magics)
 
 # A word, with quoted stretches kept together; a quote that is never closed ends the match.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
@@ -146,17 +143,9 @@ def help_text(magic: Any) -> str:
     return f"{about}\n\n{options}".rstrip()
 
 
-def documented(magics: type[Class]) -> type[Class]:
-    """Give the magics of a class their help as docstrings, so that `?` shows what `--help` does."""
-    for name in dict.fromkeys(name for kind in magics.magics.values() for name in kind.values()):
-        function = vars(magics)[name]
-        function.__doc__ = help_text(function)
-    return magics
-
-
-def overview(magics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The magics, a line each; by kind and name, as IPython has them."""
-    known = {f"%{name}": magic for kind in magics.values() for name, magic in kind.items()}
+def overview(magics: Iterable[Any]) -> str:
+    """The magics, a line each, by name."""
+    known = {f"%{magic.__name__}": magic for magic in magics}
     width = max(map(len, known))
     lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
     return "\n".join([*lines, "", "Each says more with --help; %%llm takes its prompt below."])

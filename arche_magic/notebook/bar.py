@@ -13,8 +13,9 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import in_seconds
 
-from .display import QUIET, Place
-from .preview import price_text
+from .costs import price_text
+from .display import Place
+from .styles import GREEN, QUIET, RED, TRACK
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
 # It looks into the environment.
 _terminal_size = without_locals(shutil.get_terminal_size)
-_GREEN, _RED = "#2e9e5b", "#d0493b"
 # Fainter on white and on black alike.
-_FAINT_GREEN = "rgba(46,158,91,.45)"
-_TRACK = "rgba(128,128,128,.25)"
+_FAINT = "rgba(46,158,91,.45)"
 _SECONDS = 0.25
 _TERMINAL_SECONDS = 1.0
 
@@ -136,7 +135,7 @@ def _html(progress: Progress, first: str, *below: str) -> str:
     memory = progress.done - good - progress.errors
     parts = "".join(
         f'<div style="width:{100 * rows / total:.2f}%;min-width:3px;background:{color}"></div>'
-        for rows, color in ((memory, _FAINT_GREEN), (good, _GREEN), (progress.errors, _RED))
+        for rows, color in ((memory, _FAINT), (good, GREEN), (progress.errors, RED))
         if rows > 0
     )
     lines = "".join(
@@ -150,5 +149,5 @@ def _html(progress: Progress, first: str, *below: str) -> str:
         f'<span style="font-weight:600">{escape(count(progress))}</span>'
         f'<span style="{QUIET}">{escape(first)}</span></div>'
         f'<div style="display:flex;height:8px;border-radius:4px;margin:4px 0 3px;overflow:hidden;'
-        f'background:{_TRACK}">{parts}</div>{lines}</div>'
+        f'background:{TRACK}">{parts}</div>{lines}</div>'
     )

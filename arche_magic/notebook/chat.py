@@ -83,8 +83,15 @@ class Chat:
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 
-    def add(self, question: Message, reply: Reply, system: str | None = None) -> None:
-        """Remember a turn that was answered, and the system prompt it was given, if any."""
+    def add(
+        self,
+        question: Message,
+        reply: Reply,
+        system: str | None = None,
+        private: bool | None = None,
+    ) -> None:
+        """Remember a turn that was answered, its system prompt if it had one, and its privacy."""
+        self.private = self.private or bool(private)
         self.system = self.system if system is None else system or None
         tokens = reply.usage.total_tokens
         self.turns.append(

@@ -7,7 +7,8 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,24 @@ from arche_magic.llm_providers.errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
+from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.types import Message, in_seconds, route_name
+from arche_magic.llm_providers.types import Message, route_name
 
-from .display import QUIET, CellInterrupted, Pace, Place, attempt_lines
+from .costs import paid_text
+from .display import CellInterrupted, Pace, Place, attempt_lines
+from .events import follow, waiting_line
 from .markup import as_html
-from .preview import paid_text
+from .prompting import typed_or_default
+from .styles import QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.prompts import Prompt
 
-    from .magics import ArcheMagics
+    from .defaults import Defaults
 
 _TYPES = {
     "provider": "str", "key": "str", "model": "str", "reply": "str", "tokens": "Int64",
@@ -53,14 +58,20 @@ _HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
 
 @dataclass
 class Column:
-    """One of those who are asked, and what has come of it so far."""
+    """The view of one request, which runs in a thread of its own.
+
+    Attributes:
+        asked: the provider or model that the user named.
+        state: a line about it while there is no text.
+        changed: called after each change.
+    """
 
     asked: str
     text: str = ""
     state: str = "asked"
     reply: Reply | None = None
     error: LLMProviderError | None = None
-    seconds: float = 0.0
+    changed: Callable[[], None] = lambda: None
 
     @property
     def ended(self) -> bool:
@@ -83,21 +94,29 @@ class Column:
         reply = self.reply
         return route_name(reply.provider, reply.key, reply.model) if reply else self.asked
 
-    def take(self, event: object) -> None:
-        """Note what happened in it."""
-        if isinstance(event, Piece):
-            self.text += event.text
-            self.state = ""
-        elif isinstance(event, Waiting):
-            self.state = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
-        elif isinstance(event, Discarded):
-            self.text, self.state = "", f"{event.attempt}; starting over"
-        elif isinstance(event, Reply):
-            self.text, self.reply, self.state = str(event), event, ""
-        elif isinstance(event, LLMProviderError):
-            self.text, self.error, self.state = str(event), event, ""
-        elif isinstance(event, Exception):
-            raise event
+    def waiting(self, event: Waiting) -> None:
+        """Show which route the request waits for."""
+        self.state = waiting_line(event)
+        self.changed()
+
+    def add(self, text: str) -> None:
+        """Add the next text of the reply."""
+        self.text, self.state = self.text + text, ""
+        self.changed()
+
+    def start_over(self, event: Discarded) -> None:
+        """Forget the text so far: the reply starts over."""
+        self.text, self.state = "", f"{event.attempt}; starting over"
+        self.changed()
+
+    def finish(self, end: Reply | LLMProviderError) -> None:
+        """Show the whole reply, or the error instead of it."""
+        self.text, self.state = str(end), ""
+        if isinstance(end, Reply):
+            self.reply = end
+        else:
+            self.error = end
+        self.changed()
 
     def foot(self) -> str:
         """The line below: tokens, seconds and cost, or what is the matter."""
@@ -117,7 +136,8 @@ class Column:
 
 
 def compare(
-    magics: ArcheMagics,
+    shell: InteractiveShell,
+    defaults: Defaults,
     options: Namespace,
     prompt: Prompt,
     keep_part: Callable[[pd.DataFrame], None],
@@ -134,44 +154,45 @@ def compare(
         CellInterrupted: the user stopped it.
     """
     llm = IntelligentLLMOrchestrator()
-    requests = _requests(magics, options, llm)
-    columns = [Column(asked) for asked in requests]
+    requests = _requests(defaults, options, llm)
+    changes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    columns = [Column(asked, changed=partial(changes.put, None)) for asked in requests]
     message = Message("user", prompt.text, prompt.images)
-    happened: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
     stop = threading.Event()
 
-    def ask(number: int, request: dict[str, Any]) -> None:
+    def ask(column: Column, request: dict[str, Any]) -> None:
         try:
             with stopped_by(stop):
-                events = llm.events([message], **request)
-                while True:
-                    happened.put((number, next(events)))
-        except StopIteration as end:
-            happened.put((number, end.value))
+                column.finish(follow(llm.events([message], **request), column))
         except KeyboardInterrupt:
             # It was stopped, and nobody waits for more.
             return
-        except Exception as error:  # noqa: BLE001  # a column's error is told in its place
-            happened.put((number, error))
+        except LLMProviderError as error:
+            column.finish(error)
+        except Exception as error:  # noqa: BLE001  # raised again in the cell's thread
+            changes.put(error)
 
-    show = _Columns(magics, columns, options.quiet, prompt.notes)
+    show = _Columns(shell, columns, options.quiet, prompt.notes)
     threads = [
         threading.Thread(target=ask, args=pair, daemon=True)
-        for pair in enumerate(requests.values())
+        for pair in zip(columns, requests.values(), strict=True)
     ]
     try:
         for thread in threads:
             thread.start()
         while not all(column.ended for column in columns):
-            number, event = happened.get()
+            error = changes.get()
             raise_if_stopped()
-            columns[number].take(event)
+            if error is not None:
+                raise error
             show.update()
     except KeyboardInterrupt:
         stop.set()
         deadline = time.monotonic() + _FAREWELL
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        # Copies: a thread that still waits for its server must not change what is shown.
+        columns[:] = [replace(column) for column in columns]
         for column in columns:
             column.state = "" if column.ended else "interrupted: not complete"
         show.finish()
@@ -196,9 +217,9 @@ def _farewell(some_wait: bool) -> str:
 
 
 def _requests(
-    magics: ArcheMagics, options: Namespace, llm: IntelligentLLMOrchestrator
+    defaults: Defaults, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> dict[str, dict[str, Any]]:
-    """The options of each request, by the name it was asked for."""
+    """The arguments of each request, by the name that the user gave."""
     for option in (
         "provider",
         "model",
@@ -214,10 +235,9 @@ def _requests(
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
-    common = {
-        name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
-        for name in ("system", "temperature", "max_tokens", "patience", "keep", "private")
-    } | {"fresh": options.fresh, "tag": options.tag}
+    common = typed_or_default(
+        options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
+    ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
     requests = {}
     for name in names:
         whole = name in llm.configuration.providers
@@ -252,10 +272,10 @@ class _Columns:
     """The columns on the screen: redrawn while they fill, or in a terminal one after the other."""
 
     def __init__(
-        self, magics: ArcheMagics, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
+        self, shell: InteractiveShell, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
-        self._place = Place(magics.shell) if hasattr(magics.shell, "kernel") else None
+        self._place = Place(shell) if hasattr(shell, "kernel") else None
         self._pace = Pace()
         self._printed = 0
         if not quiet and self._place is None and notes:

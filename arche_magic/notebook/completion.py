@@ -235,7 +235,7 @@ def _keys(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _chats(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    chats: dict[str, Any] = shell.magics_manager.registry["ArcheMagics"].chats
+    chats: dict[str, Any] = shell.magics_manager.registry["ArcheMagics"].session.chats
     return list(chats)
 
 
@@ -244,7 +244,7 @@ def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _limits(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    from .sandbox_magic import LIMITS
+    from .sandbox_switch import LIMITS
 
     return LIMITS
 

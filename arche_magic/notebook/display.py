@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.characters import unfinished, without_controls
 from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Discarded, Reply, Waiting, total_cost
-from arche_magic.llm_providers.types import Usage, in_seconds, route_name
+from arche_magic.llm_providers.types import Usage, route_name
 
-from .formats import bundle, code_of, is_json
+from .costs import paid_text
+from .events import waiting_line
 from .out import is_captured
-from .preview import paid_text
+from .reply_formats import bundle, code_of, is_json
 from .structured import structured_bundle, unread_bundle
+from .styles import QUIET
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers.attempts import Ended
 
-# Untrusted notebooks lose styles with var(); the grey before it reads on white and on black.
-QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
+
+def show(shown: dict[str, str] | str) -> None:
+    """Display a bundle, or print a text, in the running cell."""
+    from IPython.display import display
+
+    if isinstance(shown, str):
+        print(shown)
+    else:
+        display(for_frontends(shown), raw=True)
 
 
 class CellInterrupted(KeyboardInterrupt):
@@ -84,20 +93,12 @@ class ReplyDisplay:
 
     def note(self, line: str) -> None:
         """Say something about the prompt, above the reply."""
-        from IPython.display import display
-
-        if self._quiet:
-            return
-        if self._redraws:
-            display(for_frontends(quiet_line(line)), raw=True)
-        else:
-            print(without_controls(line))
+        if not self._quiet:
+            show(quiet_line(line) if self._redraws else without_controls(line))
 
     def waiting(self, event: Waiting) -> None:
         """Show which route is waited for, and how long still."""
-        line = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
-        if event.seconds <= 0:
-            line = f"waiting: {event.route} is open, and others came first"
+        line = waiting_line(event)
         said = line if self._redraws else str(event.route)
         if said == self._waits_for:
             return
@@ -187,11 +188,9 @@ class ReplyDisplay:
     def _leave(
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
     ) -> None:
-        from IPython.display import display
-
         if self._redraws:
             self._draw(shown, metadata, last=True)
-            display(for_frontends(receipt), raw=True)
+            show(receipt)
         else:
             text = self._held if self._printed else shown["text/plain"]
             print(without_controls(text + "\n" + receipt["text/plain"]))

@@ -1,23 +1,23 @@
-"""`%llm_explain`: the last failure of a cell as a question, in as few words as say everything.
-
-The magics watch for failures from the moment they load, so nothing of the engine is imported yet.
-"""
+"""`%llm_explain`: the last failure of a cell as a question, in as few words as say everything."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import linecache
-import sys
 import sysconfig
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.prompts.values import as_text
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .failures import Failure
 
 SYSTEM = (
     "You explain Python errors to the person whose notebook cell failed. Say in a few sentences "
@@ -30,41 +30,6 @@ _PACKAGES = ("site-packages", "dist-packages")
 _CELL_LINES, _AROUND, _FRAMES, _CAUSES = 60, 3, 8, 3
 _MESSAGE_CHARACTERS = 1500
 _TOKENS_PER_LOCAL, _LOCALS = 60, 12
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error that ended a cell; `cell` and `number` as the notebook shows them, if known."""
-
-    error: BaseException
-    cell: str = ""
-    number: int | None = None
-
-
-class FailureWatch:
-    """Remembers the last failure that was not one of ours, so that explaining can be repeated."""
-
-    def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
-        self._last: Failure | None = None
-        shell.events.register("post_run_cell", self._look)
-
-    def remove(self) -> None:
-        """Watch no longer."""
-        self._shell.events.unregister("post_run_cell", self._look)
-
-    def last(self) -> Failure | None:
-        """The last failure; also of a cell that ran before this extension was loaded."""
-        if self._last is None:
-            error = getattr(sys, "last_value", None)
-            return Failure(error) if _counts(error) else None
-        return self._last
-
-    def _look(self, result: ExecutionResult) -> None:
-        error = result.error_before_exec or result.error_in_exec
-        if _counts(error):
-            cell = getattr(result.info, "raw_cell", None)
-            self._last = Failure(error, cell or "", result.execution_count)
 
 
 def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
@@ -95,11 +60,6 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
     if with_locals and own:
         parts.append(_locals(own[-1][0]))
     return "\n\n".join(filter(None, parts))
-
-
-def _counts(error: BaseException | None) -> TypeGuard[BaseException]:
-    ours = type(error).__module__.partition(".")[0] == "arche_magic"
-    return error is not None and not ours and not isinstance(error, KeyboardInterrupt)
 
 
 def _failing_line(
@@ -223,9 +183,6 @@ def _message(error: BaseException) -> str:
 
 def _locals(frame: FrameType) -> str:
     """The variables that the failing code uses, each in a few words."""
-    from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.prompts.values import as_text
-
     code, lines = frame.f_code, []
     for name in dict.fromkeys((*code.co_varnames, *code.co_names)):
         value: Any = frame.f_locals.get(name)

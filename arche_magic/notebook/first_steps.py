@@ -14,8 +14,12 @@ FIRST_STEPS = """no API key is configured.
   To try it now without a key, run:  %llm_sandbox"""
 
 
+def has_keys() -> bool:
+    """Whether any key is configured."""
+    return bool(get_configuration().keys)
+
+
 def require_keys(replay: bool = False) -> None:
     """Refuse to go on without any key, unless kept replies can do without."""
-    configuration = get_configuration()
-    if not configuration.keys and not replay and configuration.replay == "off":
+    if not has_keys() and not replay and get_configuration().replay == "off":
         raise NoKeys(FIRST_STEPS)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from arche_magic.bulk.job_records import JobRecord
 
-    from .models import Model
+    from .model_table import Model
 else:
     pd = library("pandas")
 

@@ -28,16 +28,18 @@ from arche_magic.prompts.values import as_image, as_text
 from .bar import Bar
 from .display import CellInterrupted, Place, quiet_line
 from .first_steps import require_keys
-from .interrupts import one_interrupt
-from .prompting import body_of, check_variable, first_given
+from .prompting import body_of, check_variable, typed_or_default
+from .sigint import one_interrupt
 from .structured import schema_named
 from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
 
-    from .magics import ArcheMagics
+    from .command import Typed
+    from .defaults import Defaults
 
 DEFAULT_NAME = "replies"
 _SECONDS = 0.1
@@ -48,13 +50,7 @@ _WITHOUT = ("chat", "compare", "image", "format", "raw", "budget", "show_prompt"
 _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
-def over(
-    magics: ArcheMagics,
-    options: Namespace,
-    text: str,
-    cell: str | None,
-    names: Mapping[str, Any] | None,
-) -> pd.DataFrame | None:
+def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFrame | None:
     """Ask for every row, and show how far it is; with `--plan`, what it would take.
 
     Raises:
@@ -62,25 +58,26 @@ def over(
         JobStopped: at one of the bounds; the finished rows are in the variable.
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
+    options = typed.options
     for name in _WITHOUT:
         if getattr(options, name) not in (None, False):
             raise InvalidRequest(f"%llm: --over goes without --{name.replace('_', '-')}")
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
-    name_notebook(notebook_name(magics.shell.user_ns))
-    names = ChainMap(dict(names or {}), magics.shell.user_ns)
-    template = body_of(text, cell).strip("\n")
+    name_notebook(notebook_name(shell.user_ns))
+    names = ChainMap(dict(typed.names or {}), shell.user_ns)
+    template = body_of(typed.text, typed.cell).strip("\n")
     if not template.strip():
         raise InvalidRequest("the prompt is empty")
-    asked = _job_options(magics, options, names)
+    asked = _job_options(defaults, options, names)
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     if any(read.values()) and not is_file(options.over):
         raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
     if options.plan or options.dry_run:
         data = options.over if is_file(options.over) else as_pandas(_data(options, names))
         columns = _columns(SourceFile(data, **read).first_row if is_file(data) else data)
-        template = _with_variables(template, columns, names, magics.budget)
-        _show_plan(magics, data, template, by=options.by, **read, **asked)
+        template = _with_variables(template, columns, names, defaults.budget)
+        _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
     if options.by is not None:
         raise InvalidRequest("%llm: --by goes with --plan")
@@ -90,31 +87,29 @@ def over(
     }
     into = options.into or options.output
     asked |= bounds
-    bar = Bar(magics.shell, options.quiet)
+    bar = Bar(shell, options.quiet)
     if is_file(options.over):
         columns = _columns(SourceFile(options.over, **read).first_row)
-        template = _with_variables(template, columns, names, magics.budget)
+        template = _with_variables(template, columns, names, defaults.budget)
         file_job = FileJob(options.over, into, template, **read, **asked)
         again = f"nothing was written to {file_job.to}; run the cell again for all of it"
         _run(file_job, lambda row: None, bar, lambda: again)
         bar.finish(_note(f"written to {file_job.to}", file_job.quality))
         return None
-    name = _variable(magics, into)
+    name = _variable(shell, into)
     table = _data(options, names)
     data = as_pandas(table)
-    job = Job(data, _with_variables(template, _columns(data), names, magics.budget), **asked)
+    job = Job(data, _with_variables(template, _columns(data), names, defaults.budget), **asked)
     replies = Replies(job)
 
     def keep() -> str:
-        frame = magics.shell.user_ns[name] = _made[name] = like(
-            table, replies.frame(), replies.columns
-        )
+        frame = shell.user_ns[name] = _made[name] = like(table, replies.frame(), replies.columns)
         return f"{name} has the {len(frame):,} finished rows; run the cell again for the others"
 
     _run(job, replies.add, bar, keep)
     keep()
     bar.finish(_note(f"in the variable {name}", replies.quality))
-    frame: pd.DataFrame = magics.shell.user_ns[name]
+    frame: pd.DataFrame = shell.user_ns[name]
     return frame
 
 
@@ -188,13 +183,13 @@ def _line(html: str, style: str = "") -> str:
     return f'<div style="margin:3px 0{style}">{html}</div>'
 
 
-def _show_plan(magics: ArcheMagics, data: Any, template: str, **options: Any) -> None:
+def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any) -> None:
     """Show the plan; until it is there, how many rows are read."""
-    place, next_draw = Place(magics.shell), time.monotonic() + _PLAN_SECONDS
+    place, next_draw = Place(shell), time.monotonic() + _PLAN_SECONDS
 
     def show(rows: int) -> None:
         nonlocal next_draw
-        if hasattr(magics.shell, "kernel") and time.monotonic() >= next_draw:
+        if hasattr(shell, "kernel") and time.monotonic() >= next_draw:
             next_draw = time.monotonic() + _PLAN_SECONDS
             place.draw(quiet_line(f"planning: {rows:,} rows read"))
 
@@ -237,16 +232,15 @@ def _with_variables(
 
 
 def _job_options(
-    magics: ArcheMagics, options: Namespace, names: Mapping[str, Any]
+    defaults: Defaults, options: Namespace, names: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a job and its plan both take."""
     schema = None if options.schema is None else schema_named(options.schema, names)
-    common = {
-        name: first_given(getattr(options, name), getattr(magics, name))
-        for name in ("provider", "model", "system", "temperature", "max_tokens")
-    }
+    common = typed_or_default(
+        options, defaults, "provider", "model", "system", "temperature", "max_tokens", "private"
+    )
     return {
-        **{name: None if value == "" else value for name, value in common.items()},
+        **common,
         "schema": schema,
         "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
         "twice": None if options.twice is None else _share("twice", options.twice),
@@ -258,7 +252,6 @@ def _job_options(
         "fallback_on_filter": options.fallback_on_filter,
         "same_model": options.same_model,
         "tag": options.tag,
-        "private": first_given(options.private, magics.private),
     }
 
 
@@ -296,14 +289,14 @@ def _pack(text: str | None) -> int | str:
     return int(str(text))
 
 
-def _variable(magics: ArcheMagics, name: str | None) -> str:
+def _variable(shell: InteractiveShell, name: str | None) -> str:
     """Where the rows will be.
 
     Raises:
         InvalidRequest: no variable can have that name, or, unasked, something else has it.
     """
     if name is None:
-        there = magics.shell.user_ns.get(DEFAULT_NAME)
+        there = shell.user_ns.get(DEFAULT_NAME)
         if there is not None and _made.get(DEFAULT_NAME) is not there:
             raise InvalidRequest(
                 f"%llm: there is a variable {DEFAULT_NAME!r} already; the rows would replace it: "

@@ -16,107 +16,77 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempts import Ended, attempt_log, name_notebook
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
-from arche_magic.llm_providers.reply import Discarded, Event, Reply, Waiting
+from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.types import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .display import CellInterrupted, ReplyDisplay, receipt_line
+from .dry_run import prompt_text, route_text
+from .events import follow
 from .first_steps import require_keys
-from .formats import ASKS
-from .interrupts import one_interrupt
-from .llm_options import given_without_over
-from .preview import prompt_text, route_text
+from .reply_formats import ASKS
+from .sigint import one_interrupt
 from .structured import schema_named
 from .sums import notebook_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .magics import ArcheMagics
+    from arche_magic.llm_providers.attempts import AttemptLog
+
+    from .chat import Chat
+    from .command import Session, Typed
+    from .defaults import Defaults
 
 # IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and what Python keeps in a module.
 _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 
 
-def ask(
-    magics: ArcheMagics,
-    options: Namespace,
-    text: str,
-    cell: str | None,
-    names: Mapping[str, Any] | None,
-) -> Reply | pd.DataFrame | None:
-    """Send the prompt and show the reply as it comes; with `--compare`, several beside each other.
-
-    `names` are the variables that the prompt may speak of, the notebook's own aside.
+def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
+    """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
 
     Raises:
         LLMProviderError: the request is wrong, or nobody answered it.
         CellInterrupted: the user stopped it.
     """
-    body = body_of(text, cell)
-    if flag := given_without_over(options):
-        raise InvalidRequest(f"%llm: {flag} goes with --over FRAME")
-    names = ChainMap(dict(names or {}), magics.shell.user_ns)
-    budget = first_given(options.budget, magics.budget)
+    options = typed.options
+    body = body_of(typed.text, typed.cell)
+    names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
+    budget = first_given(options.budget, session.defaults.budget)
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(body) if options.raw else fill(body, names, budget)
     images = [image_of(source, names) for source in options.image or ()]
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)
-    return send(magics, options, replace(prompt, images=(*prompt.images, *images)))
+    return send(session, options, replace(prompt, images=(*prompt.images, *images)))
 
 
 @one_interrupt()
-def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
+def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
     """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
-    name_notebook(notebook_name(magics.shell.user_ns))
-    name = options.output
-    if name is not None:
-        check_variable("-o", name)
+    variables, defaults = session.shell.user_ns, session.defaults
+    name_notebook(notebook_name(variables))
+    if options.output is not None:
+        check_variable("-o", options.output)
 
-    def keep_as(value: Reply | pd.DataFrame) -> None:
-        """Bind the variable of `-o`, if one was named."""
-        if name is not None:
-            magics.shell.user_ns[name] = value
+    def bind(value: Reply | pd.DataFrame) -> None:
+        """Set the variable of `-o`, if the cell names one."""
+        if options.output is not None:
+            variables[options.output] = value
 
-    keep = first_given(options.keep, magics.keep)
-    require_keys(replay=bool(keep))
+    require_keys(replay=bool(first_given(options.keep, defaults.keep)))
     if not prompt.text.strip():
         raise InvalidRequest("the prompt is empty")
     if options.compare:
         from .compare import compare
 
-        frame = compare(magics, options, prompt, keep_as)
-        keep_as(frame)
+        frame = compare(session.shell, defaults, options, prompt, bind)
+        bind(frame)
         return frame
-    if options.schema is not None and options.format:
-        raise InvalidRequest("%llm: --schema goes without --format: it is JSON, and shown as read")
-    form = "markdown" if options.schema is not None else first_given(options.format, magics.format)
-    chat = magics.chats.named(options.chat) if options.chat else None
-    system = first_given(options.system, chat and chat.system, magics.system)
-    request: dict[str, Any] = {
-        "provider": first_given(options.provider, magics.provider) or None,
-        "model": first_given(options.model, magics.model) or None,
-        "system": "\n\n".join(filter(None, (system, ASKS[form]))) or None,
-        "temperature": first_given(options.temperature, magics.temperature),
-        "max_tokens": first_given(options.max_tokens, magics.max_tokens),
-        "patience": first_given(options.patience, magics.patience),
-        "fallback_on_filter": options.fallback_on_filter,
-        "schema": options.schema,
-        "keep": keep,
-        "fresh": options.fresh,
-        "tag": options.tag,
-        # What was said in private stays so when the conversation goes on.
-        "private": first_given(options.private, (chat and chat.private) or None, magics.private),
-    }
-    if options.same_model:
-        request["same_model"] = True
-        if chat and chat.turns and request["model"] is None:
-            spoke = chat.turns[-1]
-            request["model"] = f"{spoke.provider}/{spoke.model}"
+    chat = session.chats.named(options.chat) if options.chat else None
+    form, request = _request(options, defaults, chat)
     llm = IntelligentLLMOrchestrator()
-    is_private = first_given(request["private"], llm.configuration.private.always)
     question = Message("user", prompt.text, prompt.images)
     messages: tuple[Message, ...] = (question,)
     notes = prompt.notes
@@ -127,52 +97,65 @@ def send(magics: ArcheMagics, options: Namespace, prompt: Prompt) -> Reply | pd.
     if options.show_prompt or options.dry_run:
         _rehearse(options, llm, messages, request, notes)
         return None
-    show = ReplyDisplay(magics.shell, options.quiet, form, structured=options.schema is not None)
+    show = ReplyDisplay(session.shell, options.quiet, form, structured=options.schema is not None)
+    for note in notes:
+        show.note(note)
     log = attempt_log(llm.configuration.store)
+    reply = _show(llm.events(messages, **request), show, log, bind)
+    bind(reply)
+    if chat:
+        is_private = first_given(request["private"], llm.configuration.private.always)
+        chat.add(question, reply, options.system, private=is_private)
+        session.chats[chat.name] = chat
+    show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
+    return reply
+
+
+def _request(
+    options: Namespace, defaults: Defaults, chat: Chat | None
+) -> tuple[str, dict[str, Any]]:
+    """The form in which the reply is shown, and the arguments of the request."""
+    if options.schema is not None and options.format:
+        raise InvalidRequest("%llm: --schema goes without --format: it is JSON, and shown as read")
+    form = (
+        "markdown" if options.schema is not None else first_given(options.format, defaults.format)
+    )
+    request = typed_or_default(
+        options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
+    )
+    system = first_given(options.system, chat and chat.system, defaults.system)
+    request["system"] = "\n\n".join(filter(None, (system, ASKS[form]))) or None
+    # What was said in private stays so when the conversation goes on.
+    in_private = (chat and chat.private) or None
+    request["private"] = first_given(options.private, in_private, defaults.private)
+    for name in ("fallback_on_filter", "schema", "fresh", "tag", "same_model"):
+        request[name] = getattr(options, name)
+    if options.same_model and chat and chat.turns and request["model"] is None:
+        spoke = chat.turns[-1]
+        request["model"] = f"{spoke.provider}/{spoke.model}"
+    return form, request
+
+
+def _show(
+    events: Generator[Event, None, Reply],
+    show: ReplyDisplay,
+    log: AttemptLog,
+    bind: Callable[[Reply], None],
+) -> Reply:
+    """Show a request as it happens; returns its reply.
+
+    `bind` takes what had come of an interrupted one.
+    """
     before = log.last
 
     def ended() -> Ended | None:
         return log.last if log.last is not before else None
 
-    events = llm.events(messages, **request)
-    for note in notes:
-        show.note(note)
-    reply = _follow(events, show, ended, keep_as)
-    keep_as(reply)
-    if chat:
-        chat.add(question, reply, options.system)
-        chat.private = chat.private or is_private
-        magics.chats[chat.name] = chat
-    show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
-    return reply
-
-
-def _follow(
-    events: Generator[Event, None, Reply],
-    show: ReplyDisplay,
-    ended: Callable[[], Ended | None],
-    keep_part: Callable[[Reply], None],
-) -> Reply:
-    """Show a request as it happens; returns its reply.
-
-    What had come of an interrupted one goes to `keep_part`.
-    """
     try:
-        while True:
-            event = next(events)
-            if isinstance(event, Waiting):
-                show.waiting(event)
-            elif isinstance(event, Discarded):
-                show.start_over(event)
-            else:
-                show.add(event.text)
-    except StopIteration as end:
-        reply: Reply = end.value
-        return reply
+        return follow(events, show)
     except KeyboardInterrupt:
-        events.close()
         if part := show.interrupted(ended()):
-            keep_part(part)
+            bind(part)
         raise CellInterrupted("the request was stopped; its tokens so far are booked") from None
     except SchemaMismatch as error:
         show.mismatched(error.text, ended())
@@ -182,25 +165,6 @@ def _follow(
         raise
 
 
-def explain(magics: ArcheMagics, options: Namespace, text: str) -> Reply | None:
-    """Ask about the last failure of a cell; see `send`.
-
-    Raises:
-        InvalidRequest: no cell has failed.
-    """
-    from .explain import FIX, QUESTION, SYSTEM, describe
-
-    failure = magics.failures.last()
-    if failure is None:
-        raise InvalidRequest("%llm_explain: no cell has failed yet")
-    options = Namespace(**{**vars(magics.llm.parser.parse_args([])), **vars(options)})
-    options.system = SYSTEM
-    question = text.strip() or (FIX if options.format == "code" else QUESTION)
-    told = describe(failure, magics.shell, options.locals)
-    reply = send(magics, options, Prompt(f"{told}\n\n{question}"))
-    return reply if isinstance(reply, Reply) else None
-
-
 def _rehearse(
     options: Namespace,
     llm: IntelligentLLMOrchestrator,
@@ -208,14 +172,16 @@ def _rehearse(
     request: Mapping[str, Any],
     notes: Sequence[str],
 ) -> None:
+    """Print what would be sent, and who would answer."""
     shown = [*notes]
-    kept = llm.kept(messages, **request) if options.dry_run else None
     if options.show_prompt:
         shown.append(prompt_text(llm.preview(messages, **request).request))
-    if kept is not None:
-        shown.append(f"{receipt_line(kept)}\nNothing was sent, nor would be.")
-    elif options.dry_run:
-        shown.append(route_text(llm.preview(messages, **request)))
+    if options.dry_run:
+        kept = llm.kept(messages, **request)
+        if kept is not None:
+            shown.append(f"{receipt_line(kept)}\nNothing was sent, nor would be.")
+        else:
+            shown.append(route_text(llm.preview(messages, **request)))
     print("\n\n".join(shown))
 
 
@@ -254,3 +220,11 @@ def check_variable(option: str, name: str) -> None:
 def first_given(*values: Any) -> Any:
     """The first that is not None."""
     return next((value for value in values if value is not None), None)
+
+
+def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dict[str, Any]:
+    """Options that the cell names, else their defaults; what is empty counts as not given."""
+    given = {
+        name: first_given(getattr(options, name, None), getattr(defaults, name)) for name in names
+    }
+    return {name: None if value == "" else value for name, value in given.items()}

@@ -16,13 +16,14 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts import as_pandas
 
+from .styles import EDGE
+
 if TYPE_CHECKING:
     import pandas as pd
 
-_EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
-_NAME = f"padding:3px 16px 3px 0;{_EDGE};text-align:left;vertical-align:top;font-weight:600"
+_NAME = f"padding:3px 16px 3px 0;{EDGE};text-align:left;vertical-align:top;font-weight:600"
 _VALUE = (
-    f"padding:3px 16px 3px 0;{_EDGE};text-align:left;vertical-align:top;white-space:pre-wrap;"
+    f"padding:3px 16px 3px 0;{EDGE};text-align:left;vertical-align:top;white-space:pre-wrap;"
     "max-width:640px;overflow-wrap:anywhere"
 )
 _TABLE = "border-collapse:collapse;border:none;margin:0;font-size:"

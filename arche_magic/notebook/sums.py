@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.tracebacks import without_locals
 
+from .costs import price_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _count(number: int) -> Cell:
 
 
 def _cost(usd: float) -> Cell:
-    return Cell(f"${usd:.4f}" if usd else "free", right=True)
+    return Cell(price_text(usd), right=True)
 
 
 def _agreement(row: Mapping[Any, Any], is_packed: bool) -> list[Cell]:

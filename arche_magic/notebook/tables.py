@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.types import route_name
 
-from .display import QUIET
-from .preview import price_text
+from .costs import price_text
+from .styles import EDGE, QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # No var() here: untrusted notebooks lose such styles.
-_EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
-_CELL = f"padding:3px 12px 3px 0;{_EDGE};vertical-align:middle"
+_CELL = f"padding:3px 12px 3px 0;{EDGE};vertical-align:middle"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
-from .preview import Name, paid_text
+from .costs import Name, paid_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from notebook_kernel import Kernel, environment_without_keys
 
-from arche_magic.notebook.formats import ASKS, bundle, code_of, is_json
+from arche_magic.notebook.reply_formats import ASKS, bundle, code_of, is_json
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:

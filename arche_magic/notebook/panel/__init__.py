@@ -10,23 +10,25 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..magics import ArcheMagics
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ..defaults import Defaults
 
 
-def show(magics: ArcheMagics) -> None:
+def show(shell: InteractiveShell, defaults: Defaults) -> None:
     """Show a panel in the running cell, and leave a table for when the kernel is gone.
 
     In a plain terminal, which shows no widgets, the table is printed.
     """
     from .view import look, snapshot_bundle
 
-    if not hasattr(magics.shell, "kernel"):
+    if not hasattr(shell, "kernel"):
         print(snapshot_bundle(look())["text/plain"])
         print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel
 
-    Panel(magics).show()
+    Panel(shell, defaults).show()
 
 
 def close_all() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 
-from ..display import QUIET
+from ..styles import QUIET
 
 if TYPE_CHECKING:
     import ipywidgets as widgets

@@ -16,9 +16,9 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Route, Standing, route_name
 
-from ..display import QUIET
+from ..costs import Name, paid_routes, paid_text
 from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off, without_limits
-from ..preview import Name, paid_routes, paid_text
+from ..styles import QUIET
 from ..tables import notes_html
 
 _ATTEMPTS = 6

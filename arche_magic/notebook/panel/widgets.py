@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
@@ -14,15 +15,19 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.choices import Choices
 from arche_magic.llm_providers.config import get_choices, use_choices
 
-from ..display import QUIET, for_frontends, receipt_bundle
-from ..formats import bundle
+from ..display import for_frontends, receipt_bundle
+from ..prompting import typed_or_default
+from ..reply_formats import bundle
+from ..styles import QUIET
 from . import refreshing
 from .asking import Asking, Draft
 from .parts import Parts
 from .view import View, attempts_html, look, next_html, snapshot_bundle, table_html
 
 if TYPE_CHECKING:
-    from ..magics import ArcheMagics
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ..defaults import Defaults
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # How often the table for the record is brought up to date, if there was an attempt or a choice.
@@ -34,12 +39,13 @@ class Panel:
     """A panel in the output of one cell.
 
     Args:
-        magics: their defaults (`%config ArcheMagics`) go with its prompts.
+        shell: IPython's.
+        defaults: of its prompts (`%config ArcheMagics`).
     """
 
-    def __init__(self, magics: ArcheMagics) -> None:
-        self._magics = magics
-        self._cell = _running_cell(magics)
+    def __init__(self, shell: InteractiveShell, defaults: Defaults) -> None:
+        self._defaults = defaults
+        self._cell = _running_cell(shell)
         self._name = f"arche-panel-{os.urandom(4).hex()}"
         self._view = look()
         self._groups: dict[str, tuple[list[str], list[str]]] = {}
@@ -219,21 +225,13 @@ class Panel:
 
     def _wait(self, change: Any) -> None:
         if change["new"] != min(self._view.configuration.patience, self._patience.max):
-            # The magics' own default would win over it.
-            self._magics.patience = None
+            # The default would win over it.
+            self._defaults.patience = None
             _choose(lambda choices: replace(choices, patience=change["new"]))
 
     def _options(self) -> dict[str, Any]:
-        magics = self._magics
-        return {
-            "provider": magics.provider or None,
-            "model": magics.model or None,
-            "system": magics.system or None,
-            "temperature": magics.temperature,
-            "max_tokens": magics.max_tokens,
-            "patience": magics.patience,
-            "private": magics.private,
-        }
+        names = ("provider", "model", "system", "temperature", "max_tokens", "patience", "private")
+        return typed_or_default(Namespace(), self._defaults, *names)
 
     def _stop_asking(self) -> None:
         self._asking.stop()
@@ -274,7 +272,7 @@ def _choose(change: Callable[[Choices], Choices]) -> None:
             refreshing.redraw()
 
 
-def _running_cell(magics: ArcheMagics) -> str:
+def _running_cell(shell: InteractiveShell) -> str:
     """What the frontend calls the running cell, or "" if it does not say."""
-    parent = getattr(magics.shell, "kernel").get_parent()  # noqa: B009  # only ipykernel's has one
+    parent = getattr(shell, "kernel").get_parent()  # noqa: B009  # only ipykernel's has one
     return str(parent.get("metadata", {}).get("cellId", ""))

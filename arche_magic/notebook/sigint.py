@@ -7,8 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 _DEALING_SECONDS = 1.0
@@ -50,14 +48,3 @@ def one_interrupt() -> Iterator[None]:
             yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def import_apart(name: str) -> None:
-    """Import a module of the face, and what it needs of the engine, in another thread.
-
-    In this one an interrupt in the middle of an import would come out as another error, or be
-    dropped.
-    """
-    from arche_magic.llm_providers.bounded import apart
-
-    apart(partial(import_module, f".{name}", __package__))

@@ -1,14 +1,18 @@
-"""The options of `%llm` and `%%llm`, which are many: of every prompt, and of one for each row."""
+"""`%llm` and `%%llm`: send a prompt, one for each row of a table, or one to several models."""
 
 from __future__ import annotations
 
 from argparse import BooleanOptionalAction
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic_arguments import argument
+from ..arguments import overview
+from ..command import Session, Typed, argument, command, import_in_thread
+from ..reply_formats import FORMATS
 
-from .formats import FORMATS
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arche_magic.llm_providers import Reply
 
 _OPTIONS = (
     argument(
@@ -181,16 +185,52 @@ _OVER_OPTIONS = (
 )
 
 
-def llm_options(magic: Callable[..., Any]) -> Callable[..., Any]:
-    """A magic with these options."""
-    # IPython lists what is nearest to the function last.
-    for option in reversed((*_OPTIONS, *_OVER_OPTIONS)):
-        magic = option(magic)
-    return magic
+@command(*_OPTIONS, *_OVER_OPTIONS, needs="prompting")
+def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
+    r"""Send a prompt and show the reply as it comes; returns the reply.
+
+    {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
+    notebook: text, data cut to a budget, figures as images. All else is sent as it stands:
+    single braces, quotes, dollar signs, and \{{name}}. A text that starts with a dash goes
+    after `--`.
+
+    Usage:
+      %llm [OPTIONS] TEXT
+      %%llm [OPTIONS]      with the prompt in the lines below
+      %llm                 lists all magics
+
+    Examples:
+      %llm -p groq What is a token bucket?
+      %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
+      %%llm --chat tutor --image plot.png
+      %%llm --compare groq,mistral,google
+      %%llm --over reviews --schema "mood good|bad" --into moods
+    """
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    from ..prompting import ask
+
+    if typed.cell is None and not typed.line.strip():
+        from ..magics import COMMANDS
+
+        print(overview(COMMANDS))
+        return None
+    options = typed.options
+    if options.over is not None:
+        import_in_thread("over")
+        from ..over import over
+
+        frame = over(session.shell, session.defaults, typed)
+        return session.out.shown(frame) if options.quiet else frame
+    if flag := _given_without_over(options):
+        raise InvalidRequest(f"%llm: {flag} goes with --over FRAME")
+    reply = ask(session, typed)
+    is_shown = not (options.quiet or options.compare)
+    return session.out.shown(reply, itself=is_shown)
 
 
-def given_without_over(options: Any) -> str | None:
-    """An option of `--over` that was given, if that was not: it would do nothing."""
-    flags = [option.args[0] for option in _OVER_OPTIONS if not options.over]
+def _given_without_over(options: Any) -> str | None:
+    """An option that has no effect without `--over`."""
+    flags = [option.args[0] for option in _OVER_OPTIONS]
     names = {flag: flag.removeprefix("--").replace("-", "_") for flag in flags}
     return next((flag for flag, name in names.items() if getattr(options, name, None)), None)

@@ -1,4 +1,4 @@
-"""What `%llm_sandbox` does: run the four simulated providers and point this kernel at them."""
+"""Run the four simulated providers, point this kernel at them, and go back to the real ones."""
 
 from __future__ import annotations
 

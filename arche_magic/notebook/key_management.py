@@ -1,4 +1,4 @@
-"""What `%llm_keys` does: show keys, add and remove those of the session, ask whether they work."""
+"""Keys of this kernel: listed, added and removed for the session, checked with their providers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import Hidden, in_seconds
 
-from . import sandbox_magic
+from . import sandbox_switch
 from .display import CellInterrupted
 from .frames import KeyRow, checks_frame, keys_frame
+from .meters import shared_notes
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -26,37 +27,7 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.config import Configuration
 
 
-Shown = tuple[dict[str, str] | str, "pd.DataFrame | None"]
-
-
-def run(text: str) -> Shown:
-    """Do what the words say; returns what to show, and the frame if there is one.
-
-    Raises:
-        InvalidRequest: they make no sense, or nobody can be asked for a key.
-        ConfigurationError: there is no such provider or key.
-    """
-    verb, *names = text.split() or [""]
-    match verb, names:
-        case "", []:
-            return show()
-        case "check", [] | [_]:
-            return check(*names)
-        case "add", [provider]:
-            return add(provider), None
-        case "remove", [label]:
-            return remove(label), None
-        # What else stands on the line may be a key, and is not repeated.
-        case "add", [_, _, *_]:
-            raise InvalidRequest(
-                "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is "
-                "one on this line, delete the line: it is in the history and will be in the saved "
-                "notebook"
-            )
-    raise InvalidRequest("%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing")
-
-
-def show() -> tuple[dict[str, str], pd.DataFrame]:
+def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
     """Every key, where it came from and whether it is open; as a table and as a frame."""
     forget_secrets()
     configuration = get_configuration()
@@ -76,10 +47,7 @@ def show() -> tuple[dict[str, str], pd.DataFrame]:
         )
         for row in rows
     ]
-    notes = [
-        f"{label} shares its account with {first}: adds no quota"
-        for label, first in get_quota_tracker(configuration).shared_keys().items()
-    ]
+    notes = shared_notes(get_quota_tracker(configuration).shared_keys())
     return table_bundle(heads, cells, notes), keys_frame(rows)
 
 
@@ -92,7 +60,7 @@ def add(provider: str) -> str:
     """
     configuration = get_configuration()
     entry = configuration.provider(provider)
-    if sandbox_magic.is_running():
+    if sandbox_switch.is_running():
         raise InvalidRequest("%llm_keys: the sandbox has its own keys; %llm_sandbox stop ends it")
     key = add_key(configuration, provider, _ask(entry.title, entry.key_variables[0]))
     if key.label not in {known.label for known in get_configuration().keys}:
