@@ -1,4 +1,4 @@
-"""The line of a magic: options first, then text that is taken as it stands."""
+"""Parsing the line of a magic: options first, then text that is taken verbatim."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-# A word, with quoted stretches kept together; a quote that is never closed ends the match.
+# A word; what is quoted in it stays together. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
-# A line below `Usage:` in a magic's docstring; what it means stands two spaces or more behind it.
+# A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
 
 class HelpWanted(Exception):
-    """`--help` was among the options."""
+    """Raised when `--help` is among the options."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """`-p, --provider PROVIDER`, as Python 3.13 has it, on every Python."""
+    """Writes `-p, --provider PROVIDER`, the style of Python 3.13, on every Python."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         value = self._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
@@ -35,9 +35,9 @@ class Unfinished:
     """The word before the cursor, in a magic's line that is still being typed.
 
     Attributes:
-        word: as far as it is typed; a quote that opens it is part of it.
-        option: whose value it is, if it is one.
-        may_be_option: whether it is, or may become, an option.
+        word: the characters typed so far, with the opening quote if there is one.
+        option: the option whose value the word is, if any.
+        may_be_option: whether the word is an option or may become one.
         text: the words of the text before it; None if the text has not begun and cannot here.
         given: values of the options before it, by their names in the parser (`provider`).
     """
@@ -52,8 +52,8 @@ class Unfinished:
 def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
     """The options of a magic's line, and the text after them, verbatim.
 
-    Options end at the first word that is none, or after `--`. Quotes around a value are removed;
-    within double quotes a backslash keeps a quote or a backslash as it is.
+    Options end at the first word that is not an option, or after `--`. Quotes around a value are
+    removed; within double quotes a backslash escapes a quote or a backslash.
 
     Raises:
         InvalidRequest: an unknown option, a missing or wrong value, an unclosed quote.
@@ -82,12 +82,12 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
             raise InvalidRequest(f"{name}: {flag} needs a value")
         if not equals:
             value, rest = _word(rest, name)
-        # In one piece, so that a value may start with a dash.
+        # With an equals sign, so that a value may start with a dash.
         options.append(f"{flag}={unquoted(value)}")
     try:
         return parser.parse_args(options), rest
     except (UsageError, SystemExit) as error:
-        # IPython's parser raises the one, argparse's own the other; neither fails in one line.
+        # IPython's parser raises UsageError, argparse SystemExit; neither prints one line.
         reason = str(error).removeprefix("argument ")
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
 
@@ -123,7 +123,7 @@ def usage(magic: Any) -> list[list[str]]:
     """The words that may follow a magic's options, a list per line of its `Usage:`.
 
     `stop` stands for itself, `PROVIDER` for any value of that kind; `a|b` are alternatives.
-    Brackets, which say that a word may be left out, are taken off.
+    Brackets, which mark a word as optional, are removed.
     """
     _, _, below = inspect.cleandoc(magic.parser.description or "").partition("Usage:\n")
     block = below.partition("\n\n")[0]

@@ -34,8 +34,8 @@ class Session:
     """What the commands of one kernel share.
 
     Attributes:
-        shell: IPython's.
-        defaults: of every prompt.
+        shell: the IPython shell.
+        defaults: defaults of every prompt, `%config ArcheMagics`.
         out: notes which values a command has shown.
         failures: remembers the last cell that failed.
     """
@@ -58,8 +58,8 @@ class Typed:
     """A command as the user typed it.
 
     Attributes:
-        line: all of its first line.
-        options: their values, by name.
+        line: the whole first line.
+        options: the values of the options, by name.
         text: what follows the options on the line, verbatim.
         cell: the lines below a cell magic; None for a line magic.
         names: local variables of the function that called the command, if any.
@@ -75,7 +75,7 @@ class Typed:
 def command(
     *options: argument, needs: str = "display"
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
-    """Make a function of a session and what was typed a method of the magics, with these options.
+    """Make a function of the session and of what was typed into a magic with these options.
 
     `--help` prints the function's docstring and the options. A line that cannot be parsed, or a
     text where the docstring's `Usage:` has none, is an error, which IPython shows in one line.

@@ -45,10 +45,10 @@ _TYPES = {
     "seconds": "float64", "cost_usd": "float64", "error": "object",
 }  # fmt: skip
 _MOST = 8
-# Seconds that an interrupted cell waits for its calls to be booked; they end by themselves.
+# Seconds that an interrupted cell waits for its calls to be booked; later ones end by themselves.
 _FAREWELL = 0.25
 _ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
-# Columns share the width; one that would become narrower than this goes to the next line.
+# Columns share the width; a column that would be narrower than this wraps.
 _COLUMN = (
     "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
     "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
@@ -80,7 +80,7 @@ class Column:
 
     @property
     def part(self) -> str | None:
-        """What had come of a reply that was interrupted."""
+        """The part of an interrupted reply that had arrived."""
         return None if self.ended else self.text or None
 
     @property
@@ -119,7 +119,7 @@ class Column:
         self.changed()
 
     def foot(self) -> str:
-        """The line below: tokens, seconds and cost, or what is the matter."""
+        """The line below: tokens, seconds and cost, or what went wrong."""
         if self.reply is None:
             return "failed" if self.error else self.state or "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
@@ -145,12 +145,12 @@ def compare(
     """Ask each of `options.compare` at the same time and show the answers in columns.
 
     Returns a row per column, in their order: `provider, key, model, reply, tokens, seconds,
-    cost_usd, error`; what did not answer has an error and no reply. When the user stops it, the
-    same goes to `keep_part`, with what had come of each reply.
+    cost_usd, error`; a column that failed has an error and no reply. When the user stops it, the
+    same goes to `keep_part`, with the part of each reply that had arrived.
 
     Raises:
         InvalidRequest, ConfigurationError: the request is wrong.
-        NoRouteAvailable: nobody answered.
+        NoRouteAvailable: no column got a reply.
         CellInterrupted: the user stopped it.
     """
     llm = IntelligentLLMOrchestrator()
@@ -165,7 +165,7 @@ def compare(
             with stopped_by(stop):
                 column.finish(follow(llm.events([message], **request), column))
         except KeyboardInterrupt:
-            # It was stopped, and nobody waits for more.
+            # The cell was interrupted: nothing waits for this column.
             return
         except LLMProviderError as error:
             column.finish(error)
@@ -212,7 +212,7 @@ def compare(
 def _farewell(some_wait: bool) -> str:
     if not some_wait:
         return "the requests were stopped; their tokens are booked"
-    # A thread that waits for a server hears of nothing else meanwhile.
+    # A thread that waits for a server cannot be stopped before the server answers.
     return "the requests were stopped; what still waits for an answer is booked when that comes"
 
 
@@ -282,7 +282,7 @@ class _Columns:
             print("\n".join(notes))
 
     def update(self) -> None:
-        """Show what is new, if it is time."""
+        """Show what is new, unless the last draw was just before."""
         if self._quiet:
             return
         if self._place is None:
@@ -291,7 +291,7 @@ class _Columns:
             self._place.draw(self._bundle())
 
     def finish(self) -> None:
-        """Show everything as it stays."""
+        """Show the final state."""
         if self._quiet:
             return
         if self._place is None:
@@ -329,7 +329,7 @@ class _Columns:
         return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
 
     def _as_html(self, column: Column) -> str:
-        # The provider on a line of its own: names of models are of many lengths.
+        # The provider has its own line, since names of models vary in length.
         first, _, rest = column.name.partition(" · ")
         return (
             f'<div style="{_COLUMN}"><div style="{_HEAD}"><b>{escape(first)}</b>'

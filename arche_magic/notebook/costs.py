@@ -26,7 +26,7 @@ def paid_text(cost: float | None) -> str:
 
 
 def paid_routes(routes: Iterable[Route], spent: Mapping[Name, Spent]) -> dict[Name, str]:
-    """The routes that cost money, each with what this session has paid for it, in words."""
+    """The paid routes, each with what this session has spent on it, in words."""
     words = {}
     for route in routes:
         if not route.paid:

@@ -19,20 +19,20 @@ class Defaults(Configurable):
     temperature = Float(
         None, allow_none=True, min=0, max=2, help="0 to 2; None: the provider's."
     ).tag(config=True)
-    max_tokens = Integer(None, allow_none=True, min=1, help="Longest reply, in tokens.").tag(
-        config=True
-    )
+    max_tokens = Integer(
+        None, allow_none=True, min=1, help="Maximum length of a reply, in tokens."
+    ).tag(config=True)
     patience = Float(
         None, allow_none=True, min=0, help="Seconds to wait for a route rather than fail or pay."
     ).tag(config=True)
     keep = Bool(
-        None, allow_none=True, help="Answer what was asked before from memory; keep each reply."
+        None, allow_none=True, help="Answer repeated prompts from memory; keep each reply."
     ).tag(config=True)
     private = Bool(
         None, allow_none=True, help="Ask only routes that [private] marks as not training."
     ).tag(config=True)
     format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
-    budget = Integer(2000, min=1, help="Most tokens that one table or list takes in a prompt.").tag(
+    budget = Integer(2000, min=1, help="Maximum tokens of one table or list in a prompt.").tag(
         config=True
     )
 

@@ -1,4 +1,4 @@
-"""A reply that grows in its cell, the receipt below it, and what stays in the saved notebook."""
+"""A reply that grows in its cell, its receipt, and what the saved notebook keeps."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def show(shown: dict[str, str] | str) -> None:
 
 
 class CellInterrupted(KeyboardInterrupt):
-    """The user interrupted a cell; what had arrived stays shown and is booked."""
+    """The user interrupted a cell; the part that arrived stays shown and is booked."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted: {self}"]
 
 
 class Pace:
-    """When a growing text is drawn again.
+    """Decides when a growing text is redrawn.
 
-    Ten times a second at most, and not before it has grown by a fortieth: the page gets the whole
-    text each time, and a long reply must not cost megabytes.
+    At most ten times a second, and only once it has grown by a fortieth: each draw sends the whole
+    text, and a long reply must not cost megabytes.
     """
 
     _SECONDS, _GROWTH = 0.1, 1 / 40
@@ -58,7 +58,7 @@ class Pace:
         self._length = 0
 
     def is_due(self, length: int) -> bool:
-        """Whether to draw a text of this length now, which is then taken as drawn."""
+        """Whether to draw a text of this length now; if so, it counts as drawn."""
         now = time.monotonic()
         grown = length - self._length
         if grown >= 0 and (now < self._next or grown < self._length * self._GROWTH):
@@ -68,7 +68,7 @@ class Pace:
 
 
 class ReplyDisplay:
-    """One cell's reply: redrawn while it streams, then left with its receipt.
+    """The view of one cell's reply: redrawn while it streams, then left with its receipt.
 
     In a plain terminal, which cannot redraw, the pieces are printed as they come.
     """
@@ -92,12 +92,12 @@ class ReplyDisplay:
         self._waits_for = ""
 
     def note(self, line: str) -> None:
-        """Say something about the prompt, above the reply."""
+        """Show a note about the prompt above the reply."""
         if not self._quiet:
             show(quiet_line(line) if self._redraws else without_controls(line))
 
     def waiting(self, event: Waiting) -> None:
-        """Show which route is waited for, and how long still."""
+        """Show which route the request waits for, and how long."""
         line = waiting_line(event)
         said = line if self._redraws else str(event.route)
         if said == self._waits_for:
@@ -114,7 +114,7 @@ class ReplyDisplay:
         if self._quiet:
             return
         if not self._redraws:
-            # Half of a JSON helps nobody.
+            # A part of a JSON is of no use.
             if not self._structured:
                 self._printed = True
                 text = self._held + text
@@ -125,23 +125,23 @@ class ReplyDisplay:
             self._draw(self._growing())
 
     def start_over(self, event: Discarded) -> None:
-        """The reply broke off, or does not fit its schema: forget its text, it begins anew."""
+        """Forget the text so far: it broke off or does not fit the schema, and starts over."""
         self._text = ""
         if self._printed:
             print(without_controls(f"{self._held}\n[{event.attempt}; starting over]\n"))
             self._held = ""
 
     def finish(self, reply: Reply, *more: str) -> None:
-        """Show the whole reply and its receipt; `more` stands at the end of its line.
+        """Show the whole reply and its receipt; `more` is added to the receipt's line.
 
-        Python that was asked for is offered as the next cell. It is not run, and stays here too:
-        where nobody looks on, as in a scheduled run, an offer is lost.
+        Python that the cell asked for is offered as the next cell. It is not run. It stays in this
+        output too, since a scheduled run loses the offer.
         """
         if self._quiet:
             return
         language, code = code_of(without_controls(str(reply)))
         if self._form == "json" and not is_json(str(reply)):
-            more = (*more, "no valid JSON")
+            more = (*more, "not valid JSON")
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
         structured = reply.parsed is not None
@@ -152,7 +152,7 @@ class ReplyDisplay:
             self._shell.set_next_input(code)
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
-        """Mark what is shown as interrupted; returns what had come, or None if nothing had."""
+        """Mark the output as interrupted; returns the part that arrived, or None if none did."""
         if not self._text:
             self.failed(ended)
             return None
@@ -165,15 +165,15 @@ class ReplyDisplay:
         return reply
 
     def mismatched(self, text: str, ended: Ended | None) -> None:
-        """Leave the reply that does not fit its schema, for the error to speak of."""
+        """Leave the reply that does not fit its schema below which the error appears."""
         if not self._quiet:
             line = quiet_line("this does not fit the schema")
             self._leave(unread_bundle(text), line, _metadata(ended))
 
     def failed(self, ended: Ended | None) -> None:
-        """Leave nothing half-shown: the error speaks for itself.
+        """Remove a partial reply: the error says what happened.
 
-        The attempts stay in the metadata of an empty output, since an error has none.
+        The attempts stay in the metadata of an empty output, since an error has no metadata.
         """
         if self._redraws and self._place.may_redraw and (self._place or ended):
             self._draw({"text/plain": ""}, _metadata(ended))
@@ -207,9 +207,9 @@ class ReplyDisplay:
 
 
 class Place:
-    """One place among a cell's outputs, drawn again as often as needed.
+    """One output of a cell that is redrawn as often as needed.
 
-    Where a display cannot be drawn again, it is drawn once, at its last.
+    Where an output cannot be updated, only its final state is drawn.
 
     Attributes:
         may_redraw: whether it can be drawn again.
@@ -220,7 +220,7 @@ class Place:
         self._handle: Any = None
 
     def __bool__(self) -> bool:
-        """Whether something was drawn there."""
+        """Whether anything was drawn."""
         return self._handle is not None
 
     def draw(
@@ -230,7 +230,7 @@ class Place:
         *,
         last: bool = False,
     ) -> None:
-        """Show the bundle there, in place of what was; `last` means that it stays."""
+        """Show the bundle instead of the one before; `last` marks the final state."""
         from IPython.display import DisplayHandle, display
 
         if not self.may_redraw:
@@ -249,10 +249,10 @@ class Place:
 
 
 def for_frontends(bundle: dict[str, str]) -> dict[str, str]:
-    """The bundle as it may be displayed: no control characters, and no TeX in HTML of ours.
+    """The bundle without control characters, and with HTML that MathJax leaves alone.
 
-    Names and reasons come from files, servers and models. JupyterLab's MathJax, and nbconvert's
-    older one, look for formulas in every text of an HTML output, unless a class tells them not to.
+    Names and reasons come from files, servers and models. In JupyterLab and nbconvert, MathJax
+    looks for formulas in all text of an HTML output, unless a class says otherwise.
     """
     shown = {kind: without_controls(text) for kind, text in bundle.items()}
     if "text/html" in shown:
@@ -264,8 +264,8 @@ def for_frontends(bundle: dict[str, str]) -> dict[str, str]:
 def receipt_line(reply: Reply) -> str:
     """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`.
 
-    The receipt of what was paid says what it cost: `paid · $0.0031`. The one of a kept reply
-    is `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then, none now`.
+    The receipt of a paid reply shows its cost, `paid · $0.0031`. The receipt of a kept reply is
+    `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then, none now`.
     """
     route = route_name(reply.provider, reply.key, reply.model)
     tokens = f"{reply.usage.total_tokens:,} tokens"
@@ -287,7 +287,7 @@ def receipt_line(reply: Reply) -> str:
 
 
 def _interrupted(text: str, ended: Ended | None) -> Reply:
-    """What had come of a reply when it was interrupted, with what is known of its request."""
+    """The part of an interrupted reply that arrived, with what is known about its request."""
     attempts = ended.attempts if ended else ()
     last = next((a for a in reversed(attempts) if a.outcome == "interrupted"), None)
     if ended is None or last is None:
@@ -307,14 +307,14 @@ def _interrupted(text: str, ended: Ended | None) -> Reply:
 
 
 def _was_paid(reply: Reply) -> bool:
-    """Whether the route that answered costs money."""
+    """Whether the route that answered is a paid one."""
     name = reply.provider, reply.key, reply.model
     considered = (entry for decision in reply.decisions for entry in decision.considered)
     return any(entry.paid for entry in considered if entry.name == name)
 
 
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
-    """The receipt: one quiet line that unfolds to the routes passed over, and why."""
+    """The receipt: a grey line that unfolds to the routes that were passed over, with reasons."""
     line = " · ".join([receipt_line(reply), *more])
     passed = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
     if not passed:
@@ -331,7 +331,7 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
 
 
 def reply_metadata(reply: Reply) -> dict[str, Any]:
-    """What the saved notebook keeps about a reply, so that it can be read back from the file."""
+    """Metadata of a reply for the saved notebook, from which it can be read back."""
     return {
         "provider": reply.provider,
         "key": reply.key,
@@ -343,7 +343,7 @@ def reply_metadata(reply: Reply) -> dict[str, Any]:
 
 
 def _metadata(ended: Ended | None) -> dict[str, Any]:
-    """The same for a request without a reply."""
+    """Metadata of a request without a reply."""
     return {"arche_magic": _course(ended)} if ended else {}
 
 
@@ -355,9 +355,9 @@ def _course(ended: Reply | Ended) -> dict[str, Any]:
 
 
 def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
-    """Each attempt as a line of JSON: a saved notebook would spread a mapping over many lines.
+    """Each attempt as a line of JSON: a saved notebook spreads a mapping over many lines.
 
-    The server's words are in its `error` already.
+    `said`, the server's words, is left out: `error` has them already.
     """
     return [_one_line(told(replace(attempt, said=""))) for attempt in attempts]
 
@@ -367,7 +367,7 @@ def _one_line(values: dict[str, Any]) -> str:
 
 
 def _attempts_lines(attempts: Sequence[Attempt]) -> str:
-    """A line for each, in columns; without styles they are lines still, as in no table."""
+    """A line per attempt, in columns; they stay separate lines where styles are removed."""
     cell = "display:table-cell;padding:1px 12px 1px 0"
     lines = "".join(
         f'<div style="display:table-row"><span style="{cell};white-space:nowrap">'

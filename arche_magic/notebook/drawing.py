@@ -32,7 +32,7 @@ Draw = Callable[[Any], None]
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, and the same in words; `width` is in CSS pixels."""
+    """A PNG and its content in words; `width` is in CSS pixels."""
 
     png: bytes
     words: str
@@ -51,7 +51,7 @@ def can_draw() -> bool:
 
 
 def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
-    """Pictures side by side, wrapping on a narrow page; as text, what they show."""
+    """Pictures side by side, wrapping on a narrow page; as text, their words."""
     images = "".join(
         f'<img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}" '
         f'alt="{escape(picture.words)}" width="{picture.width}" style="display:inline-block;'
@@ -87,7 +87,7 @@ def draw_picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Pi
 
 
 def _png(dots: Any) -> bytes:
-    """The picture in 256 colours: a third of the size, and no difference to the eye."""
+    """The picture in 256 colours: a third of the size without a visible difference."""
     import numpy as np
     from PIL import Image
 
@@ -99,7 +99,7 @@ def _png(dots: Any) -> bytes:
 
 @contextmanager
 def _plain_style() -> Iterator[None]:
-    """Matplotlib's own defaults while a picture is drawn; the user's settings afterwards."""
+    """Use matplotlib's defaults while a picture is drawn, then the user's settings again."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -112,7 +112,7 @@ def stack(
     axes: Any, starts: Sequence[float], width: float, heights: list[float],
     amounts: Counter[int], color: str, label: str, hatch: str = "",
 ) -> None:  # fmt: skip
-    """Bars on top of those before; `heights` grows by them."""
+    """Draw bars on top of earlier ones; adds their values to `heights`."""
     values = [amounts[place] for place in range(len(starts))]
     axes.bar(
         [local_time(start) for start in starts], values, timedelta(seconds=width * 0.82),
@@ -124,7 +124,7 @@ def stack(
 
 
 def bars(times: Sequence[float]) -> tuple[list[float], float]:
-    """Where bars begin that hold these times, and how many seconds each spans."""
+    """The starts of bars that cover these times, and the seconds that each bar spans."""
     first, last = min(times), max(times)
     width = next((s for s in _BAR_SECONDS if (last - first) / s < _MOST_BARS - 1), None)
     width = width or math.ceil((last - first) / _MOST_BARS / 86_400) * 86_400
@@ -132,7 +132,7 @@ def bars(times: Sequence[float]) -> tuple[list[float], float]:
     ahead = offset.total_seconds() if offset else 0.0
     begin = math.floor((first + ahead) / width) * width - ahead
     count = int((last - begin) // width) + 1
-    # A single bar would fill the picture; with room before it, it stands where time goes on.
+    # A single bar would fill the picture, so there is empty room before it.
     begin -= max(0, _FEWEST_BARS - count) * width
     return [begin + n * width for n in range(max(count, _FEWEST_BARS))], float(width)
 
@@ -143,7 +143,7 @@ def bar_of(at: float, starts: Sequence[float], width: float) -> int:
 
 
 def bar_length(seconds: float) -> str:
-    """A bar's span in words: `minute`, `15 minutes`, `hour`, `day`."""
+    """The span of a bar in words: `minute`, `15 minutes`, `hour`, `day`."""
     for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= size:
             many = round(seconds / size)
@@ -152,7 +152,7 @@ def bar_length(seconds: float) -> str:
 
 
 def spread(values: Sequence[float], axes: Any) -> list[float]:
-    """Heights of labels beside these values, in shares of the axes, moved apart to be legible."""
+    """Heights of labels beside these values, as shares of the axes, spread to be legible."""
     top, gap, ceiling = axes.get_ylim()[1], 0.1, 1.0
     places = [0.0] * len(values)
     ascending = sorted(range(len(values)), key=lambda n: values[n])

@@ -1,4 +1,4 @@
-"""`--show-prompt` and `--dry-run`: what a cell would send and whom it would reach, in words."""
+"""`--show-prompt` and `--dry-run`: what a cell would send and which route would answer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
 def prompt_text(request: Request) -> str:
-    """Everything that would leave the machine, message by message; image data by its size.
+    """Everything that would be sent, message by message; of an image, its size.
 
-    Control characters, which a screen would obey, are shown by their numbers.
+    Control characters are shown as escapes.
     """
     parts = [_message(message) for message in request.messages]
     if request.schema:
@@ -32,7 +32,7 @@ def prompt_text(request: Request) -> str:
 
 
 def route_text(preview: Preview) -> str:
-    """Who would answer and when, what it would take, and who is passed over."""
+    """Which route would answer, when, at how many tokens, and which routes are passed over."""
     spent = preview.usage
     size = f"about {spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
     if preview.route is None:

@@ -1,4 +1,4 @@
-"""`%llm_explain`: the last failure of a cell as a question, in as few words as say everything."""
+"""`%llm_explain`: describes the last failure of a cell, briefly and completely, for a prompt."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _TOKENS_PER_LOCAL, _LOCALS = 60, 12
 def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
     """The failure in words: its cell with an arrow, the user's own frames, causes, message.
 
-    Frames of libraries are counted, but for the one that raised. Values of variables are left
-    out unless `with_locals`.
+    Frames of libraries are only counted, except the one that raised. Values of variables are
+    included only `with_locals`.
     """
     error = failure.error
     steps = list(traceback.walk_tb(error.__traceback__))
@@ -47,7 +47,7 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
         lines = failure.cell.rstrip("\n").split("\n")
         parts.append(f"{title}:\n{_listing(lines, line, _CELL_LINES)}")
     frames = _frames(steps, shell)
-    # One alone is the line with the arrow.
+    # A single frame is the line with the arrow.
     if len(frames) > bool(failure.cell):
         parts.append("Called, innermost last:\n" + "\n".join(frames))
     own = [(frame, number) for frame, number in steps if _is_own(frame, shell)]
@@ -65,7 +65,7 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
 def _failing_line(
     failure: Failure, steps: list[tuple[FrameType, int]], shell: InteractiveShell
 ) -> int | None:
-    """Which line of the cell failed, counted from 1."""
+    """The line of the cell that failed, counted from 1."""
     if isinstance(failure.error, SyntaxError):
         return failure.error.lineno
     line = None
@@ -73,13 +73,13 @@ def _failing_line(
         if _is_cell(frame, failure, shell):
             line = number
         elif failure.cell.startswith("%%") and frame.f_code.co_filename.startswith("<"):
-            # The body of a cell magic such as %%time, which is a file of its own.
+            # The body of a cell magic such as %%time is compiled separately.
             return number + 1
     return line
 
 
 def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list[str]:
-    """A line per frame of the user, with the libraries' between them counted."""
+    """A line per frame of the user; frames of libraries between them are counted."""
     entries: list[str] = []
     groups = [
         (own, list(group))
@@ -89,7 +89,7 @@ def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list
         if own:
             entries += [_frame(frame, number, shell) for frame, number in group]
         elif entries:
-            # What comes before the user's first frame is IPython's business.
+            # The frames before the user's first one belong to IPython.
             last = place == len(groups) - 1
             passed = len(group) - last
             if passed:
@@ -110,7 +110,7 @@ def _frame(frame: FrameType, number: int, shell: InteractiveShell) -> str:
 
 
 def _place(frame: FrameType, shell: InteractiveShell) -> str:
-    """`Cell In[3]`, the end of a file's path, or the name Python gave the code."""
+    """`Cell In[3]`, the end of a file's path, or Python's name for the code."""
     name = frame.f_code.co_filename
     if label := shell.compile.format_code_name(name):
         return " ".join(label)
@@ -133,7 +133,7 @@ def _is_cell(frame: FrameType, failure: Failure, shell: InteractiveShell) -> boo
 
 
 def _listing(lines: list[str], marked: int | None, most: int) -> str:
-    """Numbered lines with an arrow at one; of many, those around it."""
+    """Numbered lines with an arrow at one; at most `most` of them, around it."""
     start = 0
     if len(lines) > most:
         start = min(max(0, (marked or 1) - 1 - most // 2), len(lines) - most)
@@ -158,7 +158,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _chain(error: BaseException) -> str:
-    """The error's own message, then what it was caused by."""
+    """The error's message, then the messages of its causes."""
     messages = [_message(error)]
     link = error
     for _ in range(_CAUSES):
@@ -182,7 +182,7 @@ def _message(error: BaseException) -> str:
 
 
 def _locals(frame: FrameType) -> str:
-    """The variables that the failing code uses, each in a few words."""
+    """The variables that the failing code uses, each shortened."""
     code, lines = frame.f_code, []
     for name in dict.fromkeys((*code.co_varnames, *code.co_names)):
         value: Any = frame.f_locals.get(name)

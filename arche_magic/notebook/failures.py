@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error that ended a cell; `cell` and `number` as the notebook shows them, if known."""
+    """An error that ended a cell; `cell` is its source and `number` its number, if known."""
 
     error: BaseException
     cell: str = ""
@@ -20,7 +20,7 @@ class Failure:
 
 
 class FailureWatch:
-    """Remembers the last failure that was not one of ours, so that explaining can be repeated."""
+    """Remembers the last failure that is not an error of this package."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -28,11 +28,11 @@ class FailureWatch:
         shell.events.register("post_run_cell", self._look)
 
     def remove(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._shell.events.unregister("post_run_cell", self._look)
 
     def last(self) -> Failure | None:
-        """The last failure; also of a cell that ran before this extension was loaded."""
+        """The last failure; it may have happened before this extension was loaded."""
         if self._last is None:
             error = getattr(sys, "last_value", None)
             return Failure(error) if _counts(error) else None

@@ -30,7 +30,7 @@ def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
 
 
 def text(findings: Sequence[Finding]) -> str:
-    """A line per finding, its advice in one of its own below it, and a last line that counts."""
+    """A line per finding, with its advice on the next line, and a last line with the counts."""
     states = max(len(finding.state) for finding in findings)
     about = max(len(finding.about) for finding in findings)
     lines = []
@@ -42,7 +42,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many findings are wrong, and how many are to be looked at."""
+    """How many findings are wrong, and how many need a look."""
     wrong = sum(finding.state == "wrong" for finding in findings)
     look = sum(finding.state == "look" for finding in findings)
     return f"{wrong} wrong, {look} to look at" if wrong or look else "nothing wrong"

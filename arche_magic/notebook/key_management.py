@@ -1,4 +1,4 @@
-"""Keys of this kernel: listed, added and removed for the session, checked with their providers."""
+"""Listing keys, adding and removing keys of the session, and checking keys with their provider."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
-    """Every key, where it came from and whether it is open; as a table and as a frame."""
+    """Every key, its source and whether it is open; as a table and as a frame."""
     forget_secrets()
     configuration = get_configuration()
     rows = _rows(configuration)
     now = configuration.clock.time()
-    # Who marked nothing is not asked to wonder what it means.
+    # The column would only puzzle a user who marked nothing as private.
     marked = ("private",) if configuration.private.routes else ()
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
@@ -52,11 +52,11 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
 
 
 def add(provider: str) -> str:
-    """Ask for a key at a prompt that does not show it, and use it; returns what to say.
+    """Ask for a key at a prompt that hides it, and use it; returns what to print.
 
     Raises:
         ConfigurationError: there is no such provider.
-        InvalidRequest: nobody can be asked, or what was typed is no new key.
+        InvalidRequest: no prompt can be shown, or what was typed is not a new key.
     """
     configuration = get_configuration()
     entry = configuration.provider(provider)
@@ -73,16 +73,16 @@ def add(provider: str) -> str:
 
 
 def remove(label: str) -> str:
-    """Use a key of this session no longer; returns what to say.
+    """Stop using a key of this session; returns what to print.
 
     Raises:
-        ConfigurationError: there is no such key, or it is not of this session.
+        ConfigurationError: there is no such key, or it was not added in this session.
     """
     return f"{remove_key(get_configuration(), label).label} is not used any more."
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
-    """Ask the provider of one key, or of all, whether it takes it; as a table and as a frame.
+    """Ask the provider of a key, or of every key, whether it works; as a table and as a frame.
 
     Raises:
         ConfigurationError: there is no such key.
@@ -99,17 +99,16 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
 @without_locals
 def _ask(title: str, variable: str) -> str:
     nowhere = InvalidRequest(
-        f"%llm_keys: nobody can be asked for a key here; put {variable} into the environment or "
-        "a .env file"
+        f"%llm_keys: a key cannot be typed here; put {variable} into the environment or a .env file"
     )
     with warnings.catch_warnings():
-        # Where the prompt could not hide what is typed, nothing is to be typed.
+        # If the prompt cannot hide what is typed, no key must be typed.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return Hidden(getpass.getpass(f"{title} key (not shown): "))
         except KeyboardInterrupt:
             raise CellInterrupted("no key was added") from None
-        # A kernel that nobody watches raises NotImplementedError.
+        # A kernel without a frontend raises NotImplementedError.
         except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
             raise nowhere from None
 

@@ -16,11 +16,11 @@ from types import MappingProxyType
 from arche_magic.llm_providers.types import Route, Standing, in_seconds, route_name
 
 from .costs import Name
-from .styles import AMBER, GREEN, RED, TRACK
 from .tables import notes_html
 
 # With more routes than these, each shows its tightest limit, and unfolds to the others.
 _ROUTES_IN_FULL = 9
+_GREEN, _AMBER, _RED, _TRACK = "#2e9e5b", "#c98a1b", "#d0493b", "rgba(128,128,128,.25)"
 # Short, for it stands in every meter; opacity suits any page.
 _FAINT = "opacity:.65;font-size:85%"
 _SHORT = {"minute": "min", "second": "s"}
@@ -28,7 +28,7 @@ _LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-alig
 _CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "min-width:150px;margin:0 10px 4px 0"
-_BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{TRACK};overflow:hidden"
+_BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};overflow:hidden"
 _BAR_SIGNS = 10
 
 Limits = Sequence[Standing]
@@ -144,7 +144,7 @@ def tightest(limits: Limits) -> Standing:
 def _state_html(limits: Limits, now: float) -> str:
     """Whether the route takes the next request, or when; a sign, a word and a colour."""
     sign, words, why = _state(limits, now)
-    color = {"●": GREEN, "◐": AMBER, "○": RED}[sign]
+    color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
     reason = f'<div style="{_FAINT}">{escape(why)}</div>' if why else ""
     return (
         f'<span style="white-space:nowrap"><span style="color:{color}">{sign}</span> '
@@ -247,7 +247,7 @@ def _meter(row: Standing, now: float, ticking: bool = True) -> str:
 
 def _bar(row: Standing) -> str:
     share = _share(row)
-    color = GREEN if share < 0.7 else AMBER if share < 0.95 else RED
+    color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
     width = max(2, round(100 * share)) if share > 0 else 0
     filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
     return f'<div style="{_BAR}">{filled}</div>'

@@ -44,11 +44,11 @@ _PASSED_OVER = {"skipped", "refused", "failed"}
 def usage_pictures(
     attempts: Sequence[Attempt], standings: Sequence[Standing], since: float, now: float
 ) -> list[Picture]:
-    """Requests and tokens of each provider from `since` to `now`, as they added up.
+    """Running totals of requests and tokens per provider, from `since` to `now`.
 
     Args:
-        attempts: of all kernels; skipped ones spent nothing and are left out.
-        standings: where the day's limits are taken from; keys of one account count once.
+        attempts: attempts of all kernels; skipped ones are left out.
+        standings: the limits per day; keys of one account count once.
         since: epoch seconds.
         now: epoch seconds.
     """
@@ -72,14 +72,14 @@ def usage_pictures(
 
 
 def last_midnight(now: float) -> float:
-    """When this day began, on this machine's clock; epoch seconds."""
-    # Without a zone, so that a day on which the clock is changed begins at its own midnight.
+    """When today began on this machine's clock, in epoch seconds."""
+    # Without a zone, so that a day with a clock change starts at its own midnight.
     day = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
     return day.timestamp()
 
 
 def attempt_pictures(attempts: Sequence[Attempt]) -> list[Picture]:
-    """Tokens over time, how long replies took, and how often another route had to answer."""
+    """Tokens over time, seconds per reply, and how often another route had to answer."""
     asked = sorted((a for a in attempts if a.outcome != "skipped"), key=lambda a: a.at)
     if not asked:
         return []
@@ -108,7 +108,7 @@ def _adding_up(
                 linewidth=0,
             )
             ends.append((sums[-1], name))
-        # The hours before the first prompt would be an empty picture.
+        # The hours before the first prompt would be empty.
         first = min((at for line in lines.values() for at, _ in line), default=since)
         begin = max(since, first - max(600.0, (now - first) / 8))
         axes.set_xlim(local_time(begin), local_time(max(now, begin + 600)))
@@ -206,7 +206,7 @@ def _fallbacks_over_time(attempts: Sequence[Attempt]) -> Picture:
 
 
 def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
-    """When each request ended and how, as a place in `_OUTCOMES`; interrupted ones are left out."""
+    """When each request ended, and its index in `_OUTCOMES`; interrupted requests are left out."""
     ordered = sorted(attempts, key=lambda a: a.request)
     for _, group in groupby(ordered, key=lambda a: a.request):
         tried = list(group)
@@ -235,7 +235,7 @@ def _tokens(attempt: Attempt) -> int:
 
 
 def _allowed(standings: Sequence[Standing], provider: str, limit: str) -> float:
-    """What all accounts of a provider may use together, of a limit; 0 if none is known."""
+    """The sum of a limit over all accounts of a provider; 0 if it is not known."""
     amounts = {
         (row.account, row.model): row.amount
         for row in standings

@@ -1,4 +1,4 @@
-"""A prompt on its way: sent as the options say, and its reply shown as it comes."""
+"""Sends the prompt of a cell as its options say, and shows the reply as it comes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .command import Session, Typed
     from .defaults import Defaults
 
-# IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and what Python keeps in a module.
+# IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and names of a Python module.
 _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 
 
@@ -46,7 +46,7 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
 
     Raises:
-        LLMProviderError: the request is wrong, or nobody answered it.
+        LLMProviderError: the request is wrong, or no route answered it.
         CellInterrupted: the user stopped it.
     """
     options = typed.options
@@ -64,7 +64,7 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
 
 @one_interrupt()
 def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
-    """Send a prompt that is ready, as the options of `%llm` say; see `ask`."""
+    """Send a finished prompt as the options of `%llm` say; see `ask`."""
     variables, defaults = session.shell.user_ns, session.defaults
     name_notebook(notebook_name(variables))
     if options.output is not None:
@@ -125,7 +125,7 @@ def _request(
     )
     system = first_given(options.system, chat and chat.system, defaults.system)
     request["system"] = "\n\n".join(filter(None, (system, ASKS[form]))) or None
-    # What was said in private stays so when the conversation goes on.
+    # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
     for name in ("fallback_on_filter", "schema", "fresh", "tag", "same_model"):
@@ -144,7 +144,7 @@ def _show(
 ) -> Reply:
     """Show a request as it happens; returns its reply.
 
-    `bind` takes what had come of an interrupted one.
+    `bind` takes the part of an interrupted reply that arrived.
     """
     before = log.last
 
@@ -179,23 +179,24 @@ def _rehearse(
     if options.dry_run:
         kept = llm.kept(messages, **request)
         if kept is not None:
-            shown.append(f"{receipt_line(kept)}\nNothing was sent, nor would be.")
+            shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
         else:
             shown.append(route_text(llm.preview(messages, **request)))
     print("\n\n".join(shown))
 
 
 def body_of(text: str, cell: str | None) -> str:
-    """The prompt of a line or cell magic, as it was typed: IPython ends every cell with a newline.
+    """The prompt of a line or cell magic, without the newline that IPython adds to every cell.
 
     Raises:
-        InvalidRequest: a cell magic has one on its first line, too.
+        InvalidRequest: a cell magic has text on its first line, too.
     """
     if cell is None:
         return text
     if text:
         raise InvalidRequest(
-            f"%%llm: {text.split(maxsplit=1)[0]!r} is no option; the prompt goes in the lines below"
+            f"%%llm: {text.split(maxsplit=1)[0]!r} is not an option; the prompt goes in the lines "
+            "below"
         )
     return cell.removesuffix("\n")
 
@@ -204,7 +205,7 @@ def check_variable(option: str, name: str) -> None:
     """Check the name of the variable that an option binds.
 
     Raises:
-        InvalidRequest: it is not a name, or Python or IPython uses it.
+        InvalidRequest: it is not a valid name, or Python or IPython uses it.
     """
     problem = ""
     if not name.isidentifier() or keyword.iskeyword(name):
@@ -218,12 +219,12 @@ def check_variable(option: str, name: str) -> None:
 
 
 def first_given(*values: Any) -> Any:
-    """The first that is not None."""
+    """The first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 
 def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dict[str, Any]:
-    """Options that the cell names, else their defaults; what is empty counts as not given."""
+    """Options of the cell, or their defaults; an empty text counts as not given."""
     given = {
         name: first_given(getattr(options, name, None), getattr(defaults, name)) for name in names
     }

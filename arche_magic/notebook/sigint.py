@@ -1,4 +1,4 @@
-"""Kernel -> Interrupt and Ctrl-C, pressed by someone who is impatient."""
+"""Kernel -> Interrupt and Ctrl-C, pressed once or several times."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ _DEALING_SECONDS = 1.0
 
 @contextmanager
 def one_interrupt() -> Iterator[None]:
-    """Within it, a press ends the request under way, whatever becomes of the interrupt itself.
+    """In this context an interrupt always ends the current request.
 
-    Python drops one that comes while a finalizer or a weak reference's callback runs, and an SDK
-    may turn it into an error of its own. So it is noted, too, and the request ends a moment later.
+    Python drops a KeyboardInterrupt in a finalizer or a weak reference's callback, and an SDK may
+    turn it into its own error. So the press is also noted, and the request ends a moment later.
 
-    A second press is passed over while the first one is being dealt with: it would tear the closing
-    of the connection and the booking of what was spent. Pressed again after a second, it interrupts
-    whatever goes on.
+    For one second after a press another one is ignored: it would disturb closing the connection and
+    booking what was spent. After that a press interrupts whatever runs.
     """
     from arche_magic.llm_providers.stopping import stopped_by
 

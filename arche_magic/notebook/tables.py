@@ -15,13 +15,12 @@ from .styles import EDGE, QUIET
 if TYPE_CHECKING:
     import pandas as pd
 
-# No var() here: untrusted notebooks lose such styles.
 _CELL = f"padding:3px 12px 3px 0;{EDGE};vertical-align:middle"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, and how HTML shows it if that differs; a long one wraps."""
+    """One cell: its text, its HTML if that differs, and whether it is right-aligned or wraps."""
 
     text: str
     html: str = ""
@@ -30,9 +29,9 @@ class Cell:
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
-    """A row per provider, key and model: what was served, refused, failed and skipped.
+    """A row per provider, key and model: how many attempts were served, skipped, refused, failed.
 
-    Where something was paid, its cost too.
+    With paid attempts, also their cost.
     """
     if frame.empty:
         return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}

@@ -145,7 +145,7 @@ def test_a_reply_that_is_no_json_is_shown_and_marked(kernel: Kernel, sandboxed) 
     sandboxed(keys={"groq": 1}, reply=lambda *_: "sorry")
     reply, receipt = kernel.run("%llm -f json hi").displays
     assert reply["data"]["text/plain"] == "sorry"
-    assert receipt["data"]["text/plain"].endswith(" · no valid JSON")
+    assert receipt["data"]["text/plain"].endswith(" · not valid JSON")
 
 
 def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:

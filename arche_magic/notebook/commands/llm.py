@@ -24,24 +24,24 @@ _OPTIONS = (
     argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
     argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces."),
     argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied)."),
-    argument("--max-tokens", type=int, metavar="TOKENS", help="Longest reply."),
+    argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
     argument(
         "--patience",
         type=float,
         metavar="SECONDS",
-        help="Wait that long for a route rather than fail or pay (30 if not set; 0: never wait).",
+        help="Wait this long for a route rather than fail or pay (30 if not set; 0: never wait).",
     ),
     argument(
         "--schema",
         metavar="NAME",
-        help="What the reply must look like: a variable that holds a class or a JSON Schema, or a "
-        "line such as 'mood calm|loud, score float'.",
+        help="Schema of the reply: a variable that holds a class or a JSON Schema, or a short line "
+        "such as 'mood calm|loud, score float'.",
     ),
     argument(
         "--keep",
         action=BooleanOptionalAction,
         default=None,
-        help="Answer what was asked before from memory, and keep each new reply on disk.",
+        help="Answer repeated prompts from memory, and keep new replies on disk.",
     ),
     argument(
         "--private",
@@ -52,23 +52,27 @@ _OPTIONS = (
     argument(
         "--same-model",
         action="store_true",
-        help="Ask only the model that comes first, with any key and provider that has it.",
+        help="Use only the first model in the order, with every key and provider that has it.",
     ),
-    argument("--tag", metavar="NAME", help="A name to find its cost by: %%llm_stats --by tag."),
+    argument("--tag", metavar="NAME", help="Count the cost under this name: %%llm_stats --by tag."),
     argument(
         "--fallback-on-filter",
         action="store_true",
-        help="Let another model try what one refused to answer.",
+        help="If a model refuses to answer, try another one.",
     ),
-    argument("--fresh", action="store_true", help="Ask again all the same; replace what is kept."),
-    argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too."),
+    argument(
+        "--fresh",
+        action="store_true",
+        help="Send the prompt even if its reply is kept, and replace that reply.",
+    ),
+    argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
-    argument("-f", "--format", choices=FORMATS, help="Form to ask for and to show it in."),
+    argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
         "--image",
         action="append",
         metavar="FILE",
-        help="Send this image too: a file, or a variable such as a figure. May be repeated.",
+        help="Also send this image: a file, or a variable such as a figure. May be repeated.",
     ),
     argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
     argument(
@@ -80,12 +84,14 @@ _OPTIONS = (
         "--budget",
         type=int,
         metavar="TOKENS",
-        help="Most that one table or list takes in the prompt (2000 if not set).",
+        help="Maximum tokens of one table or list in the prompt (2000 if not set).",
     ),
-    argument("--raw", action="store_true", help="Send {{…}} as it stands too."),
+    argument("--raw", action="store_true", help="Send {{…}} unchanged."),
     argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
     argument(
-        "--dry-run", action="store_true", help="Print who would answer, when, for how many tokens."
+        "--dry-run",
+        action="store_true",
+        help="Print which route would answer, when, and for how many tokens.",
     ),
 )
 _OVER_OPTIONS = (
@@ -105,56 +111,56 @@ _OVER_OPTIONS = (
     argument(
         "--sep",
         metavar="CHAR",
-        help="With --over FILE.csv: what separates its fields, such as ';' (a comma if not set).",
+        help="With --over FILE.csv: the separator of its fields, such as ';' (a comma if not set).",
     ),
     argument(
         "--sheet",
         metavar="NAME",
-        help="With --over FILE.xlsx: the sheet that is read (the first one if not set).",
+        help="With --over FILE.xlsx: the sheet to read (the first one if not set).",
     ),
     argument(
         "--into",
         metavar="NAME",
-        help="With --over: keep the rows and their replies in this variable (replies if not set); "
-        "those of a file in this file.",
+        help="With --over: the variable for the rows and their replies (replies if not set); for a "
+        "file, the file to write.",
     ),
     argument(
         "--prefix",
         metavar="TEXT",
-        help="With --over: put this before the names of the added columns, such as v2_: those of "
-        "ours, and fields that the data has a column for already.",
+        help="With --over: put this before the names of added columns, such as v2_, so that "
+        "they do not repeat names of the data.",
     ),
     argument(
         "--plan",
         action="store_true",
-        help="With --over: say how long it would take, and what; send nothing.",
+        help="With --over: show the time, requests and tokens it would take; send nothing.",
     ),
     argument(
         "--by",
         metavar="TIME",
-        help="With --plan: whether it is done by then, such as 08:00, and what that would take.",
+        help="With --plan: whether it ends by this time, such as 08:00, and what would help.",
     ),
     argument(
         "--pack",
         metavar="ROWS",
-        help="With --over: most rows in one request; 1: each alone (as limits ask for it, if not "
-        "set).",
+        help="With --over: maximum rows per request; 1: each row alone (as the limits require, "
+        "if not set).",
     ),
     argument(
         "--reserve",
         metavar="SHARE",
-        help="With --over: leave so much of every limit to other cells (10%% if not set).",
+        help="With --over: leave this share of every limit to other cells (10%% if not set).",
     ),
     argument(
         "--details",
         action="store_true",
-        help="With --over: columns key, seconds, cost_usd and request too.",
+        help="With --over: also add the columns key, seconds, cost_usd and request.",
     ),
     argument(
         "--twice",
         metavar="SHARE",
-        help="With --over: ask another model too for so many of the rows, such as 5%%; say how far "
-        "both agree.",
+        help="With --over: ask a second model for this share of the rows, such as 5%%, and "
+        "report how often both agree.",
     ),
     argument(
         "--gold",
@@ -162,9 +168,7 @@ _OVER_OPTIONS = (
         help="With --over: compare with the known labels in this column (FIELD=COLUMN,… if the "
         "schema has several fields).",
     ),
-    argument(
-        "--allow-paid", action="store_true", help="With --over: paid routes take part as well."
-    ),
+    argument("--allow-paid", action="store_true", help="With --over: use paid routes too."),
     argument(
         "--max-cost", type=float, metavar="USD", help="With --over: stop before it costs more."
     ),
@@ -172,15 +176,15 @@ _OVER_OPTIONS = (
         "--max-tokens-total",
         type=int,
         metavar="TOKENS",
-        help="With --over: stop before it takes more tokens in all.",
+        help="With --over: stop before it uses more tokens in total.",
     ),
     argument(
-        "--stop-after", type=int, metavar="N", help="With --over: stop after so many failed rows."
+        "--stop-after", type=int, metavar="N", help="With --over: stop after this many failed rows."
     ),
     argument(
         "--retry-errors",
         action="store_true",
-        help="With --over: ask again what failed for good the last time.",
+        help="With --over: ask again for rows that failed permanently the last time.",
     ),
 )
 
@@ -190,7 +194,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
-    notebook: text, data cut to a budget, figures as images. All else is sent as it stands:
+    notebook: text, data cut to a budget, figures as images. Everything else is sent as typed:
     single braces, quotes, dollar signs, and \{{name}}. A text that starts with a dash goes
     after `--`.
 

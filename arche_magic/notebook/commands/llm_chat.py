@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @command()
 def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
-    """Look after conversations; returns a row for each as a DataFrame.
+    """List, show, export and edit conversations; returns them as a DataFrame.
 
     Usage:
       %llm_chat [list]
       %llm_chat show CHAT
       %llm_chat export CHAT FILE     as Markdown (.md) or JSON (.json)
       %llm_chat load FILE [NAME]     a .json that was exported
-      %llm_chat fork CHAT NAME       let it go on twice
+      %llm_chat fork CHAT NAME       copy it, to continue both
       %llm_chat undo CHAT            forget its last turn
       %llm_chat clear CHAT           forget all of it
 

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@command(argument("--send", action="store_true", help="Send one short prompt to each model too."))
+@command(argument("--send", action="store_true", help="Also send one short prompt to each model."))
 def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
     """Examine files, addresses, keys, models, clock and ledger, with advice.
 
-    Services are asked for their lists of models, which takes nothing from any quota; with
-    --send a short prompt goes to each model. Returns a DataFrame.
+    Providers are asked for their lists of models, which uses no quota; with --send a short
+    prompt goes to each model. Returns a DataFrame.
 
     Usage:
       %llm_doctor [OPTIONS]

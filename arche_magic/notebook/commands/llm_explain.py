@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 @command(
     argument("-p", "--provider", metavar="PROVIDER", help="Ask only this provider."),
     argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
-    argument("--max-tokens", type=int, metavar="TOKENS", help="Longest reply."),
-    argument("--patience", type=float, metavar="SECONDS", help="Wait that long for a route."),
-    argument("-o", "--output", metavar="NAME", help="Keep the reply in this variable too."),
+    argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
+    argument("--patience", type=float, metavar="SECONDS", help="Wait this long for a route."),
+    argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
     argument("-f", "--format", choices=FORMATS, help="`code` offers the fix as the next cell."),
-    argument("--chat", metavar="CHAT", help="In the conversation of this name."),
+    argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
     argument(
         "--private",
         action=BooleanOptionalAction,
         default=None,
         help="Ask only routes that you marked as not training on prompts.",
     ),
-    argument("--locals", action="store_true", help="Send the values of the variables used too."),
+    argument("--locals", action="store_true", help="Also send the values of the variables used."),
     argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
     argument(
-        "--dry-run", action="store_true", help="Print who would answer, when, for how many tokens."
+        "--dry-run",
+        action="store_true",
+        help="Print which route would answer, when, and for how many tokens.",
     ),
     needs="prompting",
 )

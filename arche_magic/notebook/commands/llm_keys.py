@@ -19,8 +19,8 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
     Usage:
       %llm_keys
       %llm_keys add PROVIDER    add one for this session, typed at a prompt that hides it
-      %llm_keys remove KEY      use one of this session no longer
-      %llm_keys check [KEY]     ask whether it works; takes nothing from the quota
+      %llm_keys remove KEY      stop using one of this session
+      %llm_keys check [KEY]     ask whether it works; uses no quota
 
     Examples:
       %llm_keys

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def llm_models(session: Session, typed: Typed) -> pd.DataFrame:
     """Show the models of the catalog with their published limits and prices.
 
-    Other models may be asked for all the same, as provider/model; what a reply says of limits
-    replaces these figures. Returns a DataFrame.
+    Other models can be used too, as provider/model. Limits that a reply reports replace these
+    figures. Returns a DataFrame.
 
     Usage:
       %llm_models
-      %llm_models PROVIDER|MODEL [MODEL]    only these; a part of a model's name will do
+      %llm_models PROVIDER|MODEL [MODEL]    only these; a part of a model's name is enough
 
     Examples:
       %llm_models groq

@@ -9,8 +9,8 @@ from ..command import Session, Typed, command
 def llm_panel(session: Session, typed: Typed) -> None:
     """Show what every route has left, live, with switches, an order, and a prompt box.
 
-    What is chosen in it holds for every cell of this kernel, until it ends. A table for the
-    record stays in the saved notebook.
+    Its settings hold for every cell of this kernel until the kernel ends. A static table
+    stays in the saved notebook.
 
     Usage:
       %llm_panel

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@command(argument("--plot", action="store_true", help="Pictures of what was used since midnight."))
+@command(
+    argument("--plot", action="store_true", help="Show pictures of what was used since midnight.")
+)
 def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     """Show what every route has left; returns it as a DataFrame.
 

@@ -8,12 +8,12 @@ from ..command import Session, Typed, argument, command
 
 
 @command(
-    argument("--keys", action="append", metavar="PROVIDER=N", help="How many keys it gives out."),
+    argument("--keys", action="append", metavar="PROVIDER=N", help="Number of keys of a provider."),
     argument(
         "--limit",
         action="append",
         metavar="SCOPE.LIMIT=N",
-        help="Another limit for a provider, provider/model or key label.",
+        help="Change a limit of a provider, provider/model or key label.",
     ),
     argument(
         "--left",
@@ -25,7 +25,7 @@ from ..command import Session, Typed, argument, command
     argument(
         "--latency", type=float, default=0.0, metavar="SECONDS", help="Wait before each answer."
     ),
-    argument("--seed", type=int, default=0, metavar="N", help="Decides replies and failures."),
+    argument("--seed", type=int, default=0, metavar="N", help="Seed of replies and failures."),
 )
 def llm_sandbox(session: Session, typed: Typed) -> None:
     """Rehearse without keys, on four simulated providers in this kernel.
@@ -50,7 +50,9 @@ def llm_sandbox(session: Session, typed: Typed) -> None:
     if verb not in ("start", "auto", "stop", "status"):
         raise InvalidRequest(f"%llm_sandbox: {verb!r} is not start, auto, stop or status")
     if not 0 <= options.latency < math.inf:
-        raise InvalidRequest(f"%llm_sandbox: --latency {options.latency:g} is no time in seconds")
+        raise InvalidRequest(
+            f"%llm_sandbox: --latency {options.latency:g} is not a number of seconds, 0 or more"
+        )
     settings = {
         "keys": sandbox_switch.parse_keys(options.keys),
         "limits": sandbox_switch.parse_amounts(options.limit, "--limit"),

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 @command(
-    argument("--plot", action="store_true", help="Pictures: tokens, seconds, fallbacks."),
+    argument("--plot", action="store_true", help="Show pictures: tokens, seconds, fallbacks."),
     argument(
         "--by",
         choices=("provider", "model", "day", "notebook", "tag", "job"),
-        help="Sums of all sessions of the last 31 days instead; job: those of --over, one by one.",
+        help="Show sums over all sessions of the last 31 days; job: a row per job of --over.",
     ),
 )
 def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     """Show this session's attempts per route; returns them one by one as a DataFrame.
 
-    With --by it shows and returns sums: requests, tokens, cost; per tag and job also how packed
-    replies agreed.
+    With --by it shows and returns sums: requests, tokens, cost; per tag and job also how often
+    packed replies agreed.
 
     Usage:
       %llm_stats [OPTIONS]

@@ -15,7 +15,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     """Show why a reply came from its route; returns it as a DataFrame.
 
     A row per route: what it had left, why it was passed over, what would have changed the
-    choice. Without a name, of the last request, also of one that failed or was interrupted.
+    choice. Without a name, it explains the last request, even if that failed or was stopped.
 
     Usage:
       %llm_why [REPLY]     the name of a variable that holds a reply
@@ -36,7 +36,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     asked = session.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
     if name and not isinstance(asked, Reply):
         raise InvalidRequest(
-            f"%llm_why: {name!r} is no reply; keep one with %%llm -o NAME. Without a name it "
+            f"%llm_why: {name!r} is not a reply; keep one with %%llm -o NAME. Without a name it "
             "explains the last request"
         )
     if asked is None:

@@ -1,4 +1,4 @@
-"""The panel's prompt box: one prompt at a time, sent by a thread, so that the kernel stays free."""
+"""The panel's prompt box: one prompt at a time, sent by a thread so that the kernel stays free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..events import follow, waiting_line
 
 @dataclass(frozen=True)
 class Draft:
-    """What the prompt box shows: text so far, one line about it, and the reply at the end."""
+    """What the prompt box shows: the text so far, a line about it, and finally the reply."""
 
     text: str = ""
     line: str = ""
@@ -28,7 +28,7 @@ class Draft:
 
 
 class Asking:
-    """Sends prompts, and hands on what comes.
+    """Sends prompts and passes on drafts of their replies.
 
     Args:
         show: called with each draft, from another thread.
@@ -37,11 +37,11 @@ class Asking:
     def __init__(self, show: Callable[[Draft], None]) -> None:
         self._show = show
         self._lock = threading.Lock()
-        # Of the prompt under way: setting it stops that prompt.
+        # Set to stop the current prompt.
         self._current: threading.Event | None = None
 
     def send(self, prompt: str, options: Mapping[str, Any]) -> None:
-        """Send a prompt, unless one is under way."""
+        """Send a prompt, unless another one is running."""
         with self._lock:
             if self._current is not None:
                 return
@@ -52,7 +52,7 @@ class Asking:
         ).start()
 
     def stop(self) -> None:
-        """Take no more of the reply: its connection is dropped, its tokens so far are booked."""
+        """Stop the prompt: its connection is closed, its tokens so far are booked."""
         with self._lock:
             if self._current is not None:
                 self._current.set()
