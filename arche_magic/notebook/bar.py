@@ -118,13 +118,9 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
     }
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min`, `5 h`, `2 days`; rounded up."""
-    return in_seconds(seconds).removeprefix("in ")
-
-
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+    """`4.2 s`, `42 s`, `3 min`, `5 h`, `2 days`; from ten seconds on rounded up."""
+    return f"{seconds:.1f} s" if seconds < 10 else in_seconds(seconds).removeprefix("in ")
 
 
 def _html(progress: Progress, first: str, *below: str) -> str:

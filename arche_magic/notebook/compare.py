@@ -25,11 +25,12 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import Message, route_name
 
+from .ask import refuse_with, typed_or_default
 from .costs import paid_text
-from .display import CellInterrupted, Pace, Place, attempt_lines
+from .display import CellInterrupted, Pace, Place
 from .events import follow, waiting_line
 from .markup import as_html
-from .prompting import typed_or_default
+from .receipt import attempt_lines
 from .styles import QUIET
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ _TYPES = {
     "seconds": "float64", "cost_usd": "float64", "error": "object",
 }  # fmt: skip
 _MOST = 8
+_WITHOUT = (
+    "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
+)  # fmt: skip
 # Seconds that an interrupted cell waits for its calls to be booked; later ones end by themselves.
 _FAREWELL = 0.25
 _ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
@@ -220,18 +224,7 @@ def _requests(
     defaults: Defaults, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> dict[str, dict[str, Any]]:
     """The arguments of each request, by the name that the user gave."""
-    for option in (
-        "provider",
-        "model",
-        "same_model",
-        "chat",
-        "format",
-        "schema",
-        "show_prompt",
-        "dry_run",
-    ):
-        if getattr(options, option) not in (None, False):
-            raise InvalidRequest(f"%llm: --compare goes without --{option.replace('_', '-')}")
+    refuse_with("--compare", options, *_WITHOUT)
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")

@@ -25,12 +25,13 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
+from .ask import body_of, check_variable, refuse_with, typed_or_default
 from .bar import Bar
-from .display import CellInterrupted, Place, quiet_line
+from .display import CellInterrupted, Place
 from .first_steps import require_keys
-from .prompting import body_of, check_variable, typed_or_default
 from .sigint import one_interrupt
 from .structured import schema_named
+from .styles import quiet_line
 from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
 
@@ -59,9 +60,7 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
     options = typed.options
-    for name in _WITHOUT:
-        if getattr(options, name) not in (None, False):
-            raise InvalidRequest(f"%llm: --over goes without --{name.replace('_', '-')}")
+    refuse_with("--over", options, *_WITHOUT)
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
     name_notebook(notebook_name(shell.user_ns))

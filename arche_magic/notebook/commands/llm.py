@@ -189,7 +189,7 @@ _OVER_OPTIONS = (
 )
 
 
-@command(*_OPTIONS, *_OVER_OPTIONS, needs="prompting")
+@command(*_OPTIONS, *_OVER_OPTIONS, needs="ask")
 def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
@@ -212,7 +212,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from ..prompting import ask
+    from ..ask import ask
 
     if typed.cell is None and not typed.line.strip():
         from ..magics import COMMANDS

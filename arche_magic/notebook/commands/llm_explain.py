@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         action="store_true",
         help="Print which route would answer, when, and for how many tokens.",
     ),
-    needs="prompting",
+    needs="ask",
 )
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
     """Explain the last error and how to fix it; returns the reply.
@@ -53,8 +53,8 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
     from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.prompts import Prompt
 
+    from ..ask import send
     from ..explain import FIX, QUESTION, SYSTEM, describe
-    from ..prompting import send
 
     failure = session.failures.last()
     if failure is None:

@@ -15,8 +15,9 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.choices import Choices
 from arche_magic.llm_providers.config import get_choices, use_choices
 
-from ..display import for_frontends, receipt_bundle
-from ..prompting import typed_or_default
+from ..ask import typed_or_default
+from ..display import for_frontends
+from ..receipt import receipt_bundle
 from ..reply_formats import bundle
 from ..styles import QUIET
 from . import refreshing

@@ -20,10 +20,11 @@ from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.types import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
-from .display import CellInterrupted, ReplyDisplay, receipt_line
+from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
 from .events import follow
 from .first_steps import require_keys
+from .receipt import receipt_line
 from .reply_formats import ASKS
 from .sigint import one_interrupt
 from .structured import schema_named
@@ -229,3 +230,14 @@ def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dic
         name: first_given(getattr(options, name, None), getattr(defaults, name)) for name in names
     }
     return {name: None if value == "" else value for name, value in given.items()}
+
+
+def refuse_with(flag: str, options: Namespace, *names: str) -> None:
+    """Check that none of these options was typed together with `flag`.
+
+    Raises:
+        InvalidRequest: one was.
+    """
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise InvalidRequest(f"%llm: {flag} goes without --{name.replace('_', '-')}")
