@@ -230,6 +230,8 @@ def test_without_keys_the_quota_table_is_empty(kernel: Kernel, tmp_path: Path) -
 def test_simulated_replies_are_kept_apart(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     """What `%llm_sandbox` answered is never taken for a real reply."""
     place = kernel.folder / "outputs"
+    # Other tests of this kernel may have kept real ones.
+    (place / "llm_replies.sqlite").unlink(missing_ok=True)
     kernel.run("%llm_sandbox --keys groq=1")
     for _ in range(2):
         kernel.run("x = %llm -q --keep Who answers")
