@@ -263,6 +263,16 @@ def test_what_makes_no_sense_is_said_before_anything_is_sent(
     assert kernel.value("reviews.equals(before)") is True
 
 
+def test_paid_routes_alone_suggest_allow_paid(kernel: Kernel, start: Sandboxed) -> None:
+    """A job spends no money without permission; the error names the option."""
+    sandbox = start(3, keys={"openai": 1})
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert "only paid routes can answer (openai)" in cell.message
+    assert "--allow-paid" in cell.message
+    assert len(sandbox.requests) == 0
+    assert kernel.run(f"%%llm --over reviews --allow-paid{PROMPT}").status == "ok"
+
+
 def test_a_variable_of_the_users_is_not_replaced_unasked(kernel: Kernel, start: Sandboxed) -> None:
     """`replies` is the usual name, unless something else is in it."""
     sandbox = start(3)
