@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .bulk import imap, map, plan, quality  # noqa: A004  # what the builtin does, for prompts
     from .llm_providers import get_llm_provider
     from .llm_providers.quota_tracker import get_quota_tracker
-    from .notebook.history import (
+    from .notebook.past_attempts import (
         attempts_from_notebook,
         decisions_from_notebook,
         load_attempts,
@@ -39,13 +39,13 @@ __all__ = [
 
 # Imported when first used, so that loading the extension stays fast.
 _LATER = {
-    "attempts_from_notebook": "notebook.history",
-    "decisions_from_notebook": "notebook.history",
+    "attempts_from_notebook": "notebook.past_attempts",
+    "decisions_from_notebook": "notebook.past_attempts",
     "frame": "notebook.structured",
     "get_llm_provider": "llm_providers",
     "get_quota_tracker": "llm_providers",
     "imap": "bulk",
-    "load_attempts": "notebook.history",
+    "load_attempts": "notebook.past_attempts",
     "map": "bulk",
     "plan": "bulk",
     "quality": "bulk",

@@ -100,7 +100,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
 
 def _doctor(send: bool) -> int:
     from .llm_providers.doctor import examine
-    from .notebook.doctor import text
+    from .notebook.findings import text
 
     findings = examine(send=send)
     _print(text(findings))
@@ -131,9 +131,9 @@ def _show(provider: str | None, as_json: bool) -> int:
 def _table(tracker: Any, provider: str | None) -> str:
     from .llm_providers.attempts import attempt_log
     from .llm_providers.quota.forecast import PACE_SECONDS
+    from .notebook.costs import paid_routes
     from .notebook.meters import budget_notes, quota_bundle, shared_notes, without_limits
     from .notebook.outlook import look_ahead
-    from .notebook.preview import paid_routes
 
     configuration = tracker.configuration
     now = configuration.clock.time()

@@ -62,7 +62,7 @@ def test_since_leaves_out_what_is_older(sandbox_env: Sandbox) -> None:
     assert len(arche_magic.load_attempts(since=now - timedelta(hours=1))) == 1
     assert len(arche_magic.load_attempts(since=(now + timedelta(hours=1)).isoformat())) == 0
     assert len(arche_magic.load_attempts(since="2020-01-01")) == 1
-    with pytest.raises(InvalidRequest, match="is no time"):
+    with pytest.raises(InvalidRequest, match="is not a time"):
         arche_magic.load_attempts(since="yesterday")
 
 
@@ -375,5 +375,5 @@ def test_a_saved_notebook_gives_its_attempts_back(tmp_path: Path) -> None:
     frame = arche_magic.attempts_from_notebook(tmp_path / "saved.ipynb")
     assert list(frame["input_tokens"]) == [7, 7]
     assert arche_magic.decisions_from_notebook(tmp_path / "saved.ipynb") == []
-    with pytest.raises(InvalidRequest, match="no notebook"):
+    with pytest.raises(InvalidRequest, match="not a notebook"):
         arche_magic.attempts_from_notebook(tmp_path / "missing.ipynb")

@@ -355,7 +355,7 @@ class Job:
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job spends no money unasked; "
-                "allow_paid=True allows it, and max_cost bounds it"
+                "allow_paid=True (--allow-paid) allows it, and max_cost (--max-cost) bounds it"
             )
         preferred = llm.preferred_provider
         return IntelligentLLMOrchestrator(

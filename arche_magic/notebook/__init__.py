@@ -1,4 +1,4 @@
-"""The notebook face: magics, displays and tables over the engine. No routing, no quota rules."""
+"""The notebook layer: commands, displays and tables. It has no routing and no quota rules."""
 
 from __future__ import annotations
 

@@ -1,32 +1,29 @@
-"""The line of a magic: options first, then text that is taken as it stands."""
+"""Parsing the line of a magic: options first, then text that is taken verbatim."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics
 
-Class = TypeVar("Class", bound=Magics)
-
-# A word, with quoted stretches kept together; a quote that is never closed ends the match.
+# A word; what is quoted in it stays together. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
-# A line below `Usage:` in a magic's docstring; what it means stands two spaces or more behind it.
+# A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
 
 class HelpWanted(Exception):
-    """`--help` was among the options."""
+    """Raised when `--help` is among the options."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """`-p, --provider PROVIDER`, as Python 3.13 has it, on every Python."""
+    """Writes `-p, --provider PROVIDER`, the style of Python 3.13, on every Python."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         value = self._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
@@ -38,9 +35,9 @@ class Unfinished:
     """The word before the cursor, in a magic's line that is still being typed.
 
     Attributes:
-        word: as far as it is typed; a quote that opens it is part of it.
-        option: whose value it is, if it is one.
-        may_be_option: whether it is, or may become, an option.
+        word: the characters typed so far, with the opening quote if there is one.
+        option: the option whose value the word is, if any.
+        may_be_option: whether the word is an option or may become one.
         text: the words of the text before it; None if the text has not begun and cannot here.
         given: values of the options before it, by their names in the parser (`provider`).
     """
@@ -55,8 +52,8 @@ class Unfinished:
 def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
     """The options of a magic's line, and the text after them, verbatim.
 
-    Options end at the first word that is none, or after `--`. Quotes around a value are removed;
-    within double quotes a backslash keeps a quote or a backslash as it is.
+    Options end at the first word that is not an option, or after `--`. Quotes around a value are
+    removed; within double quotes a backslash escapes a quote or a backslash.
 
     Raises:
         InvalidRequest: an unknown option, a missing or wrong value, an unclosed quote.
@@ -85,12 +82,12 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
             raise InvalidRequest(f"{name}: {flag} needs a value")
         if not equals:
             value, rest = _word(rest, name)
-        # In one piece, so that a value may start with a dash.
+        # With an equals sign, so that a value may start with a dash.
         options.append(f"{flag}={unquoted(value)}")
     try:
         return parser.parse_args(options), rest
     except (UsageError, SystemExit) as error:
-        # IPython's parser raises the one, argparse's own the other; neither fails in one line.
+        # IPython's parser raises UsageError, argparse SystemExit; neither prints one line.
         reason = str(error).removeprefix("argument ")
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
 
@@ -126,7 +123,7 @@ def usage(magic: Any) -> list[list[str]]:
     """The words that may follow a magic's options, a list per line of its `Usage:`.
 
     `stop` stands for itself, `PROVIDER` for any value of that kind; `a|b` are alternatives.
-    Brackets, which say that a word may be left out, are taken off.
+    Brackets, which mark a word as optional, are removed.
     """
     _, _, below = inspect.cleandoc(magic.parser.description or "").partition("Usage:\n")
     block = below.partition("\n\n")[0]
@@ -146,17 +143,9 @@ def help_text(magic: Any) -> str:
     return f"{about}\n\n{options}".rstrip()
 
 
-def documented(magics: type[Class]) -> type[Class]:
-    """Give the magics of a class their help as docstrings, so that `?` shows what `--help` does."""
-    for name in dict.fromkeys(name for kind in magics.magics.values() for name in kind.values()):
-        function = vars(magics)[name]
-        function.__doc__ = help_text(function)
-    return magics
-
-
-def overview(magics: Mapping[str, Mapping[str, Any]]) -> str:
-    """The magics, a line each; by kind and name, as IPython has them."""
-    known = {f"%{name}": magic for kind in magics.values() for name, magic in kind.items()}
+def overview(magics: Iterable[Any]) -> str:
+    """The magics, a line each, by name."""
+    known = {f"%{magic.__name__}": magic for magic in magics}
     width = max(map(len, known))
     lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
     return "\n".join([*lines, "", "Each says more with --help; %%llm takes its prompt below."])

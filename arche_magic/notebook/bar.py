@@ -1,4 +1,4 @@
-"""How far a job over rows has come: one bar and two lines, drawn again and again in one place."""
+"""The progress bar of a job: one bar and two lines, redrawn in one place."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import in_seconds
 
-from .display import QUIET, Place
-from .preview import price_text
+from .costs import price_text
+from .display import Place
+from .styles import GREEN, QUIET, RED, TRACK
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.bulk import Progress
 
-# It looks into the environment.
+# It reads environment variables, which may hold keys: no traceback may show its locals.
 _terminal_size = without_locals(shutil.get_terminal_size)
-_GREEN, _RED = "#2e9e5b", "#d0493b"
-# Fainter on white and on black alike.
-_FAINT_GREEN = "rgba(46,158,91,.45)"
-_TRACK = "rgba(128,128,128,.25)"
+# Fainter both on white and on black.
+_FAINT = "rgba(46,158,91,.45)"
 _SECONDS = 0.25
 _TERMINAL_SECONDS = 1.0
 
@@ -34,8 +33,7 @@ _TERMINAL_SECONDS = 1.0
 class Bar:
     """The bar of one cell: redrawn while the job runs, then left as it ended.
 
-    A terminal has it in one line that is written over. Where the output is no terminal, as in a
-    log, only the end is told.
+    A terminal shows it in one line that is overwritten. A log or pipe gets only the final state.
     """
 
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
@@ -49,7 +47,7 @@ class Bar:
         self._width = 0
 
     def update(self, progress: Progress, now: float) -> None:
-        """Note how far it is (`now` in epoch seconds), and draw it if it is time."""
+        """Take the progress at `now` (epoch seconds); draw it unless one was drawn just before."""
         self._began = now if self._began is None else self._began
         self._progress, self._now = progress, now
         moment = time.monotonic()
@@ -63,7 +61,7 @@ class Bar:
             self._overwrite(line(progress, now))
 
     def finish(self, note: str, ended: str = "") -> None:
-        """Draw it as it stays, with a note, and how it `ended` if not all was done."""
+        """Draw the final state with a note; `ended` says why the job stopped early, if it did."""
         if self._quiet or self._progress is None:
             return
         bundle = end_bundle(self._progress, self._now - (self._began or 0.0), ended, note)
@@ -75,14 +73,14 @@ class Bar:
         print(without_controls(bundle["text/plain"]))
 
     def _overwrite(self, text: str) -> None:
-        # Written over only as long as it is one line.
+        # A line that wraps could not be overwritten.
         text = without_controls(text)[: max(20, _terminal_size().columns - 1)]
         print("\r" + text.ljust(self._width) + ("" if text else "\r"), end="", flush=True)
         self._width = len(text)
 
 
 def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
-    """The bar of a job that runs, as text and as HTML."""
+    """The bar of a running job, as text and as HTML."""
     first, second = pace(progress, now), waiting(progress)
     plain = [f"{count(progress)}  {text_bar(progress)}  {first}".rstrip()]
     return {
@@ -92,7 +90,7 @@ def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
 
 
 def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -> dict[str, str]:
-    """The bar of a job that ended, as it stays in the saved notebook."""
+    """The bar of a finished job, which stays in the saved notebook."""
     parts = [ended] if ended else []
     asked = progress.done - progress.resumed
     if asked:
@@ -120,23 +118,19 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
     }
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min`, `5 h`, `2 days`; rounded up."""
-    return in_seconds(seconds).removeprefix("in ")
-
-
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+    """`4.2 s`, `42 s`, `3 min`, `5 h`, `2 days`; from ten seconds on rounded up."""
+    return f"{seconds:.1f} s" if seconds < 10 else in_seconds(seconds).removeprefix("in ")
 
 
 def _html(progress: Progress, first: str, *below: str) -> str:
-    """Rows from memory are fainter, and those that failed red; words say the same."""
+    """Rows from memory are fainter, failed rows are red; the words say the same."""
     total = max(1, progress.total)
     good = max(0, progress.done - progress.resumed - progress.errors)
     memory = progress.done - good - progress.errors
     parts = "".join(
         f'<div style="width:{100 * rows / total:.2f}%;min-width:3px;background:{color}"></div>'
-        for rows, color in ((memory, _FAINT_GREEN), (good, _GREEN), (progress.errors, _RED))
+        for rows, color in ((memory, _FAINT), (good, GREEN), (progress.errors, RED))
         if rows > 0
     )
     lines = "".join(
@@ -150,5 +144,5 @@ def _html(progress: Progress, first: str, *below: str) -> str:
         f'<span style="font-weight:600">{escape(count(progress))}</span>'
         f'<span style="{QUIET}">{escape(first)}</span></div>'
         f'<div style="display:flex;height:8px;border-radius:4px;margin:4px 0 3px;overflow:hidden;'
-        f'background:{_TRACK}">{parts}</div>{lines}</div>'
+        f'background:{TRACK}">{parts}</div>{lines}</div>'
     )

@@ -1,7 +1,7 @@
-"""Conversations by name: what was said, cut to what a model takes, shown, kept and forked.
+"""Named conversations: their turns, cut to what a model accepts, and the `%llm_chat` commands.
 
-They live in the kernel's memory. A turn is remembered once its reply is whole; one that failed or
-was interrupted never was.
+They live in the kernel's memory. A turn is added once its reply is complete; a turn that failed or
+was interrupted is not added.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TYPES = {
     "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
     "last": "datetime64[ms, UTC]", "system": "str",
 }  # fmt: skip
-# Estimates of tokens are 15 % off at most for most texts, and the reply needs room too.
+# Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
 
 
@@ -55,7 +55,7 @@ class Turn:
 class Chat:
     """A conversation; `system` is its system prompt, if it has one of its own.
 
-    `private` says that some of it was: then all that follows is, unless told otherwise.
+    `private` is true once a turn was private: later turns are then private by default.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Chat:
     private: bool = False
 
     def messages(self, question: Message, room: float) -> tuple[tuple[Message, ...], str]:
-        """What is sent to continue with a question, and a note on what was left out, if anything.
+        """The messages that continue with a question, and a note about turns left out, if any.
 
-        The oldest turns are left out until the rest fits into `room` (tokens), with some to spare.
+        The oldest turns are left out until the rest fits into a share of `room` (tokens).
         """
         left = room * _USABLE - question.tokens - Message("system", self.system or "").tokens
         kept: list[Turn] = []
@@ -83,8 +83,15 @@ class Chat:
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 
-    def add(self, question: Message, reply: Reply, system: str | None = None) -> None:
-        """Remember a turn that was answered, and the system prompt it was given, if any."""
+    def add(
+        self,
+        question: Message,
+        reply: Reply,
+        system: str | None = None,
+        private: bool | None = None,
+    ) -> None:
+        """Remember a turn that was answered, its system prompt if it had one, and its privacy."""
+        self.private = self.private or bool(private)
         self.system = self.system if system is None else system or None
         tokens = reply.usage.total_tokens
         self.turns.append(
@@ -92,7 +99,7 @@ class Chat:
         )
 
     def transcript(self) -> str:
-        """The conversation as Markdown: questions as quotes, each answer above who gave it."""
+        """The conversation as Markdown: questions as quotes, answers followed by their model."""
         parts = [f"*{self.system}*"] if self.system else []
         for turn in self.turns:
             images = [f"[{image}]" for image in turn.question.images]
@@ -128,7 +135,7 @@ class Chat:
         """The conversation that `to_json` wrote.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: it is none.
+            ValueError, LookupError, TypeError, AttributeError: the text is something else.
         """
         whole = json.loads(text)
         turns = [
@@ -159,7 +166,7 @@ class Chats(dict[str, Chat]):
         """The conversation of that name, or a new one, which is kept once it has a turn.
 
         Raises:
-            InvalidRequest: it is no name.
+            InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f"--chat {name!r}: letters, digits, and . _ - make a name")
@@ -178,10 +185,10 @@ class Chats(dict[str, Chat]):
         return self[name]
 
     def run(self, text: str) -> dict[str, str] | str:
-        """Do what the line of `%llm_chat` says; returns a bundle or a sentence to show.
+        """Run a line of `%llm_chat`; returns a bundle or a sentence to show.
 
         Raises:
-            InvalidRequest: the line makes no sense, or a file cannot be used.
+            InvalidRequest: the line cannot be understood, or a file cannot be used.
         """
         try:
             verb, *words = shlex.split(text) or ["list"]
@@ -197,7 +204,7 @@ class Chats(dict[str, Chat]):
         if usage is None:
             hint = did_you_mean(verb, [*_VERBS, *self])
             raise InvalidRequest(
-                f"%llm_chat: no conversation is called {verb!r}, and it is none of "
+                f"%llm_chat: {verb!r} is neither a conversation nor one of "
                 f"{', '.join(_VERBS)}{hint}"
             )
         least, most, form = usage
@@ -209,8 +216,8 @@ class Chats(dict[str, Chat]):
     def frame(self) -> pd.DataFrame:
         """A row per conversation.
 
-        Columns: `chat, turns, tokens, provider, model, last, system`; `tokens` are those of all
-        turns together, `provider` and `model` answered last, `last` is when (aware, UTC).
+        Columns: `chat, turns, tokens, provider, model, last, system`; `tokens` is the sum over all
+        turns, `provider` and `model` answered last, `last` is when (aware, UTC).
         """
         from .frames import typed_frame
 
@@ -226,7 +233,7 @@ class Chats(dict[str, Chat]):
 
     def _list(self) -> dict[str, str] | str:
         if not self:
-            return "no conversation yet; %%llm --chat NAME begins one"
+            return "no conversation yet; %%llm --chat NAME starts one"
         rows = []
         for chat in self.values():
             last = chat.turns[-1]
@@ -266,7 +273,7 @@ class Chats(dict[str, Chat]):
             raise InvalidRequest(f"%llm_chat load: {path}: {error.strerror}") from None
         except (ValueError, LookupError, TypeError, AttributeError):
             raise InvalidRequest(
-                f"%llm_chat load: {path} is no conversation that %llm_chat export wrote as .json"
+                f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
             ) from None
         chat.name = self.named(name or chat.name).name
         self._refuse_known(chat.name, "load", f" {file} NAME gives it another")
@@ -277,7 +284,7 @@ class Chats(dict[str, Chat]):
         chat = self.known(name)
         self._refuse_known(self.named(new).name, "fork")
         self[new] = replace(chat, name=new, turns=list(chat.turns))
-        return f"{new} has the {_turns(chat)} of {name}; both go on by themselves"
+        return f"{new} has the {_turns(chat)} of {name}; both continue separately"
 
     def _undo(self, name: str) -> str:
         chat = self.known(name)

@@ -7,7 +7,8 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -20,30 +21,38 @@ from arche_magic.llm_providers.errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from arche_magic.llm_providers.reply import Discarded, Piece, Reply, Waiting
+from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.types import Message, in_seconds, route_name
+from arche_magic.llm_providers.types import Message, route_name
 
-from .display import QUIET, CellInterrupted, Pace, Place, attempt_lines
+from .ask import refuse_with, typed_or_default
+from .costs import paid_text
+from .display import CellInterrupted, Pace, Place
+from .events import follow, waiting_line
 from .markup import as_html
-from .preview import paid_text
+from .receipt import attempt_lines
+from .styles import QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.prompts import Prompt
 
-    from .magics import ArcheMagics
+    from .defaults import Defaults
 
 _TYPES = {
     "provider": "str", "key": "str", "model": "str", "reply": "str", "tokens": "Int64",
     "seconds": "float64", "cost_usd": "float64", "error": "object",
 }  # fmt: skip
 _MOST = 8
-# Seconds that an interrupted cell waits for its calls to be booked; they end by themselves.
+_WITHOUT = (
+    "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
+)  # fmt: skip
+# Seconds that an interrupted cell waits for its calls to be booked; later ones end by themselves.
 _FAREWELL = 0.25
 _ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
-# Columns share the width; one that would become narrower than this goes to the next line.
+# Columns share the width; a column that would be narrower than this wraps.
 _COLUMN = (
     "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
     "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
@@ -53,14 +62,20 @@ _HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
 
 @dataclass
 class Column:
-    """One of those who are asked, and what has come of it so far."""
+    """The view of one request, which runs in a thread of its own.
+
+    Attributes:
+        asked: the provider or model that the user named.
+        state: a line about it while there is no text.
+        changed: called after each change.
+    """
 
     asked: str
     text: str = ""
     state: str = "asked"
     reply: Reply | None = None
     error: LLMProviderError | None = None
-    seconds: float = 0.0
+    changed: Callable[[], None] = lambda: None
 
     @property
     def ended(self) -> bool:
@@ -69,7 +84,7 @@ class Column:
 
     @property
     def part(self) -> str | None:
-        """What had come of a reply that was interrupted."""
+        """The part of an interrupted reply that had arrived."""
         return None if self.ended else self.text or None
 
     @property
@@ -83,24 +98,32 @@ class Column:
         reply = self.reply
         return route_name(reply.provider, reply.key, reply.model) if reply else self.asked
 
-    def take(self, event: object) -> None:
-        """Note what happened in it."""
-        if isinstance(event, Piece):
-            self.text += event.text
-            self.state = ""
-        elif isinstance(event, Waiting):
-            self.state = f"waiting: {event.route} opens {in_seconds(event.seconds)}"
-        elif isinstance(event, Discarded):
-            self.text, self.state = "", f"{event.attempt}; starting over"
-        elif isinstance(event, Reply):
-            self.text, self.reply, self.state = str(event), event, ""
-        elif isinstance(event, LLMProviderError):
-            self.text, self.error, self.state = str(event), event, ""
-        elif isinstance(event, Exception):
-            raise event
+    def waiting(self, event: Waiting) -> None:
+        """Show which route the request waits for."""
+        self.state = waiting_line(event)
+        self.changed()
+
+    def add(self, text: str) -> None:
+        """Add the next text of the reply."""
+        self.text, self.state = self.text + text, ""
+        self.changed()
+
+    def start_over(self, event: Discarded) -> None:
+        """Forget the text so far: the reply starts over."""
+        self.text, self.state = "", f"{event.attempt}; starting over"
+        self.changed()
+
+    def finish(self, end: Reply | LLMProviderError) -> None:
+        """Show the whole reply, or the error instead of it."""
+        self.text, self.state = str(end), ""
+        if isinstance(end, Reply):
+            self.reply = end
+        else:
+            self.error = end
+        self.changed()
 
     def foot(self) -> str:
-        """The line below: tokens, seconds and cost, or what is the matter."""
+        """The line below: tokens, seconds and cost, or what went wrong."""
         if self.reply is None:
             return "failed" if self.error else self.state or "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
@@ -117,7 +140,8 @@ class Column:
 
 
 def compare(
-    magics: ArcheMagics,
+    shell: InteractiveShell,
+    defaults: Defaults,
     options: Namespace,
     prompt: Prompt,
     keep_part: Callable[[pd.DataFrame], None],
@@ -125,53 +149,54 @@ def compare(
     """Ask each of `options.compare` at the same time and show the answers in columns.
 
     Returns a row per column, in their order: `provider, key, model, reply, tokens, seconds,
-    cost_usd, error`; what did not answer has an error and no reply. When the user stops it, the
-    same goes to `keep_part`, with what had come of each reply.
+    cost_usd, error`; a column that failed has an error and no reply. When the user stops it, the
+    same goes to `keep_part`, with the part of each reply that had arrived.
 
     Raises:
         InvalidRequest, ConfigurationError: the request is wrong.
-        NoRouteAvailable: nobody answered.
+        NoRouteAvailable: no column got a reply.
         CellInterrupted: the user stopped it.
     """
     llm = IntelligentLLMOrchestrator()
-    requests = _requests(magics, options, llm)
-    columns = [Column(asked) for asked in requests]
+    requests = _requests(defaults, options, llm)
+    changes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    columns = [Column(asked, changed=partial(changes.put, None)) for asked in requests]
     message = Message("user", prompt.text, prompt.images)
-    happened: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
     stop = threading.Event()
 
-    def ask(number: int, request: dict[str, Any]) -> None:
+    def ask(column: Column, request: dict[str, Any]) -> None:
         try:
             with stopped_by(stop):
-                events = llm.events([message], **request)
-                while True:
-                    happened.put((number, next(events)))
-        except StopIteration as end:
-            happened.put((number, end.value))
+                column.finish(follow(llm.events([message], **request), column))
         except KeyboardInterrupt:
-            # It was stopped, and nobody waits for more.
+            # The cell was interrupted: nothing waits for this column.
             return
-        except Exception as error:  # noqa: BLE001  # a column's error is told in its place
-            happened.put((number, error))
+        except LLMProviderError as error:
+            column.finish(error)
+        except Exception as error:  # noqa: BLE001  # raised again in the cell's thread
+            changes.put(error)
 
-    show = _Columns(magics, columns, options.quiet, prompt.notes)
+    show = _Columns(shell, columns, options.quiet, prompt.notes)
     threads = [
         threading.Thread(target=ask, args=pair, daemon=True)
-        for pair in enumerate(requests.values())
+        for pair in zip(columns, requests.values(), strict=True)
     ]
     try:
         for thread in threads:
             thread.start()
         while not all(column.ended for column in columns):
-            number, event = happened.get()
+            error = changes.get()
             raise_if_stopped()
-            columns[number].take(event)
+            if error is not None:
+                raise error
             show.update()
     except KeyboardInterrupt:
         stop.set()
         deadline = time.monotonic() + _FAREWELL
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        # Copies: a thread that still waits for its server must not change what is shown.
+        columns[:] = [replace(column) for column in columns]
         for column in columns:
             column.state = "" if column.ended else "interrupted: not complete"
         show.finish()
@@ -191,33 +216,21 @@ def compare(
 def _farewell(some_wait: bool) -> str:
     if not some_wait:
         return "the requests were stopped; their tokens are booked"
-    # A thread that waits for a server hears of nothing else meanwhile.
+    # A thread that waits for a server cannot be stopped before the server answers.
     return "the requests were stopped; what still waits for an answer is booked when that comes"
 
 
 def _requests(
-    magics: ArcheMagics, options: Namespace, llm: IntelligentLLMOrchestrator
+    defaults: Defaults, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> dict[str, dict[str, Any]]:
-    """The options of each request, by the name it was asked for."""
-    for option in (
-        "provider",
-        "model",
-        "same_model",
-        "chat",
-        "format",
-        "schema",
-        "show_prompt",
-        "dry_run",
-    ):
-        if getattr(options, option) not in (None, False):
-            raise InvalidRequest(f"%llm: --compare goes without --{option.replace('_', '-')}")
+    """The arguments of each request, by the name that the user gave."""
+    refuse_with("--compare", options, *_WITHOUT)
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
-    common = {
-        name: value if (value := getattr(options, name)) is not None else getattr(magics, name)
-        for name in ("system", "temperature", "max_tokens", "patience", "keep", "private")
-    } | {"fresh": options.fresh, "tag": options.tag}
+    common = typed_or_default(
+        options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
+    ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
     requests = {}
     for name in names:
         whole = name in llm.configuration.providers
@@ -252,17 +265,17 @@ class _Columns:
     """The columns on the screen: redrawn while they fill, or in a terminal one after the other."""
 
     def __init__(
-        self, magics: ArcheMagics, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
+        self, shell: InteractiveShell, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
-        self._place = Place(magics.shell) if hasattr(magics.shell, "kernel") else None
+        self._place = Place(shell) if hasattr(shell, "kernel") else None
         self._pace = Pace()
         self._printed = 0
         if not quiet and self._place is None and notes:
             print("\n".join(notes))
 
     def update(self) -> None:
-        """Show what is new, if it is time."""
+        """Show what is new, unless the last draw was just before."""
         if self._quiet:
             return
         if self._place is None:
@@ -271,7 +284,7 @@ class _Columns:
             self._place.draw(self._bundle())
 
     def finish(self) -> None:
-        """Show everything as it stays."""
+        """Show the final state."""
         if self._quiet:
             return
         if self._place is None:
@@ -309,7 +322,7 @@ class _Columns:
         return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
 
     def _as_html(self, column: Column) -> str:
-        # The provider on a line of its own: names of models are of many lengths.
+        # The provider has its own line, since names of models vary in length.
         first, _, rest = column.name.partition(" · ")
         return (
             f'<div style="{_COLUMN}"><div style="{_HEAD}"><b>{escape(first)}</b>'

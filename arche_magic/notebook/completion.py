@@ -1,8 +1,8 @@
 """Tab: options of our magics, their values, subcommands, and variables within `{{`.
 
-All of it is what the magics declare already: an option's `choices`; the kind of value its metavar
-names, as in `-p PROVIDER`; and the words below `Usage:` in a magic's docstring. Whoever declares
-an option has its completion, and a new kind of value is one more line in `KINDS`.
+Everything comes from what the magics declare: an option's `choices`; the kind of value that its
+metavar names, as in `-p PROVIDER`; and the words below `Usage:` in a magic's docstring. A new
+option completes without more code; a new kind of value is one more line in `KINDS`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 Given = Mapping[str, str]
 _IDENTIFIER = "arche_magic"
 _MISSING = object()
-# `%llm …`, also behind `name =`.
+# `%llm …`, also after `name =`.
 _CALL = re.compile(r"\s*(?:[^%#=]*=\s*)?(%%?)(\w+)\s(.*)", re.DOTALL)
-# `{{name`, `{{name.attribute` or `{{name["key`, as far as it is typed.
+# `{{name`, `{{name.attribute` or `{{name["key`, typed so far.
 _BRACES = re.compile(
     r"""\{\{[ \t]*(?:(?P<owner>(?!\d)\w+)(?P<step>[.\[]))?(?P<word>\w*|["'][^"'{}]*)$"""
 )
-# A kind of value, or several, and what divides it from the next, as in PROVIDER=N.
+# A kind of value, or several, and what separates it from the next, as in PROVIDER=N.
 _KIND = re.compile(r"([A-Z_|]+)([^A-Z_|]*)")
 
 
@@ -54,7 +54,7 @@ def unregister(shell: InteractiveShell) -> None:
 
 
 def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatcherResult:
-    """What may stand at the cursor; nothing outside our magics."""
+    """Completions at the cursor; none outside our magics."""
     word, found = "", []
     call = _call(shell, context)
     if call is not None:
@@ -75,7 +75,7 @@ def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatch
 
 
 def _call(shell: InteractiveShell, context: CompletionContext) -> tuple[Any, str | None] | None:
-    """Which of our magics the cursor is in, and its line so far; None for the cell below it."""
+    """The magic at the cursor, and its line so far, or None as the line within the cell's body."""
     lines = context.full_text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     head = _CALL.match(f"{lines[first]} ")
@@ -121,7 +121,7 @@ def _on_the_line(
 
 
 def _next_words(form: list[str], before: tuple[str, ...]) -> list[str]:
-    """What a usage has after these words, if it fits them."""
+    """The next words of a usage, if the words before match it."""
     fits = len(before) < len(form) and all(
         word in expected.split("|") or expected.isupper()
         for word, expected in zip(before, form, strict=False)
@@ -141,9 +141,9 @@ def _options(magic: Any, typed: Unfinished) -> Iterator[str]:
 def _of_kind(
     shell: InteractiveShell, metavar: str, word: str, given: Given
 ) -> tuple[str, list[SimpleCompletion]]:
-    """Values of the kind a metavar names; of PROVIDER=N first the one, then the other.
+    """Values of the kind that a metavar names; for PROVIDER=N first the provider, then the number.
 
-    `PROVIDER|MODEL,…` is a list, each part of which is either.
+    `PROVIDER|MODEL,…` is a list of either kind.
     """
     for kinds, follows in _KIND.findall(metavar):
         is_list = follows.startswith(",")
@@ -160,7 +160,7 @@ def _of_kind(
 
 
 def _matching(values: Iterable[str], word: str, kind: str) -> Iterator[SimpleCompletion]:
-    """Values that begin with the word; of `openai/gpt-oss-120b` also the part that names it."""
+    """Values that start with the word; `openai/gpt-oss-120b` also by its bare name."""
     values = list(values)
     bare = word.lstrip("\"'")
     quote = word[0] if bare != word else ""
@@ -176,7 +176,7 @@ def _matching(values: Iterable[str], word: str, kind: str) -> Iterator[SimpleCom
 def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
     from arche_magic.llm_providers.errors import LLMProviderError
 
-    # Whatever is wrong with a file of settings is said when a magic runs, not on Tab.
+    # Problems of a settings file are reported when a magic runs, not on Tab.
     with warnings.catch_warnings(action="ignore"):
         try:
             return list(KINDS[kind](shell, given)) if kind in KINDS else []
@@ -187,7 +187,7 @@ def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
 def _in_braces(
     shell: InteractiveShell, owner: str | None, step: str | None, quote: str
 ) -> list[str]:
-    """Variables of the user's that can stand in a prompt, or what one of them has."""
+    """Names of variables that can be in a prompt, or of the attributes or keys of one."""
     if owner is None:
         return sorted(
             name
@@ -203,7 +203,7 @@ def _in_braces(
             value if isinstance(value, Mapping) else getattr(value, "columns", ()) if pandas else ()
         )
         return [f"{quote}{key}{quote}" for key in keys if isinstance(key, str)]
-    # Looked at without asking for it: a property may compute for long, or fail.
+    # Attributes are not evaluated: a property may take long, or fail.
     return [
         name
         for name in dir(value)
@@ -218,7 +218,7 @@ def _providers(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _models(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    """Of the provider that the line names, or of all; the default ones first."""
+    """Models of the provider that the line names, or of all; defaults first."""
     from arche_magic.llm_providers.config import get_configuration
 
     providers = get_configuration().providers
@@ -235,7 +235,7 @@ def _keys(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _chats(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    chats: dict[str, Any] = shell.magics_manager.registry["ArcheMagics"].chats
+    chats: dict[str, Any] = shell.magics_manager.registry["ArcheMagics"].session.chats
     return list(chats)
 
 
@@ -244,7 +244,7 @@ def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _limits(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    from .sandbox_magic import LIMITS
+    from .sandbox_switch import LIMITS
 
     return LIMITS
 
@@ -256,7 +256,7 @@ def _replies(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    """Variables that have rows; a frame is told by its library, which is not loaded for it."""
+    """Names of variables that have rows; no library is loaded to recognise a frame."""
     return sorted(
         name
         for name, value in _variables(shell)
@@ -265,7 +265,7 @@ def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _variables(shell: InteractiveShell) -> Iterable[tuple[str, Any]]:
-    """What the user has put into the notebook's variables."""
+    """Names and values of the user's variables."""
     hidden = shell.user_ns_hidden
     for name, value in list(shell.user_ns.items()):
         if not name.startswith("_") and hidden.get(name, _MISSING) is not value:
@@ -282,4 +282,4 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "REPLY": _replies,
     "FRAME": _frames,
 }
-"""What the words of a metavar or a usage stand for, by their names there."""
+"""What the words of a metavar or a usage mean, by name."""

@@ -1,23 +1,23 @@
-"""`%llm_explain`: the last failure of a cell as a question, in as few words as say everything.
-
-The magics watch for failures from the moment they load, so nothing of the engine is imported yet.
-"""
+"""`%llm_explain`: describes the last failure of a cell, briefly and completely, for a prompt."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import linecache
-import sys
 import sysconfig
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.prompts.values import as_text
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .failures import Failure
 
 SYSTEM = (
     "You explain Python errors to the person whose notebook cell failed. Say in a few sentences "
@@ -32,46 +32,11 @@ _MESSAGE_CHARACTERS = 1500
 _TOKENS_PER_LOCAL, _LOCALS = 60, 12
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An error that ended a cell; `cell` and `number` as the notebook shows them, if known."""
-
-    error: BaseException
-    cell: str = ""
-    number: int | None = None
-
-
-class FailureWatch:
-    """Remembers the last failure that was not one of ours, so that explaining can be repeated."""
-
-    def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
-        self._last: Failure | None = None
-        shell.events.register("post_run_cell", self._look)
-
-    def remove(self) -> None:
-        """Watch no longer."""
-        self._shell.events.unregister("post_run_cell", self._look)
-
-    def last(self) -> Failure | None:
-        """The last failure; also of a cell that ran before this extension was loaded."""
-        if self._last is None:
-            error = getattr(sys, "last_value", None)
-            return Failure(error) if _counts(error) else None
-        return self._last
-
-    def _look(self, result: ExecutionResult) -> None:
-        error = result.error_before_exec or result.error_in_exec
-        if _counts(error):
-            cell = getattr(result.info, "raw_cell", None)
-            self._last = Failure(error, cell or "", result.execution_count)
-
-
 def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
     """The failure in words: its cell with an arrow, the user's own frames, causes, message.
 
-    Frames of libraries are counted, but for the one that raised. Values of variables are left
-    out unless `with_locals`.
+    Frames of libraries are only counted, except the one that raised. Values of variables are
+    included only `with_locals`.
     """
     error = failure.error
     steps = list(traceback.walk_tb(error.__traceback__))
@@ -82,7 +47,7 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
         lines = failure.cell.rstrip("\n").split("\n")
         parts.append(f"{title}:\n{_listing(lines, line, _CELL_LINES)}")
     frames = _frames(steps, shell)
-    # One alone is the line with the arrow.
+    # A single frame is the line with the arrow.
     if len(frames) > bool(failure.cell):
         parts.append("Called, innermost last:\n" + "\n".join(frames))
     own = [(frame, number) for frame, number in steps if _is_own(frame, shell)]
@@ -97,15 +62,10 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
     return "\n\n".join(filter(None, parts))
 
 
-def _counts(error: BaseException | None) -> TypeGuard[BaseException]:
-    ours = type(error).__module__.partition(".")[0] == "arche_magic"
-    return error is not None and not ours and not isinstance(error, KeyboardInterrupt)
-
-
 def _failing_line(
     failure: Failure, steps: list[tuple[FrameType, int]], shell: InteractiveShell
 ) -> int | None:
-    """Which line of the cell failed, counted from 1."""
+    """The line of the cell that failed, counted from 1."""
     if isinstance(failure.error, SyntaxError):
         return failure.error.lineno
     line = None
@@ -113,13 +73,13 @@ def _failing_line(
         if _is_cell(frame, failure, shell):
             line = number
         elif failure.cell.startswith("%%") and frame.f_code.co_filename.startswith("<"):
-            # The body of a cell magic such as %%time, which is a file of its own.
+            # The body of a cell magic such as %%time is compiled separately.
             return number + 1
     return line
 
 
 def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list[str]:
-    """A line per frame of the user, with the libraries' between them counted."""
+    """A line per frame of the user; frames of libraries between them are counted."""
     entries: list[str] = []
     groups = [
         (own, list(group))
@@ -129,7 +89,7 @@ def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list
         if own:
             entries += [_frame(frame, number, shell) for frame, number in group]
         elif entries:
-            # What comes before the user's first frame is IPython's business.
+            # The frames before the user's first one belong to IPython.
             last = place == len(groups) - 1
             passed = len(group) - last
             if passed:
@@ -150,7 +110,7 @@ def _frame(frame: FrameType, number: int, shell: InteractiveShell) -> str:
 
 
 def _place(frame: FrameType, shell: InteractiveShell) -> str:
-    """`Cell In[3]`, the end of a file's path, or the name Python gave the code."""
+    """`Cell In[3]`, the end of a file's path, or Python's name for the code."""
     name = frame.f_code.co_filename
     if label := shell.compile.format_code_name(name):
         return " ".join(label)
@@ -173,7 +133,7 @@ def _is_cell(frame: FrameType, failure: Failure, shell: InteractiveShell) -> boo
 
 
 def _listing(lines: list[str], marked: int | None, most: int) -> str:
-    """Numbered lines with an arrow at one; of many, those around it."""
+    """Numbered lines with an arrow at one; at most `most` of them, around it."""
     start = 0
     if len(lines) > most:
         start = min(max(0, (marked or 1) - 1 - most // 2), len(lines) - most)
@@ -198,7 +158,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _chain(error: BaseException) -> str:
-    """The error's own message, then what it was caused by."""
+    """The error's message, then the messages of its causes."""
     messages = [_message(error)]
     link = error
     for _ in range(_CAUSES):
@@ -222,10 +182,7 @@ def _message(error: BaseException) -> str:
 
 
 def _locals(frame: FrameType) -> str:
-    """The variables that the failing code uses, each in a few words."""
-    from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.prompts.values import as_text
-
+    """The variables that the failing code uses, each shortened."""
     code, lines = frame.f_code, []
     for name in dict.fromkeys((*code.co_varnames, *code.co_names)):
         value: Any = frame.f_locals.get(name)

@@ -1,4 +1,4 @@
-"""What to say, and when, to somebody who has no key yet."""
+"""What a user without a key is told, and when."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ FIRST_STEPS = """no API key is configured.
   in the environment or in a file named .env beside the notebook, for example
       GROQ_API_KEY=...        (free keys: https://console.groq.com/keys)
   Several keys of one provider are numbered: GROQ_API_KEY_1, GROQ_API_KEY_2, ...
-  For this session only, typed unseen:  %llm_keys add groq
+  For this session only, typed at a hidden prompt:  %llm_keys add groq
   To try it now without a key, run:  %llm_sandbox"""
 
 
+def has_keys() -> bool:
+    """Whether any key is configured."""
+    return bool(get_configuration().keys)
+
+
 def require_keys(replay: bool = False) -> None:
-    """Refuse to go on without any key, unless kept replies can do without."""
-    configuration = get_configuration()
-    if not configuration.keys and not replay and configuration.replay == "off":
+    """Raise NoKeys if no key is configured and no kept reply may answer either."""
+    if not has_keys() and not replay and get_configuration().replay == "off":
         raise NoKeys(FIRST_STEPS)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from arche_magic.bulk.job_records import JobRecord
 
-    from .models import Model
+    from .model_table import Model
 else:
     pd = library("pandas")
 
@@ -50,10 +50,10 @@ _QUOTA_TYPES = {
 
 
 def typed_frame(types: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
-    """A frame whose columns have these types, whatever is in them.
+    """A frame with columns of these types, whatever their values.
 
-    Types are given to the constructor of each column: pandas infers another type from a column
-    without values, and refuses to convert a column of `NaT` to one with a time zone.
+    Each column is constructed with its type: pandas would infer another type from an empty column,
+    and cannot convert a column of `NaT` to one with a time zone.
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(types)
     return pd.DataFrame(
@@ -100,21 +100,21 @@ def quota_frame(
 
 
 def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per attempt, or record of one, in their order.
+    """One row per attempt or record of an attempt, in the given order.
 
     Columns: `at` (aware, UTC), `session, notebook, tag, request, provider, key, model, outcome,
     input_tokens, output_tokens, seconds, first_token_s, cost_usd, waited_s, error`; `notebook`,
     `tag` and `error` are "" if there was none.
-    Records without a time, or with words where numbers should be, are left out.
+    Records without a time, or with text where a number should be, are left out.
     """
     rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
-    # In parts, as a million records take ten times the room of their columns.
+    # In parts: a million records need ten times the memory of their columns.
     parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
     return _joined(map(_columns_of, parts))
 
 
 def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
-    """One row per job that sent something, in their order.
+    """One row per job that sent something, in the given order.
 
     Columns: `at` (when it ended; aware, UTC), `job` (its id), `session, notebook, tag`, `rows`,
     `done`, `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`,
@@ -128,9 +128,9 @@ def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
 
 
 def recorded_attempts_frame(blocks: Iterable[bytes]) -> pd.DataFrame:
-    """The same from the lines of the record, see `read_lines`.
+    """The same frame from the lines of the call log, see `read_lines`.
 
-    pyarrow reads them several times as fast, where it is installed.
+    Where pyarrow is installed, it reads them several times faster.
     """
     try:
         library("pyarrow.json")
@@ -154,7 +154,7 @@ def _columns_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _fast_columns_of(lines: bytes) -> pd.DataFrame:
-    """The same by pyarrow; it takes whole lines of the right types, and no others."""
+    """The same columns by pyarrow, which accepts only complete lines of the right types."""
     import pyarrow as pa
     import pyarrow.json as pj
 
@@ -163,7 +163,7 @@ def _fast_columns_of(lines: bytes) -> pd.DataFrame:
     try:
         if lines.isascii():
             table = pj.read_json(pa.BufferReader(lines), parse_options=options)
-            # It also takes two records in one line, which we pass over.
+            # It also accepts two records on one line, which we skip.
             if table.num_rows == lines.count(b"}\n{") + 1:
                 frame: pd.DataFrame = table.to_pandas()
                 return frame
@@ -196,9 +196,9 @@ def _texts(rows: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
 
 @dataclass(frozen=True)
 class KeyRow:
-    """A key, the account it spends if that is known, and why it is shut if it is.
+    """A key, the account whose quota it spends if known, and why it is closed if it is.
 
-    `private` are those of its default models that private prompts may go to.
+    `private` has the default models that private prompts may use with it.
     """
 
     key: Key
@@ -211,8 +211,8 @@ def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
     """One row per key.
 
     Columns: `provider, key, fingerprint, account, source, open, since, reason, private`; `since`
-    (aware, UTC) and `reason` say why a key is not open, `private` is a tuple of its default models
-    that private prompts may go to.
+    (aware, UTC) and `reason` say since when and why a key is not open, `private` is a tuple of the
+    default models that private prompts may use.
     """
     records = [
         (
@@ -236,8 +236,8 @@ def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
 def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
     """One row per key that was checked.
 
-    Columns: `provider, key, works, models, reason`; `works` is missing where nobody can tell,
-    `models` a tuple of names.
+    Columns: `provider, key, works, models, reason`; `works` is missing if the check was not
+    conclusive, `models` is a tuple of names.
     """
     records = [
         (one.key.provider, one.key.label, one.works, one.models, one.reason or None)
@@ -260,8 +260,8 @@ def models_frame(models: Iterable[Model]) -> pd.DataFrame:
     """One row per model of the catalog.
 
     Columns: `provider, model, default, paid`; `context`, the most tokens of a request and its
-    reply; a column per limit that one of them has, such as `requests_per_day`;
-    `input_usd_per_million, output_usd_per_million`; `source`. What is not known is missing.
+    reply; a column per limit of any model, such as `requests_per_day`;
+    `input_usd_per_million, output_usd_per_million`; `source`. Unknown values are missing.
     """
     models = list(models)
     limits = list(dict.fromkeys(name for model in models for name in model.limits))
@@ -285,5 +285,5 @@ def models_frame(models: Iterable[Model]) -> pd.DataFrame:
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:
-    """Epoch seconds as a UTC timestamp; a route that does not open by waiting has none."""
+    """Epoch seconds as a UTC timestamp; NaT for a route that does not open by waiting."""
     return pd.Timestamp(round(seconds * 1000), unit="ms", tz="UTC") if seconds < 1e11 else pd.NaT

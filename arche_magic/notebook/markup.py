@@ -1,7 +1,7 @@
-"""A reply's Markdown as HTML, for where it stands inside HTML of ours: the commonest signs alone.
+"""A reply's Markdown as HTML, for use inside our own HTML: the most common marks only.
 
 Everything is escaped first and only fixed tags are added, so whatever a model wrote is harmless;
-what is not understood is left as it was written.
+unknown marks stay as they were written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK = (
     "margin:6px 0;padding:6px 8px;border-radius:4px;background:rgba(128,128,128,.14);"
     "white-space:pre;overflow-x:auto;font-family:monospace;font-size:90%;color:inherit"
 )
-# MathJax 3 and 2 are told to ignore our HTML, so that prices stay prices, but not these elements.
+# MathJax ignores our HTML, so that prices stay prices, except elements of these classes.
 _MATH = "mathjax_process tex2jax_process"
 _CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
 _MARK = (
@@ -48,7 +48,7 @@ def _prose_blocks(text: str) -> str:
     kind = ""
 
     def end() -> None:
-        """Close what the lines held so far make."""
+        """Add the block that the held lines make."""
         if held and kind == "table":
             html.append(_table(held))
         elif held:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from arche_magic.llm_providers.types import Route, Standing, in_seconds, route_name
 
-from .preview import Name
+from .costs import Name
 from .tables import notes_html
 
 # With more routes than these, each shows its tightest limit, and unfolds to the others.

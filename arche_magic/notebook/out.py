@@ -1,4 +1,4 @@
-"""The value of a magic that its cell has shown already: kept as `_`, not shown again as `Out`."""
+"""Keeps IPython from showing as `Out` what a magic has already displayed; `_` still has it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _RUN_MAGIC = ("run_line_magic", "run_cell_magic")
 
 
 class OutHook:
-    """IPython's display hook, except that it passes over what the running cell has shown.
+    """IPython's display hook, except that it skips values that the running cell has shown.
 
-    `x = %llm_quota` and `x` in the next line show the frame: the magic has shown something else. So
-    do `display(reply)` and the same value in a later cell.
+    `x = %llm_quota` and `x` on the next line do show the frame: the magic has shown a table. So do
+    `display(reply)`, and the same value in a later cell.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -30,9 +30,10 @@ class OutHook:
         self._replace(self._usual, self)
 
     def shown(self, value: Value, *, itself: bool = False) -> Value:
-        """Note that the running magic has shown what there is to show; returns its value.
+        """Note that the running magic has displayed its result; returns the value.
 
-        With `itself` it has shown the very value, which need not be shown under a name either.
+        With `itself` the magic has displayed the value itself, so a variable that holds it need not
+        be shown in this cell either.
         """
         if self._cell != self._shell.execution_count:
             self._cell, self._shown, self._shown_itself = self._shell.execution_count, [], []
@@ -65,7 +66,7 @@ class OutHook:
             self._usual.fill_exec_result(value)
 
     def _has_shown(self, value: Any, frame: FrameType | None) -> bool:
-        """Whether the running cell has shown the value that this code gives."""
+        """Whether the running cell has shown the value of this code."""
         shown = self._shown_itself
         if _is_magic_alone(frame):
             shown = [*shown, *self._shown]
@@ -73,7 +74,7 @@ class OutHook:
         return in_this_cell and any(value is one for one in shown)
 
     def _watch_capture(self) -> None:
-        """Let what captures a cell's output pass over what was shown, too, until it ends."""
+        """Until a capture of the cell's output ends, make it skip shown values too."""
         from IPython.core.displayhook import CapturingDisplayHook
 
         usual = sys.displayhook
@@ -89,10 +90,10 @@ class OutHook:
 
 
 def is_captured(shell: InteractiveShell) -> bool:
-    """Whether what is displayed now goes where no display can be drawn again.
+    """Whether displays are captured where they cannot be updated.
 
-    Under `%%capture` and `capture_output()`, each drawing would be kept; an Output widget, in
-    JupyterLab as in nbclient, shows the first and passes over its updates.
+    `%%capture` and `capture_output()` would keep each draw; an Output widget, in JupyterLab and in
+    nbclient, shows the first and ignores its updates.
     """
     from IPython.core.displaypub import CapturingDisplayPublisher
 
@@ -111,7 +112,7 @@ def is_captured(shell: InteractiveShell) -> bool:
 
 
 def _caller_of_magic() -> FrameType | None:
-    """The frame of the code that runs the present magic."""
+    """The frame of the code that runs the current magic."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name not in _RUN_MAGIC:
         frame = frame.f_back
@@ -121,10 +122,10 @@ def _caller_of_magic() -> FrameType | None:
 
 
 def _is_magic_alone(frame: FrameType | None) -> bool:
-    """Whether that code is a magic and nothing else.
+    """Whether this code is a magic and nothing else.
 
-    IPython turns a magic into a call of the shell and compiles the last expression of a cell apart,
-    so that the code of `%llm hi` names nothing else, and that of `x = %llm hi` and `x` does.
+    IPython turns a magic into a call of the shell and compiles the last expression of a cell
+    separately: the code of `%llm hi` has no other names, the code of `x = %llm hi` and `x` has.
     """
     # Some versions of IPython call a cell `<cell line: 1>`.
     if frame is None or not frame.f_code.co_name.startswith(("<module", "<cell")):

@@ -1,4 +1,4 @@
-"""What the present pace leads to, in words: the lines below the quota table."""
+"""A forecast at the current pace, in words: the lines below the quota table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINES = 4
 
 @dataclass(frozen=True)
 class RunsOut:
-    """A limit that is spent before it resets; times in epoch seconds."""
+    """A limit that will be spent before it resets; times in epoch seconds."""
 
     route: str
     limit: str
@@ -39,12 +39,12 @@ class Outlook:
     """A forecast for some routes.
 
     Attributes:
-        runs_out: limits that are spent before they reset, the first first; those that keys of one
-            account share are named once.
+        runs_out: limits that will be spent before they reset, the earliest first; a limit that
+            several keys share appears once.
         prompt_tokens: tokens of the last prompt and its reply; None if there was none.
-        fit_now: how many prompts like it fit at this moment.
-        fit_until_midnight: how many up to local midnight.
-        free: whether those are free routes.
+        fit_now: how many prompts of that size fit now.
+        fit_until_midnight: how many fit until local midnight.
+        free: whether they were counted on free routes.
         now: epoch seconds.
     """
 
@@ -69,7 +69,7 @@ class Outlook:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values; times as ISO text in UTC."""
+        """The forecast as plain values; times as ISO text in UTC."""
         return {
             "runs_out": [
                 {
@@ -95,7 +95,7 @@ def look_ahead(
 ) -> Outlook:
     """The forecast from earlier attempts: the pace is that of the last hour.
 
-    Prompts that fit are counted on free routes, unless all are of `paid` providers.
+    Prompts that fit are counted on free routes, or on paid ones if all providers are `paid`.
     """
     served = [attempt for attempt in attempts if attempt.outcome == "served"]
     last = served[-1] if served else None

@@ -1,4 +1,4 @@
-"""`%%llm --over`: one prompt, asked for every row of a frame or a file."""
+"""`%%llm --over`: one prompt for every row of a frame or a file."""
 
 from __future__ import annotations
 
@@ -25,101 +25,92 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
+from .ask import body_of, check_variable, refuse_with, typed_or_default
 from .bar import Bar
-from .display import CellInterrupted, Place, quiet_line
+from .display import CellInterrupted, Place
 from .first_steps import require_keys
-from .interrupts import one_interrupt
-from .prompting import body_of, check_variable, first_given
+from .sigint import one_interrupt
 from .structured import schema_named
+from .styles import quiet_line
 from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
 
-    from .magics import ArcheMagics
+    from .command import Typed
+    from .defaults import Defaults
 
 DEFAULT_NAME = "replies"
 _SECONDS = 0.1
 _PLAN_SECONDS = 0.5
 _FAREWELL_SECONDS = 0.3
 _WITHOUT = ("chat", "compare", "image", "format", "raw", "budget", "show_prompt")
-# The last frame of each name: what a cell has put there, another may put aside.
+# The last frame of each name: only a frame that a job made may be replaced unasked.
 _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
-def over(
-    magics: ArcheMagics,
-    options: Namespace,
-    text: str,
-    cell: str | None,
-    names: Mapping[str, Any] | None,
-) -> pd.DataFrame | None:
-    """Ask for every row, and show how far it is; with `--plan`, what it would take.
+def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFrame | None:
+    """Send the prompt for every row and show the progress; with `--plan`, show what it would take.
 
     Raises:
-        LLMProviderError: options or data make no sense, or no row can be asked.
+        LLMProviderError: an option or the data is wrong, or no row can be sent.
         JobStopped: at one of the bounds; the finished rows are in the variable.
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
-    for name in _WITHOUT:
-        if getattr(options, name) not in (None, False):
-            raise InvalidRequest(f"%llm: --over goes without --{name.replace('_', '-')}")
+    options = typed.options
+    refuse_with("--over", options, *_WITHOUT)
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
-    name_notebook(notebook_name(magics.shell.user_ns))
-    names = ChainMap(dict(names or {}), magics.shell.user_ns)
-    template = body_of(text, cell).strip("\n")
-    if not template.strip():
+    name_notebook(notebook_name(shell.user_ns))
+    names = ChainMap(dict(typed.names or {}), shell.user_ns)
+    text = body_of(typed.text, typed.cell).strip("\n")
+    if not text.strip():
         raise InvalidRequest("the prompt is empty")
-    asked = _job_options(magics, options, names)
-    read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
-    if any(read.values()) and not is_file(options.over):
-        raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
-    if options.plan or options.dry_run:
-        data = options.over if is_file(options.over) else as_pandas(_data(options, names))
-        columns = _columns(SourceFile(data, **read).first_row if is_file(data) else data)
-        template = _with_variables(template, columns, names, magics.budget)
-        _show_plan(magics, data, template, by=options.by, **read, **asked)
-        return None
-    if options.by is not None:
+    if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by goes with --plan")
-    bounds = {
-        name: getattr(options, name)
-        for name in ("patience", "max_cost", "max_tokens_total", "stop_after")
-    }
-    into = options.into or options.output
-    asked |= bounds
-    bar = Bar(magics.shell, options.quiet)
-    if is_file(options.over):
-        columns = _columns(SourceFile(options.over, **read).first_row)
-        template = _with_variables(template, columns, names, magics.budget)
-        file_job = FileJob(options.over, into, template, **read, **asked)
+    asked = _job_options(defaults, options, names)
+    read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
+    from_file = is_file(options.over)
+    if any(read.values()) and not from_file:
+        raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
+    table = None if from_file else _data(options, names)
+    data = options.over if from_file else as_pandas(table)
+    head = SourceFile(data, **read).first_row if from_file else data
+    if from_file and options.sep is None:
+        _check_separator(data, head, text)
+    template = _with_variables(text, _columns(head), names, defaults.budget)
+    if options.plan or options.dry_run:
+        _show_plan(shell, data, template, by=options.by, **read, **asked)
+        return None
+    for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
+        asked[name] = getattr(options, name)
+    into, bar = options.into or options.output, Bar(shell, options.quiet)
+    if from_file:
+        file_job = FileJob(data, into, template, **read, **asked)
         again = f"nothing was written to {file_job.to}; run the cell again for all of it"
         _run(file_job, lambda row: None, bar, lambda: again)
         bar.finish(_note(f"written to {file_job.to}", file_job.quality))
         return None
-    name = _variable(magics, into)
-    table = _data(options, names)
-    data = as_pandas(table)
-    job = Job(data, _with_variables(template, _columns(data), names, magics.budget), **asked)
+    variable = _variable(shell, into)
+    job = Job(data, template, **asked)
     replies = Replies(job)
 
     def keep() -> str:
-        frame = magics.shell.user_ns[name] = _made[name] = like(
-            table, replies.frame(), replies.columns
-        )
-        return f"{name} has the {len(frame):,} finished rows; run the cell again for the others"
+        frame = like(table, replies.frame(), replies.columns)
+        shell.user_ns[variable] = _made[variable] = frame
+        return f"{variable} has the {len(frame):,} finished rows; run the cell again for the others"
 
     _run(job, replies.add, bar, keep)
     keep()
-    bar.finish(_note(f"in the variable {name}", replies.quality))
-    frame: pd.DataFrame = magics.shell.user_ns[name]
+    bar.finish(_note(f"in the variable {variable}", replies.quality))
+    frame: pd.DataFrame = shell.user_ns[variable]
     return frame
 
 
 def _note(where: str, quality: Quality) -> str:
-    """Where the rows are, and how they compare with others."""
+    """Where the rows are, and how they agree with known labels or a second model."""
     return " · ".join([where, *str(quality).splitlines()])
 
 
@@ -130,9 +121,9 @@ def _run(
     bar: Bar,
     stopped: Callable[[], str],
 ) -> None:
-    """Collect a job's rows beside this thread, which draws, and takes interrupts.
+    """Collect a job's rows in another thread, while this one draws and can be interrupted.
 
-    `stopped` keeps what is finished where it ends early, and says what became of it.
+    `stopped` keeps the finished rows of a job that ends early, and returns a note about them.
     """
     clock = get_configuration().clock
     failures: list[BaseException] = []
@@ -188,13 +179,13 @@ def _line(html: str, style: str = "") -> str:
     return f'<div style="margin:3px 0{style}">{html}</div>'
 
 
-def _show_plan(magics: ArcheMagics, data: Any, template: str, **options: Any) -> None:
-    """Show the plan; until it is there, how many rows are read."""
-    place, next_draw = Place(magics.shell), time.monotonic() + _PLAN_SECONDS
+def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any) -> None:
+    """Show the plan; before that, how many rows have been read."""
+    place, next_draw = Place(shell), time.monotonic() + _PLAN_SECONDS
 
     def show(rows: int) -> None:
         nonlocal next_draw
-        if hasattr(magics.shell, "kernel") and time.monotonic() >= next_draw:
+        if hasattr(shell, "kernel") and time.monotonic() >= next_draw:
             next_draw = time.monotonic() + _PLAN_SECONDS
             place.draw(quiet_line(f"planning: {rows:,} rows read"))
 
@@ -209,13 +200,31 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
         raise InvalidRequest(f"%llm: --over {options.over}: there is no variable {first!r}{hint}")
     data = look_up(options.over, names)
     if cluster.is_dask(data):
-        raise InvalidRequest("%llm: a Dask frame is asked in Python: arche_magic.map(frame, …)")
+        raise InvalidRequest("%llm: for a Dask frame, call arche_magic.map(frame, …) in Python")
     return data
 
 
 def _columns(data: Any) -> set[str]:
-    """Names that stand for a value of the row; the texts of a list are called `prompt`."""
+    """Names of the row's values; the texts of a list are called `prompt`."""
     return set(columns_by_name(getattr(data, "columns", (getattr(data, "name", ""), "prompt"))))
+
+
+def _check_separator(file: str, head: pd.DataFrame, template: str) -> None:
+    """Check that a CSV was not read as one column because its fields have another separator.
+
+    Raises:
+        InvalidRequest: the prompt names a part of the only column's name.
+    """
+    if len(head.columns) != 1:
+        return
+    whole = str(head.columns[0])
+    sep = next((sign for sign in ";	|" if sign in whole), "")
+    parts = {part.strip().strip('"') for part in whole.split(sep)} if sep else set()
+    if any(name_in(reference) in parts for reference in references(template)):
+        shown = r"\t" if sep == "\t" else sep
+        raise InvalidRequest(
+            f"%llm: {file} has one column, {whole!r}; add --sep '{shown}' to read it as several"
+        )
 
 
 def _with_variables(
@@ -223,7 +232,7 @@ def _with_variables(
 ) -> Template:
     """The template with the values of variables, which are the same for every row.
 
-    A name that is a column stands for the column. What is neither is left for the job to tell of.
+    A column wins over a variable of the same name. The job reports a name that is neither.
     """
     given = {}
     for reference in references(template):
@@ -237,16 +246,15 @@ def _with_variables(
 
 
 def _job_options(
-    magics: ArcheMagics, options: Namespace, names: Mapping[str, Any]
+    defaults: Defaults, options: Namespace, names: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a job and its plan both take."""
+    """The arguments of a job and of its plan."""
     schema = None if options.schema is None else schema_named(options.schema, names)
-    common = {
-        name: first_given(getattr(options, name), getattr(magics, name))
-        for name in ("provider", "model", "system", "temperature", "max_tokens")
-    }
+    common = typed_or_default(
+        options, defaults, "provider", "model", "system", "temperature", "max_tokens", "private"
+    )
     return {
-        **{name: None if value == "" else value for name, value in common.items()},
+        **common,
         "schema": schema,
         "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
         "twice": None if options.twice is None else _share("twice", options.twice),
@@ -258,7 +266,6 @@ def _job_options(
         "fallback_on_filter": options.fallback_on_filter,
         "same_model": options.same_model,
         "tag": options.tag,
-        "private": first_given(options.private, magics.private),
     }
 
 
@@ -266,7 +273,7 @@ def _share(name: str, text: str) -> float:
     """`10%` or `0.1` as 0.1.
 
     Raises:
-        InvalidRequest: it is no share.
+        InvalidRequest: it is not a share.
     """
     number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
     share = float(number[1]) / (100 if number[2] else 1) if number else math.inf
@@ -284,30 +291,32 @@ def _gold(text: str | None) -> str | dict[str, str] | None:
 
 
 def _pack(text: str | None) -> int | str:
-    """How many rows go together at most.
+    """Maximum rows per request.
 
     Raises:
-        InvalidRequest: it is no number.
+        InvalidRequest: it is not a number.
     """
     if text in (None, "auto"):
         return "auto"
     if not str(text).isdigit() or int(str(text)) < 1:
-        raise InvalidRequest(f"%llm: --pack {text!r} is no number of rows, 1 or more, nor auto")
+        raise InvalidRequest(
+            f"%llm: --pack {text!r} is not a number of rows, 1 or more, and not auto"
+        )
     return int(str(text))
 
 
-def _variable(magics: ArcheMagics, name: str | None) -> str:
-    """Where the rows will be.
+def _variable(shell: InteractiveShell, name: str | None) -> str:
+    """The variable for the rows.
 
     Raises:
-        InvalidRequest: no variable can have that name, or, unasked, something else has it.
+        InvalidRequest: the name is not allowed, or the default name is taken.
     """
     if name is None:
-        there = magics.shell.user_ns.get(DEFAULT_NAME)
+        there = shell.user_ns.get(DEFAULT_NAME)
         if there is not None and _made.get(DEFAULT_NAME) is not there:
             raise InvalidRequest(
-                f"%llm: there is a variable {DEFAULT_NAME!r} already; the rows would replace it: "
-                "name one with --into NAME"
+                f"%llm: the variable {DEFAULT_NAME!r} exists already and would be replaced; name "
+                "another one with --into NAME"
             )
         return DEFAULT_NAME
     check_variable("--into", name)

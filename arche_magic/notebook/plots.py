@@ -1,74 +1,54 @@
-"""Usage and attempts as pictures that stay in the notebook, drawn with matplotlib.
-
-The pictures are transparent and in middle tones, so that they read on light and on dark pages.
-They are drawn without pyplot: no figure of the user's is touched, and no style of theirs.
-"""
+"""Usage and attempts as pictures that stay in the notebook: `--plot`."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from html import escape
-from importlib.util import find_spec
 from itertools import accumulate, groupby
 from typing import Any
 
-from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
 
-HOW_TO_INSTALL = "Pictures need matplotlib: pip install 'arche_magic[plot]'"
+from .drawing import (
+    GREY,
+    LINES,
+    WIDE,
+    Draw,
+    Picture,
+    bar_length,
+    bar_of,
+    bars,
+    clock_axis,
+    draw_picture,
+    legend,
+    local_time,
+    spread,
+    stack,
+    whole_numbers,
+)
+from .styles import AMBER, GREEN, RED
 
-# CSS pixels: two or three pictures stand side by side on a page of usual width.
-_WIDE, _NARROW, _HEIGHT = 440, 316, 230
-_DOTS_PER_PIXEL = 2
-_GREY, _LINES = "#808080", "#80808055"
 _COLORS = {"groq": "#dd7d3a", "mistral": "#4f8fe0", "google": "#2fa37c", "openai": "#a86fd0"}
 _OTHERS = ("#c9a227", "#3fa7b5", "#cc6188", "#8d9a3f")
 _OUTCOMES = (
-    ("at once", "#2e9e5b"), ("after a fallback", "#c98a1b"), ("no reply", "#d0493b")
+    ("at once", GREEN), ("after a fallback", AMBER), ("no reply", RED)
 )  # fmt: skip
-_FEWEST_BARS, _MOST_BARS, _MOST_POINTS, _FEWEST_FOR_A_BOX = 12, 24, 100, 5
-_BAR_SECONDS = (60, 300, 900, 1_800, 3_600, 10_800, 21_600, 86_400, 7 * 86_400)
+_MOST_POINTS, _FEWEST_FOR_A_BOX = 100, 5
 _PASSED_OVER = {"skipped", "refused", "failed"}
-
-Draw = Callable[[Any], None]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG, and the same in words; `width` is in CSS pixels."""
-
-    png: bytes
-    words: str
-    width: int
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed; loads what pictures need of it."""
-    if find_spec("matplotlib") is None:
-        return False
-    for name in ("figure", "backends.backend_agg", "dates", "ticker"):
-        library(f"matplotlib.{name}")
-    library("PIL.Image")
-    return True
 
 
 def usage_pictures(
     attempts: Sequence[Attempt], standings: Sequence[Standing], since: float, now: float
 ) -> list[Picture]:
-    """Requests and tokens of each provider from `since` to `now`, as they added up.
+    """Running totals of requests and tokens per provider, from `since` to `now`.
 
     Args:
-        attempts: of all kernels; skipped ones spent nothing and are left out.
-        standings: where the day's limits are taken from; keys of one account count once.
+        attempts: attempts of all kernels; skipped ones are left out.
+        standings: the limits per day; keys of one account count once.
         since: epoch seconds.
         now: epoch seconds.
     """
@@ -87,37 +67,23 @@ def usage_pictures(
         }
         title = f"{metric.capitalize()} since midnight"
         words = f"{title}: {', '.join(labels.values()) or 'none'}"
-        pictures.append(_picture(title, words, _adding_up(lines, labels, since, now), _WIDE))
+        pictures.append(draw_picture(title, words, _adding_up(lines, labels, since, now), WIDE))
     return pictures
 
 
 def last_midnight(now: float) -> float:
-    """When this day began, on this machine's clock; epoch seconds."""
-    # Without a zone, so that a day on which the clock is changed begins at its own midnight.
+    """When today began on this machine's clock, in epoch seconds."""
+    # Without a zone, so that a day with a clock change starts at its own midnight.
     day = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
     return day.timestamp()
 
 
 def attempt_pictures(attempts: Sequence[Attempt]) -> list[Picture]:
-    """Tokens over time, how long replies took, and how often another route had to answer."""
+    """Tokens over time, seconds per reply, and how often another route had to answer."""
     asked = sorted((a for a in attempts if a.outcome != "skipped"), key=lambda a: a.at)
     if not asked:
         return []
     return [_tokens_over_time(asked), _seconds_per_reply(asked), _fallbacks_over_time(attempts)]
-
-
-def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
-    """Pictures side by side, wrapping on a narrow page; as text, what they show."""
-    images = "".join(
-        f'<img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}" '
-        f'alt="{escape(picture.words)}" width="{picture.width}" style="display:inline-block;'
-        'max-width:100%;height:auto;margin:0 12px 8px 0;background:none">'
-        for picture in pictures
-    )
-    return {
-        "text/plain": "\n".join(picture.words for picture in pictures) or "nothing to draw yet",
-        "text/html": f"<div>{images or 'nothing to draw yet'}</div>",
-    }
 
 
 def _adding_up(
@@ -130,31 +96,38 @@ def _adding_up(
             sums = [0, *accumulate(amount for _, amount in line)]
             sums.append(sums[-1])
             color = _color(name)
-            axes.step([_local(t) for t in times], sums, where="post", color=color, linewidth=1.8)
+            axes.step(
+                [local_time(t) for t in times], sums, where="post", color=color, linewidth=1.8
+            )
             axes.fill_between(
-                [_local(t) for t in times], sums, step="post", color=color, alpha=0.12, linewidth=0
+                [local_time(t) for t in times],
+                sums,
+                step="post",
+                color=color,
+                alpha=0.12,
+                linewidth=0,
             )
             ends.append((sums[-1], name))
-        # The hours before the first prompt would be an empty picture.
+        # The hours before the first prompt would be empty.
         first = min((at for line in lines.values() for at, _ in line), default=since)
         begin = max(since, first - max(600.0, (now - first) / 8))
-        axes.set_xlim(_local(begin), _local(max(now, begin + 600)))
+        axes.set_xlim(local_time(begin), local_time(max(now, begin + 600)))
         axes.set_ylim(0, max([1, *(end for end, _ in ends)]) * 1.12)
         if not lines:
-            axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=_GREY, ha="center")
-        for place, (_, name) in zip(_apart([end for end, _ in ends], axes), ends, strict=True):
+            axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=GREY, ha="center")
+        for place, (_, name) in zip(spread([end for end, _ in ends], axes), ends, strict=True):
             axes.annotate(
                 labels[name], (1.01, place), xycoords="axes fraction",
                 color=_color(name), fontsize=8, fontweight="bold", va="center",
             )  # fmt: skip
-        _clock_axis(axes, now - begin)
-        _whole_numbers(axes)
+        clock_axis(axes, now - begin)
+        whole_numbers(axes)
 
     return draw
 
 
 def _tokens_over_time(asked: Sequence[Attempt]) -> Picture:
-    starts, width = _bars([a.at for a in asked])
+    starts, width = bars([a.at for a in asked])
     names = _providers(asked)
     sums = {name: sum(_tokens(a) for a in asked if _on(a, name)) for name in names}
 
@@ -164,14 +137,14 @@ def _tokens_over_time(asked: Sequence[Attempt]) -> Picture:
             tokens: Counter[int] = Counter()
             for attempt in asked:
                 if _on(attempt, name):
-                    tokens[_bar_of(attempt.at, starts, width)] += _tokens(attempt)
-            _stack(axes, starts, width, heights, tokens, _color(name), name)
-        _clock_axis(axes, starts[-1] + width - starts[0])
-        _whole_numbers(axes)
-        _legend(axes)
+                    tokens[bar_of(attempt.at, starts, width)] += _tokens(attempt)
+            stack(axes, starts, width, heights, tokens, _color(name), name)
+        clock_axis(axes, starts[-1] + width - starts[0])
+        whole_numbers(axes)
+        legend(axes)
 
-    words = f"Tokens per {_length(width)}: " + ", ".join(f"{n} {s:,}" for n, s in sums.items())
-    return _picture(f"Tokens per {_length(width)}", words, draw)
+    words = f"Tokens per {bar_length(width)}: " + ", ".join(f"{n} {s:,}" for n, s in sums.items())
+    return draw_picture(f"Tokens per {bar_length(width)}", words, draw)
 
 
 def _seconds_per_reply(asked: Sequence[Attempt]) -> Picture:
@@ -199,39 +172,41 @@ def _seconds_per_reply(asked: Sequence[Attempt]) -> Picture:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         else:
             axes.set_xlim(0, max([0.1, *everything]) * 1.08)
-        axes.xaxis.grid(visible=True, color=_LINES, linewidth=0.6)
-        axes.set_xlabel("seconds", color=_GREY, fontsize=7.5)
+        axes.xaxis.grid(visible=True, color=LINES, linewidth=0.6)
+        axes.set_xlabel("seconds", color=GREY, fontsize=7.5)
 
     figures = (
         f"{name} {statistics.median(values):.2g} s (median of {len(values):,}, slowest "
         f"{values[-1]:.2g} s)"
         for name, values in seconds.items()
     )
-    return _picture("Seconds per reply", f"Seconds per reply: {', '.join(figures) or '–'}", draw)
+    return draw_picture(
+        "Seconds per reply", f"Seconds per reply: {', '.join(figures) or '–'}", draw
+    )
 
 
 def _fallbacks_over_time(attempts: Sequence[Attempt]) -> Picture:
     ended = list(_outcomes(attempts))
-    starts, width = _bars([at for at, _ in ended])
+    starts, width = bars([at for at, _ in ended])
     totals = Counter(outcome for _, outcome in ended)
 
     def draw(axes: Any) -> None:
         heights = [0.0] * len(starts)
         for number, (label, color) in enumerate(_OUTCOMES):
-            found = Counter(_bar_of(at, starts, width) for at, which in ended if which == number)
+            found = Counter(bar_of(at, starts, width) for at, which in ended if which == number)
             hatch = ("", "////", "xxxx")[number]
             if found:
-                _stack(axes, starts, width, heights, found, color, label, hatch)
-        _clock_axis(axes, starts[-1] + width - starts[0])
-        _whole_numbers(axes)
-        _legend(axes)
+                stack(axes, starts, width, heights, found, color, label, hatch)
+        clock_axis(axes, starts[-1] + width - starts[0])
+        whole_numbers(axes)
+        legend(axes)
 
     words = ", ".join(f"{label} {totals[n]:,}" for n, (label, _) in enumerate(_OUTCOMES))
-    return _picture(f"Requests per {_length(width)}", f"Answered: {words}", draw)
+    return draw_picture(f"Requests per {bar_length(width)}", f"Answered: {words}", draw)
 
 
 def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
-    """When each request ended and how, as a place in `_OUTCOMES`; interrupted ones are left out."""
+    """When each request ended, and its index in `_OUTCOMES`; interrupted requests are left out."""
     ordered = sorted(attempts, key=lambda a: a.request)
     for _, group in groupby(ordered, key=lambda a: a.request):
         tried = list(group)
@@ -239,139 +214,6 @@ def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
         if "interrupted" not in outcomes:
             end = max(attempt.at for attempt in tried)
             yield end, 2 if "served" not in outcomes else int(bool(outcomes & _PASSED_OVER))
-
-
-def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with _plain_style():
-        figure = Figure(
-            figsize=(width / 100, _HEIGHT / 100), dpi=100 * _DOTS_PER_PIXEL, facecolor="none",
-            layout="constrained",
-        )  # fmt: skip
-        canvas = FigureCanvasAgg(figure)
-        axes = figure.add_subplot(facecolor="none")
-        for name, spine in axes.spines.items():
-            spine.set_visible(name == "bottom")
-            spine.set_color(_LINES)
-        axes.tick_params(colors=_GREY, labelsize=7.5, length=0, which="both")
-        axes.set_title(title, loc="left", color=_GREY, fontsize=9, fontweight="bold", pad=8)
-        draw(axes)
-        canvas.draw()
-        return Picture(_png(canvas.buffer_rgba()), words, width)
-
-
-def _png(dots: Any) -> bytes:
-    """The picture in 256 colours: a third of the size, and no difference to the eye."""
-    import numpy as np
-    from PIL import Image
-
-    image = Image.fromarray(np.asarray(dots))
-    file = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, "png", optimize=True)
-    return file.getvalue()
-
-
-@contextmanager
-def _plain_style() -> Iterator[None]:
-    """Matplotlib's own defaults while a picture is drawn; the user's settings afterwards."""
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        # Without pyplot no backend is chosen; the user's stays as it is.
-        mpl.rcdefaults()
-        yield
-
-
-def _stack(
-    axes: Any, starts: Sequence[float], width: float, heights: list[float],
-    amounts: Counter[int], color: str, label: str, hatch: str = "",
-) -> None:  # fmt: skip
-    """Bars on top of those before; `heights` grows by them."""
-    from datetime import timedelta
-
-    values = [amounts[place] for place in range(len(starts))]
-    axes.bar(
-        [_local(start) for start in starts], values, timedelta(seconds=width * 0.82), list(heights),
-        align="edge", color=color, alpha=0.85, label=label, hatch=hatch, edgecolor="#ffffff70",
-        linewidth=0,
-    )  # fmt: skip
-    for place, value in enumerate(values):
-        heights[place] += value
-
-
-def _bars(times: Sequence[float]) -> tuple[list[float], float]:
-    """Where bars begin that hold these times, and how many seconds each spans."""
-    first, last = min(times), max(times)
-    width = next((s for s in _BAR_SECONDS if (last - first) / s < _MOST_BARS - 1), None)
-    width = width or math.ceil((last - first) / _MOST_BARS / 86_400) * 86_400
-    offset = _local(first).utcoffset()
-    ahead = offset.total_seconds() if offset else 0.0
-    begin = math.floor((first + ahead) / width) * width - ahead
-    count = int((last - begin) // width) + 1
-    # A single bar would fill the picture; with room before it, it stands where time goes on.
-    begin -= max(0, _FEWEST_BARS - count) * width
-    return [begin + n * width for n in range(max(count, _FEWEST_BARS))], float(width)
-
-
-def _bar_of(at: float, starts: Sequence[float], width: float) -> int:
-    return int((at - starts[0]) // width)
-
-
-def _length(seconds: float) -> str:
-    """A bar's span in words: `minute`, `15 minutes`, `hour`, `day`."""
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= size:
-            many = round(seconds / size)
-            return unit if many == 1 else f"{many} {unit}s"
-    return f"{seconds:g} seconds"
-
-
-def _apart(values: Sequence[float], axes: Any) -> list[float]:
-    """Heights of labels beside these values, in shares of the axes, moved apart to be legible."""
-    top, gap, ceiling = axes.get_ylim()[1], 0.1, 1.0
-    places = [0.0] * len(values)
-    ascending = sorted(range(len(values)), key=lambda n: values[n])
-    for rank, index in enumerate(ascending):
-        floor = places[ascending[rank - 1]] + gap if rank else 0.0
-        places[index] = max(values[index] / top, floor)
-    for index in reversed(ascending):
-        places[index] = min(places[index], ceiling)
-        ceiling = places[index] - gap
-    return places
-
-
-def _clock_axis(axes: Any, span: float) -> None:
-    from matplotlib.dates import AutoDateLocator, DateFormatter
-
-    zone = datetime.now().astimezone().tzinfo
-    axes.xaxis.set_major_locator(AutoDateLocator(tz=zone, minticks=2, maxticks=6))
-    pattern = "%H:%M" if span <= 2 * 86_400 else "%d %b"
-    axes.xaxis.set_major_formatter(DateFormatter(pattern, tz=zone))
-
-
-def _whole_numbers(axes: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.yaxis.grid(visible=True, color=_LINES, linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _legend(axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
-            labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1, borderpad=0.2,
-            handletextpad=0.4,
-        )  # fmt: skip
-
-
-def _local(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds).astimezone()
 
 
 def _at_share(values: Sequence[float], share: float) -> float:
@@ -393,7 +235,7 @@ def _tokens(attempt: Attempt) -> int:
 
 
 def _allowed(standings: Sequence[Standing], provider: str, limit: str) -> float:
-    """What all accounts of a provider may use together, of a limit; 0 if none is known."""
+    """The sum of a limit over all accounts of a provider; 0 if it is not known."""
     amounts = {
         (row.account, row.model): row.amount
         for row in standings

@@ -1,7 +1,7 @@
-"""A line that asks something: `%llm What is a token bucket?` is sent, not looked up.
+"""Lines that end in a question mark: `%llm What is a token bucket?` is sent, not looked up.
 
-To IPython a question mark at the end of a line means help on the word before it, in a line of a
-magic too. Behind a text of ours it is part of the text; `%llm?` alone still shows the help.
+In IPython a question mark at the end of a line asks for help on the word before it, also in the
+line of a magic. After a prompt it is part of the prompt; `%llm?` alone still shows the help.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
 class _Question(EscapedCommand):
-    """`%llm TEXT?` as the magic that it is, before IPython takes it for a request for help."""
+    """Recognises `%llm TEXT?` as a magic before IPython takes it for a request for help."""
 
     priority = HelpEnd.priority - 1
 
@@ -34,7 +34,7 @@ class _Question(EscapedCommand):
 
 
 class _AssignedQuestion(MagicAssign):
-    """`name = %llm TEXT?` likewise."""
+    """Recognises `name = %llm TEXT?` in the same way."""
 
     priority = HelpEnd.priority - 1
 
@@ -49,7 +49,7 @@ class _AssignedQuestion(MagicAssign):
 
     def __init__(self, start: tuple[int, int]) -> None:
         super().__init__(start)
-        # Help counts from the line's start, and the earliest in a line is taken.
+        # IPython takes the transformer that starts first; help starts at the line's beginning.
         self._magic_column, self.start_col = self.start_col, 0
 
     def transform(self, lines: list[str]) -> list[str]:
@@ -71,7 +71,7 @@ def unregister(shell: InteractiveShell) -> None:
 
 
 def _asks(line: list[Any], start: int) -> bool:
-    """Whether a magic of ours begins there and a text that ends in a question mark follows."""
+    """Whether one of our magics starts there, followed by a text that ends in a question mark."""
     words = [token.string for token in line[start : start + 3]]
     if len(words) < 3 or words[0] != "%" or words[1] not in _ASKING or words[2].startswith("?"):
         return False

@@ -1,4 +1,4 @@
-"""Structured replies in a cell: `--schema`, the table of what was read, and rows of frames."""
+"""Structured replies: what `--schema` means, their table in a cell, and their DataFrame."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts import as_pandas
 
+from .styles import EDGE
+
 if TYPE_CHECKING:
     import pandas as pd
 
-_EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
-_NAME = f"padding:3px 16px 3px 0;{_EDGE};text-align:left;vertical-align:top;font-weight:600"
+_NAME = f"padding:3px 16px 3px 0;{EDGE};text-align:left;vertical-align:top;font-weight:600"
 _VALUE = (
-    f"padding:3px 16px 3px 0;{_EDGE};text-align:left;vertical-align:top;white-space:pre-wrap;"
+    f"padding:3px 16px 3px 0;{EDGE};text-align:left;vertical-align:top;white-space:pre-wrap;"
     "max-width:640px;overflow-wrap:anywhere"
 )
 _TABLE = "border-collapse:collapse;border:none;margin:0;font-size:"
@@ -30,7 +31,7 @@ _DEEPEST = 3
 
 
 def schema_named(text: str, names: Mapping[str, Any]) -> Any:
-    """What `--schema TEXT` means: a variable's value, or, if it is more than a name, a short line.
+    """The schema that `--schema TEXT` means: a variable's value, or TEXT if it is not a name.
 
     Raises:
         InvalidRequest: no variable has that name.
@@ -41,7 +42,7 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
     if first not in names:
         fitting = [name for name, value in names.items() if isinstance(value, type | dict)]
         raise InvalidRequest(
-            f"%llm: --schema {text!r} is no variable{did_you_mean(first, fitting)}; "
+            f"%llm: --schema {text!r} is not a variable{did_you_mean(first, fitting)}; "
             "a short line has a type after each name, such as 'score float'"
         )
     value = names[first]
@@ -60,10 +61,10 @@ def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = Fals
 
     Args:
         replies: one, or several; or a table of pandas, polars or pyarrow, which is copied.
-        naive: have times in UTC without their zone, as Excel wants them, in the index too.
+        naive: give times in UTC without a zone, which Excel needs; in the index too.
 
     Raises:
-        InvalidRequest: a reply was not asked for with a schema.
+        InvalidRequest: a reply has no schema.
     """
     library("pandas")
     import pandas as pd
@@ -84,7 +85,7 @@ def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = Fals
 
 
 def _with_types(column: pd.Series) -> pd.Series:
-    """The column with the type of its values; as objects where pandas has none for them."""
+    """The column with the type of its values; objects if pandas has no type for them."""
     try:
         return column.infer_objects()
     except OverflowError:
@@ -93,12 +94,12 @@ def _with_types(column: pd.Series) -> pd.Series:
 
 
 def _without_zones(data: pd.DataFrame) -> pd.DataFrame:
-    """The same frame with its aware times, in columns and index, as naive ones in UTC."""
+    """The frame with its aware times, in columns and index, as naive times in UTC."""
     import pandas as pd
 
     if isinstance(data.index, pd.DatetimeIndex) and data.index.tz is not None:
         data.index = data.index.tz_convert("UTC").tz_localize(None)
-    # By position, as names may be there twice.
+    # By position, since names may repeat.
     columns = []
     for place in range(data.shape[1]):
         column = data.iloc[:, place]
@@ -119,21 +120,21 @@ def _naive(value: Any) -> Any:
 
 
 def structured_bundle(reply: Reply) -> dict[str, str]:
-    """What was read: as JSON in plain text, as a table of its fields in HTML."""
+    """The parsed reply: as JSON in plain text, as a table of its fields in HTML."""
     value = _shown(fields_of(reply.parsed))
     plain = json.dumps(value, ensure_ascii=False, indent=2)
     return {"text/plain": without_controls(plain), "text/html": _table(value)}
 
 
 def unread_bundle(text: str) -> dict[str, str]:
-    """The text of a structured reply while it grows, or that could not be read."""
+    """The text of a structured reply that is growing or cannot be parsed."""
     clean = without_controls(text)
     style = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:90%"
     return {"text/plain": clean, "text/html": f'<pre style="{style}">{escape(clean)}</pre>'}
 
 
 def _shown(value: Any) -> Any:
-    """A value as JSON has it; what JSON has no word for, as text."""
+    """A value as JSON; values that JSON does not have, as text."""
     return json.loads(json.dumps(value, default=_text))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.tracebacks import without_locals
 
+from .costs import price_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DAYS = 31
-"""How far back they go."""
+"""How many days the sums cover."""
 _NAMELESS = defaultdict(str, notebook="(not in a notebook)", tag="(no tag)")
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
@@ -26,9 +27,9 @@ _LONGEST_NAME = 100
 
 
 def notebook_name(variables: Mapping[str, Any]) -> str:
-    """The name of the notebook's file, without its folder; "" where nobody tells it.
+    """The name of the notebook's file, without its folder; "" if it is not known.
 
-    VS Code has it in a variable of the notebook, Jupyter's server in one of the environment.
+    VS Code sets a variable of the notebook, Jupyter's server an environment variable.
     """
     told = variables.get("__vsc_ipynb_file__") or without_locals(os.environ.get)(
         "JPY_SESSION_NAME", ""
@@ -38,11 +39,11 @@ def notebook_name(variables: Mapping[str, Any]) -> str:
 
 
 def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Sums of attempts, the dearest and then the busiest first; days in their order.
+    """Sums of attempts, ordered by cost, then by requests; days in order of time.
 
     Columns: the one of `by`, `requests` (sent and not refused), `served`, `failed`,
-    `input_tokens`, `output_tokens`, `cost_usd` (USD; what has no known price is left out). A
-    `day` is one of local time, as `2026-11-25`. Per `tag`, with a frame of jobs, also `packed`,
+    `input_tokens`, `output_tokens`, `cost_usd` (USD; without attempts of unknown price). A `day` is
+    in local time, such as `2026-11-25`. Per `tag`, with a frame of jobs, also `packed`,
     `checked` and `agreed`, which say how packed replies agreed.
     """
     sent = attempts[~attempts["outcome"].isin(("skipped", "refused"))]
@@ -69,7 +70,7 @@ def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None
 
 
 def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
-    """The same as a table for reading."""
+    """The sums as a table for reading."""
     if sums.empty:
         return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
     is_packed = "packed" in sums and bool(sums["packed"].any())
@@ -102,11 +103,11 @@ def _count(number: int) -> Cell:
 
 
 def _cost(usd: float) -> Cell:
-    return Cell(f"${usd:.4f}" if usd else "free", right=True)
+    return Cell(price_text(usd), right=True)
 
 
 def _agreement(row: Mapping[Any, Any], is_packed: bool) -> list[Cell]:
-    """How many rows were packed, and how many of the checked ones agree, where any were packed."""
+    """How many rows were packed, and how many checked rows agree; empty if none was packed."""
     if not is_packed:
         return []
     agreed = f"{row['agreed']:,} of {row['checked']:,}" if row["checked"] else "–"

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.types import route_name
 
-from .display import QUIET
-from .preview import price_text
+from .costs import price_text
+from .styles import EDGE, QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# No var() here: untrusted notebooks lose such styles.
-_EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
-_CELL = f"padding:3px 12px 3px 0;{_EDGE};vertical-align:middle"
+_CELL = f"padding:3px 12px 3px 0;{EDGE};vertical-align:middle"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, and how HTML shows it if that differs; a long one wraps."""
+    """One cell: its text, its HTML if that differs, and whether it is right-aligned or wraps."""
 
     text: str
     html: str = ""
@@ -31,9 +29,9 @@ class Cell:
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
-    """A row per provider, key and model: what was served, refused, failed and skipped.
+    """A row per provider, key and model: how many attempts were served, skipped, refused, failed.
 
-    Where something was paid, its cost too.
+    With paid attempts, also their cost.
     """
     if frame.empty:
         return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}

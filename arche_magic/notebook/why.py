@@ -1,4 +1,4 @@
-"""Why a request went the way it did: every route, what it had left, what would have changed it."""
+"""Explains a request: every route, what it had left, and what would have changed the choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
-from .preview import Name, paid_text
+from .costs import Name, paid_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Reason:
     """One route in the explanation of a choice.
 
     Attributes:
-        verdict: answered, interrupted, failed, refused; shut, open or waited for; not needed for
-            one that comes later in the order, not offered for one that was no choice at all.
+        verdict: answered, interrupted, failed, refused; shut, open or waited for; not needed if it
+            comes later in the order, not offered if it could not be chosen.
         headroom: share of its tightest limit that was left, 0 to 1; None if not looked at.
         opens_at: epoch seconds, or None if it was open or does not open by waiting.
         why: what kept it from answering.
@@ -64,16 +64,16 @@ def reasons(
     routes: Sequence[Route],
     private: Container[Route],
 ) -> list[Reason]:
-    """Every route of a request, in the order they were offered it, then others of `routes`.
+    """Every route of a request in the order of the choice, then the others of `routes`.
 
-    `private` are those of them that private prompts may take.
+    `private` has those that private prompts may use.
     """
     tried: dict[Name, list[Attempt]] = {}
     for attempt in attempts:
         if attempt.outcome != "skipped":
             name = (attempt.provider, attempt.key, attempt.model)
             tried.setdefault(name, []).append(attempt)
-    # The last look at each route; a route that failed for good was not looked at again.
+    # The last evaluation of each route; a route that was given up is not evaluated again.
     looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
     first = decisions[0]
     offered = [*(entry.name for entry in first.considered), *first.later]
@@ -108,7 +108,7 @@ def reasons(
 def _costs(
     decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
 ) -> dict[Name, str]:
-    """The routes that cost money, each with what this request paid there, in words."""
+    """The paid routes, each with what this request spent there, in words."""
     words = {_name(route): "paid" for route in routes if route.paid}
     words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
     for name in words:
@@ -172,7 +172,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
 
 
 def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
-    """The same as a table for reading, and below it a note."""
+    """The reasons as a table for reading, with a note below."""
     rows = [
         (
             Cell(route_name(r.provider, r.key, r.model)),
@@ -192,7 +192,7 @@ def _long(text: str) -> Cell:
 
 
 def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt]) -> Reason:
-    """A route that the last choice looked at."""
+    """A route that the last choice evaluated."""
     choice = decision.choice()
     chosen = choice.route
     outcome = tried[-1].outcome if tried else ""
@@ -235,7 +235,7 @@ def _open_but_passed_over(entry: Considered, decision: Decision) -> tuple[str, s
 
 
 def _spared(entry: Considered, decision: Decision) -> Reason | None:
-    """A paid route that was open, while the request waited for one that costs nothing."""
+    """A paid route that was open while the request waited for a free one."""
     choice = decision.choice()
     if entry.state.opens_at > decision.at or choice.opens_at <= decision.at or choice.route is None:
         return None
@@ -244,16 +244,16 @@ def _spared(entry: Considered, decision: Decision) -> Reason | None:
 
 
 def _tried(name: Name, entry: Considered, attempt: Attempt) -> Reason:
-    """A route that failed, so that the later choices left it out."""
+    """A route that failed and was left out of later choices."""
     change = "it was given up for this request"
     return Reason(*name, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
 
 
 def _sooner(entry: Considered, decision: Decision) -> str:
-    """What would have had a shut route answer."""
+    """What would have made a closed route answer."""
     opens_at = _opening(entry, decision)
     if opens_at is None:
-        return "putting that right; waiting does not help"
+        return "fixing that; waiting does not help"
     opened = entry.opened(decision.at)
     others = tuple(opened if e is entry else e for e in decision.considered)
     if replace(decision, considered=others).choice().route is not opened:
@@ -279,7 +279,7 @@ def _left_out(name: Name, why: str, change: str) -> Reason:
 
 
 def _not_offered(name: Name, offered: Sequence[Name]) -> Reason:
-    """A configured route that the request could not take."""
+    """A configured route that the request could not use."""
     providers = {provider for provider, _, _ in offered}
     if name[0] not in providers:
         why = f"the request was for {' or '.join(sorted(providers))} alone"

@@ -57,7 +57,7 @@ def test_a_cell_sends_its_text_as_it_stands(kernel: Kernel, sandboxed) -> None:
 def test_values_may_be_quoted_and_options_end(
     kernel: Kernel, sandboxed, line: str, system: str, prompt: str
 ) -> None:
-    """Quotes around a value are taken off; `--`, or a word that is no option, ends the options."""
+    """Quotes around a value are taken off; `--`, or a word that is not an option, ends them."""
     sandbox = sandboxed(keys={"groq": 1})
     cell = kernel.run(f"%llm -q {line}")
     assert cell.status == "ok", cell.error
@@ -101,7 +101,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
             for name in ("In", "Out", "_", "__", "_3", "_i", "_i3", "_oh", "__name__")
         ),
         ("%llm --compare groq,mistral -o list hi", "-o 'list' would hide the builtin list"),
-        ("%%llm what is\nthis", "'what' is no option; the prompt goes in the lines below"),
+        ("%%llm what is\nthis", "'what' is not an option; the prompt goes in the lines below"),
         ("%llm -q", "the prompt is empty"),
         ("%%llm\n  \n", "the prompt is empty"),
         ("%llm -p gorq hi", "unknown provider 'gorq'; did you mean 'groq'?"),

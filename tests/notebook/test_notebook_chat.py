@@ -131,7 +131,7 @@ def test_conversations_are_listed_shown_forked_and_cleared(
 ) -> None:
     """Each verb does one thing and says what it did."""
     assert kernel.run("%llm_chat").printed == (
-        "no conversation yet; %%llm --chat NAME begins one\n"
+        "no conversation yet; %%llm --chat NAME starts one\n"
     )
     kernel.run("%llm -q --chat a -s Kind One <b>")
     kernel.run("%llm -q --chat a Two")
@@ -190,8 +190,8 @@ def test_a_conversation_survives_its_kernel_in_a_file(kernel: Kernel, chatting: 
         ("%llm_chat export abc notes.txt", "the file's name ends in .md or .json"),
         ("%llm_chat export abc no/where.md", "No such file or directory"),
         ("%llm_chat load nowhere.json", "No such file or directory"),
-        ("%llm_chat load other.json", "is no conversation that %llm_chat export wrote"),
-        ("%llm_chat load empty.json", "is no conversation that %llm_chat export wrote"),
+        ("%llm_chat load other.json", "is not a .json file that %llm_chat export wrote"),
+        ("%llm_chat load empty.json", "is not a .json file that %llm_chat export wrote"),
         ("%llm_chat show 'abc", "No closing quotation"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from promptness import in_time
 from test_notebook_replies import WORDS, tags, updates
 
-from arche_magic.notebook.history import attempts_from_notebook
+from arche_magic.notebook.past_attempts import attempts_from_notebook
 
 if TYPE_CHECKING:
     from notebook_kernel import Cell, Kernel

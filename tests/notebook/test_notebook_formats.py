@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from notebook_kernel import Kernel, environment_without_keys
 
-from arche_magic.notebook.formats import ASKS, bundle, code_of, is_json
+from arche_magic.notebook.reply_formats import ASKS, bundle, code_of, is_json
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def test_a_reply_that_is_no_json_is_shown_and_marked(kernel: Kernel, sandboxed) 
     sandboxed(keys={"groq": 1}, reply=lambda *_: "sorry")
     reply, receipt = kernel.run("%llm -f json hi").displays
     assert reply["data"]["text/plain"] == "sorry"
-    assert receipt["data"]["text/plain"].endswith(" · no valid JSON")
+    assert receipt["data"]["text/plain"].endswith(" · not valid JSON")
 
 
 def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:

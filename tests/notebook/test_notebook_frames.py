@@ -32,7 +32,7 @@ from arche_magic.notebook.frames import (
     models_frame,
     quota_frame,
 )
-from arche_magic.notebook.models import Model
+from arche_magic.notebook.model_table import Model
 from arche_magic.notebook.sums import sums_frame
 from arche_magic.notebook.why import Reason, why_frame
 

@@ -126,7 +126,7 @@ def test_labels_stay_when_keys_come_and_go(
         ("remove groq_key_8", "x", "no key is called 'groq_key_8'; there are groq_key_1, "),
         ("check groq_key_8", "x", "no key is called 'groq_key_8'"),
         ("gsk_typed_on_the_line", "x", "write add PROVIDER, remove KEY, check [KEY], or nothing"),
-        ("add groq", None, "nobody can be asked for a key here; put GROQ_API_KEY into"),
+        ("add groq", None, "a key cannot be typed here; put GROQ_API_KEY into"),
     ],
 )
 def test_a_mistake_is_one_line_and_repeats_no_key(

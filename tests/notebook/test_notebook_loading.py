@@ -71,7 +71,7 @@ def test_loading_twice_says_nothing_and_changes_nothing(kernel: Kernel) -> None:
 def test_unloading_undoes_all_of_it(kernel: Kernel) -> None:
     """After `%unload_ext` no magic, configurable, hook or sandbox is left; it loads again."""
     kernel.run("%llm_sandbox start\n%llm -q -o kept hi")
-    kernel.run("from arche_magic.notebook import sandbox_magic; running = sandbox_magic._running")
+    kernel.run("from arche_magic.notebook import sandbox_switch; running = sandbox_switch._running")
     assert kernel.run("%unload_ext arche_magic").printed == ""
     magics, configurables, hook, current = kernel.value(
         "(sorted(n for kind in get_ipython().magics_manager.magics.values()"

@@ -18,8 +18,8 @@ from nbconvert.filters import markdown2html
 
 from arche_magic.llm_providers import Reply
 from arche_magic.notebook.display import ReplyDisplay
-from arche_magic.notebook.formats import FORMATS, bundle, code_of
 from arche_magic.notebook.markup import as_html
+from arche_magic.notebook.reply_formats import FORMATS, bundle, code_of
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -235,7 +235,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews --into 2x{}", "--into '2x' is not a valid variable name"),
         ("--over reviews --into sum{}", "--into 'sum' would hide the builtin sum"),
         ("--over reviews -o Out{}", "'Out' is a name that IPython or Python uses"),
-        ("--over reviews --pack many{}", "--pack 'many' is no number of rows"),
+        ("--over reviews --pack many{}", "--pack 'many' is not a number of rows"),
         ("--over reviews --reserve 120%{}", "--reserve '120%' is not a share"),
         ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
         ("--over reviews --by 08:00{}", "--by goes with --plan"),
@@ -263,12 +263,22 @@ def test_what_makes_no_sense_is_said_before_anything_is_sent(
     assert kernel.value("reviews.equals(before)") is True
 
 
+def test_paid_routes_alone_suggest_allow_paid(kernel: Kernel, start: Sandboxed) -> None:
+    """A job spends no money without permission; the error names the option."""
+    sandbox = start(3, keys={"openai": 1})
+    cell = kernel.run(f"%%llm --over reviews{PROMPT}")
+    assert "only paid routes can answer (openai)" in cell.message
+    assert "--allow-paid" in cell.message
+    assert len(sandbox.requests) == 0
+    assert kernel.run(f"%%llm --over reviews --allow-paid{PROMPT}").status == "ok"
+
+
 def test_a_variable_of_the_users_is_not_replaced_unasked(kernel: Kernel, start: Sandboxed) -> None:
     """`replies` is the usual name, unless something else is in it."""
     sandbox = start(3)
     kernel.run("replies = 'mine'")
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
-    assert "there is a variable 'replies' already" in cell.message
+    assert "the variable 'replies' exists already" in cell.message
     assert len(sandbox.requests) == 0
     assert kernel.run(f"%%llm --over reviews --into replies{PROMPT}").status == "ok"
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
@@ -289,6 +299,18 @@ def test_an_empty_frame_is_an_empty_frame(kernel: Kernel, start: Sandboxed) -> N
     assert cell.status == "ok", cell.error
     assert kernel.value("(len(replies), list(replies))") == (0, ["text", *ADDED])
     assert len(sandbox.requests) == 0
+
+
+def test_a_csv_that_reads_as_one_column_suggests_sep(kernel: Kernel, start: Sandboxed) -> None:
+    """Spreadsheets of many countries write `;` between the fields."""
+    sandbox = start(9)
+    kernel.run("reviews.assign(stars=5).to_csv('stars.csv', sep=';', index=False)")
+    for plan in ("", " --plan"):
+        refused = kernel.run(f"%%llm --over stars.csv --into out.csv{plan}{PROMPT}")
+        assert "has one column, 'text;stars'; add --sep ';'" in refused.message
+    assert len(sandbox.requests) == 0
+    cell = kernel.run(f"%%llm --over stars.csv --into out.csv --sep ';'{PROMPT}")
+    assert cell.status == "ok", cell.error
 
 
 def test_a_file_becomes_another(kernel: Kernel, start: Sandboxed) -> None:

@@ -14,13 +14,8 @@ from PIL import Image
 
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
-from arche_magic.notebook.plots import (
-    Picture,
-    attempt_pictures,
-    last_midnight,
-    pictures_bundle,
-    usage_pictures,
-)
+from arche_magic.notebook.drawing import Picture, pictures_bundle
+from arche_magic.notebook.plots import attempt_pictures, last_midnight, usage_pictures
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel

@@ -199,7 +199,7 @@ def test_a_dry_run_says_that_nothing_would_be_sent(
     kernel.run("%llm -q --keep Hello")
     first, second = kernel.run("%llm --keep --dry-run Hello").printed.splitlines()
     assert FROM_MEMORY.match(first)
-    assert second == "Nothing was sent, nor would be."
+    assert second == "Nothing was sent, and nothing would be."
     assert "would answer now" in kernel.run("%llm --keep --fresh --dry-run Hello").printed
     assert len(sandbox.requests) == 1
 
@@ -230,6 +230,8 @@ def test_without_keys_the_quota_table_is_empty(kernel: Kernel, tmp_path: Path) -
 def test_simulated_replies_are_kept_apart(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     """What `%llm_sandbox` answered is never taken for a real reply."""
     place = kernel.folder / "outputs"
+    # Other tests of this kernel may have kept real ones.
+    (place / "llm_replies.sqlite").unlink(missing_ok=True)
     kernel.run("%llm_sandbox --keys groq=1")
     for _ in range(2):
         kernel.run("x = %llm -q --keep Who answers")

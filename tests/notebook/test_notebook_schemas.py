@@ -104,7 +104,7 @@ def test_whatever_names_it(classes: Kernel, sandboxed, schema: str, kind: str) -
     [
         (
             "--schema Vist",
-            "--schema 'Vist' is no variable; did you mean 'Visit'?; a short line has",
+            "--schema 'Vist' is not a variable; did you mean 'Visit'?; a short line has",
         ),
         ("--schema shapes.Pint", "has no attribute 'Pint'"),
         ("--schema json", "schema is a module; a schema is a pydantic model"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from arche_magic.notebook.costs import price_text
+
 if TYPE_CHECKING:
     from notebook_kernel import Kernel
 
@@ -115,3 +117,13 @@ def test_names_from_outside_are_escaped(kernel: Kernel, sandboxed) -> None:
         html = kernel.run(magic).displays[0]["data"]["text/html"]
         assert "<b>x" not in html
     assert len(sandbox.requests) == 2
+
+
+def test_money_has_one_form() -> None:
+    """Four decimals; six for what four would round to nothing."""
+    for usd, shown in (
+        (0.0, "free"), (None, "paid, price not known"), (1e-7, "less than $0.000001"),
+        (0.000042, "$0.000042"), (0.00009996, "$0.0001"), (0.0001, "$0.0001"),
+        (0.0031, "$0.0031"), (12.5, "$12.5000"),
+    ):  # fmt: skip
+        assert price_text(usd) == shown

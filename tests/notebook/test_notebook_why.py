@@ -34,7 +34,7 @@ def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxe
 
 
 def test_why_takes_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
-    """An earlier reply is explained as it was then; what is no reply is refused in one line."""
+    """An earlier reply is explained as it was then; what is not a reply is refused in one line."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run("%llm -q -p mistral -o first one")
     kernel.run("%llm -q two")
@@ -42,7 +42,7 @@ def test_why_takes_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
     assert "mistral · key 1 · mistral-small-latest  answered" in text
     refused = kernel.run("%llm_why text")
     assert refused.status == "error"
-    assert "is no reply" in refused.message
+    assert "is not a reply" in refused.message
 
 
 def explained(kernel: Kernel, line: str = "%llm_why") -> tuple[str, dict[str, dict[str, str]]]:
@@ -69,7 +69,7 @@ def test_why_nothing_answered(kernel: Kernel, sandboxed) -> None:
     }
     assert rows["groq_key_1"]["would_change"] in ("asking 86 s later", "asking 87 s later")
     assert "key refused" in rows["mistral_key_1"]["why"]
-    assert rows["mistral_key_1"]["would_change"] == "putting that right; waiting does not help"
+    assert rows["mistral_key_1"]["would_change"] == "fixing that; waiting does not help"
 
 
 def test_why_it_was_still_waiting(kernel: Kernel, sandboxed) -> None:

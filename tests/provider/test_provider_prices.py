@@ -13,7 +13,7 @@ from genai_prices import calc_price
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.types import Key, Route, Usage
-from arche_magic.notebook.display import receipt_line
+from arche_magic.notebook.receipt import receipt_line
 
 if TYPE_CHECKING:
     from provider_parts import Start

@@ -28,7 +28,7 @@ from arche_magic.llm_providers.config import get_configuration, use_configuratio
 from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.key_checks import check_keys
 from arche_magic.llm_providers.types import Image
-from arche_magic.notebook.models import models
+from arche_magic.notebook.model_table import models
 
 PATHS = {"groq": "", "mistral": "", "google": "", "openai": "/v1"}
 VARIABLES = {name: f"{name.upper()}_BASE_URL" for name in PROVIDERS}

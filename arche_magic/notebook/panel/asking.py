@@ -1,24 +1,25 @@
-"""The panel's prompt box: one prompt at a time, sent by a thread, so that the kernel stays free."""
+"""The panel's prompt box: one prompt at a time, sent by a thread so that the kernel stays free."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
 from arche_magic.llm_providers.stopping import stopped_by
-from arche_magic.llm_providers.types import in_seconds
 
 from ..display import Pace
+from ..events import follow, waiting_line
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What the prompt box shows: text so far, one line about it, and the reply at the end."""
+    """What the prompt box shows: the text so far, a line about it, and finally the reply."""
 
     text: str = ""
     line: str = ""
@@ -27,7 +28,7 @@ class Draft:
 
 
 class Asking:
-    """Sends prompts, and hands on what comes.
+    """Sends prompts and passes on drafts of their replies.
 
     Args:
         show: called with each draft, from another thread.
@@ -36,11 +37,11 @@ class Asking:
     def __init__(self, show: Callable[[Draft], None]) -> None:
         self._show = show
         self._lock = threading.Lock()
-        # Of the prompt under way: setting it stops that prompt.
+        # Set to stop the current prompt.
         self._current: threading.Event | None = None
 
     def send(self, prompt: str, options: Mapping[str, Any]) -> None:
-        """Send a prompt, unless one is under way."""
+        """Send a prompt, unless another one is running."""
         with self._lock:
             if self._current is not None:
                 return
@@ -51,33 +52,23 @@ class Asking:
         ).start()
 
     def stop(self) -> None:
-        """Take no more of the reply: its connection is dropped, its tokens so far are booked."""
+        """Stop the prompt: its connection is closed, its tokens so far are booked."""
         with self._lock:
             if self._current is not None:
                 self._current.set()
             self._current = None
 
     def _run(self, ticket: threading.Event, prompt: str, options: Mapping[str, Any]) -> None:
-        text = ""
+        view = _Growing(partial(self._tell, ticket))
         try:
             with stopped_by(ticket):
-                events = IntelligentLLMOrchestrator().events(prompt, **options)
-                pace = Pace()
-                while True:
-                    event = next(events)
-                    if isinstance(event, Waiting):
-                        line = f"⏳ waiting: {event.route} opens {in_seconds(event.seconds)}"
-                        self._tell(ticket, Draft(text, line, busy=True))
-                        continue
-                    text = "" if isinstance(event, Discarded) else text + event.text
-                    if pace.is_due(len(text)):
-                        self._tell(ticket, Draft(text, "answering …", busy=True))
+                reply = follow(IntelligentLLMOrchestrator().events(prompt, **options), view)
         except KeyboardInterrupt:
             return
-        except StopIteration as end:
-            self._tell(ticket, Draft(str(end.value), reply=end.value))
         except LLMProviderError as error:
-            self._tell(ticket, Draft(text, f"{type(error).__name__}: {error}"))
+            self._tell(ticket, Draft(view.text, f"{type(error).__name__}: {error}"))
+        else:
+            self._tell(ticket, Draft(str(reply), reply=reply))
 
     def _tell(self, ticket: object, draft: Draft) -> None:
         with self._lock:
@@ -86,3 +77,30 @@ class Asking:
             if not draft.busy:
                 self._current = None
             self._show(draft)
+
+
+class _Growing:
+    """The view of one prompt: a draft for each change that is worth drawing."""
+
+    def __init__(self, tell: Callable[[Draft], None]) -> None:
+        self.text = ""
+        self._tell = tell
+        self._pace = Pace()
+
+    def waiting(self, event: Waiting) -> None:
+        """Show which route the request waits for."""
+        self._tell(Draft(self.text, f"⏳ {waiting_line(event)}", busy=True))
+
+    def add(self, text: str) -> None:
+        """Add the next text of the reply."""
+        self.text += text
+        self._draw()
+
+    def start_over(self, event: Discarded) -> None:
+        """Forget the text so far: the reply starts over."""
+        self.text = ""
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._pace.is_due(len(self.text)):
+            self._tell(Draft(self.text, "answering …", busy=True))

@@ -1,4 +1,4 @@
-"""The widgets a panel is made of. They share layouts and styles, which cost a message each."""
+"""The widgets of a panel. They share layouts and styles, since each one costs a message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 
-from ..display import QUIET
+from ..styles import QUIET
 
 if TYPE_CHECKING:
     import ipywidgets as widgets
@@ -22,7 +22,7 @@ class Parts:
         self._shared: dict[Any, Any] = {}
 
     def html(self, value: str = "", **layout: str) -> widgets.HTML:
-        """HTML of ours; what is not ours is escaped in it already."""
+        """HTML; the caller has escaped untrusted text in it."""
         return self._make(widgets.HTML, layout, value=value)
 
     def heading(self, text: str) -> widgets.HTML:
@@ -43,7 +43,7 @@ class Parts:
         return self._make(widgets.Button, {}, description=words, **options)
 
     def arrow(self, way: str, words: str) -> widgets.Button:
-        """A small button with an arrow; the words are its name for whoever does not see it."""
+        """A small button with an arrow; the words are its name for screen readers."""
         icon = {"icon": f"arrow-{way}", "tooltip": words}
         return self._make(widgets.Button, {"width": "32px"}, **icon)
 
@@ -54,7 +54,7 @@ class Parts:
         return self._make(widgets.Checkbox, layout, **options)
 
     def dropdown(self, words: str, about: str, first: str) -> widgets.Dropdown:
-        """A choice of one, for now only the first."""
+        """A list to choose from, with only the first entry so far."""
         layout = {"width": "180px", "margin": "2px 18px 2px 2px"}
         options = {"description": words, "tooltip": about, "options": [first]}
         return self._make(widgets.Dropdown, layout, **options)
@@ -71,11 +71,11 @@ class Parts:
         )
 
     def output(self) -> widgets.Output:
-        """A place for what a cell could show."""
+        """A place for cell output."""
         return widgets.Output(layout=self._one(widgets.Layout, {}))
 
     def close(self, boxes: Iterable[Any]) -> None:
-        """Close these widgets and those within them; what is shared stays."""
+        """Close these widgets and their children; shared layouts and styles stay."""
         for widget in boxes:
             self.close(getattr(widget, "children", ()))
             widget.close()
@@ -88,7 +88,7 @@ class Parts:
     def _make(self, kind: Any, layout: dict[str, str], **options: Any) -> Any:
         style = kind.style.klass if hasattr(kind, "style") else None
         if style is not None:
-            # As wide as its words, where it has a description beside it.
+            # A description is as wide as its words.
             fits = "description_width" in style.class_traits()
             options["style"] = self._one(style, {"description_width": "initial"} if fits else {})
         return kind(layout=self._one(widgets.Layout, layout), **options)

@@ -1,4 +1,4 @@
-"""The open panels, and the one thread that draws them again while there are any."""
+"""The open panels, and the thread that redraws them while there are any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = 1.0
 
 
 class Drawn(Protocol):
-    """A panel, as far as this module knows it."""
+    """What this module needs of a panel."""
 
     @property
     def visible(self) -> bool:
@@ -21,11 +21,11 @@ class Drawn(Protocol):
         ...
 
     def draw(self, view: View) -> None:
-        """Show this view; what has not changed sends nothing."""
+        """Show this view; only changes are sent."""
         ...
 
     def close(self) -> None:
-        """End it."""
+        """Close the panel."""
         ...
 
 
@@ -42,7 +42,7 @@ def open_panels() -> list[Drawn]:
 
 
 def opened(panel: Drawn) -> None:
-    """Draw this panel from now on."""
+    """Redraw this panel from now on."""
     global _thread
     with lock:
         _panels.append(panel)
@@ -53,7 +53,7 @@ def opened(panel: Drawn) -> None:
 
 
 def closed(panel: Drawn) -> None:
-    """Draw this panel no more; the thread ends with the last one."""
+    """Stop redrawing this panel; the thread ends with the last one."""
     with lock:
         if panel in _panels:
             _panels.remove(panel)
@@ -61,9 +61,9 @@ def closed(panel: Drawn) -> None:
 
 
 def redraw() -> None:
-    """Draw all panels that a page shows, now.
+    """Redraw all visible panels now.
 
-    Called by the thread, and by whoever changed something, so that all panels agree at once.
+    Called by the thread, and after each change of a setting, so that all panels agree at once.
     """
     with lock:
         visible = [panel for panel in _panels if panel.visible]
@@ -72,7 +72,7 @@ def redraw() -> None:
         try:
             view = look()
         except LLMProviderError:
-            # A settings file is half written, a store away: what is shown stays until it is read.
+            # A settings file is half written or the store is away: the display stays as it is.
             return
         for panel in visible:
             panel.draw(view)

@@ -1,4 +1,4 @@
-"""What panels show at one moment, read from the engine: text and HTML, no widgets."""
+"""The content of the panels at one moment, read from the engine: text and HTML, no widgets."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Route, Standing, route_name
 
-from ..display import QUIET
+from ..costs import Name, paid_routes, paid_text
 from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off, without_limits
-from ..preview import Name, paid_routes, paid_text
+from ..styles import QUIET
 from ..tables import notes_html
 
 _ATTEMPTS = 6
 _REASONS = 2
-# What is asked about while the prompt box is empty: any short prompt.
+# Stands for any short prompt while the prompt box is empty.
 _ANY_PROMPT = "Hello"
 
 
 @dataclass(frozen=True)
 class View:
-    """The engine at one moment.
+    """The state of the engine at one moment.
 
     Attributes:
         configuration: the one in use, the session's choices in it.
-        standings: every limit of every route, of those that are off too.
+        standings: every limit of every route, also of routes that are off.
         shared: labels of keys that add no quota, each with the one whose account it shares.
         attempts: the last ones of this kernel, newest first.
         paid: the routes that cost money, each with what this session has paid for it, in words.
@@ -58,14 +58,14 @@ class View:
 
 
 def look() -> View:
-    """Look at the engine now."""
+    """The current state of the engine."""
     configuration = get_configuration()
     everything = replace(configuration, off=frozenset())
     now = configuration.clock.time()
     tracker = get_quota_tracker(everything)
     log = attempt_log(configuration.store)
     recent = log.recent
-    # From the end: there may be ten thousand, and other threads add to them.
+    # From the end: there may be ten thousand, and other threads append.
     last = [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))]
     paid = paid_routes(everything.routes(), log.spent())
     standings = tracker.standings(now=now)
@@ -73,7 +73,7 @@ def look() -> View:
 
 
 def table_html(view: View) -> str:
-    """The meters of every route, and below them which keys add no quota."""
+    """The meters of every route, with a note on keys that add no quota."""
 
     def is_on(limits: Sequence[Standing]) -> bool:
         first = limits[0]
@@ -87,7 +87,7 @@ def table_html(view: View) -> str:
 
 
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
-    """Which route a prompt would go to now, and why."""
+    """The route that would answer a prompt now, and why."""
     try:
         ahead = IntelligentLLMOrchestrator(configuration=view.configuration).preview(
             prompt.strip() or _ANY_PROMPT, **options
@@ -127,7 +127,7 @@ def attempts_html(view: View) -> str:
 
 
 def snapshot_bundle(view: View) -> dict[str, str]:
-    """The same for the record: what stays in a saved notebook and needs no kernel."""
+    """The same as a static table, which stays in the saved notebook and needs no kernel."""
     on = [
         row
         for row in view.standings
@@ -140,13 +140,13 @@ def snapshot_bundle(view: View) -> dict[str, str]:
 
 
 def _shut(route: Route, opens: float, why: str, now: float) -> str:
-    # A time, not a countdown: this line is read out whenever it changes.
+    # A time, not a countdown: screen readers announce this line whenever it changes.
     when = f", opens {clock(opens, now, ticking=False)}" if opens < 1e11 else ""
     return f"{route} is shut ({without_controls(why)}{when})"
 
 
 def _status(begin: str, route: str, why: str) -> str:
-    # A status, so that a screen reader may tell when it changes.
+    # A status, so that screen readers announce changes.
     named = f" <b>{escape(route)}</b>" if route else ""
     reason = (
         f'<div style="{QUIET};line-height:1.35">{escape(without_controls(why))}</div>'

@@ -1,8 +1,9 @@
-"""One panel: ipywidgets over a `View`. What is clicked becomes a choice of the session."""
+"""One panel: ipywidgets that show a `View`. Clicks change the settings of the session."""
 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
@@ -14,18 +15,23 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.choices import Choices
 from arche_magic.llm_providers.config import get_choices, use_choices
 
-from ..display import QUIET, for_frontends, receipt_bundle
-from ..formats import bundle
+from ..ask import typed_or_default
+from ..display import for_frontends
+from ..receipt import receipt_bundle
+from ..reply_formats import bundle
+from ..styles import QUIET
 from . import refreshing
 from .asking import Asking, Draft
 from .parts import Parts
 from .view import View, attempts_html, look, next_html, snapshot_bundle, table_html
 
 if TYPE_CHECKING:
-    from ..magics import ArcheMagics
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ..defaults import Defaults
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-# How often the table for the record is brought up to date, if there was an attempt or a choice.
+# Seconds between updates of the static table, if there was an attempt or a change of settings.
 _RECORD_SECONDS = 30.0
 _NOBODY = "no provider"
 
@@ -34,12 +40,13 @@ class Panel:
     """A panel in the output of one cell.
 
     Args:
-        magics: their defaults (`%config ArcheMagics`) go with its prompts.
+        shell: the IPython shell.
+        defaults: used for its prompts (`%config ArcheMagics`).
     """
 
-    def __init__(self, magics: ArcheMagics) -> None:
-        self._magics = magics
-        self._cell = _running_cell(magics)
+    def __init__(self, shell: InteractiveShell, defaults: Defaults) -> None:
+        self._defaults = defaults
+        self._cell = _running_cell(shell)
         self._name = f"arche-panel-{os.urandom(4).hex()}"
         self._view = look()
         self._groups: dict[str, tuple[list[str], list[str]]] = {}
@@ -55,13 +62,13 @@ class Panel:
 
     @property
     def visible(self) -> bool:
-        """Whether a page shows it, or is about to: it has not been seen closed."""
+        """Whether a page shows it, or will show it for the first time."""
         return not self._closed and (self._root._view_count != 0 or not self._seen)
 
     def show(self) -> None:
-        """Show it in the running cell, and leave a table for the record."""
+        """Show it in the running cell, with a static table for the saved notebook."""
         for other in refreshing.open_panels():
-            # The cell ran before: its panel has left the page.
+            # The cell ran before, and its earlier panel has left the page.
             if isinstance(other, Panel) and self._cell and other._cell == self._cell:
                 other.close()
         plain = "The panel lives while this notebook's kernel runs."
@@ -71,7 +78,7 @@ class Panel:
         refreshing.opened(self)
 
     def close(self) -> None:
-        """Take it from the page and stop what it does."""
+        """Remove it from the page and stop its prompt."""
         self._closed = True
         self._asking.stop()
         refreshing.closed(self)
@@ -79,7 +86,7 @@ class Panel:
         self._parts.close_shared()
 
     def draw(self, view: View) -> None:
-        """Show this view; widgets send only what has changed."""
+        """Show this view; widgets send only changes."""
         self._view = view
         replaced: list[Any] = []
         if view.groups != self._groups:
@@ -104,14 +111,14 @@ class Panel:
         self._patience.value = min(configuration.patience, self._patience.max)
 
     def _is_record_old(self, view: View) -> bool:
-        # Not for every count that falls by itself: that would change the notebook all day long.
+        # Counts that recover by themselves do not matter: they would change the notebook all day.
         if self._record is None or view.now - self._record.now < _RECORD_SECONDS:
             return False
         now, then = view.configuration, self._record.configuration
         return (view.attempts, now.off, now.keys) != (self._record.attempts, then.off, then.keys)
 
     def _keep_record(self, view: View) -> None:
-        """Leave the table for the record beside the panel, or bring it up to date."""
+        """Show the static table, or update it."""
         record = snapshot_bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
         display(
@@ -136,7 +143,7 @@ class Panel:
         self._prompt.observe(lambda _: refreshing.redraw(), "value")
         self._send.on_click(lambda _: self._asking.send(self._prompt.value, self._options()))
         self._stop.on_click(lambda _: self._stop_asking())
-        # While this is on the page, the table for the record is not.
+        # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
         switches = [
             parts.heading("Order, and what is asked"),
@@ -159,7 +166,7 @@ class Panel:
                 ),
             ]
         )
-        # From 0 on, pages count their views of it.
+        # Pages add their views to this count.
         self._root._view_count = 0
         self._root.observe(self._count_views, "_view_count")
 
@@ -187,7 +194,7 @@ class Panel:
                 flex_flow="row nowrap",
                 align_items="flex-start",
             )
-        # New options choose their first one by themselves, which nobody asked for.
+        # New options select their first entry by themselves; that must not count as a choice.
         self._preferred.unobserve_all("value")
         self._preferred.options = [_NOBODY, *view.groups]
         self._preferred.observe(self._prefer, "value")
@@ -219,21 +226,13 @@ class Panel:
 
     def _wait(self, change: Any) -> None:
         if change["new"] != min(self._view.configuration.patience, self._patience.max):
-            # The magics' own default would win over it.
-            self._magics.patience = None
+            # Otherwise the default would win.
+            self._defaults.patience = None
             _choose(lambda choices: replace(choices, patience=change["new"]))
 
     def _options(self) -> dict[str, Any]:
-        magics = self._magics
-        return {
-            "provider": magics.provider or None,
-            "model": magics.model or None,
-            "system": magics.system or None,
-            "temperature": magics.temperature,
-            "max_tokens": magics.max_tokens,
-            "patience": magics.patience,
-            "private": magics.private,
-        }
+        names = ("provider", "model", "system", "temperature", "max_tokens", "patience", "private")
+        return typed_or_default(Namespace(), self._defaults, *names)
 
     def _stop_asking(self) -> None:
         self._asking.stop()
@@ -245,7 +244,7 @@ class Panel:
         self._send.disabled, self._stop.disabled = draft.busy, not draft.busy
         line = escape(without_controls(draft.line))
         self._line.value = f'<span role="status" style="{QUIET}">{line}</span>'
-        # As Markdown alone: the page gets the whole text again with each draft.
+        # Markdown only: each draft sends the whole text again.
         outputs = [{"text/markdown": bundle(draft.text)["text/markdown"]}] if draft.text else []
         if draft.reply is not None:
             outputs.append(receipt_bundle(draft.reply))
@@ -262,10 +261,10 @@ class Panel:
 
 
 def _choose(change: Callable[[Choices], Choices]) -> None:
-    """Make a choice, and let every panel show it.
+    """Change a setting of the session, and redraw every panel.
 
-    Drawing sets switches too, to what is chosen already, which changes nothing. While a panel is
-    drawn no choice is made, so that none is lost to an older view.
+    Drawing sets switches to their current value, which changes nothing. The lock prevents that an
+    older view, which is being drawn, undoes the change.
     """
     with refreshing.lock:
         choices = change(get_choices())
@@ -274,7 +273,7 @@ def _choose(change: Callable[[Choices], Choices]) -> None:
             refreshing.redraw()
 
 
-def _running_cell(magics: ArcheMagics) -> str:
-    """What the frontend calls the running cell, or "" if it does not say."""
-    parent = getattr(magics.shell, "kernel").get_parent()  # noqa: B009  # only ipykernel's has one
+def _running_cell(shell: InteractiveShell) -> str:
+    """The frontend's id of the running cell, or "" if it sends none."""
+    parent = getattr(shell, "kernel").get_parent()  # noqa: B009  # only ipykernel's has one
     return str(parent.get("metadata", {}).get("cellId", ""))

@@ -1,6 +1,6 @@
 """How a reply is shown: `-f markdown`, `text`, `code`, `json`, `html-source`, `math`.
 
-The magics take their choices from here when they load, so nothing of the engine is imported yet.
+The options of the magics need it when the extension loads, so the engine is not imported here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ast
 import json
 import re
 
-# What the model is asked for in each format, said at the end of the system prompt.
+# What each format adds to the end of the system prompt.
 ASKS = {
     "markdown": "",
     "text": "Answer in plain text, without Markdown.",
@@ -27,8 +27,8 @@ _PYTHON = {"python", "python3", "py", "ipython", "ipython3"}
 def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
     """A reply for every frontend, harmless whatever the model wrote.
 
-    `text/plain` holds what a reader without Markdown is to see. A reply that is not `complete` yet
-    is shown as Markdown until its block begins.
+    `text/plain` is for frontends without Markdown. A reply that is not `complete` yet is shown as
+    Markdown until its code block starts.
     """
     from arche_magic.llm_providers.characters import without_controls
     from arche_magic.llm_providers.markdown import fenced_blocks, harmless_markdown
@@ -55,9 +55,9 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
 def code_of(text: str) -> tuple[str, str]:
     """Language and source of the code in a reply: its Python if it has any, else its first block's.
 
-    Blocks of the same language are joined; one that names none may be the output of another. A
-    reply without any block is code itself if it reads as a Python program; otherwise it has none.
-    Code in the model's reasoning does not count.
+    Blocks of the same language are joined; a block without a language may be output of the code. A
+    reply without blocks is code if it parses as a Python program; otherwise it has no code. Code in
+    the model's reasoning does not count.
     """
     from arche_magic.llm_providers.markdown import fenced_blocks
     from arche_magic.llm_providers.reasoning import without_reasoning
@@ -71,7 +71,7 @@ def code_of(text: str) -> tuple[str, str]:
     return "python" if chosen & {"", *_PYTHON} else blocks[0][0], code
 
 
-# "Hello, world", "yes or no" and "Note: this" are valid Python, too: names alone are no program.
+# "Hello, world", "yes or no" and "Note: this" parse as Python too, but names alone are no program.
 _PROGRAM = (
     ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
     ast.ClassDef, ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Assert, ast.Raise, ast.Delete,
@@ -88,7 +88,7 @@ def _is_python(text: str) -> bool:
 
 
 def _is_use(node: ast.AST, text: str) -> bool:
-    """Whether something is called or indexed as code writes it: no space before the bracket."""
+    """Whether the node is a call or an index written without a space before the bracket."""
     if isinstance(node, ast.AnnAssign):
         return node.value is not None
     if isinstance(node, ast.Call):
@@ -108,10 +108,7 @@ def is_json(text: str) -> bool:
 
 
 def _json_in(text: str) -> str | None:
-    """The JSON in a reply, indented: all of it, that of a block, or the object that it ends with.
-
-    None if there is none.
-    """
+    """The JSON in a reply, indented: all of it, a block, or the object at its end; else None."""
     from arche_magic.llm_providers.characters import whole_characters
     from arche_magic.llm_providers.markdown import fenced_blocks
     from arche_magic.llm_providers.reasoning import without_reasoning
@@ -130,7 +127,7 @@ def _json_in(text: str) -> str | None:
 
 
 def _in_dollars(text: str) -> str:
-    """The formulas of a reply between dollar signs; a reply or block without any is one itself."""
+    """The reply with dollar signs around its formulas; without any, all of it is one formula."""
     from arche_magic.llm_providers.formulas import has_formula
     from arche_magic.llm_providers.markdown import parts_of
     from arche_magic.llm_providers.reasoning import without_reasoning
@@ -138,7 +135,7 @@ def _in_dollars(text: str) -> str:
     answer = without_reasoning(text)
     if has_formula("\n".join(part for part in parts_of(answer) if isinstance(part, str))):
         return answer
-    # Here brackets enclose formulas, whatever is in them.
+    # In this format brackets always enclose formulas.
     inner = _DISPLAY.sub(lambda match: f"$${match[1]}$$", _inner(answer)).strip()
     if has_formula(inner):
         return inner
@@ -147,7 +144,7 @@ def _in_dollars(text: str) -> str:
 
 
 def _inner(text: str) -> str:
-    """What the first block holds; the text itself if it has none."""
+    """The content of the first block, or the text itself if it has no block."""
     from arche_magic.llm_providers.markdown import fenced_blocks
 
     return next((code for _, code in fenced_blocks(text) if code), text.strip())

@@ -1,27 +1,24 @@
-"""`--show-prompt` and `--dry-run`: what a cell would send and whom it would reach, in words."""
+"""`--show-prompt` and `--dry-run`: what a cell would send and which route would answer."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
 
-from arche_magic.llm_providers.attempts import Spent
 from arche_magic.llm_providers.preview import Preview
-from arche_magic.llm_providers.types import Message, Request, Route, in_seconds
+from arche_magic.llm_providers.types import Message, Request, in_seconds
 
-Name = tuple[str, str, str]
-"""Provider, key and model."""
+from .costs import paid_text
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
 def prompt_text(request: Request) -> str:
-    """Everything that would leave the machine, message by message; image data by its size.
+    """Everything that would be sent, message by message; of an image, its size.
 
-    Control characters, which a screen would obey, are shown by their numbers.
+    Control characters are shown as escapes.
     """
     parts = [_message(message) for message in request.messages]
     if request.schema:
@@ -35,7 +32,7 @@ def prompt_text(request: Request) -> str:
 
 
 def route_text(preview: Preview) -> str:
-    """Who would answer and when, what it would take, and who is passed over."""
+    """Which route would answer, when, at how many tokens, and which routes are passed over."""
     spent = preview.usage
     size = f"about {spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
     if preview.route is None:
@@ -49,37 +46,6 @@ def route_text(preview: Preview) -> str:
     if preview.request.private:
         lines.append("Private: only routes that are marked so would be asked.")
     return "\n".join([*lines, "Nothing was sent."])
-
-
-def price_text(cost: float | None) -> str:
-    """`free`, `$0.0012`, or that it is not known."""
-    if cost is None:
-        return "paid, price not known"
-    if 0 < cost < 1e-6:
-        return "less than $0.000001"
-    return f"${cost:.{4 if cost >= 0.0001 else 6}f}" if cost else "free"
-
-
-def paid_text(cost: float | None) -> str:
-    """`free`, `paid · $0.0012`, or that the price is not known."""
-    return f"paid · {price_text(cost)}" if cost else price_text(cost)
-
-
-def paid_routes(routes: Iterable[Route], spent: Mapping[Name, Spent]) -> dict[Name, str]:
-    """The routes that cost money, each with what this session has paid for it, in words."""
-    words = {}
-    for route in routes:
-        if not route.paid:
-            continue
-        name = route.provider, route.key.label, route.model
-        bill = spent.get(name, Spent())
-        words[name] = "paid"
-        if bill.cost_usd:
-            more = " and more" if bill.unpriced else ""
-            words[name] = f"{paid_text(bill.cost_usd)}{more} in this session"
-        elif bill.unpriced:
-            words[name] = paid_text(None)
-    return words
 
 
 def _message(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""What `%llm_keys` does: show keys, add and remove those of the session, ask whether they work."""
+"""Listing keys, adding and removing keys of the session, and checking keys with their provider."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import Hidden, in_seconds
 
-from . import sandbox_magic
+from . import sandbox_switch
 from .display import CellInterrupted
 from .frames import KeyRow, checks_frame, keys_frame
+from .meters import shared_notes
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -31,43 +32,13 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.config import Configuration
 
 
-Shown = tuple[dict[str, str] | str, "pd.DataFrame | None"]
-
-
-def run(text: str) -> Shown:
-    """Do what the words say; returns what to show, and the frame if there is one.
-
-    Raises:
-        InvalidRequest: they make no sense, or nobody can be asked for a key.
-        ConfigurationError: there is no such provider or key.
-    """
-    verb, *names = text.split() or [""]
-    match verb, names:
-        case "", []:
-            return show()
-        case "check", [] | [_]:
-            return check(*names)
-        case "add", [provider]:
-            return add(provider), None
-        case "remove", [label]:
-            return remove(label), None
-        # What else stands on the line may be a key, and is not repeated.
-        case "add", [_, _, *_]:
-            raise InvalidRequest(
-                "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is "
-                "one on this line, delete the line: it is in the history and will be in the saved "
-                "notebook"
-            )
-    raise InvalidRequest("%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing")
-
-
-def show() -> tuple[dict[str, str], pd.DataFrame]:
-    """Every key, where it came from and whether it is open; as a table and as a frame."""
+def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
+    """Every key, its source and whether it is open; as a table and as a frame."""
     forget_secrets()
     configuration = get_configuration()
     rows = _rows(configuration)
     now = configuration.clock.time()
-    # Who marked nothing is not asked to wonder what it means.
+    # The column would only puzzle a user who marked nothing as private.
     marked = ("private",) if configuration.private.routes else ()
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
@@ -81,23 +52,20 @@ def show() -> tuple[dict[str, str], pd.DataFrame]:
         )
         for row in rows
     ]
-    notes = [
-        f"{label} shares its account with {first}: adds no quota"
-        for label, first in get_quota_tracker(configuration).shared_keys().items()
-    ]
+    notes = shared_notes(get_quota_tracker(configuration).shared_keys())
     return table_bundle(heads, cells, notes), keys_frame(rows)
 
 
 def add(provider: str) -> str:
-    """Ask for a key at a prompt that does not show it, and use it; returns what to say.
+    """Ask for a key at a prompt that hides it, and use it; returns what to print.
 
     Raises:
         ConfigurationError: there is no such provider.
-        InvalidRequest: nobody can be asked, or what was typed is no new key.
+        InvalidRequest: no prompt can be shown, or what was typed is not a new key.
     """
     configuration = get_configuration()
     entry = configuration.provider(provider)
-    if sandbox_magic.is_running():
+    if sandbox_switch.is_running():
         raise InvalidRequest("%llm_keys: the sandbox has its own keys; %llm_sandbox stop ends it")
     key = add_key(configuration, provider, _ask(entry.title, entry.key_variables[0]))
     if key.label not in {known.label for known in get_configuration().keys}:
@@ -110,16 +78,16 @@ def add(provider: str) -> str:
 
 
 def remove(label: str) -> str:
-    """Use a key of this session no longer; returns what to say.
+    """Stop using a key of this session; returns what to print.
 
     Raises:
-        ConfigurationError: there is no such key, or it is not of this session.
+        ConfigurationError: there is no such key, or it was not added in this session.
     """
     return f"{remove_key(get_configuration(), label).label} is not used any more."
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
-    """Ask the provider of one key, or of all, whether it takes it; as a table and as a frame.
+    """Ask the provider of a key, or of every key, whether it works; as a table and as a frame.
 
     Raises:
         ConfigurationError: there is no such key.
@@ -136,17 +104,16 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
 @without_locals
 def _ask(title: str, variable: str) -> str:
     nowhere = InvalidRequest(
-        f"%llm_keys: nobody can be asked for a key here; put {variable} into the environment or "
-        "a .env file"
+        f"%llm_keys: a key cannot be typed here; put {variable} into the environment or a .env file"
     )
     with warnings.catch_warnings():
-        # Where the prompt could not hide what is typed, nothing is to be typed.
+        # If the prompt cannot hide what is typed, no key must be typed.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return Hidden(getpass.getpass(f"{title} key (not shown): "))
         except KeyboardInterrupt:
             raise CellInterrupted("no key was added") from None
-        # A kernel that nobody watches raises NotImplementedError.
+        # A kernel without a frontend raises NotImplementedError.
         except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
             raise nowhere from None
 

@@ -1,4 +1,4 @@
-"""What `%llm_models` does: the catalog, filtered, as a table and as a frame."""
+"""The models of the catalog that match some words, as a table and as a frame."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Model:
     """A model of the catalog.
 
     Attributes:
-        default: whether it is asked when no model is named.
-        context: most tokens of a request and its reply, if known.
+        default: whether it is used when no model is named.
+        context: maximum tokens of a request and its reply, if known.
         limits: published amounts by the limit's name, such as `requests_per_day`.
         price: USD for a million input and output tokens of paying accounts, if known.
     """
@@ -48,7 +48,7 @@ class Model:
 def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
     """The models that match all of the words: a provider's name, or a part of the model's.
 
-    A provider that has lately been missing a model is asked for its list: models in it are open.
+    A provider that reported a model as missing is asked for its list; models in it open again.
     """
     configuration = get_configuration()
     providers = configuration.providers
@@ -95,7 +95,7 @@ def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, s
     priced = any(model.price for model in found)
     prices = ["USD in", "USD out"] if priced else []
     names = dict.fromkeys(model.provider for model in found)
-    # Of one provider alone, the line below the table names it.
+    # If there is only one provider, the line below the table names it.
     owner = ["provider"] if len(names) > 1 else []
     heads = [*owner, "model", "", "context", *map(_short, limits), *prices]
     rows = [
@@ -113,7 +113,7 @@ def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, s
     notes += [f"{name} {providers[name].training}" for name in names]
     if priced:
         notes.append(
-            "USD: for a million tokens, of paying accounts, as you set it or by the package "
+            "USD: per million tokens for paying accounts, from your settings or the package "
             "genai-prices; free routes cost nothing"
         )
     return table_bundle(heads, rows, notes)

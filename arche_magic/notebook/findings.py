@@ -1,27 +1,21 @@
-"""What `%llm_doctor` shows: the findings, as a table and as a frame."""
+"""What `%llm_doctor` found, as a table and as lines of text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.doctor import Finding, examine
+from arche_magic.llm_providers.doctor import Finding
 
+from .styles import AMBER, GREEN, RED
 from .tables import Cell, table_bundle
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_COLORS = {"ok": "#2e9e5b", "look": "#c98a1b", "wrong": "#d0493b"}
+_COLORS = {"ok": GREEN, "look": AMBER, "wrong": RED}
 _ADVICE = "→"
 
 
-def doctor(send: bool) -> tuple[dict[str, str], pd.DataFrame]:
-    """Examine the configuration; as a table and as a frame."""
-    from .frames import findings_frame
-
-    findings = examine(send=send)
+def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
+    """The findings as a table for reading; as text, the lines of `text`."""
     rows = [
         (
             Cell(finding.state, _colored(finding.state)),
@@ -32,11 +26,11 @@ def doctor(send: bool) -> tuple[dict[str, str], pd.DataFrame]:
         for finding in findings
     ]
     bundle = table_bundle(("", "about", "found", "advice"), rows, [summary(findings)])
-    return bundle | {"text/plain": text(findings)}, findings_frame(findings)
+    return bundle | {"text/plain": text(findings)}
 
 
 def text(findings: Sequence[Finding]) -> str:
-    """A line per finding, its advice in one of its own below it, and a last line that counts."""
+    """A line per finding, with its advice on the next line, and a last line with the counts."""
     states = max(len(finding.state) for finding in findings)
     about = max(len(finding.about) for finding in findings)
     lines = []
@@ -48,7 +42,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many findings are wrong, and how many are to be looked at."""
+    """How many findings are wrong, and how many need a look."""
     wrong = sum(finding.state == "wrong" for finding in findings)
     look = sum(finding.state == "look" for finding in findings)
     return f"{wrong} wrong, {look} to look at" if wrong or look else "nothing wrong"

@@ -1,4 +1,4 @@
-"""Attempts of earlier sessions, and what a saved notebook holds of them."""
+"""Attempts of this and earlier sessions, read from the call log or a saved notebook."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 
 def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
-    """The attempts of all sessions kept beside the ledger, oldest first.
+    """The attempts of all sessions in the call log beside the ledger, oldest first.
 
     Columns are those of `%llm_stats`; the frame exports itself (`to_csv`, `to_json`,
     `to_parquet`). Files of months before `since` are not read.
 
     Args:
-        since: leave out what is older; a datetime, or ISO text such as `2026-11-23`. Without a
-            time zone it is meant in local time.
+        since: leave out older attempts; a datetime, or ISO text such as `2026-11-23`. Without a
+            time zone it is in local time.
 
     Raises:
-        InvalidRequest: `since` is no time.
+        InvalidRequest: `since` is not a time.
     """
     from .frames import attempts_frame, recorded_attempts_frame
 
@@ -63,10 +63,10 @@ def session_attempts() -> pd.DataFrame:
 
 
 def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
-    """The attempts that the outputs of a saved notebook hold, in the order of its cells.
+    """The attempts in the outputs of a saved notebook, in the order of its cells.
 
     Raises:
-        InvalidRequest: the file is no notebook.
+        InvalidRequest: the file is not a notebook.
     """
     from .frames import attempts_frame
 
@@ -78,12 +78,12 @@ def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
 
 
 def decisions_from_notebook(path: str | Path) -> list[list[Decision]]:
-    """What each choice of a route was made from, per request that a saved notebook holds.
+    """The input of each choice of a route, for every request in a saved notebook.
 
-    `decision.choice()` makes it again.
+    `decision.choice()` makes the choice again.
 
     Raises:
-        InvalidRequest: the file is no notebook.
+        InvalidRequest: the file is not a notebook.
     """
     requests = (list(_read(kept.get("decisions"), Decision.from_dict)) for kept in _kept(path))
     return [decisions for decisions in requests if decisions]
@@ -91,18 +91,18 @@ def decisions_from_notebook(path: str | Path) -> list[list[Decision]]:
 
 def _read(lines: Any, read: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     for line in _list(lines):
-        # Whoever edits a notebook by hand loses that record, not the others.
+        # A record that was edited by hand is lost; the others are read.
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             yield read(json.loads(line))
 
 
 def _kept(path: str | Path) -> Iterator[dict[str, Any]]:
-    """What our outputs in a saved notebook have in their metadata."""
+    """The metadata of our outputs in a saved notebook."""
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
         cells = notebook["cells"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(f"{path} is no notebook that can be read: {error}") from None
+        raise InvalidRequest(f"{path} is not a notebook that can be read: {error}") from None
     for cell in filter(_is_dict, _list(cells)):
         for output in filter(_is_dict, _list(cell.get("outputs"))):
             metadata = output.get("metadata")
@@ -127,5 +127,5 @@ def _moment(since: str | datetime | None) -> float:
         return (moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp()
     except (TypeError, ValueError, AttributeError):
         raise InvalidRequest(
-            f"since={since!r} is no time; write 2026-11-23 or 2026-11-23T14:00"
+            f"since={since!r} is not a time; write 2026-11-23 or 2026-11-23T14:00"
         ) from None

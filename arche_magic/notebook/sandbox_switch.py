@@ -1,4 +1,4 @@
-"""What `%llm_sandbox` does: run the four simulated providers and point this kernel at them."""
+"""Run the four simulated providers, point this kernel at them, and go back to the real ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _running: Sandbox | None = None
 
 
 def start(**settings: Any) -> str:
-    """Start a fresh sandbox and use it for every request of this kernel; returns what to say.
+    """Start a new sandbox and use it for every request of this kernel; returns what to print.
 
-    The process's environment stays as it is, and so do the ledger and the kept replies of the
-    real keys: the sandbox's ledger is in memory, its replies are kept in a file of their own.
+    The process's environment, the ledger and the kept replies of the real keys do not change: the
+    sandbox has its ledger in memory and its kept replies in a separate file.
     """
     global _running
     from arche_magic.sandbox import Sandbox
@@ -36,7 +36,7 @@ def start(**settings: Any) -> str:
     except (ValueError, ImportError, OSError) as error:
         raise InvalidRequest(f"%llm_sandbox: {error}") from None
     stop()
-    # What is rehearsed is asked as it would be of the real services.
+    # The rehearsal follows the same privacy rules as the real services.
     private = get_configuration().private
     _running = sandbox
     environment = sandbox.environment()
@@ -63,7 +63,7 @@ def start(**settings: Any) -> str:
 
 
 def stop() -> str:
-    """Stop the sandbox and go back to the real keys; returns what to say."""
+    """Stop the sandbox and go back to the real keys; returns what to print."""
     global _running
     if _running is None:
         return "The sandbox is not running."
@@ -74,19 +74,19 @@ def stop() -> str:
 
 
 def status() -> str:
-    """Whether it runs, in words."""
+    """Whether the sandbox runs, in words."""
     if _running is None:
         return "The sandbox is not running; %llm_sandbox start starts it."
     return "The sandbox is running; %llm_sandbox stop ends it."
 
 
 def is_running() -> bool:
-    """Whether this kernel uses it."""
+    """Whether this kernel uses the sandbox."""
     return _running is not None
 
 
 def wanted() -> bool:
-    """Whether `auto` should start it: no key is configured, and kept replies do not stand in."""
+    """Whether `auto` should start it: no key is configured, and kept replies are not replayed."""
     configuration = get_configuration()
     return _running is None and not configuration.keys and configuration.replay != "only"
 

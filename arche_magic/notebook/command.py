@@ -1,0 +1,129 @@
+"""What makes a function a command of the notebook: `@command` declares, parses and shows help.
+
+A file in `commands/` holds a command's options, its help and what it does. All of them are loaded
+with the extension, so they import the engine, and modules that need it, inside their functions.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import needs_local_scope, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from .arguments import HelpWanted, help_text, parse_line, usage
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .chat import Chats
+    from .defaults import Defaults
+    from .failures import FailureWatch
+    from .out import OutHook
+
+__all__ = ["Session", "Typed", "argument", "command", "import_in_thread"]
+
+
+@dataclass
+class Session:
+    """What the commands of one kernel share.
+
+    Attributes:
+        shell: the IPython shell.
+        defaults: defaults of every prompt, `%config ArcheMagics`.
+        out: notes which values a command has shown.
+        failures: remembers the last cell that failed.
+    """
+
+    shell: InteractiveShell
+    defaults: Defaults
+    out: OutHook
+    failures: FailureWatch
+
+    @cached_property
+    def chats(self) -> Chats:
+        """The conversations of this kernel."""
+        from .chat import Chats
+
+        return Chats()
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command as the user typed it.
+
+    Attributes:
+        line: the whole first line.
+        options: the values of the options, by name.
+        text: what follows the options on the line, verbatim.
+        cell: the lines below a cell magic; None for a line magic.
+        names: local variables of the function that called the command, if any.
+    """
+
+    line: str
+    options: Namespace
+    text: str
+    cell: str | None
+    names: Mapping[str, Any] | None
+
+
+def command(
+    *options: argument, needs: str = "display"
+) -> Callable[[Callable[[Session, Typed], Any]], Any]:
+    """Make a function of the session and of what was typed into a magic with these options.
+
+    `--help` prints the function's docstring and the options. A line that cannot be parsed, or a
+    text where the docstring's `Usage:` has none, is an error, which IPython shows in one line.
+
+    Args:
+        options: declared as for argparse.
+        needs: the module of the notebook layer that is imported first, with its part of the engine.
+    """
+
+    def declare(body: Callable[[Session, Typed], Any]) -> Any:
+        def magic(
+            magics: Any,
+            line: str,
+            cell: str | None = None,
+            local_ns: Mapping[str, Any] | None = None,
+        ) -> Any:
+            import_in_thread(needs)
+            try:
+                parsed, text = parse_line(magic, line)
+            except HelpWanted:
+                print(magic.__doc__)
+                return None
+            if text.strip() and not any(usage(magic)):
+                from arche_magic.llm_providers.errors import InvalidRequest
+
+                raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
+            return body(magics.session, Typed(line, parsed, text, cell, local_ns))
+
+        magic.__name__ = body.__name__
+        magic.__qualname__ = body.__qualname__
+        magic.__module__ = body.__module__
+        magic.__doc__ = body.__doc__
+        # IPython lists the option that decorates last as the first one.
+        for option in reversed(options):
+            option(magic)
+        magic_arguments(body.__name__)(magic)
+        magic.__doc__ = help_text(magic)
+        return needs_local_scope(no_var_expand(magic))
+
+    return declare
+
+
+def import_in_thread(name: str) -> None:
+    """Import a module of the notebook layer, and what it needs of the engine, in another thread.
+
+    In the main thread an interrupt in the middle of an import would be reported as another error,
+    or be lost.
+    """
+    from arche_magic.llm_providers.bounded import apart
+
+    apart(partial(import_module, f".{name}", __package__))

@@ -1,0 +1,35 @@
+"""`%llm_doctor`: what is wrong with the configuration, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..command import Session, Typed, argument, command
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@command(argument("--send", action="store_true", help="Also send one short prompt to each model."))
+def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
+    """Examine files, addresses, keys, models, clock and ledger, with advice.
+
+    Providers are asked for their lists of models, which uses no quota; with --send a short
+    prompt goes to each model. Returns a DataFrame.
+
+    Usage:
+      %llm_doctor [OPTIONS]
+
+    Examples:
+      %llm_doctor
+      %llm_doctor --send
+    """
+    from arche_magic.llm_providers.doctor import examine
+
+    from ..display import show
+    from ..findings import findings_bundle
+    from ..frames import findings_frame
+
+    findings = examine(send=typed.options.send)
+    show(findings_bundle(findings))
+    return session.out.shown(findings_frame(findings))

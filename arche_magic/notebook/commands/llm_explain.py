@@ -1,0 +1,69 @@
+"""`%llm_explain`: ask about the last cell that failed."""
+
+from __future__ import annotations
+
+from argparse import BooleanOptionalAction, Namespace
+from typing import TYPE_CHECKING, cast
+
+from ..command import Session, Typed, argument, command
+from ..reply_formats import FORMATS
+from .llm import llm
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers import Reply
+
+
+@command(
+    argument("-p", "--provider", metavar="PROVIDER", help="Ask only this provider."),
+    argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
+    argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
+    argument("--patience", type=float, metavar="SECONDS", help="Wait this long for a route."),
+    argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
+    argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
+    argument("-f", "--format", choices=FORMATS, help="`code` offers the fix as the next cell."),
+    argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
+    argument(
+        "--private",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Ask only routes that you marked as not training on prompts.",
+    ),
+    argument("--locals", action="store_true", help="Also send the values of the variables used."),
+    argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
+    argument(
+        "--dry-run",
+        action="store_true",
+        help="Print which route would answer, when, and for how many tokens.",
+    ),
+    needs="ask",
+)
+def llm_explain(session: Session, typed: Typed) -> Reply | None:
+    """Explain the last error and how to fix it; returns the reply.
+
+    Sends the cell that failed, the notebook's own frames and the error's message; values of
+    variables only with --locals.
+
+    Usage:
+      %llm_explain [OPTIONS] [TEXT]    the text is a question about the error
+
+    Examples:
+      %llm_explain
+      %llm_explain -f code --locals
+    """
+    from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.prompts import Prompt
+
+    from ..ask import send
+    from ..explain import FIX, QUESTION, SYSTEM, describe
+
+    failure = session.failures.last()
+    if failure is None:
+        raise InvalidRequest("%llm_explain: no cell has failed yet")
+    # The request is one of `%llm`, with its defaults for what this command does not take.
+    options = Namespace(**{**vars(llm.parser.parse_args([])), **vars(typed.options)})
+    options.system = SYSTEM
+    question = typed.text.strip() or (FIX if options.format == "code" else QUESTION)
+    described = describe(failure, session.shell, options.locals)
+    reply = send(session, options, Prompt(f"{described}\n\n{question}"))
+    # With these options it is one reply, or None if nothing was sent.
+    return cast("Reply | None", session.out.shown(reply, itself=not options.quiet))

@@ -1,0 +1,68 @@
+"""`%llm_sandbox`: rehearse on simulated providers."""
+
+from __future__ import annotations
+
+import math
+
+from ..command import Session, Typed, argument, command
+
+
+@command(
+    argument("--keys", action="append", metavar="PROVIDER=N", help="Number of keys of a provider."),
+    argument(
+        "--limit",
+        action="append",
+        metavar="SCOPE.LIMIT=N",
+        help="Change a limit of a provider, provider/model or key label.",
+    ),
+    argument(
+        "--left",
+        action="append",
+        metavar="SCOPE.LIMIT=N",
+        help="How much of a limit is left at the start, for a provider or key label: "
+        "groq_key_1.requests_per_day=2.",
+    ),
+    argument(
+        "--latency", type=float, default=0.0, metavar="SECONDS", help="Wait before each answer."
+    ),
+    argument("--seed", type=int, default=0, metavar="N", help="Seed of replies and failures."),
+)
+def llm_sandbox(session: Session, typed: Typed) -> None:
+    """Rehearse without keys, on four simulated providers in this kernel.
+
+    The ledger of the real keys is not touched.
+
+    Usage:
+      %llm_sandbox [OPTIONS] [start]
+      %llm_sandbox [OPTIONS] auto      start only if no key is configured
+      %llm_sandbox status
+      %llm_sandbox stop                go back to the real keys
+
+    Examples:
+      %llm_sandbox
+      %llm_sandbox --keys groq=2 --left groq_key_1.requests_per_day=2 start
+    """
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    from .. import sandbox_switch
+
+    options, verb = typed.options, typed.text.strip() or "start"
+    if verb not in ("start", "auto", "stop", "status"):
+        raise InvalidRequest(f"%llm_sandbox: {verb!r} is not start, auto, stop or status")
+    if not 0 <= options.latency < math.inf:
+        raise InvalidRequest(
+            f"%llm_sandbox: --latency {options.latency:g} is not a number of seconds, 0 or more"
+        )
+    settings = {
+        "keys": sandbox_switch.parse_keys(options.keys),
+        "limits": sandbox_switch.parse_amounts(options.limit, "--limit"),
+        "left": sandbox_switch.parse_amounts(options.left, "--left"),
+        "latency": options.latency,
+        "seed": options.seed,
+    }
+    if verb == "stop":
+        print(sandbox_switch.stop())
+    elif verb == "status" or (verb == "auto" and not sandbox_switch.wanted()):
+        print(sandbox_switch.status())
+    else:
+        print(sandbox_switch.start(**settings))

@@ -1,0 +1,80 @@
+"""`%llm_stats`: what was sent and what came of it, in this session or in the last month."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..command import Session, Typed, argument, command
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@command(
+    argument("--plot", action="store_true", help="Show pictures: tokens, seconds, fallbacks."),
+    argument(
+        "--by",
+        choices=("provider", "model", "day", "notebook", "tag", "job"),
+        help="Show sums over all sessions of the last 31 days; job: a row per job of --over.",
+    ),
+)
+def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
+    """Show this session's attempts per route; returns them one by one as a DataFrame.
+
+    With --by it shows and returns sums: requests, tokens, cost; per tag and job also how often
+    packed replies agreed.
+
+    Usage:
+      %llm_stats [OPTIONS]
+
+    Examples:
+      attempts = %llm_stats
+      %llm_stats --by notebook
+      %llm_stats --by tag
+      %llm_stats --plot
+    """
+    from arche_magic.llm_providers.attempts import attempt_log
+    from arche_magic.llm_providers.config import get_configuration
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    from ..display import show
+    from ..drawing import can_draw, pictures_bundle
+    from ..past_attempts import session_attempts
+    from ..plots import attempt_pictures
+    from ..tables import stats_bundle
+
+    options = typed.options
+    if options.by and options.plot:
+        raise InvalidRequest("%llm_stats: --by goes without --plot")
+    if options.by:
+        return session.out.shown(_sums(options.by))
+    frame = session_attempts()
+    if options.plot and can_draw():
+        attempts = attempt_log(get_configuration().store).session()
+        show(pictures_bundle(attempt_pictures(attempts)))
+    else:
+        show(stats_bundle(frame))
+    return session.out.shown(frame)
+
+
+def _sums(by: str) -> pd.DataFrame:
+    """Show the sums of the last 31 days; returns them."""
+    from arche_magic.bulk.job_records import jobs_since
+    from arche_magic.llm_providers.config import get_configuration
+
+    from ..display import show
+    from ..frames import jobs_frame
+    from ..past_attempts import load_attempts
+    from ..sums import DAYS, jobs_bundle, sums_bundle, sums_frame
+
+    configuration = get_configuration()
+    now = datetime.fromtimestamp(configuration.clock.time(), UTC)
+    earliest = now - timedelta(days=DAYS)
+    jobs = jobs_frame(jobs_since(configuration.store, earliest.timestamp()))
+    if by == "job":
+        show(jobs_bundle(jobs))
+        return jobs
+    sums = sums_frame(load_attempts(earliest), by, jobs)
+    show(sums_bundle(sums, by))
+    return sums

@@ -1,0 +1,51 @@
+"""`%llm_why`: why a reply came from its route."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..command import Session, Typed, command
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@command()
+def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
+    """Show why a reply came from its route; returns it as a DataFrame.
+
+    A row per route: what it had left, why it was passed over, what would have changed the
+    choice. Without a name, it explains the last request, even if that failed or was stopped.
+
+    Usage:
+      %llm_why [REPLY]     the name of a variable that holds a reply
+
+    Examples:
+      %llm_why
+      %llm_why answer
+    """
+    from arche_magic.llm_providers.attempts import attempt_log
+    from arche_magic.llm_providers.config import get_configuration
+    from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.reply import Reply
+
+    from ..display import show
+    from ..why import reasons, summary, why_bundle, why_frame
+
+    name, configuration = typed.text.strip(), get_configuration()
+    asked = session.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
+    if name and not isinstance(asked, Reply):
+        raise InvalidRequest(
+            f"%llm_why: {name!r} is not a reply; keep one with %%llm -o NAME. Without a name it "
+            "explains the last request"
+        )
+    if asked is None:
+        raise InvalidRequest("%llm_why: no request was made yet")
+    if not asked.decisions:
+        show({"text/plain": "the reply came from memory; no route was asked"})
+        return session.out.shown(why_frame([]))
+    routes = configuration.routes()
+    private = [route for route in routes if configuration.is_private(route)]
+    explained = reasons(asked.decisions, asked.attempts, routes, private)
+    show(why_bundle(explained, summary(asked.decisions, asked.attempts)))
+    return session.out.shown(why_frame(explained))

@@ -1,0 +1,53 @@
+"""Defaults of every prompt: what `%config ArcheMagics` shows and sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
+from traitlets.config import Configurable
+
+from .reply_formats import FORMATS
+
+
+class Defaults(Configurable):
+    """What a prompt uses where the cell names no option."""
+
+    provider = Unicode("", help="Ask only this provider; empty: all, in order.").tag(config=True)
+    model = Unicode("", help="Model; empty: each provider's default.").tag(config=True)
+    system = Unicode("", help="System prompt of every cell.").tag(config=True)
+    temperature = Float(
+        None, allow_none=True, min=0, max=2, help="0 to 2; None: the provider's."
+    ).tag(config=True)
+    max_tokens = Integer(
+        None, allow_none=True, min=1, help="Maximum length of a reply, in tokens."
+    ).tag(config=True)
+    patience = Float(
+        None, allow_none=True, min=0, help="Seconds to wait for a route rather than fail or pay."
+    ).tag(config=True)
+    keep = Bool(
+        None, allow_none=True, help="Answer repeated prompts from memory; keep each reply."
+    ).tag(config=True)
+    private = Bool(
+        None, allow_none=True, help="Ask only routes that [private] marks as not training."
+    ).tag(config=True)
+    format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
+    budget = Integer(2000, min=1, help="Maximum tokens of one table or list in a prompt.").tag(
+        config=True
+    )
+
+    # While the extension loads, the engine is not imported: the first request checks the name.
+    _checks_provider = False
+
+    @validate("provider")
+    def _known_provider(self, proposal: dict[str, Any]) -> str:
+        name: str = proposal["value"]
+        if name and self._checks_provider:
+            from arche_magic.llm_providers.config import get_configuration
+            from arche_magic.llm_providers.errors import LLMProviderError
+
+            try:
+                get_configuration().provider(name)
+            except LLMProviderError as error:
+                raise TraitError(str(error)) from None
+        return name

@@ -1,0 +1,53 @@
+"""The one reader of a request's events. A cell, a column of a comparison and the panel view it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import Protocol
+
+from arche_magic.llm_providers.reply import Discarded, Event, Reply, Waiting
+from arche_magic.llm_providers.types import in_seconds
+
+
+class View(Protocol):
+    """Shows a request while it runs."""
+
+    def waiting(self, event: Waiting) -> None:
+        """Show which route the request waits for."""
+        ...
+
+    def add(self, text: str) -> None:
+        """Add the next text of the reply."""
+        ...
+
+    def start_over(self, event: Discarded) -> None:
+        """Forget the text so far: the reply starts over."""
+        ...
+
+
+def follow(events: Generator[Event, None, Reply], view: View) -> Reply:
+    """Run a request and tell the view what happens; returns the reply.
+
+    However it ends, the connection is closed and what was spent is booked.
+    """
+    with closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                reply: Reply = end.value
+                return reply
+            if isinstance(event, Waiting):
+                view.waiting(event)
+            elif isinstance(event, Discarded):
+                view.start_over(event)
+            else:
+                view.add(event.text)
+
+
+def waiting_line(event: Waiting) -> str:
+    """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s`."""
+    if event.seconds <= 0:
+        return f"waiting: {event.route} is open, and others came first"
+    return f"waiting: {event.route} opens {in_seconds(event.seconds)}"

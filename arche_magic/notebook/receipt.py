@@ -1,0 +1,139 @@
+"""The receipt below a reply, and what the saved notebook keeps about its request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.characters import without_controls
+from arche_magic.llm_providers.records import told
+from arche_magic.llm_providers.reply import Attempt, Reply, total_cost
+from arche_magic.llm_providers.types import Usage, route_name
+
+from .costs import paid_text
+from .styles import QUIET, quiet_line
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers.attempts import Ended
+
+
+def receipt_line(reply: Reply) -> str:
+    """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`.
+
+    The receipt of a paid reply shows its cost, `paid · $0.0031`. The receipt of a kept reply is
+    `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then, none now`.
+    """
+    route = route_name(reply.provider, reply.key, reply.model)
+    tokens = f"{reply.usage.total_tokens:,} tokens"
+    if reply.from_memory:
+        day = f"{reply.from_memory.astimezone():%Y-%m-%d}"
+        parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
+    else:
+        seconds = f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s"
+        parts = [route, tokens, seconds]
+        if _was_paid(reply) or reply.cost:
+            parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
+    if reply.decisions and reply.decisions[-1].private:
+        parts.append("private")
+    if reply.finish_reason == "length":
+        parts.append("cut at max_tokens")
+    if reply.standing:
+        parts.append(reply.standing)
+    return " · ".join(parts)
+
+
+def _was_paid(reply: Reply) -> bool:
+    """Whether the route that answered is a paid one."""
+    name = reply.provider, reply.key, reply.model
+    considered = (entry for decision in reply.decisions for entry in decision.considered)
+    return any(entry.paid for entry in considered if entry.name == name)
+
+
+def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
+    """The receipt: a grey line that unfolds to the routes that were passed over, with reasons."""
+    line = " · ".join([receipt_line(reply), *more])
+    passed = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
+    if not passed:
+        return quiet_line(line)
+    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over"
+    reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
+    plain = "\n".join([f"{line} · {count}", *reasons])
+    html = (
+        f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)} · '
+        f'<b style="white-space:nowrap">{count}</b></summary>'
+        f"{_attempts_lines(reply.attempts)}</details>"
+    )
+    return {"text/plain": plain, "text/html": html}
+
+
+def reply_metadata(reply: Reply) -> dict[str, Any]:
+    """Metadata of a reply for the saved notebook, from which it can be read back."""
+    return {
+        "provider": reply.provider,
+        "key": reply.key,
+        "model": reply.model,
+        "finish_reason": reply.finish_reason,
+        **({"from_memory": reply.from_memory.isoformat()} if reply.from_memory else {}),
+        **_course(reply),
+    }
+
+
+def request_metadata(ended: Ended | None) -> dict[str, Any]:
+    """Metadata of a request without a reply."""
+    return {"arche_magic": _course(ended)} if ended else {}
+
+
+def _course(ended: Reply | Ended) -> dict[str, Any]:
+    return {
+        "attempts": attempt_lines(ended.attempts),
+        "decisions": [_one_line(decision.to_dict()) for decision in ended.decisions],
+    }
+
+
+def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
+    """Each attempt as a line of JSON: a saved notebook spreads a mapping over many lines.
+
+    `said`, the server's words, is left out: `error` has them already.
+    """
+    return [_one_line(told(replace(attempt, said=""))) for attempt in attempts]
+
+
+def _one_line(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _attempts_lines(attempts: Sequence[Attempt]) -> str:
+    """A line per attempt, in columns; they stay separate lines where styles are removed."""
+    cell = "display:table-cell;padding:1px 12px 1px 0"
+    lines = "".join(
+        f'<div style="display:table-row"><span style="{cell};white-space:nowrap">'
+        f"{escape(route_name(a.provider, a.key, a.model))}</span> "
+        f'<span style="{cell}">{a.outcome}</span> '
+        f'<span style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</span>'
+        "</div>"
+        for a in attempts
+    )
+    return f'<div style="margin:4px 0 4px 14px">{lines}</div>'
+
+
+def interrupted_reply(text: str, ended: Ended | None) -> Reply:
+    """The part of an interrupted reply that arrived, with what is known about its request."""
+    attempts = ended.attempts if ended else ()
+    last = next((a for a in reversed(attempts) if a.outcome == "interrupted"), None)
+    if ended is None or last is None:
+        return Reply(text, finish_reason="interrupted")
+    return Reply(
+        text,
+        provider=last.provider,
+        key=last.key,
+        model=last.model,
+        usage=Usage(last.input_tokens, last.output_tokens),
+        attempts=attempts,
+        seconds=last.waited_s + last.seconds,
+        finish_reason="interrupted",
+        cost=total_cost(attempts),
+        decisions=ended.decisions,
+    )

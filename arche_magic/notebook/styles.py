@@ -1,0 +1,16 @@
+"""Styles that several displays share; inline, since a saved notebook loses all others."""
+
+from __future__ import annotations
+
+from html import escape
+
+# An untrusted notebook loses styles with var(); the grey before it reads on white and on black.
+QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
+GREEN, AMBER, RED = "#2e9e5b", "#c98a1b", "#d0493b"
+TRACK = "rgba(128,128,128,.25)"
+EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
+
+
+def quiet_line(line: str) -> dict[str, str]:
+    """A line in small grey type, as text and as HTML."""
+    return {"text/plain": line, "text/html": f'<span style="{QUIET}">{escape(line)}</span>'}
