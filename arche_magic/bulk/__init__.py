@@ -56,7 +56,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame | Any:
-    """Ask one prompt per row, and give back the data with the replies beside it.
+    """Ask one prompt per row; return the data with columns for the replies.
 
     `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Finished
     rows are on disk at once (`outputs/llm_replies.sqlite`). After an interrupt or a crash, the same

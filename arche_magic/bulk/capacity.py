@@ -22,8 +22,8 @@ class Capacity:
         name: the route as it is shown, such as `groq · key 1 · gpt-oss-120b`.
         standings: its limits as the ledger has them now; those of each key that shares them.
         need: units per metric (`requests`, `tokens`, …) that one request takes.
-        pack: rows that travel in one request.
-        opens_at: epoch seconds; when it takes a request, apart from its limits; inf: never.
+        pack: rows in one request.
+        opens_at: epoch seconds; when it opens, if its limits do not say that; inf: never.
         paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
         provider, model: whose it is.

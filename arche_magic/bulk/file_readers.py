@@ -44,7 +44,7 @@ class FileReader:
         raise NotImplementedError
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The file as frames of at most so many rows, numbered on from one to the next.
+        """The file as frames of at most `rows` rows, numbered on from one to the next.
 
         Frames of a file with types have only the named columns; those of others have all.
         """

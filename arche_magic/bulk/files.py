@@ -134,7 +134,7 @@ class SourceFile:
             return self._reader.count()
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The file as frames of at most so many rows, numbered on from one to the next.
+        """The file as frames of at most `rows` rows, numbered on from one to the next.
 
         Only the named columns of a Parquet file are read. All chunks of a column get the same type:
         integers stay integers beside missing values, and the cells of a CSV stay text, empty ones

@@ -45,20 +45,20 @@ _MOST_WAITING = 8
 
 
 class Job:
-    """One run over rows; iterate over it for the finished ones, in whatever order they come.
+    """One run over rows; iterate over it for the finished rows, in any order.
 
     Args:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
         schema: what each reply must look like, as for `generate`.
-        pack: how many rows may travel in one request: 1 for each alone, `auto` for as many as it
-            takes where requests are scarcer than tokens.
-        patience: seconds that the job waits, in all, where no route is open; None waits as long as
-            it takes. Rows that were not asked by then have an error that says what opens when.
+        pack: most rows in one request: 1 for each alone, `auto` to decide by the limits; they are
+            packed where requests are scarcer than tokens.
+        patience: seconds that the job waits in total while no route is open; None: without end.
+            Rows that were not asked by then have an error that says what opens when.
         allow_paid: routes that cost money may answer too.
         max_cost: USD; the job stops before it spends more in this run, or at most one reply after.
         max_tokens_total: tokens; the job stops before it spends more, or at most one reply after.
-        stop_after: so many rows that fail in this run stop the job.
+        stop_after: number of failed rows in this run that stops the job.
         retry_errors: rows that failed for good in an earlier run are asked again.
         fresh: every row is asked again, and what is kept is replaced.
         reserve: the share of each limit (0 to 1) that is left to other work.
@@ -217,7 +217,7 @@ class Job:
         return left if self._second is None else self._second.patience_left(left)
 
     def progress(self, later: int = 0) -> Progress:
-        """How far it is; `finish_at` counts so many rows more, which come `later`."""
+        """How far it is; `finish_at` includes this many rows that come `later`."""
         progress = replace(self._counts.progress(), finish_at=self._finish.at(later))
         return progress if self._second is None else self._second.added_to(progress)
 

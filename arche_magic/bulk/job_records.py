@@ -84,7 +84,7 @@ def note_job(store: str, record: JobRecord) -> None:
     if path is None:
         _in_memory[store].append(record)
         return
-    # Where the disk refuses, the record of attempts beside it has warned already.
+    # If the disk refuses, the record of attempts has warned already.
     with suppress(OSError):
         append_lines(path, f"{json.dumps(asdict(record))}\n".encode())
 

@@ -1,6 +1,6 @@
 """Several prompts in one request, for services that count requests more strictly than tokens.
 
-The prompts travel as a JSON list with ids, and so do the replies; `unpacking` reads them.
+Prompts and replies are JSON lists with ids; `unpacking` reads the replies.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _BLOCK = 4096
 
 
 class Replies:
-    """Collects the finished rows of a job, in whatever order they come.
+    """Collects the finished rows of a job, in any order.
 
     Columns: `reply`, or the fields of the schema, each of its type; `provider` and `model`;
     `tokens`, spent on the row now or when its reply was kept; `error`, why a row has no reply; and,
@@ -29,7 +29,7 @@ class Replies:
 
     With `details=True` also `key`, the label of the key that answered; `seconds`, what the request
     took, waiting included; `cost_usd` (USD); and `request`, the id that its attempts have in
-    `load_attempts()`. Rows that travelled together have the same request and seconds, and share
+    `load_attempts()`. Rows packed into one request have the same request and seconds, and share
     its cost. With `twice=` also the fields of the second model's reply, `second_…`, and
     `second_model`; missing in rows that were not drawn.
 

@@ -257,6 +257,6 @@ def _why_stopped(bound: str, requests: int) -> str:
 
 
 def _shorten(tasks: list[Task], limit: int) -> None:
-    """Have no more than so many tasks in a request that carries one of these."""
+    """Have at most `limit` tasks in a request that carries one of these."""
     for task in tasks:
         task.limit = min(task.limit, limit)
