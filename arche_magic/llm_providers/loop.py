@@ -144,16 +144,21 @@ class RequestRun:
     def _choose(self) -> Choice[Route]:
         now, patience = self._clock.time(), self._patience_left()
 
-        def state_of(route: Route) -> RouteState:
-            state = self.quota_tracker.state(route, self.request, now)
-            refused = self._refused.get(route)
-            if refused and state.opens_at <= now < refused.opens_at:
-                state = refused
-            self._seen[route] = state
-            return state
+        of_ledger = self.quota_tracker.states_for(self.request, now)
 
-        routes = self._remaining.routes()
-        choice = choose(routes, state_of, now, patience, self.preferred_provider)
+        def state_of(route: Route) -> RouteState:
+            state = of_ledger(route)
+            refused = self._refused.get(route)
+            return refused if refused and state.opens_at <= now < refused.opens_at else state
+
+        choice = choose(
+            self._remaining.routes(),
+            state_of if self._refused else of_ledger,
+            now,
+            patience,
+            self.preferred_provider,
+        )
+        self._seen.update(choice.considered)
         aim = choice.route, choice.opens_at > now
         if aim == self._aim and not aim[1]:
             self.decisions.pop()

@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
 from .errors import NOT_SENT, ConfigurationError, ProviderFailure, Remedy
-from .prices import cost_usd
 from .processes import this_process
 from .quota import closures, codec, failing, ledger, opening, views
-from .quota.budget import BudgetUse, Expected
+from .quota.budget import BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
 from .quota.merging import merge_documents
@@ -30,6 +28,8 @@ from .quota.opening import RouteState
 from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
+from .quota.route_states import RouteStates
+from .quota.spending import Shares, Spending
 from .quota.state import AccountState, Amounts, ProviderState, RouteRecord
 from .storage import (
     MemoryStorage,
@@ -39,7 +39,7 @@ from .storage import (
     open_storage,
     warn_once,
 )
-from .types import Key, Message, Observation, Request, Route, Standing, Usage
+from .types import Key, Message, Observation, Request, Route, RouteId, Standing, Usage
 
 # A hold outlives its call by this much; after that its kernel is taken for dead.
 _HOLD_MARGIN_SECONDS = 30.0
@@ -67,22 +67,27 @@ class QuotaTracker:
     Args:
         storage: where the documents live.
         configuration: keys, models and the limits to start from; its clock is used.
-
-    Attributes:
-        job: what bounds the job whose calls it holds; None for calls of no job.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
-        self.job: Purse | None = None
         self.storage = storage
         self.configuration = configuration
         self._clock = configuration.clock
         # Unlike others, not the same in a forked child.
         self._jitter = random.SystemRandom()
         self._records = RouteRecords(storage, configuration)
-        budget = configuration.budget
-        self._budget = Purse(storage, budget) if budget else None
+        self._states = RouteStates(self._records)
+        self._spending = Spending(storage, configuration)
         take_over_older_counts(storage, configuration)
+
+    @property
+    def job(self) -> Purse | None:
+        """What bounds the job whose calls are held here; None for calls of no job."""
+        return self._spending.job
+
+    @job.setter
+    def job(self, purse: Purse | None) -> None:
+        self._spending.job = purse
 
     def check_store(self) -> None:
         """Check that the ledger is where it was configured to be.
@@ -114,8 +119,28 @@ class QuotaTracker:
             return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
         amounts = ledger.estimate(record.model, request)
         state = opening.route_state(record, amounts, now, request.reserve)
-        bound = self._bound(route, request, amounts, now)
-        return bound if bound and bound.opens_at > state.opens_at else state
+        bound_of = self._spending.bound_of(request, now)
+        return _later(state, bound_of(route, amounts) if bound_of else None)
+
+    def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
+        """`state` for a choice among routes of the configuration.
+
+        A state is worked out when it is asked for, from one reading of the ledger per provider,
+        and only if something has changed. A headroom may be a second old.
+        """
+        if request.images:
+            return lambda route: self.state(route, request, now)
+        state_of = self._states.of(request, now)
+        bound_of = self._spending.bound_of(request, now)
+        if bound_of is None:
+            return state_of
+
+        def bounded(route: Route) -> RouteState:
+            state = state_of(route)
+            amounts = ledger.estimate(self._states.model(route), request)
+            return _later(state, bound_of(route, amounts))
+
+        return bounded
 
     def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
         """What bounds the calls of one job, in USD and tokens (inf: no bound); None without bounds.
@@ -130,11 +155,9 @@ class QuotaTracker:
 
     def job_refuses(self, route: Route, request: Request) -> str:
         """The bound of the job that keeps the request from the route for good; "" if none does."""
-        if self.job is None:
-            return ""
         now = self._clock.time()
         amounts = ledger.estimate(self._records.read(route, now).model, request)
-        return self.job.refusal(self._expected(route, request, amounts), now)
+        return self._spending.refusal(route, request, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """Tokens the request will probably spend there, by the model's own record."""
@@ -172,10 +195,13 @@ class QuotaTracker:
             StorageTimeout: the ledger was locked until this thread's deadline.
         """
         self.check_store()
-        shares: tuple[tuple[Purse, str], ...] = ()
-        if self._purses(route):
+        shares: Shares = ()
+        if self._spending.bounds(route):
             requests = requests[:1]
-            taken = self._take_shares(route, requests[0])
+            now = self._clock.time()
+            amounts = ledger.estimate(self._records.read(route, now).model, requests[0])
+            expires = now + requests[0].timeout + _HOLD_MARGIN_SECONDS
+            taken = self._spending.hold(route, requests[0], amounts, now, expires)
             if isinstance(taken, RouteState):
                 return taken
             shares = taken
@@ -208,7 +234,7 @@ class QuotaTracker:
             held = not isinstance(result, RouteState)
         finally:
             if not held:
-                self._return_shares(shares)
+                self._spending.give_back(shares, self._clock.time())
         if isinstance(result, RouteState):
             return result
         holds = [replace(hold, document=name, shares=shares) for hold in result]
@@ -342,7 +368,7 @@ class QuotaTracker:
 
     def budget(self) -> list[BudgetUse]:
         """What paid routes have cost of each budget that is set; [] without any."""
-        return self._budget.uses(self._clock.time()) if self._budget else []
+        return self._spending.uses(self._clock.time())
 
     def closure(self, key: Key) -> Closure | None:
         """Why none of the key's routes is open, apart from limits that refill; None if any may be.
@@ -426,11 +452,13 @@ class QuotaTracker:
         """
         now = self._clock.time() if now is None else now
         rows = []
+        record_of = self._records.reading(now)
+        bound_of = self._spending.bound_of(_SHORT_PROMPT, now)
         for route in self._all_routes(provider):
-            record = self._records.read(route, now)
+            record = record_of(route)
             account = self._records.accounts.account(route.key)
             amounts = ledger.estimate(record.model, _SHORT_PROMPT)
-            bound = self._bound(route, _SHORT_PROMPT, amounts, now)
+            bound = bound_of(route, amounts) if bound_of else None
             rows += views.standings_of(record, account, amounts, now, bound)
         return rows
 
@@ -459,74 +487,9 @@ class QuotaTracker:
         """
         return self._records.accounts.shared_keys()
 
-    def _bound(
-        self, route: Route, request: Request, amounts: Amounts, now: float
-    ) -> RouteState | None:
-        """What the budget, or the bounds of the job, say to the request; None if nothing."""
-        purses = self._purses(route)
-        expected = self._expected(route, request, amounts) if purses else None
-        states = [purse.state(expected, now) for purse in purses if expected]
-        return max(filter(None, states), key=lambda state: state.opens_at, default=None)
-
-    def _purses(self, route: Route) -> list[Purse]:
-        """What bounds calls on the route, besides its limits."""
-        found = [self._budget if route.paid else None, self.job]
-        return [purse for purse in found if purse is not None]
-
-    def _expected(self, route: Route, request: Request, amounts: Amounts) -> Expected:
-        """What a request is expected to take there."""
-        packed = " packed" if request.expected_tokens else ""
-        images = " with images" if request.images else ""
-        windows = self.configuration.providers[route.provider].context_windows
-        return Expected(
-            kind=f"{route.provider}/{route.model}{packed}{images}",
-            usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
-            plain=ledger.plain_tokens(request),
-            longest_reply=request.max_tokens,
-            window=windows.get(route.model, math.inf),
-            scale=float(request.expected_tokens or 1),
-            price=partial(cost_usd, route),
-        )
-
-    def _take_shares(
-        self, route: Route, request: Request
-    ) -> tuple[tuple[Purse, str], ...] | RouteState:
-        """Hold the request's share of the budget and of its job's bounds, or of neither."""
-        now = self._clock.time()
-        amounts = ledger.estimate(self._records.read(route, now).model, request)
-        expected = self._expected(route, request, amounts)
-        expires = now + request.timeout + _HOLD_MARGIN_SECONDS
-        shares: list[tuple[Purse, str]] = []
-        shut: RouteState | None = None
-        purses = self._purses(route)
-        try:
-            for purse in purses:
-                taken = purse.hold(expected, now, expires)
-                if isinstance(taken, RouteState):
-                    shut = taken
-                    break
-                shares.append((purse, taken))
-        finally:
-            if len(shares) < len(purses):
-                self._return_shares(shares)
-        return shut or tuple(shares)
-
-    def _return_shares(self, shares: Iterable[tuple[Purse, str]]) -> None:
-        """Give back what was held for a request that was not sent."""
-        for purse, hold in shares:
-            purse.settle(hold, Usage(), 0.0, self._clock.time())
-
     def _pay(self, hold: Hold, spent: Amounts, *, counted: bool) -> list[BudgetUse]:
-        """Book what a call cost and took, where that is bounded; returns what the budget has left.
-
-        `counted` says that `spent` is known, not guessed.
-        """
-        tokens = (math.ceil(spent.get(name, 0.0)) for name in ("input_tokens", "output_tokens"))
-        usage, now = Usage(*tokens), self._clock.time()
-        usd = cost_usd(hold.route, usage) if hold.shares else None
-        for purse, share in hold.shares:
-            purse.settle(share, usage, usd, now, counted=counted)
-        return self.budget() if any(purse is self._budget for purse, _ in hold.shares) else []
+        now = self._clock.time()
+        return self._spending.pay(hold.route, hold.shares, spent, now, counted=counted)
 
     def _key(self, label: str) -> Key:
         for key in self.configuration.keys:
@@ -536,12 +499,24 @@ class QuotaTracker:
         raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
     def _all_routes(self, provider: str | None) -> list[Route]:
-        routes = {(route.key, route.model): route for route in self.configuration.routes()}
-        for key in dict.fromkeys(key for key, _ in routes):
-            for model in self._records.accounts.read(key)[0].models:
-                if (key, model) not in routes and self.configuration.is_on(key, model):
-                    routes[key, model] = self.configuration.route(key, model)
-        return [route for route in routes.values() if provider in (None, route.provider)]
+        routes = {
+            route.id: route
+            for route in self.configuration.routes()
+            if provider in (None, route.provider)
+        }
+        for name in dict.fromkeys(route.provider for route in routes.values()):
+            readings, _ = self._records.accounts.read_all(name)
+            for key in dict.fromkeys(r.key for r in list(routes.values()) if r.provider == name):
+                for model in readings[key.label].account.models:
+                    used = RouteId(name, key.label, model)
+                    if used not in routes and self.configuration.is_on(key, model):
+                        routes[used] = self.configuration.route(key, model)
+        return list(routes.values())
+
+
+def _later(state: RouteState, bound: RouteState | None) -> RouteState:
+    """Of the state by limits and that by the bounds of cost, the one that opens later."""
+    return bound if bound and bound.opens_at > state.opens_at else state
 
 
 def _spent(call: Settlement) -> Amounts:

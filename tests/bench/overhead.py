@@ -1,11 +1,14 @@
 """What we add to a provider's own SDK: `make bench` prints it; nothing passes or fails here.
 
+With `--routes 1,50,200,500` only a plain call is measured, with that many keys of one provider.
+
 Raw and wrapped calls take turns against a sandbox in a process of its own, so that a busy machine
 slows both alike. CPU time is that of this process alone, and says more than wall time there.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -36,12 +39,12 @@ CALLS, STREAMS, HOLDS, STARTS = 400, 150, 400, 7
 
 
 @contextmanager
-def sandbox(latency: float = 0.0) -> Iterator[dict[str, str]]:
+def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
     """The variables of a sandbox in a process of its own whose limits nothing here can reach.
 
-    Its replies take `latency` seconds.
+    Its replies take `latency` seconds; it accepts so many keys of Groq.
     """
-    arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", "groq=1"]
+    arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", f"groq={keys}"]
     arguments += ["--latency", str(latency)]
     for name in LIMITS:
         arguments += ["--limit", f"groq.{name}={PLENTY}"]
@@ -78,7 +81,7 @@ def raw_client(variables: dict[str, str]) -> Any:
     import httpx
 
     return groq.Groq(
-        api_key=variables["GROQ_API_KEY"],
+        api_key=variables.get("GROQ_API_KEY") or variables["GROQ_API_KEY_1"],
         base_url=variables["GROQ_BASE_URL"],
         max_retries=0,
         http_client=httpx.Client(
@@ -137,6 +140,42 @@ def calls(variables: dict[str, str], configuration: Configuration) -> None:
 
     times = in_turns(CALLS, raw=raw, ours=ours)
     compare("generate, ledger and attempts on disk", "<= 1.5", times["raw"], times["ours"])
+
+
+def calls_with_routes(counts: list[int]) -> None:
+    """A plain call with so many keys, each with an account of its own, after each has answered."""
+    print(
+        "generate by the number of routes, ledger and attempts on disk (target: 1.35 with one, and"
+    )
+    print(
+        "and with 500 at most 1.5 times the time of one); ms wall, and the ratio to the SDK alone"
+    )
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder, sandbox(keys=count) as variables:
+            configuration = configured(variables, Path(folder))
+            client = raw_client(variables)
+            provider = IntelligentLLMOrchestrator(configuration=configuration)
+            messages = [{"role": "user", "content": PROMPT}]
+            for _ in range(count):
+                provider.generate(PROMPT)
+
+            def raw(client: Any = client, messages: Any = messages) -> float:
+                client.chat.completions.create(model=MODEL, messages=messages)
+                return 0.0
+
+            def ours(provider: IntelligentLLMOrchestrator = provider) -> float:
+                provider.generate(PROMPT)
+                return 0.0
+
+            times = in_turns(CALLS, raw=raw, ours=ours)
+            size = Path(configuration.store).stat().st_size
+        ratio = median(b[0] / a[0] for a, b in zip(times["raw"], times["ours"], strict=True))
+        cpu = median(b[1] / a[1] for a, b in zip(times["raw"], times["ours"], strict=True) if a[1])
+        (raw_wall, _), (wall, _) = middle(times["raw"]), middle(times["ours"])
+        print(
+            f"  {count:4} routes  SDK {raw_wall:6.2f}  ours {wall:6.2f}  ratio {ratio:5.2f}"
+            f"  (CPU {cpu:5.2f})  ledger {size / 1000:5.0f} kB"
+        )
 
 
 def first_tokens(variables: dict[str, str], configuration: Configuration) -> None:
@@ -233,13 +272,20 @@ def load_extension() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--routes", help="numbers of keys, such as 1,50,200,500")
+    options = parser.parse_args()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{os.cpu_count()} cores, load {load:.1f} at the start; medians\n")
+    if options.routes:
+        calls_with_routes([int(count) for count in options.routes.split(",")])
+        return
     with tempfile.TemporaryDirectory() as folder, sandbox() as variables:
         configuration = configured(variables, Path(folder))
         calls(variables, configuration)
         first_tokens(variables, configuration)
         hold_and_settle(configuration)
+    calls_with_routes([1, 500])
     imports()
     load_extension()
 

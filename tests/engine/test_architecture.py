@@ -85,11 +85,19 @@ ALLOWED = {
         "quota.accounts", "quota.budget?", "quota.ledger", "quota.state", "quota", "catalog",
         "config", "processes", "storage", "types",
     },
+    "quota.route_states": {
+        "quota.accounts", "quota.ledger", "quota.opening", "quota.route_records", "quota.state",
+        "quota", "types",
+    },
+    "quota.spending": {
+        "quota.budget", "quota.ledger", "quota.opening", "quota.state", "quota", "config",
+        "prices", "storage", "types",
+    },
     "quota_tracker": {
         "prices", "quota.budget", "quota.closures", "quota.codec", "quota.failing",
         "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
-        "quota.route_records", "quota.state", "quota.views", "quota", "catalog", "config",
-        "processes", "storage", "errors", "types",
+        "quota.route_records", "quota.route_states", "quota.spending", "quota.state",
+        "quota.views", "quota", "catalog", "config", "processes", "storage", "errors", "types",
     },
     "bounded": set(),
     "processes": set(),
@@ -112,6 +120,10 @@ ALLOWED = {
     "awaiting": {"stopping"},
     "replay": {"bounded", "replies", "errors", "records", "reply", "types"},
     "routing": {"quota.opening", "records", "types"},
+    "offered_routes": {
+        "config", "errors", "privacy", "routing", "sources", "trust", "types",
+    },
+    "given_keys": {"config", "errors", "tracebacks", "types"},
     "images": {"errors", "folders", "types"},
     "parameters": {
         "characters", "schemas", "config", "errors", "images", "redaction", "types",

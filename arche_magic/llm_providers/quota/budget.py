@@ -136,7 +136,12 @@ class Purse:
 
     def state(self, expected: Expected, now: float) -> RouteState | None:
         """Until when the bounds keep a request from being sent; None if it may be sent."""
-        return self._state(self._read(now), expected, now)
+        return self.states(now)(expected)
+
+    def states(self, now: float) -> Callable[[Expected], RouteState | None]:
+        """`state` for several requests at one moment: the storage is read once."""
+        state = self._read(now)
+        return lambda expected: self._state(state, expected, now)
 
     def refusal(self, expected: Expected, now: float) -> str:
         """The bound that the request would break even if nothing were under way; "" if none."""

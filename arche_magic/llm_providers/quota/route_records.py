@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,7 @@ from ..processes import is_dead
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Observation, Route, Usage
 from . import ledger
-from .accounts import Accounts
+from .accounts import Accounts, Reading
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 if TYPE_CHECKING:
@@ -84,6 +84,24 @@ class RouteRecords:
         Calls that never ended are charged first; in a copy, if the ledger is locked.
         """
         account, provider = self.accounts.read(route.key)
+        return self._charged(account, provider, route, now)
+
+    def reading(self, now: float) -> Callable[[Route], RouteRecord]:
+        """`read` for many routes of the configuration: the ledger is read once per provider."""
+        providers: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+
+        def record_of(route: Route) -> RouteRecord:
+            if route.provider not in providers:
+                providers[route.provider] = self.accounts.read_all(route.provider)
+            readings, provider = providers[route.provider]
+            return self._charged(readings[route.key.label].account, provider, route, now)
+
+        return record_of
+
+    def _charged(
+        self, account: AccountState, provider: ProviderState, route: Route, now: float
+    ) -> RouteRecord:
+        """The record of a route in these states, with calls charged that never ended."""
         if ledger.lost_holds(account, now, is_dead):
 
             def charge(account: AccountState, provider: ProviderState) -> None:
