@@ -17,7 +17,7 @@ from .quota_tracker import Hold
 from .remaining import Remaining
 from .reply import Discarded, Event, Reply, Waiting, total_cost
 from .request_progress import RequestProgress
-from .routing import Choice, Decision, choose
+from .routing import Choice, Decision, Routes, choose
 from .stopping import raise_if_stopped
 from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
 from .types import Request, Route
@@ -122,7 +122,7 @@ class RequestRun:
                         self._ledger.append(progress.attempts, self.decisions)
 
     def _line_name(self) -> Hashable:
-        names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
+        names = self.routes.ids if isinstance(self.routes, Routes) else frozenset(self.routes)
         # A request that waits for room in the bounds of its job delays no other request.
         return self.quota_tracker.configuration.store, names, self.quota_tracker.job
 

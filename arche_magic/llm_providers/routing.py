@@ -41,7 +41,7 @@ class Routes(tuple[Route, ...]):
 
     def __init__(self, *_: object) -> None:
         self._groups: dict[str | None, list[list[Route]]] = {}
-        self.ids: frozenset[RouteId] = frozenset(route.id for route in self)
+        self.ids = frozenset((route.id, route.key.fingerprint) for route in self)
 
     def groups(self, preferred: str | None) -> list[list[Route]]:
         """Routes of one provider and model together, in the order in which they are asked."""
