@@ -72,7 +72,7 @@ ALLOWED = {
     },
     "quota.merging": {
         "quota.budget_state", "quota.closures", "quota.codec", "quota.ledger", "quota.state",
-        "quota.windows", "quota",
+        "quota.windows", "quota", "types",
     },
     "quota.accounts": {
         "quota.codec", "quota.merging", "quota.state", "quota", "config", "storage", "types",

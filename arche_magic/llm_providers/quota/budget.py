@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from ..processes import is_dead, this_process
 from ..storage import Document, Storage
-from ..types import Budget, Usage, utc
+from ..types import MOST_UNITS, Budget, Usage, utc
 from . import codec
 from .budget_state import BudgetState, HeldShare, Highest, JobsState, JobState
 from .opening import RouteState, is_expired
@@ -289,10 +289,10 @@ class Purse:
     def _charge(self, state: BudgetState, took: Mapping[str, float], now: float) -> None:
         if self._budget is not None:
             for name in _days(now):
-                state.spent[name] += took["usd"]
+                state.spent[name] = min(state.spent[name] + took["usd"], MOST_UNITS)
         else:
             for unit in _UNITS:
-                state.spent[unit] = state.spent.get(unit, 0.0) + took[unit]
+                state.spent[unit] = min(state.spent.get(unit, 0.0) + took[unit], MOST_UNITS)
 
 
 def _amounts(state: BudgetState, expected: Expected) -> _Amounts:
