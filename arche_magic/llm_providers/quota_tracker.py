@@ -7,21 +7,21 @@ that use the same storage see one ledger.
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
 from .errors import NOT_SENT, ConfigurationError, ProviderFailure, Remedy
-from .processes import this_process
-from .quota import closures, codec, failing, ledger, opening, views
+from .quota import booking, closures, codec, failing, ledger, opening, views
 from .quota.budget import BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
+from .quota.key_states import Closure as Closure
+from .quota.key_states import KeyStates
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
@@ -30,7 +30,8 @@ from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
 from .quota.route_states import RouteStates
 from .quota.spending import Shares, Spending
-from .quota.state import AccountState, Amounts, ProviderState, RouteRecord
+from .quota.standings import standings
+from .quota.state import AccountState, Amounts, ProviderState
 from .storage import (
     MemoryStorage,
     Storage,
@@ -39,26 +40,12 @@ from .storage import (
     open_storage,
     warn_once,
 )
-from .types import Key, Message, Observation, Request, Route, RouteId, Standing, Usage
+from .types import Key, Observation, Request, Route, Standing, Usage
 
-# A hold outlives its call by this much; after that its kernel is taken for dead.
-_HOLD_MARGIN_SECONDS = 30.0
 # So long a user's command waits for a ledger that is locked.
 _COMMAND_SECONDS = 10.0
 # What is only noted by the way waits no longer than this.
 _NOTE_SECONDS = 2.0
-
-# What tables ask routing about: a route that they call open takes at least this.
-_SHORT_PROMPT = Request((Message("user", "Hello"),))
-
-
-@dataclass(frozen=True)
-class Closure:
-    """Why a key is shut, since when, and until when (None: until the user acts); epoch seconds."""
-
-    reason: str
-    since: float
-    until: float | None
 
 
 class QuotaTracker:
@@ -77,6 +64,7 @@ class QuotaTracker:
         self._jitter = random.SystemRandom()
         self._records = RouteRecords(storage, configuration)
         self._states = RouteStates(self._records)
+        self._keys = KeyStates(self._records.accounts, configuration)
         self._spending = Spending(storage, configuration)
         take_over_older_counts(storage, configuration)
 
@@ -200,44 +188,22 @@ class QuotaTracker:
             requests = requests[:1]
             now = self._clock.time()
             amounts = ledger.estimate(self._records.read(route, now).model, requests[0])
-            expires = now + requests[0].timeout + _HOLD_MARGIN_SECONDS
+            expires = now + requests[0].timeout + booking.HOLD_MARGIN_SECONDS
             taken = self._spending.hold(route, requests[0], amounts, now, expires)
             if isinstance(taken, RouteState):
                 return taken
             shares = taken
 
-        def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
-            now = self._clock.time()
-            self._records.charge_lost(account, provider, route, now)
-            holds: list[Hold] = []
-            by = this_process()
-            for request in requests:
-                record = self._records.record(account, provider, route, now)
-                amounts = ledger.estimate(record.model, request)
-                state = opening.route_state(record, amounts, now, request.reserve)
-                if state.opens_at > now:
-                    return holds or state
-                # An image says nothing about what a model counts for text, nor an unusual request
-                # about its usual replies.
-                unusual = request.images or request.expected_tokens
-                plain = 0.0 if unusual else ledger.plain_tokens(request)
-                hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
-                expires = now + request.timeout + _HOLD_MARGIN_SECONDS
-                ledger.place_hold(account, route, hold.id, amounts, now, expires, by)
-                closures.note_trial(provider, route, now)
-                holds.append(hold)
-            return holds
-
         held = False
         try:
-            result, name = self._records.accounts.update(route.key, change)
+            result = booking.hold(self._records, route, requests)
             held = not isinstance(result, RouteState)
         finally:
             if not held:
                 self._spending.give_back(shares, self._clock.time())
         if isinstance(result, RouteState):
             return result
-        holds = [replace(hold, document=name, shares=shares) for hold in result]
+        holds = [replace(hold, shares=shares) for hold in result]
         try:
             self.check_store()
         except ConfigurationError:
@@ -267,31 +233,10 @@ class QuotaTracker:
 
     def settle_all(self, calls: Sequence[Settlement]) -> str:
         """The same for calls of one route that were held together, in one change."""
-        route = calls[0].hold.route
-        # First of all: what the replies say of limits holds for the account as a whole.
-        for call in calls:
-            self._records.accounts.learn(route.key, call.account, "header")
-
-        def change(record: RouteRecord, now: float) -> str:
-            model = record.model
-            for call in calls:
-                hold, ended_at = call.hold, min(now, call.ended_at)
-                alone = ledger.settle(
-                    model, record.limits.values(), hold.id, _spent(call), ended_at, hold.at
-                )
-                if call.usage and call.is_whole:
-                    ledger.calibrate(model, hold.plain_tokens, call.usage)
-                closures.end_trial(record, hold.at)
-                record = self._records.learn(record, call.observations, ended_at, alone)
-                if call.answered:
-                    record = self._records.doubt(record, hold.at)
-                    ledger.note_answer(record, ended_at, hold.at)
-            return views.tightest(record, now)
-
-        left = self._records.settle([call.hold for call in calls], change)
+        left = booking.settle(self._records, calls)
         for call in calls:
             counted = call.usage is not None and call.is_whole
-            uses = self._pay(call.hold, _spent(call), counted=counted)
+            uses = self._pay(call.hold, booking.spent(call), counted=counted)
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
@@ -299,20 +244,9 @@ class QuotaTracker:
 
         `account` is the account the reply named, if any. Returns the state of the route after it.
         """
-        route = hold.route
-        self._records.accounts.learn(route.key, account, "error")
         spent = failing.spent(hold.amounts, failure)
-
-        def change(record: RouteRecord, now: float) -> RouteState:
-            limits = record.limits.values()
-            alone = ledger.settle(record.model, limits, hold.id, spent, now, hold.at)
-            closures.end_trial(record, hold.at)
-            seen = failure.observations
-            record = self._records.learn(record, seen, now, alone, hold.amounts)
-            failing.close(record, failure, now, hold.at, self._jitter.uniform(0.8, 1.2))
-            return opening.route_state(record, hold.amounts, now)
-
-        state = self._records.settle([hold], change)
+        jitter = self._jitter.uniform(0.8, 1.2)
+        state = booking.fail(self._records, hold, failure, spent, account, jitter)
         self._pay(hold, spent, counted=failure.usage_is_known)
         return state
 
@@ -330,41 +264,12 @@ class QuotaTracker:
         `models` those that it listed: one of them that was taken for missing is open again, and so
         is the address. Nothing is noted if the ledger is locked for two seconds.
         """
-        address = self.configuration.providers[key.provider].base_url or ""
-        listed = frozenset(models)
-
-        def change(account_state: AccountState, provider: ProviderState) -> None:
-            account_state.provider = key.provider
-            entry = account_state.key(key.fingerprint)
-            entry.label = key.label
-            if refusal is None:
-                closures.reopen(entry, began)
-                closures.reopen(provider, began)
-                for model, at_provider in provider.models.items():
-                    # Ollama lists `llama3.2:latest` for what is asked for as `llama3.2`.
-                    if not listed.isdisjoint((model, f"{model}:latest")):
-                        closures.reopen(at_provider, began)
-            else:
-                now, remedy = self._clock.time(), Remedy.REPLACE_KEY.name
-                closures.close(entry, refusal, now, None, began, remedy, address)
-
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
-            self._records.accounts.learn(key, account, "header")
-            self._records.accounts.update(key, change)
+            self._keys.note_check(key, began, refusal, account, models)
 
     def missing_models(self) -> dict[str, list[str]]:
         """By provider, the models that were missing when they were last asked for."""
-        now = self._clock.time()
-        missing: dict[str, list[str]] = {}
-        for key in self.configuration.keys:
-            address = self.configuration.providers[key.provider].base_url or ""
-            _, provider = self._records.accounts.read(key)
-            for model, state in provider.models.items():
-                closed = closures.closure_of(state, address)
-                if closed and closed.remedy == closures.MISSING and closed.ends > now:
-                    names = missing.setdefault(key.provider, [])
-                    names += [model] if model not in names else []
-        return missing
+        return self._keys.missing_models(self._clock.time())
 
     def budget(self) -> list[BudgetUse]:
         """What paid routes have cost of each budget that is set; [] without any."""
@@ -375,14 +280,7 @@ class QuotaTracker:
 
         Either the key itself is refused, or its account has no credit.
         """
-        now = self._clock.time()
-        account, _ = self._records.accounts.read(key)
-        address = self.configuration.providers[key.provider].base_url or ""
-        for part in (account.keys.get(key.fingerprint), account):
-            closed = closures.closure_of(part, address) if part else None
-            if closed and closed.ends > now:
-                return Closure(closed.reason, closed.since, closed.until)
-        return None
+        return self._keys.closure(key, self._clock.time())
 
     def account(self, key: Key) -> str | None:
         """The account whose quota a key spends; None as long as nobody has named it."""
@@ -451,16 +349,7 @@ class QuotaTracker:
         used includes what calls in flight hold.
         """
         now = self._clock.time() if now is None else now
-        rows = []
-        record_of = self._records.reading(now)
-        bound_of = self._spending.bound_of(_SHORT_PROMPT, now)
-        for route in self._all_routes(provider):
-            record = record_of(route)
-            account = self._records.accounts.account(route.key)
-            amounts = ledger.estimate(record.model, _SHORT_PROMPT)
-            bound = bound_of(route, amounts) if bound_of else None
-            rows += views.standings_of(record, account, amounts, now, bound)
-        return rows
+        return standings(self._records, self._spending, self.configuration, provider, now)
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
         """Usage per provider, key and limit; with `provider`, of that one alone.
@@ -498,33 +387,10 @@ class QuotaTracker:
         labels = ", ".join(known.label for known in self.configuration.keys)
         raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
-    def _all_routes(self, provider: str | None) -> list[Route]:
-        routes = {
-            route.id: route
-            for route in self.configuration.routes()
-            if provider in (None, route.provider)
-        }
-        for name in dict.fromkeys(route.provider for route in routes.values()):
-            readings, _ = self._records.accounts.read_all(name)
-            for key in dict.fromkeys(r.key for r in list(routes.values()) if r.provider == name):
-                for model in readings[key.label].account.models:
-                    used = RouteId(name, key.label, model)
-                    if used not in routes and self.configuration.is_on(key, model):
-                        routes[used] = self.configuration.route(key, model)
-        return list(routes.values())
-
 
 def _later(state: RouteState, bound: RouteState | None) -> RouteState:
     """Of the state by limits and that by the bounds of cost, the one that opens later."""
     return bound if bound and bound.opens_at > state.opens_at else state
-
-
-def _spent(call: Settlement) -> Amounts:
-    """Units that a call spent."""
-    usage = call.usage
-    if usage is None:
-        return call.hold.amounts
-    return ledger.as_amounts(usage.input_tokens, usage.output_tokens)
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:

@@ -93,11 +93,23 @@ ALLOWED = {
         "quota.budget", "quota.ledger", "quota.opening", "quota.state", "quota", "config",
         "prices", "storage", "types",
     },
+    "quota.booking": {
+        "quota.closures", "quota.failing", "quota.ledger", "quota.opening", "quota.route_records",
+        "quota.state", "quota.views", "quota", "errors", "processes", "types",
+    },
+    "quota.key_states": {
+        "quota.accounts", "quota.closures", "quota.state", "quota", "config", "errors", "types",
+    },
+    "quota.standings": {
+        "quota.ledger", "quota.route_records", "quota.spending", "quota.views", "quota", "config",
+        "types",
+    },
     "quota_tracker": {
-        "prices", "quota.budget", "quota.closures", "quota.codec", "quota.failing",
-        "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
-        "quota.route_records", "quota.route_states", "quota.spending", "quota.state",
-        "quota.views", "quota", "catalog", "config", "processes", "storage", "errors", "types",
+        "quota.booking", "quota.budget", "quota.closures", "quota.codec", "quota.failing",
+        "quota.key_states", "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
+        "quota.route_records", "quota.route_states", "quota.spending", "quota.standings",
+        "quota.state",
+        "quota.views", "quota", "catalog", "config", "storage", "errors", "types",
     },
     "bounded": set(),
     "processes": set(),

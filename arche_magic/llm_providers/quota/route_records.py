@@ -75,7 +75,7 @@ class RouteRecords:
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.accounts = Accounts(storage, configuration)
         self._configuration = configuration
-        self._clock = configuration.clock
+        self.clock = configuration.clock
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
@@ -107,7 +107,7 @@ class RouteRecords:
             def charge(account: AccountState, provider: ProviderState) -> None:
                 # Read the clock now: by a reading from before the machine slept, or before others
                 # had their turn, calls that began since would seem to come from a wrong clock.
-                self.charge_lost(account, provider, route, self._clock.time())
+                self.charge_lost(account, provider, route, self.clock.time())
 
             try:
                 with lock_deadline(0):
@@ -154,7 +154,7 @@ class RouteRecords:
         route = holds[0].route
 
         def with_record(account: AccountState, provider: ProviderState) -> T:
-            now = self._clock.time()
+            now = self.clock.time()
             self.charge_lost(account, provider, route, now)
             return change(self.to_change(account, provider, route, now), now)
 
