@@ -29,23 +29,14 @@ from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
 from .quota.route_states import RouteStates
-from .quota.spending import Shares, Spending
+from .quota.spending import Shares, Spending, later_of
 from .quota.standings import standings
 from .quota.state import AccountState, Amounts, ProviderState
-from .storage import (
-    MemoryStorage,
-    Storage,
-    StorageTimeout,
-    lock_deadline,
-    open_storage,
-    warn_once,
-)
+from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
 from .types import Key, Observation, Request, Route, Standing, Usage
 
-# So long a user's command waits for a ledger that is locked.
-_COMMAND_SECONDS = 10.0
-# What is only noted by the way waits no longer than this.
-_NOTE_SECONDS = 2.0
+# How long a user's command, and a note that is not important, wait for a locked ledger.
+_COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0
 
 
 class QuotaTracker:
@@ -60,7 +51,7 @@ class QuotaTracker:
         self.storage = storage
         self.configuration = configuration
         self._clock = configuration.clock
-        # Unlike others, not the same in a forked child.
+        # Other generators give the same numbers in a forked child.
         self._jitter = random.SystemRandom()
         self._records = RouteRecords(storage, configuration)
         self._states = RouteStates(self._records)
@@ -70,7 +61,7 @@ class QuotaTracker:
 
     @property
     def job(self) -> Purse | None:
-        """What bounds the job whose calls are held here; None for calls of no job."""
+        """The bounds of the job whose calls are held here; None without a job."""
         return self._spending.job
 
     @job.setter
@@ -78,12 +69,12 @@ class QuotaTracker:
         self._spending.job = purse
 
     def check_store(self) -> None:
-        """Check that the ledger is where it was configured to be.
+        """Check that the configured store takes changes.
 
-        A Redis that does not answer is an outage: calls are counted here until it is back.
+        A Redis that does not answer passes: this process counts in memory until it is back.
 
         Raises:
-            ConfigurationError: Redis answers and takes no changes, and `on_store_failure` is not
+            ConfigurationError: Redis answers but refuses changes, and `on_store_failure` is not
                 `count-alone`.
         """
         refusal = self.storage.refusal
@@ -99,22 +90,22 @@ class QuotaTracker:
         )
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
-        """When the route takes this request, and what keeps it shut until then."""
-        if request.images and not self.configuration.takes_images(route):
-            return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
+        """When the route takes this request, and why not earlier."""
         record = self._records.read(route, now)
-        if request.images and closures.lacks(record, "images", now):
-            return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
+        if request.images:
+            takes_images = self.configuration.takes_images(route)
+            if not takes_images or closures.lacks(record, "images", now):
+                return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
         amounts = ledger.estimate(record.model, request)
         state = opening.route_state(record, amounts, now, request.reserve)
         bound_of = self._spending.bound_of(request, now)
-        return _later(state, bound_of(route, amounts) if bound_of else None)
+        return later_of(state, bound_of(route, amounts) if bound_of else None)
 
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
-        """`state` for a choice among routes of the configuration.
+        """`state` of many routes of the configuration, for a choice among them.
 
-        A state is worked out when it is asked for, from one reading of the ledger per provider,
-        and only if something has changed. A headroom may be a second old.
+        The ledger is read once per provider. A state is worked out when it is asked for, and again
+        only after a change. A headroom can be up to one second old.
         """
         if request.images:
             return lambda route: self.state(route, request, now)
@@ -126,15 +117,15 @@ class QuotaTracker:
         def bounded(route: Route) -> RouteState:
             state = state_of(route)
             amounts = ledger.estimate(self._states.model(route), request)
-            return _later(state, bound_of(route, amounts))
+            return later_of(state, bound_of(route, amounts))
 
         return bounded
 
     def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
-        """What bounds the calls of one job, in USD and tokens (inf: no bound); None without bounds.
+        """The bounds of one job, in USD and tokens (inf: no bound); None without bounds.
 
-        Jobs of one name share their bounds through this ledger's storage, whichever process or
-        machine they run on. Without a name they are those of the caller alone.
+        Jobs with the same name share their bounds through this ledger's storage, in all processes
+        and on all machines. Without a name the bounds belong to the caller alone.
         """
         if min(max_cost, max_tokens) == math.inf:
             return None
@@ -142,20 +133,20 @@ class QuotaTracker:
         return Purse(storage, max_cost=max_cost, max_tokens=max_tokens, job=name)
 
     def job_refuses(self, route: Route, request: Request) -> str:
-        """The bound of the job that keeps the request from the route for good; "" if none does."""
+        """Why the bounds of the job never admit the request to the route; "" if they do."""
         now = self._clock.time()
         amounts = ledger.estimate(self._records.read(route, now).model, request)
         return self._spending.refusal(route, request, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
-        """Tokens the request will probably spend there, by the model's own record."""
+        """Tokens that the request will probably spend, judging by earlier calls of the model."""
         amounts = ledger.estimate(self._records.read(route, self._clock.time()).model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
     def room(self, route: Route) -> float:
-        """Input tokens that one request may have at most there; inf if nothing is known.
+        """The most input tokens that one request can have on the route; inf if unknown.
 
-        Its limits say that, and the model's window, which has to hold the reply too.
+        This is the smallest of its token limits and of the model's context window.
         """
         limits = self._records.read(route, self._clock.time()).limits
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
@@ -165,18 +156,18 @@ class QuotaTracker:
         return min([window or math.inf, *amounts])
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """Reserve what the request will probably spend on every limit of the route, or on none.
+        """Reserve what the request will probably spend, on every limit of the route or on none.
 
-        Returns the hold, or, if the route is shut, its state.
+        Returns the hold, or the route's state if it is not open.
         """
         held = self.hold_all(route, [request])
         return held if isinstance(held, RouteState) else held[0]
 
     def hold_all(self, route: Route, requests: Sequence[Request]) -> list[Hold] | RouteState:
-        """The same for several requests, in one change: for as many of the first as it takes.
+        """Hold several requests in one change, in their order, until the route is full.
 
-        Returns their holds, or, if the route is shut for the first, its state. With a budget, or
-        in a job with bounds, one is held at a time.
+        Returns their holds, or the route's state if it does not take the first one. With a budget,
+        or in a job with bounds, only the first request is held.
 
         Raises:
             ConfigurationError: see `check_store`.
@@ -193,7 +184,6 @@ class QuotaTracker:
             if isinstance(taken, RouteState):
                 return taken
             shares = taken
-
         held = False
         try:
             result = booking.hold(self._records, route, requests)
@@ -207,7 +197,7 @@ class QuotaTracker:
         try:
             self.check_store()
         except ConfigurationError:
-            # This very change was refused, and made in memory.
+            # Redis refused this change: it was made in memory.
             for hold in holds:
                 self.fail(hold, NOT_SENT)
             raise
@@ -223,16 +213,16 @@ class QuotaTracker:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """Book what a call spent, by the provider's count (None: by the estimate), and learn.
+        """Book what a call spent, and learn from its reply.
 
-        `account` is the account the reply named, if any; for the rest see `Settlement`. Returns
-        what is left of the route's tightest limit, in words.
+        `usage` is the provider's count; None books the estimate. For the others see `Settlement`.
+        Returns what is left of the route's tightest limit, in words.
         """
         ended = Settlement(hold, usage, tuple(observations), account, answered, is_whole)
         return self.settle_all([ended])
 
     def settle_all(self, calls: Sequence[Settlement]) -> str:
-        """The same for calls of one route that were held together, in one change."""
+        """Settle calls of one route that were held together, in one change."""
         left = booking.settle(self._records, calls)
         for call in calls:
             counted = call.usage is not None and call.is_whole
@@ -240,9 +230,9 @@ class QuotaTracker:
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
-        """Book a failed attempt as the provider would count it, and close what its remedy says.
+        """Book a failed call as the provider would count it, and close what it shows to be closed.
 
-        `account` is the account the reply named, if any. Returns the state of the route after it.
+        `account` is the account that the reply named, if any. Returns the route's new state.
         """
         spent = failing.spent(hold.amounts, failure)
         jitter = self._jitter.uniform(0.8, 1.2)
@@ -258,40 +248,45 @@ class QuotaTracker:
         account: str | None = None,
         models: Iterable[str] = (),
     ) -> None:
-        """Close a key that its provider refused when only asked about it, or open it again.
+        """Note the result of a key check: close a refused key, or reopen one that works.
 
-        `began` is when it was asked; `account` is the account the answer named, if any, and
-        `models` those that it listed: one of them that was taken for missing is open again, and so
-        is the address. Nothing is noted if the ledger is locked for two seconds.
+        Nothing is noted if the ledger is locked for two seconds.
+
+        Args:
+            key: the key that was checked.
+            began: when the check began, epoch seconds.
+            refusal: why the provider refused the key; None if it accepted it.
+            account: the account that the answer named, if any.
+            models: the models that it listed. They, and the address, are open again.
         """
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
             self._keys.note_check(key, began, refusal, account, models)
 
     def missing_models(self) -> dict[str, list[str]]:
-        """By provider, the models that were missing when they were last asked for."""
+        """The models, by provider, that the provider did not have when they were last asked."""
         return self._keys.missing_models(self._clock.time())
 
     def budget(self) -> list[BudgetUse]:
-        """What paid routes have cost of each budget that is set; [] without any."""
+        """What paid routes have cost, per budget; [] if no budget is set."""
         return self._spending.uses(self._clock.time())
 
     def closure(self, key: Key) -> Closure | None:
-        """Why none of the key's routes is open, apart from limits that refill; None if any may be.
+        """Why all routes of the key are closed, apart from limits; None if they are not.
 
-        Either the key itself is refused, or its account has no credit.
+        The provider refuses the key, or its account has no credit.
         """
         return self._keys.closure(key, self._clock.time())
 
     def account(self, key: Key) -> str | None:
-        """The account whose quota a key spends; None as long as nobody has named it."""
+        """The account whose quota the key spends; None until somebody has named it."""
         name = self._records.accounts.account(key)
         return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
-        """Forget why a key, its account and its models are shut, and what was spent.
+        """Forget why a key, its account and its models are closed, and what they spent.
 
-        For a user who topped up, replaced or re-enabled something; `key` is a label. Limits that
-        were learned or set at run time are forgotten too.
+        For a user who topped up or re-enabled something; `key` is a label. Limits that were learned
+        or set at run time are forgotten too.
 
         Raises:
             ConfigurationError: no key has that label.
@@ -308,11 +303,11 @@ class QuotaTracker:
         self.check_store()
 
     def set_limits(self, scope: str, **limits: Any) -> None:
-        """Set limits for every kernel that uses this ledger, over those of `arche_magic.toml`.
+        """Set limits for every kernel that uses this ledger; they win over `arche_magic.toml`.
 
-        `tracker.set_limits("groq_key_2", requests_per_day=500)`. Limits are named and written as
-        in the file; None takes one back, and no limits at all take back all of the scope. A figure
-        that the provider states counts where it is smaller.
+        `tracker.set_limits("groq_key_2", requests_per_day=500)`. Limits are written as in the file.
+        None removes a limit, and a call without limits removes all limits of the scope. Where the
+        provider states a smaller figure, that one counts.
 
         Args:
             scope: a provider, `provider/model`, a key's label, or `label/model`.
@@ -343,25 +338,24 @@ class QuotaTracker:
         self.check_store()
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
-        """Every limit of every route of the configuration, and of models used besides.
+        """Every limit of every configured route, and of other models that were used.
 
-        Each is as routing sees it for a short prompt with a reply of the usual length: what is
-        used includes what calls in flight hold.
+        Each is as routing sees it for a short prompt and a reply of the usual length. What calls
+        under way hold counts as used.
         """
         now = self._clock.time() if now is None else now
         return standings(self._records, self._spending, self.configuration, provider, now)
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
-        """Usage per provider, key and limit; with `provider`, of that one alone.
+        """Usage per provider, key and limit; with `provider`, only of that provider.
 
         `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining",
         "usage_percent", "available", "reset_time", "last_updated", "model", "evidence",
         "source"}}}}`, which `json.dumps` takes. `used`, `limit` and `remaining` are whole requests
-        or tokens: `used` includes calls in flight and is rounded up, `remaining` is rounded down.
-        `available` says whether a short prompt fits now. `reset_time`, when all of the limit is
-        back, and `last_updated` are ISO 8601 text in UTC, or None where there is no such moment. A
-        key that used several models is shown with the tightest of them per limit, named in
-        `model`.
+        or tokens: `used` includes calls under way and is rounded up, `remaining` is rounded down.
+        `available` says whether a short prompt fits now. `reset_time` (when all of the limit is
+        back) and `last_updated` are ISO 8601 text in UTC, or None. For a key with several models
+        each limit is that of the tightest model, which `model` names.
         """
         if provider is not None:
             self.configuration.provider(provider)
@@ -369,9 +363,9 @@ class QuotaTracker:
         return views.usage_summary(self.standings(provider, now), now)
 
     def shared_keys(self) -> dict[str, str]:
-        """Labels of keys that add no quota, each with the first key's label of the same account.
+        """Keys that add no quota, each with the first key of the same account, by their labels.
 
-        `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or once the
+        `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or after the
         provider has named it.
         """
         return self._records.accounts.shared_keys()
@@ -388,15 +382,8 @@ class QuotaTracker:
         raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
 
-def _later(state: RouteState, bound: RouteState | None) -> RouteState:
-    """Of the state by limits and that by the bounds of cost, the one that opens later."""
-    return bound if bound and bound.opens_at > state.opens_at else state
-
-
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:
-    """The ledger for a configuration (the one in use if not given).
-
-    Asking again gives the same counts: nothing is ever reset by asking.
+    """The ledger for a configuration (by default the one in use); calling it resets nothing.
 
     Raises:
         ConfigurationError: the configured store cannot be used.

@@ -130,3 +130,8 @@ class Spending:
             scale=float(request.expected_tokens or 1),
             price=partial(cost_usd, route),
         )
+
+
+def later_of(state: RouteState, bound: RouteState | None) -> RouteState:
+    """The later of the state by limits and the state by the bounds of cost."""
+    return bound if bound and bound.opens_at > state.opens_at else state
