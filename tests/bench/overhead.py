@@ -16,6 +16,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -68,10 +69,13 @@ def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
         process.stdout.close()
 
 
-def configured(variables: dict[str, str], folder: Path) -> Configuration:
+def configured(
+    variables: dict[str, str], folder: Path, requests_per_day: int = PLENTY
+) -> Configuration:
     """Groq alone, its limits raised like the server's, on a ledger file in `folder`."""
     configuration = load_configuration(variables, folder)
-    limits = parse_limits(dict.fromkeys(LIMITS, PLENTY), "bucket")
+    amounts = dict.fromkeys(LIMITS, PLENTY) | {"requests_per_day": requests_per_day}
+    limits = parse_limits(amounts, "bucket")
     return replace(configuration, limits={"groq": limits})
 
 
@@ -143,16 +147,20 @@ def calls(variables: dict[str, str], configuration: Configuration) -> None:
 
 
 def calls_with_routes(counts: list[int]) -> None:
-    """A plain call with so many keys, each with an account of its own, after each has answered."""
+    """A plain call with so many keys, each with an account of its own.
+
+    First the first key takes every call. Then all take turns, after each has answered: with fewer
+    requests a day, a call shows in the headroom.
+    """
     print(
         "generate by the number of routes, ledger and attempts on disk (target: 1.35 with one, and"
     )
     print(
         "and with 500 at most 1.5 times the time of one); ms wall, and the ratio to the SDK alone"
     )
-    for count in counts:
+    for count, per_day in product(counts, (PLENTY, 10_000)):
         with tempfile.TemporaryDirectory() as folder, sandbox(keys=count) as variables:
-            configuration = configured(variables, Path(folder))
+            configuration = configured(variables, Path(folder), per_day)
             client = raw_client(variables)
             provider = IntelligentLLMOrchestrator(configuration=configuration)
             messages = [{"role": "user", "content": PROMPT}]
@@ -172,8 +180,9 @@ def calls_with_routes(counts: list[int]) -> None:
         ratio = median(b[0] / a[0] for a, b in zip(times["raw"], times["ours"], strict=True))
         cpu = median(b[1] / a[1] for a, b in zip(times["raw"], times["ours"], strict=True) if a[1])
         (raw_wall, _), (wall, _) = middle(times["raw"]), middle(times["ours"])
+        turns = "first answers" if per_day == PLENTY else "all take turns"
         print(
-            f"  {count:4} routes  SDK {raw_wall:6.2f}  ours {wall:6.2f}  ratio {ratio:5.2f}"
+            f"  {count:4} routes, {turns:14}  SDK {raw_wall:5.2f}  ours {wall:5.2f}  ratio {ratio:4.2f}"
             f"  (CPU {cpu:5.2f})  ledger {size / 1000:5.0f} kB"
         )
 
