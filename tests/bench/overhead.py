@@ -182,8 +182,8 @@ def calls_with_routes(counts: list[int]) -> None:
         (raw_wall, _), (wall, _) = middle(times["raw"]), middle(times["ours"])
         turns = "first answers" if per_day == PLENTY else "all take turns"
         print(
-            f"  {count:4} routes, {turns:14}  SDK {raw_wall:5.2f}  ours {wall:5.2f}  ratio {ratio:4.2f}"
-            f"  (CPU {cpu:5.2f})  ledger {size / 1000:5.0f} kB"
+            f"  {count:4} routes, {turns:14}  SDK {raw_wall:5.2f}  ours {wall:5.2f}"
+            f"  ratio {ratio:4.2f}  (CPU {cpu:4.2f})  ledger {size / 1000:4.0f} kB"
         )
 
 
