@@ -84,7 +84,7 @@ def get_llm_provider(
     Raises:
         ConfigurationError: the name is unknown, or a key is given for all providers at once.
     """
-    from . import orchestrator
+    from . import given_keys, orchestrator
 
     configuration = get_configuration()
     name = (name or configuration.default_provider).strip().lower()
@@ -100,7 +100,7 @@ def get_llm_provider(
             f"unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
         )
     if api_key:
-        configuration = orchestrator.with_key(configuration, name, api_key)
+        configuration = given_keys.with_key(configuration, name, api_key)
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
 
 

@@ -17,7 +17,7 @@ from .quota_tracker import Hold
 from .remaining import Remaining
 from .reply import Discarded, Event, Reply, Waiting, total_cost
 from .request_progress import RequestProgress
-from .routing import Choice, Decision, choose
+from .routing import Choice, Decision, Routes, choose
 from .stopping import raise_if_stopped
 from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
 from .types import Request, Route
@@ -122,7 +122,7 @@ class RequestRun:
                         self._ledger.append(progress.attempts, self.decisions)
 
     def _line_name(self) -> Hashable:
-        names = frozenset((r.provider, r.key.fingerprint, r.model) for r in self.routes)
+        names = self.routes.ids if isinstance(self.routes, Routes) else frozenset(self.routes)
         # A request that waits for room in the bounds of its job delays no other request.
         return self.quota_tracker.configuration.store, names, self.quota_tracker.job
 
@@ -144,16 +144,21 @@ class RequestRun:
     def _choose(self) -> Choice[Route]:
         now, patience = self._clock.time(), self._patience_left()
 
-        def state_of(route: Route) -> RouteState:
-            state = self.quota_tracker.state(route, self.request, now)
-            refused = self._refused.get(route)
-            if refused and state.opens_at <= now < refused.opens_at:
-                state = refused
-            self._seen[route] = state
-            return state
+        of_ledger = self.quota_tracker.states_for(self.request, now)
 
-        routes = self._remaining.routes()
-        choice = choose(routes, state_of, now, patience, self.preferred_provider)
+        def state_of(route: Route) -> RouteState:
+            state = of_ledger(route)
+            refused = self._refused.get(route)
+            return refused if refused and state.opens_at <= now < refused.opens_at else state
+
+        choice = choose(
+            self._remaining.routes(),
+            state_of if self._refused else of_ledger,
+            now,
+            patience,
+            self.preferred_provider,
+        )
+        self._seen.update(choice.considered)
         aim = choice.route, choice.opens_at > now
         if aim == self._aim and not aim[1]:
             self.decisions.pop()

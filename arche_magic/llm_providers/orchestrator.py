@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempts import Tally, attempt_log
-from .config import Configuration, get_configuration, label_keys
-from .config.base_url_policy import own_settings_folder
-from .config.privacy import none_marked
-from .config.sources import SETTINGS_FILE
-from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
+from .config import Configuration, get_configuration
+from .errors import ConfigurationError, NoKeys
+from .given_keys import labelled
 from .loop import RequestRun
+from .offered_routes import OfferedRoutes, no_keys
 from .parameters import Messages, Options, build_request
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
-from .routing import of_one_model
 from .together import Together
 from .tracebacks import without_locals
-from .types import Key, Request, Route
+from .types import Request, Route
 
 if TYPE_CHECKING:
     from .replies import ReplyStore
@@ -58,6 +56,7 @@ class IntelligentLLMOrchestrator:
         self.enable_multi_key_groq = enable_multi_key_groq
         self.quota_tracker: QuotaTracker = get_quota_tracker(self.configuration)
         self.quota_tracker.check_store()
+        self._offered = OfferedRoutes(self.configuration, self.providers)
         self._log = attempt_log(self.configuration.store)
         self._tally = Tally()
 
@@ -108,7 +107,7 @@ class IntelligentLLMOrchestrator:
             NotKept: replay is set to only, and no reply to this is kept.
             SchemaMismatch: the reply does not fit the schema, asked twice.
         """
-        return self._finish(prompt, model, max_tokens, temperature, options)
+        return self._finish(prompt, _given(model, max_tokens, temperature, options))
 
     def ask(
         self, request: Request, on_wait: OnWait | None = None, together: Together | None = None
@@ -143,7 +142,7 @@ class IntelligentLLMOrchestrator:
 
         A user's message may have `"images"`, a list of paths, bytes or `Image` objects.
         """
-        return self._finish(messages, model, max_tokens, temperature, options)
+        return self._finish(messages, _given(model, max_tokens, temperature, options))
 
     async def agenerate(
         self,
@@ -183,8 +182,8 @@ class IntelligentLLMOrchestrator:
         raises SchemaMismatch at its end, without being asked for once more.
         """
         on_wait = options.pop("on_wait", None)
-        events = self._run(True, prompt, model, max_tokens, temperature, options)
-        return ReplyStream(events, on_wait)
+        request = self._request(prompt, _given(model, max_tokens, temperature, options))
+        return ReplyStream(self._events(request, stream=True), on_wait)
 
     def events(
         self,
@@ -198,7 +197,8 @@ class IntelligentLLMOrchestrator:
 
         After `Discarded` the reply starts over on another route.
         """
-        return self._run(True, prompt, model, max_tokens, temperature, options)
+        request = self._request(prompt, _given(model, max_tokens, temperature, options))
+        return self._events(request, stream=True)
 
     def get_stats(self) -> dict[str, Any]:
         """What this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,
@@ -208,7 +208,7 @@ class IntelligentLLMOrchestrator:
         shut; `errors` counts requests that ended without a reply. Kept replies are counted in
         `from_memory` alone, for nothing was sent. All of it is plain data: `json.dumps` takes it.
         """
-        available = list(dict.fromkeys(route.provider for route in self._all_routes()))
+        available = self._offered.providers_with_routes()
         stats = self._tally.stats()
         stats["current_provider"] = stats["current_provider"] or next(iter(available), None)
         stats["available_providers"] = available
@@ -222,33 +222,9 @@ class IntelligentLLMOrchestrator:
             ConfigurationError: unknown provider or model, no key for any of them, or, for a
                 private request, none that is marked.
         """
-        if request.provider and request.provider not in self.providers:
-            self.configuration.provider(request.provider)
-            raise ConfigurationError(
-                f"{request.provider} is not among the providers of this object "
-                f"({', '.join(self.providers)})"
-            )
-        only = self.providers[0] if len(self.providers) == 1 else None
-        models = self.configuration.resolve_model(request.model, request.provider or only)
-        routes = [r for r in self.configuration.routes(models) if r.provider in self.providers]
-        if not self.enable_multi_key_groq:
-            routes = [r for r in routes if r.provider != "groq" or r.key.label == "groq_key_1"]
-        if not routes:
-            asked = [name for name in models if name in self.providers]
-            if any(key.provider in asked for key in self.configuration.keys):
-                off = ", ".join(sorted(self.configuration.off))
-                raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
-            raise NoKeys(_no_keys(self.configuration, asked))
-        if request.private:
-            marked = [route for route in routes if self.configuration.is_private(route)]
-            if not marked:
-                raise none_marked(routes, own_settings_folder() / SETTINGS_FILE)
-            routes = marked
-        if request.same_model:
-            routes = of_one_model(routes, self.preferred_provider)
-        if request.images and not any(self.configuration.takes_images(r) for r in routes):
-            raise InvalidRequest(self._no_images(routes))
-        return tuple(routes)
+        return self._offered.to(
+            request, self.preferred_provider, all_groq_keys=self.enable_multi_key_groq
+        )
 
     def preview(
         self,
@@ -262,7 +238,7 @@ class IntelligentLLMOrchestrator:
 
         Raises what they raise for a wrong request or a missing key. Nothing is sent or held.
         """
-        request = self._request(prompt, model, max_tokens, temperature, options)
+        request = self._request(prompt, _given(model, max_tokens, temperature, options))
         keyless = request.replay == "only" and not self.configuration.keys
         routes = () if keyless else self.routes(request)
         return preview(request, routes, self.quota_tracker, self.preferred_provider)
@@ -278,7 +254,7 @@ class IntelligentLLMOrchestrator:
         """The kept reply that would answer the same arguments from memory, if there is one."""
         from .replay import kept
 
-        request = self._request(prompt, model, max_tokens, temperature, options)
+        request = self._request(prompt, _given(model, max_tokens, temperature, options))
         return kept(request, self._addresses(request), self._replies())
 
     def address(self, request: Request) -> str:
@@ -308,21 +284,6 @@ class IntelligentLLMOrchestrator:
         from .replies import reply_store
 
         return reply_store(self.configuration.replies)
-
-    def _all_routes(self) -> list[Route]:
-        return [r for r in self.configuration.routes() if r.provider in self.providers]
-
-    def _run(
-        self,
-        stream: bool,
-        prompt: str | Messages,
-        model: str | None,
-        max_tokens: int | None,
-        temperature: float | None,
-        options: Mapping[str, Any],
-    ) -> Generator[Event, None, Reply]:
-        request = self._request(prompt, model, max_tokens, temperature, options)
-        return self._events(request, stream)
 
     def _events(
         self, request: Request, stream: bool, together: Together | None = None
@@ -360,49 +321,20 @@ class IntelligentLLMOrchestrator:
             self._log.append(())
         return reply
 
-    def _request(
-        self,
-        prompt: str | Messages,
-        model: str | None,
-        max_tokens: int | None,
-        temperature: float | None,
-        options: Mapping[str, Any],
-    ) -> Request:
-        return build_request(
-            prompt,
-            self.configuration,
-            model=model,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            **options,
-        )
+    def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
+        return build_request(prompt, self.configuration, **given)
 
-    def _no_images(self, routes: Sequence[Route]) -> str:
-        """Why none of the routes can answer, and which model of a configured key could."""
-        providers = {
-            route.provider: self.configuration.providers[route.provider]
-            for route in (*routes, *self._all_routes())
-        }
-        able = [
-            f"{name}/{model}"
-            for name, entry in providers.items()
-            for model in (*entry.models, *entry.limits)
-            if model not in entry.text_only
-        ]
-        names = ", ".join(dict.fromkeys(route.model for route in routes))
-        return f"{names} takes no images" + (f"; {able[0]} does" if able else "")
+    def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
+        on_wait: OnWait | None = given.pop("on_wait", None)
+        return self.ask(self._request(prompt, given), on_wait)
 
-    def _finish(
-        self,
-        prompt: str | Messages,
-        model: str | None,
-        max_tokens: int | None,
-        temperature: float | None,
-        options: Mapping[str, Any],
-    ) -> Reply:
-        options = dict(options)
-        on_wait: OnWait | None = options.pop("on_wait", None)
-        return self.ask(self._request(prompt, model, max_tokens, temperature, options), on_wait)
+
+def _given(
+    model: str | None, max_tokens: int | None, temperature: float | None, options: Options
+) -> dict[str, Any]:
+    """What the caller asked for, as one mapping; `build_request` checks it."""
+    settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+    return {**settings, **options}
 
 
 class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
@@ -421,7 +353,7 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     ) -> None:
         configuration = configuration or get_configuration()
         if api_keys is not None:
-            given, problem = _labelled(configuration, "groq", api_keys)
+            given, problem = labelled(configuration, "groq", api_keys)
             # A traceback that lists local variables would show them.
             del api_keys
             if problem:
@@ -429,49 +361,9 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
             configuration = replace(configuration, keys=given)
         has_keys = any(key.provider == "groq" for key in configuration.keys)
         if not has_keys and configuration.replay != "only":
-            raise NoKeys(_no_keys(configuration, ["groq"]))
+            raise NoKeys(no_keys(configuration, ["groq"]))
         super().__init__(providers=["groq"], configuration=configuration)
 
     def get_usage_summary(self) -> dict[str, Any]:
         """Usage of Groq per key and limit; as `QuotaTracker.get_usage_summary("groq")`."""
         return self.quota_tracker.get_usage_summary("groq")
-
-
-@without_locals
-def with_key(configuration: Configuration, provider: str, text: str) -> Configuration:
-    """A configuration in which a provider has this key and no other.
-
-    Raises:
-        ConfigurationError: the key is blank.
-    """
-    given, problem = _labelled(configuration, provider, [text])
-    # As above.
-    del text
-    if problem:
-        raise ConfigurationError(f"api_key: {problem}")
-    others = (key for key in configuration.keys if key.provider != provider)
-    return replace(configuration, keys=(*others, *given))
-
-
-@without_locals
-def _labelled(
-    configuration: Configuration, provider: str, texts: Sequence[str]
-) -> tuple[tuple[Key, ...], str]:
-    """The keys with their labels and accounts; or none, and what is wrong with one of them."""
-    for number, text in enumerate(texts, 1):
-        if not isinstance(text, str) or not text.strip():
-            return (), f"key {number} is blank"
-    accounts = {key.fingerprint: key.account for key in configuration.keys}
-    keys = label_keys(provider, dict.fromkeys(text.strip() for text in texts))
-    return tuple(
-        replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys
-    ), ""
-
-
-def _no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
-    entries = [configuration.providers[name] for name in providers]
-    variables = ", ".join(entry.key_variables[0] for entry in entries)
-    return (
-        f"No available LLM providers: no API key is configured. Set {variables} in the environment "
-        "or in a .env file"
-    )

@@ -43,7 +43,7 @@ def preview(
     now = tracker.configuration.clock.time()
     choice = choose(
         routes,
-        lambda route: tracker.state(route, request, now),
+        tracker.states_for(request, now),
         now,
         request.patience,
         preferred,

@@ -7,58 +7,36 @@ that use the same storage see one ledger.
 from __future__ import annotations
 
 import math
-import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
 from .errors import NOT_SENT, ConfigurationError, ProviderFailure, Remedy
-from .prices import cost_usd
-from .processes import this_process
-from .quota import closures, codec, failing, ledger, opening, views
-from .quota.budget import BudgetUse, Expected
+from .quota import booking, closures, codec, failing, ledger, opening, views
+from .quota.budget import BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
+from .quota.key_states import Closure as Closure
+from .quota.key_states import KeyStates
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
 from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
-from .quota.state import AccountState, Amounts, ProviderState, RouteRecord
-from .storage import (
-    MemoryStorage,
-    Storage,
-    StorageTimeout,
-    lock_deadline,
-    open_storage,
-    warn_once,
-)
-from .types import Key, Message, Observation, Request, Route, Standing, Usage
+from .quota.route_states import RouteStates
+from .quota.spending import Shares, Spending, later_of
+from .quota.standings import standings
+from .quota.state import AccountState, Amounts, ProviderState
+from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
+from .types import Key, Observation, Request, Route, Standing, Usage
 
-# A hold outlives its call by this much; after that its kernel is taken for dead.
-_HOLD_MARGIN_SECONDS = 30.0
-# So long a user's command waits for a ledger that is locked.
-_COMMAND_SECONDS = 10.0
-# What is only noted by the way waits no longer than this.
-_NOTE_SECONDS = 2.0
-
-# What tables ask routing about: a route that they call open takes at least this.
-_SHORT_PROMPT = Request((Message("user", "Hello"),))
-
-
-@dataclass(frozen=True)
-class Closure:
-    """Why a key is shut, since when, and until when (None: until the user acts); epoch seconds."""
-
-    reason: str
-    since: float
-    until: float | None
+# How long a user's command, and a note that is not important, wait for a locked ledger.
+_COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0
 
 
 class QuotaTracker:
@@ -67,30 +45,36 @@ class QuotaTracker:
     Args:
         storage: where the documents live.
         configuration: keys, models and the limits to start from; its clock is used.
-
-    Attributes:
-        job: what bounds the job whose calls it holds; None for calls of no job.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
-        self.job: Purse | None = None
         self.storage = storage
         self.configuration = configuration
         self._clock = configuration.clock
-        # Unlike others, not the same in a forked child.
+        # Other generators give the same numbers in a forked child.
         self._jitter = random.SystemRandom()
         self._records = RouteRecords(storage, configuration)
-        budget = configuration.budget
-        self._budget = Purse(storage, budget) if budget else None
+        self._states = RouteStates(self._records)
+        self._keys = KeyStates(self._records.accounts, configuration)
+        self._spending = Spending(storage, configuration)
         take_over_older_counts(storage, configuration)
 
-    def check_store(self) -> None:
-        """Check that the ledger is where it was configured to be.
+    @property
+    def job(self) -> Purse | None:
+        """The bounds of the job whose calls are held here; None without a job."""
+        return self._spending.job
 
-        A Redis that does not answer is an outage: calls are counted here until it is back.
+    @job.setter
+    def job(self, purse: Purse | None) -> None:
+        self._spending.job = purse
+
+    def check_store(self) -> None:
+        """Check that the configured store takes changes.
+
+        A Redis that does not answer passes: this process counts in memory until it is back.
 
         Raises:
-            ConfigurationError: Redis answers and takes no changes, and `on_store_failure` is not
+            ConfigurationError: Redis answers but refuses changes, and `on_store_failure` is not
                 `count-alone`.
         """
         refusal = self.storage.refusal
@@ -106,22 +90,42 @@ class QuotaTracker:
         )
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
-        """When the route takes this request, and what keeps it shut until then."""
-        if request.images and not self.configuration.takes_images(route):
-            return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
+        """When the route takes this request, and why not earlier."""
         record = self._records.read(route, now)
-        if request.images and closures.lacks(record, "images", now):
-            return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
+        if request.images:
+            takes_images = self.configuration.takes_images(route)
+            if not takes_images or closures.lacks(record, "images", now):
+                return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
         amounts = ledger.estimate(record.model, request)
         state = opening.route_state(record, amounts, now, request.reserve)
-        bound = self._bound(route, request, amounts, now)
-        return bound if bound and bound.opens_at > state.opens_at else state
+        bound_of = self._spending.bound_of(request, now)
+        return later_of(state, bound_of(route, amounts) if bound_of else None)
+
+    def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
+        """`state` of many routes of the configuration, for a choice among them.
+
+        The ledger is read once per provider. A state is worked out when it is asked for, and again
+        only after a change. A headroom can be up to one second old.
+        """
+        if request.images:
+            return lambda route: self.state(route, request, now)
+        state_of = self._states.of(request, now)
+        bound_of = self._spending.bound_of(request, now)
+        if bound_of is None:
+            return state_of
+
+        def bounded(route: Route) -> RouteState:
+            state = state_of(route)
+            amounts = ledger.estimate(self._states.model(route), request)
+            return later_of(state, bound_of(route, amounts))
+
+        return bounded
 
     def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
-        """What bounds the calls of one job, in USD and tokens (inf: no bound); None without bounds.
+        """The bounds of one job, in USD and tokens (inf: no bound); None without bounds.
 
-        Jobs of one name share their bounds through this ledger's storage, whichever process or
-        machine they run on. Without a name they are those of the caller alone.
+        Jobs with the same name share their bounds through this ledger's storage, in all processes
+        and on all machines. Without a name the bounds belong to the caller alone.
         """
         if min(max_cost, max_tokens) == math.inf:
             return None
@@ -129,22 +133,20 @@ class QuotaTracker:
         return Purse(storage, max_cost=max_cost, max_tokens=max_tokens, job=name)
 
     def job_refuses(self, route: Route, request: Request) -> str:
-        """The bound of the job that keeps the request from the route for good; "" if none does."""
-        if self.job is None:
-            return ""
+        """Why the bounds of the job never admit the request to the route; "" if they do."""
         now = self._clock.time()
         amounts = ledger.estimate(self._records.read(route, now).model, request)
-        return self.job.refusal(self._expected(route, request, amounts), now)
+        return self._spending.refusal(route, request, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
-        """Tokens the request will probably spend there, by the model's own record."""
+        """Tokens that the request will probably spend, judging by earlier calls of the model."""
         amounts = ledger.estimate(self._records.read(route, self._clock.time()).model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
     def room(self, route: Route) -> float:
-        """Input tokens that one request may have at most there; inf if nothing is known.
+        """The most input tokens that one request can have on the route; inf if unknown.
 
-        Its limits say that, and the model's window, which has to hold the reply too.
+        This is the smallest of its token limits and of the model's context window.
         """
         limits = self._records.read(route, self._clock.time()).limits
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
@@ -154,68 +156,48 @@ class QuotaTracker:
         return min([window or math.inf, *amounts])
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """Reserve what the request will probably spend on every limit of the route, or on none.
+        """Reserve what the request will probably spend, on every limit of the route or on none.
 
-        Returns the hold, or, if the route is shut, its state.
+        Returns the hold, or the route's state if it is not open.
         """
         held = self.hold_all(route, [request])
         return held if isinstance(held, RouteState) else held[0]
 
     def hold_all(self, route: Route, requests: Sequence[Request]) -> list[Hold] | RouteState:
-        """The same for several requests, in one change: for as many of the first as it takes.
+        """Hold several requests in one change, in their order, until the route is full.
 
-        Returns their holds, or, if the route is shut for the first, its state. With a budget, or
-        in a job with bounds, one is held at a time.
+        Returns their holds, or the route's state if it does not take the first one. With a budget,
+        or in a job with bounds, only the first request is held.
 
         Raises:
             ConfigurationError: see `check_store`.
             StorageTimeout: the ledger was locked until this thread's deadline.
         """
         self.check_store()
-        shares: tuple[tuple[Purse, str], ...] = ()
-        if self._purses(route):
+        shares: Shares = ()
+        if self._spending.bounds(route):
             requests = requests[:1]
-            taken = self._take_shares(route, requests[0])
+            now = self._clock.time()
+            amounts = ledger.estimate(self._records.read(route, now).model, requests[0])
+            expires = now + requests[0].timeout + booking.HOLD_MARGIN_SECONDS
+            taken = self._spending.hold(route, requests[0], amounts, now, expires)
             if isinstance(taken, RouteState):
                 return taken
             shares = taken
-
-        def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
-            now = self._clock.time()
-            self._records.charge_lost(account, provider, route, now)
-            holds: list[Hold] = []
-            by = this_process()
-            for request in requests:
-                record = self._records.record(account, provider, route, now)
-                amounts = ledger.estimate(record.model, request)
-                state = opening.route_state(record, amounts, now, request.reserve)
-                if state.opens_at > now:
-                    return holds or state
-                # An image says nothing about what a model counts for text, nor an unusual request
-                # about its usual replies.
-                unusual = request.images or request.expected_tokens
-                plain = 0.0 if unusual else ledger.plain_tokens(request)
-                hold = Hold(os.urandom(6).hex(), route, amounts, plain, now)
-                expires = now + request.timeout + _HOLD_MARGIN_SECONDS
-                ledger.place_hold(account, route, hold.id, amounts, now, expires, by)
-                closures.note_trial(provider, route, now)
-                holds.append(hold)
-            return holds
-
         held = False
         try:
-            result, name = self._records.accounts.update(route.key, change)
+            result = booking.hold(self._records, route, requests)
             held = not isinstance(result, RouteState)
         finally:
             if not held:
-                self._return_shares(shares)
+                self._spending.give_back(shares, self._clock.time())
         if isinstance(result, RouteState):
             return result
-        holds = [replace(hold, document=name, shares=shares) for hold in result]
+        holds = [replace(hold, shares=shares) for hold in result]
         try:
             self.check_store()
         except ConfigurationError:
-            # This very change was refused, and made in memory.
+            # Redis refused this change: it was made in memory.
             for hold in holds:
                 self.fail(hold, NOT_SENT)
             raise
@@ -231,62 +213,30 @@ class QuotaTracker:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """Book what a call spent, by the provider's count (None: by the estimate), and learn.
+        """Book what a call spent, and learn from its reply.
 
-        `account` is the account the reply named, if any; for the rest see `Settlement`. Returns
-        what is left of the route's tightest limit, in words.
+        `usage` is the provider's count; None books the estimate. For the others see `Settlement`.
+        Returns what is left of the route's tightest limit, in words.
         """
         ended = Settlement(hold, usage, tuple(observations), account, answered, is_whole)
         return self.settle_all([ended])
 
     def settle_all(self, calls: Sequence[Settlement]) -> str:
-        """The same for calls of one route that were held together, in one change."""
-        route = calls[0].hold.route
-        # First of all: what the replies say of limits holds for the account as a whole.
-        for call in calls:
-            self._records.accounts.learn(route.key, call.account, "header")
-
-        def change(record: RouteRecord, now: float) -> str:
-            model = record.model
-            for call in calls:
-                hold, ended_at = call.hold, min(now, call.ended_at)
-                alone = ledger.settle(
-                    model, record.limits.values(), hold.id, _spent(call), ended_at, hold.at
-                )
-                if call.usage and call.is_whole:
-                    ledger.calibrate(model, hold.plain_tokens, call.usage)
-                closures.end_trial(record, hold.at)
-                record = self._records.learn(record, call.observations, ended_at, alone)
-                if call.answered:
-                    record = self._records.doubt(record, hold.at)
-                    ledger.note_answer(record, ended_at, hold.at)
-            return views.tightest(record, now)
-
-        left = self._records.settle([call.hold for call in calls], change)
+        """Settle calls of one route that were held together, in one change."""
+        left = booking.settle(self._records, calls)
         for call in calls:
             counted = call.usage is not None and call.is_whole
-            uses = self._pay(call.hold, _spent(call), counted=counted)
+            uses = self._pay(call.hold, booking.spent(call), counted=counted)
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
-        """Book a failed attempt as the provider would count it, and close what its remedy says.
+        """Book a failed call as the provider would count it, and close what it shows to be closed.
 
-        `account` is the account the reply named, if any. Returns the state of the route after it.
+        `account` is the account that the reply named, if any. Returns the route's new state.
         """
-        route = hold.route
-        self._records.accounts.learn(route.key, account, "error")
         spent = failing.spent(hold.amounts, failure)
-
-        def change(record: RouteRecord, now: float) -> RouteState:
-            limits = record.limits.values()
-            alone = ledger.settle(record.model, limits, hold.id, spent, now, hold.at)
-            closures.end_trial(record, hold.at)
-            seen = failure.observations
-            record = self._records.learn(record, seen, now, alone, hold.amounts)
-            failing.close(record, failure, now, hold.at, self._jitter.uniform(0.8, 1.2))
-            return opening.route_state(record, hold.amounts, now)
-
-        state = self._records.settle([hold], change)
+        jitter = self._jitter.uniform(0.8, 1.2)
+        state = booking.fail(self._records, hold, failure, spent, account, jitter)
         self._pay(hold, spent, counted=failure.usage_is_known)
         return state
 
@@ -298,76 +248,45 @@ class QuotaTracker:
         account: str | None = None,
         models: Iterable[str] = (),
     ) -> None:
-        """Close a key that its provider refused when only asked about it, or open it again.
+        """Note the result of a key check: close a refused key, or reopen one that works.
 
-        `began` is when it was asked; `account` is the account the answer named, if any, and
-        `models` those that it listed: one of them that was taken for missing is open again, and so
-        is the address. Nothing is noted if the ledger is locked for two seconds.
+        Nothing is noted if the ledger is locked for two seconds.
+
+        Args:
+            key: the key that was checked.
+            began: when the check began, epoch seconds.
+            refusal: why the provider refused the key; None if it accepted it.
+            account: the account that the answer named, if any.
+            models: the models that it listed. They, and the address, are open again.
         """
-        address = self.configuration.providers[key.provider].base_url or ""
-        listed = frozenset(models)
-
-        def change(account_state: AccountState, provider: ProviderState) -> None:
-            account_state.provider = key.provider
-            entry = account_state.key(key.fingerprint)
-            entry.label = key.label
-            if refusal is None:
-                closures.reopen(entry, began)
-                closures.reopen(provider, began)
-                for model, at_provider in provider.models.items():
-                    # Ollama lists `llama3.2:latest` for what is asked for as `llama3.2`.
-                    if not listed.isdisjoint((model, f"{model}:latest")):
-                        closures.reopen(at_provider, began)
-            else:
-                now, remedy = self._clock.time(), Remedy.REPLACE_KEY.name
-                closures.close(entry, refusal, now, None, began, remedy, address)
-
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
-            self._records.accounts.learn(key, account, "header")
-            self._records.accounts.update(key, change)
+            self._keys.note_check(key, began, refusal, account, models)
 
     def missing_models(self) -> dict[str, list[str]]:
-        """By provider, the models that were missing when they were last asked for."""
-        now = self._clock.time()
-        missing: dict[str, list[str]] = {}
-        for key in self.configuration.keys:
-            address = self.configuration.providers[key.provider].base_url or ""
-            _, provider = self._records.accounts.read(key)
-            for model, state in provider.models.items():
-                closed = closures.closure_of(state, address)
-                if closed and closed.remedy == closures.MISSING and closed.ends > now:
-                    names = missing.setdefault(key.provider, [])
-                    names += [model] if model not in names else []
-        return missing
+        """The models, by provider, that the provider did not have when they were last asked."""
+        return self._keys.missing_models(self._clock.time())
 
     def budget(self) -> list[BudgetUse]:
-        """What paid routes have cost of each budget that is set; [] without any."""
-        return self._budget.uses(self._clock.time()) if self._budget else []
+        """What paid routes have cost, per budget; [] if no budget is set."""
+        return self._spending.uses(self._clock.time())
 
     def closure(self, key: Key) -> Closure | None:
-        """Why none of the key's routes is open, apart from limits that refill; None if any may be.
+        """Why all routes of the key are closed, apart from limits; None if they are not.
 
-        Either the key itself is refused, or its account has no credit.
+        The provider refuses the key, or its account has no credit.
         """
-        now = self._clock.time()
-        account, _ = self._records.accounts.read(key)
-        address = self.configuration.providers[key.provider].base_url or ""
-        for part in (account.keys.get(key.fingerprint), account):
-            closed = closures.closure_of(part, address) if part else None
-            if closed and closed.ends > now:
-                return Closure(closed.reason, closed.since, closed.until)
-        return None
+        return self._keys.closure(key, self._clock.time())
 
     def account(self, key: Key) -> str | None:
-        """The account whose quota a key spends; None as long as nobody has named it."""
+        """The account whose quota the key spends; None until somebody has named it."""
         name = self._records.accounts.account(key)
         return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
-        """Forget why a key, its account and its models are shut, and what was spent.
+        """Forget why a key, its account and its models are closed, and what they spent.
 
-        For a user who topped up, replaced or re-enabled something; `key` is a label. Limits that
-        were learned or set at run time are forgotten too.
+        For a user who topped up or re-enabled something; `key` is a label. Limits that were learned
+        or set at run time are forgotten too.
 
         Raises:
             ConfigurationError: no key has that label.
@@ -384,11 +303,11 @@ class QuotaTracker:
         self.check_store()
 
     def set_limits(self, scope: str, **limits: Any) -> None:
-        """Set limits for every kernel that uses this ledger, over those of `arche_magic.toml`.
+        """Set limits for every kernel that uses this ledger; they win over `arche_magic.toml`.
 
-        `tracker.set_limits("groq_key_2", requests_per_day=500)`. Limits are named and written as
-        in the file; None takes one back, and no limits at all take back all of the scope. A figure
-        that the provider states counts where it is smaller.
+        `tracker.set_limits("groq_key_2", requests_per_day=500)`. Limits are written as in the file.
+        None removes a limit, and a call without limits removes all limits of the scope. Where the
+        provider states a smaller figure, that one counts.
 
         Args:
             scope: a provider, `provider/model`, a key's label, or `label/model`.
@@ -419,32 +338,24 @@ class QuotaTracker:
         self.check_store()
 
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
-        """Every limit of every route of the configuration, and of models used besides.
+        """Every limit of every configured route, and of other models that were used.
 
-        Each is as routing sees it for a short prompt with a reply of the usual length: what is
-        used includes what calls in flight hold.
+        Each is as routing sees it for a short prompt and a reply of the usual length. What calls
+        under way hold counts as used.
         """
         now = self._clock.time() if now is None else now
-        rows = []
-        for route in self._all_routes(provider):
-            record = self._records.read(route, now)
-            account = self._records.accounts.account(route.key)
-            amounts = ledger.estimate(record.model, _SHORT_PROMPT)
-            bound = self._bound(route, _SHORT_PROMPT, amounts, now)
-            rows += views.standings_of(record, account, amounts, now, bound)
-        return rows
+        return standings(self._records, self._spending, self.configuration, provider, now)
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
-        """Usage per provider, key and limit; with `provider`, of that one alone.
+        """Usage per provider, key and limit; with `provider`, only of that provider.
 
         `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining",
         "usage_percent", "available", "reset_time", "last_updated", "model", "evidence",
         "source"}}}}`, which `json.dumps` takes. `used`, `limit` and `remaining` are whole requests
-        or tokens: `used` includes calls in flight and is rounded up, `remaining` is rounded down.
-        `available` says whether a short prompt fits now. `reset_time`, when all of the limit is
-        back, and `last_updated` are ISO 8601 text in UTC, or None where there is no such moment. A
-        key that used several models is shown with the tightest of them per limit, named in
-        `model`.
+        or tokens: `used` includes calls under way and is rounded up, `remaining` is rounded down.
+        `available` says whether a short prompt fits now. `reset_time` (when all of the limit is
+        back) and `last_updated` are ISO 8601 text in UTC, or None. For a key with several models
+        each limit is that of the tightest model, which `model` names.
         """
         if provider is not None:
             self.configuration.provider(provider)
@@ -452,81 +363,16 @@ class QuotaTracker:
         return views.usage_summary(self.standings(provider, now), now)
 
     def shared_keys(self) -> dict[str, str]:
-        """Labels of keys that add no quota, each with the first key's label of the same account.
+        """Keys that add no quota, each with the first key of the same account, by their labels.
 
-        `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or once the
+        `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or after the
         provider has named it.
         """
         return self._records.accounts.shared_keys()
 
-    def _bound(
-        self, route: Route, request: Request, amounts: Amounts, now: float
-    ) -> RouteState | None:
-        """What the budget, or the bounds of the job, say to the request; None if nothing."""
-        purses = self._purses(route)
-        expected = self._expected(route, request, amounts) if purses else None
-        states = [purse.state(expected, now) for purse in purses if expected]
-        return max(filter(None, states), key=lambda state: state.opens_at, default=None)
-
-    def _purses(self, route: Route) -> list[Purse]:
-        """What bounds calls on the route, besides its limits."""
-        found = [self._budget if route.paid else None, self.job]
-        return [purse for purse in found if purse is not None]
-
-    def _expected(self, route: Route, request: Request, amounts: Amounts) -> Expected:
-        """What a request is expected to take there."""
-        packed = " packed" if request.expected_tokens else ""
-        images = " with images" if request.images else ""
-        windows = self.configuration.providers[route.provider].context_windows
-        return Expected(
-            kind=f"{route.provider}/{route.model}{packed}{images}",
-            usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
-            plain=ledger.plain_tokens(request),
-            longest_reply=request.max_tokens,
-            window=windows.get(route.model, math.inf),
-            scale=float(request.expected_tokens or 1),
-            price=partial(cost_usd, route),
-        )
-
-    def _take_shares(
-        self, route: Route, request: Request
-    ) -> tuple[tuple[Purse, str], ...] | RouteState:
-        """Hold the request's share of the budget and of its job's bounds, or of neither."""
-        now = self._clock.time()
-        amounts = ledger.estimate(self._records.read(route, now).model, request)
-        expected = self._expected(route, request, amounts)
-        expires = now + request.timeout + _HOLD_MARGIN_SECONDS
-        shares: list[tuple[Purse, str]] = []
-        shut: RouteState | None = None
-        purses = self._purses(route)
-        try:
-            for purse in purses:
-                taken = purse.hold(expected, now, expires)
-                if isinstance(taken, RouteState):
-                    shut = taken
-                    break
-                shares.append((purse, taken))
-        finally:
-            if len(shares) < len(purses):
-                self._return_shares(shares)
-        return shut or tuple(shares)
-
-    def _return_shares(self, shares: Iterable[tuple[Purse, str]]) -> None:
-        """Give back what was held for a request that was not sent."""
-        for purse, hold in shares:
-            purse.settle(hold, Usage(), 0.0, self._clock.time())
-
     def _pay(self, hold: Hold, spent: Amounts, *, counted: bool) -> list[BudgetUse]:
-        """Book what a call cost and took, where that is bounded; returns what the budget has left.
-
-        `counted` says that `spent` is known, not guessed.
-        """
-        tokens = (math.ceil(spent.get(name, 0.0)) for name in ("input_tokens", "output_tokens"))
-        usage, now = Usage(*tokens), self._clock.time()
-        usd = cost_usd(hold.route, usage) if hold.shares else None
-        for purse, share in hold.shares:
-            purse.settle(share, usage, usd, now, counted=counted)
-        return self.budget() if any(purse is self._budget for purse, _ in hold.shares) else []
+        now = self._clock.time()
+        return self._spending.pay(hold.route, hold.shares, spent, now, counted=counted)
 
     def _key(self, label: str) -> Key:
         for key in self.configuration.keys:
@@ -535,27 +381,9 @@ class QuotaTracker:
         labels = ", ".join(known.label for known in self.configuration.keys)
         raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
-    def _all_routes(self, provider: str | None) -> list[Route]:
-        routes = {(route.key, route.model): route for route in self.configuration.routes()}
-        for key in dict.fromkeys(key for key, _ in routes):
-            for model in self._records.accounts.read(key)[0].models:
-                if (key, model) not in routes and self.configuration.is_on(key, model):
-                    routes[key, model] = self.configuration.route(key, model)
-        return [route for route in routes.values() if provider in (None, route.provider)]
-
-
-def _spent(call: Settlement) -> Amounts:
-    """Units that a call spent."""
-    usage = call.usage
-    if usage is None:
-        return call.hold.amounts
-    return ledger.as_amounts(usage.input_tokens, usage.output_tokens)
-
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:
-    """The ledger for a configuration (the one in use if not given).
-
-    Asking again gives the same counts: nothing is ever reset by asking.
+    """The ledger for a configuration (by default the one in use); calling it resets nothing.
 
     Raises:
         ConfigurationError: the configured store cannot be used.

@@ -85,13 +85,14 @@ def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
 
     A request can be any value: the texts in dataclasses, mappings and sequences are searched.
     """
-    secrets = [(key, key.secret()) for key in keys]
-    secrets = [(key, secret) for key, secret in secrets if len(secret) >= _SHORTEST_SECRET]
-    for text in _texts(request):
-        unwrapped = "".join(text.split()) if "\n" in text else ""
-        for key, secret in secrets:
-            if secret in text or secret in unwrapped:
-                return key
+    texts = list(_texts(request))
+    texts += ["".join(text.split()) for text in texts if "\n" in text]
+    # There may be hundreds of keys: each is looked for once.
+    everything = "\0".join(texts)
+    for key in keys:
+        secret = key.secret()
+        if len(secret) >= _SHORTEST_SECRET and secret in everything:
+            return key
     return None
 
 

@@ -58,15 +58,13 @@ class Remaining:
         """
         return self._all_reasoning is not None
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> Sequence[Route]:
         """The routes that may be asked, in order; none once the request has sent all its calls."""
         if self._calls.total() >= _CALLS_PER_REQUEST:
             return []
-        return [
-            route
-            for route in self._routes
-            if route not in self._left and self._calls[route] < _CALLS_PER_ROUTE
-        ]
+        done = self._left | {r for r, calls in self._calls.items() if calls >= _CALLS_PER_ROUTE}
+        # Most requests have all their routes, which may be many.
+        return [route for route in self._routes if route not in done] if done else self._routes
 
     def note_call(self, route: Route) -> None:
         """Count a call, whatever its result."""

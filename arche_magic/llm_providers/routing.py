@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import chain, islice
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from .quota.opening import RouteState
 from .records import told
-from .types import Request, Route
+from .types import Request, Route, RouteId
 
 _MOMENT_SECONDS = 0.05
 
@@ -32,6 +33,61 @@ class _Offered(Protocol):
 
 
 R = TypeVar("R", bound=_Offered)
+T = TypeVar("T")
+
+
+class Routes(tuple[Route, ...]):
+    """Routes in the configured order; they are grouped once, however many requests take them."""
+
+    def __init__(self, *_: object) -> None:
+        self._groups: dict[str | None, list[list[Route]]] = {}
+        self.ids = frozenset((route.id, route.key.fingerprint) for route in self)
+
+    def groups(self, preferred: str | None) -> list[list[Route]]:
+        """Routes of one provider and model together, in the order in which they are asked."""
+        if preferred not in self._groups:
+            self._groups[preferred] = _grouped(self, preferred)
+        return self._groups[preferred]
+
+
+class _Deferred(Sequence[T]):
+    """A tuple that is built when somebody first looks at it; few decisions are ever explained."""
+
+    def __init__(self, build: Callable[[], tuple[T, ...]]) -> None:
+        self._build: Callable[[], tuple[T, ...]] | None = build
+        self._built: tuple[T, ...] = ()
+
+    def _values(self) -> tuple[T, ...]:
+        if build := self._build:
+            self._built, self._build = build(), None
+        return self._built
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        return self._values()[index]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._values())
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == (other._values() if isinstance(other, _Deferred) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return repr(self._values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._values(),)
 
 
 @dataclass(frozen=True)
@@ -65,34 +121,34 @@ class Considered:
     paid: bool = False
 
     @property
-    def name(self) -> tuple[str, str, str]:
+    def name(self) -> RouteId:
         """Provider, key and model."""
-        return self.provider, self.key, self.model
+        return RouteId(self.provider, self.key, self.model)
 
     def opened(self, at: float) -> Considered:
-        """The same route, had it been open at that moment with all its limits unspent."""
+        """The same route as if it had been open at that moment with all its limits unspent."""
         return replace(self, state=RouteState(at))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """All that one choice was made from.
+    """Everything that one choice was made from.
 
     Attributes:
         at: when it was made, epoch seconds.
         patience: seconds that the request would still wait.
         preferred: the provider that was to be asked first, if any.
         considered: the routes looked at, in order.
-        later: provider, key and model of the others, in order.
+        later: the others, in order.
         private: only routes that the user has marked as private were offered.
-        same_model: only those that lead to the model of the first.
+        same_model: only routes to the model of the first route were offered.
     """
 
     at: float
     patience: float
     preferred: str | None
-    considered: tuple[Considered, ...]
-    later: tuple[tuple[str, str, str], ...] = ()
+    considered: Sequence[Considered]
+    later: Sequence[RouteId] = ()
     private: bool = False
     same_model: bool = False
 
@@ -106,23 +162,26 @@ class Decision:
         request: Request,
     ) -> Decision:
         """The record of a choice."""
-        considered = (
-            Considered(route.provider, route.key.label, route.model, state, route.paid)
-            for route, state in choice.considered
-        )
-        later = ((route.provider, route.key.label, route.model) for route in choice.later)
+
+        def considered() -> tuple[Considered, ...]:
+            pairs = choice.considered
+            return tuple(Considered(*route.id, state, route.paid) for route, state in pairs)
+
+        def later() -> tuple[RouteId, ...]:
+            return tuple(route.id for route in choice.later)
+
         return cls(
             at,
             patience,
             preferred,
-            tuple(considered),
-            tuple(later),
+            _Deferred(considered),
+            _Deferred(later),
             request.private,
             request.same_model,
         )
 
     def choice(self) -> Choice[Considered]:
-        """The choice, made again from the record."""
+        """The same choice, made again from the record."""
         return choose(
             self.considered, lambda route: route.state, self.at, self.patience, self.preferred
         )
@@ -130,6 +189,8 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON values; a time that never comes is null."""
         values = told(self) | {"patience": _finite(self.patience), "considered": []}
+        if self.later:
+            values["later"] = list(self.later)
         for entry in self.considered:
             state = told(entry.state) | {"opens_at": _finite(entry.state.opens_at)}
             values["considered"].append(told(entry) | {"state": state})
@@ -137,26 +198,23 @@ class Decision:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
-        """The decision that `to_dict` gave.
+        """The decision of which `to_dict` made these values.
 
         Raises:
-            KeyError, TypeError, ValueError: it did not.
+            KeyError, TypeError, ValueError: the values are not those of a decision.
         """
         considered = []
         for entry in values["considered"]:
             state = {**entry["state"], "opens_at": _or_never(entry["state"]["opens_at"])}
             considered.append(Considered(**{**entry, "state": RouteState(**state)}))
-        later = [
-            (str(provider), str(key), str(model))
-            for provider, key, model in values.get("later", ())
-        ]
+        later = [RouteId(*map(str, name)) for name in values.get("later", ())]
         at, patience = float(values["at"]), _or_never(values["patience"])
         only = (bool(values.get(name, False)) for name in ("private", "same_model"))
         return cls(at, patience, values["preferred"], tuple(considered), tuple(later), *only)
 
 
 def of_one_model(routes: Sequence[R], preferred: str | None = None) -> list[R]:
-    """Those that lead to the model of the route that comes first, spent or not.
+    """The routes that lead to the same model as the route that comes first, spent or not.
 
     Services name one model with its vendor or without: `openai/gpt-oss-120b`, `gpt-oss-120b`.
     """
@@ -187,6 +245,8 @@ def choose(
     is open, wait as long for the first, and for a paid one only if no free one opens in time. A
     route that only awaits the outcome of a call under way is awaited whatever the patience is, if
     no other is open.
+
+    `state_of` is asked for no more routes than the choice needs.
     """
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)
@@ -195,22 +255,32 @@ def choose(
     groups = _groups(routes, preferred)
 
     def choice(route: R | None, opens_at: float) -> Choice[R]:
-        later = [route for group in groups for route in group][len(considered) :]
+        later = islice(chain.from_iterable(groups), len(considered), None)
         return Choice(route, opens_at, tuple(shut), tuple(considered), tuple(later))
 
     for group in groups:
-        states = [(route, state_of(route)) for route in group]
-        considered.extend(states)
-        is_open = [(route, state) for route, state in states if state.opens_at <= now]
-        if is_open:
-            if _costs_extra(group[0], preferred):
-                soonest = _soonest(shut, preferred)
-                if soonest and soonest[1].opens_at <= latest:
-                    return choice(soonest[0], soonest[1].opens_at)
-            route, _ = max(is_open, key=lambda pair: pair[1].headroom)
-            shut.extend(pair for pair in states[: group.index(route)] if pair not in is_open)
-            return choice(route, now)
-        shut.extend(states)
+        best: tuple[R, RouteState] | None = None
+        passed: list[tuple[R, RouteState]] = []
+        before_best = 0
+        for route in group:
+            state = state_of(route)
+            considered.append((route, state))
+            if state.opens_at > now:
+                passed.append((route, state))
+            elif best is None or state.headroom > best[1].headroom:
+                best, before_best = (route, state), len(passed)
+                if state.headroom >= 1.0:
+                    # None of the others can have more left.
+                    break
+        if best is None:
+            shut.extend(passed)
+            continue
+        if _costs_extra(group[0], preferred):
+            soonest = _soonest(shut, preferred)
+            if soonest and soonest[1].opens_at <= latest:
+                return choice(soonest[0], soonest[1].opens_at)
+        shut.extend(passed[:before_best])
+        return choice(best[0], now)
     first = min(shut, key=lambda pair: pair[1].opens_at, default=None)
     for soonest in (_soonest(shut, preferred), first):
         if soonest and soonest[1].opens_at <= latest:
@@ -228,7 +298,13 @@ def _costs_extra(route: _Offered, preferred: str | None) -> bool:
 
 
 def _groups(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
-    """Routes of one provider and model together, in the order they are asked."""
+    if isinstance(routes, Routes):
+        return cast("list[list[R]]", routes.groups(preferred))
+    return _grouped(routes, preferred)
+
+
+def _grouped(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
+    """Routes of one provider and model together, in the order in which they are asked."""
     groups: dict[tuple[str, str], list[R]] = {}
     for route in routes:
         groups.setdefault((route.provider, route.model), []).append(route)

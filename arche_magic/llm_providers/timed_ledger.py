@@ -44,6 +44,9 @@ class Ledger(Protocol):
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """See `QuotaTracker.state`."""
 
+    def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
+        """See `QuotaTracker.states_for`."""
+
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
         """See `QuotaTracker.hold`."""
 
@@ -160,9 +163,12 @@ class TimedLedger:
         self, routes: Iterable[Route], request: Request, now: float
     ) -> Mapping[Route, RouteState]:
         """The state of each route; empty if the ledger takes too long."""
-        return self._book(
-            lambda: {route: self._ledger.state(route, request, now) for route in routes}, {}
-        )
+
+        def look() -> Mapping[Route, RouteState]:
+            state_of = self._ledger.states_for(request, now)
+            return {route: state_of(route) for route in routes}
+
+        return self._book(look, {})
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision]) -> None:
         """As `AttemptLog.append`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from .attempts import AttemptLog, Ended
@@ -68,6 +68,19 @@ class Together:
         self._book()
         state = self._states[route] = self._tracker.state(route, request, now)
         return state
+
+    def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
+        """As `QuotaTracker.states_for`; the first request's, for one that is held already."""
+        if self._is_ready(request):
+            return lambda route: self.state(route, request, now)
+        self._book()
+        of_tracker = self._tracker.states_for(request, now)
+
+        def state_of(route: Route) -> RouteState:
+            state = self._states[route] = of_tracker(route)
+            return state
+
+        return state_of
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
         """As `QuotaTracker.hold`; also holds for the requests that follow."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 METRICS: tuple[Metric, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
@@ -82,6 +82,10 @@ class Key:
         # Variables of the environment may hold bytes that are no text.
         fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         return cls(provider, label, fingerprint, account or fingerprint, Secret(text))
+
+    def __hash__(self) -> int:
+        # Each choice looks up hundreds of keys, and the hash of all fields is slow.
+        return hash(self.fingerprint)
 
     @property
     def number(self) -> int:
@@ -154,12 +158,25 @@ class Location(str):
         return hashlib.sha256(self.url().encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
+class RouteId(NamedTuple):
+    """What identifies a route; `key` is the key's label."""
+
+    provider: str
+    key: str
+    model: str
+
+    def __str__(self) -> str:
+        return route_name(*self)
+
+
 @dataclass(frozen=True)
 class Route:
     """Provider, key and model: one way to get an answer.
 
-    `price` is what the user says it costs: USD for a million input, and a million output tokens.
-    `address` is the base URL that it leads to, "" for the provider's own.
+    Attributes:
+        price: what the user says it costs: USD for a million input, and a million output tokens.
+        address: the base URL that it leads to, "" for the provider's own.
+        id: identifies the route in dicts, tables and messages.
     """
 
     provider: str
@@ -168,9 +185,16 @@ class Route:
     paid: bool = False
     price: tuple[float, float] | None = field(default=None, compare=False)
     address: str = field(default="", compare=False)
+    id: RouteId = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", RouteId(self.provider, self.key.label, self.model))
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     def __str__(self) -> str:
-        return route_name(self.provider, self.key.label, self.model)
+        return str(self.id)
 
 
 def route_name(provider: str, key: str, model: str) -> str:
@@ -479,6 +503,11 @@ class Standing:
     source: str = ""
     charged_at: float = 0.0
     reason: str = ""
+
+    @property
+    def route(self) -> RouteId:
+        """The route that has the limit."""
+        return RouteId(self.provider, self.key, self.model)
 
     @property
     def metric(self) -> Metric:

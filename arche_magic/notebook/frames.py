@@ -84,7 +84,7 @@ def quota_frame(
             row.model,
             row.limit,
             row.used_units,
-            spent.get((row.provider, row.key, row.model), nothing).units(row.metric),
+            spent.get(row.route, nothing).units(row.metric),
             row.allowed_units,
             row.remaining_units,
             row.usage_percent,

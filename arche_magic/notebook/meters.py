@@ -7,31 +7,43 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from html import escape
 from types import MappingProxyType
 
-from arche_magic.llm_providers.types import Route, Standing, in_seconds, route_name
+from arche_magic.llm_providers.types import Route, Standing, route_name
 
 from .costs import Name
+from .quota_words import (
+    Limits,
+    as_text,
+    in_full,
+    label_of,
+    lines,
+    paid_words,
+    share_of,
+    sign_of,
+    state_of,
+    tightest,
+)
+from .quota_words import clock as clock
+from .quota_words import count as count
 from .tables import notes_html
 
 # With more routes than these, each shows its tightest limit, and unfolds to the others.
 _ROUTES_IN_FULL = 9
+# With more routes than these, each is one line of text, and those of a provider fold together:
+# the HTML of 500 meters is too large to save in a notebook.
+_ROUTES_WITH_METERS = 60
 _GREEN, _AMBER, _RED, _TRACK = "#2e9e5b", "#c98a1b", "#d0493b", "rgba(128,128,128,.25)"
 # Short, for it stands in every meter; opacity suits any page.
 _FAINT = "opacity:.65;font-size:85%"
-_SHORT = {"minute": "min", "second": "s"}
+_COLORS = {"●": _GREEN, "◐": _AMBER, "○": _RED}
 _LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
 _CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "min-width:150px;margin:0 10px 4px 0"
 _BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};overflow:hidden"
-_BAR_SIGNS = 10
-
-Limits = Sequence[Standing]
 
 
 def quota_bundle(
@@ -50,19 +62,22 @@ def quota_bundle(
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
-    rows = (
-        _row(
-            limits,
-            (_folded if fold else _meters)(limits, now),
-            now,
-            paid=_paid(limits, paid),
-            slim=fold,
+    if len(routes) > _ROUTES_WITH_METERS:
+        html = _by_provider(routes, now, paid)
+    else:
+        html = _table(
+            _row(
+                limits,
+                (_folded if fold else _meters)(limits, now),
+                now,
+                paid=paid_words(limits, paid),
+                slim=fold,
+            )
+            for limits in routes
         )
-        for limits in routes
-    )
     return {
-        "text/plain": "\n".join([_text(routes, now, fold, paid), *notes]),
-        "text/html": _table(rows) + notes_html(notes),
+        "text/plain": "\n".join([as_text(routes, now, fold, paid), *notes]),
+        "text/html": html + notes_html(notes),
     }
 
 
@@ -72,10 +87,10 @@ def live_table(
     is_on: Callable[[Limits], bool],
     paid: Mapping[Name, str],
 ) -> str:
-    """The same table for showing again and again.
+    """The same table, to be shown again and again.
 
-    Nothing in it unfolds, and only what opens soon counts down, so that most of the time it stays
-    the same. A route for which `is_on` is false says so.
+    Nothing in it unfolds, and only times less than 100 seconds away count down, so that it rarely
+    changes. A route for which `is_on` is false is shown as off.
     """
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
@@ -84,7 +99,7 @@ def live_table(
             limits,
             (_tightest if fold else _meters)(limits, now, ticking=False),
             now,
-            paid=_paid(limits, paid),
+            paid=paid_words(limits, paid),
             on=is_on(limits),
             slim=fold,
         )
@@ -117,8 +132,8 @@ def without_limits(
     routes: Iterable[Route], standings: Iterable[Standing], paid: Mapping[Name, str]
 ) -> list[str]:
     """A line per route without a known limit; `paid` says which of them cost money, and what."""
-    limited = {(row.provider, row.key, row.model) for row in standings}
-    names = {(route.provider, route.key.label, route.model): route for route in routes}
+    limited = {row.route for row in standings}
+    names = {route.id: route for route in routes}
     return [
         f"{route}: no limit is known" + (f" · {paid[name]}" if name in paid else "")
         for name, route in names.items()
@@ -128,34 +143,45 @@ def without_limits(
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
     """The limits of each route together, in the order they came."""
-    groups = itertools.groupby(standings, key=lambda row: (row.provider, row.key, row.model))
+    groups = itertools.groupby(standings, key=lambda row: row.route)
     return [tuple(limits) for _, limits in groups]
-
-
-def _paid(limits: Limits, paid: Mapping[Name, str]) -> str:
-    return paid.get((limits[0].provider, limits[0].key, limits[0].model), "")
-
-
-def tightest(limits: Limits) -> Standing:
-    """The limit that stands most in the way: of those that shut the route, or the fullest."""
-    return max(limits, key=lambda row: (row.opens_at, _share(row)))
 
 
 def _state_html(limits: Limits, now: float) -> str:
     """Whether the route takes the next request, or when; a sign, a word and a colour."""
-    sign, words, why = _state(limits, now)
-    color = {"●": _GREEN, "◐": _AMBER, "○": _RED}[sign]
+    sign, words, why = state_of(limits, now)
     reason = f'<div style="{_FAINT}">{escape(why)}</div>' if why else ""
     return (
-        f'<span style="white-space:nowrap"><span style="color:{color}">{sign}</span> '
+        f'<span style="white-space:nowrap"><span style="color:{_COLORS[sign]}">{sign}</span> '
         f"{escape(words)}</span>{reason}"
     )
 
 
-def state_words(limits: Limits, now: float) -> str:
-    """The same in words, with the reason: `opens in 42 s: 30 requests per minute are spent`."""
-    _, words, why = _state(limits, now)
-    return f"{words}: {why}" if why else words
+def _by_provider(routes: Sequence[Limits], now: float, paid: Mapping[Name, str]) -> str:
+    """What each provider's routes can do now, which unfolds to a line per route."""
+    groups: dict[str, list[Limits]] = {}
+    for limits in routes:
+        groups.setdefault(limits[0].provider, []).append(limits)
+    return "".join(
+        f'<details><summary style="cursor:pointer">{_summary(provider, group, now)}</summary>'
+        '<div style="white-space:pre;overflow-x:auto;font-family:monospace;font-size:85%">'
+        f"{escape(chr(10).join(lines(group, now, paid, reasons=True)))}</div></details>"
+        for provider, group in groups.items()
+    )
+
+
+def _summary(provider: str, routes: Sequence[Limits], now: float) -> str:
+    """`groq · 500 routes · ● 498 open · ◐ 2 waiting, the first opens in 42 s`."""
+    signs = [state_of(limits, now)[0] for limits in routes]
+    openings = (tightest(limits).opens_at for limits in routes)
+    first = min((moment for moment in openings if now < moment < math.inf), default=now)
+    words = {"●": "open", "◐": f"waiting, the first opens {clock(first, now)}", "○": "closed"}
+    counts = "".join(
+        f' · <span style="color:{_COLORS[sign]}">{sign}</span> {signs.count(sign)} {said}'
+        for sign, said in words.items()
+        if sign in signs
+    )
+    return f"<b>{escape(provider)}</b> · {len(routes)} routes{counts}"
 
 
 def _table(rows: Iterable[str]) -> str:
@@ -211,11 +237,11 @@ def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
     row = tightest(limits)
     full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
     more = f"{len(limits) - 1} more" if len(limits) > 1 else ""
-    faint = " · ".join(filter(None, (full, _sign(row, now, ticking), more)))
+    faint = " · ".join(filter(None, (full, sign_of(row, now, ticking), more)))
     return (
-        f'<div title="{escape(_in_full(row, now, ticking))}" style="{_METERS};'
+        f'<div title="{escape(in_full(row, now, ticking))}" style="{_METERS};'
         'display:inline-flex;align-items:center">'
-        f'<div style="{_FAINT};min-width:104px">{escape(_label(row))}</div>'
+        f'<div style="{_FAINT};min-width:104px">{escape(label_of(row))}</div>'
         f'<div style="width:90px;margin-right:10px">{_bar(row)}</div>'
         f'<div style="min-width:120px">{_numbers(row)}</div> <div style="{_FAINT}">{faint}</div>'
         "</div>"
@@ -236,17 +262,17 @@ def _folded(limits: Limits, now: float) -> str:
 
 def _meter(row: Standing, now: float, ticking: bool = True) -> str:
     full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
-    sign = _sign(row, now, ticking)
+    sign = sign_of(row, now, ticking)
     sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
     return (
-        f'<div title="{escape(_in_full(row, now, ticking))}" style="{_METER}">'
-        f'<div style="{_FAINT}">{_two_sides(escape(_label(row)), full)}</div>'
+        f'<div title="{escape(in_full(row, now, ticking))}" style="{_METER}">'
+        f'<div style="{_FAINT}">{_two_sides(escape(label_of(row)), full)}</div>'
         f"{_bar(row)}{_two_sides(_numbers(row), sign)}</div>"
     )
 
 
 def _bar(row: Standing) -> str:
-    share = _share(row)
+    share = share_of(row)
     color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
     width = max(2, round(100 * share)) if share > 0 else 0
     filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
@@ -264,116 +290,3 @@ def _two_sides(left: str, right: str) -> str:
         '<div style="display:flex;justify-content:space-between;gap:6px">'
         f"<span>{left}</span> <span>{right}</span></div>"
     )
-
-
-def _text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name, str]) -> str:
-    lines = []
-    for limits in routes:
-        first = limits[0]
-        name = route_name(first.provider, first.key, first.model)
-        cost = [f"  {words}"] if (words := _paid(limits, paid)) else []
-        if fold:
-            worst = tightest(limits)
-            used = f"{count(worst.used_units)} of {count(worst.allowed_units)}"
-            _, words, _ = _state(limits, now)
-            lines.append(
-                f"{name:<32}  {words:<15}  {_label(worst):<16}  {_text_bar(worst)}  {used:>18}"
-            )
-            lines += cost
-        else:
-            state = textwrap.shorten(state_words(limits, now), 64, placeholder=" …")
-            lines += [f"{name} · {state}", *cost, *(_text_meter(row, now) for row in limits)]
-    if fold:
-        lines.append("Each with its tightest limit; the DataFrame has them all.")
-    return "\n".join(lines)
-
-
-def _text_meter(row: Standing, now: float) -> str:
-    used = f"{count(row.used_units)} of {count(row.allowed_units)}"
-    full = f"full {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
-    line = f"  {_label(row):<16}  {_text_bar(row)}  {used:>18}  {full:<16}  {_evidence(row, now)}"
-    return line.rstrip()
-
-
-def _text_bar(row: Standing) -> str:
-    filled = round(_share(row) * _BAR_SIGNS)
-    return "█" * filled + "░" * (_BAR_SIGNS - filled)
-
-
-def _state(limits: Limits, now: float) -> tuple[str, str, str]:
-    """A sign, whether or when it opens, and what shuts it."""
-    last = tightest(limits)
-    if last.opens_at <= now:
-        return "●", "open", ""
-    why = last.shut_by or last.reason
-    if last.amount <= 0:
-        why = f"the plan has no {last.limit.replace('_', ' ')}"
-    elif not last.shut_by and last.used_units >= last.allowed_units:
-        why = f"{count(last.amount)} {last.limit.replace('_', ' ')} are spent"
-    why = textwrap.shorten(why, 160, placeholder=" …")
-    if not math.isfinite(last.opens_at):
-        return "○", "closed", why
-    return "◐", f"opens {clock(last.opens_at, now)}", why
-
-
-def clock(moment: float, now: float, ticking: bool = True) -> str:
-    """`in 42 s`; from 100 seconds on the local time, `14:32`, `Tue 20:08` or `1 Dec`.
-
-    One that is not `ticking` is a time however soon it comes.
-    """
-    if ticking and moment - now < 100:
-        return in_seconds(max(0.0, moment - now))
-    # Rounded up, since early is too early.
-    local = datetime.fromtimestamp(math.ceil(moment / 60) * 60).astimezone()
-    days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
-    if days >= 7:
-        return f"{local.day} {local:%b}"
-    return f"{local:%a %H:%M}" if days else f"{local:%H:%M}"
-
-
-def count(amount: float) -> str:
-    """A count, rounded up; from ten million on in millions, so that columns stay narrow."""
-    whole = math.ceil(amount - 1e-6)
-    if whole < 10_000_000:
-        return f"{whole:,}"
-    return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
-
-
-def _sign(row: Standing, now: float, ticking: bool) -> str:
-    """A short sign for what the figure rests on; none for the published table."""
-    if row.evidence == "published":
-        return ""
-    return "yours" if row.evidence == "configured" else f"✓ {_age(row, now, ticking)}".rstrip()
-
-
-def _in_full(row: Standing, now: float, ticking: bool) -> str:
-    """What a meter shows, in words."""
-    used = (
-        f"{row.limit.replace('_', ' ')}: {count(row.used_units)} of {count(row.allowed_units)} used"
-    )
-    full = f", full again {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
-    where = row.source.partition(";")[0]
-    source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{used}{full}; known from: {_evidence(row, now, ticking)}{source}"
-
-
-def _evidence(row: Standing, now: float, ticking: bool = True) -> str:
-    """What a figure rests on and, for what a provider said, how old it is: `header 12 s ago`."""
-    age = _age(row, now, ticking)
-    if row.evidence in ("published", "configured") or not age:
-        return row.evidence
-    return f"{row.evidence} {age} ago"
-
-
-def _age(row: Standing, now: float, ticking: bool) -> str:
-    seconds = max(0.0, now - row.evidence_at)
-    return in_seconds(seconds).removeprefix("in ") if ticking or seconds >= 100 else ""
-
-
-def _label(row: Standing) -> str:
-    metric, period = row.metric.replace("_", " "), row.period
-    return f"{metric}/{_SHORT.get(period, period)}"
-
-
-def _share(row: Standing) -> float:
-    return min(1.0, row.used / row.amount) if row.amount else 1.0

@@ -1,11 +1,14 @@
 """What we add to a provider's own SDK: `make bench` prints it; nothing passes or fails here.
 
+With `--routes 1,50,200,500` only a plain call is measured, with that many keys of one provider.
+
 Raw and wrapped calls take turns against a sandbox in a process of its own, so that a busy machine
 slows both alike. CPU time is that of this process alone, and says more than wall time there.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -36,12 +40,12 @@ CALLS, STREAMS, HOLDS, STARTS = 400, 150, 400, 7
 
 
 @contextmanager
-def sandbox(latency: float = 0.0) -> Iterator[dict[str, str]]:
+def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
     """The variables of a sandbox in a process of its own whose limits nothing here can reach.
 
-    Its replies take `latency` seconds.
+    Its replies take `latency` seconds; it accepts so many keys of Groq.
     """
-    arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", "groq=1"]
+    arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", f"groq={keys}"]
     arguments += ["--latency", str(latency)]
     for name in LIMITS:
         arguments += ["--limit", f"groq.{name}={PLENTY}"]
@@ -65,10 +69,13 @@ def sandbox(latency: float = 0.0) -> Iterator[dict[str, str]]:
         process.stdout.close()
 
 
-def configured(variables: dict[str, str], folder: Path) -> Configuration:
+def configured(
+    variables: dict[str, str], folder: Path, requests_per_day: int = PLENTY
+) -> Configuration:
     """Groq alone, its limits raised like the server's, on a ledger file in `folder`."""
     configuration = load_configuration(variables, folder)
-    limits = parse_limits(dict.fromkeys(LIMITS, PLENTY), "bucket")
+    amounts = dict.fromkeys(LIMITS, PLENTY) | {"requests_per_day": requests_per_day}
+    limits = parse_limits(amounts, "bucket")
     return replace(configuration, limits={"groq": limits})
 
 
@@ -78,7 +85,7 @@ def raw_client(variables: dict[str, str]) -> Any:
     import httpx
 
     return groq.Groq(
-        api_key=variables["GROQ_API_KEY"],
+        api_key=variables.get("GROQ_API_KEY") or variables["GROQ_API_KEY_1"],
         base_url=variables["GROQ_BASE_URL"],
         max_retries=0,
         http_client=httpx.Client(
@@ -137,6 +144,47 @@ def calls(variables: dict[str, str], configuration: Configuration) -> None:
 
     times = in_turns(CALLS, raw=raw, ours=ours)
     compare("generate, ledger and attempts on disk", "<= 1.5", times["raw"], times["ours"])
+
+
+def calls_with_routes(counts: list[int]) -> None:
+    """A plain call with so many keys, each with an account of its own.
+
+    First the first key takes every call. Then all take turns, after each has answered: with fewer
+    requests a day, a call shows in the headroom.
+    """
+    print(
+        "generate by the number of routes, ledger and attempts on disk (target: 1.35 with one, and"
+    )
+    print(
+        "and with 500 at most 1.5 times the time of one); ms wall, and the ratio to the SDK alone"
+    )
+    for count, per_day in product(counts, (PLENTY, 10_000)):
+        with tempfile.TemporaryDirectory() as folder, sandbox(keys=count) as variables:
+            configuration = configured(variables, Path(folder), per_day)
+            client = raw_client(variables)
+            provider = IntelligentLLMOrchestrator(configuration=configuration)
+            messages = [{"role": "user", "content": PROMPT}]
+            for _ in range(count):
+                provider.generate(PROMPT)
+
+            def raw(client: Any = client, messages: Any = messages) -> float:
+                client.chat.completions.create(model=MODEL, messages=messages)
+                return 0.0
+
+            def ours(provider: IntelligentLLMOrchestrator = provider) -> float:
+                provider.generate(PROMPT)
+                return 0.0
+
+            times = in_turns(CALLS, raw=raw, ours=ours)
+            size = Path(configuration.store).stat().st_size
+        ratio = median(b[0] / a[0] for a, b in zip(times["raw"], times["ours"], strict=True))
+        cpu = median(b[1] / a[1] for a, b in zip(times["raw"], times["ours"], strict=True) if a[1])
+        (raw_wall, _), (wall, _) = middle(times["raw"]), middle(times["ours"])
+        turns = "first answers" if per_day == PLENTY else "all take turns"
+        print(
+            f"  {count:4} routes, {turns:14}  SDK {raw_wall:5.2f}  ours {wall:5.2f}"
+            f"  ratio {ratio:4.2f}  (CPU {cpu:4.2f})  ledger {size / 1000:4.0f} kB"
+        )
 
 
 def first_tokens(variables: dict[str, str], configuration: Configuration) -> None:
@@ -233,13 +281,20 @@ def load_extension() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--routes", help="numbers of keys, such as 1,50,200,500")
+    options = parser.parse_args()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{os.cpu_count()} cores, load {load:.1f} at the start; medians\n")
+    if options.routes:
+        calls_with_routes([int(count) for count in options.routes.split(",")])
+        return
     with tempfile.TemporaryDirectory() as folder, sandbox() as variables:
         configuration = configured(variables, Path(folder))
         calls(variables, configuration)
         first_tokens(variables, configuration)
         hold_and_settle(configuration)
+    calls_with_routes([1, 500])
     imports()
     load_extension()
 

@@ -72,7 +72,7 @@ ALLOWED = {
     },
     "quota.merging": {
         "quota.budget_state", "quota.closures", "quota.codec", "quota.ledger", "quota.state",
-        "quota.windows", "quota",
+        "quota.windows", "quota", "types",
     },
     "quota.accounts": {
         "quota.codec", "quota.merging", "quota.state", "quota", "config", "storage", "types",
@@ -85,11 +85,31 @@ ALLOWED = {
         "quota.accounts", "quota.budget?", "quota.ledger", "quota.state", "quota", "catalog",
         "config", "processes", "storage", "types",
     },
+    "quota.route_states": {
+        "quota.accounts", "quota.ledger", "quota.opening", "quota.route_records", "quota.state",
+        "quota", "types",
+    },
+    "quota.spending": {
+        "quota.budget", "quota.ledger", "quota.opening", "quota.state", "quota", "config",
+        "prices", "storage", "types",
+    },
+    "quota.booking": {
+        "quota.closures", "quota.failing", "quota.ledger", "quota.opening", "quota.route_records",
+        "quota.state", "quota.views", "quota", "errors", "processes", "types",
+    },
+    "quota.key_states": {
+        "quota.accounts", "quota.closures", "quota.state", "quota", "config", "errors", "types",
+    },
+    "quota.standings": {
+        "quota.ledger", "quota.route_records", "quota.spending", "quota.views", "quota", "config",
+        "types",
+    },
     "quota_tracker": {
-        "prices", "quota.budget", "quota.closures", "quota.codec", "quota.failing",
-        "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
-        "quota.route_records", "quota.state", "quota.views", "quota", "catalog", "config",
-        "processes", "storage", "errors", "types",
+        "quota.booking", "quota.budget", "quota.closures", "quota.codec", "quota.failing",
+        "quota.key_states", "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
+        "quota.route_records", "quota.route_states", "quota.spending", "quota.standings",
+        "quota.state",
+        "quota.views", "quota", "catalog", "config", "storage", "errors", "types",
     },
     "bounded": set(),
     "processes": set(),
@@ -112,6 +132,10 @@ ALLOWED = {
     "awaiting": {"stopping"},
     "replay": {"bounded", "replies", "errors", "records", "reply", "types"},
     "routing": {"quota.opening", "records", "types"},
+    "offered_routes": {
+        "config", "errors", "privacy", "routing", "sources", "trust", "types",
+    },
+    "given_keys": {"config", "errors", "tracebacks", "types"},
     "images": {"errors", "folders", "types"},
     "parameters": {
         "characters", "schemas", "config", "errors", "images", "redaction", "types",

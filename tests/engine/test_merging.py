@@ -5,17 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from engine_parts import NOON, Clock, a_route, ask, custom_configuration
+from engine_parts import NOON, Clock, a_route, ask, custom_configuration, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.errors import ProviderFailure, Remedy
+from arche_magic.llm_providers.quota import codec
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import MemoryStorage
-from arche_magic.llm_providers.types import Limit, Usage, WindowRule
+from arche_magic.llm_providers.types import (
+    MOST_UNITS,
+    Limit,
+    Observation,
+    Usage,
+    WindowRule,
+)
 
 EVENTS = st.lists(
     st.tuples(
@@ -152,3 +159,42 @@ def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
     for limit in limits:
         for rows in summary.values():
             assert rows[limit.name]["used"] >= server.used(limit, clock.now) - 1e-2
+
+
+def test_an_inferred_limit_is_still_inferred_after_a_merge(clock: Clock) -> None:
+    """An answer beyond it refutes it there too; one that a reply stated stays."""
+    configuration = custom_configuration(clock=clock)
+    route, name = a_route(configuration), ""
+    before, one, two = MemoryStorage(), MemoryStorage(), MemoryStorage()
+    tracker = QuotaTracker(one, configuration)
+    seen = [
+        Observation("requests_per_day", 50, 49, inferred=True),
+        Observation("requests_per_minute", 5, 4),
+    ]
+    served(tracker, route, observations=seen)
+    name = f"groq:{route.key.account}"
+    two.update(
+        name,
+        lambda theirs: merge_documents(name, before.read(name), one.read(name), theirs, clock.now),
+    )
+    merged = QuotaTracker(two, configuration)
+    limits = {row.limit for row in merged.standings() if row.key == route.key.label}
+    assert limits == {"requests_per_day", "requests_per_minute"}
+    clock.now += 1
+    served(merged, route)
+    limits = {row.limit for row in merged.standings() if row.key == route.key.label}
+    assert limits == {"requests_per_minute"}
+
+
+def test_a_merge_counts_no_further_than_a_document_can_hold(clock: Clock) -> None:
+    """A larger figure would be taken out as wrong, and everything counted would be gone."""
+    most = {"2026-11-24": MOST_UNITS, "2026-11": MOST_UNITS}
+    account = {
+        "version": 3,
+        "models": {"model-a": {"charged": {"requests": MOST_UNITS, "tokens": MOST_UNITS}}},
+    }
+    for name, document in (("groq:one", account), (codec.BUDGET, {"spent": most})):
+        theirs = codec.mend(name, document)[0]
+        copy = {**theirs}
+        merge_documents(name, {}, document, copy, clock.now)
+        assert codec.mend(name, copy) == (document, [])

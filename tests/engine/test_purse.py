@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota.budget import Expected, Purse
 from arche_magic.llm_providers.storage import MemoryStorage
-from arche_magic.llm_providers.types import Budget, Usage
+from arche_magic.llm_providers.types import MOST_UNITS, Budget, Usage
 
 NOON = 1_763_380_800.0
 PLAIN = 10
@@ -82,3 +82,12 @@ def test_a_job_that_is_over_is_forgotten() -> None:
     Purse(storage, max_tokens=1000, job="old").hold(expected(0, 5, 0.0), NOON, NOON + 9)
     Purse(storage, max_tokens=1000, job="new").hold(expected(0, 5, 0.0), NOON + week + 1, NOON)
     assert list(storage.read("bounds of jobs")["jobs"]) == ["new"]
+
+
+def test_what_was_spent_is_counted_no_further_than_a_document_can_hold() -> None:
+    """Absurd counts of a provider keep the bound closed."""
+    purse = Purse(MemoryStorage(), max_tokens=100, job="one")
+    for _ in range(2):
+        first = purse.hold(expected(0, 50, 0.0), NOON, NOON + 9)
+        purse.settle(str(first), Usage(0, int(MOST_UNITS)), 0.0, NOON)
+    assert purse.refusal(expected(0, 50, 0.0), NOON)

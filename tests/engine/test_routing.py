@@ -193,3 +193,25 @@ def test_a_choice_is_made_again_from_its_record(
 
 def full_name(of: Route) -> tuple[str, str, str]:
     return of.provider, of.key.label, of.model
+
+
+def test_no_more_routes_are_looked_at_than_the_choice_needs() -> None:
+    """Up to an open key that is unspent; each closed one before it is named."""
+    states = {
+        "groq1": (9.0, 0.0), "groq2": (0.0, 0.4), "groq3": (9.0, 0.0), "groq4": (0.0, 1.0),
+        "groq5": (0.0, 1.0), "groq6": (9.0, 0.0), "mistral1": (0.0, 1.0),
+    }  # fmt: skip
+    choice = chosen(states)
+    assert choice.route is not None
+    assert name_of(choice.route) == "groq4"
+    assert [name_of(r) for r, _ in choice.considered] == ["groq1", "groq2", "groq3", "groq4"]
+    assert [name_of(r) for r, _ in choice.passed_over] == ["groq1", "groq3"]
+    assert [name_of(r) for r in choice.later] == ["groq5", "groq6", "mistral1"]
+
+
+def test_routes_are_told_apart_by_their_ids() -> None:
+    """Equal routes have one id, which reads as the route is shown."""
+    assert route("groq2") == route("groq2")
+    assert {route("groq2"): 1}[route("groq2")] == 1
+    assert route("groq2").id == ("groq", "groq_key_2", "groq-model")
+    assert str(route("groq2").id) == str(route("groq2")) == "groq · key 2 · groq-model"

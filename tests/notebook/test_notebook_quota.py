@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+from arche_magic.llm_providers.catalog import published_providers
+from arche_magic.llm_providers.config import Configuration, label_keys
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Standing
+from arche_magic.notebook.frames import quota_frame
 from arche_magic.notebook.meters import quota_bundle
 
 NOW = 1_795_514_400.0  # 2026-11-24 10:00 in UTC, 19:00 in Tokyo
@@ -127,3 +131,52 @@ def test_what_a_provider_says_is_shown_as_text() -> None:
     html = quota_bundle([named], NOW, [said])["text/html"]
     assert "<img" not in html
     assert html.count("&lt;img") == 3
+
+
+def test_hundreds_of_routes_fold_by_provider() -> None:
+    """A line each, with the reason of those that are not open; small enough to save, and fast."""
+    standings = [
+        limit(
+            name, used, 1_000,
+            provider=provider, key=f"{provider}_key_{key}",
+            opens_at=NOW + 60 if key % 50 == 0 else NOW,
+            shut_by="<b>the key rests</b>" if key % 50 == 0 else "",
+        )
+        for provider in ("groq", "google")
+        for key in range(1, 251)
+        for name, used in (
+            ("requests_per_minute", 3), ("requests_per_day", 900), ("tokens_per_minute", 5),
+            ("tokens_per_day", 7),
+        )
+    ]  # fmt: skip
+    began = time.process_time()
+    bundle = quota_bundle(standings, NOW)
+    assert time.process_time() - began < 0.3
+    assert sum(map(len, bundle.values())) < 300_000
+    html = bundle["text/html"]
+    assert html.count("<details>") == 2
+    summaries = re.findall(r"<summary.*?>(.*?)</summary>", html)
+    assert [re.sub("<.*?>", "", summary) for summary in summaries] == [
+        f"{provider} · 250 routes · ● 245 open · ◐ 5 waiting, the first opens in 60 s"
+        for provider in ("groq", "google")
+    ]
+    assert html.count("900 of 1,000") == bundle["text/plain"].count("900 of 1,000") == 500
+    assert html.count("&lt;b&gt;the key rests&lt;/b&gt;") == 10
+
+
+def test_the_ledger_tells_the_quota_of_hundreds_of_routes_at_once() -> None:
+    """From an untouched ledger, as `%llm_quota` asks it."""
+    keys = label_keys("groq", [f"made-up-key-{number}" for number in range(500)])
+    configuration = Configuration(providers=published_providers(), keys=keys)
+    tracker = get_quota_tracker(configuration)
+    seconds = []
+    # Others may slow one of the runs, and the first one imports pandas.
+    for _ in range(4):
+        began = time.process_time()
+        standings = tracker.standings()
+        bundle = quota_bundle(standings, time.time())
+        frame = quota_frame(standings, {}, time.time())
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.3
+    assert len(frame) == len(standings) >= 500
+    assert sum(map(len, bundle.values())) < 300_000

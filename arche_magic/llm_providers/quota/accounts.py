@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..config import Configuration
 from ..storage import Storage, StorageTimeout, lock_deadline
@@ -35,6 +35,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _MOST_MOVES = 5
+_UNKNOWN: Document = {"": "not read yet"}
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,25 @@ class Place:
     """Where a key's account is counted, as far as this process knows.
 
     Attributes:
-        name: of the account's document.
+        name: name of the account's document.
         directory: the provider's directory when that was found.
+        belongs: what `_resolve` said then.
         absorbed: the documents that went into it, with their digests.
     """
 
     name: str
     directory: DirectoryState
+    belongs: tuple[str, list[str]]
     absorbed: dict[str, str]
+
+
+class Reading(NamedTuple):
+    """A key's account as it was read last, and the documents that it was decoded from."""
+
+    account: AccountState
+    name: str
+    document: Document
+    directory: DirectoryState
 
 
 class Accounts:
@@ -64,8 +76,17 @@ class Accounts:
         self._storage = storage
         self._configuration = configuration
         self._places: dict[Key, Place] = {}
-        # The documents that were read last, with their states; a storage replaces what it changes.
+        # The documents that were read last, with their states. A storage never changes a document
+        # that it has handed out, so the same object has the same content.
         self._states: dict[str, tuple[Document, Any]] = {}
+        # By provider and label of the key.
+        self._readings: dict[str, dict[str, Reading]] = {}
+        self._keys: dict[str, list[Key]] = {}
+        self._configured_keys: dict[str, list[Key]] = {}
+        for key in configuration.keys:
+            self._keys.setdefault(key.provider, []).append(key)
+            if _is_configured(key):
+                self._configured_keys.setdefault(key.provider, []).append(key)
 
     def read(self, key: Key) -> tuple[AccountState, ProviderState]:
         """The state of the key's account and that of its provider, not to be changed.
@@ -75,11 +96,32 @@ class Accounts:
         """
         place = self._places.get(key)
         if place is not None:
-            account, directory, provider = self._read(place.name, key)
-            if _holds(place, account, directory):
-                return account, provider
-        account, _, provider = self._read(self._name_now(key), key)
-        return account, provider
+            reading, provider = self._read(place.name, key)
+            if self._holds(place, key, reading.account, reading.directory):
+                return reading.account, provider
+        reading, provider = self._read(self._name_now(key), key)
+        return reading.account, provider
+
+    def read_all(self, provider: str) -> tuple[Mapping[str, Reading], ProviderState]:
+        """The accounts of all keys of a provider, by the keys' labels, and the provider's state.
+
+        The storage is read once, and an account is decoded only if its document has changed since
+        it was read last.
+        """
+        readings = self._readings.get(provider)
+        if readings is None:
+            # The first time, it is found out where each key's account is counted.
+            readings = {key.label: self._reading(key) for key in self._of(provider)}
+            self._readings[provider] = readings
+        known = list(readings.values())
+        names = [reading.name for reading in known]
+        found = self._storage.read_all(directory_name(provider), provider, *names)
+        directory = self._state(DirectoryState, directory_name(provider), found[0])
+        provider_state = self._state(ProviderState, provider, found[1])
+        for key, reading, document in zip(self._of(provider), known, found[2:], strict=True):
+            if reading.directory is not directory or not _is_same(reading.document, document):
+                readings[key.label] = self._read_again(key, reading.name, document, directory)
+        return readings, provider_state
 
     def name(self, key: Key) -> str:
         """The name of the account's document, as this process read or changed it last."""
@@ -130,15 +172,17 @@ class Accounts:
             of_account: Document, of_directory: Document, of_provider: Document
         ) -> tuple[T] | None:
             account = codec.read(AccountState, of_account)
-            if not _holds(place, account, codec.read(DirectoryState, of_directory)):
+            if not self._holds(place, key, account, self._directory(key, of_directory)):
                 return None
             provider = codec.read(ProviderState, of_provider)
             result = change(account, provider)
             for name, document, state in (
                 (place.name, of_account, account), (key.provider, of_provider, provider),
             ):  # fmt: skip
-                codec.put(document, state)
-                self._states[name] = document, state
+                # The storage keeps its own object of a document that stays as it was.
+                if (content := codec.write(state)) != document:
+                    codec.replace(document, content)
+                    self._states[name] = document, state
             return (result,)
 
         names = directory_name(key.provider), key.provider
@@ -178,8 +222,11 @@ class Accounts:
                 shared[key.label] = label
         return shared
 
-    def _read(self, name: str, key: Key) -> tuple[AccountState, DirectoryState, ProviderState]:
-        """The states of that account, of the directory and of the key's provider, as of now."""
+    def _of(self, provider: str) -> list[Key]:
+        return self._keys.get(provider, [])
+
+    def _read(self, name: str, key: Key) -> tuple[Reading, ProviderState]:
+        """The account of that name, and the state of the key's provider, as of now."""
         names = name, directory_name(key.provider), key.provider
         documents = self._storage.read_all(*names)
         account, directory, provider = (
@@ -188,11 +235,34 @@ class Accounts:
                 (AccountState, DirectoryState, ProviderState), names, documents, strict=True
             )
         )
-        return account, directory, provider
+        return Reading(account, name, documents[0], directory), provider
+
+    def _read_again(
+        self, key: Key, name: str, document: Document, directory: DirectoryState
+    ) -> Reading:
+        """The key's account, where its document or its provider's directory has changed."""
+        place, account = self._places.get(key), self._state(AccountState, name, document)
+        if place and place.name == name and self._holds(place, key, account, directory):
+            return Reading(account, name, document, directory)
+        return self._reading(key)
+
+    def _reading(self, key: Key) -> Reading:
+        """The key's account, found anew."""
+        reading, _ = self._read(self._name_now(key), key)
+        # Without a place, the ledger was locked: the next reading looks again.
+        return reading if key in self._places else reading._replace(document=_UNKNOWN)
+
+    def _directory(self, key: Key, document: Document) -> DirectoryState:
+        """The state of the directory of a key's provider; most often it is as it was."""
+        known = self._states.get(directory_name(key.provider))
+        state: DirectoryState = (
+            known[1] if known and known[0] == document else codec.read(DirectoryState, document)
+        )
+        return state
 
     def _state(self, kind: Any, name: str, document: Document) -> Any:
         known = self._states.get(name)
-        if known is None or known[0] is not document:
+        if known is None or not _is_same(known[0], document):
             known = self._states[name] = document, codec.read(kind, document)
         return known[1]
 
@@ -206,22 +276,23 @@ class Accounts:
 
     def _find(self, key: Key) -> Place:
         """Where the key's account is counted now, with all that belongs there taken in."""
-        name, sources, directory = self._target(key)
-        absorbed = {source: self._join(source, name) for source in sources if source != name}
-        place = self._places[key] = Place(name, directory, absorbed)
+        name, directory = self._target(key)
+        belongs = self._resolve(key, directory)
+        absorbed = {source: self._join(source, name) for source in belongs[1] if source != name}
+        place = self._places[key] = Place(name, directory, belongs, absorbed)
         return place
 
-    def _target(self, key: Key) -> tuple[str, list[str], DirectoryState]:
-        """The account's document, those whose counts belong into it, and the directory."""
+    def _target(self, key: Key) -> tuple[str, DirectoryState]:
+        """The name of the account's document, and the provider's directory."""
         of_directory = self._storage.read(directory_name(key.provider))
-        directory = codec.read(DirectoryState, of_directory)
-        name, sources = self._resolve(key, directory)
+        directory = self._state(DirectoryState, directory_name(key.provider), of_directory)
+        name, _ = self._resolve(key, directory)
         for _ in range(_MOST_MOVES):
-            account = codec.read(AccountState, self._storage.read(name))
+            account = self._state(AccountState, name, self._storage.read(name))
             if account.moved is None:
                 break
             name = account.moved.to
-        return name, sources, directory
+        return name, directory
 
     def _take_holds(
         self, key: Key, model: str, hold_ids: Iterable[str], name: str
@@ -250,11 +321,22 @@ class Accounts:
         if named is None:
             return own, []
         name = f"{key.provider}:{named}"
-        for other in self._configuration.keys:
-            configured = other.provider == key.provider and _is_configured(other)
-            if configured and _named(directory, other) == named:
+        for other in self._configured_keys.get(key.provider, ()):
+            if _named(directory, other) == named:
                 return f"{key.provider}:{other.account}", [own, name]
         return name, [own]
+
+    def _holds(
+        self, place: Place, key: Key, account: AccountState, directory: DirectoryState
+    ) -> bool:
+        """Whether what was found is still so, and nothing waits to be taken in."""
+        is_there = directory is place.directory or self._resolve(key, directory) == place.belongs
+        absorbed = account.absorbed
+        return (
+            is_there
+            and account.moved is None
+            and all(absorbed.get(name) == digest for name, digest in place.absorbed.items())
+        )
 
     def _join(self, source: str, target: str) -> str:
         """Take a key's document into the account's, or what was added to it since.
@@ -283,13 +365,9 @@ class Accounts:
         return self._storage.update(target, take_in, source)
 
 
-def _holds(place: Place, account: AccountState, directory: DirectoryState) -> bool:
-    """Whether what was found is still so, and nothing waits to be taken in."""
-    return (
-        account.moved is None
-        and directory == place.directory
-        and all(account.absorbed.get(name) == digest for name, digest in place.absorbed.items())
-    )
+def _is_same(known: Document, document: Document) -> bool:
+    """Whether a document is the one that is known; two empty ones are the same."""
+    return known is document or not (known or document)
 
 
 def _is_configured(key: Key) -> bool:

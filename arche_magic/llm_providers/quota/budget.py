@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from ..processes import is_dead, this_process
 from ..storage import Document, Storage
-from ..types import Budget, Usage, utc
+from ..types import MOST_UNITS, Budget, Usage, utc
 from . import codec
 from .budget_state import BudgetState, HeldShare, Highest, JobsState, JobState
 from .opening import RouteState, is_expired
@@ -136,7 +136,12 @@ class Purse:
 
     def state(self, expected: Expected, now: float) -> RouteState | None:
         """Until when the bounds keep a request from being sent; None if it may be sent."""
-        return self._state(self._read(now), expected, now)
+        return self.states(now)(expected)
+
+    def states(self, now: float) -> Callable[[Expected], RouteState | None]:
+        """`state` for several requests at one moment: the storage is read once."""
+        state = self._read(now)
+        return lambda expected: self._state(state, expected, now)
 
     def refusal(self, expected: Expected, now: float) -> str:
         """The bound that the request would break even if nothing were under way; "" if none."""
@@ -284,10 +289,10 @@ class Purse:
     def _charge(self, state: BudgetState, took: Mapping[str, float], now: float) -> None:
         if self._budget is not None:
             for name in _days(now):
-                state.spent[name] += took["usd"]
+                state.spent[name] = min(state.spent[name] + took["usd"], MOST_UNITS)
         else:
             for unit in _UNITS:
-                state.spent[unit] = state.spent.get(unit, 0.0) + took[unit]
+                state.spent[unit] = min(state.spent.get(unit, 0.0) + took[unit], MOST_UNITS)
 
 
 def _amounts(state: BudgetState, expected: Expected) -> _Amounts:

@@ -62,8 +62,13 @@ def write(state: Any) -> Document:
 
 def put(document: Document, state: Any) -> None:
     """Replace the content of a document by a state."""
+    replace(document, write(state))
+
+
+def replace(document: Document, content: Document) -> None:
+    """Replace the content of a document by another."""
     document.clear()
-    document.update(write(state))
+    document.update(content)
 
 
 def mend(name: str, document: Any) -> tuple[Document, list[str]]:

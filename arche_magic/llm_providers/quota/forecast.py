@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..reply import Attempt
-from ..types import METRICS, PERIOD_SECONDS, Metric, Standing, Usage
+from ..types import METRICS, PERIOD_SECONDS, Metric, RouteId, Standing, Usage
 from .ledger import as_amounts
 from .state import Amounts
 from .windows import period_end
@@ -23,7 +23,7 @@ Account = tuple[str, str, str]
 
 
 def account_of(row: Standing) -> Account:
-    """Provider, account and model: what has one set of limits."""
+    """Provider, account and model, which share one set of limits."""
     return row.provider, row.account, row.model
 
 
@@ -41,10 +41,10 @@ def prompt_units(usage: Usage) -> Amounts:
 
 def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float) -> list[float]:
     """Units per second that went to each standing's limit in the last hour, by all its keys."""
-    accounts = {(row.provider, row.key, row.model): account_of(row) for row in standings}
+    accounts = {row.route: account_of(row) for row in standings}
     spent: dict[tuple[Account, str], float] = {}
     for attempt in attempts:
-        account = accounts.get((attempt.provider, attempt.key, attempt.model))
+        account = accounts.get(RouteId(attempt.provider, attempt.key, attempt.model))
         if account is not None and now - PACE_SECONDS < attempt.at <= now:
             for metric in METRICS:
                 spent[account, metric] = spent.get((account, metric), 0.0) + units(attempt, metric)
@@ -52,13 +52,13 @@ def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float
 
 
 def runs_out_at(row: Standing, pace: float, now: float) -> float:
-    """When the limit is spent at `pace` units per second; inf if it never is."""
+    """When the limit is spent at `pace` units per second; inf for never."""
     if pace <= 0:
         return math.inf
     refill = row.amount / PERIOD_SECONDS[row.period] if row.window != "calendar" else 0.0
     if pace <= refill:
         return math.inf
-    # A rolling window gives nothing back before its oldest charge is a period old.
+    # A rolling window gives nothing back until its oldest charge is one period old.
     net = pace - refill if row.window == "bucket" else pace
     moment = now + row.remaining / net
     return moment if row.window != "calendar" or moment < row.resets_at else math.inf
@@ -73,15 +73,15 @@ def prompts_that_fit(
         standings: the limits of the routes; keys of one account count once.
         need: units per metric of one prompt (`requests`, `tokens`, …).
         now: epoch seconds.
-        until: epoch seconds; equal to `now` for what fits at this moment.
+        until: epoch seconds; `now` for what fits at this moment.
     """
-    routes: dict[tuple[Account, str], float] = {}
+    routes: dict[tuple[Account, RouteId], float] = {}
     for row in standings:
-        route = account_of(row), row.key
+        route = account_of(row), row.route
         routes[route] = min(routes.get(route, math.inf), _fits(row, need, now, until))
     best: dict[Account, float] = {}
     for (account, _), fits in routes.items():
-        # Of keys that share everything, the one that is not shut for a reason of its own.
+        # Of keys that share an account, the one that is not closed itself.
         best[account] = max(best.get(account, 0.0), fits)
     return sum(math.floor(fits) for fits in best.values())
 
@@ -101,7 +101,7 @@ def _fits(row: Standing, need: Mapping[Metric, float], now: float, until: float)
     if opens > until:
         return 0.0
     if row.metric in ("tokens", "input_tokens") and need.get("input_tokens", 0.0) > row.amount:
-        # As the ledger has it: a prompt that is larger than the limit is not sent there.
+        # The ledger sends no prompt to a limit that is smaller than the prompt.
         return 0.0
     return _available(row, now, opens, until) / min(amount, row.amount or amount) + 1e-9
 
@@ -110,7 +110,7 @@ def _available(row: Standing, now: float, opens: float, until: float) -> float:
     """Units that can be spent from `opens` to `until`."""
     length = PERIOD_SECONDS[row.period]
     if row.window == "bucket":
-        # While it is shut it fills up to the brim, and no further.
+        # While the route is closed, the bucket refills until it is full.
         level = min(row.amount, row.remaining + (opens - now) * row.amount / length)
         return level + (until - opens) * row.amount / length
     if row.window == "rolling":

@@ -53,10 +53,15 @@ def estimate(model: ModelState, request: Request) -> Amounts:
 
     The model's own ratio corrects the guess by length.
     """
-    known = model.calibration or Calibration(1.0, _OUTPUT_GUESS)
+    known = calibration(model)
     tokens = plain_tokens(request) * known.input_ratio
     output = request.expected_tokens or request.max_tokens or known.output_tokens
     return as_amounts(math.ceil(tokens), math.ceil(output))
+
+
+def calibration(model: ModelState) -> Calibration:
+    """How estimates compare with the provider's counts, as far as it is known."""
+    return model.calibration or Calibration(1.0, _OUTPUT_GUESS)
 
 
 def plain_tokens(request: Request) -> float:
@@ -190,7 +195,7 @@ def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
     """Let a settled call correct the model's estimates, each counting for a fifth."""
     if not usage.input_tokens or plain <= 0:
         return
-    old = model.calibration or Calibration(1.0, _OUTPUT_GUESS)
+    old = calibration(model)
     ratio = min(4.0, max(0.25, usage.input_tokens / plain))
     model.calibration = Calibration(
         round(0.8 * old.input_ratio + 0.2 * ratio, 4),

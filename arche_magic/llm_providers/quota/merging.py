@@ -9,6 +9,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TypeVar
 
+from ..types import MOST_UNITS
 from . import codec, windows
 from .budget_state import BudgetState, Highest, JobsState, JobState
 from .closures import Closable
@@ -111,7 +112,7 @@ def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) 
     """Add what was spent; holds are their own kernels'."""
     for name, amount in ours.spent.items():
         gained = max(0.0, amount - before.spent.get(name, 0.0))
-        theirs.spent[name] = theirs.spent.get(name, 0.0) + gained
+        theirs.spent[name] = _sum(theirs.spent.get(name, 0.0), gained)
     for hold in before.held.keys() - ours.held.keys():
         theirs.held.pop(hold, None)
     for kind, highest in ours.seen.items():
@@ -136,7 +137,7 @@ def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: 
     for name, state in theirs.limits.items():
         _add_gain(name, state, before, ours, gained, now)
     for metric, amount in gained.items():
-        theirs.charged[metric] = theirs.charged.get(metric, 0.0) + amount
+        theirs.charged[metric] = _sum(theirs.charged.get(metric, 0.0), amount)
     for hold_id in before.holds.keys() - ours.holds.keys():
         theirs.holds.pop(hold_id, None)
     for hold_id in ours.holds.keys() - before.holds.keys():
@@ -191,7 +192,7 @@ def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
         # Two buckets refill twice as fast as the one they are: their levels do not just add up.
         recent = dict(state.recent)
         for slot, amount in other.recent.items():
-            recent[slot] = recent.get(slot, 0.0) + amount
+            recent[slot] = _sum(recent.get(slot, 0.0), amount)
         level += windows.used(limit, counter, now)
         windows.set_used(limit, counter, max(level, windows.most_used(limit, recent, now)), now)
         state.recent = recent
@@ -201,12 +202,30 @@ def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
 
 
 def _adopt_limits(ours: ModelState, theirs: ModelState, now: float) -> None:
-    """Take over limits that are not known there, or are known from older evidence."""
+    """Take over limits that are not known there, or are known from older evidence.
+
+    An inferred limit stays inferred, so that a later answer can refute it, unless a reply stated
+    it there before.
+    """
     for name, state in ours.limits.items():
         known = theirs.limits.get(name)
-        learned = state.evidence in ("header", "error")
-        if known is None or (learned and known.evidence_at < state.evidence_at):
-            theirs.limits[name] = limit_state(state.limit(name), now, known, state.evidence_at)
+        if known and not (_is_learned(state) and known.evidence_at < state.evidence_at):
+            continue
+        taken = limit_state(state.limit(name), now, known, state.evidence_at)
+        was_stated = known is not None and _is_learned(known) and not known.inferred
+        taken.inferred = state.inferred and not was_stated
+        if known is None:
+            taken.proven = state.proven
+        theirs.limits[name] = taken
+
+
+def _is_learned(state: LimitState) -> bool:
+    return state.evidence in ("header", "error")
+
+
+def _sum(one: float, other: float) -> float:
+    """The sum, as large as a document may hold: a larger figure would be taken out as wrong."""
+    return min(one + other, MOST_UNITS)
 
 
 def _merge_closure(before: Closure | None, ours: Closable, theirs: Closable) -> None:

@@ -20,6 +20,13 @@ from .state import Amounts, HeldCall, LimitState, ModelState, RouteRecord
 LIMIT = "WAIT_FOR_LIMIT"
 """Name of the remedy of a limit that is spent."""
 
+# A request before its tokens are known.
+_ONE_REQUEST: Amounts = {
+    "requests": 1.0, "tokens": 0.0, "input_tokens": 0.0, "output_tokens": 0.0
+}  # fmt: skip
+FRESH_SECONDS = 1.0
+"""A limit in use refills: after this, its headroom is worked out anew."""
+
 # What has no known moment is asked for again after this.
 _SOON_SECONDS = 0.05
 # A call that tries a route keeps others off for this long at most: its kernel may have died.
@@ -45,6 +52,33 @@ class RouteState:
     headroom: float = 1.0
     on_trial: bool = False
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The state of a route for all requests whose tokens fit, as long as its account is unchanged.
+
+    Attributes:
+        state: the route's state for such a request.
+        at, until: the time in which this is true, epoch seconds.
+        tokens, input_tokens, output_tokens: what fits; it only grows with time.
+    """
+
+    state: RouteState
+    at: float
+    until: float
+    tokens: float
+    input_tokens: float
+    output_tokens: float
+
+    def holds_for(self, input_tokens: int, output_tokens: int, now: float) -> bool:
+        """Whether a request of these tokens finds the route in this state."""
+        return (
+            self.at <= now < self.until
+            and input_tokens <= self.input_tokens
+            and output_tokens <= self.output_tokens
+            and input_tokens + output_tokens <= self.tokens
+        )
 
 
 @dataclass(frozen=True)
@@ -136,6 +170,33 @@ def route_state(
         if moment > now:
             return RouteState(min(moment, now + _SOON_SECONDS), reason, headroom, on_trial=True)
     return RouteState(opens, reason, headroom, remedy=remedy)
+
+
+def outlook(record: RouteRecord, now: float) -> Outlook | None:
+    """What can be said of a route for many requests; None while calls under way matter to it."""
+    account, model, provider = record.account, record.model, record.provider
+    if any(each.holds for each in account.models.values()):
+        return None
+    closed = latest_closure(record, now)
+    parts = (provider, record.model_at_provider, account, record.key, model)
+    found = [part.closed for part in parts if part.closed]
+    if any(closure.since > now for closure in found):
+        return None
+    if closed is None and (provider.closed or record.model_at_provider.closed):
+        # A call of another account may be trying them.
+        return None
+    state = route_state(record, _ONE_REQUEST, now)
+    left = {"tokens": math.inf, "input_tokens": math.inf, "output_tokens": math.inf}
+    for name, limit in record.limits.items():
+        if limit.metric != "requests":
+            used = windows.used(limit, model.limits[name].counter, now)
+            left[limit.metric] = min(left[limit.metric], limit.amount - used)
+    if state.opens_at > now:
+        # A missing model is asked for again when its closure ends, though nobody waits for that.
+        until = min(state.opens_at, closed.ends if closed else math.inf)
+    else:
+        until = math.inf if state.headroom == 1.0 else now + FRESH_SECONDS
+    return Outlook(state, now, until, **left)
 
 
 def note_level(record: RouteRecord, now: float) -> None:

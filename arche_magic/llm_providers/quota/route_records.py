@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,7 @@ from ..processes import is_dead
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Observation, Route, Usage
 from . import ledger
-from .accounts import Accounts
+from .accounts import Accounts, Reading
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class RouteRecords:
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.accounts = Accounts(storage, configuration)
         self._configuration = configuration
-        self._clock = configuration.clock
+        self.clock = configuration.clock
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
@@ -84,12 +84,30 @@ class RouteRecords:
         Calls that never ended are charged first; in a copy, if the ledger is locked.
         """
         account, provider = self.accounts.read(route.key)
+        return self._charged(account, provider, route, now)
+
+    def reading(self, now: float) -> Callable[[Route], RouteRecord]:
+        """`read` for many routes of the configuration: the ledger is read once per provider."""
+        providers: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+
+        def record_of(route: Route) -> RouteRecord:
+            if route.provider not in providers:
+                providers[route.provider] = self.accounts.read_all(route.provider)
+            readings, provider = providers[route.provider]
+            return self._charged(readings[route.key.label].account, provider, route, now)
+
+        return record_of
+
+    def _charged(
+        self, account: AccountState, provider: ProviderState, route: Route, now: float
+    ) -> RouteRecord:
+        """The record of a route in these states, with calls charged that never ended."""
         if ledger.lost_holds(account, now, is_dead):
 
             def charge(account: AccountState, provider: ProviderState) -> None:
                 # Read the clock now: by a reading from before the machine slept, or before others
                 # had their turn, calls that began since would seem to come from a wrong clock.
-                self.charge_lost(account, provider, route, self._clock.time())
+                self.charge_lost(account, provider, route, self.clock.time())
 
             try:
                 with lock_deadline(0):
@@ -136,7 +154,7 @@ class RouteRecords:
         route = holds[0].route
 
         def with_record(account: AccountState, provider: ProviderState) -> T:
-            now = self._clock.time()
+            now = self.clock.time()
             self.charge_lost(account, provider, route, now)
             return change(self.to_change(account, provider, route, now), now)
 

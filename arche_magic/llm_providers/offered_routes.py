@@ -1,0 +1,109 @@
+"""Which routes a request may take, and what to say where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .config import Configuration
+from .config.base_url_policy import own_settings_folder
+from .config.privacy import none_marked
+from .config.sources import SETTINGS_FILE
+from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
+from .routing import Routes, of_one_model
+from .types import Request, Route
+
+_MOST_KEPT = 64
+
+
+class OfferedRoutes:
+    """Finds the routes that a request may take; the answer is kept for requests of the same kind.
+
+    Args:
+        configuration: providers, models and keys.
+        providers: only these are asked.
+    """
+
+    def __init__(self, configuration: Configuration, providers: Sequence[str]) -> None:
+        self.configuration, self.providers = configuration, providers
+        self._kept: dict[tuple[Any, ...], Routes] = {}
+
+    def to(self, request: Request, preferred: str | None, *, all_groq_keys: bool = True) -> Routes:
+        """The routes a request may take, in the configured order.
+
+        Raises:
+            ConfigurationError: unknown provider or model, no key for any of them, or, for a
+                private request, none that is marked.
+            InvalidRequest: none of them takes images, and the request has some.
+        """
+        kind = (
+            request.provider, request.model, request.private, request.same_model,
+            bool(request.images), preferred, all_groq_keys,
+        )  # fmt: skip
+        routes = self._kept.get(kind)
+        if routes is None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            routes = self._kept[kind] = self._find(request, preferred, all_groq_keys)
+        return routes
+
+    def providers_with_routes(self) -> list[str]:
+        """The providers that have a route at all."""
+        return list(dict.fromkeys(route.provider for route in self._all()))
+
+    def _all(self) -> list[Route]:
+        return [r for r in self.configuration.routes() if r.provider in self.providers]
+
+    def _find(self, request: Request, preferred: str | None, all_groq_keys: bool) -> Routes:
+        if request.provider and request.provider not in self.providers:
+            self.configuration.provider(request.provider)
+            raise ConfigurationError(
+                f"{request.provider} is not among the providers of this object "
+                f"({', '.join(self.providers)})"
+            )
+        only = self.providers[0] if len(self.providers) == 1 else None
+        models = self.configuration.resolve_model(request.model, request.provider or only)
+        routes = [r for r in self.configuration.routes(models) if r.provider in self.providers]
+        if not all_groq_keys:
+            routes = [r for r in routes if r.provider != "groq" or r.key.label == "groq_key_1"]
+        if not routes:
+            asked = [name for name in models if name in self.providers]
+            if any(key.provider in asked for key in self.configuration.keys):
+                off = ", ".join(sorted(self.configuration.off))
+                raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
+            raise NoKeys(no_keys(self.configuration, asked))
+        if request.private:
+            marked = [route for route in routes if self.configuration.is_private(route)]
+            if not marked:
+                raise none_marked(routes, own_settings_folder() / SETTINGS_FILE)
+            routes = marked
+        if request.same_model:
+            routes = of_one_model(routes, preferred)
+        if request.images and not any(self.configuration.takes_images(r) for r in routes):
+            raise InvalidRequest(self._no_images(routes))
+        return Routes(routes)
+
+    def _no_images(self, routes: Sequence[Route]) -> str:
+        """Why none of the routes can answer, and which model of a configured key could."""
+        providers = {
+            route.provider: self.configuration.providers[route.provider]
+            for route in (*routes, *self._all())
+        }
+        able = [
+            f"{name}/{model}"
+            for name, entry in providers.items()
+            for model in (*entry.models, *entry.limits)
+            if model not in entry.text_only
+        ]
+        names = ", ".join(dict.fromkeys(route.model for route in routes))
+        return f"{names} takes no images" + (f"; {able[0]} does" if able else "")
+
+
+def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
+    """The message where none of these providers has a key."""
+    entries = [configuration.providers[name] for name in providers]
+    variables = ", ".join(entry.key_variables[0] for entry in entries)
+    return (
+        f"No available LLM providers: no API key is configured. Set {variables} in the environment "
+        "or in a .env file"
+    )

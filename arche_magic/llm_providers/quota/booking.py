@@ -1,0 +1,105 @@
+"""The changes of the ledger that one call makes: it is held, then settled or failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import ProviderFailure
+from ..processes import this_process
+from ..types import Request, Route
+from . import closures, failing, ledger, opening, views
+from .opening import RouteState
+from .route_records import Hold, RouteRecords, Settlement
+from .state import AccountState, Amounts, ProviderState, RouteRecord
+
+HOLD_MARGIN_SECONDS = 30.0
+"""A hold outlives its call by this much; after that its process counts as dead."""
+
+
+def hold(
+    records: RouteRecords, route: Route, requests: Sequence[Request]
+) -> list[Hold] | RouteState:
+    """Hold as many of the first requests as the route takes; its state if it takes none."""
+
+    def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
+        now, by = records.clock.time(), this_process()
+        records.charge_lost(account, provider, route, now)
+        holds: list[Hold] = []
+        for request in requests:
+            record = records.record(account, provider, route, now)
+            amounts = ledger.estimate(record.model, request)
+            state = opening.route_state(record, amounts, now, request.reserve)
+            if state.opens_at > now:
+                return holds or state
+            # An image says nothing about what a model counts for text, nor an unusual request
+            # about its usual replies.
+            unusual = request.images or request.expected_tokens
+            plain = 0.0 if unusual else ledger.plain_tokens(request)
+            held = Hold(os.urandom(6).hex(), route, amounts, plain, now)
+            expires = now + request.timeout + HOLD_MARGIN_SECONDS
+            ledger.place_hold(account, route, held.id, amounts, now, expires, by)
+            closures.note_trial(provider, route, now)
+            holds.append(held)
+        return holds
+
+    result, name = records.accounts.update(route.key, change)
+    if isinstance(result, RouteState):
+        return result
+    return [replace(held, document=name) for held in result]
+
+
+def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
+    """Book calls of one route that were held together; returns what is left, in words."""
+    route = calls[0].hold.route
+    # First of all: what the replies say of limits holds for the account as a whole.
+    for call in calls:
+        records.accounts.learn(route.key, call.account, "header")
+
+    def change(record: RouteRecord, now: float) -> str:
+        model = record.model
+        for call in calls:
+            held, ended_at = call.hold, min(now, call.ended_at)
+            limits = record.limits.values()
+            alone = ledger.settle(model, limits, held.id, spent(call), ended_at, held.at)
+            if call.usage and call.is_whole:
+                ledger.calibrate(model, held.plain_tokens, call.usage)
+            closures.end_trial(record, held.at)
+            record = records.learn(record, call.observations, ended_at, alone)
+            if call.answered:
+                record = records.doubt(record, held.at)
+                ledger.note_answer(record, ended_at, held.at)
+        return views.tightest(record, now)
+
+    return records.settle([call.hold for call in calls], change)
+
+
+def fail(
+    records: RouteRecords, held: Hold, failure: ProviderFailure, units: Amounts,
+    account: str | None, jitter: float,
+) -> RouteState:  # fmt: skip
+    """Book a failed call that spent these units, and close what its remedy says.
+
+    `account` is the account that the reply named, if any; the times of closures that double are
+    multiplied by `jitter`. Returns the state of the route after it.
+    """
+    records.accounts.learn(held.route.key, account, "error")
+
+    def change(record: RouteRecord, now: float) -> RouteState:
+        limits = record.limits.values()
+        alone = ledger.settle(record.model, limits, held.id, units, now, held.at)
+        closures.end_trial(record, held.at)
+        record = records.learn(record, failure.observations, now, alone, held.amounts)
+        failing.close(record, failure, now, held.at, jitter)
+        return opening.route_state(record, held.amounts, now)
+
+    return records.settle([held], change)
+
+
+def spent(call: Settlement) -> Amounts:
+    """Units that a call spent; without the provider's count, the estimate."""
+    usage = call.usage
+    if usage is None:
+        return call.hold.amounts
+    return ledger.as_amounts(usage.input_tokens, usage.output_tokens)

@@ -1,0 +1,116 @@
+"""The states of many routes for one request: each is worked out when somebody asks for it.
+
+What was worked out is kept until the documents that it came from change, so that a choice among
+hundreds of routes costs little more than a choice between two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..types import Request, Route, RouteId
+from . import ledger, opening
+from .accounts import Reading
+from .opening import Outlook, RouteState
+from .route_records import RouteRecords
+from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
+
+
+@dataclass
+class _Known:
+    """What is known of a route, as long as its account and its provider stay as they are.
+
+    Attributes:
+        has_holds: calls of the account are under way, so its state may change with time alone.
+        last: the state for the request that was asked about last, with its amounts, its reserve,
+            and the time in which it is true.
+    """
+
+    account: AccountState
+    provider: ProviderState
+    record: RouteRecord
+    has_holds: bool
+    input_ratio: float
+    usual_output: int
+    outlook: Outlook | None
+    last: tuple[Amounts, float, float, float, RouteState] | None = None
+
+
+class RouteStates:
+    """Works out the states of routes, and keeps them while nothing changes.
+
+    Args:
+        records: the ledger's records of routes.
+    """
+
+    def __init__(self, records: RouteRecords) -> None:
+        self._records = records
+        self._known: dict[RouteId, _Known] = {}
+
+    def of(self, request: Request, now: float) -> Callable[[Route], RouteState]:
+        """The state of a route for a request at that moment, apart from what bounds its cost.
+
+        The ledger is read once for all routes of a provider. A headroom may be a second old.
+        """
+        plain = ledger.plain_tokens(request)
+        output = request.expected_tokens or request.max_tokens
+        read_all, known_routes = self._records.accounts.read_all, self._known
+        by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+
+        def state_of(route: Route) -> RouteState:
+            found = by_provider.get(route.provider)
+            if found is None:
+                found = by_provider[route.provider] = read_all(route.provider)
+            readings, provider = found
+            account = readings[route.key.label].account
+            known = known_routes.get(route.id)
+            if known is None or known.account is not account or known.provider is not provider:
+                known = known_routes[route.id] = self._find(route, account, provider, now)
+            outlook = known.outlook
+            if outlook and not request.reserve:
+                tokens = math.ceil(plain * known.input_ratio)
+                if outlook.holds_for(tokens, output or known.usual_output, now):
+                    return outlook.state
+            return self._work_out(known, request, now)
+
+        return state_of
+
+    def model(self, route: Route) -> ModelState:
+        """The model of a route whose state was asked for before."""
+        return self._known[route.id].record.model
+
+    def _find(
+        self, route: Route, account: AccountState, provider: ProviderState, now: float
+    ) -> _Known:
+        record = self._records.record(account, provider, route, now)
+        known = ledger.calibration(record.model)
+        ratio, output = known.input_ratio, known.output_tokens
+        holds = any(model.holds for model in account.models.values())
+        return _Known(
+            account, provider, record, holds, ratio, math.ceil(output), opening.outlook(record, now)
+        )
+
+    def _work_out(self, known: _Known, request: Request, now: float) -> RouteState:
+        """The state for this very request."""
+        record, reserve = known.record, request.reserve
+        if known.has_holds:
+            # Calls that never ended are charged first.
+            record = self._records.read(record.route, now)
+            amounts = ledger.estimate(record.model, request)
+            return opening.route_state(record, amounts, now, reserve)
+        if known.outlook and not known.outlook.at <= now < known.outlook.until:
+            known.outlook = opening.outlook(record, now)
+        amounts = ledger.estimate(record.model, request)
+        if known.last and known.last[:2] == (amounts, reserve):
+            _, _, at, until, state = known.last
+            if at <= now < until:
+                return state
+        state = opening.route_state(record, amounts, now, reserve)
+        # Without an outlook, the state depends on calls of others that try the route.
+        until = now + opening.FRESH_SECONDS if known.outlook else now
+        if state.opens_at > now:
+            until = min(until, state.opens_at)
+        known.last = amounts, reserve, now, until, state
+        return state

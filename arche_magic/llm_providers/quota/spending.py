@@ -1,0 +1,137 @@
+"""What calls may cost in all: the budget of paid routes, and the bounds of one job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from ..config import Configuration
+from ..prices import cost_usd
+from ..storage import Storage
+from ..types import Request, Route, Usage
+from . import ledger
+from .budget import BudgetUse, Expected, Purse
+from .opening import RouteState
+from .state import Amounts
+
+Shares = tuple[tuple[Purse, str], ...]
+"""What one call holds of each purse: the purse, and the name of the hold in it."""
+
+BoundOf = Callable[[Route, Amounts], "RouteState | None"]
+"""From a route and the units of a request to what keeps it from being sent there, if anything."""
+
+
+class Spending:
+    """The budget of paid routes, and the bounds of the job whose calls are held.
+
+    Args:
+        storage: where the documents live.
+        configuration: the budget, prices and context windows.
+
+    Attributes:
+        job: what bounds the job; None for calls of no job.
+    """
+
+    def __init__(self, storage: Storage, configuration: Configuration) -> None:
+        self.job: Purse | None = None
+        self._configuration = configuration
+        budget = configuration.budget
+        self._budget = Purse(storage, budget) if budget else None
+
+    def bounds(self, route: Route) -> bool:
+        """Whether anything bounds what calls on the route cost."""
+        return bool(self._purses(route))
+
+    def bound_of(self, request: Request, now: float) -> BoundOf | None:
+        """What the bounds say to a request at that moment, per route; None if there are none.
+
+        Each purse is read once, when it is first needed.
+        """
+        if self._budget is None and self.job is None:
+            return None
+        states: dict[Purse, Callable[[Expected], RouteState | None]] = {}
+
+        def bound(route: Route, amounts: Amounts) -> RouteState | None:
+            purses = self._purses(route)
+            for purse in purses:
+                if purse not in states:
+                    states[purse] = purse.states(now)
+            expected = self._expected(route, request, amounts) if purses else None
+            found = [states[purse](expected) for purse in purses if expected]
+            return max(filter(None, found), key=lambda state: state.opens_at, default=None)
+
+        return bound
+
+    def refusal(self, route: Route, request: Request, amounts: Amounts, now: float) -> str:
+        """The bound of the job that keeps the request from the route for good; "" if none does."""
+        if self.job is None:
+            return ""
+        return self.job.refusal(self._expected(route, request, amounts), now)
+
+    def hold(
+        self, route: Route, request: Request, amounts: Amounts, now: float, expires: float
+    ) -> Shares | RouteState:
+        """Hold the request's share of every bound, or of none; then why it cannot be sent."""
+        expected = self._expected(route, request, amounts)
+        shares: list[tuple[Purse, str]] = []
+        shut: RouteState | None = None
+        purses = self._purses(route)
+        try:
+            for purse in purses:
+                taken = purse.hold(expected, now, expires)
+                if isinstance(taken, RouteState):
+                    shut = taken
+                    break
+                shares.append((purse, taken))
+        finally:
+            if len(shares) < len(purses):
+                self.give_back(shares, now)
+        return shut or tuple(shares)
+
+    def give_back(self, shares: Iterable[tuple[Purse, str]], now: float) -> None:
+        """Release what was held for a request that was not sent."""
+        for purse, hold in shares:
+            purse.settle(hold, Usage(), 0.0, now)
+
+    def pay(
+        self, route: Route, shares: Shares, spent: Amounts, now: float, *, counted: bool
+    ) -> list[BudgetUse]:
+        """Charge what a call cost in the place of its shares; returns what the budget has left.
+
+        `counted` says that `spent` is known, not guessed.
+        """
+        tokens = (math.ceil(spent.get(name, 0.0)) for name in ("input_tokens", "output_tokens"))
+        usage = Usage(*tokens)
+        usd = cost_usd(route, usage) if shares else None
+        for purse, share in shares:
+            purse.settle(share, usage, usd, now, counted=counted)
+        return self.uses(now) if any(purse is self._budget for purse, _ in shares) else []
+
+    def uses(self, now: float) -> list[BudgetUse]:
+        """What paid routes have cost of each budget that is set; [] without any."""
+        return self._budget.uses(now) if self._budget else []
+
+    def _purses(self, route: Route) -> list[Purse]:
+        found = [self._budget if route.paid else None, self.job]
+        return [purse for purse in found if purse is not None]
+
+    def _expected(self, route: Route, request: Request, amounts: Amounts) -> Expected:
+        """What a request is expected to take there."""
+        packed = " packed" if request.expected_tokens else ""
+        images = " with images" if request.images else ""
+        windows = self._configuration.providers[route.provider].context_windows
+        return Expected(
+            kind=f"{route.provider}/{route.model}{packed}{images}",
+            usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
+            plain=ledger.plain_tokens(request),
+            longest_reply=request.max_tokens,
+            window=windows.get(route.model, math.inf),
+            scale=float(request.expected_tokens or 1),
+            price=partial(cost_usd, route),
+        )
+
+
+def later_of(state: RouteState, bound: RouteState | None) -> RouteState:
+    """The later of the state by limits and the state by the bounds of cost."""
+    return bound if bound and bound.opens_at > state.opens_at else state

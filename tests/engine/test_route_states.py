@@ -1,0 +1,118 @@
+"""The states of many routes: as each alone, and worked out only when something has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from engine_parts import Clock, a_route, ask, custom_configuration, failed, served, told
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arche_magic.llm_providers.errors import Remedy
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.routing import Choice, Routes, choose
+from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.types import Limit, Route, Usage
+
+LIMITS = [
+    told(Limit("requests", "minute", 4, "bucket")),
+    told(Limit("requests", "day", 9, "calendar")),
+    told(Limit("tokens", "minute", 300, "rolling")),
+]
+REMEDIES = [Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER, Remedy.REPLACE_KEY, Remedy.CHANGE_MODEL]
+STEPS = st.tuples(
+    st.sampled_from(["serve", "serve", "hold", "settle", "fail", "wait"]),
+    st.integers(1, 3),  # key
+    st.sampled_from(["model-a", "model-b"]),
+    st.sampled_from(["word", "word " * 100]),
+    st.sampled_from([0.0, 0.5, 7.0, 61.0, 3700.0, 86_400.0]),
+    st.sampled_from(REMEDIES),
+)
+REQUESTS = [ask(), ask("word " * 60), ask("word", None), replace(ask(), reserve=0.5)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(STEPS, max_size=25))
+def test_together_they_are_as_each_alone(steps: list[tuple[Any, ...]]) -> None:
+    """Whatever this process and another one do meanwhile, for small and large requests."""
+    clock, storage = Clock(), MemoryStorage()
+    configuration = custom_configuration(LIMITS, keys=3, clock=clock)
+    ours, other = (QuotaTracker(storage, configuration) for _ in range(2))
+    under_way: list[Hold] = []
+    for number, (what, key, model, text, seconds, remedy) in enumerate(steps):
+        tracker = (ours, other)[number % 2]
+        route = a_route(configuration, key, model)
+        if what == "wait":
+            clock.now += seconds
+        elif what == "settle" and under_way:
+            tracker.settle(under_way.pop(), Usage(9, 9))
+        elif what == "fail":
+            if tracker.state(route, ask(), clock.now).opens_at <= clock.now:
+                failed(tracker, route, remedy, retry_after=seconds or None)
+        elif isinstance(hold := tracker.hold(route, ask(text)), Hold):
+            if what == "hold":
+                under_way.append(hold)
+            else:
+                tracker.settle(hold, Usage(9, 9))
+        for request in REQUESTS:
+            state_of = ours.states_for(request, clock.now)
+            for each in configuration.routes():
+                alone, found = ours.state(each, request, clock.now), state_of(each)
+                opens = max(found.opens_at, clock.now)
+                assert opens == pytest.approx(max(alone.opens_at, clock.now), abs=1e-3)
+                assert (opens > clock.now) == (alone.opens_at > clock.now)
+                assert (found.remedy, found.on_trial) == (alone.remedy, alone.on_trial)
+                if opens == clock.now:
+                    # What refills in the second that it may be old.
+                    assert found.headroom == pytest.approx(alone.headroom, abs=0.02)
+
+
+class CountingStorage(MemoryStorage):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def read_all(self, *names: str) -> list[dict[str, Any]]:
+        self.reads += 1
+        return super().read_all(*names)
+
+
+def test_a_choice_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
+    """Also right after a call, which changes one account."""
+    storage = CountingStorage()
+    configuration = custom_configuration(LIMITS, keys=50, clock=clock)
+    tracker = QuotaTracker(storage, configuration)
+    routes = Routes(configuration.routes())
+    for route in routes[:49]:
+        served(tracker, route)
+
+    def choice() -> Choice[Route]:
+        state_of = tracker.states_for(ask(), clock.now)
+        return choose(routes, state_of, clock.now, 30.0)
+
+    choice()
+    storage.reads = 0
+    found = choice()
+    assert storage.reads == 1
+    assert found.route == routes[49]
+    served(tracker, routes[0])
+    storage.reads = 0
+    assert choice().route == routes[49]
+    assert storage.reads == 1
+
+
+def test_a_choice_names_every_closed_route_before_the_chosen_one(clock: Clock) -> None:
+    """Though none of them is looked at anew before it opens."""
+    configuration = custom_configuration(LIMITS, keys=50, models=["model-a"], clock=clock)
+    tracker = QuotaTracker(MemoryStorage(), configuration)
+    routes = Routes(configuration.routes())
+    for route in routes[:49]:
+        failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=60, limit="requests_per_day")
+    for seconds in (0.0, 59.0, 2.0):
+        clock.now += seconds
+        found = choose(routes, tracker.states_for(ask(), clock.now), clock.now, 0.0)
+        shut = [] if seconds == 2.0 else list(routes[:49])
+        assert [route for route, _ in found.passed_over] == shut
+        assert all(state.reason for _, state in found.passed_over)
