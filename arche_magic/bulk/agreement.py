@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from arche_magic.llm_providers.reply import Reply, fields_of
-from arche_magic.llm_providers.types import Schema
+from arche_magic.llm_providers.request import Schema
 
 Model = tuple[str, str]
 """Provider and model."""

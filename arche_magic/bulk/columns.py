@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.types import Field, Kind, Schema
+from arche_magic.llm_providers.request import Field, Kind, Schema
 
 if TYPE_CHECKING:
     import pandas as pd

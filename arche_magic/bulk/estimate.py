@@ -18,7 +18,8 @@ from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
 from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Request, Route, Standing, Usage, route_name
+from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.types import Route, Standing, Usage, route_name
 
 from .agreement import Model
 from .capacity import Capacity, with_reserve

@@ -21,7 +21,7 @@ from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.replies import reply_store
-from arche_magic.llm_providers.types import Request, Schema
+from arche_magic.llm_providers.request import Request, Schema
 
 from .agreement import Agreement
 from .comparison import gold_columns

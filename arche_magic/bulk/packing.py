@@ -11,14 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from arche_magic.llm_providers.types import (
-    PERIOD_SECONDS,
-    Message,
-    Request,
-    Schema,
-    Standing,
-    Usage,
-)
+from arche_magic.llm_providers.request import Message, Request, Schema
+from arche_magic.llm_providers.types import PERIOD_SECONDS, Standing, Usage
 
 from .unpacking import ids_of, read_entries
 

@@ -13,8 +13,9 @@ from typing import Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.routing import bare
-from arche_magic.llm_providers.types import Schema, utc
+from arche_magic.llm_providers.types import utc
 
 from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
 from .chunks import ROWS

@@ -15,7 +15,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.processes import is_dead, this_process
 from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Request, Schema
+from arche_magic.llm_providers.request import Request, Schema
 
 from .progress import Row
 from .rows import CHUNK, Rows

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Request
+from arche_magic.llm_providers.request import Request
 
 from .agreement import Check, Model
 from .growth import Growth

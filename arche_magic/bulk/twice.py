@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.routing import bare
-from arche_magic.llm_providers.types import Request
 
 from .progress import SPENT, Progress, Row
 from .rows import CHUNK, Rows

@@ -16,8 +16,8 @@ from arche_magic.llm_providers.errors import (
     NotKept,
 )
 from arche_magic.llm_providers.reply import Reply, Waiting
+from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.together import Together
-from arche_magic.llm_providers.types import Message, Request
 
 from .agreement import Check, fields_to_compare
 from .packing import packed

@@ -18,7 +18,7 @@ from dataclasses import replace
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.quota_tracker import Purse
-from arche_magic.llm_providers.types import Request
+from arche_magic.llm_providers.request import Request
 
 from .agreement import Agreement, Model
 from .estimate import KNOWN_AFTER, RowEstimate

@@ -12,7 +12,8 @@ from .adapters import Adapter, build_adapter
 from .config import Configuration
 from .forks import new_lock
 from .quota_tracker import Hold
-from .types import Completion, Observation, Request, Route, Usage
+from .request import Request
+from .types import Completion, Observation, Route, Usage
 
 logger = logging.getLogger("arche_magic.attempts")
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
-from zoneinfo import ZoneInfo
 
 from .addresses import is_loopback, origin
 from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
@@ -184,13 +183,17 @@ def _window_rule(
     window = table.get("window", window)
     if window not in ("bucket", "calendar", "rolling"):
         raise ValueError(f"window is {window!r}; it can be bucket, calendar or rolling")
-    time_zone = table.get("time_zone", time_zone)
-    try:
-        ZoneInfo(time_zone)
-    except (KeyError, OSError, TypeError, ValueError):
-        raise ValueError(
-            f"time_zone is {time_zone!r}; write a name such as America/Los_Angeles"
-        ) from None
+    if "time_zone" in table:
+        time_zone = table["time_zone"]
+        # Few tables have one, and loading all of zoneinfo takes milliseconds.
+        from zoneinfo import ZoneInfo
+
+        try:
+            ZoneInfo(time_zone)
+        except (KeyError, OSError, TypeError, ValueError):
+            raise ValueError(
+                f"time_zone is {time_zone!r}; write a name such as America/Los_Angeles"
+            ) from None
     return window, time_zone
 
 

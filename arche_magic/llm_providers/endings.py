@@ -17,7 +17,8 @@ from .errors import (
 )
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
-from .types import Request, Route, in_seconds, utc
+from .request import Request
+from .types import Route, in_seconds, utc
 
 # Routes that were not asked are named as long as a message names fewer routes than this.
 _ROUTES_IN_A_MESSAGE = 4

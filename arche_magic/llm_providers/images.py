@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .errors import InvalidRequest
 from .folders import expanded
-from .types import Image
+from .request import Image
 
 # Google accepts 20 MB per request, Groq 4 MB, the others more. If one refuses, the next is asked.
 _MOST_BYTES = 20_000_000

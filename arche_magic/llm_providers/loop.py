@@ -16,11 +16,12 @@ from .quota.opening import RouteState
 from .quota_tracker import Hold
 from .remaining import Remaining
 from .reply import Discarded, Event, Reply, Waiting, total_cost
+from .request import Request
 from .request_progress import RequestProgress
 from .routing import Choice, Decision, Routes, choose
 from .stopping import raise_if_stopped
 from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
-from .types import Request, Route
+from .types import Route
 from .waiting import WaitingLine, waiting_line
 
 # A wait is divided into naps. After each one the ledger is read again, because another kernel may

@@ -10,8 +10,9 @@ from .config.base_url_policy import own_settings_folder
 from .config.privacy import none_marked
 from .config.sources import SETTINGS_FILE
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
+from .request import Request
 from .routing import Routes, of_one_model
-from .types import Request, Route
+from .types import Route
 
 _MOST_KEPT = 64
 

@@ -17,9 +17,10 @@ from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
+from .request import Request
 from .together import Together
 from .tracebacks import without_locals
-from .types import Request, Route
+from .types import Route
 
 if TYPE_CHECKING:
     from .replies import ReplyStore

@@ -13,8 +13,9 @@ from .config import Configuration, did_you_mean
 from .errors import InvalidRequest
 from .images import read_image
 from .redaction import key_in
+from .request import Image, Message, Request
 from .schemas import schema_of
-from .types import Image, Message, ReplayMode, Request
+from .types import ReplayMode
 
 if TYPE_CHECKING:
     from .reply_stream import OnWait

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from .prices import cost_usd
 from .quota_tracker import QuotaTracker
+from .request import Request
 from .routing import choose
-from .types import Request, Route, Usage
+from .types import Route, Usage
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from .quota.route_states import RouteStates
 from .quota.spending import Shares, Spending, later_of
 from .quota.standings import standings
 from .quota.state import AccountState, Amounts, ProviderState
+from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
-from .types import Key, Observation, Request, Route, Standing, Usage
+from .types import Key, Observation, Route, Standing, Usage
 
 # How long a user's command, and a note that is not important, wait for a locked ledger.
 _COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0

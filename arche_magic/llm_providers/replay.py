@@ -14,7 +14,7 @@ from .errors import NotKept
 from .records import default_of
 from .replies import ReplyStore
 from .reply import Event, Piece, Reply
-from .types import Request
+from .request import Request
 
 # Fields that say how a request is made, not what is asked. All other fields count, even new ones:
 # a question may then be asked twice, but never gets the reply to another question.

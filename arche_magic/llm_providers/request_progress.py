@@ -19,9 +19,10 @@ from .types import Timeouts, Usage
 if TYPE_CHECKING:
     from .calls import Answer
     from .config import Configuration
+    from .request import Request
     from .routing import Decision
     from .timed_ledger import TimedLedger
-    from .types import Request, Route
+    from .types import Route
 
 logger = logging.getLogger("arche_magic.attempts")
 

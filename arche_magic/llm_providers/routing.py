@@ -14,7 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from .quota.opening import RouteState
 from .records import told
-from .types import Request, Route, RouteId
+from .request import Request
+from .types import Route, RouteId
 
 _MOMENT_SECONDS = 0.05
 

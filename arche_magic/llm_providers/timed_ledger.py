@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .quota.opening import RouteState
     from .quota_tracker import Hold, Purse
     from .reply import Attempt
+    from .request import Request
     from .routing import Decision
-    from .types import Observation, Request, Route, Usage
+    from .types import Observation, Route, Usage
 
 logger = logging.getLogger("arche_magic.attempts")
 

@@ -16,7 +16,8 @@ from .errors import NOT_SENT, ProviderFailure
 from .quota.opening import RouteState
 from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
 from .reply import Attempt
-from .types import Observation, Request, Route, Usage
+from .request import Request
+from .types import Observation, Route, Usage
 
 if TYPE_CHECKING:
     from .config import Configuration

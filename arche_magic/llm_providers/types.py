@@ -1,10 +1,8 @@
-"""What the engine speaks of: keys, routes, limits, requests. Small immutable values."""
+"""What the engine works with: keys, routes, limits, usage. Small immutable values."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import math
 import re
 import time
@@ -20,7 +18,6 @@ WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]
 ReplayMode = Literal["off", "keep", "only"]
 OnStoreFailure = Literal["refuse", "count-alone"]
-Kind = Literal["text", "choice", "integer", "number", "boolean", "date", "other"]
 
 # What services on OpenAI's wire call the limit of a reply's tokens.
 TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
@@ -252,46 +249,10 @@ class Observation:
     inferred: bool = False
 
 
-@dataclass(frozen=True)
-class Image:
-    """A picture that goes with a message.
-
-    Attributes:
-        media_type: `image/png`, `image/jpeg`, `image/webp` or `image/gif`.
-        data: the file's bytes.
-    """
-
-    media_type: str
-    data: bytes = field(repr=False)
-
-    def __str__(self) -> str:
-        return f"{self.media_type}, {math.ceil(len(self.data) / 1000):,} kB"
-
-    @property
-    def data_uri(self) -> str:
-        """The picture as text, the way JSON carries it."""
-        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
-
-
 # Float noise of windows that refill, in units and in seconds.
 _ROUNDING = 1e-3
 # The year 5138: a moment beyond it is none.
 _NEVER = 1e11
-
-# Groq counts every image as 2,048 input tokens (console.groq.com/docs/vision, 2026-10), the others
-# fewer for most sizes: a guess on the safe side, which the provider's own count replaces.
-_TOKENS_PER_IMAGE = 2048
-
-
-def _text_tokens(text: str) -> float:
-    """Tokens of a text by its length alone.
-
-    Four characters a token fit English text within about 15 %; other scripts take more bytes per
-    character, so bytes/3 is used where it is larger.
-    """
-    if text.isascii():
-        return len(text) / 4
-    return max(len(text) / 4, len(text.encode("utf-8", "replace")) / 3)
 
 
 @dataclass(frozen=True)
@@ -319,132 +280,6 @@ class Budget:
 
     per_day: float | None = None
     per_month: float | None = None
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation; `role` is system, user or assistant.
-
-    `images` are shown to the model after the text; only a user's turn has any.
-    """
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-    images: tuple[Image, ...] = ()
-
-    @property
-    def tokens(self) -> float:
-        """Its tokens by length alone."""
-        return _text_tokens(self.content) + _TOKENS_PER_IMAGE * len(self.images)
-
-
-# Characters of a field's value. Texts and lists have no bound; most are as short as this.
-_VALUE_CHARACTERS: Mapping[Kind, int] = {"integer": 6, "number": 6, "boolean": 5, "date": 12}
-_TEXT_CHARACTERS = 120
-# The quotes, colon, comma and space around a name, and the braces around the whole.
-_AROUND_FIELD, _AROUND_REPLY = 6, 4
-# JSON has fewer of them than prose.
-_JSON_CHARACTERS_PER_TOKEN = 3.0
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a structured reply.
-
-    Attributes:
-        kind: `choice` is one of some texts; `other` is a list, an object, or of several types.
-        choices: the texts of a choice, in the order of the schema.
-        definition: its JSON Schema, with the definitions that it refers to.
-    """
-
-    kind: Kind
-    choices: tuple[str, ...] = ()
-    definition: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def characters(self) -> int:
-        """About how many characters its value has at most."""
-        if self.choices:
-            return max(len(choice) + 2 for choice in self.choices)
-        return _VALUE_CHARACTERS.get(self.kind, _TEXT_CHARACTERS)
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What a structured reply must look like.
-
-    Attributes:
-        name: what providers are told it is called: letters, digits, `_` and `-`, at most 64.
-        text: its JSON Schema, as it is sent.
-        strict: whether it is in the form that strict modes take.
-        read: from a reply's text to its value; raises ValueError that says what does not fit.
-        fields: the fields of that value, by the names that they have there, not by aliases.
-    """
-
-    name: str
-    text: str
-    strict: bool
-    read: Callable[[str], Any] = field(repr=False, compare=False)
-    fields: Mapping[str, Field] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def tokens(self) -> float:
-        """Its tokens by length alone."""
-        return _text_tokens(self.text)
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        """The JSON Schema; a copy of one's own."""
-        return cast("dict[str, Any]", json.loads(self.text))
-
-    def reply_tokens(self, guess: float) -> float:
-        """About how many tokens a reply takes, and at most `guess`.
-
-        Tokens that a model spends on reasoning are not among them.
-        """
-        if not self.fields:
-            return guess
-        fields = self.fields.items()
-        characters = sum(len(name) + _AROUND_FIELD + one.characters for name, one in fields)
-        return min(guess, (characters + _AROUND_REPLY) / _JSON_CHARACTERS_PER_TOKEN)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked, in our words; adapters translate it. Seconds, tokens.
-
-    `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
-    answers from memory alone. `fresh` asks again all the same, and replaces what is kept.
-    `reserve`: the share of each limit, 0 to 1, that it leaves to others. `private`: it takes only
-    routes that the user has marked as not training on prompts. `same_model`: only the model of the
-    route that comes first, wherever it is served. `expected_tokens`: those of its reply, where the
-    model's usual length says nothing about it. `tag`: a name that its attempts carry in the record.
-    """
-
-    messages: tuple[Message, ...]
-    provider: str | None = None
-    model: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    schema: Schema | None = None
-    patience: float = 30.0
-    timeout: float = Timeouts.total
-    fallback_on_filter: bool = False
-    replay: ReplayMode = "off"
-    fresh: bool = False
-    reserve: float = 0.0
-    private: bool = False
-    same_model: bool = False
-    expected_tokens: int | None = None
-    tag: str = ""
-
-    @property
-    def images(self) -> tuple[Image, ...]:
-        """The images of all messages."""
-        return tuple(image for message in self.messages for image in message.images)
 
 
 @dataclass(frozen=True)

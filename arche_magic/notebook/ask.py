@@ -17,7 +17,7 @@ from arche_magic.llm_providers.attempts import Ended, attempt_log, name_notebook
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply import Event, Reply
-from arche_magic.llm_providers.types import Message
+from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .display import CellInterrupted, ReplyDisplay

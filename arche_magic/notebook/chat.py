@@ -22,7 +22,8 @@ from arche_magic.llm_providers.folders import expanded
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.markdown import harmless_markdown
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Message, utc
+from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.types import utc
 
 from .tables import Cell, table_bundle
 

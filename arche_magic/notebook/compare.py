@@ -22,8 +22,9 @@ from arche_magic.llm_providers.errors import (
     NoRouteAvailable,
 )
 from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.types import Message, route_name
+from arche_magic.llm_providers.types import route_name
 
 from .ask import refuse_with, typed_or_default
 from .costs import paid_text

@@ -7,7 +7,8 @@ import math
 import re
 
 from arche_magic.llm_providers.preview import Preview
-from arche_magic.llm_providers.types import Message, Request, in_seconds
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import in_seconds
 
 from .costs import paid_text
 

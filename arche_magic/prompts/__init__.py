@@ -18,7 +18,7 @@ from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.folders import expanded
 from arche_magic.llm_providers.images import read_image
-from arche_magic.llm_providers.types import Image
+from arche_magic.llm_providers.request import Image
 
 from .tables import as_pandas as as_pandas
 from .values import IMAGES, Shown, as_image, as_text

@@ -23,7 +23,7 @@ from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.images import read_image
-from arche_magic.llm_providers.types import Image, Message
+from arche_magic.llm_providers.request import Image, Message
 
 from .sources import source_of
 from .tables import as_pandas

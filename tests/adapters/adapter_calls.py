@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.types import Completion, Key, Message, Request, Timeouts
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Completion, Key, Timeouts
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
 from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
-from arche_magic.llm_providers.types import Key, Message, Request, Timeouts
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Key, Timeouts
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox

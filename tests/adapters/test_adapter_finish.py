@@ -8,7 +8,8 @@ import pytest
 from adapter_calls import HELLO, WIRES, Build, Script, complete, text_of
 
 from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
-from arche_magic.llm_providers.types import Request, Schema, Usage
+from arche_magic.llm_providers.request import Request, Schema
+from arche_magic.llm_providers.types import Usage
 
 # Google's SDK warns of words that are not Google's.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not a valid FinishReason")

@@ -12,7 +12,8 @@ import pytest
 from adapter_calls import HELLO, MODELS, WIRES, Build, Script, complete, text_of
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.types import Key, Message, Request, Timeouts, Usage
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Key, Timeouts, Usage
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -294,7 +295,8 @@ def test_only_the_sdk_in_use_is_imported(wire: str, own: str) -> None:
     program = f"""
 import sys
 import arche_magic.llm_providers.adapters as adapters
-from arche_magic.llm_providers.types import Key, Message, Request, Timeouts
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Key, Timeouts
 heavy = {{"groq", "openai", "mistralai", "google.genai", "httpx", "httpx2", "pydantic"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 key = Key.of("{wire}", "{wire}_key_1", "sk-1234567890")

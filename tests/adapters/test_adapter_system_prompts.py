@@ -10,8 +10,9 @@ from adapter_calls import SECRET, WIRES, Build, Script, complete, text_of
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.schemas import schema_of
-from arche_magic.llm_providers.types import Image, Key, Message, Request
+from arche_magic.llm_providers.types import Key
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hello")
 ASKED = Request((SYSTEM, USER))

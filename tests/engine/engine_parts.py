@@ -18,14 +18,9 @@ from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.errors import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.storage.redis import RedisStorage
-from arche_magic.llm_providers.types import (
-    Limit,
-    Message,
-    Request,
-    Route,
-    Usage,
-)
+from arche_magic.llm_providers.types import Limit, Route, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.replay import address, addresses_like
+from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.schemas import schema_of
-from arche_magic.llm_providers.types import Image, Message, Request
 
 HELLO = Request((Message("user", "Hello"),))
 ASKED: dict[str, list[Any]] = {

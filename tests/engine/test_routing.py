@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota.opening import RouteState
+from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.routing import Choice, Decision, choose
-from arche_magic.llm_providers.types import Key, Message, Request, Route
+from arche_magic.llm_providers.types import Key, Route
 
 NOW = 1000.0
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.schemas import schema_of
-from arche_magic.llm_providers.types import Schema
 from arche_magic.sandbox.schemas import strict_problem
 
 # --- the short line

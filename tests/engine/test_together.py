@@ -32,7 +32,7 @@ from arche_magic.llm_providers.types import Usage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arche_magic.llm_providers.types import Request
+    from arche_magic.llm_providers.request import Request
 
 HUNDRED = replace(RPM, amount=100)
 

@@ -22,7 +22,8 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota_tracker import Hold
-from arche_magic.llm_providers.types import Budget, Message, Request
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Budget
 
 MODEL = "gpt-4.1-mini"
 DAY = 86_400.0

@@ -12,7 +12,7 @@ import pytest
 from provider_parts import PROVIDERS, asked
 
 from arche_magic.llm_providers import InvalidRequest, get_llm_provider, get_quota_tracker
-from arche_magic.llm_providers.types import Image
+from arche_magic.llm_providers.request import Image
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox

@@ -22,8 +22,9 @@ from arche_magic.llm_providers import (
 )
 from arche_magic.llm_providers.errors import SchemaMismatch
 from arche_magic.llm_providers.quota_tracker import Hold
+from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.stopping import stopped_by
-from arche_magic.llm_providers.types import Budget, Message, Request
+from arche_magic.llm_providers.types import Budget
 
 # USD: the price in these tests is one for a thousand tokens.
 REPLY = 3.02

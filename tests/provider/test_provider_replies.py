@@ -13,7 +13,7 @@ from provider_parts import MODELS, PROVIDERS
 
 from arche_magic.bulk import Job
 from arche_magic.llm_providers import Reply, Usage, get_llm_provider
-from arche_magic.llm_providers.types import Message
+from arche_magic.llm_providers.request import Message
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox

@@ -20,8 +20,8 @@ from arche_magic.llm_providers import (
 )
 from arche_magic.llm_providers.adapters.formats import formats_of
 from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.schemas import schema_of
-from arche_magic.llm_providers.types import Message, Request
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import ReceivedRequest, Sandbox

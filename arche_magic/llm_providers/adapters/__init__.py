@@ -14,7 +14,8 @@ from ..tracebacks import without_locals
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ..types import Completion, Key, Period, Request, Timeouts
+    from ..request import Request
+    from ..types import Completion, Key, Period, Timeouts
 
 WIRES = {
     "groq": "openai_compatible:GroqAdapter",

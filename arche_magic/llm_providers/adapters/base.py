@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import apart
 from ..errors import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
+from ..request import Request
 from ..tracebacks import NoLocals, without_locals
-from ..types import Completion, Key, Observation, Period, Request, Timeouts, Usage
+from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability
 from .formats import Format, formats_of

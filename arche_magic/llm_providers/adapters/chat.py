@@ -9,7 +9,7 @@ from .finish import finish_kind
 from .parts import Part, counted
 
 if TYPE_CHECKING:
-    from ..types import Message, Request
+    from ..request import Message, Request
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:

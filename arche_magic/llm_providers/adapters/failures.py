@@ -12,7 +12,7 @@ from .error_bodies import MOST_READ, label, said, words_of
 from .limits import retry_delay
 
 if TYPE_CHECKING:
-    from ..types import Request
+    from ..request import Request
     from .http import Call
 
 Words = Mapping[str, tuple[str, Remedy]]

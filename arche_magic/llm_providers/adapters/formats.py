@@ -11,10 +11,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ProviderFailure, Remedy
-from ..types import Message
+from ..request import Message
 
 if TYPE_CHECKING:
-    from ..types import Request, Schema
+    from ..request import Request, Schema
 
 
 class Format(IntEnum):

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ProviderFailure, Remedy
-from ..types import Image, Metric, Observation, Period, Request
+from ..request import Image, Request
+from ..types import Metric, Observation, Period
 from .base import SdkAdapter
 from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status

@@ -20,7 +20,8 @@ from .parts import Part, as_count
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..types import Observation, Request
+    from ..request import Request
+    from ..types import Observation
 
 # Codes are strings in recordings, and numbers in some reports.
 WORDS: Words = {

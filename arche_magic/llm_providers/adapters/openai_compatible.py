@@ -28,7 +28,8 @@ from .parts import Part
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..types import Observation, Period, Request
+    from ..request import Request
+    from ..types import Observation, Period
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,

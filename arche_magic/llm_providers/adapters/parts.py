@@ -12,7 +12,7 @@ from ..types import Usage
 from .error_bodies import is_code
 
 if TYPE_CHECKING:
-    from ..types import Request
+    from ..request import Request
 
 
 @dataclass(frozen=True)

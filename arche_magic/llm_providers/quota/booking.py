@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from ..errors import ProviderFailure
 from ..processes import this_process
-from ..types import Request, Route
+from ..request import Request
+from ..types import Route
 from . import closures, failing, ledger, opening, views
 from .opening import RouteState
 from .route_records import Hold, RouteRecords, Settlement

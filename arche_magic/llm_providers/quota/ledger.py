@@ -10,15 +10,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ..types import (
-    MOST_UNITS,
-    PERIOD_SECONDS,
-    Limit,
-    Observation,
-    Request,
-    Route,
-    Usage,
-)
+from ..request import Request
+from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, Route, Usage
 from . import windows
 from .closures import reopen
 from .opening import is_expired, note_level, on_hold

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..types import Request, Route, RouteId
+from ..request import Request
+from ..types import Route, RouteId
 from . import ledger, opening
 from .accounts import Reading
 from .opening import Outlook, RouteState

@@ -8,8 +8,9 @@ from functools import partial
 
 from ..config import Configuration
 from ..prices import cost_usd
+from ..request import Request
 from ..storage import Storage
-from ..types import Request, Route, Usage
+from ..types import Route, Usage
 from . import ledger
 from .budget import BudgetUse, Expected, Purse
 from .opening import RouteState

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..config import Configuration
-from ..types import Message, Request, Route, RouteId, Standing
+from ..request import Message, Request
+from ..types import Route, RouteId, Standing
 from . import ledger, views
 from .route_records import RouteRecords
 from .spending import Spending

@@ -53,7 +53,8 @@ LimitName = Annotated[str, Predicate(_LIMIT_NAMES.__contains__)]
 
 
 def _rounded_up(units: float) -> float:
-    return math.ceil(units * 1e6) / 1e6
+    # What was rounded before stays as it is.
+    return units if round(units, 6) == units else math.ceil(units * 1e6) / 1e6
 
 
 @dataclass

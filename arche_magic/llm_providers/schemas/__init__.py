@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import apart
 from ..characters import whole_characters
 from ..errors import ConfigurationError, InvalidRequest
-from ..types import Field, Schema
+from ..request import Field, Schema
 from .fields import fields_in
 from .reading import Misfit, Problem, json_in, reader, with_correction
 from .short import fields_of

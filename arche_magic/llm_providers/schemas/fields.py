@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..types import Field, Kind
+from ..request import Field, Kind
 
 _SIMPLE: dict[str, Kind] = {
     "string": "text", "integer": "integer", "number": "number", "boolean": "boolean",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..characters import whole_characters
 from ..reasoning import END_TOKEN, after_reasoning
-from ..types import Message, Request
+from ..request import Message, Request
 
 # Models forget to escape line breaks inside strings.
 _DECODER = json.JSONDecoder(strict=False)
