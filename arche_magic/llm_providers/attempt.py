@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .calls import Answer, adapter_of
-from .errors import AttemptFailed, ProviderFailure, Remedy
 from .prices import load_soon
+from .provider_failure import AttemptFailed, ProviderFailure, Remedy
 from .reply import Attempt, Event, Outcome, Piece
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from .errors import (
     InvalidRequest,
     LLMProviderError,
     NoRouteAvailable,
-    Remedy,
 )
+from .provider_failure import Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
 from .request import Request

@@ -1,22 +1,13 @@
-"""Errors, and what helps after each of them.
-
-`LLMProviderError` and its subclasses reach the user. A `ProviderFailure` stays inside the engine:
-an adapter makes it, `AttemptFailed` carries it, and its `remedy` decides when the route reopens.
-"""
+"""Errors that reach the user: `LLMProviderError` and its subclasses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import TYPE_CHECKING
-
-from .characters import without_controls
 
 if TYPE_CHECKING:
     from .reply import Attempt
-    from .types import Observation, Usage
 
 
 class LLMProviderError(Exception):
@@ -48,6 +39,8 @@ class LLMProviderError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: one line, and the cell still fails."""
+        from .characters import without_controls
+
         return [without_controls(f"{type(self).__name__}: {self}")]
 
 
@@ -105,75 +98,3 @@ class IncompleteReply(LLMProviderError):
     """
 
     partial: str = ""
-
-
-class Remedy(Enum):
-    """What helps after a failed attempt; it decides what is closed, and for how long."""
-
-    WAIT_FOR_LIMIT = "wait until the limit has room again"
-    TOP_UP_ACCOUNT = "add credit or raise the spend limit of the account"
-    CHANGE_PLAN = "the account's plan does not include the model"
-    REPLACE_KEY = "replace the key"
-    CHANGE_MODEL = "ask for another model"
-    RETRY_LATER = "the provider has trouble; it is tried again shortly"
-    SHORTEN_PROMPT = "shorten the prompt or use a model with a larger window"
-    FIX_REQUEST = "change the request"
-    CHANGE_PROMPT = "the provider filtered the prompt or its reply"
-    RAISE_MAX_TOKENS = "the model reasoned until its reply was cut; raise max_tokens"
-    ASK_DIFFERENTLY = "the same model is asked again, in a form that it has not refused"
-    CHECK_ADDRESS = "check the base URL and the network: the address does not serve this place"
-    CHECK_SETUP = "check the proxy and certificate settings of this machine"
-
-
-@dataclass(frozen=True)
-class ProviderFailure:
-    """Why one attempt failed.
-
-    `str()` of it is the summary, and after a colon the server's own words.
-
-    Attributes:
-        summary: what happened, in our words.
-        remedy: what helps.
-        said: the server's own words; untrusted, shown to the user and never stored.
-        retry_after: seconds until the provider takes requests again, as it said, or None.
-        limit: name of the limit that was hit (`tokens_per_day`), or None.
-        observations: limits and remaining amounts that came with the refusal.
-        usage: what the attempt spent nevertheless, or None if unknown.
-        usage_is_known: False where `usage` is our estimate.
-        at_least: what the provider had counted when a stream broke off, or None.
-        text: what had arrived before the failure.
-        sent: whether the request can have reached the provider, and so counts there.
-        unknown: True if no rule fits the answer; it is treated as temporary trouble.
-        lacks: the capability that the model lacks (`images`), if that is why, or "".
-        names_option: whether the refusal names the option that it is about.
-    """
-
-    summary: str
-    remedy: Remedy
-    said: str = ""
-    retry_after: float | None = None
-    limit: str | None = None
-    observations: tuple[Observation, ...] = ()
-    usage: Usage | None = None
-    usage_is_known: bool = True
-    at_least: Usage | None = None
-    text: str = ""
-    sent: bool = True
-    unknown: bool = False
-    lacks: str = ""
-    names_option: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.summary}: {self.said}" if self.said else self.summary
-
-
-NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
-"""Why a hold is given back."""
-
-
-class AttemptFailed(Exception):
-    """One route did not answer; `failure` says why. Adapters raise it, and nothing else."""
-
-    def __init__(self, failure: ProviderFailure) -> None:
-        super().__init__(str(failure))
-        self.failure = failure

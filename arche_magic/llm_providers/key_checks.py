@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .adapters import build_adapter
-from .errors import AttemptFailed, Remedy
+from .provider_failure import AttemptFailed, Remedy
 from .quota_tracker import QuotaTracker
 from .types import Key
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from .catalog import parse_limits
 from .config import Configuration, get_configuration
-from .errors import NOT_SENT, ConfigurationError, ProviderFailure, Remedy
+from .errors import ConfigurationError
+from .provider_failure import NOT_SENT, ProviderFailure, Remedy
 from .quota import booking, closures, codec, failing, ledger, opening, views
 from .quota.budget import BudgetUse
 from .quota.budget import Purse as Purse

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .bounded import TookTooLong, within
-from .errors import NOT_SENT, ProviderFailure
+from .provider_failure import NOT_SENT, ProviderFailure
 from .storage import StorageTimeout, lock_deadline
 
 if TYPE_CHECKING:

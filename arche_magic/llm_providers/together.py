@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from .attempts import AttemptLog, Ended
-from .errors import NOT_SENT, ProviderFailure
+from .provider_failure import NOT_SENT, ProviderFailure
 from .quota.opening import RouteState
 from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
 from .reply import Attempt

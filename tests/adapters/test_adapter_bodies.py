@@ -14,7 +14,7 @@ import pytest
 from adapter_calls import MODELS, TEN_SECONDS, WIRES, Build, Script, complete, text_of
 
 from arche_magic.llm_providers.adapters.bodies import events
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 
 MEGABYTE = 1_000_000
 QUESTION = "Grüße 😀"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, complete
 
-from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.redaction import redacted
 from arche_magic.llm_providers.types import Observation, Usage
 

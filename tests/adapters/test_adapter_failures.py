@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts
 

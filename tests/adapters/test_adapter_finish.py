@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from adapter_calls import HELLO, WIRES, Build, Script, complete, text_of
 
-from arche_magic.llm_providers.errors import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.request import Request, Schema
 from arche_magic.llm_providers.types import Usage
 

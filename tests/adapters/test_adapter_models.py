@@ -8,7 +8,7 @@ import pytest
 from adapter_calls import MODELS, SECRET, WIRES, sandbox_adapter
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 from arche_magic.llm_providers.types import Key
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, complete, text_of
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.schemas import schema_of
 from arche_magic.llm_providers.types import Key

@@ -9,7 +9,7 @@ import pytest
 from adapter_calls import WIRES, Build, Script, complete
 
 from arche_magic.llm_providers.adapters.stated_delay import stated_delay
-from arche_magic.llm_providers.errors import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 
 NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
 

@@ -95,7 +95,7 @@ def check_called(folder: Path, number: int) -> None:
 
 
 def failure() -> Any:
-    from arche_magic.llm_providers.errors import ProviderFailure, Remedy
+    from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 
     return ProviderFailure("not sent", Remedy.FIX_REQUEST)
 

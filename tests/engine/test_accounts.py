@@ -26,7 +26,7 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import label_keys
-from arche_magic.llm_providers.errors import ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import Change, MemoryStorage, T

@@ -26,6 +26,7 @@ ALLOWED = {
     "characters": set(),
     "markdown": {"formulas"},
     "types": set(),
+    "provider_failure": {"types?"},
     "request": {"types"},
     "reply": {"characters", "markdown", "types", "errors?", "routing?"},
     "reply_stream": {"reply", "errors"},
@@ -61,7 +62,8 @@ ALLOWED = {
         "types",
     },
     "quota.failing": {
-        "quota.closures", "quota.ledger", "quota.opening", "quota.state", "quota.windows", "quota",
+        "provider_failure", "quota.closures", "quota.ledger", "quota.opening", "quota.state",
+        "quota.windows", "quota",
         "errors",
     },
     "quota.views": {
@@ -98,12 +100,14 @@ ALLOWED = {
         "prices", "storage", "types",
     },
     "quota.booking": {
-        "request", "quota.closures", "quota.failing", "quota.ledger", "quota.opening",
+        "provider_failure", "request", "quota.closures", "quota.failing", "quota.ledger",
+        "quota.opening",
         "quota.route_records",
         "quota.state", "quota.views", "quota", "errors", "processes", "types",
     },
     "quota.key_states": {
-        "quota.accounts", "quota.closures", "quota.state", "quota", "config", "errors", "types",
+        "provider_failure", "quota.accounts", "quota.closures", "quota.state", "quota", "config",
+        "errors", "types",
     },
     "quota.standings": {
         "request", "quota.ledger", "quota.route_records", "quota.spending", "quota.views",
@@ -111,7 +115,8 @@ ALLOWED = {
         "types",
     },
     "quota_tracker": {
-        "request", "quota.booking", "quota.budget", "quota.closures", "quota.codec",
+        "provider_failure", "request", "quota.booking", "quota.budget", "quota.closures",
+        "quota.codec",
         "quota.failing",
         "quota.key_states", "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
         "quota.route_records", "quota.route_states", "quota.spending", "quota.standings",
@@ -123,12 +128,12 @@ ALLOWED = {
     "forks": set(),
     "reasoning": set(),
     "adapters": {
-        "request", "addresses", "bounded", "characters", "errors", "machine",
+        "provider_failure", "request", "addresses", "bounded", "characters", "errors", "machine",
         "reasoning", "redaction",
         "stopping", "tracebacks", "types",
     },
     "prices": {"bounded", "types"},
-    "key_checks": {"adapters", "config", "errors", "quota_tracker", "types"},
+    "key_checks": {"provider_failure", "adapters", "config", "errors", "quota_tracker", "types"},
     "doctor": {
         "addresses", "catalog", "config", "errors", "folders", "key_checks", "machine",
         "orchestrator", "quota_tracker", "storage", "types",
@@ -152,13 +157,16 @@ ALLOWED = {
     "schemas": {"request", "bounded", "characters", "config", "errors", "reasoning", "types"},
     "preview": {"request", "prices", "quota_tracker", "routing", "types"},
     "calls": {"request", "adapters", "config", "forks", "machine", "quota_tracker", "types"},
-    "endings": {"request", "quota.opening", "config", "errors", "reply", "types"},
+    "endings": {
+        "provider_failure", "request", "quota.opening", "config", "errors", "reply", "types",
+    },
     "remaining": {
-        "endings", "errors", "quota.opening", "reply", "schemas", "types", "attempt?",
+        "provider_failure", "endings", "errors", "quota.opening", "reply", "schemas", "types",
+        "attempt?",
         "request_progress?",
     },
     "timed_ledger": {
-        "request?", "bounded", "errors", "storage", "config?", "quota.opening?",
+        "provider_failure", "request?", "bounded", "errors", "storage", "config?", "quota.opening?",
         "quota_tracker?", "reply?",
         "routing?", "types?",
     },
@@ -168,12 +176,14 @@ ALLOWED = {
         "timed_ledger?",
     },
     "attempt": {
-        "calls", "errors", "prices", "reply", "quota_tracker?", "request_progress?",
+        "provider_failure", "calls", "errors", "prices", "reply", "quota_tracker?",
+        "request_progress?",
         "timed_ledger?", "types?",
     },
     "waiting": {"forks"},
     "together": {
-        "request", "attempts", "errors", "quota.opening", "quota_tracker", "reply", "types",
+        "provider_failure", "request", "attempts", "errors", "quota.opening", "quota_tracker",
+        "reply", "types",
         "config?",
         "routing?",
     },

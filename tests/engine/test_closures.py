@@ -25,7 +25,8 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import label_keys
-from arche_magic.llm_providers.errors import ConfigurationError, ProviderFailure, Remedy
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage, Storage
 from arche_magic.llm_providers.types import (

@@ -25,7 +25,8 @@ from engine_parts import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.errors import ConfigurationError, Remedy
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota import windows
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import QuotaTracker

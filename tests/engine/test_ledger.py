@@ -28,8 +28,8 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import Configuration, label_keys
-from arche_magic.llm_providers.errors import Remedy
 from arche_magic.llm_providers.processes import this_process
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage

@@ -30,7 +30,8 @@ from engine_parts import (
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempts import attempt_log
 from arche_magic.llm_providers.config import load_configuration
-from arche_magic.llm_providers.errors import ConfigurationError, Remedy
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
 from arche_magic.llm_providers.storage import LedgerWarning, open_storage

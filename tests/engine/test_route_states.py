@@ -10,7 +10,7 @@ from engine_parts import Clock, a_route, ask, custom_configuration, failed, serv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.errors import Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.routing import Choice, Routes, choose
 from arche_magic.llm_providers.storage import MemoryStorage

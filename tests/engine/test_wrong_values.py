@@ -25,7 +25,7 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.codec import mend
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState

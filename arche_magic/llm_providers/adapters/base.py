@@ -13,7 +13,7 @@ from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
-from ..errors import AttemptFailed, ProviderFailure, Remedy
+from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
 from ..tracebacks import NoLocals, without_locals

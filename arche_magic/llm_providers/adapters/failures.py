@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ProviderFailure, Remedy
+from ..provider_failure import ProviderFailure, Remedy
 from .error_bodies import MOST_READ, label, said, words_of
 from .limits import retry_delay
 

@@ -7,7 +7,7 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ProviderFailure, Remedy
+from ..provider_failure import ProviderFailure, Remedy
 from ..request import Image, Request
 from ..types import Metric, Observation, Period
 from .base import SdkAdapter

@@ -20,7 +20,7 @@ import httpx
 
 from .. import machine
 from ..addresses import is_loopback, origin
-from ..errors import AttemptFailed, ProviderFailure, Remedy
+from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..stopping import stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,

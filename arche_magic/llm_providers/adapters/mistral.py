@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from ..errors import ProviderFailure, Remedy
+from ..provider_failure import ProviderFailure, Remedy
 from .base import SdkAdapter
 from .chat import chat_messages, chat_part
 from .error_bodies import mapping, mappings, said, validation_problems

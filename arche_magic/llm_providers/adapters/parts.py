@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..characters import Characters, whole_characters
-from ..errors import AttemptFailed, ProviderFailure, Remedy
+from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..reasoning import without_reasoning
 from ..types import Usage
 from .error_bodies import is_code

@@ -15,7 +15,6 @@ from ..addresses import is_loopback, origin
 from ..catalog import Provider, parse_limits, published_providers
 from ..errors import ConfigurationError
 from ..folders import absolute, working_directory
-from ..redaction import without_key_like
 from ..safe_files import keep_inside
 from ..tracebacks import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
@@ -58,6 +57,8 @@ def load_configuration(
     try:
         configuration = _build(sources, directory, own)
     except ValueError as error:
+        from ..redaction import without_key_like
+
         problem = without_key_like(str(error))
     else:
         _check_what_files_say(sources, configuration)

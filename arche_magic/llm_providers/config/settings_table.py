@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -166,6 +165,8 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'groq'?` for a near miss, else nothing."""
+    import difflib
+
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 

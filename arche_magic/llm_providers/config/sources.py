@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..redaction import without_key_like
 from .base_url_policy import Trusted, own_settings_folder, read_trusted
 from .env_file import (
     EnvFile,
@@ -172,5 +171,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     try:
         check_settings(settings)
     except ValueError as error:
+        from ..redaction import without_key_like
+
         return {}, f": {without_key_like(str(error))}"
     return settings, ""

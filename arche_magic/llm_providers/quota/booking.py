@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..errors import ProviderFailure
 from ..processes import this_process
+from ..provider_failure import ProviderFailure
 from ..request import Request
 from ..types import Route
 from . import closures, failing, ledger, opening, views

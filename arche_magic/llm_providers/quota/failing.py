@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..errors import ProviderFailure, Remedy
+from ..provider_failure import ProviderFailure, Remedy
 from . import closures, opening, windows
 from .closures import Closable
 from .ledger import as_amounts

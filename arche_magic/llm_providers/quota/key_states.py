@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..config import Configuration
-from ..errors import Remedy
+from ..provider_failure import Remedy
 from ..types import Key
 from . import closures
 from .accounts import Accounts
