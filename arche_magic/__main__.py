@@ -129,7 +129,7 @@ def _show(provider: str | None, as_json: bool) -> int:
 
 
 def _table(tracker: Any, provider: str | None) -> str:
-    from .llm_providers.attempts import attempt_log
+    from .llm_providers.attempt_log import attempt_log
     from .llm_providers.quota.forecast import PACE_SECONDS
     from .notebook.costs import paid_routes
     from .notebook.meters import budget_notes, quota_bundle, shared_notes, without_limits

@@ -20,7 +20,7 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempts import (
+from arche_magic.llm_providers.attempt_log import (
     SESSION,
     AttemptLog,
     attempt_log,
@@ -210,7 +210,7 @@ def test_what_another_session_spent_is_used_but_not_this_sessions(
 WRITER = """
 import sys, time
 from pathlib import Path
-from arche_magic.llm_providers.attempts import AttemptLog
+from arche_magic.llm_providers.attempt_log import AttemptLog
 from arche_magic.llm_providers.reply import Attempt
 
 log, name = AttemptLog(Path(sys.argv[1])), sys.argv[2]

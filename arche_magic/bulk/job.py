@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
-from arche_magic.llm_providers.attempts import SESSION, notebook
+from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.quota_tracker import Purse

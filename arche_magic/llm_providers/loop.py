@@ -11,7 +11,7 @@ from functools import partial
 from typing import NoReturn
 
 from .attempt import Result, RouteAttempt
-from .attempts import Tally
+from .attempt_log import Tally
 from .quota.opening import RouteState
 from .quota_tracker import Hold
 from .remaining import Remaining

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
-from .attempts import Tally, attempt_log
+from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
 from .errors import ConfigurationError, NoKeys
 from .given_keys import labelled

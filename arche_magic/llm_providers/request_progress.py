@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .attempts import SESSION, notebook
+from .attempt_log import SESSION, notebook
 from .errors import LLMProviderError
 from .prices import cost_usd
 from .reply import Attempt, Event, Outcome, Piece

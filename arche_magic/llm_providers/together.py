@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
-from .attempts import AttemptLog, Ended
+from .attempt_log import AttemptLog, Ended
 from .provider_failure import NOT_SENT, ProviderFailure
 from .quota.opening import RouteState
 from .quota_tracker import Hold, Purse, QuotaTracker, Settlement

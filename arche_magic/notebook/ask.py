@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.attempts import Ended, attempt_log, name_notebook
+from arche_magic.llm_providers.attempt_log import Ended, attempt_log, name_notebook
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply import Event, Reply
@@ -33,7 +33,7 @@ from .sums import notebook_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers.attempts import AttemptLog
+    from arche_magic.llm_providers.attempt_log import AttemptLog
 
     from .chat import Chat
     from .command import Session, Typed

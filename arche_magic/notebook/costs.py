@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from arche_magic.llm_providers.attempts import Spent
+from arche_magic.llm_providers.attempt_log import Spent
 from arche_magic.llm_providers.types import Route
 
 Name = tuple[str, str, str]

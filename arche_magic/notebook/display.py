@@ -24,7 +24,7 @@ from .styles import quiet_line
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from arche_magic.llm_providers.attempts import Ended
+    from arche_magic.llm_providers.attempt_log import Ended
 
 
 def show(shown: dict[str, str] | str) -> None:

@@ -17,7 +17,7 @@ from .costs import paid_text
 from .styles import QUIET, quiet_line
 
 if TYPE_CHECKING:
-    from arche_magic.llm_providers.attempts import Ended
+    from arche_magic.llm_providers.attempt_log import Ended
 
 
 def receipt_line(reply: Reply) -> str:

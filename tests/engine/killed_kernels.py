@@ -18,7 +18,7 @@ from typing import Any
 
 from engine_parts import Clock, a_route, ask, custom_configuration, used
 
-from arche_magic.llm_providers.attempts import AttemptLog
+from arche_magic.llm_providers.attempt_log import AttemptLog
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage

@@ -28,7 +28,7 @@ from engine_parts import (
 )
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import Remedy

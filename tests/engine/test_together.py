@@ -19,7 +19,7 @@ from engine_parts import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.attempts import AttemptLog
+from arche_magic.llm_providers.attempt_log import AttemptLog
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import arche_magic
-from arche_magic.llm_providers.attempts import Spent
+from arche_magic.llm_providers.attempt_log import Spent
 from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure

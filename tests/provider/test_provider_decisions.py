@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider
-from arche_magic.llm_providers.attempts import Ended, attempt_log
+from arche_magic.llm_providers.attempt_log import Ended, attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.reply import Attempt, Reply
 

@@ -18,7 +18,7 @@ from arche_magic.llm_providers import (
     NoRouteAvailable,
     get_llm_provider,
 )
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.reply import Discarded, Piece
 from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS
 

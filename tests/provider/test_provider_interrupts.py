@@ -8,7 +8,7 @@ import pytest
 from provider_parts import Start, run_script
 
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 
 # Sends SIGINT once, while a certain module is being looked for.

@@ -16,7 +16,7 @@ import pytest
 from promptness import in_time
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import (
     get_configuration,
     load_configuration,

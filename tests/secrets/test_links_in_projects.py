@@ -15,7 +15,7 @@ from secret_parts import write_env_file
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.config.env_file import ConfigurationWarning
 from arche_magic.llm_providers.doctor import examine

@@ -23,7 +23,7 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_quota
       %llm_quota --plot groq
     """
-    from arche_magic.llm_providers.attempts import attempt_log
+    from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
     from arche_magic.llm_providers.quota_tracker import get_quota_tracker

@@ -34,7 +34,7 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_stats --by tag
       %llm_stats --plot
     """
-    from arche_magic.llm_providers.attempts import attempt_log
+    from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.errors import InvalidRequest
 

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
-from arche_magic.llm_providers.attempts import attempt_log
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
