@@ -6,25 +6,30 @@ computed from attempts, so they cannot disagree.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from .attempt_file import (
+    append_lines,
+    attempts_of,
+    check_record,
+    month_of,
+    put_aside,
+    read_attempts,
+    read_records,
+)
 from .folders import absolute
 from .forks import new_lock
 from .reply import Attempt
-from .safe_files import NotOurs, open_ours
 from .storage import warn_of_file
-from .storage.kernel_lock import kernel_lock
-from .types import utc
 
 if TYPE_CHECKING:
     from .routing import Decision
@@ -35,10 +40,6 @@ logger = logging.getLogger("arche_magic.attempts")
 SESSION = f"s{os.urandom(4).hex()}"
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
-# How long a process waits while another one renames last month's file.
-_TURN_SECONDS = 1.0
-# Bytes read at once, bytes to go back by, and bytes read to find the age of lines.
-_BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
 _NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
 
@@ -179,7 +180,7 @@ class AttemptLog:
             kept = list(self.recent)
         if path is not None:
             with suppress(OSError):
-                kept = list(_attempts(read_records(path, earliest, _TAIL_BYTES)))
+                kept = list(attempts_of(read_records(path, earliest, _TAIL_BYTES)))
         return [attempt for attempt in kept if attempt.at >= earliest]
 
     def _count(self, attempt: Attempt) -> None:
@@ -192,171 +193,10 @@ class AttemptLog:
         month = month_of(now)
         if month != self._month:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _check_record(path)
-            _put_by(path, month)
+            check_record(path)
+            put_aside(path, month)
             self._month = month
         append_lines(path, lines)
-
-
-def append_lines(path: Path, lines: bytes) -> None:
-    """Append lines to a record, which is created if it does not exist.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    # A single write in append mode does not mix with lines of other kernels.
-    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    try:
-        descriptor = open_ours(path, how)
-    except FileNotFoundError:
-        # The folder was deleted.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_ours(path, how)
-    try:
-        if os.write(descriptor, lines) < len(lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(descriptor)
-
-
-def read_records(
-    path: Path, earliest: float = 0.0, most_bytes: float = math.inf
-) -> Iterator[dict[str, Any]]:
-    """The recorded attempts beside a ledger, oldest first; see `read_lines`.
-
-    Other lines are skipped: those cut when a disk was full, and those of other programs.
-    """
-    for lines in read_lines(path, earliest, most_bytes):
-        yield from records_of(lines)
-
-
-def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) -> Iterator[bytes]:
-    """The recorded lines beside a ledger, in batches, oldest first.
-
-    Args:
-        path: the current file, `llm_calls.jsonl`. Files of earlier months are beside it.
-        earliest: epoch seconds. Most older lines are not read, but some may be included.
-        most_bytes: the most to read at the end of each file.
-    """
-    first = month_of(max(earliest, 0.0))
-    earlier = (
-        file
-        for file in sorted(path.parent.glob(f"{path.stem}-????-??{path.suffix}"))
-        if file.stem[-len(first) :] >= first
-    )
-    for name in (*earlier, path):
-        try:
-            with os.fdopen(open_ours(name, os.O_RDONLY), "rb") as file:
-                file.seek(_start(file, earliest, most_bytes))
-                while lines := file.read(_BLOCK_BYTES):
-                    yield lines + file.readline()
-        except FileNotFoundError:
-            continue
-        except NotOurs as error:
-            warn_of_file(name, error, f"attempts in {name} are not shown: {error.strerror}")
-
-
-def read_attempts(path: Path, earliest: float = 0.0) -> Iterator[Attempt]:
-    """The recorded attempts, as `Attempt`s."""
-    return _attempts(read_records(path, earliest))
-
-
-def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
-    """Where to start reading so that no attempt from `earliest` on is missed.
-
-    Lines are in the order in which requests ended. So an attempt can be older than the lines before
-    it, but the last attempt of a request cannot: the age of a block is that of its newest line.
-    """
-    size = file.seek(0, os.SEEK_END)
-    lowest = int(max(0, size - most_bytes))
-    start, step = size, _STEP_BYTES
-    while start > lowest:
-        start, step = max(lowest, start - step), 2 * step
-        file.seek(start)
-        if start:
-            file.readline()
-        here = file.tell()
-        sample = file.read(_SAMPLE_BYTES) + file.readline()
-        youngest = max((_at(record) for record in records_of(sample)), default=0)
-        if youngest < earliest:
-            return here
-    if lowest:
-        file.seek(lowest)
-        file.readline()
-        return file.tell()
-    return 0
-
-
-def records_of(lines: bytes) -> Iterator[dict[str, Any]]:
-    """The attempts in these lines; other lines are skipped."""
-    lines = lines.strip(b"\n")
-    try:
-        # Parsed together: a call per line would take longer than reading the file.
-        records = json.loads(b"[%s]" % lines.replace(b"\n", b","))
-    except ValueError:
-        records = map(_record, lines.split(b"\n"))
-    return (record for record in records if isinstance(record, dict))
-
-
-def _record(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _at(record: dict[str, Any]) -> float:
-    at = record.get("at")
-    return float(at) if isinstance(at, int | float) else 0.0
-
-
-def _attempts(records: Iterable[dict[str, Any]]) -> Iterator[Attempt]:
-    for record in records:
-        with suppress(TypeError, ValueError):
-            yield Attempt.from_dict(record)
-
-
-def month_of(seconds: float) -> str:
-    """`2026-11`, in UTC."""
-    return f"{utc(seconds):%Y-%m}"
-
-
-def _check_record(path: Path) -> None:
-    """Raise NotOurs if the file is not a record of attempts."""
-    with suppress(FileNotFoundError), os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
-        if file.read(1) not in (b"", b"{"):
-            raise NotOurs(path, "is not a record of attempts; move it away")
-
-
-def _put_by(path: Path, month: str) -> None:
-    """Rename the file of an earlier month, so that the current one stays small.
-
-    If it cannot be renamed (on Windows, while a program has it open), it is used further.
-    """
-    if _last_month(path, month) is None:
-        return
-    lock = kernel_lock(f"{path}.lock")
-    with suppress(OSError):
-        # Under a lock, because other processes would write into the old file meanwhile.
-        if not lock.acquire(_TURN_SECONDS):
-            return
-        try:
-            # Another process may have renamed it and started the new one.
-            written = _last_month(path, month)
-            aside = path.with_name(f"{path.stem}-{written}{path.suffix}")
-            if written and not os.path.lexists(aside):
-                path.rename(aside)
-        finally:
-            lock.release()
-
-
-def _last_month(path: Path, month: str) -> str | None:
-    """The month when a file was last written, if it is before `month`."""
-    try:
-        written = month_of(path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
-    return written if written < month else None
 
 
 class Tally:

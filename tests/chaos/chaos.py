@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, Reply  # noqa: E402  # the path
-from arche_magic.llm_providers.attempt_log import read_attempts  # noqa: E402  # as above
+from arche_magic.llm_providers.attempt_file import read_attempts  # noqa: E402  # as above
 from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as above
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
 from arche_magic.llm_providers.reply import Attempt, Discarded, Piece  # noqa: E402  # as above

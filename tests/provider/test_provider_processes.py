@@ -14,7 +14,7 @@ import pytest
 from provider_parts import PROVIDERS, Start, run_script, server_count
 
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempt_log import read_attempts
+from arche_magic.llm_providers.attempt_file import read_attempts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
