@@ -80,7 +80,7 @@ def test_the_story_of_a_limit_is_told_from_end_to_end() -> None:
         "requests/day      ██████████      1,000 of 1,000",
         "2 routes passed over",
         "asking 86 s later",
-        "('mistral', 'mistral_key_1', 'mistral-small-latest')",
+        "RouteId(provider='mistral', key='mistral_key_1', model='mistral-small-latest')",
         "that the free routes take: ",
         "requests_per_day",
         "0 of 1,000 requests per day left",

@@ -137,7 +137,7 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ("{{math}}", "math is a module"),
         ("{{anything}}", "anything is of type object, which has no text form"),
         ("{{broken.value}}", "cannot be read: ZeroDivisionError"),
-        ("{{data}}", "data is bytes and no image"),
+        ("{{data}}", "data is bytes, but not an image"),
     ],
 )
 def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:

@@ -79,7 +79,7 @@ def test_max_output_tokens_is_another_name_for_max_tokens(sandbox: Sandbox, name
     assert one == two
     assert one.finish_reason == two.finish_reason == "length"
     assert one.usage.output_tokens <= 12
-    with pytest.raises(InvalidRequest, match="the same thing"):
+    with pytest.raises(InvalidRequest, match="the same option"):
         provider.generate("Hello", max_tokens=12, max_output_tokens=13)
 
 

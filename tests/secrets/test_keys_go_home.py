@@ -166,7 +166,7 @@ def test_a_request_with_a_key_is_refused(
 ) -> None:
     """Nothing is sent or kept. The error has the key's label instead of the key."""
     provider = get_llm_provider()
-    with pytest.raises(InvalidRequest, match=f"the text of {label};") as caught:
+    with pytest.raises(InvalidRequest, match=f"the key {label};") as caught:
         provider.generate(**PROMPTS[where](PLANTED[label]))
     assert not leaks_in(str(caught.value))
     assert caught.value.attempts == ()
