@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from arche_magic.llm_providers.clock import Clock
 from arche_magic.llm_providers.errors import LLMProviderError
-from arche_magic.llm_providers.types import Clock
 
 from .agreement import Model
 from .growth import THREADS

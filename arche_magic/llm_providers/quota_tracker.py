@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from .catalog import parse_limits
-from .config import Configuration, get_configuration
+from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
 from .provider_failure import NOT_SENT, ProviderFailure, Remedy
 from .quota import booking, closures, codec, failing, ledger, opening, views
@@ -294,7 +294,7 @@ class QuotaTracker:
             ConfigurationError: no key has that label.
             StorageTimeout: the ledger was locked for ten seconds.
         """
-        known = self._key(key)
+        known = find_key(self.configuration, key)
 
         def forget(account: AccountState, provider: ProviderState) -> None:
             ledger.forget(account)
@@ -325,7 +325,7 @@ class QuotaTracker:
         except ValueError as error:
             raise ConfigurationError(f"set_limits({scope!r}): {error}") from None
         if scope.startswith(f"{owner}_key_"):
-            self._key(scope.partition("/")[0])
+            find_key(self.configuration, scope.partition("/")[0])
 
         def change(document: Document) -> None:
             provider = codec.read(ProviderState, document)
@@ -375,13 +375,6 @@ class QuotaTracker:
     def _pay(self, hold: Hold, spent: Amounts, *, counted: bool) -> list[BudgetUse]:
         now = self._clock.time()
         return self._spending.pay(hold.route, hold.shares, spent, now, counted=counted)
-
-    def _key(self, label: str) -> Key:
-        for key in self.configuration.keys:
-            if key.label == label:
-                return key
-        labels = ", ".join(known.label for known in self.configuration.keys)
-        raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:

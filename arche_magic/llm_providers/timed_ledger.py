@@ -42,9 +42,6 @@ class Ledger(Protocol):
     def job(self) -> Purse | None:
         """See `QuotaTracker.job`."""
 
-    def state(self, route: Route, request: Request, now: float) -> RouteState:
-        """See `QuotaTracker.state`."""
-
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
         """See `QuotaTracker.states_for`."""
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 METRICS: tuple[Metric, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
@@ -30,31 +29,6 @@ PERIOD_SECONDS: Mapping[Period, float] = {
     "day": 86_400.0,
     "month": 30 * 86_400.0,
 }
-
-
-class Clock(Protocol):
-    """Where the engine reads time and where it waits; tests and the sandbox pass their own."""
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        ...
-
-    def sleep(self, seconds: float) -> None:
-        """Wait that many seconds of this clock."""
-        ...
-
-
-@dataclass(frozen=True)
-class SystemClock:
-    """The machine's own clock."""
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait that many seconds."""
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True)

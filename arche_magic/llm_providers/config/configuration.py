@@ -7,19 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..catalog import Provider
+from ..clock import Clock, SystemClock
 from ..errors import ConfigurationError
-from ..types import (
-    Budget,
-    Clock,
-    Key,
-    Limit,
-    Location,
-    OnStoreFailure,
-    ReplayMode,
-    Route,
-    SystemClock,
-    Timeouts,
-)
+from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .paths import REPLIES_FILE
 from .privacy import Private
 from .providers import hint_for

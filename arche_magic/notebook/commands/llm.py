@@ -14,6 +14,21 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers import Reply
 
+# `%llm_explain` has these options too.
+PRIVATE = argument(
+    "--private",
+    action=BooleanOptionalAction,
+    default=None,
+    help="Ask only routes that you marked as not training on prompts.",
+)
+WITHOUT_SENDING = (
+    argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
+    argument(
+        "--dry-run",
+        action="store_true",
+        help="Print which route would answer, when, and for how many tokens.",
+    ),
+)
 _OPTIONS = (
     argument(
         "-p",
@@ -43,12 +58,7 @@ _OPTIONS = (
         default=None,
         help="Answer repeated prompts from memory, and keep new replies on disk.",
     ),
-    argument(
-        "--private",
-        action=BooleanOptionalAction,
-        default=None,
-        help="Ask only routes that you marked as not training on prompts.",
-    ),
+    PRIVATE,
     argument(
         "--same-model",
         action="store_true",
@@ -87,12 +97,7 @@ _OPTIONS = (
         help="Maximum tokens of one table or list in the prompt (2000 if not set).",
     ),
     argument("--raw", action="store_true", help="Send {{…}} unchanged."),
-    argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
-    argument(
-        "--dry-run",
-        action="store_true",
-        help="Print which route would answer, when, and for how many tokens.",
-    ),
+    *WITHOUT_SENDING,
 )
 _OVER_OPTIONS = (
     argument(

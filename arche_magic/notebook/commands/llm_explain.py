@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction, Namespace
+from argparse import Namespace
 from typing import TYPE_CHECKING, cast
 
 from ..command import Session, Typed, argument, command
 from ..reply_formats import FORMATS
-from .llm import llm
+from .llm import PRIVATE, WITHOUT_SENDING, llm
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
@@ -22,19 +22,9 @@ if TYPE_CHECKING:
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
     argument("-f", "--format", choices=FORMATS, help="`code` offers the fix as the next cell."),
     argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
-    argument(
-        "--private",
-        action=BooleanOptionalAction,
-        default=None,
-        help="Ask only routes that you marked as not training on prompts.",
-    ),
+    PRIVATE,
     argument("--locals", action="store_true", help="Also send the values of the variables used."),
-    argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
-    argument(
-        "--dry-run",
-        action="store_true",
-        help="Print which route would answer, when, and for how many tokens.",
-    ),
+    *WITHOUT_SENDING,
     needs="ask",
 )
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
