@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from . import machine
 from .adapters import Adapter, build_adapter
@@ -13,6 +15,7 @@ from .config import Configuration
 from .forks import new_lock
 from .quota_tracker import Hold
 from .request import Request
+from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage
 
 logger = logging.getLogger("arche_magic.attempts")
@@ -70,7 +73,9 @@ class Answer:
     Attributes:
         route: the route that answers.
         first_token_s: seconds until the first text, or None.
-        finish_reason: `stop` or `length`.
+        finish_reason: `stop`, `length` or `tool_calls`.
+        tool_calls: what the model asks to run.
+        choices: as in `Reply`.
         observations: what the answer says about limits.
     """
 
@@ -88,12 +93,16 @@ class Answer:
         self._counted: Usage | None = None
         self.finish_reason = "stop"
         self.observations: list[Observation] = []
+        self.tool_calls: tuple[ToolCall, ...] = ()
+        self.choices: tuple[Mapping[str, Any], ...] = ()
 
     def take(self, part: Completion) -> None:
         """Add one part of the answer."""
         self.observations.extend(part.observations)
         self._counted = part.usage or self._counted
         self.finish_reason = part.finish_reason or self.finish_reason
+        self.tool_calls = part.tool_calls or self.tool_calls
+        self.choices = part.choices or self.choices
         if part.text:
             if self.first_token_s is None:
                 self.first_token_s = self.seconds()

@@ -208,6 +208,8 @@ class RequestRun:
             decisions=tuple(self.decisions),
             parsed=result.parsed,
             request=self._progress.id,
+            tool_calls=answer.tool_calls,
+            choices=answer.choices,
         )
 
     def _note_skipped(self, choice: Choice[Route]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .characters import whole_characters, without_controls
 from .markdown import harmless_markdown
+from .tools import ToolCall
 from .types import Route, Usage, in_seconds, route_name
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ class Reply(str):
         usage: tokens as the provider counted them.
         attempts: every route considered for this request, in order, the answering one last.
         seconds: from the call to the last piece, including waiting.
-        finish_reason: `stop` or `length`; `interrupted` for what `-o` keeps of an interrupted cell.
+        finish_reason: `stop`, `length` or `tool_calls`; `interrupted` for what `-o` keeps of an
+            interrupted cell.
         cost: USD of all attempts, including failed ones; None if the price of the last is unknown.
         standing: what is left of the route's tightest limit, in words, or "".
         decisions: the inputs of each choice of a route, in order, the answering one last.
@@ -125,6 +127,9 @@ class Reply(str):
             kept reply has no attempts, because it used nothing now. Its usage, cost, seconds and
             request are the original ones.
         request: the id of its attempts in the record; "" for replies kept by earlier versions.
+        tool_calls: what the model asks its caller to run; the text may then be empty.
+        choices: the provider's own choices of a chat completion, for a request with `n` or
+            `logprobs`; empty for others.
     """
 
     provider: str
@@ -140,6 +145,8 @@ class Reply(str):
     parsed: Any
     from_memory: datetime | None
     request: str
+    tool_calls: tuple[ToolCall, ...]
+    choices: tuple[Mapping[str, Any], ...]
 
     def __new__(
         cls,
@@ -158,6 +165,8 @@ class Reply(str):
         parsed: Any = None,
         from_memory: datetime | None = None,
         request: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
+        choices: tuple[Mapping[str, Any], ...] = (),
     ) -> Self:
         """Create a reply from its text and attributes."""
         reply = super().__new__(cls, whole_characters(text))
@@ -165,7 +174,7 @@ class Reply(str):
         reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
         reply.decisions, reply.parsed, reply.from_memory = decisions, parsed, from_memory
-        reply.request = request
+        reply.request, reply.tool_calls, reply.choices = request, tool_calls, choices
         return reply
 
     def changed(self, **changes: Any) -> Reply:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from .tools import Tool, ToolCall
 from .types import ReplayMode, Timeouts
 
 Kind = Literal["text", "choice", "integer", "number", "boolean", "date", "other"]
@@ -53,19 +54,25 @@ def _text_tokens(text: str) -> float:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation; `role` is system, user or assistant.
+    """One turn of a conversation; `role` is system, user, assistant or tool.
 
-    `images` are shown to the model after the text; only a user's turn has any.
+    Attributes:
+        images: shown to the model after the text; only a user's turn has any.
+        tool_calls: what the assistant's turn asked to run; its text may then be empty.
+        tool_call_id: the call whose result a tool's turn is.
     """
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     images: tuple[Image, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
     @property
     def tokens(self) -> float:
         """Its tokens by length alone."""
-        return _text_tokens(self.content) + _TOKENS_PER_IMAGE * len(self.images)
+        calls = sum(_text_tokens(call.name + call.arguments) for call in self.tool_calls)
+        return _text_tokens(self.content) + calls + _TOKENS_PER_IMAGE * len(self.images)
 
 
 # Characters of a field's value. Texts and lists have no bound; most are as short as this.
@@ -149,6 +156,11 @@ class Request:
     routes that the user has marked as not training on prompts. `same_model`: only the model of the
     route that comes first, wherever it is served. `expected_tokens`: those of its reply, where the
     model's usual length says nothing about it. `tag`: a name that its attempts carry in the record.
+    `tools`: what the model may call. `tool_choice`: `auto`, `none`, `required`, the name of the one
+    tool to call, or "" for the provider's default. `parallel_tool_calls`: whether it may ask for
+    several at once; None for the provider's default. `extra`: further fields of OpenAI's chat
+    completions, by name. They are sent unchanged or translated, and a route that cannot take one
+    of them is not asked.
     """
 
     messages: tuple[Message, ...]
@@ -170,6 +182,10 @@ class Request:
     same_model: bool = False
     expected_tokens: int | None = None
     tag: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = ""
+    parallel_tool_calls: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, cast
 
+from .tools import ToolCall
+
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 METRICS: tuple[Metric, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
 Period = Literal["second", "minute", "hour", "day", "month"]
@@ -274,14 +276,17 @@ class Completion:
     """What an adapter got back: a piece of text, or at the end what came with it.
 
     A non-streamed call gives one; a stream gives one per piece. In `usage` a server may say
-    anything; -1 stands for what is not a count. `usage`, `finish_reason` (`stop`,
-    `length` or `content_filter`) and `observations` are set on those that carry them.
+    anything; -1 stands for what is not a count. `usage`, `finish_reason` (`stop`, `length`,
+    `tool_calls` or `content_filter`) and `observations` are set on those that carry them.
+    `tool_calls` are whole, on the last one; `choices` are as in `Reply`.
     """
 
     text: str = ""
     usage: Usage | None = None
     finish_reason: str | None = None
     observations: tuple[Observation, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

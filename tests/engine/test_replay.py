@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from arche_magic.llm_providers.replay import address, addresses_like
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.schemas import schema_of
+from arche_magic.llm_providers.tools import Tool, ToolCall
 
 HELLO = Request((Message("user", "Hello"),))
 ASKED: dict[str, list[Any]] = {
@@ -21,6 +22,8 @@ ASKED: dict[str, list[Any]] = {
         (Message("system", "Be brief."), Message("user", "Hello")),
         (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Hello")),
         (Message("user", "Hel"), Message("user", "lo")),
+        (Message("user", "Hello"), Message("assistant", "", tool_calls=(ToolCall("1", "look"),))),
+        (Message("user", "Hello"), Message("tool", "12", tool_call_id="1")),
     ],
     "model": ["gpt-oss-120b", "groq/gpt-oss-120b"],
     "max_tokens": [1, 100],
@@ -30,6 +33,10 @@ ASKED: dict[str, list[Any]] = {
     "seed": [0, 1],
     "schema": [schema_of("a int"), schema_of("a int, b str"), schema_of("a float")],
     "same_model": [True],
+    "tools": [(Tool("look"),), (Tool("look", "Looks."),), (Tool("look"), Tool("hear"))],
+    "tool_choice": ["none", "look"],
+    "parallel_tool_calls": [False, True],
+    "extra": [{"n": 2}, {"n": 3}, {"logit_bias": {"50256": -100}}],
 }
 HOW = {
     "patience": [0.0],

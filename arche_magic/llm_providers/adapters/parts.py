@@ -12,7 +12,10 @@ from ..types import Usage
 from .error_bodies import is_code
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..request import Request
+    from ..tools import ToolCall
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Part:
     """What one object of an SDK holds of a reply.
 
     `finish_reason` is `stop`, `length`, `content_filter` or `error`, see `finish_kind`; `reason` is
-    the provider's own word for it.
+    the provider's own word for it. `tool_calls` are whole calls; `choices` are as in `Reply`.
     """
 
     text: str = ""
@@ -28,6 +31,8 @@ class Part:
     finish_reason: str | None = None
     usage: Usage | None = None
     reason: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = ()
 
 
 def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:

@@ -1,0 +1,47 @@
+"""Tools that a model may ask for, and its calls of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that a model may ask its caller to run.
+
+    Attributes:
+        name: letters, digits, `_` and `-`, at most 64 characters.
+        description: tells the model what it does.
+        parameters: the JSON Schema of its arguments, as text.
+        strict: whether the provider must hold the model to that schema; None if not stated.
+    """
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+    strict: bool | None = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of its arguments; each access returns a new copy."""
+        return cast("dict[str, Any]", json.loads(self.parameters))
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A model's request to run a tool.
+
+    Attributes:
+        id: the provider's name for this call, which the result must repeat.
+        name: the tool's name.
+        arguments: JSON text, as the model wrote it; a model may write what does not parse.
+        signature: Gemini's thought signature (base64), which must go back with the call; "" for
+            other providers.
+    """
+
+    id: str
+    name: str
+    arguments: str = "{}"
+    signature: str = ""
