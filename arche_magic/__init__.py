@@ -21,10 +21,12 @@ if TYPE_CHECKING:
         load_attempts,
     )
     from .notebook.structured import frame
+    from .openai_api.clients import async_openai_client, openai_client, openai_transport
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "async_openai_client",
     "attempts_from_notebook",
     "decisions_from_notebook",
     "frame",
@@ -33,12 +35,15 @@ __all__ = [
     "imap",
     "load_attempts",
     "map",
+    "openai_client",
+    "openai_transport",
     "plan",
     "quality",
 ]
 
 # Imported when first used, so that loading the extension stays fast.
 _LATER = {
+    "async_openai_client": "openai_api.clients",
     "attempts_from_notebook": "notebook.past_attempts",
     "decisions_from_notebook": "notebook.past_attempts",
     "frame": "notebook.structured",
@@ -47,6 +52,8 @@ _LATER = {
     "imap": "bulk",
     "load_attempts": "notebook.past_attempts",
     "map": "bulk",
+    "openai_client": "openai_api.clients",
+    "openai_transport": "openai_api.clients",
     "plan": "bulk",
     "quality": "bulk",
 }

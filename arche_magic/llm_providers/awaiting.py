@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ T = TypeVar("T")
 _CANCEL_SECONDS = 2.0
 
 
-async def in_a_thread(request: Callable[[], T]) -> T:
+async def in_a_thread(request: Callable[[], T], executor: Executor | None = None) -> T:
     """Return what a request returns, or raise what it raises; cancelling stops the request.
+
+    It runs in a thread of the executor, or of the event loop's own one if none is given.
 
     Cancelling waits until the request has ended, but at most two seconds. A request that still
     hangs then, as in a name lookup, sends nothing afterwards.
@@ -36,7 +39,7 @@ async def in_a_thread(request: Callable[[], T]) -> T:
 
     # Not `to_thread`: after cancelling it, nothing could wait for the thread.
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-    ended = loop.run_in_executor(None, partial(context.run, run))
+    ended = loop.run_in_executor(executor, partial(context.run, run))
     # Read the exception, or asyncio logs that it was never retrieved.
     ended.add_done_callback(lambda end: end.cancelled() or end.exception())
     try:

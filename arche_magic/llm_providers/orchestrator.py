@@ -127,6 +127,10 @@ class IntelligentLLMOrchestrator:
             if on_wait and isinstance(event, Waiting):
                 on_wait(event)
 
+    def events_of(self, request: Request) -> Generator[Event, None, Reply]:
+        """`events` of a request that was built before."""
+        return self._events(request, stream=True)
+
     def together(self, requests: Sequence[Request]) -> Together:
         """For `ask`, of requests that one thread asks one after the other; see `Together`."""
         return Together(self.quota_tracker, self._log, requests)
@@ -198,8 +202,9 @@ class IntelligentLLMOrchestrator:
 
         After `Discarded` the reply starts over on another route.
         """
-        request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return self._events(request, stream=True)
+        return self.events_of(
+            self._request(prompt, _given(model, max_tokens, temperature, options))
+        )
 
     def get_stats(self) -> dict[str, Any]:
         """What this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,

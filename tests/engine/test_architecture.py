@@ -214,6 +214,7 @@ PUBLIC = {
             "doctor",
             "attempt_file",
             "attempt_log",
+            "awaiting",
             "bounded",
             "processes",
             "catalog",
@@ -340,7 +341,9 @@ def test_the_engine_knows_nothing_of_notebooks() -> None:
     for name, target, _ in all_imports():
         if name.startswith(ENGINE):
             assert target.partition(".")[0] not in foreign, f"{name} imports {target}"
-            assert not target.startswith(("arche_magic.notebook", "arche_magic.sandbox")), name
+            assert not target.startswith(
+                ("arche_magic.notebook", "arche_magic.openai_api", "arche_magic.sandbox")
+            ), name
             assert target != "arche_magic", name
 
 
@@ -359,7 +362,7 @@ def test_unknown_errors_are_caught_in_few_places() -> None:
 
 def test_users_of_the_engine_use_only_what_is_public() -> None:
     """No routing and no quota rules are reached around the public names."""
-    users = tuple(f"arche_magic.{part}" for part in ("notebook", "bulk", "prompts"))
+    users = tuple(f"arche_magic.{part}" for part in ("notebook", "bulk", "prompts", "openai_api"))
     for name, target, _ in all_imports():
         if name.startswith(users) and target.startswith(ENGINE):
             assert target in PUBLIC, f"{name} imports {target}"
@@ -370,6 +373,14 @@ def test_jobs_know_nothing_of_the_face() -> None:
     for name, target, _ in all_imports():
         if name.startswith(("arche_magic.bulk", "arche_magic.prompts")):
             assert not target.startswith(("arche_magic.notebook", "IPython")), f"{name}: {target}"
+
+
+def test_the_openai_api_knows_nothing_of_the_face() -> None:
+    """It serves scripts and other programs too, and needs only the engine."""
+    face = ("arche_magic.notebook", "arche_magic.bulk", "arche_magic.prompts", "IPython")
+    for name, target, _ in all_imports():
+        if name.startswith("arche_magic.openai_api"):
+            assert not target.startswith(face), f"{name} imports {target}"
 
 
 def test_the_sandbox_stands_alone() -> None:
@@ -392,6 +403,7 @@ HEAVY = [
     "IPython",
     "httpx",
     "httpx2",
+    "arche_magic.openai_api",
 ]
 
 

@@ -1,0 +1,82 @@
+"""The engine's errors as OpenAI's: status, type, code, and when to ask again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from arche_magic.llm_providers.errors import (
+    ConfigurationError,
+    ContentFiltered,
+    IncompleteReply,
+    InvalidRequest,
+    LLMProviderError,
+    NoKeys,
+    NoRouteAvailable,
+    NotKept,
+)
+
+from .wire import Problem
+
+_TOO_LARGE = ("too large", "one request too large", "the prompt is too long")
+TIMEOUT = "timeout"
+"""The code of a request that was not answered within its timeout."""
+
+
+def problem_of(
+    error: LLMProviderError, now: float, fields: Collection[str] = (), *, is_late: bool = False
+) -> Problem:
+    """An error of the engine in OpenAI's shape.
+
+    Args:
+        error: what the request ended with.
+        now: epoch seconds, for `retry-after`.
+        fields: the fields of the request, to name the one that the error is about.
+        is_late: whether the request's timeout has passed.
+    """
+    message = str(error)
+    details: dict[str, Any] = {"attempts": [attempt.to_dict() for attempt in error.attempts]}
+    headers = {}
+    if error.next_available_at is not None:
+        opens_at = error.next_available_at
+        details["next_available_at"] = opens_at.isoformat()
+        headers["retry-after"] = str(max(1, math.ceil(opens_at.timestamp() - now)))
+    if not error.attempts:
+        details = {}
+
+    def problem(status: int, kind: str, code: str | None, param: str | None = None) -> Problem:
+        return Problem(status, message, kind, param, code, headers, details)
+
+    match error:
+        case NoKeys():
+            return problem(401, "authentication_error", "invalid_api_key")
+        case ConfigurationError():
+            return problem(400, "invalid_request_error", "configuration_error")
+        case ContentFiltered():
+            return problem(400, "invalid_request_error", "content_filter")
+        case NotKept():
+            return problem(400, "invalid_request_error", "not_kept")
+        case InvalidRequest():
+            return problem(400, "invalid_request_error", None, _field_in(message, fields))
+        case IncompleteReply() if not error.partial:
+            return problem(400, "invalid_request_error", "incomplete_reply", "max_tokens")
+        case NoRouteAvailable() if _is_too_large(error):
+            return problem(413, "invalid_request_error", "context_length_exceeded", "messages")
+        case NoRouteAvailable() if is_late:
+            return problem(504, "timeout_error", TIMEOUT)
+        case NoRouteAvailable() if error.next_available_at is not None:
+            return problem(429, "rate_limit_error", "rate_limit_exceeded")
+    return problem(503, "server_error", "no_route_available")
+
+
+def _is_too_large(error: LLMProviderError) -> bool:
+    """Whether every route that was considered is too small for the request."""
+    last = {(a.provider, a.key, a.model): a.error or "" for a in error.attempts}
+    return bool(last) and all(why.startswith(_TOO_LARGE) for why in last.values())
+
+
+def _field_in(message: str, fields: Collection[str]) -> str | None:
+    """The field of the request that a message is about, which it names first."""
+    first = message.split(maxsplit=1)[0].strip("'\"`:;,")
+    return first if first in fields else None

@@ -1,0 +1,94 @@
+"""Answers requests of OpenAI's API: for clients in this process, and for the server.
+
+    handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
+
+One request goes: `requests` reads it, the engine answers it, `replies` writes it. `errors` turns
+what the engine raises into OpenAI's errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.errors import LLMProviderError
+
+from .chat import chat_completions
+from .errors import problem_of
+from .models import model_list, one_model
+from .requests import TAG_HEADER
+from .wire import HttpReply, Problem
+
+__all__ = ["LARGEST_BODY", "HttpReply", "handle"]
+
+LARGEST_BODY = 20_000_000
+"""Bytes that a request may have."""
+
+_CHAT, _MODELS = "/v1/chat/completions", "/v1/models"
+_SERVED = f"POST {_CHAT}, GET {_MODELS}"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def handle(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    defaults: Mapping[str, Any] = _NOTHING,
+    timeout: float | None = None,
+) -> HttpReply:
+    """Answer one request; blocks until there is a reply or the first piece of it.
+
+    What is wrong with a request, and what keeps it from being answered, comes back as a reply in
+    OpenAI's shape.
+
+    Args:
+        method: `GET` or `POST`.
+        path: decoded, without the query, from `/v1/` on.
+        headers: `x-arche-tag` names the caller in the record of attempts.
+        body: JSON.
+        defaults: options of the engine that hold where the body does not say otherwise; see
+            `requests.DEFAULTS`.
+        timeout: seconds for the whole request; the option or the setting if not given.
+
+    Raises:
+        KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
+    """
+    try:
+        return _answer(method.upper(), path, headers, body, defaults, timeout)
+    except Problem as problem:
+        return problem.reply()
+
+
+def _answer(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    defaults: Mapping[str, Any],
+    timeout: float | None,
+) -> HttpReply:
+    path = path.rstrip("/")
+    name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
+    if path not in (_CHAT, _MODELS) and not name:
+        raise Problem(404, f"{path or '/'} is not served; there are {_SERVED}", code="not_found")
+    allowed = "POST" if path == _CHAT else "GET"
+    if method != allowed:
+        message = f"{path} takes {allowed}, not {method}"
+        raise Problem(405, message, code="method_not_allowed", headers={"allow": allowed})
+    if len(body) > LARGEST_BODY:
+        size, most = len(body) / 1e6, LARGEST_BODY / 1e6
+        raise Problem(
+            413, f"the body has {size:.0f} MB; the limit is {most:.0f} MB", code="body_too_large"
+        )
+    try:
+        configuration = get_configuration()
+    except LLMProviderError as error:
+        raise problem_of(error, 0.0) from None
+    if path == _CHAT:
+        tag = next((text for key, text in headers.items() if key.lower() == TAG_HEADER), None)
+        return chat_completions(body, configuration, defaults, tag, timeout)
+    return one_model(name, configuration) if name else model_list(configuration)

@@ -1,0 +1,54 @@
+"""What `model=` takes, as OpenAI lists models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from arche_magic.llm_providers.config import Configuration
+
+from .requests import AUTO, who_answers
+from .wire import HttpReply, json_reply
+
+
+def model_list(configuration: Configuration) -> HttpReply:
+    """Answer `GET /v1/models`: auto, aliases, providers with a key, and their models."""
+    return json_reply({"object": "list", "data": list(_listed(configuration))})
+
+
+def one_model(name: str, configuration: Configuration) -> HttpReply:
+    """Answer `GET /v1/models/NAME`; also takes a bare model, and names that are not listed.
+
+    Raises:
+        Problem: it names nothing that is known.
+    """
+    for entry in _listed(configuration):
+        if entry["id"] == name:
+            return json_reply(entry)
+    who_answers(name, {}, configuration)
+    owner, models = next(iter(configuration.resolve_model(name).items()))
+    return json_reply(_model(name, owner, models[0], configuration))
+
+
+def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
+    yield {**_entry(AUTO, "arche_magic"), "context_window": None, "takes": None}
+    with_key = {key.provider for key in configuration.keys}
+    for provider in configuration.providers.values():
+        if provider.name in with_key and provider.models:
+            yield _model(provider.name, provider.name, provider.models[0], configuration)
+            names = dict.fromkeys([*provider.models, *sorted(provider.known_models)])
+            for name in names:
+                yield _model(f"{provider.name}/{name}", provider.name, name, configuration)
+
+
+def _model(id_: str, owner: str, model: str, configuration: Configuration) -> dict[str, Any]:
+    provider = configuration.providers[owner]
+    return {
+        **_entry(id_, owner),
+        "context_window": provider.context_windows.get(model),
+        "takes": {"images": model not in provider.text_only},
+    }
+
+
+def _entry(id_: str, owner: str) -> dict[str, Any]:
+    return {"id": id_, "object": "model", "created": 0, "owned_by": owner}

@@ -1,0 +1,141 @@
+"""Replies of the engine as chat completions, whole and in chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.types import Route
+
+ROUTE_HEADER = "x-arche-route"
+
+
+def route_header(route: Route | Reply) -> dict[str, str]:
+    """The header that names the route: provider, key label and model."""
+    key = route.key if isinstance(route.key, str) else route.key.label
+    return {ROUTE_HEADER: f"{route.provider} {key} {route.model}"}
+
+
+def completion(reply: Reply) -> dict[str, Any]:
+    """A reply as a `chat.completion`."""
+    return {
+        **_head("chat.completion", reply.model),
+        "choices": _choices(reply),
+        "usage": _usage(reply),
+        "arche": _arche(reply),
+    }
+
+
+class Chunks:
+    """Builds the chunks of one streamed completion.
+
+    Args:
+        model: the model that answers.
+        include_usage: whether the last chunk has the usage.
+    """
+
+    def __init__(self, model: str, *, include_usage: bool) -> None:
+        self._head = _head("chat.completion.chunk", model)
+        # With the usage at the end, all other chunks say that they have none.
+        self._usage = {"usage": None} if include_usage else {}
+
+    def first(self) -> dict[str, Any]:
+        """The chunk that opens the message."""
+        return self._chunk({"role": "assistant", "content": "", "refusal": None})
+
+    def text(self, text: str) -> dict[str, Any]:
+        """A piece of the text."""
+        return self._chunk({"content": text})
+
+    def end(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        """The chunks that follow the text of a reply: tool calls, the end, and the usage."""
+        if calls := tool_calls(reply):
+            numbered = [{"index": index, **call} for index, call in enumerate(calls)]
+            yield self._chunk({"tool_calls": numbered})
+        yield self._chunk({}, reply.finish_reason) | {"arche": _arche(reply)}
+        yield from self._with_usage(reply)
+
+    def whole(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        """All chunks of a reply that has arrived: one per choice, its end, and the usage."""
+        for choice in _choices(reply):
+            message = dict(choice["message"])
+            calls = message.pop("tool_calls", None)
+            if calls:
+                message["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+            more = {"index": choice["index"], "logprobs": choice.get("logprobs")}
+            yield self._chunk(message, None, **more)
+            yield self._chunk({}, choice["finish_reason"], index=choice["index"]) | {
+                "arche": _arche(reply)
+            }
+        yield from self._with_usage(reply)
+
+    def _with_usage(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        if self._usage:
+            yield self._head | {"choices": [], "usage": _usage(reply)}
+
+    def _chunk(
+        self, delta: Mapping[str, Any], finish_reason: str | None = None, **more: Any
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._head | {"choices": [choice | more]} | self._usage
+
+
+def tool_calls(reply: Reply) -> list[dict[str, Any]]:
+    """The tool calls of a reply, as OpenAI has them."""
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in reply.tool_calls
+    ]
+
+
+def _head(kind: str, model: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+    }
+
+
+def _choices(reply: Reply) -> list[dict[str, Any]]:
+    if reply.choices:
+        # Some services leave out what the official client expects.
+        return [
+            {"index": index, "logprobs": None, "finish_reason": reply.finish_reason, **choice}
+            for index, choice in enumerate(reply.choices)
+        ]
+    calls = tool_calls(reply)
+    message: dict[str, Any] = {"role": "assistant", "content": str(reply), "refusal": None}
+    if calls:
+        message |= {"content": str(reply) or None, "tool_calls": calls}
+    return [
+        {
+            "index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason,
+        }
+    ]  # fmt: skip
+
+
+def _usage(reply: Reply) -> dict[str, int]:
+    return {
+        "prompt_tokens": reply.usage.input_tokens,
+        "completion_tokens": reply.usage.output_tokens,
+        "total_tokens": reply.usage.total_tokens,
+    }
+
+
+def _arche(reply: Reply) -> dict[str, Any]:
+    """Our part of a completion: the route, every attempt, USD, and seconds that it waited."""
+    return {
+        "route": {"provider": reply.provider, "key": reply.key, "model": reply.model},
+        "attempts": [attempt.to_dict() for attempt in reply.attempts],
+        "cost": reply.cost,
+        "waited": max((attempt.waited_s for attempt in reply.attempts), default=0.0),
+        "from_memory": reply.from_memory.isoformat() if reply.from_memory else None,
+    }

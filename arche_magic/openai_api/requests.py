@@ -1,0 +1,205 @@
+"""The body of a chat completion, read as arguments of the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.request import Request
+
+from .wire import Problem
+
+AUTO = "auto"
+"""As `model`: any route may answer."""
+
+TAG_HEADER = "x-arche-tag"
+# Fields that the engine has under the same name. All others are OpenAI's and go out as `extra`.
+_OURS = (
+    "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice",
+    "parallel_tool_calls",
+)  # fmt: skip
+# Read here; they say how the reply is handed over.
+_HANDLED = ("model", "messages", "stream", "stream_options", "max_completion_tokens")
+# With these the reply is more than one text, so it is handed over in one piece.
+_WHOLE = ("n", "logprobs", "top_logprobs")
+
+DEFAULTS = (
+    "model", "provider", "patience", "timeout", "private", "same_model", "keep", "fresh", "tag",
+    "reserve", "fallback_on_filter", "system", "temperature", "top_p", "max_tokens", "stop", "seed",
+)  # fmt: skip
+"""What `openai_client(...)` takes: used for requests that do not say otherwise."""
+
+
+@dataclass(frozen=True)
+class ChatCall:
+    """A chat completion as it was asked for.
+
+    Attributes:
+        request: for the engine.
+        stream: whether the reply is to come in chunks.
+        include_usage: whether a last chunk is to have the usage.
+        in_one_piece: whether the reply has parts that come only with its end.
+        fields: the names of the fields of the body.
+    """
+
+    request: Request
+    stream: bool
+    include_usage: bool
+    in_one_piece: bool
+    fields: tuple[str, ...]
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        Problem: it is something else.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
+        raise Problem(400, f"the body is not JSON{where}") from None
+    if not isinstance(value, dict):
+        raise Problem(400, f"the body is {_json_type(value)}; it must be a JSON object")
+    return value
+
+
+def read_chat(
+    body: Mapping[str, Any],
+    configuration: Configuration,
+    defaults: Mapping[str, Any],
+    tag: str | None = None,
+    timeout: float | None = None,
+) -> ChatCall:
+    """What a chat completion asks for.
+
+    Args:
+        body: its JSON.
+        configuration: its providers, models and aliases are those that `model` can name.
+        defaults: options that hold where the body does not say otherwise; see `DEFAULTS`.
+        tag: the name of the caller in the record of attempts.
+        timeout: seconds for the whole request.
+
+    Raises:
+        Problem: a field is missing or wrong, or the model is unknown.
+        InvalidRequest: as `build_request`.
+        ConfigurationError: as `build_request`.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    messages = given.get("messages")
+    if "model" not in given and "model" not in defaults:
+        raise _missing("model")
+    if messages is None:
+        raise _missing("messages")
+    if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
+        raise _wrong("messages", messages, "a list of objects")
+    if not messages:
+        raise Problem(400, "messages is empty; it must have at least one", param="messages")
+    options = {name: value for name, value in defaults.items() if value is not None}
+    options |= {name: given[name] for name in _OURS if name in given}
+    if "max_completion_tokens" in given:
+        most = given["max_completion_tokens"]
+        if given.get("max_tokens", most) != most:
+            both = "max_tokens and max_completion_tokens are the same; use one"
+            raise Problem(400, both, param="max_tokens")
+        options["max_tokens"] = most
+    options |= who_answers(given.get("model", options.get("model")), options, configuration)
+    if tag:
+        options["tag"] = tag
+    if timeout is not None:
+        options["timeout"] = timeout
+    extra = {name: given[name] for name in given if name not in (*_OURS, *_HANDLED)}
+    if extra:
+        options["extra"] = extra
+    stream = _flag("stream", given.get("stream", False))
+    stream_options = given.get("stream_options", {})
+    if not isinstance(stream_options, dict):
+        raise _wrong("stream_options", stream_options, "an object")
+    return ChatCall(
+        request=build_request(messages, configuration, **options),
+        stream=stream,
+        include_usage=_flag("include_usage", stream_options.get("include_usage") or False),
+        in_one_piece=given.get("n", 1) != 1 or any(given.get(name) for name in _WHOLE[1:]),
+        fields=tuple(body),
+    )
+
+
+def who_answers(
+    model: object, options: Mapping[str, Any], configuration: Configuration
+) -> dict[str, str | None]:
+    """`provider` and `model` of the engine for OpenAI's `model`.
+
+    It is `auto`, a provider, `provider/model`, a model, or an alias of the settings.
+
+    Raises:
+        Problem: it names nothing that is known.
+    """
+    if not isinstance(model, str):
+        raise _wrong("model", model, "text")
+    if model == AUTO:
+        return {"model": None}
+    if model in configuration.providers:
+        return {"provider": model, "model": None}
+    try:
+        configuration.resolve_model(model, options.get("provider"))
+    except ConfigurationError as error:
+        raise Problem(
+            404, f"{error}. GET /v1/models lists them", param="model", code="model_not_found"
+        ) from None
+    return {"model": model}
+
+
+def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) -> None:
+    """Check options for every request of a client.
+
+    Raises:
+        InvalidRequest: an option is unknown or its value is wrong.
+        ConfigurationError: the provider or the model is unknown.
+    """
+    from arche_magic.llm_providers.config import did_you_mean
+
+    for name in defaults:
+        if name not in DEFAULTS:
+            raise InvalidRequest(
+                f"unknown option {name!r}{did_you_mean(name, DEFAULTS)}; known options: "
+                f"{', '.join(DEFAULTS)}"
+            )
+    options = {name: value for name, value in defaults.items() if value is not None}
+    model = options.pop("model", None)
+    if options.get("provider") is not None:
+        configuration.provider(options["provider"])
+    try:
+        who = who_answers(model, options, configuration) if model is not None else {}
+    except Problem as problem:
+        raise ConfigurationError(problem.message) from None
+    build_request("any", configuration, **(options | who))
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "true or false")
+    return value
+
+
+def _missing(name: str) -> Problem:
+    return Problem(400, f"{name} is missing", param=name, code="missing_required_parameter")
+
+
+def _wrong(name: str, value: object, rule: str) -> Problem:
+    return Problem(
+        400, f"{name} is {_json_type(value)}; it must be {rule}", param=name, code="invalid_type"
+    )
+
+
+def _json_type(value: object) -> str:
+    """The JSON type of a value, in words."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,153 @@
+"""Puts `handle` below an HTTP client in this process, in the place of the network.
+
+A call of `client.chat.completions.create` goes from the official client through httpx to
+`Transport`, which passes method, path, headers and body to `handle`, and gives back its reply.
+
+The official client comes with httpx2 today, and came with httpx before openai 3. Their interfaces
+are the same, so one transport serves both: it answers in the classes of the library that asks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Self
+
+from .errors import TIMEOUT
+from .handler import HttpReply, handle
+
+# What the official client waits by default (openai 2.0 to 3.57, `_constants.py`). Somebody who
+# leaves it so has not asked for a bound.
+_DEFAULT_SECONDS = 600.0
+
+
+class Transport:
+    """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
+
+    Nothing leaves the process through it, whatever host a request names; only the engine sends.
+    The client's read timeout bounds the request as a whole.
+
+    Args:
+        defaults: options of the engine that hold where a request does not say otherwise.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any]) -> None:
+        self._defaults = dict(defaults)
+
+    def handle_request(self, request: Any) -> Any:
+        """Answer one request in the calling thread; an interrupt stops it.
+
+        Raises (in the client's library): ReadTimeout.
+        """
+        timeout = _seconds(request)
+        reply = self._handle(request, request.read(), timeout)
+        return _response(request, reply, timeout)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Answer one request in a thread of a pool; cancelling stops it.
+
+        Raises (in the client's library): ReadTimeout.
+        """
+        from .async_replies import replied
+
+        timeout = _seconds(request)
+        body = await request.aread()
+        reply, chunks = await replied(lambda: self._handle(request, body, timeout))
+        return _response(request, reply, timeout, chunks)
+
+    def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
+        return handle(
+            request.method,
+            request.url.path,
+            request.headers,
+            body,
+            defaults=self._defaults,
+            timeout=timeout,
+        )
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+    async def aclose(self) -> None:
+        """Nothing is open here."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _seconds(request: Any) -> float | None:
+    """Seconds that the client gives the request; None if it does not say."""
+    seconds = request.extensions.get("timeout", {}).get("read")
+    return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
+
+
+def _library(request: Any) -> Any:
+    """The library that a request is of."""
+    return sys.modules[type(request).__module__.partition(".")[0]]
+
+
+def _response(
+    request: Any,
+    reply: HttpReply,
+    timeout: float | None,
+    chunks: AsyncIterator[bytes] | None = None,
+) -> Any:
+    library = _library(request)
+    if isinstance(reply.body, bytes):
+        response = library.Response(reply.status, headers=reply.headers, content=reply.body)
+        if reply.status == 504 and timeout is not None and _code(response) == TIMEOUT:
+            message = response.json()["error"]["message"]
+            raise library.ReadTimeout(message, request=request)
+        return response
+    body = _sync_body(library)(reply.body) if chunks is None else _async_body(library)(chunks)
+    return library.Response(reply.status, headers=reply.headers, stream=body)
+
+
+def _code(response: Any) -> str | None:
+    code: str | None = response.json()["error"]["code"]
+    return code
+
+
+@lru_cache
+def _sync_body(library: Any) -> Any:
+    """The class of a streamed body in this library, which closes the request with the response."""
+
+    class Body(library.SyncByteStream):  # type: ignore[misc]  # of one of two libraries
+        def __init__(self, chunks: Iterator[bytes]) -> None:
+            self._chunks = chunks
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self._chunks
+
+        def close(self) -> None:
+            self._chunks.close()  # type: ignore[attr-defined]  # a generator
+
+    return Body
+
+
+@lru_cache
+def _async_body(library: Any) -> Any:
+    """As `_sync_body`, for code that awaits."""
+
+    class Body(library.AsyncByteStream):  # type: ignore[misc]  # of one of two libraries
+        def __init__(self, chunks: Any) -> None:
+            self._chunks = chunks
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            chunks: AsyncIterator[bytes] = self._chunks
+            return chunks
+
+        async def aclose(self) -> None:
+            await self._chunks.aclose()
+
+    return Body
