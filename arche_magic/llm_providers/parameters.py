@@ -81,7 +81,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     request = Request(
         messages=_messages(prompt, given.get("system"), _images(given.get("images"))),
         provider=_text("provider", given.get("provider")),
-        model=_text("model", given.get("model")),
+        model=configuration.without_alias(_text("model", given.get("model"))),
         max_tokens=_integer("max_tokens", max_tokens, 1),
         # The widest range of the four providers. A provider with a narrower one refuses the value.
         temperature=_number("temperature", given.get("temperature"), 0.0, 2.0),

@@ -218,13 +218,15 @@ def _providers(shell: InteractiveShell, given: Given) -> Iterable[str]:
 
 
 def _models(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    """Models of the provider that the line names, or of all; defaults first."""
+    """Models of the provider that the line names, or aliases and all models; defaults first."""
     from arche_magic.llm_providers.config import get_configuration
 
-    providers = get_configuration().providers
+    configuration = get_configuration()
+    providers = configuration.providers
     asked = given.get("provider", "")
     entries = [providers[asked]] if asked in providers else list(providers.values())
-    first = [model for entry in entries for model in entry.models]
+    first = [] if asked in providers else list(configuration.aliases)
+    first += [model for entry in entries for model in entry.models]
     return dict.fromkeys([*first, *sorted(m for entry in entries for m in entry.known_models)])
 
 

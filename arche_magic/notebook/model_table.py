@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers.catalog import Provider
+    from arche_magic.llm_providers.config import Configuration
 
 _SHORT = {"requests_per_": "requests/", "input_tokens_per_": "input/", "tokens_per_": "tokens/"}
 
@@ -62,7 +63,7 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
         if _matches(model, words.lower().split(), providers)
     ]
     if found:
-        return _table(found, providers), models_frame(found)
+        return _table(found, configuration), models_frame(found)
     names = [name for provider in providers.values() for name in provider.known_models]
     hint = did_you_mean(words.strip(), [*providers, *names])
     line = f"no model of the catalog matches {words.strip()!r}{hint}"
@@ -90,7 +91,8 @@ def _matches(model: Model, words: Iterable[str], providers: Iterable[str]) -> bo
     )
 
 
-def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, str]:
+def _table(found: list[Model], configuration: Configuration) -> dict[str, str]:
+    providers = configuration.providers
     limits = list(dict.fromkeys(name for model in found for name in model.limits))
     priced = any(model.price for model in found)
     prices = ["USD in", "USD out"] if priced else []
@@ -111,6 +113,7 @@ def _table(found: list[Model], providers: Mapping[str, Provider]) -> dict[str, s
     ]
     notes = [f"{name}: {providers[name].source}" for name in names]
     notes += [f"{name} {providers[name].training}" for name in names]
+    notes += [f"{alias} is your name for {name}" for alias, name in configuration.aliases.items()]
     if priced:
         notes.append(
             "USD: per million tokens for paying accounts, from your settings or the package "

@@ -26,12 +26,13 @@ def one_model(name: str, configuration: Configuration) -> HttpReply:
         if entry["id"] == name:
             return json_reply(entry)
     who_answers(name, {}, configuration)
-    owner, models = next(iter(configuration.resolve_model(name).items()))
-    return json_reply(_model(name, owner, models[0], configuration))
+    return json_reply(_named(name, configuration))
 
 
 def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
     yield {**_entry(AUTO, "arche_magic"), "context_window": None, "takes": None}
+    for alias in configuration.aliases:
+        yield _named(alias, configuration)
     with_key = {key.provider for key in configuration.keys}
     for provider in configuration.providers.values():
         if provider.name in with_key and provider.models:
@@ -39,6 +40,11 @@ def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
             names = dict.fromkeys([*provider.models, *sorted(provider.known_models)])
             for name in names:
                 yield _model(f"{provider.name}/{name}", provider.name, name, configuration)
+
+
+def _named(name: str, configuration: Configuration) -> dict[str, Any]:
+    owner, models = next(iter(configuration.resolve_model(name).items()))
+    return _model(name, owner, models[0], configuration)
 
 
 def _model(id_: str, owner: str, model: str, configuration: Configuration) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.config.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Key, Timeouts
 
@@ -470,6 +471,44 @@ def test_the_settings_file_sets_order_patience_models_and_default(load: Load) ->
     assert configuration.providers["groq"].models == ("openai/gpt-oss-20b", "brand-new-model")
     assert configuration.providers["groq"].paid
     assert configuration.resolve_model("brand-new-model") == {"groq": ["brand-new-model"]}
+
+
+def test_an_alias_is_a_name_for_a_model(load: Load) -> None:
+    """It may hide a model of that name, and it is replaced before the request is known by it."""
+    configuration = load(
+        toml="""
+        [aliases]
+        fast = "groq/openai/gpt-oss-20b"
+        "gpt-4o" = "gemini-3.5-flash-lite"
+        """
+    )
+    assert configuration.resolve_model("fast") == {"groq": ["openai/gpt-oss-20b"]}
+    assert configuration.resolve_model("gpt-4o") == {"google": ["gemini-3.5-flash-lite"]}
+    assert build_request("Hi", configuration, model="fast").model == "groq/openai/gpt-oss-20b"
+    with pytest.raises(ConfigurationError, match="is a model of groq, not of mistral"):
+        configuration.resolve_model("fast", "mistral")
+    with pytest.raises(ConfigurationError, match="did you mean 'fast'"):
+        configuration.resolve_model("fastt")
+
+
+@pytest.mark.parametrize(
+    ("alias", "says"),
+    [
+        ('fast = "gorq/llama"', "[aliases]: fast: unknown model 'gorq/llama'"),
+        ('fast = "gpt-oss-20c"', "did you mean 'openai/gpt-oss-20b'?"),
+        ('fast = ""', "[aliases]: fast"),
+        ("fast = 5", "[aliases]: fast is 5; it must be the name of a model"),
+        ('groq = "gpt-oss-20b"', "[aliases]: 'groq' is taken; choose another name"),
+        ('auto = "gpt-oss-20b"', "[aliases]: 'auto' is taken; choose another name"),
+        ('a = "gpt-oss-20b"\nb = "a"', "[aliases]: b is 'a', an alias; write the model's name"),
+    ],
+)
+def test_a_wrong_alias_is_refused(load: Load, alias: str, says: str) -> None:
+    """The message names the file, the alias and what it can be."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(toml=f"[aliases]\n{alias}")
+    assert "arche_magic.toml: " in str(caught.value)
+    assert says in str(caught.value)
 
 
 def test_the_settings_file_sets_timeouts(load: Load) -> None:

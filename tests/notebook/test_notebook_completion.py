@@ -83,6 +83,19 @@ def test_models_are_those_of_the_provider_that_the_line_names(kernel: Kernel) ->
     assert {"openai/gpt-oss-120b", "gemini-3.5-flash-lite"} <= set(offers(kernel, "%%llm -m "))
 
 
+def test_aliases_are_offered_and_listed(kernel: Kernel, tmp_path: Path) -> None:
+    """A name of the settings completes after `-m`, and `%llm_models` says what it stands for."""
+    (tmp_path / "arche_magic.toml").write_text('[aliases]\nswift = "groq/openai/gpt-oss-20b"')
+    kernel.run(f"import os; home = os.getcwd(); os.chdir({str(tmp_path)!r})")
+    try:
+        assert offers(kernel, "%%llm -m sw") == ["swift"]
+        assert offers(kernel, "%%llm --compare groq,sw") == ["groq,swift"]
+        listed = kernel.run("%llm_models groq").data()[0]
+        assert "swift is your name for groq/openai/gpt-oss-20b" in listed
+    finally:
+        kernel.run("os.chdir(home)")
+
+
 def test_key_labels_are_offered(kernel: Kernel, sandboxed) -> None:
     """Where a key is asked for, the labels of the configured ones are offered."""
     sandboxed(keys={"groq": 2})

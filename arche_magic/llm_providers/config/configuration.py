@@ -41,6 +41,7 @@ class Configuration:
         preferred_provider: asked before all others, paid or not.
         budget: the most that paid routes may cost; None if nothing is set.
         private: the routes that private prompts may take.
+        aliases: the user's own names for models.
     """
 
     providers: Mapping[str, Provider]
@@ -59,6 +60,7 @@ class Configuration:
     preferred_provider: str | None = None
     budget: Budget | None = None
     private: Private = field(default_factory=Private)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))
@@ -132,11 +134,15 @@ class Configuration:
         """
         return scope_owner(scope, self.providers)
 
+    def without_alias(self, model: str | None) -> str | None:
+        """The model that an alias stands for; any other name as it is."""
+        return self.aliases.get(model, model) if model is not None else None
+
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
         """The models that a request may use, by provider.
 
-        A bare name means the providers known to have it, `provider/model` means that provider, and
-        an unknown name means the provider that was asked for by name.
+        A bare name means the providers known to have it, `provider/model` means that provider, an
+        alias means its model, and an unknown name means the provider that was asked for by name.
 
         Raises:
             ConfigurationError: unknown provider or model, or a model of another provider.
@@ -144,6 +150,7 @@ class Configuration:
         asked = {provider: self.provider(provider)} if provider else dict(self.providers)
         if model is None:
             return {name: list(entry.models) for name, entry in asked.items()}
+        model = self.aliases.get(model, model)
         owners = [name for name, entry in self.providers.items() if model in entry.known_models]
         prefix, _, rest = model.partition("/")
         if prefix in asked and rest in asked[prefix].known_models:
@@ -165,7 +172,7 @@ class Configuration:
             raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         raise ConfigurationError(
-            f"unknown model {model!r}{did_you_mean(model, known)}; "
+            f"unknown model {model!r}{did_you_mean(model, [*self.aliases, *known])}; "
             "write provider/model to send a name that is not in the catalog"
         )
 

@@ -98,7 +98,7 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         for key in find_keys(provider, sources, accounts, own)
     )
     store = ledger_place(sources, home)
-    return Configuration(
+    configuration = Configuration(
         providers=providers,
         keys=keys,
         store=store,
@@ -114,7 +114,22 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         replies=replies_place(sources, store, home, bool(keys)),
         budget=Budget(**_numbers(budget)) if (budget := settings.get("budget")) else None,
         private=sources.private,
+        aliases=settings.get("aliases", {}),
     )
+    _check_aliases(configuration)
+    return configuration
+
+
+def _check_aliases(configuration: Configuration) -> None:
+    for name, model in configuration.aliases.items():
+        if name in configuration.providers or name in ("auto", ""):
+            raise ValueError(f"[aliases]: {name!r} is taken; choose another name")
+        if model in configuration.aliases:
+            raise ValueError(f"[aliases]: {name} is {model!r}, an alias; write the model's name")
+        try:
+            configuration.resolve_model(model)
+        except ConfigurationError as error:
+            raise ValueError(f"[aliases]: {name}: {error}") from None
 
 
 def _check_what_files_say(sources: Sources, configuration: Configuration) -> None:

@@ -116,6 +116,8 @@ SETTINGS: Table = {
     ),
     "timeouts": {entry.name: _SECONDS for entry in fields(Timeouts)},
     "providers": {ANY_NAME: PROVIDER_SETTINGS},
+    # `loading` checks that each names a model.
+    "aliases": {ANY_NAME: _text("the name of a model, such as groq/openai/gpt-oss-20b")},
     # `catalog.parse_limits` checks what is in it, as it does for the catalog.
     "limits": {ANY_NAME: {ANY_NAME: _ANYTHING}},
     "accounts": {ANY_NAME: _ANYTHING},
