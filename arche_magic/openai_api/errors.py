@@ -20,6 +20,7 @@ from arche_magic.llm_providers.errors import (
 from .wire import Problem
 
 _TOO_LARGE = ("too large", "one request too large", "the prompt is too long")
+_ABOUT_MESSAGES = ("a message", "image ", "the prompt ")
 TIMEOUT = "timeout"
 """The code of a request that was not answered within its timeout."""
 
@@ -79,4 +80,6 @@ def _is_too_large(error: LLMProviderError) -> bool:
 def _field_in(message: str, fields: Collection[str]) -> str | None:
     """The field of the request that a message is about, which it names first."""
     first = message.split(maxsplit=1)[0].strip("'\"`:;,")
-    return first if first in fields else None
+    if first in fields:
+        return first
+    return "messages" if message.startswith(_ABOUT_MESSAGES) else None

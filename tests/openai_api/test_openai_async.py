@@ -1,0 +1,213 @@
+"""The official asynchronous client in this process: many at once, and cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+from promptness import in_time
+
+import arche_magic
+from arche_magic.llm_providers.attempt_log import attempt_log
+from arche_magic.llm_providers.config import get_configuration
+
+if TYPE_CHECKING:
+    from provider_parts import Start
+
+    from arche_magic.sandbox import Sandbox
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+PLENTY = {"groq": dict.fromkeys(
+    ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"), 10_000_000
+)}  # fmt: skip
+
+
+def outcomes() -> list[str]:
+    return [attempt.outcome for attempt in attempt_log(get_configuration().store).session()]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110  # the sandbox runs in threads of its own
+        await asyncio.sleep(0.01)
+
+
+def test_completions_streams_and_models_are_awaited(sandbox: Sandbox) -> None:
+    """The same as with the client that blocks."""
+
+    async def main() -> None:
+        async with arche_magic.async_openai_client(tag="async") as client:
+            completion: Any = await client.chat.completions.create(model="auto", messages=HELLO)
+            assert "You asked: “Hello”" in completion.choices[0].message.content
+            assert completion.arche["attempts"][0]["tag"] == "async"
+            stream = await client.chat.completions.create(
+                model="mistral", messages=HELLO, stream=True
+            )
+            chunks = [chunk async for chunk in stream]
+            assert "You asked" in "".join(c.choices[0].delta.content or "" for c in chunks)
+            assert chunks[-1].choices[0].finish_reason == "stop"
+            assert (await client.models.retrieve("auto")).id == "auto"
+            with pytest.raises(openai.NotFoundError, match="unknown model 'nothing'"):
+                await client.chat.completions.create(model="nothing", messages=HELLO)
+
+    asyncio.run(main())
+
+
+def test_the_official_asynchronous_client_takes_either_kind_of_http_client(
+    sandbox: Sandbox,
+) -> None:
+    """As libraries do that build the client themselves."""
+
+    async def main(library: Any) -> str:
+        transport = arche_magic.openai_transport()
+        async with library.AsyncClient(transport=transport) as http_client:
+            client = openai.AsyncOpenAI(api_key="unused", http_client=http_client, max_retries=0)
+            stream = await client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    for library in (httpx, httpx2):
+        assert "You asked: “Hello”" in asyncio.run(main(library))
+
+
+def test_fifty_streams_at_once_lose_no_chunk(start: Start) -> None:
+    """Each text arrives whole and in order, and together they take far less than one by one."""
+
+    def words(prompt: str) -> str:
+        return " ".join(f"{prompt}-{number}" for number in range(60))
+
+    sandbox = start(
+        keys={"groq": 1}, limits=PLENTY, reply=lambda _, messages: words(messages[-1]["content"])
+    )
+    sandbox.seconds_per_chunk = 0.02
+
+    async def text(client: openai.AsyncOpenAI, prompt: str) -> str:
+        messages: list[Any] = [{"role": "user", "content": prompt}]
+        stream = await client.chat.completions.create(model="auto", messages=messages, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def main() -> None:
+        client = arche_magic.async_openai_client()
+        began = time.monotonic()
+        assert await text(client, "first") == words("first")
+        alone = time.monotonic() - began
+        began = time.monotonic()
+        prompts = [f"number{number}" for number in range(50)]
+        texts = await asyncio.gather(*(text(client, prompt) for prompt in prompts))
+        assert texts == [words(prompt) for prompt in prompts]
+        assert time.monotonic() - began < 25 * alone
+
+    asyncio.run(main())
+    assert outcomes() == ["served"] * 51
+
+
+async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
+    """Cancel it once it has been sent."""
+    task = asyncio.ensure_future(request)
+    await until(sent)
+    task.cancel()
+    await task
+
+
+async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
+    """Wait for it until it has been sent, and a moment longer."""
+    async with asyncio.timeout(None) as limit:
+        waiting = asyncio.ensure_future(request)
+        await until(sent)
+        limit.reschedule(asyncio.get_running_loop().time())
+        await waiting
+
+
+@pytest.mark.parametrize("way", [cancelled, timed_out])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cancelled_call_asks_nobody_else(start: Start, way: Any, stream: bool) -> None:
+    """Its connection is dropped and its call booked by the time that the cancelling returns."""
+    sandbox = start(keys={"groq": 1, "mistral": 1})
+    reported: list[object] = []
+    ended: list[float] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
+        client = arche_magic.async_openai_client()
+        await client.chat.completions.create(model="auto", messages=HELLO)
+        sandbox.latency = 30
+        began = time.monotonic()
+        request = client.chat.completions.create(model="auto", messages=HELLO, stream=stream)
+        try:
+            await way(request, lambda: len(sandbox.requests) == 2)
+        finally:
+            ended.append(time.monotonic() - began)
+            assert outcomes() == ["served", "interrupted"]
+
+    with pytest.raises((asyncio.CancelledError, TimeoutError)):
+        asyncio.run(main())
+    in_time("an interrupt", ended[0])
+    gc.collect()
+    assert reported == []
+    assert len(sandbox.requests) == 2
+
+
+def test_closing_a_stream_in_its_middle_ends_the_call(sandbox: Sandbox) -> None:
+    """The thread stops reading, and the call is booked before `close` returns."""
+    sandbox.seconds_per_chunk = 0.2
+
+    async def main() -> None:
+        client = arche_magic.async_openai_client()
+        async with await client.chat.completions.create(
+            model="auto", messages=HELLO, stream=True
+        ) as stream:
+            async for _ in stream:
+                break
+        assert outcomes() == ["interrupted"]
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_ends_stops_its_streams(sandbox: Sandbox) -> None:
+    """A stream that nobody closed neither runs on nor delays the end."""
+    sandbox.seconds_per_chunk = 0.2
+    open_streams: list[Any] = []
+
+    async def main() -> None:
+        client = arche_magic.async_openai_client()
+        stream = await client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        async for _ in stream:
+            break
+        open_streams.append(stream)
+
+    asyncio.run(main())
+    assert outcomes() == ["interrupted"]
+
+
+def test_a_timeout_of_the_client_bounds_an_awaited_request(sandbox: Sandbox) -> None:
+    """With the official error."""
+
+    async def main() -> None:
+        client = arche_magic.async_openai_client()
+        await client.chat.completions.create(model="auto", messages=HELLO)
+        sandbox.latency = 30
+        with pytest.raises(openai.APITimeoutError):
+            await client.with_options(timeout=0.5).chat.completions.create(
+                model="auto", messages=HELLO
+            )
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_breaks_raises_in_the_reader(start: Start) -> None:
+    """As with the client that blocks."""
+    start(keys={"groq": 1, "mistral": 1}).fail("groq", "cut_stream")
+
+    async def main() -> None:
+        client = arche_magic.async_openai_client()
+        stream = await client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        with pytest.raises(openai.APIError, match="broke off"):
+            async for _ in stream:
+                pass
+
+    asyncio.run(main())

@@ -1,0 +1,461 @@
+"""The official OpenAI client in this process: every request is answered by the best open route."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+from provider_parts import NOON, Clock, Start, asked
+
+import arche_magic
+from arche_magic.llm_providers import ConfigurationError, InvalidRequest, get_llm_provider
+from arche_magic.llm_providers.attempt_log import attempt_log
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.openai_api.handler import handle
+
+if TYPE_CHECKING:
+    from arche_magic.sandbox import Sandbox
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+
+
+def outcomes() -> list[str]:
+    return [attempt.outcome for attempt in attempt_log(get_configuration().store).session()]
+
+
+def booked_requests(key: str) -> float:
+    """What the ledger has counted for a key today."""
+    summary = get_llm_provider().quota_tracker.get_usage_summary()
+    return float(summary[key.partition("_")[0]][key]["requests_per_day"]["used"])
+
+
+# --- replies
+
+
+def test_a_completion_is_the_official_object(sandbox: Sandbox) -> None:
+    """With text, usage, the real model, the route, what it took and what it cost."""
+    raw = arche_magic.openai_client().chat.completions.with_raw_response.create(
+        model="auto", messages=HELLO
+    )
+    completion: Any = raw.parse()
+    (choice,) = completion.choices
+    assert "You asked: “Hello”" in choice.message.content
+    assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
+    assert completion.id.startswith("chatcmpl-")
+    assert completion.model == "openai/gpt-oss-120b"
+    count = sandbox.usage()["groq_key_1"]["openai/gpt-oss-120b"]
+    assert completion.usage.prompt_tokens == count["input_tokens"]
+    assert completion.usage.completion_tokens == count["output_tokens"]
+    assert raw.headers["x-arche-route"] == "groq groq_key_1 openai/gpt-oss-120b"
+    route = {"provider": "groq", "key": "groq_key_1", "model": "openai/gpt-oss-120b"}
+    assert completion.arche["route"] == route
+    assert [attempt["outcome"] for attempt in completion.arche["attempts"]] == ["served"]
+    assert (completion.arche["cost"], completion.arche["waited"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("provider", ["groq", "mistral", "google", "openai"])
+def test_a_stream_comes_in_chunks_and_ends_with_the_usage(sandbox: Sandbox, provider: str) -> None:
+    """The role, the pieces of the text, the end with the route, and the usage if asked for."""
+    client = arche_magic.openai_client()
+    stream = client.chat.completions.create(
+        model=provider, messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    first, *pieces, end, usage = list(stream)
+    assert first.choices[0].delta.role == "assistant"
+    assert len(pieces) > 5
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert "You asked: “Hello”" in text
+    assert end.choices[0].finish_reason == "stop"
+    assert end.arche["route"]["provider"] == provider  # type: ignore[attr-defined]
+    assert usage.choices == []
+    assert usage.usage is not None
+    assert usage.usage.completion_tokens > 10
+    assert {chunk.id for chunk in (first, *pieces, end, usage)} == {first.id}
+    assert stream.response.headers["x-arche-route"].startswith(f"{provider} {provider}_key_1 ")
+
+
+def test_without_being_asked_for_the_usage_is_not_sent(sandbox: Sandbox) -> None:
+    """As at OpenAI: some libraries fail on a chunk without choices."""
+    client = arche_magic.openai_client()
+    chunks = list(client.chat.completions.create(model="auto", messages=HELLO, stream=True))
+    assert all(len(chunk.choices) == 1 and chunk.usage is None for chunk in chunks)
+
+
+def test_a_kept_reply_is_streamed_too(sandbox: Sandbox) -> None:
+    """The second stream sends nothing and says where the first one came from."""
+    client = arche_magic.openai_client(keep=True)
+
+    def streamed() -> tuple[str, str, Any]:
+        stream = client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        chunks = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        return text, chunks[0].model, chunks[-1].arche  # type: ignore[attr-defined]
+
+    new, kept = streamed(), streamed()
+    assert kept[:2] == new[:2]
+    assert new[2]["from_memory"] is None
+    assert kept[2]["from_memory"]
+    assert len(sandbox.requests) == 1
+
+
+# --- model=
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "answered"),
+    [
+        ("auto", "groq", "openai/gpt-oss-120b"),
+        ("google", "google", "gemini-3.5-flash-lite"),
+        ("groq/openai/gpt-oss-20b", "groq", "openai/gpt-oss-20b"),
+        ("openai/gpt-oss-20b", "groq", "openai/gpt-oss-20b"),
+        ("gpt-4.1-mini", "openai", "gpt-4.1-mini"),
+        ("fast", "groq", "openai/gpt-oss-20b"),
+        ("gpt-4o", "mistral", "mistral-small-latest"),
+    ],
+)
+def test_model_is_auto_a_provider_a_model_or_an_alias(
+    start: Start, model: str, provider: str, answered: str
+) -> None:
+    """An alias may hide a model's name, for libraries that ask for that one."""
+    aliases = {"fast": "groq/openai/gpt-oss-20b", "gpt-4o": "mistral-small-latest"}
+    start(settings={"aliases": aliases})
+    client = arche_magic.openai_client()
+    completion: Any = client.chat.completions.create(model=model, messages=HELLO)
+    assert (completion.arche["route"]["provider"], completion.model) == (provider, answered)
+    retrieved: Any = client.models.retrieve(model)
+    assert retrieved.id == model
+    assert retrieved.owned_by == (provider if model != "auto" else "arche_magic")
+
+
+def test_models_are_listed_with_what_they_take(start: Start) -> None:
+    """Of the providers that have a key; everything listed can be asked."""
+    start(keys={"groq": 1, "google": 1}, settings={"aliases": {"fast": "groq/openai/gpt-oss-20b"}})
+    client = arche_magic.openai_client()
+    listed: dict[str, Any] = {model.id: model for model in client.models.list()}
+    assert list(listed)[:3] == ["auto", "fast", "groq"]
+    assert not any(name.startswith(("mistral", "openai/")) for name in listed)
+    assert listed["fast"].context_window == 131_072
+    assert listed["fast"].takes["images"] is False
+    assert listed["google/gemini-3.5-flash-lite"].takes["images"] is True
+    assert client.models.retrieve("groq/openai/gpt-oss-20b").id == "groq/openai/gpt-oss-20b"
+
+
+# --- options
+
+
+def test_defaults_hold_where_a_request_does_not_say_otherwise(sandbox: Sandbox) -> None:
+    """Options of the engine and of the request; the request's own come first."""
+    client = arche_magic.openai_client(provider="mistral", tag="report", temperature=0.5)
+    client.chat.completions.create(model="auto", messages=HELLO)
+    client.chat.completions.create(model="groq", messages=HELLO, temperature=0.1)
+    tagged = {"x-arche-tag": "notes"}
+    client.chat.completions.create(model="auto", messages=HELLO, extra_headers=tagged)
+    assert asked(sandbox) == ["mistral", "groq", "mistral"]
+    assert [request.body["temperature"] for request in sandbox.requests] == [0.5, 0.1, 0.5]
+    attempts = attempt_log(get_configuration().store).session()
+    assert [attempt.tag for attempt in attempts] == ["report", "report", "notes"]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "error", "says"),
+    [
+        ({"patiense": 3}, InvalidRequest, "unknown option 'patiense'; did you mean 'patience'?"),
+        ({"patience": -1}, InvalidRequest, "patience is -1; it must be 0 or more"),
+        ({"provider": "gorq"}, ConfigurationError, "unknown provider 'gorq'; did you mean 'groq'?"),
+        ({"model": "gpt-oss-20c"}, ConfigurationError, "did you mean 'openai/gpt-oss-20b'?"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [arche_magic.openai_client, arche_magic.async_openai_client, arche_magic.openai_transport],
+)
+def test_a_wrong_default_is_refused_at_once(
+    sandbox: Sandbox, make: Callable[..., Any], defaults: dict[str, Any], error: type, says: str
+) -> None:
+    """Before there is a client that would fail with every request."""
+    with pytest.raises(error) as caught:
+        make(**defaults)
+    assert says in str(caught.value)
+
+
+def test_no_variable_of_the_environment_reaches_the_client(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a key nor an address, nor a proxy."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-12345")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    client = arche_magic.openai_client()
+    assert "12345" not in client.api_key
+    assert client.base_url.host == "arche-magic.invalid"
+    assert client.chat.completions.create(model="auto", messages=HELLO).choices
+
+
+def test_a_timeout_of_the_client_bounds_the_request(sandbox: Sandbox) -> None:
+    """All routes together; the official error of a timeout says so."""
+    client = arche_magic.openai_client()
+    client.chat.completions.create(model="auto", messages=HELLO)
+    sandbox.latency = 30
+    with pytest.raises(openai.APITimeoutError) as caught:
+        client.with_options(timeout=0.5).chat.completions.create(model="auto", messages=HELLO)
+    assert "No reply within 0.5 s" in str(caught.value.__cause__)
+
+
+# --- other libraries' clients
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_the_transport_serves_httpx_and_httpx2(sandbox: Sandbox, library: Any) -> None:
+    """Older official clients come with the one, newer ones with the other."""
+    client = library.Client(transport=arche_magic.openai_transport(), timeout=None)
+    body = {"model": "auto", "messages": HELLO}
+    with client:
+        reply = client.post("https://api.openai.com/v1/chat/completions", json=body)
+        assert reply.json()["arche"]["route"]["provider"] == "groq"
+        body["stream"] = True
+        with client.stream("POST", "http://any/v1/chat/completions", json=body) as reply:
+            lines = [line for line in reply.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    assert len(lines) > 5
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_the_official_client_takes_either_kind(sandbox: Sandbox, library: Any) -> None:
+    """As libraries do that build the client themselves."""
+    http_client = library.Client(transport=arche_magic.openai_transport(tag="library"))
+    client = openai.OpenAI(api_key="unused", http_client=http_client, max_retries=0)
+    completion: Any = client.chat.completions.create(model="auto", messages=HELLO)
+    assert completion.arche["attempts"][0]["tag"] == "library"
+
+
+# --- limits and failures
+
+
+def test_after_a_spent_key_the_next_one_answers(start: Start) -> None:
+    """The client sees one reply; its attempts show the route that was skipped."""
+    start(keys={"groq": 2}, limits={"groq_key_1": {"requests_per_day": 1}}, accounts={})
+    client = arche_magic.openai_client()
+    completions: list[Any] = [
+        client.chat.completions.create(model="auto", messages=HELLO) for _ in range(4)
+    ]
+    keys = [completion.arche["route"]["key"] for completion in completions]
+    assert "groq_key_2" in keys
+    assert keys.count("groq_key_1") == 1
+
+
+def test_everything_shut_is_a_rate_limit_error_that_says_what_opens_when(start: Start) -> None:
+    """`retry-after` has the seconds until the first route opens."""
+    clock = Clock(NOON)
+    sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 1}})
+    client = arche_magic.openai_client(patience=0)
+    client.chat.completions.create(model="auto", messages=HELLO)
+    for stream in (False, True):
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="auto", messages=HELLO, stream=stream)
+        error = caught.value
+        assert 1 <= int(error.response.headers["retry-after"]) <= 60
+        assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
+        assert "All Groq API keys have hit rate limits" in error.message
+        assert "opens in" in error.message
+        assert error.body["arche"]["next_available_at"]  # type: ignore[index]
+    used = len(sandbox.requests)
+    clock.sleep(int(error.response.headers["retry-after"]))
+    assert client.chat.completions.create(model="auto", messages=HELLO).choices
+    assert len(sandbox.requests) == used + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["overloaded", "unauthorized", "reset", "model_retired"])
+def test_before_its_first_piece_the_next_route_answers(
+    start: Start, kind: str, stream: bool
+) -> None:
+    """A failing route is followed by another, in a stream too."""
+    sandbox = start(keys={"groq": 1, "mistral": 1})
+    sandbox.fail("groq", kind)
+    client = arche_magic.openai_client()
+    raw = client.chat.completions.with_raw_response.create(
+        model="auto", messages=HELLO, stream=stream
+    )
+    assert raw.headers["x-arche-route"].startswith("mistral ")
+    assert raw.status_code == 200
+    if stream:
+        assert "You asked" in "".join(c.choices[0].delta.content or "" for c in raw.parse())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["cut_stream", "stream_error", "broken_connection"])
+def test_a_stream_that_breaks_after_its_first_piece_ends_with_an_error(
+    start: Start, kind: str
+) -> None:
+    """It is never taken for a whole reply, and no other route adds its text."""
+    sandbox = start(keys={"groq": 1, "mistral": 1})
+    sandbox.fail("groq", kind)
+    client = arche_magic.openai_client()
+    seen: list[Any] = []
+    with pytest.raises(openai.APIError, match="broke off") as caught:
+        seen.extend(client.chat.completions.create(model="auto", messages=HELLO, stream=True))
+    assert not isinstance(caught.value, openai.APIStatusError)
+    assert asked(sandbox) == ["groq"]
+
+
+def test_a_filtered_reply_is_told(sandbox: Sandbox) -> None:
+    """No other provider is asked behind the user's back."""
+    sandbox.fail("groq", "content_filter")
+    with pytest.raises(openai.BadRequestError, match="refused to answer") as caught:
+        arche_magic.openai_client().chat.completions.create(model="auto", messages=HELLO)
+    assert caught.value.code == "content_filter"
+    assert asked(sandbox) == ["groq"]
+
+
+def test_a_prompt_that_is_too_large_for_every_route_is_refused(start: Start) -> None:
+    """With both sizes, and nothing is sent."""
+    sandbox = start(keys={"groq": 1}, limits={"groq": {"tokens_per_minute": 1000}})
+    configured = arche_magic.openai_client()
+    configured.chat.completions.create(model="auto", messages=HELLO)
+    with pytest.raises(openai.APIStatusError) as caught:
+        configured.chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": "word " * 100_000}]
+        )
+    assert caught.value.status_code == 413
+    assert caught.value.code == "context_length_exceeded"
+    assert "too large" in caught.value.message
+    assert len(sandbox.requests) == 1
+
+
+def test_without_a_key_the_error_names_the_variables(tmp_path: Any) -> None:
+    """A client can be made before there is a key; its requests say what to set."""
+    client = arche_magic.openai_client()
+    with pytest.raises(openai.AuthenticationError, match="GROQ_API_KEY"):
+        client.chat.completions.create(model="auto", messages=HELLO)
+
+
+# --- leaving early
+
+
+def test_closing_a_stream_ends_the_call_and_books_it(sandbox: Sandbox) -> None:
+    """As when the official client drops its connection."""
+    sandbox.seconds_per_chunk = 0.05
+    client = arche_magic.openai_client()
+    with client.chat.completions.create(model="auto", messages=HELLO, stream=True) as stream:
+        assert next(stream).choices[0].delta.role == "assistant"
+    assert outcomes() == ["interrupted"]
+    assert booked_requests("groq_key_1") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_interrupt_stops_a_request(sandbox: Sandbox, stream: bool) -> None:
+    """Ctrl-C while it waits for the reply, or in the middle of a stream."""
+    client = arche_magic.openai_client()
+    client.chat.completions.create(model="auto", messages=HELLO)
+    if stream:
+        sandbox.seconds_per_chunk = 0.2
+    else:
+        sandbox.latency = 30
+
+    def ctrl_c() -> None:
+        while len(sandbox.requests) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(0.3, ctrl_c).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(client.chat.completions.create(model="auto", messages=HELLO, stream=stream))
+    assert outcomes() == ["served", "interrupted"]
+    assert booked_requests("groq_key_1") == 2
+    sandbox.latency = sandbox.seconds_per_chunk = 0
+    assert client.chat.completions.create(model="auto", messages=HELLO).choices
+
+
+# --- bad input
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "auto", "messages": HELLO, **fields}).encode()
+
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "param", "says"),
+    [
+        (b"{", 400, None, "the body is not JSON"),
+        (b"\xff\xfe", 400, None, "the body is not JSON"),
+        (b"", 400, None, "the body is not JSON"),
+        (b"[" * 100_000, 400, None, "the body is not JSON"),
+        (b"[1]", 400, None, "the body is a list; it must be a JSON object"),
+        (body(model=None), 400, "model", "model is missing"),
+        (body(model=5), 400, "model", "model is a number; it must be text"),
+        (body(model="gorq"), 404, "model", "unknown model 'gorq'"),
+        (body(model="groq/"), 404, "model", "unknown model 'groq/'"),
+        (body(messages=None), 400, "messages", "messages is missing"),
+        (body(messages="Hello"), 400, "messages", "messages is text; it must be a list"),
+        (body(messages=[]), 400, "messages", "messages is empty"),
+        (body(messages=["Hello"]), 400, "messages", "it must be a list of objects"),
+        (body(messages=[{"role": "robot", "content": "x"}]), 400, "messages", "role"),
+        (body(temperature=9), 400, "temperature", "temperature is 9; it must be 0 to 2"),
+        (body(temperature="hot"), 400, "temperature", "it must be a number"),
+        (body(max_tokens=0), 400, "max_tokens", "it must be 1 or more"),
+        (body(max_tokens=5, max_completion_tokens=6), 400, "max_tokens", "are the same"),
+        (body(stream="yes"), 400, "stream", "stream is text; it must be true or false"),
+        (body(stream_options=True), 400, "stream_options", "it must be an object"),
+        (b'{"model": "auto", "messages": "' + b"x" * 20_000_000, 413, None, "the limit is 20 MB"),
+    ],
+)
+def test_a_wrong_body_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, content: bytes, status: int, param: str | None, says: str
+) -> None:
+    """In OpenAI's shape, in one line, with the name of the field."""
+    reply = handle("POST", CHAT, {}, content)
+    assert isinstance(reply.body, bytes)
+    error = json.loads(reply.body)["error"]
+    assert (reply.status, error["param"]) == (status, param), error
+    assert says in error["message"]
+    assert "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert sandbox.requests == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("POST", "/v1/completions", 404, "there are POST /v1/chat/completions, GET /v1/models"),
+        ("POST", "/v1/responses", 404, "/v1/responses is not served"),
+        ("GET", "/", 404, "/ is not served"),
+        ("GET", CHAT, 405, "/v1/chat/completions takes POST, not GET"),
+        ("DELETE", "/v1/models/auto", 405, "takes GET, not DELETE"),
+        ("GET", "/v1/models/nothing", 404, "unknown model 'nothing'"),
+    ],
+)
+def test_other_paths_and_methods_are_refused(
+    sandbox: Sandbox, method: str, path: str, status: int, says: str
+) -> None:
+    """The message says what is served."""
+    reply = handle(method, path, {}, b"")
+    assert isinstance(reply.body, bytes)
+    assert reply.status == status
+    assert says in json.loads(reply.body)["error"]["message"]
+
+
+def test_no_key_is_in_an_error(start: Start) -> None:
+    """Not even one that the provider repeats."""
+    sandbox = start(keys={"groq": 1})
+    sandbox.fail("groq", "echo_key", times=None)
+    with pytest.raises(openai.APIStatusError) as caught:
+        arche_magic.openai_client(patience=0).chat.completions.create(model="auto", messages=HELLO)
+    key = sandbox.environment()["GROQ_API_KEY"]
+    assert key not in caught.value.response.text
+    with pytest.raises(openai.BadRequestError, match="contains the key groq_key_1") as refused:
+        arche_magic.openai_client().chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": f"My key is {key}"}]
+        )
+    assert key not in refused.value.response.text
