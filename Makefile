@@ -37,6 +37,7 @@ bench: .venv/test
 	$(BIN)/python tests/bench/face.py
 	$(BIN)/python tests/bench/bulk.py
 	$(BIN)/python tests/bench/promptness.py
+	$(BIN)/python tests/bench/openai_client.py
 
 # A quarter of all calls fails; the last SOAK minutes run at full speed.
 SOAK ?= 30
@@ -46,7 +47,8 @@ chaos: .venv/test
 # These tests pass with the lowest versions that pyproject.toml allows.
 oldest: .venv-oldest/test
 	@echo "with $$($(PYTHON) -c '$(OLDEST)')"
-	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/chaos
+	.venv-oldest/bin/python -m pytest -n 2 tests/adapters tests/provider tests/openai_api \
+		tests/chaos
 
 # Builds the site. Open build/site/index.html; it needs no server.
 docs: .venv/docs

@@ -6,6 +6,7 @@ The thread reads a stream as fast as it comes, so a slow reader holds up no othe
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,6 +23,11 @@ _MOST_THREADS = 64
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="arche-openai")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has the pool but not its threads.
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 async def replied(answer: Callable[[], HttpReply]) -> tuple[HttpReply, AsyncChunks | None]:

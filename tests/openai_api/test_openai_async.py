@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import httpx2
 import openai
 import pytest
+from http_libraries import LIBRARIES
 from promptness import in_time
+from provider_parts import run_script
 
 import arche_magic
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from provider_parts import Start
 
     from arche_magic.sandbox import Sandbox
@@ -71,7 +74,7 @@ def test_the_official_asynchronous_client_takes_either_kind_of_http_client(
             stream = await client.chat.completions.create(model="auto", messages=HELLO, stream=True)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-    for library in (httpx, httpx2):
+    for library in LIBRARIES:
         assert "You asked: “Hello”" in asyncio.run(main(library))
 
 
@@ -166,6 +169,27 @@ def test_closing_a_stream_in_its_middle_ends_the_call(sandbox: Sandbox) -> None:
         assert outcomes() == ["interrupted"]
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
+def test_a_fork_has_threads_of_its_own(start: Start, tmp_path: Path) -> None:
+    """A child process asks too, after its parent has asked."""
+    code = """
+import asyncio, os, arche_magic
+async def ask():
+    client = arche_magic.async_openai_client()
+    await client.chat.completions.create(
+        model="auto", messages=[{"role": "user", "content": "Hello"}]
+    )
+asyncio.run(ask())
+child = os.fork()
+if not child:
+    asyncio.run(asyncio.wait_for(ask(), 20))
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    out, _ = run_script(code, tmp_path, start().environment())
+    assert out.strip() == "0"
 
 
 def test_a_loop_that_ends_stops_its_streams(sandbox: Sandbox) -> None:

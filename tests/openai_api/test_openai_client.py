@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import httpx2
 import openai
 import pytest
+from http_libraries import LIBRARIES
 from provider_parts import NOON, Clock, Start, asked
 
 import arche_magic
@@ -214,7 +213,7 @@ def test_a_timeout_of_the_client_bounds_the_request(sandbox: Sandbox) -> None:
 # --- other libraries' clients
 
 
-@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_the_transport_serves_httpx_and_httpx2(sandbox: Sandbox, library: Any) -> None:
     """Older official clients come with the one, newer ones with the other."""
     client = library.Client(transport=arche_magic.openai_transport(), timeout=None)
@@ -229,7 +228,7 @@ def test_the_transport_serves_httpx_and_httpx2(sandbox: Sandbox, library: Any) -
     assert len(lines) > 5
 
 
-@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_the_official_client_takes_either_kind(sandbox: Sandbox, library: Any) -> None:
     """As libraries do that build the client themselves."""
     http_client = library.Client(transport=arche_magic.openai_transport(tag="library"))

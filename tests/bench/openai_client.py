@@ -1,0 +1,126 @@
+"""What the OpenAI client in this process adds to `generate`, and many streams at once.
+
+`make bench` prints it; nothing passes or fails here. Calls take turns against a sandbox in a
+process of its own, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from overhead import CALLS, PROMPT, STREAMS, compare, configured, in_turns, middle, sandbox
+
+import arche_magic  # after the path, which `overhead` sets
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.config import use_configuration
+
+AT_ONCE = 50
+MESSAGES: list[Any] = [{"role": "user", "content": PROMPT}]
+
+
+def calls(reply_after: str, rounds: int) -> None:
+    """One plain call, with `generate` and through the client."""
+    provider, client = get_llm_provider(), arche_magic.openai_client()
+
+    def generate() -> float:
+        provider.generate(PROMPT)
+        return 0.0
+
+    def complete() -> float:
+        client.chat.completions.create(model="auto", messages=MESSAGES)
+        return 0.0
+
+    times = in_turns(rounds, generate=generate, complete=complete)
+    title = f"completions.create, replies {reply_after}; 'SDK alone' is `generate` here"
+    compare(title, "<= 1.15", times["generate"], times["complete"])
+
+
+def official_client() -> None:
+    """What the official client needs for a call by itself, over a transport that does nothing."""
+    import httpx
+    import openai
+
+    body = b'{"id": "1", "choices": [], "created": 0, "model": "m", "object": "chat.completion"}'
+    http_client = httpx.Client(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, content=body))
+    )
+    client = openai.OpenAI(api_key="unused", http_client=http_client, max_retries=0)
+
+    def complete() -> float:
+        client.chat.completions.create(model="auto", messages=MESSAGES)
+        return 0.0
+
+    wall, cpu = middle(in_turns(CALLS, complete=complete)["complete"])
+    print(f"  the official client by itself: {wall:.2f} ms wall, {cpu:.2f} ms CPU")
+
+
+def first_tokens() -> None:
+    """Seconds to the first text of a stream, with `stream` and through the client."""
+    provider, client = get_llm_provider(), arche_magic.openai_client()
+
+    def stream() -> float:
+        began = time.perf_counter()
+        pieces = provider.stream(PROMPT)
+        next(pieces)
+        first = time.perf_counter() - began
+        for _ in pieces:
+            pass
+        return first
+
+    def complete() -> float:
+        began, first = time.perf_counter(), 0.0
+        for chunk in client.chat.completions.create(model="auto", messages=MESSAGES, stream=True):
+            if not first and chunk.choices[0].delta.content:
+                first = time.perf_counter() - began
+        return first
+
+    times = in_turns(STREAMS, stream=stream, complete=complete)
+    title = "first streamed token; 'SDK alone' is `stream` here; CPU: whole stream"
+    compare(title, "no target", times["stream"], times["complete"])
+
+
+async def streams() -> None:
+    """Many streams at once, each read to its end."""
+    client = arche_magic.async_openai_client()
+
+    async def read() -> str:
+        stream = await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    began = time.perf_counter()
+    text = await read()
+    alone = time.perf_counter() - began
+    began = time.perf_counter()
+    texts = await asyncio.gather(*(read() for _ in range(AT_ONCE)))
+    seconds = time.perf_counter() - began
+    whole = sum(other == text for other in texts)
+    print(f"{AT_ONCE} streams at once, each reply after 0.5 s: {whole} arrived whole (target: all)")
+    print(f"  one alone  {alone:7.2f} s\n  all        {seconds:7.2f} s")
+
+
+def main() -> None:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    print(f"{os.cpu_count()} cores, load {load:.1f} at the start; medians\n")
+    with tempfile.TemporaryDirectory() as folder, sandbox() as variables:
+        use_configuration(configured(variables, Path(folder)))
+        calls("at once", CALLS)
+        official_client()
+        first_tokens()
+    with tempfile.TemporaryDirectory() as folder, sandbox(latency=0.1) as variables:
+        use_configuration(configured(variables, Path(folder)))
+        calls("after 0.1 s", CALLS // 8)
+    with tempfile.TemporaryDirectory() as folder, sandbox(latency=0.5) as variables:
+        use_configuration(configured(variables, Path(folder)))
+        asyncio.run(streams())
+
+
+if __name__ == "__main__":
+    main()
