@@ -40,7 +40,8 @@ def chat_completions(
         call = read_chat(fields, configuration, defaults, tag, timeout)
         seconds = call.request.timeout
         provider = _provider(configuration)
-        if call.stream and not call.in_one_piece:
+        # Choices come with the end of a reply, so such a reply has nothing to stream before.
+        if call.stream and not call.request.needs_choices:
             return _Stream(call, provider).reply()
         reply = provider.ask(call.request)
     except LLMProviderError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -15,12 +16,13 @@ from arche_magic.llm_providers.errors import (
     NoKeys,
     NoRouteAvailable,
     NotKept,
+    SchemaMismatch,
 )
 
 from .wire import Problem
 
 _TOO_LARGE = ("too large", "one request too large", "the prompt is too long")
-_ABOUT_MESSAGES = ("a message", "image ", "the prompt ")
+_ABOUT_MESSAGES = ("a message", "a part of a message", "image ", "the prompt ")
 TIMEOUT = "timeout"
 """The code of a request that was not answered within its timeout."""
 
@@ -60,6 +62,8 @@ def problem_of(
             return problem(400, "invalid_request_error", "not_kept")
         case InvalidRequest():
             return problem(400, "invalid_request_error", None, _field_in(message, fields))
+        case SchemaMismatch():
+            return problem(502, "server_error", "schema_mismatch", "response_format")
         case IncompleteReply() if not error.partial:
             return problem(400, "invalid_request_error", "incomplete_reply", "max_tokens")
         case NoRouteAvailable() if _is_too_large(error):
@@ -78,8 +82,9 @@ def _is_too_large(error: LLMProviderError) -> bool:
 
 
 def _field_in(message: str, fields: Collection[str]) -> str | None:
-    """The field of the request that a message is about, which it names first."""
-    first = message.split(maxsplit=1)[0].strip("'\"`:;,")
+    """The field of the request that a message is about."""
+    named = re.search(r"takes no (\w+)", message)
+    first = named[1] if named else message.split(maxsplit=1)[0].strip("'\"`:;,")
     if first in fields:
         return first
     return "messages" if message.startswith(_ABOUT_MESSAGES) else None

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.request import Image, Message, Request
+from arche_magic.llm_providers.tools import Tool
 
 from .requests import AUTO, who_answers
 from .wire import HttpReply, json_reply
+
+_EXAMPLES = {
+    "images": Request((Message("user", "", (Image("image/png", b""),)),)),
+    "tools": Request((Message("user", ""),), tools=(Tool("any"),)),
+}
 
 
 def model_list(configuration: Configuration) -> HttpReply:
@@ -48,12 +56,22 @@ def _named(name: str, configuration: Configuration) -> dict[str, Any]:
 
 
 def _model(id_: str, owner: str, model: str, configuration: Configuration) -> dict[str, Any]:
-    provider = configuration.providers[owner]
     return {
         **_entry(id_, owner),
-        "context_window": provider.context_windows.get(model),
-        "takes": {"images": model not in provider.text_only},
+        "context_window": configuration.providers[owner].context_windows.get(model),
+        "takes": _takes(owner, model, configuration),
     }
+
+
+def _takes(owner: str, model: str, configuration: Configuration) -> dict[str, bool] | None:
+    """What the model takes: yes, unless the catalog or a refusal says no; None without a key."""
+    key = next((key for key in configuration.keys if key.provider == owner), None)
+    if key is None:
+        return None
+    tracker, now = get_quota_tracker(configuration), configuration.clock.time()
+    route = configuration.route(key, model)
+    states = {name: tracker.state(route, request, now) for name, request in _EXAMPLES.items()}
+    return {name: f"takes no {name}" not in state.reason for name, state in states.items()}
 
 
 def _entry(id_: str, owner: str) -> dict[str, Any]:

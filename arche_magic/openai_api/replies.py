@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Route
 
 ROUTE_HEADER = "x-arche-route"
@@ -85,14 +86,16 @@ class Chunks:
 
 def tool_calls(reply: Reply) -> list[dict[str, Any]]:
     """The tool calls of a reply, as OpenAI has them."""
-    return [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
-        for call in reply.tool_calls
-    ]
+    return [_tool_call(call) for call in reply.tool_calls]
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    shown: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+    if call.signature:
+        # Where Google's own service for OpenAI's clients has it; `thought_signature` reads it.
+        shown["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return shown
 
 
 def _head(kind: str, model: str) -> dict[str, Any]:

@@ -25,8 +25,6 @@ _OURS = (
 )  # fmt: skip
 # Read here; they say how the reply is handed over.
 _HANDLED = ("model", "messages", "stream", "stream_options", "max_completion_tokens")
-# With these the reply is more than one text, so it is handed over in one piece.
-_WHOLE = ("n", "logprobs", "top_logprobs")
 
 DEFAULTS = (
     "model", "provider", "patience", "timeout", "private", "same_model", "keep", "fresh", "tag",
@@ -43,14 +41,12 @@ class ChatCall:
         request: for the engine.
         stream: whether the reply is to come in chunks.
         include_usage: whether a last chunk is to have the usage.
-        in_one_piece: whether the reply has parts that come only with its end.
         fields: the names of the fields of the body.
     """
 
     request: Request
     stream: bool
     include_usage: bool
-    in_one_piece: bool
     fields: tuple[str, ...]
 
 
@@ -101,6 +97,10 @@ def read_chat(
         raise _wrong("messages", messages, "a list of objects")
     if not messages:
         raise Problem(400, "messages is empty; it must have at least one", param="messages")
+    if any("images" in entry for entry in messages):
+        # The engine reads paths there, and a client must not name files of this machine.
+        message = "images is not a field of a message; use parts of the type image_url"
+        raise Problem(400, message, param="messages")
     options = {name: value for name, value in defaults.items() if value is not None}
     options |= {name: given[name] for name in _OURS if name in given}
     if "max_completion_tokens" in given:
@@ -125,7 +125,6 @@ def read_chat(
         request=build_request(messages, configuration, **options),
         stream=stream,
         include_usage=_flag("include_usage", stream_options.get("include_usage") or False),
-        in_one_piece=given.get("n", 1) != 1 or any(given.get(name) for name in _WHOLE[1:]),
         fields=tuple(body),
     )
 

@@ -245,6 +245,7 @@ PUBLIC = {
             "schemas",
             "stopping",
             "together",
+            "tools",
             "tracebacks",
         )
     ),

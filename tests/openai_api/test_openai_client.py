@@ -401,6 +401,12 @@ CHAT = "/v1/chat/completions"
         (body(messages=[]), 400, "messages", "messages is empty"),
         (body(messages=["Hello"]), 400, "messages", "it must be a list of objects"),
         (body(messages=[{"role": "robot", "content": "x"}]), 400, "messages", "role"),
+        (
+            body(messages=[{"role": "user", "content": "x", "images": ["/tmp/photo.png"]}]),
+            400,
+            "messages",
+            "images is not a field of a message",
+        ),
         (body(temperature=9), 400, "temperature", "temperature is 9; it must be 0 to 2"),
         (body(temperature="hot"), 400, "temperature", "it must be a number"),
         (body(max_tokens=0), 400, "max_tokens", "it must be 1 or more"),
