@@ -14,10 +14,12 @@ from .openai_like import (
     limit_headers,
     limit_words,
     usage_of,
+    whole_calls,
 )
+from .tool_words import groq_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
 _KNOWN = base.names(
@@ -39,6 +41,12 @@ class Groq(ChatWire):
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
         call = super().read(body, path)
+        for name in ("logprobs", "top_logprobs", "logit_bias"):
+            # Refused by console.groq.com/docs/openai, as are several choices.
+            if body.get(name):
+                raise Refusal("invalid_request", param=name, problem="unknown")
+        if call.json_wanted and call.tools:
+            raise Refusal("invalid_request", param="response_format", problem="json_with_tools")
         if call.json_wanted and call.stream:
             raise Refusal("invalid_request", param="response_format", problem="no_stream_format")
         return call
@@ -69,6 +77,10 @@ class Groq(ChatWire):
         headers = self._headers(caller, base.JSON_TYPE)
         return Answer(200, headers, base.json_bytes(value))
 
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """Groq has no embeddings: `read` refuses the request before."""
+        return Answer(404, [])
+
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The reply as server-sent events."""
         usage = self._usage(reply)
@@ -87,6 +99,7 @@ class Groq(ChatWire):
                 last={"x_groq": {"id": caller.request_id, "usage": usage}},
                 every={},
                 closing=closing,
+                call_deltas=whole_calls,
             ),
         )
 
@@ -94,6 +107,12 @@ class Groq(ChatWire):
         """An error in the middle of a stream."""
         value = _error("Internal server error", "internal_server_error", "internal_server_error")
         value["error"]["status_code"] = 500
+        return [b"event: error\n" + base.event(value)]
+
+    def failed_call(self) -> list[bytes]:
+        """The error in a stream whose call of a tool cannot be read, as recorded."""
+        value = _failed_call("")
+        value["error"]["status_code"] = 400
         return [b"event: error\n" + base.event(value)]
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
@@ -107,14 +126,24 @@ class Groq(ChatWire):
             headers = [base.JSON_TYPE, ("x-request-id", caller.request_id)]
         return Answer(status, headers, base.json_bytes(value))
 
-    def model_fields(self, window: int) -> dict[str, Any]:
-        """What the list of models says about each."""
+    def model_fields(self, name: str, window: int) -> dict[str, Any]:
+        """What the list of models says about a model."""
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 
 
 def _error(message: str, kind: str, code: str | None = None, **more: Any) -> dict[str, Any]:
     error = {"message": message, "type": kind, **more}
     return {"error": {**error, "code": code} if code else error}
+
+
+def _failed_call(generation: str) -> dict[str, Any]:
+    return _error(
+        "Failed to call a function. Please adjust your prompt. See 'failed_generation' for more "
+        "details.",
+        "invalid_request_error",
+        "tool_use_failed",
+        failed_generation=generation,
+    )
 
 
 def _limit(breach: Any, model: str, caller: Caller, headers: base.Headers) -> Answer:
@@ -165,6 +194,15 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
         ),
         "not_in_plan": (404, _error(no_model, invalid, "model_not_found")),
         "model_not_found": (404, _error(no_model, invalid, "model_not_found")),
+        "unknown_url": (
+            404,
+            _error(
+                "Unknown request URL: POST /openai/v1/embeddings. Please check the URL for typos, "
+                "or see the docs at https://console.groq.com/docs/",
+                invalid,
+                "unknown_url",
+            ),
+        ),
         "model_retired": (
             400,
             _error(
@@ -192,6 +230,7 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
                 param="response_format",
             ),
         ),
+        "tool_use_failed": (400, _failed_call(refusal.details.get("generation", ""))),
         "server_error": (500, _error("Internal Server Error", internal)),
         "overloaded": (
             503,
@@ -203,4 +242,4 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
         return table[refusal.kind]
     details = refusal.details or {"param": "messages", "problem": "other"}
     more = {"param": details["param"]} if "param" in details else {}
-    return 400, _error(base.explain(details), invalid, **more)
+    return 400, _error(groq_words(details) or base.explain(details), invalid, **more)
