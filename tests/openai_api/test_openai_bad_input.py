@@ -1,0 +1,106 @@
+"""What is wrong with a request is told in OpenAI's shape, before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+import arche_magic
+from arche_magic.openai_api.handler import handle
+
+if TYPE_CHECKING:
+    from provider_parts import Start
+
+    from arche_magic.sandbox import Sandbox
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+CHAT = "/v1/chat/completions"
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "auto", "messages": HELLO, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "param", "says"),
+    [
+        (b"{", 400, None, "the body is not JSON"),
+        (b"\xff\xfe", 400, None, "the body is not JSON"),
+        (b"", 400, None, "the body is not JSON"),
+        (b"[" * 100_000, 400, None, "the body is not JSON"),
+        (b"[1]", 400, None, "the body is a list; it must be a JSON object"),
+        (body(model=None), 400, "model", "model is missing"),
+        (body(model=5), 400, "model", "model is a number; it must be text"),
+        (body(model="gorq"), 404, "model", "unknown model 'gorq'"),
+        (body(model="groq/"), 404, "model", "unknown model 'groq/'"),
+        (body(messages=None), 400, "messages", "messages is missing"),
+        (body(messages="Hello"), 400, "messages", "messages is text; it must be a list"),
+        (body(messages=[]), 400, "messages", "messages is empty"),
+        (body(messages=["Hello"]), 400, "messages", "it must be a list of objects"),
+        (body(messages=[{"role": "robot", "content": "x"}]), 400, "messages", "role"),
+        (
+            body(messages=[{"role": "user", "content": "x", "images": ["/tmp/photo.png"]}]),
+            400,
+            "messages",
+            "images is not a field of a message",
+        ),
+        (body(temperature=9), 400, "temperature", "temperature is 9; it must be 0 to 2"),
+        (body(temperature="hot"), 400, "temperature", "it must be a number"),
+        (body(max_tokens=0), 400, "max_tokens", "it must be 1 or more"),
+        (body(max_tokens=5, max_completion_tokens=6), 400, "max_tokens", "are the same"),
+        (body(stream="yes"), 400, "stream", "stream is text; it must be true or false"),
+        (body(stream_options=True), 400, "stream_options", "it must be an object"),
+        (b'{"model": "auto", "messages": "' + b"x" * 20_000_000, 413, None, "the limit is 20 MB"),
+    ],
+)
+def test_a_wrong_body_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, content: bytes, status: int, param: str | None, says: str
+) -> None:
+    """In OpenAI's shape, in one line, with the name of the field."""
+    reply = handle("POST", CHAT, {}, content)
+    assert isinstance(reply.body, bytes)
+    error = json.loads(reply.body)["error"]
+    assert (reply.status, error["param"]) == (status, param), error
+    assert says in error["message"]
+    assert "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert sandbox.requests == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("POST", "/v1/completions", 404, "there are POST /v1/chat/completions, GET /v1/models"),
+        ("POST", "/v1/responses", 404, "/v1/responses is not served"),
+        ("GET", "/", 404, "/ is not served"),
+        ("GET", CHAT, 405, "/v1/chat/completions takes POST, not GET"),
+        ("DELETE", "/v1/models/auto", 405, "takes GET, not DELETE"),
+        ("GET", "/v1/models/nothing", 404, "unknown model 'nothing'"),
+    ],
+)
+def test_other_paths_and_methods_are_refused(
+    sandbox: Sandbox, method: str, path: str, status: int, says: str
+) -> None:
+    """The message says what is served."""
+    reply = handle(method, path, {}, b"")
+    assert isinstance(reply.body, bytes)
+    assert reply.status == status
+    assert says in json.loads(reply.body)["error"]["message"]
+
+
+def test_no_key_is_in_an_error(start: Start) -> None:
+    """Not even one that the provider repeats."""
+    sandbox = start(keys={"groq": 1})
+    sandbox.fail("groq", "echo_key", times=None)
+    with pytest.raises(openai.APIStatusError) as caught:
+        arche_magic.openai_client(patience=0).chat.completions.create(model="auto", messages=HELLO)
+    key = sandbox.environment()["GROQ_API_KEY"]
+    assert key not in caught.value.response.text
+    with pytest.raises(openai.BadRequestError, match="contains the key groq_key_1") as refused:
+        arche_magic.openai_client().chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": f"My key is {key}"}]
+        )
+    assert key not in refused.value.response.text
