@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .calls import Answer, adapter_of
 from .prices import load_soon
 from .provider_failure import AttemptFailed, ProviderFailure, Remedy
-from .reply import Attempt, Event, Outcome, Piece
+from .reply import Attempt, Event, Outcome, Piece, Started
 
 if TYPE_CHECKING:
     from .quota_tracker import Hold
@@ -63,12 +63,13 @@ class RouteAttempt:
         self._answer = Answer(hold, progress.request, window)
 
     def events(self) -> Generator[Event, None, Result]:
-        """Make the call and book it; the pieces of its text, if it is streamed."""
+        """Make the call and book it: its start, and the pieces of its text if it is streamed."""
         progress, answer, route = self._progress, self._answer, self._hold.route
         load_soon(route)
         try:
+            yield Started(route)
             adapter = adapter_of(route, progress.configuration)
-        except BaseException:  # an interrupt while the SDK is loaded
+        except BaseException:  # an interrupt, or a reader that leaves
             self._ledger.give_back(self._hold)
             raise
         try:

@@ -115,7 +115,7 @@ class RequestRun:
                         self._give_up()
                     else:
                         line.join(self)
-                        yield from self._wait(choice.route, choice.opens_at, line)
+                        yield from self._wait(choice, line)
             finally:
                 if progress.is_ours():
                     self._tally.add(progress.attempts)
@@ -173,12 +173,11 @@ class RequestRun:
     def _patience_left(self) -> float:
         return self._progress.patience_left()
 
-    def _wait(
-        self, route: Route, opens_at: float, line: WaitingLine
-    ) -> Generator[Event, None, None]:
+    def _wait(self, choice: Choice[Route], line: WaitingLine) -> Generator[Event, None, None]:
         before = self._clock.time()
-        seconds = max(0.0, opens_at - before)
-        yield Waiting(route, seconds)
+        seconds = max(0.0, choice.opens_at - before)
+        if choice.route is not None:
+            yield Waiting(choice.route, seconds, self._seen[choice.route].reason)
         if line.may_go(self):
             nap = min(seconds, self._progress.time_left(), _LONGEST_NAP_SECONDS)
             self._clock.sleep(max(nap, _SHORTEST_NAP_SECONDS))

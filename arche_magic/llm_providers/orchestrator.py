@@ -199,7 +199,7 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Generator[Event, None, Reply]:
-        """A streamed request as it happens: `Waiting`, `Piece`, `Discarded`; returns the reply.
+        """A streamed request as it happens, as events of `reply.Event`; returns the reply.
 
         After `Discarded` the reply starts over on another route.
         """

@@ -233,10 +233,21 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The loop waits for `route` to open in `seconds`; 0 means that earlier requests go first."""
+    """The loop waits for `route` to open in `seconds`; 0 means that earlier requests go first.
+
+    `why` says what keeps it closed, or is "".
+    """
 
     route: Route
     seconds: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A call to `route` starts; no text has come yet."""
+
+    route: Route
 
 
 @dataclass(frozen=True)
@@ -259,4 +270,4 @@ class Discarded:
     error: LLMProviderError
 
 
-Event = Waiting | Piece | Discarded
+Event = Waiting | Started | Piece | Discarded

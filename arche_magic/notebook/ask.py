@@ -153,7 +153,8 @@ def _show(
         return log.last if log.last is not before else None
 
     try:
-        return follow(events, show)
+        with show.running():
+            return follow(events, show)
     except KeyboardInterrupt:
         if part := show.interrupted(ended()):
             bind(part)

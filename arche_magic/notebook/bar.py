@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.bulk.progress_text import count, counted, line, pace, text_bar, waiting
 from arche_magic.llm_providers.characters import without_controls
-from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text
 from .display import Place
+from .live_line import TerminalLine
 from .styles import GREEN, QUIET, RED, TRACK
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
     from arche_magic.bulk import Progress
 
-# It reads environment variables, which may hold keys: no traceback may show its locals.
-_terminal_size = without_locals(shutil.get_terminal_size)
 # Fainter both on white and on black.
 _FAINT = "rgba(46,158,91,.45)"
 _SECONDS = 0.25
@@ -39,12 +35,11 @@ class Bar:
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
         self._quiet = quiet
         self._place = Place(shell) if hasattr(shell, "kernel") else None
-        self._terminal = sys.stdout.isatty()
+        self._line = TerminalLine()
         self._began: float | None = None
         self._now = 0.0
         self._progress: Progress | None = None
         self._next = 0.0
-        self._width = 0
 
     def update(self, progress: Progress, now: float) -> None:
         """Take the progress at `now` (epoch seconds); draw it unless one was drawn just before."""
@@ -56,9 +51,9 @@ class Bar:
         if self._place is not None:
             self._next = moment + _SECONDS
             self._place.draw(bar_bundle(progress, now))
-        elif self._terminal:
+        elif self._line.works:
             self._next = moment + _TERMINAL_SECONDS
-            self._overwrite(line(progress, now))
+            self._line.write(line(progress, now))
 
     def finish(self, note: str, ended: str = "") -> None:
         """Draw the final state with a note; `ended` says why the job stopped early, if it did."""
@@ -68,15 +63,8 @@ class Bar:
         if self._place is not None:
             self._place.draw(bundle, last=True)
             return
-        if self._terminal:
-            self._overwrite("")
+        self._line.write("")
         print(without_controls(bundle["text/plain"]))
-
-    def _overwrite(self, text: str) -> None:
-        # A line that wraps could not be overwritten.
-        text = without_controls(text)[: max(20, _terminal_size().columns - 1)]
-        print("\r" + text.ljust(self._width) + ("" if text else "\r"), end="", flush=True)
-        self._width = len(text)
 
 
 def bar_bundle(progress: Progress, now: float) -> dict[str, str]:

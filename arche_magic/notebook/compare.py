@@ -7,7 +7,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,17 @@ from arche_magic.llm_providers.errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import route_name
 
+from . import live_line
 from .ask import refuse_with, typed_or_default
 from .costs import paid_text
 from .display import CellInterrupted, Pace, Place
-from .events import follow, waiting_line
+from .events import follow
+from .live_line import TerminalLine
 from .markup import as_html
 from .receipt import attempt_lines
 from .styles import QUIET
@@ -47,6 +49,7 @@ _TYPES = {
     "seconds": "float64", "cost_usd": "float64", "error": "object",
 }  # fmt: skip
 _MOST = 8
+_TICK_SECONDS = 1.0
 _WITHOUT = (
     "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
 )  # fmt: skip
@@ -61,19 +64,28 @@ _COLUMN = (
 _HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
 
 
+def _nothing(seconds: float) -> str:
+    return ""
+
+
+def _interrupted(seconds: float) -> str:
+    return "interrupted: not complete"
+
+
 @dataclass
 class Column:
     """The view of one request, which runs in a thread of its own.
 
     Attributes:
         asked: the provider or model that the user named.
-        state: a line about it while there is no text.
+        state: a line about it while there is no text; it is given the seconds since then.
         changed: called after each change.
     """
 
     asked: str
     text: str = ""
-    state: str = "asked"
+    state: Callable[[float], str] = live_line.choosing
+    since: float = field(default_factory=time.monotonic)
     reply: Reply | None = None
     error: LLMProviderError | None = None
     changed: Callable[[], None] = lambda: None
@@ -101,32 +113,40 @@ class Column:
 
     def waiting(self, event: Waiting) -> None:
         """Show which route the request waits for."""
-        self.state = waiting_line(event)
+        self.say(live_line.waiting(event))
+
+    def started(self, event: Started) -> None:
+        """Show which route is asked."""
+        self.say(live_line.started(event))
+
+    def say(self, line: Callable[[float], str]) -> None:
+        """Show a line below; it is given the seconds since this call."""
+        self.state, self.since = line, time.monotonic()
         self.changed()
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
-        self.text, self.state = self.text + text, ""
-        self.changed()
+        self.text += text
+        self.say(_nothing)
 
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
-        self.text, self.state = "", f"{event.attempt}; starting over"
-        self.changed()
+        self.text = ""
+        self.say(lambda seconds: f"{event.attempt}; starting over")
 
     def finish(self, end: Reply | LLMProviderError) -> None:
         """Show the whole reply, or the error instead of it."""
-        self.text, self.state = str(end), ""
+        self.text = str(end)
         if isinstance(end, Reply):
             self.reply = end
         else:
             self.error = end
-        self.changed()
+        self.say(_nothing)
 
     def foot(self) -> str:
         """The line below: tokens, seconds and cost, or what went wrong."""
         if self.reply is None:
-            return "failed" if self.error else self.state or "…"
+            return "failed" if self.error else self.state(time.monotonic() - self.since) or "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
         if self.reply.from_memory:
             parts.append("from memory")
@@ -186,7 +206,11 @@ def compare(
         for thread in threads:
             thread.start()
         while not all(column.ended for column in columns):
-            error = changes.get()
+            try:
+                error = changes.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                show.tick()
+                continue
             raise_if_stopped()
             if error is not None:
                 raise error
@@ -199,7 +223,7 @@ def compare(
         # Copies: a thread that still waits for its server must not change what is shown.
         columns[:] = [replace(column) for column in columns]
         for column in columns:
-            column.state = "" if column.ended else "interrupted: not complete"
+            column.state = _nothing if column.ended else _interrupted
         show.finish()
         keep_part(_frame(columns))
         raise CellInterrupted(_farewell(any(thread.is_alive() for thread in threads))) from None
@@ -270,6 +294,7 @@ class _Columns:
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
         self._place = Place(shell) if hasattr(shell, "kernel") else None
+        self._line = TerminalLine()
         self._pace = Pace()
         self._printed = 0
         if not quiet and self._place is None and notes:
@@ -283,6 +308,16 @@ class _Columns:
             self._print()
         elif self._pace.is_due(sum(len(column.text) for column in self._columns)):
             self._place.draw(self._bundle())
+
+    def tick(self) -> None:
+        """Show how the seconds run while nothing comes."""
+        if self._quiet:
+            return
+        if self._place is not None:
+            self._place.draw(self._bundle())
+            return
+        pending = next(column for column in self._columns if not column.ended)
+        self._line.write(f"{pending.asked}: {pending.foot()}")
 
     def finish(self) -> None:
         """Show the final state."""
@@ -303,6 +338,7 @@ class _Columns:
         for column in self._columns[self._printed :]:
             if not (column.ended or everything):
                 return
+            self._line.write("")
             print(self._as_text(column), end="\n\n")
             self._printed += 1
 

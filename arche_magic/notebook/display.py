@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.characters import unfinished, without_controls
-from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 
-from .events import waiting_line
+from . import live_line
+from .live_line import LiveLine, TerminalLine
 from .out import is_captured
 from .receipt import (
     interrupted_reply,
@@ -19,7 +23,7 @@ from .receipt import (
 )
 from .reply_formats import bundle, code_of, is_json
 from .structured import structured_bundle, unread_bundle
-from .styles import quiet_line
+from .styles import QUIET, quiet_line
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -86,10 +90,23 @@ class ReplyDisplay:
         self._structured = structured
         self._redraws = hasattr(shell, "kernel")
         self._place = Place(shell)
-        self._text = self._held = ""
+        # `_before` is the text of a reply that broke off, until another one has replaced it.
+        self._text = self._held = self._before = ""
         self._pace = Pace()
         self._printed = False
         self._waits_for = ""
+        self._terminal_line = TerminalLine()
+        self._line = LiveLine(self._draw_line)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the request runs, a line says what it does until there is text."""
+        if not self._quiet:
+            self._line.say(live_line.choosing)
+        try:
+            yield
+        finally:
+            self._line.end()
 
     def note(self, line: str) -> None:
         """Show a note about the prompt above the reply."""
@@ -97,16 +114,21 @@ class ReplyDisplay:
             show(quiet_line(line) if self._redraws else without_controls(line))
 
     def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for, and how long."""
-        line = waiting_line(event)
-        said = line if self._redraws else str(event.route)
-        if said == self._waits_for:
+        """Show which route the request waits for, why, and how long."""
+        if self._quiet:
             return
-        self._waits_for = said
-        if self._redraws:
-            self._draw(quiet_line(line))
-        elif not self._quiet:
-            print(without_controls(line))
+        line = live_line.waiting(event)
+        if self._redraws or self._terminal_line.works:
+            self._line.say(line)
+        elif self._waits_for != str(event.route):
+            # A log or a pipe gets one line per route.
+            self._waits_for = str(event.route)
+            print(without_controls(line(0.0)))
+
+    def started(self, event: Started) -> None:
+        """Show which route is asked."""
+        if not self._quiet:
+            self._line.say(live_line.started(event))
 
     def add(self, text: str) -> None:
         """Add the next piece."""
@@ -116,17 +138,22 @@ class ReplyDisplay:
         if not self._redraws:
             # A part of a JSON is of no use.
             if not self._structured:
+                self._line.silence()
                 self._printed = True
                 text = self._held + text
                 end = len(text) - unfinished(text)
                 print(without_controls(text[:end]), end="", flush=True)
                 self._held = text[end:]
-        elif self._pace.is_due(len(self._text)):
+            return
+        self._line.silence()
+        if self._pace.is_due(len(self._text)):
             self._draw(self._growing())
 
     def start_over(self, event: Discarded) -> None:
-        """Forget the text so far: it broke off or does not fit the schema, and starts over."""
+        """Dim the text so far: it broke off or does not fit the schema, and starts over."""
+        self._before = max(self._before, self._text, key=len)
         self._text = ""
+        self._line.say(lambda seconds: f"{event.attempt}; starting over")
         if self._printed:
             print(without_controls(f"{self._held}\n[{event.attempt}; starting over]\n"))
             self._held = ""
@@ -183,7 +210,19 @@ class ReplyDisplay:
     def _growing(self) -> dict[str, str]:
         if self._structured:
             return unread_bundle(self._text)
-        return bundle(self._text, self._form, complete=False)
+        shown = bundle(self._text, self._form, complete=False)
+        if (rest := self._before[len(self._text) :]) and "text/markdown" in shown:
+            shown["text/markdown"] += f"\n\n{_dimmed(rest)}"
+        return shown
+
+    def _draw_line(self, line: str) -> None:
+        """Show a line where the reply will be; "" removes it."""
+        if not self._redraws:
+            self._terminal_line.write(line)
+        elif line:
+            shown = quiet_line(line)
+            shown["text/html"] += _dimmed(self._before) if self._before else ""
+            self._draw(shown)
 
     def _leave(
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
@@ -204,6 +243,12 @@ class ReplyDisplay:
     ) -> None:
         if not self._quiet:
             self._place.draw(bundle, metadata, last=last)
+
+
+def _dimmed(text: str) -> str:
+    """A text that is about to be replaced, as one line of HTML, which Markdown leaves alone."""
+    lines = escape(without_controls(text)).replace("\n", "<br>")
+    return f'<div style="{QUIET};white-space:pre-wrap">{lines}</div>'
 
 
 class Place:

@@ -6,8 +6,7 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import Protocol
 
-from arche_magic.llm_providers.reply import Discarded, Event, Reply, Waiting
-from arche_magic.llm_providers.types import in_seconds
+from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting
 
 
 class View(Protocol):
@@ -15,6 +14,10 @@ class View(Protocol):
 
     def waiting(self, event: Waiting) -> None:
         """Show which route the request waits for."""
+        ...
+
+    def started(self, event: Started) -> None:
+        """Show which route is asked."""
         ...
 
     def add(self, text: str) -> None:
@@ -40,14 +43,9 @@ def follow(events: Generator[Event, None, Reply], view: View) -> Reply:
                 return reply
             if isinstance(event, Waiting):
                 view.waiting(event)
+            elif isinstance(event, Started):
+                view.started(event)
             elif isinstance(event, Discarded):
                 view.start_over(event)
             else:
                 view.add(event.text)
-
-
-def waiting_line(event: Waiting) -> str:
-    """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s`."""
-    if event.seconds <= 0:
-        return f"waiting: {event.route} is open, and others came first"
-    return f"waiting: {event.route} opens {in_seconds(event.seconds)}"

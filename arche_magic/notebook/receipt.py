@@ -32,8 +32,7 @@ def receipt_line(reply: Reply) -> str:
         day = f"{reply.from_memory.astimezone():%Y-%m-%d}"
         parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
     else:
-        seconds = f"{reply.seconds:.{1 if reply.seconds >= 0.1 else 2}f} s"
-        parts = [route, tokens, seconds]
+        parts = [route, tokens, _time(reply)]
         if _was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
@@ -42,7 +41,26 @@ def receipt_line(reply: Reply) -> str:
         parts.append("cut at max_tokens")
     if reply.standing:
         parts.append(reply.standing)
+    parts += _started_again(reply)
     return " · ".join(parts)
+
+
+def _time(reply: Reply) -> str:
+    """`0.8 s`, or `0.8 s, after 26 s of waiting`."""
+    waited = sum(attempt.waited_s for attempt in reply.attempts[-1:])
+    asked = reply.seconds - waited if waited >= 1 else reply.seconds
+    seconds = f"{asked:.{1 if asked >= 0.1 else 2}f} s"
+    return f"{seconds}, after {waited:.0f} s of waiting" if waited >= 1 else seconds
+
+
+def _started_again(reply: Reply) -> list[str]:
+    """`started again after groq · key 1 broke off`, if some text had come before it did."""
+    for attempt in reversed(reply.attempts):
+        if attempt.outcome == "failed" and attempt.first_token_s is not None:
+            name = f"{attempt.provider} · key {attempt.key.rpartition('_key_')[2]}"
+            misfit = "does not fit" in (attempt.error or "")
+            return [f"started again after {name} {'did not fit' if misfit else 'broke off'}"]
+    return []
 
 
 def _was_paid(reply: Reply) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
-from arche_magic.llm_providers.reply import Discarded, Reply, Waiting
+from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.stopping import stopped_by
 
+from .. import live_line
 from ..display import Pace
-from ..events import follow, waiting_line
+from ..events import follow
+from ..live_line import LiveLine
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Asking:
     def _run(self, ticket: threading.Event, prompt: str, options: Mapping[str, Any]) -> None:
         view = _Growing(partial(self._tell, ticket))
         try:
-            with stopped_by(ticket):
+            with stopped_by(ticket), closing(view):
                 reply = follow(IntelligentLLMOrchestrator().events(prompt, **options), view)
         except KeyboardInterrupt:
             return
@@ -86,13 +89,24 @@ class _Growing:
         self.text = ""
         self._tell = tell
         self._pace = Pace()
+        self._line = LiveLine(self._draw_line)
+        self._line.say(live_line.choosing)
+
+    def close(self) -> None:
+        """Show no further line."""
+        self._line.end()
 
     def waiting(self, event: Waiting) -> None:
         """Show which route the request waits for."""
-        self._tell(Draft(self.text, f"⏳ {waiting_line(event)}", busy=True))
+        self._line.say(live_line.waiting(event))
+
+    def started(self, event: Started) -> None:
+        """Show which route is asked."""
+        self._line.say(live_line.started(event))
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
+        self._line.silence()
         self.text += text
         self._draw()
 
@@ -100,6 +114,10 @@ class _Growing:
         """Forget the text so far: the reply starts over."""
         self.text = ""
         self._draw()
+
+    def _draw_line(self, line: str) -> None:
+        if line:
+            self._tell(Draft(self.text, f"⏳ {line}", busy=True))
 
     def _draw(self) -> None:
         if self._pace.is_due(len(self.text)):

@@ -1,0 +1,133 @@
+"""A line that says what a request is doing, with seconds that run."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+
+from arche_magic.llm_providers.characters import without_controls
+from arche_magic.llm_providers.reply import Started, Waiting
+from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.types import in_seconds
+
+# It reads environment variables, which may hold keys: no traceback may show its locals.
+_terminal_size = without_locals(shutil.get_terminal_size)
+
+# A reply that comes sooner needs no line.
+_FIRST_SECONDS = 0.1
+_TICK_SECONDS = 1.0
+# Characters of a cause.
+_WHY = 80
+
+
+class LiveLine:
+    """Draws a line once a second, from a thread, until it is told to be silent.
+
+    Args:
+        draw: shows a line in place of the one before; "" removes it. It is not called between
+            `silence` and the next `say`.
+    """
+
+    def __init__(self, draw: Callable[[str], None]) -> None:
+        self._draw = draw
+        # Reentrant, since an interrupt may come while it is held.
+        self._lock = threading.RLock()
+        self._line: Callable[[float], str] | None = None
+        self._since = 0.0
+        self._drawn = ""
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def say(self, line: Callable[[float], str]) -> None:
+        """Show a line from now on; it is given the seconds since this call."""
+        with self._lock:
+            self._line, self._since = line, time.monotonic()
+            if self._thread is None:
+                # The context says which cell an output belongs to.
+                self._thread = threading.Thread(
+                    target=copy_context().run, args=(self._run,), name="arche_magic line",
+                    daemon=True,
+                )  # fmt: skip
+                self._thread.start()
+            elif self._drawn:
+                # It stays true: what is shown must not be a second old.
+                self._tick()
+
+    def silence(self) -> None:
+        """Remove the line, and draw nothing until something is said again."""
+        with self._lock:
+            self._line = None
+            if self._drawn:
+                self._drawn = ""
+                self._draw("")
+
+    def end(self) -> None:
+        """Remove the line, and draw nothing any more."""
+        self._ended.set()
+        self.silence()
+
+    def _run(self) -> None:
+        pause = _FIRST_SECONDS
+        while not self._ended.wait(pause):
+            pause = _TICK_SECONDS
+            self._tick()
+
+    def _tick(self) -> None:
+        with self._lock:
+            if self._line is None:
+                return
+            line = self._line(time.monotonic() - self._since)
+            if line != self._drawn:
+                self._drawn = line
+                self._draw(line)
+
+
+class TerminalLine:
+    """One line of a terminal that is overwritten.
+
+    Attributes:
+        works: whether the output is a terminal; a log or a pipe cannot take text back.
+    """
+
+    def __init__(self) -> None:
+        self.works: bool = sys.stdout.isatty()
+        self._width = 0
+
+    def write(self, text: str) -> None:
+        """Show a text in place of the one before; "" removes it."""
+        if not self.works or not (text or self._width):
+            return
+        # A line that wraps could not be overwritten.
+        text = without_controls(text)[: max(20, _terminal_size().columns - 1)]
+        print("\r" + text.ljust(self._width) + ("" if text else "\r"), end="", flush=True)
+        self._width = len(text)
+
+
+def choosing(seconds: float) -> str:
+    """The line of a request that has no route yet."""
+    return _timed("choosing a route", seconds)
+
+
+def started(event: Started) -> Callable[[float], str]:
+    """`asking groq · key 1 · gpt-oss-120b … 4 s`."""
+    return lambda seconds: _timed(f"asking {event.route}", seconds)
+
+
+def waiting(event: Waiting) -> Callable[[float], str]:
+    """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s (30 requests per minute are spent)`."""
+    if event.seconds <= 0:
+        return lambda seconds: f"waiting: {event.route} is open, and others came first"
+    why = f" ({textwrap.shorten(event.why, _WHY, placeholder=' …')})" if event.why else ""
+    return lambda seconds: (
+        f"waiting: {event.route} opens {in_seconds(max(0.0, event.seconds - seconds))}{why}"
+    )
+
+
+def _timed(line: str, seconds: float) -> str:
+    return f"{line} … {math.floor(seconds)} s" if seconds >= 1 else f"{line} …"
