@@ -19,6 +19,7 @@ from .reply import Event, Reply, Waiting
 from .reply_stream import OnWait, ReplyStream
 from .request import Request
 from .together import Together
+from .tool_rounds import with_functions
 from .tracebacks import without_locals
 from .types import Route
 
@@ -94,9 +95,12 @@ class IntelligentLLMOrchestrator:
                 limit, 0 to 1, that is left to others), `private` (only routes that are marked in
                 `[private]` may answer), `same_model` (only the model of the route that comes
                 first may, with any key and provider that has it), `tag` (a name that its attempts
-                carry, for `%llm_stats --by tag`) and `schema` (what the reply
+                carry, for `%llm_stats --by tag`), `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
-                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
+                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`),
+                `tools` (functions that the model may call: they run here, and it is asked again
+                with their results, see `reply.tool_runs`) and `max_rounds` (maximum number of
+                requests for them, 8 if not given; the last one forbids calls).
 
         Raises:
             InvalidRequest: an option is wrong, or every route refused the request.
@@ -117,15 +121,7 @@ class IntelligentLLMOrchestrator:
 
         `together` is for a thread of its own, which asks several: see there.
         """
-        events = self._events(request, False, together)
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                reply: Reply = end.value
-                return reply
-            if on_wait and isinstance(event, Waiting):
-                on_wait(event)
+        return _reply_of(self._events(request, False, together), on_wait)
 
     def together(self, requests: Sequence[Request]) -> Together:
         """For `ask`, of requests that one thread asks one after the other; see `Together`."""
@@ -183,8 +179,8 @@ class IntelligentLLMOrchestrator:
         raises SchemaMismatch at its end, without being asked for once more.
         """
         on_wait = options.pop("on_wait", None)
-        request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return ReplyStream(self._events(request, stream=True), on_wait)
+        given = _given(model, max_tokens, temperature, options)
+        return ReplyStream(self._rounds(prompt, given, stream=True), on_wait)
 
     def events(
         self,
@@ -194,12 +190,13 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Generator[Event, None, Reply]:
-        """A streamed request as it happens: `Waiting`, `Piece`, `Discarded`; returns the reply.
+        """A streamed request as it happens: `Waiting`, `Piece`, `Discarded`, and for functions
+        `ToolCall` and `ToolRun`; returns the reply.
 
         After `Discarded` the reply starts over on another route.
         """
-        request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return self._events(request, stream=True)
+        given = _given(model, max_tokens, temperature, options)
+        return self._rounds(prompt, given, stream=True)
 
     def get_stats(self) -> dict[str, Any]:
         """What this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,
@@ -323,11 +320,33 @@ class IntelligentLLMOrchestrator:
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
-        return build_request(prompt, self.configuration, **given)
+        options, _ = with_functions(given, self.configuration.keys)
+        return build_request(prompt, self.configuration, **options)
+
+    def _rounds(
+        self, prompt: str | Messages, given: Mapping[str, Any], stream: bool
+    ) -> Generator[Event, None, Reply]:
+        """The events of a request, and of those that follow its calls of functions."""
+        options, rounds = with_functions(given, self.configuration.keys)
+        request = build_request(prompt, self.configuration, **options)
+        if rounds is None:
+            return self._events(request, stream)
+        return rounds.events(request, lambda one: self._events(one, stream))
 
     def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
         on_wait: OnWait | None = given.pop("on_wait", None)
-        return self.ask(self._request(prompt, given), on_wait)
+        return _reply_of(self._rounds(prompt, given, stream=False), on_wait)
+
+
+def _reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None) -> Reply:
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            reply: Reply = end.value
+            return reply
+        if on_wait and isinstance(event, Waiting):
+            on_wait(event)
 
 
 def _given(

@@ -47,14 +47,16 @@ class Options(TypedDict, total=False):
     private: bool | None
     same_model: bool | None
     tag: str | None
+    max_rounds: int | None
     on_wait: OnWait | None
 
 
-# `on_wait` is for the code that runs the request. It is not part of the request.
+# These are for the code that runs the request. They are not part of the request.
+_NOT_OF_THE_REQUEST = ("max_rounds", "on_wait")
 _OPTIONS = [
     name
     for name in ("model", "max_tokens", "temperature", *Options.__annotations__)
-    if name != "on_wait"
+    if name not in _NOT_OF_THE_REQUEST
 ]
 
 
