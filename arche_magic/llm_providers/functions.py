@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from .bounded import library
@@ -135,8 +136,14 @@ def _parameters(
     library("pydantic")
     from pydantic import Field
 
+    code = inspect.unwrap(code)
+    # Without the type of the result, which need not exist at runtime.
+    annotated = SimpleNamespace(__annotations__=dict(getattr(code, "__annotations__", {})))
+    annotated.__annotations__.pop("return", None)
     try:
-        hints = typing.get_type_hints(inspect.unwrap(code), include_extras=True)
+        hints = typing.get_type_hints(
+            annotated, globalns=getattr(code, "__globals__", {}), include_extras=True
+        )
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError, NameError, SyntaxError, AttributeError) as error:
         raise InvalidRequest(f"tools: {name}: its parameters cannot be read: {error}") from None
