@@ -12,12 +12,51 @@ Ending = Literal["complete", "broken", "stall", "reset"]
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call, with the JSON schema of its arguments."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a prompt: who speaks ("system", "user", "assistant"), text, images."""
+    """One message of a prompt: who speaks ("system", "user", "assistant", "tool"), text, images.
+
+    `calls` are the tool calls of an assistant. `tool` is the name of the tool whose result the
+    text is.
+    """
 
     role: str
     text: str
     images: int = 0
+    calls: tuple[ToolCall, ...] = ()
+    tool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingInputs:
+    """The texts of a request for embeddings, and the tokens that each of them counts.
+
+    `dimensions` is the length of vectors that the request asks for, or None. `base64` asks for
+    vectors as base64 of 32-bit floats. `single` is true for Gemini's method for one text.
+    """
+
+    texts: tuple[str, ...]
+    tokens: tuple[int, ...]
+    dimensions: int | None = None
+    base64: bool = False
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +73,21 @@ class Call:
     json_wanted: bool = False
     json_schema: Mapping[str, Any] | None = None
     usage_wanted: bool = False  # stream_options.include_usage of the OpenAI format
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"  # "auto", "none", "required" or the name of a tool
+    parallel: bool = True  # whether one reply may call several tools
+    choices: int = 1  # how many replies are asked for (`n`)
+    top_logprobs: int | None = None  # None: no log probabilities are asked for
+    embedding: EmbeddingInputs | None = None  # None: a request for a reply
+
+    @property
+    def requests(self) -> int:
+        """How many requests this counts for the limits.
+
+        Gemini counts every text of a batch: github.com/garrytan/gbrain/pull/1922, 2026-06.
+        """
+        batch = self.provider == "google" and self.embedding is not None
+        return len(self.embedding.texts) if batch and self.embedding is not None else 1
 
     @property
     def prompt(self) -> str:
@@ -51,7 +105,9 @@ class Reply:
     """A finished simulated reply, with its token counts.
 
     `thought_tokens` are output that is not shown (Gemini's thinking); `output_tokens` includes
-    them. `finish` is "length" when `max_tokens` cut the text.
+    them. `finish` is "length" when `max_tokens` cut the text. `calls` are tool calls, which come
+    instead of a text. `others` are the second and later replies to a request for several; the
+    token counts of the first reply include theirs.
     """
 
     text: str
@@ -59,7 +115,9 @@ class Reply:
     input_tokens: int
     output_tokens: int
     thought_tokens: int = 0
-    finish: Literal["stop", "length", "content_filter"] = "stop"
+    finish: Literal["stop", "length", "content_filter", "tool_calls", "malformed_call"] = "stop"
+    calls: tuple[ToolCall, ...] = ()
+    others: tuple[Reply, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

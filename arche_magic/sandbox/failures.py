@@ -37,6 +37,8 @@ SPOILED: Mapping[str, str] = {
     "empty_reply": "200 with an empty text",
     "not_json": "200 with prose where JSON was asked for (other requests pass)",
     "misfit_json": "200 with JSON that does not fit the schema asked for (other requests pass)",
+    "tool_use_failed": "a broken call of a tool: 400 or an error event (Groq), finish reason "
+    "MALFORMED_FUNCTION_CALL (Google), arguments that are no JSON (requests without tools pass)",
     "unrelated_json": '200 with the body {"hello": 1}',
     "malformed_body": "200 with a body that is no JSON (in a stream: a malformed event)",
     "malformed_event": "a stream with an event that is no JSON (else: a malformed body)",

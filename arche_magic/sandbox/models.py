@@ -35,6 +35,7 @@ class Model:
     thought_tokens: int = 0  # output tokens that a thinking model spends before its text
     fixed_sampling: bool = False  # OpenAI's reasoning models accept no sampling parameters
     images: bool = True
+    tools: bool = True
 
 
 _GROQ = {

@@ -6,10 +6,11 @@ import json
 import re
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .exchange import Call, Message, Reply
+from .exchange import Call, Message, Reply, Tool, ToolCall
 from .schemas import bounds_in_words, schema_in
+from .tools import calls_cut, make_calls, results_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,13 +50,30 @@ def count_tokens(messages: Iterable[Message]) -> int:
 
     Providers count an image as 258 to 2,048 tokens, most by its size; here all count the same.
     """
-    return 3 + sum(text_tokens(m.text) + 4 + _TOKENS_PER_IMAGE * m.images for m in messages)
+    return 3 + sum(
+        text_tokens(m.text) + calls_tokens(m.calls) + 4 + _TOKENS_PER_IMAGE * m.images
+        for m in messages
+    )
+
+
+def calls_tokens(calls: Iterable[ToolCall]) -> int:
+    """Tokens of tool calls: their names and arguments, and 4 for each."""
+    return sum(text_tokens(made.name + made.arguments) + 4 for made in calls)
 
 
 def input_tokens(call: Call) -> int:
-    """Input tokens of a request: its prompt, and its schema, which providers count too."""
+    """Input tokens of a request: its prompt, and its schema and tools, which providers count too.
+
+    For embeddings: the tokens of all texts.
+    """
+    if call.embedding is not None:
+        return sum(call.embedding.tokens)
     schema = json.dumps(call.json_schema) if call.json_schema is not None else ""
-    return count_tokens(call.messages) + text_tokens(schema)
+    tools = sum(
+        text_tokens(tool.name + tool.description + json.dumps(tool.schema)) + 4
+        for tool in call.tools
+    )
+    return count_tokens(call.messages) + text_tokens(schema) + tools
 
 
 def text_tokens(text: str) -> int:
@@ -75,29 +93,56 @@ def make_reply(
     `custom` replaces the built-in text: it is given the model and the messages (dicts of role and
     content) and returns the text.
     """
+    first = _one_reply(call, seed, thought_tokens, custom)
+    if call.choices == 1:
+        return first
+    own = seed if call.seed is None else call.seed
+    others = tuple(
+        _one_reply(replace(call, seed=own + number), seed, thought_tokens, custom)
+        for number in range(1, call.choices)
+    )
+    output = first.output_tokens + sum(other.output_tokens for other in others)
+    return replace(first, others=others, output_tokens=output)
+
+
+def _one_reply(
+    call: Call,
+    seed: int,
+    thought_tokens: int,
+    custom: Callable[[str, list[dict[str, str]]], str] | None,
+) -> Reply:
+    calls: tuple[ToolCall, ...] = ()
+    text = ""
     if custom is not None:
         text = custom(call.model, [{"role": m.role, "content": m.text} for m in call.messages])
+    elif calls := make_calls(call, seed, lambda tool: _arguments(tool, call, seed)):
+        pass
     elif call.json_wanted or schema_in(call.messages) is not None:
         text = json.dumps(_json_reply(call, seed), ensure_ascii=False)
     else:
         text = _prose(call, seed)
     for stop in call.stop:
         text = text.partition(stop)[0]
-    finish = "stop"
+    finish: Literal["stop", "length", "tool_calls"] = "tool_calls" if calls else "stop"
     if call.max_tokens is not None:
         room = max(0, call.max_tokens - thought_tokens)
         thought_tokens = min(thought_tokens, call.max_tokens)
-        if text_tokens(text) > room:
-            text = _cut(text, room)
+        if text_tokens(text) + calls_tokens(calls) > room:
+            text, calls = _cut(text, room), calls_cut(calls, room * 4)
             finish = "length"
     return Reply(
         text=text,
         pieces=tuple(_PIECE.findall(text)) or ((text,) if text else ()),
         input_tokens=input_tokens(call),
-        output_tokens=text_tokens(text) + thought_tokens,
+        output_tokens=text_tokens(text) + calls_tokens(calls) + thought_tokens,
         thought_tokens=thought_tokens,
-        finish="length" if finish == "length" else "stop",
+        finish=finish,
+        calls=calls,
     )
+
+
+def _arguments(tool: Tool, call: Call, seed: int) -> Any:
+    return json_for_schema(tool.schema, number=_choice(seed, call)) if tool.schema else {}
 
 
 def _cut(text: str, tokens: int) -> str:
@@ -121,6 +166,8 @@ def _prose(call: Call, seed: int) -> str:
     number = _choice(seed, call)
     name = call.model.rpartition("/")[2]
     head = f"*Simulated reply (sandbox, {call.provider} · {name}).*"
+    if told := results_in_words(call.messages):
+        return f"{head}\n\n{told}"
     asked = f" You asked: “{_echo(call.prompt)}”" if call.prompt.strip() else ""
     if call.images:
         asked += f" With it came {call.images} image{'s' if call.images > 1 else ''}."

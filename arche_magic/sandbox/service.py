@@ -12,6 +12,7 @@ from .exchange import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Re
 from .failures import SPOILED, Failure, Failures
 from .models import MODELS
 from .replies import input_tokens, json_for_schema, make_reply
+from .spoiling import locate, raw, spoil, withheld
 from .windows import Calendar
 from .wires import WIRES, Wire
 
@@ -96,7 +97,7 @@ class Service:
         call, key, wire = exchange.call, exchange.key, exchange.wire
         if exchange.answer is not None or call is None or key is None or wire is None:
             answer = exchange.answer or Answer(500, [])
-            _locate(answer, base_url)
+            locate(answer, base_url)
             return answer
         kind = _kind(exchange)
         reply = make_reply(
@@ -105,13 +106,13 @@ class Service:
             thought_tokens=MODELS[call.provider][call.model].thought_tokens,
             custom=self._custom,
         )
-        exchange.reply = reply = _withheld(reply, kind, call)
+        exchange.reply = reply = withheld(reply, kind, call)
         if not call.stream:
             self.settle(exchange, 1.0)
         with self.lock:
             caller = self._caller(key, key.text, call.model, self.clock())
         answer = (wire.stream if call.stream else wire.answer)(call, reply, caller)
-        return _spoil(answer, kind, wire, call.model, caller) if kind else answer
+        return spoil(answer, kind, wire) if kind else answer
 
     def settle(self, exchange: Exchange, share: float) -> None:
         """Charge the output of an admitted request, of which this share (0 to 1) was sent.
@@ -159,9 +160,9 @@ class Service:
     ) -> Answer:
         kind = failure.kind
         if kind in ("plain_text_error", "redirect", *_NO_ANSWER):
-            return _raw(failure)
+            return raw(failure)
         if kind in SPOILED:
-            return _spoil(answer, kind, wire, "", caller)
+            return spoil(answer, kind, wire)
         return wire.refuse(self._scripted(kind, key, "", caller.now), "", caller)
 
     def usage(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -191,7 +192,7 @@ class Service:
         exchange.failure = failure = self.failures.next(provider, key.label, now)
         kind = failure.kind if failure else None
         if failure is not None and kind in ("plain_text_error", "redirect", *_NO_ANSWER):
-            exchange.answer = _raw(failure)
+            exchange.answer = raw(failure)
             return
         if kind == "stall_stream" and not stream:
             exchange.answer = Answer(0, [], ending="stall")
@@ -211,6 +212,8 @@ class Service:
             raise Refusal(
                 "invalid_request", param="messages.content", problem="type", expected="a string"
             )
+        if call.tools and not model_entry.tools:
+            raise Refusal("invalid_request", param="tools", problem="no_tools")
         tokens = input_tokens(call)
         if tokens > model_entry.context_window:
             window = model_entry.context_window
@@ -218,6 +221,9 @@ class Service:
         breaches = self.accounts.admit(key, call.model, tokens, now)
         if breaches:
             raise _limited(breaches)
+        if kind == "tool_use_failed" and provider == "groq" and call.tools and not stream:
+            # The model has written its call, so the request is charged.
+            raise Refusal("tool_use_failed", generation=f"<function={call.tools[0].name}>{{")
         exchange.call = call
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
@@ -294,11 +300,14 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
         call = WIRES[provider].read(body, path)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise Refusal("invalid_request", problem="json") from error
+    schemas = [("tools", tool.schema) for tool in call.tools if tool.schema]
     if call.json_schema is not None:
+        schemas.append(("response_format", call.json_schema))
+    for param, schema in schemas:
         try:
-            json_for_schema(call.json_schema)
+            json_for_schema(schema)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise Refusal("invalid_request", param="response_format", problem="other") from error
+            raise Refusal("invalid_request", param=param, problem="other") from error
     return call
 
 
@@ -336,60 +345,3 @@ def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: f
 
 def _kind(exchange: Exchange) -> str | None:
     return exchange.failure.kind if exchange.failure else None
-
-
-def _raw(failure: Failure) -> Answer:
-    """Answers that come from a proxy or a broken network, not from a provider."""
-    if failure.kind == "plain_text_error":
-        text = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
-        return Answer(503, [("content-type", "text/plain")], text)
-    if failure.kind == "redirect":
-        return Answer(307, [("location", failure.to or "/elsewhere")])
-    return Answer(0, [], ending="stall" if failure.kind == "stall" else "reset")
-
-
-def _locate(answer: Answer, base_url: str) -> None:
-    answer.headers = [
-        (name, base_url + value if name == "location" and value.startswith("/") else value)
-        for name, value in answer.headers
-    ]
-
-
-def _withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
-    if kind == "content_filter":
-        pieces = reply.pieces[: len(reply.pieces) // 2] if call.stream else ()
-        return replace(reply, text="", pieces=pieces, finish="content_filter")
-    if kind == "empty_reply":
-        tokens = reply.thought_tokens
-        return replace(reply, text="", pieces=(), output_tokens=tokens, finish="stop")
-    if kind in ("not_json", "misfit_json") and call.json_wanted:
-        text = '{"unexpected": "simulated"}' if kind == "misfit_json" else "Sorry, no JSON today."
-        return replace(reply, text=text, pieces=(text,))
-    return reply
-
-
-def _spoil(answer: Answer, kind: str, wire: Wire, model: str, caller: Caller) -> Answer:
-    """Spoil an answer that is ready to be sent."""
-    if kind == "unrelated_json":
-        content = b'{"hello":1}'
-        if answer.events is None:
-            return replace(answer, body=content)
-        return replace(answer, events=[b"data: " + content + b"\n\n"])
-    if answer.events is None:
-        if kind in ("malformed_body", "malformed_event"):
-            return replace(answer, body=answer.body[: len(answer.body) // 2] + b"\xe2<html>")
-        if kind in ("cut_stream", "broken_connection"):
-            return replace(answer, body=answer.body[: len(answer.body) // 2], ending="broken")
-        return answer
-    first = answer.events[: max(1, len(answer.events) // 2)]
-    if kind == "cut_stream":
-        return replace(answer, events=first)
-    if kind == "stall_stream":
-        return replace(answer, events=first, ending="stall")
-    if kind == "broken_connection":
-        return replace(answer, events=[*first, b'data: {"id": "chatcm'], ending="broken")
-    if kind in ("malformed_event", "malformed_body"):
-        return replace(answer, events=[*first, b'data: {"choices": [{"del\n\n'])
-    if kind == "stream_error":
-        return replace(answer, events=[*first, *wire.broken_off()])
-    return answer

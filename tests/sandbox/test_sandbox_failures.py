@@ -127,6 +127,8 @@ def test_every_kind_is_tested_here():
         "stall_stream", "cut_stream", "broken_connection",
         # In test_sandbox_schemas.py.
         "no_json_schema", "not_json", "misfit_json",
+        # In test_sandbox_tools.py.
+        "tool_use_failed",
     }  # fmt: skip
     assert set(STATUS) | below == set(FAILURE_KINDS)
     assert set(TEMPORARY_KINDS) < set(FAILURE_KINDS)

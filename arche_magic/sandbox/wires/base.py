@@ -171,6 +171,7 @@ def explain(details: Mapping[str, Any]) -> str:
         "value": f"'{param}' : value must be one of {list(details.get('known', ()))}",
         "json": "We could not parse the JSON body of your request.",
         "no_json_word": NO_JSON_WORD,
+        "json_with_tools": "json mode cannot be combined with tool/function calling",
         "no_stream_format": "`response_format` does not support streaming",
     }
     if problem == "schema":

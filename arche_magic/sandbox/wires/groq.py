@@ -14,7 +14,9 @@ from .openai_like import (
     limit_headers,
     limit_words,
     usage_of,
+    whole_calls,
 )
+from .tool_words import groq_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +41,12 @@ class Groq(ChatWire):
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
         call = super().read(body, path)
+        for name in ("logprobs", "top_logprobs", "logit_bias"):
+            # Refused by console.groq.com/docs/openai, as are several choices.
+            if body.get(name):
+                raise Refusal("invalid_request", param=name, problem="unknown")
+        if call.json_wanted and call.tools:
+            raise Refusal("invalid_request", param="response_format", problem="json_with_tools")
         if call.json_wanted and call.stream:
             raise Refusal("invalid_request", param="response_format", problem="no_stream_format")
         return call
@@ -87,6 +95,7 @@ class Groq(ChatWire):
                 last={"x_groq": {"id": caller.request_id, "usage": usage}},
                 every={},
                 closing=closing,
+                call_deltas=whole_calls,
             ),
         )
 
@@ -94,6 +103,12 @@ class Groq(ChatWire):
         """An error in the middle of a stream."""
         value = _error("Internal server error", "internal_server_error", "internal_server_error")
         value["error"]["status_code"] = 500
+        return [b"event: error\n" + base.event(value)]
+
+    def failed_call(self) -> list[bytes]:
+        """The error in a stream whose call of a tool cannot be read, as recorded."""
+        value = _failed_call("")
+        value["error"]["status_code"] = 400
         return [b"event: error\n" + base.event(value)]
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
@@ -115,6 +130,16 @@ class Groq(ChatWire):
 def _error(message: str, kind: str, code: str | None = None, **more: Any) -> dict[str, Any]:
     error = {"message": message, "type": kind, **more}
     return {"error": {**error, "code": code} if code else error}
+
+
+def _failed_call(generation: str) -> dict[str, Any]:
+    return _error(
+        "Failed to call a function. Please adjust your prompt. See 'failed_generation' for more "
+        "details.",
+        "invalid_request_error",
+        "tool_use_failed",
+        failed_generation=generation,
+    )
 
 
 def _limit(breach: Any, model: str, caller: Caller, headers: base.Headers) -> Answer:
@@ -192,6 +217,7 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
                 param="response_format",
             ),
         ),
+        "tool_use_failed": (400, _failed_call(refusal.details.get("generation", ""))),
         "server_error": (500, _error("Internal Server Error", internal)),
         "overloaded": (
             503,
@@ -203,4 +229,4 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
         return table[refusal.kind]
     details = refusal.details or {"param": "messages", "problem": "other"}
     more = {"param": details["param"]} if "param" in details else {}
-    return 400, _error(base.explain(details), invalid, **more)
+    return 400, _error(groq_words(details) or base.explain(details), invalid, **more)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Refusal, Reply
 from . import base
-from .openai_like import ChatWire, completion, events, usage_of
+from .openai_like import ChatWire, call_object, completion, events, usage_of
+from .tool_words import mistral_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from ..exchange import ToolCall
 
 # The fields of ChatCompletionRequest in mistralai 3.7, which has no stream_options and no seed.
 _KNOWN = base.names(
@@ -39,6 +42,7 @@ class Mistral(ChatWire):
     highest_temperature = 1.5
     most_stops = 16
     strict = False
+    most_choices = 128
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; the user or a tool must speak last. Raises Refusal."""
@@ -51,6 +55,9 @@ class Mistral(ChatWire):
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The whole reply as one JSON object."""
         value = completion(call, reply, caller, prefix="cmpl")
+        for entry, one in zip(value["choices"], (reply, *reply.others), strict=True):
+            for delta in _all_calls(one.calls):
+                entry["message"].update(delta)
         value["usage"] = usage_of(reply)
         headers = _headers(base.JSON_TYPE, caller)
         for name, shown in _SHOWN.items():
@@ -71,6 +78,8 @@ class Mistral(ChatWire):
             last={"usage": usage_of(reply)},
             every={"p": "abcdef"},  # a padding field that real chunks have too
             closing=[],
+            call_deltas=_all_calls,
+            calls_at_end=True,
         )
         return Answer(200, _headers(base.EVENT_TYPE, caller), events=sent)
 
@@ -96,6 +105,12 @@ class Mistral(ChatWire):
             "max_context_length": window,
             "type": "base",
         }
+
+
+def _all_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """One delta with all calls, as in github.com/comet-ml/opik/pull/7385, 2026-07."""
+    entries = [{**call_object(made), "index": number} for number, made in enumerate(calls)]
+    return [{"content": "", "tool_calls": entries}] if entries else []
 
 
 def _is_prefix(message: Mapping[str, Any]) -> bool:
@@ -196,6 +211,8 @@ def _refused(refusal: Refusal, model: str, key: str) -> tuple[int, dict[str, Any
     }
     if refusal.kind in table:
         return table[refusal.kind]
+    if words := mistral_words(refusal.details):
+        return 400, _error(*words, 400)
     if refusal.details.get("problem") == "order":
         text = f"Expected last role User or Tool but got {refusal.details['value']}"
         return 400, _error(text, "invalid_request_message_order", "3230", 400)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import zlib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Message, Refusal
 from ..schemas import strict_problem
 from . import base
+from .chat_tools import link_results, read_calls, read_choice, read_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from ..exchange import Breach, Caller, Reply
+    from ..exchange import Breach, Caller, Reply, ToolCall
 
 _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"}
 _UNITS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}
@@ -32,6 +34,7 @@ class ChatWire(base.Wire):
     most_stops = 4
     strict = True
     """Whether strict schemas and prompts for JSON are checked, as OpenAI and Groq do."""
+    most_choices = 1
 
     def key_text(self, headers: Mapping[str, str]) -> str | None:
         """The key in the Authorization header."""
@@ -44,11 +47,21 @@ class ChatWire(base.Wire):
         if not isinstance(body.get("model"), str):
             raise Refusal("invalid_request", param="model", problem="missing")
         self.check_model(body)
-        messages = _read_messages(body, self.roles)
+        messages = link_results(
+            _read_messages(body, self.roles, self.provider), body["messages"], self.provider
+        )
+        tools = read_tools(body, self.provider)
         base.check_number(body, "temperature", 0, self.highest_temperature)
         base.check_number(body, "top_p", 0, 1)
-        if (body.get("n") or 1) != 1:
-            raise Refusal("invalid_request", param="n", problem="above", bound=1, value=body["n"])
+        choices = base.check_integer(body, "n", 1) or 1
+        if choices > self.most_choices:
+            raise Refusal(
+                "invalid_request",
+                param="n",
+                problem="above",
+                bound=self.most_choices,
+                value=choices,
+            )
         most = [
             base.check_integer(body, name, self.least_max_tokens)
             for name in ("max_completion_tokens", "max_tokens")
@@ -65,6 +78,10 @@ class ChatWire(base.Wire):
             json_wanted=json_wanted,
             json_schema=schema,
             usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),
+            tools=tools,
+            tool_choice=read_choice(body, tools, self.provider),
+            parallel=body.get("parallel_tool_calls") is not False,
+            choices=choices,
         )
 
     def check_model(self, body: Mapping[str, Any]) -> None:
@@ -120,13 +137,24 @@ def completion(
         "created": int(caller.now),
         "model": call.model,
         "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": reply.text},
-                "finish_reason": reply.finish,
-            }
+            {"index": number, "message": _message(one), "finish_reason": one.finish}
+            for number, one in enumerate((reply, *reply.others))
         ],
     }
+
+
+def _message(reply: Reply) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.calls:
+        message["content"] = reply.text or None
+        message["tool_calls"] = [call_object(made) for made in reply.calls]
+    return message
+
+
+def call_object(made: ToolCall) -> dict[str, Any]:
+    """A tool call as it stands in a message."""
+    function = {"name": made.name, "arguments": made.arguments}
+    return {"id": made.id, "type": "function", "function": function}
 
 
 def chunk(call: Call, caller: Caller, choices: list[Any], **more: Any) -> dict[str, Any]:
@@ -141,9 +169,9 @@ def chunk(call: Call, caller: Caller, choices: list[Any], **more: Any) -> dict[s
     }
 
 
-def choice(delta: dict[str, Any], finish: str | None = None) -> list[Any]:
+def choice(delta: dict[str, Any], finish: str | None = None, index: int = 0) -> list[Any]:
     """The choices of a chunk."""
-    return [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return [{"index": index, "delta": delta, "finish_reason": finish}]
 
 
 def events(
@@ -155,18 +183,71 @@ def events(
     last: dict[str, Any],
     every: dict[str, Any],
     closing: list[bytes],
+    call_deltas: Callable[[Sequence[ToolCall]], list[dict[str, Any]]],
+    calls_at_end: bool = False,
 ) -> list[bytes]:
-    """All events of a streamed reply; `first`, `last` and `every` are extra fields of chunks."""
-    result = [
-        base.event(chunk(call, caller, choice({"role": "assistant", "content": ""}), **first))
-    ]
-    # The thousands of chunks of a long reply differ only in their text.
-    mark = "\x00"
-    frame = json.dumps(chunk(call, caller, choice({"content": mark}), **every))
-    before, after = frame.split(json.dumps(mark))
-    result += [f"data: {before}{json.dumps(p)}{after}\n\n".encode() for p in reply.pieces]
-    result.append(base.event(chunk(call, caller, choice({}, reply.finish), **last)))
+    """All events of a streamed reply; `first`, `last` and `every` are extra fields of chunks.
+
+    `call_deltas` makes the deltas of tool calls; `calls_at_end` puts the last of them into the
+    chunk with the finish reason. Several replies come one after the other.
+    """
+    result: list[bytes] = []
+    for index, one in enumerate((reply, *reply.others)):
+        start = {"role": "assistant", "content": None if one.calls and not calls_at_end else ""}
+        result.append(base.event(chunk(call, caller, choice(start, None, index), **first)))
+        # The thousands of chunks of a long reply differ only in their text.
+        mark = "\x00"
+        frame = json.dumps(chunk(call, caller, choice({"content": mark}, None, index), **every))
+        before, after = frame.split(json.dumps(mark))
+        if call.top_logprobs is None:
+            result += [f"data: {before}{json.dumps(p)}{after}\n\n".encode() for p in one.pieces]
+        else:
+            result += [
+                base.event(_piece_with_logprobs(call, caller, index, piece, every))
+                for piece in one.pieces
+            ]
+        deltas = call_deltas(one.calls)
+        end = deltas.pop() if deltas and calls_at_end else {}
+        result += [
+            base.event(chunk(call, caller, choice(delta, None, index), **every)) for delta in deltas
+        ]
+        result.append(base.event(chunk(call, caller, choice(end, one.finish, index), **last)))
     return [*result, *closing, base.DONE]
+
+
+def _piece_with_logprobs(
+    call: Call, caller: Caller, index: int, piece: str, every: dict[str, Any]
+) -> dict[str, Any]:
+    choices = choice({"content": piece}, None, index)
+    choices[0]["logprobs"] = logprobs((piece,), call.top_logprobs or 0)
+    return chunk(call, caller, choices, **every)
+
+
+def logprobs(pieces: Sequence[str], top: int) -> dict[str, Any]:
+    """The logarithms of probabilities: of each piece, and of `top` likely ones in its place."""
+    content = []
+    for piece in pieces:
+        likely = -(zlib.crc32(piece.encode("utf-8", "replace")) % 1000) / 2000
+        options = [_token(piece, likely)] + [
+            _token(f"{piece}~{rank}", likely - rank) for rank in range(1, top)
+        ]
+        content.append({**_token(piece, likely), "top_logprobs": options[:top]})
+    return {"content": content, "refusal": None}
+
+
+def _token(text: str, likely: float) -> dict[str, Any]:
+    return {"token": text, "logprob": likely, "bytes": list(text.encode("utf-8", "replace"))}
+
+
+def whole_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """One delta for each call, with all of it, as Groq streams.
+
+    Seen in github.com/ogx-ai/ogx/pull/630, 2024-12.
+    """
+    return [
+        {"tool_calls": [{"index": number, **call_object(made)}]}
+        for number, made in enumerate(calls)
+    ]
 
 
 def limit_words(breach: Breach, minute: str) -> str:
@@ -176,7 +257,9 @@ def limit_words(breach: Breach, minute: str) -> str:
     return f"{breach.unit.replace('_', ' ')} per {period} ({short})"
 
 
-def _read_messages(body: Mapping[str, Any], roles: tuple[str, ...]) -> tuple[Message, ...]:
+def _read_messages(
+    body: Mapping[str, Any], roles: tuple[str, ...], provider: str
+) -> tuple[Message, ...]:
     """The messages of a request. Raises Refusal if one is malformed."""
     given = body.get("messages")
     if given is None:
@@ -205,7 +288,9 @@ def _read_messages(body: Mapping[str, Any], roles: tuple[str, ...]) -> tuple[Mes
             raise Refusal(
                 "invalid_request", param=f"{place}.content", problem="type", expected="a string"
             )
-        messages.append(Message("system" if role == "developer" else role, content, images))
+        calls = read_calls(item, place, provider)
+        role = "system" if role == "developer" else role
+        messages.append(Message(role, content, images, calls))
     return tuple(messages)
 
 
