@@ -63,8 +63,7 @@ class ToolRounds:
                 if len(replies) == self.most and reply.tool_calls and not reply.strip():
                     raise LLMProviderError(
                         f"the model still asks for calls after {self.most} rounds (max_rounds), "
-                        "although the last round forbids them",
-                        attempts=reply.attempts,
+                        "although the last round forbids them"
                     )
                 if not reply.tool_calls or len(replies) == self.most:
                     return _with_sums(replies, runs)
