@@ -95,7 +95,8 @@ class RouteAttempt:
     def _answered(self, account: str | None) -> Result:
         answer, route, usage = self._answer, self._hold.route, self._answer.spent()
         schema, parsed = self._progress.request.schema, None
-        if schema:
+        # A call of a tool comes before the reply that must fit.
+        if schema and not answer.tool_calls:
             try:
                 parsed = schema.read(answer.text)
             except ValueError as misfit:

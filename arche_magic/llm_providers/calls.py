@@ -116,7 +116,7 @@ class Answer:
     @property
     def answered(self) -> bool:
         """Whether anything arrived."""
-        return bool(self._pieces) or self._counted is not None
+        return bool(self._pieces or self.tool_calls) or self._counted is not None
 
     @property
     def usage(self) -> Usage | None:
@@ -150,7 +150,8 @@ class Answer:
 
     def _estimate(self) -> Usage:
         expected_input = math.ceil(self._hold.amounts["input_tokens"])
-        return Usage(expected_input, math.ceil(len(self.text) / 4))
+        calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
+        return Usage(expected_input, math.ceil((len(self.text) + calls) / 4))
 
     def _warn(self) -> None:
         route = self.route

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
+from .conversation import Messages
 from .errors import ConfigurationError, NoKeys
 from .given_keys import labelled
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
-from .parameters import Messages, Options, build_request
+from .parameters import Options, build_request
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply, Waiting

@@ -16,8 +16,8 @@ from typing import Any
 from .catalog import parse_limits
 from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
-from .provider_failure import NOT_SENT, ProviderFailure, Remedy
-from .quota import booking, closures, codec, failing, ledger, opening, views
+from .provider_failure import NOT_SENT, ProviderFailure
+from .quota import booking, capabilities, codec, failing, ledger, opening, views
 from .quota.budget import BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
@@ -35,6 +35,7 @@ from .quota.standings import standings
 from .quota.state import AccountState, Amounts, ProviderState
 from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
+from .suitability import may_be_unsuitable
 from .types import Key, Observation, Route, Standing, Usage
 
 # How long a user's command, and a note that is not important, wait for a locked ledger.
@@ -94,10 +95,8 @@ class QuotaTracker:
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route takes this request, and why not earlier."""
         record = self._records.read(route, now)
-        if request.images:
-            takes_images = self.configuration.takes_images(route)
-            if not takes_images or closures.lacks(record, "images", now):
-                return RouteState(math.inf, "takes no images", 0.0, remedy=Remedy.FIX_REQUEST.name)
+        if unfit := capabilities.lacking(record, request, self.configuration, now):
+            return unfit
         amounts = ledger.estimate(record.model, request)
         state = opening.route_state(record, amounts, now, request.reserve)
         bound_of = self._spending.bound_of(request, now)
@@ -109,7 +108,7 @@ class QuotaTracker:
         The ledger is read once per provider. A state is worked out when it is asked for, and again
         only after a change. A headroom can be up to one second old.
         """
-        if request.images:
+        if may_be_unsuitable(request):
             return lambda route: self.state(route, request, now)
         state_of = self._states.of(request, now)
         bound_of = self._spending.bound_of(request, now)

@@ -22,17 +22,25 @@ class Image:
     Attributes:
         media_type: `image/png`, `image/jpeg`, `image/webp` or `image/gif`.
         data: the file's bytes.
+        url: its address, if the provider is to fetch it; `data` is then empty.
+        detail: how closely the model looks at it, `low` or `high`; "" for its default.
     """
 
     media_type: str
     data: bytes = field(repr=False)
+    url: str = field(default="", repr=False)
+    detail: str = field(default="", repr=False)
 
     def __str__(self) -> str:
+        if self.url:
+            return self.url
         return f"{self.media_type}, {math.ceil(len(self.data) / 1000):,} kB"
 
     @property
     def data_uri(self) -> str:
-        """The picture as text, the way JSON carries it."""
+        """The picture as text, the way JSON carries it, or its address."""
+        if self.url:
+            return self.url
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
@@ -60,6 +68,7 @@ class Message:
         images: shown to the model after the text; only a user's turn has any.
         tool_calls: what the assistant's turn asked to run; its text may then be empty.
         tool_call_id: the call whose result a tool's turn is.
+        name: tells apart participants with the same role; "" for most.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -67,6 +76,7 @@ class Message:
     images: tuple[Image, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    name: str = ""
 
     @property
     def tokens(self) -> float:
@@ -116,6 +126,7 @@ class Schema:
         strict: whether it is in the form that strict modes take.
         read: from a reply's text to its value; raises ValueError that says what does not fit.
         fields: the fields of that value, by the names that they have there, not by aliases.
+        description: tells the model what the reply is for; "" for most.
     """
 
     name: str
@@ -123,6 +134,7 @@ class Schema:
     strict: bool
     read: Callable[[str], Any] = field(repr=False, compare=False)
     fields: Mapping[str, Field] = field(default_factory=dict, repr=False, compare=False)
+    description: str = ""
 
     @property
     def tokens(self) -> float:
@@ -144,6 +156,11 @@ class Schema:
         fields = self.fields.items()
         characters = sum(len(name) + _AROUND_FIELD + one.characters for name, one in fields)
         return min(guess, (characters + _AROUND_REPLY) / _JSON_CHARACTERS_PER_TOKEN)
+
+
+# Besides `n`, fields of `Request.extra` whose results are not in a reply's text. `functions` are
+# the tools of earlier versions of OpenAI's interface.
+_NEED_CHOICES = ("logprobs", "top_logprobs", "functions")
 
 
 @dataclass(frozen=True)
@@ -185,9 +202,29 @@ class Request:
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""
     parallel_tool_calls: bool | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def images(self) -> tuple[Image, ...]:
         """The images of all messages."""
         return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether it offers tools, or its conversation has calls of tools."""
+        return bool(self.tools) or any(m.tool_calls or m.role == "tool" for m in self.messages)
+
+    @property
+    def tool_tokens(self) -> float:
+        """Tokens of the definitions of its tools, by length alone."""
+        return sum(_text_tokens(t.name + t.description + t.parameters) for t in self.tools)
+
+    @property
+    def needs_choices(self) -> bool:
+        """Whether its reply has the provider's own choices; such a reply is not streamed."""
+        return self.extra.get("n", 1) != 1 or any(map(self.extra.get, _NEED_CHOICES))
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether its reply must be JSON."""
+        return self.schema is not None or "response_format" in self.extra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,3 +65,14 @@ class ToolRun:
     failed: bool = False
     seconds: float = 0.0
     round: int = 1
+
+
+def thought_signature(call: Mapping[str, Any]) -> str:
+    """Gemini's thought signature of a call in OpenAI's form; "" if it has none.
+
+    It is where Google's own service puts it (ai.google.dev/gemini-api/docs/openai).
+    """
+    extra = call.get("extra_content")
+    google = extra.get("google") if isinstance(extra, Mapping) else None
+    signature = google.get("thought_signature") if isinstance(google, Mapping) else None
+    return signature if isinstance(signature, str) else ""

@@ -65,17 +65,17 @@ def call_line(call: ToolCall) -> str:
 
 def run_bundle(run: ToolRun) -> dict[str, str]:
     """A call and its result: a grey line that unfolds to all of both."""
-    line = f"{call_line(run.call)} →"
+    line = call_line(run.call)
     result = one_line(run.result, _LONGEST_RESULT)
     error = "error: " if run.failed else ""
     mark = f'<b style="color:{RED}">error</b>: ' if run.failed else ""
     parts = [f"{run.call.name}({run.call.arguments})", run.result, f"{run.seconds:.2f} s"]
     inside = "".join(f'<pre style="{_PART}">{escape(_shortened(part))}</pre>' for part in parts)
     return {
-        "text/plain": f"{line} {error}{result}",
+        "text/plain": f"{line} → {error}{result}",
         "text/html": (
             f'<details style="{QUIET}"><summary style="cursor:pointer">'
-            f"<code>{escape(line)}</code> {mark}<code>{escape(result)}</code></summary>"
+            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code></summary>"
             f"{inside}</details>"
         ),
     }

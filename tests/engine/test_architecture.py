@@ -121,7 +121,9 @@ ALLOWED = {
         "types",
     },
     "quota_tracker": {
-        "provider_failure", "request", "quota.booking", "quota.budget", "quota.closures",
+        "provider_failure", "request", "suitability", "quota.booking", "quota.budget",
+        "quota.capabilities",
+        "quota.closures",
         "quota.codec",
         "quota.failing",
         "quota.key_states", "quota.merging", "quota.older_package", "quota.ledger", "quota.opening",
@@ -136,7 +138,7 @@ ALLOWED = {
     "adapters": {
         "provider_failure", "request", "addresses", "bounded", "characters", "errors", "machine",
         "reasoning", "redaction",
-        "stopping", "tools", "tracebacks", "types",
+        "stopping", "suitability", "tools", "tracebacks", "types",
     },
     "prices": {"bounded", "types"},
     "key_checks": {"provider_failure", "adapters", "config", "errors", "quota_tracker", "types"},
@@ -159,8 +161,17 @@ ALLOWED = {
     },
     "given_keys": {"config", "errors", "tracebacks", "types"},
     "images": {"request", "errors", "folders", "types"},
+    "conversation": {"request", "characters", "errors", "images", "tools"},
+    "tool_parameters": {"characters", "errors", "tools"},
+    "extra_fields": {"request", "errors", "schemas"},
+    "suitability": {"request?"},
+    "quota.capabilities": {
+        "provider_failure", "request", "suitability", "config", "quota.closures", "quota.opening",
+        "quota.state", "quota",
+    },
     "parameters": {
-        "request", "characters", "schemas", "config", "errors", "images", "redaction", "types",
+        "request", "characters", "conversation", "extra_fields", "schemas", "config", "errors",
+        "redaction", "tool_parameters", "tools", "types",
         "reply_stream?",
     },
     "schemas": {"request", "bounded", "characters", "config", "errors", "reasoning", "types"},

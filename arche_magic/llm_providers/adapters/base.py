@@ -102,7 +102,8 @@ class SdkAdapter(ABC):
         """One call to the provider; see `Adapter.complete`."""
         received = Received()
         failure: BaseException
-        stream = stream and (self._streams_json or request.schema is None)
+        stream = stream and not request.needs_choices
+        stream = stream and (self._streams_json or not request.wants_json)
         with NoLocals(), self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
@@ -120,8 +121,7 @@ class SdkAdapter(ABC):
             except Exception as error:  # noqa: BLE001
                 if stream and received.is_whole:
                     # Only what follows the end of the reply is missing.
-                    ending = received.usage, received.finish_reason
-                    yield Completion(received.rest(), *ending)
+                    yield _last(received, request, received.rest(), stream)
                     return
                 failure = self._raised(error, call, request, model, received)
         # Raised after the handler, so that nothing refers to the cause: its text may quote the
@@ -185,6 +185,8 @@ class SdkAdapter(ABC):
                 self._note_account(call, {})
             if part is not None:
                 received.add(part)
+                if stream and (part.call_pieces or part.tool_calls):
+                    call.hear(text=True)
                 if stream and part.text:
                     call.hear(text=True)
                     text = received.whole(part.text)
@@ -196,9 +198,9 @@ class SdkAdapter(ABC):
         if not received:
             early = stream and not objects
             raise stream_ended_early() if early and not _is_page(call) else _malformed(call)
-        finish_reason = received.checked_finish(request, stream or objects > 1)
         text = received.rest() if stream else received.text
-        yield Completion(text, received.usage, finish_reason, observations or ())
+        last = _last(received, request, text, stream or objects > 1)
+        yield replace(last, observations=observations or ())
 
     def _raised(
         self, error: Exception, call: Call, request: Request | None, model: str, received: Received
@@ -292,6 +294,17 @@ class SdkAdapter(ABC):
             "%s: %s, treated as temporary trouble: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),
         )  # fmt: skip
+
+
+def _last(received: Received, request: Request, text: str, stream: bool) -> Completion:
+    """The last completion of a call, with everything besides its text.
+
+    Raises:
+        AttemptFailed: what was received is not an answer.
+    """
+    ending = received.usage, received.checked_finish(request, stream)
+    choices = received.choices if request.needs_choices else ()
+    return Completion(text, *ending, tool_calls=received.tool_calls, choices=choices)
 
 
 def _is_page(call: Call) -> bool:

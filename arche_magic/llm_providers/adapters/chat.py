@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .error_bodies import ErrorInReply, mapping, mappings, said
@@ -12,18 +13,42 @@ if TYPE_CHECKING:
     from ..request import Message, Request
 
 
-def chat_messages(request: Request) -> list[dict[str, Any]]:
-    """The messages of a request."""
+def chat_messages(request: Request, call_id: Callable[[str], str] = str) -> list[dict[str, Any]]:
+    """The messages of a request; `call_id` turns the ids of calls into those that are sent."""
 
-    def content(message: Message) -> str | list[dict[str, Any]]:
-        if not message.images:
-            return message.content
-        pictures = [
-            {"type": "image_url", "image_url": {"url": image.data_uri}} for image in message.images
-        ]
-        return [{"type": "text", "text": message.content}, *pictures]
+    def turn(message: Message) -> dict[str, Any]:
+        turn: dict[str, Any] = {"role": message.role, "content": _content(message)}
+        if message.name:
+            turn["name"] = message.name
+        if message.role == "tool":
+            turn["tool_call_id"] = call_id(message.tool_call_id)
+        if message.tool_calls:
+            turn["content"] = turn["content"] or None
+            turn["tool_calls"] = [
+                {
+                    "id": call_id(call.id),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in message.tool_calls
+            ]
+        return turn
 
-    return [{"role": m.role, "content": content(m)} for m in request.messages]
+    return [turn(message) for message in request.messages]
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.content
+    parts: list[dict[str, Any]] = []
+    if message.content:
+        parts.append({"type": "text", "text": message.content})
+    for image in message.images:
+        picture = {"url": image.data_uri}
+        if image.detail:
+            picture["detail"] = image.detail
+        parts.append({"type": "image_url", "image_url": picture})
+    return parts
 
 
 def chat_part(item: Any) -> Part | None:
@@ -45,7 +70,12 @@ def chat_part(item: Any) -> Part | None:
             raise ErrorInReply(item)
         return Part(usage=count) if count else None
     choice = choices[0]
-    message = mapping(choice.get("message")) or mapping(choice.get("delta"))
+    whole = mapping(choice.get("message"))
+    message = whole or mapping(choice.get("delta"))
+    calls = mappings(message.get("tool_calls"))
+    if called := mapping(message.get("function_call")):
+        # The form of OpenAI's earlier `functions`.
+        calls.append({"function": called})
     # Groq names here why it stopped a stream early.
     stopped, reason = said(extra, "error"), said(choice, "finish_reason")
     return Part(
@@ -54,6 +84,8 @@ def chat_part(item: Any) -> Part | None:
         finish_reason="error" if stopped else finish_kind(reason),
         usage=count,
         reason=stopped or reason,
+        call_pieces=tuple(calls),
+        choices=tuple(choices) if whole else (),
     )
 
 

@@ -30,6 +30,14 @@ _NO_IMAGES = re.compile(
     r"|image.{0,40}not supported|unknown variant .?image_url|content.{0,40}must be a string",
     re.IGNORECASE,
 )
+# In the words of Ollama, OpenRouter, Groq, Google, Mistral, vLLM, llama.cpp and SambaNova.
+_NO_TOOLS = re.compile(
+    r"(not|n't) support[^.]{0,30}\b(tool|function)([ _-]?(use|call|choice))?"
+    r"|(no|none)\b[^.]{0,40}support (tool|function)"
+    r"|\b(tools?|function)[` ]{0,2}([ _-]?(use|calling|calls?|choice))?[` ]{0,2}[^.]{0,20}"
+    r"(not (supported|enabled|available)|unsupported|requires --)",
+    re.IGNORECASE,
+)
 _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 
@@ -247,5 +255,12 @@ def without_capability(failure: ProviderFailure, request: Request) -> ProviderFa
             Remedy.FIX_REQUEST,
             said=failure.said,
             lacks="images",
+        )
+    if request.uses_tools and _NO_TOOLS.search(failure.said):
+        return ProviderFailure(
+            f"takes no tools {failure.summary[failure.summary.find('(') :]}",
+            Remedy.FIX_REQUEST,
+            said=failure.said,
+            lacks="tools",
         )
     return failure

@@ -25,12 +25,13 @@ _PATTERNS = {
         "|maxtime"
         "|limit(?:reached|exceeded|hit)?$"
     ),
+    "tool_calls": re.compile("^(?:tool|function)(?:call|use)?s?$"),
 }
 _NOT_YET = ("null", "none", "finishreasonunspecified")
 
 
 def finish_kind(word: str) -> str | None:
-    """`stop`, `length`, `content_filter` or `error`; None for a word that says "not yet"."""
+    """`stop`, `length`, `tool_calls`, `content_filter` or `error`; None for "not yet"."""
     if not word or word == "stop":
         # The usual case, without the patterns.
         return word or None

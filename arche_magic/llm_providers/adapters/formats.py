@@ -181,6 +181,8 @@ def response_format(
     if form is Format.JSON:
         return {"type": "json_object"}
     described = {"name": schema.name, schema_field: schema.definition, "strict": schema.strict}
+    if schema.description:
+        described["description"] = schema.description
     return {"type": "json_schema", "json_schema": described}
 
 

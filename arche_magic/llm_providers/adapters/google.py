@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..provider_failure import ProviderFailure, Remedy
-from ..request import Image, Request
+from ..request import Request
 from ..types import Metric, Observation, Period
 from .base import SdkAdapter
 from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .finish import finish_kind
 from .formats import Format
+from .google_parts import as_signature, as_text, calls_in, contents_of, tool_config, translated
 from .http import STAND_IN, Call
 from .limits import parse_duration
 from .parts import Part, as_count, counted
@@ -30,7 +31,16 @@ _READ: Any = {
     "promptFeedback": {"blockReason": "BlockedReason"},
     "candidates": [
         {
-            "content": {"parts": [{"text": ..., "thought": ...}]},
+            "content": {
+                "parts": [
+                    {
+                        "text": ...,
+                        "thought": ...,
+                        "thoughtSignature": as_signature,
+                        "functionCall": {"id": as_text, "name": as_text, "args": mapping},
+                    }
+                ]
+            },
             "finishReason": "FinishReason",
         }
     ],
@@ -108,19 +118,14 @@ class GoogleAdapter(SdkAdapter):
             "stop_sequences": list(request.stop) or None,
             "seed": request.seed,
             **_response_format(request, form),
+            **tool_config(request),
+            **translated(request, model),
         }
         given = {name: value for name, value in config.items() if value is not None}
         # With either of these the SDK would send requests that the ledger does not count.
         given["automatic_function_calling"] = {"disable": True}
         given["automatic_continuation"] = False
-        contents = [
-            {
-                "role": "model" if message.role == "assistant" else "user",
-                "parts": [{"text": message.content}, *map(_inline, message.images)],
-            }
-            for message in request.messages
-            if message.role != "system"
-        ]
+        contents = contents_of(request, model)
         models = sdk.models
         send = models.generate_content_stream if stream else models.generate_content
         answer = send(model=model, contents=contents, config=given)
@@ -163,14 +168,13 @@ def classify(refusal: Refusal) -> ProviderFailure:
 
 
 def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
+    if "response_format" in request.extra:
+        # Any other type makes the route unsuitable, see `unsuitable`.
+        return {"response_mime_type": "application/json"}
     if request.schema is None or form is None or form is Format.PROMPT:
         return {}
     schema = request.schema.definition if form is Format.SCHEMA else None
     return {"response_mime_type": "application/json", "response_json_schema": schema}
-
-
-def _inline(image: Image) -> dict[str, Any]:
-    return {"inline_data": {"mime_type": image.media_type, "data": image.data}}
 
 
 def _only(value: Any, shape: Any) -> Any:
@@ -227,6 +231,7 @@ def _part(response: Any) -> Part | None:
         finish_reason=finish_kind(ending),
         usage=count or None,
         reason=ending,
+        tool_calls=calls_in(pieces),
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
+from ..suitability import MISTRAL_FIELDS
 from .base import SdkAdapter
 from .chat import chat_messages, chat_part
 from .error_bodies import mapping, mappings, said, validation_problems
@@ -16,9 +18,10 @@ from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations
 from .parts import Part, as_count
+from .tool_calls import chosen_tool, short_id, tool_definitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..request import Request
     from ..types import Observation
@@ -32,6 +35,7 @@ WORDS: Words = {
     **dict.fromkeys(("1500", "invalid_model"), ("model not found", Remedy.CHANGE_MODEL)),
     "3051": ("the prompt is too long", Remedy.SHORTEN_PROMPT),
 }
+_CALL_ID = re.compile("[A-Za-z0-9]{9}")
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -48,11 +52,19 @@ class MistralAdapter(SdkAdapter):
         if not choices or "delta" in choices[0]:
             return answer
         message = mapping(choices[0].get("message"))
+        calls = [
+            {"id": said(call, "id"), "function": _called(mapping(call.get("function")))}
+            for call in mappings(message.get("tool_calls"))
+        ]
         usage = mapping(answer.get("usage"))
         choice = {
             "index": 0,
             "finish_reason": said(choices[0], "finish_reason"),
-            "message": {"role": "assistant", "content": message.get("content")},
+            "message": {
+                "role": "assistant",
+                "content": message.get("content"),
+                "tool_calls": calls or None,
+            },
         }
         return {
             "id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice],
@@ -78,7 +90,7 @@ class MistralAdapter(SdkAdapter):
     ) -> Iterable[Part | None]:
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": chat_messages(request),
+            "messages": chat_messages(request, _call_id),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -86,7 +98,12 @@ class MistralAdapter(SdkAdapter):
             "random_seed": request.seed,
             # The SDK has another name for it, because `schema` is a method of its classes.
             "response_format": response_format(request, form, "schema_definition"),
+            "tools": tool_definitions(request),
+            "tool_choice": chosen_tool(request),
+            "parallel_tool_calls": request.parallel_tool_calls,
         }
+        # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
+        parameters |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
         given = {name: value for name, value in parameters.items() if value is not None}
         if stream:
             yield from _events(sdk.chat.stream(**given))
@@ -113,6 +130,21 @@ class MistralAdapter(SdkAdapter):
                 names_option="response_format" not in problems,
             )
         return by_status(refusal)
+
+
+def _call_id(call_id: str) -> str:
+    """An id that Mistral takes; it refuses any but nine letters and digits.
+
+    Seen: "Tool call id was … but must be a-z, A-Z, 0-9, with a length of 9"
+    (github.com/jackmpcollins/magentic/issues/276).
+    """
+    return call_id if _CALL_ID.fullmatch(call_id) else short_id(call_id, 9)
+
+
+def _called(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments")
+    is_known = isinstance(arguments, str | dict)
+    return {"name": said(function, "name"), "arguments": arguments if is_known else ""}
 
 
 class _NoLog:

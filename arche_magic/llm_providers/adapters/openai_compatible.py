@@ -24,6 +24,7 @@ from .limits import (
     served_at,
 )
 from .parts import Part
+from .tool_calls import chosen_tool, short_id, tool_definitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -90,6 +91,7 @@ _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
     re.IGNORECASE,
 )
+_LONGEST_CALL_ID = 40
 # By provider, base URL and model, where the usual name was refused.
 _token_limits: dict[tuple[str, str, str], str] = {}
 # As above, where `stream_options` was refused.
@@ -142,9 +144,12 @@ class OpenAIAdapter(SdkAdapter):
         self, request: Request, model: str, stream: bool, form: Format | None
     ) -> dict[str, Any]:
         takes_options = (self._key.provider, self._base_url, model) not in _without_options
+        extra = dict(request.extra)
+        # The others count for streams alone, and the engine needs the usage.
+        options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": chat_messages(request),
+            "messages": chat_messages(request, _call_id),
             self._token_limit(model): request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -152,9 +157,12 @@ class OpenAIAdapter(SdkAdapter):
             "seed": request.seed,
             "response_format": response_format(request, form, "schema"),
             "stream": stream or None,
-            "stream_options": self._stream_options if stream and takes_options else None,
+            "stream_options": (options or None) if stream and takes_options else None,
+            "tools": tool_definitions(request),
+            "tool_choice": chosen_tool(request),
+            "parallel_tool_calls": request.parallel_tool_calls,
         }
-        return {name: value for name, value in parameters.items() if value is not None}
+        return extra | {name: value for name, value in parameters.items() if value is not None}
 
     # Without it OpenAI streams carry no usage.
     _stream_options: Mapping[str, Any] | None = {"include_usage": True}
@@ -255,6 +263,11 @@ class GroqAdapter(OpenAIAdapter):
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         match = re.search(r"organization `?(org_\w+)", said(fields, "message"))
         return match[1] if match else None
+
+
+def _call_id(call_id: str) -> str:
+    # OpenAI refuses longer ones.
+    return call_id if len(call_id) <= _LONGEST_CALL_ID else f"call_{short_id(call_id, 24)}"
 
 
 def _resets_in(refusal: Refusal) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..characters import Characters, whole_characters
@@ -10,6 +11,7 @@ from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..reasoning import without_reasoning
 from ..types import Usage
 from .error_bodies import is_code
+from .tool_calls import whole_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 class Part:
     """What one object of an SDK holds of a reply.
 
-    `finish_reason` is `stop`, `length`, `content_filter` or `error`, see `finish_kind`; `reason` is
-    the provider's own word for it. `tool_calls` are whole calls; `choices` are as in `Reply`.
+    `finish_reason` is as `finish_kind` gives it; `reason` is the provider's own word for it.
+    `tool_calls` are whole calls, and `call_pieces` are what a chat completion has of them, see
+    `whole_calls`; `choices` are as in `Reply`.
     """
 
     text: str = ""
@@ -32,6 +35,7 @@ class Part:
     usage: Usage | None = None
     reason: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    call_pieces: tuple[Mapping[str, Any], ...] = ()
     choices: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -90,19 +94,31 @@ class Received:
         reasons = (part.finish_reason for part in reversed(self._parts))
         return next(filter(None, reasons), None)
 
+    @cached_property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools that it asks for, once everything has arrived."""
+        whole = [call for part in self._parts for call in part.tool_calls]
+        pieces = [piece for part in self._parts for piece in part.call_pieces]
+        return (*whole, *whole_calls(pieces))
+
+    @property
+    def choices(self) -> tuple[Mapping[str, Any], ...]:
+        """The provider's own choices, of a reply in one piece."""
+        return self._parts[-1].choices if self._parts else ()
+
     @property
     def is_whole(self) -> bool:
         """Whether a stream has come to its end, with an answer, and said so."""
         last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
         return (
             last is not None
-            and last.finish_reason in ("stop", "length")
-            and bool(without_reasoning(self.text).strip())
+            and last.finish_reason in ("stop", "length", "tool_calls")
+            and bool(self.tool_calls or without_reasoning(self.text).strip())
             and not any(part.refusal for part in self._parts)
         )
 
     def checked_finish(self, request: Request, stream: bool) -> str:
-        """`stop` or `length`.
+        """`stop`, `length` or `tool_calls`.
 
         Raises:
             AttemptFailed: what was received is not an answer.
@@ -125,6 +141,9 @@ class Received:
             raise stream_ended_early()
         if finish_reason == "error":
             raise failed("the reply ended without an answer", Remedy.RETRY_LATER)
+        if self.tool_calls:
+            # What was cut may be the arguments of the last call.
+            return "length" if finish_reason == "length" else "tool_calls"
         text = self.text
         if finish_reason == "length" and not without_reasoning(text).strip():
             summary = self._all_reasoning(request)
@@ -135,7 +154,7 @@ class Received:
         if not answer.strip():
             summary = "the reply ended without an answer" if reason else "an empty reply"
             raise failed(summary, Remedy.RETRY_LATER)
-        return finish_reason or "stop"
+        return "length" if finish_reason == "length" else "stop"
 
     def _all_reasoning(self, request: Request) -> str:
         tokens = (self.usage.output_tokens if self.usage else 0) or request.max_tokens

@@ -27,7 +27,7 @@ from .state import (
 
 _OUTPUT_GUESS = 300.0
 _SPENT_TO_GUESSED = 3.0
-_PER_MESSAGE, _PER_REQUEST = 4, 3
+_PER_MESSAGE, _PER_REQUEST, _PER_TOOL = 4, 3, 8
 # A figure this many times the table's means that the account is on another plan.
 _OTHER_PLAN = 3.0
 # What an error said of a limit is not replaced by a header for so long: headers may speak of
@@ -58,11 +58,12 @@ def calibration(model: ModelState) -> Calibration:
 
 
 def plain_tokens(request: Request) -> float:
-    """Input tokens of a request by the length of its messages and of its schema alone."""
+    """Input tokens of a request by the length of its messages, tools and schema alone."""
     # Providers put the schema into the prompt, or count it as if they did.
     schema = request.schema.tokens if request.schema else 0
+    tools = request.tool_tokens + _PER_TOOL * len(request.tools)
     turns = sum(_PER_MESSAGE + message.tokens for message in request.messages)
-    return _PER_REQUEST + schema + turns
+    return _PER_REQUEST + schema + tools + turns
 
 
 def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0) -> Amounts:

@@ -24,7 +24,9 @@ from .strict import as_object, strict_form
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["fitted", "json_in", "schema_of", "validator", "with_correction"]
+__all__ = [
+    "fitted", "json_in", "schema_as_sent", "schema_of", "validator", "with_correction",
+]  # fmt: skip
 
 _ACCEPTED = (
     "a schema is a pydantic model, a dataclass, a TypedDict, a JSON Schema as a dict, or a line "
@@ -53,6 +55,17 @@ def schema_of(described: Any) -> Schema:
         return _of_class(described)
     kind = type(described).__name__
     raise InvalidRequest(f"schema is a {kind}; {_ACCEPTED}")
+
+
+def schema_as_sent(
+    name: str, definition: Mapping[str, Any], *, strict: bool, description: str = ""
+) -> Schema:
+    """A schema that is sent unchanged, for a caller that checks the reply itself.
+
+    The value is whatever JSON the reply has.
+    """
+    text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
+    return Schema(name, whole_characters(text), strict, json_in, description=description)
 
 
 def _of_line(line: str) -> Schema:

@@ -1,0 +1,168 @@
+"""Conversations, tools and further fields as Gemini takes them, and the calls in its replies."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..characters import whole_characters
+from ..tools import ToolCall
+from .tool_calls import new_call_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..request import Image, Message, Request
+
+# Google documents this value for calls that another model made: Gemini 3 refuses the first call of
+# a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
+# it must read like this, and the SDK writes bytes in base64.
+FOREIGN_SIGNATURE = "skip_thought_signature_validator"
+# Models before Gemini 3 need no signature.
+_OLDER = re.compile(r"(models/)?(gemini-[12]\b|gemma)")
+# Tokens of thinking by OpenAI's levels, as Google's own service for OpenAI's clients translates
+# them for Gemini 2.5 (ai.google.dev/gemini-api/docs/openai, 2026). Later models take levels.
+_BUDGETS = {
+    "none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24_576, "xhigh": 24_576,
+}  # fmt: skip
+
+
+def contents_of(request: Request, model: str) -> list[dict[str, Any]]:
+    """The conversation without its system prompt; the results of one turn's calls go together."""
+    contents: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    results: list[dict[str, Any]] | None = None
+    for message in request.messages:
+        if message.role == "system":
+            continue
+        if message.role == "tool":
+            if results is None:
+                results = []
+                contents.append({"role": "user", "parts": results})
+            results.append(_result(message, names.get(message.tool_call_id, "")))
+            continue
+        results = None
+        names.update((call.id, call.name) for call in message.tool_calls)
+        is_assistant = message.role == "assistant"
+        parts = [] if message.tool_calls and not message.content else [{"text": message.content}]
+        parts += map(_inline, message.images)
+        parts += _calls(message.tool_calls, needs_signature=_OLDER.match(model) is None)
+        contents.append({"role": "model" if is_assistant else "user", "parts": parts})
+    return contents
+
+
+def tool_config(request: Request) -> dict[str, Any]:
+    """The tools of a request and the choice among them, as fields of the SDK's config."""
+    if not request.tools:
+        return {}
+    declarations = []
+    for tool in request.tools:
+        schema = tool.schema
+        declaration: dict[str, Any] = {"name": tool.name}
+        if tool.description:
+            declaration["description"] = tool.description
+        if schema.get("properties") or schema.keys() - {"type", "properties", "required"}:
+            declaration["parameters_json_schema"] = schema
+        declarations.append(declaration)
+    given: dict[str, Any] = {"tools": [{"function_declarations": declarations}]}
+    if calling := _calling(request):
+        given["tool_config"] = {"function_calling_config": calling}
+    return given
+
+
+def _calling(request: Request) -> dict[str, Any]:
+    if request.tool_choice == "none":
+        return {"mode": "NONE"}
+    if request.tool_choice == "required":
+        return {"mode": "ANY"}
+    if request.tool_choice not in ("", "auto"):
+        return {"mode": "ANY", "allowed_function_names": [request.tool_choice]}
+    # Gemini's mode for arguments that must fit their schemas.
+    if any(tool.strict for tool in request.tools):
+        return {"mode": "VALIDATED"}
+    return {"mode": "AUTO"} if request.tool_choice else {}
+
+
+def translated(request: Request, model: str) -> dict[str, Any]:
+    """The further fields of a request, by the names that the SDK's config has for them."""
+    names = ("frequency_penalty", "presence_penalty")
+    given = {name: request.extra[name] for name in names if name in request.extra}
+    if effort := request.extra.get("reasoning_effort"):
+        takes_levels = _OLDER.match(model) is None and effort != "none"
+        thinking = (
+            {"thinking_level": effort.upper()}
+            if takes_levels
+            else {"thinking_budget": _BUDGETS[effort]}
+        )
+        given["thinking_config"] = thinking
+    return given
+
+
+def calls_in(parts: Iterable[Any]) -> tuple[ToolCall, ...]:
+    """The calls in the parts of a reply; one without an id gets one."""
+    return tuple(
+        ToolCall(
+            part.function_call.id or new_call_id(),
+            whole_characters(part.function_call.name),
+            whole_characters(json.dumps(part.function_call.args or {}, ensure_ascii=False)),
+            base64.b64encode(part.thought_signature or b"").decode("ascii"),
+        )
+        for part in parts
+        if part.function_call and part.function_call.name
+    )
+
+
+def as_signature(value: Any) -> str | None:
+    """A thought signature if it is base64, which the SDK needs it to be."""
+    return value if isinstance(value, str) and _bytes(value) is not None else None
+
+
+def as_text(value: Any) -> str | None:
+    """A text; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def _calls(calls: tuple[ToolCall, ...], *, needs_signature: bool) -> list[dict[str, Any]]:
+    parts = []
+    for number, call in enumerate(calls):
+        part: dict[str, Any] = {
+            "function_call": {"id": call.id, "name": call.name, "args": _arguments(call)}
+        }
+        signature = _bytes(call.signature) if call.signature else None
+        # Of calls made together, Gemini itself signs only the first.
+        if signature is None and number == 0 and needs_signature:
+            signature = _bytes(FOREIGN_SIGNATURE)
+        if signature is not None:
+            part["thought_signature"] = signature
+        parts.append(part)
+    return parts
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        arguments = None
+    # Gemini takes an object alone; another model may have written anything.
+    return arguments if isinstance(arguments, dict) else {"arguments": call.arguments}
+
+
+def _result(message: Message, name: str) -> dict[str, Any]:
+    response = {"output": message.content}
+    return {"function_response": {"id": message.tool_call_id, "name": name, "response": response}}
+
+
+def _inline(image: Image) -> dict[str, Any]:
+    return {"inline_data": {"mime_type": image.media_type, "data": image.data}}
+
+
+def _bytes(signature: str) -> bytes | None:
+    """The bytes of a text in base64, in either of its alphabets; None if it is not base64."""
+    text = signature.replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,210 @@
+"""The messages of a conversation, from dicts in the form of OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from .characters import whole_characters
+from .errors import InvalidRequest
+from .images import read_image
+from .request import Image, Message
+from .tools import ToolCall, thought_signature
+
+Messages = Iterable[Mapping[str, Any] | Message]
+
+# OpenAI renamed the system prompt of its reasoning models.
+_ROLES = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
+    "tool": "tool",
+}  # fmt: skip
+_DATA_URI = re.compile(r"data:[\w.+/-]*;base64,(.*)", re.DOTALL)
+_DETAILS = ("auto", "low", "high")
+
+
+def read_messages(entries: Messages) -> list[Message]:
+    """The messages, checked one by one and together.
+
+    The text parts of a message are joined with newlines, and its images follow the text.
+
+    Raises:
+        InvalidRequest: a message has an unknown role or other contents than its role allows, or
+            calls of tools and their results do not belong together.
+    """
+    turns = [_message(entry) for entry in entries]
+    _check_calls(turns)
+    return turns
+
+
+def read_images(value: object) -> tuple[Image, ...]:
+    """Images from a list of paths, bytes and `Image` objects; () for None.
+
+    Raises:
+        InvalidRequest: it is not such a list, or an image cannot be read.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest("images must be a list of paths, bytes or Image objects")
+    return tuple(read_image(source) for source in value)
+
+
+def _message(entry: Mapping[str, Any] | Message) -> Message:
+    if isinstance(entry, Message):
+        return replace(entry, content=whole_characters(entry.content))
+    if not isinstance(entry, Mapping):
+        raise InvalidRequest("a message is a dict such as {'role': 'user', 'content': 'text'}")
+    role = entry.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise InvalidRequest(
+            f"a message's role is {role!r}; it can be system, developer, user, assistant or tool"
+        )
+    calls = _calls(entry.get("tool_calls"), role)
+    text, in_content = _content(entry.get("content"), role, optional=bool(calls))
+    images = (*in_content, *read_images(entry.get("images")))
+    if images and role != "user":
+        raise InvalidRequest(
+            f"a message of the {role} has images; only messages of the user can have images"
+        )
+    call_id = entry.get("tool_call_id")
+    if role == "tool" and (not isinstance(call_id, str) or not call_id):
+        raise InvalidRequest("a message of a tool needs tool_call_id, the id of its call")
+    return Message(
+        cast("Any", _ROLES[role]),
+        text,
+        images,
+        calls,
+        cast("str", call_id) if role == "tool" else "",
+        _name(entry.get("name"), role),
+    )
+
+
+def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Image, ...]]:
+    """The text and the images of a message's content."""
+    if isinstance(value, str):
+        return whole_characters(value), ()
+    if value is None and optional:
+        return "", ()
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest(
+            f"the content of a message of the {role} is a {type(value).__name__}; "
+            "it must be text, or a list of parts such as {'type': 'text', 'text': '…'}"
+        )
+    texts, images = [], []
+    for part in value:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "image_url":
+            images.append(_image(part.get("image_url")))
+        elif kind in ("text", "refusal") and isinstance(part.get(kind), str):
+            texts.append(part[kind])
+        else:
+            raise InvalidRequest(
+                f"a part of a message's content is {_shown(kind or part)}; it can be a text with "
+                "'text', or an image_url with 'url'"
+            )
+    return whole_characters("\n".join(texts)), tuple(images)
+
+
+def _image(value: object) -> Image:
+    given: Mapping[str, Any] = {"url": value} if isinstance(value, str) else {}
+    given = value if isinstance(value, Mapping) else given
+    url, detail = given.get("url"), given.get("detail") or "auto"
+    if not isinstance(url, str):
+        raise InvalidRequest("an image_url must have a 'url' that is text")
+    if detail not in _DETAILS:
+        raise InvalidRequest(
+            f"detail of an image_url is {_shown(detail)}; it can be auto, low or high"
+        )
+    # What is not given is not sent.
+    detail = "" if detail == "auto" else detail
+    if data := _DATA_URI.fullmatch(url):
+        try:
+            content = base64.b64decode(data[1], validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidRequest("an image's data URI is not valid base64") from None
+        return replace(read_image(content), detail=detail)
+    if url.startswith(("http://", "https://")):
+        # Never fetched here. Providers that take addresses fetch it themselves.
+        return Image("", b"", url, detail)
+    raise InvalidRequest(
+        f"an image's url begins with {url[:20]!r}; it must be a base64 data URI, http or https"
+    )
+
+
+def _name(value: object, role: str) -> str:
+    if not value or role == "tool":
+        # The name of a tool's message repeats the name in its call.
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"the name of a message is a {type(value).__name__}; it must be text")
+    return whole_characters(value)
+
+
+def _calls(value: object, role: str) -> tuple[ToolCall, ...]:
+    if not value:
+        return ()
+    if role != "assistant":
+        raise InvalidRequest(f"a message of the {role} has tool_calls; only the assistant has them")
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest(f"tool_calls is a {type(value).__name__}; it must be a list")
+    calls = tuple(call if isinstance(call, ToolCall) else _call(call) for call in value)
+    if len({call.id for call in calls}) < len(calls):
+        raise InvalidRequest("two of the tool_calls of a message have the same id")
+    return calls
+
+
+def _call(value: object) -> ToolCall:
+    call = value if isinstance(value, Mapping) else {}
+    function = call.get("function")
+    if call.get("type", "function") != "function" or not isinstance(function, Mapping):
+        raise InvalidRequest(
+            "a tool call is a dict such as {'id': 'call_1', 'type': 'function', "
+            "'function': {'name': 'f', 'arguments': '{}'}}"
+        )
+    for name, text in (("id", call.get("id")), ("name", function.get("name"))):
+        if not isinstance(text, str) or not text:
+            raise InvalidRequest(f"the {name} of a tool call is {_shown(text)}; it must be text")
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        raise InvalidRequest(
+            f"the arguments of the call of {function['name']} are a {type(arguments).__name__}; "
+            "they must be JSON as text"
+        )
+    return ToolCall(
+        whole_characters(call["id"]),
+        whole_characters(function["name"]),
+        whole_characters(arguments) or "{}",
+        thought_signature(call),
+    )
+
+
+def _check_calls(turns: Sequence[Message]) -> None:
+    """Check that each result belongs to an earlier call, and each call has its result."""
+    known: set[str] = set()
+    awaited: dict[str, str] = {}
+    for turn in turns:
+        if turn.role == "tool":
+            if turn.tool_call_id not in known:
+                raise InvalidRequest(
+                    f"the result of a tool has the tool_call_id {turn.tool_call_id!r}, and no "
+                    "earlier message of the assistant has a call with this id"
+                )
+            awaited.pop(turn.tool_call_id, None)
+        elif awaited:
+            break
+        known.update(call.id for call in turn.tool_calls)
+        awaited.update((call.id, call.name) for call in turn.tool_calls)
+    for call_id, name in awaited.items():
+        raise InvalidRequest(
+            f"the call {call_id!r} of {name} has no result: a message with the role tool and this "
+            "tool_call_id must follow it"
+        )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,82 @@
+"""Which fields of a request the wire of a provider cannot carry, in words.
+
+A route that cannot carry a field is not asked: nothing of a request is ever dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .request import Request
+
+# Fields of OpenAI's chat completions that the SDKs of Mistral and Google have too, as they are or
+# translated.
+MISTRAL_FIELDS = frozenset({
+    "frequency_penalty", "metadata", "prediction", "presence_penalty", "reasoning_effort",
+    "response_format",
+})  # fmt: skip
+GOOGLE_FIELDS = frozenset({
+    "frequency_penalty", "presence_penalty", "reasoning_effort", "response_format",
+})  # fmt: skip
+_TRANSLATED = {"mistral": MISTRAL_FIELDS, "google": GOOGLE_FIELDS}
+# What Groq answers with a 400 (console.groq.com/docs/openai, 2026).
+_GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+
+
+def untaken(wire: str, request: Request) -> tuple[str, ...]:
+    """The fields of the request that a provider with this wire cannot take, by OpenAI's names.
+
+    What asks for the default, such as `n=1`, counts as not given.
+
+    Args:
+        wire: `groq`, `mistral`, `google`, or `openai` for OpenAI and every compatible service.
+        request: what is asked.
+    """
+    return tuple(_untaken(wire, request)) if wire != "openai" else ()
+
+
+def may_be_unsuitable(request: Request) -> bool:
+    """Whether the request has anything that not every route takes."""
+    has_name = any(message.name for message in request.messages)
+    return bool(request.extra or request.images or has_name or request.uses_tools)
+
+
+def unsuitable(wire: str, request: Request) -> str:
+    """Why a provider with this wire cannot take the request, such as `takes no logprobs`; or ""."""
+    return " and ".join(f"takes no {name}" for name in untaken(wire, request))
+
+
+def _untaken(wire: str, request: Request) -> Iterator[str]:
+    for name, value in request.extra.items():
+        if _asks_for_default(name, value):
+            continue
+        taken = _TRANSLATED.get(wire)
+        refused = name not in taken if taken is not None else name in _GROQ_REFUSES
+        if not refused and taken is not None and name == "response_format":
+            refused = value.get("type") != "json_object"
+        if not refused and wire == "google" and name == "reasoning_effort":
+            refused = value not in EFFORTS
+        if refused:
+            yield name
+    if any(message.name for message in request.messages):
+        yield "names of participants"
+    if wire == "google":
+        if request.parallel_tool_calls is False:
+            yield "parallel_tool_calls=False"
+        if any(image.url for image in request.images):
+            yield "addresses of images"
+        if any(image.detail for image in request.images):
+            yield "detail of images"
+
+
+def _asks_for_default(name: str, value: object) -> bool:
+    if name == "n":
+        return value == 1
+    if name == "stream_options":
+        # Usage is always asked for.
+        return isinstance(value, dict) and set(value) <= {"include_usage"}
+    return name in ("logprobs", "top_logprobs") and not value

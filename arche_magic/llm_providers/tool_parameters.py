@@ -1,0 +1,143 @@
+"""Tools and the choice among them, from a caller's arguments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .characters import whole_characters
+from .errors import InvalidRequest
+from .tools import Tool
+
+TOOL_CHOICES = ("auto", "none", "required")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FIELDS = ("name", "description", "parameters", "strict")
+
+
+def read_tools(value: object) -> tuple[Tool, ...]:
+    """Tools from OpenAI's definitions and `Tool` objects; () for None.
+
+    Raises:
+        InvalidRequest: one is neither, or has an invalid name or schema, or two have the same name.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise InvalidRequest("tools must be a list of definitions or Tool objects")
+    tools = tuple(map(_tool, value))
+    names = [tool.name for tool in tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"two tools have the name {name!r}")
+    return tools
+
+
+def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
+    """`auto`, `none`, `required`, the name of a tool, or "" for the provider's default.
+
+    Raises:
+        InvalidRequest: it is none of these, names an unknown tool, or there are no tools.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        function = value.get("function")
+        chosen = function.get("name") if isinstance(function, Mapping) else None
+    else:
+        chosen = value
+    if not isinstance(chosen, str):
+        raise InvalidRequest(
+            "tool_choice must be auto, none, required, the name of a tool, or "
+            "{'type': 'function', 'function': {'name': '…'}}"
+        )
+    if not tools and chosen in ("auto", "none"):
+        return ""
+    names = [tool.name for tool in tools]
+    if chosen not in (*TOOL_CHOICES, *names):
+        known = ", ".join(names) or "there are none"
+        raise InvalidRequest(f"tool_choice names the tool {chosen!r}; the tools are: {known}")
+    if not tools:
+        raise InvalidRequest(f"tool_choice is {chosen!r}, and there are no tools")
+    return chosen
+
+
+def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
+    """Whether several tools may be called at once; None for the provider's default.
+
+    Raises:
+        InvalidRequest: it is not True or False, or there are no tools.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"parallel_tool_calls is {value!r}; it must be True or False")
+    if not tools:
+        raise InvalidRequest("parallel_tool_calls is set, and there are no tools")
+    return value
+
+
+def _tool(value: object) -> Tool:
+    if isinstance(value, Tool):
+        return _checked(value, _read_json(value.name, value.parameters))
+    # A Python function would be turned into a Tool here.
+    if not isinstance(value, Mapping) or value.get("type") != "function":
+        raise InvalidRequest(
+            "a tool is a dict such as {'type': 'function', 'function': {'name': 'f', "
+            f"'parameters': {{…}}}}}}, or a Tool; not {_described(value)}"
+        )
+    function = value.get("function")
+    if not isinstance(function, Mapping):
+        raise InvalidRequest("a tool of the type function needs 'function', a dict with its name")
+    name, description = function.get("name"), function.get("description") or ""
+    others = [key for key in function if key not in _FIELDS]
+    others += [key for key in value if key not in ("type", "function")]
+    if others:
+        raise InvalidRequest(
+            f"the tool {name!r} has the unknown field {others[0]!r}; known: {', '.join(_FIELDS)}"
+        )
+    if not isinstance(description, str):
+        raise InvalidRequest(f"the description of the tool {name!r} must be text")
+    strict = function.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise InvalidRequest(f"strict of the tool {name!r} is {strict!r}; it must be True or False")
+    tool = Tool(name if isinstance(name, str) else "", whole_characters(description), strict=strict)
+    return _checked(tool, function.get("parameters"), shown_name=name)
+
+
+def _checked(tool: Tool, parameters: object, shown_name: object = None) -> Tool:
+    """The tool with its parameters, if its name and they are valid."""
+    if not _NAME.fullmatch(tool.name) or tool.name in TOOL_CHOICES:
+        shown = tool.name if shown_name is None else shown_name
+        raise InvalidRequest(
+            f"a tool has the name {shown!r:.80}; a name has 1 to 64 letters, digits, _ and -, and "
+            f"is not {', '.join(TOOL_CHOICES)}"
+        )
+    if not parameters:
+        return replace(tool, parameters=Tool.parameters)
+    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+        raise InvalidRequest(
+            f"the parameters of the tool {tool.name} must be a JSON Schema of the type object"
+        )
+    try:
+        text = json.dumps(parameters, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"the parameters of the tool {tool.name} are not JSON: {error}"
+        ) from None
+    return replace(tool, parameters=whole_characters(text))
+
+
+def _read_json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest(f"the parameters of the tool {name} are not JSON") from None
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict with the type {value.get('type')!r:.40}"
+    return f"a {type(value).__name__}"
