@@ -12,6 +12,7 @@ from .config.sources import SETTINGS_FILE
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
+from .suitability import may_be_unsuitable, unsuitable
 from .types import Route
 
 _MOST_KEPT = 64
@@ -35,17 +36,19 @@ class OfferedRoutes:
         Raises:
             ConfigurationError: unknown provider or model, no key for any of them, or, for a
                 private request, none that is marked.
-            InvalidRequest: none of them takes images, and the request has some.
+            InvalidRequest: the request has something that none of them takes, such as images.
         """
         kind = (
             request.provider, request.model, request.private, request.same_model,
-            bool(request.images), preferred, all_groq_keys,
+            preferred, all_groq_keys,
         )  # fmt: skip
         routes = self._kept.get(kind)
         if routes is None:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
             routes = self._kept[kind] = self._find(request, preferred, all_groq_keys)
+        if may_be_unsuitable(request):
+            self._check_suitable(request, routes)
         return routes
 
     def providers_with_routes(self) -> list[str]:
@@ -80,9 +83,23 @@ class OfferedRoutes:
             routes = marked
         if request.same_model:
             routes = of_one_model(routes, preferred)
+        return Routes(routes)
+
+    def _check_suitable(self, request: Request, routes: Sequence[Route]) -> None:
+        """Check that one of the routes can take everything that the request has."""
         if request.images and not any(self.configuration.takes_images(r) for r in routes):
             raise InvalidRequest(self._no_images(routes))
-        return Routes(routes)
+        reasons = {r.provider: self._unsuitable(r.provider, request) for r in routes}
+        if not all(reasons.values()):
+            return
+        able = [name for name in self.providers_with_routes() if name not in reasons]
+        able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
+        able = able or ["services on OpenAI's wire do"]
+        refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        raise InvalidRequest(f"{refused}; {able[0]}")
+
+    def _unsuitable(self, provider: str, request: Request) -> str:
+        return unsuitable(self.configuration.providers[provider].wire, request)
 
     def _no_images(self, routes: Sequence[Route]) -> str:
         """Why none of the routes can answer, and which model of a configured key could."""

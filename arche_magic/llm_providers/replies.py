@@ -11,7 +11,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .folders import absolute
@@ -19,6 +19,7 @@ from .forks import new_lock
 from .reply import Reply
 from .safe_files import NotOurs, check_sqlite
 from .storage import LedgerWarning, warn_of_file
+from .tools import ToolCall
 from .types import Usage, utc
 
 FILE_VERSION = 1
@@ -37,7 +38,8 @@ CREATE TABLE IF NOT EXISTS replies (
     parsed INTEGER NOT NULL,
     created_at REAL NOT NULL,
     request TEXT NOT NULL DEFAULT '',
-    seconds REAL NOT NULL DEFAULT 0
+    seconds REAL NOT NULL DEFAULT 0,
+    more TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS claims (
     address TEXT PRIMARY KEY NOT NULL,
@@ -46,17 +48,23 @@ CREATE TABLE IF NOT EXISTS claims (
 ) WITHOUT ROWID;
 """
 # Columns added to files of earlier versions when a reply is kept. Those versions ignore them.
-_ADDED = {"request": "TEXT NOT NULL DEFAULT ''", "seconds": "REAL NOT NULL DEFAULT 0"}
+# `more` is JSON with the calls of tools and the choices of a reply that has them.
+_ADDED = {
+    "request": "TEXT NOT NULL DEFAULT ''",
+    "seconds": "REAL NOT NULL DEFAULT 0",
+    "more": "TEXT NOT NULL DEFAULT ''",
+}
 # Addresses are passed as one JSON array, because statements have few parameters. Files may contain
 # empty texts that earlier versions kept as replies.
 _LOOK_UP = """
 SELECT address, text, provider, replies.key, model, input_tokens, output_tokens, finish_reason,
     cost_usd, created_at, {added}
-FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value AND text != ''
+FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value
+WHERE text != '' OR {more} != ''
 """
 _KEPT = """
 SELECT address FROM json_each(?1) AS asked
-CROSS JOIN replies ON address = asked.value AND text != ''
+CROSS JOIN replies ON address = asked.value AND (text != '' OR more != '')
 """
 _CLAIMED = """
 SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
@@ -80,8 +88,8 @@ CREATE TABLE IF NOT EXISTS misfits (
 _KEEP = """
 INSERT OR REPLACE INTO replies (
     address, text, provider, key, model, input_tokens, output_tokens, finish_reason, cost_usd,
-    parsed, created_at, request, seconds
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    parsed, created_at, request, seconds, more
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -135,8 +143,10 @@ class ReplyStore:
             with closing(self._connect()) as connection:
                 if not self._version(connection):
                     return {}
-                added = ", ".join(_ADDED) if _has_added(connection) else "'', 0.0"
-                rows = connection.execute(_LOOK_UP.format(added=added), [asked])
+                missing = _missing(connection)
+                columns = {name: "''" if name in missing else name for name in _ADDED}
+                added = ", ".join(columns.values())
+                rows = connection.execute(_LOOK_UP.format(added=added, **columns), [asked])
                 return {address: _reply(*row) for address, *row in rows}
         return {}
 
@@ -293,9 +303,8 @@ class ReplyStore:
                 for statement in _TABLES.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {FILE_VERSION}")
-            elif not _has_added(connection):
-                for name, kind in _ADDED.items():
-                    connection.execute(f"ALTER TABLE replies ADD COLUMN {name} {kind}")
+            for name in _missing(connection):
+                connection.execute(f"ALTER TABLE replies ADD COLUMN {name} {_ADDED[name]}")
             yield connection
             connection.execute("COMMIT")
 
@@ -329,17 +338,24 @@ class ReplyStore:
             warnings.warn(message, LedgerWarning, stacklevel=2)
 
 
-def _has_added(connection: sqlite3.Connection) -> bool:
-    found = "SELECT count(*) FROM pragma_table_info('replies') WHERE name IN ('request', 'seconds')"
-    return bool(connection.execute(found).fetchone()[0] == len(_ADDED))
+def _missing(connection: sqlite3.Connection) -> list[str]:
+    """The added columns that a file of an earlier version does not have."""
+    found = connection.execute("SELECT name FROM pragma_table_info('replies')").fetchall()
+    return [name for name in _ADDED if (name,) not in found]
 
 
 def _row(address: str, reply: Reply, now: float) -> tuple[object, ...]:
     return (
         address, str(reply), reply.provider, reply.key, reply.model, reply.usage.input_tokens,
         reply.usage.output_tokens, reply.finish_reason, reply.cost, reply.parsed is not None, now,
-        reply.request, reply.seconds,
+        reply.request, reply.seconds, _more(reply),
     )  # fmt: skip
+
+
+def _more(reply: Reply) -> str:
+    """The calls of tools and the choices of a reply as JSON; "" if it has none."""
+    more = {"tool_calls": list(map(asdict, reply.tool_calls)), "choices": list(reply.choices)}
+    return json.dumps(more) if any(more.values()) else ""
 
 
 def _reply(
@@ -354,7 +370,9 @@ def _reply(
     created_at: float,
     request: str,
     seconds: float,
+    more: str,
 ) -> Reply:
+    further = json.loads(more) if more else {"tool_calls": [], "choices": []}
     return Reply(
         text,
         provider=provider,
@@ -365,7 +383,9 @@ def _reply(
         cost=cost,
         from_memory=utc(created_at),
         request=request,
-        seconds=seconds,
+        seconds=seconds or 0.0,
+        tool_calls=tuple(ToolCall(**call) for call in further["tool_calls"]),
+        choices=tuple(further["choices"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
@@ -191,8 +192,19 @@ class Reply(str):
 
     def _repr_markdown_(self) -> str:
         text = str(self) if self.parsed is None else f"```json\n{self}\n```"
+        if self.tool_calls:
+            text = f"{text}\n\n{_shown_calls(self.tool_calls)}".lstrip()
         # The text of a model is untrusted wherever it is shown.
         return harmless_markdown(without_controls(text))
+
+
+def _shown_calls(calls: Sequence[ToolCall]) -> str:
+    """Calls of tools as a block of code, one a line."""
+    lines = [f"{call.name}({' '.join(call.arguments.split())})" for call in calls]
+    # A fence that no run of backticks in the arguments can end.
+    longest = max((len(run) for run in re.findall("`+", "".join(lines))), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join(["The model asks to run:", "", fence, *lines, fence])
 
 
 def total_cost(attempts: Sequence[Attempt]) -> float | None:

@@ -47,7 +47,11 @@ def may_be_unsuitable(request: Request) -> bool:
 
 def unsuitable(wire: str, request: Request) -> str:
     """Why a provider with this wire cannot take the request, such as `takes no logprobs`; or ""."""
-    return " and ".join(f"takes no {name}" for name in untaken(wire, request))
+    names = untaken(wire, request)
+    if not names:
+        return ""
+    *others, last = names
+    return f"takes no {', '.join(others)} or {last}" if others else f"takes no {last}"
 
 
 def _untaken(wire: str, request: Request) -> Iterator[str]:

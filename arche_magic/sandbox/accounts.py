@@ -177,28 +177,33 @@ class Accounts:
             for name, window in self._of(key, model).items()
         }
 
-    def breaches(self, key: Key, model: str, input_tokens: int, now: float) -> tuple[Breach, ...]:
-        """The limits without room for one more request, the longest wait first."""
+    def breaches(
+        self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
+    ) -> tuple[Breach, ...]:
+        """The limits without room for so many more requests, the longest wait first."""
         found = []
         for name, window in self._of(key, model).items():
-            requested = _admitted(name, input_tokens)
+            requested = _admitted(name, input_tokens, requests)
             wait = window.wait(now, requested)
             if wait > 0.0:
                 used = -int(-(window.used(now) - 1e-6) // 1)
                 found.append(Breach(name, window.limit, used, requested, wait))
         return tuple(sorted(found, key=lambda b: -b.wait_seconds))
 
-    def admit(self, key: Key, model: str, input_tokens: int, now: float) -> tuple[Breach, ...]:
+    def admit(
+        self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
+    ) -> tuple[Breach, ...]:
         """Charge a request and its input tokens to every limit, or to none.
 
+        `requests` is how many requests it counts for the limits, if it has several parts.
         Returns the limits that refuse it. Output is charged afterwards with `settle` and may exceed
         a limit, as in the real services.
         """
-        found = self.breaches(key, model, input_tokens, now)
+        found = self.breaches(key, model, input_tokens, now, requests)
         if not found:
             for name, window in self._of(key, model).items():
                 if not name.startswith("output_tokens"):
-                    window.add(now, _admitted(name, input_tokens))
+                    window.add(now, _admitted(name, input_tokens, requests))
             count = self.count(key, model)
             count.requests += 1
             count.input_tokens += input_tokens
@@ -222,8 +227,10 @@ class Accounts:
         return result
 
 
-def _admitted(name: str, input_tokens: int) -> int:
+def _admitted(name: str, input_tokens: int, requests: int) -> int:
     """How much of a limit a request needs to be admitted; 1 output token, as none is known yet."""
-    if name.startswith(("requests", "output_tokens")):
+    if name.startswith("requests"):
+        return requests
+    if name.startswith("output_tokens"):
         return 1
     return input_tokens

@@ -103,8 +103,10 @@ class Server:
             ("openai", "/openai/v1"),
         ):
             completions = self._completions(provider)
+            embeddings = self._completions(provider, "embeddings")
             routes += [
                 Route(f"{prefix}/chat/completions", _Endpoint(completions), methods=["POST"]),
+                Route(f"{prefix}/embeddings", _Endpoint(embeddings), methods=["POST"]),
                 Route(f"{prefix}/models", _Endpoint(self._models(provider))),
                 Route(f"{prefix}/models/{{name:path}}", _Endpoint(self._models(provider))),
             ]
@@ -122,13 +124,17 @@ class Server:
         ]
         return Router(routes)
 
-    def _completions(self, provider: str) -> ASGIApp:
+    def _completions(self, provider: str, path: str = "") -> ASGIApp:
+        """The endpoint for replies, or for embeddings if `path` says so.
+
+        Gemini's methods stand in the address itself.
+        """
         service = self._sandbox.service
 
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
             content = await _body(receive)
-            path = scope["path_params"].get("name", "")
-            exchange = service.begin(provider, path, _headers(scope), content)
+            method = scope["path_params"].get("name", path)
+            exchange = service.begin(provider, method, _headers(scope), content)
             try:
                 await self._pause(self._sandbox.latency)
                 answer = service.finish(exchange, self.url)

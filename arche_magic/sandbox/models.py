@@ -13,6 +13,9 @@ Read from published tables, response headers and reports of August to November 2
 
 Context windows in tokens: Mistral's and Gemini's from their error texts, the others assumed.
 Images: Groq's from console.groq.com/docs/vision, 2026-10. All other models here accept images.
+Tools: no model for classification or search takes them, nor does codestral-mamba.
+Embeddings: Gemini's limits from github.com/router-for-me/CLIProxyAPI/issues/179, 2025-10; OpenAI's
+are those of tier 1; Mistral's are assumed to be those of its chat models.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class Model:
     fixed_sampling: bool = False  # OpenAI's reasoning models accept no sampling parameters
     images: bool = True
     tools: bool = True
+    dimensions: int = 0  # the length of the vectors of a model for embeddings; 0 for chat
 
 
 _GROQ = {
@@ -62,6 +66,19 @@ _OPENAI = {
     "tokens_per_minute": 200_000,
 }
 
+_GUARD = {
+    "requests_per_minute": 30,
+    "requests_per_day": 14_400,
+    "tokens_per_minute": 15_000,
+    "tokens_per_day": 500_000,
+}
+_GEMINI_EMBEDDING = {
+    "requests_per_minute": 100,
+    "requests_per_day": 1_000,
+    "input_tokens_per_minute": 30_000,
+}
+_OPENAI_EMBEDDING = {"requests_per_minute": 3_000, "tokens_per_minute": 1_000_000}
+
 MODELS: Mapping[str, Mapping[str, Model]] = {
     "groq": {
         name: Model(131_072, _GROQ, images=name.startswith("qwen/"))
@@ -71,7 +88,8 @@ MODELS: Mapping[str, Mapping[str, Model]] = {
             "openai/gpt-oss-safeguard-20b",
             "qwen/qwen3.8-27b",
         )
-    },
+    }
+    | {"meta-llama/llama-prompt-guard-2-22m": Model(512, _GUARD, images=False, tools=False)},
     "mistral": {
         name: Model(131_072, _MISTRAL)
         for name in (
@@ -80,6 +98,10 @@ MODELS: Mapping[str, Mapping[str, Model]] = {
             "mistral-large-latest",
             "ministral-8b-latest",
         )
+    }
+    | {
+        "open-codestral-mamba": Model(262_144, _MISTRAL, images=False, tools=False),
+        "mistral-embed": Model(8_192, _MISTRAL, dimensions=1_024),
     },
     "google": {
         "gemini-3.8-flash": Model(1_048_575, _FLASH, thought_tokens=8),
@@ -89,6 +111,7 @@ MODELS: Mapping[str, Mapping[str, Model]] = {
         "gemini-3.5-flash-lite": Model(1_048_575, _FLASH_LITE, thought_tokens=8),
         "gemini-3.8-pro": Model(1_048_575, _NOT_IN_PLAN, thought_tokens=8),
         "gemini-3.1-pro-preview": Model(1_048_575, _NOT_IN_PLAN, thought_tokens=8),
+        "gemini-embedding-001": Model(2_048, _GEMINI_EMBEDDING, dimensions=3_072),
     },
     "openai": {
         "gpt-5.4-mini": Model(400_000, _OPENAI, fixed_sampling=True),
@@ -99,5 +122,8 @@ MODELS: Mapping[str, Mapping[str, Model]] = {
         "o4-mini": Model(200_000, _OPENAI, fixed_sampling=True),
         "gpt-4.1-mini": Model(1_047_576, _OPENAI),
         "gpt-4o-mini": Model(128_000, _OPENAI),
+        "gpt-4o-search-preview": Model(128_000, _OPENAI, tools=False),
+        "text-embedding-3-small": Model(8_192, _OPENAI_EMBEDDING, dimensions=1_536),
+        "text-embedding-3-large": Model(8_192, _OPENAI_EMBEDDING, dimensions=3_072),
     },
 }

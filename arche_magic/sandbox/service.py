@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .embeddings import embed
 from .exchange import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Reply
 from .failures import SPOILED, Failure, Failures
 from .models import MODELS
@@ -70,7 +71,7 @@ class Service:
     def begin(
         self, provider: str, path: str, headers: Mapping[str, str], content: bytes
     ) -> Exchange:
-        """Read, check and admit one request for a completion.
+        """Read, check and admit one request for a completion or for embeddings.
 
         An admitted request has no answer yet; call `finish`. All others have one.
         """
@@ -100,6 +101,8 @@ class Service:
             locate(answer, base_url)
             return answer
         kind = _kind(exchange)
+        if call.embedding is not None:
+            return self._embed(exchange, call, key, wire)
         reply = make_reply(
             call,
             seed=self._seed,
@@ -112,6 +115,20 @@ class Service:
         with self.lock:
             caller = self._caller(key, key.text, call.model, self.clock())
         answer = (wire.stream if call.stream else wire.answer)(call, reply, caller)
+        return spoil(answer, kind, wire) if kind else answer
+
+    def _embed(self, exchange: Exchange, call: Call, key: Key, wire: Wire) -> Answer:
+        """Answer a request for embeddings. It has no output tokens."""
+        kind, inputs = _kind(exchange), call.embedding
+        exchange.reply = Reply("", (), input_tokens(call), 0)
+        self.settle(exchange, 1.0)
+        with self.lock:
+            caller = self._caller(key, key.text, call.model, self.clock())
+        length = MODELS[call.provider][call.model].dimensions
+        texts = inputs.texts if inputs is not None and kind != "empty_reply" else ()
+        dimensions = inputs.dimensions if inputs is not None else None
+        vectors = [embed(text, call.model, length, dimensions) for text in texts]
+        answer = wire.embeddings(call, vectors, caller)
         return spoil(answer, kind, wire) if kind else answer
 
     def settle(self, exchange: Exchange, share: float) -> None:
@@ -208,6 +225,8 @@ class Service:
         model_entry = MODELS[provider].get(call.model)
         if model_entry is None:
             raise Refusal("model_not_found")
+        if (call.embedding is None) != (model_entry.dimensions == 0):
+            raise Refusal("model_not_found", other_kind=True, embedding=call.embedding is not None)
         if call.images and not model_entry.images:
             raise Refusal(
                 "invalid_request", param="messages.content", problem="type", expected="a string"
@@ -215,10 +234,10 @@ class Service:
         if call.tools and not model_entry.tools:
             raise Refusal("invalid_request", param="tools", problem="no_tools")
         tokens = input_tokens(call)
-        if tokens > model_entry.context_window:
+        if call.embedding is None and tokens > model_entry.context_window:
             window = model_entry.context_window
             raise Refusal("context_too_long", tokens=tokens, window=window)
-        breaches = self.accounts.admit(key, call.model, tokens, now)
+        breaches = self.accounts.admit(key, call.model, tokens, now, call.requests)
         if breaches:
             raise _limited(breaches)
         if kind == "tool_use_failed" and provider == "groq" and call.tools and not stream:

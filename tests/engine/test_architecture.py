@@ -150,14 +150,15 @@ ALLOWED = {
     "attempt_log": {
         "attempt_file", "folders", "forks", "safe_files", "storage", "reply", "types", "routing?",
     },
-    "replies": {"folders", "forks", "safe_files", "storage", "reply", "types"},
+    "replies": {"folders", "forks", "safe_files", "storage", "reply", "tools", "types"},
     "records": set(),
     "stopping": set(),
     "awaiting": {"stopping"},
     "replay": {"request", "bounded", "replies", "errors", "records", "reply", "types"},
     "routing": {"request", "quota.opening", "records", "types"},
     "offered_routes": {
-        "request", "config", "errors", "privacy", "routing", "sources", "trust", "types",
+        "request", "config", "errors", "privacy", "routing", "sources", "suitability", "trust",
+        "types",
     },
     "given_keys": {"config", "errors", "tracebacks", "types"},
     "images": {"request", "errors", "folders", "types"},

@@ -23,6 +23,7 @@ import pytest
 from arche_magic.llm_providers.replies import ReplyStore, reply_store
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.storage import LedgerWarning
+from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Usage, utc
 
 NOON = 1_763_380_800.0
@@ -67,7 +68,7 @@ def test_a_file_of_an_earlier_version_is_read_and_extended(store: ReplyStore) ->
     """Its replies have no request; the first new reply adds the columns, and keeps the others."""
     store.finish({"a": REPLY}, NOON)
     with closing(sqlite3.connect(store.path)) as connection, connection:
-        for name in ("request", "seconds"):
+        for name in ("request", "seconds", "more"):
             connection.execute(f"ALTER TABLE replies DROP COLUMN {name}")
     assert store.lookup_many(["a"])["a"].request == ""
     store.finish({"b": REPLY}, NOON)
@@ -114,8 +115,22 @@ def test_the_file_holds_no_prompt_and_no_key(store: ReplyStore) -> None:
         columns = [name for name, *_ in cursor.description]
     assert columns == [
         "address", "text", "provider", "key", "model", "input_tokens", "output_tokens",
-        "finish_reason", "cost_usd", "parsed", "created_at", "request", "seconds",
+        "finish_reason", "cost_usd", "parsed", "created_at", "request", "seconds", "more",
     ]  # fmt: skip
+
+
+def test_calls_of_tools_are_kept_with_the_reply(store: ReplyStore) -> None:
+    """Also where the reply has no text, and in a file that earlier versions made."""
+    calls = (ToolCall("call_1", "get_weather", '{"city": "Oslo"}', "c2ln"), ToolCall("call_2", "f"))
+    store.finish({"old": REPLY}, NOON)
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("ALTER TABLE replies DROP COLUMN more")
+    assert store.lookup_many(["old"])["old"] == REPLY
+    choices = ({"index": 0, "logprobs": None},)
+    store.finish({"new": Reply("", tool_calls=calls, choices=choices)}, NOON)
+    kept = store.lookup_many(["new"])["new"]
+    assert (kept, kept.tool_calls, kept.choices) == ("", calls, choices)
+    assert store.claim(["new", "old"], "one", NOON, NOON + 60) == set()
 
 
 def test_asking_again_for_a_file_gives_the_same_store(

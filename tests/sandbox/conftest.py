@@ -29,7 +29,12 @@ MODELS = {
     "google": "gemini-3.8-flash",
     "openai": "gpt-4.1-mini",
 }
-
+EMBEDDERS = {
+    "mistral": "mistral-embed",
+    "google": "gemini-embedding-001",
+    "openai": "text-embedding-3-small",
+}
+KINDS = (groq.APIStatusError, openai.APIStatusError, MistralError, genai_errors.APIError)
 
 # Sandboxes speak plain HTTP. Each client would read the machine's certificates, which takes 50 ms.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -192,17 +197,31 @@ class Client:
 
     def refused(self, *arguments: Any, streamed: bool = False, **options: Any) -> Refused:
         """Ask, and return the error status that must come back."""
-        kinds = (
-            groq.APIStatusError,
-            openai.APIStatusError,
-            MistralError,
-            genai_errors.APIError,
-        )
-        with pytest.raises(kinds) as caught:
+        with pytest.raises(KINDS) as caught:
             list(self.stream(*arguments, **options)) if streamed else self.ask(
                 *arguments, **options
             )
-        error: Any = caught.value
+        return self._refused(caught.value)
+
+    def embed(self, texts: list[str], model: str = "", **options: Any) -> list[list[float]]:
+        """The vectors of texts. `options` are the SDK's own."""
+        model = model or EMBEDDERS[self.provider]
+        if self.provider == "google":
+            reply = self.sdk.models.embed_content(
+                model=model, contents=texts, config=options or None
+            )
+            return [entry.values for entry in reply.embeddings]
+        name = "inputs" if self.provider == "mistral" else "input"
+        reply = self.sdk.embeddings.create(model=model, **{name: texts}, **options)
+        return [entry.embedding for entry in reply.data]
+
+    def refused_embedding(self, *arguments: Any, **options: Any) -> Refused:
+        """Ask for vectors, and return the error status that must come back."""
+        with pytest.raises(KINDS) as caught:
+            self.embed(*arguments, **options)
+        return self._refused(caught.value)
+
+    def _refused(self, error: Any) -> Refused:
         if self.provider == "google":
             return Refused(error.code, error.details, self.headers, error)
         text = error.body if self.provider == "mistral" else error.response.text

@@ -21,7 +21,7 @@ Words = Mapping[str, tuple[str, Remedy]]
 _RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
 _OPTION = re.compile(
     r"temperature|top_?p\b|max_?(completion_?|output_?)?tokens|\bstop|\bseed\b|random_seed|\brole|image"
-    r"|system.?instruction|developer instruction|can only afford",
+    r"|system.?instruction|developer instruction|can only afford|\btools?\b|tool_(choice|call)",
     re.IGNORECASE,
 )
 _NO_IMAGES = re.compile(

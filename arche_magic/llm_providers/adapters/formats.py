@@ -44,6 +44,7 @@ _ABOUT_SYSTEM = re.compile(
 )
 # On the Gemini API they refuse both a system prompt and JSON mode (reports of 2025 and 2026).
 _PLAIN_GEMMA = re.compile(r"(models/)?gemma-(1|2|3n?)\b")
+_OLDER_GEMINI = re.compile(r"(models/)?gemini-[12]\b")
 _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 
@@ -70,10 +71,11 @@ class Formats:
 
     Args:
         is_gemini: whether the service is the Gemini API.
+        is_groq: whether it is Groq.
     """
 
-    def __init__(self, is_gemini: bool = False) -> None:
-        self._is_gemini = is_gemini
+    def __init__(self, is_gemini: bool = False, is_groq: bool = False) -> None:
+        self._is_gemini, self._is_groq = is_gemini, is_groq
         self._without_system: set[str] = set()
         # The keys are model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
@@ -123,7 +125,7 @@ class Formats:
         if schema is not None:
             places = ((model, ""), (model, schema.text))
             form = max(self._plainest.get(place, Format.SCHEMA) for place in places)
-            form = Format.PROMPT if is_plain else form
+            form = Format.PROMPT if is_plain or self._refuses_both(request, model) else form
             request = _with_schema(request, schema) if form > Format.SCHEMA else request
             asked = Asked(form, schema.text)
         if all(message.role != "system" for message in request.messages):
@@ -131,6 +133,16 @@ class Formats:
         if is_plain or model in self._without_system:
             return _without_system(request), asked
         return request, replace(asked, system=True)
+
+    def _refuses_both(self, request: Request, model: str) -> bool:
+        """Whether the service refuses tools together with a format for the reply.
+
+        Groq does (console.groq.com/docs/structured-outputs, 2026-07), and Gemini before its third
+        version ("Function calling with a response mime type: 'application/json' is unsupported",
+        github.com/symfony/ai/issues/803).
+        """
+        older = self._is_gemini and _OLDER_GEMINI.match(model) is not None
+        return request.uses_tools and (self._is_groq or older)
 
     def _plainer(
         self, model: str, asked: Asked, form: Format, what: str, *, named: bool
@@ -150,8 +162,9 @@ class Formats:
 
 def _with_schema(request: Request, schema: Schema) -> Request:
     """The request with its schema in the system prompt, for a model that does not enforce it."""
+    when = "When you need no more tools, reply" if request.tools else "Reply"
     instruction = (
-        "Reply with one JSON object and nothing else, no Markdown either. It must fit this JSON "
+        f"{when} with one JSON object and nothing else, no Markdown either. It must fit this JSON "
         f"Schema:\n{schema.text}"
     )
     system = [message.content for message in request.messages if message.role == "system"]
@@ -191,4 +204,5 @@ _formats: dict[tuple[str, str], Formats] = {}
 
 def formats_of(provider: str, base_url: str) -> Formats:
     """What is known of a service, shared by its keys."""
-    return _formats.setdefault((provider, base_url), Formats(is_gemini=provider == "google"))
+    formats = Formats(is_gemini=provider == "google", is_groq=provider == "groq")
+    return _formats.setdefault((provider, base_url), formats)

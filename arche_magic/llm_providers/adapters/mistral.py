@@ -90,7 +90,7 @@ class MistralAdapter(SdkAdapter):
     ) -> Iterable[Part | None]:
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": chat_messages(request, _call_id),
+            "messages": _in_order(chat_messages(request, _call_id)),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -139,6 +139,20 @@ def _call_id(call_id: str) -> str:
     (github.com/jackmpcollins/magentic/issues/276).
     """
     return call_id if _CALL_ID.fullmatch(call_id) else short_id(call_id, 9)
+
+
+def _in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with a turn of the assistant between a tool's result and the user.
+
+    Mistral refuses them side by side ("Unexpected role 'user' after role 'tool'",
+    github.com/mistralai/client-ts/issues/106); the other providers do not.
+    """
+    ordered: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "user" and ordered and ordered[-1]["role"] == "tool":
+            ordered.append({"role": "assistant", "content": "OK."})
+        ordered.append(message)
+    return ordered
 
 
 def _called(function: Mapping[str, Any]) -> dict[str, Any]:

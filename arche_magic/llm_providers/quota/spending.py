@@ -121,9 +121,10 @@ class Spending:
         """What a request is expected to take there."""
         packed = " packed" if request.expected_tokens else ""
         images = " with images" if request.images else ""
+        tools = " with tools" if request.uses_tools else ""
         windows = self._configuration.providers[route.provider].context_windows
         return Expected(
-            kind=f"{route.provider}/{route.model}{packed}{images}",
+            kind=f"{route.provider}/{route.model}{packed}{images}{tools}",
             usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
             plain=ledger.plain_tokens(request),
             longest_reply=request.max_tokens,

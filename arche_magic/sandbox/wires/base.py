@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..exchange import Answer, Call, Caller, Refusal, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Headers = list[tuple[str, str]]
 JSON_TYPE = ("content-type", "application/json")
@@ -74,6 +74,10 @@ class Wire(ABC):
         """The response to a call that streams, with all its events."""
 
     @abstractmethod
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """The response to a request for embeddings."""
+
+    @abstractmethod
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
         """The provider's own response for a refusal of any kind."""
 
@@ -84,6 +88,15 @@ class Wire(ABC):
     @abstractmethod
     def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
         """The list of models, given with their context windows in tokens."""
+
+
+def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
+    """Raise Refusal for the first unknown field of protocol buffers' JSON."""
+    for name in value:
+        # Both spellings of a field are accepted.
+        parts = name.split("_")
+        if parts[0] + "".join(p.capitalize() for p in parts[1:]) not in known:
+            raise Refusal("invalid_request", param=name, problem="unknown", place=place)
 
 
 def check_base64(data: object, place: str) -> None:

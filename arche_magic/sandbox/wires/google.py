@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Message, Refusal, Reply
-from . import base, google_tools
+from ..models import MODELS
+from . import base, embedding_requests, google_tools
 from .google_errors import error_body, quota_body, refused_body
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # Fields of GenerateContentRequest and of its GenerationConfig in google-genai 3.4.
 _KNOWN = base.names(
@@ -42,11 +43,13 @@ class Google(base.Wire):
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request. Raises Refusal."""
         model, _, method = path.partition(":")
+        if method in ("embedContent", "batchEmbedContents"):
+            return embedding_requests.read_google(body, model, method)
         if method not in ("generateContent", "streamGenerateContent"):
             raise Refusal("model_not_found")
-        _check_fields(body, _KNOWN, "")
+        base.check_known(body, _KNOWN, "")
         config = body.get("generationConfig") or {}
-        _check_fields(config, _KNOWN_CONFIG, "generation_config")
+        base.check_known(config, _KNOWN_CONFIG, "generation_config")
         messages = _contents(body)
         google_tools.check_turns(body["contents"], model)
         tools = google_tools.read_tools(body)
@@ -86,6 +89,11 @@ class Google(base.Wire):
             parts = google_tools.call_parts(reply.calls, call.model)
             value["candidates"][0]["content"]["parts"] = parts
         return Answer(200, [base.JSON_TYPE, *_HEADERS], base.json_bytes(value))
+
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """The response to a request for embeddings."""
+        body = base.json_bytes(embedding_requests.google_body(call, vectors))
+        return Answer(200, [base.JSON_TYPE, *_HEADERS], body)
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The reply as server-sent events."""
@@ -136,19 +144,16 @@ class Google(base.Wire):
                 "displayName": name,
                 "inputTokenLimit": window + 1,
                 "outputTokenLimit": 65_536,
-                "supportedGenerationMethods": ["generateContent"],
+                "supportedGenerationMethods": [_method(name)],
             }
             for name, window in names.items()
         ]
         return Answer(200, [base.JSON_TYPE, *_HEADERS], base.json_bytes({"models": data}))
 
 
-def _check_fields(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
-    for name in value:
-        # JSON for protocol buffers accepts both spellings of a field.
-        parts = name.split("_")
-        if parts[0] + "".join(p.capitalize() for p in parts[1:]) not in known:
-            raise Refusal("invalid_request", param=name, problem="unknown", place=place)
+def _method(name: str) -> str:
+    known = MODELS["google"].get(name)
+    return "embedContent" if known and known.dimensions else "generateContent"
 
 
 def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -6,13 +6,14 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from ..exchange import Breach, Caller, Refusal
+from ..models import MODELS
 from . import base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _TYPE = "type.googleapis.com/google.rpc."
-_METRIC = "generativelanguage.googleapis.com/generate_content_free_tier_"
+_METRIC = "generativelanguage.googleapis.com/"
 
 
 def error_body(
@@ -23,15 +24,24 @@ def error_body(
     return {"error": {**error, "details": details} if details else error}
 
 
-def _quota_id(breach: Breach) -> tuple[str, str]:
+def _quota_id(breach: Breach, model: str) -> tuple[str, str]:
     """The metric and quotaId of a limit, as in reported 429 responses of the free tier."""
     period = breach.period.capitalize()
+    known = MODELS["google"].get(model)
+    embedding = known is not None and known.dimensions > 0
+    verb = "EmbedContent" if embedding else "Generate"
+    prefix = f"{_METRIC}{'embed' if embedding else 'generate'}_content_free_tier_"
     if breach.unit == "requests":
-        return "requests", f"GenerateRequestsPer{period}PerProjectPerModel-FreeTier"
+        return (
+            f"{prefix}requests",
+            f"{verb}RequestsPer{period}PerProjectPerModel-FreeTier",
+        )
     kind = {"input_tokens": "InputTokens", "tokens": "Tokens", "output_tokens": "OutputTokens"}
     metric = {"input_tokens": "input", "tokens": "total", "output_tokens": "output"}
-    name = f"GenerateContent{kind[breach.unit]}PerModelPer{period}-FreeTier"
-    return f"{metric[breach.unit]}_token_count", name
+    name = (
+        f"{verb if embedding else 'GenerateContent'}{kind[breach.unit]}PerModelPer{period}-FreeTier"
+    )
+    return f"{prefix}{metric[breach.unit]}_token_count", name
 
 
 def quota_body(refusal: Refusal, model: str, caller: Caller) -> dict[str, Any]:
@@ -39,12 +49,12 @@ def quota_body(refusal: Refusal, model: str, caller: Caller) -> dict[str, Any]:
     lines, violations = [], []
     breaches = refusal.breaches or (Breach("requests_per_day", 0, 0, 1, 0.0),)
     for breach in breaches:
-        metric, quota_id = _quota_id(breach)
+        metric, quota_id = _quota_id(breach, model)
         lines.append(
-            f"* Quota exceeded for metric: {_METRIC}{metric}, limit: {breach.limit}, model: {model}"
+            f"* Quota exceeded for metric: {metric}, limit: {breach.limit}, model: {model}"
         )
         violation = {
-            "quotaMetric": _METRIC + metric,
+            "quotaMetric": metric,
             "quotaId": quota_id,
             "quotaDimensions": {"model": model, "location": "global"},
         }

@@ -19,7 +19,7 @@ from .openai_like import (
 from .tool_words import groq_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
 _KNOWN = base.names(
@@ -77,6 +77,10 @@ class Groq(ChatWire):
         headers = self._headers(caller, base.JSON_TYPE)
         return Answer(200, headers, base.json_bytes(value))
 
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """Groq has no embeddings: `read` refuses the request before."""
+        return Answer(404, [])
+
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The reply as server-sent events."""
         usage = self._usage(reply)
@@ -122,8 +126,8 @@ class Groq(ChatWire):
             headers = [base.JSON_TYPE, ("x-request-id", caller.request_id)]
         return Answer(status, headers, base.json_bytes(value))
 
-    def model_fields(self, window: int) -> dict[str, Any]:
-        """What the list of models says about each."""
+    def model_fields(self, name: str, window: int) -> dict[str, Any]:
+        """What the list of models says about a model."""
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 
 
@@ -190,6 +194,15 @@ def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[st
         ),
         "not_in_plan": (404, _error(no_model, invalid, "model_not_found")),
         "model_not_found": (404, _error(no_model, invalid, "model_not_found")),
+        "unknown_url": (
+            404,
+            _error(
+                "Unknown request URL: POST /openai/v1/embeddings. Please check the URL for typos, "
+                "or see the docs at https://console.groq.com/docs/",
+                invalid,
+                "unknown_url",
+            ),
+        ),
         "model_retired": (
             400,
             _error(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Refusal, Reply
-from . import base
+from ..models import MODELS
+from . import base, embedding_requests
 from .openai_like import ChatWire, call_object, completion, events, usage_of
 from .tool_words import mistral_words
 
@@ -47,6 +48,8 @@ class Mistral(ChatWire):
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; the user or a tool must speak last. Raises Refusal."""
         call = super().read(body, path)
+        if call.embedding is not None:
+            return call
         last = call.messages[-1].role
         if last not in ("user", "tool") and not _is_prefix(body["messages"][-1]):
             raise Refusal("invalid_request", problem="order", value=last)
@@ -59,12 +62,18 @@ class Mistral(ChatWire):
             for delta in _all_calls(one.calls):
                 entry["message"].update(delta)
         value["usage"] = usage_of(reply)
-        headers = _headers(base.JSON_TYPE, caller)
-        for name, shown in _SHOWN.items():
-            if name in caller.limits:
-                headers += _limit_headers(shown, caller.limits[name].limit, caller, name)
-        cost = str(reply.input_tokens + reply.output_tokens)
-        headers.append(("x-ratelimit-tokens-query-cost", cost))
+        headers = _answer_headers(caller, reply.input_tokens + reply.output_tokens)
+        return Answer(200, headers, base.json_bytes(value))
+
+    def read_embeddings(self, body: Mapping[str, Any]) -> Call:
+        """Read and check a request for embeddings. Raises Refusal."""
+        return embedding_requests.read_mistral(body)
+
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """The response to a request for embeddings."""
+        value = {"id": caller.request_id, **embedding_requests.chat_body(call, vectors)}
+        value["usage"]["completion_tokens"] = 0
+        headers = _answer_headers(caller, value["usage"]["total_tokens"])
         return Answer(200, headers, base.json_bytes(value))
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
@@ -97,11 +106,16 @@ class Mistral(ChatWire):
         status, value = _refused(refusal, model, caller.key)
         return Answer(status, headers, base.json_bytes(value))
 
-    def model_fields(self, window: int) -> dict[str, Any]:
-        """What the list of models says about each."""
+    def model_fields(self, name: str, window: int) -> dict[str, Any]:
+        """What the list of models says about a model."""
+        model = MODELS[self.provider][name]
         return {
             "owned_by": "mistralai",
-            "capabilities": {"completion_chat": True, "completion_fim": False},
+            "capabilities": {
+                "completion_chat": not model.dimensions,
+                "completion_fim": False,
+                "function_calling": model.tools and not model.dimensions,
+            },
             "max_context_length": window,
             "type": "base",
         }
@@ -123,6 +137,15 @@ def _headers(content_type: tuple[str, str], caller: Caller) -> base.Headers:
         ("mistral-correlation-id", caller.request_id),
         ("x-kong-request-id", caller.request_id),
     ]
+
+
+def _answer_headers(caller: Caller, cost: int) -> base.Headers:
+    """The headers of an answer that does not stream; `cost` in tokens."""
+    headers = _headers(base.JSON_TYPE, caller)
+    for name, shown in _SHOWN.items():
+        if name in caller.limits:
+            headers += _limit_headers(shown, caller.limits[name].limit, caller, name)
+    return [*headers, ("x-ratelimit-tokens-query-cost", str(cost))]
 
 
 def _limit_headers(shown: str, limit: int, caller: Caller, name: str) -> base.Headers:
@@ -211,6 +234,9 @@ def _refused(refusal: Refusal, model: str, key: str) -> tuple[int, dict[str, Any
     }
     if refusal.kind in table:
         return table[refusal.kind]
+    if refusal.details.get("problem") == "stated":
+        kind = "invalid_request_prompt"
+        return 400, _error(refusal.details["text"], kind, refusal.details["code"], 400)
     if words := mistral_words(refusal.details):
         return 400, _error(*words, 400)
     if refusal.details.get("problem") == "order":

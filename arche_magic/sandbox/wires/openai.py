@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..exchange import Answer, Call, Caller, Refusal, Reply
 from ..models import MODELS
-from . import base
+from . import base, embedding_requests
 from .openai_errors import error_body, limit_answer, refused_body
 from .openai_like import (
     ChatWire,
@@ -56,6 +56,8 @@ class OpenAI(ChatWire):
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; only streams have stream_options. Raises Refusal."""
         call = super().read(body, path)
+        if call.embedding is not None:
+            return call
         if body.get("stream_options") and not call.stream:
             raise Refusal("invalid_request", param="stream_options", problem="no_stream")
         top = base.check_integer(body, "top_logprobs", 0)
@@ -68,6 +70,15 @@ class OpenAI(ChatWire):
                 "invalid_request", param="top_logprobs", problem="above", bound=20, value=top
             )
         return replace(call, top_logprobs=top or 0) if body.get("logprobs") else call
+
+    def read_embeddings(self, body: Mapping[str, Any]) -> Call:
+        """Read and check a request for embeddings. Raises Refusal."""
+        return embedding_requests.read_openai(body)
+
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """The response to a request for embeddings."""
+        body = base.json_bytes(embedding_requests.chat_body(call, vectors))
+        return Answer(200, self._headers(caller, base.JSON_TYPE), body)
 
     def _headers(self, caller: Caller, content_type: tuple[str, str]) -> base.Headers:
         requests = "requests_per_minute"
@@ -141,8 +152,8 @@ class OpenAI(ChatWire):
             headers.append(("retry-after", "5"))
         return Answer(status, headers, base.json_bytes(value))
 
-    def model_fields(self, window: int) -> dict[str, Any]:
-        """What the list of models says about each."""
+    def model_fields(self, name: str, window: int) -> dict[str, Any]:
+        """What the list of models says about a model."""
         return {"owned_by": "sandbox"}
 
 

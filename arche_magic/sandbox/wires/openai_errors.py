@@ -84,6 +84,7 @@ def refused_body(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dic
             ),
         ),
         "not_in_plan": (404, error_body(no_model, invalid, "model_not_found")),
+        "unknown_url": (404, error_body("Invalid URL", invalid)),
         "model_not_found": (404, error_body(no_model, invalid, "model_not_found")),
         "model_retired": (
             404,
@@ -128,6 +129,15 @@ def refused_body(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dic
         ),
         "echo_key": (500, error_body(f"{internal} (key {caller.key})", "server_error")),
     }
+    if refusal.details.get("other_kind"):
+        if refusal.details["embedding"]:
+            text = "You are not allowed to generate embeddings from this model"
+            return 403, error_body(text, invalid)
+        text = (
+            "This is not a chat model and thus not supported in the v1/chat/completions endpoint. "
+            "Did you mean to use v1/completions?"
+        )
+        return 404, error_body(text, invalid, param="model")
     return table.get(refusal.kind) or (400, _invalid(refusal.details))
 
 
@@ -154,6 +164,9 @@ def _schema_words(details: Mapping[str, Any]) -> str:
 def _invalid(details: Mapping[str, Any]) -> dict[str, Any]:
     param, value, bound = (details.get(name) for name in ("param", "value", "bound"))
     instead = details.get("instead")
+    if details.get("problem") == "stated":
+        kind = str(details.get("type", "invalid_request_error"))
+        return error_body(details["text"], kind, details["code"], param)
     if words := openai_words(details, _broken_rule(details)):
         return error_body(words[0], "invalid_request_error", words[1], param)
     texts = {

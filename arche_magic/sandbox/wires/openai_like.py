@@ -43,6 +43,8 @@ class ChatWire(base.Wire):
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request. Raises Refusal."""
+        if path == "embeddings":
+            return self.read_embeddings(body)
         _check_unknown(body, self.known)
         if not isinstance(body.get("model"), str):
             raise Refusal("invalid_request", param="model", problem="missing")
@@ -84,6 +86,10 @@ class ChatWire(base.Wire):
             choices=choices,
         )
 
+    def read_embeddings(self, body: Mapping[str, Any]) -> Call:
+        """Read and check a request for embeddings. Raises Refusal."""
+        raise Refusal("unknown_url")
+
     def check_model(self, body: Mapping[str, Any]) -> None:
         """Raise Refusal for parameters that this model does not accept."""
 
@@ -94,14 +100,14 @@ class ChatWire(base.Wire):
                 "id": name,
                 "object": "model",
                 "created": int(caller.now),
-                **self.model_fields(window),
+                **self.model_fields(name, window),
             }
             for name, window in names.items()
         ]
         return Answer(200, [base.JSON_TYPE], base.json_bytes({"object": "list", "data": data}))
 
     @abstractmethod
-    def model_fields(self, window: int) -> dict[str, Any]:
+    def model_fields(self, name: str, window: int) -> dict[str, Any]:
         """What the list of models says about a model with this context window."""
 
 
