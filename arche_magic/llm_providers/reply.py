@@ -131,8 +131,8 @@ class Reply(str):
         tool_calls: what the model asks its caller to run; the text may then be empty.
         choices: the provider's own choices of a chat completion, for a request with `n` or
             `logprobs`; empty for others.
-        tool_runs: the functions that were run for this reply, in order. Its text is that of the
-            last round; usage, attempts, seconds, cost and decisions are those of all rounds.
+        tool_runs: the functions that were run for this reply, in order. Its text, route and
+            decisions are those of the last round; usage, attempts, seconds and cost of all rounds.
     """
 
     provider: str

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InvalidRequest, LLMProviderError
 from .functions import Function
 from .redaction import key_in
-from .reply import Event, Reply
+from .reply import Attempt, Event, Reply
 from .request import Message, Request
 from .stopping import raise_if_stopped
 from .tools import ToolCall, ToolRun
@@ -131,7 +131,7 @@ def with_functions(
 
 
 def _with_sums(replies: Sequence[Reply], runs: Sequence[ToolRun]) -> Reply:
-    """The last reply with what all rounds took; kept ones count if all of them are."""
+    """The last reply with what all rounds took; kept ones count only if all of them are."""
     last = replies[-1]
     asked = [reply for reply in replies if reply.from_memory is None] or replies
     costs = [reply.cost for reply in asked]
@@ -143,11 +143,10 @@ def _with_sums(replies: Sequence[Reply], runs: Sequence[ToolRun]) -> Reply:
         attempts=_attempts(replies),
         seconds=sum(reply.seconds for reply in asked) + sum(run.seconds for run in runs),
         cost=None if None in costs else sum(cost or 0.0 for cost in costs),
-        decisions=tuple(decision for reply in replies for decision in reply.decisions),
         from_memory=last.from_memory if asked is replies else None,
         tool_runs=tuple(runs),
     )
 
 
-def _attempts(replies: Iterable[Reply]) -> tuple[Any, ...]:
+def _attempts(replies: Iterable[Reply]) -> tuple[Attempt, ...]:
     return tuple(attempt for reply in replies for attempt in reply.attempts)

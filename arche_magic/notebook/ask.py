@@ -179,8 +179,7 @@ def _show(
     def ended() -> Ended | None:
         note_round()
         attempts = tuple(attempt for one in rounds for attempt in one.attempts)
-        decisions = tuple(decision for one in rounds for decision in one.decisions)
-        return Ended(attempts, decisions) if rounds else None
+        return Ended(attempts, rounds[-1].decisions) if rounds else None
 
     try:
         return follow(events, show, on_tool)
@@ -209,7 +208,8 @@ def _rehearse(
         shown.append(prompt_text(llm.preview(messages, **request).request))
     if options.dry_run:
         kept = llm.kept(messages, **request)
-        if kept is not None:
+        # After a kept call of a function more is asked.
+        if kept is not None and not kept.tool_calls:
             shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
         else:
             shown.append(route_text(llm.preview(messages, **request)))

@@ -34,9 +34,6 @@ def weather(city: str) -> str:
 def count(items: int) -> int:
     return 2 * items
 
-def waits(seconds: float) -> None:
-    time.sleep(30)
-
 async def later() -> None: ...
 
 double = lambda items: 2 * items
@@ -147,24 +144,49 @@ def test_a_mistake_is_one_line(
     assert not sandbox.requests
 
 
-def test_an_interrupt_ends_the_function_and_the_cell(functions: Kernel, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "def waits(seconds: float) -> None:\n    time.sleep(30)",
+        "def waits(seconds: float) -> None:\n    try: time.sleep(30)\n    except: pass",
+    ],
+    ids=["raises", "swallows"],
+)
+def test_an_interrupt_ends_the_function_and_the_cell(
+    functions: Kernel, sandbox: Sandbox, waits: str
+) -> None:
     """At once, in one line; what was shown stays, and the first round's attempt is saved."""
 
     def is_running(cell: Cell) -> bool:
         return any("waits" in text and "running" in text for text in cell.data())
 
+    functions.run(waits)
     cell = functions.run(
         "%%llm --tools count,waits\nFirst count items=1, then waits seconds=5", is_running
     )
     in_time("an interrupt", cell.ended - cell.started)
     assert cell.message.startswith("Interrupted: ")
-    count, waits, nothing = cell.data()
+    count, stopped, nothing = cell.data()
     assert count == "count(items=1) → 2"
-    assert waits == "waits(seconds=5) was interrupted"
+    assert stopped == "waits(seconds=5) was interrupted"
     assert nothing == ""
     assert len(cell.displays[-1]["metadata"]["arche_magic"]["attempts"]) == 1
     assert len(sandbox.requests) == 1
     assert functions.run("%llm Hello").status == "ok"
+
+
+def test_another_route_may_answer_the_last_round(
+    functions: Kernel, sandboxed: Callable[..., Sandbox]
+) -> None:
+    """The receipt and `%llm_why` tell of that route, and why not of the first."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})
+    cell = functions.run("%%llm --tools count -o answer\ncount items=1")
+    assert cell.data()[-1].startswith("mistral · key 1 · ")
+    assert "groq · key 1 · gpt-oss-120b skipped: " in cell.data()[-1]
+    assert functions.run("%llm_why answer").status == "ok"
+    assert functions.value("list(zip(_.provider, _.verdict))") == [
+        ("groq", "shut"), ("mistral", "answered"),
+    ]  # fmt: skip
 
 
 def test_a_failure_keeps_the_calls_and_all_attempts(
@@ -215,8 +237,8 @@ def test_names_of_functions_complete(functions: Kernel) -> None:
     """Those of the notebook first, also after a comma; no classes and no other variables."""
     functions.run("from math import ceil")
     found = offers(functions, "%%llm --tools ")
-    ours = [name for name in found if name in ("count", "double", "later", "waits", "weather")]
-    assert ours == ["count", "double", "later", "waits", "weather"]
+    ours = [name for name in found if name in ("count", "double", "later", "weather")]
+    assert ours == ["count", "double", "later", "weather"]
     assert found.index("ceil") > found.index("weather")
     assert not {"Path", "number", "temperatures"} & set(found)
     assert offers(functions, "%%llm --tools weather,cou") == ["weather,count"]
