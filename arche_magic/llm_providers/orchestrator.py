@@ -95,9 +95,14 @@ class IntelligentLLMOrchestrator:
                 limit, 0 to 1, that is left to others), `private` (only routes that are marked in
                 `[private]` may answer), `same_model` (only the model of the route that comes
                 first may, with any key and provider that has it), `tag` (a name that its attempts
-                carry, for `%llm_stats --by tag`) and `schema` (what the reply
+                carry, for `%llm_stats --by tag`), `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
-                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
+                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`),
+                `tools` (what the model may ask to run: definitions in OpenAI's form or `Tool`
+                objects; what it asks for is in `reply.tool_calls`), `tool_choice` (`auto`, `none`,
+                `required` or the name of a tool), `parallel_tool_calls` (whether it may ask for
+                several at once) and `extra` (further fields of OpenAI's chat completions, such as
+                `{"logprobs": True}`; a route that cannot take one of them is not asked).
 
         Raises:
             InvalidRequest: an option is wrong, or every route refused the request.
@@ -142,7 +147,10 @@ class IntelligentLLMOrchestrator:
     ) -> Reply:
         """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
 
-        A user's message may have `"images"`, a list of paths, bytes or `Image` objects.
+        Messages have OpenAI's form. A user's message may have `"images"`, a list of paths, bytes or
+        `Image` objects, or parts of the type `image_url`; an image's web address is passed on to
+        providers that fetch it, and never fetched here. `tool_calls` and messages with the role
+        `tool` carry calls of tools and their results.
         """
         return self._finish(messages, _given(model, max_tokens, temperature, options))
 
