@@ -80,7 +80,7 @@ def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
 
 def _tool(value: object) -> Tool:
     if isinstance(value, Tool):
-        _check_name(value.name)
+        _checked_name(value.name)
         _check_schema(value.name, _read_json(value.name, value.parameters))
         return value
     # A Python function would be turned into a Tool here.
@@ -92,8 +92,7 @@ def _tool(value: object) -> Tool:
     function = value.get("function")
     if not isinstance(function, Mapping):
         raise InvalidRequest("a tool of the type function needs 'function', a dict with its name")
-    name, description = function.get("name"), function.get("description") or ""
-    _check_name(name)
+    name, description = _checked_name(function.get("name")), function.get("description") or ""
     others = [key for key in function if key not in _FIELDS]
     others += [key for key in value if key not in ("type", "function")]
     if others:
@@ -110,12 +109,13 @@ def _tool(value: object) -> Tool:
     return Tool(name, whole_characters(description), _as_json(name, parameters), strict)
 
 
-def _check_name(name: object) -> None:
+def _checked_name(name: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in TOOL_CHOICES:
         raise InvalidRequest(
             f"a tool has the name {name!r:.80}; a name has 1 to 64 letters, digits, _ and -, and "
             f"is not {', '.join(TOOL_CHOICES)}"
         )
+    return name
 
 
 def _check_schema(name: str, parameters: object) -> None:
