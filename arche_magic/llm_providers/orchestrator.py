@@ -100,8 +100,13 @@ class IntelligentLLMOrchestrator:
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
                 line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`),
                 `tools` (functions that the model may call: they run here, and it is asked again
-                with their results, see `reply.tool_runs`) and `max_rounds` (maximum number of
-                requests for them, 8 if not given; the last one forbids calls).
+                with their results, see `reply.tool_runs`; or `Tool` objects and definitions in
+                OpenAI's form: what it asks for is then in `reply.tool_calls`), `max_rounds`
+                (maximum number of requests for functions, 8 if not given; the last one forbids
+                calls), `tool_choice` (`auto`, `none`, `required` or the name of a tool),
+                `parallel_tool_calls` (whether it may ask for several at once) and `extra` (further
+                fields of OpenAI's chat completions, such as `{"logprobs": True}`; a route that
+                cannot take one of them is not asked).
 
         Raises:
             InvalidRequest: an option is wrong, or every route refused the request.
@@ -138,7 +143,10 @@ class IntelligentLLMOrchestrator:
     ) -> Reply:
         """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
 
-        A user's message may have `"images"`, a list of paths, bytes or `Image` objects.
+        Messages have OpenAI's form. A user's message may have `"images"`, a list of paths, bytes or
+        `Image` objects, or parts of the type `image_url`; an image's web address is passed on to
+        providers that fetch it, and never fetched here. `tool_calls` and messages with the role
+        `tool` carry calls of tools and their results.
         """
         return self._finish(messages, _given(model, max_tokens, temperature, options))
 
