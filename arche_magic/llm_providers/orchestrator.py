@@ -16,8 +16,8 @@ from .offered_routes import OfferedRoutes, no_keys
 from .parameters import Options, build_request
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, Reply, Waiting
-from .reply_stream import OnWait, ReplyStream
+from .reply import Event, Reply
+from .reply_stream import OnWait, ReplyStream, reply_of
 from .request import Request
 from .together import Together
 from .tool_rounds import with_functions
@@ -127,7 +127,7 @@ class IntelligentLLMOrchestrator:
 
         `together` is for a thread of its own, which asks several: see there.
         """
-        return _reply_of(self._events(request, False, together), on_wait)
+        return reply_of(self._events(request, False, together), on_wait)
 
     def together(self, requests: Sequence[Request]) -> Together:
         """For `ask`, of requests that one thread asks one after the other; see `Together`."""
@@ -344,18 +344,7 @@ class IntelligentLLMOrchestrator:
 
     def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
         on_wait: OnWait | None = given.pop("on_wait", None)
-        return _reply_of(self._rounds(prompt, given, stream=False), on_wait)
-
-
-def _reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None) -> Reply:
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            reply: Reply = end.value
-            return reply
-        if on_wait and isinstance(event, Waiting):
-            on_wait(event)
+        return reply_of(self._rounds(prompt, given, stream=False), on_wait)
 
 
 def _given(
