@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
     from .reply_stream import ReplyStream
+    from .tools import Tool, ToolCall
 
 __all__ = [
     "Attempt",
@@ -44,6 +45,8 @@ __all__ = [
     "Reply",
     "ReplyStream",
     "SchemaMismatch",
+    "Tool",
+    "ToolCall",
     "Usage",
     "get_llm_provider",
     "get_model_for_provider",
@@ -57,6 +60,8 @@ _LATER = {
     "MultiKeyGroqProvider": "orchestrator",
     "Reply": "reply",
     "ReplyStream": "reply_stream",
+    "Tool": "tools",
+    "ToolCall": "tools",
     "get_quota_tracker": "quota_tracker",
 }
 

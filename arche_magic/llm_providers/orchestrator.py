@@ -16,10 +16,11 @@ from .offered_routes import OfferedRoutes, no_keys
 from .parameters import Options, build_request
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, Reply, Waiting
-from .reply_stream import OnWait, ReplyStream
+from .reply import Event, Reply
+from .reply_stream import OnWait, ReplyStream, reply_of
 from .request import Request
 from .together import Together
+from .tool_rounds import with_functions
 from .tracebacks import without_locals
 from .types import Route
 
@@ -95,9 +96,17 @@ class IntelligentLLMOrchestrator:
                 limit, 0 to 1, that is left to others), `private` (only routes that are marked in
                 `[private]` may answer), `same_model` (only the model of the route that comes
                 first may, with any key and provider that has it), `tag` (a name that its attempts
-                carry, for `%llm_stats --by tag`) and `schema` (what the reply
+                carry, for `%llm_stats --by tag`), `schema` (what the reply
                 must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
-                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`).
+                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`),
+                `tools` (functions that the model may call: they run here, and it is asked again
+                with their results, see `reply.tool_runs`; or `Tool` objects and definitions in
+                OpenAI's form: what it asks for is then in `reply.tool_calls`), `max_rounds`
+                (maximum number of requests for functions, 8 if not given; the last one forbids
+                calls), `tool_choice` (`auto`, `none`, `required` or the name of a tool),
+                `parallel_tool_calls` (whether it may ask for several at once) and `extra` (further
+                fields of OpenAI's chat completions, such as `{"logprobs": True}`; a route that
+                cannot take one of them is not asked).
 
         Raises:
             InvalidRequest: an option is wrong, or every route refused the request.
@@ -118,15 +127,7 @@ class IntelligentLLMOrchestrator:
 
         `together` is for a thread of its own, which asks several: see there.
         """
-        events = self._events(request, False, together)
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                reply: Reply = end.value
-                return reply
-            if on_wait and isinstance(event, Waiting):
-                on_wait(event)
+        return reply_of(self._events(request, False, together), on_wait)
 
     def events_of(self, request: Request) -> Generator[Event, None, Reply]:
         """`events` of a request that was built before."""
@@ -146,7 +147,10 @@ class IntelligentLLMOrchestrator:
     ) -> Reply:
         """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
 
-        A user's message may have `"images"`, a list of paths, bytes or `Image` objects.
+        Messages have OpenAI's form. A user's message may have `"images"`, a list of paths, bytes or
+        `Image` objects, or parts of the type `image_url`; an image's web address is passed on to
+        providers that fetch it, and never fetched here. `tool_calls` and messages with the role
+        `tool` carry calls of tools and their results.
         """
         return self._finish(messages, _given(model, max_tokens, temperature, options))
 
@@ -188,8 +192,8 @@ class IntelligentLLMOrchestrator:
         raises SchemaMismatch at its end, without being asked for once more.
         """
         on_wait = options.pop("on_wait", None)
-        request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return ReplyStream(self._events(request, stream=True), on_wait)
+        given = _given(model, max_tokens, temperature, options)
+        return ReplyStream(self._rounds(prompt, given, stream=True), on_wait)
 
     def events(
         self,
@@ -203,9 +207,8 @@ class IntelligentLLMOrchestrator:
 
         After `Discarded` the reply starts over on another route.
         """
-        return self.events_of(
-            self._request(prompt, _given(model, max_tokens, temperature, options))
-        )
+        given = _given(model, max_tokens, temperature, options)
+        return self._rounds(prompt, given, stream=True)
 
     def get_stats(self) -> dict[str, Any]:
         """What this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,
@@ -329,11 +332,22 @@ class IntelligentLLMOrchestrator:
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
-        return build_request(prompt, self.configuration, **given)
+        options, _ = with_functions(given, self.configuration.keys)
+        return build_request(prompt, self.configuration, **options)
+
+    def _rounds(
+        self, prompt: str | Messages, given: Mapping[str, Any], stream: bool
+    ) -> Generator[Event, None, Reply]:
+        """The events of a request, and of those that follow its calls of functions."""
+        options, rounds = with_functions(given, self.configuration.keys)
+        request = build_request(prompt, self.configuration, **options)
+        if rounds is None:
+            return self._events(request, stream)
+        return rounds.events(request, lambda one: self._events(one, stream))
 
     def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
         on_wait: OnWait | None = given.pop("on_wait", None)
-        return self.ask(self._request(prompt, given), on_wait)
+        return reply_of(self._rounds(prompt, given, stream=False), on_wait)
 
 
 def _given(

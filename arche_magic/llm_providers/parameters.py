@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -48,18 +48,20 @@ class Options(TypedDict, total=False):
     private: bool | None
     same_model: bool | None
     tag: str | None
-    tools: Sequence[Tool | Mapping[str, Any]] | None
+    tools: Sequence[Tool | Mapping[str, Any] | Callable[..., Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     extra: Mapping[str, Any] | None
+    max_rounds: int | None
     on_wait: OnWait | None
 
 
-# `on_wait` is for the code that runs the request. It is not part of the request.
+# These are for the code that runs the request. They are not part of the request.
+_NOT_OF_THE_REQUEST = ("max_rounds", "on_wait")
 _OPTIONS = [
     name
     for name in ("model", "max_tokens", "temperature", *Options.__annotations__)
-    if name != "on_wait"
+    if name not in _NOT_OF_THE_REQUEST
 ]
 
 

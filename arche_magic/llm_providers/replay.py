@@ -119,7 +119,7 @@ def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None
         store.complain(_SILENT)
         return None
     reply = next((found[address] for address in at if address in found), None)
-    if reply is None or request.schema is None:
+    if reply is None or request.schema is None or reply.tool_calls:
         return reply
     try:
         return reply.changed(parsed=request.schema.read(str(reply)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .characters import whole_characters, without_controls
 from .markdown import harmless_markdown
-from .tools import ToolCall
+from .tools import ToolCall, ToolRun
 from .types import Route, Usage, in_seconds, route_name
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ class Reply(str):
         tool_calls: what the model asks its caller to run; the text may then be empty.
         choices: the provider's own choices of a chat completion, for a request with `n` or
             `logprobs`; empty for others.
+        tool_runs: the functions that were run for this reply, in order. Its text, route and
+            decisions are those of the last round; usage, attempts, seconds and cost of all rounds.
     """
 
     provider: str
@@ -148,6 +150,7 @@ class Reply(str):
     request: str
     tool_calls: tuple[ToolCall, ...]
     choices: tuple[Mapping[str, Any], ...]
+    tool_runs: tuple[ToolRun, ...]
 
     def __new__(
         cls,
@@ -168,6 +171,7 @@ class Reply(str):
         request: str = "",
         tool_calls: tuple[ToolCall, ...] = (),
         choices: tuple[Mapping[str, Any], ...] = (),
+        tool_runs: tuple[ToolRun, ...] = (),
     ) -> Self:
         """Create a reply from its text and attributes."""
         reply = super().__new__(cls, whole_characters(text))
@@ -176,6 +180,7 @@ class Reply(str):
         reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
         reply.decisions, reply.parsed, reply.from_memory = decisions, parsed, from_memory
         reply.request, reply.tool_calls, reply.choices = request, tool_calls, choices
+        reply.tool_runs = tool_runs
         return reply
 
     def changed(self, **changes: Any) -> Reply:
@@ -270,4 +275,5 @@ class Discarded:
     error: LLMProviderError
 
 
-Event = Waiting | Started | Piece | Discarded
+Event = Waiting | Started | Piece | Discarded | ToolCall | ToolRun
+"""A `ToolCall` is about to run, and a `ToolRun` has ended; see `ToolRounds`."""

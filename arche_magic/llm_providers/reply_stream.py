@@ -1,4 +1,4 @@
-"""A streamed reply as an iterator of its text."""
+"""A streamed reply as an iterator of its text, and the reply at the end of a request."""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ class ReplyStream(Iterator[str]):
     def close(self) -> None:
         """Stop the reply and close the connection."""
         self._events.close()
+
+
+def reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None = None) -> Reply:
+    """The reply at the end of a request; `on_wait` is called for each wait."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            reply: Reply = end.value
+            return reply
+        if on_wait and isinstance(event, Waiting):
+            on_wait(event)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from .characters import whole_characters
@@ -81,7 +80,9 @@ def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
 
 def _tool(value: object) -> Tool:
     if isinstance(value, Tool):
-        return _checked(value, _read_json(value.name, value.parameters))
+        _checked_name(value.name)
+        _check_schema(value.name, _read_json(value.name, value.parameters))
+        return value
     # A Python function would be turned into a Tool here.
     if not isinstance(value, Mapping) or value.get("type") != "function":
         raise InvalidRequest(
@@ -91,43 +92,45 @@ def _tool(value: object) -> Tool:
     function = value.get("function")
     if not isinstance(function, Mapping):
         raise InvalidRequest("a tool of the type function needs 'function', a dict with its name")
-    name, description = function.get("name"), function.get("description") or ""
+    name, description = _checked_name(function.get("name")), function.get("description") or ""
     others = [key for key in function if key not in _FIELDS]
     others += [key for key in value if key not in ("type", "function")]
     if others:
         raise InvalidRequest(
-            f"the tool {name!r} has the unknown field {others[0]!r}; known: {', '.join(_FIELDS)}"
+            f"the tool {name} has the unknown field {others[0]!r}; known: {', '.join(_FIELDS)}"
         )
     if not isinstance(description, str):
-        raise InvalidRequest(f"the description of the tool {name!r} must be text")
+        raise InvalidRequest(f"the description of the tool {name} must be text")
     strict = function.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise InvalidRequest(f"strict of the tool {name!r} is {strict!r}; it must be True or False")
-    tool = Tool(name if isinstance(name, str) else "", whole_characters(description), strict=strict)
-    return _checked(tool, function.get("parameters"), shown_name=name)
+        raise InvalidRequest(f"strict of the tool {name} is {strict!r}; it must be True or False")
+    parameters = function.get("parameters") or Tool(name).schema
+    _check_schema(name, parameters)
+    return Tool(name, whole_characters(description), _as_json(name, parameters), strict)
 
 
-def _checked(tool: Tool, parameters: object, shown_name: object = None) -> Tool:
-    """The tool with its parameters, if its name and they are valid."""
-    if not _NAME.fullmatch(tool.name) or tool.name in TOOL_CHOICES:
-        shown = tool.name if shown_name is None else shown_name
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in TOOL_CHOICES:
         raise InvalidRequest(
-            f"a tool has the name {shown!r:.80}; a name has 1 to 64 letters, digits, _ and -, and "
+            f"a tool has the name {name!r:.80}; a name has 1 to 64 letters, digits, _ and -, and "
             f"is not {', '.join(TOOL_CHOICES)}"
         )
-    if not parameters:
-        return replace(tool, parameters=Tool.parameters)
+    return name
+
+
+def _check_schema(name: str, parameters: object) -> None:
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise InvalidRequest(
-            f"the parameters of the tool {tool.name} must be a JSON Schema of the type object"
+            f"the parameters of the tool {name} must be a JSON Schema of the type object"
         )
+
+
+def _as_json(name: str, parameters: object) -> str:
     try:
         text = json.dumps(parameters, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(
-            f"the parameters of the tool {tool.name} are not JSON: {error}"
-        ) from None
-    return replace(tool, parameters=whole_characters(text))
+        raise InvalidRequest(f"the parameters of the tool {name} are not JSON: {error}") from None
+    return whole_characters(text)
 
 
 def _read_json(name: str, text: str) -> Any:

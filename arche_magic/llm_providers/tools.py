@@ -48,6 +48,25 @@ class ToolCall:
     signature: str = ""
 
 
+@dataclass(frozen=True)
+class ToolRun:
+    """A call of a function that was run for the model.
+
+    Attributes:
+        call: what the model asked for.
+        result: the text that goes back to it.
+        failed: whether that is an error: of the arguments, or raised by the function.
+        seconds: how long the function took.
+        round: number of the request whose reply asked for it, from 1.
+    """
+
+    call: ToolCall
+    result: str
+    failed: bool = False
+    seconds: float = 0.0
+    round: int = 1
+
+
 def thought_signature(call: Mapping[str, Any]) -> str:
     """Gemini's thought signature of a call in OpenAI's form; "" if it has none.
 

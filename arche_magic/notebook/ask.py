@@ -18,6 +18,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.tools import ToolCall, ToolRun
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .display import CellInterrupted, ReplyDisplay
@@ -29,6 +30,7 @@ from .reply_formats import ASKS
 from .sigint import one_interrupt
 from .structured import schema_named
 from .sums import notebook_name
+from .tool_calls import functions_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +62,11 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     images = [image_of(source, names) for source in options.image or ()]
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)
+    if options.tools is not None:
+        refuse_with("--tools", options, "schema", "compare")
+        options.tools = functions_named(options.tools, names)
+    elif options.max_rounds is not None:
+        raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
     return send(session, options, replace(prompt, images=(*prompt.images, *images)))
 
 
@@ -129,7 +136,15 @@ def _request(
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
-    for name in ("fallback_on_filter", "schema", "fresh", "tag", "same_model"):
+    for name in (
+        "fallback_on_filter",
+        "schema",
+        "fresh",
+        "tag",
+        "same_model",
+        "tools",
+        "max_rounds",
+    ):
         request[name] = getattr(options, name)
     if options.same_model and chat and chat.turns and request["model"] is None:
         spoke = chat.turns[-1]
@@ -148,13 +163,27 @@ def _show(
     `bind` takes the part of an interrupted reply that arrived.
     """
     before = log.last
+    rounds: list[Ended] = []
+
+    def note_round() -> None:
+        if log.last is not None and log.last is not (rounds[-1] if rounds else before):
+            rounds.append(log.last)
+
+    def on_tool(event: ToolCall | ToolRun) -> None:
+        if isinstance(event, ToolCall):
+            note_round()
+            show.calling(event)
+        else:
+            show.ran(event)
 
     def ended() -> Ended | None:
-        return log.last if log.last is not before else None
+        note_round()
+        attempts = tuple(attempt for one in rounds for attempt in one.attempts)
+        return Ended(attempts, rounds[-1].decisions) if rounds else None
 
     try:
         with show.running():
-            return follow(events, show)
+            return follow(events, show, on_tool)
     except KeyboardInterrupt:
         if part := show.interrupted(ended()):
             bind(part)
@@ -180,7 +209,8 @@ def _rehearse(
         shown.append(prompt_text(llm.preview(messages, **request).request))
     if options.dry_run:
         kept = llm.kept(messages, **request)
-        if kept is not None:
+        # After a kept call of a function more is asked.
+        if kept is not None and not kept.tool_calls:
             shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
         else:
             shown.append(route_text(llm.preview(messages, **request)))

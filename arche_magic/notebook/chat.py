@@ -25,6 +25,7 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.types import utc
 
+from .styles import one_line
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ class Chats(dict[str, Chat]):
                     Cell(f"{sum(turn.tokens for turn in chat.turns):,}", right=True),
                     Cell(_model(last)),
                     Cell(_clock(last.at)),
-                    Cell(_one_line(last.question.content, 48)),
+                    Cell(one_line(last.question.content, 48)),
                 )
             )
         return table_bundle(("chat", "turns", "tokens", "answered by", "at", "last asked"), rows)
@@ -293,7 +294,7 @@ class Chats(dict[str, Chat]):
         if not chat.turns:
             del self[name]
         left = _turns(chat) if chat.turns else "no turn"
-        return f"forgotten: {_one_line(gone.question.content, 60)!r}; {name} has {left} left"
+        return f"forgotten: {one_line(gone.question.content, 60)!r}; {name} has {left} left"
 
     def _clear(self, name: str) -> str:
         chat = self.known(name)
@@ -324,8 +325,3 @@ def _model(turn: Turn) -> str:
 
 def _clock(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment).astimezone():%d %b %H:%M}"
-
-
-def _one_line(text: str, longest: int) -> str:
-    line = " ".join(without_controls(text).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"

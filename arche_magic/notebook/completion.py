@@ -266,6 +266,16 @@ def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
     )
 
 
+def _functions(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    """Names of functions, those of the notebook first."""
+    found = [
+        (getattr(value, "__module__", "") != "__main__", name)
+        for name, value in _variables(shell)
+        if callable(value) and not isinstance(value, type)
+    ]
+    return [name for _, name in sorted(found)]
+
+
 def _variables(shell: InteractiveShell) -> Iterable[tuple[str, Any]]:
     """Names and values of the user's variables."""
     hidden = shell.user_ns_hidden
@@ -283,5 +293,6 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "LIMIT": _limits,
     "REPLY": _replies,
     "FRAME": _frames,
+    "FUNCTION": _functions,
 }
 """What the words of a metavar or a usage mean, by name."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.characters import unfinished, without_controls
 from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
+from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 from . import live_line
 from .live_line import LiveLine, TerminalLine
@@ -24,6 +25,7 @@ from .receipt import (
 from .reply_formats import bundle, code_of, is_json
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
+from .tool_calls import call_line, run_bundle
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -97,6 +99,7 @@ class ReplyDisplay:
         self._waits_for = ""
         self._terminal_line = TerminalLine()
         self._line = LiveLine(self._draw_line)
+        self._runs: ToolCall | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -158,6 +161,27 @@ class ReplyDisplay:
             print(without_controls(f"{self._held}\n[{event.attempt}; starting over]\n"))
             self._held = ""
 
+    def calling(self, call: ToolCall) -> None:
+        """Show the function that runs; what the model wrote before it stays above."""
+        if self._text and self._redraws:
+            self._leave_above(self._growing())
+        elif self._printed:
+            print(without_controls(self._held))
+        self._text = self._held = self._waits_for = ""
+        self._printed = False
+        self._runs = call
+        line = f"{call_line(call)} is running"
+        self._line.silence()
+        if self._redraws:
+            self._draw(quiet_line(line))
+        if not self._quiet:
+            self._line.say(live_line.timed(line))
+
+    def ran(self, run: ToolRun) -> None:
+        """Show what the function gave, above the reply."""
+        self._runs = None
+        self._leave_above(run_bundle(run))
+
     def finish(self, reply: Reply, *more: str) -> None:
         """Show the whole reply and its receipt; `more` is added to the receipt's line.
 
@@ -180,6 +204,8 @@ class ReplyDisplay:
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
         """Mark the output as interrupted; returns the part that arrived, or None if none did."""
+        if self._runs:
+            self._leave_above(quiet_line(f"{call_line(self._runs)} was interrupted"))
         if not self._text:
             self.failed(ended)
             return None
@@ -223,6 +249,15 @@ class ReplyDisplay:
             shown = quiet_line(line)
             shown["text/html"] += _dimmed(self._before) if self._before else ""
             self._draw(shown)
+
+    def _leave_above(self, shown: dict[str, str]) -> None:
+        """Leave this in the place of the reply, which continues below."""
+        self._line.silence()
+        if self._redraws:
+            self._draw(shown, last=True)
+            self._place, self._pace = Place(self._shell), Pace()
+        elif not self._quiet:
+            print(without_controls(shown["text/plain"]))
 
     def _leave(
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]

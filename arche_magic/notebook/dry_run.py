@@ -25,6 +25,10 @@ def prompt_text(request: Request) -> str:
     if request.schema:
         fields = json.dumps(request.schema.definition, indent=2, ensure_ascii=False)
         parts.append(f"── schema {request.schema.name} ──\n{fields}")
+    for tool in request.tools:
+        about = [tool.description] if tool.description else []
+        described = json.dumps(tool.schema, indent=2, ensure_ascii=False)
+        parts.append("\n".join([f"── function {tool.name} ──", *about, described]))
     given = {name: getattr(request, name) for name in _PARAMETERS}
     settings = ", ".join(
         f"{name} {value}" for name, value in given.items() if value not in (None, ())
@@ -44,6 +48,9 @@ def route_text(preview: Preview) -> str:
         when = "now" if preview.wait <= 0 else in_seconds(preview.wait)
         lines = [f"{preview.route} would answer {when} · {size} · {paid_text(preview.cost)}"]
     lines += [f"  {route} is passed over: {reason}" for route, _, reason in preview.shut]
+    if preview.request.tools:
+        names = ", ".join(tool.name for tool in preview.request.tools)
+        lines.append(f"This is the first round; each call of {names} is followed by another.")
     if preview.request.private:
         lines.append("Private: only routes that are marked so would be asked.")
     return "\n".join([*lines, "Nothing was sent."])

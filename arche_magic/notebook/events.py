@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Protocol
 
 from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting
+from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 
 class View(Protocol):
@@ -29,10 +30,15 @@ class View(Protocol):
         ...
 
 
-def follow(events: Generator[Event, None, Reply], view: View) -> Reply:
+def follow(
+    events: Generator[Event, None, Reply],
+    view: View,
+    on_tool: Callable[[ToolCall | ToolRun], None] | None = None,
+) -> Reply:
     """Run a request and tell the view what happens; returns the reply.
 
-    However it ends, the connection is closed and what was spent is booked.
+    `on_tool` is told of calls of functions, before and after each. However it ends, the connection
+    is closed and what was spent is booked.
     """
     with closing(events):
         while True:
@@ -47,5 +53,8 @@ def follow(events: Generator[Event, None, Reply], view: View) -> Reply:
                 view.started(event)
             elif isinstance(event, Discarded):
                 view.start_over(event)
+            elif isinstance(event, ToolCall | ToolRun):
+                if on_tool:
+                    on_tool(event)
             else:
                 view.add(event.text)

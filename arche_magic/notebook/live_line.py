@@ -109,14 +109,18 @@ class TerminalLine:
         self._width = len(text)
 
 
-def choosing(seconds: float) -> str:
-    """The line of a request that has no route yet."""
-    return _timed("choosing a route", seconds)
+def timed(line: str) -> Callable[[float], str]:
+    """`LINE … 4 s`."""
+    return lambda seconds: f"{line} … {math.floor(seconds)} s" if seconds >= 1 else f"{line} …"
+
+
+choosing = timed("choosing a route")
+"""The line of a request that has no route yet."""
 
 
 def started(event: Started) -> Callable[[float], str]:
     """`asking groq · key 1 · gpt-oss-120b … 4 s`."""
-    return lambda seconds: _timed(f"asking {event.route}", seconds)
+    return timed(f"asking {event.route}")
 
 
 def waiting(event: Waiting) -> Callable[[float], str]:
@@ -127,7 +131,3 @@ def waiting(event: Waiting) -> Callable[[float], str]:
     return lambda seconds: (
         f"waiting: {event.route} opens {in_seconds(max(0.0, event.seconds - seconds))}{why}"
     )
-
-
-def _timed(line: str, seconds: float) -> str:
-    return f"{line} … {math.floor(seconds)} s" if seconds >= 1 else f"{line} …"

@@ -15,6 +15,7 @@ from arche_magic.llm_providers.types import Usage, route_name
 
 from .costs import paid_text
 from .styles import QUIET, quiet_line
+from .tool_calls import rounds_text
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
@@ -33,6 +34,8 @@ def receipt_line(reply: Reply) -> str:
         parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
     else:
         parts = [route, tokens, _time(reply)]
+        if rounds := rounds_text(reply):
+            parts.append(rounds)
         if _was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
@@ -141,6 +144,8 @@ def interrupted_reply(text: str, ended: Ended | None) -> Reply:
     """The part of an interrupted reply that arrived, with what is known about its request."""
     attempts = ended.attempts if ended else ()
     last = next((a for a in reversed(attempts) if a.outcome == "interrupted"), None)
+    # Those of earlier rounds, if functions were called, and the interrupted one.
+    answered = [a for a in attempts if a.outcome in ("served", "interrupted")]
     if ended is None or last is None:
         return Reply(text, finish_reason="interrupted")
     return Reply(
@@ -148,7 +153,7 @@ def interrupted_reply(text: str, ended: Ended | None) -> Reply:
         provider=last.provider,
         key=last.key,
         model=last.model,
-        usage=Usage(last.input_tokens, last.output_tokens),
+        usage=Usage(sum(a.input_tokens for a in answered), sum(a.output_tokens for a in answered)),
         attempts=attempts,
         seconds=last.waited_s + last.seconds,
         finish_reason="interrupted",

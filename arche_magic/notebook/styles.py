@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from arche_magic.llm_providers.characters import without_controls
+
 # An untrusted notebook loses styles with var(); the grey before it reads on white and on black.
 QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
 GREEN, AMBER, RED = "#2e9e5b", "#c98a1b", "#d0493b"
@@ -14,3 +16,9 @@ EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
 def quiet_line(line: str) -> dict[str, str]:
     """A line in small grey type, as text and as HTML."""
     return {"text/plain": line, "text/html": f'<span style="{QUIET}">{escape(line)}</span>'}
+
+
+def one_line(text: str, longest: int) -> str:
+    """The text in one line without controls, cut to at most `longest` characters."""
+    line = " ".join(without_controls(text).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -34,7 +34,7 @@ class Sandbox:
     """Groq, Mistral, Gemini and OpenAI on 127.0.0.1, with their limits, headers and failures.
 
     Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
-    the base URLs and keys of `environment()`.
+    the base URLs and keys of `environment()`. Its models call tools and make embeddings, too.
 
     `keys`: the number of keys per provider, or their texts. `{"groq": 2}` means no keys for the
     other providers.
@@ -194,7 +194,7 @@ class Sandbox:
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:
-        """The last 100,000 requests for completions, oldest first."""
+        """The last 100,000 requests for completions or embeddings, oldest first."""
         with self.service.lock:
             return tuple(self.service.received)
 

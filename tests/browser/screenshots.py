@@ -30,6 +30,15 @@ BEFORE = (
     "%%llm\nWhat is a rolling window?",
 )
 PANEL = "%llm_panel"
+TOOLS = (
+    (
+        'temperatures = {"Oslo": 4, "Rome": 19}\n\n\n'
+        "def weather(city: str) -> str:\n"
+        '    """The temperature in a city now."""\n'
+        '    return f"{temperatures[city]} °C"'
+    ),
+    "%%llm --tools weather\nIs it colder in Oslo? Ask weather city=Oslo and weather city=Rome.",
+)
 SHOWN = ("%%llm\nWhat does the HTTP header retry-after tell a client?", "%llm_quota")
 # Only the cells matter: no menus, no mark on the selected cell, no room above and below.
 ONLY_CELLS = """
@@ -48,7 +57,7 @@ def main() -> None:
         chromium() as browser,
     ):
         lab.set_theme("JupyterLab Light")
-        cells = [nbformat.v4.new_code_cell(text) for text in (*BEFORE, *SHOWN, PANEL)]
+        cells = [nbformat.v4.new_code_cell(text) for text in (*BEFORE, *SHOWN, PANEL, *TOOLS)]
         lab.write("demo.ipynb", cells)
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
@@ -57,11 +66,13 @@ def main() -> None:
             panel.get_by_role("button", name="Send").click()
             panel.locator(".jp-RenderedHTML").filter(has_text="tokens").first.wait_for()
             screen.cell("retry-after").locator("summary").click()
+            screen.cell("--tools").locator("summary").first.click()
             screen.page.add_style_tag(content=ONLY_CELLS)
             screen.show_whole_notebook(WIDTH)
             PICTURES.mkdir(parents=True, exist_ok=True)
             take(screen, "quickstart", "retry-after", "%llm_quota")
             take(screen, "panel", PANEL, PANEL)
+            take(screen, "tools", "temperatures = ", "--tools")
 
 
 def take(screen: Screen, name: str, first: str, last: str) -> None:

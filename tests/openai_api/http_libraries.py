@@ -9,5 +9,5 @@ import httpx
 import openai
 
 _OWN = next(base for base in openai.DefaultHttpxClient.__mro__ if base.__name__ == "Client")
-LIBRARIES: list[Any] = list({httpx, sys.modules[_OWN.__module__.partition(".")[0]]})
+LIBRARIES: list[Any] = list(dict.fromkeys((httpx, sys.modules[_OWN.__module__.partition(".")[0]])))
 """httpx, and the one that the installed official client brings: httpx2 since openai 3."""

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 from .error_bodies import ErrorInReply, mapping, mappings, said
 from .finish import finish_kind
 from .parts import Part, counted
+from .tool_calls import FOREIGN_SIGNATURE
 
 if TYPE_CHECKING:
     from ..request import Message, Request
 
 
-def chat_messages(request: Request, call_id: Callable[[str], str] = str) -> list[dict[str, Any]]:
-    """The messages of a request; `call_id` turns the ids of calls into those that are sent."""
+def chat_messages(
+    request: Request, call_id: Callable[[str], str] = str, *, signed: bool = False
+) -> list[dict[str, Any]]:
+    """The messages of a request.
+
+    Args:
+        request: what is asked.
+        call_id: turns the ids of calls into those that are sent.
+        signed: whether the service is Google's, which wants Gemini's signatures back.
+    """
 
     def turn(message: Message) -> dict[str, Any]:
         turn: dict[str, Any] = {"role": message.role, "content": _content(message)}
@@ -32,9 +41,19 @@ def chat_messages(request: Request, call_id: Callable[[str], str] = str) -> list
                 }
                 for call in message.tool_calls
             ]
+            if signed:
+                _sign(turn["tool_calls"], message)
         return turn
 
     return [turn(message) for message in request.messages]
+
+
+def _sign(calls: list[dict[str, Any]], message: Message) -> None:
+    """Add the signatures of the calls, where Google's service on OpenAI's wire has them."""
+    for number, (call, sent) in enumerate(zip(message.tool_calls, calls, strict=True)):
+        # Of calls made together, Gemini itself signs only the first.
+        if signature := call.signature or ("" if number else FOREIGN_SIGNATURE):
+            sent["extra_content"] = {"google": {"thought_signature": signature}}
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

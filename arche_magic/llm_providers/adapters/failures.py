@@ -30,14 +30,15 @@ _NO_IMAGES = re.compile(
     r"|image.{0,40}not supported|unknown variant .?image_url|content.{0,40}must be a string",
     re.IGNORECASE,
 )
-# In the words of Ollama, OpenRouter, Groq, Google, Mistral, vLLM, llama.cpp and SambaNova.
+# In the words of Ollama, OpenRouter, Groq, Google, Mistral, OpenAI, vLLM, llama.cpp and SambaNova.
 _NO_TOOLS = re.compile(
-    r"(not|n't) support[^.]{0,30}\b(tool|function)([ _-]?(use|call|choice))?"
-    r"|(no|none)\b[^.]{0,40}support (tool|function)"
-    r"|\b(tools?|function)[` ]{0,2}([ _-]?(use|calling|calls?|choice))?[` ]{0,2}[^.]{0,20}"
+    r"(not|n't) support[^.]{0,30}\b(tool|function)|support (tool use|tools|function)"
+    r"|\b(tools?|function)\b[` -]{0,2}(use|calling|calls?|choice|param)?[` ]{0,2}[^.]{0,12}"
     r"(not (supported|enabled|available)|unsupported|requires --)",
     re.IGNORECASE,
 )
+# These are about one way to use tools, and the model takes others.
+_ONE_WAY = re.compile(r"tool_choice|parallel|strict|schema|json|mime", re.IGNORECASE)
 _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 
@@ -256,7 +257,7 @@ def without_capability(failure: ProviderFailure, request: Request) -> ProviderFa
             said=failure.said,
             lacks="images",
         )
-    if request.uses_tools and _NO_TOOLS.search(failure.said):
+    if request.uses_tools and _lacks_tools(failure.said):
         return ProviderFailure(
             f"takes no tools {failure.summary[failure.summary.find('(') :]}",
             Remedy.FIX_REQUEST,
@@ -264,3 +265,7 @@ def without_capability(failure: ProviderFailure, request: Request) -> ProviderFa
             lacks="tools",
         )
     return failure
+
+
+def _lacks_tools(words: str) -> bool:
+    return _NO_TOOLS.search(words) is not None and not _ONE_WAY.search(words)

@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..characters import whole_characters
 from ..tools import ToolCall
-from .tool_calls import new_call_id
+from .tool_calls import FOREIGN_SIGNATURE, new_call_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..request import Image, Message, Request
 
-# Google documents this value for calls that another model made: Gemini 3 refuses the first call of
-# a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
-# it must read like this, and the SDK writes bytes in base64.
-FOREIGN_SIGNATURE = "skip_thought_signature_validator"
 # Models before Gemini 3 need no signature.
 _OLDER = re.compile(r"(models/)?(gemini-[12]\b|gemma)")
 # Tokens of thinking by OpenAI's levels, as Google's own service for OpenAI's clients translates

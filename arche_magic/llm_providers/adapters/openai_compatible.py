@@ -105,6 +105,11 @@ class OpenAIAdapter(SdkAdapter):
     _path = "/chat/completions"
     _stream_class: Any = None
 
+    @property
+    def _is_google(self) -> bool:
+        """Whether it is Google's own service for OpenAI's clients."""
+        return "://generativelanguage.googleapis.com/" in self._base_url
+
     def _build(self) -> Any:
         from openai import OpenAI, Stream
 
@@ -149,7 +154,7 @@ class OpenAIAdapter(SdkAdapter):
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": chat_messages(request, _call_id),
+            "messages": chat_messages(request, _call_id, signed=self._is_google),
             self._token_limit(model): request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,

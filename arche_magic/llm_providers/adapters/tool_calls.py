@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from ..request import Request
 
+# Google documents this value for calls that another model made: Gemini 3 refuses the first call of
+# a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
+# it must read like this, and the SDK writes bytes in base64.
+FOREIGN_SIGNATURE = "skip_thought_signature_validator"
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 

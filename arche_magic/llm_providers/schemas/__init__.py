@@ -17,14 +17,16 @@ from ..characters import whole_characters
 from ..errors import ConfigurationError, InvalidRequest
 from ..request import Field, Schema
 from .fields import fields_in
-from .reading import Misfit, Problem, json_in, reader, with_correction
+from .reading import Misfit, Problem, fitted, json_in, reader, with_correction
 from .short import fields_of
 from .strict import as_object, strict_form
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["json_in", "schema_as_sent", "schema_of", "with_correction"]
+__all__ = [
+    "fitted", "json_in", "schema_as_sent", "schema_of", "validator", "with_correction",
+]  # fmt: skip
 
 _ACCEPTED = (
     "a schema is a pydantic model, a dataclass, a TypedDict, a JSON Schema as a dict, or a line "
@@ -72,7 +74,7 @@ def _of_line(line: str) -> Schema:
     fields = fields_of(line)
     # Names are only data here, so keywords and names of methods are allowed.
     adapter = _adapter(TypedDict("Reply", fields))  # type: ignore[operator]
-    validate = _pydantic(adapter)
+    validate = validator(adapter)
 
     def complete(value: Any) -> dict[str, Any]:
         found = validate(value)
@@ -94,7 +96,7 @@ def _of_class(described: type) -> Schema:
     fields = fields_in(
         _object(described.__name__, adapter.json_schema(by_alias=False)), formats=True
     )
-    return _schema(described.__name__, definition, _pydantic(adapter), fields)
+    return _schema(described.__name__, definition, validator(adapter), fields)
 
 
 def _of_json_schema(definition: dict[str, Any]) -> Schema:
@@ -168,7 +170,8 @@ def _adapter(described: Any) -> TypeAdapter[Any]:
         raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
 
 
-def _pydantic(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
+def validator(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
+    """The adapter's check of a value from JSON; it raises Misfit."""
     from pydantic import ValidationError
 
     def validate(value: Any) -> Any:

@@ -72,7 +72,7 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
             except (ValueError, RecursionError) as error:
                 problem = error
             else:
-                return _fitted(value, validate)
+                return fitted(value, validate)
         for place in places:
             if found := list(_json_objects(place)):
                 if not _BEGINS_WITH_OBJECT.match(place):
@@ -146,13 +146,13 @@ def _first_fitting(values: Iterable[Any], validate: Callable[[Any], Any]) -> Any
     misfits = []
     for value in values:
         try:
-            return _fitted(value, validate)
+            return fitted(value, validate)
         except Misfit as misfit:
             misfits.append(misfit)
     raise misfits[0]
 
 
-def _fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
+def fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
     """The value, if it fits.
 
     A null that the schema does not allow counts as a missing field, because strict schemas require

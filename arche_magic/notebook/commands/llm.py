@@ -84,6 +84,17 @@ _OPTIONS = (
         metavar="FILE",
         help="Also send this image: a file, or a variable such as a figure. May be repeated.",
     ),
+    argument(
+        "--tools",
+        metavar="FUNCTION,…",
+        help="Functions of the notebook that the model may call; they run in this kernel.",
+    ),
+    argument(
+        "--max-rounds",
+        type=int,
+        metavar="N",
+        help="With --tools: maximum number of requests (8 if not set).",
+    ),
     argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
     argument(
         "--compare",
@@ -213,6 +224,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
       %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
       %%llm --chat tutor --image plot.png
       %%llm --compare groq,mistral,google
+      %%llm --tools weather,convert
       %%llm --over reviews --schema "mood good|bad" --into moods
     """
     from arche_magic.llm_providers.errors import InvalidRequest

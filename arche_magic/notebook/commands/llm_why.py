@@ -46,6 +46,10 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
         return session.out.shown(why_frame([]))
     routes = configuration.routes()
     private = [route for route in routes if configuration.is_private(route)]
-    explained = reasons(asked.decisions, asked.attempts, routes, private)
-    show(why_bundle(explained, summary(asked.decisions, asked.attempts)))
+    attempts = asked.attempts
+    if isinstance(asked, Reply) and asked.tool_runs:
+        # Its decisions are those of the last round.
+        attempts = tuple(attempt for attempt in attempts if attempt.request == asked.request)
+    explained = reasons(asked.decisions, attempts, routes, private)
+    show(why_bundle(explained, summary(asked.decisions, attempts)))
     return session.out.shown(why_frame(explained))

@@ -29,6 +29,8 @@ _KNOWN = base.names(
     reasoning_effort reasoning_format response_format search_settings seed service_tier stop store
     stream stream_options temperature tool_choice tools top_logprobs top_p user"""
 )
+# By the maker of the model, from console.groq.com/docs/reasoning.
+_EFFORTS = {"openai": ("low", "medium", "high"), "qwen": ("none", "default")}
 
 
 class Groq(ChatWire):
@@ -45,6 +47,16 @@ class Groq(ChatWire):
             # Refused by console.groq.com/docs/openai, as are several choices.
             if body.get(name):
                 raise Refusal("invalid_request", param=name, problem="unknown")
+        efforts = _EFFORTS.get(call.model.partition("/")[0], ())
+        effort = body.get("reasoning_effort")
+        if effort is not None and effort not in efforts:
+            raise Refusal(
+                "invalid_request",
+                param="reasoning_effort",
+                problem="value",
+                value=effort,
+                known=efforts,
+            )
         if call.json_wanted and call.tools:
             raise Refusal("invalid_request", param="response_format", problem="json_with_tools")
         if call.json_wanted and call.stream:

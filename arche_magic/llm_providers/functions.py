@@ -1,0 +1,203 @@
+"""Python functions as tools: their definition for a model, and the calls that a model asks for.
+
+Pydantic describes the parameters and checks the arguments. It is imported with the first function.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from .bounded import library
+from .characters import whole_characters
+from .errors import InvalidRequest
+from .schemas import fitted, validator
+from .tools import Tool
+
+MOST_CHARACTERS = 8_000
+"""The longest result that is sent to a model, about 2,000 tokens; the rest is cut."""
+# OpenAI's limit until 2025, which compatible services may still have (getsentry/sentry-mcp#106).
+_LONGEST_DESCRIPTION = 1024
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+# Rows of a pandas table; its own text leaves out columns.
+_MOST_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Function:
+    """A Python function that a model may call.
+
+    Attributes:
+        tool: what the model is told about it.
+    """
+
+    tool: Tool
+    _function: Callable[..., Any] = field(repr=False)
+    _check: Callable[[Any], dict[str, Any]] = field(repr=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], name: str = "") -> Function:
+        """A function as a tool.
+
+        The description is its docstring, and the parameters are those of its signature, with their
+        annotations. A parameter without annotation takes any JSON value. Arguments that a `partial`
+        has set are not shown to the model.
+
+        Args:
+            function: a function, method, partial or other callable object.
+            name: what the model calls it; the function's own name if not given.
+
+        Raises:
+            InvalidRequest: it has no usable name, is a class or async, or has parameters that
+                JSON cannot give: `*args`, `**kwargs`, positional-only, or of other types.
+        """
+        whole: Any = function
+        while isinstance(whole, partial):
+            whole = whole.func
+        name = name or getattr(whole, "__name__", type(whole).__name__)
+        if name == "<lambda>":
+            raise InvalidRequest("tools: a lambda has no name; write a function with def")
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"tools: {name!r} is not a valid name for a tool; use at most 64 letters (a-z), "
+                "digits, _ and -"
+            )
+        if isinstance(whole, type):
+            raise InvalidRequest(f"tools: {name} is a class; pass a function")
+        code = whole if inspect.isroutine(whole) else whole.__call__
+        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+            raise InvalidRequest(
+                f"tools: {name} is async; pass a function that runs it, as with asyncio.run"
+            )
+        schema, check = _described(name, _parameters(name, function, code))
+        description = _shortened(inspect.getdoc(whole) or "")
+        return cls(Tool(name, description, json.dumps(schema, ensure_ascii=False)), function, check)
+
+    def run(self, arguments: str) -> tuple[str, bool]:
+        """Call the function with a model's arguments, given as JSON.
+
+        Returns the text for the model, and whether it is an error: wrong arguments, or what the
+        function raised, without its traceback. An interrupt is raised.
+        """
+        try:
+            values = self._check(json.loads(arguments or "{}"))
+        except ValueError as error:
+            return f"invalid arguments: {error}", True
+        try:
+            return result_text(self._function(**values)), False
+        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
+            return _cut(f"{type(error).__name__}: {error}"), True
+
+
+def result_text(value: Any) -> str:
+    """A function's result as text for a model: text as it is, other values as JSON.
+
+    A value that JSON does not have is sent as its `str`. Long texts are cut, with a mark.
+    """
+    if isinstance(value, str):
+        return _cut(str(value))
+    if hasattr(value, "to_string"):  # pandas
+        return _cut(value.to_string(max_rows=_MOST_ROWS))
+    from pydantic_core import to_jsonable_python
+
+    try:
+        plain = to_jsonable_python(value, fallback=_plain)
+    except ValueError:  # bytes that are no text, or a value within itself
+        plain = str(value)
+    return _cut(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)  # numpy
+
+
+def _cut(text: str) -> str:
+    text = whole_characters(text)
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return (
+        f"{text[:MOST_CHARACTERS]}\n[cut: the first {MOST_CHARACTERS:,} of {len(text):,} "
+        "characters]"
+    )
+
+
+def _parameters(
+    name: str, function: Callable[..., Any], code: Callable[..., Any]
+) -> dict[str, Any]:
+    """The types of a function's parameters, by name; `code` has its annotations."""
+    library("pydantic")
+    from pydantic import Field
+
+    code = inspect.unwrap(code)
+    # Without the type of the result, which need not exist at runtime.
+    annotated = SimpleNamespace(__annotations__=dict(getattr(code, "__annotations__", {})))
+    annotated.__annotations__.pop("return", None)
+    try:
+        hints = typing.get_type_hints(
+            annotated, globalns=getattr(code, "__globals__", {}), include_extras=True
+        )
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError, NameError, SyntaxError, AttributeError) as error:
+        raise InvalidRequest(f"tools: {name}: its parameters cannot be read: {error}") from None
+    given = function.keywords if isinstance(function, partial) else {}
+    types: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind not in _NAMED:
+            raise InvalidRequest(
+                f"tools: {name}: its parameter {parameter} is {parameter.kind.description}; "
+                "a model gives each argument by name"
+            )
+        if parameter.name in given:
+            continue
+        hint = hints.get(parameter.name, Any)
+        default = parameter.default
+        if default is not parameter.empty:
+            if isinstance(default, str | int | float | bool | None):
+                hint = typing.Annotated[hint, Field(json_schema_extra={"default": default})]
+            hint = typing.NotRequired[hint]
+        types[parameter.name] = hint
+    return types
+
+
+def _described(
+    name: str, types: dict[str, Any]
+) -> tuple[dict[str, Any], Callable[[Any], dict[str, Any]]]:
+    """The JSON Schema of parameters of these types, and the check of arguments from JSON."""
+    from pydantic import ConfigDict, TypeAdapter, with_config
+    from pydantic.errors import PydanticUserError
+    from pydantic.json_schema import GenerateJsonSchema
+    from typing_extensions import TypedDict
+
+    class WithoutTitles(GenerateJsonSchema):
+        """Leaves out titles, which only repeat names."""
+
+        def field_title_should_be_set(self, schema: Any) -> bool:
+            return False
+
+    try:
+        # Not a model, in which names such as `schema` or `_id` would mean something.
+        arguments = TypedDict("arguments", types)  # type: ignore[misc]
+        adapter = TypeAdapter(with_config(ConfigDict(extra="forbid"))(arguments))
+        schema = adapter.json_schema(schema_generator=WithoutTitles)
+    except (PydanticUserError, NameError, TypeError) as error:
+        why = str(error).partition("\n")[0].partition(". ")[0]
+        raise InvalidRequest(
+            f"tools: {name}: its parameters have types that JSON cannot give: {why}"
+        ) from None
+    schema.pop("title", None)
+    return schema, partial(fitted, validate=validator(adapter))
+
+
+def _shortened(description: str) -> str:
+    text = whole_characters(description)
+    if len(text) <= _LONGEST_DESCRIPTION:
+        return text
+    return f"{text[: _LONGEST_DESCRIPTION - 1]}…"

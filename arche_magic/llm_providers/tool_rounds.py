@@ -1,0 +1,152 @@
+"""Requests in rounds: the model asks for functions, they run here, and it gets their results.
+
+A round is one request to the loop, so each may be answered by another route.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import InvalidRequest, LLMProviderError
+from .functions import Function
+from .redaction import key_in
+from .reply import Attempt, Event, Reply
+from .request import Message, Request
+from .stopping import raise_if_stopped
+from .tools import ToolCall, ToolRun
+from .types import Key, Usage
+
+MOST_ROUNDS = 8
+"""Requests for one prompt, if `max_rounds` is not given."""
+
+Ask = Callable[[Request], Generator[Event, None, Reply]]
+
+
+@dataclass(frozen=True)
+class ToolRounds:
+    """Runs the functions that a model asks for, until it answers.
+
+    Attributes:
+        functions: what it may ask for, by name.
+        most: maximum number of requests. The last one forbids calls, so that the model must answer.
+        keys: a result that contains one of them is not sent.
+    """
+
+    functions: Mapping[str, Function]
+    most: int
+    keys: Sequence[Key]
+
+    def events(self, request: Request, ask: Ask) -> Generator[Event, None, Reply]:
+        """What happens in all rounds, as it happens; returns the last reply, with all sums.
+
+        A `tool_choice` that forces a call holds for the first round only.
+
+        Args:
+            request: the first round.
+            ask: the events of one request.
+
+        Raises:
+            LLMProviderError: a round got no reply, or the last one still asks for calls. Its
+                attempts are those of all rounds.
+        """
+        replies: list[Reply] = []
+        runs: list[ToolRun] = []
+        try:
+            while True:
+                if len(replies) == self.most - 1:
+                    request = replace(request, tool_choice="none")
+                reply = yield from ask(request)
+                replies.append(reply)
+                if len(replies) == self.most and reply.tool_calls and not reply.strip():
+                    raise LLMProviderError(
+                        f"the model still asks for calls after {self.most} rounds (max_rounds), "
+                        "although the last round forbids them"
+                    )
+                if not reply.tool_calls or len(replies) == self.most:
+                    return _with_sums(replies, runs)
+                said = [Message("assistant", str(reply), tool_calls=reply.tool_calls)]
+                for call in reply.tool_calls:
+                    yield call
+                    run = self._run(call, len(replies))
+                    runs.append(run)
+                    yield run
+                    said.append(Message("tool", run.result, tool_call_id=call.id))
+                request = replace(request, messages=(*request.messages, *said), tool_choice="")
+        except LLMProviderError as error:
+            error.attempts = (*_attempts(replies), *error.attempts)
+            raise
+
+    def _run(self, call: ToolCall, number: int) -> ToolRun:
+        raise_if_stopped()
+        function = self.functions.get(call.name)
+        began = time.perf_counter()
+        if function is None:
+            known = ", ".join(self.functions)
+            result, failed = f"there is no function {call.name!r}; there are: {known}", True
+        else:
+            result, failed = function.run(call.arguments)
+        seconds = time.perf_counter() - began
+        # A function may swallow the interrupt.
+        raise_if_stopped()
+        if key := key_in(result, self.keys):
+            result, failed = f"the result contains the key {key.label}, so it is not sent", True
+        return ToolRun(call, result, failed, seconds, number)
+
+
+def with_functions(
+    options: Mapping[str, Any], keys: Sequence[Key]
+) -> tuple[dict[str, Any], ToolRounds | None]:
+    """The options with tools in place of functions, and what runs these.
+
+    If a tool is not a function, the caller runs all calls; there are no rounds then.
+
+    Raises:
+        InvalidRequest: a function cannot be a tool, `max_rounds` is wrong or without functions, or
+            a schema is given too. Names that repeat are refused with the request.
+    """
+    made = dict(options)
+    most = made.pop("max_rounds", None)
+    tools = made.get("tools")
+    given = list(tools) if isinstance(tools, Iterable) and not isinstance(tools, str) else []
+    read = [Function.of(one) if callable(one) else one for one in given]
+    functions = [one for one in read if isinstance(one, Function)]
+    if functions:
+        made["tools"] = [one.tool if isinstance(one, Function) else one for one in read]
+    if not functions or len(functions) < len(read):
+        if most is not None:
+            raise InvalidRequest("max_rounds goes with tools that are all functions")
+        return made, None
+    by_name = {function.tool.name: function for function in functions}
+    most = MOST_ROUNDS if most is None else most
+    if isinstance(most, bool) or not isinstance(most, int) or most < 2:
+        raise InvalidRequest(
+            f"max_rounds is {most!r}; it must be a whole number, 2 or more: to call and to answer"
+        )
+    if made.get("schema") is not None:
+        raise InvalidRequest("tools that are functions go without schema")
+    return made, ToolRounds(by_name, most, keys)
+
+
+def _with_sums(replies: Sequence[Reply], runs: Sequence[ToolRun]) -> Reply:
+    """The last reply with what all rounds took; kept ones count only if all of them are."""
+    last = replies[-1]
+    asked = [reply for reply in replies if reply.from_memory is None] or replies
+    costs = [reply.cost for reply in asked]
+    return last.changed(
+        usage=Usage(
+            sum(reply.usage.input_tokens for reply in asked),
+            sum(reply.usage.output_tokens for reply in asked),
+        ),
+        attempts=_attempts(replies),
+        seconds=sum(reply.seconds for reply in asked) + sum(run.seconds for run in runs),
+        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
+        from_memory=last.from_memory if asked is replies else None,
+        tool_runs=tuple(runs),
+    )
+
+
+def _attempts(replies: Iterable[Reply]) -> tuple[Attempt, ...]:
+    return tuple(attempt for reply in replies for attempt in reply.attempts)
