@@ -1,4 +1,4 @@
-"""Show what every key has left and what is wrong with the configuration, outside notebooks.
+"""Show what every key has left, what is wrong, and which services there are, outside notebooks.
 
 python -m arche_magic quota              every route, limit by limit
 python -m arche_magic quota groq         one provider
@@ -6,6 +6,7 @@ python -m arche_magic quota --json       for scripts: the usage summary
 python -m arche_magic quota reset KEY    forget a key's counts and why it is closed
 python -m arche_magic doctor             examine files, keys, models, clock and ledger
 python -m arche_magic doctor --send      also send one short prompt to each model
+python -m arche_magic services           what is free where, what is in use, where to get a key
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _NO_KEY = (
 )
 # The name of a limit, its meter, and what is used of it.
 _NEEDED_COLUMNS = 3
+_SERVICES_WIDTH = 100
 # Replacements for consoles that cannot show these characters.
 _PLAIN = str.maketrans({"█": "#", "░": ".", "·": "-", "…": ".", "→": ">"})
 
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "doctor":
         warnings.showwarning = _warn
         return _doctor(options.send)
+    if options.command == "services":
+        return _services()
     words, reset = options.words, options.words[:1] == ["reset"]
     if reset and len(words) != 2:
         quota.error("reset takes one KEY, such as groq_key_2" + _labels())
@@ -95,7 +99,26 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         epilog="exit status: 0 if nothing is wrong, 1 otherwise",
     )
     doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
+    commands.add_parser(
+        "services",
+        help="what is free where, what is in use, and where to get a key",
+        description="Show providers and known services: what costs nothing, what is configured, "
+        "where to get a key, and when and where that was read. Asks nobody.",
+        **shared,
+    )
     return parser, quota
+
+
+def _services() -> int:
+    from .llm_providers.errors import LLMProviderError
+    from .llm_providers.services import list_services
+    from .notebook.service_table import services_text
+
+    try:
+        _print(services_text(list_services(), min(_SERVICES_WIDTH, _width())), fit=False)
+    except LLMProviderError as error:
+        return _failed(str(error))
+    return 0
 
 
 def _doctor(send: bool) -> int:
@@ -176,12 +199,13 @@ def _labels() -> str:
     return f"; there are {labels}" if labels else ""
 
 
-def _print(text: str) -> None:
-    """Print lines, fitted to a narrow or simple console."""
+def _print(text: str, *, fit: bool = True) -> None:
+    """Print lines; replace characters that the console lacks; `fit` them to its width too."""
     from .llm_providers.characters import without_controls
 
     text = without_controls(text)
-    shown = "\n".join(line for long in text.splitlines() for line in _fitted(long, _width()))
+    width = _width() if fit else sys.maxsize
+    shown = "\n".join(line for long in text.splitlines() for line in _fitted(long, width))
     try:
         shown.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

@@ -189,6 +189,24 @@ def test_an_unknown_provider_is_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("columns", [60, 100])
+def test_services_are_listed_within_the_console(
+    columns: int,
+    sandbox_env: Sandbox,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only addresses are longer than a line; a key that is off gets its line of the settings."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("ZAI_API_KEY", "a-key-that-is-made-up")
+    assert main(["services"]) == 0
+    shown = capsys.readouterr().out
+    words = [word for line in shown.splitlines() if len(line) > columns for word in [line.strip()]]
+    assert all(word.startswith("https://") for word in words), words
+    assert "add the line [providers.zai]" in " ".join(shown.split())
+    assert "a-key-that-is-made-up" not in shown
+
+
 def test_the_doctor_ends_with_1_if_something_is_wrong(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """Standard output says what is wrong and what to do, without a key."""
     sandbox_env.fail("groq_key_2", "unauthorized")

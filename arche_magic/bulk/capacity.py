@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
@@ -46,7 +46,8 @@ class Capacity:
 
     def requests_until(self, now: float, until: float) -> float:
         """How many requests its limits let through up to then; inf without any limit."""
-        if self.opens_at > until:
+        now = max(now, self.opens_at)
+        if now > until:
             return 0.0
         rows = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
         return float(prompts_that_fit(rows, self.need, now, until)) if rows else math.inf
@@ -80,6 +81,7 @@ class Speed:
 
     def requests_until(self, capacity: Capacity, now: float, until: float) -> float:
         """How many requests can come back from it up to then, with all the threads it may have."""
+        now = max(now, capacity.opens_at)
         seconds, threads = self.seconds, self.threads
         if capacity.pack > 1:
             seconds, threads = seconds + capacity.pack * self.seconds_per_row, self.threads_packing
@@ -122,6 +124,62 @@ def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standin
         else replace(row, amount=(1 - reserve) * row.amount)
         for row in standings
     )
+
+
+def paid_after(
+    capacities: Sequence[Capacity],
+    speed: Speed,
+    now: float,
+    patience: float,
+    preferred: str | None = None,
+) -> list[Capacity]:
+    """The same, but those that cost money open once the free ones were awaited long enough.
+
+    Rows wait as soon as the limits of free ones hold them back. Paid ones open after `patience`
+    seconds of that, or sooner if free ones let nothing more through in that time.
+    """
+
+    def is_extra(capacity: Capacity) -> bool:
+        return capacity.paid and capacity.provider != preferred
+
+    free = [capacity for capacity in capacities if not is_extra(capacity)]
+    if not free or len(free) == len(capacities):
+        return list(capacities)
+
+    def are_waited_for(at: float) -> bool:
+        return all(
+            one.requests_until(now, at) <= speed.requests_until(one, now, at) for one in free
+        )
+
+    def rows(at: float) -> float:
+        return sum(_rows_alone(free, speed, now, at))
+
+    begin = _first(are_waited_for, now, now + HORIZON_SECONDS)
+    most = rows(begin + patience)
+    opens_at = _first(lambda at: rows(at) >= most, begin, begin + patience)
+    return [
+        replace(capacity, opens_at=max(capacity.opens_at, opens_at))
+        if is_extra(capacity)
+        else capacity
+        for capacity in capacities
+    ]
+
+
+def _first(holds: Callable[[float], bool], early: float, late: float) -> float:
+    """The first moment at which something holds that goes on to hold; `late` if not before."""
+    if holds(early):
+        return early
+    step = 1.0
+    while early + step < late and not holds(early + step):
+        early, step = early + step, 2 * step
+    late = min(late, early + step)
+    while late - early > 0.05:
+        middle = (early + late) / 2
+        if holds(middle):
+            late = middle
+        else:
+            early = middle
+    return late
 
 
 def rows_until(capacities: Sequence[Capacity], speed: Speed, now: float, until: float) -> int:

@@ -158,6 +158,7 @@ class FileJob:
             "agreement": self._agreement,
             "job_id": self._job.id,
             "patience": self._job.patience_left,
+            "before_paying": self._job.before_paying_left,
         }
         return self._options | failing | whole | shared
 

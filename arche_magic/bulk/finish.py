@@ -9,7 +9,7 @@ from datetime import datetime
 
 from arche_magic.llm_providers.types import utc
 
-from .capacity import Speed, finish_at
+from .capacity import Speed, finish_at, paid_after
 from .estimate import RowEstimate
 from .growth import MOST_THREADS, THREADS
 from .progress import Counts
@@ -57,7 +57,11 @@ class Finish:
         )
         sizes = workers.scheduler.sizes()
         capacities = estimate.capacities(workers.llm, sizes, reserve=self._reserve)
-        end = finish_at(capacities, self._speed(), max(0, rows), now)
+        speed = self._speed()
+        if workers.before_paying is not None:
+            left, preferred = workers.before_paying_left, workers.llm.preferred_provider
+            capacities = paid_after(capacities, speed, now, left, preferred)
+        end = finish_at(capacities, speed, max(0, rows), now)
         # Requests under way have to come back, too.
         end = max(end, now + (counts.mean_seconds() or _SECONDS_GUESS) / 2)
         return utc(end) if math.isfinite(end) else None

@@ -55,7 +55,9 @@ class Job:
             packed where requests are scarcer than tokens.
         patience: seconds that the job waits in total while no route is open; None: without end.
             Rows that were not asked by then have an error that says what opens when.
-        allow_paid: routes that cost money may answer too.
+        allow_paid: routes that cost money may answer too: what free routes do not take at once,
+            after the job has waited for them, once, as long as `patience` (if not given, that of
+            the settings, 30 s).
         max_cost: USD; the job stops before it spends more in this run, or at most one reply after.
         max_tokens_total: tokens; the job stops before it spends more, or at most one reply after.
         stop_after: number of failed rows in this run that stops the job.
@@ -72,6 +74,7 @@ class Job:
         agreement: of the parts of a larger job: how packed replies agree so far.
         part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
             share `max_cost` and `max_tokens_total` through the ledger.
+        before_paying: of the parts of a larger job: seconds that it still waits for free routes.
         job_id: of the parts of a larger job: what they are called in the record of jobs; None
             where another one counts for it.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
@@ -111,6 +114,7 @@ class Job:
         llm: IntelligentLLMOrchestrator | None = None,
         part_of: Purse | str = "",
         agreement: Agreement | None = None,
+        before_paying: float | None = None,
         job_id: str | None = "",
         **options: Any,
     ) -> None:
@@ -137,6 +141,8 @@ class Job:
             self.shared_bounds = tracker.job_purse(bounds.cost, bounds.tokens, part_of)
         else:
             self.shared_bounds = part_of
+        if before_paying is None:
+            before_paying = configuration.patience if patience is None else longest
         allowed, agreement = self._allowed(sample, allow_paid), agreement or Agreement()
         self.details = details
         self.twice = share_of(twice)
@@ -157,6 +163,7 @@ class Job:
             self._counts,
             self.shared_bounds,
             longest,
+            before_paying,
             rows_per_request(pack, sample),
             agreement,
         )
@@ -216,6 +223,12 @@ class Job:
         left = self._workers.patience.left
         return left if self._second is None else self._second.patience_left(left)
 
+    @property
+    def before_paying_left(self) -> float:
+        """Seconds that it still waits for free routes before it pays."""
+        seconds = [job.before_paying_left for job in (self._second.jobs if self._second else ())]
+        return min([self._workers.before_paying_left, *seconds])
+
     def progress(self, later: int = 0) -> Progress:
         """How far it is; `finish_at` includes this many rows that come `later`."""
         progress = replace(self._counts.progress(), finish_at=self._finish.at(later))
@@ -245,7 +258,7 @@ class Job:
         """The job that asks some of the rows on another model, within the bounds of this one."""
         frame = self.rows.frame.iloc[positions]
         named = {"model": model, "provider": None, "same_model": False}
-        left = {"patience": self.patience_left}
+        left = {"patience": self.patience_left, "before_paying": self.before_paying_left}
         part_of = {} if self.shared_bounds is None else {"part_of": self.shared_bounds}
         return Job(frame, self.rows.template, **{**again, **named, **left, **part_of}, job_id=None)
 

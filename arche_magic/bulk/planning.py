@@ -17,7 +17,7 @@ from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.routing import bare
 from arche_magic.llm_providers.types import utc
 
-from .capacity import Capacity, Share, Speed, finish_at, rows_until, shares
+from .capacity import Capacity, Share, Speed, finish_at, paid_after, rows_until, shares
 from .chunks import ROWS
 from .columns import columns_of
 from .estimate import RowEstimate, count_work, served_lately
@@ -25,6 +25,7 @@ from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
 from .job import rows_per_request
 from .plans import Plan, Way, moment
+from .progress import at_most
 from .rows import Rows
 from .twice import asked_twice, check_other_model, other_model, share_of
 from .workers import PACKING_THREADS
@@ -37,7 +38,7 @@ _SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100.0
 _WORTH_SAYING = 0.02
 # The arguments of `map` that do not matter for a plan.
 _NOT_PLANNED = (
-    "patience", "max_cost", "max_tokens_total", "stop_after", "on_done", "progress", "client", "to",
+    "max_cost", "max_tokens_total", "stop_after", "on_done", "progress", "client", "to",
     "details", "gold",
 )  # fmt: skip
 
@@ -91,6 +92,8 @@ def plan(
     llm = llm or get_llm_provider()
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
+    patience = options.get("patience")
+    patience = configuration.patience if patience is None else at_most("patience", patience)
     options |= {"schema": schema, "reserve": reserve, "patience": math.inf}
     sample = build_request("…", configuration, **options)
     options["schema"] = sample.schema
@@ -103,7 +106,7 @@ def plan(
     estimate = RowEstimate.of(work, llm, options)
     rows = work.to_ask
     outlook = _Outlook(
-        llm, estimate, _speed(llm, estimate), rows, now, reserve, size, allow_paid=allow_paid
+        llm, estimate, _speed(llm, estimate), rows, now, reserve, size, allow_paid, patience
     )
     capacities, every = outlook.capacities(), outlook.capacities(paid=True)
     end = outlook.finish_at(capacities)
@@ -160,6 +163,7 @@ class _Outlook:
         rows: how many are to be asked.
         now: epoch seconds.
         reserve, pack, allow_paid: as for `plan`; `pack` None decides by the limits.
+        patience: seconds that the job waits for free routes before it pays.
     """
 
     llm: IntelligentLLMOrchestrator
@@ -170,6 +174,7 @@ class _Outlook:
     reserve: float
     pack: int | None
     allow_paid: bool
+    patience: float
 
     def capacities(self, estimate: RowEstimate | None = None, **changes: Any) -> list[Capacity]:
         """What each account's model can do, with changes to `reserve`, `pack` and `paid`."""
@@ -177,7 +182,9 @@ class _Outlook:
         asked = {"reserve": self.reserve, "pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
         del asked["pack"]
-        return estimate.capacities(self.llm, sizes, **asked)
+        found = estimate.capacities(self.llm, sizes, **asked)
+        preferred = self.llm.preferred_provider
+        return paid_after(found, self.speed, self.now, self.patience, preferred)
 
     def finish_at(self, capacities: Sequence[Capacity]) -> float:
         """When all rows are answered (epoch seconds); inf if not within a year."""

@@ -103,6 +103,8 @@ class Scheduler:
                             all_shut = self._are_all_shut()
                             break
                         self._work.wait(NAP_SECONDS)
+                    elif self._awaits_free(group):
+                        self._work.wait(NAP_SECONDS)
                     elif tasks := self._pick(group):
                         return tasks
                     else:
@@ -327,7 +329,20 @@ class Scheduler:
 
     def _are_all_shut(self) -> bool:
         now = self.clock.time()
-        return all(group.is_closed or now < group.opens_at for group in self._groups)
+        return all(
+            group.is_closed or now < group.opens_at or self._awaits_free(group)
+            for group in self._groups
+        )
+
+    def _awaits_free(self, group: Group) -> bool:
+        """Whether a group whose routes cost money leaves the rows to a group with free ones."""
+        if group.awaits_free is None or not group.awaits_free.left:
+            return False
+        until = self.clock.time() + group.awaits_free.left
+        return any(
+            other.awaits_free is None and not other.is_closed and other.opens_at <= until
+            for other in self._groups
+        )
 
     def _end(self, error: BaseException | None) -> None:
         self.error = self.error or error

@@ -13,6 +13,7 @@ from arche_magic.llm_providers.request import Request
 
 from .agreement import Check, Model
 from .growth import Growth
+from .patience import Patience
 
 MOST_PACKED = 50
 
@@ -82,6 +83,7 @@ class Group:
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
         is_timed: one of its workers sleeps until it opens; the others wait for that one.
+        awaits_free: how long it waits for free routes of other groups, if all its own cost money.
     """
 
     number: int
@@ -94,3 +96,4 @@ class Group:
     threads: int = 0
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic()))
     is_timed: bool = False
+    awaits_free: Patience | None = None

@@ -62,10 +62,10 @@ class Worker:
 
     def run(self) -> None:
         """Ask until nothing is left, or until there are more workers than help."""
-        group, scheduler, patience = self._group, self._scheduler, self._workers.patience
+        group, scheduler = self._group, self._scheduler
         ask_packed = bool(group.models)
         try:
-            while tasks := scheduler.take(group, patience.wait):
+            while tasks := scheduler.take(group, self._workers.wait):
                 began, left = time.monotonic(), deque(tasks)
                 try:
                     if ask_packed and len(tasks) > 1:
@@ -85,6 +85,9 @@ class Worker:
     def _send(self, request: Request, together: Together, rows: int = 1) -> Reply:
         workers, began = self._workers, self._clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
+        if workers.before_paying is not None:
+            patience = min(request.patience, workers.before_paying.left)
+            request = replace(request, patience=patience)
         is_patient = True
 
         def on_wait(waiting: Waiting) -> None:
@@ -98,7 +101,7 @@ class Worker:
             if is_patient:
                 if not workers.patience.left:
                     raise _OutOfPatience
-                workers.patience.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
+                workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
             if is_long and self._scheduler.others_may_take(self._group):
                 self._scheduler.shut(self._group, now + waiting.seconds)

@@ -12,7 +12,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -22,6 +22,7 @@ from arche_magic.llm_providers.request import Request
 
 from .agreement import Agreement, Model
 from .estimate import KNOWN_AFTER, RowEstimate
+from .patience import Patience, costs_extra, pays_after_waiting
 from .progress import Counts
 from .scheduler import Scheduler
 from .tasks import Group, Task
@@ -34,32 +35,6 @@ _LOOK_SECONDS = 5.0
 _STILL_WAITING_SECONDS = 0.7
 
 
-class Patience:
-    """How long a job waits for routes, all its rows together.
-
-    Args:
-        seconds: the most; inf for no bound.
-        now: the clock, in epoch seconds.
-    """
-
-    def __init__(self, seconds: float, now: Callable[[], float]) -> None:
-        self._left, self._now = seconds, now
-        self._counted_until = -math.inf
-        self._lock = threading.Lock()
-
-    @property
-    def left(self) -> float:
-        """Seconds that it still waits."""
-        return max(0.0, self._left)
-
-    def wait(self, seconds: float) -> None:
-        """Count that a row waits for so long from now; rows that wait together count once."""
-        with self._lock:
-            began = max(self._now(), self._counted_until)
-            self._counted_until = max(self._now() + seconds, began)
-            self._left -= self._counted_until - began
-
-
 class Workers:
     """All workers of a job.
 
@@ -69,12 +44,15 @@ class Workers:
         counts: what is spent so far.
         bounds: the most that all its calls may take together; None without any.
         patience: seconds that the job waits for routes, all its rows together.
+        before_paying: seconds that it waits for free routes, all its rows together, before paid
+            ones answer what free ones do not take at once.
         pack: rows per request; None decides by the limits.
         agreement: how packed replies agree with others.
 
     Attributes:
         put_off: why the rows that are left are not asked in this run, or "".
         sample: a request that stands for all rows; None before the first.
+        before_paying: what is left of that; None if there are not both free and paid routes.
     """
 
     def __init__(
@@ -84,6 +62,7 @@ class Workers:
         counts: Counts,
         bounds: Purse | None,
         patience: float,
+        before_paying: float,
         pack: int | None,
         agreement: Agreement,
     ) -> None:
@@ -91,6 +70,8 @@ class Workers:
         self._bounds, self._pack = bounds, pack
         clock = scheduler.clock
         self.patience = Patience(patience, clock.time)
+        self._before_paying = Patience(before_paying, clock.time)
+        self.before_paying: Patience | None = None
         self.llm = self._like(llm, replace(llm.configuration, clock=clock), llm.providers)
         self.put_off = ""
         self.threads: list[threading.Thread] = []
@@ -108,6 +89,8 @@ class Workers:
             ConfigurationError: no key for any route, or an unknown model.
         """
         self.sample = first.request
+        if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
+            self.before_paying = self._before_paying
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
@@ -171,8 +154,29 @@ class Workers:
         if alone:
             llm = self._narrowed(alone) if packing else self.llm
             groups.append(Group(next(self._numbers), llm))
+        for group in groups:
+            group.awaits_free = self._awaits_free(group.llm)
         new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.models else 1)
         self._start_threads(new)
+
+    def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
+        """How long a group without a free route waits for those of other groups, if it does."""
+        if self.before_paying is None or self.sample is None:
+            return None
+        routes = llm.routes(self.sample)
+        only_paid = all(costs_extra(route, self.llm.preferred_provider) for route in routes)
+        return self.before_paying if only_paid else None
+
+    @property
+    def before_paying_left(self) -> float:
+        """Seconds that the job still waits for free routes before it pays."""
+        return self._before_paying.left
+
+    def wait(self, seconds: float) -> None:
+        """Count that rows wait for a route for so long from now."""
+        self.patience.wait(seconds)
+        if self.before_paying is not None:
+            self.before_paying.wait(seconds)
 
     def _start_threads(self, groups: Sequence[Group]) -> None:
         """Start a worker for each of the groups."""

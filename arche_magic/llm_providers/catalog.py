@@ -1,12 +1,16 @@
-"""What is published about providers and models: `catalog.toml`, read once when first needed."""
+"""What is published about providers and models: `catalog.toml` and `services.toml`.
+
+Each is read once, when it is first needed.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -50,16 +54,20 @@ class Provider:
         known_models: every model name known to be this provider's.
         text_only: of these, the ones known not to take images.
         context_windows: most tokens of a request and its reply, for models where it is known.
-        limits: published limits per model.
+        limits: published limits per model, or per pattern of models such as `*:free`.
         window, time_zone: how its windows turn, for limits that do not say.
         paid: whether its answers cost money.
+        free_models: patterns of models that cost nothing; if there are any, the others do.
+        free_tier: in words, what costs nothing at a known service; "" if nothing does.
+        retired: the date on which a known service ended; "" for the others.
         training: what it states about training on prompts.
         key_variables: environment variables that hold its keys; the first is the usual one.
         prices: USD for a million input, and a million output tokens, where the user says so.
         header_periods: what `x-ratelimit-*` headers for `requests` and `tokens` count over, where
             their names do not say.
         token_limit: the parameter that limits a reply's tokens, where the user names it.
-        services: addresses of the provider itself; requests go to the first.
+        services: addresses of the provider itself; requests go to the first. `{NAME}` in one is
+            the variable that holds that part.
         base_url: another address for its requests, if one is configured.
         base_url_from: where a file said so, such as `GROQ_BASE_URL in /…/.env`; "" for the
             environment and the user's own settings, whose word counts.
@@ -79,6 +87,9 @@ class Provider:
     services: tuple[str, ...] = ()
     key_page: str = ""
     paid: bool = False
+    free_models: tuple[str, ...] = ()
+    free_tier: str = ""
+    retired: str = ""
     training: Training = field(default_factory=Training)
     text_only: frozenset[str] = frozenset()
     context_windows: Mapping[str, int] = field(default_factory=dict)
@@ -92,6 +103,23 @@ class Provider:
     def url(self) -> str:
         """Where its requests go."""
         return self.base_url or next(iter(self.services), "")
+
+    @property
+    def address_variables(self) -> list[str]:
+        """The variables whose values are parts of its address."""
+        return re.findall(r"{(\w+)}", " ".join(self.services))
+
+    def costs_money(self, model: str) -> bool:
+        """Whether the answers of a model cost money."""
+        matches = (fnmatchcase(model, pattern) for pattern in self.free_models)
+        return self.paid or (bool(self.free_models) and not any(matches))
+
+    def published_limits(self, model: str) -> tuple[Limit, ...]:
+        """The limits of a model: those of its own name, else those of a pattern that matches."""
+        if model in self.limits:
+            return self.limits[model]
+        found = (limits for name, limits in self.limits.items() if fnmatchcase(model, name))
+        return next(found, ())
 
     @property
     def is_at_home(self) -> bool:
@@ -115,19 +143,25 @@ def published_providers() -> Mapping[str, Provider]:
 
     A published figure is a starting point: replies replace it.
     """
-    return {name: _provider(name, entry) for name, entry in _catalog()["providers"].items()}
+    return {name: _provider(name, entry) for name, entry in _read("catalog.toml", "providers")}
 
 
 @lru_cache(maxsize=1)
 def known_services() -> Mapping[str, Provider]:
-    """Other services whose address is known, without models; a table in the settings adds one."""
-    entries = _catalog()["services"].items()
-    return {name: _provider(name, {"wire": "openai", "models": (), **e}) for name, e in entries}
+    """Other services whose address is known; a table in the settings turns one on."""
+    return {
+        name: _provider(
+            name, {**entry, "wire": "openai", "source": f"{entry['source']}, {entry['read_at']}"}
+        )
+        for name, entry in _read("services.toml", "services")
+    }
 
 
-@lru_cache(maxsize=1)
-def _catalog() -> dict[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+def _read(file: str, table: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The tables below a table of one of our files, with their names."""
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+    tables: dict[str, dict[str, Any]] = tomllib.loads(text)[table]
+    return tables.items()
 
 
 def parse_limits(
@@ -219,18 +253,22 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         for model, table in entry.get("limits", {}).items()
     }
     models = tuple(entry["models"])
+    named = (model for model in limits if "*" not in model)
     return Provider(
         name=name,
         title=entry["title"],
         wire=entry["wire"],
         models=models,
-        known_models=frozenset({*models, *limits, *entry.get("other_models", ())}),
+        known_models=frozenset({*models, *named, *entry.get("other_models", ())}),
         limits=limits,
         key_variables=tuple(entry["key_variables"]),
         base_url_variable=entry.get("base_url_variable"),
         services=tuple(entry["services"]),
         key_page=entry.get("key_page", ""),
         paid=entry["paid"],
+        free_models=tuple(entry.get("free_models", ())),
+        free_tier=entry.get("free_tier", ""),
+        retired=entry.get("retired", ""),
         training=Training(**entry.get("training", {})),
         text_only=frozenset(entry.get("text_only", ())),
         context_windows=entry.get("context_windows", {}),

@@ -30,6 +30,7 @@ from .folders import working_directory
 from .key_checks import NO_LIST, KeyCheck, check_keys
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker
+from .services import how_to_turn_on, list_services
 from .storage import StorageTimeout, lock_deadline
 from .types import Key, in_seconds, route_name
 
@@ -39,8 +40,7 @@ SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 # Services state the time in whole seconds, and an answer may take a few.
 _CLOCK_SECONDS = 10.0
 _PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS, _AT_ONCE = "Reply with the word ok.", 16, 60.0, 4
-_SHOWN_MODELS = 6
-_LOCK_SECONDS = 2.0
+_SHOWN_MODELS, _LOCK_SECONDS = 6, 2.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def examine(*, send: bool = False) -> list[Finding]:
             Finding("wrong", "settings", str(error), "no request can be sent until this is fixed"),
         ]
     checks = check_keys(configuration.keys, tracker)
-    findings += _missing_keys(configuration)
+    findings += [*_missing_keys(configuration), *_off(configuration)]
     for provider in configuration.providers.values():
         of_it = [check for check in checks if check.key.provider == provider.name]
         if of_it:
@@ -191,9 +191,8 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
     without = [p for p in configuration.providers.values() if p.name not in owners]
     if not owners:
         first = without[0]
-        advice = (
-            f"set {first.key_variables[0]} in the environment or in .env; free: {first.key_page}"
-        )
+        variable = first.key_variables[0]
+        advice = f"set {variable} in the environment or in .env; free: {first.key_page}"
         yield Finding("wrong", "keys", "no API key is configured", advice)
     built_in = [provider for provider in without if provider.name in published_providers()]
     if owners and built_in:
@@ -205,6 +204,16 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
             variable = provider.key_variables[0]
             advice = f"put one into {variable}, in the environment or in .env"
             yield Finding("look", provider.name, "no key is configured", advice)
+
+
+def _off(configuration: Configuration) -> Iterator[Finding]:
+    """Known services that have a key but no line in the settings."""
+    for service in list_services(configuration):
+        if service.state == "off":
+            paid, name = service.provider.paid, service.provider.name
+            found = f"{', '.join(service.keys)} is set, but {service.provider.title} is off"
+            advice = f"to use it, {how_to_turn_on(service)}{'; it costs money' if paid else ''}"
+            yield Finding("ok" if paid else "look", name, found, advice)
 
 
 def _address(provider: Provider) -> Finding:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pandas.api.typing import NaTType
 
     from arche_magic.bulk.job_records import JobRecord
+    from arche_magic.llm_providers.services import Service
 
     from .model_table import Model
 else:
@@ -283,6 +284,45 @@ def models_frame(models: Iterable[Model]) -> pd.DataFrame:
     types |= dict.fromkeys(["context", *limits], "Int64")
     types |= dict.fromkeys(["input_usd_per_million", "output_usd_per_million"], "float64")
     return typed_frame({**types, "source": "str"}, records)
+
+
+def services_frame(services: Iterable[Service]) -> pd.DataFrame:
+    """One row per provider and known service.
+
+    Columns: `service, title`; `state`, as in `Service`; `paid`, whether its default model costs
+    money; `free_tier`, in words; a column per limit of the default model, such as
+    `requests_per_day`; `trains`, whether it trains on prompts of free accounts; `keys`, labels of
+    keys, or variables that hold one; `variable, turn_on, key_page, source`. Unknown values are
+    missing.
+    """
+    services = list(services)
+    models = [next(iter(one.provider.models), "") for one in services]
+    published = [
+        {limit.name: limit.amount for limit in one.provider.published_limits(model)}
+        for one, model in zip(services, models, strict=True)
+    ]
+    limits = list(dict.fromkeys(name for amounts in published for name in amounts))
+    records = [
+        (
+            one.provider.name,
+            one.provider.title,
+            one.state,
+            one.provider.costs_money(model),
+            one.provider.free_tier,
+            *(amounts.get(name) for name in limits),
+            one.provider.training.free,
+            ", ".join(one.keys),
+            one.provider.key_variables[0],
+            one.turn_on,
+            one.provider.key_page,
+            one.provider.source,
+        )
+        for one, model, amounts in zip(services, models, published, strict=True)
+    ]
+    words = ("keys", "variable", "turn_on", "key_page", "source")
+    types = {"service": "str", "title": "str", "state": "str", "paid": "bool", "free_tier": "str"}
+    types |= {**dict.fromkeys(limits, "Int64"), "trains": "str", **dict.fromkeys(words, "str")}
+    return typed_frame(types, records)
 
 
 def _time(seconds: float) -> pd.Timestamp | NaTType:

@@ -76,9 +76,9 @@ def _of(provider: Provider) -> Iterable[Model]:
             provider.name,
             name,
             default=name in provider.models,
-            paid=provider.paid,
+            paid=provider.costs_money(name),
             context=provider.context_windows.get(name),
-            limits={limit.name: limit.amount for limit in provider.limits.get(name, ())},
+            limits={limit.name: limit.amount for limit in provider.published_limits(name)},
             price=provider.prices.get(name) or usd_per_million(provider.name, name),
             source=provider.source,
         )

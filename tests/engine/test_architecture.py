@@ -142,9 +142,10 @@ ALLOWED = {
     },
     "prices": {"bounded", "types"},
     "key_checks": {"provider_failure", "adapters", "config", "errors", "quota_tracker", "types"},
+    "services": {"addresses", "catalog", "config", "folders"},
     "doctor": {
         "addresses", "catalog", "config", "errors", "folders", "key_checks", "machine",
-        "orchestrator", "quota_tracker", "storage", "types",
+        "orchestrator", "quota_tracker", "services", "storage", "types",
     },
     "attempt_file": {"safe_files", "storage", "reply", "types"},
     "attempt_log": {
@@ -249,6 +250,7 @@ PUBLIC = {
             "reply",
             "safe_files",
             "schemas",
+            "services",
             "stopping",
             "together",
             "tools",

@@ -96,6 +96,32 @@ def test_the_doctor_shows_a_table_and_returns_a_frame(kernel: Kernel, server: Sa
     assert "takes no text" in kernel.run("%llm_doctor groq").message
 
 
+def test_services_are_listed_with_what_is_configured(kernel: Kernel, server: Sandbox) -> None:
+    """As lines of at most 100 columns, as a table with links, and as a frame."""
+    kernel.run("os.environ['ZAI_API_KEY'] = 'a-key-that-is-made-up'")
+    cell = kernel.run("frame = %llm_services")
+    kernel.run("del os.environ['ZAI_API_KEY']")
+    assert cell.status == "ok", cell.error
+    state = kernel.value("frame.set_index('service')['state'].to_dict()")
+    assert state["house"] == "in use"
+    assert state["zai"] == "off"
+    assert {state["openrouter"], state["groq"]} == {"available"}
+    free = "frame.set_index('service')['paid'].to_dict()"
+    assert kernel.value(free)["cerebras"] is True
+    assert kernel.value(free)["openrouter"] is False
+    text, html = cell.data()[0], cell.data("text/html")[0]
+    assert max(len(line) for line in text.splitlines() if "https://" not in line) <= 100
+    heads = [line for line in text.splitlines() if not line.startswith(" ")]
+    assert heads[:2] == ["in use", "a key was found, but the service is off"]
+    assert "add the line [providers.zai] to arche_magic.toml" in " ".join(text.split())
+    assert 'href="https://openrouter.ai/keys"' in html
+    assert "2026-10-17" in html
+    assert "<style" not in html
+    for shown in (text, html):
+        assert "a-key-that-is-made-up" not in shown
+    assert "takes no text" in kernel.run("%llm_services groq").message
+
+
 def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
     """Whoever has none is told where to get one."""
     cell = kernel.run("%llm_doctor")

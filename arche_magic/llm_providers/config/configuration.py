@@ -95,7 +95,8 @@ class Configuration:
         """The route to a model with this key."""
         provider = self.providers[key.provider]
         price = provider.prices.get(model)
-        return Route(provider.name, key, model, provider.paid, price, provider.base_url or "")
+        paid = provider.costs_money(model)
+        return Route(provider.name, key, model, paid, price, provider.base_url or "")
 
     def is_on(self, key: Key, model: str) -> bool:
         """Whether neither the key nor the model is switched off."""
@@ -112,7 +113,7 @@ class Configuration:
     def default_limits(self, route: Route) -> tuple[Limit, ...]:
         """Limits of a route before its first reply: the published ones, replaced by the user's."""
         provider = self.providers[route.provider]
-        limits = {limit.name: limit for limit in provider.limits.get(route.model, ())}
+        limits = {limit.name: limit for limit in provider.published_limits(route.model)}
         for scope in self.limit_scopes(route):
             limits.update({limit.name: limit for limit in self.limits.get(scope, ())})
         return tuple(limits.values())

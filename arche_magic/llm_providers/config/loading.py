@@ -69,14 +69,15 @@ def load_configuration(
 
 def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
     variables, settings = sources.variables, sources.settings
-    providers = read_providers(settings, sources.project_file, sources.trusted_variables)
+    providers = read_providers(settings, sources.project_file, sources.trusted_variables, variables)
     for name, provider in providers.items():
         variable = provider.base_url_variable
         if variable and (url := variables.get(variable)):
             where = sources.where_set(variable)
             providers[name] = replace(provider, base_url=url, base_url_from=where)
-    places = [entry.base_url_variable for entry in providers.values()]
-    sources.check_references([*filter(None, places), STORE, REPLIES])
+    places = [entry.base_url_variable for entry in providers.values() if entry.base_url_variable]
+    places += [name for entry in providers.values() for name in entry.address_variables]
+    sources.check_references([*places, STORE, REPLIES])
     names = [name for entry in providers.values() for name in entry.key_variables]
     folders = [home] if home else []
     if sources.env_file and any(numbered_names(sources.in_file, [name]) for name in names):

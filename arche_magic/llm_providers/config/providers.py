@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..addresses import is_base_url, is_loopback
+from ..addresses import is_base_url, is_loopback, origin
 from ..catalog import Provider, known_services, published_providers
 from .base_url_policy import check_key_variable, own_settings_folder
 from .settings_table import did_you_mean
@@ -24,7 +24,10 @@ _ENDPOINT = "/chat/completions"
 
 
 def read_providers(
-    settings: Mapping[str, Any], project_file: Path | None, trusted_variables: Collection[str]
+    settings: Mapping[str, Any],
+    project_file: Path | None,
+    trusted_variables: Collection[str],
+    variables: Mapping[str, str],
 ) -> dict[str, Provider]:
     """All providers, in the order in which they are asked: the built-in four, then added ones.
 
@@ -32,6 +35,7 @@ def read_providers(
         settings: the contents of the settings file, checked by `check_settings`.
         project_file: the settings file, if it is not the user's own.
         trusted_variables: variables that such a file may use as keys whatever their names.
+        variables: those that addresses of known services refer to.
 
     Raises:
         ValueError: a setting is missing, or does not fit the provider.
@@ -40,7 +44,7 @@ def read_providers(
     providers = dict(published_providers())
     for name, entry in settings.get("providers", {}).items():
         try:
-            providers[name] = _read(name, entry, project_file)
+            providers[name] = _read(name, entry, project_file, variables)
         except ValueError as error:
             raise ValueError(f"[providers.{name}]: {error}") from None
         if project_file and "key_variable" in entry:
@@ -56,18 +60,26 @@ def read_providers(
 
 def hint_for(name: str, known: Iterable[str]) -> str:
     """A hint at what an unknown name of a provider may mean; "" if there is none."""
-    if name in known_services():
+    if service := known_services().get(name):
+        if service.retired:
+            return f"; {service.title} was retired on {service.retired}"
+        if service.models:
+            return f"; the line [providers.{name}] in {SETTINGS_FILE} turns it on"
         return f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
     return did_you_mean(name, known)
 
 
-def _read(name: str, entry: Mapping[str, Any], project_file: Path | None) -> Provider:
+def _read(
+    name: str, entry: Mapping[str, Any], project_file: Path | None, variables: Mapping[str, str]
+) -> Provider:
     if name in published_providers():
         provider = published_providers()[name]
         if "key_variable" in entry:
             raise ValueError(f"key_variable cannot be set: {provider.key_variables[0]} is its own")
-    elif name in known_services():
+    elif name in known_services() and not (known_services()[name].retired and "base_url" in entry):
         provider = known_services()[name]
+        if provider.retired:
+            raise ValueError(f"{provider.title} was retired on {provider.retired}")
     elif "base_url" in entry:
         provider = _unknown_service(name)
     else:
@@ -75,7 +87,7 @@ def _read(name: str, entry: Mapping[str, Any], project_file: Path | None) -> Pro
         raise ValueError(
             f"unknown provider{did_you_mean(name, known)}; another service needs its base_url"
         )
-    provider = _with_address(provider, entry, project_file)
+    provider = _with_address(provider, entry, project_file, variables)
     # An empty list counts as none.
     models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
     if not models:
@@ -86,12 +98,15 @@ def _read(name: str, entry: Mapping[str, Any], project_file: Path | None) -> Pro
     }
     if "token_limit" in entry and provider.wire != "openai":
         raise ValueError(f"token_limit cannot be set: {provider.name} has one name for it")
-    costs = provider.paid or any(price > 0 for pair in prices.values() for price in pair)
+    # If one of the models costs money, all of them count as paid.
+    costs = any(map(provider.costs_money, models))
+    costs = costs or any(price > 0 for pair in prices.values() for price in pair)
     return replace(
         provider,
         models=models,
         known_models=provider.known_models | {*models, *prices},
         paid=entry.get("paid", costs),
+        free_models=() if "paid" in entry else provider.free_models,
         # A paid account's limits are its own: they are learned from its replies.
         limits={} if entry.get("tier") == "paid" else provider.limits,
         prices=prices,
@@ -111,7 +126,10 @@ def _unknown_service(name: str) -> Provider:
 
 
 def _with_address(
-    provider: Provider, entry: Mapping[str, Any], project_file: Path | None
+    provider: Provider,
+    entry: Mapping[str, Any],
+    project_file: Path | None,
+    variables: Mapping[str, str],
 ) -> Provider:
     """The provider with the address and the key variable of its table."""
     setting, base_url = "base_url", entry.get("base_url")
@@ -122,7 +140,7 @@ def _with_address(
     variable = entry.get("key_variable", provider.key_variables[0])
     if variable != provider.key_variables[0] and not base_url:
         setting = "key_variable"
-    base_url = base_url or provider.url
+    base_url = base_url or _filled_in(provider, variables)
     if not is_base_url(base_url):
         raise ValueError(
             "base_url must be an address such as https://host/v1, without a user name or password"
@@ -131,14 +149,32 @@ def _with_address(
         raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added to it")
     # A key may always go to the service that issued it, whatever the table is called.
     owners = (*published_providers().values(), *known_services().values())
-    own = [owner.services for owner in owners if variable in owner.key_variables]
+    own = [url for owner in owners if variable in owner.key_variables for url in owner.services]
+    is_elsewhere = origin(base_url) not in map(origin, provider.services)
+    costs = is_elsewhere and not is_loopback(base_url)
     where = f"[providers.{provider.name}] {setting} in {project_file}"
     return replace(
         provider,
         key_variables=(variable,),
         base_url=base_url,
         base_url_from=where if project_file else "",
-        services=own[0] if own else (),
+        services=tuple(dict.fromkeys(own)),
         # A service elsewhere is assumed to cost money, so that free routes are used first.
-        paid=provider.paid or not is_loopback(base_url),
+        paid=provider.paid or costs,
+        free_models=() if costs else provider.free_models,
     )
+
+
+def _filled_in(provider: Provider, variables: Mapping[str, str]) -> str:
+    """The provider's address, with the values of the variables that are parts of it."""
+    url = provider.url
+    for name in provider.address_variables:
+        value = variables.get(name, "")
+        if not re.fullmatch(r"[\w-]{1,64}", value, re.ASCII):
+            problem = "has a value that cannot be part of an address" if value else "is not set"
+            raise ValueError(
+                f"{name} {problem}; {provider.title} has it in its address, so set it in the "
+                "environment or in .env, or write the whole address as base_url"
+            )
+        url = url.replace(f"{{{name}}}", value)
+    return url

@@ -1,0 +1,86 @@
+"""Providers and known services: which are in use, which have a key and are off, which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .addresses import is_loopback
+from .catalog import Provider, known_services
+from .config import Configuration, get_configuration, is_given
+from .config.keys import numbered_names
+from .config.sources import SETTINGS_FILE, find_sources
+from .folders import working_directory
+
+ServiceState = Literal["in use", "off", "available", "retired"]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A provider or a known service, and what is configured of it.
+
+    Attributes:
+        provider: what is known about it; if it is in use, as the settings have it.
+        state: `in use` with a key, `off` with a key but without a table in the settings,
+            `available` without a key, or `retired`.
+        keys: labels of its keys if it is in use, else the variables that hold one.
+        turn_on: the line of the settings that turns it on; "" if there is nothing to turn on.
+    """
+
+    provider: Provider
+    state: ServiceState
+    keys: tuple[str, ...] = ()
+    turn_on: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a server on this machine."""
+        return is_loopback(self.provider.url)
+
+
+def list_services(configuration: Configuration | None = None) -> list[Service]:
+    """All providers and all known services: by state, and those that cost money after others.
+
+    Args:
+        configuration: the configuration in use if not given.
+
+    Raises:
+        ConfigurationError: the settings or `.env` cannot be read.
+    """
+    configuration = configuration or get_configuration()
+    variables: Mapping[str, str] = {}
+    # A configuration that was given by a program does not depend on variables.
+    if not is_given():
+        variables = find_sources(working_directory()).variables
+    configured = configuration.providers
+    rows = [_configured(provider, configuration) for provider in configured.values()]
+    others = (one for name, one in known_services().items() if name not in configured)
+    used = {name for provider in configured.values() for name in provider.key_variables}
+    rows += [_known(provider, variables, used) for provider in others]
+    order: list[ServiceState] = ["in use", "off", "available", "retired"]
+    return sorted(rows, key=lambda row: (order.index(row.state), row.provider.paid, row.is_local))
+
+
+def _configured(provider: Provider, configuration: Configuration) -> Service:
+    keys = tuple(key.label for key in configuration.keys if key.provider == provider.name)
+    return Service(provider, "in use" if keys else "available", keys)
+
+
+def _known(provider: Provider, variables: Mapping[str, str], used: set[str]) -> Service:
+    if provider.retired:
+        return Service(provider, "retired")
+    models = "" if provider.models else ' with its models = ["…"]'
+    turn_on = f"[providers.{provider.name}]{models}"
+    # A server on this machine needs no key, and a key may be in use under another provider's name.
+    unused = [name for name in provider.key_variables if name not in used]
+    keys = () if is_loopback(provider.url) else tuple(numbered_names(variables, unused))
+    return Service(provider, "off" if keys else "available", keys, turn_on)
+
+
+def how_to_turn_on(service: Service) -> str:
+    """What to set and write to use a service that has a key; "" if nothing is missing."""
+    steps = [f"set {name}" for name in service.provider.address_variables]
+    if service.turn_on:
+        steps.append(f"add the line {service.turn_on} to {SETTINGS_FILE}")
+    return " and ".join(steps)

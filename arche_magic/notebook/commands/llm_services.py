@@ -1,0 +1,34 @@
+"""`%llm_services`: the providers and the known services with free tiers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..command import Session, Typed, command
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@command()
+def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
+    """Show providers and known services: what is free, what is in use, where keys are.
+
+    Figures are dated and name their source. A service that is not built in is used only if a
+    line in arche_magic.toml turns it on. Asks nobody. Returns a DataFrame.
+
+    Usage:
+      %llm_services
+
+    Examples:
+      %llm_services
+    """
+    from arche_magic.llm_providers.services import list_services
+
+    from ..display import show
+    from ..frames import services_frame
+    from ..service_table import services_bundle
+
+    services = list_services()
+    show(services_bundle(services))
+    return session.out.shown(services_frame(services))

@@ -1,0 +1,125 @@
+"""What `%llm_services` shows: providers and known services, as a table and as lines of text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+
+from arche_magic.llm_providers.catalog import known_services, published_providers
+from arche_magic.llm_providers.services import Service, how_to_turn_on
+
+from .tables import Cell, table_bundle
+
+_GROUPS = {
+    "in use": "in use",
+    "off": "a key was found, but the service is off",
+    "available": "available: put a key into the variable, and add the line to arche_magic.toml",
+    "retired": "retired",
+}
+_WIDTH = 100
+_NOTE = (
+    "Free tiers change often: each line says when and where it was read. A service without a line "
+    "in the settings is never asked."
+)
+
+
+def services_bundle(services: Sequence[Service]) -> dict[str, str]:
+    """The services as a table for reading; as text, the lines of `services_text`."""
+    rows = [
+        (
+            Cell(_GROUPS[service.state].partition(":")[0], long=True),
+            Cell(service.provider.name),
+            Cell(free_words(service), long=True),
+            Cell(configured_words(service), long=True),
+            _link(service.provider.key_page),
+            Cell(service.provider.source, long=True),
+        )
+        for service in services
+    ]
+    heads = ("", "service", "free", "configured", "keys from", "source")
+    return table_bundle(heads, rows, [_NOTE]) | {"text/plain": services_text(services)}
+
+
+def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:
+    """A paragraph per service, below the name of its group; no line is longer than `width`.
+
+    Addresses are never broken, so a line with a long one may be longer.
+    """
+    names = max(len(service.provider.name) for service in services)
+    lines: list[str] = []
+    for state, group in groupby(services, lambda service: service.state):
+        lines += _wrapped(_GROUPS[state], "", width)
+        for service in group:
+            page = service.provider.key_page if service.state == "available" else ""
+            paragraphs = [
+                free_words(service),
+                configured_words(service) + (f"; keys: {page}" if page else ""),
+                f"read in {service.provider.source}",
+            ]
+            head = f"  {service.provider.name:{names}}  "
+            for paragraph in filter(None, paragraphs):
+                lines += _wrapped(paragraph, head, width)
+                head = " " * len(head)
+    return "\n".join([*lines, *_wrapped(_NOTE, "", width)])
+
+
+def free_words(service: Service) -> str:
+    """What costs nothing, and the limits of the model that is asked first."""
+    provider = service.provider
+    if provider.retired:
+        return f"retired on {provider.retired}"
+    if provider.paid and not provider.free_tier:
+        return "no free tier"
+    first = next(iter(provider.models), "")
+    limits = [f"{x.amount:,.0f} {_short(x.name)}" for x in provider.published_limits(first)]
+    words = [provider.free_tier, ", ".join(limits)]
+    if not (limits or provider.paid or service.is_local):
+        words[1] = "limits not published" if _is_known(service) else "limits as replies state them"
+    if provider.training.free == "yes":
+        words.append("may train on prompts")
+    return "; ".join(filter(None, words))
+
+
+def configured_words(service: Service) -> str:
+    """Which keys there are, and what is missing to use the service."""
+    provider, steps = service.provider, how_to_turn_on(service)
+    costs = " (costs money)" if provider.paid else ""
+    match service.state:
+        case "in use":
+            return f"{', '.join(service.keys)}{costs}"
+        case "off":
+            return f"{', '.join(service.keys)} is set; to use it{costs}, {steps}"
+        case "available":
+            needs = [] if service.is_local else [provider.key_variables[0]]
+            needs += [*provider.address_variables, *filter(None, [service.turn_on])]
+            return f"needs {', '.join(needs)}"
+        case _:
+            return ""
+
+
+def _short(limit: str) -> str:
+    """`requests/min` for `requests_per_minute`."""
+    return limit.replace("_per_", "/").replace("minute", "min").replace("_", " ")
+
+
+def _is_known(service: Service) -> bool:
+    return service.provider.name in {**published_providers(), **known_services()}
+
+
+def _link(url: str) -> Cell:
+    shown = url.removeprefix("https://")
+    html = f'<a href="{escape(url)}" rel="noopener">{escape(shown)}</a>' if shown != url else ""
+    return Cell(url, html, long=True)
+
+
+def _wrapped(paragraph: str, head: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        paragraph,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

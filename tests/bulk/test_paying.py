@@ -1,0 +1,122 @@
+"""How long a job waits for free routes before it pays, as its plan says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from provider_parts import Clock, FastClock
+
+import arche_magic
+from arche_magic.bulk import chunks
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provider_parts import Start
+
+    from arche_magic.bulk.plans import Plan
+
+ROWS = [f"Row {number}" for number in range(120)]
+OPTIONS: dict[str, Any] = {"pack": 1, "allow_paid": True, "reserve": 0.0, "max_tokens": 20}
+
+
+def paid_rows(plan: Plan) -> int:
+    """How many rows paid routes answer by the plan."""
+    return sum(share.rows for share in plan.shares if share.capacity.paid)
+
+
+def limits(free: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Limits of Groq, and none within reach besides."""
+    plenty = {
+        f"{metric}_per_{period}": 1_000_000
+        for metric in ("requests", "tokens")
+        for period in ("minute", "day")
+    }
+    return {"groq": {**plenty, **free}, "openai": plenty}
+
+
+@pytest.mark.parametrize("patience", [None, 32.0])
+def test_plan_and_run_agree_on_what_is_paid(start: Start, patience: float | None) -> None:
+    """Free routes are waited for as long as the settings say, or `patience`; within 15 % of rows.
+
+    30 free rows are there at once and one more comes every 2 s. On a busy machine paid replies take
+    longer than the plan assumes, and meanwhile free routes answer more.
+    """
+    clock = FastClock(8)
+    start(
+        keys={"groq": 1, "openai": 1},
+        clock=clock,
+        limits=limits({"requests_per_minute": 30}),
+        settings={"patience": 16.0},
+    )
+    # Otherwise the first request is a trial, and the plan guesses how long one takes.
+    arche_magic.map(["One", "Two", "Three"], **OPTIONS)
+    arche_magic.map(["Four"], provider="openai", **OPTIONS)
+    options = {**OPTIONS, "patience": patience}
+    plan = arche_magic.plan(ROWS, **options)
+    planned, waits = paid_rows(plan), patience or 16.0
+    assert planned == pytest.approx(len(ROWS) - 28 - waits / 2, abs=6)
+    assert plan.cost_usd
+    began = clock.time()
+    result = arche_magic.map(ROWS, **options)
+    assert clock.time() - began >= waits - 2
+    assert result.error.isna().all()
+    paid = int((result.provider == "openai").sum())
+    assert paid == pytest.approx(planned, abs=0.15 * len(ROWS))
+
+
+@pytest.mark.parametrize("pack", [1, "auto"])
+def test_nothing_is_waited_for_that_opens_too_late(start: Start, pack: int | str) -> None:
+    """A day's requests are spent: paid routes answer the rest at once, packed or not."""
+    clock = Clock()
+    start(keys={"groq": 1, "openai": 1}, clock=clock, limits=limits({"requests_per_day": 6}))
+    options = {**OPTIONS, "pack": pack}
+    arche_magic.map(["One"], provider="openai", **OPTIONS)
+    plan = arche_magic.plan(ROWS, **options)
+    began = clock.time()
+    result = arche_magic.map(ROWS, **options)
+    assert result.error.isna().all()
+    assert clock.time() - began < 30
+    paid = int((result.provider == "openai").sum())
+    assert 0 < paid < len(ROWS)
+    assert paid == pytest.approx(paid_rows(plan), abs=0.15 * len(ROWS))
+
+
+def test_free_routes_that_keep_up_leave_nothing_to_pay(start: Start) -> None:
+    """The plan says so, too."""
+    start(keys={"groq": 1, "openai": 1}, limits=limits({}))
+    assert paid_rows(arche_magic.plan(ROWS, **OPTIONS)) == 0
+    assert set(arche_magic.map(ROWS, **OPTIONS).provider) == {"groq"}
+
+
+def test_a_paid_provider_that_is_preferred_waits_for_nobody(start: Start) -> None:
+    """It was asked for."""
+    start(keys={"groq": 1, "openai": 1}, clock=Clock(), limits=limits({"requests_per_minute": 30}))
+    arche_magic.map(["One"], provider="openai", **OPTIONS)
+    llm = IntelligentLLMOrchestrator(preferred_provider="openai")
+    plan = arche_magic.plan(ROWS, **OPTIONS, llm=llm)
+    assert paid_rows(plan) == len(ROWS)
+    assert set(arche_magic.map(ROWS, **OPTIONS, llm=llm).provider) == {"openai"}
+
+
+def test_the_parts_of_a_file_wait_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each part again."""
+    monkeypatch.setattr(chunks, "ROWS", 20)
+    clock = Clock()
+    start(
+        keys={"groq": 1, "openai": 1},
+        clock=clock,
+        limits=limits({"requests_per_minute": 10}),
+        settings={"patience": 20.0},
+    )
+    arche_magic.map(["One"], provider="openai", **OPTIONS)
+    source = tmp_path / "rows.csv"
+    source.write_text("\n".join(["text", *ROWS[:80]]))
+    began = clock.time()
+    arche_magic.map(source, "{{text}}", to=tmp_path / "replies.csv", **OPTIONS)
+    # A free row comes every 6 s, so the last seconds may be too few to wait for one.
+    assert 14 <= clock.time() - began < 40
