@@ -1,4 +1,4 @@
-"""Show what every key has left, what is wrong, and which services there are, outside notebooks.
+"""Show quota, problems and services, and serve other programs, outside notebooks.
 
 python -m arche_magic quota              every route, limit by limit
 python -m arche_magic quota groq         one provider
@@ -7,6 +7,7 @@ python -m arche_magic quota reset KEY    forget a key's counts and why it is clo
 python -m arche_magic doctor             examine files, keys, models, clock and ledger
 python -m arche_magic doctor --send      also send one short prompt to each model
 python -m arche_magic services           what is free where, what is in use, where to get a key
+python -m arche_magic serve              OpenAI's interface for programs on this machine
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _doctor(options.send)
     if options.command == "services":
         return _services()
+    if options.command == "serve":
+        warnings.showwarning = _warn
+        return _serve(options.port, options.allow_origin, options.token_file)
     words, reset = options.words, options.words[:1] == ["reset"]
     if reset and len(words) != 2:
         quota.error("reset takes one KEY, such as groq_key_2" + _labels())
@@ -106,6 +112,32 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "where to get a key, and when and where that was read. Asks nobody.",
         **shared,
     )
+    serve = commands.add_parser(
+        "serve",
+        help="OpenAI's interface for programs on this machine, answered by your free routes",
+        description="Serve OpenAI's chat completions, models and embeddings on 127.0.0.1, until "
+        "Ctrl+C. It prints the two variables that programs need.",
+        epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
+    )
+    serve.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help="port to listen on (default: 8377, or any free one if that is in use)",
+    )
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="let web pages of this origin use it, such as https://app.example.org",
+    )
+    serve.add_argument(
+        "--token-file",
+        metavar="PATH",
+        help="keep the token in this file, and use the one that is there (default: a new token at "
+        "every start, in the folder of your own settings)",
+    )
     return parser, quota
 
 
@@ -128,6 +160,30 @@ def _doctor(send: bool) -> int:
     findings = examine(send=send)
     _print(text(findings))
     return int(any(finding.state == "wrong" for finding in findings))
+
+
+def _serve(port: int | None, allow_origins: list[str], token_file: str | None) -> int:
+    from .llm_providers.config import get_configuration
+    from .llm_providers.errors import LLMProviderError
+    from .openai_api.server import Server
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        if not get_configuration().keys:
+            print(f"Warning: {_NO_KEY}", file=sys.stderr)
+        server = Server(port=port, allow_origins=allow_origins, token_file=token_file).start()
+    except LLMProviderError as error:
+        return _failed(str(error))
+    with server:
+        print("# Serving programs on this machine; Ctrl+C stops it. For their shell:")
+        # A file or a pipe is often kept, or read by others.
+        print(server.shell_lines(show_token=sys.stdout.isatty()), flush=True)
+        # In short steps, because Ctrl+C does not end an unlimited wait on Windows.
+        while not stop.wait(0.5):
+            pass
+    return 0
 
 
 def _show(provider: str | None, as_json: bool) -> int:

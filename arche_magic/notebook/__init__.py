@@ -51,7 +51,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Undo `load`: remove the magics, stop the sandbox, bring back what was replaced."""
+    """Undo `load`: remove the magics, stop sandbox and server, bring back what was replaced."""
     magics = _loaded(shell)
     if magics is None:
         return

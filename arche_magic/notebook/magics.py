@@ -16,6 +16,7 @@ from .commands.llm_models import llm_models
 from .commands.llm_panel import llm_panel
 from .commands.llm_quota import llm_quota
 from .commands.llm_sandbox import llm_sandbox
+from .commands.llm_serve import llm_serve
 from .commands.llm_services import llm_services
 from .commands.llm_stats import llm_stats
 from .commands.llm_why import llm_why
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     llm, llm_chat, llm_doctor, llm_explain, llm_keys, llm_models, llm_panel, llm_quota, llm_sandbox,
-    llm_services, llm_stats, llm_why,
+    llm_serve, llm_services, llm_stats, llm_why,
 )  # fmt: skip
 
 
@@ -50,10 +51,11 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def unload(self) -> None:
-        """Close the panels, stop the sandbox, and give `Out` back to IPython."""
-        from . import panel, sandbox_switch
+        """Close the panels, stop the sandbox and the server, and give `Out` back to IPython."""
+        from . import panel, sandbox_switch, serving
 
         panel.close_all()
+        serving.stop()
         sandbox_switch.stop()
         self.session.failures.remove()
         self.session.out.remove()

@@ -1,4 +1,4 @@
-"""`%llm_stats --by`: what was spent, per provider, model, day, notebook, tag or job."""
+"""`%llm_stats --by`: what was spent, per provider, model, day, notebook, tag, client or job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DAYS = 31
 """How many days the sums cover."""
-_NAMELESS = defaultdict(str, notebook="(not in a notebook)", tag="(no tag)")
+_NAMELESS = defaultdict(str, notebook="(not in a notebook)", tag="(no tag)", client="(no tag)")
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
 _SINCE = f"all sessions of the last {DAYS} days"
@@ -45,7 +45,11 @@ def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None
     `input_tokens`, `output_tokens`, `cost_usd` (USD; without attempts of unknown price). A `day` is
     in local time, such as `2026-11-25`. Per `tag`, with a frame of jobs, also `packed`,
     `checked` and `agreed`, which say how packed replies agreed.
+
+    The `client` is the tag: a request that comes through OpenAI's interface carries its client's
+    name as its tag, unless the client sends another one.
     """
+    attempts = attempts.rename(columns={"tag": "client"}) if by == "client" else attempts
     sent = attempts[~attempts["outcome"].isin(("skipped", "refused"))]
     if by == "day":
         keys = sent["at"].dt.tz_convert(_local_zone()).dt.strftime("%Y-%m-%d")

@@ -1,5 +1,6 @@
 """Sandboxes that we are configured for, in a folder of their own per test."""
 
 from provider_fixtures import clock, own_folder, sandbox, start
+from server_parts import configured, server, upstream
 
-__all__ = ["clock", "own_folder", "sandbox", "start"]
+__all__ = ["clock", "configured", "own_folder", "sandbox", "server", "start", "upstream"]

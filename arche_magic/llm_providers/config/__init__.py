@@ -8,6 +8,7 @@ can set.
 
 from __future__ import annotations
 
+from .base_url_policy import own_settings_folder
 from .configuration import Configuration
 from .current import get_choices, get_configuration, is_given, use_choices, use_configuration
 from .keys import add_key, added_keys, find_key, forget_secrets, label_keys, remove_key
@@ -26,6 +27,7 @@ __all__ = [
     "is_given",
     "label_keys",
     "load_configuration",
+    "own_settings_folder",
     "remove_key",
     "use_choices",
     "use_configuration",

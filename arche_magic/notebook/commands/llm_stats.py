@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     argument("--plot", action="store_true", help="Show pictures: tokens, seconds, fallbacks."),
     argument(
         "--by",
-        choices=("provider", "model", "day", "notebook", "tag", "job"),
-        help="Show sums over all sessions of the last 31 days; job: a row per job of --over.",
+        choices=("provider", "model", "day", "notebook", "tag", "client", "job"),
+        help="Show sums over all sessions of the last 31 days; client: per program that uses "
+        "%%llm_serve; job: a row per job of --over.",
     ),
 )
 def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
@@ -32,6 +33,7 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
       attempts = %llm_stats
       %llm_stats --by notebook
       %llm_stats --by tag
+      %llm_stats --by client
       %llm_stats --plot
     """
     from arche_magic.llm_providers.attempt_log import attempt_log

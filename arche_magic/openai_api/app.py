@@ -1,0 +1,257 @@
+"""The server's ASGI application: who may ask, how much may be sent, and how replies go back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.errors import LLMProviderError
+
+from .handler import LARGEST_BODY, HttpReply, handle
+from .request_thread import ClientGone, ReplyBroken, RequestThread
+from .requests import TAG_HEADER
+from .wire import Problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_BODY_SECONDS = 60.0
+# How long a client may read nothing of its reply.
+_UNREAD_SECONDS = 60.0
+# As many as the asynchronous client asks at once; others wait for their turn.
+_MOST_THREADS = 64
+_HOSTS = ("127.0.0.1", "localhost", "::1")
+_LONGEST_CLIENT = 40
+_START, _BODY = "http.response.start", "http.response.body"
+
+
+def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIApp:
+    """The whole application.
+
+    Args:
+        port: the port that clients use.
+        token: what each request to `/v1` must carry.
+        allow_origins: web pages of these origins may use the server in a browser.
+    """
+    app: ASGIApp = _Interface(port, token)
+    if allow_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=allow_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("x-arche-route", "retry-after"),
+        )
+    return _SameMachine(app, port, allow_origins)
+
+
+def client_name(user_agent: str) -> str:
+    """The name of the program that asks, from its user agent; "" if it has none.
+
+    `OpenAI/Python 3.57.0` is `OpenAI/Python`, and `litellm/1.80.0` is `litellm`.
+    """
+    word = user_agent.partition(" ")[0].removeprefix("Async")
+    word = re.sub(r"/v?\d.*", "", word)
+    return re.sub(r"[^\w./-]", "", word, flags=re.ASCII)[:_LONGEST_CLIENT]
+
+
+class _SameMachine:
+    """Refuses web pages, also those that use a name of their own for this machine's address.
+
+    A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
+    browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, allow_origins: Collection[str]) -> None:
+        self._app, self._origins = app, allow_origins
+        names = (f"[{name}]" if ":" in name else name for name in _HOSTS)
+        self._hosts = frozenset(f"{name}:{port}" for name in names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        refused = ""
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            refused = f"the Host header must be one of {', '.join(sorted(self._hosts))}"
+        elif any(origin not in self._origins for origin in origins):
+            refused = (
+                "web pages may not use this server; to allow one, start it with "
+                "--allow-origin and the origin of the page"
+            )
+        if refused:
+            await _refusal(403, refused, "not_this_machine")(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class _Interface:
+    """`/health`, and the paths of OpenAI's interface for clients that have the token."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._port, self._token = port, token.encode()
+        self._threads = asyncio.Semaphore(_MOST_THREADS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/health" and scope["method"] == "GET":
+            await JSONResponse({"status": "ok"})(scope, receive, send)
+        elif not path.startswith("/v1/"):
+            message = f"no such path; the base URL is http://127.0.0.1:{self._port}/v1"
+            await _refusal(404, message, "not_found")(scope, receive, send)
+        elif not self._has_token(Headers(scope=scope)):
+            message = "wrong or missing token: send the header Authorization: Bearer TOKEN"
+            await _refusal(401, message, "invalid_api_key")(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    def _has_token(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        is_token = secrets.compare_digest(given.strip().encode(), self._token)
+        return is_token and scheme.lower() == "bearer"
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _body(Headers(scope=scope), receive)
+        except ClientGone:
+            return
+        except TimeoutError:
+            await _refusal(408, "the body did not arrive in time", "timeout")(scope, receive, send)
+            return
+        if body is None:
+            message = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
+            await _refusal(413, message, "body_too_large")(scope, receive, send)
+            return
+        gone = asyncio.ensure_future(_disconnect(receive))
+        with suppress(ClientGone):
+            try:
+                await self._wait_for_thread(gone)
+                thread = RequestThread(
+                    partial(
+                        _ask, self._port, scope["method"], scope["path"], _headers(scope), body
+                    ),
+                    self._threads.release,
+                )
+                gone.add_done_callback(lambda _: thread.leave())
+                await _send(thread, scope, receive, send)
+            finally:
+                gone.cancel()
+
+    async def _wait_for_thread(self, gone: asyncio.Future[None]) -> None:
+        """Take the place of one thread, which gives it back when it ends."""
+        turn = asyncio.ensure_future(self._threads.acquire())
+        await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            if not turn.cancel():
+                self._threads.release()
+            raise ClientGone
+
+
+def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> HttpReply:
+    """Handle one request, in its own thread."""
+    if _asks_itself(port):
+        message = (
+            "the provider that would answer is this server: OPENAI_BASE_URL, or a base_url in the "
+            "settings, is its address; it is for other programs, so remove it here"
+        )
+        return Problem(400, message, code="asks_itself").reply()
+    return handle(method, path, headers, body)
+
+
+def _asks_itself(port: int) -> bool:
+    """Whether a provider with a key is configured with this server's address."""
+    with suppress(LLMProviderError, ValueError):
+        configuration = get_configuration()
+        for name in {key.provider for key in configuration.keys}:
+            address = urlsplit(configuration.providers[name].base_url or "")
+            if address.port == port and address.hostname in _HOSTS:
+                return True
+    return False
+
+
+async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass the reply of a thread on to the client, as fast as the client reads it."""
+
+    async def put(message: Message) -> None:
+        async with asyncio.timeout(_UNREAD_SECONDS):
+            await send(message)
+
+    is_begun = False
+    try:
+        reply = await thread.reply()
+        headers = {name.lower(): value for name, value in reply.headers.items()}
+        if isinstance(reply.body, bytes):
+            headers["content-length"] = str(len(reply.body))
+        await put({"type": _START, "status": reply.status, "headers": _raw(headers)})
+        is_begun = True
+        async for chunk in thread.chunks():
+            await put({"type": _BODY, "body": chunk, "more_body": True})
+        await put({"type": _BODY, "body": b""})
+    except (ReplyBroken, TimeoutError):
+        if is_begun:
+            await _abort(scope, receive)
+        else:
+            await _refusal(500, "the server failed", "internal_error")(scope, receive, send)
+
+
+async def _abort(scope: Scope, receive: Receive) -> None:
+    """Break the connection, so that the client does not take half a reply for all of it."""
+    scope["state"]["abort"]()
+    await _disconnect(receive)
+
+
+async def _body(headers: Headers, receive: Receive) -> bytes | None:
+    """The body; None if it is too long, which is decided before or while it is read.
+
+    uvicorn discards what arrives after that, so that the client can read the refusal.
+
+    Raises:
+        ClientGone: the client has left.
+    """
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > LARGEST_BODY:
+        return None
+    body = bytearray()
+    while len(body) <= LARGEST_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(body)
+    return None
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """The headers without the token; the client's name is the tag if it sends none."""
+    headers = dict(Headers(scope=scope))
+    headers.pop("authorization", None)
+    headers.setdefault(TAG_HEADER, client_name(headers.get("user-agent", "")))
+    return headers
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
+
+
+def _refusal(status: int, message: str, code: str) -> Response:
+    """An error in OpenAI's shape."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    reply = Problem(status, message, kind, code=code).reply()
+    return Response(cast("bytes", reply.body), reply.status, reply.headers)

@@ -1,0 +1,194 @@
+"""OpenAI's interface on a port of this machine, for programs that take only an address."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.folders import expanded, home_folder
+
+from .token_file import forget_token, kept_token, new_token
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .listener import Listener
+
+DEFAULT_PORT = 8377
+"""The port unless another is named, so that a client's settings stay right."""
+_LAST_PORT = 65_535
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
+
+
+class Server:
+    """OpenAI's chat completions, models and embeddings on 127.0.0.1, answered by the free routes.
+
+    Use it as a context manager, or call `start` and `stop`. Each request uses the configuration of
+    that moment, like `get_llm_provider().generate`. Clients need `base_url` and `api_key`.
+
+    Args:
+        port: the port to listen on; by default 8377, or any free one if that is in use.
+        allow_origins: web pages of these origins may use the server from a browser, such as
+            `https://app.example.org`. By default none may.
+        token_file: where the token is kept. A token that is there is used again. By default every
+            start makes a new token, in the folder of your own settings.
+
+    Raises:
+        InvalidRequest: the port or an origin is not valid.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        allow_origins: Sequence[str] = (),
+        token_file: str | Path | None = None,
+    ) -> None:
+        if port is not None and not 0 <= port <= _LAST_PORT:
+            raise InvalidRequest(f"port {port} is not between 1 and {_LAST_PORT:,}")
+        self._wanted_port = port
+        self._origins = tuple(_origin(address) for address in allow_origins)
+        self._token_file = expanded(token_file).absolute() if token_file else None
+        self._listener: Listener | None = None
+        self._process = 0
+        self._token = ""
+        self._path = Path()
+
+    def start(self) -> Self:
+        """Open the port and start serving. Does nothing if the server is already running.
+
+        Raises:
+            ConfigurationError: packages are not installed, the port is in use, or the token cannot
+                be read or written.
+        """
+        if self._listener is not None:
+            return self
+        try:
+            from .app import application
+            from .listener import Listener
+        except ImportError as error:
+            if error.name not in ("starlette", "uvicorn"):
+                raise
+            raise ConfigurationError(
+                "the server needs starlette and uvicorn: pip install 'arche_magic[server]'"
+            ) from None
+        listener = self._listen(Listener)
+        port = listener.port
+        try:
+            if self._token_file is None:
+                self._token, self._path = new_token(port)
+            else:
+                self._token, self._path = kept_token(self._token_file), self._token_file
+        except BaseException:
+            listener.close()
+            raise
+        listener.serve(lambda: application(port, self._token, self._origins))
+        self._listener, self._process = listener, os.getpid()
+        atexit.register(self.stop)
+        return self
+
+    def stop(self) -> None:
+        """Stop the requests under way and close the port; a token of this start is void.
+
+        Does nothing if the server is not running.
+        """
+        if self._listener is None:
+            return
+        atexit.unregister(self.stop)
+        listener, self._listener = self._listener, None
+        if self._process != os.getpid():
+            # A forked child has this object, but the server is its parent's.
+            return
+        listener.close()
+        if self._token_file is None:
+            forget_token(self._path, self._token)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.base_url}>" if self.running else "<Server, not running>"
+
+    @property
+    def running(self) -> bool:
+        """Whether the port is open."""
+        return self._listener is not None
+
+    @property
+    def port(self) -> int:
+        """The port. Raises RuntimeError if the server is not running."""
+        if self._listener is None:
+            raise RuntimeError("the server is not running; call start()")
+        return self._listener.port
+
+    @property
+    def base_url(self) -> str:
+        """What clients take as OPENAI_BASE_URL. Raises RuntimeError if it is not running."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def api_key(self) -> str:
+        """The token, which clients take as OPENAI_API_KEY; "" before the first start."""
+        return self._token
+
+    @property
+    def token_file(self) -> Path:
+        """The file that holds the token. Raises RuntimeError if the server is not running."""
+        return self._path if self.port else Path()
+
+    def environment(self) -> dict[str, str]:
+        """The two variables for a program that this one starts.
+
+        Do not set them for this process: its own requests would then go to this server. Raises
+        RuntimeError if the server is not running.
+        """
+        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key}
+
+    def shell_lines(self, *, show_token: bool = False) -> str:
+        """The lines that set the two variables in a shell.
+
+        Unless `show_token` is set, the second one reads the token from its file, so that it can
+        stand in a saved notebook. Raises RuntimeError if the server is not running.
+        """
+        token = self.api_key if show_token else f'"$(cat {_shell_path(self.token_file)})"'
+        return f"export OPENAI_BASE_URL={self.base_url}\nexport OPENAI_API_KEY={token}"
+
+    def _listen(self, listener: type[Listener]) -> Listener:
+        port = DEFAULT_PORT if self._wanted_port is None else self._wanted_port
+        try:
+            return listener(port)
+        except OSError as error:
+            if self._wanted_port is None:
+                return listener(0)
+            raise ConfigurationError(f"port {port} cannot be used: {error.strerror}") from None
+
+
+def _shell_path(path: Path) -> str:
+    """A path for a shell; below the home folder without the user's name."""
+    if path.is_relative_to(home_folder()):
+        return f"~/{shlex.quote(path.relative_to(home_folder()).as_posix())}"
+    return shlex.quote(str(path))
+
+
+def _origin(address: str) -> str:
+    origin = address.strip().lower().removesuffix("/")
+    if not _ORIGIN.fullmatch(origin):
+        raise InvalidRequest(
+            f"allow-origin: {address!r} is not the origin of a web page, such as "
+            "https://app.example.org or http://localhost:3000"
+        )
+    return origin
