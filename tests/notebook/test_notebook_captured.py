@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
+import zmq
 from nbclient import NotebookClient
+from nbclient.output_widget import OutputWidget
 from notebook_kernel import Kernel, environment_without_keys
 
 from arche_magic.sandbox import Sandbox
@@ -114,6 +116,19 @@ def test_an_error_in_an_output_widget_is_one_line(kernel: Kernel) -> None:
     assert cell.error == ["InvalidRequest: temperature is 9.0; it must be 0 to 2"]
 
 
+class WakingWidget(OutputWidget):
+    """Wakes nbclient 0.11, which can miss the cell's end while it sends a widget's outputs.
+
+    It sends through a second socket on the same connection (`jupyter_client.Session.send`). If the
+    kernel's answer arrives at that moment, only the second socket is told, and nbclient waits for
+    ever.
+    """
+
+    def send(self, *args: Any, **named: Any) -> None:
+        super().send(*args, **named)
+        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)  # makes pyzmq look again
+
+
 def test_a_saved_notebook_has_the_whole_reply_in_its_widget(tmp_path: Path) -> None:
     """`nbclient`, and so nbconvert and papermill, keeps what a widget shows."""
     cells = [
@@ -125,6 +140,7 @@ def test_a_saved_notebook_has_the_whole_reply_in_its_widget(tmp_path: Path) -> N
     with Sandbox(keys={"groq": 1}, seconds_per_chunk=0.015, reply=lambda *_: WORDS) as sandbox:
         variables = environment_without_keys(tmp_path, **sandbox.environment())
         client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
+        client.widget_registry["@jupyter-widgets/output"]["OutputModel"] = WakingWidget
         client.execute(env=variables)
     states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
     (outputs,) = (s["state"]["outputs"] for s in states.values() if s["state"].get("outputs"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -195,32 +196,48 @@ def test_unloading_takes_the_completion_away(kernel: Kernel) -> None:
     assert kernel.value(count) == 1
 
 
+# Each fork of the kernel presses its first Tab, and writes seconds of work, offers and modules.
+FIRST_TABS = """
+import json, os, sys, time
+
+def first_tab():
+    began = time.process_time()
+    offers = get_ipython().kernel.do_complete({line!r}, len({line!r}))["matches"]
+    return time.process_time() - began, len(offers), sorted(sys.modules)
+
+for _ in range({count}):
+    reading, writing = os.pipe()
+    if not os.fork():
+        try:
+            os.write(writing, json.dumps(first_tab()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        print(pipe.read())
+    os.wait()
+"""
+
+
 def test_the_first_tab_is_instant_and_imports_no_sdk(tmp_path: Path) -> None:
     """A fresh kernel works less than 50 ms on its first Tab, all models among the offers."""
-    spent = "__import__('time').process_time()"
-    times: list[float] = []
-    # The best of a few: what else a machine does can double the time of one.
-    for number in range(6):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        kernel = Kernel(folder)
-        try:
-            before = [kernel.value(spent) for _ in range(3)]
-            assert len(offers(kernel, "%%llm -m ")) > 20
-            after = kernel.value(spent)
-            # What the question itself costs is taken off.
-            times.append(after - before[2] - (before[2] - before[1]))
-            heavy = kernel.value(
-                "sorted(set(__import__('sys').modules) & {'groq', 'openai', 'mistralai', 'pandas',"
-                " 'google.genai', 'httpx', 'arche_magic.llm_providers.orchestrator'})"
-            )
-            assert heavy == []
-        finally:
-            kernel.stop()
-        if times[-1] < 0.05:
-            break
-    print("seconds of work to the first offers:", times)
-    assert min(times) < 0.05
+    kernel = Kernel(tmp_path)
+    try:
+        # The best of many: other processes of the machine make this work take longer.
+        cell = kernel.run(FIRST_TABS.format(line="%%llm -m ", count=20))
+        assert cell.status == "ok", cell.error
+    finally:
+        kernel.stop()
+    tabs = [json.loads(line) for line in cell.printed.splitlines()]
+    assert len(tabs) == 20
+    for _, offered, modules in tabs:
+        assert offered > 20
+        assert {
+            "groq", "openai", "mistralai", "pandas", "google.genai", "httpx",
+            "arche_magic.llm_providers.orchestrator",
+        }.isdisjoint(modules)  # fmt: skip
+    print("seconds of work to the first offers:", [seconds for seconds, _, _ in tabs])
+    assert min(seconds for seconds, _, _ in tabs) < 0.05
 
 
 def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
