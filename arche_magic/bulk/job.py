@@ -383,11 +383,14 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
     """Most rows in one request; None: the limits decide.
 
     Raises:
-        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
+        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on, or a row would call
+            tools.
     """
+    if sample.uses_tools:
+        raise InvalidRequest("tools: a job has no one to run them; use generate for each row")
     if pack == "auto":
-        # A stop text would cut the list.
-        return 1 if sample.stop else None
+        # A stop text would cut the list, and further fields may be about one reply.
+        return 1 if sample.stop or sample.extra else None
     if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
         raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
     if pack > 1 and sample.stop:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from adapter_calls import MODELS, WIRES, Build, Script, complete, text_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_answers import (
     ANSWERED,
@@ -238,6 +238,7 @@ CALLS = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine takes longer
 @given(CALLS, st.data())
 def test_calls_cut_anywhere_are_the_same_calls(
     calls: list[tuple[str, dict[str, Any]]], data: st.DataObject

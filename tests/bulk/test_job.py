@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import arche_magic
 from arche_magic.bulk import Job, JobStopped, Replies, Row
-from arche_magic.llm_providers import InvalidRequest, LLMProviderError, get_llm_provider
+from arche_magic.llm_providers import InvalidRequest, LLMProviderError, Tool, get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.errors import NoKeys
 from arche_magic.llm_providers.parameters import build_request
@@ -167,6 +167,7 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (REVIEWS, "{{text}}", {"schema": "stars int"}, "has a column 'stars' already"),
         (REVIEWS, "{{text}}", {"reserve": 2}, "reserve is 2"),
         (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0"),
+        (REVIEWS, "{{text}}", {"tools": [Tool("f")]}, "tools: a job has no one to run them"),
         (REVIEWS, "{{text}}", {"pack": "some"}, "pack is 'some'"),
         (REVIEWS, "{{text}}", {"pack": 5, "stop": "x"}, "stop would cut"),
         (REVIEWS, "{{text}}", {"stop_after": 0}, "stop_after is 0"),

@@ -97,6 +97,21 @@ def test_gemini_gets_its_signatures_back(sandbox: Sandbox, model: str) -> None:
     assert base64.urlsafe_b64decode(sent) == base64.b64decode(call.signature)
 
 
+def test_a_signature_that_gemini_refuses_is_not_sent_again(sandbox: Sandbox) -> None:
+    """As those of another service: the same model is asked once more, with the stand-in."""
+    provider = get_llm_provider("google")
+    first = provider.generate("Call get_time.", model="gemini-3.8-flash", tools=TOOLS)
+    turn = as_message(first)
+    signature = base64.b64encode(b"of another service").decode()
+    turn["tool_calls"][0]["extra_content"] = {"google": {"thought_signature": signature}}
+    turns = [{"role": "user", "content": "Call get_time."}, turn, *results(first)]
+    reply = provider.generate_chat(turns, model="gemini-3.8-flash", tools=TOOLS)
+    assert [attempt.outcome for attempt in reply.attempts] == ["failed", "served"]
+    assert "does not take the signatures of earlier calls" in (reply.attempts[0].error or "")
+    again = provider.generate_chat(turns, model="gemini-3.8-flash", tools=TOOLS)
+    assert len(again.attempts) == 1
+
+
 def test_a_conversation_goes_through_all_providers(sandbox: Sandbox) -> None:
     """Each turn's parallel calls are made by one provider, and read by the next one."""
     turns: list[Any] = []

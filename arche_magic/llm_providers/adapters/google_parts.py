@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..characters import whole_characters
@@ -13,7 +14,7 @@ from ..tools import ToolCall
 from .tool_calls import FOREIGN_SIGNATURE, new_call_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from ..request import Image, Message, Request
 
@@ -26,8 +27,11 @@ _BUDGETS = {
 }  # fmt: skip
 
 
-def contents_of(request: Request, model: str) -> list[dict[str, Any]]:
-    """The conversation without its system prompt; the results of one turn's calls go together."""
+def contents_of(request: Request, model: str, stale: Container[str] = ()) -> list[dict[str, Any]]:
+    """The conversation without its system prompt; the results of one turn's calls go together.
+
+    Signatures that are `stale` are not sent.
+    """
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     results: list[dict[str, Any]] | None = None
@@ -45,7 +49,11 @@ def contents_of(request: Request, model: str) -> list[dict[str, Any]]:
         is_assistant = message.role == "assistant"
         parts = [] if message.tool_calls and not message.content else [{"text": message.content}]
         parts += map(_inline, message.images)
-        parts += _calls(message.tool_calls, needs_signature=_OLDER.match(model) is None)
+        calls = [
+            replace(call, signature="") if call.signature in stale else call
+            for call in message.tool_calls
+        ]
+        parts += _calls(calls, needs_signature=_OLDER.match(model) is None)
         contents.append({"role": "model" if is_assistant else "user", "parts": parts})
     return contents
 
@@ -121,7 +129,7 @@ def as_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _calls(calls: tuple[ToolCall, ...], *, needs_signature: bool) -> list[dict[str, Any]]:
+def _calls(calls: Iterable[ToolCall], *, needs_signature: bool) -> list[dict[str, Any]]:
     parts = []
     for number, call in enumerate(calls):
         part: dict[str, Any] = {
