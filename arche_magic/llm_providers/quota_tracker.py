@@ -108,19 +108,19 @@ class QuotaTracker:
         The ledger is read once per provider. A state is worked out when it is asked for, and again
         only after a change. A headroom can be up to one second old.
         """
-        if may_be_unsuitable(request):
-            return lambda route: self.state(route, request, now)
         state_of = self._states.of(request, now)
         bound_of = self._spending.bound_of(request, now)
-        if bound_of is None:
+        if bound_of is None and not may_be_unsuitable(request):
             return state_of
 
-        def bounded(route: Route) -> RouteState:
-            state = state_of(route)
-            amounts = ledger.estimate(self._states.model(route), request)
-            return later_of(state, bound_of(route, amounts))
+        def of_request(route: Route) -> RouteState:
+            state, record = state_of(route), self._states.record(route)
+            unfit = capabilities.lacking(record, request, self.configuration, now)
+            if unfit or bound_of is None:
+                return unfit or state
+            return later_of(state, bound_of(route, ledger.estimate(record.model, request)))
 
-        return bounded
+        return of_request
 
     def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
         """The bounds of one job, in USD and tokens (inf: no bound); None without bounds.

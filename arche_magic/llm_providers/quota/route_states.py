@@ -16,7 +16,7 @@ from . import ledger, opening
 from .accounts import Reading
 from .opening import Outlook, RouteState
 from .route_records import RouteRecords
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
+from .state import AccountState, Amounts, ProviderState, RouteRecord
 
 
 @dataclass
@@ -78,9 +78,9 @@ class RouteStates:
 
         return state_of
 
-    def model(self, route: Route) -> ModelState:
-        """The model of a route whose state was asked for before."""
-        return self._known[route.id].record.model
+    def record(self, route: Route) -> RouteRecord:
+        """The record of a route whose state was asked for before."""
+        return self._known[route.id].record
 
     def _find(
         self, route: Route, account: AccountState, provider: ProviderState, now: float
