@@ -86,7 +86,8 @@ class Answer:
         longest_reply: float = _LONGEST_REPLY_TOKENS
         if request.max_tokens:
             longest_reply = _TIMES_MAX_TOKENS * request.max_tokens + _MORE_THAN_MAX_TOKENS
-        self._most = min(window, long_prompt), min(window, longest_reply)
+        longest_reply = min(window, longest_reply) * request.reply_count
+        self._most = min(window, long_prompt), longest_reply
         self._began = time.perf_counter()
         self._pieces: list[str] = []
         self.first_token_s: float | None = None

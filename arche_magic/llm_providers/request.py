@@ -220,9 +220,15 @@ class Request:
         return sum(_text_tokens(t.name + t.description + t.parameters) for t in self.tools)
 
     @property
+    def reply_count(self) -> int:
+        """How many replies it asks for at once (`n` in `extra`)."""
+        count = self.extra.get("n")
+        return count if isinstance(count, int) and count > 1 else 1
+
+    @property
     def needs_choices(self) -> bool:
         """Whether its reply has the provider's own choices; such a reply is not streamed."""
-        return self.extra.get("n", 1) != 1 or any(map(self.extra.get, _NEED_CHOICES))
+        return self.reply_count > 1 or any(map(self.extra.get, _NEED_CHOICES))
 
     @property
     def wants_json(self) -> bool:

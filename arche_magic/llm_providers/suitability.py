@@ -66,6 +66,9 @@ def _untaken(wire: str, request: Request) -> Iterator[str]:
             refused = value not in EFFORTS
         if refused:
             yield name
+    if wire == "groq" and request.uses_tools and "response_format" in request.extra:
+        # console.groq.com/docs/structured-outputs, 2026-07.
+        yield "response_format together with tools"
     if any(message.name for message in request.messages):
         yield "names of participants"
     if wire == "google":

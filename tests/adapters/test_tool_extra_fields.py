@@ -112,6 +112,13 @@ def test_each_wire_states_what_it_takes(fields: dict[str, Any], takers: set[str]
         assert unsuitable(wire, request) == f"takes no {next(iter(fields))}"
 
 
+def test_groq_takes_no_format_beside_tools() -> None:
+    """Other wires do, and a schema goes into the prompt there."""
+    request = replace(ANSWERED, extra={"response_format": {"type": "json_object"}})
+    assert unsuitable("groq", request) == "takes no response_format together with tools"
+    assert [wire for wire in WIRES if not untaken(wire, request)] == ["openai", "mistral", "google"]
+
+
 def test_names_of_participants_go_to_openai(script: Script, build: Build) -> None:
     """Groq refuses them, and Mistral and Gemini have no place for them."""
     request = Request((Message("user", "Hi", name="Ada"),))

@@ -310,6 +310,17 @@ def test_tools_weigh_in_the_estimate(sandbox: Sandbox) -> None:
     assert provider.preview(turns).usage.input_tokens - before > 2000
 
 
+def test_several_replies_weigh_in_the_estimate(sandbox: Sandbox) -> None:
+    """The tokens of all of them are held, and what the provider counts is believed."""
+    provider = get_llm_provider("openai")
+    one = provider.preview("Hello", max_tokens=50)
+    three = provider.preview("Hello", max_tokens=50, extra={"n": 3})
+    assert three.usage.output_tokens == 3 * one.usage.output_tokens
+    reply = provider.generate("[tokens=400]", max_tokens=300, extra={"n": 4})
+    (counted,) = sandbox.usage()["openai_key_1"].values()
+    assert reply.usage.output_tokens == counted["output_tokens"] > 2 * 300 + 100
+
+
 def test_a_key_is_found_wherever_a_request_can_hold_it(sandbox: Sandbox) -> None:
     """In definitions, arguments, results and further fields; nothing is sent."""
     key = sandbox.environment()["GROQ_API_KEY"]

@@ -36,7 +36,7 @@ def hold(
                 return holds or state
             # An image says nothing about what a model counts for text, nor an unusual request
             # about its usual replies.
-            unusual = request.images or request.expected_tokens
+            unusual = request.images or request.expected_tokens or request.reply_count > 1
             plain = 0.0 if unusual else ledger.plain_tokens(request)
             held = Hold(os.urandom(6).hex(), route, amounts, plain, now)
             expires = now + request.timeout + HOLD_MARGIN_SECONDS

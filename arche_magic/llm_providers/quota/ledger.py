@@ -49,7 +49,7 @@ def estimate(model: ModelState, request: Request) -> Amounts:
     known = calibration(model)
     tokens = plain_tokens(request) * known.input_ratio
     output = request.expected_tokens or request.max_tokens or known.output_tokens
-    return as_amounts(math.ceil(tokens), math.ceil(output))
+    return as_amounts(math.ceil(tokens), math.ceil(output) * request.reply_count)
 
 
 def calibration(model: ModelState) -> Calibration:

@@ -56,7 +56,7 @@ class RouteStates:
         The ledger is read once for all routes of a provider. A headroom may be a second old.
         """
         plain = ledger.plain_tokens(request)
-        output = request.expected_tokens or request.max_tokens
+        output, replies = request.expected_tokens or request.max_tokens, request.reply_count
         read_all, known_routes = self._records.accounts.read_all, self._known
         by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
 
@@ -72,7 +72,7 @@ class RouteStates:
             outlook = known.outlook
             if outlook and not request.reserve:
                 tokens = math.ceil(plain * known.input_ratio)
-                if outlook.holds_for(tokens, output or known.usual_output, now):
+                if outlook.holds_for(tokens, (output or known.usual_output) * replies, now):
                     return outlook.state
             return self._work_out(known, request, now)
 

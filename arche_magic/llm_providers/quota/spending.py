@@ -127,9 +127,9 @@ class Spending:
             kind=f"{route.provider}/{route.model}{packed}{images}{tools}",
             usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
             plain=ledger.plain_tokens(request),
-            longest_reply=request.max_tokens,
+            longest_reply=request.max_tokens and request.max_tokens * request.reply_count,
             window=windows.get(route.model, math.inf),
-            scale=float(request.expected_tokens or 1),
+            scale=float((request.expected_tokens or 1) * request.reply_count),
             price=partial(cost_usd, route),
         )
 
