@@ -5,7 +5,7 @@ A route that cannot carry a field is not asked: nothing of a request is ever dro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,15 +56,7 @@ def unsuitable(wire: str, request: Request) -> str:
 
 def _untaken(wire: str, request: Request) -> Iterator[str]:
     for name, value in request.extra.items():
-        if _asks_for_default(name, value):
-            continue
-        taken = _TRANSLATED.get(wire)
-        refused = name not in taken if taken is not None else name in _GROQ_REFUSES
-        if not refused and taken is not None and name == "response_format":
-            refused = value.get("type") != "json_object"
-        if not refused and wire == "google" and name == "reasoning_effort":
-            refused = value not in EFFORTS
-        if refused:
+        if not _asks_for_default(name, value) and not _takes(wire, name, value):
             yield name
     if wire == "groq" and request.uses_tools and "response_format" in request.extra:
         # console.groq.com/docs/structured-outputs, 2026-07.
@@ -78,6 +70,17 @@ def _untaken(wire: str, request: Request) -> Iterator[str]:
             yield "addresses of images"
         if any(image.detail for image in request.images):
             yield "detail of images"
+
+
+def _takes(wire: str, name: str, value: Any) -> bool:
+    """Whether a wire takes a further field with this value."""
+    if wire == "groq":
+        return name not in _GROQ_REFUSES
+    if name not in _TRANSLATED[wire]:
+        return False
+    if name == "response_format":
+        return bool(value.get("type") == "json_object")
+    return wire != "google" or name != "reasoning_effort" or value in EFFORTS
 
 
 def _asks_for_default(name: str, value: object) -> bool:

@@ -220,6 +220,20 @@ def test_a_call_is_passed_on_as_the_model_wrote_it(
 
 
 @pytest.mark.parametrize("wire", CHAT_WIRES)
+@pytest.mark.parametrize("call_id", ["", "abcdefghi"])
+def test_calls_of_a_whole_reply_stay_apart(
+    script: Script, build: Build, wire: str, call_id: str
+) -> None:
+    """Without ids, with the same id, or with broken arguments: each entry is a call."""
+    texts = ['{"city": Oslo', "{}", '{"city": "Rome"}']
+    calls = [chat_call(call_id, "get_weather", text) for text in texts]
+    script.answer(200, chat_answer(*calls))
+    (completion,) = complete(build(wire), MODELS[wire], ASKED)
+    assert [call.arguments for call in completion.tool_calls] == texts
+    assert len({call.id for call in completion.tool_calls} - {""}) == 3
+
+
+@pytest.mark.parametrize("wire", CHAT_WIRES)
 def test_a_reply_that_only_says_tool_calls_is_none(script: Script, build: Build, wire: str) -> None:
     """Without any call and any text, the next route is asked."""
     script.answer(200, chat_answer())

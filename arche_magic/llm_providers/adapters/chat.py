@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .error_bodies import ErrorInReply, mapping, mappings, said
 from .finish import finish_kind
 from .parts import Part, counted
-from .tool_calls import FOREIGN_SIGNATURE
+from .tool_calls import FOREIGN_SIGNATURE, whole_calls
 
 if TYPE_CHECKING:
     from ..request import Message, Request
@@ -103,7 +103,8 @@ def chat_part(item: Any) -> Part | None:
         finish_reason="error" if stopped else finish_kind(reason),
         usage=count,
         reason=stopped or reason,
-        call_pieces=tuple(calls),
+        tool_calls=tuple(call for one in calls for call in whole_calls([one])) if whole else (),
+        call_pieces=() if whole else tuple(calls),
         choices=tuple(choices) if whole else (),
     )
 

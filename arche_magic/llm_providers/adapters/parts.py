@@ -11,7 +11,7 @@ from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..reasoning import without_reasoning
 from ..types import Usage
 from .error_bodies import is_code
-from .tool_calls import whole_calls
+from .tool_calls import distinct_calls, whole_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +25,8 @@ class Part:
     """What one object of an SDK holds of a reply.
 
     `finish_reason` is as `finish_kind` gives it; `reason` is the provider's own word for it.
-    `tool_calls` are whole calls, and `call_pieces` are what a chat completion has of them, see
-    `whole_calls`; `choices` are as in `Reply`.
+    `tool_calls` are whole calls, and `call_pieces` are those of a stream, see `whole_calls`;
+    `choices` are as in `Reply`.
     """
 
     text: str = ""
@@ -99,7 +99,7 @@ class Received:
         """The calls of tools that it asks for, once everything has arrived."""
         whole = [call for part in self._parts for call in part.tool_calls]
         pieces = [piece for part in self._parts for piece in part.call_pieces]
-        return (*whole, *whole_calls(pieces))
+        return distinct_calls([*whole, *whole_calls(pieces)])
 
     @property
     def choices(self) -> tuple[Mapping[str, Any], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..characters import whole_characters
@@ -80,6 +81,9 @@ class _Growing:
             self._arguments.append(text)
 
     def is_whole(self) -> bool:
+        """Whether it came in one piece, with arguments that are complete."""
+        if len(self._arguments) != 1:
+            return False
         try:
             json.loads(self.arguments)
         except (ValueError, RecursionError):
@@ -88,7 +92,7 @@ class _Growing:
 
 
 def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
-    """The calls that a reply asks for, from its `tool_calls` or from the pieces of a stream.
+    """The calls that a stream asks for, from their pieces.
 
     OpenAI sends the id and the name once and the arguments in pieces, with the call's index.
     Compatible services also send whole calls that all have the index 0, or no index at all, or
@@ -96,23 +100,19 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     and one without an id gets one.
     """
     calls: list[_Growing] = []
-    at: dict[int, _Growing] = {}
+    # By index, and by id where a piece has no index.
+    at: dict[int | str, _Growing] = {}
     for delta in deltas:
         function = mapping(delta.get("function"))
         # Mistral's SDK writes a missing id as "null".
         call_id = "" if delta.get("id") == "null" else said(delta, "id")
         name, index = said(function, "name"), delta.get("index")
-        if isinstance(index, int):
-            call = at.get(index)
-        elif call_id:
-            call = next((one for one in calls if one.id == call_id), None)
-        else:
-            call = calls[-1] if calls else None
+        place = index if isinstance(index, int) else call_id
+        call = at.get(place) if place != "" else calls[-1] if calls else None
         if call is None or _begins_another(call, call_id, name):
             call = _Growing()
             calls.append(call)
-        if isinstance(index, int):
-            at[index] = call
+        at[place] = call
         call.add(call_id, name, function.get("arguments"), thought_signature(delta))
     return tuple(
         ToolCall(
@@ -133,3 +133,12 @@ def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
     if call_id and call.id:
         return call_id != call.id
     return call.is_whole()
+
+
+def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    """The calls, each with an id of its own."""
+    by_id: dict[str, ToolCall] = {}
+    for call in calls:
+        one = replace(call, id=new_call_id()) if call.id in by_id else call
+        by_id[one.id] = one
+    return tuple(by_id.values())
