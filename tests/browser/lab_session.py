@@ -143,7 +143,9 @@ class Screen:
         self.page.get_by_role("menuitem", name="Settings", exact=True).click()
         for name in ("Theme", f"JupyterLab {theme}"):
             self.page.locator(".lm-Menu").get_by_text(name, exact=True).click()
-        self.page.locator(f'body[data-jp-theme-name="JupyterLab {theme}"]').wait_for(state="attached")
+        self.page.locator(f'body[data-jp-theme-name="JupyterLab {theme}"]').wait_for(
+            state="attached"
+        )
         self.page.evaluate(
             "() => document.querySelectorAll('details').forEach(one => { one.open = false; })"
         )

@@ -25,7 +25,9 @@ CELLS = (
 import os, tempfile
 import pandas as pd
 from arche_magic.sandbox import Sandbox
-sandbox = Sandbox(keys={"groq": 1, "mistral": 1, "openai": 1}, latency=0.6).start()
+left = {"groq": {"requests_per_minute": 6}, "mistral": {"requests_per_minute": 3}}
+keys = {"groq": 1, "mistral": 1, "openai": 1}
+sandbox = Sandbox(keys=keys, left=left, latency=0.6).start()
 os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://rows")
 os.environ["ARCHE_REPLIES"] = os.path.join(tempfile.mkdtemp(), "replies.sqlite")
 reviews = pd.DataFrame({"text": [f"Soup {n} was cold." for n in range(400)], "stars": 1})
