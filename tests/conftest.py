@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 # Tests start hundreds of Python processes, and each would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -26,6 +27,10 @@ from leaks import leaks_in, leaks_of_a_run  # noqa: E402
 
 from arche_magic.llm_providers.config import use_configuration  # noqa: E402
 from arche_magic.sandbox import Sandbox  # noqa: E402
+
+# Tests judge results; how fast examples are drawn and tried depends on what else the machine does.
+settings.register_profile("results", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("results")
 
 KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 

@@ -1,4 +1,4 @@
-"""A JupyterLab and a browser for the tests of one file."""
+"""A JupyterLab for all tests of the folder, and a browser for the tests of one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
         yield running
@@ -21,5 +21,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # No longer, because Playwright occupies the event loop of the thread while it runs.
     with chromium() as running:
         yield running

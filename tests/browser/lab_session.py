@@ -138,6 +138,25 @@ class Screen:
         except PageTimeout as error:
             raise AssertionError("the page hangs") from error
 
+    def use_theme(self, theme: str) -> None:
+        """Change the theme of this page in its menu, to Light or Dark; receipts fold again."""
+        self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        for name in ("Theme", f"JupyterLab {theme}"):
+            self.page.locator(".lm-Menu").get_by_text(name, exact=True).click()
+        self.page.locator(f'body[data-jp-theme-name="JupyterLab {theme}"]').wait_for(
+            state="attached"
+        )
+        self.page.evaluate(
+            "() => document.querySelectorAll('details').forEach(one => { one.open = false; })"
+        )
+
+    def save(self) -> None:
+        """Save the notebook, and wait until the server has it."""
+        with self.page.expect_response(
+            lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
+        ):
+            self.page.keyboard.press("Control+s")
+
     def show_whole_notebook(self, width: int) -> None:
         """Make the window as tall as the notebook, so that nothing needs scrolling."""
         self.page.set_viewport_size({"width": width, "height": 900})

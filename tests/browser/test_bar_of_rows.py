@@ -25,7 +25,9 @@ CELLS = (
 import os, tempfile
 import pandas as pd
 from arche_magic.sandbox import Sandbox
-sandbox = Sandbox(keys={"groq": 1, "mistral": 1, "openai": 1}, latency=0.6).start()
+left = {"groq": {"requests_per_minute": 6}, "mistral": {"requests_per_minute": 3}}
+keys = {"groq": 1, "mistral": 1, "openai": 1}
+sandbox = Sandbox(keys=keys, left=left, latency=0.6).start()
 os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://rows")
 os.environ["ARCHE_REPLIES"] = os.path.join(tempfile.mkdtemp(), "replies.sqlite")
 reviews = pd.DataFrame({"text": [f"Soup {n} was cold." for n in range(400)], "stars": 1})
@@ -38,23 +40,23 @@ BAR = "div[style*='max-width:720px'], div[style*='max-width: 720px']"
 TRACK = "div[style*='height:8px'], div[style*='height: 8px']"
 
 
-@pytest.fixture(scope="module", params=["Light", "Dark"])
-def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """A running job in one theme, interrupted while it waits."""
-    name = f"rows-{request.param.lower()}"
-    lab.write(f"{name}.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
-    lab.set_theme(f"JupyterLab {request.param}")
-    with open_notebook(browser, lab, f"{name}.ipynb", width=1000) as opened:
+@pytest.fixture(scope="module")
+def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """A running job, interrupted while it waits."""
+    lab.write("rows.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    with open_notebook(browser, lab, "rows.ipynb", width=1000) as opened:
         page = opened.page
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         running = opened.cell("--reserve").locator(BAR)
         running.get_by_text("waiting: ").wait_for()
         SCREENS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SCREENS / f"{name}-running.png")
+        page.screenshot(path=SCREENS / "rows-running.png")
         page.get_by_role("button", name="Interrupt the kernel").click()
         running.get_by_text("interrupted").wait_for()
-        opened.photograph(name, 1000)
+        for theme in ("Light", "Dark"):
+            opened.use_theme(theme)
+            opened.photograph(f"rows-{theme.lower()}", 1000)
         yield opened
 
 

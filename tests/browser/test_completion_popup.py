@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import SCREENS, Screen, find_chromium, jupyter_lab, open_notebook
+from lab_session import SCREENS, Lab, Screen, find_chromium, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -22,20 +22,16 @@ pytestmark = pytest.mark.skipif(
 CELLS = ("%load_ext arche_magic\npoet, poem = 'Ada', 3", "")
 
 
-@pytest.fixture(scope="module", params=["Light", "Dark"])
-def screen(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, browser: Browser
-) -> Iterator[Screen]:
+@pytest.fixture(scope="module")
+def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """A notebook with the extension loaded and an empty cell."""
-    with jupyter_lab(tmp_path_factory.mktemp("lab")) as lab:
-        lab.write("tab.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
-        lab.set_theme(f"JupyterLab {request.param}")
-        with open_notebook(browser, lab, "tab.ipynb", width=900) as opened:
-            cell = opened.page.locator(".jp-CodeCell").first
-            cell.locator(".cm-content").click()
-            opened.page.keyboard.press("Shift+Enter")
-            cell.get_by_text("[1]:").wait_for()
-            yield opened
+    lab.write("tab.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    with open_notebook(browser, lab, "tab.ipynb", width=900) as opened:
+        cell = opened.page.locator(".jp-CodeCell").first
+        cell.locator(".cm-content").click()
+        opened.page.keyboard.press("Shift+Enter")
+        cell.get_by_text("[1]:").wait_for()
+        yield opened
 
 
 def offers(screen: Screen, typed: str) -> list[str]:
@@ -68,17 +64,12 @@ def close(screen: Screen) -> None:
     ],
 )
 def test_the_popup_offers_what_may_stand_there(
-    screen: Screen,
-    request: pytest.FixtureRequest,
-    name: str,
-    typed: str,
-    expected: list[str],
+    screen: Screen, name: str, typed: str, expected: list[str]
 ) -> None:
     """Only matching options, values, subcommands and variables appear."""
     found = offers(screen, typed)
-    theme = request.node.callspec.params["screen"].lower()
     SCREENS.mkdir(parents=True, exist_ok=True)
-    screen.page.screenshot(path=SCREENS / f"tab-{name}-{theme}.png")
+    screen.page.screenshot(path=SCREENS / f"tab-{name}.png")
     close(screen)
     assert [text for text in expected if text in found] == expected
     assert not {"abs", "False", "%%bash"} & set(found)

@@ -52,17 +52,38 @@ CONTRAST = r"""receipt => {
 OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 
-@pytest.fixture(scope="module", params=["Light", "Dark"])
-def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """The quickstart and a failing cell, after Run All, in one theme."""
+@pytest.fixture(scope="module")
+def page(lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The quickstart and a failing cell, after Run All."""
     cells = nbformat.read(QUICKSTART, as_version=4).cells
-    name = f"quickstart-{request.param.lower()}.ipynb"
-    lab.write(name, [*cells, nbformat.v4.new_code_cell("%%llm -p grok\nHello")])
-    lab.set_theme(f"JupyterLab {request.param}")
-    with open_notebook(browser, lab, name) as opened:
+    lab.write("quickstart.ipynb", [*cells, nbformat.v4.new_code_cell("%%llm -p grok\nHello")])
+    with open_notebook(browser, lab, "quickstart.ipynb") as opened:
         opened.run_all()
-        opened.show_whole_notebook(1200)
         yield opened
+
+
+@pytest.fixture(scope="module")
+def page_of_somebody_else(page: Screen, lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The same notebook, saved, and opened where nobody has signed it."""
+    page.save()
+    saved = nbformat.read(lab.notebooks / "quickstart.ipynb", as_version=4)
+    # Another cell makes it another notebook.
+    lab.write("other.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    with open_notebook(browser, lab, "other.ipynb") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def theme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def screen(page: Screen, theme: str) -> Screen:
+    """The notebook in one theme."""
+    page.use_theme(theme)
+    page.show_whole_notebook(1200)
+    return page
 
 
 def routes(screen: Screen) -> list[str]:
@@ -119,13 +140,13 @@ def test_receipt_is_quiet_but_legible(screen: Screen) -> None:
     assert 4.5 <= receipt < reply
 
 
-def test_narrow_page_hides_no_receipt(screen: Screen, request: pytest.FixtureRequest) -> None:
+def test_narrow_page_hides_no_receipt(screen: Screen, theme: str) -> None:
     """On a page 700 pixels wide, replies and receipts wrap and do not overflow."""
-    theme = request.node.callspec.params["screen"].lower()
     folded = screen.page.locator("details:not([open]) summary")
     while folded.count():
         folded.first.click()
-    pictures = screen.photograph(theme, 1200) + screen.photograph(f"{theme}-narrow", 700)
+    name = theme.lower()
+    pictures = screen.photograph(name, 1200) + screen.photograph(f"{name}-narrow", 700)
     for kind in (".jp-RenderedMarkdown", ".jp-RenderedHTML:has(details)"):
         outputs = screen.page.locator(f".jp-OutputArea-output{kind}").all()
         assert len(outputs) >= len(ROUTES_IN_ORDER) - 1
@@ -134,31 +155,24 @@ def test_narrow_page_hides_no_receipt(screen: Screen, request: pytest.FixtureReq
 
 
 def test_saved_notebook_of_somebody_else_shows_the_same(
-    screen: Screen, lab: Lab, browser: Browser, request: pytest.FixtureRequest
+    page_of_somebody_else: Screen, theme: str
 ) -> None:
     """An untrusted notebook shows receipts, reasons, bars and lines too."""
-    theme = request.node.callspec.params["screen"].lower()
-    with screen.page.expect_response(
-        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
-    ):
-        screen.page.keyboard.press("Control+s")
-    saved = nbformat.read(lab.notebooks / f"quickstart-{theme}.ipynb", as_version=4)
-    # Another cell makes it another notebook, which nobody on this server has signed.
-    lab.write(f"other-{theme}.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
-    with open_notebook(browser, lab, f"other-{theme}.ipynb") as other:
-        other.photograph(f"{theme}-untrusted", 1200)
-        assert routes(other) == ROUTES_IN_ORDER
-        spent = other.cell("%llm_quota").get_by_title("requests per day: 1,000 of 1,000 used")
-        bar = spent.first.locator("div div").last
-        assert bar.evaluate("element => element.style.background") != ""
-        other.cell("Is it cheaper to wait").locator("summary").click()
-        assert other.cell("Is it cheaper to wait").locator("details div > div").first.is_visible()
-        receipt = other.cell("In two sentences").locator(".jp-RenderedHTML span")
-        reply = other.cell("In two sentences").locator(".jp-RenderedMarkdown p").first
-        assert 4 <= receipt.evaluate(CONTRAST) < reply.evaluate(CONTRAST)
-        edge = "element => getComputedStyle(element).borderBottomWidth"
-        assert other.cell("%llm_quota").locator("td").first.evaluate(edge) == "1px"
-        assert other.hosts() == {"127.0.0.1"}
+    other = page_of_somebody_else
+    other.use_theme(theme)
+    other.photograph(f"{theme.lower()}-untrusted", 1200)
+    assert routes(other) == ROUTES_IN_ORDER
+    spent = other.cell("%llm_quota").get_by_title("requests per day: 1,000 of 1,000 used")
+    bar = spent.first.locator("div div").last
+    assert bar.evaluate("element => element.style.background") != ""
+    other.cell("Is it cheaper to wait").locator("summary").click()
+    assert other.cell("Is it cheaper to wait").locator("details div > div").first.is_visible()
+    receipt = other.cell("In two sentences").locator(".jp-RenderedHTML span")
+    reply = other.cell("In two sentences").locator(".jp-RenderedMarkdown p").first
+    assert 4 <= receipt.evaluate(CONTRAST) < reply.evaluate(CONTRAST)
+    edge = "element => getComputedStyle(element).borderBottomWidth"
+    assert other.cell("%llm_quota").locator("td").first.evaluate(edge) == "1px"
+    assert other.hosts() == {"127.0.0.1"}
 
 
 def test_page_asks_no_other_machine_for_anything(screen: Screen) -> None:

@@ -40,18 +40,28 @@ NUMBERED = """count => [...document.querySelectorAll(".jp-CodeCell .jp-InputProm
 OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 
-@pytest.fixture(scope="module", params=["Light", "Dark"])
-def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """The cells, after Run All, in one theme."""
-    name = f"cells-{request.param.lower()}.ipynb"
-    lab.write(name, [nbformat.v4.new_code_cell(text) for text in CELLS])
-    lab.set_theme(f"JupyterLab {request.param}")
-    with open_notebook(browser, lab, name) as opened:
+@pytest.fixture(scope="module")
+def page(lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The cells, after Run All."""
+    lab.write("cells.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    with open_notebook(browser, lab, "cells.ipynb") as opened:
         # The cell that is offered has no number, so not every cell gets one.
         opened.page.get_by_role("menuitem", name="Run", exact=True).click()
         opened.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=120_000)
         yield opened
+
+
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def theme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def screen(page: Screen, theme: str) -> Screen:
+    """The cells in one theme."""
+    page.use_theme(theme)
+    return page
 
 
 def columns(screen: Screen) -> list[Locator]:
@@ -73,16 +83,13 @@ def test_code_is_offered_in_a_new_cell_and_not_run(screen: Screen) -> None:
     assert "ran = True" in screen.cell("-f code").locator(".jp-RenderedMarkdown").inner_text()
 
 
-def test_columns_stand_side_by_side_and_wrap(
-    screen: Screen, request: pytest.FixtureRequest
-) -> None:
+def test_columns_stand_side_by_side_and_wrap(screen: Screen, theme: str) -> None:
     """A wide page shows three columns. On a narrow page they wrap. None is clipped."""
-    theme = request.node.callspec.params["screen"].lower()
-    screen.photograph(f"columns-{theme}", 1200)
+    screen.photograph(f"columns-{theme.lower()}", 1200)
     wide = places(screen)
     assert len({top for _, top in wide}) == 1
     assert len({left for left, _ in wide}) == 3
-    screen.photograph(f"columns-{theme}-narrow", 700)
+    screen.photograph(f"columns-{theme.lower()}-narrow", 700)
     assert len({top for _, top in places(screen)}) == 2
     # A long line of code is scrolled within its block.
     assert [column.evaluate(OVERFLOW) for column in columns(screen)] == [0, 0, 0]
@@ -90,18 +97,14 @@ def test_columns_stand_side_by_side_and_wrap(
 
 
 def test_a_page_of_somebody_else_shows_the_columns(
-    screen: Screen, lab: Lab, browser: Browser, request: pytest.FixtureRequest
+    page: Screen, lab: Lab, browser: Browser
 ) -> None:
     """An untrusted notebook keeps the layout."""
-    theme = request.node.callspec.params["screen"].lower()
-    with screen.page.expect_response(
-        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
-    ):
-        screen.page.keyboard.press("Control+s")
-    saved = nbformat.read(lab.notebooks / f"cells-{theme}.ipynb", as_version=4)
+    page.save()
+    saved = nbformat.read(lab.notebooks / "cells.ipynb", as_version=4)
     # Another cell makes it another notebook, which nobody on this server has signed.
-    lab.write(f"other-{theme}.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
-    with open_notebook(browser, lab, f"other-{theme}.ipynb") as other:
-        other.photograph(f"columns-{theme}-untrusted", 1200)
+    lab.write("others-cells.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    with open_notebook(browser, lab, "others-cells.ipynb") as other:
+        other.photograph("columns-untrusted", 1200)
         assert len({left for left, _ in places(other)}) == 3
         assert other.hosts() == {"127.0.0.1"}

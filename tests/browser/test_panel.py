@@ -51,13 +51,15 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield running
 
 
-@pytest.fixture
-def screen(request: pytest.FixtureRequest, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """Two panels, a cell with a prompt, and a cell with the kernel's list of panels."""
-    name = f"{request.node.originalname}.ipynb"
+@pytest.fixture(scope="module")
+def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """Two panels, a cell with a prompt, and a cell with the kernel's list of panels.
+
+    Each test leaves the page as the tests below it need it; the last one deletes a panel.
+    """
     sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello")
-    lab.write(name, [nbformat.v4.new_code_cell(source) for source in sources])
-    with open_notebook(browser, lab, name) as opened:
+    lab.write("panels.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
+    with open_notebook(browser, lab, "panels.ipynb") as opened:
         opened.run_all()
         yield opened
 
@@ -79,6 +81,22 @@ def run(screen: Screen, cell: Locator) -> None:
     )
 
 
+def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) -> None:
+    """Without a kernel, the table is shown. With a kernel, only the panel is."""
+    record = screen.page.get_by_text(re.compile("As it was on "))
+    assert record.count() == 2
+    assert not record.first.is_visible()
+    screen.save()
+    saved = nbformat.read(lab.notebooks / "panels.ipynb", as_version=4)
+    lab.write("somebody-elses.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    with open_notebook(browser, lab, "somebody-elses.ipynb") as other:
+        assert other.page.get_by_text(re.compile("As it was on ")).first.is_visible()
+        rows = other.cell("%llm_panel").first.get_by_role("row")
+        assert rows.filter(has_text="groq · key 2").first.is_visible()
+        if lab.path == "doc/tree/":
+            other.photograph("panel-record", 1200)
+
+
 def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
     """It streams as safe Markdown, with the receipt below. Stop ends it."""
     panel, _ = panels(screen)
@@ -96,6 +114,24 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
     panel.get_by_role("button", name="Stop").click()
     panel.get_by_text("stopped: the reply is not complete").wait_for()
     panel.get_by_role("cell", name="interrupted").wait_for()
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_it_fits_wide_and_narrow_pages(theme: str, screen: Screen, lab: Lab) -> None:
+    """Nothing is cut off or scrolls sideways, and colours follow the page."""
+    screen.use_theme(theme)
+    screen.cell("%llm_panel").first.get_by_text("The next prompt goes to").wait_for()
+    for width in (1200, 700):
+        if lab.path == "doc/tree/":
+            screen.photograph(f"panel-{theme.lower()}-{width}", width)
+        else:
+            screen.page.set_viewport_size({"width": width, "height": 1200})
+        panel = screen.page.locator(".jp-OutputArea-output .widget-vbox").first
+        assert panel.evaluate(OVERFLOW) <= 0
+        for table in screen.page.locator(".widget-html table").all():
+            assert table.evaluate(OVERFLOW) <= 0
+    screen.page.set_viewport_size({"width": 1200, "height": 900})
+    assert screen.hosts() == {"127.0.0.1"}
 
 
 def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
@@ -133,44 +169,3 @@ def test_a_cell_run_again_leaves_one_panel(screen: Screen) -> None:
     screen.cell("%llm_panel").nth(1).wait_for(state="detached")
     run(screen, state)
     state.get_by_text("2 open, 1 seen").wait_for()
-
-
-def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) -> None:
-    """Without a kernel, the table is shown. With a kernel, only the panel is."""
-    record = screen.page.get_by_text(re.compile("As it was on "))
-    assert record.count() == 2
-    assert not record.first.is_visible()
-    with screen.page.expect_response(
-        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
-    ):
-        screen.page.keyboard.press("Control+s")
-    saved = nbformat.read(lab.notebooks / "test_a_saved_panel_is_a_table.ipynb", as_version=4)
-    lab.write("somebody-elses.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
-    with open_notebook(browser, lab, "somebody-elses.ipynb") as other:
-        assert other.page.get_by_text(re.compile("As it was on ")).first.is_visible()
-        rows = other.cell("%llm_panel").first.get_by_role("row")
-        assert rows.filter(has_text="groq · key 2").first.is_visible()
-        if lab.path == "doc/tree/":
-            other.photograph("panel-record", 1200)
-
-
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_fits_wide_and_narrow_pages(theme: str, lab: Lab, browser: Browser) -> None:
-    """Nothing is cut off or scrolls sideways, and colours follow the page."""
-    lab.set_theme(f"JupyterLab {theme}")
-    name = f"themes-{theme}.ipynb"
-    lab.write(name, [nbformat.v4.new_code_cell(source) for source in (SANDBOX, "%llm_panel")])
-    with open_notebook(browser, lab, name) as screen:
-        screen.run_all()
-        screen.cell("%llm_panel").get_by_text("The next prompt goes to").wait_for()
-        for width in (1200, 700):
-            if lab.path == "doc/tree/":
-                screen.photograph(f"panel-{theme.lower()}-{width}", width)
-            else:
-                screen.page.set_viewport_size({"width": width, "height": 1200})
-            panel = screen.page.locator(".jp-OutputArea-output .widget-vbox").first
-            assert panel.evaluate(OVERFLOW) <= 0
-            for table in screen.page.locator(".widget-html table").all():
-                assert table.evaluate(OVERFLOW) <= 0
-        assert screen.hosts() == {"127.0.0.1"}
-    lab.set_theme("JupyterLab Light")

@@ -19,7 +19,6 @@ from lab_session import (
     Lab,
     Screen,
     find_chromium,
-    jupyter_lab,
     open_notebook,
 )
 from nasty_replies import LARGE, MARK, replies
@@ -87,12 +86,12 @@ def tracker() -> Iterator[Tracker]:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with jupyter_lab(tmp_path_factory.mktemp("lab")) as running:
-        # A hundred cells in a minute, some with megabytes of reply, and none waits.
-        many = "requests_per_minute = 1000\ntokens_per_minute = 1e9\ntokens_per_day = 1e9\n"
-        (running.notebooks / "arche_magic.toml").write_text(f"[limits.groq]\n{many}")
-        yield running
+def folder(lab: Lab) -> str:
+    """The folder of the notebooks, whose settings let a hundred cells run without waiting."""
+    many = "requests_per_minute = 1000\ntokens_per_minute = 1e9\ntokens_per_day = 1e9\n"
+    (lab.notebooks / "untrusted").mkdir()
+    (lab.notebooks / "untrusted" / "arche_magic.toml").write_text(f"[limits.groq]\n{many}")
+    return "untrusted"
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +154,14 @@ def test_the_watch_sees_what_happens(tracker: Tracker, browser: Browser) -> None
 
 @pytest.fixture(scope="module")
 def shown(
-    lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
+    lab: Lab, folder: str, browser: Browser, hostile: Sandbox, tracker: Tracker
 ) -> Iterator[tuple[Screen, Watch]]:
     """All hostile replies except the large ones, each in a cell that was just run."""
     kinds = ("html", "markdown", "tex", "hidden", "witness")
     prompts = [f"{k} {n}" for k in kinds for n, _ in enumerate(replies(tracker.url, k))]
-    lab.write("hostile.ipynb", cells(hostile, *prompts))
+    lab.write(f"{folder}/hostile.ipynb", cells(hostile, *prompts))
     lab.set_theme("JupyterLab Light")
-    with open_notebook(browser, lab, "hostile.ipynb") as screen:
+    with open_notebook(browser, lab, f"{folder}/hostile.ipynb") as screen:
         watch = Watch(screen.page, tracker)
         screen.run_all()
         screen.show_whole_notebook(1200)
@@ -204,18 +203,15 @@ def test_formulas_elsewhere_keep_their_meaning(shown: tuple[Screen, Watch]) -> N
 
 
 def test_a_saved_notebook_does_nothing_either(
-    shown: tuple[Screen, Watch], lab: Lab, browser: Browser, tracker: Tracker
+    shown: tuple[Screen, Watch], lab: Lab, folder: str, browser: Browser, tracker: Tracker
 ) -> None:
     """The notebook is opened again, trusted and untrusted."""
     screen, _ = shown
-    with screen.page.expect_response(
-        lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
-    ):
-        screen.page.keyboard.press("Control+s")
-    saved = nbformat.read(lab.notebooks / "hostile.ipynb", as_version=4)
-    lab.write("stranger.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
+    screen.save()
+    saved = nbformat.read(lab.notebooks / folder / "hostile.ipynb", as_version=4)
+    lab.write(f"{folder}/stranger.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
     for name in ("hostile.ipynb", "stranger.ipynb"):
-        with open_notebook(browser, lab, name) as again:
+        with open_notebook(browser, lab, f"{folder}/{name}") as again:
             watch = Watch(again.page, tracker)
             again.show_whole_notebook(1200)
             assert again.page.locator(".jp-RenderedMarkdown").count() > 60
@@ -223,10 +219,12 @@ def test_a_saved_notebook_does_nothing_either(
 
 
 def test_its_html_does_nothing(
-    shown: tuple[Screen, Watch], lab: Lab, browser: Browser, tracker: Tracker, tmp_path: Path
-) -> None:
+    shown: tuple[Screen, Watch], lab: Lab, folder: str, browser: Browser, tracker: Tracker,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     """Nbconvert does not sanitize by default, so the page must be harmless itself."""
-    saved = nbformat.read(lab.notebooks / "hostile.ipynb", as_version=4)
+    shown[0].save()
+    saved = nbformat.read(lab.notebooks / folder / "hostile.ipynb", as_version=4)
     page_file = tmp_path / "hostile.html"
     page_file.write_text(HTMLExporter().from_notebook_node(saved)[0], encoding="utf-8")
     context = browser.new_context()
@@ -268,15 +266,19 @@ def test_names_and_reasons_do_nothing(
         assert formulas.count() == 1  # the reply's own
 
 
-@pytest.mark.parametrize("number", range(len(LARGE)))
 def test_a_large_reply_does_not_hang_the_page(
-    lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker, number: int
+    lab: Lab, folder: str, browser: Browser, hostile: Sandbox, tracker: Tracker
 ) -> None:
     """A million brackets, or five megabytes in a line, appear within seconds."""
-    name = f"large-{number}.ipynb"
-    lab.write(name, cells(hostile, f"large {number}"))
-    with open_notebook(browser, lab, name) as screen:
+    prompts = [f"large {number}" for number in range(len(LARGE))]
+    lab.write(f"{folder}/large.ipynb", cells(hostile, *prompts))
+    with open_notebook(browser, lab, f"{folder}/large.ipynb") as screen:
         watch = Watch(screen.page, tracker)
-        screen.run_all()
-        screen.assert_it_answers()
+        for number, cell in enumerate(screen.page.locator(".jp-CodeCell").all(), 1):
+            cell.locator(".jp-InputArea-editor").click()
+            screen.page.keyboard.press("Shift+Enter")
+            cell.locator(".jp-InputPrompt", has_text=f"[{number}]:").wait_for()
+            screen.assert_it_answers()
+            if number > 1:
+                assert cell.locator(f"{OUTPUTS}.jp-RenderedMarkdown").count() == 1
         watch.assert_quiet(OUTPUTS)

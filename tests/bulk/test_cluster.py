@@ -25,7 +25,7 @@ from arche_magic.sandbox import Sandbox
 distributed = pytest.importorskip("distributed")
 dd = pytest.importorskip("dask.dataframe")
 
-WORKERS = 3
+WORKERS = 2
 TEMPLATE = "How long is this? {{text}}"
 RATE = {"requests_per_second": 30, "requests_per_minute": 6000, "tokens_per_minute": 10_000_000}
 PLENTY = RATE | {"requests_per_second": 1000}
@@ -64,7 +64,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Three worker processes of one thread each, in a folder of their own, without any key."""
+    """Two worker processes of one thread each, in a folder of their own, without any key."""
     before = Path.cwd()
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(OURS)}
     os.chdir(tmp_path_factory.mktemp("workers"))
@@ -124,7 +124,7 @@ def _move(folder: str, variables: dict[str, str]) -> None:
 
 
 def test_workers_share_the_rows_and_the_limits(client: Any, equip: Equip, redis_url: str) -> None:
-    """Each row is asked once, by one of three processes; together they are never refused."""
+    """Each row is asked once, by one of two processes; together they are never refused."""
     sandbox = equip(f"{redis_url}/1")
     frame, seen = texts(60), []
     result = arche_magic.map(frame, TEMPLATE, client=client, on_done=seen.append)

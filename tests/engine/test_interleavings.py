@@ -383,7 +383,7 @@ class HiddenRollingRate(HiddenRate):
 
 
 # Every run draws others.
-_thorough = settings(max_examples=60, stateful_step_count=40, deadline=None)
+_thorough = settings(max_examples=40, stateful_step_count=40, deadline=None)
 _brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
 
 TestBucketLedger = LedgerAgainstServer.TestCase

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from notebook_kernel import environment_without_keys
 
 from arche_magic.sandbox import Sandbox
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-# Sends SIGINT once, while a certain module is being looked for, and then tries again.
+# Forks for each case: sends SIGINT once, while a certain module is looked for, and tries again.
 SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys, traceback
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 shell.run_line_magic("load_ext", "arche_magic")
+shell.user_ns["texts"] = ["a", "b"]
 
 class Interrupting:
     done = False
 
+    def __init__(self, module):
+        self.module = module
+
     def find_spec(self, name, path=None, target=None):
-        if name == {module!r} and not self.done:
+        if name == self.module and not self.done:
             self.done = True
             os.kill(os.getpid(), signal.SIGINT)
         return None
 
-shell.user_ns["texts"] = ["a", "b"]
-watch = Interrupting()
-sys.meta_path.insert(0, watch)
-for attempt in range(2):
+def run_twice(module, code):
+    watch = Interrupting(module)
+    sys.meta_path.insert(0, watch)
+    for attempt in range(2):
+        try:
+            exec(code, globals())
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+        else:
+            print("done", file=sys.stderr)
+    assert watch.done
+
+for name, (module, code) in json.loads(sys.stdin.read()).items():
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        continue
+    os.chdir(name)
+    os.dup2(os.open("stderr", os.O_CREAT | os.O_WRONLY), 2)
     try:
-        exec({code!r})
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-    else:
-        print("done", file=sys.stderr)
-assert watch.done
+        run_twice(module, code)
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(0)
 """
 PARQUET = "import arche_magic; arche_magic.map('texts.parquet', '{{text}}', to='out.parquet')"
 
@@ -50,36 +65,48 @@ def magic(line: str) -> str:
     return f"shell.run_line_magic({name!r}, {rest!r})"
 
 
-@pytest.mark.parametrize(
-    ("module", "code"),
-    [
-        ("pandas._libs.hashtable", magic("llm_quota")),
-        ("pandas._libs.hashtable", magic("llm_stats --by day")),
-        ("pandas._libs.hashtable", f"{magic('llm -q hi')}; {magic('llm_why')}"),
-        ("pandas._libs.hashtable", magic("llm --compare groq,mistral hi")),
-        ("pandas._libs.hashtable", "shell.run_cell_magic('llm', '--over texts', '{{prompt}}')"),
-        ("pandas._libs.hashtable", "import arche_magic; arche_magic.load_attempts()"),
-        ("pyarrow.parquet.core", PARQUET),
-        ("matplotlib.artist", f"{magic('llm -q hi')}; {magic('llm_quota --plot')}"),
-        ("ipywidgets.widgets.widget_output", "import arche_magic.notebook.panel.widgets"),
-    ],
-)
-def test_an_interrupted_import_is_whole_the_next_time(
-    tmp_path: Path, module: str, code: str
-) -> None:
-    """The same line works at once when it is run again."""
+CASES = [
+    ("pandas._libs.hashtable", magic("llm_quota")),
+    ("pandas._libs.hashtable", magic("llm_stats --by day")),
+    ("pandas._libs.hashtable", f"{magic('llm -q hi')}; {magic('llm_why')}"),
+    ("pandas._libs.hashtable", magic("llm --compare groq,mistral hi")),
+    ("pandas._libs.hashtable", "shell.run_cell_magic('llm', '--over texts', '{{prompt}}')"),
+    ("pandas._libs.hashtable", "import arche_magic; arche_magic.load_attempts()"),
+    ("pyarrow.parquet.core", PARQUET),
+    ("matplotlib.artist", f"{magic('llm -q hi')}; {magic('llm_quota --plot')}"),
+    ("ipywidgets.widgets.widget_output", "import arche_magic.notebook.panel.widgets"),
+]
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each code printed when its first run was interrupted and it was run again."""
     import pandas as pd
 
-    pd.DataFrame({"text": ["a", "b"]}).to_parquet(tmp_path / "texts.parquet")
+    folder, cases = tmp_path_factory.mktemp("imports"), {}
+    for number, (module, code) in enumerate(CASES):
+        own = folder / str(number)
+        own.mkdir()
+        pd.DataFrame({"text": ["a", "b"]}).to_parquet(own / "texts.parquet")
+        cases[own.name] = (module, code)
     with Sandbox(keys={"groq": 1, "mistral": 1}) as sandbox:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT.format(module=module, code=code)],
-            cwd=tmp_path,
-            env=environment_without_keys(tmp_path, **sandbox.environment()),
+            [sys.executable, "-c", SCRIPT],
+            input=json.dumps(cases),
+            cwd=folder,
+            env=environment_without_keys(folder, **sandbox.environment()),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.split()[-2:] == ["interrupted", "done"], done.stderr
+    return {code: (folder / name / "stderr").read_text() for name, (_, code) in cases.items()}
+
+
+@pytest.mark.parametrize(("module", "code"), CASES)
+def test_an_interrupted_import_is_whole_the_next_time(
+    printed: dict[str, str], module: str, code: str
+) -> None:
+    """The same line works at once when it is run again."""
+    assert printed[code].split()[-2:] == ["interrupted", "done"], f"{module}: {printed[code]}"
