@@ -253,6 +253,8 @@ def _sooner(entry: Considered, decision: Decision) -> str:
     """What would have made a closed route answer."""
     opens_at = _opening(entry, decision)
     if opens_at is None:
+        if entry.state.reason.startswith("takes no "):
+            return "a prompt without that"
         return "fixing that; waiting does not help"
     opened = entry.opened(decision.at)
     others = tuple(opened if e is entry else e for e in decision.considered)

@@ -79,6 +79,9 @@ def test_the_routes_that_take_no_images_are_passed_over(kernel: Kernel, sandboxe
     receipt = kernel.run("%llm --image red.png What is it?").displays[1]["data"]["text/plain"]
     assert receipt.startswith("mistral · key 1")
     assert "groq · key 1 · gpt-oss-120b skipped: takes no images" in receipt
+    kernel.run("reasons = %llm_why")
+    change = "reasons.set_index('provider').would_change['groq']"
+    assert kernel.value(change) == "a prompt without that"
     refused = kernel.run("%llm -p groq --image red.png What is it?")
     assert refused.message == (
         "InvalidRequest: openai/gpt-oss-120b takes no images; groq/qwen/qwen3.8-27b does"
