@@ -60,6 +60,7 @@ notebooks: .venv/test
 
 screenshots: .venv/test
 	$(BIN)/python tests/browser/screenshots.py
+	$(BIN)/python tests/browser/moving_picture.py
 
 # pip takes minutes the first time: say so, and print a dot for each package that it looks at.
 # A pipe hides the exit status of pip, so the stamp is made in the pipe and checked after it.

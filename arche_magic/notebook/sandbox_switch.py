@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from arche_magic.llm_providers.config import (
@@ -16,6 +17,22 @@ from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
+
+
+@dataclass(frozen=True)
+class SandboxClock:
+    """The clock of a sandbox, so that the ledger's windows turn when the sandbox's do."""
+
+    sandbox: Sandbox
+
+    def time(self) -> float:
+        """Epoch seconds on the sandbox's clock."""
+        return self.sandbox.clock()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds of this clock."""
+        time.sleep(seconds / self.sandbox.time_scale)
+
 
 LIMITS = [f"{metric}_per_{period}" for metric in get_args(Metric) for period in get_args(Period)]
 _running: Sandbox | None = None
@@ -46,6 +63,7 @@ def start(**settings: Any) -> str:
             configuration,
             private=private,
             store=f"memory://sandbox-{id(sandbox)}",
+            clock=SandboxClock(sandbox) if sandbox.time_scale != 1 else configuration.clock,
             # Simulated replies must never stand among real ones.
             replies=configuration.replies.with_suffix(".sandbox.sqlite"),
         )

@@ -70,7 +70,6 @@ def main() -> None:
             screen.page.add_style_tag(content=ONLY_CELLS)
             screen.show_whole_notebook(WIDTH)
             PICTURES.mkdir(parents=True, exist_ok=True)
-            take(screen, "quickstart", "retry-after", "%llm_quota")
             take(screen, "panel", PANEL, PANEL)
             take(screen, "tools", "temperatures = ", "--tools")
 

@@ -74,6 +74,25 @@ def test_left_limits_and_keys_shape_it(kernel: Kernel) -> None:
     assert kernel.value("(a.key, b.key)") == ("groq_key_1", "groq_key_2")
 
 
+def test_time_can_run_faster_for_limits(kernel: Kernel) -> None:
+    """With --time-scale 60, a minute of waiting takes a second."""
+    kernel.run("%llm_sandbox --keys groq=1 --left groq.requests_per_minute=1 --time-scale 60")
+    assert kernel.run("%llm -q one").status == "ok"
+    kernel.run("began = __import__('time').monotonic()")
+    assert kernel.run("%llm -q --patience 600 two").status == "ok"
+    assert kernel.value("__import__('time').monotonic() - began") < 10
+
+
+def test_a_reply_streams_as_fast_as_it_is_told(kernel: Kernel) -> None:
+    """At 25 tokens a second the text grows before one's eyes; at 0 it comes at once."""
+    draws = []
+    for speed in (25, 0):
+        kernel.run(f"%llm_sandbox --keys groq=1 --tokens-per-second {speed}")
+        cell = kernel.run("%llm hi")
+        draws.append(len([kind for _, kind, _ in cell.messages if kind.endswith("display_data")]))
+    assert draws[0] > 2 * draws[1]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -85,7 +104,9 @@ def test_left_limits_and_keys_shape_it(kernel: Kernel) -> None:
         ("--left groq.requests_per_day=few", "is not like groq_key_1.requests_per_day=2"),
         ("--limit groq.request_per_day=2", "unknown limit 'request_per_day'"),
         ("--latency slow", "invalid float value: 'slow'"),
-        ("--latency -1", "latency"),
+        ("--latency -1", "--latency -1 is not a number of seconds, 0 or more"),
+        ("--tokens-per-second -1", "is not a number of tokens, 0 or more"),
+        ("--time-scale 0", "--time-scale 0 is not a number more than 0"),
         ("--sed 3", "did you mean '--seed'?"),
     ],
 )

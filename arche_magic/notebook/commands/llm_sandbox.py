@@ -25,6 +25,20 @@ from ..command import Session, Typed, argument, command
     argument(
         "--latency", type=float, default=0.0, metavar="SECONDS", help="Wait before each answer."
     ),
+    argument(
+        "--tokens-per-second",
+        type=float,
+        default=100.0,
+        metavar="N",
+        help="How fast replies stream (100 if not set; 0: at once).",
+    ),
+    argument(
+        "--time-scale",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="Let time run N times as fast for limits and waits: with 1440, a day takes a minute.",
+    ),
     argument("--seed", type=int, default=0, metavar="N", help="Seed of replies and failures."),
 )
 def llm_sandbox(session: Session, typed: Typed) -> None:
@@ -41,6 +55,8 @@ def llm_sandbox(session: Session, typed: Typed) -> None:
     Examples:
       %llm_sandbox
       %llm_sandbox --keys groq=2 --left groq_key_1.requests_per_day=2 start
+      %llm_sandbox --latency 5 --tokens-per-second 40
+      %llm_sandbox --keys groq=1 --time-scale 1440
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -49,15 +65,21 @@ def llm_sandbox(session: Session, typed: Typed) -> None:
     options, verb = typed.options, typed.text.strip() or "start"
     if verb not in ("start", "auto", "stop", "status"):
         raise InvalidRequest(f"%llm_sandbox: {verb!r} is not start, auto, stop or status")
-    if not 0 <= options.latency < math.inf:
-        raise InvalidRequest(
-            f"%llm_sandbox: --latency {options.latency:g} is not a number of seconds, 0 or more"
-        )
+    speed, scale = options.tokens_per_second, options.time_scale
+    for name, value, rule, fits in (
+        ("latency", options.latency, "a number of seconds, 0 or more", options.latency >= 0),
+        ("tokens-per-second", speed, "a number of tokens, 0 or more", speed >= 0),
+        ("time-scale", scale, "a number more than 0", scale > 0),
+    ):
+        if not fits or not math.isfinite(value):
+            raise InvalidRequest(f"%llm_sandbox: --{name} {value:g} is not {rule}")
     settings = {
         "keys": sandbox_switch.parse_keys(options.keys),
         "limits": sandbox_switch.parse_amounts(options.limit, "--limit"),
         "left": sandbox_switch.parse_amounts(options.left, "--left"),
         "latency": options.latency,
+        "seconds_per_chunk": 1 / speed if speed else 0.0,
+        "time_scale": scale,
         "seed": options.seed,
     }
     if verb == "stop":
