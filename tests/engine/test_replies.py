@@ -338,6 +338,7 @@ from arche_magic.llm_providers.reply import Reply
 store = ReplyStore(Path(sys.argv[1]))
 store.finish({"a": Reply("kept")}, 1.0)
 size = store.path.stat().st_size
+sys.dont_write_bytecode = True  # Python 3.11 would leave cut files
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -32,8 +32,10 @@ print(len(replies), rows["requests_per_minute"]["used"])
 for warning in caught:
     print(warning.category.__name__, warning.message)
 """
+# Without bytecode, because Python 3.11 would leave cut files of modules that are compiled then.
 FULL_DISK = """
-import resource
+import resource, sys
+sys.dont_write_bytecode = True
 resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 """
 NO_LOCKS = """
@@ -209,8 +211,9 @@ def test_a_full_disk_loses_no_kept_reply_and_keeps_no_job_waiting(
     plenty = "\n".join(f"{name} = 1_000_000_000" for name in names)
     (tmp_path / "arche_magic.toml").write_text(f"[limits.groq]\n{plenty}\n")
     code = """
-import resource, time, warnings
+import resource, sys, time, warnings
 import arche_magic
+sys.dont_write_bytecode = True
 warnings.simplefilter("ignore")
 texts = [f"Row {number}" for number in range(40)]
 first = next(iter(arche_magic.imap(texts[:1])))
