@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PICTURES = ROOT / "docs" / "images"
 WIDTH, SCALE = 1080, 1.2  # CSS pixels, and pixels of the picture for each
 MARGIN = 10
-# The first prompts use up both Groq keys; only the cells after them are in the picture.
+# The first prompts use up both Groq keys; only the cells after them are in the pictures.
 BEFORE = (
     (
         "%load_ext arche_magic\n"
@@ -39,7 +39,6 @@ TOOLS = (
     ),
     "%%llm --tools weather\nIs it colder in Oslo? Ask weather city=Oslo and weather city=Rome.",
 )
-SHOWN = ("%%llm\nWhat does the HTTP header retry-after tell a client?", "%llm_quota")
 # Only the cells matter: no menus, no mark on the selected cell, no room above and below.
 ONLY_CELLS = """
   #top-panel-wrapper, #menu-panel-wrapper, #jp-bottom-panel, .jp-SideBar, .jp-Notebook-footer,
@@ -48,7 +47,7 @@ ONLY_CELLS = """
 
 
 def main() -> None:
-    """Run the cells, ask in the panel, unfold a receipt, and photograph the cells that matter."""
+    """Run the cells, ask in the panel, unfold a call, and photograph the cells that matter."""
     if find_chromium() is None:
         sys.exit("This needs Chromium: apt-get install chromium")
     with (
@@ -57,7 +56,7 @@ def main() -> None:
         chromium() as browser,
     ):
         lab.set_theme("JupyterLab Light")
-        cells = [nbformat.v4.new_code_cell(text) for text in (*BEFORE, *SHOWN, PANEL, *TOOLS)]
+        cells = [nbformat.v4.new_code_cell(text) for text in (*BEFORE, PANEL, *TOOLS)]
         lab.write("demo.ipynb", cells)
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
@@ -65,7 +64,6 @@ def main() -> None:
             panel.get_by_placeholder("A prompt").fill("What is a rolling window?")
             panel.get_by_role("button", name="Send").click()
             panel.locator(".jp-RenderedHTML").filter(has_text="tokens").first.wait_for()
-            screen.cell("retry-after").locator("summary").click()
             screen.cell("--tools").locator("summary").first.click()
             screen.page.add_style_tag(content=ONLY_CELLS)
             screen.show_whole_notebook(WIDTH)
