@@ -9,11 +9,12 @@ demo: .venv/demo
 	@echo "Running the quickstart notebook in a kernel."
 	@$(BIN)/python notebooks/demo.py
 
+# Three processes for two cores, because tests also wait: for servers, kernels and browsers.
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Not part of `make test`, which has to finish within 15 minutes: coverage adds a tenth.
 coverage: .venv/test
