@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .bulk import imap, map, plan, quality  # noqa: A004  # what the builtin does, for prompts
+    from .bulk import embed, imap, map, plan, quality  # noqa: A004  # what the builtin does, for prompts
     from .llm_providers import get_llm_provider
     from .llm_providers.quota_tracker import get_quota_tracker
     from .notebook.past_attempts import (
@@ -29,6 +29,7 @@ __all__ = [
     "async_openai_client",
     "attempts_from_notebook",
     "decisions_from_notebook",
+    "embed",
     "frame",
     "get_llm_provider",
     "get_quota_tracker",
@@ -46,6 +47,7 @@ _LATER = {
     "async_openai_client": "openai_api.clients",
     "attempts_from_notebook": "notebook.past_attempts",
     "decisions_from_notebook": "notebook.past_attempts",
+    "embed": "bulk",
     "frame": "notebook.structured",
     "get_llm_provider": "llm_providers",
     "get_quota_tracker": "llm_providers",

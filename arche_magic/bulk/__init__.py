@@ -13,6 +13,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from . import cluster
 from .chunks import FileJob
 from .comparison import Quality, quality
+from .embedding import embed
 from .files import is_file
 from .job import Job
 from .planning import plan
@@ -36,6 +37,7 @@ __all__ = [
     "Row",
     "Rows",
     "Way",
+    "embed",
     "imap",
     "map",
     "plan",

@@ -113,6 +113,9 @@ def get_model_for_provider(name: str) -> str:
     """The model that a provider is asked for by default.
 
     Raises:
-        ConfigurationError: the name is unknown.
+        ConfigurationError: the name is unknown, or the provider has only embedding models.
     """
-    return get_configuration().provider(name.strip().lower()).models[0]
+    provider = get_configuration().provider(name.strip().lower())
+    if not provider.models:
+        raise ConfigurationError(f"{provider.name} has only embedding models")
+    return provider.models[0]

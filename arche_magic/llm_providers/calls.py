@@ -16,7 +16,7 @@ from .forks import new_lock
 from .quota_tracker import Hold
 from .request import Request
 from .tools import ToolCall
-from .types import Completion, Observation, Route, Usage
+from .types import Completion, Observation, Route, Usage, Vectors
 
 logger = logging.getLogger("arche_magic.attempts")
 
@@ -75,7 +75,7 @@ class Answer:
         first_token_s: seconds until the first text, or None.
         finish_reason: `stop`, `length` or `tool_calls`.
         tool_calls: what the model asks to run.
-        choices: as in `Reply`.
+        choices, vectors: as in `Reply`.
         observations: what the answer says about limits.
     """
 
@@ -96,6 +96,7 @@ class Answer:
         self.observations: list[Observation] = []
         self.tool_calls: tuple[ToolCall, ...] = ()
         self.choices: tuple[Mapping[str, Any], ...] = ()
+        self.vectors: Vectors = ()
 
     def take(self, part: Completion) -> None:
         """Add one part of the answer."""
@@ -104,6 +105,7 @@ class Answer:
         self.finish_reason = part.finish_reason or self.finish_reason
         self.tool_calls = part.tool_calls or self.tool_calls
         self.choices = part.choices or self.choices
+        self.vectors = part.vectors or self.vectors
         if part.text:
             if self.first_token_s is None:
                 self.first_token_s = self.seconds()
@@ -117,7 +119,8 @@ class Answer:
     @property
     def answered(self) -> bool:
         """Whether anything arrived."""
-        return bool(self._pieces or self.tool_calls) or self._counted is not None
+        arrived = self._pieces or self.tool_calls or self.vectors
+        return bool(arrived) or self._counted is not None
 
     @property
     def usage(self) -> Usage | None:

@@ -45,6 +45,31 @@ class Training:
 
 
 @dataclass(frozen=True)
+class EmbeddingModel:
+    """A model that turns texts into vectors.
+
+    Attributes:
+        dimensions: the length of its vectors; 0 if unknown.
+        takes_dimensions: whether shorter vectors can be asked for; always allowed if unknown.
+        texts_per_request: most texts in one request.
+        tokens_per_request: most tokens of all texts of a request; 0 if unknown.
+        tokens_per_text: most tokens of one text; 0 if unknown.
+        counts_texts: whether the provider counts each text of a request as a request.
+        limits: published limits.
+        source: where that was read, and when.
+    """
+
+    dimensions: int = 0
+    takes_dimensions: bool = True
+    texts_per_request: int = 64
+    tokens_per_request: int = 0
+    tokens_per_text: int = 0
+    counts_texts: bool = False
+    limits: tuple[Limit, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Provider:
     """A service that answers prompts.
 
@@ -55,6 +80,7 @@ class Provider:
         text_only: of these, the ones known not to take images.
         context_windows: most tokens of a request and its reply, for models where it is known.
         limits: published limits per model, or per pattern of models such as `*:free`.
+        embedding_models: its models that embed texts; the first is the default.
         window, time_zone: how its windows turn, for limits that do not say.
         paid: whether its answers cost money.
         free_models: patterns of models that cost nothing; if there are any, the others do.
@@ -95,6 +121,7 @@ class Provider:
     context_windows: Mapping[str, int] = field(default_factory=dict)
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     header_periods: Mapping[str, Period] = field(default_factory=dict)
+    embedding_models: Mapping[str, EmbeddingModel] = field(default_factory=dict)
     window: WindowRule = _DEFAULT_WINDOW
     time_zone: str = "UTC"
     source: str = ""
@@ -116,6 +143,8 @@ class Provider:
 
     def published_limits(self, model: str) -> tuple[Limit, ...]:
         """The limits of a model: those of its own name, else those of a pattern that matches."""
+        if model in self.embedding_models and self.embedding_models[model].limits:
+            return self.embedding_models[model].limits
         if model in self.limits:
             return self.limits[model]
         found = (limits for name, limits in self.limits.items() if fnmatchcase(model, name))
@@ -272,7 +301,18 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         training=Training(**entry.get("training", {})),
         text_only=frozenset(entry.get("text_only", ())),
         context_windows=entry.get("context_windows", {}),
+        embedding_models={
+            model: _embedding_model(table, window, time_zone)
+            for model, table in entry.get("embedding_models", {}).items()
+        },
         window=window,
         time_zone=time_zone,
         source=entry["source"],
     )
+
+
+def _embedding_model(
+    table: Mapping[str, Any], window: WindowRule, time_zone: str
+) -> EmbeddingModel:
+    limits = parse_limits(table.get("limits", {}), window, time_zone, "published", table["source"])
+    return EmbeddingModel(**{**table, "limits": limits})

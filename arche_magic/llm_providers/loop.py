@@ -209,6 +209,7 @@ class RequestRun:
             request=self._progress.id,
             tool_calls=answer.tool_calls,
             choices=answer.choices,
+            vectors=answer.vectors,
         )
 
     def _note_skipped(self, choice: Choice[Route]) -> None:

@@ -40,7 +40,7 @@ class OfferedRoutes:
         """
         kind = (
             request.provider, request.model, request.private, request.same_model,
-            preferred, all_groq_keys,
+            bool(request.inputs), preferred, all_groq_keys,
         )  # fmt: skip
         routes = self._kept.get(kind)
         if routes is None:
@@ -66,12 +66,18 @@ class OfferedRoutes:
                 f"({', '.join(self.providers)})"
             )
         only = self.providers[0] if len(self.providers) == 1 else None
-        models = self.configuration.resolve_model(request.model, request.provider or only)
+        if request.inputs and request.provider and request.model:
+            models = {request.provider: [request.model]}
+        else:
+            models = self.configuration.resolve_model(request.model, request.provider or only)
         routes = [r for r in self.configuration.routes(models) if r.provider in self.providers]
         if not all_groq_keys:
             routes = [r for r in routes if r.provider != "groq" or r.key.label == "groq_key_1"]
         if not routes:
             asked = [name for name in models if name in self.providers]
+            if not any(models[name] for name in asked):
+                names = ", ".join(asked)
+                raise ConfigurationError(f"{names} has only embedding models")
             if any(key.provider in asked for key in self.configuration.keys):
                 off = ", ".join(sorted(self.configuration.off))
                 raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")

@@ -20,7 +20,7 @@ from .request import Request
 # a question may then be asked twice, but never gets the reply to another question.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
-    "private", "expected_tokens", "tag",
+    "private", "expected_tokens", "tag", "counts_as",
 }  # fmt: skip
 _SHOWN_CHARACTERS = 60
 # A placeholder for the text of a message. Prompts contain no lone surrogates.

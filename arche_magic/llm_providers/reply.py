@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .characters import whole_characters, without_controls
 from .markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
-from .types import Route, Usage, in_seconds, route_name
+from .types import Route, Usage, Vectors, in_seconds, route_name
 
 if TYPE_CHECKING:
     from .errors import LLMProviderError
@@ -133,6 +133,7 @@ class Reply(str):
             `logprobs`; empty for others.
         tool_runs: the functions that were run for this reply, in order. Its text, route and
             decisions are those of the last round; usage, attempts, seconds and cost of all rounds.
+        vectors: the vectors of the texts of an embedding request, in their order; the text is "".
     """
 
     provider: str
@@ -151,6 +152,7 @@ class Reply(str):
     tool_calls: tuple[ToolCall, ...]
     choices: tuple[Mapping[str, Any], ...]
     tool_runs: tuple[ToolRun, ...]
+    vectors: Vectors
 
     def __new__(
         cls,
@@ -172,6 +174,7 @@ class Reply(str):
         tool_calls: tuple[ToolCall, ...] = (),
         choices: tuple[Mapping[str, Any], ...] = (),
         tool_runs: tuple[ToolRun, ...] = (),
+        vectors: Vectors = (),
     ) -> Self:
         """Create a reply from its text and attributes."""
         reply = super().__new__(cls, whole_characters(text))
@@ -181,6 +184,7 @@ class Reply(str):
         reply.decisions, reply.parsed, reply.from_memory = decisions, parsed, from_memory
         reply.request, reply.tool_calls, reply.choices = request, tool_calls, choices
         reply.tool_runs = tool_runs
+        reply.vectors = vectors
         return reply
 
     def changed(self, **changes: Any) -> Reply:

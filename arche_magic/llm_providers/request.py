@@ -49,7 +49,7 @@ class Image:
 _TOKENS_PER_IMAGE = 2048
 
 
-def _text_tokens(text: str) -> float:
+def text_tokens(text: str) -> float:
     """Tokens of a text by its length alone.
 
     Four characters a token fit English text within about 15 %; other scripts take more bytes per
@@ -81,8 +81,8 @@ class Message:
     @property
     def tokens(self) -> float:
         """Its tokens by length alone."""
-        calls = sum(_text_tokens(call.name + call.arguments) for call in self.tool_calls)
-        return _text_tokens(self.content) + calls + _TOKENS_PER_IMAGE * len(self.images)
+        calls = sum(text_tokens(call.name + call.arguments) for call in self.tool_calls)
+        return text_tokens(self.content) + calls + _TOKENS_PER_IMAGE * len(self.images)
 
 
 # Characters of a field's value. Texts and lists have no bound; most are as short as this.
@@ -139,7 +139,7 @@ class Schema:
     @property
     def tokens(self) -> float:
         """Its tokens by length alone."""
-        return _text_tokens(self.text)
+        return text_tokens(self.text)
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -178,6 +178,9 @@ class Request:
     several at once; None for the provider's default. `extra`: further fields of OpenAI's chat
     completions, by name. They are sent unchanged or translated, and a route that cannot take one
     of them is not asked.
+    `inputs`: texts to embed; `messages` is then empty, and `provider` and `model` name an embedding
+    model. `dimensions`: the length of its vectors; None for the model's own. `counts_as`: how many
+    requests the provider counts for this one.
     """
 
     messages: tuple[Message, ...]
@@ -203,6 +206,9 @@ class Request:
     tool_choice: str = ""
     parallel_tool_calls: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    inputs: tuple[str, ...] = ()
+    dimensions: int | None = None
+    counts_as: int = 1
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -217,7 +223,7 @@ class Request:
     @property
     def tool_tokens(self) -> float:
         """Tokens of the definitions of its tools, by length alone."""
-        return sum(_text_tokens(t.name + t.description + t.parameters) for t in self.tools)
+        return sum(text_tokens(t.name + t.description + t.parameters) for t in self.tools)
 
     @property
     def reply_count(self) -> int:

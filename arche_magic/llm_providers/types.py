@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from .tools import ToolCall
 
@@ -19,6 +20,8 @@ WindowRule = Literal["bucket", "calendar", "rolling"]
 Evidence = Literal["published", "configured", "header", "error"]
 ReplayMode = Literal["off", "keep", "only"]
 OnStoreFailure = Literal["refuse", "count-alone"]
+Vectors: TypeAlias = "tuple[array[float], ...]"
+"""One vector per text, in 32-bit floats."""
 
 # What services on OpenAI's wire call the limit of a reply's tokens.
 TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
@@ -278,7 +281,7 @@ class Completion:
     A non-streamed call gives one; a stream gives one per piece. In `usage` a server may say
     anything; -1 stands for what is not a count. `usage`, `finish_reason` (`stop`, `length`,
     `tool_calls` or `content_filter`) and `observations` are set on those that carry them.
-    `tool_calls` are whole, on the last one; `choices` are as in `Reply`.
+    `tool_calls` are whole, on the last one; `choices` and `vectors` are as in `Reply`.
     """
 
     text: str = ""
@@ -287,6 +290,7 @@ class Completion:
     observations: tuple[Observation, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     choices: tuple[Mapping[str, Any], ...] = ()
+    vectors: Vectors = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
 from .chat import chat_completions
+from .embeddings import embeddings
 from .errors import problem_of
 from .models import model_list, one_model
 from .requests import TAG_HEADER
@@ -26,8 +27,9 @@ __all__ = ["LARGEST_BODY", "HttpReply", "handle"]
 LARGEST_BODY = 20_000_000
 """Bytes that a request may have."""
 
-_CHAT, _MODELS = "/v1/chat/completions", "/v1/models"
-_SERVED = f"POST {_CHAT}, GET {_MODELS}"
+_CHAT, _EMBEDDINGS, _MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+_ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
+_SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -73,9 +75,9 @@ def _answer(
 ) -> HttpReply:
     path = path.rstrip("/")
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
-    if path not in (_CHAT, _MODELS) and not name:
+    if path not in (*_ASKED, _MODELS) and not name:
         raise Problem(404, f"{path or '/'} is not served; there are {_SERVED}", code="not_found")
-    allowed = "POST" if path == _CHAT else "GET"
+    allowed = "POST" if path in _ASKED else "GET"
     if method != allowed:
         message = f"{path} takes {allowed}, not {method}"
         raise Problem(405, message, code="method_not_allowed", headers={"allow": allowed})
@@ -88,7 +90,7 @@ def _answer(
         configuration = get_configuration()
     except LLMProviderError as error:
         raise problem_of(error, 0.0) from None
-    if path == _CHAT:
+    if ask := _ASKED.get(path):
         tag = next((text for key, text in headers.items() if key.lower() == TAG_HEADER), None)
-        return chat_completions(body, configuration, defaults, tag, timeout)
+        return ask(body, configuration, defaults, tag, timeout)
     return one_model(name, configuration) if name else model_list(configuration)

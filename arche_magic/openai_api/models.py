@@ -48,6 +48,12 @@ def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
             names = dict.fromkeys([*provider.models, *sorted(provider.known_models)])
             for name in names:
                 yield _model(f"{provider.name}/{name}", provider.name, name, configuration)
+        for name, about in provider.embedding_models.items() if provider.name in with_key else ():
+            yield {
+                **_entry(f"{provider.name}/{name}", provider.name),
+                "context_window": about.tokens_per_text or None,
+                "takes": {"images": False, "embeddings": True},
+            }
 
 
 def _named(name: str, configuration: Configuration) -> dict[str, Any]:

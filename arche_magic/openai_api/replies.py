@@ -26,7 +26,7 @@ def completion(reply: Reply) -> dict[str, Any]:
         **_head("chat.completion", reply.model),
         "choices": _choices(reply),
         "usage": _usage(reply),
-        "arche": _arche(reply),
+        "arche": route_details(reply),
     }
 
 
@@ -56,7 +56,7 @@ class Chunks:
         if calls := tool_calls(reply):
             numbered = [{"index": index, **call} for index, call in enumerate(calls)]
             yield self._chunk({"tool_calls": numbered})
-        yield self._chunk({}, reply.finish_reason) | {"arche": _arche(reply)}
+        yield self._chunk({}, reply.finish_reason) | {"arche": route_details(reply)}
         yield from self._with_usage(reply)
 
     def whole(self, reply: Reply) -> Iterator[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Chunks:
             more = {"index": choice["index"], "logprobs": choice.get("logprobs")}
             yield self._chunk(message, None, **more)
             yield self._chunk({}, choice["finish_reason"], index=choice["index"]) | {
-                "arche": _arche(reply)
+                "arche": route_details(reply)
             }
         yield from self._with_usage(reply)
 
@@ -133,7 +133,7 @@ def _usage(reply: Reply) -> dict[str, int]:
     }
 
 
-def _arche(reply: Reply) -> dict[str, Any]:
+def route_details(reply: Reply) -> dict[str, Any]:
     """Our part of a completion: the route, every attempt, USD, and seconds that it waited."""
     return {
         "route": {"provider": reply.provider, "key": reply.key, "model": reply.model},

@@ -151,6 +151,11 @@ ALLOWED = {
     "attempt_log": {
         "attempt_file", "folders", "forks", "safe_files", "storage", "reply", "types", "routing?",
     },
+    "vectors": {"folders", "forks", "replies"},
+    "embeddings": {
+        "catalog", "characters", "config", "errors", "parameters", "redaction", "request",
+        "quota_tracker?", "types?",
+    },
     "replies": {"folders", "forks", "safe_files", "storage", "reply", "tools", "types"},
     "records": set(),
     "stopping": set(),
@@ -229,6 +234,7 @@ PUBLIC = {
             "config",
             "key_checks",
             "doctor",
+            "embeddings",
             "attempt_file",
             "attempt_log",
             "awaiting",
@@ -255,6 +261,7 @@ PUBLIC = {
             "together",
             "tools",
             "tracebacks",
+            "vectors",
         )
     ),
 }

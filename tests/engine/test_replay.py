@@ -37,6 +37,8 @@ ASKED: dict[str, list[Any]] = {
     "tool_choice": ["none", "look"],
     "parallel_tool_calls": [False, True],
     "extra": [{"n": 2}, {"n": 3}, {"logit_bias": {"50256": -100}}],
+    "inputs": [("a text",), ("another text",)],
+    "dimensions": [256],
 }
 HOW = {
     "patience": [0.0],
@@ -48,6 +50,7 @@ HOW = {
     "private": [True],
     "expected_tokens": [100],
     "tag": ["labelling v2"],
+    "counts_as": [3],
 }
 
 

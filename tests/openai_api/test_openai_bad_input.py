@@ -73,7 +73,7 @@ def test_a_wrong_body_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [
-        ("POST", "/v1/completions", 404, "there are POST /v1/chat/completions, GET /v1/models"),
+        ("POST", "/v1/completions", 404, "POST /v1/chat/completions, POST /v1/embeddings, GET"),
         ("POST", "/v1/responses", 404, "/v1/responses is not served"),
         ("GET", "/", 404, "/ is not served"),
         ("GET", CHAT, 405, "/v1/chat/completions takes POST, not GET"),

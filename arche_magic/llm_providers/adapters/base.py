@@ -26,9 +26,10 @@ from .limits import parse_date, served_at
 from .logs import clean_logs
 from .parts import Part, Received, stream_ended_early
 from .stated_delay import stated_delay
+from .vectors import read_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 logger = logging.getLogger("arche_magic.adapters")
@@ -81,6 +82,10 @@ class SdkAdapter(ABC):
         """
 
     @abstractmethod
+    def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
+        """Request vectors of `request.inputs`; each as `read_vectors` takes it, and the usage."""
+
+    @abstractmethod
     def _list(self, sdk: Any) -> Iterable[str]:
         """Request the list of models once, and return their names."""
 
@@ -107,6 +112,9 @@ class SdkAdapter(ABC):
         with NoLocals(), self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
+                if request.inputs:
+                    yield self._embedded(call, request, model)
+                    return
                 adapted, call.asked = self._formats.asking(request, model)
                 parts = self._send(self._client(), adapted, model, stream, call.asked.form)
                 yield from self._completions(parts, call, request, stream, received)
@@ -201,6 +209,20 @@ class SdkAdapter(ABC):
         text = received.rest() if stream else received.text
         last = _last(received, request, text, stream or objects > 1)
         yield replace(last, observations=observations or ())
+
+    def _embedded(self, call: Call, request: Request, model: str) -> Completion:
+        values, usage = self._embed(self._client(), request, model)
+        observations = self._observe(call)
+        self._note_account(call, {})
+        try:
+            vectors = read_vectors(values, len(request.inputs))
+        except ValueError:
+            raise _malformed(call) from None
+        length = len(vectors[0])
+        if request.dimensions not in (None, length):
+            summary = f"{model} gives vectors of {length:,} numbers, not {request.dimensions:,}"
+            raise AttemptFailed(ProviderFailure(summary, Remedy.FIX_REQUEST, usage=usage))
+        return Completion("", usage, "stop", observations, vectors=vectors)
 
     def _raised(
         self, error: Exception, call: Call, request: Request | None, model: str, received: Received

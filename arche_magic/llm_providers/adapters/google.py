@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
-from ..types import Key, Metric, Observation, Period
+from ..types import Key, Metric, Observation, Period, Usage
 from .base import SdkAdapter
 from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
@@ -21,7 +21,7 @@ from .limits import parse_duration
 from .parts import Part, as_count, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 # The parts of a reply that are read. The SDK prints each word that it does not know in a warning,
 # exactly as the server wrote it: with terminal escapes, or the key.
@@ -44,6 +44,7 @@ _READ: Any = {
             "finishReason": "FinishReason",
         }
     ],
+    "embeddings": [{"values": ...}],
     "usageMetadata": {
         "promptTokenCount": as_count,
         "candidatesTokenCount": as_count,
@@ -144,6 +145,15 @@ class GoogleAdapter(SdkAdapter):
         answer = send(model=model, contents=contents, config=given)
         for response in answer if stream else (answer,):
             yield _part(response)
+
+    def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
+        config = {} if request.dimensions is None else {"output_dimensionality": request.dimensions}
+        # Not plain texts: for some models the SDK would join them into one.
+        contents = [{"parts": [{"text": text}]} for text in request.inputs]
+        answer = sdk.models.embed_content(model=model, contents=contents, config=config)
+        usage = answer.usage_metadata
+        values = [embedding.values or () for embedding in answer.embeddings or ()]
+        return values, usage and counted(usage.prompt_token_count)
 
     def _list(self, sdk: Any) -> Iterable[str]:
         # One page: going through all of them would send further requests.

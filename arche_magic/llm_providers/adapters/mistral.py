@@ -17,14 +17,15 @@ from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations
-from .parts import Part, as_count
+from .parts import Part, as_count, counted
 from .tool_calls import chosen_tool, short_id, tool_definitions
+from .vectors import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..request import Request
-    from ..types import Observation
+    from ..types import Observation, Usage
 
 # Codes are strings in recordings, and numbers in some reports.
 WORDS: Words = {
@@ -33,7 +34,8 @@ WORDS: Words = {
         ("1910", "tier_not_allowed"), ("the model is not in the plan", Remedy.CHANGE_PLAN)
     ),
     **dict.fromkeys(("1500", "invalid_model"), ("model not found", Remedy.CHANGE_MODEL)),
-    "3051": ("the prompt is too long", Remedy.SHORTEN_PROMPT),
+    # 3210: too many texts to embed, or too many tokens in all of them.
+    **dict.fromkeys(("3051", "3210"), ("the prompt is too long", Remedy.SHORTEN_PROMPT)),
 }
 _CALL_ID = re.compile("[A-Za-z0-9]{9}")
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -48,6 +50,9 @@ class MistralAdapter(SdkAdapter):
     def _keep(answer: Any) -> Any:
         # The SDK refuses a whole reply if any field has another type, even one that we do not read.
         # Events are read without its classes.
+        embedded = mappings(mapping(answer).get("data"))
+        if embedded and "embedding" in embedded[0]:
+            return _kept_vectors(answer, embedded)
         choices = mappings(mapping(answer).get("choices"))
         if not choices or "delta" in choices[0]:
             return answer
@@ -56,7 +61,6 @@ class MistralAdapter(SdkAdapter):
             {"id": said(call, "id"), "function": _called(mapping(call.get("function")))}
             for call in mappings(message.get("tool_calls"))
         ]
-        usage = mapping(answer.get("usage"))
         choice = {
             "index": 0,
             "finish_reason": said(choices[0], "finish_reason"),
@@ -68,7 +72,7 @@ class MistralAdapter(SdkAdapter):
         }
         return {
             "id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice],
-            "usage": {name: as_count(usage.get(name)) for name in _COUNTS},
+            "usage": _usage(answer),
         }  # fmt: skip
 
     def _build(self) -> Any:
@@ -110,6 +114,12 @@ class MistralAdapter(SdkAdapter):
         else:
             yield chat_part(sdk.chat.complete(**given).model_dump(mode="json", warnings=False))
 
+    def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
+        given = {} if request.dimensions is None else {"output_dimension": request.dimensions}
+        answer = sdk.embeddings.create(model=model, inputs=list(request.inputs), **given)
+        values = in_order([entry.model_dump() for entry in answer.data])
+        return values, counted(answer.usage.prompt_tokens, 0)
+
     def _list(self, sdk: Any) -> Iterable[str]:
         return [model.id for model in sdk.models.list().data or ()]
 
@@ -130,6 +140,16 @@ class MistralAdapter(SdkAdapter):
                 names_option="response_format" not in problems,
             )
         return by_status(refusal)
+
+
+def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    entries = [{"embedding": e.get("embedding"), "index": e.get("index")} for e in data]
+    return {"id": "", "object": "list", "model": "", "data": entries, "usage": _usage(answer)}
+
+
+def _usage(answer: Mapping[str, Any]) -> dict[str, int]:
+    usage = mapping(answer.get("usage"))
+    return {name: as_count(usage.get(name)) for name in _COUNTS}
 
 
 def _call_id(call_id: str) -> str:

@@ -23,14 +23,15 @@ from .limits import (
     read_sentence,
     served_at,
 )
-from .parts import Part
+from .parts import Part, counted
 from .tool_calls import chosen_tool, short_id, tool_definitions
+from .vectors import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..request import Request
-    from ..types import Observation, Period
+    from ..types import Observation, Period, Usage
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
@@ -102,7 +103,7 @@ class OpenAIAdapter(SdkAdapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
     _used = "post"
-    _path = "/chat/completions"
+    _path, _embedding_path = "/chat/completions", "/embeddings"
     _stream_class: Any = None
 
     @property
@@ -141,6 +142,22 @@ class OpenAIAdapter(SdkAdapter):
         )
         for item in answer if stream else (answer,):
             yield chat_part(item)
+
+    def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
+        parameters = {
+            "model": model,
+            "input": list(request.inputs),
+            "dimensions": request.dimensions,
+            # A third of the size of decimal numbers. Some compatible services do not have it.
+            "encoding_format": "base64" if self._key.provider == "openai" else None,
+        }
+        answer = sdk.post(
+            self._base_url.rstrip("/") + self._embedding_path,
+            body={name: value for name, value in parameters.items() if value is not None},
+            cast_to=object,
+        )
+        usage = mapping(answer.get("usage"))
+        return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
 
     def _list(self, sdk: Any) -> Iterable[str]:
         return [model.id for model in sdk.models.list().data]
@@ -242,7 +259,7 @@ class OpenAIAdapter(SdkAdapter):
 class GroqAdapter(OpenAIAdapter):
     """Groq through its own SDK."""
 
-    _path = "/openai/v1/chat/completions"
+    _path, _embedding_path = "/openai/v1/chat/completions", "/openai/v1/embeddings"
     # Groq streams carry x_groq.usage without being asked.
     _stream_options = None
     # "Streaming and tool use are not currently supported with Structured Outputs"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..addresses import is_base_url, is_loopback, origin
-from ..catalog import Provider, known_services, published_providers
+from ..catalog import EmbeddingModel, Provider, known_services, published_providers
 from .base_url_policy import check_key_variable, own_settings_folder
 from .settings_table import did_you_mean
 from .sources import SETTINGS_FILE
@@ -90,7 +90,10 @@ def _read(
     provider = _with_address(provider, entry, project_file, variables)
     # An empty list counts as none.
     models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
-    if not models:
+    embedding_models = dict(provider.embedding_models)
+    if named := entry.get("embedding_models", ()):
+        embedding_models = {model: embedding_models.get(model, EmbeddingModel()) for model in named}
+    if not (models or embedding_models):
         raise ValueError('models is missing; write models = ["…"], as the service calls them')
     prices = {
         model: (float(price["input"]), float(price["output"]))
@@ -104,6 +107,10 @@ def _read(
     return replace(
         provider,
         models=models,
+        embedding_models={
+            model: replace(about, limits=()) if entry.get("tier") == "paid" else about
+            for model, about in embedding_models.items()
+        },
         known_models=provider.known_models | {*models, *prices},
         paid=entry.get("paid", costs),
         free_models=() if "paid" in entry else provider.free_models,

@@ -85,12 +85,15 @@ _SECONDS = Setting(
 _USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <= value < math.inf)
 _PERIOD = _one_of(*PERIOD_SECONDS)
 
+_MODELS = Setting(
+    "must be a list of model names",
+    _list_of(lambda name: name and name.isprintable()),
+    shows_value=False,
+)
+
 PROVIDER_SETTINGS: Table = {
-    "models": Setting(
-        "must be a list of model names",
-        _list_of(lambda name: name and name.isprintable()),
-        shows_value=False,
-    ),
+    "models": _MODELS,
+    "embedding_models": _MODELS,
     "paid": _YES_OR_NO,
     "tier": _one_of("free", "paid"),
     "base_url": _text("an address", shows_value=False),

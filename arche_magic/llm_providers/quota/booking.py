@@ -103,4 +103,5 @@ def spent(call: Settlement) -> Amounts:
     usage = call.usage
     if usage is None:
         return call.hold.amounts
-    return ledger.as_amounts(usage.input_tokens, usage.output_tokens)
+    requests = call.hold.amounts["requests"]
+    return ledger.as_amounts(usage.input_tokens, usage.output_tokens, requests)

@@ -32,12 +32,13 @@ def spent(held: Amounts, failure: ProviderFailure) -> Amounts:
     if not failure.sent:
         return {}
     if failure.usage:
-        return as_amounts(failure.usage.input_tokens, failure.usage.output_tokens)
+        usage = failure.usage
+        return as_amounts(usage.input_tokens, usage.output_tokens, held["requests"])
     answered = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
     if failure.remedy in answered:
         return held
     if failure.remedy in _COUNTED:
-        return as_amounts(0, 0)
+        return as_amounts(0, 0, held["requests"])
     return {}
 
 

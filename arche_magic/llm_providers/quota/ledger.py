@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ..request import Request
+from ..request import Request, text_tokens
 from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, Route, Usage
 from . import windows
 from .closures import reopen
@@ -48,8 +48,18 @@ def estimate(model: ModelState, request: Request) -> Amounts:
     """
     known = calibration(model)
     tokens = plain_tokens(request) * known.input_ratio
-    output = request.expected_tokens or request.max_tokens or known.output_tokens
-    return as_amounts(math.ceil(tokens), math.ceil(output) * request.reply_count)
+    output = output_tokens(request, known.output_tokens)
+    return as_amounts(math.ceil(tokens), math.ceil(output), request.counts_as)
+
+
+def output_tokens(request: Request, usual: float) -> float:
+    """Tokens of all replies to a request; `usual` are those of one reply of the model so far.
+
+    Vectors have none.
+    """
+    if request.inputs:
+        return 0
+    return (request.expected_tokens or request.max_tokens or usual) * request.reply_count
 
 
 def calibration(model: ModelState) -> Calibration:
@@ -63,7 +73,8 @@ def plain_tokens(request: Request) -> float:
     schema = request.schema.tokens if request.schema else 0
     tools = request.tool_tokens + _PER_TOOL * len(request.tools)
     turns = sum(_PER_MESSAGE + message.tokens for message in request.messages)
-    return _PER_REQUEST + schema + tools + turns
+    texts = sum(map(text_tokens, request.inputs))
+    return _PER_REQUEST + schema + tools + turns + texts
 
 
 def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0) -> Amounts:

@@ -56,7 +56,6 @@ class RouteStates:
         The ledger is read once for all routes of a provider. A headroom may be a second old.
         """
         plain = ledger.plain_tokens(request)
-        output, replies = request.expected_tokens or request.max_tokens, request.reply_count
         read_all, known_routes = self._records.accounts.read_all, self._known
         by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
 
@@ -70,9 +69,10 @@ class RouteStates:
             if known is None or known.account is not account or known.provider is not provider:
                 known = known_routes[route.id] = self._find(route, account, provider, now)
             outlook = known.outlook
-            if outlook and not request.reserve:
+            if outlook and not request.reserve and request.counts_as == 1:
                 tokens = math.ceil(plain * known.input_ratio)
-                if outlook.holds_for(tokens, (output or known.usual_output) * replies, now):
+                output = math.ceil(ledger.output_tokens(request, known.usual_output))
+                if outlook.holds_for(tokens, output, now):
                     return outlook.state
             return self._work_out(known, request, now)
 

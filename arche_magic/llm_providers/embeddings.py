@@ -1,0 +1,244 @@
+"""Which model embeds texts, and the request that asks it.
+
+All vectors of one call come from one model of one provider, because vectors of different models
+cannot be compared. Its keys rotate as for any request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .catalog import EmbeddingModel
+from .characters import whole_characters
+from .config import Configuration, did_you_mean
+from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
+from .parameters import build_request
+from .redaction import key_in
+from .request import Request, text_tokens
+
+if TYPE_CHECKING:
+    from .quota_tracker import QuotaTracker
+    from .types import Route
+
+# No tokenizer reaches this with prose, so a longer text surely does not fit.
+_CHARACTERS_PER_TOKEN = 10
+# A batch takes at most this share of a limit, so that a window that is partly used has room for it.
+_SHARE_OF_A_LIMIT = 0.25
+
+
+def choose_model(
+    configuration: Configuration,
+    model: str | None = None,
+    provider: str | None = None,
+    *,
+    among: Iterable[str] | None = None,
+) -> tuple[str, str]:
+    """The provider and model for an embedding request.
+
+    Without a model, it is the first of the provider. Without a provider either, it is the first
+    provider with an embedding model and a key, free ones first.
+
+    Args:
+        configuration: providers, models and keys.
+        model: a model, `provider/model`, a provider, or an alias; a provider is asked for names
+            that are not known as they are.
+        provider: the provider to use.
+        among: only these providers are used; all of them if not given.
+
+    Raises:
+        ConfigurationError: unknown provider or model, or a provider without embedding models.
+        NoKeys: no provider with an embedding model has a key.
+    """
+    known, model = configuration.providers, configuration.without_alias(model)
+    among = tuple(known) if among is None else tuple(among)
+    if model in known and not provider:
+        model, provider = None, model
+    if provider:
+        entry = configuration.provider(provider)
+        name = (model or next(iter(entry.embedding_models), "")).removeprefix(f"{provider}/")
+        if not name:
+            raise ConfigurationError(
+                f"{provider} has no embedding model; {_known(configuration)}, or name its own as "
+                f"{provider}/model"
+            )
+        return _checked(provider, name, among)
+    if model:
+        prefix, _, rest = model.partition("/")
+        if prefix in known and rest:
+            return _checked(prefix, rest, among)
+        owners = [name for name in among if model in known[name].embedding_models]
+        if not owners:
+            names = [name for entry in known.values() for name in entry.embedding_models]
+            raise ConfigurationError(
+                f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
+                f"{_known(configuration)}; write provider/model for another one"
+            )
+        return next(
+            filter(lambda name: _has_key(configuration, name, model), owners), owners[0]
+        ), model
+    preferred = configuration.preferred_provider
+    named = [(name, own) for name in among for own in known[name].embedding_models]
+    named.sort(key=lambda pair: (pair[0] != preferred, known[pair[0]].costs_money(pair[1])))
+    for name, own in named:
+        if _has_key(configuration, name, own):
+            return name, own
+    variables = ", ".join(dict.fromkeys(known[name].key_variables[0] for name, _ in named))
+    raise NoKeys(
+        "no provider with an embedding model has an API key"
+        + (f"; set {variables} in the environment or in a .env file" if variables else "")
+    )
+
+
+def embedding_request(
+    texts: Sequence[str],
+    configuration: Configuration,
+    provider: str,
+    model: str,
+    *,
+    dimensions: int | None = None,
+    **options: Any,
+) -> Request:
+    """The request for the vectors of some texts.
+
+    Args:
+        texts: what to embed; lone surrogates are replaced.
+        configuration: has the keys that no text may contain, and defaults.
+        provider: the one to ask, as `choose_model` returns it.
+        model: its model.
+        dimensions: the length of the vectors; the model's own if not given.
+        **options: `patience`, `timeout`, `reserve`, `private` and `tag`, as for `generate`.
+
+    Raises:
+        InvalidRequest: an option is wrong, a text is blank, surely too long or contains a key, or
+            the model has no vectors of this length.
+        NotKept: replay is set to only, which sends nothing.
+    """
+    about = about_model(configuration, provider, model)
+    check_dimensions(dimensions, model, about)
+    if configuration.replay == "only":
+        raise NotKept(
+            "vectors are not kept for these texts; replay is set to only, so nothing was sent"
+        )
+    if not texts:
+        raise InvalidRequest("there is no text to embed")
+    for number, text in enumerate(texts):
+        check_text(text, number, model, about)
+    if key := key_in(texts, configuration.keys):
+        raise InvalidRequest(
+            f"a text contains the key {key.label}; nothing was sent or kept. Remove the key, and "
+            "replace it if others have seen it"
+        )
+    # Any prompt, so that the options are checked as they are for one.
+    plain = build_request("…", configuration, provider=provider, keep=False, **options)
+    return replace(
+        plain,
+        messages=(),
+        model=model,
+        inputs=tuple(map(whole_characters, texts)),
+        dimensions=dimensions,
+        same_model=True,
+        replay="off",
+        counts_as=len(texts) if about.counts_texts else 1,
+    )
+
+
+def in_batches(
+    texts: Iterable[str], sample: Request, routes: Sequence[Route], tracker: QuotaTracker
+) -> Iterator[tuple[str, ...]]:
+    """The texts in batches, each for one request, that fit the model and its limits.
+
+    Args:
+        texts: what to embed.
+        sample: a request like those for the batches.
+        routes: those that the sample may take.
+        tracker: knows their limits.
+    """
+    configuration = tracker.configuration
+    about = about_model(configuration, str(sample.provider), str(sample.model))
+    room = min((tracker.room(route) for route in routes), default=math.inf)
+    most_tokens = min(about.tokens_per_request or math.inf, _SHARE_OF_A_LIMIT * room)
+    most_texts = float(about.texts_per_request)
+    if about.counts_texts:
+        limits = [limit for route in routes for limit in configuration.default_limits(route)]
+        amounts = [limit.amount for limit in limits if limit.metric == "requests"]
+        most_texts = min([most_texts, *(_SHARE_OF_A_LIMIT * amount for amount in amounts)])
+    batch: list[str] = []
+    tokens = 0.0
+    for text in texts:
+        more = text_tokens(text)
+        if batch and (len(batch) + 1 > most_texts or tokens + more > most_tokens):
+            yield tuple(batch)
+            batch, tokens = [], 0.0
+        batch.append(text)
+        tokens += more
+    if batch:
+        yield tuple(batch)
+
+
+def about_model(configuration: Configuration, provider: str, model: str) -> EmbeddingModel:
+    """What is known of an embedding model."""
+    return configuration.providers[provider].embedding_models.get(model, EmbeddingModel())
+
+
+def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> None:
+    """Check the length of vectors that a caller asks for; None is the model's own.
+
+    Raises:
+        InvalidRequest: it is not a length that the model has.
+    """
+    if dimensions is None:
+        return
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+        raise InvalidRequest(f"dimensions is {dimensions!r}; it must be a whole number, 1 or more")
+    most = about.dimensions
+    if most and (dimensions > most or (dimensions < most and not about.takes_dimensions)):
+        fewer = " or fewer" if about.takes_dimensions else ""
+        raise InvalidRequest(f"dimensions is {dimensions}; {model} has {most:,}{fewer}")
+
+
+def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:
+    """Check a text to embed, whose place in the data is `number`.
+
+    Raises:
+        InvalidRequest: it is not text, it is blank, or it is surely too long for the model.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequest(f"value {number} is a {type(text).__name__}; it must be text")
+    if not text.strip():
+        raise InvalidRequest(f"text {number} is empty")
+    most = about.tokens_per_text
+    if not most or len(text) <= most:
+        return
+    # Tokens rarely contain two words, and a run of spaces may be a single one.
+    words = text.split()
+    if max(len(words), sum(map(len, words)) / _CHARACTERS_PER_TOKEN) > most:
+        raise InvalidRequest(
+            f"text {number} is too long: {len(text):,} characters, about {len(text) // 4:,} "
+            f"tokens; {model} takes {most:,} tokens. Nothing was sent"
+        )
+
+
+def _checked(provider: str, model: str, among: Sequence[str]) -> tuple[str, str]:
+    if provider not in among:
+        raise ConfigurationError(
+            f"{provider} is not among the providers of this object ({', '.join(among)})"
+        )
+    return provider, model
+
+
+def _has_key(configuration: Configuration, provider: str, model: str) -> bool:
+    return any(
+        key.provider == provider and configuration.is_on(key, model) for key in configuration.keys
+    )
+
+
+def _known(configuration: Configuration) -> str:
+    names = [
+        f"{entry.name}/{model}"
+        for entry in configuration.providers.values()
+        for model in entry.embedding_models
+    ]
+    return f"known are {', '.join(names)}"

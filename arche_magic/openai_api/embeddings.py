@@ -1,0 +1,168 @@
+"""Embeddings: reads the request, asks one model in batches, and answers in OpenAI's shape."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.embeddings import (
+    choose_model,
+    embedding_request,
+    in_batches,
+)
+from arche_magic.llm_providers.errors import ConfigurationError, LLMProviderError, NoKeys
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.types import Usage
+
+from .errors import problem_of
+from .replies import route_details, route_header
+from .requests import AUTO, read_json
+from .wire import HttpReply, Problem, json_reply
+
+_FIELDS = ("model", "input", "encoding_format", "dimensions")
+_FORMATS = ("float", "base64")
+_MOST_TEXTS = 2048
+# Of the options of a client, those that embedding requests have too.
+_OPTIONS = ("patience", "timeout", "private", "tag", "reserve")
+
+
+def embeddings(
+    body: bytes,
+    configuration: Configuration,
+    defaults: Mapping[str, Any],
+    tag: str | None,
+    timeout: float | None,
+) -> HttpReply:
+    """Answer `POST /v1/embeddings`; see `handler.handle`.
+
+    All vectors come from one model of one provider, in as many requests as its limits demand.
+
+    Raises:
+        Problem: the request is wrong, or the model did not answer it.
+    """
+    fields = read_json(body)
+    given = {name: value for name, value in fields.items() if value is not None}
+    texts, encoding = _texts(given), given.get("encoding_format", "float")
+    if encoding not in _FORMATS:
+        message = f"encoding_format is {encoding!r}; it can be {' or '.join(_FORMATS)}"
+        raise Problem(400, message, param="encoding_format")
+    for name in given:
+        if name not in _FIELDS:
+            message = f"{name} is not taken; the fields are {', '.join(_FIELDS)}"
+            raise Problem(400, message, param=name, code="unknown_parameter")
+    options = {name: defaults[name] for name in _OPTIONS if defaults.get(name) is not None}
+    options |= {"tag": tag} if tag else {}
+    options |= {"timeout": timeout} if timeout is not None else {}
+    clock = configuration.clock
+    began, seconds = clock.time(), options.get("timeout", configuration.timeouts.total)
+    provider, model = _model(given, configuration, defaults)
+    try:
+        replies = _ask(texts, configuration, provider, model, given.get("dimensions"), options)
+    except LLMProviderError as error:
+        now = clock.time()
+        problem = problem_of(error, now, fields, is_late=now - began >= seconds)
+        if problem.status in (400, 413) and problem.param in (None, "messages"):
+            problem.param = "input"
+        raise problem from None
+    return _answer(replies, encoding)
+
+
+def _texts(given: Mapping[str, Any]) -> list[str]:
+    value = given.get("input")
+    if value is None:
+        raise Problem(400, "input is missing", param="input", code="missing_required_parameter")
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts:
+        raise Problem(400, "input must be a text or a list of texts", param="input")
+    if any(isinstance(text, int | list) for text in texts):
+        raise Problem(
+            400,
+            "input is a list of tokens, and only texts are taken: every model has tokens of its "
+            "own (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            param="input",
+            code="invalid_type",
+        )
+    if len(texts) > _MOST_TEXTS:
+        message = f"input has {len(texts):,} texts; the limit is {_MOST_TEXTS:,}"
+        raise Problem(400, message, param="input")
+    return texts
+
+
+def _model(
+    given: Mapping[str, Any], configuration: Configuration, defaults: Mapping[str, Any]
+) -> tuple[str, str]:
+    name = given.get("model")
+    if not isinstance(name, str):
+        code = "missing_required_parameter" if name is None else "invalid_type"
+        raise Problem(400, "model must be the name of a model", param="model", code=code)
+    provider = defaults.get("provider")
+    try:
+        return choose_model(configuration, None if name == AUTO else name, provider)
+    except NoKeys as error:
+        raise problem_of(error, 0.0) from None
+    except ConfigurationError as error:
+        raise Problem(404, str(error), param="model", code="model_not_found") from None
+
+
+def _ask(
+    texts: Sequence[str],
+    configuration: Configuration,
+    provider: str,
+    model: str,
+    dimensions: Any,
+    options: Mapping[str, Any],
+) -> list[Reply]:
+    """The replies to all texts, in their order.
+
+    Raises:
+        LLMProviderError: a text is wrong, or the model did not answer.
+    """
+    # A text that is wrong keeps all of them from being sent.
+    whole = embedding_request(
+        texts, configuration, provider, model, dimensions=dimensions, **options
+    )
+    llm, clock = IntelligentLLMOrchestrator(configuration=configuration), configuration.clock
+    ends, replies = clock.time() + whole.timeout, []
+    for batch in in_batches(whole.inputs, whole, llm.routes(whole), llm.quota_tracker):
+        left = {"timeout": max(0.001, ends - clock.time())}
+        request = embedding_request(
+            batch, configuration, provider, model, dimensions=dimensions, **{**options, **left}
+        )
+        replies.append(llm.ask(request))
+    return replies
+
+
+def _answer(replies: Sequence[Reply], encoding: str) -> HttpReply:
+    vectors = [vector for reply in replies for vector in reply.vectors]
+    whole = replies[-1].changed(
+        usage=Usage(sum(reply.usage.input_tokens for reply in replies)),
+        attempts=tuple(attempt for reply in replies for attempt in reply.attempts),
+        cost=None if any(r.cost is None for r in replies) else sum(r.cost or 0 for r in replies),
+    )
+    tokens = whole.usage.input_tokens
+    data = [
+        {"object": "embedding", "index": place, "embedding": _encoded(vector, encoding)}
+        for place, vector in enumerate(vectors)
+    ]
+    answer = {
+        "object": "list",
+        "data": data,
+        "model": whole.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "arche": route_details(whole),
+    }
+    return json_reply(answer, headers=route_header(whole))
+
+
+def _encoded(vector: array[float], encoding: str) -> list[float] | str:
+    if encoding == "float":
+        return vector.tolist()
+    if sys.byteorder == "big":
+        vector = vector[:]
+        vector.byteswap()
+    return base64.b64encode(vector.tobytes()).decode("ascii")

@@ -1,0 +1,150 @@
+"""A loopback server that embeds texts on the wires of Mistral, Google and OpenAI."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One request: the wire, the key and the model that it named, its texts and its body."""
+
+    wire: str
+    key: str
+    model: str
+    texts: tuple[str, ...]
+    body: dict[str, Any] = field(repr=False)
+
+
+@dataclass
+class EmbeddingServer:
+    """What the server answers, and what it was asked.
+
+    Attributes:
+        url: its address.
+        refusal: from a request to a status, headers and a body other than vectors; None to embed.
+        spoil: changes the vectors of an answer before they are sent.
+        received: all requests, in order.
+    """
+
+    url: str = ""
+    refusal: Callable[[Embedded], tuple[int, dict[str, str], Any] | None] = lambda request: None
+    spoil: Callable[[list[Any]], list[Any]] = lambda vectors: vectors
+    received: list[Embedded] = field(default_factory=list)
+
+    def environment(self, keys: dict[str, int]) -> dict[str, str]:
+        """The variables for so many keys of each provider."""
+        variables = {
+            "MISTRAL_BASE_URL": f"{self.url}/mistral",
+            "GOOGLE_GEMINI_BASE_URL": f"{self.url}/google",
+            "OPENAI_BASE_URL": f"{self.url}/openai/v1",
+        }
+        for provider, count in keys.items():
+            for number in range(1, count + 1):
+                variables[f"{provider.upper()}_API_KEY_{number}"] = f"made-up-{provider}-{number}"
+        return variables
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts that were sent, in order."""
+        return [text for request in self.received for text in request.texts]
+
+    def spent(self, *keys: str) -> None:
+        """Refuse these keys (`mistral-1`) for an hour from now on."""
+
+        def refusal(request: Embedded) -> tuple[int, dict[str, str], Any] | None:
+            if request.key.removeprefix("made-up-") not in keys:
+                return None
+            body = {"message": "Requests rate limit exceeded", "type": "rate_limited"}
+            return 429, {"retry-after": "3600"}, body
+
+        self.refusal = refusal
+
+
+def vector_of(text: str, dimensions: int = DIMENSIONS) -> list[float]:
+    """The vector that the server has for a text, exact in 32 bits."""
+    digest = hashlib.sha256(text.encode()).digest() * (dimensions // 32 + 1)
+    return [byte / 256 for byte in digest[:dimensions]]
+
+
+def _read(path: str, key: str, body: dict[str, Any]) -> Embedded:
+    wire = path.split("/")[1]
+    if wire == "google":
+        model = path.rpartition("/")[2].partition(":")[0]
+        texts = [part["content"]["parts"][0]["text"] for part in body["requests"]]
+    else:
+        model, texts = body["model"], body["input"]
+    return Embedded(wire, key, model, tuple(texts), body)
+
+
+def _answer(request: Embedded, spoil: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+    body = request.body
+    size = body.get("dimensions") or body.get("output_dimension") or DIMENSIONS
+    if request.wire == "google":
+        size = body["requests"][0].get("outputDimensionality") or DIMENSIONS
+    vectors = spoil([vector_of(text, size) for text in request.texts])
+    if request.wire == "google":
+        return {"embeddings": [{"values": vector} for vector in vectors]}
+    if body.get("encoding_format") == "base64":
+        vectors = [
+            base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            for vector in vectors
+        ]
+    tokens = sum(len(text.split()) for text in request.texts)
+    data = [
+        {"object": "embedding", "index": place, "embedding": vector}
+        for place, vector in enumerate(vectors)
+    ]
+    return {
+        "id": "e", "object": "list", "model": request.model, "data": data,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }  # fmt: skip
+
+
+@contextmanager
+def embedding_server() -> Iterator[EmbeddingServer]:
+    """The server, on loopback."""
+    script = EmbeddingServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
+            bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+            request = _read(self.path, self.headers.get("x-goog-api-key") or bearer, body)
+            script.received.append(request)
+            refusal = script.refusal(request)
+            status, headers, answer = refusal or (200, {}, _answer(request, script.spoil))
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            for name, value in {**headers, "content-type": "application/json"}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    script.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield script
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
