@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 # IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and names of a Python module.
 _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 
+_LINE_ENDS = re.compile(r"(\\n)+")
+
 
 def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
@@ -136,6 +138,7 @@ def _request(
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
+    request |= sampling(options)
     for name in (
         "fallback_on_filter",
         "schema",
@@ -261,6 +264,20 @@ def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dic
         name: first_given(getattr(options, name, None), getattr(defaults, name)) for name in names
     }
     return {name: None if value == "" else value for name, value in given.items()}
+
+
+def sampling(options: Namespace) -> dict[str, Any]:
+    """How the model chooses its words, as the options of the cell say."""
+    stop = [
+        text.replace(r"\n", "\n") if _LINE_ENDS.fullmatch(text) else text
+        for text in options.stop or ()
+    ]
+    return {
+        "top_p": options.top_p,
+        "seed": options.seed,
+        "stop": stop or None,
+        "extra": {"reasoning_effort": options.effort} if options.effort else None,
+    }
 
 
 def refuse_with(flag: str, options: Namespace, *names: str) -> None:

@@ -27,7 +27,7 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import route_name
 
 from . import live_line
-from .ask import refuse_with, typed_or_default
+from .ask import refuse_with, sampling, typed_or_default
 from .costs import paid_text
 from .display import CellInterrupted, Pace, Place
 from .events import follow
@@ -256,6 +256,7 @@ def _requests(
     common = typed_or_default(
         options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
     ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
+    common |= sampling(options)
     requests = {}
     for name in names:
         whole = name in llm.configuration.providers

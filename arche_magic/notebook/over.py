@@ -25,7 +25,7 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
-from .ask import body_of, check_variable, refuse_with, typed_or_default
+from .ask import body_of, check_variable, refuse_with, sampling, typed_or_default
 from .bar import Bar
 from .display import CellInterrupted, Place
 from .first_steps import require_keys
@@ -257,6 +257,7 @@ def _job_options(
     )
     return {
         **common,
+        **sampling(options),
         "schema": schema,
         "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
         "twice": None if options.twice is None else _share("twice", options.twice),

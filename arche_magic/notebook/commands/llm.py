@@ -40,6 +40,15 @@ _OPTIONS = (
     argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces."),
     argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied)."),
     argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
+    argument("--top-p", type=float, metavar="SHARE", help="Use the likeliest words only: 0 to 1."),
+    argument("--seed", type=int, metavar="N", help="Repeat the same choices, as far as possible."),
+    argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help=r"End the reply before this text; '\n' is the end of a line. May be repeated.",
+    ),
+    argument("--effort", choices=("low", "medium", "high"), help="How long the model may reason."),
     argument(
         "--patience",
         type=float,
