@@ -25,6 +25,7 @@ from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
 from .events import follow
 from .first_steps import require_keys
+from .named_prompts import system_prompt, with_saved_prompt
 from .receipt import receipt_line
 from .reply_formats import ASKS
 from .sigint import one_interrupt
@@ -55,12 +56,15 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
         CellInterrupted: the user stopped it.
     """
     options = typed.options
-    body = body_of(typed.text, typed.cell)
+    body = with_saved_prompt(options, body_of(typed.text, typed.cell))
     names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
     budget = first_given(options.budget, session.defaults.budget)
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(body) if options.raw else fill(body, names, budget)
+    if system := system_prompt(options, names, budget):
+        options.system = system.text
+        prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
     images = [image_of(source, names) for source in options.image or ()]
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)

@@ -14,6 +14,7 @@ from .commands.llm_explain import llm_explain
 from .commands.llm_keys import llm_keys
 from .commands.llm_models import llm_models
 from .commands.llm_panel import llm_panel
+from .commands.llm_prompts import llm_prompts
 from .commands.llm_quota import llm_quota
 from .commands.llm_sandbox import llm_sandbox
 from .commands.llm_serve import llm_serve
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 COMMANDS = (
-    llm, llm_chat, llm_doctor, llm_explain, llm_keys, llm_models, llm_panel, llm_quota, llm_sandbox,
-    llm_serve, llm_services, llm_stats, llm_why,
+    llm, llm_chat, llm_doctor, llm_explain, llm_keys, llm_models, llm_panel, llm_prompts, llm_quota,
+    llm_sandbox, llm_serve, llm_services, llm_stats, llm_why,
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from .ask import body_of, check_variable, refuse_with, sampling, typed_or_defaul
 from .bar import Bar
 from .display import CellInterrupted, Place
 from .first_steps import require_keys
+from .named_prompts import system_prompt, with_saved_prompt
 from .sigint import one_interrupt
 from .structured import schema_named
 from .styles import quiet_line
@@ -67,12 +68,11 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
     name_notebook(notebook_name(shell.user_ns))
     names = ChainMap(dict(typed.names or {}), shell.user_ns)
-    text = body_of(typed.text, typed.cell).strip("\n")
+    text = with_saved_prompt(options, body_of(typed.text, typed.cell)).strip("\n")
     if not text.strip():
         raise InvalidRequest("the prompt is empty")
     if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by goes with --plan")
-    asked = _job_options(defaults, options, names)
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     from_file = is_file(options.over)
     if any(read.values()) and not from_file:
@@ -82,7 +82,11 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
     head = SourceFile(data, **read).first_row if from_file else data
     if from_file and options.sep is None:
         _check_separator(data, head, text)
-    template = _with_variables(text, _columns(head), names, defaults.budget)
+    columns = _columns(head)
+    template = _with_variables(text, columns, names, defaults.budget)
+    if system := system_prompt(options, names, defaults.budget, columns):
+        options.system = system.text
+    asked = _job_options(defaults, options, names)
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None

@@ -57,6 +57,17 @@ def _is_price(value: Any) -> bool:
     )
 
 
+def _is_prompt(value: Any) -> bool:
+    if isinstance(value, dict):
+        is_known = bool(value) and set(value) <= {"prompt", "system"}
+        return is_known and all(map(_is_filled, value.values()))
+    return _is_filled(value)
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _list_of(is_right: Callable[[str], Any]) -> Callable[[Any], bool]:
     def is_list(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(v, str) and is_right(v) for v in value)
@@ -118,6 +129,11 @@ SETTINGS: Table = {
     "providers": {ANY_NAME: PROVIDER_SETTINGS},
     # `loading` checks that each names a model.
     "aliases": {ANY_NAME: _text("the name of a model, such as groq/openai/gpt-oss-20b")},
+    "prompts": {
+        ANY_NAME: Setting(
+            "must be a text, or a table with a prompt, a system prompt or both", _is_prompt
+        )
+    },
     # `catalog.parse_limits` checks what is in it, as it does for the catalog.
     "limits": {ANY_NAME: {ANY_NAME: _ANYTHING}},
     "accounts": {ANY_NAME: _ANYTHING},

@@ -37,7 +37,18 @@ _OPTIONS = (
         help="Ask only this provider: groq, mistral, google, openai, or one of your settings.",
     ),
     argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
-    argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces."),
+    argument(
+        "-s",
+        "--system",
+        metavar="TEXT",
+        help="System prompt, with {{variables}}, or a variable that holds it; quote it if it has "
+        "spaces.",
+    ),
+    argument(
+        "--prompt",
+        metavar="PROMPT",
+        help="Use this saved prompt (%%llm_prompts lists them); the cell's text is its {{text}}.",
+    ),
     argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied)."),
     argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
     argument("--top-p", type=float, metavar="SHARE", help="Use the likeliest words only: 0 to 1."),
@@ -232,6 +243,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
       %llm -p groq What is a token bucket?
       %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
       %%llm --chat tutor --image plot.png
+      %%llm --prompt review
       %%llm --compare groq,mistral,google
       %%llm --tools weather,convert
       %%llm --over reviews --schema "mood good|bad" --into moods
