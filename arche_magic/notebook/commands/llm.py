@@ -99,9 +99,22 @@ _OPTIONS = (
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
-        "--image",
+        "--file",
         action="append",
         metavar="FILE",
+        help="Also send this text, CSV or PDF file as text: a path, or a variable that holds one. "
+        "May be repeated.",
+    ),
+    argument(
+        "--url",
+        action="append",
+        metavar="URL",
+        help="Also send the text of this web page. May be repeated.",
+    ),
+    argument(
+        "--image",
+        action="append",
+        metavar="IMAGE",
         help="Also send this image: a file, or a variable such as a figure. May be repeated.",
     ),
     argument(
@@ -125,7 +138,8 @@ _OPTIONS = (
         "--budget",
         type=int,
         metavar="TOKENS",
-        help="Maximum tokens of one table or list in the prompt (2000 if not set).",
+        help="Maximum tokens of one table or list in the prompt (2000 if not set), and of each "
+        "file or page (all of it if not set).",
     ),
     argument("--raw", action="store_true", help="Send {{…}} unchanged."),
     *WITHOUT_SENDING,
@@ -244,6 +258,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
       %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
       %%llm --chat tutor --image plot.png
       %%llm --prompt review
+      %%llm --file notes.md --file report.pdf
       %%llm --compare groq,mistral,google
       %%llm --tools weather,convert
       %%llm --over reviews --schema "mood good|bad" --into moods
