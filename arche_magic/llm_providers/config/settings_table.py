@@ -182,11 +182,15 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'groq'?` for a near miss, else nothing."""
+    """`; did you mean 'groq'?` for a near miss, else nothing.
+
+    The dashes before an option do not make it like another one.
+    """
     import difflib
 
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    names = {name.lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(word.lower().lstrip("-"), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def _near(value: Any, setting: Setting) -> str:
