@@ -20,8 +20,8 @@ from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.tools import ToolCall, ToolRun
 from arche_magic.prompts import Prompt, fill, image_of
-from arche_magic.prompts.attachments import attach, read_file
 
+from .attachments import with_attachments
 from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
 from .events import follow
@@ -75,19 +75,7 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     elif options.max_rounds is not None:
         raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
     prompt = replace(prompt, images=(*prompt.images, *images))
-    return send(session, options, _with_attachments(options, prompt, names))
-
-
-def _with_attachments(options: Namespace, prompt: Prompt, names: Mapping[str, Any]) -> Prompt:
-    """The prompt with the files and web pages that the cell names."""
-    if options.url:
-        from arche_magic.prompts.pages import read_page
-    try:
-        attachments = [read_file(source, names) for source in options.file or ()]
-        attachments += [read_page(url) for url in options.url or ()]
-    except KeyboardInterrupt:
-        raise CellInterrupted("the files and pages were not read; nothing was sent") from None
-    return attach(prompt, attachments, options.budget)
+    return send(session, options, with_attachments(session.shell, options, prompt, names))
 
 
 @one_interrupt()
