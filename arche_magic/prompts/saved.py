@@ -115,5 +115,11 @@ def _read(name: str, paths: dict[str, Path]) -> SavedPrompt:
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
             raise InvalidRequest(f"{path} cannot be read: {reason}") from None
-    source = ", ".join(str(path) for path in paths.values())
+    source = ", ".join(_shown(path) for path in paths.values())
     return SavedPrompt(name, texts.get(_PROMPT, ""), texts.get(_SYSTEM, ""), source)
+
+
+def _shown(path: Path) -> str:
+    """The path from the working directory if it is inside, since notebooks are passed on."""
+    home = working_directory()
+    return str(path.relative_to(home) if home and path.is_relative_to(home) else path)

@@ -153,7 +153,8 @@ def test_they_are_listed_with_their_fields(saved: Kernel) -> None:
     }  # fmt: skip
     sources = dict(saved.value("list(zip(frame.name, frame.source))"))
     assert sources["translate"] == "[prompts]"
-    assert sources["shorter"].endswith("prompts/shorter.md")
+    assert sources["shorter"] == "prompts/shorter.md"
+    assert sources["review"] == "prompts/review.md, prompts/review.system.md"
 
 
 def test_without_any_it_says_where_to_write_one(kernel: Kernel) -> None:
