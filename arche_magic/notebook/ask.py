@@ -21,6 +21,7 @@ from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.tools import ToolCall, ToolRun
 from arche_magic.prompts import Prompt, fill, image_of
 
+from .command import Asked
 from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
 from .events import follow
@@ -60,20 +61,36 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(body) if options.raw else fill(body, names, budget)
     images = [image_of(source, names) for source in options.image or ()]
-    if options.schema is not None:
-        options.schema = schema_named(options.schema, names)
-    if options.tools is not None:
-        refuse_with("--tools", options, "schema", "compare")
-        options.tools = functions_named(options.tools, names)
-    elif options.max_rounds is not None:
-        raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
+    with_values(options, names)
     return send(session, options, replace(prompt, images=(*prompt.images, *images)))
 
 
+def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
+    """Replace the names of a schema and of functions in the options by their values.
+
+    Raises:
+        InvalidRequest: there is no such variable, or it is something else.
+    """
+    if options.schema is not None:
+        options.schema = schema_named(options.schema, names)
+    if options.tools is not None:
+        options.tools = functions_named(options.tools, names)
+
+
 @one_interrupt()
-def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
-    """Send a finished prompt as the options of `%llm` say; see `ask`."""
+def send(
+    session: Session, options: Namespace, prompt: Prompt, again: Asked | None = None
+) -> Reply | pd.DataFrame | None:
+    """Send a finished prompt as the options of `%llm` say; see `ask`.
+
+    `again` is the prompt that this one repeats: its reply is shown beside the new one, which takes
+    its place in a conversation.
+    """
     variables, defaults = session.shell.user_ns, session.defaults
+    if options.tools is not None:
+        refuse_with("--tools", options, "schema", "compare")
+    elif options.max_rounds is not None:
+        raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
     name_notebook(notebook_name(variables))
     if options.output is not None:
         check_variable("-o", options.output)
@@ -92,7 +109,11 @@ def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.Dat
         frame = compare(session.shell, defaults, options, prompt, bind)
         bind(frame)
         return frame
+    options.chat = first_given(options.chat, defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
+    old = again.reply if again else None
+    if chat and old is not None:
+        chat = chat.without(str(old))
     form, request = _request(options, defaults, chat)
     llm = IntelligentLLMOrchestrator()
     question = Message("user", prompt.text, prompt.images)
@@ -105,11 +126,15 @@ def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.Dat
     if options.show_prompt or options.dry_run:
         _rehearse(options, llm, messages, request, notes)
         return None
-    show = ReplyDisplay(session.shell, options.quiet, form, structured=options.schema is not None)
+    asked = session.asked = Asked(prompt, options, old)
+    show = ReplyDisplay(
+        session.shell, options.quiet, form, structured=options.schema is not None, old=old
+    )
     for note in notes:
         show.note(note)
     log = attempt_log(llm.configuration.store)
     reply = _show(llm.events(messages, **request), show, log, bind)
+    asked.reply = session.reply = reply
     bind(reply)
     if chat:
         is_private = first_given(request["private"], llm.configuration.private.always)

@@ -29,7 +29,7 @@ WITHOUT_SENDING = (
         help="Print which route would answer, when, and for how many tokens.",
     ),
 )
-_OPTIONS = (
+OPTIONS = (
     argument(
         "-p",
         "--provider",
@@ -205,7 +205,7 @@ _OVER_OPTIONS = (
 )
 
 
-@command(*_OPTIONS, *_OVER_OPTIONS, needs="ask")
+@command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
 def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
