@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers.reply import Reply
     from arche_magic.prompts import Prompt
 
+    from .background import BackgroundJobs
     from .chat import Chats
     from .defaults import Defaults
     from .failures import FailureWatch
@@ -75,6 +76,13 @@ class Session:
 
             raise InvalidRequest(f"{command}: no reply has come yet")
         return self.reply
+
+    @cached_property
+    def jobs(self) -> BackgroundJobs:
+        """The prompts in the background of this kernel."""
+        from .background import BackgroundJobs
+
+        return BackgroundJobs()
 
     @cached_property
     def chats(self) -> Chats:

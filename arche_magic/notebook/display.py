@@ -205,7 +205,7 @@ class ReplyDisplay:
         metadata = {"arche_magic": reply_metadata(reply)}
         self._leave(shown, receipt_bundle(reply, *more), metadata)
         if self._form == "code" and language == "python":
-            self._shell.set_next_input(code)
+            self._offer(code)
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
         """Mark the output as interrupted; returns the part that arrived, or None if none did."""
@@ -269,10 +269,16 @@ class ReplyDisplay:
     ) -> None:
         if self._redraws:
             self._draw_reply(shown, metadata, last=True)
-            show(receipt)
+            self._show_receipt(receipt)
         else:
             text = self._held if self._printed else shown["text/plain"]
             print(without_controls(text + "\n" + receipt["text/plain"]))
+
+    def _show_receipt(self, receipt: dict[str, str]) -> None:
+        show(receipt)
+
+    def _offer(self, code: str) -> None:
+        self._shell.set_next_input(code)
 
     def _draw(
         self,

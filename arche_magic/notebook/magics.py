@@ -12,6 +12,7 @@ from .commands.llm_chat import llm_chat
 from .commands.llm_doctor import llm_doctor
 from .commands.llm_explain import llm_explain
 from .commands.llm_insert import llm_insert
+from .commands.llm_jobs import llm_jobs
 from .commands.llm_keys import llm_keys
 from .commands.llm_last import llm_last
 from .commands.llm_models import llm_models
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 COMMANDS = (
-    llm, llm_chat, llm_doctor, llm_explain, llm_insert, llm_keys, llm_last, llm_models, llm_panel,
-    llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services, llm_stats, llm_why,
+    llm, llm_chat, llm_doctor, llm_explain, llm_insert, llm_jobs, llm_keys, llm_last, llm_models,
+    llm_panel, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services, llm_stats, llm_why,
 )  # fmt: skip
 
 
@@ -59,6 +60,10 @@ class ArcheMagics(Defaults, Magics):
 
         panel.close_all()
         serving.stop()
+        """Close the panels, stop jobs and the sandbox, and give `Out` back to IPython."""
+        from . import panel, sandbox_switch
+        if "jobs" in vars(self.session):
+            self.session.jobs.close()
         sandbox_switch.stop()
         self.session.failures.remove()
         self.session.out.remove()

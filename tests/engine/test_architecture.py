@@ -38,6 +38,7 @@ ALLOWED = {
     "reply": {
         "characters", "code_blocks", "errors", "folders", "markdown", "tools", "types", "routing?",
     },
+    "pending": {"reply"},
     "reply_stream": {"reply", "errors"},
     "errors": {"characters", "types?", "reply?"},
     "catalog": {"addresses", "errors", "types"},
@@ -244,6 +245,7 @@ PUBLIC = {
             "functions",
             "markdown",
             "parameters",
+            "pending",
             "prices",
             "quota.forecast",
             "quota_tracker",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Reply
+    from arche_magic.llm_providers.pending import PendingReply
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(
@@ -77,6 +78,13 @@ OPTIONS = (
     ),
     argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
+    argument(
+        "-b",
+        "--background",
+        action="store_true",
+        help="End the cell at once; its output fills in while other cells run. The variable of -o "
+        "waits for the reply when it is used.",
+    ),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
         "--image",
@@ -206,7 +214,7 @@ _OVER_OPTIONS = (
 
 
 @command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
-def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
+def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
@@ -225,6 +233,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
       %%llm --chat tutor --image plot.png
       %%llm --compare groq,mistral,google
       %%llm --tools weather,convert
+      %%llm --background -o answer
       %%llm --over reviews --schema "mood good|bad" --into moods
     """
     from arche_magic.llm_providers.errors import InvalidRequest

@@ -44,6 +44,7 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
         raise InvalidRequest("%llm_retry: no prompt was sent yet")
     with_values(given, ChainMap(dict(typed.names or {}), session.shell.user_ns))
     options = Namespace(**vars(asked.options))
+    options.background = False
     options.fresh, options.output, options.quiet = True, given.output, given.quiet
     if given.provider or given.model:
         options.provider = options.model = None
