@@ -34,6 +34,11 @@ class PendingReply:
         """Whether it has ended, with or without a reply."""
         return self._ended.is_set()
 
+    @property
+    def replied(self) -> bool:
+        """Whether the reply has come."""
+        return isinstance(self._end, Reply)
+
     def finish(self, end: Reply | Exception) -> None:
         """Give the reply, or the error instead of it, to those who wait."""
         self._end = end

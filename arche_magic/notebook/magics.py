@@ -11,6 +11,7 @@ from .commands.llm import llm
 from .commands.llm_chat import llm_chat
 from .commands.llm_doctor import llm_doctor
 from .commands.llm_explain import llm_explain
+from .commands.llm_history import llm_history
 from .commands.llm_insert import llm_insert
 from .commands.llm_jobs import llm_jobs
 from .commands.llm_keys import llm_keys
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 COMMANDS = (
-    llm, llm_chat, llm_doctor, llm_explain, llm_insert, llm_jobs, llm_keys, llm_last, llm_models,
-    llm_panel, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services, llm_stats, llm_why,
+    llm, llm_chat, llm_doctor, llm_explain, llm_history, llm_insert, llm_jobs, llm_keys, llm_last,
+    llm_models, llm_panel, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services, llm_stats,
+    llm_why,
 )  # fmt: skip
 
 
