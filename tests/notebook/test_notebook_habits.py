@@ -394,6 +394,28 @@ def test_a_conversation_of_every_cell_tells_how_to_leave_it(
     assert kernel.run("%%llm -b --chat ''\nWhat?").status == "ok"
 
 
+def test_a_captured_cell_says_how_to_see_the_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """What is captured cannot be filled in."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%%capture out\n%llm -b -o answer What?")
+    said = "and stops it, and shows its reply\\n"
+    assert kernel.run("(out.outputs, out.stdout)").results[0].endswith(f"{said}')")
+    assert kernel.value("answer.provider") == "groq"
+    kernel.elsewhere.clear()
+
+
+def test_the_prompt_of_a_job_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In the running cell, beside the job's reply; it is the last reply once it has come."""
+    replies = iter(["first", "second"])
+    sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
+    kernel.run("%%llm -b -o answer\nWhat?")
+    kernel.run("answer.wait()")
+    assert kernel.run("%llm_last").data("text/markdown") == ["first"]
+    shown = kernel.run("%llm_retry").data()[0]
+    assert "first" in shown
+    assert shown.endswith("── now ──\nsecond")
+
+
 def test_unloading_stops_jobs(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """Their variables no longer wait."""
     sandboxed(keys={"groq": 1}, latency=30)
