@@ -57,13 +57,11 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def unload(self) -> None:
-        """Close the panels, stop the sandbox and the server, and give `Out` back to IPython."""
+        """Close panels, stop jobs, sandbox and server, and give `Out` back to IPython."""
         from . import panel, sandbox_switch, serving
 
         panel.close_all()
         serving.stop()
-        """Close the panels, stop jobs and the sandbox, and give `Out` back to IPython."""
-        from . import panel, sandbox_switch
         if "jobs" in vars(self.session):
             self.session.jobs.close()
         sandbox_switch.stop()
