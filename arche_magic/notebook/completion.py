@@ -279,6 +279,11 @@ def _chats(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return list(chats)
 
 
+def _jobs(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    session = shell.magics_manager.registry["ArcheMagics"].session
+    return [str(job.number) for job in session.jobs]
+
+
 def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return [*_providers(shell, given), *_keys(shell, given)]
 
@@ -352,6 +357,7 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "MODEL": _models,
     "KEY": _keys,
     "CHAT": _chats,
+    "JOB": _jobs,
     "SCOPE": _scopes,
     "LIMIT": _limits,
     "REPLY": _replies,

@@ -53,7 +53,8 @@ def system_prompt(
         InvalidRequest: a variable does not exist, is an image, or is a column.
     """
     text: str | None = options.system
-    if text is None or options.raw:
+    # `%llm_retry` has no `--raw`.
+    if text is None or getattr(options, "raw", False):
         return None if text is None else Prompt(text)
     if is_reference(text, names) and isinstance(value := look_up(text, names), str):
         return Prompt(str(value))

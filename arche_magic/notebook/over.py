@@ -48,7 +48,8 @@ _SECONDS = 0.1
 _PLAN_SECONDS = 0.5
 _FAREWELL_SECONDS = 0.3
 _WITHOUT = (
-    "chat", "compare", "image", "file", "url", "format", "raw", "budget", "show_prompt", "tools",
+    "background", "chat", "compare", "image", "file", "url", "format", "raw", "budget",
+    "show_prompt", "tools",
     "max_rounds",
 )  # fmt: skip
 # The last frame of each name: only a frame that a job made may be replaced unasked.

@@ -113,6 +113,15 @@ def test_a_conversation_keeps_the_system_prompt(saved: Kernel, sandbox: Sandbox)
     saved.run("%llm_chat clear tale")
 
 
+def test_the_last_prompt_is_asked_again_with_them(saved: Kernel, sandbox: Sandbox) -> None:
+    """`%llm_retry` takes a variable after `-s`; the saved prompt is in the text."""
+    saved.run("%llm --prompt review my text")
+    assert saved.run("%llm_retry -s tone").status == "ok"
+    messages = [message["content"] for message in sandbox.requests[-1].body["messages"]]
+    assert messages == ["Be {{reader}}.", "Review my text for children."]
+    assert "--prompt" not in saved.run("%llm_retry --help").printed
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Reply
+    from arche_magic.llm_providers.pending import PendingReply
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(
@@ -29,7 +30,7 @@ WITHOUT_SENDING = (
         help="Print which route would answer, when, and for how many tokens.",
     ),
 )
-_OPTIONS = (
+OPTIONS = (
     argument(
         "-p",
         "--provider",
@@ -97,6 +98,13 @@ _OPTIONS = (
     ),
     argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
+    argument(
+        "-b",
+        "--background",
+        action="store_true",
+        help="End the cell at once; its output fills in while other cells run. The variable of -o "
+        "waits for the reply when it is used.",
+    ),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
         "--file",
@@ -239,8 +247,8 @@ _OVER_OPTIONS = (
 )
 
 
-@command(*_OPTIONS, *_OVER_OPTIONS, needs="ask")
-def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
+@command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
+def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
@@ -261,6 +269,7 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
       %%llm --file notes.md --file report.pdf
       %%llm --compare groq,mistral,google
       %%llm --tools weather,convert
+      %%llm --background -o answer
       %%llm --over reviews --schema "mood good|bad" --into moods
     """
     from arche_magic.llm_providers.errors import InvalidRequest
