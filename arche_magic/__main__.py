@@ -1,5 +1,7 @@
 """Show quota, problems and services, and serve other programs, outside notebooks.
 
+python -m arche_magic enable             load the extension in every notebook of yours
+python -m arche_magic disable            stop doing that
 python -m arche_magic quota              every route, limit by limit
 python -m arche_magic quota groq         one provider
 python -m arche_magic quota --json       for scripts: the usage summary
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "doctor":
         warnings.showwarning = _warn
         return _doctor(options.send)
+    if options.command in ("enable", "disable"):
+        return _load_always(options.command == "enable")
     if options.command == "services":
         return _services()
     if options.command == "serve":
@@ -77,6 +81,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     parser = argparse.ArgumentParser(prog="python -m arche_magic", description=__doc__, **shared)
     parser.add_argument("--version", action="version", version=f"arche_magic {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    commands.add_parser(
+        "enable",
+        help="load the extension in every notebook",
+        description="Write a file into your IPython profile that loads the extension in every "
+        "notebook and IPython terminal, in environments that have the package.",
+        **shared,
+    )
+    commands.add_parser(
+        "disable",
+        help="undo enable",
+        description="Remove the file that enable has written into your IPython profile.",
+        **shared,
+    )
     quota = commands.add_parser(
         "quota",
         usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
@@ -139,6 +156,21 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "every start, in the folder of your own settings)",
     )
     return parser, quota
+
+
+def _load_always(wanted: bool) -> int:
+    from .notebook import startup
+
+    try:
+        path, is_new = startup.enable() if wanted else startup.disable()
+    except (startup.NotOurs, OSError) as error:
+        reason = f"{error} was written or changed by somebody else; move it or delete it"
+        return _failed(reason if isinstance(error, startup.NotOurs) else str(error))
+    if wanted:
+        print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
+    else:
+        print(f"{path} {'was removed' if is_new else 'does not exist; nothing to do'}")
+    return 0
 
 
 def _services() -> int:

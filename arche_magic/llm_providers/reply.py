@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .characters import whole_characters, without_controls
+from .code_blocks import blocks_of, code_of
+from .errors import InvalidRequest
+from .folders import expanded
 from .markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
 from .types import Route, Usage, Vectors, in_seconds, route_name
@@ -190,6 +195,40 @@ class Reply(str):
     def changed(self, **changes: Any) -> Reply:
         """The same text with other attributes, such as `parsed`."""
         return Reply(str(self), **{**self.__dict__, **changes})
+
+    @property
+    def code(self) -> str:
+        """The Python in it, or else the code in the language of its first block; "" without code.
+
+        Blocks of that language are joined. A reply without blocks is code if it is a Python
+        program.
+        """
+        return code_of(str(self))[1]
+
+    @property
+    def blocks(self) -> list[tuple[str, str]]:
+        """The language (in lower case, or "") and the code of each fenced block."""
+        return blocks_of(str(self))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the text to a file in UTF-8; returns its path.
+
+        The file is never seen half written.
+
+        Raises:
+            InvalidRequest: the file exists and may not be overwritten, or it cannot be written.
+        """
+        path = expanded(path)
+        if path.exists() and not overwrite:
+            raise InvalidRequest(f"save: {path} exists already; overwrite=True replaces it")
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(str(self).encode("utf-8"))
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise InvalidRequest(f"save: {path}: {error.strerror or error}") from None
+        return path
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (str(self),), dict(self.__dict__)

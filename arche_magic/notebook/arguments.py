@@ -212,8 +212,9 @@ def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
     from arche_magic.llm_providers.config import did_you_mean
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    known = [flag for action in magic.parser._actions for flag in action.option_strings]
-    hint = did_you_mean(flag, known) if flag.startswith("--") else ""
+    known = [name for action in magic.parser._actions for name in action.option_strings]
+    long = [name for name in known if name.startswith("--")]
+    hint = did_you_mean(flag, long) if flag.startswith("--") else ""
     if not hint and any("TEXT" in words for words in usage(magic)):
         hint = "; put -- before a text that starts with a dash"
     return InvalidRequest(f"{name}: unknown option {flag}{hint}; {name} --help lists the options")

@@ -21,10 +21,13 @@ from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.tools import ToolCall, ToolRun
 from arche_magic.prompts import Prompt, fill, image_of
 
+from .attachments import with_attachments
+from .command import Asked
 from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
 from .events import follow
 from .first_steps import require_keys
+from .named_prompts import system_prompt, with_saved_prompt
 from .receipt import receipt_line
 from .reply_formats import ASKS
 from .sigint import one_interrupt
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers.attempt_log import AttemptLog
+    from arche_magic.llm_providers.pending import PendingReply
 
     from .chat import Chat
     from .command import Session, Typed
@@ -44,8 +48,10 @@ if TYPE_CHECKING:
 # IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and names of a Python module.
 _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 
+_LINE_ENDS = re.compile(r"(\\n)+")
 
-def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
+
+def ask(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
 
     Raises:
@@ -53,32 +59,49 @@ def ask(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
         CellInterrupted: the user stopped it.
     """
     options = typed.options
-    body = body_of(typed.text, typed.cell)
+    body = with_saved_prompt(options, body_of(typed.text, typed.cell))
     names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
     budget = first_given(options.budget, session.defaults.budget)
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(body) if options.raw else fill(body, names, budget)
+    if system := system_prompt(options, names, budget):
+        options.system = system.text
+        prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
     images = [image_of(source, names) for source in options.image or ()]
+    with_values(options, names)
+    prompt = replace(prompt, images=(*prompt.images, *images))
+    return send(session, options, with_attachments(session.shell, options, prompt, names))
+
+
+def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
+    """Replace the names of a schema and of functions in the options by their values.
+
+    Raises:
+        InvalidRequest: there is no such variable, or it is something else.
+    """
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)
     if options.tools is not None:
-        refuse_with("--tools", options, "schema", "compare")
         options.tools = functions_named(options.tools, names)
-    elif options.max_rounds is not None:
-        raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
-    return send(session, options, replace(prompt, images=(*prompt.images, *images)))
 
 
 @one_interrupt()
-def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.DataFrame | None:
-    """Send a finished prompt as the options of `%llm` say; see `ask`."""
+def send(
+    session: Session, options: Namespace, prompt: Prompt, again: Asked | None = None
+) -> Reply | PendingReply | pd.DataFrame | None:
+    """Send a finished prompt as the options of `%llm` say; see `ask`.
+
+    `again` is the prompt that this one repeats: its reply is shown beside the new one, which takes
+    its place in a conversation.
+    """
     variables, defaults = session.shell.user_ns, session.defaults
+    _check_together(options, defaults)
     name_notebook(notebook_name(variables))
     if options.output is not None:
         check_variable("-o", options.output)
 
-    def bind(value: Reply | pd.DataFrame) -> None:
+    def bind(value: Reply | PendingReply | pd.DataFrame) -> None:
         """Set the variable of `-o`, if the cell names one."""
         if options.output is not None:
             variables[options.output] = value
@@ -92,7 +115,11 @@ def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.Dat
         frame = compare(session.shell, defaults, options, prompt, bind)
         bind(frame)
         return frame
+    options.chat = first_given(options.chat, defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
+    old = again.reply if again else None
+    if chat and old is not None:
+        chat = chat.without(str(old))
     form, request = _request(options, defaults, chat)
     llm = IntelligentLLMOrchestrator()
     question = Message("user", prompt.text, prompt.images)
@@ -105,11 +132,22 @@ def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.Dat
     if options.show_prompt or options.dry_run:
         _rehearse(options, llm, messages, request, notes)
         return None
-    show = ReplyDisplay(session.shell, options.quiet, form, structured=options.schema is not None)
+    if options.background and get_configuration().keys:
+        # A wrong option is an error of this cell.
+        llm.preview(messages, **request)
+    asked = session.asked = Asked(prompt, options, old)
+    if options.background:
+        pending = _in_background(session, asked, form, llm.events(messages, **request), notes)
+        bind(pending)
+        return pending
+    show = ReplyDisplay(
+        session.shell, options.quiet, form, structured=options.schema is not None, old=old
+    )
     for note in notes:
         show.note(note)
     log = attempt_log(llm.configuration.store)
     reply = _show(llm.events(messages, **request), show, log, bind)
+    asked.reply = session.reply = reply
     bind(reply)
     if chat:
         is_private = first_given(request["private"], llm.configuration.private.always)
@@ -117,6 +155,50 @@ def send(session: Session, options: Namespace, prompt: Prompt) -> Reply | pd.Dat
         session.chats[chat.name] = chat
     show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
     return reply
+
+
+def _check_together(options: Namespace, defaults: Defaults) -> None:
+    """Check that options that were typed go together.
+
+    Raises:
+        InvalidRequest: they do not.
+    """
+    if options.tools is not None:
+        refuse_with("--tools", options, "schema", "compare")
+    elif options.max_rounds is not None:
+        raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
+    if options.background:
+        refuse_with("--background", options, "tools", "compare", "show_prompt", "dry_run")
+        if first_given(options.chat, defaults.chat):
+            hint = "" if options.chat else "; add --chat '' to leave this cell out of it"
+            raise InvalidRequest(
+                "%llm: --background goes without --chat: the next turn would not know this "
+                f"one{hint}"
+            )
+
+
+def _in_background(
+    session: Session,
+    asked: Asked,
+    form: str,
+    events: Generator[Event, None, Reply],
+    notes: Sequence[str],
+) -> PendingReply:
+    """Start a job that answers the prompt; its reply is the last one when it comes."""
+    from . import background
+
+    options, log = asked.options, attempt_log(get_configuration().store)
+    structured = options.schema is not None
+    view = background.JobDisplay(session.shell, options.quiet, form, structured)
+
+    def keep(reply: Reply) -> None:
+        asked.reply = session.reply = reply
+
+    def ask() -> Reply:
+        return _show(events, view, log, lambda part: None)
+
+    job = session.jobs.job(asked.prompt.text, view, form, options.output, ask, keep)
+    return session.jobs.start(job, notes)
 
 
 def _request(
@@ -136,6 +218,7 @@ def _request(
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
+    request |= sampling(options)
     for name in (
         "fallback_on_filter",
         "schema",
@@ -261,6 +344,20 @@ def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dic
         name: first_given(getattr(options, name, None), getattr(defaults, name)) for name in names
     }
     return {name: None if value == "" else value for name, value in given.items()}
+
+
+def sampling(options: Namespace) -> dict[str, Any]:
+    """How the model chooses its words, as the options of the cell say."""
+    stop = [
+        text.replace(r"\n", "\n") if _LINE_ENDS.fullmatch(text) else text
+        for text in options.stop or ()
+    ]
+    return {
+        "top_p": options.top_p,
+        "seed": options.seed,
+        "stop": stop or None,
+        "extra": {"reasoning_effort": options.effort} if options.effort else None,
+    }
 
 
 def refuse_with(flag: str, options: Namespace, *names: str) -> None:

@@ -100,6 +100,11 @@ class Chat:
             Turn(question, str(reply), reply.provider, reply.model, tokens, time.time())
         )
 
+    def without(self, answer: str) -> Chat:
+        """A copy without its last turn, if that has this answer."""
+        repeats = bool(self.turns) and self.turns[-1].answer == answer
+        return replace(self, turns=self.turns[:-1] if repeats else [*self.turns])
+
     def transcript(self) -> str:
         """The conversation as Markdown: questions as quotes, answers followed by their model."""
         parts = [f"*{self.system}*"] if self.system else []

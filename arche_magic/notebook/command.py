@@ -21,12 +21,28 @@ from .arguments import HelpWanted, help_text, parse_line, usage
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from arche_magic.llm_providers.reply import Reply
+    from arche_magic.prompts import Prompt
+
+    from .background import BackgroundJobs
     from .chat import Chats
     from .defaults import Defaults
     from .failures import FailureWatch
     from .out import OutHook
 
-__all__ = ["Session", "Typed", "argument", "command", "import_in_thread"]
+__all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread"]
+
+
+@dataclass
+class Asked:
+    """A prompt that was sent, and its reply; None if none has come.
+
+    `options` are those of `%llm`, with values instead of names of variables.
+    """
+
+    prompt: Prompt
+    options: Namespace
+    reply: Reply | None = None
 
 
 @dataclass
@@ -38,12 +54,35 @@ class Session:
         defaults: defaults of every prompt, `%config ArcheMagics`.
         out: notes which values a command has shown.
         failures: remembers the last cell that failed.
+        asked: the last prompt that was sent, for `%llm_retry`.
+        reply: the last reply.
     """
 
     shell: InteractiveShell
     defaults: Defaults
     out: OutHook
     failures: FailureWatch
+    asked: Asked | None = None
+    reply: Reply | None = None
+
+    def last_reply(self, command: str) -> Reply:
+        """The last reply of this kernel.
+
+        Raises:
+            InvalidRequest: there is none; `command` is named.
+        """
+        if self.reply is None:
+            from arche_magic.llm_providers.errors import InvalidRequest
+
+            raise InvalidRequest(f"{command}: no reply has come yet")
+        return self.reply
+
+    @cached_property
+    def jobs(self) -> BackgroundJobs:
+        """The prompts in the background of this kernel."""
+        from .background import BackgroundJobs
+
+        return BackgroundJobs()
 
     @cached_property
     def chats(self) -> Chats:

@@ -27,7 +27,8 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import route_name
 
 from . import live_line
-from .ask import refuse_with, typed_or_default
+from .ask import refuse_with, sampling, typed_or_default
+from .cards import card_html, row_html
 from .costs import paid_text
 from .display import CellInterrupted, Pace, Place
 from .events import follow
@@ -55,13 +56,6 @@ _WITHOUT = (
 )  # fmt: skip
 # Seconds that an interrupted cell waits for its calls to be booked; later ones end by themselves.
 _FAREWELL = 0.25
-_ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
-# Columns share the width; a column that would be narrower than this wraps.
-_COLUMN = (
-    "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
-    "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
-)
-_HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
 
 
 def _nothing(seconds: float) -> str:
@@ -256,6 +250,7 @@ def _requests(
     common = typed_or_default(
         options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
     ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
+    common |= sampling(options)
     requests = {}
     for name in names:
         whole = name in llm.configuration.providers
@@ -343,12 +338,12 @@ class _Columns:
             self._printed += 1
 
     def _bundle(self) -> dict[str, str]:
-        columns = "".join(self._as_html(column) for column in self._columns)
+        columns = row_html(self._as_html(column) for column in self._columns)
         notes = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in self._notes)
         texts = [self._as_text(column) for column in self._columns]
         return {
             "text/plain": "\n\n".join([*self._notes, *texts]),
-            "text/html": f'{notes}<div style="{_ROW}">{columns}</div>',
+            "text/html": f"{notes}{columns}",
         }
 
     def _foot(self, column: Column) -> str:
@@ -359,11 +354,4 @@ class _Columns:
         return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
 
     def _as_html(self, column: Column) -> str:
-        # The provider has its own line, since names of models vary in length.
-        first, _, rest = column.name.partition(" · ")
-        return (
-            f'<div style="{_COLUMN}"><div style="{_HEAD}"><b>{escape(first)}</b>'
-            f'<div style="{QUIET}">{escape(rest) or "&nbsp;"}</div></div>'
-            f'<div style="flex:1;overflow-wrap:anywhere">{as_html(column.text)}</div>'
-            f'<div style="{QUIET};margin-top:4px">{escape(self._foot(column))}</div></div>'
-        )
+        return card_html(column.name, as_html(column.text), self._foot(column))

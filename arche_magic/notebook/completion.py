@@ -8,9 +8,11 @@ option completes without more code; a new kind of value is one more line in `KIN
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Given = Mapping[str, str]
 _IDENTIFIER = "arche_magic"
 _MISSING = object()
+_MOST_FILES = 10_000
 # `%llm …`, also after `name =`.
 _CALL = re.compile(r"\s*(?:[^%#=]*=\s*)?(%%?)(\w+)\s(.*)", re.DOTALL)
 # `{{name`, `{{name.attribute` or `{{name["key`, typed so far.
@@ -58,11 +61,13 @@ def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatch
     word, found = "", []
     call = _call(shell, context)
     if call is not None:
-        magic, line = call
+        magic, line, given = call
         braces = _BRACES.search(context.text_until_cursor)
         if braces:
             word = braces["word"]
             names = _in_braces(shell, braces["owner"], braces["step"], word[:1])
+            if braces["owner"] is None:
+                names = list(dict.fromkeys([*_columns(shell, given), *names]))
             found = [SimpleCompletion(n, type="variable") for n in names if n.startswith(word)]
         elif magic and line is not None:
             word, found = _on_the_line(shell, magic, line)
@@ -74,17 +79,30 @@ def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatch
     }
 
 
-def _call(shell: InteractiveShell, context: CompletionContext) -> tuple[Any, str | None] | None:
-    """The magic at the cursor, and its line so far, or None as the line within the cell's body."""
+def _call(
+    shell: InteractiveShell, context: CompletionContext
+) -> tuple[Any, str | None, Given] | None:
+    """The magic at the cursor, its line so far, and the options on it.
+
+    Within a cell's body, the line is None.
+    """
     lines = context.full_text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     head = _CALL.match(f"{lines[first]} ")
     if head and head[1] == "%%" and context.cursor_line > first:
         magic = _ours(shell, "cell", head[2])
-        return (magic, None) if magic else None
+        return (magic, None, _given(magic, head[3])) if magic else None
     call = _CALL.match(context.text_until_cursor)
     magic = call and _ours(shell, "cell" if call[1] == "%%" else "line", call[2])
-    return (magic, call[3]) if call and magic else None
+    return (magic, call[3], _given(magic, call[3])) if call and magic else None
+
+
+def _given(magic: Any, line: str) -> Given:
+    """The values of the options on a magic's line."""
+    from .arguments import read_unfinished
+
+    typed = read_unfinished(magic, f"{line} ")
+    return typed.given if typed is not None else {}
 
 
 def _ours(shell: InteractiveShell, kind: str, name: str) -> Any:
@@ -153,6 +171,7 @@ def _of_kind(
             found: list[SimpleCompletion] = []
             for kind in kinds.split("|"):
                 values = [f"{value}{divider}" for value in _values(shell, kind, given)]
+                values += _paths(word, FILES[kind]) if kind in FILES else ()
                 found += _matching(values, word, kind.lower())
             return word, found
         word = rest
@@ -182,6 +201,25 @@ def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
             return list(KINDS[kind](shell, given)) if kind in KINDS else []
         except LLMProviderError:
             return []
+
+
+def _paths(word: str, is_wanted: Callable[[str], bool]) -> list[str]:
+    """The files, if wanted by their names, and the folders that a path typed so far may become."""
+    folder, slash, start = word.lstrip("\"'").rpartition("/")
+    try:
+        with os.scandir(os.path.expanduser(folder + slash) or ".") as entries:  # noqa: PTH111
+            found = [(entry.name, entry.is_dir()) for entry in islice(entries, _MOST_FILES)]
+    except (OSError, ValueError):
+        return []
+    return sorted(
+        f"{folder}{slash}{name}{'/' if is_folder else ''}"
+        for name, is_folder in found
+        if (is_folder or is_wanted(name)) and (not name.startswith(".") or start.startswith("."))
+    )
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif"))
 
 
 def _in_braces(
@@ -241,6 +279,11 @@ def _chats(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return list(chats)
 
 
+def _jobs(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    session = shell.magics_manager.registry["ArcheMagics"].session
+    return [str(job.number) for job in session.jobs]
+
+
 def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return [*_providers(shell, given), *_keys(shell, given)]
 
@@ -266,6 +309,31 @@ def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
     )
 
 
+def _columns(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    """The columns of the frame that `--over` names; `prompt` for a list."""
+    rows = shell.user_ns.get(given.get("over", ""), _MISSING)
+    if isinstance(rows, list):
+        return ["prompt"]
+    columns = getattr(rows, "columns", [getattr(rows, "name", None)])
+    return [name for name in columns if isinstance(name, str)]
+
+
+def _images(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    """Names of variables that hold figures or pictures, which are not drawn for that."""
+    return sorted(
+        name
+        for name, value in _variables(shell)
+        if type(value).__module__.partition(".")[0] in ("matplotlib", "seaborn", "PIL")
+        and (hasattr(value, "savefig") or hasattr(value, "figure") or hasattr(value, "save"))
+    )
+
+
+def _prompts(shell: InteractiveShell, given: Given) -> Iterable[str]:
+    from arche_magic.prompts.saved import saved_names
+
+    return saved_names()
+
+
 def _functions(shell: InteractiveShell, given: Given) -> Iterable[str]:
     """Names of functions, those of the notebook first."""
     found = [
@@ -289,10 +357,20 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "MODEL": _models,
     "KEY": _keys,
     "CHAT": _chats,
+    "JOB": _jobs,
     "SCOPE": _scopes,
     "LIMIT": _limits,
     "REPLY": _replies,
     "FRAME": _frames,
+    "COLUMN": _columns,
+    "IMAGE": _images,
+    "PROMPT": _prompts,
     "FUNCTION": _functions,
 }
 """What the words of a metavar or a usage mean, by name."""
+
+FILES: dict[str, Callable[[str], bool]] = {
+    "FILE": lambda name: not _is_image(name),
+    "IMAGE": _is_image,
+}
+"""Kinds of which files are offered too: whether one is, by its name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
@@ -28,6 +29,9 @@ class Defaults(Configurable):
     keep = Bool(
         None, allow_none=True, help="Answer repeated prompts from memory; keep each reply."
     ).tag(config=True)
+    chat = Unicode("", help="Make every cell a turn of the conversation of this name.").tag(
+        config=True
+    )
     private = Bool(
         None, allow_none=True, help="Ask only routes that [private] marks as not training."
     ).tag(config=True)
@@ -35,6 +39,13 @@ class Defaults(Configurable):
     budget = Integer(2000, min=1, help="Maximum tokens of one table or list in a prompt.").tag(
         config=True
     )
+
+    @validate("chat")
+    def _name_of_chat(self, proposal: dict[str, Any]) -> str:
+        name: str = proposal["value"]
+        if name and not re.fullmatch(r"[\w.-]+", name):
+            raise TraitError(f"chat {name!r}: letters, digits, and . _ - make a name")
+        return name
 
     # While the extension loads, the engine is not imported: the first request checks the name.
     _checks_provider = False

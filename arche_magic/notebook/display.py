@@ -9,10 +9,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.characters import unfinished, without_controls
+from arche_magic.llm_providers.code_blocks import code_of
 from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 from . import live_line
+from .cards import beside
 from .live_line import LiveLine, TerminalLine
 from .out import is_captured
 from .receipt import (
@@ -22,7 +24,7 @@ from .receipt import (
     reply_metadata,
     request_metadata,
 )
-from .reply_formats import bundle, code_of, is_json
+from .reply_formats import bundle, is_json
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
 from .tool_calls import call_line, run_bundle
@@ -76,7 +78,8 @@ class Pace:
 class ReplyDisplay:
     """The view of one cell's reply: redrawn while it streams, then left with its receipt.
 
-    In a plain terminal, which cannot redraw, the pieces are printed as they come.
+    In a plain terminal, which cannot redraw, the pieces are printed as they come. An `old` reply to
+    the same prompt stands beside it.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class ReplyDisplay:
         quiet: bool = False,
         form: str = "markdown",
         structured: bool = False,
+        old: Reply | None = None,
     ) -> None:
         self._shell = shell
+        self._old = old
         self._quiet = quiet
         self._form = form
         self._structured = structured
@@ -150,7 +155,7 @@ class ReplyDisplay:
             return
         self._line.silence()
         if self._pace.is_due(len(self._text)):
-            self._draw(self._growing())
+            self._draw_reply(self._growing())
 
     def start_over(self, event: Discarded) -> None:
         """Dim the text so far: it broke off or does not fit the schema, and starts over."""
@@ -200,7 +205,7 @@ class ReplyDisplay:
         metadata = {"arche_magic": reply_metadata(reply)}
         self._leave(shown, receipt_bundle(reply, *more), metadata)
         if self._form == "code" and language == "python":
-            self._shell.set_next_input(code)
+            self._offer(code)
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
         """Mark the output as interrupted; returns the part that arrived, or None if none did."""
@@ -248,7 +253,7 @@ class ReplyDisplay:
         elif line:
             shown = quiet_line(line)
             shown["text/html"] += _dimmed(self._before) if self._before else ""
-            self._draw(shown)
+            self._draw_reply(shown)
 
     def _leave_above(self, shown: dict[str, str]) -> None:
         """Leave this in the place of the reply, which continues below."""
@@ -263,11 +268,17 @@ class ReplyDisplay:
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
     ) -> None:
         if self._redraws:
-            self._draw(shown, metadata, last=True)
-            show(receipt)
+            self._draw_reply(shown, metadata, last=True)
+            self._show_receipt(receipt)
         else:
             text = self._held if self._printed else shown["text/plain"]
             print(without_controls(text + "\n" + receipt["text/plain"]))
+
+    def _show_receipt(self, receipt: dict[str, str]) -> None:
+        show(receipt)
+
+    def _offer(self, code: str) -> None:
+        self._shell.set_next_input(code)
 
     def _draw(
         self,
@@ -278,6 +289,17 @@ class ReplyDisplay:
     ) -> None:
         if not self._quiet:
             self._place.draw(bundle, metadata, last=last)
+
+    def _draw_reply(
+        self,
+        bundle: dict[str, str],
+        metadata: dict[str, Any] | None = None,
+        *,
+        last: bool = False,
+    ) -> None:
+        if self._old is not None:
+            bundle = beside(self._old, receipt_line(self._old), bundle)
+        self._draw(bundle, metadata, last=last)
 
 
 def _dimmed(text: str) -> str:

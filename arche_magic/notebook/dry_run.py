@@ -29,7 +29,7 @@ def prompt_text(request: Request) -> str:
         about = [tool.description] if tool.description else []
         described = json.dumps(tool.schema, indent=2, ensure_ascii=False)
         parts.append("\n".join([f"── function {tool.name} ──", *about, described]))
-    given = {name: getattr(request, name) for name in _PARAMETERS}
+    given = {name: getattr(request, name) for name in _PARAMETERS} | dict(request.extra)
     settings = ", ".join(
         f"{name} {value}" for name, value in given.items() if value not in (None, ())
     )

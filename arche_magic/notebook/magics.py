@@ -11,10 +11,16 @@ from .commands.llm import llm
 from .commands.llm_chat import llm_chat
 from .commands.llm_doctor import llm_doctor
 from .commands.llm_explain import llm_explain
+from .commands.llm_history import llm_history
+from .commands.llm_insert import llm_insert
+from .commands.llm_jobs import llm_jobs
 from .commands.llm_keys import llm_keys
+from .commands.llm_last import llm_last
 from .commands.llm_models import llm_models
 from .commands.llm_panel import llm_panel
+from .commands.llm_prompts import llm_prompts
 from .commands.llm_quota import llm_quota
+from .commands.llm_retry import llm_retry
 from .commands.llm_sandbox import llm_sandbox
 from .commands.llm_serve import llm_serve
 from .commands.llm_services import llm_services
@@ -30,8 +36,9 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 COMMANDS = (
-    llm, llm_chat, llm_doctor, llm_explain, llm_keys, llm_models, llm_panel, llm_quota, llm_sandbox,
-    llm_serve, llm_services, llm_stats, llm_why,
+    llm, llm_chat, llm_doctor, llm_explain, llm_history, llm_insert, llm_jobs, llm_keys, llm_last,
+    llm_models, llm_panel, llm_prompts, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services,
+    llm_stats, llm_why,
 )  # fmt: skip
 
 
@@ -51,11 +58,13 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def unload(self) -> None:
-        """Close the panels, stop the sandbox and the server, and give `Out` back to IPython."""
+        """Close panels, stop jobs, sandbox and server, and give `Out` back to IPython."""
         from . import panel, sandbox_switch, serving
 
         panel.close_all()
         serving.stop()
+        if "jobs" in vars(self.session):
+            self.session.jobs.close()
         sandbox_switch.stop()
         self.session.failures.remove()
         self.session.out.remove()

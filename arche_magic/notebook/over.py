@@ -25,10 +25,11 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
-from .ask import body_of, check_variable, refuse_with, typed_or_default
+from .ask import body_of, check_variable, refuse_with, sampling, typed_or_default
 from .bar import Bar
 from .display import CellInterrupted, Place
 from .first_steps import require_keys
+from .named_prompts import system_prompt, with_saved_prompt
 from .sigint import one_interrupt
 from .structured import schema_named
 from .styles import quiet_line
@@ -47,7 +48,9 @@ _SECONDS = 0.1
 _PLAN_SECONDS = 0.5
 _FAREWELL_SECONDS = 0.3
 _WITHOUT = (
-    "chat", "compare", "image", "format", "raw", "budget", "show_prompt", "tools", "max_rounds",
+    "background", "chat", "compare", "image", "file", "url", "format", "raw", "budget",
+    "show_prompt", "tools",
+    "max_rounds",
 )  # fmt: skip
 # The last frame of each name: only a frame that a job made may be replaced unasked.
 _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -67,12 +70,11 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
     name_notebook(notebook_name(shell.user_ns))
     names = ChainMap(dict(typed.names or {}), shell.user_ns)
-    text = body_of(typed.text, typed.cell).strip("\n")
+    text = with_saved_prompt(options, body_of(typed.text, typed.cell)).strip("\n")
     if not text.strip():
         raise InvalidRequest("the prompt is empty")
     if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by goes with --plan")
-    asked = _job_options(defaults, options, names)
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     from_file = is_file(options.over)
     if any(read.values()) and not from_file:
@@ -82,7 +84,11 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
     head = SourceFile(data, **read).first_row if from_file else data
     if from_file and options.sep is None:
         _check_separator(data, head, text)
-    template = _with_variables(text, _columns(head), names, defaults.budget)
+    columns = _columns(head)
+    template = _with_variables(text, columns, names, defaults.budget)
+    if system := system_prompt(options, names, defaults.budget, columns):
+        options.system = system.text
+    asked = _job_options(defaults, options, names)
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
@@ -257,6 +263,7 @@ def _job_options(
     )
     return {
         **common,
+        **sampling(options),
         "schema": schema,
         "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
         "twice": None if options.twice is None else _share("twice", options.twice),

@@ -20,6 +20,15 @@ from .tool_calls import rounds_text
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
 
+# Characters of a reply whose source is repeated in its receipt.
+_LONGEST_SOURCE = 20_000
+# An untrusted notebook loses `user-select`; its block is selected as any text.
+_SELECTABLE = (
+    "user-select:all;-webkit-user-select:all;white-space:pre-wrap;overflow-wrap:anywhere;"
+    "max-height:240px;overflow:auto;margin:2px 0;padding:4px 6px;"
+    "border:1px solid rgba(128,128,128,.35)"
+)
+
 
 def receipt_line(reply: Reply) -> str:
     """`groq · key 2 · gpt-oss-120b · 312 tokens · 0.8 s · 23 of 30 requests left this minute`.
@@ -74,20 +83,37 @@ def _was_paid(reply: Reply) -> bool:
 
 
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
-    """The receipt: a grey line that unfolds to the routes that were passed over, with reasons."""
+    """The receipt: a grey line that unfolds to routes passed over, with reasons, and to the source.
+
+    The source is what a rendered reply does not give back: its Markdown, to be copied.
+    """
     line = " · ".join([receipt_line(reply), *more])
     passed = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
-    if not passed:
+    count, attempts, plain = "", "", line
+    if passed:
+        words = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over"
+        reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
+        plain = "\n".join([f"{line} · {words}", *reasons])
+        count = f' · <b style="white-space:nowrap">{words}</b>'
+        attempts = _attempts_lines(reply.attempts)
+    source = _source(str(reply))
+    if not (attempts or source):
         return quiet_line(line)
-    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over"
-    reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
-    plain = "\n".join([f"{line} · {count}", *reasons])
     html = (
-        f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)} · '
-        f'<b style="white-space:nowrap">{count}</b></summary>'
-        f"{_attempts_lines(reply.attempts)}</details>"
+        f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)}{count}</summary>'
+        f"{attempts}{source}</details>"
     )
     return {"text/plain": plain, "text/html": html}
+
+
+def _source(text: str) -> str:
+    """The reply as it was written, in a block that a click selects; "" if it is too long."""
+    if not text.strip() or len(text) > _LONGEST_SOURCE:
+        return ""
+    return (
+        '<div style="margin:4px 0 4px 14px">a click selects all of the source, to be copied:'
+        f'<pre style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
+    )
 
 
 def reply_metadata(reply: Reply) -> dict[str, Any]:

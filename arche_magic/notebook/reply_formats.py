@@ -5,7 +5,6 @@ The options of the magics need it when the extension loads, so the engine is not
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 
@@ -21,7 +20,6 @@ ASKS = {
 FORMATS = tuple(ASKS)
 _DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-_PYTHON = {"python", "python3", "py", "ipython", "ipython3"}
 
 
 def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
@@ -31,6 +29,7 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     Markdown until its code block starts.
     """
     from arche_magic.llm_providers.characters import without_controls
+    from arche_magic.llm_providers.code_blocks import code_of
     from arche_magic.llm_providers.markdown import fenced_blocks, harmless_markdown
     from arche_magic.llm_providers.reasoning import without_reasoning
 
@@ -50,56 +49,6 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
         if form == "json" and complete:
             code = _json_in(clean) or code
     return {"text/plain": code, "text/markdown": harmless_markdown(_fenced(code, language))}
-
-
-def code_of(text: str) -> tuple[str, str]:
-    """Language and source of the code in a reply: its Python if it has any, else its first block's.
-
-    Blocks of the same language are joined; a block without a language may be output of the code. A
-    reply without blocks is code if it parses as a Python program; otherwise it has no code. Code in
-    the model's reasoning does not count.
-    """
-    from arche_magic.llm_providers.markdown import fenced_blocks
-    from arche_magic.llm_providers.reasoning import without_reasoning
-
-    answer = without_reasoning(text)
-    blocks = [block for block in fenced_blocks(answer) if block[1].strip()]
-    if not blocks:
-        return ("python", answer.strip("\n")) if _is_python(answer) else ("", "")
-    chosen = {language for language, _ in blocks} & _PYTHON or {blocks[0][0]}
-    code = "\n\n".join(code for language, code in blocks if language in chosen)
-    return "python" if chosen & {"", *_PYTHON} else blocks[0][0], code
-
-
-# "Hello, world", "yes or no" and "Note: this" parse as Python too, but names alone are no program.
-_PROGRAM = (
-    ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
-    ast.ClassDef, ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Assert, ast.Raise, ast.Delete,
-    ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Await,
-)  # fmt: skip
-
-
-def _is_python(text: str) -> bool:
-    try:
-        nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(isinstance(node, _PROGRAM) or _is_use(node, text) for node in nodes)
-
-
-def _is_use(node: ast.AST, text: str) -> bool:
-    """Whether the node is a call or an index written without a space before the bracket."""
-    if isinstance(node, ast.AnnAssign):
-        return node.value is not None
-    if isinstance(node, ast.Call):
-        used: ast.expr = node.func
-    elif isinstance(node, ast.Subscript):
-        used = node.value
-    else:
-        return False
-    source = ast.get_source_segment(text, node) or ""
-    name = ast.get_source_segment(text, used) or ""
-    return source[len(name) : len(name) + 1] in ("(", "[")
 
 
 def is_json(text: str) -> bool:

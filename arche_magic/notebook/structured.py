@@ -14,7 +14,7 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
-from arche_magic.prompts import as_pandas
+from arche_magic.prompts import as_pandas, is_reference, look_up
 
 from .styles import EDGE
 
@@ -36,6 +36,8 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
     Raises:
         InvalidRequest: no variable has that name.
     """
+    if "[" in text and is_reference(text, names):
+        return look_up(text, names)
     first, *attributes = text.split(".")
     if not all(part.isidentifier() for part in (first, *attributes)):
         return text

@@ -181,6 +181,16 @@ def _why_not(reference: str) -> str:
     return 'takes a name, name.attr, name[0], name["k"]'
 
 
+def is_reference(text: str, names: Mapping[str, Any]) -> bool:
+    """Whether a text is a variable's name, with any number of steps after it."""
+    name = name_in(text, names)
+    return (
+        name in names
+        and _NAME.fullmatch(name) is not None
+        and bool(_STEPS.fullmatch(text, len(name)))
+    )
+
+
 def image_of(source: str, names: Mapping[str, Any]) -> Image:
     """The image that `--image` names: a file, or a variable that holds one or the path of one.
 

@@ -150,6 +150,67 @@ def test_variables_are_offered_within_braces(kernel: Kernel) -> None:
     kernel.run("del math, pd, sin, poem, poet, poems, _private, SimpleNamespace, life, works")
 
 
+def test_columns_are_offered_where_rows_are(kernel: Kernel) -> None:
+    """After `--over`, `{{` offers the columns of the frame first; so does `--gold`."""
+    kernel.run(
+        "import pandas as pd\n"
+        "books = pd.DataFrame({'title': [], 'first year': [], 3: []})\n"
+        "names, lines, author = pd.Series(['a'], name='who'), ['a'], 'Ada'"
+    )
+    for before in ("%%llm -q --over books\nTell me of {{", "%llm --over books Tell me of {{ "):
+        found = [line.removeprefix(before) for line in completed(kernel, before)]
+        assert found[:2] == ["title", "first year"]
+        assert "author" in found
+        assert completed(kernel, f"{before}ti") == [f"{before}title"]
+    assert completed(kernel, "%%llm --over names\n{{")[0].endswith("{{who")
+    assert completed(kernel, "%%llm --over lines\n{{")[0].endswith("{{prompt")
+    assert "title" not in "".join(completed(kernel, "%%llm -q\n{{"))
+    assert offers(kernel, "%%llm --over books --gold ti") == ["title"]
+    kernel.run("del pd, books, names, lines, author")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("%%llm --file shelf/", ["shelf/notes.md", "shelf/old/", "shelf/two words.md"]),
+        ("%%llm -q --file=shelf/no", ["--file=shelf/notes.md"]),
+        ("%llm --file 'shelf/no", ["'shelf/notes.md'"]),
+        ("%llm --file shelf/.h", ["shelf/.hidden.md"]),
+        ("%%llm --file shelf/nothing", []),
+        ("%%llm --image shelf/", ["shelf/map.PNG", "shelf/old/"]),
+        ("%%llm --image ma", ["mask"]),
+        ("%llm_chat load shelf/n", ["shelf/notes.md"]),
+        ("%%llm --prompt ", ["review", "short"]),
+        ("%%llm --prompt re", ["review"]),
+    ],
+)
+def test_files_and_prompts_are_offered(kernel: Kernel, typed: str, expected: list[str]) -> None:
+    """Images after `--image`, other files after `--file`, saved prompts after `--prompt`."""
+    names = ("notes.md", "map.PNG", "two words.md", ".hidden.md", "old/map.png")
+    kernel.run(
+        "from pathlib import Path\nfrom PIL import Image\n"
+        f"for name in {names!r}:\n"
+        "    (Path('shelf') / name).parent.mkdir(parents=True, exist_ok=True)\n"
+        "    (Path('shelf') / name).touch()\n"
+        "Path('prompts').mkdir(exist_ok=True)\n"
+        "for name in ('review.md', 'review.system.md', 'short.system.md'):\n"
+        "    (Path('prompts') / name).touch()\n"
+        "mask, margin = Image.new('L', (1, 1)), 3"
+    )
+    try:
+        quoted = [f'"{name}"' if " " in name else name for name in expected]
+        found = completed(kernel, typed)
+        if expected:
+            start = len(typed) - len(re.search(r"\S*$", typed)[0])  # type: ignore[index]
+            assert [line[start:] for line in found] == quoted
+        else:
+            assert not any("shelf" in line[len(typed) :] for line in found)
+    finally:
+        kernel.run(
+            "import shutil\nshutil.rmtree('shelf'), shutil.rmtree('prompts')\ndel mask, margin"
+        )
+
+
 def test_names_of_replies_are_offered(kernel: Kernel, sandboxed) -> None:
     """`%llm_why` offers the variables that hold replies."""
     sandboxed(keys={"groq": 1})

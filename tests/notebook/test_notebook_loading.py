@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,39 @@ def test_an_impossible_value_in_ipython_config_is_one_line(tmp_path: Path) -> No
         assert kernel.run("%config ArcheMagics.patience").results == ["5.0"]
     finally:
         kernel.stop()
+
+
+def test_a_command_loads_it_in_every_notebook(tmp_path: Path) -> None:
+    """`enable` writes one file, once; `disable` removes it; another file of that name stays."""
+    environment = environment_without_keys(tmp_path)
+    path = tmp_path / "ipython" / "profile_default" / "startup" / "50-arche_magic.py"
+
+    def arche_magic(word: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "arche_magic", word],
+            env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        return done.returncode, (done.stdout + done.stderr).rstrip("\n")
+
+    assert arche_magic("disable") == (0, f"{path} does not exist; nothing to do")
+    assert arche_magic("enable") == (0, f"{path} now loads arche_magic in every notebook")
+    assert arche_magic("enable") == (0, f"{path} already loads arche_magic in every notebook")
+    kernel = Kernel(tmp_path, extension=False)
+    try:
+        assert kernel.run("%llm --help").status == "ok"
+        assert kernel.value("get_ipython().run_line_magic('who_ls', '')") == []
+        assert kernel.run("import arche_magic\n%reload_ext arche_magic").status == "ok"
+    finally:
+        kernel.stop()
+    # An environment without the package, which has the same profile.
+    subprocess.run([sys.executable, "-I", "-S", path], timeout=60, check=True)
+    assert arche_magic("disable") == (0, f"{path} was removed")
+    assert not path.exists()
+    path.write_text("print('mine')")
+    for word in ("enable", "disable"):
+        status, said = arche_magic(word)
+        assert status == 1
+        assert said.endswith(
+            f"{path} was written or changed by somebody else; move it or delete it"
+        )
+    assert path.read_text() == "print('mine')"

@@ -42,6 +42,8 @@ class Configuration:
         budget: the most that paid routes may cost; None if nothing is set.
         private: the routes that private prompts may take.
         aliases: the user's own names for models.
+        prompts: the user's saved prompts by name, each with a `prompt`, a `system` prompt or both.
+        settings_folder: where the settings file is; None if there is none.
     """
 
     providers: Mapping[str, Provider]
@@ -61,6 +63,8 @@ class Configuration:
     budget: Budget | None = None
     private: Private = field(default_factory=Private)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    settings_folder: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))

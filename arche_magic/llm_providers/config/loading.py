@@ -116,6 +116,11 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         budget=Budget(**_numbers(budget)) if (budget := settings.get("budget")) else None,
         private=sources.private,
         aliases=settings.get("aliases", {}),
+        prompts={
+            name: {"prompt": saved} if isinstance(saved, str) else saved
+            for name, saved in settings.get("prompts", {}).items()
+        },
+        settings_folder=sources.settings_file.parent if sources.settings_file else None,
     )
     _check_aliases(configuration)
     return configuration

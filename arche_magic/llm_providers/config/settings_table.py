@@ -57,6 +57,17 @@ def _is_price(value: Any) -> bool:
     )
 
 
+def _is_prompt(value: Any) -> bool:
+    if isinstance(value, dict):
+        is_known = bool(value) and set(value) <= {"prompt", "system"}
+        return is_known and all(map(_is_filled, value.values()))
+    return _is_filled(value)
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _list_of(is_right: Callable[[str], Any]) -> Callable[[Any], bool]:
     def is_list(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(v, str) and is_right(v) for v in value)
@@ -121,6 +132,11 @@ SETTINGS: Table = {
     "providers": {ANY_NAME: PROVIDER_SETTINGS},
     # `loading` checks that each names a model.
     "aliases": {ANY_NAME: _text("the name of a model, such as groq/openai/gpt-oss-20b")},
+    "prompts": {
+        ANY_NAME: Setting(
+            "must be a text, or a table with a prompt, a system prompt or both", _is_prompt
+        )
+    },
     # `catalog.parse_limits` checks what is in it, as it does for the catalog.
     "limits": {ANY_NAME: {ANY_NAME: _ANYTHING}},
     "accounts": {ANY_NAME: _ANYTHING},
@@ -169,11 +185,15 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'groq'?` for a near miss, else nothing."""
+    """`; did you mean 'groq'?` for a near miss, else nothing.
+
+    The dashes before an option do not make it like another one.
+    """
     import difflib
 
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    names = {name.lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(word.lower().lstrip("-"), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def _near(value: Any, setting: Setting) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Reply
+    from arche_magic.llm_providers.pending import PendingReply
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(
@@ -29,7 +30,7 @@ WITHOUT_SENDING = (
         help="Print which route would answer, when, and for how many tokens.",
     ),
 )
-_OPTIONS = (
+OPTIONS = (
     argument(
         "-p",
         "--provider",
@@ -37,9 +38,29 @@ _OPTIONS = (
         help="Ask only this provider: groq, mistral, google, openai, or one of your settings.",
     ),
     argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
-    argument("-s", "--system", metavar="TEXT", help="System prompt; quote it if it has spaces."),
+    argument(
+        "-s",
+        "--system",
+        metavar="TEXT",
+        help="System prompt, with {{variables}}, or a variable that holds it; quote it if it has "
+        "spaces.",
+    ),
+    argument(
+        "--prompt",
+        metavar="PROMPT",
+        help="Use this saved prompt (%%llm_prompts lists them); the cell's text is its {{text}}.",
+    ),
     argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied)."),
     argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
+    argument("--top-p", type=float, metavar="SHARE", help="Use the likeliest words only: 0 to 1."),
+    argument("--seed", type=int, metavar="N", help="Repeat the same choices, as far as possible."),
+    argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help=r"End the reply before this text; '\n' is the end of a line. May be repeated.",
+    ),
+    argument("--effort", choices=("low", "medium", "high"), help="How long the model may reason."),
     argument(
         "--patience",
         type=float,
@@ -77,11 +98,31 @@ _OPTIONS = (
     ),
     argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
+    argument(
+        "-b",
+        "--background",
+        action="store_true",
+        help="End the cell at once; its output fills in while other cells run. The variable of -o "
+        "waits for the reply when it is used.",
+    ),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
+    argument(
+        "--file",
+        action="append",
+        metavar="FILE",
+        help="Also send this text, CSV or PDF file as text: a path, or a variable that holds one. "
+        "May be repeated.",
+    ),
+    argument(
+        "--url",
+        action="append",
+        metavar="URL",
+        help="Also send the text of this web page. May be repeated.",
+    ),
     argument(
         "--image",
         action="append",
-        metavar="FILE",
+        metavar="IMAGE",
         help="Also send this image: a file, or a variable such as a figure. May be repeated.",
     ),
     argument(
@@ -105,7 +146,8 @@ _OPTIONS = (
         "--budget",
         type=int,
         metavar="TOKENS",
-        help="Maximum tokens of one table or list in the prompt (2000 if not set).",
+        help="Maximum tokens of one table or list in the prompt (2000 if not set), and of each "
+        "file or page (all of it if not set).",
     ),
     argument("--raw", action="store_true", help="Send {{…}} unchanged."),
     *WITHOUT_SENDING,
@@ -205,8 +247,8 @@ _OVER_OPTIONS = (
 )
 
 
-@command(*_OPTIONS, *_OVER_OPTIONS, needs="ask")
-def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
+@command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
+def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
@@ -223,8 +265,11 @@ def llm(session: Session, typed: Typed) -> Reply | pd.DataFrame | None:
       %llm -p groq What is a token bucket?
       %%llm -m mistral-small-latest -s "Answer in one sentence." -t 0 -o answer
       %%llm --chat tutor --image plot.png
+      %%llm --prompt review
+      %%llm --file notes.md --file report.pdf
       %%llm --compare groq,mistral,google
       %%llm --tools weather,convert
+      %%llm --background -o answer
       %%llm --over reviews --schema "mood good|bad" --into moods
     """
     from arche_magic.llm_providers.errors import InvalidRequest

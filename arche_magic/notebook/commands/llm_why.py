@@ -27,6 +27,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.pending import PendingReply
     from arche_magic.llm_providers.reply import Reply
 
     from ..display import show
@@ -34,6 +35,8 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
 
     name, configuration = typed.text.strip(), get_configuration()
     asked = session.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
+    if isinstance(asked, PendingReply):
+        asked = asked.wait()
     if name and not isinstance(asked, Reply):
         raise InvalidRequest(
             f"%llm_why: {name!r} is not a reply; keep one with %%llm -o NAME. Without a name it "

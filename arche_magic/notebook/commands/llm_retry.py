@@ -1,0 +1,60 @@
+"""`%llm_retry`: the last prompt once more."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import ChainMap
+from typing import TYPE_CHECKING, cast
+
+from ..command import Session, Typed, command
+from .llm import OPTIONS
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers import Reply
+
+# The prompt, its images and its conversation stay what they were.
+_LEFT_OUT = (
+    "--prompt", "--file", "--url", "--image", "--chat", "--compare", "--budget", "--raw", "--fresh",
+    "--background", "--show-prompt", "--dry-run",
+)  # fmt: skip
+
+
+@command(*(option for option in OPTIONS if option.args[-1] not in _LEFT_OUT), needs="ask")
+def llm_retry(session: Session, typed: Typed) -> Reply:
+    """Send the last prompt again, with other options; returns the reply.
+
+    The reply before stands beside the new one, which takes its place in a conversation. Options
+    that are not given stay as they were, except -o and -q; -m or -p replaces both. A kept reply is
+    not used, and is replaced. After a comparison or --over, the prompt is the one before that.
+
+    Usage:
+      %llm_retry [OPTIONS]
+
+    Examples:
+      %llm_retry
+      %llm_retry -m mistral-small-latest
+      %llm_retry -t 1 -o second
+    """
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    from ..ask import send, with_values
+    from ..named_prompts import system_prompt
+
+    asked, given = session.asked, typed.options
+    if asked is None:
+        raise InvalidRequest("%llm_retry: no prompt was sent yet")
+    names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
+    with_values(given, names)
+    if system := system_prompt(given, names, session.defaults.budget):
+        given.system = system.text
+    options = Namespace(**vars(asked.options))
+    options.background = False
+    options.fresh, options.output, options.quiet = True, given.output, given.quiet
+    if given.provider or given.model:
+        options.provider = options.model = None
+    for name, value in vars(given).items():
+        if value != llm_retry.parser.get_default(name):
+            setattr(options, name, value)
+    # With these options it is one reply.
+    reply = cast("Reply", send(session, options, asked.prompt, asked))
+    return session.out.shown(reply, itself=not given.quiet)

@@ -1,0 +1,68 @@
+"""Loading the extension in every notebook: a file of our own in the IPython profile.
+
+Kernels and terminals run the files in `profile_default/startup`. A file of our own can be removed
+without reading or changing the user's configuration.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_NAME = "50-arche_magic.py"
+_MARK = "# Written by `python -m arche_magic enable`; `python -m arche_magic disable` removes it.\n"
+# Other environments of the user have the same profile, and may lack the package.
+_LINES = """if __import__("importlib.util").util.find_spec("arche_magic"):
+    get_ipython().run_line_magic("load_ext", "arche_magic")
+"""
+
+
+class NotOurs(Exception):
+    """Somebody else has written the file, whose path is the message."""
+
+
+def enable() -> tuple[Path, bool]:
+    """Load the extension in every notebook.
+
+    Returns:
+        The file in the profile, and whether it was written now; False if it was there already.
+
+    Raises:
+        NotOurs: there is another file of that name.
+        OSError: it cannot be written.
+    """
+    path = _path()
+    if _is_there(path) and path.read_text("utf-8") == _MARK + _LINES:
+        return path, False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_MARK + _LINES, "utf-8")
+    return path, True
+
+
+def disable() -> tuple[Path, bool]:
+    """Undo `enable`.
+
+    Returns:
+        The file in the profile, and whether it was removed now; False if there was none.
+
+    Raises:
+        NotOurs: there is another file of that name.
+        OSError: it cannot be removed.
+    """
+    path = _path()
+    was_there = _is_there(path)
+    path.unlink(missing_ok=True)
+    return path, was_there
+
+
+def _path() -> Path:
+    from IPython.paths import get_ipython_dir
+
+    return Path(get_ipython_dir(), "profile_default", "startup", _NAME)
+
+
+def _is_there(path: Path) -> bool:
+    if not path.exists():
+        return False
+    if not path.read_text("utf-8", errors="replace").startswith(_MARK):
+        raise NotOurs(str(path))
+    return True

@@ -1,0 +1,185 @@
+"""Files and web pages that go with a prompt as text, each below a line with its name."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arche_magic.llm_providers.bounded import library
+from arche_magic.llm_providers.config import did_you_mean
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.folders import expanded
+from arche_magic.llm_providers.request import Message
+
+from . import Prompt, is_reference, look_up
+from .values import IMAGES
+
+MOST_BYTES = 5_000_000
+_PDF = b"%PDF-"
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    # The mark of UTF-32 begins with that of UTF-16.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The text of a file or a web page; `name` is what the model is told it is called."""
+
+    name: str
+    text: str
+
+
+def read_file(source: str, names: Mapping[str, Any]) -> Attachment:
+    """The file that `--file` names: its path, or a variable that holds one.
+
+    Raises:
+        InvalidRequest: there is no such file, or it is too large or has no text.
+        ConfigurationError: a PDF needs a package that is not installed.
+    """
+    path = _path(source, names)
+    name = " ".join(path.name.split())
+    if path.is_dir():
+        raise InvalidRequest(f"--file {source} is a folder; name its files")
+    try:
+        if not path.is_file():
+            raise InvalidRequest(f"--file {source} is not a regular file")
+        if path.stat().st_size > MOST_BYTES:
+            raise InvalidRequest(f"--file {source} is larger than {MOST_BYTES // 1_000_000} MB")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"--file {source} cannot be read: {error.strerror}") from None
+    if path.suffix.lower() in IMAGES:
+        raise InvalidRequest(f"--file {source} is an image; --image sends it")
+    try:
+        return Attachment(name, text_of(content))
+    except ValueError as error:
+        raise InvalidRequest(f"--file {source} {error}") from None
+
+
+def text_of(content: bytes, encoding: str = "") -> str:
+    """The text of a file's content; that of a PDF without its layout.
+
+    Args:
+        content: its bytes.
+        encoding: its encoding if it is known; else UTF-8, or what its byte order mark says.
+
+    Raises:
+        ValueError: it has no text; the message continues "the file …".
+        ConfigurationError: a PDF needs a package that is not installed.
+    """
+    if content.startswith(_PDF):
+        text = _text_of_pdf(content)
+    else:
+        marked = next((name for mark, name in _MARKS if content.startswith(mark)), "")
+        if not marked and b"\0" in content:
+            raise ValueError("is not a text file")
+        try:
+            text = content.decode(marked or encoding or "utf-8")
+        except (UnicodeError, LookupError):
+            raise ValueError(f"is not text in {encoding or 'UTF-8'}") from None
+    if not text.strip():
+        raise ValueError("is empty")
+    return text.strip("\r\n")
+
+
+def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None) -> Prompt:
+    """The prompt below the texts of the attachments, with a note about the size of each.
+
+    Args:
+        prompt: what is asked.
+        attachments: in the order in which they were named.
+        budget: most tokens of each; None for all of it.
+    """
+    if not attachments:
+        return prompt
+    parts, notes = [], []
+    for attachment in attachments:
+        part, note = _part(attachment, budget)
+        parts.append(part)
+        notes.append(note)
+    # Nothing attached leaves an empty prompt empty, which is an error of its own.
+    text = "\n\n".join([*parts, prompt.text]) if prompt.text.strip() else ""
+    return replace(prompt, text=text, notes=(*prompt.notes, *notes))
+
+
+def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
+    """The text between a line with the name and one that ends it, and a note."""
+    name, text = attachment.name, attachment.text
+    tokens = _tokens(text)
+    kept = text if budget is None or tokens <= budget else _first(text, budget)
+    if kept is text:
+        return f"[{name}]\n{text}\n[end of {name}]", f"{name} · {tokens:,} tokens"
+    cut = f"cut to the first {len(kept):,} of {len(text):,} characters"
+    note = f"{name} · {_tokens(kept):,} of {tokens:,} tokens: {cut} by --budget"
+    return f"[{name}, {cut}]\n{kept} …\n[end of {name}]", note
+
+
+def _first(text: str, budget: int) -> str:
+    """As much of the beginning as fits, whole lines if that leaves more than half of it."""
+    kept = text[: 4 * budget]
+    while len(kept) > 1 and _tokens(kept) > budget:
+        kept = kept[: len(kept) * 9 // 10]
+    end = kept.rfind("\n")
+    return kept[:end] if end > len(kept) / 2 else kept
+
+
+def _path(source: str, names: Mapping[str, Any]) -> Path:
+    path = expanded(source)
+    try:
+        if path.exists():
+            return path
+        near = [str(path.with_name(other.name)) for other in path.parent.iterdir()]
+    except (OSError, ValueError):
+        near = []
+    if not is_reference(source, names):
+        hint = did_you_mean(source, near)
+        raise InvalidRequest(f"--file {source}: there is no such file, and no such variable{hint}")
+    value = look_up(source, names)
+    if not isinstance(value, str | Path):
+        kind = type(value).__name__
+        raise InvalidRequest(
+            f"--file {source} is of type {kind}, not a path; {{{{{source}}}}} inserts its value"
+        )
+    path = expanded(str(value))
+    if not path.exists():
+        raise InvalidRequest(f"--file {source}: there is no file {value}")
+    return path
+
+
+def _text_of_pdf(content: bytes) -> str:
+    try:
+        pypdf = library("pypdf")
+    except ImportError:
+        raise ConfigurationError(
+            "PDF files need the package pypdf: pip install 'arche_magic[pdf]'"
+        ) from None
+    # Without a handler, Python prints its warnings about small faults, which most files have.
+    logging.getLogger("pypdf").addHandler(logging.NullHandler())
+    pages: list[str] = []
+    try:
+        for page in pypdf.PdfReader(io.BytesIO(content)).pages:
+            pages.append(page.extract_text().strip())
+            if sum(map(len, pages)) > MOST_BYTES:
+                break
+    except Exception as error:  # noqa: BLE001  # a damaged file may break the parser anywhere
+        raise ValueError(f"cannot be read as PDF: {type(error).__name__}: {error}") from None
+    text = "\n\n".join(filter(None, pages))
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"has more than {MOST_BYTES:,} characters")
+    if not text:
+        raise ValueError("is a PDF without text; send pictures of its pages with --image")
+    return text
+
+
+def _tokens(text: str) -> int:
+    return round(Message("user", text).tokens)

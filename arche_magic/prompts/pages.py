@@ -1,0 +1,195 @@
+"""Web pages as text: fetched when the user names one, without scripts, styles and navigation."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from functools import partial
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+from arche_magic import __version__
+from arche_magic.llm_providers.bounded import TookTooLong, library, within
+from arche_magic.llm_providers.characters import without_controls
+from arche_magic.llm_providers.errors import InvalidRequest
+
+from .attachments import MOST_BYTES, Attachment, text_of
+
+if TYPE_CHECKING:
+    import httpx
+
+SECONDS = 20.0
+_MOST_REDIRECTS = 5
+_SCHEMES = ("http", "https")
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset=["']?([\w-]+)""", re.IGNORECASE)
+_SKIPPED = frozenset({
+    "aside", "button", "footer", "iframe", "nav", "noscript", "script", "select", "style", "svg",
+    "template",
+})  # fmt: skip
+_BLOCKS = frozenset({
+    "address", "article", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "h1",
+    "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "ol", "p", "pre", "section",
+    "table", "tr", "ul",
+})  # fmt: skip
+_HEADING = re.compile(r"h([1-6])")
+
+
+def read_page(url: str, seconds: float = SECONDS) -> Attachment:
+    """A web page as text; text files, JSON and PDF too.
+
+    Redirects are followed to http and https only, and not from a public address to a private one.
+
+    Args:
+        url: its address.
+        seconds: the most that it may take.
+
+    Raises:
+        InvalidRequest: the address is wrong, the page cannot be fetched, or it has no text.
+        ConfigurationError: a PDF needs a package that is not installed.
+    """
+    httpx = library("httpx")
+    try:
+        address = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InvalidRequest(f"--url {url!r}: {error}") from None
+    if address.scheme not in _SCHEMES or not address.host:
+        raise InvalidRequest(f"--url {url!r} must begin with http:// or https://")
+    if address.userinfo:
+        raise InvalidRequest("--url: an address with a password would be shown; leave it out")
+    # What the model is told has no query, which may hold a token.
+    name = str(address.copy_with(query=None, fragment=None))
+    try:
+        content, kind, encoding = within(seconds, partial(_fetch, address, seconds))
+        if kind.startswith(("image/", "audio/", "video/")):
+            raise ValueError(f"is {kind}, not a page")
+        if "html" not in kind:
+            return Attachment(name, text_of(content, encoding))
+        declared = _CHARSET.search(content[:2000])
+        encoding = encoding or (declared[1].decode() if declared else "")
+        text = readable(_decoded(content, encoding))
+    except TookTooLong:
+        raise InvalidRequest(f"--url {name} took longer than {seconds:g} s") from None
+    except httpx.HTTPError as error:
+        reason = without_controls(str(error)) or type(error).__name__
+        raise InvalidRequest(f"--url {name} cannot be fetched: {reason}") from None
+    except ValueError as error:
+        raise InvalidRequest(f"--url {name} {error}") from None
+    if not text:
+        raise InvalidRequest(f"--url {name} has no text without its scripts")
+    return Attachment(name, text)
+
+
+def readable(html: str) -> str:
+    """The text of a page: its title, headings, paragraphs and lists, one block a line.
+
+    Scripts, styles, navigation and footers are left out.
+    """
+    parser = _Reader()
+    parser.feed(html)
+    parser.close()
+    lines = [line.rstrip() for line in "".join(parser.pieces).split("\n")]
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
+    title = " ".join("".join(parser.title).split())
+    return f"{title}\n\n{text}" if title and text and title not in text[:500] else text or title
+
+
+def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
+    """The content at an address, its media type, and its encoding if the server states one.
+
+    Raises:
+        ValueError: it is not there, is too large, or the server sends elsewhere.
+        httpx.HTTPError: the connection failed.
+    """
+    import httpx
+
+    ends = time.monotonic() + seconds
+    asked, headers = url, {"User-Agent": f"arche_magic/{__version__}", "Accept": "text/html,*/*"}
+    with httpx.Client(timeout=seconds, headers=headers) as client:
+        for _ in range(_MOST_REDIRECTS + 1):
+            with client.stream("GET", asked) as response:
+                if (after := response.next_request) is not None:
+                    asked = after.url
+                    _check_redirect(url, asked)
+                    continue
+                if response.status_code != 200:
+                    raise ValueError(f"answered {response.status_code} {response.reason_phrase}")
+                content = b""
+                for part in response.iter_bytes():
+                    content += part
+                    if len(content) > MOST_BYTES:
+                        raise ValueError(f"is larger than {MOST_BYTES // 1_000_000} MB")
+                    if time.monotonic() > ends:
+                        raise TookTooLong
+                kind = response.headers.get("content-type", "text/html").partition(";")[0]
+                return content, kind.strip().lower(), response.charset_encoding or ""
+    raise ValueError(f"redirects more than {_MOST_REDIRECTS} times")
+
+
+def _check_redirect(first: httpx.URL, after: httpx.URL) -> None:
+    """Check that a page does not lead to a file, or from outside into this network."""
+    if after.scheme not in _SCHEMES:
+        raise ValueError(f"redirects to {after.scheme}:, which is not followed")
+    if _is_private(after.host) and not _is_private(first.host):
+        raise ValueError(f"redirects to the private address {after.host}, which is not followed")
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding or "utf-8", errors="replace")
+    except LookupError:
+        return content.decode("utf-8", errors="replace")
+
+
+class _Reader(HTMLParser):
+    """Collects the text of a page in `pieces`, and its title."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.pieces: list[str] = []
+        self.title: list[str] = []
+        self._open: list[str] = []
+        self._in_title = self._in_pre = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_title = tag == "title" and "svg" not in self._open
+        if tag in _SKIPPED:
+            self._open.append(tag)
+        self._in_pre = self._in_pre or tag == "pre"
+        if tag in _BLOCKS and not self._open:
+            heading = _HEADING.fullmatch(tag)
+            self.pieces.append("\n\n" if heading or tag in ("p", "pre", "table") else "\n")
+            if heading:
+                self.pieces.append("#" * int(heading[1]) + " ")
+            elif tag == "li":
+                self.pieces.append("- ")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_title = False
+        self._in_pre = self._in_pre and tag != "pre"
+        if tag in self._open:
+            # What was left open inside ends with it.
+            while self._open.pop() != tag:
+                pass
+        elif tag in ("td", "th") and not self._open:
+            self.pieces.append(" | ")
+        elif tag in _BLOCKS and not self._open:
+            self.pieces.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_title:
+            self.title.append(data)
+        elif self._in_pre and not self._open:
+            self.pieces.append(data)
+        elif not self._open:
+            text = re.sub(r"\s+", " ", data)
+            starts_line = not self.pieces or self.pieces[-1].endswith((" ", "\n"))
+            if text := text.lstrip() if starts_line else text:
+                self.pieces.append(text)

@@ -1,0 +1,455 @@
+"""What people do with a reply: copy, insert and save it, ask again, and go on meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from notebook_kernel import Cell, environment_without_keys
+from promptness import in_time
+from test_notebook_completion import offers
+from test_notebook_terminal import Terminal
+
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+CODE = "Use **this**:\n\n```python\nx = 1\n```\n\n```\nout\n```\n<script>alert(1)</script>"
+Sandboxed = Callable[..., Sandbox]
+
+
+def test_the_code_of_a_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """`code` is its Python as text, `blocks` has every block with its language."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
+    kernel.run("%llm -q -o answer hi")
+    assert kernel.value("answer.code") == "x = 1"
+    assert kernel.value("answer.blocks") == [("python", "x = 1"), ("", "out")]
+
+
+def test_a_reply_is_saved_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In UTF-8, without another file beside it; a second time only on request."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "é\nü")
+    kernel.run("%llm -q -o answer hi")
+    assert kernel.value("str(answer.save('a.md'))") == "a.md"
+    assert (kernel.folder / "a.md").read_bytes() == "é\nü".encode()
+    assert not list(kernel.folder.glob("*.part"))
+    again = kernel.run("answer.save('a.md')")
+    assert "save: a.md exists already; overwrite=True replaces it" in again.error[-1]
+    assert kernel.run("answer.save('a.md', overwrite=True)").status == "ok"
+    nowhere = kernel.run("answer.save('missing/a.md')")
+    assert "save: missing/a.md: No such file or directory" in nowhere.error[-1]
+
+
+def test_the_receipt_unfolds_to_the_source(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In a block that a click selects without a script; what a model wrote is no HTML in it."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
+    receipt = kernel.run("%llm hi").displays[1]["data"]
+    folded, _, block = receipt["text/html"].partition("<pre")
+    assert "<details" in folded
+    assert "user-select:all" in block
+    assert "Use **this**:\n\n```python\nx = 1\n```" in block
+    assert "&lt;script&gt;" in block
+    assert "<script" not in block
+    assert "**this**" not in receipt["text/plain"]
+
+
+def test_the_source_of_a_huge_reply_is_not_repeated(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """The notebook's file would grow by as much again."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 5000)
+    assert "<pre" not in kernel.run("%llm hi").displays[1]["data"]["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "line", "inserted"),
+    [
+        (CODE, "%llm_insert", "x = 1"),
+        (CODE, "%llm_insert code", "x = 1"),
+        (CODE, "%llm_insert markdown", "%%markdown\nUse **this**:"),
+        ("Plain *words*", "%llm_insert", "%%markdown\nPlain *words*"),
+    ],
+)
+def test_the_last_reply_becomes_the_next_cell(
+    kernel: Kernel, sandboxed: Sandboxed, reply: str, line: str, inserted: str
+) -> None:
+    """Code as it is, text as a Markdown cell in which no script can run."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: reply)
+    kernel.run("%llm hi")
+    cell = kernel.run(line)
+    (offer,) = (one for one in cell.payload if one["source"] == "set_next_input")
+    assert offer["text"].startswith(inserted)
+    assert "<script" not in offer["text"]
+    assert cell.displays == []
+
+
+def test_what_cannot_be_inserted_is_said_in_one_line(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """No reply yet, no code in it, a word that is neither."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "Plain words")
+    assert kernel.run("%llm_insert").message.endswith("%llm_insert: no reply has come yet")
+    kernel.run("%llm hi")
+    said = kernel.run("%llm_insert code").message
+    assert said.endswith("there is no code in the last reply")
+    said = kernel.run("%llm_insert html").message
+    assert said.endswith("'html' is neither code nor markdown")
+    assert offers(kernel, "%llm_insert ")[:2] == ["code", "markdown"]
+
+
+def test_the_last_reply_comes_back(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """`%llm_last` shows it, returns it, and binds it; a failure after it changes nothing."""
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "the **reply**")
+    assert kernel.run("%llm_last").message.endswith("%llm_last: no reply has come yet")
+    kernel.run("%llm hi")
+    sandbox.fail("groq", "unauthorized")
+    assert kernel.run("%llm hi").status == "error"
+    assert kernel.run("%llm_last").data("text/markdown") == ["the **reply**"]
+    kernel.run("%llm_last -o answer\nother = %llm_last")
+    assert kernel.value("(answer.provider, other is answer)") == ("groq", True)
+    assert "would hide the builtin" in kernel.run("%llm_last -o print").message
+
+
+def test_a_prompt_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """By another model, with the other options as before; both replies and receipts are shown."""
+    replies = iter(["the *first*", "the *second*"])
+    sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: next(replies))
+    assert "no prompt was sent yet" in kernel.run("%llm_retry").message
+    kernel.run('%%llm -p groq -s "Be brief." -t 0.5 -o answer\nWhat?')
+    cell = kernel.run("%llm_retry -m mistral-small-latest -t 1 -o second")
+    assert cell.status == "ok", cell.error
+    assert cell.results == []
+    shown, receipt = (content["data"] for content in cell.displays)
+    before, _, now = shown["text/plain"].partition("── now ──")
+    assert "the *first*" in before
+    assert "groq · key 1" in before
+    assert now == "\nthe *second*"
+    assert shown["text/html"].index("first</") < shown["text/html"].index("second</")
+    assert receipt["text/plain"].startswith("mistral · key 1 · mistral-small-latest · ")
+    first, second = (request.body for request in sandbox.requests)
+    assert second["messages"] == first["messages"]
+    assert (first["temperature"], second["temperature"]) == (0.5, 1)
+    assert kernel.value("(str(answer), str(second))") == ("the *first*", "the *second*")
+
+
+def test_a_failed_prompt_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """There is nothing to stand beside it."""
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "at last")
+    sandbox.fail("groq", "server_error", times=2)
+    assert kernel.run("%llm --patience 0 What?").status == "error"
+    assert kernel.run("%llm_retry --patience 30").data()[0] == "at last"
+
+
+def test_a_kept_reply_is_replaced(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Otherwise a retry would be answered from memory with the same text."""
+    replies = iter(["first", "second"])
+    sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
+    kernel.run("%llm --keep What?")
+    assert kernel.run("%llm_retry").data()[0].endswith("── now ──\nsecond")
+    assert kernel.run("%llm --keep What?").data()[0] == "second"
+
+
+def test_a_retry_takes_the_place_of_the_turn(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """The conversation goes on from the new reply, and the old one was not sent."""
+    replies = iter(["one", "two", "three"])
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
+    kernel.run("%llm --chat tutor What?")
+    assert "turn 1" in kernel.run("%llm_retry").data()[-1]
+    kernel.run("%llm --chat tutor And then?")
+    said = [message["content"] for message in sandbox.requests[-1].body["messages"]]
+    assert said == ["What?", "two", "And then?"]
+    assert len(sandbox.requests[1].body["messages"]) == 1
+    kernel.run("%llm_chat clear tutor")
+
+
+def test_every_cell_is_a_turn(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Once `ArcheMagics.chat` has a name; `--chat ''` leaves a cell out."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run('%config ArcheMagics.chat = "tutor"')
+    kernel.run("%llm What?")
+    assert "chat tutor, turn 2" in kernel.run("%llm And then?").data()[-1]
+    kernel.run("%llm --chat '' Alone")
+    assert len(sandbox.requests[-1].body["messages"]) == 1
+    bad = kernel.run('%config ArcheMagics.chat = "a b"')
+    assert "chat 'a b': letters, digits, and . _ - make a name" in bad.printed
+    kernel.run("1/0")
+    kernel.run("%llm_explain")
+    assert len(sandbox.requests[-1].body["messages"]) == 2
+    assert kernel.value("list(get_ipython().run_line_magic('llm_chat', '').turns)") == [2]
+
+
+def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """By a part of their text, in cells and lines, with the cell and who answered; no comments."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%reset -f in")
+    kernel.run("%%llm -p groq -t 0\nWhat is a Walrus?\nBe brief.")
+    kernel.run("answer = %llm -m gpt-oss-120b About the walrus")
+    kernel.run("%llm -b -o later walrus, in the background")
+    kernel.run("# %llm walrus\nsource = '%llm walrus'")
+    kernel.run("%llm --nonsense walrus")
+    kernel.run("%llm Something else")
+    kernel.run("str(later)")
+    cell = kernel.run("found = %llm_history WALRUS")
+    assert cell.status == "ok", cell.error
+    heads, first, *others = cell.data()[0].splitlines()
+    assert heads.split() == ["cell", "prompt", "answered", "by"]
+    assert "What is a Walrus?  " in first
+    assert len(others) == 2
+    assert "Be brief." not in first
+    assert "groq · key 1 · gpt-oss-120b" in first
+    assert kernel.value("list(found.prompt)") == [
+        "What is a Walrus?\nBe brief.", "About the walrus", "walrus, in the background",
+    ]  # fmt: skip
+    assert kernel.value("[p for p in found.provider if p == p and p]") == ["groq", "groq"]
+    assert kernel.value("[In[n][:5] for n in found.cell][2]") == "get_i"
+    assert kernel.run("%llm_history giraffe").data() == []
+    assert kernel.value("len(get_ipython().run_line_magic('llm_history', ''))") >= 4
+
+
+def filled(kernel: Kernel, cell: Cell) -> list[dict[str, Any]]:
+    """The outputs of a cell that has ended, as its job left them when `answer` had come."""
+    kernel.run("try: answer.wait()\nexcept Exception: pass")
+    places = {content["transient"]["display_id"]: content for content in cell.displays}
+    for message in kernel.elsewhere:
+        content = message["content"]
+        if message["msg_type"] == "update_display_data":
+            # A frontend that reads only the running cell's messages has missed these.
+            places[content["transient"]["display_id"]] = content
+        else:
+            assert message["msg_type"] in ("status", "execute_input"), message
+    return list(places.values())
+
+
+def test_a_cell_in_the_background_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """It says since when it runs, another cell runs meanwhile, and then it has its reply."""
+    sandboxed(keys={"groq": 1}, latency=1.5, reply=lambda *_: "the *reply*")
+    cell = kernel.run("%%llm --background -o answer\nWhat?")
+    assert cell.status == "ok", cell.error
+    assert cell.results == []
+    kernel.elsewhere.clear()
+    waiting, note = cell.data()
+    assert waiting == "waiting for its turn …"
+    assert "job 1 is running in the background since " in note
+    assert kernel.run("1 + 1").results == ["2"]
+    assert kernel.value("(repr(answer), answer.done)") == (
+        "<PendingReply: job 1 is running>", False,
+    )  # fmt: skip
+    reply, receipt = filled(kernel, cell)
+    assert reply["data"] == {"text/plain": "the *reply*", "text/markdown": "the *reply*"}
+    assert reply["metadata"]["arche_magic"]["provider"] == "groq"
+    assert receipt["data"]["text/plain"].startswith("groq · key 1 · gpt-oss-120b · ")
+    assert receipt["data"]["text/plain"].endswith(" · job 1")
+
+
+@pytest.mark.parametrize(
+    ("use", "gives"),
+    [
+        ("str(answer)", "the reply"),
+        ("f'{answer}!'", "the reply!"),
+        ("answer.provider", "groq"),
+        ("answer.upper()", "THE REPLY"),
+        ("answer.wait(timeout=30).key", "groq_key_1"),
+        ("await answer", "the reply"),
+        ("%llm --show-prompt Is {{answer}} right?", "── user ──\nIs the reply right?"),
+        ("%llm_why answer", "groq"),
+    ],
+)
+def test_its_variable_waits_when_it_is_used(
+    kernel: Kernel, sandboxed: Sandboxed, use: str, gives: str
+) -> None:
+    """As a text, by an attribute, awaited, and in a prompt."""
+    sandboxed(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply")
+    kernel.run("%%llm -b -o answer\nWhat?")
+    cell = kernel.run(use if use.startswith("%") else f"print({use})")
+    assert cell.status == "ok", cell.error
+    assert gives in cell.printed + "".join(cell.data())
+    shown = kernel.run("answer")
+    assert "the reply" in shown.data("text/markdown")[-1]
+
+
+def test_waiting_ends_but_not_the_job(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """After its seconds, and by an interrupt; only `%llm_jobs stop` ends a job."""
+    sandboxed(keys={"groq": 1}, latency=2.5, reply=lambda *_: "the reply")
+    kernel.run("%%llm -b -o answer\nWhat?")
+    late = kernel.run("answer.wait(timeout=0.1)")
+    assert "TimeoutError" in late.error_name
+    assert "no reply within 0.1 s: job 1 is running" in late.error[-1]
+    cell = kernel.run(
+        "print('waits', flush=True)\nanswer.wait()", lambda cell: "waits" in cell.printed
+    )
+    in_time("an interrupt", cell.ended - cell.started)
+    assert cell.error_name == "KeyboardInterrupt"
+    assert kernel.value("str(answer)") == "the reply"
+
+
+def test_several_jobs_share_the_pool(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """They are asked at the same time, at most eight, and each limit counts for all of them."""
+    sandbox = sandboxed(keys={"groq": 3}, latency=1.0)
+    kernel.run("import time\nbegan = time.monotonic()")
+    for number in range(10):
+        kernel.run(f"%%llm -b --max-tokens 50 -o answer{number}\nQuestion {number}")
+    kernel.run("texts = [str(globals()[f'answer{n}']) for n in range(10)]")
+    # Ten seconds, one after the other.
+    assert 2 <= kernel.value("time.monotonic() - began") < 7
+    assert len(sandbox.requests) == 10
+    cell = kernel.run("%llm_jobs")
+    assert "Question 9" in cell.data()[0]
+    assert kernel.value("list(_.columns)") == [
+        "job", "state", "prompt", "since", "seconds", "variable", "provider", "key", "model",
+        "tokens", "error",
+    ]  # fmt: skip
+    kernel.run("jobs = %llm_jobs")
+    assert kernel.value("(list(jobs.state), list(jobs.variable)[:2])") == (
+        ["done"] * 10, ["answer0", "answer1"],
+    )  # fmt: skip
+    assert kernel.run("%llm_jobs show 3").data()[0] == kernel.value("texts[2]")
+    assert kernel.value("len(get_ipython().run_line_magic('llm_quota', ''))") > 0
+    assert offers(kernel, "%llm_jobs show ")[:3] == ["1", "2", "3"]
+
+
+def test_a_job_is_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """A queued one at once; a running one keeps its part; its variable says that it was stopped."""
+    words = " ".join(f"word{number}" for number in range(400))
+    sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: words)
+    kernel.elsewhere.clear()
+    cell = kernel.run("%%llm -b -o answer\nWhat?")
+    for _ in range(8):
+        kernel.run("%llm -b -q What?")
+    kernel.run("jobs = %llm_jobs")
+    assert kernel.value("list(jobs.state)[-1]") == "queued"
+    assert kernel.run("%llm_jobs stop 9").printed == "job 9 stopped\n"
+    kernel.run(
+        "while not any('word3' in str(job.view._text) for job in "
+        "get_ipython().magics_manager.registry['ArcheMagics'].session.jobs): pass"
+    )
+    assert kernel.run("%llm_jobs stop all").printed == "8 jobs stopped\n"
+    reply, receipt = filled(kernel, cell)
+    assert reply["data"]["text/plain"].startswith("word0")
+    assert "job 1 was stopped at " in receipt["data"]["text/plain"]
+    assert kernel.run("answer.wait()").message == "LLMProviderError: job 1 was stopped"
+    assert "job 9 has ended already: stopped" in kernel.run("%llm_jobs stop 9").message
+    assert "there is no job '99'" in kernel.run("%llm_jobs show 99").message
+    assert "write %llm_jobs, show JOB" in kernel.run("%llm_jobs halt").message
+
+
+def test_a_failed_job_says_why(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In the output of its cell, with the attempts, and where its variable is used."""
+    sandbox = sandboxed(keys={"groq": 1})
+    sandbox.fail("groq", "unauthorized")
+    kernel.elsewhere.clear()
+    cell = kernel.run("%%llm -b -o answer --patience 0\nWhat?")
+    error, note = filled(kernel, cell)
+    assert error["data"]["text/plain"].startswith("NoRouteAvailable: ")
+    assert len(error["metadata"]["arche_magic"]["attempts"]) == 1
+    assert "job 1 failed at " in note["data"]["text/plain"]
+    assert kernel.run("str(answer)").message == error["data"]["text/plain"]
+    kernel.run("jobs = %llm_jobs")
+    assert kernel.value("list(jobs.state)") == ["failed"]
+
+
+def test_a_structured_reply_and_code_come_too(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """`parsed` waits; code stays in its cell, since a cell that has ended can offer none."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%%llm -b -o answer --schema 'mood calm|loud'\nWhat?")
+    assert kernel.value("answer.parsed['mood']") in ("calm", "loud")
+    sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
+    kernel.run("%%llm -b -o answer -f code\nWhat?")
+    cell = kernel.run("answer.code")
+    assert cell.results == ["'x = 1'"]
+    assert cell.payload == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--compare groq", "--background goes without --compare"),
+        ("--tools print", "--background goes without --tools"),
+        ("--dry-run", "--background goes without --dry-run"),
+        ("--show-prompt", "--background goes without --show-prompt"),
+        ("--chat tutor", "--background goes without --chat"),
+        ("--over rows", "--over goes without --background"),
+        ("-t 9", "temperature"),
+        ("-o print", "would hide the builtin"),
+    ],
+)
+def test_what_a_job_cannot_do_is_said_in_its_cell(
+    kernel: Kernel, sandboxed: Sandboxed, options: str, said: str
+) -> None:
+    """Before anything is sent."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("rows = ['a']\ndef f(x: int) -> int: return x")
+    options = options.replace("print", "f") if "tools" in options else options
+    assert said in kernel.run(f"%%llm --background {options}\nWhat?").message
+    assert not sandbox.requests
+
+
+def test_a_conversation_of_every_cell_tells_how_to_leave_it(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """A job is no turn, because the next turn would not know it."""
+    sandboxed(keys={"groq": 1})
+    kernel.run('%config ArcheMagics.chat = "tutor"')
+    assert "add --chat '' to leave" in kernel.run("%%llm -b\nWhat?").message
+    assert kernel.run("%%llm -b --chat ''\nWhat?").status == "ok"
+
+
+def test_a_captured_cell_says_how_to_see_the_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """What is captured cannot be filled in."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("%%capture out\n%llm -b -o answer What?")
+    said = "and stops it, and shows its reply\\n"
+    assert kernel.run("(out.outputs, out.stdout)").results[0].endswith(f"{said}')")
+    assert kernel.value("answer.provider") == "groq"
+    kernel.elsewhere.clear()
+
+
+def test_the_prompt_of_a_job_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In the running cell, beside the job's reply; it is the last reply once it has come."""
+    replies = iter(["first", "second"])
+    sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
+    kernel.run("%%llm -b -o answer\nWhat?")
+    kernel.run("answer.wait()")
+    assert kernel.run("%llm_last").data("text/markdown") == ["first"]
+    shown = kernel.run("%llm_retry").data()[0]
+    assert "first" in shown
+    assert shown.endswith("── now ──\nsecond")
+
+
+def test_unloading_stops_jobs(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Their variables no longer wait."""
+    sandboxed(keys={"groq": 1}, latency=30)
+    kernel.run("%%llm -b -o answer\nWhat?")
+    kernel.run("%unload_ext arche_magic")
+    assert "was stopped" in kernel.run("answer.wait(10)").error[-1]
+    kernel.run("%load_ext arche_magic")
+
+
+def test_a_notebook_that_waits_is_saved_with_its_replies(tmp_path: Path) -> None:
+    """Nbconvert and papermill read no messages of cells that have ended; waiting shows them."""
+    sources = ["%load_ext arche_magic", "%%llm -b -o answer\nWhat?", "answer.wait().provider"]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in sources])
+    with Sandbox(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply") as sandbox:
+        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        NotebookClient(book, kernel_name="python3", timeout=60).execute(
+            cwd=str(tmp_path), env=variables
+        )
+    reply, receipt = (output.data["text/plain"] for output in book.cells[1].outputs)
+    assert reply == "the reply"
+    assert receipt.startswith("groq · key 1 · ")
+
+
+def test_a_terminal_says_how_to_see_the_reply(tmp_path: Path) -> None:
+    """It cannot fill in an output above the prompt."""
+    with Sandbox(keys={"groq": 1}, reply=lambda *_: "the reply") as sandbox:
+        terminal = Terminal(tmp_path, sandbox)
+        terminal.run("%load_ext arche_magic")
+        said = terminal.run("%llm -b -o answer What?")
+        printed = terminal.run("print(answer)")
+        shown = terminal.run("%llm_jobs show 1")
+        terminal.close()
+    assert "job 1 is running in the background since " in said
+    assert "%llm_jobs lists and stops it, and shows its reply" in said
+    assert "the reply" in printed
+    assert "the reply" in shown
+    assert " · job 1" in shown

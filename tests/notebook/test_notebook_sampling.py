@@ -1,0 +1,93 @@
+"""`--top-p`, `--seed`, `--stop` and `--effort`, in every form of `%%llm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_notebook_completion import offers
+
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+OPTIONS = r"--top-p 0.5 --seed 7 --stop '\n' --stop END --effort low"
+SENT = {"top_p": 0.5, "seed": 7, "stop": ["\n", "END"], "reasoning_effort": "low"}
+
+
+def fields(body: dict[str, Any]) -> dict[str, Any]:
+    """What the options are called in the request."""
+    return {name: body.get(name) for name in SENT}
+
+
+@pytest.mark.parametrize(
+    ("form", "prompt"),
+    [
+        ("", "Hello"),
+        ("--chat tale", "Hello"),
+        ("--compare groq", "Hello"),
+        ("--over words --into answers", "Explain {{prompt}}"),
+    ],
+)
+def test_each_form_sends_them(
+    kernel: Kernel, sandboxed: Callable[..., Sandbox], form: str, prompt: str
+) -> None:
+    r"""As the service calls them; `\n` is the end of a line."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("words = ['one']")
+    cell = kernel.run(f"%%llm {form} {OPTIONS}\n{prompt}")
+    assert cell.status == "ok", cell.error
+    assert [fields(request.body) for request in sandbox.requests] == [SENT]
+    kernel.run("%llm_chat clear tale")
+
+
+def test_the_same_level_means_what_each_provider_calls_it(
+    kernel: Kernel, sandboxed: Callable[..., Sandbox]
+) -> None:
+    """Gemini thinks at a level of its own; a model that cannot reason is passed over, and told."""
+    sandbox = sandboxed(keys={"groq": 1, "google": 1, "openai": 1})
+    kernel.run("%llm -p google --effort medium Hello")
+    thinking = sandbox.requests[-1].body["generationConfig"]["thinkingConfig"]
+    # Versions of the SDK write the name in different ways.
+    assert list(thinking.values()) == ["MEDIUM"]
+    assert kernel.run("%llm -p groq --effort high Hello").status == "ok"
+    assert sandbox.requests[-1].body["reasoning_effort"] == "high"
+    cell = kernel.run("%llm -m openai/gpt-4.1-mini --effort high Hello")
+    assert "reasoning_effort" in cell.message
+
+
+def test_they_show_before_anything_is_sent(
+    kernel: Kernel, sandboxed: Callable[..., Sandbox]
+) -> None:
+    """`--show-prompt` lists them after the prompt."""
+    sandbox = sandboxed(keys={"groq": 1})
+    shown = kernel.run(f"%llm {OPTIONS} --show-prompt Hello").printed
+    for setting in ("top_p 0.5", "seed 7", r"stop ('\n', 'END')", "reasoning_effort low"):
+        assert setting in shown
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--top-p 2", "top_p is 2.0; it must be 0 to 1"),
+        ("--top-p much", "--top-p: invalid float value: 'much'"),
+        ("--seed 1.5", "--seed: invalid int value: '1.5'"),
+        ("--stop ''", "stop must be a text or a list of texts"),
+        ("--effort huge", "--effort: invalid choice: 'huge'"),
+    ],
+)
+def test_a_wrong_value_is_one_line(
+    kernel: Kernel, sandboxed: Callable[..., Sandbox], options: str, said: str
+) -> None:
+    """Before anything is sent."""
+    sandbox = sandboxed(keys={"groq": 1})
+    assert said in kernel.run(f"%llm {options} Hello").message
+    assert not sandbox.requests
+
+
+def test_levels_complete(kernel: Kernel) -> None:
+    """Tab offers the three levels."""
+    assert offers(kernel, "%%llm --effort ") == ["low", "medium", "high"]
