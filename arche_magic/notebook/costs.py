@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from arche_magic.llm_providers.attempt_log import Spent
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.prices import usd_per_million
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Route
+
+from .once import once
 
 Name = tuple[str, str, str]
 """Provider, key and model."""
+
+_HOW_TO_PREVENT = (
+    "Paid, because no free route could answer. --patience SECONDS waits longer for one; "
+    "per_day = 0 under [budget] in arche_magic.toml allows free routes only"
+)
 
 
 def price_text(cost: float | None) -> str:
@@ -40,3 +50,28 @@ def paid_routes(routes: Iterable[Route], spent: Mapping[Name, Spent]) -> dict[Na
         elif bill.unpriced:
             words[name] = paid_text(None)
     return words
+
+
+def rate_text(provider: str, model: str) -> str:
+    """`$0.75 per million tokens in, $4.50 out`, or that the price is not known."""
+    priced = get_configuration().providers.get(provider)
+    rate = (priced and priced.prices.get(model)) or usd_per_million(provider, model)
+    if rate is None:
+        return "not known"
+    into, out = (f"${usd:.{2 if usd == round(usd, 2) else 4}f}" for usd in rate)
+    return f"{into} per million tokens in, {out} out"
+
+
+def was_paid(reply: Reply) -> bool:
+    """Whether the route that answered is a paid one."""
+    name = reply.provider, reply.key, reply.model
+    considered = (entry for decision in reply.decisions for entry in decision.considered)
+    return any(entry.paid for entry in considered if entry.name == name)
+
+
+def paid_hint(reply: Reply) -> str:
+    """How to prevent a paid reply, if it is the first that was no first choice; else ""."""
+    considered = [entry for decision in reply.decisions for entry in decision.considered]
+    if not was_paid(reply) or all(entry.paid for entry in considered):
+        return ""
+    return once(_HOW_TO_PREVENT)

@@ -59,13 +59,14 @@ class ArcheMagics(Defaults, Magics):
 
     def unload(self) -> None:
         """Close panels, stop jobs, sandbox and server, and give `Out` back to IPython."""
-        from . import panel, sandbox_switch, serving
+        from . import once, panel, sandbox_switch, serving
 
         panel.close_all()
         serving.stop()
         if "jobs" in vars(self.session):
             self.session.jobs.close()
         sandbox_switch.stop()
+        once.start_again()
         self.session.failures.remove()
         self.session.out.remove()
 

@@ -13,7 +13,7 @@ from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost
 from arche_magic.llm_providers.types import Usage, route_name
 
-from .costs import paid_text
+from .costs import paid_hint, paid_text, rate_text, was_paid
 from .styles import QUIET, quiet_line
 from .tool_calls import rounds_text
 
@@ -45,7 +45,7 @@ def receipt_line(reply: Reply) -> str:
         parts = [route, tokens, _time(reply)]
         if rounds := rounds_text(reply):
             parts.append(rounds)
-        if _was_paid(reply) or reply.cost:
+        if was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
         parts.append("private")
@@ -75,35 +75,36 @@ def _started_again(reply: Reply) -> list[str]:
     return []
 
 
-def _was_paid(reply: Reply) -> bool:
-    """Whether the route that answered is a paid one."""
-    name = reply.provider, reply.key, reply.model
-    considered = (entry for decision in reply.decisions for entry in decision.considered)
-    return any(entry.paid for entry in considered if entry.name == name)
-
-
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
-    """The receipt: a grey line that unfolds to routes passed over, with reasons, and to the source.
+    """The receipt: a grey line that unfolds to the price, the routes passed over, and the source.
 
-    The source is what a rendered reply does not give back: its Markdown, to be copied.
+    The source is what a rendered reply does not give back: its Markdown, to be copied. Below the
+    first paid reply of a session is a line on how to prevent paid replies.
     """
+    paid = was_paid(reply) and not reply.from_memory
     line = " · ".join([receipt_line(reply), *more])
-    passed = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
-    count, attempts, plain = "", "", line
-    if passed:
-        words = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over"
-        reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
-        plain = "\n".join([f"{line} · {words}", *reasons])
-        count = f' · <b style="white-space:nowrap">{words}</b>'
-        attempts = _attempts_lines(reply.attempts)
-    source = _source(str(reply))
-    if not (attempts or source):
+    price = f"price: {rate_text(reply.provider, reply.model)}" if paid else ""
+    shown = _unfolding(line, price, reply.attempts, _source(str(reply)))
+    if paid and (hint := paid_hint(reply)):
+        shown["text/plain"] += f"\n{hint}"
+        shown["text/html"] += f'<div style="{QUIET}">{escape(hint)}</div>'
+    return shown
+
+
+def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) -> dict[str, str]:
+    passed = [attempt for attempt in attempts if attempt.outcome != "served"]
+    if not (passed or price or source):
         return quiet_line(line)
-    html = (
-        f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)}{count}</summary>'
-        f"{attempts}{source}</details>"
-    )
-    return {"text/plain": plain, "text/html": html}
+    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over" if passed else ""
+    reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
+    below = [f"  {price}"] if price else []
+    bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
+    costs = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
+    return {
+        "text/plain": "\n".join([" · ".join(filter(None, (line, count))), *below, *reasons]),
+        "text/html": f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)}'
+        f"{bold}</summary>{costs}{_attempts_lines(attempts) if passed else ''}{source}</details>",
+    }
 
 
 def _source(text: str) -> str:

@@ -159,6 +159,36 @@ def test_money_is_visible_wherever_a_route_is(kernel: Kernel, sandboxed) -> None
     assert re.fullmatch(rf"  {paid} in this session", line)
 
 
+def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) -> None:
+    """The receipt of a paid reply has its price; only the first fallback of a session has the hint.
+
+    A reply that was asked to be paid needs none.
+    """
+    sandbox = sandboxed(keys={"groq": 1, "openai": 1})
+    hint = (
+        r"Paid, because no free .* --patience .*; per_day = 0 under \[budget\] .* free routes"
+    )
+    price = r"price: \$\d+\.\d\d(\d\d)? per million tokens in, \$\d+\.\d\d(\d\d)? out"
+    asked = kernel.run("%llm -p openai hi").displays[1]["data"]
+    for text in asked.values():
+        assert re.search(price, text)
+    assert not re.search(hint, asked["text/plain"])
+    sandbox.fail("groq_key_1", "rate_limit_day", times=None)
+    first, second = (kernel.run("%llm --patience 0 hi").displays[1]["data"] for _ in range(2))
+    for text in first.values():
+        assert re.search(hint, text)
+    assert "1 route passed over" in first["text/plain"].splitlines()[0]
+    for text in second.values():
+        assert re.search(price, text)
+        assert not re.search(hint, text)
+    settings = kernel.folder / "arche_magic.toml"
+    settings.write_text("[budget]\nper_day = 0\n")
+    try:
+        assert "openai" in kernel.run("%llm --patience 0 hi").message
+    finally:
+        settings.unlink()
+
+
 def test_a_price_that_is_not_known_is_not_called_free(kernel: Kernel, server: Sandbox) -> None:
     """The route is paid all the same."""
     path = kernel.folder / "arche_magic.toml"
