@@ -16,6 +16,8 @@ from arche_magic.llm_providers.types import Route, Standing, route_name
 from .costs import Name
 from .quota_words import (
     Limits,
+    Soon,
+    as_of,
     as_text,
     in_full,
     label_of,
@@ -56,8 +58,10 @@ def quota_bundle(
     """The quota of every route, as text of at most 100 columns and as HTML.
 
     `notes` are lines below it: what the present pace leads to, and keys that add no quota. `none`
-    is said where there is no limit to show. `paid` says which routes cost money, and what.
+    is said where there is no limit to show. `paid` says which routes cost money, and what. The
+    table is saved, so all times in it are absolute, and the line below it is its moment.
     """
+    notes = [as_of(now), *notes]
     if not standings:
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
@@ -68,7 +72,7 @@ def quota_bundle(
         html = _table(
             _row(
                 limits,
-                (_folded if fold else _meters)(limits, now),
+                (_folded if fold else _meters)(limits, now, "seconds"),
                 now,
                 paid=paid_words(limits, paid),
                 slim=fold,
@@ -97,7 +101,7 @@ def live_table(
     return _table(
         _row(
             limits,
-            (_tightest if fold else _meters)(limits, now, ticking=False),
+            (_tightest if fold else _meters)(limits, now, soon="minutes"),
             now,
             paid=paid_words(limits, paid),
             on=is_on(limits),
@@ -147,9 +151,9 @@ def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
     return [tuple(limits) for _, limits in groups]
 
 
-def _state_html(limits: Limits, now: float) -> str:
+def _state_html(limits: Limits, now: float, soon: Soon) -> str:
     """Whether the route takes the next request, or when; a sign, a word and a colour."""
-    sign, words, why = state_of(limits, now)
+    sign, words, why = state_of(limits, now, soon)
     reason = f'<div style="{_FAINT}">{escape(why)}</div>' if why else ""
     return (
         f'<span style="white-space:nowrap"><span style="color:{_COLORS[sign]}">{sign}</span> '
@@ -199,7 +203,13 @@ def _table(rows: Iterable[str]) -> str:
 
 
 def _row(
-    limits: Limits, meters: str, now: float, *, paid: str, on: bool = True, slim: bool = False
+    limits: Limits,
+    meters: str,
+    now: float,
+    *,
+    paid: str,
+    on: bool | None = None,
+    slim: bool = False,
 ) -> str:
     first = limits[0]
     key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
@@ -211,7 +221,9 @@ def _row(
     )
     if paid and not slim:
         name += f'<div style="{_FAINT}">{escape(paid)}</div>'
-    state = _state_html(limits, now) if on else '<span style="opacity:.65">○ off</span>'
+    soon: Soon = "seconds" if on is None else "countdown"
+    on = on is not False
+    state = _state_html(limits, now, soon) if on else '<span style="opacity:.65">○ off</span>'
     padding = "padding-top:3px;padding-bottom:3px" if slim else ""
     widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
     faded = "" if on else ";opacity:.45"
@@ -227,19 +239,19 @@ def _row(
     )
 
 
-def _meters(limits: Limits, now: float, ticking: bool = True) -> str:
+def _meters(limits: Limits, now: float, soon: Soon) -> str:
     """Side by side; on a narrow page they wrap."""
-    return f'<div style="{_METERS}">{"".join(_meter(row, now, ticking) for row in limits)}</div>'
+    return f'<div style="{_METERS}">{"".join(_meter(row, now, soon) for row in limits)}</div>'
 
 
-def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
+def _tightest(limits: Limits, now: float, soon: Soon) -> str:
     """The meter of the tightest limit in one line, and how many more there are."""
     row = tightest(limits)
-    full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
+    full = f"↻ {clock(row.resets_at, now, soon)}" if row.used > 1e-6 else ""
     more = f"{len(limits) - 1} more" if len(limits) > 1 else ""
-    faint = " · ".join(filter(None, (full, sign_of(row, now, ticking), more)))
+    faint = " · ".join(filter(None, (full, sign_of(row, now, soon), more)))
     return (
-        f'<div title="{escape(in_full(row, now, ticking))}" style="{_METERS};'
+        f'<div title="{escape(in_full(row, now, soon))}" style="{_METERS};'
         'display:inline-flex;align-items:center">'
         f'<div style="{_FAINT};min-width:104px">{escape(label_of(row))}</div>'
         f'<div style="width:90px;margin-right:10px">{_bar(row)}</div>'
@@ -248,24 +260,24 @@ def _tightest(limits: Limits, now: float, ticking: bool = True) -> str:
     )
 
 
-def _folded(limits: Limits, now: float) -> str:
+def _folded(limits: Limits, now: float, soon: Soon) -> str:
     """The meter of the tightest limit, which unfolds to the others."""
     worst = tightest(limits)
     others = [row for row in limits if row is not worst]
     if not others:
-        return _meters(limits, now)
+        return _meters(limits, now, soon)
     return (
-        f'<details><summary style="cursor:pointer">{_tightest(limits, now)}</summary>'
-        f"{_meters(others, now)}</details>"
+        f'<details><summary style="cursor:pointer">{_tightest(limits, now, soon)}</summary>'
+        f"{_meters(others, now, soon)}</details>"
     )
 
 
-def _meter(row: Standing, now: float, ticking: bool = True) -> str:
-    full = f"↻ {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
-    sign = sign_of(row, now, ticking)
+def _meter(row: Standing, now: float, soon: Soon) -> str:
+    full = f"↻ {clock(row.resets_at, now, soon)}" if row.used > 1e-6 else ""
+    sign = sign_of(row, now, soon)
     sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
     return (
-        f'<div title="{escape(in_full(row, now, ticking))}" style="{_METER}">'
+        f'<div title="{escape(in_full(row, now, soon))}" style="{_METER}">'
         f'<div style="{_FAINT}">{_two_sides(escape(label_of(row)), full)}</div>'
         f"{_bar(row)}{_two_sides(_numbers(row), sign)}</div>"
     )

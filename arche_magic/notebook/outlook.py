@@ -129,10 +129,11 @@ def _runs_out(
 
 
 def _when(moment: float, now: float) -> str:
-    seconds = moment - now
-    return in_seconds(seconds) + (f", {_clock(moment, now)}" if seconds >= 100 else "")
+    return f"{in_seconds(moment - now)}, {_clock(moment, now)}"
 
 
 def _clock(moment: float, now: float) -> str:
     local = datetime.fromtimestamp(moment).astimezone()
+    if moment - now < 100:
+        return f"{local:%H:%M:%S}"
     return f"{local:%d %b %H:%M}" if moment - now > 86_400 / 2 else f"{local:%H:%M}"

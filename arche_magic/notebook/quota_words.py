@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from arche_magic.llm_providers.types import Standing, in_seconds
 
@@ -16,6 +17,9 @@ _BAR_SIGNS = 10
 
 Limits = Sequence[Standing]
 """The limits of one route."""
+
+Soon = Literal["seconds", "minutes", "countdown"]
+"""How a moment less than 100 seconds away is told: `14:32:42`, `14:33` or `in 42 s`."""
 
 
 def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name, str]) -> str:
@@ -65,7 +69,7 @@ def _text_bar(row: Standing) -> str:
     return "█" * filled + "░" * (_BAR_SIGNS - filled)
 
 
-def state_of(limits: Limits, now: float) -> tuple[str, str, str]:
+def state_of(limits: Limits, now: float, soon: Soon = "seconds") -> tuple[str, str, str]:
     """A sign, whether or when the route opens, and what keeps it closed."""
     last = tightest(limits)
     if last.opens_at <= now:
@@ -78,22 +82,30 @@ def state_of(limits: Limits, now: float) -> tuple[str, str, str]:
     why = textwrap.shorten(why, 160, placeholder=" …")
     if not math.isfinite(last.opens_at):
         return "○", "closed", why
-    return "◐", f"opens {clock(last.opens_at, now)}", why
+    return "◐", f"opens {clock(last.opens_at, now, soon)}", why
 
 
-def clock(moment: float, now: float, ticking: bool = True) -> str:
-    """`in 42 s`; from 100 seconds on the local time, `14:32`, `Tue 20:08` or `1 Dec`.
+def clock(moment: float, now: float, soon: Soon = "seconds") -> str:
+    """The local time, `14:32`, `Tue 20:08` or `1 Dec`; within 100 seconds as `soon` says.
 
-    Without `ticking` it is a time, however soon it comes.
+    A saved table needs times that stay true; only a live one can count down.
     """
-    if ticking and moment - now < 100:
+    near = abs(moment - now) < 100 or moment < now
+    if soon == "countdown" and near:
         return in_seconds(max(0.0, moment - now))
+    step = 1 if soon == "seconds" and near else 60
     # Rounded up, since early is too early.
-    local = datetime.fromtimestamp(math.ceil(moment / 60) * 60).astimezone()
+    local = datetime.fromtimestamp(math.ceil(moment / step) * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
-    if days >= 7:
+    if abs(days) >= 7:
         return f"{local.day} {local:%b}"
-    return f"{local:%a %H:%M}" if days else f"{local:%H:%M}"
+    time = f"{local:%H:%M:%S}" if step == 1 else f"{local:%H:%M}"
+    return f"{local:%a} {time}" if days else time
+
+
+def as_of(now: float) -> str:
+    """The moment of a table: `As of 24 Nov 2026, 14:32:05`."""
+    return f"As of {datetime.fromtimestamp(now).astimezone():%d %b %Y, %H:%M:%S}"
 
 
 def count(amount: float) -> str:
@@ -104,35 +116,37 @@ def count(amount: float) -> str:
     return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
 
 
-def sign_of(row: Standing, now: float, ticking: bool) -> str:
+def sign_of(row: Standing, now: float, soon: Soon) -> str:
     """A short sign for where the figure comes from; none for the published table."""
     if row.evidence == "published":
         return ""
-    return "yours" if row.evidence == "configured" else f"✓ {_age(row, now, ticking)}".rstrip()
+    return "yours" if row.evidence == "configured" else f"✓ {_when_said(row, now, soon)}".rstrip()
 
 
-def in_full(row: Standing, now: float, ticking: bool) -> str:
+def in_full(row: Standing, now: float, soon: Soon) -> str:
     """What a meter shows, in words."""
     used = (
         f"{row.limit.replace('_', ' ')}: {count(row.used_units)} of {count(row.allowed_units)} used"
     )
-    full = f", full again {clock(row.resets_at, now, ticking)}" if row.used > 1e-6 else ""
+    full = f", full again {clock(row.resets_at, now, soon)}" if row.used > 1e-6 else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{used}{full}; known from: {_evidence(row, now, ticking)}{source}"
+    return f"{used}{full}; known from: {_evidence(row, now, soon)}{source}"
 
 
-def _evidence(row: Standing, now: float, ticking: bool = True) -> str:
-    """Where a figure comes from, and how old it is if a provider said so: `header 12 s ago`."""
-    age = _age(row, now, ticking)
-    if row.evidence in ("published", "configured") or not age:
+def _evidence(row: Standing, now: float, soon: Soon = "seconds") -> str:
+    """Where a figure comes from, and when a provider said so: `header 14:31:18`."""
+    if row.evidence in ("published", "configured"):
         return row.evidence
-    return f"{row.evidence} {age} ago"
+    return f"{row.evidence} {_when_said(row, now, soon)}".rstrip()
 
 
-def _age(row: Standing, now: float, ticking: bool) -> str:
-    seconds = max(0.0, now - row.evidence_at)
-    return in_seconds(seconds).removeprefix("in ") if ticking or seconds >= 100 else ""
+def _when_said(row: Standing, now: float, soon: Soon) -> str:
+    """The time; in a live table its age, or "" while it is so young that it would tick."""
+    if soon == "seconds":
+        return clock(min(row.evidence_at, now), now)
+    age = max(0.0, now - row.evidence_at)
+    return f"{in_seconds(age).removeprefix('in ')} ago" if age >= 100 else ""
 
 
 def label_of(row: Standing) -> str:

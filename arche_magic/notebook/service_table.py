@@ -10,6 +10,7 @@ from itertools import groupby
 from arche_magic.llm_providers.catalog import known_services, published_providers
 from arche_magic.llm_providers.services import Service, how_to_turn_on
 
+from .quota_words import as_of
 from .tables import Cell, table_bundle
 
 _GROUPS = {
@@ -25,8 +26,9 @@ _NOTE = (
 )
 
 
-def services_bundle(services: Sequence[Service]) -> dict[str, str]:
+def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
     """The services as a table for reading; as text, the lines of `services_text`."""
+    moment = as_of(now)
     rows = [
         (
             Cell(_GROUPS[service.state].partition(":")[0], long=True),
@@ -39,7 +41,8 @@ def services_bundle(services: Sequence[Service]) -> dict[str, str]:
         for service in services
     ]
     heads = ("", "service", "free", "configured", "keys from", "source")
-    return table_bundle(heads, rows, [_NOTE]) | {"text/plain": services_text(services)}
+    text = f"{services_text(services)}\n{moment}"
+    return table_bundle(heads, rows, [_NOTE, moment]) | {"text/plain": text}
 
 
 def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:

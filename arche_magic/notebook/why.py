@@ -16,6 +16,7 @@ from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
 from .costs import Name, paid_text
+from .quota_words import clock
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _costs(
 def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
     """What became of the request, in one sentence."""
     last = decisions[-1]
-    when = f"{datetime.fromtimestamp(decisions[0].at).astimezone():%H:%M:%S}"
+    when = f"{datetime.fromtimestamp(decisions[0].at).astimezone():%H:%M:%S on %d %b %Y}"
     ended = next((a for a in attempts if a.outcome in ("served", "interrupted")), None)
     waited = max((a.waited_s for a in attempts), default=0.0)
     after = f" after {waited:.0f} s of waiting" if waited >= 1 else ""
@@ -147,7 +148,7 @@ def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
     soonest = min(openings, key=lambda entry: entry.state.opens_at)
     return (
         f"Asked at {when}: no route answered; the first to open was "
-        f"{route_name(*soonest.name)}, {in_seconds(soonest.state.opens_at - last.at)}, "
+        f"{route_name(*soonest.name)}, at {clock(soonest.state.opens_at, last.at)}, "
         f"with {last.patience:.0f} s of patience left."
     )
 

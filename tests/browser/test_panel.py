@@ -83,14 +83,14 @@ def run(screen: Screen, cell: Locator) -> None:
 
 def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) -> None:
     """Without a kernel, the table is shown. With a kernel, only the panel is."""
-    record = screen.page.get_by_text(re.compile("As it was on "))
+    record = screen.page.get_by_text(re.compile("As of "))
     assert record.count() == 2
     assert not record.first.is_visible()
     screen.save()
     saved = nbformat.read(lab.notebooks / "panels.ipynb", as_version=4)
     lab.write("somebody-elses.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
     with open_notebook(browser, lab, "somebody-elses.ipynb") as other:
-        assert other.page.get_by_text(re.compile("As it was on ")).first.is_visible()
+        assert other.page.get_by_text(re.compile("As of ")).first.is_visible()
         rows = other.cell("%llm_panel").first.get_by_role("row")
         assert rows.filter(has_text="groq · key 2").first.is_visible()
         if lab.path == "doc/tree/":

@@ -29,7 +29,7 @@ def check(notebook: Any) -> None:
         assert shown(notebook, source)[0]["text/html"].count("data:image/png;base64") == pictures
     widget, record = shown(notebook, "%llm_panel")
     assert "lives while" in widget["text/plain"]
-    assert "As it was on " in record["text/html"]
+    assert "As of " in record["text/html"]
     # The choice holds: Mistral answers first, and one Groq key rests.
     _, receipt = shown(notebook, "%%llm")
     assert receipt["text/plain"].startswith("mistral · key 1 · ")

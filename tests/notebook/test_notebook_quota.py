@@ -63,15 +63,16 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
     )
     assert [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()] == [
         ["groq · key 1 · gpt-oss-120b · open"],
-        ["requests/min", "█████░░░░░", "15 of 30", "full in 60 s", "published"],
-        ["tokens/day", "░░░░░░░░░░", "8,373 of 200,000", "full in 60 s", "header 42 s ago"],
+        ["requests/min", "█████░░░░░", "15 of 30", "full 19:01:00", "published"],
+        ["tokens/day", "░░░░░░░░░░", "8,373 of 200,000", "full 19:01:00", "header 18:59:18"],
+        ["As of 24 Nov 2026, 19:00:00"],
     ]
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
-        (42, "in 42 s"),
+        (42, "19:00:42"),
         (4 * 3600, "23:00"),
         (4 * 3600 + 1, "23:01"),
         (8 * 3600, "Wed 03:00"),
@@ -79,7 +80,7 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
     ],
 )
 def test_times_are_local(seconds: float, shown: str) -> None:
-    """Soon is said in seconds; later is the time, weekday or day on the user's own clock."""
+    """The time, weekday or day on the user's own clock; a saved table must not count down."""
     spent = limit("requests_per_day", 1_000, 1_000, opens_at=NOW + seconds)
     assert text(spent).splitlines()[0] == (
         f"groq · key 1 · gpt-oss-120b · opens {shown}: 1,000 requests per day are spent"
@@ -99,8 +100,8 @@ def test_colour_is_not_the_only_signal() -> None:
     signs = []
     for opens_at in (NOW, NOW + 9, math.inf):
         html = quota_bundle([limit("requests_per_day", 1, 2, opens_at=opens_at)], NOW)["text/html"]
-        signs += re.findall(r"([●◐○])</span> ([\w ]+)<", html)
-    assert signs == [("●", "open"), ("◐", "opens in 9 s"), ("○", "closed")]
+        signs += re.findall(r"([●◐○])</span> ([\w :]+)<", html)
+    assert signs == [("●", "open"), ("◐", "opens 19:00:09"), ("○", "closed")]
 
 
 def test_many_routes_show_their_tightest_limit() -> None:
@@ -116,7 +117,7 @@ def test_many_routes_show_their_tightest_limit() -> None:
     ]
     bundle = quota_bundle(standings, NOW)
     lines = bundle["text/plain"].splitlines()
-    assert len(lines) == 12 + 1
+    assert len(lines) == 12 + 2
     assert all("requests/day" in line and "900 of 1,000" in line for line in lines[:12])
     assert max(map(len, lines)) <= 100
     summaries = re.findall(r"<summary.*?</summary>", bundle["text/html"])
@@ -157,7 +158,7 @@ def test_hundreds_of_routes_fold_by_provider() -> None:
     assert html.count("<details>") == 2
     summaries = re.findall(r"<summary.*?>(.*?)</summary>", html)
     assert [re.sub("<.*?>", "", summary) for summary in summaries] == [
-        f"{provider} · 250 routes · ● 245 open · ◐ 5 waiting, the first opens in 60 s"
+        f"{provider} · 250 routes · ● 245 open · ◐ 5 waiting, the first opens 19:01:00"
         for provider in ("groq", "google")
     ]
     assert html.count("900 of 1,000") == bundle["text/plain"].count("900 of 1,000") == 500

@@ -165,9 +165,7 @@ def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) 
     A reply that was asked to be paid needs none.
     """
     sandbox = sandboxed(keys={"groq": 1, "openai": 1})
-    hint = (
-        r"Paid, because no free .* --patience .*; per_day = 0 under \[budget\] .* free routes"
-    )
+    hint = r"Paid, because no free .* --patience .*; per_day = 0 under \[budget\] .* free routes"
     price = r"price: \$\d+\.\d\d(\d\d)? per million tokens in, \$\d+\.\d\d(\d\d)? out"
     asked = kernel.run("%llm -p openai hi").displays[1]["data"]
     for text in asked.values():

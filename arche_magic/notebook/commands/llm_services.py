@@ -23,6 +23,7 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     Examples:
       %llm_services
     """
+    from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.services import list_services
 
     from ..display import show
@@ -30,5 +31,5 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     from ..service_table import services_bundle
 
     services = list_services()
-    show(services_bundle(services))
+    show(services_bundle(services, get_configuration().clock.time()))
     return session.out.shown(services_frame(services))

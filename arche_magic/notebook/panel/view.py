@@ -101,7 +101,7 @@ def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
     if ahead.route is None:
         return _status("Nobody would answer", "", why)
     if ahead.wait > 0:
-        opens = clock(view.now + ahead.wait, view.now, ticking=False)
+        opens = clock(view.now + ahead.wait, view.now, soon="minutes")
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
     why = why or "the first open route, and of its keys the one with the most left"
     return _status("The next prompt goes to", str(ahead.route), why)
@@ -135,13 +135,12 @@ def snapshot_bundle(view: View) -> dict[str, str]:
     ]
     free = without_limits(view.configuration.routes(), view.standings, view.paid)
     notes = [*free, *shared_notes(view.shared), *switched_off(view.configuration.off)]
-    taken = f"{datetime.fromtimestamp(view.now).astimezone():%d %b %Y, %H:%M}"
-    return quota_bundle(on, view.now, [*notes, f"As it was on {taken}"], paid=view.paid)
+    return quota_bundle(on, view.now, notes, paid=view.paid)
 
 
 def _shut(route: Route, opens: float, why: str, now: float) -> str:
     # A time, not a countdown: screen readers announce this line whenever it changes.
-    when = f", opens {clock(opens, now, ticking=False)}" if opens < 1e11 else ""
+    when = f", opens {clock(opens, now, soon='minutes')}" if opens < 1e11 else ""
     return f"{route} is shut ({without_controls(why)}{when})"
 
 
