@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
@@ -30,22 +29,25 @@ from .quota_words import (
 )
 from .quota_words import clock as clock
 from .quota_words import count as count
+from .route_groups import by_provider, summary
+from .styles import AMBER, GREEN, RED, STATES, TRACK
 from .tables import notes_html
 
-# With more routes than these, each shows its tightest limit, and unfolds to the others.
+# With more routes than these, those of a provider fold together, and each shows its tightest limit
+# and unfolds to the others.
 _ROUTES_IN_FULL = 9
-# With more routes than these, each is one line of text, and those of a provider fold together:
-# the HTML of 500 meters is too large to save in a notebook.
+# With more routes than these, the groups are folded at first.
+ROUTES_UNFOLDED = 20
+# With more routes than these, each is one line of text: the HTML of 500 meters is too large to save
+# in a notebook.
 _ROUTES_WITH_METERS = 60
-_GREEN, _AMBER, _RED, _TRACK = "#2e9e5b", "#c98a1b", "#d0493b", "rgba(128,128,128,.25)"
 # Short, for it stands in every meter; opacity suits any page.
 _FAINT = "opacity:.65;font-size:85%"
-_COLORS = {"●": _GREEN, "◐": _AMBER, "○": _RED}
 _LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
 _CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "min-width:150px;margin:0 10px 4px 0"
-_BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{_TRACK};overflow:hidden"
+_BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{TRACK};overflow:hidden"
 
 
 def quota_bundle(
@@ -66,17 +68,14 @@ def quota_bundle(
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
     routes = by_route(standings)
     fold = len(routes) > _ROUTES_IN_FULL
-    if len(routes) > _ROUTES_WITH_METERS:
-        html = _by_provider(routes, now, paid)
+    if fold:
+        html = "".join(
+            _group(provider, group, now, paid, len(routes))
+            for provider, group in by_provider(routes).items()
+        )
     else:
         html = _table(
-            _row(
-                limits,
-                (_folded if fold else _meters)(limits, now, "seconds"),
-                now,
-                paid=paid_words(limits, paid),
-                slim=fold,
-            )
+            _row(limits, _meters(limits, now, "seconds"), now, paid=paid_words(limits, paid))
             for limits in routes
         )
     return {
@@ -85,27 +84,32 @@ def quota_bundle(
     }
 
 
+def is_folded(standings: Iterable[Standing]) -> bool:
+    """Whether there are so many routes that those of a provider fold together."""
+    return len({row.route for row in standings}) > _ROUTES_IN_FULL
+
+
 def live_table(
-    standings: Sequence[Standing],
+    routes: Iterable[Limits],
     now: float,
     is_on: Callable[[Limits], bool],
     paid: Mapping[Name, str],
+    every_limit: bool = True,
 ) -> str:
     """The same table, to be shown again and again.
 
     Nothing in it unfolds, and only times less than 100 seconds away count down, so that it rarely
-    changes. A route for which `is_on` is false is shown as off.
+    changes. A route for which `is_on` is false is shown as off. Without `every_limit` each route is
+    one line, with its tightest limit.
     """
-    routes = by_route(standings)
-    fold = len(routes) > _ROUTES_IN_FULL
     return _table(
         _row(
             limits,
-            (_tightest if fold else _meters)(limits, now, soon="minutes"),
+            (_meters if every_limit else _tightest)(limits, now, soon="minutes"),
             now,
             paid=paid_words(limits, paid),
             on=is_on(limits),
-            slim=fold,
+            slim=not every_limit,
         )
         for limits in routes
     )
@@ -156,36 +160,33 @@ def _state_html(limits: Limits, now: float, soon: Soon) -> str:
     sign, words, why = state_of(limits, now, soon)
     reason = f'<div style="{_FAINT}">{escape(why)}</div>' if why else ""
     return (
-        f'<span style="white-space:nowrap"><span style="color:{_COLORS[sign]}">{sign}</span> '
+        f'<span style="white-space:nowrap"><span style="color:{STATES[sign]}">{sign}</span> '
         f"{escape(words)}</span>{reason}"
     )
 
 
-def _by_provider(routes: Sequence[Limits], now: float, paid: Mapping[Name, str]) -> str:
-    """What each provider's routes can do now, which unfolds to a line per route."""
-    groups: dict[str, list[Limits]] = {}
-    for limits in routes:
-        groups.setdefault(limits[0].provider, []).append(limits)
-    return "".join(
-        f'<details><summary style="cursor:pointer">{_summary(provider, group, now)}</summary>'
-        '<div style="white-space:pre;overflow-x:auto;font-family:monospace;font-size:85%">'
-        f"{escape(chr(10).join(lines(group, now, paid, reasons=True)))}</div></details>"
-        for provider, group in groups.items()
+def _group(
+    provider: str, routes: Sequence[Limits], now: float, paid: Mapping[Name, str], all_routes: int
+) -> str:
+    """What a provider's routes can do now, which unfolds to the routes."""
+    if all_routes > _ROUTES_WITH_METERS:
+        inside = (
+            '<div style="white-space:pre;overflow-x:auto;font-family:monospace;font-size:85%">'
+            f"{escape(chr(10).join(lines(routes, now, paid, reasons=True)))}</div>"
+        )
+    else:
+        inside = _table(
+            _row(
+                limits, _folded(limits, now, "seconds"), now,
+                paid=paid_words(limits, paid), slim=True,
+            )
+            for limits in routes
+        )  # fmt: skip
+    unfolded = "" if all_routes > ROUTES_UNFOLDED else " open"
+    return (
+        f'<details{unfolded}><summary style="cursor:pointer"><b>{escape(provider)}</b> · '
+        f"{summary(routes, now)}</summary>{inside}</details>"
     )
-
-
-def _summary(provider: str, routes: Sequence[Limits], now: float) -> str:
-    """`groq · 500 routes · ● 498 open · ◐ 2 waiting, the first opens in 42 s`."""
-    signs = [state_of(limits, now)[0] for limits in routes]
-    openings = (tightest(limits).opens_at for limits in routes)
-    first = min((moment for moment in openings if now < moment < math.inf), default=now)
-    words = {"●": "open", "◐": f"waiting, the first opens {clock(first, now)}", "○": "closed"}
-    counts = "".join(
-        f' · <span style="color:{_COLORS[sign]}">{sign}</span> {signs.count(sign)} {said}'
-        for sign, said in words.items()
-        if sign in signs
-    )
-    return f"<b>{escape(provider)}</b> · {len(routes)} routes{counts}"
 
 
 def _table(rows: Iterable[str]) -> str:
@@ -285,7 +286,7 @@ def _meter(row: Standing, now: float, soon: Soon) -> str:
 
 def _bar(row: Standing) -> str:
     share = share_of(row)
-    color = _GREEN if share < 0.7 else _AMBER if share < 0.95 else _RED
+    color = GREEN if share < 0.7 else AMBER if share < 0.95 else RED
     width = max(2, round(100 * share)) if share > 0 else 0
     filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
     return f'<div style="{_BAR}">{filled}</div>'

@@ -121,8 +121,26 @@ def test_many_routes_show_their_tightest_limit() -> None:
     assert all("requests/day" in line and "900 of 1,000" in line for line in lines[:12])
     assert max(map(len, lines)) <= 100
     summaries = re.findall(r"<summary.*?</summary>", bundle["text/html"])
-    assert len(summaries) == 12
-    assert all("900 of 1,000" in summary and "2 more" in summary for summary in summaries)
+    group, *each = (re.sub("<.*?>", "", summary) for summary in summaries)
+    assert group == "groq · 12 routes · ● 12 open · requests/day 900 of 1,000"
+    assert len(each) == 12
+    assert all("900 of 1,000" in summary and "2 more" in summary for summary in each)
+    assert bundle["text/html"].startswith("<details open>")
+
+
+def test_a_group_sums_its_routes() -> None:
+    """Each account counts once; the limit that is used most is summed, and what is shut counted."""
+    standings = [
+        limit(name, used, amount, key, account=f"a{min(key, 20)}", opens_at=NOW + 60 * (key < 3))
+        for key in range(1, 22)
+        for name, used, amount in (("requests_per_minute", 3, 30), ("requests_per_day", 20, 100))
+    ]
+    html = quota_bundle(standings, NOW)["text/html"]
+    assert html.startswith("<details><summary")
+    assert re.sub("<.*?>", "", html.partition("</summary>")[0]) == (
+        "groq · 21 routes · ● 19 open · ◐ 2 waiting, the first opens 19:01:00"
+        " · requests/day 400 of 2,000"
+    )
 
 
 def test_what_a_provider_says_is_shown_as_text() -> None:
@@ -159,9 +177,11 @@ def test_hundreds_of_routes_fold_by_provider() -> None:
     summaries = re.findall(r"<summary.*?>(.*?)</summary>", html)
     assert [re.sub("<.*?>", "", summary) for summary in summaries] == [
         f"{provider} · 250 routes · ● 245 open · ◐ 5 waiting, the first opens 19:01:00"
+        " · requests/day 900 of 1,000"
         for provider in ("groq", "google")
     ]
-    assert html.count("900 of 1,000") == bundle["text/plain"].count("900 of 1,000") == 500
+    assert html.count("900 of 1,000") == 502
+    assert bundle["text/plain"].count("900 of 1,000") == 500
     assert html.count("&lt;b&gt;the key rests&lt;/b&gt;") == 10
 
 

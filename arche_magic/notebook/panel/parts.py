@@ -42,6 +42,11 @@ class Parts:
         """A button with words on it."""
         return self._make(widgets.Button, {}, description=words, **options)
 
+    def toggle(self, words: str, value: bool, about: str) -> widgets.ToggleButton:
+        """A button that stays pressed."""
+        options = {"description": words, "value": value, "tooltip": about}
+        return self._make(widgets.ToggleButton, {"width": "auto"}, **options)
+
     def arrow(self, way: str, words: str) -> widgets.Button:
         """A small button with an arrow; the words are its name for screen readers."""
         icon = {"icon": f"arrow-{way}", "tooltip": words}
@@ -64,11 +69,10 @@ class Parts:
         options = {"min": 0, "max": 86_400, "step": 5, "description": words, "tooltip": about}
         return self._make(widgets.BoundedFloatText, {"width": "190px"}, **options)
 
-    def text(self, words: str) -> widgets.Textarea:
-        """A box for some lines of text."""
-        return self._make(
-            widgets.Textarea, {"width": "auto"}, placeholder=words, tooltip=words, rows=3
-        )
+    def text(self, words: str, about: str) -> widgets.Textarea:
+        """A box for some lines of text, with a label."""
+        options = {"description": words, "placeholder": about, "rows": 3}
+        return self._make(widgets.Textarea, {"width": "auto"}, **options)
 
     def output(self) -> widgets.Output:
         """A place for cell output."""

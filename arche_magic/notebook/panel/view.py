@@ -17,9 +17,8 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Route, Standing, route_name
 
 from ..costs import Name, paid_routes, paid_text
-from ..meters import clock, live_table, quota_bundle, shared_notes, switched_off, without_limits
+from ..meters import clock, quota_bundle, shared_notes, switched_off, without_limits
 from ..styles import QUIET
-from ..tables import notes_html
 
 _ATTEMPTS = 6
 _REASONS = 2
@@ -72,18 +71,18 @@ def look() -> View:
     return View(configuration, standings, tracker.shared_keys(), last, paid, now)
 
 
-def table_html(view: View) -> str:
-    """The meters of every route, with a note on keys that add no quota."""
+def is_on(view: View, limits: Sequence[Standing]) -> bool:
+    """Whether the route of these limits is asked at all."""
+    first = limits[0]
+    return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
-    def is_on(limits: Sequence[Standing]) -> bool:
-        first = limits[0]
-        return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
-    notes = [
+def notes(view: View) -> list[str]:
+    """Lines below the meters: routes without a known limit, and keys that add no quota."""
+    return [
         *without_limits(view.configuration.routes(), view.standings, view.paid),
         *shared_notes(view.shared),
     ]
-    return live_table(view.standings, view.now, is_on, view.paid) + notes_html(notes)
 
 
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
@@ -128,14 +127,9 @@ def attempts_html(view: View) -> str:
 
 def snapshot_bundle(view: View) -> dict[str, str]:
     """The same as a static table, which stays in the saved notebook and needs no kernel."""
-    on = [
-        row
-        for row in view.standings
-        if view.configuration.off.isdisjoint((row.key, f"{row.provider}/{row.model}"))
-    ]
-    free = without_limits(view.configuration.routes(), view.standings, view.paid)
-    notes = [*free, *shared_notes(view.shared), *switched_off(view.configuration.off)]
-    return quota_bundle(on, view.now, notes, paid=view.paid)
+    on = [row for row in view.standings if is_on(view, [row])]
+    lines = [*notes(view), *switched_off(view.configuration.off)]
+    return quota_bundle(on, view.now, lines, paid=view.paid)
 
 
 def _shut(route: Route, opens: float, why: str, now: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,8 @@ from ..styles import QUIET
 from . import refreshing
 from .asking import Asking, Draft
 from .parts import Parts
-from .view import View, attempts_html, look, next_html, snapshot_bundle, table_html
+from .tables import Tables
+from .view import View, attempts_html, look, next_html, snapshot_bundle
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # Seconds between updates of the static table, if there was an attempt or a change of settings.
 _RECORD_SECONDS = 30.0
+# How long after a click on an arrow it is given the focus back.
+_FOCUS_SECONDS = 3.0
 _NOBODY = "no provider"
 
 
@@ -55,6 +59,7 @@ class Panel:
         self._parts = Parts()
         self._asking = Asking(self._show_draft)
         self._draft = Draft()
+        self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
         self._record: View | None = None
         self._build()
@@ -83,6 +88,7 @@ class Panel:
         self._asking.stop()
         refreshing.closed(self)
         self._parts.close([self._root])
+        self._tables.close()
         self._parts.close_shared()
 
     def draw(self, view: View) -> None:
@@ -93,7 +99,7 @@ class Panel:
             replaced = [*self._rows.values()]
             self._build_switches(view)
         self._next.value = next_html(view, self._prompt.value, self._options())
-        self._table.value = table_html(view)
+        self._tables.draw(view)
         if self._is_record_old(view):
             self._keep_record(view)
         self._attempts.value = attempts_html(view)
@@ -102,9 +108,6 @@ class Panel:
         rows = [self._rows[name] for name in view.groups]
         self._order.children = rows
         self._parts.close(replaced)
-        for row in rows:
-            earlier, later = row.children[:2]
-            earlier.disabled, later.disabled = row is rows[0], row is rows[-1]
         configuration = view.configuration
         preferred = configuration.preferred_provider
         self._preferred.value = preferred if preferred in view.groups else _NOBODY
@@ -129,15 +132,17 @@ class Panel:
     def _build(self) -> None:
         self._seen = False
         parts = self._parts
-        self._next, self._table, self._attempts = parts.html(), parts.html(), parts.html()
+        self._next, self._tables, self._attempts = parts.html(), Tables(parts), parts.html()
         self._order = parts.column()
         self._preferred = parts.dropdown("Prefer", "Asked before all others, paid or not", _NOBODY)
         self._patience = parts.seconds(
             "Patience, seconds", "How long to wait for a route rather than fail or pay"
         )
-        self._prompt = parts.text("A prompt")
-        self._send = parts.button("Send", button_style="primary")
-        self._stop = parts.button("Stop", disabled=True)
+        self._prompt = parts.text("Prompt", "Any text; Send is the next stop of the Tab key")
+        # Never disabled: a button that is loses the focus of the keyboard.
+        self._send, self._stop = parts.button("Send"), parts.button("Stop")
+        everything = parts.button("Turn everything on", tooltip="Ask all keys and models again")
+        everything.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
         self._line, self._reply = parts.html(), parts.output()
         self._patience.observe(self._wait, "value")
         self._prompt.observe(lambda _: refreshing.redraw(), "value")
@@ -148,15 +153,14 @@ class Panel:
         switches = [
             parts.heading("Order, and what is asked"),
             self._order,
-            parts.row([self._preferred, self._patience]),
+            parts.row([self._preferred, self._patience, everything]),
         ]
         attempts = [parts.heading("Last attempts"), self._attempts]
         self._root = parts.column(
             [
                 hide,
                 self._next,
-                self._table,
-                parts.heading("Prompt"),
+                self._tables.box,
                 self._prompt,
                 parts.row([self._send, self._stop, self._line]),
                 self._reply,
@@ -175,8 +179,11 @@ class Panel:
         self._groups, self._rows, self._switches = view.groups, {}, {}
         for name, (labels, models) in view.groups.items():
             title = view.configuration.providers[name].title
-            switches = {label: f"key {label.rpartition('_key_')[2]}" for label in labels}
-            switches |= {f"{name}/{model}": model.rpartition("/")[2] for model in models}
+            # With the provider, so that each control has a name of its own.
+            switches = {label: f"{title} key {label.rpartition('_key_')[2]}" for label in labels}
+            switches |= {
+                f"{name}/{model}": f"{title} {model.rpartition('/')[2]}" for model in models
+            }
             boxes = {
                 switch: self._parts.checkbox(words, switch not in view.configuration.off)
                 for switch, words in switches.items()
@@ -201,10 +208,21 @@ class Panel:
 
     def _mover(self, name: str, by: int, way: str, words: str) -> Any:
         button = self._parts.arrow(way, words)
-        button.on_click(lambda _: self._move(name, by))
+        button.on_click(lambda _: self._move(name, by, button))
+        # Pages count their views of it.
+        button._view_count = 0
+        button.observe(lambda change: self._focus(button, change["new"]), "_view_count")
         return button
 
-    def _move(self, name: str, by: int) -> None:
+    def _focus(self, button: Any, views: int) -> None:
+        """Give the pressed arrow the focus back: its row was drawn anew at another place."""
+        pressed, at = self._pressed
+        if button is pressed and views and time.monotonic() < at + _FOCUS_SECONDS:
+            button.focus()
+
+    def _move(self, name: str, by: int, button: Any) -> None:
+        self._pressed = button, time.monotonic()
+
         def moved(choices: Choices) -> Choices:
             order = list(look().groups)
             place = order.index(name) + by if name in order else -1
@@ -235,13 +253,16 @@ class Panel:
         return typed_or_default(Namespace(), self._defaults, *names)
 
     def _stop_asking(self) -> None:
+        if not self._draft.busy:
+            return
         self._asking.stop()
         line = "stopped: the reply is not complete" if self._draft.text else "stopped"
         self._show_draft(Draft(self._draft.text, line))
 
     def _show_draft(self, draft: Draft) -> None:
         self._draft = draft
-        self._send.disabled, self._stop.disabled = draft.busy, not draft.busy
+        self._send.button_style = "" if draft.busy else "primary"
+        self._stop.button_style = "primary" if draft.busy else ""
         line = escape(without_controls(draft.line))
         self._line.value = f'<span role="status" style="{QUIET}">{line}</span>'
         # Markdown only: each draft sends the whole text again.

@@ -1,0 +1,79 @@
+"""The panel's meters: one table, or with many routes a group per provider that opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..meters import ROUTES_UNFOLDED, by_route, is_folded, live_table
+from ..quota_words import Limits
+from ..route_groups import by_provider, summary
+from ..tables import notes_html
+from . import refreshing
+from .parts import Parts
+from .view import View, is_on, notes
+
+
+class Tables:
+    """The tables of one panel.
+
+    Attributes:
+        box: the widget that shows them.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._whole, self._notes = parts.html(), parts.html()
+        self._groups: dict[str, _Group] = {}
+        self.box = parts.column([self._whole, self._notes])
+
+    def draw(self, view: View) -> None:
+        """Show this view; widgets send only changes."""
+        self._notes.value = notes_html(notes(view))
+        routes = by_route(view.standings)
+        groups = by_provider(routes) if is_folded(view.standings) else {}
+        for name in groups.keys() - self._groups.keys():
+            title = view.configuration.providers[name].title
+            self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
+        for name, limits in groups.items():
+            self._groups[name].draw(view, limits)
+        if groups:
+            self.box.children = [*(self._groups[name].box for name in groups), self._notes]
+        else:
+            self._whole.value = live_table(routes, view.now, _is_on(view), view.paid)
+            self.box.children = [self._whole, self._notes]
+
+    def close(self) -> None:
+        """Close the widgets that are not shown now."""
+        self._parts.close([self._whole, *(part for g in self._groups.values() for part in g.all)])
+
+
+class _Group:
+    """The routes of one provider: a line that opens to a table."""
+
+    def __init__(self, parts: Parts, title: str, is_open: bool) -> None:
+        self._open = parts.toggle(title, is_open, f"Show or hide the routes of {title}")
+        self._every = parts.toggle(
+            f"All limits of {title}", False, "Show every limit, not only the tightest of each route"
+        )
+        self._summary, self._table = parts.html(), parts.html()
+        self._head = parts.row([self._open, self._summary])
+        self.box = parts.column([self._head])
+        self.all = [self._open, self._every, self._summary, self._table]
+        for switch in (self._open, self._every):
+            switch.observe(lambda _: refreshing.redraw(), "value")
+
+    def draw(self, view: View, routes: Sequence[Limits]) -> None:
+        is_open = self._open.value
+        self._open.icon = "caret-down" if is_open else "caret-right"
+        self._summary.value = summary(routes, view.now, "countdown", _is_on(view))
+        self._head.children = [self._open, self._summary, *([self._every] if is_open else [])]
+        if is_open:
+            self._table.value = live_table(
+                routes, view.now, _is_on(view), view.paid, self._every.value
+            )
+        self.box.children = [self._head, *([self._table] if is_open else [])]
+
+
+def _is_on(view: View) -> Callable[[Limits], Any]:
+    return lambda limits: is_on(view, limits)
