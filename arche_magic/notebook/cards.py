@@ -36,7 +36,7 @@ def card_html(name: str, body: str, foot: str) -> str:
     return (
         f'<div style="{_CARD}"><div style="{_HEAD}"><b>{escape(first)}</b>'
         f'<div style="{QUIET}">{escape(rest) or "&nbsp;"}</div></div>'
-        f'<div style="flex:1;overflow-wrap:anywhere">{body}</div>'
+        f'<div style="flex:1;overflow-wrap:break-word">{body}</div>'
         f'<div style="{QUIET};margin-top:4px">{escape(foot)}</div></div>'
     )
 

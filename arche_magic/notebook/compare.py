@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from argparse import Namespace
@@ -346,6 +347,10 @@ class _Columns:
             "text/html": f"{notes}{columns}",
         }
 
+    def _providers(self) -> list[str]:
+        """The provider of each column, as far as it is known."""
+        return [re.split(" · |/", column.name)[0] for column in self._columns]
+
     def _foot(self, column: Column) -> str:
         return without_controls(column.foot())
 
@@ -354,4 +359,8 @@ class _Columns:
         return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
 
     def _as_html(self, column: Column) -> str:
-        return card_html(column.name, as_html(column.text), self._foot(column))
+        name = column.name
+        # Columns of one provider are titled as they were asked.
+        if column.reply and self._providers().count(name.partition(" · ")[0]) > 1:
+            name = f"{column.asked} · {name}"
+        return card_html(name, as_html(column.text), self._foot(column))

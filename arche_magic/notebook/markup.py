@@ -13,8 +13,12 @@ from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.formulas import FORMULA, with_dollar_formulas
 from arche_magic.llm_providers.markdown import CodeBlock, harmless_formula, parts_of
 
+from .code_colours import coloured
+
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
+_QUOTE = re.compile(r"[ \t]*>[ \t]?")
+_LINK = re.compile(r"\[([^\[\]]{1,300})\]\((https?://[^\s()<>]{1,1000})\)")
 _CODE = re.compile(r"(`+)(.+?)\1")
 _BOLD = re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
@@ -22,6 +26,8 @@ _BLOCK = (
     "margin:6px 0;padding:6px 8px;border-radius:4px;background:rgba(128,128,128,.14);"
     "white-space:pre;overflow-x:auto;font-family:monospace;font-size:90%;color:inherit"
 )
+_QUOTED = "margin:6px 0;padding-left:10px;border-left:3px solid rgba(128,128,128,.5)"
+_MOST_QUOTES = 4
 # MathJax ignores our HTML, so that prices stay prices, except elements of these classes.
 _MATH = "mathjax_process tex2jax_process"
 _CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
@@ -32,17 +38,18 @@ _MARK = (
 
 
 def as_html(text: str) -> str:
-    """Paragraphs, headings, list items, tables, fenced code, emphasis and formulas."""
+    """Paragraphs, headings, lists, tables, quotes, coloured code, emphasis, links and formulas."""
     html: list[str] = []
     for part in parts_of(without_controls(text)):
         if isinstance(part, CodeBlock):
-            html.append(f'<pre style="{_BLOCK}">{escape(chr(10).join(part.code))}</pre>')
+            code = coloured(chr(10).join(part.code), part.language)
+            html.append(f'<pre style="{_BLOCK}">{code}</pre>')
         else:
             html.append(_prose_blocks(part))
     return "".join(html)
 
 
-def _prose_blocks(text: str) -> str:
+def _prose_blocks(text: str, quotes: int = 0) -> str:
     html: list[str] = []
     held: list[str] = []
     kind = ""
@@ -51,16 +58,21 @@ def _prose_blocks(text: str) -> str:
         """Add the block that the held lines make."""
         if held and kind == "table":
             html.append(_table(held))
+        elif held and kind == "quote":
+            inside = _prose_blocks("\n".join(held), quotes + 1)
+            html.append(f'<div style="{_QUOTED}">{inside}</div>')
         elif held:
             html.append(f'<div style="margin:6px 0">{_inline(" ".join(held))}</div>')
         held.clear()
 
-    for line in text.split("\n"):
-        now = "table" if line.lstrip().startswith("|") else "text"
+    for whole in text.split("\n"):
+        sign = _QUOTE.match(whole) if quotes < _MOST_QUOTES else None
+        line = whole[sign.end() :] if sign else whole
+        now = "quote" if sign else "table" if line.lstrip().startswith("|") else "text"
         if now != kind:
             end()
             kind = now
-        if kind == "table":
+        if kind in ("table", "quote"):
             held.append(line)
         elif not line.strip():
             end()
@@ -116,9 +128,23 @@ def _prose(text: str) -> str:
     end = 0
     for formula in FORMULA.finditer(text):
         tex = escape(harmless_formula(formula[0]))
-        pieces += [_emphasis(text[end : formula.start()]), f'<span class="{_MATH}">{tex}</span>']
+        pieces += [_linked(text[end : formula.start()]), f'<span class="{_MATH}">{tex}</span>']
         end = formula.end()
-    return "".join([*pieces, _emphasis(text[end:])])
+    return "".join([*pieces, _linked(text[end:])])
+
+
+def _linked(text: str) -> str:
+    """Links and emphasis; emphasis may reach across a link."""
+    links: list[str] = []
+
+    def put_aside(link: re.Match[str]) -> str:
+        words, address = _emphasis(link[1]), escape(link[2])
+        links.append(f'<a href="{address}" rel="noopener noreferrer">{words}</a>')
+        # A sign that no reply has: its control characters are shown as others.
+        return f"\0{len(links) - 1}\0"
+
+    text = _emphasis(_LINK.sub(put_aside, text))
+    return re.sub("\0(\\d+)\0", lambda place: links[int(place[1])], text)
 
 
 def _emphasis(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,16 @@ def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
     )
     assert {request.body["temperature"] for request in sandbox.requests} == {0}
     assert kernel.value("_ is both") is True
+
+
+def test_columns_of_one_provider_have_different_titles(kernel: Kernel, sandboxed) -> None:
+    """Each is titled as it was asked; where providers differ, with the provider alone."""
+    sandboxed(keys={"groq": 1, "mistral": 1})
+    names = ["groq", "groq/openai/gpt-oss-20b", "mistral"]
+    html = kernel.run(f"x = %llm --compare {','.join(names)} hi").data("text/html")[0]
+    assert re.findall(r"<b>([^<]+)</b><div", html) == names
+    assert "groq · key 1 · gpt-oss-120b" in html
+    assert "anywhere" not in html
 
 
 def test_the_columns_fill_at_the_same_time(kernel: Kernel, sandboxed) -> None:

@@ -148,12 +148,16 @@ def test_no_format_lets_an_attack_through(form: str, text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from([*BORDERS, *ATTACKS, "**", "*", "a"]), max_size=24).map("".join))
 def test_a_reply_within_our_html_has_our_tags_alone(text: str) -> None:
-    """In columns a reply is escaped first, and only fixed tags are added, without any address."""
+    """In columns a reply is escaped first; only fixed tags are added, and links to web pages."""
     for tag, attributes in Elements(as_html(text)).found:
-        if tag == "span":
+        if tag == "span" and "class" in attributes:
             assert attributes == {"class": "mathjax_process tex2jax_process"}
+        elif tag == "a":
+            assert attributes.pop("href").startswith(("http://", "https://"))
+            assert attributes == {"rel": "noopener noreferrer"}
         else:
-            assert tag in ("div", "pre", "code", "b", "i", "table", "tr", "td"), (tag, text)
+            allowed = ("div", "pre", "code", "b", "i", "table", "tr", "td", "span")
+            assert tag in allowed, (tag, text)
             assert set(attributes) <= {"style"}, (attributes, text)
 
 
@@ -175,9 +179,26 @@ def test_the_common_signs_of_markdown_are_shown_in_columns() -> None:
     assert plain == (
         "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code></div>"
         "<div><div>•</div><div>one</div></div><div><div>2.</div><div>two</div></div>"
-        "<pre>x &lt; 1</pre><div><table><tr><td>a</td></tr><tr><td>b</td></tr></table></div>"
+        "<pre>x &lt; <span>1</span></pre>"
+        "<div><table><tr><td>a</td></tr><tr><td>b</td></tr></table></div>"
         "<div>2 * 3 * 4</div>"
     )
+
+
+def test_columns_have_quotes_links_and_coloured_code() -> None:
+    """As a cell has them; only addresses of web pages are links, and each text stays whole."""
+    page = as_html(
+        "> a **quote**\n> > of [me](https://a.b/c?d=*1*&e)\n\n**bold [x](http://y)** [z](data:x)\n"
+        "```python\ndef f():\n    return '<b>'  # why\n```\n```brainf\n<b>\n```"
+    )
+    plain = re.sub(r' (style|rel)="[^"]*"', "", page)
+    assert plain == (
+        '<div><div>a <b>quote</b></div><div><div>of <a href="https://a.b/c?d=*1*&amp;e">me</a></div>'
+        '</div></div><div><b>bold <a href="http://y">x</a></b> [z](data:x)</div>'
+        "<pre><span>def</span> <span>f</span>():\n    <span>return</span> "
+        "<span>&#x27;&lt;b&gt;&#x27;</span>  <span># why</span></pre><pre>&lt;b&gt;</pre>"
+    )
+    assert len(set(re.findall(r'<span style="(color:#\w{6})">', page))) == 4
 
 
 CODE = 'for (i = 0; i<n; i++) { a[i](x) = "<b>" + `t`; }  // ![x](y)'
