@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,19 +95,26 @@ def _matches(model: Model, words: Iterable[str], providers: Iterable[str]) -> bo
 def _table(found: list[Model], configuration: Configuration) -> dict[str, str]:
     providers = configuration.providers
     limits = list(dict.fromkeys(name for model in found for name in model.limits))
+    # In a terminal a row has to fit into one line; the frame has each limit.
+    one_column = sys.stdout.isatty()
     priced = any(model.price for model in found)
     prices = ["USD in", "USD out"] if priced else []
     names = dict.fromkeys(model.provider for model in found)
     # If there is only one provider, the line below the table names it.
     owner = ["provider"] if len(names) > 1 else []
-    heads = [*owner, "model", "", "context", *map(_short, limits), *prices]
+    limit_heads = ["limits"] if one_column else map(_short, limits)
+    heads = [*owner, "model", "", "context", *limit_heads, *prices]
     rows = [
         (
             *(Cell(model.provider) for _ in owner),
             Cell(model.name),
             Cell("default" if model.default else ""),
             _number(model.context, count),
-            *(_number(model.limits.get(name), count) for name in limits),
+            *(
+                [Cell(", ".join(f"{count(x)} {_short(name)}" for name, x in model.limits.items()))]
+                if one_column
+                else [_number(model.limits.get(name), count) for name in limits]
+            ),
             *(_number(price, "{:.3f}".format) for price in model.price or (None, None) if priced),
         )
         for model in found

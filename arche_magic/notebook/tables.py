@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CELL = f"padding:3px 12px 3px 0;{EDGE};vertical-align:middle"
+_NARROWEST = 8
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,38 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
         max([len(head), *(len(row[column].text) for row in rows)])
         for column, head in enumerate(heads)
     ]
-    lines = ["  ".join(head.ljust(width) for head, width in zip(heads, widths, strict=True))]
+    if sys.stdout.isatty():
+        shrinks = [not any(row[column].right for row in rows) for column in range(len(heads))]
+        widths = fitting(widths, shrinks, shutil.get_terminal_size().columns)
+    lines = ["  ".join(_cut(head, width) for head, width in zip(heads, widths, strict=True))]
     for row in rows:
         cells = (
-            cell.text.rjust(width) if cell.right else cell.text.ljust(width)
+            cell.text.rjust(width) if cell.right else _cut(cell.text, width)
             for cell, width in zip(row, widths, strict=True)
         )
         lines.append("  ".join(cells))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[int]:
+    """The widths of columns, the widest made narrower until all of them fit into `most` signs.
+
+    Columns that may not shrink, which hold figures, keep their widths.
+    """
+    fits = list(widths)
+    while sum(fits) + 2 * (len(fits) - 1) > most:
+        width, column = max(
+            ((width, column) for column, width in enumerate(fits) if shrinks[column]),
+            default=(0, 0),
+        )
+        if width <= _NARROWEST:
+            break
+        fits[column] -= 1
+    return fits
+
+
+def _cut(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
 def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -71,6 +72,10 @@ class Terminal:
         seconds = time.monotonic() - pressed
         return as_seen(self._process.before).strip("\n"), seconds
 
+    def resize(self, columns: int) -> None:
+        """Make the window so wide."""
+        self._process.setwinsize(50, columns)
+
     def close(self) -> None:
         """End IPython."""
         self._process.close(force=True)
@@ -100,6 +105,23 @@ def test_a_reply_is_printed_once_with_its_receipt(terminal: Terminal) -> None:
     assert "Out[" not in shown
     assert shown.count("three") == 1
     assert terminal.run("_.key").endswith("'groq_key_2'")
+
+
+def test_tables_fit_into_a_narrow_terminal(terminal: Terminal) -> None:
+    """Long cells are cut with a sign, so that a row stays one line; figures are whole."""
+    terminal.run("%llm -q hi")
+    terminal.resize(100)
+    try:
+        why, models = terminal.run("x = %llm_why"), terminal.run("x = %llm_models")
+    finally:
+        terminal.resize(240)
+    for table in (why, models):
+        assert "…" in table
+    rows = why.splitlines()[:4]
+    assert max(map(len, rows)) <= 100, why
+    assert rows[0].split() == ["route", "verdict", "left", "why", "what", "would", "change", "it"]
+    assert re.search("^groq · key 2 · gpt-oss-120b  answered ", why, re.MULTILINE)
+    assert max(map(len, models.partition("\ngroq: ")[0].splitlines())) <= 100, models
 
 
 def test_a_variable_shows_its_reply(terminal: Terminal) -> None:
