@@ -11,11 +11,10 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 from . import machine
 from .addresses import is_loopback
@@ -26,6 +25,7 @@ from .config.env_file import candidates, others_reach, parse_env_file
 from .config.keys import is_stand_in
 from .config.sources import SETTINGS_FILE
 from .errors import LLMProviderError
+from .finding import Finding as Finding
 from .folders import working_directory
 from .key_checks import NO_LIST, KeyCheck, check_keys
 from .orchestrator import IntelligentLLMOrchestrator
@@ -33,31 +33,13 @@ from .quota_tracker import QuotaTracker, get_quota_tracker
 from .services import how_to_turn_on, list_services
 from .storage import StorageTimeout, lock_deadline
 from .types import Key, in_seconds, route_name
-
-State = Literal["ok", "look", "wrong"]
+from .unread_keys import unread_keys
 
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 # Services state the time in whole seconds, and an answer may take a few.
 _CLOCK_SECONDS = 10.0
 _PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS, _AT_ONCE = "Reply with the word ok.", 16, 60.0, 4
 _SHOWN_MODELS, _LOCK_SECONDS = 6, 2.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was examined.
-
-    Attributes:
-        state: `ok`; `look` if the user may want to look at it; `wrong` if it does not work.
-        about: what it is about: a file, a provider, a key's label, a route.
-        found: what was found, in words.
-        advice: what to do, in one sentence; "" if nothing.
-    """
-
-    state: State
-    about: str
-    found: str
-    advice: str = ""
 
 
 def examine(*, send: bool = False) -> list[Finding]:
@@ -79,6 +61,7 @@ def examine(*, send: bool = False) -> list[Finding]:
         ]
     checks = check_keys(configuration.keys, tracker)
     findings += [*_missing_keys(configuration), *_off(configuration)]
+    findings += unread_keys(configuration.providers.values(), working_directory())
     for provider in configuration.providers.values():
         of_it = [check for check in checks if check.key.provider == provider.name]
         if of_it:

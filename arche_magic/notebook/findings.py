@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from html import escape
 
 from arche_magic.llm_providers.doctor import Finding
 
 from .styles import AMBER, GREEN, RED
-from .tables import Cell, table_bundle
+from .tables import Cell, notes_html, table_bundle
 
 _COLORS = {"ok": GREEN, "look": AMBER, "wrong": RED}
 _ADVICE = "→"
 
 
 def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
-    """The findings as a table for reading; as text, the lines of `text`."""
+    """The findings for reading: problems as a table, then what is fine, folded; as text, `text`."""
+    problems, fine = _grouped(findings)
+    html = _table(problems) if problems else ""
+    if fine:
+        html += (
+            f'<details style="margin-top:4px"><summary style="cursor:pointer">'
+            f"{_colored('ok')} · {len(fine)} fine</summary>{_table(fine)}</details>"
+        )
+    return {"text/plain": text(findings), "text/html": html + notes_html([summary(findings)])}
+
+
+def text(findings: Sequence[Finding]) -> str:
+    """A line per finding, problems first, each with its advice below; then the counts."""
+    states = max(len(finding.state) for finding in findings)
+    about = max(len(finding.about) for finding in findings)
+    lines = []
+    for finding in itertools.chain(*_grouped(findings)):
+        lines.append(f"{finding.state:{states}}  {finding.about:{about}}  {finding.found}")
+        if finding.advice:
+            lines.append(f"{_ADVICE:{states}}  {finding.advice}")
+    return "\n".join([*lines, summary(findings)])
+
+
+def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Problems, what is wrong first, and what is fine."""
+    problems = [f for state in ("wrong", "look") for f in findings if f.state == state]
+    return problems, [finding for finding in findings if finding.state == "ok"]
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    """A row per finding; a column of advice only if there is some."""
+    advice = any(finding.advice for finding in findings)
     rows = [
         (
             Cell(finding.state, _colored(finding.state)),
             Cell(finding.about),
             Cell(finding.found, long=True),
-            Cell(finding.advice, long=True),
+            *([Cell(finding.advice, long=True)] if advice else ()),
         )
         for finding in findings
     ]
-    bundle = table_bundle(("", "about", "found", "advice"), rows, [summary(findings)])
-    return bundle | {"text/plain": text(findings)}
-
-
-def text(findings: Sequence[Finding]) -> str:
-    """A line per finding, with its advice on the next line, and a last line with the counts."""
-    states = max(len(finding.state) for finding in findings)
-    about = max(len(finding.about) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.state:{states}}  {finding.about:{about}}  {finding.found}")
-        if finding.advice:
-            lines.append(f"{_ADVICE:{states}}  {finding.advice}")
-    return "\n".join([*lines, summary(findings)])
+    heads = ("", "about", "found", *(["advice"] if advice else ()))
+    return table_bundle(heads, rows)["text/html"]
 
 
 def summary(findings: Sequence[Finding]) -> str:

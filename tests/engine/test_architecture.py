@@ -147,9 +147,11 @@ ALLOWED = {
     "prices": {"bounded", "types"},
     "key_checks": {"provider_failure", "adapters", "config", "errors", "quota_tracker", "types"},
     "services": {"addresses", "catalog", "config", "folders"},
+    "finding": set(),
+    "unread_keys": {"catalog", "config", "finding"},
     "doctor": {
-        "addresses", "catalog", "config", "errors", "folders", "key_checks", "machine",
-        "orchestrator", "quota_tracker", "services", "storage", "types",
+        "addresses", "catalog", "config", "errors", "finding", "folders", "key_checks", "machine",
+        "orchestrator", "quota_tracker", "services", "storage", "types", "unread_keys",
     },
     "attempt_file": {"safe_files", "storage", "reply", "types"},
     "attempt_log": {
@@ -237,6 +239,8 @@ PUBLIC = {
             "clock",
             "config",
             "key_checks",
+            "finding",
+            "unread_keys",
             "doctor",
             "embeddings",
             "attempt_file",

@@ -93,6 +93,8 @@ def test_the_doctor_shows_a_table_and_returns_a_frame(kernel: Kernel, server: Sa
     assert text.splitlines()[-1] == "nothing wrong"
     assert "<style" not in html
     assert ">ok</span>" in html
+    assert html.count("<details") == html.count("<table") == 1
+    assert ">advice<" not in html
     assert "takes no text" in kernel.run("%llm_doctor groq").message
 
 
@@ -126,7 +128,13 @@ def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
     """Whoever has none is told where to get one."""
     cell = kernel.run("%llm_doctor")
     assert cell.status == "ok", cell.error
-    assert "set GROQ_API_KEY" in cell.data()[0]
+    problem, advice, *_ = cell.data()[0].splitlines()
+    assert problem.startswith("wrong  keys")
+    assert "set GROQ_API_KEY" in advice
+    shown, fine = cell.data("text/html")[0].split("<details")
+    assert ">wrong</span>" in shown
+    assert ">advice<" in shown
+    assert "wrong" not in fine.partition("</details>")[0]
 
 
 def test_money_is_visible_wherever_a_route_is(kernel: Kernel, sandboxed) -> None:

@@ -63,6 +63,24 @@ def test_a_sound_configuration_has_nothing_wrong(
     assert sandbox_of_project.requests == ()
 
 
+def test_names_that_no_provider_reads_are_listed(
+    sandbox_of_project: Sandbox, project: Path
+) -> None:
+    """A misspelt one with the name that was meant; keys of other programs are mentioned only."""
+    env_file = project / ".env"
+    names = ("MISTRAL_APIKEY", "ANTHROPIC_API_KEY", "MY_NAME", "CEREBRAS_API_KEY", "GROQ_API_KEY_7")
+    env_file.write_text(env_file.read_text() + "".join(f"{name}=secret-{name}\n" for name in names))
+    findings = [finding for finding in about(examine(), ".env") if "not used" in finding.found]
+    assert [(f.state, f.found, f.advice) for f in findings] == [
+        (state, f"{name} of {env_file} is not used: no provider reads it", advice)
+        for state, name, advice in (
+            ("look", "MISTRAL_APIKEY", "rename it to MISTRAL_API_KEY"),
+            ("ok", "ANTHROPIC_API_KEY", ""),
+        )
+    ]
+    assert "secret-" not in str(findings)
+
+
 def test_lines_of_env_that_cannot_be_used_are_listed(
     sandbox_of_project: Sandbox, project: Path
 ) -> None:
