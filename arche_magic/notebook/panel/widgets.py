@@ -140,7 +140,8 @@ class Panel:
         )
         self._prompt = parts.text("Prompt", "Any text; Send is the next stop of the Tab key")
         # Never disabled: a button that is loses the focus of the keyboard.
-        self._send, self._stop = parts.button("Send"), parts.button("Stop")
+        self._send = parts.button("Send", button_style="primary")
+        self._stop = parts.button("Stop")
         everything = parts.button("Turn everything on", tooltip="Ask all keys and models again")
         everything.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
         self._line, self._reply = parts.html(), parts.output()
