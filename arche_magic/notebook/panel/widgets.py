@@ -197,9 +197,9 @@ class Panel:
                     self._mover(name, -1, "up", f"Ask {title} earlier"),
                     self._mover(name, 1, "down", f"Ask {title} later"),
                     self._parts.html(f"<b>{escape(title)}</b>", width="120px"),
-                    self._parts.row([*boxes.values()], flex="1 1 0"),
+                    # On a narrow page they go below the title, where each fits.
+                    self._parts.row([*boxes.values()], flex="1 1 300px"),
                 ],
-                flex_flow="row nowrap",
                 align_items="flex-start",
             )
         # New options select their first entry by themselves; that must not count as a choice.
