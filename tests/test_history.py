@@ -75,7 +75,7 @@ def test_a_new_month_begins_a_new_file(tmp_path: Path) -> None:
     assert [a.at for a in read_attempts(path)] == [october.timestamp(), november.timestamp()]
 
 
-def test_a_cut_or_foreign_line_is_passed_over(tmp_path: Path) -> None:
+def test_a_cut_or_foreign_line_is_skipped(tmp_path: Path) -> None:
     """A line that was cut, or is not ours, does not affect others."""
     path = tmp_path / "llm_calls.jsonl"
     AttemptLog(path).append([attempt(datetime.now(UTC))])
@@ -214,7 +214,7 @@ sys.stdin.readline()
 for number in range(200):
     at = time.time()
     route = ("groq", "groq_key_1", "model")
-    skipped = Attempt(*route, "skipped", error="shut " * 300, at=at, request=f"{name}-{number}")
+    skipped = Attempt(*route, "skipped", error="closed " * 300, at=at, request=f"{name}-{number}")
     served = Attempt(*route, "served", at=at, request=f"{name}-{number}", input_tokens=number)
     log.append([skipped, served])
 """

@@ -163,7 +163,7 @@ class Scheduler:
         with self._lock:
             group.cap = max(1, group.cap // 2) if cap is None else cap
 
-    def shut(self, group: Group, until: float) -> None:
+    def close_until(self, group: Group, until: float) -> None:
         """None of the group's routes opens before (epoch seconds)."""
         with self._lock:
             group.opens_at = max(group.opens_at, until)
@@ -353,7 +353,7 @@ class Scheduler:
     # --- without it
 
     def _sleep(self, group: Group, on_sleep: Callable[[float], object] | None) -> None:
-        """Sleep by the clock while the group is shut, then wake its other workers."""
+        """Sleep by the clock while the group is closed, then wake its other workers."""
         nap = min(group.opens_at - self.clock.time(), NAP_SECONDS)
         try:
             if on_sleep:

@@ -104,7 +104,7 @@ class Worker:
                 workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
             if is_long and self._scheduler.others_may_take(self._group):
-                self._scheduler.shut(self._group, now + waiting.seconds)
+                self._scheduler.close_until(self._group, now + waiting.seconds)
                 raise _HandBack
 
         workers.note_under_way(rows)
@@ -160,7 +160,7 @@ class Worker:
             if error.next_available_at is None or workers.bound_reached(self._llm, request):
                 _shorten(tasks, half)
             else:
-                self._shut(error)
+                self._closed(error)
             raise _HandBack from None
         except LLMProviderError as error:
             # A provider that does not take the list may take its rows.
@@ -213,7 +213,7 @@ class Worker:
             if self._scheduler.is_too_long(task, self._group):
                 return Finished(task, error=error)
             raise _HandBack from None
-        self._shut(error)
+        self._closed(error)
         if any(attempt.outcome == "failed" for attempt in error.attempts):
             return self._later(task, error)
         raise _HandBack from None
@@ -230,7 +230,7 @@ class Worker:
         state, now = self._llm.quota_tracker.state, self._clock.time()
         return min(state(route, request, now).opens_at for route in self._llm.routes(request))
 
-    def _shut(self, error: NoRouteAvailable) -> None:
+    def _closed(self, error: NoRouteAvailable) -> None:
         """Wait for the first route, or, if that takes too long, close the group."""
         workers, now = self._workers, self._clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
@@ -238,7 +238,7 @@ class Worker:
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
         left = max(workers.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
-            self._scheduler.shut(self._group, opens)
+            self._scheduler.close_until(self._group, opens)
             return
         if opens < math.inf:
             workers.put_off = f"not asked: {error}"

@@ -2,7 +2,7 @@
 
 Without packing there is one group with all routes: the engine chooses, falls back and waits as for
 any request. Where packing pays, each model that takes packed requests has a group of its own. All
-groups take rows from one scheduler; a worker hands a row back rather than keep it behind a shut
+groups take rows from one scheduler; a worker hands a row back rather than keep it behind a closed
 route while another group has nothing to do.
 """
 

@@ -217,10 +217,10 @@ def _key(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
     if check.works is None:
         found = f"unknown whether it works: {check.reason}, {source}"
         return Finding("look", key.label, found, _unreached(check, provider))
-    shut = tracker.closure(key)
-    if shut:
-        until = "" if shut.until is None else f", {_when(shut.until, tracker)}"
-        found = f"accepted, but closed by the ledger: {shut.reason}"
+    closed = tracker.closure(key)
+    if closed:
+        until = "" if closed.until is None else f", {_when(closed.until, tracker)}"
+        found = f"accepted, but closed by the ledger: {closed.reason}"
         return Finding(
             "look", key.label, found, f"python -m arche_magic quota reset {key.label}{until}"
         )

@@ -214,7 +214,7 @@ class RequestRun:
 
     def _note_skipped(self, choice: Choice[Route]) -> None:
         """Note once per request each closed route that would have come first."""
-        for route, state in choice.passed_over:
+        for route, state in choice.skipped:
             if not any(attempt.is_on(route) for attempt in self._progress.attempts):
                 self._progress.note(route, "skipped", error=state.reason, opens_at=state.opens_at)
 

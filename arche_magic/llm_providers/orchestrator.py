@@ -112,7 +112,7 @@ class IntelligentLLMOrchestrator:
             InvalidRequest: an option is wrong, or every route refused the request.
             ConfigurationError: no key, unknown provider or model, or a proxy or certificate of
                 this machine that cannot be used.
-            NoRouteAvailable: every route is shut or failed.
+            NoRouteAvailable: every route is closed or failed.
             ContentFiltered: the provider refused to answer.
             IncompleteReply: the model used all its tokens for reasoning, and no other one is open.
             NotKept: replay is set to only, and no reply to this is kept.
@@ -215,7 +215,7 @@ class IntelligentLLMOrchestrator:
         `from_memory`, `current_provider`, `available_providers`, `quota_summary`.
 
         A fallback is a reply before which a route was refused, failed, or skipped because it was
-        shut; `errors` counts requests that ended without a reply. Kept replies are counted in
+        closed; `errors` counts requests that ended without a reply. Kept replies are counted in
         `from_memory` alone, for nothing was sent. All of it is plain data: `json.dumps` takes it.
         """
         available = self._offered.providers_with_routes()

@@ -24,7 +24,7 @@ class Preview:
         wait: seconds until a route opens, 0 for now; inf if none does by waiting.
         usage: tokens it would probably spend on that route.
         cost: USD for them; 0 on a free route, None where the price is not known.
-        shut: routes that come before it, and when they open (epoch seconds) and why not now.
+        closed: routes that come before it, and when they open (epoch seconds) and why not now.
         room: input tokens that the roomiest of its routes takes in one request; inf if unknown.
     """
 
@@ -33,7 +33,7 @@ class Preview:
     wait: float
     usage: Usage
     cost: float | None
-    shut: tuple[tuple[Route, float, str], ...]
+    closed: tuple[tuple[Route, float, str], ...]
     room: float
 
 
@@ -57,6 +57,6 @@ def preview(
         wait=max(0.0, choice.opens_at - now),
         usage=usage,
         cost=cost_usd(likely, usage) if likely else 0.0,
-        shut=tuple((route, state.opens_at, state.reason) for route, state in choice.passed_over),
+        closed=tuple((route, state.opens_at, state.reason) for route, state in choice.skipped),
         room=max((tracker.room(route) for route in routes), default=math.inf),
     )

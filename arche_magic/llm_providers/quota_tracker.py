@@ -1,4 +1,4 @@
-"""The ledger: hold before a call, settle after it, learn from the reply, close what is shut.
+"""The ledger: hold before a call, settle after it, learn from the reply, close what fails.
 
 `QuotaTracker` joins the pure rules of `quota` to a storage and a clock. All kernels of a machine
 that use the same storage see one ledger.

@@ -99,14 +99,14 @@ class Choice(Generic[R]):
         route: the route to ask, or to wait for; None if waiting does not help.
         opens_at: epoch seconds; in the future means wait. With no route: when the first opens,
             or inf.
-        passed_over: shut routes that would have come before the chosen one.
+        skipped: closed routes that would have come before the chosen one.
         considered: every route looked at, in order, with what it had left at that moment.
         later: the routes after those, which were not looked at.
     """
 
     route: R | None
     opens_at: float
-    passed_over: tuple[tuple[R, RouteState], ...] = ()
+    skipped: tuple[tuple[R, RouteState], ...] = ()
     considered: tuple[tuple[R, RouteState], ...] = ()
     later: tuple[R, ...] = ()
 
@@ -251,13 +251,13 @@ def choose(
     """
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)
-    shut: list[tuple[R, RouteState]] = []
+    closed: list[tuple[R, RouteState]] = []
     considered: list[tuple[R, RouteState]] = []
     groups = _groups(routes, preferred)
 
     def choice(route: R | None, opens_at: float) -> Choice[R]:
         later = islice(chain.from_iterable(groups), len(considered), None)
-        return Choice(route, opens_at, tuple(shut), tuple(considered), tuple(later))
+        return Choice(route, opens_at, tuple(closed), tuple(considered), tuple(later))
 
     for group in groups:
         best: tuple[R, RouteState] | None = None
@@ -274,20 +274,20 @@ def choose(
                     # None of the others can have more left.
                     break
         if best is None:
-            shut.extend(passed)
+            closed.extend(passed)
             continue
         if _costs_extra(group[0], preferred):
-            soonest = _soonest(shut, preferred)
+            soonest = _soonest(closed, preferred)
             if soonest and soonest[1].opens_at <= latest:
                 return choice(soonest[0], soonest[1].opens_at)
-        shut.extend(passed[:before_best])
+        closed.extend(passed[:before_best])
         return choice(best[0], now)
-    first = min(shut, key=lambda pair: pair[1].opens_at, default=None)
-    for soonest in (_soonest(shut, preferred), first):
+    first = min(closed, key=lambda pair: pair[1].opens_at, default=None)
+    for soonest in (_soonest(closed, preferred), first):
         if soonest and soonest[1].opens_at <= latest:
             return choice(soonest[0], soonest[1].opens_at)
     # To await what becomes of a call under way is no waiting for quota.
-    tried = next((route for route, state in shut if state.on_trial), None)
+    tried = next((route for route, state in closed if state.on_trial), None)
     if tried is not None:
         return choice(tried, now + _MOMENT_SECONDS)
     return choice(None, first[1].opens_at if first else math.inf)
@@ -315,10 +315,10 @@ def _grouped(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
 
 
 def _soonest(
-    shut: Sequence[tuple[R, RouteState]], preferred: str | None
+    closed: Sequence[tuple[R, RouteState]], preferred: str | None
 ) -> tuple[R, RouteState] | None:
-    """The shut route that opens first, of those that cost nothing extra."""
-    cheap = [pair for pair in shut if not _costs_extra(pair[0], preferred)]
+    """The closed route that opens first, of those that cost nothing extra."""
+    cheap = [pair for pair in closed if not _costs_extra(pair[0], preferred)]
     return min(cheap, key=lambda pair: pair[1].opens_at, default=None)
 
 

@@ -298,7 +298,7 @@ class Standing:
     """One limit of one route as the ledger sees it at one moment; times in epoch seconds.
 
     `used` includes what calls in flight hold. `opens_at` is when the limit has room for a short
-    prompt and nothing else shuts the route; until then `shut_by` says what else shuts it, and
+    prompt and nothing else closes the route; until then `closed_by` says what else closes it, and
     `reason` what the limit lacks. `source` says where the figure comes from, in words;
     `evidence_at` is when it was read there, and `charged_at` when the route was last charged
     (0: never).
@@ -315,7 +315,7 @@ class Standing:
     resets_at: float
     evidence: Evidence
     evidence_at: float
-    shut_by: str = ""
+    closed_by: str = ""
     window: WindowRule = "rolling"
     time_zone: str = "UTC"
     source: str = ""

@@ -151,7 +151,7 @@ class Column:
             parts.append("cut at max_tokens")
         passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
         if passed:
-            parts.append(f"{passed} route{'s' if passed > 1 else ''} passed over")
+            parts.append(f"{passed} route{'s' if passed > 1 else ''} skipped")
         return " · ".join(parts)
 
 

@@ -37,7 +37,7 @@ def prompt_text(request: Request) -> str:
 
 
 def route_text(preview: Preview) -> str:
-    """Which route would answer, when, at how many tokens, and which routes are passed over."""
+    """Which route would answer, when, at how many tokens, and which routes are skipped."""
     spent = preview.usage
     size = f"about {spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
     if preview.route is None:
@@ -47,7 +47,7 @@ def route_text(preview: Preview) -> str:
     else:
         when = "now" if preview.wait <= 0 else in_seconds(preview.wait)
         lines = [f"{preview.route} would answer {when} · {size} · {paid_text(preview.cost)}"]
-    lines += [f"  {route} is passed over: {reason}" for route, _, reason in preview.shut]
+    lines += [f"  {route} is skipped: {reason}" for route, _, reason in preview.closed]
     if preview.request.tools:
         names = ", ".join(tool.name for tool in preview.request.tools)
         lines.append(f"This is the first round; each call of {names} is followed by another.")

@@ -129,14 +129,14 @@ def _rows(configuration: Configuration) -> list[KeyRow]:
 
 
 def _state(row: KeyRow, now: float) -> str:
-    shut = row.closure
-    if shut is None:
+    closed = row.closure
+    if closed is None:
         return "open"
-    since = datetime.fromtimestamp(shut.since).astimezone()
-    words = f"{since:%d %b %H:%M}" if now - shut.since > 86_400 / 2 else f"{since:%H:%M}"
-    if shut.until is None:
-        return f"refused since {words}, {shut.reason.removeprefix('key refused ')}"
-    return f"shut since {words}: {shut.reason}; asked again {in_seconds(shut.until - now)}"
+    since = datetime.fromtimestamp(closed.since).astimezone()
+    words = f"{since:%d %b %H:%M}" if now - closed.since > 86_400 / 2 else f"{since:%H:%M}"
+    if closed.until is None:
+        return f"refused since {words}, {closed.reason.removeprefix('key refused ')}"
+    return f"closed since {words}: {closed.reason}; asked again {in_seconds(closed.until - now)}"
 
 
 def _outcome(check: KeyCheck) -> str:

@@ -74,10 +74,10 @@ def state_of(limits: Limits, now: float, soon: Soon = "seconds") -> tuple[str, s
     last = tightest(limits)
     if last.opens_at <= now:
         return "●", "open", ""
-    why = last.shut_by or last.reason
+    why = last.closed_by or last.reason
     if last.amount <= 0:
         why = f"the plan has no {last.limit.replace('_', ' ')}"
-    elif not last.shut_by and last.used_units >= last.allowed_units:
+    elif not last.closed_by and last.used_units >= last.allowed_units:
         why = f"{count(last.amount)} {last.limit.replace('_', ' ')} are spent"
     why = textwrap.shorten(why, 160, placeholder=" …")
     if not math.isfinite(last.opens_at):
@@ -161,7 +161,7 @@ def share_of(row: Standing) -> float:
 
 
 def tightest(limits: Limits) -> Standing:
-    """The limit that stands most in the way: of those that shut the route, or the fullest."""
+    """The limit that stands most in the way: of those that close the route, or the fullest."""
     return max(limits, key=lambda row: (row.opens_at, share_of(row)))
 
 

@@ -76,7 +76,7 @@ def _started_again(reply: Reply) -> list[str]:
 
 
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
-    """The receipt: a grey line that unfolds to the price, the routes passed over, and the source.
+    """The receipt: a grey line that unfolds to the price, the routes skipped, and the source.
 
     The source is what a rendered reply does not give back: its Markdown, to be copied. Below the
     first paid reply of a session is a line on how to prevent paid replies.
@@ -95,7 +95,7 @@ def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) 
     passed = [attempt for attempt in attempts if attempt.outcome != "served"]
     if not (passed or price or source):
         return quiet_line(line)
-    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} passed over" if passed else ""
+    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} skipped" if passed else ""
     reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
     below = [f"  {price}"] if price else []
     bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""

@@ -36,8 +36,8 @@ class Reason:
     """One route in the explanation of a choice.
 
     Attributes:
-        verdict: answered, interrupted, failed, refused; shut, open or waited for; not needed if it
-            comes later in the order, not offered if it could not be chosen.
+        verdict: answered, interrupted, failed, refused; closed, open or waited for; not needed if
+            it comes later in the order, not offered if it could not be chosen.
         headroom: share of its tightest limit that was left, 0 to 1; None if not looked at.
         opens_at: epoch seconds, or None if it was open or does not open by waiting.
         why: what kept it from answering.
@@ -211,15 +211,15 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
         verdict, why, change = outcome, tried[-1].error or "", _sooner(entry, decision)
     elif entry.state.opens_at <= decision.at:
         verdict = "open"
-        why, change = _open_but_passed_over(entry, decision)
+        why, change = _open_but_skipped(entry, decision)
     elif chosen is entry:
         verdict, why = "waited for", entry.state.reason
     else:
-        verdict, why, change = "shut", entry.state.reason, _sooner(entry, decision)
+        verdict, why, change = "closed", entry.state.reason, _sooner(entry, decision)
     return Reason(*entry.name, verdict, entry.state.headroom, opens_at, why, change)
 
 
-def _open_but_passed_over(entry: Considered, decision: Decision) -> tuple[str, str]:
+def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
     choice = decision.choice()
     chosen = choice.route
     if chosen is None:
@@ -232,7 +232,7 @@ def _open_but_passed_over(entry: Considered, decision: Decision) -> tuple[str, s
     if entry.state.headroom < chosen.state.headroom:
         left = f"{100 * entry.state.headroom:.0f} % against {100 * chosen.state.headroom:.0f} %"
         return f"had less left: {left}", f"{route} having less left"
-    return "as good, and later in the order", f"{route} being shut"
+    return "as good, and later in the order", f"{route} being closed"
 
 
 def _spared(entry: Considered, decision: Decision) -> Reason | None:
@@ -240,7 +240,7 @@ def _spared(entry: Considered, decision: Decision) -> Reason | None:
     choice = decision.choice()
     if entry.state.opens_at > decision.at or choice.opens_at <= decision.at or choice.route is None:
         return None
-    why, change = _open_but_passed_over(entry, decision)
+    why, change = _open_but_skipped(entry, decision)
     return Reason(*entry.name, "open", entry.state.headroom, None, why, change)
 
 

@@ -1,4 +1,4 @@
-"""A server may state any figure: no request, table or summary breaks, and no key is shut by it."""
+"""Whatever figure a server states: no request, table or summary breaks, and no key is closed."""
 
 from __future__ import annotations
 

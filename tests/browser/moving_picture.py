@@ -78,7 +78,7 @@ def record(screen: Screen) -> list[Image.Image]:
         if number:
             page.wait_for_timeout(400)
             frames += [frame(screen)] * 5
-    receipt = page.locator("summary").filter(has_text="passed over").first
+    receipt = page.locator("summary").filter(has_text="skipped").first
     receipt.click()
     page.wait_for_timeout(300)
     return [*frames, frame(screen)]

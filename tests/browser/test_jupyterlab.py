@@ -118,7 +118,7 @@ def test_quota_table_fits_the_page(screen: Screen) -> None:
     assert bar.bounding_box() == bar.locator("..").bounding_box()
 
 
-def test_receipt_unfolds_to_the_routes_passed_over(screen: Screen) -> None:
+def test_receipt_unfolds_to_the_routes_skipped(screen: Screen) -> None:
     """A click on a receipt shows every skipped route and why."""
     receipt = screen.cell("Is it cheaper to wait").locator("details")
     lines = receipt.locator("div > div")

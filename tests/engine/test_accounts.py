@@ -107,7 +107,7 @@ def test_the_second_key_is_shut_by_a_429_of_the_first(tracker_of: Build) -> None
 def test_a_refusal_that_names_the_account_closes_it_for_keys_known_already(
     tracker_of: Build,
 ) -> None:
-    """An account without credit is shut for each of its keys, and no other."""
+    """An account without credit is closed for each of its keys, and no other."""
     tracker = tracker_of(RPM, keys=3)
     for key, account in ((1, "org_1"), (2, "org_1"), (3, "org_2")):
         named(tracker, key, account)

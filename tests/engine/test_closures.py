@@ -1,4 +1,4 @@
-"""What shuts a route, for how long, and what the usage summary says of it; on every storage."""
+"""What closes a route, for how long, and what the usage summary says of it; on every storage."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_daily_limit_of_google_closes_until_midnight_pacific(
 def test_of_two_closures_from_calls_under_way_together_the_later_stays(
     tracker_of: Build,
 ) -> None:
-    """A short wait named by one call does not reopen what another found shut for the day."""
+    """A short wait named by one call does not reopen what another found closed for the day."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     first, second = held(tracker, route), held(tracker, route)
@@ -210,7 +210,7 @@ def test_trouble_shuts_the_provider_shortly_and_doubling(tracker_of: Build, cloc
 
 
 def test_calls_that_broke_together_are_one_outage(tracker_of: Build) -> None:
-    """Eight connections lost at once shut the provider for about a second, not a minute."""
+    """Eight connections lost at once close the provider for about a second, not a minute."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(8)]
@@ -249,7 +249,7 @@ def test_reopening_a_key_forgets_why_it_was_shut_and_what_was_spent(tracker_of: 
         (Remedy.REPLACE_KEY, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_MODEL, Remedy.RETRY_LATER),
         strict=True,
     ):
-        tracker.fail(hold, ProviderFailure("shut", remedy))
+        tracker.fail(hold, ProviderFailure("closed", remedy))
     assert opens_in(tracker, route) == math.inf
     tracker.reopen("groq_key_1")
     assert opens_in(tracker, route) == 0

@@ -103,7 +103,7 @@ def test_keys_of_one_account_fit_once() -> None:
 
 def test_a_refused_key_does_not_hide_the_others_of_its_account() -> None:
     """Whichever of them comes first in the table."""
-    refused = {"shut_by": "key refused", "opens_at": math.inf}
+    refused = {"closed_by": "key refused", "opens_at": math.inf}
     rows = [
         standing("requests_per_day", 100, 40, **refused),
         standing("requests_per_day", 100, 40, key="groq_key_2"),
@@ -123,14 +123,14 @@ def test_a_prompt_larger_than_a_limit_never_fits() -> None:
 
 def test_what_is_shut_fills_up_to_the_brim_and_no_further() -> None:
     """A bucket that is closed for an hour has one minute's worth then, and refills from there."""
-    shut = {"shut_by": "overloaded", "opens_at": NOW + 3600}
-    row = standing("requests_per_minute", 60, 60, **shut)
+    closed = {"closed_by": "overloaded", "opens_at": NOW + 3600}
+    row = standing("requests_per_minute", 60, 60, **closed)
     fit = [
         forecast.prompts_that_fit([row], {"requests": 1.0}, NOW, NOW + seconds)
         for seconds in (0, 3599, 3600, 3610)
     ]
     assert fit == [0, 0, 60, 70]
-    day = standing("requests_per_day", 20, 20, "calendar", time_zone="UTC", **shut)
+    day = standing("requests_per_day", 20, 20, "calendar", time_zone="UTC", **closed)
     turn = NOW - NOW % 86_400 + 86_400
     assert forecast.prompts_that_fit([day], {"requests": 1.0}, NOW, turn + 1) == 20
 
@@ -186,7 +186,7 @@ def test_midnight_is_midnight_when_clocks_change(local_zone: Callable[[str], Non
 
 def test_a_route_shut_for_longer_fits_none() -> None:
     """A refused key has quota, and no use of it."""
-    row = standing("requests_per_day", 100, 0, shut_by="key refused", opens_at=math.inf)
+    row = standing("requests_per_day", 100, 0, closed_by="key refused", opens_at=math.inf)
     assert forecast.prompts_that_fit([row], {"requests": 1.0}, NOW, NOW + 3600) == 0
 
 

@@ -172,9 +172,9 @@ def test_a_limit_set_at_run_time_counts_over_the_configuration_until_it_is_taken
     )
     assert (row(tracker).amount, row(tracker).window) == (2, "calendar")
     served(tracker, a_route(configuration))
-    shut = tracker.hold(a_route(configuration), ask())
-    assert isinstance(shut, RouteState)
-    assert "0 of 1 requests per minute" in shut.reason
+    closed = tracker.hold(a_route(configuration), ask())
+    assert isinstance(closed, RouteState)
+    assert "0 of 1 requests per minute" in closed.reason
     tracker.set_limits("groq_key_1", requests_per_minute=None)
     served(tracker, a_route(configuration))
     assert isinstance(tracker.hold(a_route(configuration), ask()), RouteState)
@@ -207,7 +207,7 @@ def test_a_limit_that_is_none_is_refused(
 
 
 def test_a_limit_of_nothing_set_at_run_time_is_undone_by_a_reset(tracker_of: Build) -> None:
-    """Whatever was set, learned or shut: `reopen` recovers the route."""
+    """Whatever was set, learned or closed: `reopen` recovers the route."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     tracker.set_limits("groq_key_1", requests_per_day=0)
@@ -456,7 +456,7 @@ def test_a_wait_that_no_provider_means_is_none(tracker_of: Build, wait: float) -
 def test_whatever_is_said_a_reset_recovers_the_route(
     figures: list[tuple[Any, ...]], retry_after: float | None
 ) -> None:
-    """No figure raises, and none shuts a route beyond recovery."""
+    """No figure raises, and none closes a route beyond recovery."""
     from arche_magic.llm_providers.storage import MemoryStorage
 
     clock = Clock()
@@ -484,7 +484,7 @@ def test_whatever_is_said_a_reset_recovers_the_route(
 def test_a_limit_that_turned_all_away_is_asked_again_after_a_day(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """A figure that a reply once gave does not shut a route for ever."""
+    """A figure that a reply once gave does not close a route for ever."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     tiny = [Observation("tokens_per_minute", 3, 3)]

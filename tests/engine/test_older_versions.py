@@ -51,7 +51,7 @@ def test_version_2_is_taken_over(tmp_path: Path, recwarn: pytest.WarningsRecorde
     rows = {(row.key, row.limit): row for row in tracker.standings()}
     learned = rows["groq_key_1", "requests_per_day"]
     assert (learned.amount, learned.evidence, learned.window) == (2000, "header", "rolling")
-    assert rows["mistral_key_1", "requests_per_minute"].shut_by == "it failed"
+    assert rows["mistral_key_1", "requests_per_minute"].closed_by == "it failed"
     assert rows["mistral_key_1", "requests_per_minute"].opens_at == NOON + 30
     served(tracker, groq)
     content = json.loads(path.read_text())

@@ -113,6 +113,6 @@ def test_a_choice_names_every_closed_route_before_the_chosen_one(clock: Clock) -
     for seconds in (0.0, 59.0, 2.0):
         clock.now += seconds
         found = choose(routes, tracker.states_for(ask(), clock.now), clock.now, 0.0)
-        shut = [] if seconds == 2.0 else list(routes[:49])
-        assert [route for route, _ in found.passed_over] == shut
-        assert all(state.reason for _, state in found.passed_over)
+        closed = [] if seconds == 2.0 else list(routes[:49])
+        assert [route for route, _ in found.skipped] == closed
+        assert all(state.reason for _, state in found.skipped)

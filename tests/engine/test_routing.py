@@ -83,7 +83,7 @@ def test_the_first_open_route_answers(
 def test_the_preferred_provider_comes_first_even_if_it_costs(
     states: dict[str, float], preferred: str, expected: str
 ) -> None:
-    """Preferring is asking for it; while it is shut the others answer."""
+    """Preferring is asking for it; while it is closed the others answer."""
     choice = chosen(dict(states), preferred=preferred)
     assert choice.route is not None
     assert name_of(choice.route) == expected
@@ -133,7 +133,7 @@ def test_beyond_patience_the_choice_is_none_and_says_what_opens_when(
     choice = chosen(dict(states), patience)
     assert choice.route is None
     assert choice.opens_at == NOW + opens
-    assert [name_of(shut) for shut, _ in choice.passed_over] == list(states)
+    assert [name_of(closed) for closed, _ in choice.skipped] == list(states)
 
 
 def test_what_never_opens_is_not_waited_for_by_endless_patience() -> None:
@@ -155,10 +155,10 @@ def test_what_never_opens_is_not_waited_for_by_endless_patience() -> None:
 def test_the_shut_routes_that_came_before_are_named(
     states: dict[str, float], expected: list[str]
 ) -> None:
-    """They become the skipped attempts of the reply, with the reason they were shut for."""
+    """They become the skipped attempts of the reply, with the reason they were closed for."""
     choice = chosen(dict(states))
-    assert [name_of(shut) for shut, _ in choice.passed_over] == expected
-    assert all(state.reason == "full" for _, state in choice.passed_over)
+    assert [name_of(closed) for closed, _ in choice.skipped] == expected
+    assert all(state.reason == "full" for _, state in choice.skipped)
 
 
 @given(
@@ -184,7 +184,7 @@ def test_a_choice_is_made_again_from_its_record(
     assert (again.route and again.route.name) == (choice.route and full_name(choice.route))
     for one, other in (
         (again.considered, choice.considered),
-        (again.passed_over, choice.passed_over),
+        (again.skipped, choice.skipped),
     ):
         assert [(r.name, state) for r, state in one] == [(full_name(r), s) for r, s in other]
     assert {*(c.name for c in kept.considered), *kept.later} == {
@@ -206,7 +206,7 @@ def test_no_more_routes_are_looked_at_than_the_choice_needs() -> None:
     assert choice.route is not None
     assert name_of(choice.route) == "groq4"
     assert [name_of(r) for r, _ in choice.considered] == ["groq1", "groq2", "groq3", "groq4"]
-    assert [name_of(r) for r, _ in choice.passed_over] == ["groq1", "groq3"]
+    assert [name_of(r) for r, _ in choice.skipped] == ["groq1", "groq3"]
     assert [name_of(r) for r in choice.later] == ["groq5", "groq6", "mistral1"]
 
 

@@ -145,5 +145,5 @@ def test_a_spent_budget_is_shown_on_every_limit(storage: Storage, clock: Clock) 
     configuration = replace(configuration, providers={"groq": provider}, budget=Budget(per_day=0.5))
     tracker = QuotaTracker(storage, configuration)
     rows = [row for row in tracker.standings() if row.model == "model-a"]
-    assert all(row.opens_at > clock.now and "USD" in row.shut_by for row in rows)
+    assert all(row.opens_at > clock.now and "USD" in row.closed_by for row in rows)
     assert rows

@@ -97,7 +97,7 @@ def test_the_attempts_are_in_the_record_in_their_order(tracker_of: Build, tmp_pa
 
 
 def test_a_limit_that_is_near_is_not_oversold(tracker_of: Build) -> None:
-    """With room for three, the fourth finds the route shut, and what the three spent is booked."""
+    """With room for three, the fourth finds the route closed, and the three are booked."""
     tracker = tracker_of(replace(RPM, amount=3))
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
     now = tracker.configuration.clock.time()

@@ -200,6 +200,6 @@ class Kernel:
         assert self.run(code).status == "ok"
 
     def stop(self) -> None:
-        """Shut the kernel down."""
+        """Closed the kernel down."""
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)

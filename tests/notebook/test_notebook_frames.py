@@ -44,7 +44,7 @@ KEY = Key.of("groq", "groq_key_1", "made-up-key")
 STANDING = Standing(
     "groq", "groq_key_1", "a", "m", "requests_per_day", 10, 3, NOW, NOW + 5, "header", NOW
 )
-SHUT = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), shut_by="key refused")
+SHUT = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), closed_by="key refused")
 ATTEMPT = Attempt("groq", "groq_key_1", "m", "served", at=NOW, input_tokens=3, output_tokens=4)
 BARE = replace(ATTEMPT, first_token_s=None, cost_usd=None, error=None)
 REASON = Reason("groq", "groq_key_1", "m", "answered", 0.5, NOW, "why", "change")

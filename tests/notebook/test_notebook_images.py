@@ -72,7 +72,7 @@ def test_figures_in_the_text_become_images_in_their_order(kernel: Kernel, sandbo
     assert types == ["image/png", "image/png", "image/jpeg"]
 
 
-def test_the_routes_that_take_no_images_are_passed_over(kernel: Kernel, sandboxed) -> None:
+def test_the_routes_that_take_no_images_are_skipped(kernel: Kernel, sandboxed) -> None:
     """The receipt says so; where no route is left, the cell fails and names a model."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run(SETUP)

@@ -158,7 +158,7 @@ def test_the_sandbox_takes_no_keys(kernel: Kernel) -> None:
 def test_a_check_spends_nothing_and_opens_or_closes_the_key(
     kernel: Kernel, service: Sandbox, third_key: str
 ) -> None:
-    """Each key's models are asked for; a refused key is shut, and open again once it is taken."""
+    """Each key's models are asked for; a refused key is closed, and open again once it is taken."""
     kernel.run("os.environ['MISTRAL_API_KEY'] = 'made-up-and-unknown'")
     service.fail("openai", "server_error")
     cell = kernel.run("frame = %llm_keys check")

@@ -78,7 +78,7 @@ def test_the_story_of_a_limit_is_told_from_end_to_end() -> None:
     said = "\n".join(text for _, found in texts(notebook) for text in found)
     for wanted in (
         "requests/day      ██████████      1,000 of 1,000",
-        "2 routes passed over",
+        "2 routes skipped",
         "asking 86 s later",
         "RouteId(provider='mistral', key='mistral_key_1', model='mistral-small-latest')",
         "that the free routes take: ",

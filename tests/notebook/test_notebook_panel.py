@@ -229,7 +229,7 @@ def test_it_says_which_route_would_answer_and_why(kernel: Kernel, page: Page, sa
     assert "goes to <b>groq · key 1 · gpt-oss-120b</b>" in panel.html
     assert answered(page, kernel) == "groq_key_1"
     panel.wait(lambda: "goes to <b>mistral · key 1 · mistral-small-latest</b>" in panel.html)
-    assert "groq · key 1 · gpt-oss-120b is shut (0 of 1,000 requests per day left" in panel.html
+    assert "groq · key 1 · gpt-oss-120b is closed (0 of 1,000 requests per day left" in panel.html
     panel.wait(lambda: re.search(r"◐</span> opens in \d+ s", panel.html) is not None)
 
 
@@ -300,7 +300,7 @@ def test_many_routes_are_grouped_by_provider(kernel: Kernel, page: Page, sandbox
 
 
 def test_preference_and_patience_hold_for_cells(kernel: Kernel, page: Page, sandboxed) -> None:
-    """A preferred provider may cost; without patience a shut route is an error at once."""
+    """A preferred provider may cost; without patience a closed route is an error at once."""
     sandboxed(keys={"groq": 1, "openai": 1})
     panel = page.panel()
     preferred = panel.find("Dropdown", "Prefer")

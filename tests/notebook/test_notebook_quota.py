@@ -89,7 +89,7 @@ def test_times_are_local(seconds: float, shown: str) -> None:
 
 def test_a_shut_route_says_why() -> None:
     """The limit that opens last, what the provider said, or that the plan has none of it."""
-    refused = limit("requests_per_day", 1, 1_000, opens_at=math.inf, shut_by="the key is invalid")
+    refused = limit("requests_per_day", 1, 1_000, opens_at=math.inf, closed_by="the key is invalid")
     assert "· closed: the key is invalid" in text(refused)
     none = limit("tokens_per_day", 0, 0, opens_at=math.inf)
     assert "· closed: the plan has no tokens per day" in text(none)
@@ -129,7 +129,7 @@ def test_many_routes_show_their_tightest_limit() -> None:
 
 
 def test_a_group_sums_its_routes() -> None:
-    """Each account counts once; the limit that is used most is summed, and what is shut counted."""
+    """Each account counts once; the fullest limit is summed, and closed routes are counted."""
     standings = [
         limit(name, used, amount, key, account=f"a{min(key, 20)}", opens_at=NOW + 60 * (key < 3))
         for key in range(1, 22)
@@ -146,7 +146,7 @@ def test_a_group_sums_its_routes() -> None:
 def test_what_a_provider_says_is_shown_as_text() -> None:
     """A reason with HTML in it is harmless, wherever it comes out."""
     said = "<img src=x onerror=alert(1)>\"'"
-    named = limit("requests_per_day", 1, 2, opens_at=NOW + 5, shut_by=said, model=said)
+    named = limit("requests_per_day", 1, 2, opens_at=NOW + 5, closed_by=said, model=said)
     html = quota_bundle([named], NOW, [said])["text/html"]
     assert "<img" not in html
     assert html.count("&lt;img") == 3
@@ -159,7 +159,7 @@ def test_hundreds_of_routes_fold_by_provider() -> None:
             name, used, 1_000,
             provider=provider, key=f"{provider}_key_{key}",
             opens_at=NOW + 60 if key % 50 == 0 else NOW,
-            shut_by="<b>the key rests</b>" if key % 50 == 0 else "",
+            closed_by="<b>the key rests</b>" if key % 50 == 0 else "",
         )
         for provider in ("groq", "google")
         for key in range(1, 251)

@@ -31,7 +31,7 @@ def test_the_prompt_is_shown_as_it_would_leave(kernel: Kernel, sandboxed) -> Non
 
 
 def test_a_dry_run_says_who_would_answer(kernel: Kernel, sandboxed) -> None:
-    """The route, when, tokens and price; routes passed over; the ledger does not move."""
+    """The route, when, tokens and price; routes skipped; the ledger does not move."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1, "openai": 1})
     sandbox.fail("groq", "unauthorized")
     kernel.run("%llm -q hi")
@@ -41,7 +41,7 @@ def test_a_dry_run_says_who_would_answer(kernel: Kernel, sandboxed) -> None:
     first, passed, last = printed.strip().splitlines()
     assert first.startswith("mistral · key 1 · mistral-small-latest would answer now · about 1")
     assert first.endswith(" tokens in, 70 out · free")
-    assert passed.startswith("  groq · key 1 · gpt-oss-120b is passed over: key refused")
+    assert passed.startswith("  groq · key 1 · gpt-oss-120b is skipped: key refused")
     assert last == "Nothing was sent."
     assert " · $0.000" in kernel.run("%llm --dry-run -p openai hi").printed
     unknown = kernel.run("%llm --dry-run -p openai -m gpt-99 hi").printed

@@ -45,11 +45,11 @@ def test_a_reply_grows_in_one_display(kernel: Kernel, sandboxed) -> None:
     assert (kept["provider"], kept["key"]) == ("groq", "groq_key_1")
     assert [json.loads(attempt)["outcome"] for attempt in kept["attempts"]] == ["served"]
     assert receipt["data"]["text/plain"].startswith("groq · key 1 · gpt-oss-120b · ")
-    assert "passed over" not in receipt["data"]["text/html"]
+    assert "skipped" not in receipt["data"]["text/html"]
     assert cell.results == []
 
 
-def test_the_receipt_names_every_route_passed_over(kernel: Kernel, sandboxed) -> None:
+def test_the_receipt_names_every_route_skipped(kernel: Kernel, sandboxed) -> None:
     """The receipt unfolds to each route that did not answer, with its reason."""
     sandbox = sandboxed(keys={"groq": 2, "mistral": 1})
     sandbox.fail("groq_key_1", "unauthorized")
@@ -57,7 +57,7 @@ def test_the_receipt_names_every_route_passed_over(kernel: Kernel, sandboxed) ->
     receipt = kernel.run("%llm hi").displays[1]["data"]
     first, *passed = receipt["text/plain"].splitlines()
     assert first.startswith("mistral · key 1 · ")
-    assert first.endswith("2 routes passed over")
+    assert first.endswith("2 routes skipped")
     assert [line.split(":")[0].strip() for line in passed] == [
         "groq · key 1 · gpt-oss-120b failed",
         "groq · key 2 · gpt-oss-120b refused",

@@ -46,7 +46,7 @@ def test_each_form_sends_them(
 def test_the_same_level_means_what_each_provider_calls_it(
     kernel: Kernel, sandboxed: Callable[..., Sandbox]
 ) -> None:
-    """Gemini thinks at a level of its own; a model that cannot reason is passed over, and told."""
+    """Gemini thinks at a level of its own; a model that cannot reason is skipped, and told."""
     sandbox = sandboxed(keys={"groq": 1, "google": 1, "openai": 1})
     kernel.run("%llm -p google --effort medium Hello")
     thinking = sandbox.requests[-1].body["generationConfig"]["thinkingConfig"]

@@ -183,7 +183,7 @@ def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) 
     first, second = (kernel.run("%llm --patience 0 hi").displays[1]["data"] for _ in range(2))
     for text in first.values():
         assert re.search(hint, text)
-    assert "1 route passed over" in first["text/plain"].splitlines()[0]
+    assert "1 route skipped" in first["text/plain"].splitlines()[0]
     for text in second.values():
         assert re.search(price, text)
         assert not re.search(hint, text)

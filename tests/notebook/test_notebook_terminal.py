@@ -185,7 +185,7 @@ def test_variables_notes_and_conversations_are_lines(terminal: Terminal) -> None
     shown = terminal.run("%llm --chat c --budget 20 sum {{xs}}").splitlines()
     assert shown[0].startswith("xs (list of 5,000) was cut to the first ")
     assert shown[1] == "one two"
-    assert any(line.endswith("chat c, turn 1 · 1 route passed over") for line in shown)
+    assert any(line.endswith("chat c, turn 1 · 1 route skipped") for line in shown)
     assert "\nc         1 " in terminal.run("%llm_chat")
     assert "Nothing was sent." in terminal.run("%llm --dry-run hi")
 

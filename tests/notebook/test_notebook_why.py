@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxed) -> None:
-    """The route that was shut, the one that answered, and those that were not needed."""
+    """The route that was closed, the one that answered, and those that were not needed."""
     sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq_key_1": {"requests_per_day": 1}})
     kernel.run("%llm -q one")
     kernel.run("%llm -q two")
@@ -27,7 +27,7 @@ def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxe
     )
     verdicts = {row["key"]: row["verdict"] for row in rows}
     assert verdicts == {
-        "groq_key_1": "shut",
+        "groq_key_1": "closed",
         "groq_key_2": "answered",
         "mistral_key_1": "not needed",
     }
@@ -55,7 +55,7 @@ def explained(kernel: Kernel, line: str = "%llm_why") -> tuple[str, dict[str, di
 
 
 def test_why_nothing_answered(kernel: Kernel, sandboxed) -> None:
-    """A request that failed is explained: what failed, what was shut, what opens first."""
+    """A request that failed is explained: what failed, what was closed, what opens first."""
     sandbox = sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq": {"requests_per_day": 0}})
     sandbox.fail("mistral", "unauthorized")
     assert kernel.run("%llm --patience 5 hi").status == "error"

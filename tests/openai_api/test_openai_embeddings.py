@@ -72,7 +72,7 @@ def test_many_texts_go_in_as_many_requests_as_the_model_needs(sandbox: Sandbox) 
 
 
 def test_a_spent_key_gives_way_and_no_other_model_is_asked(start: Start, clock: Clock) -> None:
-    """Then everything is shut: 429 with the seconds until the first key opens."""
+    """Then everything is closed: 429 with the seconds until the first key opens."""
     sandbox = start(
         {"mistral": 2, "google": 1}, clock=clock, limits={"mistral": {"requests_per_minute": 1}}
     )

@@ -130,7 +130,7 @@ def test_parse_reads_a_pydantic_model(sandbox: Sandbox, provider: str) -> None:
 
 
 def test_a_picture_reaches_a_model_that_takes_it(sandbox: Sandbox) -> None:
-    """As a part of a message; routes that take no images are passed over."""
+    """As a part of a message; routes that take no images are skipped."""
     content = [
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},

@@ -88,14 +88,14 @@ def test_html_without_styles_still_says_everything(
     assert "background:#d0493b" not in body
     assert re.search(r"<details><summary>groq · key 2 · gpt-oss-120b", body)
     assert ">1,000 of 1,000<" in body
-    assert "<b>1 route passed over</b>" in body
+    assert "<b>1 route skipped</b>" in body
     assert "<em>Simulated reply" in body
 
 
 def test_html_with_next_to_no_elements_keeps_every_word(executed: nbformat.NotebookNode) -> None:
     """`nbconvert --sanitize-html` shows most elements as text, and loses nothing."""
     html, _ = HTMLExporter(sanitize_html=True).from_notebook_node(executed)
-    for words in ("groq · key 2 · gpt-oss-120b", "1 route passed over", "1,000 of 1,000"):
+    for words in ("groq · key 2 · gpt-oss-120b", "1 route skipped", "1,000 of 1,000"):
         assert words in html
 
 

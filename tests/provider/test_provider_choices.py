@@ -58,7 +58,7 @@ def test_a_preferred_provider_may_cost(start: Start) -> None:
 
 
 def test_patience_is_the_users_unless_a_request_has_its_own(start: Start, clock: Clock) -> None:
-    """With none, a shut route is an error at once; with some, it is waited for."""
+    """With none, a closed route is an error at once; with some, it is waited for."""
     start(keys={"groq": 1}, clock=clock, left={"groq": {"requests_per_minute": 1}})
     get_llm_provider().generate("Hello")
     use_choices(Choices(patience=0.0))

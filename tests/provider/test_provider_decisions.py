@@ -34,7 +34,7 @@ def chosen_again(ended: Reply | Ended) -> list[tuple[str, str, str]]:
 
 
 def test_the_records_of_a_reply_choose_what_answered(start: Start, clock: Clock) -> None:
-    """Through failures, shut routes and keys, for a reply that was pickled too."""
+    """Through failures, closed routes and keys, for a reply that was pickled too."""
     sandbox = start(keys={"groq": 2, "mistral": 1, "google": 1, "openai": 1}, clock=clock)
     provider = get_llm_provider()
     replies = [provider.generate("One")]

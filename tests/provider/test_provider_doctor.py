@@ -116,7 +116,7 @@ def test_an_env_file_that_cannot_be_read_hides_no_key(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-def test_what_is_passed_over_is_said(sandbox_of_project: Sandbox, project: Path) -> None:
+def test_what_is_skipped_is_said(sandbox_of_project: Sandbox, project: Path) -> None:
     """A link that leads elsewhere, and above it the `.env` that counts; a pipe is called one."""
     inner = project / "inner"
     inner.mkdir()
@@ -168,7 +168,7 @@ def test_a_refused_key_is_shut_and_said_to_be_replaced(sandbox_of_project: Sandb
 
 
 def test_an_account_without_credit_is_named(sandbox_of_project: Sandbox) -> None:
-    """The key is taken, and its account is shut all the same."""
+    """The key is taken, and its account is closed all the same."""
     sandbox_of_project.fail("openai", "no_credit")
     with pytest.raises(Exception, match="no credit"):
         get_llm_provider("openai").generate("Hello", patience=0)

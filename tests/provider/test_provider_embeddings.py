@@ -192,7 +192,7 @@ def test_tokens_are_estimated_where_the_provider_counts_none(server: EmbeddingSe
 
 
 def test_no_tokens_are_held_for_a_reply(server: EmbeddingServer, tmp_path: Path) -> None:
-    """A guess at a reply's tokens would shut a small limit after the first text."""
+    """A guess at a reply's tokens would close a small limit after the first text."""
     configuration = load_configuration(server.environment({"mistral": 1}), tmp_path)
     limits = {"mistral": parse_limits({"tokens_per_minute": 100})}
     use_configuration(replace(configuration, limits=limits))

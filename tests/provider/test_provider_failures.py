@@ -111,7 +111,7 @@ def test_a_stream_cut_after_some_text_raises_with_that_text(
 def test_a_filtered_prompt_goes_to_no_other_provider(
     start: Start, name: str, streamed: bool
 ) -> None:
-    """No other provider is asked behind the user's back, and nothing is shut."""
+    """No other provider is asked behind the user's back, and nothing is closed."""
     sandbox = start()
     sandbox.fail(name, "content_filter")
     preferred = IntelligentLLMOrchestrator(preferred_provider=name)
@@ -127,7 +127,7 @@ def test_a_filtered_prompt_goes_to_no_other_provider(
 def test_what_one_provider_does_not_take_goes_to_the_next(
     start: Start, name: str, streamed: bool
 ) -> None:
-    """A refused option shuts nothing; the other keys of the model are not asked."""
+    """A refused option closes nothing; the other keys of the model are not asked."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 2, other: 1})
     sandbox.fail(name, "invalid_request", times=1)

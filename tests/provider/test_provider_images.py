@@ -161,7 +161,7 @@ def test_a_preview_sends_and_holds_nothing(sandbox: Sandbox) -> None:
     preview = provider.preview("Hello", system="Be brief.", max_tokens=50)
     assert preview.route is not None
     assert (preview.route.provider, preview.wait) == ("mistral", 0)
-    assert [(route.provider, "key refused" in why) for route, _, why in preview.shut] == [
+    assert [(route.provider, "key refused" in why) for route, _, why in preview.closed] == [
         ("groq", True)
     ]
     assert [message.content for message in preview.request.messages] == ["Be brief.", "Hello"]

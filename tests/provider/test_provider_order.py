@@ -51,7 +51,7 @@ def test_each_key_takes_over_when_the_one_before_has_nothing_left(
 
 
 def test_a_preferred_provider_comes_first_even_if_it_costs(start: Start, clock: Clock) -> None:
-    """The user said so; the others follow in their order when it is shut."""
+    """The user said so; the others follow in their order when it is closed."""
     sandbox = start(clock=clock)
     provider = IntelligentLLMOrchestrator(preferred_provider="openai")
     assert provider.generate("Hello").provider == "openai"

@@ -133,7 +133,7 @@ def test_limits_are_learned_from_its_headers(serve: Serve) -> None:
 
 
 def test_a_limit_that_is_reached_is_waited_for_or_goes_to_the_next(serve: Serve) -> None:
-    """Its own refusal shuts the route, as those of the others do."""
+    """Its own refusal closes the route, as those of the others do."""
     settle(serve(NO_KEY, limits={"openai": {"requests_per_minute": 1, "requests_per_day": None}}))
     provider = get_llm_provider("my-server")
     provider.generate("Hello")
@@ -217,7 +217,7 @@ def test_the_price_of_the_settings_is_what_a_reply_costs(serve: Serve) -> None:
 # --- trouble
 
 
-def test_a_server_that_does_not_run_is_passed_over(
+def test_a_server_that_does_not_run_is_skipped(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason is on the attempt; alone, it is the error."""

@@ -42,7 +42,7 @@ def test_a_new_provider_has_done_nothing(start: Start) -> None:
 
 
 def test_the_statistics_are_plain_data(start: Start, clock: Clock) -> None:
-    """`json.dumps` takes them without help, before any call, after one, and with every key shut."""
+    """`json.dumps` takes them as they are, before any call, after one, and with all keys closed."""
     sandbox = start(clock=clock)
     providers = (get_llm_provider(), MultiKeyGroqProvider())
 
@@ -66,7 +66,7 @@ def test_the_statistics_are_plain_data(start: Start, clock: Clock) -> None:
 
 
 def test_a_fallback_is_a_reply_that_others_could_not_give(start: Start, clock: Clock) -> None:
-    """Whether they failed or were shut; the last provider that answered is the current one."""
+    """Whether they failed or were closed; the last provider that answered is the current one."""
     sandbox = start(clock=clock)
     provider = get_llm_provider()
     sandbox.fail("groq", "no_credit")

@@ -166,7 +166,7 @@ def test_parallel_calls_can_be_switched_off(sandbox: Sandbox) -> None:
         ("openai", "gpt-4o-search-preview"),
     ],
 )
-def test_a_model_that_refuses_tools_is_passed_over_from_then_on(
+def test_a_model_that_refuses_tools_is_skipped_from_then_on(
     sandbox: Sandbox, name: str, model: str
 ) -> None:
     """Its first refusal is remembered, and the next request is not sent to it."""

@@ -214,7 +214,7 @@ def test_links_above_are_the_users(
 
 
 @pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
-def test_a_configuration_that_leads_out_of_its_folder_is_passed_over(
+def test_a_configuration_that_leads_out_of_its_folder_is_skipped(
     clone: Clone, tmp_path: Path, name: str
 ) -> None:
     """A project's link could make us use another file of the user, such as a `.env`."""

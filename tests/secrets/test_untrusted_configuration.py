@@ -325,7 +325,7 @@ def test_files_out_of_others_reach_are_not_told_of(
 
 @root
 @pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
-def test_somebody_elses_file_above_is_passed_over(
+def test_somebody_elses_file_above_is_skipped(
     open_folder: Path, own_settings: Path, name: str
 ) -> None:
     """For example in /tmp. The warning says so, and the next file upward is used."""

@@ -152,9 +152,9 @@ class Purse:
         """Hold what a request may take; returns the hold, or why it cannot be sent now."""
 
         def change(state: BudgetState) -> str | RouteState:
-            shut = self._state(state, expected, now)
-            if shut:
-                return shut
+            closed = self._state(state, expected, now)
+            if closed:
+                return closed
             amounts, name = _amounts(state, expected), os.urandom(6).hex()
             state.held[name] = HeldShare(
                 at=now,
@@ -217,8 +217,8 @@ class Purse:
         if not amounts.has_price and any(bound.unit == "usd" for bound in bounds):
             return RouteState(math.inf, f"there is {what}, and its price is not known", 0.0)
         found = [self._state_of(bound, state, amounts, now) for bound in bounds]
-        shut = [route_state for route_state in found if route_state is not None]
-        return max(shut, key=lambda route_state: route_state.opens_at, default=None)
+        closed = [route_state for route_state in found if route_state is not None]
+        return max(closed, key=lambda route_state: route_state.opens_at, default=None)
 
     def _state_of(
         self, bound: _Bound, state: BudgetState, amounts: _Amounts, now: float

@@ -1,4 +1,4 @@
-"""What is shut, why and until when: a key, a model, an account, a provider or a model of it.
+"""What is closed, why and until when: a key, a model, an account, a provider or a model of it.
 
 Once a closure has ended it is tried by one call at a time, until an answer takes it away.
 """
@@ -24,7 +24,7 @@ _SAME_MOMENT_SECONDS = 1e-3
 
 
 class Closable(Protocol):
-    """A part of the ledger that can be shut."""
+    """A part of the ledger that can be closed."""
 
     closed: Closure | None
 
@@ -33,7 +33,7 @@ def close(
     part: Closable, reason: str, now: float, seconds: float | None, began: float,
     remedy: str = "", address: str = "",
 ) -> None:  # fmt: skip
-    """Shut a part of the ledger for `seconds`, or with None until the user acts.
+    """Closed a part of the ledger for `seconds`, or with None until the user acts.
 
     `began` is when the failed call began. Calls under way together fail together: that is one
     strike, and the longest of their closures stays. `remedy` is the name of what opens it, and
@@ -62,7 +62,7 @@ def reopen(part: Closable, began: float) -> bool:
 
 
 def strikes(part: Closable, began: float) -> int:
-    """How often in a row a part was shut before a call that began then, for waits that double."""
+    """How often in a row a part was closed before a call that began then, for waits that double."""
     if not part.closed:
         return 0
     earlier = part.closed.strikes - int(began <= part.closed.since)
@@ -70,13 +70,13 @@ def strikes(part: Closable, began: float) -> int:
 
 
 def closure_of(part: Closable, address: str) -> Closure | None:
-    """What shuts a part of the ledger for requests to an address, if anything does."""
+    """What closes a part of the ledger for requests to an address, if anything does."""
     closed = part.closed
     return closed if closed and closed.address == fingerprint(address) else None
 
 
 def latest_closure(record: RouteRecord, now: float) -> Closure | None:
-    """The longest of the closures that keep the route shut, apart from full windows."""
+    """The longest of the closures that keep the route closed, apart from full windows."""
     latest: Closure | None = None
     for part in (
         record.provider, record.model_at_provider, record.account, record.key, record.model,
@@ -95,7 +95,7 @@ def opens(closed: Closure) -> float:
 
 
 def closed_until(record: RouteRecord, now: float) -> tuple[float, str]:
-    """Until when something but a full window keeps the route shut, and what; 0 if nothing."""
+    """Until when something but a full window keeps the route closed, and what; 0 if nothing."""
     closed = latest_closure(record, now)
     return (opens(closed), closed.reason) if closed else (0.0, "")
 

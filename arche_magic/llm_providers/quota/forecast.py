@@ -97,7 +97,7 @@ def _fits(row: Standing, need: Mapping[Metric, float], now: float, until: float)
     amount = need.get(row.metric, 0.0)
     if amount <= 0:
         return math.inf
-    opens = max(now, row.opens_at) if row.shut_by else now
+    opens = max(now, row.opens_at) if row.closed_by else now
     if opens > until:
         return 0.0
     if row.metric in ("tokens", "input_tokens") and need.get("input_tokens", 0.0) > row.amount:

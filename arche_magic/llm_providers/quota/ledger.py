@@ -290,7 +290,7 @@ def doubt(model: ModelState, defaults: Iterable[Limit], began: float) -> None:
 
 
 def forget(account: AccountState) -> None:
-    """Forget all that was spent and shut; the totals stay, as other copies are compared by them."""
+    """Forget all counts and closures; the totals stay, as other copies are compared by them."""
     account.provider, account.keys, account.closed, account.moved = "", {}, None, None
     account.models = {
         name: ModelState(charged=model.charged)

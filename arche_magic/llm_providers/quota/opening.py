@@ -41,9 +41,9 @@ class RouteState:
 
     Attributes:
         opens_at: epoch seconds; `now` or earlier means open, inf means not by waiting.
-        reason: why it is shut, or "".
+        reason: why it is closed, or "".
         headroom: share of the tightest limit that is left, 0 to 1.
-        on_trial: only a call under way, whose outcome is awaited, keeps it shut.
+        on_trial: only a call under way, whose outcome is awaited, keeps it closed.
         remedy: name of the `Remedy` that opens it (`WAIT_FOR_LIMIT` for a limit), "" if unknown.
     """
 
@@ -147,7 +147,7 @@ def resets_at(limit: Limit, state: LimitState, held: Amounts, now: float) -> flo
 def route_state(
     record: RouteRecord, amounts: Amounts, now: float, reserve: float = 0.0
 ) -> RouteState:
-    """When the route takes a request of these amounts, and what keeps it shut until then.
+    """When the route takes a request of these amounts, and what keeps it closed until then.
 
     `reserve` is the share of each limit that must be left after it; where the request alone leaves
     less, the limit must be unspent.

@@ -76,19 +76,19 @@ class Spending:
         """Hold the request's share of every bound, or of none; then why it cannot be sent."""
         expected = self._expected(route, request, amounts)
         shares: list[tuple[Purse, str]] = []
-        shut: RouteState | None = None
+        closed: RouteState | None = None
         purses = self._purses(route)
         try:
             for purse in purses:
                 taken = purse.hold(expected, now, expires)
                 if isinstance(taken, RouteState):
-                    shut = taken
+                    closed = taken
                     break
                 shares.append((purse, taken))
         finally:
             if len(shares) < len(purses):
                 self.give_back(shares, now)
-        return shut or tuple(shares)
+        return closed or tuple(shares)
 
     def give_back(self, shares: Iterable[tuple[Purse, str]], now: float) -> None:
         """Release what was held for a request that was not sent."""

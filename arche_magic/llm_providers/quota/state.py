@@ -125,11 +125,11 @@ def _limit(
 
 @dataclass
 class Closure:
-    """Why a part of the ledger is shut.
+    """Why a part of the ledger is closed.
 
     Attributes:
         until: None until the user acts; see `ends`.
-        strikes: how often in a row it was shut, for waits that double.
+        strikes: how often in a row it was closed, for waits that double.
         remedy: name of the `Remedy` that opens it, "" if unknown.
         address: fingerprint of the base URL that gave the reason, "" for the provider's own. At
             another address the part is open.
@@ -227,7 +227,7 @@ class AccountState:
 
     Attributes:
         keys: by fingerprint.
-        closed: set if the whole account is shut.
+        closed: set if the whole account is closed.
         moved: set if the account is counted in another document by now.
         absorbed: names of the documents that went into this one, with the digest of each.
     """

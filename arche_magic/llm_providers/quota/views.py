@@ -22,11 +22,11 @@ def standings_of(
     route, model = record.route, record.model
     held = opening.on_hold(model, now)
     state = opening.route_state(record, amounts, now)
-    shut, shut_by = closures.closed_until(record, now)
+    closed, closed_by = closures.closed_until(record, now)
     if state.on_trial:
-        shut, shut_by = state.opens_at, state.reason
-    if bound and bound.opens_at > max(shut, now):
-        shut, shut_by = bound.opens_at, bound.reason
+        closed, closed_by = state.opens_at, state.reason
+    if bound and bound.opens_at > max(closed, now):
+        closed, closed_by = bound.opens_at, bound.reason
     rows = []
     for limit in record.limits.values():
         counted = model.limits[limit.name]
@@ -40,11 +40,11 @@ def standings_of(
                 limit=limit.name,
                 amount=limit.amount,
                 used=room.used,
-                opens_at=max(room.opens_at, shut),
+                opens_at=max(room.opens_at, closed),
                 resets_at=opening.resets_at(limit, counted, held, now),
                 evidence=limit.evidence,
                 evidence_at=_known_since(limit, counted, now),
-                shut_by=shut_by,
+                closed_by=closed_by,
                 window=limit.window,
                 time_zone=limit.time_zone,
                 source=_source(limit),

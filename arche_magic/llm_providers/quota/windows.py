@@ -24,7 +24,7 @@ _TOLERANCE = 1e-6
 # `Counter.round_up` adds a millionth to each slot at most; this much covers all of them.
 _SLOTS_ROUNDING = 1e-3
 # Calls under way can fill a bucket beyond its amount, but not so many times. Such a level comes
-# from an absurd count, and must not keep a route shut for years: the bucket counts as full.
+# from an absurd count, and must not keep a route closed for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
 # Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
 _ROUNDING_SECONDS = 1e-6

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     """Show why a reply came from its route; returns it as a DataFrame.
 
-    A row per route: what it had left, why it was passed over, what would have changed the
+    A row per route: what it had left, why it was skipped, what would have changed the
     choice. Without a name, it explains the last request, even if that failed or was stopped.
 
     Usage:

@@ -93,10 +93,10 @@ def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
         )
     except LLMProviderError as error:
         return _status("Nobody would answer", "", str(error))
-    shut = [_shut(route, opens, why, view.now) for route, opens, why in ahead.shut]
-    why = "; ".join(shut[:_REASONS])
-    if len(shut) > _REASONS:
-        why += f"; and {len(shut) - _REASONS} more before it"
+    closed = [_closed(route, opens, why, view.now) for route, opens, why in ahead.closed]
+    why = "; ".join(closed[:_REASONS])
+    if len(closed) > _REASONS:
+        why += f"; and {len(closed) - _REASONS} more before it"
     if ahead.route is None:
         return _status("Nobody would answer", "", why)
     if ahead.wait > 0:
@@ -132,10 +132,10 @@ def snapshot_bundle(view: View) -> dict[str, str]:
     return quota_bundle(on, view.now, lines, paid=view.paid)
 
 
-def _shut(route: Route, opens: float, why: str, now: float) -> str:
+def _closed(route: Route, opens: float, why: str, now: float) -> str:
     # A time, not a countdown: screen readers announce this line whenever it changes.
     when = f", opens {clock(opens, now, soon='minutes')}" if opens < 1e11 else ""
-    return f"{route} is shut ({without_controls(why)}{when})"
+    return f"{route} is closed ({without_controls(why)}{when})"
 
 
 def _status(begin: str, route: str, why: str) -> str:
