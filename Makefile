@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test coverage quick bench chaos oldest docs notebooks screenshots clean
+.PHONY: demo test coverage quick libraries bench chaos oldest docs notebooks screenshots clean
 
 demo: .venv/demo
 	@echo "Running the quickstart notebook in a kernel."
@@ -15,6 +15,14 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist worksteal
+	@$(MAKE) --no-print-directory libraries
+
+# Other libraries in their newest versions, whose requests our routes answer. LlamaIndex has an
+# environment of its own, because it needs another version of openai.
+LIBRARIES = -m pytest -p no:cacheprovider --disable-warnings
+libraries: .venv-libraries/test .venv-llama-index/test
+	.venv-libraries/bin/python $(LIBRARIES) tests/libraries --ignore tests/libraries/test_llama_index.py
+	.venv-llama-index/bin/python $(LIBRARIES) tests/libraries/test_llama_index.py tests/libraries/test_page.py
 
 # Not part of `make test`, which has to finish within 15 minutes: coverage adds a tenth.
 coverage: .venv/test
@@ -99,5 +107,24 @@ OLDEST = import re, tomllib; \
 		$$($(PYTHON) -c '$(OLDEST)')
 	@touch $@
 
+# uv finds versions that fit together in seconds. pip needs minutes, and before version 24 more than
+# half an hour, so where uv cannot be used, the newest pip is.
+define install_libraries
+	@echo "Installing '.[$(1)]' into $(@D). The first time, this takes about a minute."
+	@$(PYTHON) -m venv --clear $(@D)
+	@packages="-e .[$(1),sandbox,server] hypothesis pytest pytest-timeout"; \
+	pip="$(@D)/bin/python -m pip --quiet --disable-pip-version-check install"; \
+	{ $$pip uv && $(@D)/bin/uv pip install --quiet --python $(@D)/bin/python $$packages; } || { \
+		echo "uv failed, so pip installs the packages. This takes some minutes."; \
+		$$pip --upgrade pip && $$pip $$packages; }
+	@touch $@
+endef
+
+.venv-libraries/test: pyproject.toml
+	$(call install_libraries,libraries)
+
+.venv-llama-index/test: pyproject.toml
+	$(call install_libraries,llama-index)
+
 clean:
-	rm -rf .venv .venv-oldest build dist
+	rm -rf .venv .venv-oldest .venv-libraries .venv-llama-index build dist

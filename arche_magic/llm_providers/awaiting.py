@@ -52,4 +52,5 @@ async def in_a_thread(request: Callable[[], T], executor: Executor | None = None
     finally:
         # The event loop may be closed while this waits.
         stop.set()
-        ended.cancel()
+        if not loop.is_closed():
+            ended.cancel()

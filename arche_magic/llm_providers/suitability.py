@@ -64,8 +64,6 @@ def _untaken(wire: str, request: Request) -> Iterator[str]:
     if any(message.name for message in request.messages):
         yield "names of participants"
     if wire == "google":
-        if request.parallel_tool_calls is False:
-            yield "parallel_tool_calls=False"
         if any(image.url for image in request.images):
             yield "addresses of images"
         if any(image.detail for image in request.images):

@@ -72,6 +72,9 @@ class AsyncChunks(AsyncIterator[bytes]):
             await self._request
             raise asyncio.CancelledError
         self.is_stream = not isinstance(head.body, bytes)
+        if not self.is_stream:
+            # The event loop may end with the reply, and would leave the task in the middle.
+            await self._request
         return head
 
     def __aiter__(self) -> Self:

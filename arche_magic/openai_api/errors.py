@@ -23,6 +23,9 @@ from .wire import Problem
 
 _TOO_LARGE = ("too large", "one request too large", "the prompt is too long")
 _ABOUT_MESSAGES = ("a message", "a part of a message", "image ", "the prompt ")
+# Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
+# has waited and tried every route.
+_NO_RETRY = {"x-should-retry": "false"}
 TIMEOUT = "timeout"
 """The code of a request that was not answered within its timeout."""
 
@@ -39,8 +42,9 @@ def problem_of(
         is_late: whether the request's timeout has passed.
     """
     message = str(error)
-    details: dict[str, Any] = {"attempts": [attempt.to_dict() for attempt in error.attempts]}
-    headers = {}
+    # One line each: official clients print the whole body as the error.
+    details: dict[str, Any] = {"attempts": [str(attempt) for attempt in error.attempts]}
+    headers = dict(_NO_RETRY)
     if error.next_available_at is not None:
         opens_at = error.next_available_at
         details["next_available_at"] = opens_at.isoformat()

@@ -25,7 +25,7 @@ _DEFAULT_SECONDS = 600.0
 class Transport:
     """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
 
-    Nothing leaves the process through it, whatever host a request names; only the engine sends.
+    Nothing leaves the process through it, whatever base URL a client has; only the engine sends.
     The client's read timeout bounds the request as a whole.
 
     Args:
@@ -59,7 +59,7 @@ class Transport:
     def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
         return handle(
             request.method,
-            request.url.path,
+            _path(request.url.path),
             request.headers,
             body,
             defaults=self._defaults,
@@ -83,6 +83,12 @@ class Transport:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _path(path: str) -> str:
+    """The path from `/v1/` on; libraries put the path of a service before it, as `/openai/v1/`."""
+    _, version, rest = path.partition("/v1/")
+    return version + rest if version else path
 
 
 def _seconds(request: Any) -> float | None:

@@ -39,6 +39,29 @@ TOOLS = (
     ),
     "%%llm --tools weather\nIs it colder in Oslo? Ask weather city=Oslo and weather city=Rome.",
 )
+# A program that uses the server appears under its own name. The last cell is marked as selected, so
+# another one comes after those in the picture.
+CLIENTS = (
+    BEFORE[0],
+    (
+        "%%capture\n"
+        "import arche_magic, openai\n"
+        "server = %llm_serve\n"
+        "program = openai.OpenAI(base_url=server.base_url, api_key=server.api_key)\n"
+        'asked = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}\n'
+        "answers = [program.chat.completions.create(**asked) for _ in range(3)]"
+    ),
+    (
+        'client = arche_magic.openai_client(tag="report")\n'
+        "answer = client.chat.completions.create(\n"
+        '    model="auto", messages=[{"role": "user", "content": "What is a token bucket?"}]\n'
+        ")\n"
+        "print(answer.choices[0].message.content)"
+    ),
+    "%llm_why",
+    "%llm_stats --by client",
+    "pass",
+)
 # Only the cells matter: no menus, no mark on the selected cell, no room above and below.
 ONLY_CELLS = """
   #top-panel-wrapper, #menu-panel-wrapper, #jp-bottom-panel, .jp-SideBar, .jp-Notebook-footer,
@@ -56,8 +79,8 @@ def main() -> None:
         chromium() as browser,
     ):
         lab.set_theme("JupyterLab Light")
-        cells = [nbformat.v4.new_code_cell(text) for text in (*BEFORE, PANEL, *TOOLS)]
-        lab.write("demo.ipynb", cells)
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        lab.write("demo.ipynb", cells(*BEFORE, PANEL, *TOOLS))
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
             panel = screen.cell(PANEL)
@@ -65,11 +88,25 @@ def main() -> None:
             panel.get_by_role("button", name="Send").click()
             panel.locator(".jp-RenderedHTML").filter(has_text="tokens").first.wait_for()
             screen.cell("--tools").locator("summary").first.click()
-            screen.page.add_style_tag(content=ONLY_CELLS)
-            screen.show_whole_notebook(WIDTH)
-            PICTURES.mkdir(parents=True, exist_ok=True)
+            show_only_cells(screen)
             take(screen, "panel", PANEL, PANEL)
             take(screen, "tools", "temperatures = ", "--tools")
+        lab.write("libraries.ipynb", cells(*CLIENTS))
+        with open_notebook(browser, lab, "libraries.ipynb", WIDTH, SCALE) as screen:
+            screen.run_all()
+            show_only_cells(screen)
+            take(screen, "libraries", "openai_client", "--by client")
+
+
+def cells(*texts: str) -> list[nbformat.NotebookNode]:
+    """A code cell for each text."""
+    return [nbformat.v4.new_code_cell(text) for text in texts]
+
+
+def show_only_cells(screen: Screen) -> None:
+    """Hide what is around the notebook, and make the page as long as the notebook."""
+    screen.page.add_style_tag(content=ONLY_CELLS)
+    screen.show_whole_notebook(WIDTH)
 
 
 def take(screen: Screen, name: str, first: str, last: str) -> None:

@@ -235,3 +235,13 @@ def test_a_stream_that_breaks_raises_in_the_reader(start: Start) -> None:
                 pass
 
     asyncio.run(main())
+
+
+def test_an_event_loop_may_end_with_the_reply(sandbox: Sandbox) -> None:
+    """Libraries run a loop until their own task is done; nothing of ours is left in it."""
+    client = arche_magic.async_openai_client()
+    loop = asyncio.new_event_loop()
+    for _ in range(20):
+        loop.run_until_complete(client.chat.completions.create(model="auto", messages=HELLO))
+        assert asyncio.all_tasks(loop) == set()
+    loop.close()

@@ -220,7 +220,7 @@ def test_the_transport_serves_httpx_and_httpx2(sandbox: Sandbox, library: Any) -
         reply = client.post("https://api.openai.com/v1/chat/completions", json=body)
         assert reply.json()["arche"]["route"]["provider"] == "groq"
         body["stream"] = True
-        with client.stream("POST", "http://any/v1/chat/completions", json=body) as reply:
+        with client.stream("POST", "http://any/some/v1/chat/completions", json=body) as reply:
             lines = [line for line in reply.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert len(lines) > 5
@@ -261,10 +261,14 @@ def test_everything_shut_is_a_rate_limit_error_that_says_what_opens_when(start: 
             client.chat.completions.create(model="auto", messages=HELLO, stream=stream)
         error = caught.value
         assert 1 <= int(error.response.headers["retry-after"]) <= 60
+        # Clients that would wait and ask again by themselves do not.
+        assert error.response.headers["x-should-retry"] == "false"
         assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert "All Groq API keys have hit rate limits" in error.message
         assert "opens in" in error.message
         assert error.body["arche"]["next_available_at"]  # type: ignore[index]
+        (attempt,) = error.body["arche"]["attempts"]  # type: ignore[index]
+        assert attempt.startswith("groq · key 1 · gpt-oss-120b ")
     used = len(sandbox.requests)
     clock.sleep(int(error.response.headers["retry-after"]))
     assert client.chat.completions.create(model="auto", messages=HELLO).choices

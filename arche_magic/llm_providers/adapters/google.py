@@ -15,7 +15,15 @@ from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .finish import finish_kind
 from .formats import Format
-from .google_parts import as_signature, as_text, calls_in, contents_of, tool_config, translated
+from .google_parts import (
+    as_signature,
+    as_text,
+    calls_in,
+    contents_of,
+    first_call_only,
+    tool_config,
+    translated,
+)
 from .http import STAND_IN, Call
 from .limits import parse_duration
 from .parts import Part, as_count, counted
@@ -143,8 +151,8 @@ class GoogleAdapter(SdkAdapter):
         models = sdk.models
         send = models.generate_content_stream if stream else models.generate_content
         answer = send(model=model, contents=contents, config=given)
-        for response in answer if stream else (answer,):
-            yield _part(response)
+        parts = (_part(response) for response in (answer if stream else (answer,)))
+        yield from first_call_only(parts) if request.parallel_tool_calls is False else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         config = {} if request.dimensions is None else {"output_dimensionality": request.dimensions}

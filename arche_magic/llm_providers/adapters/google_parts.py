@@ -14,9 +14,10 @@ from ..tools import ToolCall
 from .tool_calls import FOREIGN_SIGNATURE, new_call_id
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Iterator
 
     from ..request import Image, Message, Request
+    from .parts import Part
 
 # Models before Gemini 3 need no signature.
 _OLDER = re.compile(r"(models/)?(gemini-[12]\b|gemma)")
@@ -117,6 +118,21 @@ def calls_in(parts: Iterable[Any]) -> tuple[ToolCall, ...]:
         for part in parts
         if part.function_call and part.function_call.name
     )
+
+
+def first_call_only(parts: Iterable[Part | None]) -> Iterator[Part | None]:
+    """The parts of a reply with one call at most.
+
+    Gemini cannot be told to make a single call, and libraries for structured output always ask for
+    one. A model that needs another call makes it after the result of the first.
+    """
+    is_called = False
+    for part in parts:
+        if part is None or not part.tool_calls:
+            yield part
+            continue
+        yield replace(part, tool_calls=() if is_called else part.tool_calls[:1])
+        is_called = True
 
 
 def as_signature(value: Any) -> str | None:

@@ -1,0 +1,57 @@
+"""One sandbox and one server per file. Each test starts with unspent keys, in the environment."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+from library_parts import KEYS
+
+from arche_magic.openai_api.server import Server
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# DSPy keeps replies in the home folder, and reads this when it is imported.
+_folder = tempfile.TemporaryDirectory(prefix="libraries-")
+os.environ["DSPY_CACHEDIR"] = _folder.name
+# DSPy and LiteLLM fetch a table of models otherwise.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+_stores = count()
+
+
+@pytest.fixture(scope="module")
+def providers() -> Iterator[Sandbox]:
+    """The simulated providers of a file."""
+    with Sandbox(keys=KEYS) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(autouse=True)
+def sandbox(
+    providers: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_keys_of_the_machine: None,
+) -> Sandbox:
+    """The keys are in the environment, as a user has them, and nothing has been spent."""
+    providers.reset()
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_CONFIG_HOME", "APPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "own-settings"))
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", f"memory://libraries-{next(_stores)}")
+    for name, value in providers.environment().items():
+        monkeypatch.setenv(name, value)
+    return providers
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """OpenAI's interface on a port, as `%llm_serve` starts it."""
+    with Server(port=0, token_file=tmp_path_factory.mktemp("server") / "token") as server:
+        yield server
