@@ -15,7 +15,7 @@ from .state import AccountState, ProviderState
 
 @dataclass(frozen=True)
 class Closure:
-    """Why a key is closed, since when and until when, in epoch seconds; None: until the user acts."""
+    """Why a key is closed, and from when until when (epoch seconds; None: until the user acts)."""
 
     reason: str
     since: float
