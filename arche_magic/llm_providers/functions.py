@@ -9,11 +9,11 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from types import GeneratorType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 from .bounded import library
@@ -111,7 +111,7 @@ def result_text(value: Any) -> str:
         return _cut(value.to_string(max_rows=_MOST_ROWS))
     from pydantic_core import to_jsonable_python
 
-    if isinstance(value, GeneratorType):
+    if isinstance(value, Iterator):
         # It may have no end; each value takes a character or more.
         value = list(islice(value, MOST_CHARACTERS))
     try:

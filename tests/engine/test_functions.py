@@ -366,7 +366,8 @@ def test_an_error_without_a_text_is_told_by_its_type() -> None:
     assert Function.of(fail).run("{}") == ("Mute", True)
 
 
-def test_a_generator_without_end_is_cut() -> None:
-    text = result_text(number for number in itertools.count())
+@pytest.mark.parametrize("endless", [itertools.count(), (n for n in itertools.count())])
+def test_an_iterator_without_end_is_cut(endless: Any) -> None:
+    text = result_text(endless)
     assert text.startswith("[0, 1, 2,")
     assert "\n[cut: the first" in text
