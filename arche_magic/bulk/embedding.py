@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -275,7 +276,10 @@ def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:
         data = data.iloc[:, 0]
     if isinstance(data, pandas.Series):
         return (data.index if has_index else None), data.tolist()
-    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+    if getattr(data, "ndim", 1) == 0:
+        raise InvalidRequest("texts is a single value; write embed([text])")
+    # The rows of a set would be in no order that the caller knows.
+    if isinstance(data, Mapping | AbstractSet) or not isinstance(data, Iterable):
         raise InvalidRequest(
             f"texts is a {type(data).__name__}; it must be a Series, a list or an array of texts"
         )

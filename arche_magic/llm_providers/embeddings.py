@@ -49,9 +49,12 @@ def choose_model(
         among: only these providers are used; all of them if not given.
 
     Raises:
+        InvalidRequest: the model is not text.
         ConfigurationError: unknown provider or model, or a provider without embedding models.
         NoKeys: no provider with an embedding model has a key.
     """
+    if model is not None and not isinstance(model, str):
+        raise InvalidRequest(f"model is {model!r}; it must be the name of a model")
     known, model = configuration.providers, configuration.without_alias(model)
     among = tuple(known) if among is None else tuple(among)
     if model in known and not provider:

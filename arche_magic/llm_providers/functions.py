@@ -9,9 +9,10 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,10 +92,12 @@ class Function:
             values = self._check(json.loads(arguments or "{}"))
         except ValueError as error:
             return f"invalid arguments: {error}", True
+        except RecursionError:
+            return "invalid arguments: they are nested too deeply", True
         try:
             return result_text(self._function(**values)), False
-        except Exception as error:  # noqa: BLE001  # whatever a user's function raises
-            return _cut(f"{type(error).__name__}: {error}"), True
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a user's function raises
+            return _cut(_said(error)), True
 
 
 def result_text(value: Any) -> str:
@@ -108,6 +111,9 @@ def result_text(value: Any) -> str:
         return _cut(value.to_string(max_rows=_MOST_ROWS))
     from pydantic_core import to_jsonable_python
 
+    if isinstance(value, Iterator):
+        # It may have no end; each value takes a character or more.
+        value = list(islice(value, MOST_CHARACTERS))
     try:
         plain = to_jsonable_python(value, fallback=_plain)
     except ValueError:  # bytes that are no text, or a value within itself
@@ -117,6 +123,14 @@ def result_text(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)  # numpy
+
+
+def _said(error: BaseException) -> str:
+    """The type and the message of an error, which may fail to make its message."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # whatever its `__str__` raises
+        return type(error).__name__
 
 
 def _cut(text: str) -> str:

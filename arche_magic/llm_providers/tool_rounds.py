@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidRequest, LLMProviderError
 from .functions import Function
-from .redaction import key_in
+from .redaction import key_in, shortened
 from .reply import Attempt, Event, Reply
 from .request import Message, Request
 from .stopping import raise_if_stopped
@@ -21,6 +21,9 @@ from .types import Key, Usage
 
 MOST_ROUNDS = 8
 """Requests for one prompt, if `max_rounds` is not given."""
+
+# As for tools; a model may write longer ones.
+_LONGEST_NAME = 64
 
 Ask = Callable[[Request], Generator[Event, None, Reply]]
 
@@ -49,8 +52,8 @@ class ToolRounds:
             ask: the events of one request.
 
         Raises:
-            LLMProviderError: a round got no reply, or the last one still asks for calls. Its
-                attempts are those of all rounds.
+            LLMProviderError: a round got no reply, a reply with calls contains a key, or the last
+                one still asks for calls. Its attempts are those of all rounds.
         """
         replies: list[Reply] = []
         runs: list[ToolRun] = []
@@ -67,6 +70,12 @@ class ToolRounds:
                     )
                 if not reply.tool_calls or len(replies) == self.most:
                     return _with_sums(replies, runs)
+                if key := key_in((str(reply), reply.tool_calls), self.keys):
+                    # The next round would send it, perhaps to another provider.
+                    raise LLMProviderError(
+                        f"the reply that asks for calls contains the key {key.label}, so no call "
+                        "is run"
+                    )
                 said = [Message("assistant", str(reply), tool_calls=reply.tool_calls)]
                 for call in reply.tool_calls:
                     yield call
@@ -85,7 +94,8 @@ class ToolRounds:
         began = time.perf_counter()
         if function is None:
             known = ", ".join(self.functions)
-            result, failed = f"there is no function {call.name!r}; there are: {known}", True
+            name = shortened(call.name, _LONGEST_NAME)
+            result, failed = f"there is no function {name!r}; there are: {known}", True
         else:
             result, failed = function.run(call.arguments)
         seconds = time.perf_counter() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from arche_magic.llm_providers.reply import Reply
@@ -12,12 +13,17 @@ from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Route
 
 ROUTE_HEADER = "x-arche-route"
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
 def route_header(route: Route | Reply) -> dict[str, str]:
-    """The header that names the route: provider, key label and model."""
+    """The header that names the route: provider, key label and model.
+
+    A header is ASCII, so other characters are percent-encoded.
+    """
     key = route.key if isinstance(route.key, str) else route.key.label
-    return {ROUTE_HEADER: f"{route.provider} {key} {route.model}"}
+    named = f"{route.provider} {key} {route.model}"
+    return {ROUTE_HEADER: quote(named, safe=_PRINTABLE, errors="replace")}
 
 
 def completion(reply: Reply) -> dict[str, Any]:

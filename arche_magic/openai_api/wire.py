@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from arche_magic.llm_providers.characters import whole_characters
+
 DONE = b"data: [DONE]\n\n"
 """The last event of every complete stream."""
 
@@ -65,7 +67,9 @@ def json_reply(
     value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> HttpReply:
     """A response with a JSON body."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    # A text may quote a lone surrogate of the request, which UTF-8 does not have.
+    text = whole_characters(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    body = text.encode()
     return HttpReply(status, {"content-type": "application/json", **(headers or {})}, body)
 
 

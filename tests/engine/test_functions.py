@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import math
 from functools import partial, wraps
@@ -336,3 +337,37 @@ def test_valid_arguments_arrive_unchanged(
     assert not failed
     if len(result) <= MOST_CHARACTERS:
         assert json.loads(result) == arguments
+
+
+def test_arguments_that_are_nested_too_deeply_are_an_error_for_the_model() -> None:
+    def echo(a: Any = None) -> Any:
+        return a
+
+    function = Function.of(echo)
+    for arguments in ("[" * 100_000, '{"a":' * 100_000):
+        assert function.run(arguments) == ("invalid arguments: they are nested too deeply", True)
+
+
+def test_a_function_that_exits_does_not_end_the_program() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    assert Function.of(leave).run("{}") == ("SystemExit: 3", True)
+
+
+def test_an_error_without_a_text_is_told_by_its_type() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    def fail() -> None:
+        raise Mute
+
+    assert Function.of(fail).run("{}") == ("Mute", True)
+
+
+@pytest.mark.parametrize("endless", [itertools.count(), (n for n in itertools.count())])
+def test_an_iterator_without_end_is_cut(endless: Any) -> None:
+    text = result_text(endless)
+    assert text.startswith("[0, 1, 2,")
+    assert "\n[cut: the first" in text

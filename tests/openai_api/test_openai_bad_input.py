@@ -71,6 +71,24 @@ def test_a_wrong_body_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"model": "auto", "messages": HELLO, "\ud800": 1}),
+        ("/v1/embeddings", {"model": "mistral", "input": "x", "\ud800": 1}),
+        ("/v1/embeddings", {"model": "groq/\ud800", "input": "x"}),
+    ],
+)
+def test_an_error_may_quote_half_a_character(
+    sandbox: Sandbox, path: str, fields: dict[str, Any]
+) -> None:
+    """JSON can have half of a surrogate pair, and UTF-8, in which the reply goes, cannot."""
+    reply = handle("POST", path, {}, json.dumps(fields).encode())
+    assert isinstance(reply.body, bytes)
+    assert reply.status in (400, 404)
+    assert json.loads(reply.body.decode())["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [
         ("POST", "/v1/completions", 404, "POST /v1/chat/completions, POST /v1/embeddings, GET"),

@@ -18,6 +18,8 @@ import arche_magic
 from arche_magic.llm_providers import ConfigurationError, InvalidRequest, get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.openai_api.replies import route_header
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -36,6 +38,14 @@ def booked_requests(key: str) -> float:
 
 
 # --- replies
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_model_may_have_any_name(library: Any) -> None:
+    """The header that names it is ASCII, and one line."""
+    reply = Reply("Hello", provider="ollama", key="ollama_key_1", model="größe\r\nx: 1")
+    response = library.Response(200, headers=route_header(reply))
+    assert response.headers["x-arche-route"] == "ollama ollama_key_1 gr%C3%B6%C3%9Fe%0D%0Ax: 1"
 
 
 def test_a_completion_is_the_official_object(sandbox: Sandbox) -> None:

@@ -343,6 +343,25 @@ def test_rounds_follow_until_there_is_no_call() -> None:
     assert len(reply.attempts) == 2
 
 
+@pytest.mark.parametrize("place", ["name", "arguments", "text"])
+def test_a_key_in_a_reply_with_calls_ends_the_rounds(sandbox: Sandbox, place: str) -> None:
+    """The call is not run, and no other provider gets the key with the next round."""
+    keys = get_configuration().keys
+    secret = keys[0].secret()
+    model = Model(calling(**{place: f'{{"city": "{secret}"}}'}), Reply("Done."))
+    functions = {"weather": Function.of(weather)}
+    events = ToolRounds(functions, 8, keys).events(Request((Message("user", ASKED),)), model.ask)
+    with pytest.raises(LLMProviderError, match=f"contains the key {keys[0].label}") as caught:
+        list(events)
+    assert secret not in str(caught.value)
+    assert len(model.requests) == len(caught.value.attempts) == 1
+
+
+def test_a_long_name_of_an_unknown_function_is_cut() -> None:
+    model = Model(calling(name="f" * 100_000), Reply("Done."))
+    assert len(run(model).tool_runs[0].result) < 200
+
+
 def test_an_unknown_function_is_an_error_for_the_model() -> None:
     """It is told which there are, and goes on."""
     reply = run(Model(calling(name="wether"), Reply("Sorry.")))
