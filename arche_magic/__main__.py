@@ -126,7 +126,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "services",
         help="what is free where, what is in use, and where to get a key",
         description="Show providers and known services: what costs nothing, what is configured, "
-        "where to get a key, and when and where that was read. Asks nobody.",
+        "where to get a key, and when and where that was read. Sends nothing.",
         **shared,
     )
     serve = commands.add_parser(

@@ -101,9 +101,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                     on_done(row)
         return file_job.to
     if to is not None:
-        raise InvalidRequest("to= goes with the path of a file; a frame is given back")
+        raise InvalidRequest("to= needs the path of a file; the result for a frame is returned")
     if any(value is not None for value in read.values()):
-        raise InvalidRequest("encoding=, sep= and sheet= go with the path of a file")
+        raise InvalidRequest("encoding=, sep= and sheet= need the path of a file")
     if cluster.is_dask(data):
         if on_done or progress:
             raise InvalidRequest(

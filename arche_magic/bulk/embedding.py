@@ -179,8 +179,7 @@ class _Embedding:
     def _check_cost(self, sample: Request, allow_paid: bool) -> None:
         if not allow_paid and all(route.paid for route in self._llm.routes(sample)):
             raise InvalidRequest(
-                f"{self._provider} costs money, and embed spends none unasked; allow_paid=True "
-                "allows it"
+                f"{self._provider} costs money, and embed spends it only with allow_paid=True"
             )
 
     def _ask(self, batches: Iterable[Sequence[str]], options: Mapping[str, Any]) -> None:

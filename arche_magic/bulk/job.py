@@ -367,8 +367,8 @@ class Job:
         if routes and all(route.paid for route in routes):
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
-                f"only paid routes can answer ({names}), and a job spends no money unasked; "
-                "allow_paid=True (--allow-paid) allows it, and max_cost (--max-cost) bounds it"
+                f"only paid routes can answer ({names}), and a job uses them only with "
+                "allow_paid=True (--allow-paid); max_cost (--max-cost) limits what it spends"
             )
         preferred = llm.preferred_provider
         return IntelligentLLMOrchestrator(

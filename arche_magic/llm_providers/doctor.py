@@ -116,7 +116,11 @@ def _numbers(text: str) -> list[int]:
 
 def _files(directory: Path | None) -> Iterator[Finding]:
     if is_given():
-        yield Finding("ok", "settings", "given by the program or the sandbox; files are ignored")
+        yield Finding(
+            "ok",
+            "settings",
+            "set by the program or the sandbox; keys and limits in files are not used",
+        )
         return
     own = own_settings_folder() / SETTINGS_FILE
     if directory is None:

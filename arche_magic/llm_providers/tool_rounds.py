@@ -127,7 +127,7 @@ def with_functions(
         made["tools"] = [one.tool if isinstance(one, Function) else one for one in read]
     if not functions or len(functions) < len(read):
         if most is not None:
-            raise InvalidRequest("max_rounds goes with tools that are all functions")
+            raise InvalidRequest("max_rounds needs tools that are all functions")
         return made, None
     by_name = {function.tool.name: function for function in functions}
     most = MOST_ROUNDS if most is None else most
@@ -136,7 +136,7 @@ def with_functions(
             f"max_rounds is {most!r}; it must be a whole number, 2 or more: to call and to answer"
         )
     if made.get("schema") is not None:
-        raise InvalidRequest("tools that are functions go without schema")
+        raise InvalidRequest("tools that are functions cannot be combined with schema")
     return made, ToolRounds(by_name, most, keys)
 
 

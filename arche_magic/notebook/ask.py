@@ -166,14 +166,14 @@ def _check_together(options: Namespace, defaults: Defaults) -> None:
     if options.tools is not None:
         refuse_with("--tools", options, "schema", "compare")
     elif options.max_rounds is not None:
-        raise InvalidRequest("%llm: --max-rounds goes with --tools f,g")
+        raise InvalidRequest("%llm: --max-rounds needs --tools f,g")
     if options.background:
         refuse_with("--background", options, "tools", "compare", "show_prompt", "dry_run")
         if first_given(options.chat, defaults.chat):
             hint = "" if options.chat else "; add --chat '' to leave this cell out of it"
             raise InvalidRequest(
-                "%llm: --background goes without --chat: the next turn would not know this "
-                f"one{hint}"
+                "%llm: --background cannot be combined with --chat: the next turn would not know "
+                f"this one{hint}"
             )
 
 
@@ -206,7 +206,7 @@ def _request(
 ) -> tuple[str, dict[str, Any]]:
     """The form in which the reply is shown, and the arguments of the request."""
     if options.schema is not None and options.format:
-        raise InvalidRequest("%llm: --schema goes without --format: it is JSON, and shown as read")
+        raise InvalidRequest("%llm: --schema cannot be combined with --format: the reply is JSON")
     form = (
         "markdown" if options.schema is not None else first_given(options.format, defaults.format)
     )
@@ -368,4 +368,4 @@ def refuse_with(flag: str, options: Namespace, *names: str) -> None:
     """
     for name in names:
         if getattr(options, name) not in (None, False):
-            raise InvalidRequest(f"%llm: {flag} goes without --{name.replace('_', '-')}")
+            raise InvalidRequest(f"%llm: {flag} cannot be combined with --{name.replace('_', '-')}")

@@ -234,7 +234,7 @@ class BackgroundJobs:
         for note in notes:
             job.view.note(note)
         job.view.begin(
-            f"job {job.number} is running in the background since {_clock(job.since)}; "
+            f"job {job.number} was started in the background on {_clock(job.since)}; "
             "%llm_jobs lists and stops it"
         )
         self._jobs.append(job)

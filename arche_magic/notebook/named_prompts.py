@@ -29,7 +29,7 @@ def with_saved_prompt(options: Namespace, text: str) -> str:
     if options.prompt is None:
         return text
     if options.raw:
-        raise InvalidRequest("%llm: --prompt goes without --raw")
+        raise InvalidRequest("%llm: --prompt cannot be combined with --raw")
     saved = saved_prompt(options.prompt)
     if options.system is None:
         options.system = saved.system or None

@@ -74,7 +74,7 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
     if not text.strip():
         raise InvalidRequest("the prompt is empty")
     if options.by is not None and not (options.plan or options.dry_run):
-        raise InvalidRequest("%llm: --by goes with --plan")
+        raise InvalidRequest("%llm: --by needs --plan")
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     from_file = is_file(options.over)
     if any(read.values()) and not from_file:

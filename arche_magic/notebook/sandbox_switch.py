@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,10 +13,13 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     use_configuration,
 )
-from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arche_magic.llm_providers.config import Configuration
     from arche_magic.sandbox import Sandbox
 
 
@@ -53,15 +57,18 @@ def start(**settings: Any) -> str:
     except (ValueError, ImportError, OSError) as error:
         raise InvalidRequest(f"%llm_sandbox: {error}") from None
     stop()
-    # The rehearsal follows the same privacy rules as the real services.
-    private = get_configuration().private
+    # The rehearsal follows the same privacy rules, and knows the same names.
+    real = get_configuration()
     _running = sandbox
     environment = sandbox.environment()
     configuration = load_configuration(environment)
     use_configuration(
         replace(
             configuration,
-            private=private,
+            private=real.private,
+            aliases=_known(real.aliases, configuration),
+            prompts=real.prompts,
+            settings_folder=real.settings_folder,
             store=f"memory://sandbox-{id(sandbox)}",
             clock=SandboxClock(sandbox) if sandbox.time_scale != 1 else configuration.clock,
             # Simulated replies must never stand among real ones.
@@ -78,6 +85,16 @@ def start(**settings: Any) -> str:
     return (
         f"Sandbox on: simulated {keys}.\nNo prompt leaves this machine. %llm_sandbox stop ends it."
     )
+
+
+def _known(aliases: Mapping[str, str], configuration: Configuration) -> dict[str, str]:
+    """The aliases of models that the sandbox has."""
+    known = {}
+    for name, model in aliases.items():
+        with contextlib.suppress(ConfigurationError):
+            configuration.resolve_model(model)
+            known[name] = model
+    return known
 
 
 def stop() -> str:

@@ -21,8 +21,8 @@ _GROUPS = {
 }
 _WIDTH = 100
 _NOTE = (
-    "Free tiers change often: each line says when and where it was read. A service without a line "
-    "in the settings is never asked."
+    "Free tiers change often: each line says when and where it was read. What a service "
+    "needs goes into .env (keys) and arche_magic.toml ([providers.NAME])."
 )
 
 

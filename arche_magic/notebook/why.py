@@ -246,7 +246,7 @@ def _spared(entry: Considered, decision: Decision) -> Reason | None:
 
 def _tried(name: Name, entry: Considered, attempt: Attempt) -> Reason:
     """A route that failed and was left out of later choices."""
-    change = "it was given up for this request"
+    change = "nothing for this request: a route that failed is not tried again"
     return Reason(*name, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
 
 

@@ -26,6 +26,7 @@ def make_calls(call: Call, seed: int, draw: Callable[[Tool], Any]) -> tuple[Tool
     the first tool if it names none. After results of tools, only a request that insists on a tool
     (`tool_choice`) gets a call, of a tool that has not been called yet if there is one.
     `draw` returns the arguments of a tool; words like `city=Oslo` in the prompt replace them.
+    Arguments with a default are left out unless the prompt gives them.
     """
     if not call.tools or call.tool_choice == "none":
         return ()
@@ -105,7 +106,12 @@ def _with_words(tool: Tool, values: dict[str, Any], words: str) -> dict[str, Any
     given = {
         name: _typed(text, fields[name]) for name, text in _VALUE.findall(words) if name in fields
     }
-    return {**values, **given}
+    drawn = {
+        name: value
+        for name, value in values.items()
+        if not isinstance(schema := fields.get(name), dict) or "default" not in schema
+    }
+    return {**drawn, **given}
 
 
 def _typed(text: str, schema: Any) -> Any:

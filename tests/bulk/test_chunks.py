@@ -193,7 +193,7 @@ def test_what_cannot_be_is_said_before_anything_is_sent(sandbox: Sandbox) -> Non
         ("none.csv", {"to": "out.csv"}, "there is no file none.csv"),
         ("in.parquet", {"to": "out.csv", "template": "{{txt}}"}, "did you mean 'text'"),
         ("in.parquet", {"to": "out.csv", "schema": "text str"}, "has a column 'text' already"),
-        (frame(), {"to": "out.csv"}, "goes with the path of a file"),
+        (frame(), {"to": "out.csv"}, "to= needs the path of a file"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             arche_magic.map(data, **{"template": TEMPLATE, **arguments})

@@ -182,9 +182,9 @@ def test_variables_and_images_go_to_every_column(kernel: Kernel, sandboxed) -> N
         ("--compare gorq,mistral", "--compare: unknown provider 'gorq'; did you mean 'groq'?"),
         ("--compare groq,gpt-oss-12b", "did you mean 'openai/gpt-oss-120b'?"),
         ("--compare ,", "takes 1 to 8 names"),
-        ("--compare groq -p mistral", "--compare goes without --provider"),
-        ("--compare groq --chat c", "--compare goes without --chat"),
-        ("--compare groq --dry-run", "--compare goes without --dry-run"),
+        ("--compare groq -p mistral", "--compare cannot be combined with --provider"),
+        ("--compare groq --chat c", "--compare cannot be combined with --chat"),
+        ("--compare groq --dry-run", "--compare cannot be combined with --dry-run"),
     ],
 )
 def test_a_mistake_asks_nobody(kernel: Kernel, sandboxed, line: str, said: str) -> None:

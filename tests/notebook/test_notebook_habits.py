@@ -222,7 +222,7 @@ def filled(kernel: Kernel, cell: Cell) -> list[dict[str, Any]]:
 
 
 def test_a_cell_in_the_background_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """It says since when it runs, another cell runs meanwhile, and then it has its reply."""
+    """It says when it started, another cell runs meanwhile, and then it has its reply."""
     sandboxed(keys={"groq": 1}, latency=1.5, reply=lambda *_: "the *reply*")
     cell = kernel.run("%%llm --background -o answer\nWhat?")
     assert cell.status == "ok", cell.error
@@ -230,7 +230,7 @@ def test_a_cell_in_the_background_ends_at_once(kernel: Kernel, sandboxed: Sandbo
     kernel.elsewhere.clear()
     waiting, note = cell.data()
     assert waiting == "waiting for its turn …"
-    assert "job 1 is running in the background since " in note
+    assert "job 1 was started in the background on " in note
     assert kernel.run("1 + 1").results == ["2"]
     assert kernel.value("(repr(answer), answer.done)") == (
         "<PendingReply: job 1 is running>", False,
@@ -363,12 +363,12 @@ def test_a_structured_reply_and_code_come_too(kernel: Kernel, sandboxed: Sandbox
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--compare groq", "--background goes without --compare"),
-        ("--tools print", "--background goes without --tools"),
-        ("--dry-run", "--background goes without --dry-run"),
-        ("--show-prompt", "--background goes without --show-prompt"),
-        ("--chat tutor", "--background goes without --chat"),
-        ("--over rows", "--over goes without --background"),
+        ("--compare groq", "--background cannot be combined with --compare"),
+        ("--tools print", "--background cannot be combined with --tools"),
+        ("--dry-run", "--background cannot be combined with --dry-run"),
+        ("--show-prompt", "--background cannot be combined with --show-prompt"),
+        ("--chat tutor", "--background cannot be combined with --chat"),
+        ("--over rows", "--over cannot be combined with --background"),
         ("-t 9", "temperature"),
         ("-o print", "would hide the builtin"),
     ],
@@ -448,7 +448,7 @@ def test_a_terminal_says_how_to_see_the_reply(tmp_path: Path) -> None:
         printed = terminal.run("print(answer)")
         shown = terminal.run("%llm_jobs show 1")
         terminal.close()
-    assert "job 1 is running in the background since " in said
+    assert "job 1 was started in the background on " in said
     assert "%llm_jobs lists and stops it, and shows its reply" in said
     assert "the reply" in printed
     assert "the reply" in shown

@@ -130,7 +130,7 @@ def test_the_last_prompt_is_asked_again_with_them(saved: Kernel, sandbox: Sandbo
         ("--prompt ../secret\na", "there is no saved prompt '../secret'"),
         ("--prompt broken\na", "broken.md cannot be read: it is not text in UTF-8"),
         ("--prompt mood", "{{text}}: there is no variable 'text'"),
-        ("--prompt mood --raw\na", "%llm: --prompt goes without --raw"),
+        ("--prompt mood --raw\na", "%llm: --prompt cannot be combined with --raw"),
         ("--prompt polite", "the prompt is empty"),
         ("-s '{{raeder}}'\na", "{{raeder}}: there is no variable 'raeder'; did you mean 'reader'?"),
         ("-s '{{year}}' --over books\n{{year}}", "the same for all rows; {{year}} is a column"),

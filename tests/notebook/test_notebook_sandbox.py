@@ -22,6 +22,29 @@ def test_start_stop_and_status(kernel: Kernel) -> None:
     assert kernel.run("%llm -q hi").message.startswith("NoKeys")
 
 
+def test_names_of_the_settings_are_known(kernel: Kernel) -> None:
+    """Aliases of the sandbox's models and saved prompts work; its keys and limits are its own."""
+    settings = (
+        '[aliases]\nfast = "mistral/ministral-8b-latest"\nfar = "zai/glm-4.7-flash"\n'
+        '[prompts]\nshorter = "Say it in half as many words."\n'
+        "[providers.zai]\n"
+    )
+    kernel.run(
+        f"from pathlib import Path; file = Path('arche_magic.toml').absolute(); "
+        f"before = file.write_text({settings!r})"
+    )
+    try:
+        assert kernel.run("%llm_sandbox --keys groq=1 --keys mistral=1").status == "ok"
+        kernel.run("x = %llm -q -m fast hi")
+        assert kernel.value("x.model") == "ministral-8b-latest"
+        assert kernel.run("%llm -q -m far hi").message.startswith("ConfigurationError")
+        assert (
+            "half as many" in kernel.run("%llm --show-prompt --dry-run --prompt shorter hi").printed
+        )
+    finally:
+        kernel.run("%llm_sandbox stop\nfile.unlink()")
+
+
 def test_the_environment_is_left_alone(kernel: Kernel) -> None:
     """Neither starting nor stopping changes a variable."""
     kernel.run("import os; before = dict(os.environ)")

@@ -51,7 +51,7 @@ def test_sums_of_nothing(kernel: Kernel, sandboxed) -> None:
     """A frame with its columns, and no row."""
     sandboxed(keys={"groq": 1})
     assert rows(kernel, "notebook") == []
-    assert "--by goes without --plot" in kernel.run("%llm_stats --by day --plot").message
+    assert "--by cannot be combined with --plot" in kernel.run("%llm_stats --by day --plot").message
     assert kernel.run("%llm_stats --by hour").status == "error"
 
 

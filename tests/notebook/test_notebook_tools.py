@@ -129,10 +129,10 @@ def test_a_huge_call_is_bounded(functions: Kernel, sandbox: Sandbox) -> None:
         ("--tools Path", "tools: Path is a class; pass a function"),
         ("--tools weather --max-rounds 1", "max_rounds is 1; it must be a whole number, 2"),
         ("--tools weather --max-rounds x", "--max-rounds: invalid int value: 'x'"),
-        ("--max-rounds 3", "%llm: --max-rounds goes with --tools f,g"),
-        ("--tools weather --schema 'mood str'", "%llm: --tools goes without --schema"),
-        ("--tools weather --compare groq", "%llm: --tools goes without --compare"),
-        ("--tools weather --over temperatures", "%llm: --over goes without --tools"),
+        ("--max-rounds 3", "%llm: --max-rounds needs --tools f,g"),
+        ("--tools weather --schema 'mood str'", "%llm: --tools cannot be combined with --schema"),
+        ("--tools weather --compare groq", "%llm: --tools cannot be combined with --compare"),
+        ("--tools weather --over temperatures", "%llm: --over cannot be combined with --tools"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -91,6 +91,23 @@ def test_one_tool_is_called_for_each_pair_of_values(shared, connect, provider):
     assert [call.arguments["city"] for call in outcome.calls] == ["Rome", "Los Angeles"]
 
 
+def test_arguments_with_a_default_are_left_out(shared, connect):
+    """So a function keeps its default, unless the prompt gives another value."""
+    fields = {"city": {"type": "string"}, "unit": {"type": "string", "default": "C"}}
+    function = {"name": "warmth", "parameters": {"type": "object", "properties": fields}}
+    client = connect(shared, "groq")
+
+    def arguments(prompt: str) -> str:
+        chunks = client.stream(prompt, tools=[{"type": "function", "function": function}])
+        calls = [
+            c for chunk in chunks if chunk.choices for c in chunk.choices[0].delta.tool_calls or ()
+        ]
+        return "".join(call.function.arguments for call in calls)
+
+    assert json.loads(arguments("warmth city=Oslo")) == {"city": "Oslo"}
+    assert json.loads(arguments("warmth city=Oslo unit=F")) == {"city": "Oslo", "unit": "F"}
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_forced_choice_after_results_takes_the_next_tool(shared, connect, provider):
     """A loop that insists on a tool reaches every tool."""

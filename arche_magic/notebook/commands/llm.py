@@ -289,7 +289,7 @@ def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame |
         frame = over(session.shell, session.defaults, typed)
         return session.out.shown(frame) if options.quiet else frame
     if flag := _given_without_over(options):
-        raise InvalidRequest(f"%llm: {flag} goes with --over FRAME")
+        raise InvalidRequest(f"%llm: {flag} needs --over FRAME")
     reply = ask(session, typed)
     is_shown = not (options.quiet or options.compare)
     return session.out.shown(reply, itself=is_shown)

@@ -7,9 +7,9 @@ from ..command import Session, Typed, command
 
 @command()
 def llm_insert(session: Session, typed: Typed) -> None:
-    """Put the last reply into the next cell, which is not run.
+    """Put the last reply into a new cell below, which is not run.
 
-    Without a word, its code if it has any, else its text.
+    By default its code, or its text if it has no code.
 
     Usage:
       %llm_insert

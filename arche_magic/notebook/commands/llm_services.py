@@ -15,7 +15,7 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     """Show providers and known services: what is free, what is in use, where keys are.
 
     Figures are dated and name their source. A service that is not built in is used only if a
-    line in arche_magic.toml turns it on. Asks nobody. Returns a DataFrame.
+    line in arche_magic.toml turns it on. Sends nothing. Returns a DataFrame.
 
     Usage:
       %llm_services

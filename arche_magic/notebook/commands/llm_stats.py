@@ -48,7 +48,7 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
 
     options = typed.options
     if options.by and options.plot:
-        raise InvalidRequest("%llm_stats: --by goes without --plot")
+        raise InvalidRequest("%llm_stats: --by cannot be combined with --plot")
     if options.by:
         return session.out.shown(_sums(options.by))
     frame = session_attempts()
