@@ -11,7 +11,8 @@ from arche_magic.llm_providers.catalog import known_services, published_provider
 from arche_magic.llm_providers.services import Service, how_to_turn_on
 
 from .quota_words import as_of
-from .tables import Cell, table_bundle
+from .styles import QUIET
+from .tables import Cell, notes_html, table_bundle
 
 _GROUPS = {
     "in use": "in use",
@@ -27,22 +28,23 @@ _NOTE = (
 
 
 def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
-    """The services as a table for reading; as text, the lines of `services_text`."""
+    """The services as a table per group; as text, the lines of `services_text`."""
     moment = as_of(now)
-    rows = [
-        (
-            Cell(_GROUPS[service.state].partition(":")[0], long=True),
-            Cell(service.provider.name),
-            Cell(free_words(service), long=True),
-            Cell(configured_words(service), long=True),
-            _link(service.provider.key_page),
-            Cell(service.provider.source, long=True),
-        )
-        for service in services
-    ]
-    heads = ("", "service", "free", "configured", "keys from", "source")
+    heads = ("service, keys from", "free", "configured")
+    html = ""
+    for state, group in groupby(services, lambda service: service.state):
+        rows = [
+            (
+                _name(service),
+                _with_source(service),
+                _breakable(configured_words(service)),
+            )
+            for service in group
+        ]
+        html += f'<div style="font-weight:600;margin:10px 0 2px">{escape(_GROUPS[state])}</div>'
+        html += table_bundle(heads, rows)["text/html"]
     text = f"{services_text(services)}\n{moment}"
-    return table_bundle(heads, rows, [_NOTE, moment]) | {"text/plain": text}
+    return {"text/plain": text, "text/html": html + notes_html([_NOTE, moment])}
 
 
 def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:
@@ -111,10 +113,24 @@ def _is_known(service: Service) -> bool:
     return service.provider.name in {**published_providers(), **known_services()}
 
 
-def _link(url: str) -> Cell:
-    shown = url.removeprefix("https://")
-    html = f'<a href="{escape(url)}" rel="noopener">{escape(shown)}</a>' if shown != url else ""
-    return Cell(url, html, long=True)
+def _name(service: Service) -> Cell:
+    """The name, and below it a link to the page that gives keys."""
+    name, url = service.provider.name, service.provider.key_page
+    if not url.startswith("https://"):
+        return Cell(name)
+    link = f'<a href="{escape(url)}" rel="noopener">{escape(url.split("/")[2])}</a>'
+    return Cell(name, f'{escape(name)}<div style="{QUIET}">{link}</div>')
+
+
+def _with_source(service: Service) -> Cell:
+    words = free_words(service)
+    html = f'{escape(words)}<div style="{QUIET}">{escape(service.provider.source)}</div>'
+    return Cell(words, html, long=True)
+
+
+def _breakable(text: str) -> Cell:
+    """A text whose long names of variables may break after an underscore, and nowhere else."""
+    return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
 
 
 def _wrapped(paragraph: str, head: str, width: int) -> list[str]:

@@ -140,6 +140,6 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 def _html_cell(cell: Cell) -> str:
     side = "right" if cell.right else "left"
-    space = "normal;min-width:9em;overflow-wrap:anywhere" if cell.long else "nowrap"
+    space = "normal;min-width:9em;overflow-wrap:break-word" if cell.long else "nowrap"
     style = f"{_CELL};text-align:{side};font-variant-numeric:tabular-nums;white-space:{space}"
     return f'<td style="{style}">{cell.html or escape(cell.text)}</td>'

@@ -84,7 +84,7 @@ def main() -> None:
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
             panel = screen.cell(PANEL)
-            panel.get_by_placeholder("A prompt").fill("What is a rolling window?")
+            panel.locator("textarea").first.fill("What is a rolling window?")
             panel.get_by_role("button", name="Send").click()
             panel.locator(".jp-RenderedHTML").filter(has_text="tokens").first.wait_for()
             screen.cell("--tools").locator("summary").first.click()
