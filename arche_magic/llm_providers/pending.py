@@ -12,6 +12,7 @@ from .reply import Reply
 
 # Windows delivers an interrupt only between two waits.
 _WATCH_SECONDS = 0.2
+_OF_A_REPLY = frozenset({*dir(Reply), *Reply.__annotations__})
 
 
 class PendingReply:
@@ -80,7 +81,7 @@ class PendingReply:
         return asyncio.to_thread(self.wait).__await__()
 
     def __getattr__(self, name: str) -> Any:
-        # IPython, copy and pickle look for special names, which must not wait.
-        if name.startswith("_"):
+        # Whoever looks through a namespace, for frames or special names, must not wait.
+        if name.startswith("_") or name not in _OF_A_REPLY:
             raise AttributeError(name)
         return getattr(self.wait(), name)

@@ -135,7 +135,7 @@ def test_receipt_unfolds_to_the_routes_skipped(screen: Screen) -> None:
 def test_receipt_is_quiet_but_legible(screen: Screen) -> None:
     """A receipt has less contrast than its reply, but enough to read (4.5 to 1)."""
     cell = screen.cell("In two sentences")
-    receipt = cell.locator(".jp-RenderedHTML span").evaluate(CONTRAST)
+    receipt = cell.locator(".jp-RenderedHTML summary").evaluate(CONTRAST)
     reply = cell.locator(".jp-RenderedMarkdown p").first.evaluate(CONTRAST)
     assert 4.5 <= receipt < reply
 
@@ -167,7 +167,7 @@ def test_saved_notebook_of_somebody_else_shows_the_same(
     assert bar.evaluate("element => element.style.background") != ""
     other.cell("Is it cheaper to wait").locator("summary").click()
     assert other.cell("Is it cheaper to wait").locator("details div > div").first.is_visible()
-    receipt = other.cell("In two sentences").locator(".jp-RenderedHTML span")
+    receipt = other.cell("In two sentences").locator(".jp-RenderedHTML summary")
     reply = other.cell("In two sentences").locator(".jp-RenderedMarkdown p").first
     assert 4 <= receipt.evaluate(CONTRAST) < reply.evaluate(CONTRAST)
     edge = "element => getComputedStyle(element).borderBottomWidth"

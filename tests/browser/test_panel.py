@@ -114,7 +114,7 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
     assert focus(screen) == "Send"
     assert panel.locator("strong", has_text="bold").is_visible()
     run(screen, screen.cell(STATE.splitlines()[1]))
-    panel.get_by_text("word59").wait_for()
+    panel.locator("p", has_text="word59").wait_for()
     panel.locator("summary", has_text=re.compile(r"groq · key [23] · gpt-oss-120b · ")).wait_for()
     assert panel.locator("#bad").count() == 0
     panel.get_by_role("button", name="Send").click()

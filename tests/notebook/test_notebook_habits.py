@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -266,6 +267,17 @@ def test_its_variable_waits_when_it_is_used(
     assert gives in cell.printed + "".join(cell.data())
     shown = kernel.run("answer")
     assert "the reply" in shown.data("text/markdown")[-1]
+
+
+def test_other_cells_do_not_wait_for_it(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """A cell that looks for frames among the variables finds none in it, and goes on."""
+    sandboxed(keys={"groq": 1}, latency=5)
+    kernel.run("%%llm -b -o answer\nWhat?")
+    began = time.monotonic()
+    assert "there is no variable 'answers'" in kernel.run("%%llm --over answers\n{{a}}").message
+    assert kernel.value("hasattr(answer, 'columns')") is False
+    assert time.monotonic() - began < 4
+    kernel.run("%llm_jobs stop all")
 
 
 def test_waiting_ends_but_not_the_job(kernel: Kernel, sandboxed: Sandboxed) -> None:

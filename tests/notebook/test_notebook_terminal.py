@@ -36,6 +36,8 @@ class Terminal:
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         environment = environment_without_keys(folder, **sandbox.environment())
         environment |= {"TERM": "dumb", "NO_COLOR": "1", "ARCHE_QUOTA_STORE": "memory://"}
+        # It would count for more than the size of the terminal.
+        environment.pop("COLUMNS", None)
         arguments = ["-m", "IPython", "--simple-prompt", "--colors=NoColor", "--no-banner"]
         self._process = pexpect.spawn(
             sys.executable,
