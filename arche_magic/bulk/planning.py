@@ -212,7 +212,7 @@ def _parts(
     """The rows: all of a frame at once, those of a file in pieces."""
     if not is_file(data):
         if any(value is not None for value in read.values()):
-            raise InvalidRequest("encoding=, sep= and sheet= go with the path of a file")
+            raise InvalidRequest("encoding=, sep= and sheet= need the path of a file")
         rows = Rows(data, template)
         columns_of(rows.frame, schema, prefix)
         return [rows]

@@ -249,7 +249,8 @@ def _why_stopped(bound: str, requests: int) -> str:
     """Why the job ends at a bound, in a line."""
     if not bound.startswith("max_"):
         return f"stopped: {bound}"
-    if requests:
+    # Other parts of the job, in other processes, may have sent requests.
+    if requests or not bound.endswith(": 0 spent"):
         return f"stopped before it would exceed {bound}"
     # Such as "max_cost (USD) of 0.001: 0 spent".
     name, amount = bound.partition(" ")[0], bound.partition(":")[0].rpartition(" ")[2]

@@ -120,9 +120,9 @@ def test_options_of_a_csv_go_with_no_other_data(sandbox: Sandbox) -> None:
     frame.to_parquet("in.parquet")
     with pytest.raises(InvalidRequest, match="sep is for CSV files"):
         arche_magic.map("in.parquet", TEMPLATE, to="out.csv", sep=";")
-    with pytest.raises(InvalidRequest, match="go with the path of a file"):
+    with pytest.raises(InvalidRequest, match="need the path of a file"):
         arche_magic.map(frame, TEMPLATE, encoding="cp1252")
-    with pytest.raises(InvalidRequest, match="go with the path of a file"):
+    with pytest.raises(InvalidRequest, match="need the path of a file"):
         arche_magic.plan(frame, TEMPLATE, sep=";")
 
 

@@ -36,12 +36,12 @@ def test_a_reply_is_saved_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """In UTF-8, without another file beside it; a second time only on request."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "é\nü")
     kernel.run("%llm -q -o answer hi")
-    assert kernel.value("str(answer.save('a.md'))") == "a.md"
-    assert (kernel.folder / "a.md").read_bytes() == "é\nü".encode()
+    assert kernel.value("str(answer.save('reply.md'))") == "reply.md"
+    assert (kernel.folder / "reply.md").read_bytes() == "é\nü".encode()
     assert not list(kernel.folder.glob("*.part"))
-    again = kernel.run("answer.save('a.md')")
-    assert "save: a.md exists already; overwrite=True replaces it" in again.error[-1]
-    assert kernel.run("answer.save('a.md', overwrite=True)").status == "ok"
+    again = kernel.run("answer.save('reply.md')")
+    assert "save: reply.md exists already; overwrite=True replaces it" in again.error[-1]
+    assert kernel.run("answer.save('reply.md', overwrite=True)").status == "ok"
     nowhere = kernel.run("answer.save('missing/a.md')")
     assert "save: missing/a.md: No such file or directory" in nowhere.error[-1]
 

@@ -303,7 +303,7 @@ def test_a_given_configuration_is_said_to_be(start: Start, clock: Clock) -> None
     """Files take no part in it."""
     start(keys={"groq": 1})
     findings = examine()
-    assert "given by the program" in only(findings, "settings").found
+    assert "set by the program" in only(findings, "settings").found
     assert about(findings, ".env") == []
 
 
