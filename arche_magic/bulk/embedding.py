@@ -239,7 +239,7 @@ class _Embedding:
         which += f" and {more:,} more" if more > 0 else ""
         done = self._counts.done
         return type(error)(
-            f"no vectors of {which}: {error}. {done:,} of {self._total:,} rows are done, "
+            f"no vectors of {which}: {error}. {done:,} of {self._total:,} texts are done, "
             "and the same call asks for the rest",
             attempts=error.attempts,
             next_available_at=error.next_available_at,

@@ -126,7 +126,7 @@ def embedding_request(
             "vectors are not kept for these texts; replay is set to only, so nothing was sent"
         )
     if not texts:
-        raise InvalidRequest("there is no text to embed")
+        raise InvalidRequest("the list of texts is empty; give at least one text to embed")
     for number, text in enumerate(texts):
         check_text(text, number, model, about)
     if key := key_in(texts, configuration.keys):

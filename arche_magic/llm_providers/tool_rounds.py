@@ -95,7 +95,7 @@ class ToolRounds:
         if function is None:
             known = ", ".join(self.functions)
             name = shortened(call.name, _LONGEST_NAME)
-            result, failed = f"there is no function {name!r}; there are: {known}", True
+            result, failed = f"unknown function {name!r}; available functions: {known}", True
         else:
             result, failed = function.run(call.arguments)
         seconds = time.perf_counter() - began

@@ -78,7 +78,7 @@ def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
     """Replace the names of a schema and of functions in the options by their values.
 
     Raises:
-        InvalidRequest: there is no such variable, or it is something else.
+        InvalidRequest: the variable does not exist, or has the wrong type.
     """
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)

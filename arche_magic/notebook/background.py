@@ -252,7 +252,7 @@ class BackgroundJobs:
         """
         found = [job for job in self._jobs if str(job.number) == text]
         if not found:
-            raise InvalidRequest(f"%llm_jobs: there is no job {text!r}; %llm_jobs lists them")
+            raise InvalidRequest(f"%llm_jobs: unknown job {text!r}; %llm_jobs lists all jobs")
         return found[0]
 
     def stop(self) -> int:

@@ -88,26 +88,28 @@ class ScriptedHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         script = self.script
+        # Read once: a client that expects no body may ask for the next answer before this one ends.
+        status, headers, body, endless = script.status, script.headers, script.body, script.endless
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         script.received.append({"path": self.path, "headers": dict(self.headers.items())})
         script.received[-1]["body"] = json.loads(content)
         script.connections.add(self.client_address)
-        self.send_response(script.status)
-        for name, value in script.headers.items():
+        self.send_response(status)
+        for name, value in headers.items():
             self.send_header(name, value)
-        if not script.endless:
-            self.send_header("content-length", str(len(script.body)))
+        if not endless:
+            self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(script.body)
+            self.wfile.write(body)
             return
         self.end_headers()
         self.close_connection = True
         try:
-            self.wfile.write(script.body)
+            self.wfile.write(body)
             for _ in range(1000):  # some seconds, so that a test can also fail
                 if script.left.wait(0.005):
                     break
-                self.wfile.write(script.endless)
+                self.wfile.write(endless)
         except OSError:
             script.left.set()
 

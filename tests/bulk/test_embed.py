@@ -162,7 +162,7 @@ def test_after_a_failure_the_same_call_asks_for_the_rest(server: EmbeddingServer
     # Of any batch: all are sent at once.
     wanted = (
         r"no vectors of texts (200, 201|712, 713|1224, 1225), .* and \d+ more: .*opens in 60 min.*"
-        "; other models were not asked. 200 of 1,300 rows are done"
+        "; other models were not asked. 200 of 1,300 texts are done"
     )
     with pytest.raises(NoRouteAvailable, match=wanted) as caught:
         arche_magic.embed(texts, patience=1)

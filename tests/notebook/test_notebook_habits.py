@@ -341,7 +341,7 @@ def test_a_job_is_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert "job 1 was stopped at " in receipt["data"]["text/plain"]
     assert kernel.run("answer.wait()").message == "LLMProviderError: job 1 was stopped"
     assert "job 9 has ended already: stopped" in kernel.run("%llm_jobs stop 9").message
-    assert "there is no job '99'" in kernel.run("%llm_jobs show 99").message
+    assert "unknown job '99'" in kernel.run("%llm_jobs show 99").message
     assert "write %llm_jobs, show JOB" in kernel.run("%llm_jobs halt").message
 
 

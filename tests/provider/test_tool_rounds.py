@@ -367,7 +367,7 @@ def test_an_unknown_function_is_an_error_for_the_model() -> None:
     reply = run(Model(calling(name="wether"), Reply("Sorry.")))
     (tried,) = reply.tool_runs
     assert tried.failed
-    assert tried.result == "there is no function 'wether'; there are: weather"
+    assert tried.result == "unknown function 'wether'; available functions: weather"
     assert reply == "Sorry."
 
 

@@ -51,7 +51,7 @@ def chat_messages(
 def _sign(calls: list[dict[str, Any]], message: Message) -> None:
     """Add the signatures of the calls, where Google's service on OpenAI's wire has them."""
     for number, (call, sent) in enumerate(zip(message.tool_calls, calls, strict=True)):
-        # Of calls made together, Gemini itself signs only the first.
+        # Gemini signs only the first of several calls that it makes together.
         if signature := call.signature or ("" if number else FOREIGN_SIGNATURE):
             sent["extra_content"] = {"google": {"thought_signature": signature}}
 

@@ -152,7 +152,7 @@ def _calls(calls: Iterable[ToolCall], *, needs_signature: bool) -> list[dict[str
             "function_call": {"id": call.id, "name": call.name, "args": _arguments(call)}
         }
         signature = _bytes(call.signature) if call.signature else None
-        # Of calls made together, Gemini itself signs only the first.
+        # Gemini signs only the first of several calls that it makes together.
         if signature is None and number == 0 and needs_signature:
             signature = _bytes(FOREIGN_SIGNATURE)
         if signature is not None:
