@@ -289,7 +289,7 @@ def _labels() -> str:
 
 def _print(text: str, *, fit: bool = True) -> None:
     """Print lines; replace characters that the console lacks; `fit` them to its width too."""
-    from .llm_providers.characters import without_controls
+    from .llm_providers.text.characters import without_controls
 
     text = without_controls(text)
     width = _width() if fit else sys.maxsize

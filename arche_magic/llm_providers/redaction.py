@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .characters import without_controls
+from .text.characters import without_controls
 from .tracebacks import without_locals
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
+from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
 
 from .costs import Name, paid_text
