@@ -20,7 +20,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .tracebacks import without_locals
+from .hidden import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:

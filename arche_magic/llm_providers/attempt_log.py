@@ -26,7 +26,7 @@ from .attempt_file import (
     read_attempts,
     read_records,
 )
-from .folders import absolute
+from .files import absolute
 from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_file

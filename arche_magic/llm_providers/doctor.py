@@ -25,8 +25,8 @@ from .config.env_file import candidates, others_reach, parse_env_file
 from .config.keys import is_stand_in
 from .config.sources import SETTINGS_FILE
 from .errors import LLMProviderError
+from .files import working_directory
 from .finding import Finding as Finding
-from .folders import working_directory
 from .key_checks import NO_LIST, KeyCheck, check_keys
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker

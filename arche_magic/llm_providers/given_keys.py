@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .config import Configuration, label_keys
 from .errors import ConfigurationError
-from .tracebacks import without_locals
+from .hidden import without_locals
 from .types import Key
 
 

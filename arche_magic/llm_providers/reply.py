@@ -13,7 +13,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .errors import InvalidRequest
-from .folders import expanded
+from .files import expanded
 from .text.characters import whole_characters, without_controls
 from .text.code_blocks import blocks_of, code_of
 from .text.markdown import harmless_markdown

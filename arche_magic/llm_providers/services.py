@@ -11,7 +11,7 @@ from .catalog import Provider, known_services
 from .config import Configuration, get_configuration, is_given
 from .config.keys import numbered_names
 from .config.sources import SETTINGS_FILE, find_sources
-from .folders import working_directory
+from .files import working_directory
 
 ServiceState = Literal["in use", "off", "available", "retired"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.folders import expanded
+from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message

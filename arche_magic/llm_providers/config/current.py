@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..choices import Choices
-from ..folders import working_directory
+from ..files import working_directory
 from .configuration import Configuration
 from .loading import load_configuration
 from .paths import LEDGER_FILE
