@@ -174,8 +174,8 @@ def _load_always(wanted: bool) -> int:
 
 
 def _services() -> int:
+    from .llm_providers.config import list_services
     from .llm_providers.errors import LLMProviderError
-    from .llm_providers.services import list_services
     from .notebook.service_table import services_text
 
     try:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
+from .config.keys import labelled
 from .conversation import Messages
 from .errors import ConfigurationError, NoKeys
-from .given_keys import labelled
 from .hidden import without_locals
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys

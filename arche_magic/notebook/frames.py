@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas.api.typing import NaTType
 
     from arche_magic.bulk.job_records import JobRecord
-    from arche_magic.llm_providers.services import Service
+    from arche_magic.llm_providers.config import Service
 
     from .model_table import Model
 else:
