@@ -34,7 +34,7 @@ ELSEWHERE = {
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 # Sentences about the site, which the site itself does not need.
-_ANNOUNCED = re.compile(r"^The site, which `make docs` builds, goes on here.*\n\n", re.MULTILINE)
+_ANNOUNCED = re.compile(r"^The site, which `make docs` builds, continues here.*\n\n", re.MULTILINE)
 _CODE = re.compile(r"\\?\{\{.+?\}\}|`--`|(?<!\w)--\w[\w-]*")
 
 
