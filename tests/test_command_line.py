@@ -144,7 +144,7 @@ def test_a_narrow_console_sees_whole_lines(
     assert any(line.startswith("  requests/day") for line in lines)
     words = " ".join(line.strip() for line in lines)
     assert "mistral · key 1 · mistral-small-latest · closed: key refused (401)" in words
-    assert any(line.endswith(" of 1,000") or " of 1,000  " in line for line in lines)
+    assert any(line.endswith(" of 1,000 left") or " of 1,000 left  " in line for line in lines)
 
 
 def test_a_console_without_blocks_and_dots_gets_plain_signs(
@@ -155,7 +155,7 @@ def test_a_console_without_blocks_and_dots_gets_plain_signs(
     done = command("quota", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert "groq - key 1 - gpt-oss-120b - open" in done.stdout
-    assert ".........." in done.stdout
+    assert "##########" in done.stdout
     assert "?" not in done.stdout
 
 
