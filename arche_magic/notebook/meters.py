@@ -34,7 +34,7 @@ from .styles import AMBER, GREEN, RED, STATES, TRACK
 from .tables import notes_html
 
 if TYPE_CHECKING:
-    from arche_magic.llm_providers.quota.budget import BudgetUse
+    from arche_magic.llm_providers.quota_tracker import BudgetUse
 
 # With more routes than these, those of a provider fold together, and each shows its tightest limit
 # and unfolds to the others.
