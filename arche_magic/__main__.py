@@ -36,7 +36,7 @@ _NO_KEY = (
     "no API key is configured: set GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY or "
     "OPENAI_API_KEY in the environment or in a file named .env in this folder or above it"
 )
-# The name of a limit, its meter, and what is used of it.
+# The name of a limit, its meter, and what is left of it.
 _NEEDED_COLUMNS = 3
 _SERVICES_WIDTH = 100
 # Replacements for consoles that cannot show these characters.
@@ -174,8 +174,8 @@ def _load_always(wanted: bool) -> int:
 
 
 def _services() -> int:
+    from .llm_providers.config import list_services
     from .llm_providers.errors import LLMProviderError
-    from .llm_providers.services import list_services
     from .notebook.service_table import services_text
 
     try:
@@ -289,7 +289,7 @@ def _labels() -> str:
 
 def _print(text: str, *, fit: bool = True) -> None:
     """Print lines; replace characters that the console lacks; `fit` them to its width too."""
-    from .llm_providers.characters import without_controls
+    from .llm_providers.text.characters import without_controls
 
     text = without_controls(text)
     width = _width() if fit else sys.maxsize
@@ -318,7 +318,12 @@ def _fitted(line: str, width: int) -> Iterator[str]:
         line = line.removesuffix(columns.pop()).rstrip()
     if len(line) > width:
         line = "  " + "  ".join(columns)
-    yield line if len(line) <= width else f"  {columns[0]}  {columns[-1]}"
+    if len(line) > width:
+        line = f"  {columns[0]}  {columns[-1]}"
+    if len(line) > width:
+        yield f"  {columns[0]}"
+        line = f"    {columns[-1]}"
+    yield line
 
 
 def _warn(

@@ -25,7 +25,7 @@ RANDOM = re.compile(r"\b(?:s[0-9a-f]{8}|r[0-9a-f]{12}|arche-panel-[0-9a-f]{8}|[0
 MANY_AT_ONCE = ("a_thousand_rows",)
 HELD_CLOCK = """
 import time
-from arche_magic.llm_providers.clock import SystemClock
+from arche_magic.llm_providers.config import SystemClock
 from arche_magic.sandbox import app
 
 class Held:

@@ -142,7 +142,7 @@ def test_a_narrow_console_gets_complete_lines(
     assert any(line.startswith("  requests/day") for line in lines)
     words = " ".join(line.strip() for line in lines)
     assert "mistral · key 1 · mistral-small-latest · closed: key refused (401)" in words
-    assert any(line.endswith(" of 1,000") or " of 1,000  " in line for line in lines)
+    assert any(line.endswith(" of 1,000 left") or " of 1,000 left  " in line for line in lines)
 
 
 def test_a_console_without_unicode_gets_ascii_characters(
@@ -153,7 +153,7 @@ def test_a_console_without_unicode_gets_ascii_characters(
     done = command("quota", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert "groq - key 1 - gpt-oss-120b - open" in done.stdout
-    assert ".........." in done.stdout
+    assert "##########" in done.stdout
     assert "?" not in done.stdout
 
 

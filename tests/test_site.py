@@ -87,7 +87,7 @@ def public() -> Iterator[tuple[str, object]]:
         loaded = import_module(module)
         for name in loaded.__all__:
             yield f"{module}.{name}", getattr(loaded, name)
-    for module in ("quota_tracker", "config", "choices"):
+    for module in ("quota_tracker", "config"):
         loaded = import_module(f"arche_magic.llm_providers.{module}")
         for name, found in vars(loaded).items():
             if getattr(found, "__module__", "") == loaded.__name__ and not name.startswith("_"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.safe_files import open_ours
+from arche_magic.llm_providers.files import open_ours
 
 from .agreement import Agreement
 from .comparison import Quality

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.characters import whole_characters
 from arche_magic.llm_providers.embeddings import (
     about_model,
     check_dimensions,
@@ -21,6 +20,7 @@ from arche_magic.llm_providers.embeddings import (
 )
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.llm_providers.vectors import vector_addresses, vector_store
 from arche_magic.prompts import as_pandas
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.folders import expanded
+from arche_magic.llm_providers.files import expanded
 
 from .file_readers import (
     CsvReader,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Self
 
-from arche_magic.llm_providers.characters import without_controls
+from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import in_seconds
 
 from .progress import Progress

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from arche_magic.llm_providers.clock import Clock
+from arche_magic.llm_providers.config import Clock
 from arche_magic.llm_providers.errors import LLMProviderError
 
 from .agreement import Model

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arche_magic.llm_providers.reasoning import after_reasoning
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request, Schema
+from arche_magic.llm_providers.text.reasoning import after_reasoning
 from arche_magic.llm_providers.types import Usage
 
 # Only consonants: ids are not words, and not numbers that a model could count up.

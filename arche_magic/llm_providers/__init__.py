@@ -20,7 +20,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .tracebacks import without_locals
+from .hidden import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def get_llm_provider(
     Raises:
         ConfigurationError: the name is unknown, or a key is given for all providers at once.
     """
-    from . import given_keys, orchestrator
+    from . import orchestrator
+    from .config.keys import with_key
 
     configuration = get_configuration()
     name = (name or configuration.default_provider).strip().lower()
@@ -105,7 +106,7 @@ def get_llm_provider(
             f"unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
         )
     if api_key:
-        configuration = given_keys.with_key(configuration, name, api_key)
+        configuration = with_key(configuration, name, api_key)
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
 
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .files import NotOurs, open_ours
 from .reply import Attempt
-from .safe_files import NotOurs, open_ours
 from .storage import warn_of_file
 from .storage.kernel_lock import kernel_lock
 from .types import utc

@@ -26,10 +26,11 @@ from .attempt_file import (
     read_attempts,
     read_records,
 )
-from .folders import absolute
+from .files import absolute
 from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_file
+from .types import RouteId
 
 if TYPE_CHECKING:
     from .routing import Decision
@@ -113,7 +114,7 @@ class AttemptLog:
         self.last: Ended | None = None
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
         self.began: float = math.inf
-        self._spent: dict[tuple[str, str, str], Spent] = {}
+        self._spent: dict[RouteId, Spent] = {}
         self._month = ""
         self._lock = new_lock()
 
@@ -165,7 +166,7 @@ class AttemptLog:
         with self._lock:
             return sum(spent.attempts for spent in self._spent.values()) > len(self.recent)
 
-    def spent(self) -> dict[tuple[str, str, str], Spent]:
+    def spent(self) -> dict[RouteId, Spent]:
         """What this process used, by provider, key and model."""
         with self._lock:
             return dict(self._spent)
@@ -186,7 +187,7 @@ class AttemptLog:
     def _count(self, attempt: Attempt) -> None:
         self.recent.append(attempt)
         self.began = min(self.began, attempt.at)
-        route = attempt.provider, attempt.key, attempt.model
+        route = RouteId(attempt.provider, attempt.key, attempt.model)
         self._spent[route] = self._spent.get(route, Spent()).plus(attempt)
 
     def _write(self, path: Path, lines: bytes, now: float) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from .characters import whole_characters
 from .errors import InvalidRequest
 from .images import read_image
 from .request import Image, Message
+from .text.characters import whole_characters
 from .tools import ToolCall, thought_signature
 
 Messages = Iterable[Mapping[str, Any] | Message]

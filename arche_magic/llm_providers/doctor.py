@@ -19,18 +19,24 @@ from statistics import median
 from . import machine
 from .addresses import is_loopback
 from .catalog import Provider, published_providers
-from .config import Configuration, did_you_mean, get_configuration, is_given
+from .config import (
+    Configuration,
+    did_you_mean,
+    get_configuration,
+    how_to_turn_on,
+    is_given,
+    list_services,
+)
 from .config.base_url_policy import own_settings_folder
 from .config.env_file import candidates, others_reach, parse_env_file
 from .config.keys import is_stand_in
 from .config.sources import SETTINGS_FILE
 from .errors import LLMProviderError
+from .files import working_directory
 from .finding import Finding as Finding
-from .folders import working_directory
 from .key_checks import NO_LIST, KeyCheck, check_keys
 from .orchestrator import IntelligentLLMOrchestrator
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .services import how_to_turn_on, list_services
 from .storage import StorageTimeout, lock_deadline
 from .types import Key, in_seconds, route_name
 from .unread_keys import unread_keys

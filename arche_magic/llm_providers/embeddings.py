@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .catalog import EmbeddingModel
-from .characters import whole_characters
 from .config import Configuration, did_you_mean
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
 from .parameters import build_request
 from .redaction import key_in
 from .request import Request, text_tokens
+from .text.characters import whole_characters
 
 if TYPE_CHECKING:
     from .quota_tracker import QuotaTracker

@@ -39,7 +39,7 @@ class LLMProviderError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: one line, and the cell still fails."""
-        from .characters import without_controls
+        from .text.characters import without_controls
 
         return [without_controls(f"{type(self).__name__}: {self}")]
 

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from .bounded import library
-from .characters import whole_characters
 from .errors import InvalidRequest
 from .schemas import fitted, validator
+from .text.characters import whole_characters
 from .tools import Tool
 
 MOST_CHARACTERS = 8_000

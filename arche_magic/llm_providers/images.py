@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import InvalidRequest
-from .folders import expanded
+from .files import expanded
 from .request import Image
 
 # Google accepts 20 MB per request, Groq 4 MB, the others more. If one refuses, the next is asked.

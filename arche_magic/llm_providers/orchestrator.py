@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
+from .config.keys import labelled
 from .conversation import Messages
 from .errors import ConfigurationError, NoKeys
-from .given_keys import labelled
+from .hidden import without_locals
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .parameters import Options, build_request
@@ -21,7 +22,6 @@ from .reply_stream import OnWait, ReplyStream, reply_of
 from .request import Request
 from .together import Together
 from .tool_rounds import with_functions
-from .tracebacks import without_locals
 from .types import Route
 
 if TYPE_CHECKING:

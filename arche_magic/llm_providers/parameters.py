@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .characters import whole_characters
 from .config import Configuration, did_you_mean
 from .conversation import Messages, read_images, read_messages
 from .errors import InvalidRequest
@@ -15,6 +14,7 @@ from .extra_fields import read_extra
 from .redaction import key_in
 from .request import Image, Message, Request
 from .schemas import schema_of
+from .text.characters import whole_characters
 from .tool_parameters import read_parallel, read_tool_choice, read_tools
 from .tools import Tool
 from .types import ReplayMode

@@ -18,7 +18,7 @@ from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
 from .provider_failure import NOT_SENT, ProviderFailure
 from .quota import booking, capabilities, codec, failing, ledger, opening, views
-from .quota.budget import BudgetUse
+from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
 from .quota.key_states import Closure as Closure

@@ -14,10 +14,9 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .folders import absolute
+from .files import NotOurs, absolute, check_sqlite
 from .forks import new_lock
 from .reply import Reply
-from .safe_files import NotOurs, check_sqlite
 from .storage import LedgerWarning, warn_of_file
 from .tools import ToolCall
 from .types import Usage, utc

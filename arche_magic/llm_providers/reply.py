@@ -12,11 +12,11 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .characters import whole_characters, without_controls
-from .code_blocks import blocks_of, code_of
 from .errors import InvalidRequest
-from .folders import expanded
-from .markdown import harmless_markdown
+from .files import expanded
+from .text.characters import whole_characters, without_controls
+from .text.code_blocks import blocks_of, code_of
+from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
 from .types import Route, Usage, Vectors, in_seconds, route_name
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .characters import whole_characters
 from .errors import InvalidRequest
+from .text.characters import whole_characters
 from .tools import Tool
 
 TOOL_CHOICES = ("auto", "none", "required")

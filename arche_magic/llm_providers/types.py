@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
+from .hidden import Secret
 from .tools import ToolCall
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
@@ -71,36 +72,6 @@ class Key:
     def secret(self) -> str:
         """The credential itself, for the provider's SDK and nobody else."""
         return self._secret.reveal()
-
-
-class Hidden(str):
-    """A text that is not shown where local variables are listed."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<hidden>"
-
-
-class Secret:
-    """Holds a credential where repr, pickle and a debugger's list of variables do not reach it."""
-
-    __slots__ = ("reveal",)
-
-    def __init__(self, text: str) -> None:
-        # In a closure: an attribute would be unfolded by whatever shows an object's parts.
-        text = Hidden(text)
-
-        def reveal() -> str:
-            return text
-
-        self.reveal = reveal
-
-    def __repr__(self) -> str:
-        return "<secret>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a credential is not pickled; build the provider in the other process")
 
 
 class Location(str):

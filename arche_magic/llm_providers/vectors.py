@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .folders import absolute
+from .files import absolute
 from .forks import new_lock
 from .replies import ReplyStore
 

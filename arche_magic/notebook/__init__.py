@@ -74,7 +74,7 @@ def unload(shell: InteractiveShell) -> None:
 
 def _print_reply(reply, printer, cycle):  # type: ignore[no-untyped-def]  # called by IPython
     """A reply that a variable holds, as text; within a list or dict as its repr."""
-    from arche_magic.llm_providers.characters import without_controls
+    from arche_magic.llm_providers.text.characters import without_controls
 
     inside = len(printer.stack) > 1
     printer.text(repr(reply) if inside else without_controls(str(reply)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import route_name
 
 from .markup import as_html

@@ -8,12 +8,9 @@ from arche_magic.llm_providers.attempt_log import Spent
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Route
+from arche_magic.llm_providers.types import Route, RouteId
 
 from .once import once
-
-Name = tuple[str, str, str]
-"""Provider, key and model."""
 
 _HOW_TO_PREVENT = (
     "Paid, because no free route could answer. --patience SECONDS waits longer for one; "
@@ -35,20 +32,19 @@ def paid_text(cost: float | None) -> str:
     return f"paid · {price_text(cost)}" if cost else price_text(cost)
 
 
-def paid_routes(routes: Iterable[Route], spent: Mapping[Name, Spent]) -> dict[Name, str]:
+def paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
     """The paid routes, each with what this session has spent on it, in words."""
     words = {}
     for route in routes:
         if not route.paid:
             continue
-        name = route.provider, route.key.label, route.model
-        bill = spent.get(name, Spent())
-        words[name] = "paid"
+        bill = spent.get(route.id, Spent())
+        words[route.id] = "paid"
         if bill.cost_usd:
             more = " and more" if bill.unpriced else ""
-            words[name] = f"{paid_text(bill.cost_usd)}{more} in this session"
+            words[route.id] = f"{paid_text(bill.cost_usd)}{more} in this session"
         elif bill.unpriced:
-            words[name] = paid_text(None)
+            words[route.id] = paid_text(None)
     return words
 
 

@@ -14,14 +14,14 @@ from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import MOST_TOKENS, Attempt
-from arche_magic.llm_providers.types import Key, Standing
+from arche_magic.llm_providers.types import Key, RouteId, Standing
 
 if TYPE_CHECKING:
     import pandas as pd
     from pandas.api.typing import NaTType
 
     from arche_magic.bulk.job_records import JobRecord
-    from arche_magic.llm_providers.services import Service
+    from arche_magic.llm_providers.config import Service
 
     from .model_table import Model
 else:
@@ -67,7 +67,7 @@ def typed_frame(types: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> pd.D
 
 
 def quota_frame(
-    standings: Iterable[Standing], spent: Mapping[tuple[str, str, str], Spent], now: float
+    standings: Iterable[Standing], spent: Mapping[RouteId, Spent], now: float
 ) -> pd.DataFrame:
     """One row per provider, key, model and limit.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.pending import PendingReply
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import route_name
+from arche_magic.llm_providers.types import RouteId
 
 from .arguments import HelpWanted, parse_line
 from .styles import one_line
@@ -37,10 +37,10 @@ class Asked:
     reply: Reply | None
 
     @property
-    def route(self) -> tuple[str, str, str] | None:
+    def route(self) -> RouteId | None:
         """The provider, key and model that answered."""
         reply = self.reply
-        return (reply.provider, reply.key, reply.model) if reply is not None else None
+        return RouteId(reply.provider, reply.key, reply.model) if reply is not None else None
 
 
 def find(shell: InteractiveShell, magic: Any, text: str) -> list[Asked]:
@@ -85,7 +85,7 @@ def history_bundle(found: list[Asked]) -> dict[str, str] | str:
         (
             Cell(f"{one.cell}", right=True),
             Cell(one_line(one.prompt.strip().partition("\n")[0], _LONGEST_PROMPT), long=True),
-            Cell(route_name(*one.route) if one.route else ""),
+            Cell(str(one.route or "")),
         )
         for one in found
     ]

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 
-from arche_magic.llm_providers.characters import without_controls
+from arche_magic.llm_providers.hidden import without_locals
 from arche_magic.llm_providers.reply import Started, Waiting
-from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import in_seconds
 
 # It reads environment variables, which may hold keys: no traceback may show its locals.
@@ -124,7 +124,7 @@ def started(event: Started) -> Callable[[float], str]:
 
 
 def waiting(event: Waiting) -> Callable[[float], str]:
-    """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s (30 requests per minute are spent)`."""
+    """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s (0 of 30 requests per minute left)`."""
     if event.seconds <= 0:
         return lambda seconds: f"waiting: {event.route} is open, and others came first"
     why = f" ({textwrap.shorten(event.why, _WHY, placeholder=' …')})" if event.why else ""

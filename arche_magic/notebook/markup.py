@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from html import escape
 
-from arche_magic.llm_providers.characters import without_controls
-from arche_magic.llm_providers.formulas import FORMULA, with_dollar_formulas
-from arche_magic.llm_providers.markdown import CodeBlock, harmless_formula, parts_of
+from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formulas
+from arche_magic.llm_providers.text.markdown import CodeBlock, harmless_formula, parts_of
 
 from .code_colours import coloured
 

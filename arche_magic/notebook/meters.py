@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.types import Route, Standing, route_name
+from arche_magic.llm_providers.types import Route, RouteId, Standing
 
-from .costs import Name
 from .quota_words import (
     Limits,
     Soon,
@@ -22,7 +22,7 @@ from .quota_words import (
     label_of,
     lines,
     paid_words,
-    share_of,
+    share_left,
     sign_of,
     state_of,
     tightest,
@@ -32,6 +32,9 @@ from .quota_words import count as count
 from .route_groups import by_provider, summary
 from .styles import AMBER, GREEN, RED, STATES, TRACK
 from .tables import notes_html
+
+if TYPE_CHECKING:
+    from arche_magic.llm_providers.quota_tracker import BudgetUse
 
 # With more routes than these, those of a provider fold together, and each shows its tightest limit
 # and unfolds to the others.
@@ -47,7 +50,9 @@ _LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-alig
 _CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "min-width:150px;margin:0 10px 4px 0"
-_BAR = f"height:5px;border-radius:3px;margin:2px 0;background:{TRACK};overflow:hidden"
+_BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
+# Behind the bar of a limit with nothing left: red, fainter than a bar.
+_EMPTY = "rgba(208,73,59,.45)"
 
 
 def quota_bundle(
@@ -55,7 +60,7 @@ def quota_bundle(
     now: float,
     notes: Sequence[str] = (),
     none: str = "no route is open to prompts",
-    paid: Mapping[Name, str] = MappingProxyType({}),
+    paid: Mapping[RouteId, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
 
@@ -93,7 +98,7 @@ def live_table(
     routes: Iterable[Limits],
     now: float,
     is_on: Callable[[Limits], bool],
-    paid: Mapping[Name, str],
+    paid: Mapping[RouteId, str],
     every_limit: bool = True,
 ) -> str:
     """The same table, to be shown again and again.
@@ -130,14 +135,14 @@ def switched_off(off: Iterable[str]) -> list[str]:
     return [f"Switched off in this session: {names}"] if names else []
 
 
-def budget_notes(uses: Iterable[object]) -> list[str]:
-    """A line on what paid routes have cost of their budget, if there is one."""
-    words = ", ".join(map(str, uses))
+def budget_notes(uses: Iterable[BudgetUse]) -> list[str]:
+    """A line on what is left of the budget of paid routes, if there is one."""
+    words = ", ".join(use.left for use in uses)
     return [f"Budget of paid routes: {words} (UTC)"] if words else []
 
 
 def without_limits(
-    routes: Iterable[Route], standings: Iterable[Standing], paid: Mapping[Name, str]
+    routes: Iterable[Route], standings: Iterable[Standing], paid: Mapping[RouteId, str]
 ) -> list[str]:
     """A line per route without a known limit; `paid` says which of them cost money, and what."""
     limited = {row.route for row in standings}
@@ -166,7 +171,11 @@ def _state_html(limits: Limits, now: float, soon: Soon) -> str:
 
 
 def _group(
-    provider: str, routes: Sequence[Limits], now: float, paid: Mapping[Name, str], all_routes: int
+    provider: str,
+    routes: Sequence[Limits],
+    now: float,
+    paid: Mapping[RouteId, str],
+    all_routes: int,
 ) -> str:
     """What a provider's routes can do now, which unfolds to the routes."""
     if all_routes > _ROUTES_WITH_METERS:
@@ -190,7 +199,7 @@ def _group(
 
 
 def _table(rows: Iterable[str]) -> str:
-    heads = ("route", "next request", "used of each limit · ↻ full again · ✓ the provider said so")
+    heads = ("route", "next request", "left of each limit · ↻ full again · ✓ the provider said so")
     head = "".join(
         f'<th style="{_CELL};padding-bottom:3px;font-weight:normal">'
         f'<span style="{_FAINT}">{text}</span></th>'
@@ -213,7 +222,7 @@ def _row(
     slim: bool = False,
 ) -> str:
     first = limits[0]
-    key, _, model = route_name(first.provider, first.key, first.model).rpartition(" · ")
+    key, _, model = str(first.route).rpartition(" · ")
     if paid and slim:
         model += f" · {paid}"
     name = (
@@ -285,15 +294,17 @@ def _meter(row: Standing, now: float, soon: Soon) -> str:
 
 
 def _bar(row: Standing) -> str:
-    share = share_of(row)
-    color = GREEN if share < 0.7 else AMBER if share < 0.95 else RED
+    """A bar as long as what is left, before a grey track, or a red one if nothing is."""
+    share = share_left(row)
+    color = GREEN if share > 0.3 else AMBER if share > 0.05 else RED
     width = max(2, round(100 * share)) if share > 0 else 0
     filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
-    return f'<div style="{_BAR}">{filled}</div>'
+    track = TRACK if row.remaining_units else _EMPTY
+    return f'<div style="{_BAR};background:{track}">{filled}</div>'
 
 
 def _numbers(row: Standing) -> str:
-    return f"{count(row.used_units)} of {count(row.allowed_units)}"
+    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
 
 
 def _two_sides(left: str, right: str) -> str:

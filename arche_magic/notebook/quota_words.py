@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from arche_magic.llm_providers.types import Standing, in_seconds
-
-from .costs import Name
+from arche_magic.llm_providers.types import RouteId, Standing, in_seconds
 
 _SHORT = {"minute": "min", "second": "s"}
 _BAR_SIGNS = 10
@@ -22,7 +20,7 @@ Soon = Literal["seconds", "minutes", "countdown"]
 """How a moment less than 100 seconds away is told: `14:32:42`, `14:33` or `in 42 s`."""
 
 
-def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name, str]) -> str:
+def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]) -> str:
     """The quota table as text; with `fold`, each route shows its tightest limit alone."""
     if fold:
         end = "Each with its tightest limit; the DataFrame has them all."
@@ -36,36 +34,33 @@ def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[Name
 
 
 def lines(
-    routes: Sequence[Limits], now: float, paid: Mapping[Name, str], *, reasons: bool = False
+    routes: Sequence[Limits], now: float, paid: Mapping[RouteId, str], *, reasons: bool = False
 ) -> list[str]:
     """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
     text = []
     for limits in routes:
         worst = tightest(limits)
-        used = f"{count(worst.used_units)} of {count(worst.allowed_units)}"
         _, words, why = state_of(limits, now)
         name = str(worst.route)
-        text.append(
-            f"{name:<32}  {words:<15}  {label_of(worst):<16}  {_text_bar(worst)}  {used:>18}"
-        )
+        meter = f"{label_of(worst):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
+        text.append(f"{name:<30}  {words:<15}  {meter}")
         text += [f"  {why}"] if why and reasons else []
         text += _cost(limits, paid)
     return text
 
 
-def _cost(limits: Limits, paid: Mapping[Name, str]) -> list[str]:
+def _cost(limits: Limits, paid: Mapping[RouteId, str]) -> list[str]:
     return [f"  {words}"] if (words := paid_words(limits, paid)) else []
 
 
 def _text_meter(row: Standing, now: float) -> str:
-    used = f"{count(row.used_units)} of {count(row.allowed_units)}"
     full = f"full {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
-    line = f"  {label_of(row):<16}  {_text_bar(row)}  {used:>18}  {full:<16}  {_evidence(row, now)}"
-    return line.rstrip()
+    meter = f"{label_of(row):<16}  {_text_bar(row)}  {left_of(row):>23}"
+    return f"  {meter}  {full:<16}  {_evidence(row, now)}".rstrip()
 
 
 def _text_bar(row: Standing) -> str:
-    filled = round(share_of(row) * _BAR_SIGNS)
+    filled = round(share_left(row) * _BAR_SIGNS)
     return "█" * filled + "░" * (_BAR_SIGNS - filled)
 
 
@@ -78,7 +73,7 @@ def state_of(limits: Limits, now: float, soon: Soon = "seconds") -> tuple[str, s
     if last.amount <= 0:
         why = f"the plan has no {last.limit.replace('_', ' ')}"
     elif not last.closed_by and last.used_units >= last.allowed_units:
-        why = f"{count(last.amount)} {last.limit.replace('_', ' ')} are spent"
+        why = f"0 of {count(last.amount)} {last.limit.replace('_', ' ')} left"
     why = textwrap.shorten(why, 160, placeholder=" …")
     if not math.isfinite(last.opens_at):
         return "○", "closed", why
@@ -125,13 +120,11 @@ def sign_of(row: Standing, now: float, soon: Soon) -> str:
 
 def in_full(row: Standing, now: float, soon: Soon) -> str:
     """What a meter shows, in words."""
-    used = (
-        f"{row.limit.replace('_', ' ')}: {count(row.used_units)} of {count(row.allowed_units)} used"
-    )
+    left = f"{row.limit.replace('_', ' ')}: {left_of(row)}"
     full = f", full again {clock(row.resets_at, now, soon)}" if row.used > 1e-6 else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{used}{full}; known from: {_evidence(row, now, soon)}{source}"
+    return f"{left}{full}; known from: {_evidence(row, now, soon)}{source}"
 
 
 def _evidence(row: Standing, now: float, soon: Soon = "seconds") -> str:
@@ -155,22 +148,27 @@ def label_of(row: Standing) -> str:
     return f"{metric}/{_SHORT.get(period, period)}"
 
 
-def share_of(row: Standing) -> float:
-    """The share of a limit that is used, 0 to 1."""
-    return min(1.0, row.used / row.amount) if row.amount else 1.0
+def left_of(row: Standing) -> str:
+    """What is left of a limit: `27 of 30 left`."""
+    return f"{count(row.remaining_units)} of {count(row.allowed_units)} left"
+
+
+def share_left(row: Standing) -> float:
+    """The share of a limit that is left, 0 to 1."""
+    return row.remaining / row.amount if row.amount else 0.0
 
 
 def tightest(limits: Limits) -> Standing:
-    """The limit that stands most in the way: of those that close the route, or the fullest."""
-    return max(limits, key=lambda row: (row.opens_at, share_of(row)))
+    """The limit that opens last; of those that are open, the one with the smallest share left."""
+    return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
 
 
 def state_words(limits: Limits, now: float) -> str:
-    """Whether or when the route opens, and why: `opens in 42 s: 30 requests per day are spent`."""
+    """Whether or when the route opens, and why: `opens in 42 s: 0 of 30 requests per day left`."""
     _, words, why = state_of(limits, now)
     return f"{words}: {why}" if why else words
 
 
-def paid_words(limits: Limits, paid: Mapping[Name, str]) -> str:
+def paid_words(limits: Limits, paid: Mapping[RouteId, str]) -> str:
     """What a route costs, if it does."""
     return paid.get(limits[0].route, "")

@@ -8,9 +8,9 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.records import told
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost
+from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Usage, route_name
 
 from .costs import paid_hint, paid_text, rate_text, was_paid

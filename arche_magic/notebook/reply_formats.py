@@ -28,10 +28,10 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     `text/plain` is for frontends without Markdown. A reply that is not `complete` yet is shown as
     Markdown until its code block starts.
     """
-    from arche_magic.llm_providers.characters import without_controls
-    from arche_magic.llm_providers.code_blocks import code_of
-    from arche_magic.llm_providers.markdown import fenced_blocks, harmless_markdown
-    from arche_magic.llm_providers.reasoning import without_reasoning
+    from arche_magic.llm_providers.text.characters import without_controls
+    from arche_magic.llm_providers.text.code_blocks import code_of
+    from arche_magic.llm_providers.text.markdown import fenced_blocks, harmless_markdown
+    from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     clean = without_controls(text)
     if form == "text":
@@ -58,10 +58,10 @@ def is_json(text: str) -> bool:
 
 def _json_in(text: str) -> str | None:
     """The JSON in a reply, indented: all of it, a block, or the object at its end; else None."""
-    from arche_magic.llm_providers.characters import whole_characters
-    from arche_magic.llm_providers.markdown import fenced_blocks
-    from arche_magic.llm_providers.reasoning import without_reasoning
     from arche_magic.llm_providers.schemas import json_in
+    from arche_magic.llm_providers.text.characters import whole_characters
+    from arche_magic.llm_providers.text.markdown import fenced_blocks
+    from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     answer = without_reasoning(text)
     blocks = sorted(fenced_blocks(answer), key=lambda block: not block[0].startswith("json"))
@@ -77,9 +77,9 @@ def _json_in(text: str) -> str | None:
 
 def _in_dollars(text: str) -> str:
     """The reply with dollar signs around its formulas; without any, all of it is one formula."""
-    from arche_magic.llm_providers.formulas import has_formula
-    from arche_magic.llm_providers.markdown import parts_of
-    from arche_magic.llm_providers.reasoning import without_reasoning
+    from arche_magic.llm_providers.text.formulas import has_formula
+    from arche_magic.llm_providers.text.markdown import parts_of
+    from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     answer = without_reasoning(text)
     if has_formula("\n".join(part for part in parts_of(answer) if isinstance(part, str))):
@@ -94,7 +94,7 @@ def _in_dollars(text: str) -> str:
 
 def _inner(text: str) -> str:
     """The content of the first block, or the text itself if it has no block."""
-    from arche_magic.llm_providers.markdown import fenced_blocks
+    from arche_magic.llm_providers.text.markdown import fenced_blocks
 
     return next((code for _, code in fenced_blocks(text) if code), text.strip())
 

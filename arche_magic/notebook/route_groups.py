@@ -9,7 +9,7 @@ from html import escape
 
 from arche_magic.llm_providers.types import Standing
 
-from .quota_words import Limits, Soon, clock, count, label_of, share_of, state_of, tightest
+from .quota_words import Limits, Soon, clock, label_of, left_of, share_left, state_of, tightest
 from .styles import STATES
 
 
@@ -27,7 +27,7 @@ def summary(
     soon: Soon = "seconds",
     is_on: Callable[[Limits], bool] = lambda _: True,
 ) -> str:
-    """`500 routes · ● 498 open · ◐ 2 waiting, the first opens 14:32 · requests/day 9 of 90`."""
+    """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`."""
     on = [limits for limits in routes if is_on(limits)]
     signs = [state_of(limits, now)[0] for limits in on]
     openings = (tightest(limits).opens_at for limits in on)
@@ -41,14 +41,13 @@ def summary(
     ]
     parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
     if on:
-        total = fullest_total(on)
-        used = f"{count(total.used_units)} of {count(total.allowed_units)}"
-        parts.append(escape(f"{label_of(total)} {used}"))
+        total = tightest_total(on)
+        parts.append(escape(f"{label_of(total)} {left_of(total)}"))
     return " · ".join(parts)
 
 
-def fullest_total(routes: Sequence[Limits]) -> Standing:
-    """The sum of one limit over all routes: of the limit that is used most.
+def tightest_total(routes: Sequence[Limits]) -> Standing:
+    """The sum of one limit over all routes: of the limit with the least left.
 
     Keys of one account share their limits, which count once.
     """
@@ -60,4 +59,4 @@ def fullest_total(routes: Sequence[Limits]) -> Standing:
             totals[row.limit] = replace(total, used=used, amount=amount)
         else:
             totals[row.limit] = row
-    return max(totals.values(), key=share_of)
+    return min(totals.values(), key=share_left)

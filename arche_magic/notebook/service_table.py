@@ -8,7 +8,7 @@ from html import escape
 from itertools import groupby
 
 from arche_magic.llm_providers.catalog import known_services, published_providers
-from arche_magic.llm_providers.services import Service, how_to_turn_on
+from arche_magic.llm_providers.config import Service, how_to_turn_on
 
 from .quota_words import as_of
 from .styles import QUIET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from arche_magic.llm_providers.characters import without_controls
+from arche_magic.llm_providers.text.characters import without_controls
 
 # An untrusted notebook loses styles with var(); the grey before it reads on white and on black.
 QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"

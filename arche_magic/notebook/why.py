@@ -10,12 +10,12 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.routing import Considered, Decision
-from arche_magic.llm_providers.types import Route, in_seconds, route_name, utc
+from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
-from .costs import Name, paid_text
+from .costs import paid_text
 from .quota_words import clock
 from .tables import Cell, table_bundle
 
@@ -44,19 +44,12 @@ class Reason:
         would_change: what would have made it answer.
     """
 
-    provider: str
-    key: str
-    model: str
+    route: RouteId
     verdict: str
     headroom: float | None
     opens_at: float | None
     why: str
     would_change: str
-
-    @property
-    def name(self) -> Name:
-        """Provider, key and model."""
-        return self.provider, self.key, self.model
 
 
 def reasons(
@@ -69,61 +62,61 @@ def reasons(
 
     `private` has those that private prompts may use.
     """
-    tried: dict[Name, list[Attempt]] = {}
+    tried: dict[RouteId, list[Attempt]] = {}
     for attempt in attempts:
         if attempt.outcome != "skipped":
-            name = (attempt.provider, attempt.key, attempt.model)
-            tried.setdefault(name, []).append(attempt)
+            tried.setdefault(_route(attempt), []).append(attempt)
     # The last evaluation of each route; a route that was given up is not evaluated again.
     looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
     first = decisions[0]
     offered = [*(entry.name for entry in first.considered), *first.later]
     explained = []
-    for name in offered:
-        if name in looked and name in {entry.name for entry in decisions[-1].considered}:
-            explained.append(_considered(*looked[name], tried.get(name, [])))
-        elif name in tried:
-            explained.append(_tried(name, looked[name][0], tried[name][-1]))
-        elif name in looked and (passed := _spared(*looked[name])):
+    for route in offered:
+        if route in looked and route in {entry.name for entry in decisions[-1].considered}:
+            explained.append(_considered(*looked[route], tried.get(route, [])))
+        elif route in tried:
+            explained.append(_tried(route, looked[route][0], tried[route][-1]))
+        elif route in looked and (passed := _spared(*looked[route])):
             explained.append(passed)
         else:
-            later, change = "comes later in the order", f"-p {name[0]} asks it alone"
-            explained.append(Reason(*name, "not needed", None, None, later, change))
-    unmarked = [_name(route) for route in routes if route not in private]
-    others = [_name(route) for route in routes if _name(route) not in offered]
+            later, change = "comes later in the order", f"-p {route.provider} asks it alone"
+            explained.append(Reason(route, "not needed", None, None, later, change))
+    unmarked = [route.id for route in routes if route not in private]
+    others = [route.id for route in routes if route.id not in offered]
     explained += [
-        _left_out(name, "not marked private", f"{name[0]} in [private] routes, or no --private")
-        if first.private and name in unmarked
-        else _left_out(name, "another model", "no --same-model")
+        _left_out(
+            route, "not marked private", f"{route.provider} in [private] routes, or no --private"
+        )
+        if first.private and route in unmarked
+        else _left_out(route, "another model", "no --same-model")
         if first.same_model
-        else _not_offered(name, offered)
-        for name in others
+        else _not_offered(route, offered)
+        for route in others
     ]
     costs = _costs(decisions, attempts, routes)
     return [
-        replace(reason, why="; ".join(filter(None, (reason.why, costs.get(reason.name)))))
+        replace(reason, why="; ".join(filter(None, (reason.why, costs.get(reason.route)))))
         for reason in explained
     ]
 
 
 def _costs(
     decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
-) -> dict[Name, str]:
+) -> dict[RouteId, str]:
     """The paid routes, each with what this request spent there, in words."""
-    words = {_name(route): "paid" for route in routes if route.paid}
+    words = {route.id: "paid" for route in routes if route.paid}
     words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
-    for name in words:
+    for route in words:
         sent = [
             attempt
             for attempt in attempts
-            if (attempt.provider, attempt.key, attempt.model) == name
-            and attempt.outcome in ("served", "failed", "interrupted")
+            if _route(attempt) == route and attempt.outcome in ("served", "failed", "interrupted")
         ]
         known = [attempt.cost_usd for attempt in sent if attempt.cost_usd is not None]
         if len(known) < len(sent):
-            words[name] = paid_text(None)
+            words[route] = paid_text(None)
         elif sum(known):
-            words[name] = paid_text(sum(known))
+            words[route] = paid_text(sum(known))
     return words
 
 
@@ -136,19 +129,18 @@ def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
     after = f" after {waited:.0f} s of waiting" if waited >= 1 else ""
     if ended is not None:
         verb = "answered" if ended.outcome == "served" else "was interrupted"
-        route = route_name(ended.provider, ended.key, ended.model)
         cost = f" ({paid_text(ended.cost_usd)})" if ended.cost_usd != 0 else ""
-        return f"Asked at {when}: {route} {verb}{after}{cost}."
+        return f"Asked at {when}: {_route(ended)} {verb}{after}{cost}."
     choice = last.choice()
     if choice.route and choice.opens_at > last.at:
-        return f"Asked at {when}: interrupted while it waited for {route_name(*choice.route.name)}."
+        return f"Asked at {when}: interrupted while it waited for {choice.route.name}."
     openings = [e for e in last.considered if last.at < e.state.opens_at < math.inf]
     if not openings:
         return f"Asked at {when}: no route answered, and none opens by waiting."
     soonest = min(openings, key=lambda entry: entry.state.opens_at)
     return (
         f"Asked at {when}: no route answered; the first to open was "
-        f"{route_name(*soonest.name)}, at {clock(soonest.state.opens_at, last.at)}, "
+        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}, "
         f"with {last.patience:.0f} s of patience left."
     )
 
@@ -163,7 +155,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
 
     rows = [
         (
-            r.provider, r.key, r.model, r.verdict,
+            *r.route, r.verdict,
             None if r.headroom is None else round(100 * r.headroom, 1),
             None if r.opens_at is None else utc(r.opens_at), r.why, r.would_change,
         )
@@ -176,7 +168,7 @@ def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
     """The reasons as a table for reading, with a note below."""
     rows = [
         (
-            Cell(route_name(r.provider, r.key, r.model)),
+            Cell(str(r.route)),
             Cell(r.verdict),
             Cell("" if r.headroom is None else f"{100 * r.headroom:.0f} %", right=True),
             _long(r.why),
@@ -216,7 +208,7 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
         verdict, why = "waited for", entry.state.reason
     else:
         verdict, why, change = "closed", entry.state.reason, _sooner(entry, decision)
-    return Reason(*entry.name, verdict, entry.state.headroom, opens_at, why, change)
+    return Reason(entry.name, verdict, entry.state.headroom, opens_at, why, change)
 
 
 def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
@@ -224,7 +216,7 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
     chosen = choice.route
     if chosen is None:
         return "", ""
-    route = route_name(*chosen.name)
+    route = chosen.name
     if choice.opens_at > decision.at:
         wait = choice.opens_at - decision.at
         why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
@@ -241,13 +233,13 @@ def _spared(entry: Considered, decision: Decision) -> Reason | None:
     if entry.state.opens_at > decision.at or choice.opens_at <= decision.at or choice.route is None:
         return None
     why, change = _open_but_skipped(entry, decision)
-    return Reason(*entry.name, "open", entry.state.headroom, None, why, change)
+    return Reason(entry.name, "open", entry.state.headroom, None, why, change)
 
 
-def _tried(name: Name, entry: Considered, attempt: Attempt) -> Reason:
+def _tried(route: RouteId, entry: Considered, attempt: Attempt) -> Reason:
     """A route that failed and was left out of later choices."""
     change = "nothing for this request: a route that failed is not tried again"
-    return Reason(*name, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
+    return Reason(route, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
 
 
 def _sooner(entry: Considered, decision: Decision) -> str:
@@ -272,23 +264,23 @@ def _is_key_of(entry: Considered, other: Considered) -> bool:
     return (entry.provider, entry.model) == (other.provider, other.model)
 
 
-def _name(route: Route) -> Name:
-    return route.provider, route.key.label, route.model
+def _route(attempt: Attempt) -> RouteId:
+    return RouteId(attempt.provider, attempt.key, attempt.model)
 
 
-def _left_out(name: Name, why: str, change: str) -> Reason:
+def _left_out(route: RouteId, why: str, change: str) -> Reason:
     """A route that an option of the request left out."""
-    return Reason(*name, "not offered", None, None, why, change)
+    return Reason(route, "not offered", None, None, why, change)
 
 
-def _not_offered(name: Name, offered: Sequence[Name]) -> Reason:
+def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> Reason:
     """A configured route that the request could not use."""
-    providers = {provider for provider, _, _ in offered}
-    if name[0] not in providers:
+    providers = {other.provider for other in offered}
+    if route.provider not in providers:
         why = f"the request was for {' or '.join(sorted(providers))} alone"
-        change = f"-p {name[0]}, or no -p"
-    elif name[2] not in {model for provider, _, model in offered if provider == name[0]}:
-        why, change = "the request named another model", f"-m {name[2]}, or no -m"
+        change = f"-p {route.provider}, or no -p"
+    elif route.model not in {o.model for o in offered if o.provider == route.provider}:
+        why, change = "the request named another model", f"-m {route.model}, or no -m"
     else:
-        why, change = "it was no choice then", ""
-    return Reason(*name, "not offered", None, None, why, change)
+        why, change = "it could not be chosen then", ""
+    return Reason(route, "not offered", None, None, why, change)

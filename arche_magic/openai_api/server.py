@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.folders import expanded, home_folder
+from arche_magic.llm_providers.files import expanded, home_folder
 
 from .token_file import forget_token, kept_token, new_token
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arche_magic.llm_providers.characters import whole_characters
+from arche_magic.llm_providers.text.characters import whole_characters
 
 DONE = b"data: [DONE]\n\n"
 """The last event of every complete stream."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.folders import expanded
+from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.images import read_image
 from arche_magic.llm_providers.request import Image
 

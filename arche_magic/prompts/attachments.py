@@ -13,7 +13,7 @@ from typing import Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.folders import expanded
+from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.request import Message
 
 from . import Prompt, is_reference, look_up

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from arche_magic import __version__
 from arche_magic.llm_providers.bounded import TookTooLong, library, within
-from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.text.characters import without_controls
 
 from .attachments import MOST_BYTES, Attachment, text_of
 

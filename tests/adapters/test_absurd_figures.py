@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Usage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arche_magic.llm_providers.clock import Clock
+    from arche_magic.llm_providers.config import Clock
 
 ABSURD = (10**15, 10**400, 3 * 10**12, 1_000_000_000, -5, 1e15)
 NO_COUNTS = (

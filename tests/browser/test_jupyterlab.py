@@ -108,14 +108,15 @@ def test_only_the_failing_cell_shows_an_error_in_one_line(screen: Screen) -> Non
 
 
 def test_quota_table_fits_the_page(screen: Screen) -> None:
-    """`%llm_quota` shows each route's limits, and a full bar for a spent limit."""
+    """`%llm_quota` shows each route's limits, and an empty, reddish bar for a spent one."""
     output = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
     assert output.is_visible()
     assert output.evaluate(OVERFLOW) <= 0
-    spent = output.get_by_title("requests per day: 1,000 of 1,000 used")
+    spent = output.get_by_title("requests per day: 0 of 1,000 left")
     assert spent.count() == 3
     bar = spent.first.locator("div div").last
-    assert bar.bounding_box() == bar.locator("..").bounding_box()
+    assert bar.evaluate("element => element.clientWidth") == 0
+    assert "208, 73, 59" in bar.evaluate("element => element.parentElement.style.background")
 
 
 def test_receipt_unfolds_to_the_routes_skipped(screen: Screen) -> None:
@@ -160,7 +161,7 @@ def test_an_untrusted_notebook_shows_the_same(page_of_another_user: Screen, them
     other.use_theme(theme)
     other.photograph(f"{theme.lower()}-untrusted", 1200)
     assert routes(other) == ROUTES_IN_ORDER
-    spent = other.cell("%llm_quota").get_by_title("requests per day: 1,000 of 1,000 used")
+    spent = other.cell("%llm_quota").get_by_title("requests per day: 0 of 1,000 left")
     bar = spent.first.locator("div div").last
     assert bar.evaluate("element => element.style.background") != ""
     other.cell("Is it cheaper to wait").locator("summary").click()

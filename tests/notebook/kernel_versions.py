@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -40,4 +41,6 @@ def kernel_variables(wanted: str) -> dict[str, str]:
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
                 pytest.skip(f"ipykernel {wanted} could not be fetched: {reason}")
-    return {"PYTHONPATH": str(folder)}
+    # What runs the tests may name the folder of this package.
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), others)))}

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from notebook_kernel import Kernel, environment_without_keys
 
-from arche_magic.llm_providers.code_blocks import code_of
+from arche_magic.llm_providers.text.code_blocks import code_of
 from arche_magic.notebook.reply_formats import ASKS, bundle, is_json
 from arche_magic.sandbox import Sandbox
 

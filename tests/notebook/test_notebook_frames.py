@@ -20,7 +20,7 @@ from arche_magic.llm_providers.doctor import Finding
 from arche_magic.llm_providers.key_checks import KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Key, Standing
+from arche_magic.llm_providers.types import Key, RouteId, Standing
 from arche_magic.notebook.chat import Chats
 from arche_magic.notebook.compare import Column, _frame
 from arche_magic.notebook.frames import (
@@ -47,7 +47,7 @@ STANDING = Standing(
 SHUT = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), closed_by="key refused")
 ATTEMPT = Attempt("groq", "groq_key_1", "m", "served", at=NOW, input_tokens=3, output_tokens=4)
 BARE = replace(ATTEMPT, first_token_s=None, cost_usd=None, error=None)
-REASON = Reason("groq", "groq_key_1", "m", "answered", 0.5, NOW, "why", "change")
+REASON = Reason(RouteId("groq", "groq_key_1", "m"), "answered", 0.5, NOW, "why", "change")
 MODEL = Model("groq", "m", True, False, 8000, {"requests_per_day": 10}, (1.0, 2.0), "a page")
 
 

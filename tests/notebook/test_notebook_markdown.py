@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
 from arche_magic.llm_providers import Reply
-from arche_magic.llm_providers.code_blocks import code_of
+from arche_magic.llm_providers.text.code_blocks import code_of
 from arche_magic.notebook.display import ReplyDisplay
 from arche_magic.notebook.markup import as_html
 from arche_magic.notebook.reply_formats import FORMATS, bundle

@@ -77,7 +77,7 @@ def test_the_notebook_about_a_limit_is_complete() -> None:
     notebook = nbformat.read(FOLDER / "quota_and_routes.ipynb", as_version=4)
     said = "\n".join(text for _, found in texts(notebook) for text in found)
     for wanted in (
-        "requests/day      ██████████      1,000 of 1,000",
+        "requests/day      ░░░░░░░░░░          0 of 1,000 left",
         "2 routes skipped",
         "asking 86 s later",
         "RouteId(provider='mistral', key='mistral_key_1', model='mistral-small-latest')",

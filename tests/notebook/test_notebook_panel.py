@@ -192,7 +192,7 @@ def test_a_panel_saves_a_table(kernel: Kernel, page: Page, sandboxed) -> None:
     assert set(widget["data"]) == {WIDGET, "text/plain"}
     assert "lives while" in widget["data"]["text/plain"]
     assert "groq · key 2 · gpt-oss-120b · open" in table["data"]["text/plain"]
-    assert "requests per day: 0 of 1,000 used" in table["data"]["text/html"]
+    assert "requests per day: 1,000 of 1,000 left" in table["data"]["text/html"]
     assert "As of " in table["data"]["text/html"]
     assert not STRIPPED.search(table["data"]["text/html"])
 
@@ -208,7 +208,7 @@ def test_the_saved_table_is_updated(kernel: Kernel, page: Page, sandboxed) -> No
     page.run("%llm -q hi")
     page.run("later.seconds = 120")
     panel.wait(lambda: bool(page.records))
-    assert "1 of 1,000" in page.records[0]
+    assert "999 of 1,000" in page.records[0]
 
 
 def test_costs_are_shown(kernel: Kernel, page: Page, sandboxed) -> None:
@@ -286,7 +286,7 @@ def test_many_routes_are_grouped_by_provider(kernel: Kernel, page: Page, sandbox
     panel = page.panel()
     page.send(panel.find("Checkbox", "Groq key 2"), value=False)
     panel.wait(lambda: "20 routes · " in panel.html and "○ 1 off" in panel.html)
-    assert "requests/min 0 of 570" in panel.html
+    assert "requests/min 570 of 570 left" in panel.html
     assert "2 routes · " in panel.html
     assert "<table" not in panel.html.partition("Order, and")[0]
     page.send(panel.find("ToggleButton", "Groq"), value=True)
@@ -397,7 +397,7 @@ def test_an_invisible_panel_is_not_drawn(kernel: Kernel, page: Page, sandboxed) 
     page.listen(seconds=2.5)
     assert page.messages == []
     page.send(panel.root, _view_count=1)
-    panel.wait(lambda: "1 of 1,000" in panel.html)
+    panel.wait(lambda: "999 of 1,000" in panel.html)
 
 
 def test_the_switches_follow_the_configuration(kernel: Kernel, page: Page, sandboxed) -> None:

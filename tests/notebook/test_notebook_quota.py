@@ -63,8 +63,8 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
     )
     assert [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()] == [
         ["groq · key 1 · gpt-oss-120b · open"],
-        ["requests/min", "█████░░░░░", "15 of 30", "full 19:01:00", "published"],
-        ["tokens/day", "░░░░░░░░░░", "8,373 of 200,000", "full 19:01:00", "header 18:59:18"],
+        ["requests/min", "█████░░░░░", "15 of 30 left", "full 19:01:00", "published"],
+        ["tokens/day", "██████████", "191,627 of 200,000 left", "full 19:01:00", "header 18:59:18"],
         ["As of 24 Nov 2026, 19:00:00"],
     ]
 
@@ -83,7 +83,7 @@ def test_times_are_in_the_users_time_zone(seconds: float, shown: str) -> None:
     """The time, weekday or date. In a saved table, times must not count down."""
     spent = limit("requests_per_day", 1_000, 1_000, opens_at=NOW + seconds)
     assert text(spent).splitlines()[0] == (
-        f"groq · key 1 · gpt-oss-120b · opens {shown}: 1,000 requests per day are spent"
+        f"groq · key 1 · gpt-oss-120b · opens {shown}: 0 of 1,000 requests per day left"
     )
 
 
@@ -118,18 +118,18 @@ def test_with_many_routes_only_the_tightest_limit_is_shown() -> None:
     bundle = quota_bundle(standings, NOW)
     lines = bundle["text/plain"].splitlines()
     assert len(lines) == 12 + 2
-    assert all("requests/day" in line and "900 of 1,000" in line for line in lines[:12])
+    assert all("requests/day" in line and "100 of 1,000 left" in line for line in lines[:12])
     assert max(map(len, lines)) <= 100
     summaries = re.findall(r"<summary.*?</summary>", bundle["text/html"])
     group, *each = (re.sub("<.*?>", "", summary) for summary in summaries)
-    assert group == "groq · 12 routes · ● 12 open · requests/day 900 of 1,000"
+    assert group == "groq · 12 routes · ● 12 open · requests/day 100 of 1,000 left"
     assert len(each) == 12
-    assert all("900 of 1,000" in summary and "2 more" in summary for summary in each)
+    assert all("100 of 1,000" in summary and "2 more" in summary for summary in each)
     assert bundle["text/html"].startswith("<details open>")
 
 
 def test_a_group_sums_its_routes() -> None:
-    """Each account counts once; the fullest limit is added up, and closed routes are counted."""
+    """The limit with the least left is summed, each account once; closed routes are counted."""
     standings = [
         limit(name, used, amount, key, account=f"a{min(key, 20)}", opens_at=NOW + 60 * (key < 3))
         for key in range(1, 22)
@@ -139,7 +139,7 @@ def test_a_group_sums_its_routes() -> None:
     assert html.startswith("<details><summary")
     assert re.sub("<.*?>", "", html.partition("</summary>")[0]) == (
         "groq · 21 routes · ● 19 open · ◐ 2 waiting, the first opens 19:01:00"
-        " · requests/day 400 of 2,000"
+        " · requests/day 1,600 of 2,000 left"
     )
 
 
@@ -177,11 +177,11 @@ def test_hundreds_of_routes_fold_by_provider() -> None:
     summaries = re.findall(r"<summary.*?>(.*?)</summary>", html)
     assert [re.sub("<.*?>", "", summary) for summary in summaries] == [
         f"{provider} · 250 routes · ● 245 open · ◐ 5 waiting, the first opens 19:01:00"
-        " · requests/day 900 of 1,000"
+        " · requests/day 100 of 1,000 left"
         for provider in ("groq", "google")
     ]
-    assert html.count("900 of 1,000") == 502
-    assert bundle["text/plain"].count("900 of 1,000") == 500
+    assert html.count("100 of 1,000 left") == 502
+    assert bundle["text/plain"].count("100 of 1,000 left") == 500
     assert html.count("&lt;b&gt;the key rests&lt;/b&gt;") == 10
 
 

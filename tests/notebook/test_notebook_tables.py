@@ -38,9 +38,9 @@ def test_quota_shows_every_limit_of_every_route(kernel: Kernel, sandboxed) -> No
     data = cell.displays[0]["data"]
     for wanted in ("groq · key 1 · gpt-oss-120b · open", "groq · key 2", "mistral · key 1"):
         assert wanted in data["text/plain"]
-    (spent,) = (line for line in data["text/plain"].splitlines() if "1 of 1,000 " in line)
+    (spent,) = (line for line in data["text/plain"].splitlines() if "999 of 1,000 left" in line)
     assert re.split(r"\s{2,}", spent.strip())[0] == "requests/day"
-    assert "requests per day: 1 of 1,000 used" in data["text/html"]
+    assert "requests per day: 999 of 1,000 left" in data["text/html"]
     assert data["text/html"].count("<tr") == 1 + 3
     assert not STRIPPED.search(data["text/html"])
 

@@ -9,8 +9,8 @@ import pytest
 from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 
 from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
-from arche_magic.llm_providers.choices import Choices
 from arche_magic.llm_providers.config import (
+    Choices,
     get_choices,
     get_configuration,
     use_choices,

@@ -13,7 +13,7 @@ from test_provider_disks import like_everybody
 
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.folders import expanded
+from arche_magic.llm_providers.files import expanded
 
 if TYPE_CHECKING:
     from pathlib import Path

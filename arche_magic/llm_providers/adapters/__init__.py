@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..bounded import apart
-from ..tracebacks import without_locals
+from ..hidden import without_locals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

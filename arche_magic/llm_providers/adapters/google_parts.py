@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..characters import whole_characters
+from ..text.characters import whole_characters
 from ..tools import ToolCall
 from .tool_calls import FOREIGN_SIGNATURE, new_call_id
 

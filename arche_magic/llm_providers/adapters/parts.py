@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..characters import Characters, whole_characters
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
-from ..reasoning import without_reasoning
+from ..text.characters import Characters, whole_characters
+from ..text.reasoning import without_reasoning
 from ..types import Usage
 from .error_bodies import is_code
 from .tool_calls import distinct_calls, whole_calls

@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..characters import whole_characters
+from ..text.characters import whole_characters
 from ..tools import ToolCall, thought_signature
 from .error_bodies import mapping, said
 

@@ -2,21 +2,33 @@
 
 `loading` reads the environment, `.env` (`env_file`) and `arche_magic.toml` (`sources`), checks it
 by `settings_table`, and builds a `Configuration`. `current` has the one in use, and reads again
-when `settings_stamp` shows a change. `base_url_policy` and `paths` decide what a project's files
-can set.
+after a change. `base_url_policy` and `paths` decide what a project's files can set. `services`
+lists the providers and known services with what is configured of each.
 """
 
 from __future__ import annotations
 
 from .base_url_policy import own_settings_folder
-from .configuration import Configuration
-from .current import get_choices, get_configuration, is_given, use_choices, use_configuration
+from .configuration import Clock, Configuration, SystemClock
+from .current import (
+    Choices,
+    get_choices,
+    get_configuration,
+    is_given,
+    use_choices,
+    use_configuration,
+)
 from .keys import add_key, added_keys, find_key, forget_secrets, label_keys, remove_key
 from .loading import load_configuration
+from .services import Service, how_to_turn_on, list_services
 from .settings_table import did_you_mean
 
 __all__ = [
+    "Choices",
+    "Clock",
     "Configuration",
+    "Service",
+    "SystemClock",
     "add_key",
     "added_keys",
     "did_you_mean",
@@ -24,8 +36,10 @@ __all__ = [
     "forget_secrets",
     "get_choices",
     "get_configuration",
+    "how_to_turn_on",
     "is_given",
     "label_keys",
+    "list_services",
     "load_configuration",
     "own_settings_folder",
     "remove_key",

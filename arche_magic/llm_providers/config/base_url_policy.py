@@ -14,7 +14,7 @@ from pathlib import Path
 from ..addresses import is_base_url, is_loopback, origin
 from ..catalog import Provider
 from ..errors import ConfigurationError
-from ..folders import home_folder
+from ..files import home_folder
 from .env_file import process_variable, warn_once
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ..catalog import Provider
-from ..clock import Clock, SystemClock
 from ..errors import ConfigurationError
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .paths import REPLIES_FILE
@@ -16,6 +17,31 @@ from .providers import hint_for
 from .settings_table import did_you_mean
 
 DEFAULT_PATIENCE = 30.0
+
+
+class Clock(Protocol):
+    """Where the engine reads time and where it waits; tests and the sandbox pass their own."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds of this clock."""
+        ...
+
+
+@dataclass(frozen=True)
+class SystemClock:
+    """The machine's own clock."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds."""
+        time.sleep(seconds)
 
 
 @dataclass(frozen=True)

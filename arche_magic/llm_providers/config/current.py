@@ -1,20 +1,75 @@
-"""The configuration in use in this process, and the choices of its session."""
+"""The configuration in use in this process, and the choices of its session.
+
+Files are read again only after one of them changed. To see that, a stamp is taken, which reads no
+file: as long as it stays equal, reading again would give the same configuration.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..choices import Choices
-from ..folders import working_directory
+from ..files import working_directory
+from .base_url_policy import own_settings_folder
 from .configuration import Configuration
+from .env_file import environment_hash
+from .keys import keys_of_session
 from .loading import load_configuration
-from .paths import LEDGER_FILE
-from .settings_stamp import Stamp, links_of, settings_stamp
+from .paths import LEDGER_FILE, REPLIES_FILE
+from .sources import SETTINGS_FILE
+
+# A file can change twice within one tick of its file system's clock, which is 2 s on FAT.
+_TICK_SECONDS = 2.0
+
+_Stamp = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Choices of one session, which take precedence over files and variables.
+
+    They stay while files and variables change, and end with the process.
+
+    Attributes:
+        order: providers, the first to ask first; the others follow in their configured order.
+        off: key labels (`groq_key_2`) and models (`groq/openai/gpt-oss-120b`) that are not asked.
+        patience: seconds a request waits for a route rather than fail or pay.
+        preferred_provider: asked before all others, paid or not.
+    """
+
+    order: tuple[str, ...] = ()
+    off: frozenset[str] = frozenset()
+    patience: float | None = None
+    preferred_provider: str | None = None
+
+    def switched(self, name: str, on: bool) -> Choices:
+        """These choices with a key or a model switched on or off."""
+        return replace(self, off=self.off - {name} if on else self.off | {name})
+
+    def applied(self, configuration: Configuration) -> Configuration:
+        """The configuration with these choices; names that it does not have are ignored."""
+        if self == Choices():
+            return configuration
+        known = configuration.providers
+        order = dict.fromkeys([*(name for name in self.order if name in known), *known])
+        preferred = self.preferred_provider if self.preferred_provider in known else None
+        return replace(
+            configuration,
+            providers={name: known[name] for name in order},
+            off=self.off,
+            patience=configuration.patience if self.patience is None else self.patience,
+            preferred_provider=preferred or configuration.preferred_provider,
+        )
+
 
 _current: Configuration | None = None
 _choices = Choices()
 # The configuration that was read last, and what it depends on.
-_read: tuple[Stamp, dict[Path, str], Configuration] | None = None
+_read: tuple[_Stamp, dict[Path, str], Configuration] | None = None
 
 
 def get_configuration() -> Configuration:
@@ -33,15 +88,15 @@ def _of_files_and_variables() -> Configuration:
     global _read
     directory, read = working_directory(), _read
     # Taken before reading, so that a change during it makes a difference the next time.
-    stamp = settings_stamp(directory)
-    if stamp and read and stamp == read[0] and links_of(read[1]) == read[1]:
+    stamp = _settings_stamp(directory)
+    if stamp and read and stamp == read[0] and _links_of(read[1]) == read[1]:
         return read[2]
     configuration = load_configuration(directory=directory)
     folders = {home / LEDGER_FILE.parent for home in (directory, configuration.directory) if home}
     folders.add(configuration.replies.parent)
     if "://" not in configuration.store:
         folders.add(Path(configuration.store).parent)
-    _read = (stamp, links_of(folders), configuration) if stamp else None
+    _read = (stamp, _links_of(folders), configuration) if stamp else None
     return configuration
 
 
@@ -68,3 +123,45 @@ def use_choices(choices: Choices) -> None:
     """Apply these choices to every request of this process from now on."""
     global _choices
     _choices = choices
+
+
+def _settings_stamp(directory: Path | None) -> _Stamp | None:
+    """What the configuration for a working directory depends on, without any content.
+
+    Returns None if equal stamps would prove nothing: a file changed within the last two seconds
+    and may change again unnoticed, or `.env` is a named pipe.
+    """
+    folders = [str(folder) for folder in (directory, *directory.parents)] if directory else []
+    own_folder = str(own_settings_folder())
+    files = [f"{folder}/{name}" for folder in folders for name in (".env", SETTINGS_FILE)]
+    seen: list[object] = [directory, environment_hash(), keys_of_session()]
+    for path in (*files, f"{own_folder}/{SETTINGS_FILE}"):
+        status = _status(path)
+        if status is None:
+            seen.append(None)
+            continue
+        if stat.S_ISFIFO(status.st_mode) or status.st_mtime > time.time() - _TICK_SECONDS:
+            return None
+        changed = status.st_mtime_ns, status.st_ctime_ns
+        seen += (status.st_dev, status.st_ino, status.st_size, *changed, os.path.realpath(path))
+    # Who owns a folder, and who may write into it, decides which files in it count. Of a file of
+    # kept replies, only its presence does: it changes with each reply.
+    for path in (own_folder, *folders, *(f"{folder}/{REPLIES_FILE}" for folder in folders)):
+        status = _status(path)
+        seen.append(status and (status.st_mode, status.st_uid, status.st_ino))
+    return tuple(seen)
+
+
+def _links_of(folders: Iterable[Path]) -> dict[Path, str]:
+    """Where folders lead to by symbolic links; our files must not leave the project by one.
+
+    Relative ones are left out: only the user's own environment can name those.
+    """
+    return {folder: os.path.realpath(folder) for folder in folders if folder.is_absolute()}
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116  # dozens of times a call
+    except (OSError, ValueError):
+        return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import count
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
-from ..tracebacks import without_locals
-from ..types import Key, Secret
+from ..hidden import Secret, without_locals
+from ..types import Key
 from .env_file import Variables, clean
 from .sources import Sources
 
@@ -110,6 +110,37 @@ def label_keys(
         label = f"{provider}_key_{next(numbers)}"
         labelled.append(Key.of(provider, label, text, accounts.get(label)))
     return tuple(labelled)
+
+
+@without_locals
+def with_key(configuration: Configuration, provider: str, text: str) -> Configuration:
+    """A configuration in which a provider has this key and no other.
+
+    Raises:
+        ConfigurationError: the key is blank.
+    """
+    given, problem = labelled(configuration, provider, [text])
+    # A traceback that lists local variables would show it.
+    del text
+    if problem:
+        raise ConfigurationError(f"api_key: {problem}")
+    others = (key for key in configuration.keys if key.provider != provider)
+    return replace(configuration, keys=(*others, *given))
+
+
+@without_locals
+def labelled(
+    configuration: Configuration, provider: str, texts: Sequence[str]
+) -> tuple[tuple[Key, ...], str]:
+    """The keys with their labels and accounts; or none, and what is wrong with one of them."""
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip():
+            return (), f"key {number} is blank"
+    accounts = {key.fingerprint: key.account for key in configuration.keys}
+    keys = label_keys(provider, dict.fromkeys(text.strip() for text in texts))
+    return tuple(
+        replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys
+    ), ""
 
 
 def is_stand_in(key: Key) -> bool:

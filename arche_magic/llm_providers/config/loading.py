@@ -14,9 +14,8 @@ from typing import Any, cast, get_args
 from ..addresses import is_loopback, origin
 from ..catalog import Provider, parse_limits, published_providers
 from ..errors import ConfigurationError
-from ..folders import absolute, working_directory
-from ..safe_files import keep_inside
-from ..tracebacks import without_locals
+from ..files import absolute, keep_inside, working_directory
+from ..hidden import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
 from .base_url_policy import check_base_url, check_key_variable, own_settings_folder
 from .configuration import DEFAULT_PATIENCE, Configuration, scope_owner

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..addresses import is_loopback
 from ..errors import ConfigurationError, InvalidRequest
-from ..folders import expanded
-from ..safe_files import keep_inside
+from ..files import expanded, keep_inside
 from ..types import Location
 from .env_file import nearest, warn_once
 from .sources import Sources

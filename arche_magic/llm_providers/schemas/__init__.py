@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
-from ..characters import whole_characters
 from ..errors import ConfigurationError, InvalidRequest
 from ..request import Field, Schema
+from ..text.characters import whole_characters
 from .fields import fields_in
 from .reading import Misfit, Problem, fitted, json_in, reader, with_correction
 from .short import fields_of

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..characters import whole_characters
-from ..reasoning import END_TOKEN, after_reasoning
 from ..request import Message, Request
+from ..text.characters import whole_characters
+from ..text.reasoning import END_TOKEN, after_reasoning
 
 # Models forget to escape line breaks inside strings.
 _DECODER = json.JSONDecoder(strict=False)

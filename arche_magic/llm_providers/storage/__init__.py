@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from ..folders import absolute
+from ..files import absolute
 from ..forks import new_lock
 from ..types import Location
 from .base import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..errors import LLMProviderError
-from ..safe_files import NotOurs
+from ..files import NotOurs
 
 T = TypeVar("T")
 Document = dict[str, Any]

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from ..safe_files import check_ours, open_ours
+from ..files import check_ours, open_ours
 
 _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..safe_files import open_ours, read_ours
+from ..files import open_ours, read_ours
 from .base import Document, Mend, Upgrade, warn
 from .file_text import FILE_VERSION, is_ours, parse
 

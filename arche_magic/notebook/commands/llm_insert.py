@@ -20,9 +20,9 @@ def llm_insert(session: Session, typed: Typed) -> None:
       %llm_insert
       %llm_insert markdown
     """
-    from arche_magic.llm_providers.characters import without_controls
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.markdown import harmless_markdown
+    from arche_magic.llm_providers.text.characters import without_controls
+    from arche_magic.llm_providers.text.markdown import harmless_markdown
 
     what = typed.text.strip()
     if what not in ("", "code", "markdown"):

@@ -23,8 +23,7 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     Examples:
       %llm_services
     """
-    from arche_magic.llm_providers.config import get_configuration
-    from arche_magic.llm_providers.services import list_services
+    from arche_magic.llm_providers.config import get_configuration, list_services
 
     from ..display import show
     from ..frames import services_frame

@@ -10,13 +10,13 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.characters import without_controls
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Route, Standing, route_name
+from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.types import Route, RouteId, Standing, route_name
 
-from ..costs import Name, paid_routes, paid_text
+from ..costs import paid_routes, paid_text
 from ..meters import clock, quota_bundle, shared_notes, switched_off, without_limits
 from ..styles import QUIET
 
@@ -43,7 +43,7 @@ class View:
     standings: Sequence[Standing]
     shared: Mapping[str, str]
     attempts: Sequence[Attempt]
-    paid: Mapping[Name, str]
+    paid: Mapping[RouteId, str]
     now: float
 
     @property

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
-from arche_magic.llm_providers.characters import without_controls
-from arche_magic.llm_providers.choices import Choices
-from arche_magic.llm_providers.config import get_choices, use_choices
+from arche_magic.llm_providers.config import Choices, get_choices, use_choices
+from arche_magic.llm_providers.text.characters import without_controls
 
 from ..ask import typed_or_default
 from ..display import for_frontends

@@ -1,4 +1,4 @@
-"""Opening our own files, but nothing else that is at their path.
+"""Paths and files: the home folder, the working directory, and opening our own files.
 
 A notebook's folder is often somebody else's work. A symbolic link there with the name of one of our
 files would make us overwrite a file of the user, and a named pipe would make us wait. So our files
@@ -11,6 +11,9 @@ import errno
 import os
 import stat
 from pathlib import Path
+
+from .errors import InvalidRequest
+from .hidden import without_locals
 
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
 # Without O_NONBLOCK, opening a named pipe waits for its other end.
@@ -29,6 +32,48 @@ class NotOurs(OSError):
 
     def __init__(self, path: str | os.PathLike[str], why: str) -> None:
         super().__init__(errno.EPERM, f"{os.fspath(path)} {why}", os.fspath(path))
+
+
+@without_locals
+def home_folder() -> Path:
+    """The user's home folder, or a path that does not exist if there is none.
+
+    A container may run as a user who is not in passwd and has no HOME.
+    """
+    nowhere = Path("/nonexistent")
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return nowhere
+    # An empty HOME would mean the working directory.
+    return home if home.is_absolute() else nowhere
+
+
+def working_directory() -> Path | None:
+    """The working directory; None if it was removed or may not be read."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path; unchanged if there is no working directory."""
+    return (working_directory() or Path()) / path
+
+
+def expanded(path: str | Path) -> Path:
+    """A path that a user typed, with `~` for a home folder.
+
+    Raises:
+        InvalidRequest: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidRequest(
+            f"{path}: there is no home folder for ~; write the path without it"
+        ) from None
 
 
 def open_ours(path: str | os.PathLike[str], flags: int) -> int:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .addresses import is_loopback
-from .catalog import Provider, known_services
-from .config import Configuration, get_configuration, is_given
-from .config.keys import numbered_names
-from .config.sources import SETTINGS_FILE, find_sources
-from .folders import working_directory
+from ..addresses import is_loopback
+from ..catalog import Provider, known_services
+from ..files import working_directory
+from .configuration import Configuration
+from .current import get_configuration, is_given
+from .keys import numbered_names
+from .sources import SETTINGS_FILE, find_sources
 
 ServiceState = Literal["in use", "off", "available", "retired"]
 

@@ -1,8 +1,9 @@
-"""Tracebacks that show no local variables of the frames that handle keys.
+"""Keeping keys out of reprs, pickles and tracebacks.
 
 `%xmode Verbose`, debuggers and error trackers print the local variables of each frame. On its way
 from the environment to a request, a key is in variables of ours, of dotenv, of httpx and of the
-standard library, and an interrupt may come at any of those lines.
+standard library, and an interrupt may come at any of those lines. So the frames that handle keys
+are cleared when an exception leaves them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,43 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from traceback import clear_frames
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Hidden(str):
+    """A text that is not shown where local variables are listed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+class Secret:
+    """Holds a credential where repr, pickle and a debugger's list of variables do not reach it."""
+
+    __slots__ = ("reveal",)
+
+    def __init__(self, text: str) -> None:
+        # In a closure: an attribute would be unfolded by whatever shows an object's parts.
+        text = Hidden(text)
+
+        def reveal() -> str:
+            return text
+
+        self.reveal = reveal
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a credential is not pickled; build the provider in the other process")
 
 
 class NoLocals:
