@@ -79,8 +79,8 @@ def check() -> None:
     check_keys(configuration.keys, get_quota_tracker(configuration))
 
 
-def ask(provider: str, *, streamed: bool = False, anew: bool = False) -> None:
-    if anew:
+def ask(provider: str, *, streamed: bool = False, fresh: bool = False) -> None:
+    if fresh:
         calls._adapters.clear()
     llm = get_llm_provider(provider)
     for key in llm.configuration.keys:
@@ -94,7 +94,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "type a key": type_a_key,
     "give keys": give_keys,
     "check": check,
-    "ask groq": lambda: ask("groq", anew=True),
+    "ask groq": lambda: ask("groq", fresh=True),
     "ask openai": lambda: ask("openai", streamed=True),
     "ask mistral": lambda: ask("mistral"),
     "ask google": lambda: ask("google", streamed=True),

@@ -109,12 +109,12 @@ def test_only_our_own_regular_files_are_opened(
     project = clone("cloned")
     path = project / "outputs" / name
     kind(path, tmp_path / "precious")
-    told = ask()
+    warned = ask()
     assert (tmp_path / "precious").read_bytes() == PRECIOUS
     assert not (tmp_path / "new").exists()
     if name in WRITTEN:
-        assert any(str(path) in message for message in told), told
-    assert len(told) <= 1
+        assert any(str(path) in message for message in warned), warned
+    assert len(warned) <= 1
 
 
 @pytest.mark.parametrize("name", [LEDGER, RECORD, REPLIES])
@@ -160,10 +160,10 @@ def test_nothing_is_written_to_a_folder_outside_the_project(
     elsewhere.mkdir()
     (project / "outputs").rmdir()
     (project / "outputs").symlink_to("../elsewhere")
-    (told,) = ask()
-    assert f"{project / 'outputs'} leads out of the project to {elsewhere}" in told
+    (warned,) = ask()
+    assert f"{project / 'outputs'} leads out of the project to {elsewhere}" in warned
     assert list(elsewhere.iterdir()) == []
-    setting = told.partition("set ")[2].partition(" in the environment")[0]
+    setting = warned.partition("set ")[2].partition(" in the environment")[0]
     name, _, value = setting.partition("=")
     monkeypatch.setenv(name, value)
     assert ask() == []
@@ -314,8 +314,8 @@ def test_a_file_that_is_not_a_ledger_is_not_replaced(
             file.write("ARCHE_QUOTA_STORE=data.json\n")
     else:
         monkeypatch.setenv("ARCHE_QUOTA_STORE", str(path))
-    (told,) = ask()
-    assert f"{path} is not a ledger; set ARCHE_QUOTA_STORE to another path" in told
+    (warned,) = ask()
+    assert f"{path} is not a ledger; set ARCHE_QUOTA_STORE to another path" in warned
     storage = JsonFileStorage(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -334,8 +334,8 @@ def test_a_user_file_with_the_name_of_the_copy_is_not_replaced(
     path = tmp_path / f"data.json.{suffix}"
     path.write_bytes(PRECIOUS)
     monkeypatch.setenv("ARCHE_QUOTA_STORE", str(tmp_path / "data.json"))
-    (told,) = ask()
-    assert f"{path} is not a copy of a ledger" in told
+    (warned,) = ask()
+    assert f"{path} is not a copy of a ledger" in warned
     assert path.read_bytes() == PRECIOUS
 
 
@@ -344,8 +344,8 @@ def test_a_foreign_record_is_neither_written_nor_renamed(clone: Clone) -> None:
     path = clone("cloned") / "outputs" / RECORD
     path.write_bytes(PRECIOUS)
     os.utime(path, (1e9, 1e9))
-    (told,) = ask()
-    assert f"{path} is not a record of attempts" in told
+    (warned,) = ask()
+    assert f"{path} is not a record of attempts" in warned
     assert path.read_bytes() == PRECIOUS
     assert not list(path.parent.glob("llm_calls-*"))
 
@@ -361,8 +361,8 @@ def test_a_database_of_another_program_is_not_changed(
         connection.executescript(f"CREATE TABLE users (name); PRAGMA user_version = {version}")
     content = path.read_bytes()
     monkeypatch.setenv("ARCHE_REPLIES", str(path))
-    (told,) = ask()
-    assert f"{path} is a database of another program; set ARCHE_REPLIES" in told
+    (warned,) = ask()
+    assert f"{path} is a database of another program; set ARCHE_REPLIES" in warned
     assert path.read_bytes() == content
 
 
@@ -378,8 +378,8 @@ def test_a_journal_cannot_delete_another_file(clone: Clone, tmp_path: Path) -> N
         + (2**31 // 4096 + 1).to_bytes(4, "big") + name + len(name).to_bytes(4, "big")
         + checksum.to_bytes(4, "big") + bytes.fromhex("d9d505f920a163d7")
     )  # fmt: skip
-    (told,) = ask(used=4)
-    assert str(journal) in told
+    (warned,) = ask(used=4)
+    assert str(journal) in warned
     assert (tmp_path / "precious").read_bytes() == PRECIOUS
 
 

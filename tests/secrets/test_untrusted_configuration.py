@@ -111,9 +111,9 @@ def test_following_the_error_message_solves_it(
     ).groups()
     assert Path(place) == own_settings
     own_settings.write_text(line)
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == ELSEWHERE
-    assert told == [
+    assert messages == [
         (
             f"prompts and keys for Groq go to https://gateway.example "
             f"(GROQ_BASE_URL in {folder / '.env'})"
@@ -145,9 +145,9 @@ def test_the_environment_is_trusted(
     """An address in the environment is intended, and overrides the file's."""
     monkeypatch.setenv("GROQ_BASE_URL", ELSEWHERE)
     (folder / ".env").write_text("GROQ_BASE_URL=https://evil.example\n")
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == ELSEWHERE
-    assert told == []
+    assert messages == []
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_the_providers_own_address_and_this_machine_are_allowed(
 ) -> None:
     """These addresses are no risk."""
     (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n")
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == address
-    assert told == []
+    assert messages == []
 
 
 def test_an_address_without_a_key_is_allowed(folder: Path, load: Load) -> None:
@@ -198,9 +198,9 @@ def test_addresses_in_a_settings_file_need_permission_too(
     assert len(load()[1]) == 1
     (folder / "arche_magic.toml").unlink()
     own_settings.write_text(table)
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == ELSEWHERE
-    assert told == []
+    assert messages == []
 
 
 def test_a_relative_settings_folder_is_ignored(
@@ -250,10 +250,10 @@ def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> N
 def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -> None:
     """Once, with the file that names it and without a password."""
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
-    (told,) = load()[1]
-    assert told.startswith("the ledger is kept in ")
-    assert told.endswith(f"(ARCHE_QUOTA_STORE in {folder / '.env'})")
-    assert "secret" not in told
+    (messages,) = load()[1]
+    assert messages.startswith("the ledger is kept in ")
+    assert messages.endswith(f"(ARCHE_QUOTA_STORE in {folder / '.env'})")
+    assert "secret" not in messages
     assert load()[1] == []
 
 
@@ -308,8 +308,8 @@ def test_a_file_with_keys_that_others_can_read_gives_a_warning(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             load_configuration(directory=open_folder)
-        told = [str(warning.message) for warning in caught]
-        assert told == ([expected] if warns and round_ == 0 else [])
+        messages = [str(warning.message) for warning in caught]
+        assert messages == ([expected] if warns and round_ == 0 else [])
 
 
 @posix
@@ -412,9 +412,9 @@ def test_a_service_of_a_project_gets_no_key_without_permission(
     service(folder, "helper", base_url=ELSEWHERE, key_variable="GROQ_API_KEY")
     assert "would send prompts and keys for helper to https://gateway.example" in refusal(load)
     own_settings.write_text('trust_base_urls = ["https://gateway.example"]')
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["helper"].url == ELSEWHERE
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_a_known_service_gets_its_own_key_and_no_other(
@@ -454,9 +454,9 @@ def test_a_project_cannot_send_arbitrary_variables_as_keys(
     line, place = re.search(r'write (trust_key_variables = \["\S+"\]) into (\S+)', message).groups()
     assert Path(place) == own_settings
     own_settings.write_text(line)
-    configuration, told = load()
+    configuration, messages = load()
     assert [key.provider for key in configuration.keys] == ["groq", "helper"]
-    assert told == [
+    assert messages == [
         (
             f"{variable} goes to http://127.0.0.1:8000 "
             f"([providers.helper] base_url in {folder / 'arche_magic.toml'})"
@@ -473,9 +473,9 @@ def test_a_referenced_key_goes_to_its_own_service(
     service(
         folder, "second", base_url="https://openrouter.ai/api/v1", key_variable="OPENROUTER_API_KEY"
     )
-    configuration, told = load()
+    configuration, messages = load()
     assert [key.secret() for key in configuration.keys][1:] == ["a-key-of-openrouter"]
-    assert told == []
+    assert messages == []
 
 
 def test_a_project_cannot_allow_a_variable(folder: Path, load: Load) -> None:
@@ -553,6 +553,6 @@ def test_the_users_own_settings_can_add_any_service(
     """They are trusted."""
     monkeypatch.setenv("HELPER_API_KEY", "a-key-of-the-helper")
     own_settings.write_text(f'[providers.helper]\nbase_url = "{ELSEWHERE}"\nmodels = ["m"]\n')
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["helper"].url == ELSEWHERE
-    assert told == []
+    assert messages == []
