@@ -27,7 +27,7 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     remove_key,
 )
-from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.doctor import check_keys
 
 # So many lines are tried of each call; each takes the call anew.
 LINES = 20
