@@ -16,8 +16,8 @@ from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.parameters import build_request
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
-from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Route, Standing, Usage, route_name
 

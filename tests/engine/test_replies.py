@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from arche_magic.llm_providers.replies import ReplyStore, reply_store
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply_cache.store import ReplyStore, reply_store
 from arche_magic.llm_providers.storage import LedgerWarning
 from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Usage, utc
@@ -182,7 +182,7 @@ def test_a_finished_claim_leaves_nothing_behind(store: ReplyStore) -> None:
 WORKER = """
 import sys, time
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 store, owner = ReplyStore(Path(sys.argv[1])), sys.argv[2]
@@ -246,7 +246,7 @@ def test_a_forked_process_uses_it_too(store: ReplyStore) -> None:
 KEEPER = """
 import sys
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 store = ReplyStore(Path(sys.argv[1]))
@@ -332,7 +332,7 @@ def test_a_file_that_cannot_be_used_costs_one_warning(store: ReplyStore, spoil) 
 FULL_DISK = """
 import resource, sys, warnings
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 store = ReplyStore(Path(sys.argv[1]))
@@ -363,7 +363,7 @@ def test_on_a_full_disk_what_was_kept_stays(store: ReplyStore) -> None:
 READ_ONLY = """
 import os, sys, warnings
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 if os.getuid() == 0:
