@@ -13,7 +13,7 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
 from arche_magic.llm_providers.reply import Attempt

@@ -14,7 +14,7 @@ from .errors import ConfigurationError, NoKeys
 from .hidden import without_locals
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
-from .parameters import Options, build_request
+from .options import Options, build_request
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply
@@ -168,7 +168,7 @@ class IntelligentLLMOrchestrator:
         no other route is asked.
         """
         # Here, since it is a quarter of the time that importing this package takes.
-        from .awaiting import in_a_thread
+        from .stopping import in_a_thread
 
         return await in_a_thread(
             lambda: self.generate(prompt, model, max_tokens, temperature, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,8 @@ from .tools import ToolCall, ToolRun
 from .types import Route, Usage, Vectors, in_seconds, route_name
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from .errors import LLMProviderError
     from .routing import Decision
 
@@ -277,6 +279,17 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(map(_plain, value))
     return value
+
+
+def without_defaults(record: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, by name."""
+    values = ((field, getattr(record, field.name)) for field in fields(record))
+    return {field.name: value for field, value in values if value != default_of(field)}
+
+
+def default_of(field: Field[Any]) -> Any:
+    """The default of a field, or `MISSING`, which equals no value."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 @dataclass(frozen=True)

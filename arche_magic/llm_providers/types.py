@@ -147,7 +147,12 @@ class Route:
 def route_name(provider: str, key: str, model: str) -> str:
     """The words a route is shown by: `groq · key 2 · gpt-oss-120b`."""
     number = key.rpartition("_key_")[2]
-    return f"{provider} · key {number} · {model.rpartition('/')[2]}"
+    return f"{provider} · key {number} · {without_vendor(model)}"
+
+
+def without_vendor(model: str) -> str:
+    """The name of a model without its vendor: `gpt-oss-120b` for `openai/gpt-oss-120b`."""
+    return model.rpartition("/")[2]
 
 
 @dataclass(frozen=True)

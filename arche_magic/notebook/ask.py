@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers.attempt_log import AttemptLog
-    from arche_magic.llm_providers.pending import PendingReply
+    from arche_magic.llm_providers.pending_reply import PendingReply
 
     from .chat import Chat
     from .command import Session, Typed

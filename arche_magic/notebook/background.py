@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.pending import PendingReply
+from arche_magic.llm_providers.pending_reply import PendingReply
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls

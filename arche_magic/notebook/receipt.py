@@ -8,8 +8,7 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.records import told
-from arche_magic.llm_providers.reply import Attempt, Reply, total_cost
+from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Usage, route_name
 
@@ -146,7 +145,7 @@ def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
 
     `said`, the server's words, is left out: `error` has them already.
     """
-    return [_one_line(told(replace(attempt, said=""))) for attempt in attempts]
+    return [_one_line(without_defaults(replace(attempt, said=""))) for attempt in attempts]
 
 
 def _one_line(values: dict[str, Any]) -> str:

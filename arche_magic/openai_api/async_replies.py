@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Self
 
-from arche_magic.llm_providers.awaiting import in_a_thread
+from arche_magic.llm_providers.stopping import in_a_thread
 
 from .wire import HttpReply
 

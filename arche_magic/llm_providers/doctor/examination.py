@@ -14,8 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from statistics import median
 
-from .. import machine
-from ..addresses import is_loopback
+from .. import network_variables
 from ..catalog import Provider, published_providers
 from ..config import (
     Configuration,
@@ -31,6 +30,7 @@ from ..orchestrator import IntelligentLLMOrchestrator
 from ..quota_tracker import QuotaTracker, get_quota_tracker
 from ..storage import StorageTimeout, lock_deadline
 from ..types import Key, in_seconds, route_name
+from ..urls import is_loopback
 from .files import configuration_files, unread_keys
 from .finding import Finding
 from .key_checks import NO_LIST, KeyCheck, check_keys
@@ -103,9 +103,11 @@ def _packages() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     """What this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
-    wrong = [Finding("wrong", "network", problem, advice) for problem in machine.problems()]
+    wrong = [
+        Finding("wrong", "network", problem, advice) for problem in network_variables.problems()
+    ]
     yield from wrong
-    names = [machine.proxy_variable("https:"), machine.certificate_variable()]
+    names = [network_variables.proxy_variable("https:"), network_variables.certificate_variable()]
     if not wrong and any(names):
         yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
 

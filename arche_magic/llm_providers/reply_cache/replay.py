@@ -11,8 +11,7 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..errors import NotKept
-from ..records import default_of
-from ..reply import Event, Piece, Reply
+from ..reply import Event, Piece, Reply, default_of
 from ..request import Request
 from .store import ReplyStore
 

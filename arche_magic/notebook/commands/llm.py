@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Reply
-    from arche_magic.llm_providers.pending import PendingReply
+    from arche_magic.llm_providers.pending_reply import PendingReply
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(

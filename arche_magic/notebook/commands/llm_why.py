@@ -27,7 +27,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.pending import PendingReply
+    from arche_magic.llm_providers.pending_reply import PendingReply
     from arche_magic.llm_providers.reply import Reply
 
     from ..display import show
