@@ -12,9 +12,9 @@ from html import escape
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
+from arche_magic.llm_providers import PendingReply
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.pending_reply import PendingReply
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls

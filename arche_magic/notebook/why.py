@@ -10,8 +10,8 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
+from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 

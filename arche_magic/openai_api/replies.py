@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from arche_magic.llm_providers import ToolCall
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Route
 
 ROUTE_HEADER = "x-arche-route"

@@ -21,8 +21,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from arche_magic.llm_providers import PendingReply
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.pending_reply import PendingReply
 from arche_magic.llm_providers.request import Image, Message, read_image
 
 from .sources import source_of
