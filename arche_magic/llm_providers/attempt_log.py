@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attempt_file import (
-    append_lines,
     attempts_of,
     check_record,
     month_of,
@@ -26,7 +25,9 @@ from .attempt_file import (
     read_attempts,
     read_records,
 )
-from .files import absolute
+from .attempt_file import read_lines as read_lines
+from .attempt_file import records_of as records_of
+from .files import absolute, append_lines
 from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_file

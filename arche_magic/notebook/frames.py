@@ -7,8 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.attempt_file import records_of
-from arche_magic.llm_providers.attempt_log import Spent
+from arche_magic.llm_providers.attempt_log import Spent, records_of
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.doctor import Finding, KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
