@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -48,10 +47,8 @@ def raise_if_stopped() -> None:
         raise KeyboardInterrupt
 
 
-async def in_a_thread(request: Callable[[], T], executor: Executor | None = None) -> T:
+async def in_a_thread(request: Callable[[], T]) -> T:
     """Return what a request returns, or raise what it raises; cancelling stops the request.
-
-    It runs in a thread of the executor, or of the event loop's own one if none is given.
 
     Cancelling waits until the request has ended, but at most two seconds. A request that still
     hangs then, as in a name lookup, sends nothing afterwards.
@@ -69,7 +66,7 @@ async def in_a_thread(request: Callable[[], T], executor: Executor | None = None
 
     # Not `to_thread`: after cancelling it, nothing could wait for the thread.
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-    ended = loop.run_in_executor(executor, partial(context.run, run))
+    ended = loop.run_in_executor(None, partial(context.run, run))
     # Read the exception, or asyncio logs that it was never retrieved.
     ended.add_done_callback(lambda end: end.cancelled() or end.exception())
     try:
