@@ -168,7 +168,7 @@ class AttemptLog:
             return sum(spent.attempts for spent in self._spent.values()) > len(self.recent)
 
     def spent(self) -> dict[RouteId, Spent]:
-        """What this process used, by provider, key and model."""
+        """What this process used, by route."""
         with self._lock:
             return dict(self._spent)
 
@@ -188,7 +188,7 @@ class AttemptLog:
     def _count(self, attempt: Attempt) -> None:
         self.recent.append(attempt)
         self.began = min(self.began, attempt.at)
-        route = RouteId(attempt.provider, attempt.key, attempt.model)
+        route = attempt.route
         self._spent[route] = self._spent.get(route, Spent()).plus(attempt)
 
     def _write(self, path: Path, lines: bytes, now: float) -> None:

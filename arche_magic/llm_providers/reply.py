@@ -18,7 +18,7 @@ from .text.characters import whole_characters, without_controls
 from .text.code_blocks import blocks_of, code_of
 from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
-from .types import Route, Usage, Vectors, in_seconds, route_name
+from .types import Route, RouteId, Usage, Vectors, in_seconds
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,8 +58,12 @@ class Attempt:
     said: str = ""
 
     def __str__(self) -> str:
-        name = route_name(self.provider, self.key, self.model)
-        return f"{name} {self.outcome}" + (f": {self.why}" if self.error else "")
+        return f"{self.route} {self.outcome}" + (f": {self.why}" if self.error else "")
+
+    @property
+    def route(self) -> RouteId:
+        """The route that it was offered to."""
+        return RouteId(self.provider, self.key, self.model)
 
     @property
     def why(self) -> str:
@@ -71,11 +75,7 @@ class Attempt:
 
     def is_on(self, route: Route) -> bool:
         """Whether this attempt was on that route."""
-        return (self.provider, self.key, self.model) == (
-            route.provider,
-            route.key.label,
-            route.model,
-        )
+        return self.route == route.id
 
     def to_dict(self) -> dict[str, Any]:
         """The attempt as plain JSON values, without the server's own text."""
@@ -193,6 +193,11 @@ class Reply(str):
         reply.tool_runs = tool_runs
         reply.vectors = vectors
         return reply
+
+    @property
+    def route(self) -> RouteId:
+        """The route that answered."""
+        return RouteId(self.provider, self.key, self.model)
 
     def changed(self, **changes: Any) -> Reply:
         """The same text with other attributes, such as `parsed`."""

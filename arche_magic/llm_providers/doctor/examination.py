@@ -29,7 +29,7 @@ from ..files import working_directory
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..quota_tracker import QuotaTracker, get_quota_tracker
 from ..storage import StorageTimeout, lock_deadline
-from ..types import Key, in_seconds, route_name
+from ..types import Key, RouteId, in_seconds
 from ..urls import is_loopback
 from .files import configuration_files, unread_keys
 from .finding import Finding
@@ -306,7 +306,7 @@ def _answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[F
 
 
 def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
-    about = route_name(key.provider, key.label, model)
+    about = str(RouteId(key.provider, key.label, model))
     try:
         asker = IntelligentLLMOrchestrator(
             providers=[key.provider],
