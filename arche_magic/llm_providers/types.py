@@ -106,14 +106,18 @@ class Location(str):
 
 
 class RouteId(NamedTuple):
-    """What identifies a route; `key` is the key's label."""
+    """What identifies a route; `key` is the key's label.
+
+    It is shown as `groq · key 2 · gpt-oss-120b`.
+    """
 
     provider: str
     key: str
     model: str
 
     def __str__(self) -> str:
-        return route_name(*self)
+        number = self.key.rpartition("_key_")[2]
+        return f"{self.provider} · key {number} · {without_vendor(self.model)}"
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,6 @@ class Route:
 
     def __str__(self) -> str:
         return str(self.id)
-
-
-def route_name(provider: str, key: str, model: str) -> str:
-    """The words a route is shown by: `groq · key 2 · gpt-oss-120b`."""
-    number = key.rpartition("_key_")[2]
-    return f"{provider} · key {number} · {without_vendor(model)}"
 
 
 def without_vendor(model: str) -> str:

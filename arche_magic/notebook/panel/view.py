@@ -14,7 +14,7 @@ from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import Route, RouteId, Standing, route_name
+from arche_magic.llm_providers.types import Route, RouteId, Standing
 
 from ..costs import paid_routes, paid_text
 from ..meters import clock, quota_bundle, shared_notes, switched_off, without_limits
@@ -115,7 +115,7 @@ def attempts_html(view: View) -> str:
         f'<tr style="background:none"><td style="{cell};{QUIET};font-variant-numeric:tabular-nums">'
         f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}</td>"
         f'<td style="{cell};white-space:nowrap">'
-        f"{escape(route_name(attempt.provider, attempt.key, attempt.model))}</td>"
+        f"{escape(str(attempt.route))}</td>"
         f'<td style="{cell}">{attempt.outcome}</td>'
         f'<td style="{cell};{QUIET}">{escape(_came_of(attempt))}</td></tr>'
         for attempt in view.attempts
