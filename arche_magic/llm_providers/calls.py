@@ -23,7 +23,7 @@ logger = logging.getLogger("arche_magic.attempts")
 _adapters: dict[tuple[object, ...], Adapter] = {}
 _adapters_lock = new_lock()
 # Limits the connections that a kernel keeps whose keys or sandboxes change all day.
-_MOST_ADAPTERS = 256
+_MOST_ADAPTERS = 1024
 # Counts above these are not believed. An estimate by length can be far too low where a service adds
 # documents or counts an image as many tokens; no model writes longer replies, reasoning included
 # (2026-10).

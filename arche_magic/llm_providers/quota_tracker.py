@@ -194,7 +194,7 @@ class QuotaTracker:
                 self._spending.give_back(shares, self._clock.time())
         if isinstance(result, RouteState):
             return result
-        holds = [replace(hold, shares=shares) for hold in result]
+        holds = [replace(hold, shares=shares) for hold in result] if shares else result
         try:
             self.check_store()
         except ConfigurationError:

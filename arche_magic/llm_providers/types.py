@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from .hidden import Secret
@@ -171,7 +172,7 @@ class Limit:
     source: str = field(default="", compare=False)
     read_at: float = field(default=0.0, compare=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its name, such as `requests_per_minute` or `tokens_per_day`."""
         return f"{self.metric}_per_{self.period}"
