@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 # Tests start hundreds of Python processes, and each would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Slow imports that no test needs, in the processes of tests too.
+# Replace slow imports that no test needs, also in processes that tests start.
 NOT_INSTALLED = str(Path(__file__).parent / "not_installed")
 sys.path.insert(0, NOT_INSTALLED)
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -28,7 +28,7 @@ from leaks import leaks_in, leaks_of_a_run  # noqa: E402
 from arche_magic.llm_providers.config import use_configuration  # noqa: E402
 from arche_magic.sandbox import Sandbox  # noqa: E402
 
-# Tests judge results; how fast examples are drawn and tried depends on what else the machine does.
+# Tests check results; the time of an example depends on the load of the machine.
 settings.register_profile("results", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("results")
 
@@ -53,7 +53,7 @@ def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_written_holds_a_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """After the last test, check that no written file has part of a key."""
+    """After the last test, check that no file contains part of a key."""
     yield
     root = Path(__file__).parents[1]
     written = [root / name for name in ("build", "outputs", "notebooks", "docs")]
@@ -67,7 +67,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Make a test fail if it prints or logs part of a planted key."""
     report = yield
     found = [leak for _, text in report.sections for leak in leaks_in(text)]
-    if found and report.passed and report.when == "teardown":  # that knows the other parts too
+    if found and report.passed and report.when == "teardown":  # its report has all sections
         report.outcome = "failed"
         report.longrepr = "\n".join(["it printed or logged a key", *found])
     return report
@@ -85,9 +85,9 @@ def sandbox_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
 
 @pytest.fixture(scope="session")
 def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it; once per run, even with several worker processes."""
+    """The site as `make docs` builds it; built once per run, even with several worker processes."""
     base = tmp_path_factory.getbasetemp()
-    # The folders of worker processes are in the folder of their run.
+    # The folders of worker processes are in the folder of the run.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site-of-this-run"
     with FileLock(f"{folder}.lock"):
         if not (folder / "built").exists():

@@ -3,9 +3,9 @@
     found = leaks_in_folder(tmp_path)          # files that hold part of a planted key
     found = leaks_in(text_or_bytes)            # ["groq_key_1 at 120: …"], empty if there is none
 
-A leak is eight consecutive characters of a key: plain, in base64, in hexadecimal digits, or escaped
-for a URL. Eight are enough to recognise a key, and do not occur by chance. Most tests use the
-sandbox's keys, which end in hexadecimal digits, so these need sixteen.
+A leak is eight consecutive characters of a key: plain, in base64, in hexadecimal, or escaped for a
+URL. Eight are enough to recognise a key, and do not occur by chance. Most tests use the sandbox's
+keys, which end in hexadecimal digits, so that sixteen are needed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def keys_of(provider: str) -> list[str]:
 def leaks_in(
     data: str | bytes, planted: Mapping[str, str] = PLANTED, fragment: int = FRAGMENT
 ) -> list[str]:
-    """The planted texts of which the data has a piece, each with its first position."""
+    """The planted keys with a piece in the data, each with its first position."""
     content = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     names, beginnings = _wanted(tuple(planted.items()))
     found: dict[str, int] = {}
@@ -86,9 +86,9 @@ def leaks_in(
 def leaks_in_folder(
     folder: Path, planted: Mapping[str, str] = PLANTED, but: Iterable[str] = (".env",)
 ) -> list[str]:
-    """The files in a folder, at any depth, that contain a piece of a planted text.
+    """The files in a folder, at any depth, that contain a piece of a planted key.
 
-    `but` has patterns of file names that may contain one.
+    `but` has patterns of names of files that may contain one.
     """
     return [
         f"{path}: {leak}"
@@ -115,7 +115,7 @@ def _files(folder: Path, but: tuple[str, ...]) -> Iterator[tuple[Path, bytes]]:
         if "site-packages" in path.parts:
             continue  # written by pip, in the environments of a benchmark
         if not any(path.match(pattern) for pattern in but) and not path.is_symlink():
-            # A folder or a socket, deleted meanwhile, or not readable.
+            # A folder or a socket, or a file that was deleted or cannot be read.
             with suppress(OSError):
                 if path.is_file():
                     yield path, path.read_bytes()
@@ -123,7 +123,7 @@ def _files(folder: Path, but: tuple[str, ...]) -> Iterator[tuple[Path, bytes]]:
 
 @lru_cache
 def _wanted(planted: tuple[tuple[str, str], ...]) -> tuple[dict[int, str], np.ndarray]:
-    """What each piece, as a number of eight bytes, is a piece of; and how pieces begin."""
+    """The key that each piece (eight bytes as a number) belongs to, and how pieces begin."""
     names: dict[int, str] = {}
     for name, text in planted:
         for form in _forms(text):
@@ -143,11 +143,12 @@ def _forms(text: str) -> Iterator[bytes]:
         hidden = hidden.removeprefix(public.encode())
     yield raw
     yield quote(text, safe="").encode()
-    # Eight characters of a key take up more in these, of which any eight tell it.
+    # In these encodings, eight characters of a key take up more than eight bytes, and any eight of
+    # these reveal the key.
     yield hidden.hex().encode()
     yield hidden.hex().upper().encode()
     for offset in range(3):
-        # The characters at both ends depend on what stands around the key.
+        # The characters at both ends depend on the bytes around the key.
         encoded = base64.b64encode(bytes(offset) + hidden).rstrip(b"=")
         yield encoded[2 if offset else 0 : -2]
         yield base64.urlsafe_b64encode(bytes(offset) + hidden).rstrip(b"=")[2 if offset else 0 : -2]

@@ -1,6 +1,6 @@
 """Promised times. Tests check them loosely, because the machine may be busy.
 
-`python tests/bench/promptness.py` runs these tests alone and checks each promise exactly.
+`python tests/bench/promptness.py` runs only these tests and checks each promise exactly.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ measured: dict[str, list[float]] = {what: [] for what in PROMISED}
 
 
 def in_time(what: str, seconds: float) -> None:
-    """Record how late something ended, and fail if it is later than a busy machine explains."""
+    """Record the delay, and fail if it is longer than a busy machine explains."""
     measured[what].append(seconds)
     assert seconds < BUSY * PROMISED[what], f"{seconds:.2f} s after {what}"

@@ -1,4 +1,4 @@
-"""`python -m arche_magic`, for people outside notebooks."""
+"""`python -m arche_magic`, for use outside notebooks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_quota_as_json_is_the_usage_summary(sandbox_env: Sandbox) -> None:
     assert summary["groq"]["groq_key_1"]["requests_per_day"]["reset_time"].endswith("+00:00")
 
 
-def test_reset_reopens_a_key_that_was_refused(
+def test_reset_reopens_a_rejected_key(
     sandbox_env: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After `quota reset`, a working key is used again."""
@@ -76,9 +76,7 @@ def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_the_table_is_followed_by_what_the_pace_leads_to(
-    sandbox_env: Sandbox, tmp_path: Path
-) -> None:
+def test_the_table_is_followed_by_the_forecast(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """As in a notebook."""
     get_llm_provider("mistral").generate("Say hello.")
     last = command("quota", cwd=tmp_path).stdout.splitlines()[-1]
@@ -106,10 +104,10 @@ def test_the_table_is_followed_by_what_the_pace_leads_to(
         (["doctor", "groq"], 2, "unrecognized arguments: groq"),
     ],
 )
-def test_the_exit_status_says_what_came_of_it(
+def test_the_exit_status_shows_the_result(
     sandbox_env: Sandbox, tmp_path: Path, words: list[str], status: int, says: str
 ) -> None:
-    """0 is success. 1 is an error and 2 wrong arguments, both with a line on stderr."""
+    """0 is success, 1 an error and 2 wrong arguments; both print a line on stderr."""
     done = command(*words, cwd=tmp_path)
     assert done.returncode == status
     assert says in (done.stdout if status == 0 else done.stderr)
@@ -127,7 +125,7 @@ def test_without_keys_it_says_what_to_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
-def test_a_narrow_console_sees_whole_lines(
+def test_a_narrow_console_gets_complete_lines(
     sandbox_env: Sandbox, tmp_path: Path, columns: int
 ) -> None:
     """Columns that do not fit are omitted, and headings and sentences wrap."""
@@ -147,7 +145,7 @@ def test_a_narrow_console_sees_whole_lines(
     assert any(line.endswith(" of 1,000 left") or " of 1,000 left  " in line for line in lines)
 
 
-def test_a_console_without_blocks_and_dots_gets_plain_signs(
+def test_a_console_without_unicode_gets_ascii_characters(
     sandbox_env: Sandbox, tmp_path: Path
 ) -> None:
     """Characters that cannot be encoded do not end the command."""
@@ -159,7 +157,7 @@ def test_a_console_without_blocks_and_dots_gets_plain_signs(
     assert "?" not in done.stdout
 
 
-def test_a_reader_that_has_enough_is_no_error(sandbox_env: Sandbox, tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """`… | head -1` prints one line and nothing on stderr."""
     shell = f"{sys.executable} -m arche_magic quota | head -1"
     done = subprocess.run(
@@ -169,10 +167,10 @@ def test_a_reader_that_has_enough_is_no_error(sandbox_env: Sandbox, tmp_path: Pa
     assert done.stderr == ""
 
 
-def test_a_ledger_that_cannot_be_kept_is_a_warning_in_one_line(
+def test_a_ledger_that_cannot_be_stored_gives_a_warning_in_one_line(
     sandbox_env: Sandbox, tmp_path: Path
 ) -> None:
-    """The warning does not name our source, and the table is still shown."""
+    """The warning shows no source line, and the table is still printed."""
     (tmp_path / "file").write_text("")
     store = str(tmp_path / "file" / "ledger.json")
     done = command("quota", "reset", "groq_key_1", cwd=tmp_path, ARCHE_QUOTA_STORE=store)
@@ -181,22 +179,22 @@ def test_a_ledger_that_cannot_be_kept_is_a_warning_in_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unknown_provider_is_one_line(
+def test_an_unknown_provider_is_an_error_in_one_line(
     sandbox_env: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A typing error gets a hint and no traceback."""
+    """It has a hint and no traceback."""
     assert main(["quota", "grok"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("columns", [60, 100])
-def test_services_are_listed_within_the_console(
+def test_the_list_of_services_fits_the_console(
     columns: int,
     sandbox_env: Sandbox,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only addresses are longer than a line; a key that is off gets its line of the settings."""
+    """Only addresses are longer than a line; for an unused key, its line of settings is shown."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("ZAI_API_KEY", "a-key-that-is-made-up")
     assert main(["services"]) == 0
@@ -207,7 +205,9 @@ def test_services_are_listed_within_the_console(
     assert "a-key-that-is-made-up" not in shown
 
 
-def test_the_doctor_ends_with_1_if_something_is_wrong(sandbox_env: Sandbox, tmp_path: Path) -> None:
+def test_the_exit_status_of_the_doctor_is_1_if_something_is_wrong(
+    sandbox_env: Sandbox, tmp_path: Path
+) -> None:
     """Standard output says what is wrong and what to do, without a key."""
     sandbox_env.fail("groq_key_2", "unauthorized")
     done = command("doctor", "--send", cwd=tmp_path, PYTHONIOENCODING="ascii")

@@ -1,8 +1,8 @@
 """Every snippet of the README and of each page in `docs/` runs, from top to bottom.
 
 A fenced block without a language is a notebook cell, `python` is executed, and `toml` is parsed.
-Other languages are not run. A `text` block right below a cell must match what it prints, except for
-digits. If it begins with the name of an error, as in `InvalidRequest: …`, the cell must fail so.
+Other languages are not run. A `text` block right below a cell must match its output, except for
+digits. If it begins with the name of an error, as in `InvalidRequest: …`, the cell must raise it.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def plain(text: str) -> str:
 def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox_env: Sandbox
 ) -> Iterator[InteractiveShell]:
-    """A new shell in its own folder, with the keys of a sandbox in its `.env`.
+    """A new shell in a separate folder, with the keys of a sandbox in its `.env`.
 
-    One more Groq key is typed at the prompt for a key.
+    If it asks for a key, another Groq key is typed.
     """
     env_file = tmp_path / ".env"
     variables = env_file.read_text().splitlines()
@@ -113,8 +113,8 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_the_readme_shows_the_main_things() -> None:
-    """The tests above would pass without any snippet."""
+def test_the_readme_has_snippets() -> None:
+    """The tests above would pass without any."""
     readme = snippets((ROOT / "README.md").read_text("utf-8"))
     assert sum(language in ("", "python") for language, _ in readme) >= 8
 

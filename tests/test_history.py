@@ -1,4 +1,4 @@
-"""Attempts outlive their session, in a file by month and in the saved notebook."""
+"""Attempts are kept after their session, in monthly files and in the saved notebook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.notebook.frames import attempts_frame, quota_frame, recorded_attempts_frame
 from arche_magic.sandbox import Sandbox
 
-# Columns that are "" where nothing is known.
+# Columns that are "" if nothing is known.
 TEXTS = ("error", "notebook", "tag")
 
 
@@ -50,8 +50,8 @@ def test_attempts_of_this_folder_are_loaded_as_a_frame(sandbox_env: Sandbox) -> 
     assert len(set(frame["session"])) == 1
 
 
-def test_since_leaves_out_what_is_older(sandbox_env: Sandbox) -> None:
-    """It takes a date or a text with or without zone, and refuses nonsense."""
+def test_since_omits_older_attempts(sandbox_env: Sandbox) -> None:
+    """It accepts a date or a text with or without a zone, and refuses anything else."""
     get_llm_provider("groq").generate("Say hello.")
     now = datetime.now(UTC)
     assert len(arche_magic.load_attempts(since=now - timedelta(hours=1))) == 1
@@ -61,8 +61,8 @@ def test_since_leaves_out_what_is_older(sandbox_env: Sandbox) -> None:
         arche_magic.load_attempts(since="yesterday")
 
 
-def test_a_new_month_begins_a_new_file(tmp_path: Path) -> None:
-    """Last month's lines move to another file, and all lines are read in order."""
+def test_a_new_month_starts_a_new_file(tmp_path: Path) -> None:
+    """The lines of last month move to another file, and all lines are read in order."""
     path = tmp_path / "llm_calls.jsonl"
     october, november = (datetime(2026, month, 5, tzinfo=UTC) for month in (10, 11))
     AttemptLog(path).append([attempt(october)])
@@ -75,8 +75,8 @@ def test_a_new_month_begins_a_new_file(tmp_path: Path) -> None:
     assert [a.at for a in read_attempts(path)] == [october.timestamp(), november.timestamp()]
 
 
-def test_a_cut_or_foreign_line_is_skipped(tmp_path: Path) -> None:
-    """A line that was cut, or is not ours, does not affect others."""
+def test_an_incomplete_or_foreign_line_is_skipped(tmp_path: Path) -> None:
+    """It does not affect the other lines."""
     path = tmp_path / "llm_calls.jsonl"
     AttemptLog(path).append([attempt(datetime.now(UTC))])
     with path.open("a") as file:
@@ -125,27 +125,27 @@ def a_session(provider_sandbox: Sandbox) -> pd.DataFrame:
     return frame
 
 
-def test_a_frame_goes_through_parquet(sandbox_env: Sandbox, tmp_path: Path) -> None:
+def test_a_frame_survives_parquet(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """Values, types and index are unchanged."""
     frame = a_session(sandbox_env)
     frame.to_parquet(tmp_path / "calls.parquet")
     assert_frame_equal(pd.read_parquet(tmp_path / "calls.parquet"), frame)
 
 
-def test_a_frame_goes_through_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """As the documentation shows. A text format has no types, so they are set again."""
+def test_a_frame_survives_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """As in the documentation. A text format has no types, so they are set again."""
     frame = a_session(sandbox_env)
     frame.to_csv(tmp_path / "calls.csv", index=False)
     back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=dict.fromkeys(TEXTS, str))
     assert_frame_equal(back.fillna(dict.fromkeys(TEXTS, "")).astype(frame.dtypes), frame)
-    # A column without any value is one too.
+    # A column without any value is also such a column.
     served = frame[frame["outcome"] == "served"].reset_index(drop=True)
     served.to_csv(tmp_path / "served.csv", index=False)
     back = pd.read_csv(tmp_path / "served.csv", parse_dates=["at"], dtype=dict.fromkeys(TEXTS, str))
     assert_frame_equal(back.fillna(dict.fromkeys(TEXTS, "")).astype(frame.dtypes), served)
 
 
-def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None:
+def test_a_frame_survives_json(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """As JSON lines, which other programs can read."""
     frame = a_session(sandbox_env)
     lines = {"orient": "records", "lines": True}
@@ -155,7 +155,7 @@ def test_a_frame_goes_through_json(sandbox_env: Sandbox, tmp_path: Path) -> None
     assert_frame_equal(back.astype(frame.dtypes), frame)
 
 
-def test_an_empty_record_is_a_frame_of_the_same_types(
+def test_an_empty_record_gives_a_frame_with_the_same_types(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Code for a full frame also works with an empty one."""
@@ -171,7 +171,7 @@ def test_an_empty_record_is_a_frame_of_the_same_types(
     assert (full.loc[full["outcome"] == "skipped", "error"] != "").all()
 
 
-def test_a_session_of_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
+def test_a_session_may_have_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
     """All are read from the file, and the sums include all."""
     log, now = AttemptLog(tmp_path / "llm_calls.jsonl"), datetime.now(UTC)
     log.append([attempt(now, session="another", input_tokens=5)])
@@ -186,10 +186,8 @@ def test_a_session_of_more_attempts_than_memory_keeps(tmp_path: Path) -> None:
     assert spent.units("tokens") == 3 * 99 * 120
 
 
-def test_what_another_session_spent_is_used_but_not_this_sessions(
-    sandbox_env: Sandbox, tmp_path: Path
-) -> None:
-    """The frame has both what counts against the limit and what this process used."""
+def test_session_used_excludes_other_sessions(sandbox_env: Sandbox, tmp_path: Path) -> None:
+    """The frame has the amount that counts against the limit, and the part of this process."""
     ask = "from arche_magic.llm_providers import get_llm_provider as g; g('mistral').generate('hi')"
     subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, timeout=120)
     get_llm_provider("mistral").generate("Hello")
@@ -227,7 +225,7 @@ def start_writer(path: Path, name: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_several_processes_append_at_once_and_turn_the_month_once(tmp_path: Path) -> None:
+def test_several_processes_append_to_one_file(tmp_path: Path) -> None:
     """No line is lost, mixed or duplicated, and one process renames last month's file."""
     path = tmp_path / "llm_calls.jsonl"
     long_ago = datetime(2026, 10, 5, tzinfo=UTC)
@@ -250,12 +248,12 @@ def test_several_processes_append_at_once_and_turn_the_month_once(tmp_path: Path
     assert kept[0].request == "october"
     for name in "abcd":
         own = [a for a in kept if a.request.startswith(f"{name}-")]
-        # Both attempts of a request stay together, and requests in order.
+        # Both attempts of a request are adjacent, and requests are in order.
         assert [a.request for a in own] == [f"{name}-{n}" for n in range(200) for _ in range(2)]
         assert [a.outcome for a in own] == ["skipped", "served"] * 200
 
 
-def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
+def test_files_of_earlier_months_are_not_opened(tmp_path: Path) -> None:
     """Only the files of the months since then are read."""
     path = tmp_path / "outputs" / "llm_calls.jsonl"
     path.parent.mkdir()
@@ -263,7 +261,7 @@ def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
         aside = path.with_name(f"llm_calls-2026-{month:02}.jsonl")
         AttemptLog(aside).append([attempt(datetime(2026, month, 20, tzinfo=UTC))])
     path.with_name("llm_calls-2026-08.jsonl").unlink()
-    # Whoever opens this one fails.
+    # Opening this one fails.
     path.with_name("llm_calls-2026-08.jsonl").mkdir()
     AttemptLog(path).append([attempt(datetime(2026, 11, 2, tzinfo=UTC))])
     since = datetime(2026, 9, 1, tzinfo=UTC).timestamp()
@@ -277,7 +275,7 @@ def test_files_of_months_before_are_not_opened(tmp_path: Path) -> None:
     ages=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 600)), max_size=400),
     asked=st.integers(0, 5600),
 )
-def test_no_attempt_since_a_moment_is_missed(ages: list[tuple[int, int]], asked: int) -> None:
+def test_since_includes_late_lines(ages: list[tuple[int, int]], asked: int) -> None:
     """Slow requests can have older attempts after newer lines."""
     now = 1_795_000_000.0
     with TemporaryDirectory() as folder:
@@ -323,7 +321,7 @@ print(json.dumps([calls, quota, read_so_far() - before, hour]), file=sys.stderr)
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc to count bytes")
-def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Path) -> None:
+def test_a_million_attempts_do_not_slow_down_calls(sandbox_env: Sandbox, tmp_path: Path) -> None:
     """A call reads none of them. The table and the forecast read a few megabytes."""
     path = tmp_path / "outputs" / "llm_calls.jsonl"
     path.parent.mkdir()
@@ -334,7 +332,7 @@ def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Pa
     )
     before, after = line.split("1000000000.0")
     with path.open("w") as file:
-        # One every two seconds, which is more than 23 days of this month, or of the one before.
+        # One every two seconds, which is more than 23 days of this month or the previous one.
         for part in range(100):
             ages = range(2_000_000 - 20_000 * part, 2_000_000 - 20_000 * (part + 1), -2)
             start = now.timestamp()
@@ -353,7 +351,7 @@ def test_a_million_attempts_slow_nothing_down(sandbox_env: Sandbox, tmp_path: Pa
     assert 1790 <= hour <= 1810
 
 
-def test_a_saved_notebook_gives_its_attempts_back(tmp_path: Path) -> None:
+def test_attempts_are_read_from_a_saved_notebook(tmp_path: Path) -> None:
     """The metadata of the outputs is enough. Other metadata is ignored."""
     whole = attempt(datetime.now(UTC), input_tokens=7).to_dict()
     kept = json.dumps(whole)

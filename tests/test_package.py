@@ -1,6 +1,6 @@
-"""What is published: a wheel, an sdist, their version and their needs.
+"""The published files: a wheel, an sdist, their version and their requirements.
 
-That the wheel works by itself is in `places/test_fresh_environment.py`.
+`places/test_fresh_environment.py` tests that the wheel works on its own.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_the_wheel_holds_all_it_needs_and_no_more(wheel: Path) -> None:
+def test_the_wheel_contains_exactly_what_it_needs(wheel: Path) -> None:
     """It has the catalog, the typing marker and the licence, but no tests."""
     names = contents(wheel)
     assert "arche_magic/llm_providers/catalog.toml" in names
@@ -84,7 +84,7 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: 
     assert contents(again) == contents(wheel)
 
 
-def test_the_sdist_holds_its_tests_and_what_they_read(unpacked: Path) -> None:
+def test_the_sdist_contains_its_tests_and_their_files(unpacked: Path) -> None:
     """The tests pass there, and no stray file of the checkout is published."""
     folders = {"arche_magic", "docs", "notebooks", "tests"}
     told = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
@@ -137,7 +137,7 @@ def test_the_required_packages_are_few() -> None:
     assert names == FIELD | of_their_sdks | {"python-dotenv", "filelock", "genai-prices"}
 
 
-def test_an_install_brings_few_packages_of_its_own() -> None:
+def test_an_installation_adds_few_packages() -> None:
     """At most six packages more than the seven main packages need."""
     theirs, ours = closure(FIELD), closure(["arche_magic"])
     added = sorted(ours - theirs - {"arche-magic"})
@@ -146,7 +146,7 @@ def test_an_install_brings_few_packages_of_its_own() -> None:
 
 
 def closure(names: Iterable[str]) -> set[str]:
-    """All distributions that installing these would install, by their metadata."""
+    """All distributions that installing these would install, according to their metadata."""
     found: set[tuple[str, str]] = set()
     left = [Requirement(name) for name in names]
     while left:

@@ -1,4 +1,4 @@
-"""`docs/settings.md` names every setting there is, and none besides."""
+"""`docs/settings.md` names exactly the settings that exist."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The rows of the table in a section, without its head."""
+    """The rows of the table in a section, without its header."""
     section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
 
 
 def test_every_variable_is_on_the_page() -> None:
-    """Those that the catalog declares, and those that the source speaks of."""
+    """The variables in the catalog, and those in the source."""
     declared = set()
     for provider in published_providers().values():
         declared |= {*provider.key_variables, provider.base_url_variable}
@@ -35,7 +35,7 @@ def test_every_variable_is_on_the_page() -> None:
 
 
 def test_every_setting_of_the_file_is_on_the_page() -> None:
-    """Tables of the file are named with what stands in them."""
+    """Tables of the file are listed with their settings."""
     named = [name for row in rows("arche_magic.toml") for name in re.findall("`(.+?)`", row[0])]
     assert len(named) == len(set(named))
     assert {name.partition(".")[0] for name in named} == set(SETTINGS)
@@ -47,9 +47,7 @@ def test_every_setting_of_the_file_is_on_the_page() -> None:
         assert found == set(inside)
 
 
-def test_the_file_shown_is_accepted_and_does_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_file_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each setting of the example is in the configuration."""
     (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "arche_magic.toml").write_text(text)
@@ -75,7 +73,7 @@ def test_the_file_shown_is_accepted_and_does_what_it_says(
 
 
 def test_every_default_of_the_magics_is_on_the_page() -> None:
-    """Names, meanings and defaults are those that `%config ArcheMagics` shows."""
+    """Names, meanings and defaults are those of `%config ArcheMagics`."""
     declared = {
         name: (trait.help, repr(trait.default()))
         for name, trait in ArcheMagics.class_traits(config=True).items()
@@ -87,8 +85,10 @@ def test_every_default_of_the_magics_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("row", rows("arche_magic.toml"), ids=lambda row: row[0].strip("`"))
-def test_the_defaults_shown_are_those_of_an_empty_file(row: list[str], tmp_path: Path) -> None:
-    """A default that the page writes as a value is what the configuration has."""
+def test_the_defaults_on_the_page_are_those_of_an_empty_file(
+    row: list[str], tmp_path: Path
+) -> None:
+    """A default shown as a value is the value in the configuration."""
     configuration = load_configuration({}, tmp_path)
     found = {
         "`default_provider`": f'`"{configuration.default_provider}"`',

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, is complete, and loads nothing."""
+"""The site builds without a warning, is complete, and loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link
 
 
 class Links(HTMLParser):
-    """What a page links to and loads, and its anchors."""
+    """The links, loaded files and anchors of a page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ def pages(built_site: Path) -> dict[Path, Links]:
     return {page: Links(page) for page in sorted(built_site.rglob("*.html"))}
 
 
-def test_every_page_of_the_repository_is_in_it(pages: dict[Path, Links]) -> None:
+def test_every_page_of_the_repository_is_in_the_site(pages: dict[Path, Links]) -> None:
     """A document that is not in the navigation cannot be found."""
     names = {page.stem for page in pages}
     assert names >= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert names >= {"index", "changelog", "contributing"}
 
 
-def test_every_link_leads_to_a_place_in_it(pages: dict[Path, Links]) -> None:
+def test_every_link_of_the_site_has_a_target(pages: dict[Path, Links]) -> None:
     """Files and anchors exist. External links use https."""
     for page, found in pages.items():
         for link in found.links | found.loaded:
@@ -65,7 +65,7 @@ def test_every_link_leads_to_a_place_in_it(pages: dict[Path, Links]) -> None:
                 assert parts.scheme in ("https", "mailto"), f"{page.name}: {link}"
                 continue
             if page.name == "404.html":
-                continue  # its links begin at the root of a server
+                continue  # Its links begin at the root of a server.
             file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             assert file.exists(), f"{page.name}: {link}"
             if parts.fragment and file in pages and not parts.fragment.startswith("__"):
@@ -107,8 +107,8 @@ def test_every_public_name_is_in_the_reference(module: str, pages: dict[Path, Li
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_says_what_it_means(name: str) -> None:
-    """Methods and properties of our classes have docstrings too."""
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    """So do methods and properties of our classes."""
     found = PUBLIC[name]
     members = {name: found} if callable(found) else {}
     if inspect.isclass(found):

@@ -1,8 +1,8 @@
-"""Many rows at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
+"""Jobs at the speed of the limits: `python tests/bench/bulk.py [NAME ...]` prints ratios.
 
 Situations: `limits`, `finish`, `packing`, `quality`, `speed`, `threads`, `resume`, `memory`,
-`planning`, `files`, `first_plan`, `types`. All run against the sandbox, whose own count is the
-truth. Time is scaled where a run would take minutes.
+`planning`, `files`, `first_plan`, `types`. All of them use the sandbox's own counts. For runs that
+would take minutes, the clock is sped up.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def run(job: Job, stop_at: int | None = None) -> tuple[pd.DataFrame, float]:
     return replies.frame(), time.perf_counter() - began
 
 
-# --- how well limits are spent
+# --- use of the limits
 
 
 def best_makespan(rows: int, started: float, keys: int, share: float = 1.0) -> float:
-    """Seconds in which so many Groq keys, Mistral and Gemini can admit all rows, at best.
+    """Shortest time in seconds in which the keys can accept all rows.
 
-    `share` is the part of each window that may be spent; what refills is not less for it.
+    `share` is the part of each window that may be used; it does not reduce the refill rate.
     """
     low, high = 0.0, 1e6
     while high - low > 0.05:
@@ -81,7 +81,7 @@ def best_makespan(rows: int, started: float, keys: int, share: float = 1.0) -> f
 
 
 def limits(rows: int = 2000, scale: float = 5.0) -> None:
-    """2,000 rows over 5 accounts, for the reserve that is usual and for none."""
+    """2,000 rows with 5 accounts, with the usual reserve and without one."""
     plenty = {"tokens_per_minute": None, "tokens_per_day": None, "requests_per_day": None}
     for reserve in (0.0, 0.1):
         clock = ScaledClock(scale, time.time())
@@ -133,7 +133,7 @@ def watch(
     seen: list[tuple[float, float | None, int]],
     ended: threading.Event,
 ) -> None:
-    """Note, again and again, when the job says that it will be done: now, then, finished rows."""
+    """Record repeatedly when the job expects to finish: now, then, finished rows."""
     while not ended.wait(0.1):
         progress = job.progress()
         told = None if progress.finish_at is None else progress.finish_at.timestamp()
@@ -141,7 +141,7 @@ def watch(
 
 
 def finish() -> None:
-    """How far the bar's finish time is off, at any moment of a job, as a share of all its time."""
+    """The largest error of the displayed finish time, as a share of the whole duration."""
     day = 24 * 3600.0
     for name, rows, known, scale in (
         ("bound by the minute", 400, {"requests_per_minute": 30}, 25.0),
@@ -188,7 +188,7 @@ def finish() -> None:
 
 
 def packing(rows: int = 2000) -> None:
-    """20 requests a day and ample tokens: how many rows that is, packed and alone."""
+    """Rows in 20 requests a day with plenty of tokens, packed and alone."""
     answered = {}
     for pack in (1, "auto"):
         with (
@@ -218,11 +218,11 @@ def packing(rows: int = 2000) -> None:
     print(f"packing: {answered['auto'] / answered[1]:.1f} x the rows of one-per-request")
 
 
-# --- what the result is
+# --- results
 
 
 def first_plan(rows: int = 200) -> None:
-    """Tokens of short structured replies: the first plan's, and those that came."""
+    """Tokens of short structured replies: in the first plan, and in fact."""
     for schema in ("mood good|bad", "stars 1|2|3|4|5, sure bool", "mood good|bad, why str"):
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -243,7 +243,7 @@ def first_plan(rows: int = 200) -> None:
 
 
 def types(rows: int = 100) -> None:
-    """Types of a result where one row in ten fails, as a frame, in Parquet, and in a CSV."""
+    """Types of a result in which one row in ten fails, as a frame, in Parquet, and in a CSV."""
     value = json.dumps({"mood": "good", "score": 2**53 + 1, "share": 0.5, "sure": True})
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -276,11 +276,11 @@ def types(rows: int = 100) -> None:
         )
 
 
-# --- how good labels are
+# --- quality of labels
 
 
 def quality(rows: int = 2000) -> None:
-    """Two models that are right in 90 and 80 % of the rows: what a sample of 10 % says of them."""
+    """Two models that are right in 90 and 80 % of the rows: the estimate from a sample of 10 %."""
     labels = ("good", "bad", "mixed")
 
     def truth(text: str) -> str:
@@ -333,7 +333,7 @@ def quality(rows: int = 2000) -> None:
         )
 
 
-# --- what it costs
+# --- costs
 
 
 def unlimited(variables: dict[str, str], folder: str) -> Configuration:
@@ -342,7 +342,7 @@ def unlimited(variables: dict[str, str], folder: str) -> Configuration:
 
 
 def speed(rows: int = 3000) -> None:
-    """No limits and no latency: rows a second, by the SDK in a thread pool, and by a job."""
+    """Rows a second without limits or latency, with the SDK in a thread pool and with a job."""
     with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
         client = raw_client(variables)
 
@@ -372,7 +372,7 @@ def speed(rows: int = 3000) -> None:
 
 
 def threads(seconds: float = 8.0) -> None:
-    """No limits, and replies that take their time: rows a second beside the best raw pool."""
+    """Rows a second without limits, with slow replies, compared with the best thread pool."""
     for latency in (0.05, 0.1, 0.25, 1.0):
         with sandbox_apart(latency) as variables, tempfile.TemporaryDirectory() as folder:
             use_configuration(unlimited(variables, folder))
@@ -385,7 +385,7 @@ def threads(seconds: float = 8.0) -> None:
             best = max(rates, key=lambda count: rates[count])
             rows = int(seconds * rates[best])
             ratios = []
-            # In turns, as the machine may be busier at one time than at another.
+            # In turns, because the load of the machine changes.
             for turn in range(2):
                 raw = raw_rate(client, rows // 2, best)
                 frame, took = run(Job(reviews(rows), f"{turn}: is it good? {{{{text}}}}"))
@@ -398,7 +398,7 @@ def threads(seconds: float = 8.0) -> None:
 
 
 def raw_rate(client: Any, rows: int, threads: int) -> float:
-    """Rows a second by the SDK alone, in a pool of threads."""
+    """Rows a second with only the SDK, in a pool of threads."""
 
     def ask(text: str) -> None:
         message = {"role": "user", "content": f"Is it good? {text}"}
@@ -411,7 +411,7 @@ def raw_rate(client: Any, rows: int, threads: int) -> float:
 
 
 def resume(rows: int = 2000) -> None:
-    """Kill -9 in the middle, and the same job again: which finished rows are asked twice."""
+    """Rows that are asked twice after `kill -9` in the middle and a second run."""
     with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
         script = [sys.executable, __file__, "--one-job", folder, str(rows)]
         environment = {**os.environ, **variables}
@@ -444,7 +444,7 @@ def one_job(folder: str, rows: int) -> None:
 
 
 def memory(rows: int = 200_000) -> None:
-    """A long job: memory above the frame, and seconds per row from the first to the last."""
+    """Memory beyond the frame, and seconds per row from first to last, of a long job."""
     with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
         use_configuration(unlimited(variables, folder))
         run(Job(reviews(200), "Warm up: {{text}}"))
@@ -471,7 +471,7 @@ def memory(rows: int = 200_000) -> None:
 
 
 def planning(rows: int = 200_000) -> None:
-    """How long a plan takes, before any row is kept."""
+    """The duration of a plan when no rows are kept."""
     variables = {"GROQ_API_KEY": "gsk_made_up_for_a_benchmark", "MISTRAL_API_KEY": "made_up_too"}
     with tempfile.TemporaryDirectory() as folder:
         use_configuration(load_configuration(variables, Path(folder)))
@@ -486,7 +486,7 @@ def planning(rows: int = 200_000) -> None:
 
 
 def files(megabytes: int = 300) -> None:
-    """Peak memory of a job over a Parquet file of a few row groups; all its rows are kept."""
+    """Peak memory of a job for a Parquet file with a few row groups, all of whose rows are kept."""
     with sandbox_apart() as variables, tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, **variables}
         script = [sys.executable, __file__, "--one-file", folder]

@@ -1,6 +1,6 @@
-"""How long a Tab takes: run `python tests/bench/completion.py`; nothing passes or fails here.
+"""The time of Tab completion: `python tests/bench/completion.py` only prints it.
 
-Measured from outside, from the request of a frontend to the kernel's answer, in fresh kernels.
+Measured from outside, from a frontend's request to the kernel's answer, in fresh kernels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STARTS, TIMES = 5, 30
 
 
 def tab(kernel: Kernel, line: str) -> float:
-    """Milliseconds from a Tab behind the line to what is offered."""
+    """Milliseconds from Tab at the end of the line to the answer."""
     began = time.perf_counter()
     reply = kernel.client.complete(line, len(line), reply=True, timeout=30)
     milliseconds = 1000 * (time.perf_counter() - began)
@@ -37,7 +37,7 @@ def tab(kernel: Kernel, line: str) -> float:
 
 
 def completion() -> None:
-    """Print the first Tab of a kernel, and the later ones."""
+    """Print the times of the first and of later completions in a kernel."""
     first, later = [], {name: [] for name in LINES}
     for _ in range(STARTS):
         with TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""What the notebook face costs: `python tests/bench/face.py` prints it; nothing passes or fails.
+"""Costs of the notebook layer: `python tests/bench/face.py` only prints them.
 
 It runs real kernels, JupyterLab and Chromium (`apt-get install chromium`) on this machine, with
-the sandbox in the place of the services. It takes about two minutes.
+the sandbox as the services. It takes about two minutes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lab_session import (  # noqa: E402  # after the path
 from notebook_kernel import Kernel  # noqa: E402  # as above
 
 KERNELS, PANELS, IDLE_SECONDS = 5, 5, 15
-REPLY, PANEL = 1, 2  # the cells' places
+REPLY, PANEL = 1, 2  # positions of the cells
 REPLY_CHARACTERS, REPLY_SECONDS = 16_000, 20  # four characters a token
 START = """\
 import os, re
@@ -48,7 +48,7 @@ os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")
 %load_ext arche_magic
 print("process", os.getpid())"""
 ASK = "%%llm -p groq\nSay much."
-# From a key to the frame in which a new panel stands there, meters and prompt box.
+# From a key press to the frame in which a new panel is complete, with meters and prompt box.
 WATCH_PANEL = """() => {
   const before = new Set(document.querySelectorAll(".widget-textarea"));
   window.shown = new Promise(resolve => addEventListener("keydown", () => {
@@ -72,12 +72,12 @@ WATCH_FRAMES = """() => {
 
 
 class Wire:
-    """What the kernel sends to a page: how many messages and bytes."""
+    """Messages and bytes from the kernel to a page."""
 
     def __init__(self, screen: Screen) -> None:
         self._sizes: list[int] = []
         screen.page.on("websocket", lambda socket: socket.on("framereceived", self._take))
-        # Sockets are seen from their opening on.
+        # Sockets are recorded from their opening on.
         screen.page.reload()
         screen.page.get_by_text("(ipykernel) | Idle").wait_for(timeout=40_000)
 
@@ -85,7 +85,7 @@ class Wire:
         self._sizes.append(len(frame))
 
     def since(self) -> tuple[int, int]:
-        """Messages and bytes since this was asked last."""
+        """Messages and bytes since the last call."""
         sizes, self._sizes = self._sizes, []
         return len(sizes), sum(sizes)
 
@@ -117,7 +117,7 @@ def loading() -> None:
 
 
 def in_the_browser() -> None:
-    """Everything that needs a page."""
+    """All figures that need a page."""
     start = START.format(characters=REPLY_CHARACTERS, seconds=REPLY_SECONDS)
     sources = (start, ASK, "%llm_panel")
     with (
@@ -150,7 +150,7 @@ def panel(screen: Screen) -> None:
 
 
 def idle(screen: Screen, wire: Wire, process: psutil.Process, name: str) -> None:
-    """Messages, bytes and CPU time of a panel that nobody touches."""
+    """Messages, bytes and CPU time of an idle panel."""
     screen.page.wait_for_timeout(2000)
     wire.since()
     before = sum(process.cpu_times()[:2])
@@ -166,7 +166,7 @@ def idle(screen: Screen, wire: Wire, process: psutil.Process, name: str) -> None
 
 
 def streamed(screen: Screen, wire: Wire) -> None:
-    """Bytes to the page for a long reply, and how smooth the page stays."""
+    """Bytes to the page for a long reply, and how smoothly the page is drawn."""
     wire.since()
     screen.page.evaluate(WATCH_FRAMES)
     began = time.monotonic()
@@ -175,7 +175,7 @@ def streamed(screen: Screen, wire: Wire) -> None:
 
 
 def asked_in_the_panel(screen: Screen, wire: Wire) -> None:
-    """The same from the panel's prompt box."""
+    """The same for the panel's prompt box."""
     shown = screen.page.locator(".jp-CodeCell").nth(PANEL)
     shown.get_by_placeholder("A prompt").fill("Say much.")
     wire.since()
@@ -189,7 +189,7 @@ def asked_in_the_panel(screen: Screen, wire: Wire) -> None:
 
 
 def report(screen: Screen, wire: Wire, name: str, seconds: float) -> None:
-    """Print what a long reply took."""
+    """Print the cost of a long reply."""
     gaps = sorted(screen.page.evaluate("() => window.gaps"))
     messages, size = wire.since()
     say(
@@ -201,7 +201,7 @@ def report(screen: Screen, wire: Wire, name: str, seconds: float) -> None:
 
 
 def saved_size() -> None:
-    """The file of a notebook of 50 cells: 46 replies, a table, statistics, pictures, a panel."""
+    """The size of a notebook with 50 cells: 46 replies, a table, statistics, plots, a panel."""
     start = START.format(characters=600, seconds=0).partition("\nprint")[0]
     sources = [start, *["%%llm\nSay something of fair length."] * 45]
     sources += ["%llm_quota", "%llm_stats", "%llm_stats --plot", "%llm_panel"]
@@ -211,7 +211,7 @@ def saved_size() -> None:
         NotebookClient(
             notebook,
             timeout=120,
-            # As JupyterLab, unless it is told to.
+            # JupyterLab's default format.
             store_widget_state=False,
             record_timing=False,
             resources={"metadata": {"path": folder}},
@@ -238,14 +238,14 @@ def run(screen: Screen, cell: int, seconds: float = 40) -> None:
 
 
 def printed(screen: Screen, cell: int) -> str:
-    """What a cell has printed."""
+    """The output of a cell."""
     output = screen.page.locator(".jp-CodeCell").nth(cell).locator(".jp-OutputArea-output").first
     output.wait_for()
     return re.sub(r"\s+", " ", output.inner_text()).strip()
 
 
 def say(name: str, *figures: Any) -> None:
-    """One line of the result."""
+    """Print one line of the result."""
     print(f"{name:<58} {' · '.join(str(figure) for figure in figures)}", flush=True)
 
 

@@ -1,7 +1,7 @@
-"""What the OpenAI client in this process adds to `generate`, and many streams at once.
+"""What `openai_client()` adds to `generate`, and many concurrent streams.
 
-`make bench` prints it; nothing passes or fails here. Calls take turns against a sandbox in a
-process of its own, so that a busy machine slows both alike.
+`make bench` only prints it. Calls take turns against a sandbox in another process, so that a busy
+machine slows both down equally.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MESSAGES: list[Any] = [{"role": "user", "content": PROMPT}]
 
 
 def calls(reply_after: str, rounds: int) -> None:
-    """One plain call: with `generate`, over the transport alone, and through the client.
+    """One plain call: with `generate`, with only the transport, and with the client.
 
-    The official client takes its own time above the transport, as it does above a network.
+    The official client needs its own time above the transport, as it does above a network.
     """
     provider, client = get_llm_provider(), arche_magic.openai_client()
     http_client = httpx.Client(transport=arche_magic.openai_transport(), timeout=None)
@@ -55,7 +55,7 @@ def calls(reply_after: str, rounds: int) -> None:
 
 
 def first_tokens() -> None:
-    """Seconds to the first text of a stream, with `stream` and through the client."""
+    """Seconds to the first text of a stream, with `stream` and with the client."""
     provider, client = get_llm_provider(), arche_magic.openai_client()
 
     def stream() -> float:
@@ -80,7 +80,7 @@ def first_tokens() -> None:
 
 
 async def streams() -> None:
-    """Many streams at once, each read to its end."""
+    """Many concurrent streams, each read to its end."""
     client = arche_magic.async_openai_client()
 
     async def read() -> str:

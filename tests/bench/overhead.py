@@ -1,9 +1,9 @@
-"""What we add to a provider's own SDK: `make bench` prints it; nothing passes or fails here.
+"""What the package adds to a provider's own SDK: `make bench` only prints it.
 
-With `--routes 1,50,200,500` only a plain call is measured, with that many keys of one provider.
+`--routes 1,50,200,500` only measures a plain call, with these numbers of keys for one provider.
 
-Raw and wrapped calls take turns against a sandbox in a process of its own, so that a busy machine
-slows both alike. CPU time is that of this process alone, and says more than wall time there.
+Raw and wrapped calls take turns against a sandbox in another process, so that a busy machine slows
+both down equally. CPU time is that of this process only, and is more reliable than wall time there.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ CALLS, STREAMS, HOLDS, STARTS = 400, 150, 400, 7
 
 @contextmanager
 def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
-    """The variables of a sandbox in a process of its own whose limits nothing here can reach.
+    """The variables of a sandbox in another process whose limits are never reached.
 
-    Its replies take `latency` seconds; it accepts so many keys of Groq.
+    Its replies take `latency` seconds; it accepts this number of Groq keys.
     """
     arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", f"groq={keys}"]
     arguments += ["--latency", str(latency)]
@@ -54,7 +54,7 @@ def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
     )
     assert process.stdout is not None
     variables = {}
-    # The base URLs come in the order of the providers; OpenAI's is the last line.
+    # The base URLs are in the order of the providers; OpenAI's is the last line.
     for line in process.stdout:
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").strip().partition("=")
@@ -72,7 +72,7 @@ def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
 def configured(
     variables: dict[str, str], folder: Path, requests_per_day: int = PLENTY
 ) -> Configuration:
-    """Groq alone, its limits raised like the server's, on a ledger file in `folder`."""
+    """Only Groq, with limits raised like the server's, and a ledger file in `folder`."""
     configuration = load_configuration(variables, folder)
     amounts = dict.fromkeys(LIMITS, PLENTY) | {"requests_per_day": requests_per_day}
     limits = parse_limits(amounts, "bucket")
@@ -80,7 +80,7 @@ def configured(
 
 
 def raw_client(variables: dict[str, str]) -> Any:
-    """Groq's own SDK, set up as ours is."""
+    """Groq's own SDK with the same settings as ours."""
     import groq
     import httpx
 
@@ -96,9 +96,9 @@ def raw_client(variables: dict[str, str]) -> Any:
 
 
 def in_turns(rounds: int, **calls: Callable[[], float]) -> dict[str, list[tuple[float, float]]]:
-    """Wall and CPU seconds of each call, one after the other in every round.
+    """Wall and CPU seconds of each call, taking turns in every round.
 
-    A call that returns more than 0 gives its own wall time, as for a first token.
+    A call that returns more than 0 returns its own wall time, such as that of a first token.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for round_ in range(rounds + 20):
@@ -106,7 +106,7 @@ def in_turns(rounds: int, **calls: Callable[[], float]) -> dict[str, list[tuple[
             wall, cpu = time.perf_counter(), time.process_time()
             own = call()
             row = (own or time.perf_counter() - wall, time.process_time() - cpu)
-            # The first rounds import, connect and warm caches.
+            # The first rounds import, connect and warm up caches.
             if round_ >= 20:
                 times[name].append(row)
     return times
@@ -118,7 +118,7 @@ def middle(rows: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def compare(title: str, target: str, raw: list[Any], ours: list[Any]) -> None:
-    """Print one comparison, with the median of the ratios of neighbouring calls."""
+    """Print one comparison, with the median of the ratios of adjacent calls."""
     wall = median(b[0] / a[0] for a, b in zip(raw, ours, strict=True))
     cpu = median(b[1] / a[1] for a, b in zip(raw, ours, strict=True) if a[1])
     (raw_wall, raw_cpu), (our_wall, our_cpu) = middle(raw), middle(ours)
@@ -129,7 +129,7 @@ def compare(title: str, target: str, raw: list[Any], ours: list[Any]) -> None:
 
 
 def calls(variables: dict[str, str], configuration: Configuration) -> None:
-    """One plain call, raw and through us with the ledger on disk."""
+    """One plain call, raw and through the package with the ledger on disk."""
     client = raw_client(variables)
     provider = IntelligentLLMOrchestrator(configuration=configuration)
     messages = [{"role": "user", "content": PROMPT}]
@@ -147,10 +147,11 @@ def calls(variables: dict[str, str], configuration: Configuration) -> None:
 
 
 def calls_with_routes(counts: list[int]) -> None:
-    """A plain call with so many keys, each with an account of its own.
+    """A plain call with this number of keys, each with its own account.
 
-    First the first key takes every call. Then all take turns, after each has answered: with fewer
-    requests a day, a call shows in the headroom.
+    First, the first key takes every call. Then, after each key has answered, all take turns: with
+    fewer
+    requests a day, each call changes the headroom.
     """
     print(
         "generate by the number of routes, ledger and attempts on disk (target: 1.35 with one, and"
@@ -188,7 +189,7 @@ def calls_with_routes(counts: list[int]) -> None:
 
 
 def first_tokens(variables: dict[str, str], configuration: Configuration) -> None:
-    """Seconds from the call to the first text of a stream, raw and through us."""
+    """Seconds from the call to the first text of a stream, raw and through the package."""
     client = raw_client(variables)
     provider = IntelligentLLMOrchestrator(configuration=configuration)
     messages = [{"role": "user", "content": PROMPT}]
@@ -214,7 +215,7 @@ def first_tokens(variables: dict[str, str], configuration: Configuration) -> Non
 
 
 def hold_and_settle(configuration: Configuration) -> None:
-    """The ledger's part of a call alone."""
+    """Only the ledger's part of a call."""
     from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
     from arche_magic.llm_providers.types import Usage
 
@@ -233,7 +234,7 @@ def hold_and_settle(configuration: Configuration) -> None:
 
 
 def imports() -> None:
-    """Seconds that an import takes in a fresh process, its start not counted."""
+    """Seconds of an import in a new process, without the start of the process."""
     code = (
         "import time; wall, cpu = time.perf_counter(), time.process_time(); import {}; "
         "print(time.perf_counter() - wall, time.process_time() - cpu)"
@@ -251,7 +252,7 @@ def imports() -> None:
 
 
 def load_extension() -> None:
-    """`%load_ext arche_magic` in a fresh kernel."""
+    """Seconds of `%load_ext arche_magic` in a new kernel."""
     from jupyter_client.manager import start_new_kernel
 
     code = (

@@ -1,8 +1,9 @@
-"""How soon after a deadline or an interrupt things end; meant for a machine that is quiet.
+"""Time from a deadline or an interrupt to the end; for an idle machine.
 
     python tests/bench/promptness.py
 
-Runs the tests that measure it, which allow more on a busy machine, and holds the promise exactly.
+Runs the tests that measure it, which allow more time on a busy machine, and checks the promises
+exactly.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import promptness  # noqa: E402  # the path
 
 
 def main() -> int:
-    """Print what was measured; the exit status says whether a promise was broken."""
+    """Print the measured times; the exit status is 1 if a promise was broken."""
     files = [f for f in sorted(TESTS.rglob("test_*.py")) if "promptness import" in f.read_text()]
     failed = pytest.main(["-p", "no:cacheprovider", *map(str, files)])
     for what, promised in promptness.PROMISED.items():

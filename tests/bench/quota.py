@@ -1,8 +1,10 @@
-"""How well limits are spent, and what that costs: `python tests/bench/quota.py` prints rows.
+"""Use of the limits, and the cost of the ledger: `python tests/bench/quota.py` prints both.
 
-The calls run against the sandbox, whose own count is the truth: `refused` are its 429s, and what it
-admitted above a limit was oversold. Time is scaled where a run would take minutes. Redis is started
-on a free port of this machine's loopback interface where it is installed.
+The calls use the sandbox's own counts: `refused` are its 429s, and what it accepted above a limit
+was
+oversold. For runs that would take minutes, the clock is sped up. Redis, if installed, is started on
+a
+free port on loopback.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ HUGE = {
 
 @dataclass(frozen=True)
 class ScaledClock:
-    """Real time run faster, shared by the engine and the sandbox."""
+    """Real time, sped up, shared by the engine and the sandbox."""
 
     scale: float
     origin: float
@@ -77,7 +79,7 @@ def configured(
 def ask_many(
     configuration: Configuration, prompts: int, threads: int
 ) -> tuple[float, list[Reply | LLMProviderError]]:
-    """Seconds of the configuration's clock, and what came of each prompt."""
+    """Seconds of the configuration's clock, and the outcome of each prompt."""
     provider = IntelligentLLMOrchestrator(configuration=configuration)
 
     def ask(number: int) -> Reply | LLMProviderError:
@@ -100,7 +102,7 @@ def refused(sandbox: Sandbox) -> dict[str, int]:
 
 
 def best_makespan(prompts: int, started: float) -> float:
-    """Seconds in which 3 Groq keys, Mistral and Gemini could admit all prompts, at best."""
+    """Shortest time in seconds in which 3 Groq keys, Mistral and Gemini can accept all prompts."""
     for tenth in range(36_000):
         elapsed = tenth / 10
         minutes_turned = int((started + elapsed) // 60) - int(started // 60)
@@ -110,7 +112,7 @@ def best_makespan(prompts: int, started: float) -> float:
     raise AssertionError("never")
 
 
-# --- how well limits are spent
+# --- use of the limits
 
 
 def known_limits(scale: float) -> None:
@@ -131,7 +133,7 @@ def known_limits(scale: float) -> None:
 
 
 def unknown_limits(scale: float, threads: int) -> None:
-    """The server's limits are lower than the published ones, which is all the ledger knows."""
+    """The server's limits are lower than the published ones that the ledger starts with."""
     clock = ScaledClock(scale, time.time())
     limits = {
         "groq": {"requests_per_minute": 10},
@@ -156,7 +158,7 @@ def dead_keys() -> None:
         clock = ScaledClock(1.0, time.time())
         with Sandbox(keys={"groq": 5}, left=left) as sandbox:
             configuration = configured(sandbox, clock, store, {})
-            # No more than the one good key has in a minute, so that nothing waits.
+            # No more than the one good key allows in a minute, so that nothing waits.
             _, first = ask_many(configuration, 12, 8)
             answered = sum(isinstance(result, Reply) for result in first)
             context = multiprocessing.get_context("spawn")
@@ -180,7 +182,7 @@ def restarted(environment: Mapping[str, str], store: str) -> int:
 
 
 def outage(scale: float) -> None:
-    """Eight threads on a provider that is down for a while: how many calls find that out."""
+    """Eight threads with a provider that is down for a while: the number of failed calls."""
     clock = ScaledClock(scale, time.time())
     with Sandbox(keys={"mistral": 1}, clock=clock.time) as sandbox:
         configuration = configured(sandbox, clock, "memory://outage", {})
@@ -198,7 +200,7 @@ def outage(scale: float) -> None:
 
 
 def many_processes(name: str, store: str) -> None:
-    """8 processes x 25 threads on one account: 400 requests wanted, 200 allowed."""
+    """8 processes with 25 threads each on one account: 400 requests wanted, 200 allowed."""
     limit = {"requests_per_day": 200, "requests_per_minute": None, "tokens_per_minute": None}
     with Sandbox(keys={"groq": 1}, limits={"groq": limit}) as sandbox:
         context = multiprocessing.get_context("spawn")
@@ -222,11 +224,11 @@ def one_process(environment: Mapping[str, str], store: str) -> int:
     return sum(isinstance(result, Reply) for result in results)
 
 
-# --- what the ledger costs
+# --- costs of the ledger
 
 
 def hold_and_settle(name: str, store: str, processes: int) -> float:
-    """Milliseconds of hold and settle, while so many processes do nothing else on one account."""
+    """Milliseconds of hold and settle, while all processes do only this for one account."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(processes) as pool:
         barrier = manager.Barrier(processes)
@@ -250,7 +252,7 @@ def time_holds(store: str, barrier: Any = None, pairs: int = 400) -> list[float]
         started = time.perf_counter()
         hold = tracker.hold(route, request)
         while not isinstance(hold, Hold):
-            # The very first answer is awaited.
+            # Calls wait for the very first answer.
             hold = tracker.hold(route, request)
         tracker.settle(hold, Usage(20, 100))
         seconds.append(time.perf_counter() - started)
@@ -267,7 +269,7 @@ def holder(store: str) -> tuple[QuotaTracker, Any, Any]:
 
 
 def large_ledger() -> None:
-    """50 keys of 10 models, each of which was answered once."""
+    """50 keys with 10 models each, all of which were answered once."""
     provider = published_providers()["groq"]
     table = next(iter(provider.limits.values()))
     models = tuple(f"vendor/model-{number}" for number in range(10))
@@ -297,7 +299,7 @@ def large_ledger() -> None:
 
 
 def many_attempts() -> None:
-    """The same figures without history, and beside a million recorded attempts."""
+    """The same figures without attempts, and with a million recorded attempts."""
     with tempfile.TemporaryDirectory() as folder:
         stores = [str(Path(folder, name, "ledger.json")) for name in ("new", "old")]
         for store in stores:
@@ -322,7 +324,7 @@ def many_attempts() -> None:
 
 
 def frame_of_attempts(path: Path) -> None:
-    """All attempts as a DataFrame; beside it, what pyarrow's reader alone takes."""
+    """All attempts as a DataFrame, compared with pyarrow's reader alone."""
     import pyarrow.json
 
     def seconds_of(work: Callable[[], Any]) -> tuple[float, float]:
@@ -339,7 +341,7 @@ def frame_of_attempts(path: Path) -> None:
 
 
 def start(store: str) -> dict[str, float]:
-    """What a fresh process needs until it can hold, and to look back."""
+    """The time of a new process until its first hold, and for reading the history."""
     began = time.perf_counter()
     tracker, route, request = holder(store)
     hold = tracker.hold(route, request)
@@ -362,7 +364,7 @@ def start(store: str) -> dict[str, float]:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str | None]:
-    """The URL of a Redis of our own; None where it is not installed."""
+    """The URL of a separate Redis server, or None if Redis is not installed."""
     program = shutil.which("redis-server")
     if program is None:
         yield None
@@ -394,7 +396,7 @@ def main() -> None:
         print(json.dumps(start(options.start)))
         return
     situations: list[Callable[[], Any]] = [
-        # In real time: the figure is a time, and threads and windows are not scaled alike.
+        # In real time, because threads and windows do not scale alike.
         lambda: known_limits(1.0),
         lambda: unknown_limits(options.scale, 1),
         lambda: unknown_limits(options.scale, 8),

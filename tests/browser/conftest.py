@@ -1,4 +1,4 @@
-"""A JupyterLab for all tests of the folder, and a browser for the tests of one file."""
+"""One JupyterLab for all tests of the folder, and one browser per test file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # No longer, because Playwright occupies the event loop of the thread while it runs.
+    # One file only, because Playwright occupies the thread's event loop while it runs.
     with chromium() as running:
         yield running

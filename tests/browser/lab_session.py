@@ -1,4 +1,4 @@
-"""JupyterLab or Notebook 7 on loopback in a folder of its own, and Chromium looking at it."""
+"""JupyterLab or Notebook 7 on loopback in a separate folder, and Chromium to look at it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENS = ROOT / "build" / "screens"
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 CHROMIUM_ARGUMENTS = (
-    "--no-sandbox",  # containers run as root, where Chromium's own sandbox cannot start
+    "--no-sandbox",  # Containers run as root, and Chromium's own sandbox cannot start there.
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -46,16 +46,16 @@ KEY_VARIABLES = (
     "IPYTHON",
 )
 _PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
-# What a page says once its kernel answers.
+# The status of a page once its kernel answers.
 _READY = {"doc/tree/": "(ipykernel) | Idle", "notebooks/": "Python 3 (ipykernel)"}
 _PIECE = 1300  # height in pixels that is comfortable to look at
-_SLIVER = 100  # not worth a picture of its own
+_SLIVER = 100  # not worth its own picture
 _FINISHED = r"""() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
   return prompts.length > 0 && prompts.every(p => /^\[\d+\]:$/.test(p.textContent.trim()));
 }"""
 
-# The notebook pane can be scrolled past its last cell, so its own height says too much.
+# The notebook can be scrolled past its last cell, so the height of its pane is too large.
 _HEIGHT = """() => {
   const pane = document.querySelector(".jp-WindowedPanel-outer");
   pane.scrollTop = 0;
@@ -73,14 +73,14 @@ def find_chromium() -> str | None:
 
 @dataclass(frozen=True)
 class Lab:
-    """A running server of JupyterLab, or of Notebook 7.
+    """A running server of JupyterLab or Notebook 7.
 
     Attributes:
         url: Its address, with a slash at the end.
-        token: What a browser must bring.
+        token: The token that a browser needs.
         notebooks: The folder it serves.
-        settings: The folder of its user settings, read anew by each page.
-        path: What comes before a notebook's name in an address.
+        settings: The folder of its user settings; each page reads it again.
+        path: The part of an address before the name of a notebook.
     """
 
     url: str
@@ -106,16 +106,16 @@ class Lab:
 
 @dataclass
 class Screen:
-    """A page showing one notebook, and the address of every request it made."""
+    """A page with one notebook, and the addresses of all its requests."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
 
     def run_all(self, seconds: float = 120) -> None:
-        """Run every cell from the menu and wait until each has its number.
+        """Run all cells from the menu and wait until each has its number.
 
         Raises:
-            AssertionError: they did not all run; says how far they came, and the errors.
+            AssertionError: some did not run; the message has their number and the errors.
         """
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -128,7 +128,7 @@ class Screen:
             raise AssertionError(f"not all cells ran: {prompts}, {errors}") from error
 
     def assert_it_answers(self) -> None:
-        """The page is not busy for longer than half a minute; most else would wait without end.
+        """Fail if the page is busy for more than half a minute; other calls would wait without end.
 
         Raises:
             AssertionError: it hangs.
@@ -139,7 +139,7 @@ class Screen:
             raise AssertionError("the page hangs") from error
 
     def use_theme(self, theme: str) -> None:
-        """Change the theme of this page in its menu, to Light or Dark; receipts fold again."""
+        """Change the theme of this page in its menu to Light or Dark; this folds receipts."""
         self.page.get_by_role("menuitem", name="Settings", exact=True).click()
         for name in ("Theme", f"JupyterLab {theme}"):
             self.page.locator(".lm-Menu").get_by_text(name, exact=True).click()
@@ -158,7 +158,7 @@ class Screen:
             self.page.keyboard.press("Control+s")
 
     def show_whole_notebook(self, width: int) -> None:
-        """Make the window as tall as the notebook, so that nothing needs scrolling."""
+        """Make the window as tall as the notebook, so that nothing has to be scrolled."""
         self.page.set_viewport_size({"width": width, "height": 900})
         heights = [900]
         while len(heights) < 3 or heights[-1] != heights[-2]:
@@ -191,7 +191,7 @@ class Screen:
         )
 
     def hosts(self) -> set[str | None]:
-        """Every host that the page sent a request to."""
+        """Every host to which the page sent a request."""
         return {
             urlsplit(address).hostname
             for address in self.requests
@@ -201,7 +201,7 @@ class Screen:
 
 @contextlib.contextmanager
 def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
-    """A JupyterLab server that knows no keys, no user's settings, and no other host.
+    """A JupyterLab server without keys, user settings or access to other hosts.
 
     `application` can also be "notebook", Jupyter's simpler one.
     """
@@ -212,7 +212,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
         "apputils-extension/notification",
         {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     )
-    # Cells out of sight stay in the page, where a test can read them.
+    # Cells outside the window stay in the page, where a test can read them.
     _write_settings(settings, "notebook-extension/tracker", {"windowingMode": "none"})
     environment = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)} | {
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -240,7 +240,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
         url, token = _address(server, runtime, log)
         yield Lab(url, token, notebooks, settings, _PATHS[application])
     finally:
-        # The server stops its kernels when it is asked to end.
+        # The server stops its kernels when it is asked to shut down.
         server.send_signal(signal.SIGTERM)
         try:
             server.wait(timeout=60)
@@ -251,7 +251,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, driven by Playwright, which does not download a browser."""
+    """Debian's Chromium, controlled by Playwright, which does not download a browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=list(CHROMIUM_ARGUMENTS)

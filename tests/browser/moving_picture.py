@@ -39,7 +39,7 @@ CELLS = (
 
 
 def main() -> None:
-    """Run the cells one after the other and photograph the page all the while."""
+    """Run the cells one after another and photograph the page meanwhile."""
     if find_chromium() is None:
         sys.exit("This needs Chromium: apt-get install chromium")
     with (
@@ -85,13 +85,13 @@ def record(screen: Screen) -> list[Image.Image]:
 
 
 def frame(screen: Screen) -> Image.Image:
-    """The page without its edges."""
+    """The page without its borders."""
     clip: FloatRect = {"x": 0, "y": TOP, "width": WIDTH, "height": HEIGHT}
     return Image.open(io.BytesIO(screen.page.screenshot(clip=clip))).convert("RGB")
 
 
 def write(frames: list[Image.Image], path: Path) -> None:
-    """Save the frames as one GIF in few colours; equal frames become one that stays longer."""
+    """Save the frames as one GIF with few colours; equal frames become one that lasts longer."""
     kept: list[Image.Image] = []
     times: list[int] = []
     for one in frames:

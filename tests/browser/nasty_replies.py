@@ -1,10 +1,10 @@
-"""What a hostile model would write: each reply tries to load, run, hide or overflow something."""
+"""Replies of a hostile model: each tries to load, run, hide or overflow something."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-# `{T}` is an address that notes every request; `{J}` is script that leaves a mark on the page.
+# `{T}` is an address that records every request; `{J}` is a script that leaves a trace.
 HTML = [
     "<script>{J}</script>",
     "<script src='{T}/script.js'></script>",
@@ -122,7 +122,7 @@ MARK = "window.attacked=true"
 
 
 def replies(tracker: str, *kinds: str) -> Iterator[str]:
-    """The replies of these kinds, aimed at a tracking address."""
+    """The replies of these kinds, with this tracking address."""
     for kind in kinds:
         for text in KINDS[kind]:
             yield text.replace("{T}", tracker).replace("{J}", MARK)

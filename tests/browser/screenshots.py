@@ -1,7 +1,8 @@
 """Make the pictures in `docs/images/` from cells run in JupyterLab.
 
-Run `python tests/browser/screenshots.py`; it needs Chromium (`apt-get install chromium`) and no
-key: the replies are the sandbox's and say so. Elapsed times in them differ from run to run.
+Run `python tests/browser/screenshots.py`. It needs Chromium (`apt-get install chromium`) and no
+key:
+the replies come from the sandbox and say so. The times in them differ from run to run.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import FloatRect, Locator
 
 PICTURES = ROOT / "docs" / "images"
-WIDTH, SCALE = 1080, 1.2  # CSS pixels, and pixels of the picture for each
+WIDTH, SCALE = 1080, 1.2  # CSS pixels, and picture pixels for each
 MARGIN = 10
-# The first prompts use up both Groq keys; only the cells after them are in the pictures.
+# The first prompts use up both Groq keys; the pictures show only the cells after them.
 BEFORE = (
     (
         "%load_ext arche_magic\n"
@@ -40,7 +41,7 @@ TOOLS = (
     "%%llm --tools weather\nIs it colder in Oslo? Ask weather city=Oslo and weather city=Rome.",
 )
 # A program that uses the server appears under its own name. The last cell is marked as selected, so
-# another one comes after those in the picture.
+# another one follows those in the picture.
 CLIENTS = (
     BEFORE[0],
     (
@@ -62,7 +63,7 @@ CLIENTS = (
     "%llm_stats --by client",
     "pass",
 )
-# Only the cells matter: no menus, no mark on the selected cell, no room above and below.
+# Show only the cells: no menus, no mark on the selected cell, no margins.
 ONLY_CELLS = """
   #top-panel-wrapper, #menu-panel-wrapper, #jp-bottom-panel, .jp-SideBar, .jp-Notebook-footer,
   .jp-cell-toolbar, .jp-Collapser { display: none !important; }
@@ -70,7 +71,7 @@ ONLY_CELLS = """
 
 
 def main() -> None:
-    """Run the cells, ask in the panel, unfold a call, and photograph the cells that matter."""
+    """Run the cells, ask in the panel, unfold a call, and photograph the right cells."""
     if find_chromium() is None:
         sys.exit("This needs Chromium: apt-get install chromium")
     with (
@@ -104,13 +105,13 @@ def cells(*texts: str) -> list[nbformat.NotebookNode]:
 
 
 def show_only_cells(screen: Screen) -> None:
-    """Hide what is around the notebook, and make the page as long as the notebook."""
+    """Hide everything around the notebook, and make the page as long as the notebook."""
     screen.page.add_style_tag(content=ONLY_CELLS)
     screen.show_whole_notebook(WIDTH)
 
 
 def take(screen: Screen, name: str, first: str, last: str) -> None:
-    """Photograph the cells from one to another."""
+    """Photograph the cells from the first to the last of these."""
     path = PICTURES / f"{name}.png"
     screen.page.screenshot(path=path, clip=around(screen.cell(first), screen.cell(last)))
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")

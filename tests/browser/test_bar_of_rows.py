@@ -1,6 +1,6 @@
-"""What a person sees of a job over rows in JupyterLab, in either theme: the plan, and the bar.
+"""The plan and the progress bar of a job in JupyterLab, in both themes.
 
-Pictures are left in `build/screens/`.
+Pictures are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TRACK = "div[style*='height:8px'], div[style*='height: 8px']"
 
 @pytest.fixture(scope="module")
 def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """A running job, interrupted while it waits."""
+    """A running job that was interrupted while it waited."""
     lab.write("rows.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
     with open_notebook(browser, lab, "rows.ipynb", width=1000) as opened:
         page = opened.page
@@ -76,7 +76,7 @@ def test_the_bar_shows_what_its_words_say(screen: Screen) -> None:
     assert whole["height"] == 8
 
 
-def test_an_interrupted_job_says_how_to_go_on(screen: Screen) -> None:
+def test_an_interrupted_job_says_how_to_continue(screen: Screen) -> None:
     """It names the variable with the finished rows, and the error is one line."""
     cell = screen.cell("--reserve")
     assert "finished rows; run the cell again for the others" in cell.locator(BAR).inner_text()

@@ -1,6 +1,6 @@
-"""Tab in JupyterLab: the popup offers what the magics declare.
+"""Tab in JupyterLab: the popup offers the declared options and values.
 
-Pictures are left in `build/screens/`.
+Pictures are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def offers(screen: Screen, typed: str) -> list[str]:
     editor.click()
     screen.page.keyboard.press("Control+a")
     screen.page.keyboard.press("Delete")
-    # Brackets and quotes close themselves in JupyterLab, as they do for whoever types them.
+    # JupyterLab closes brackets and quotes automatically, as for any user.
     editor.press_sequentially(typed)
     screen.page.keyboard.press("Tab")
     popup = screen.page.locator(".jp-Completer")
@@ -63,7 +63,7 @@ def close(screen: Screen) -> None:
         ("variables", "%%llm\nWrite of {{po", ["poem", "poet"]),
     ],
 )
-def test_the_popup_offers_what_may_stand_there(
+def test_the_popup_offers_only_valid_completions(
     screen: Screen, name: str, typed: str, expected: list[str]
 ) -> None:
     """Only matching options, values, subcommands and variables appear."""

@@ -1,6 +1,6 @@
-"""What a person sees who runs the quickstart in JupyterLab, in either theme and on a narrow page.
+"""The quickstart in JupyterLab, in both themes and on a narrow page.
 
-Pictures of every state are left in `build/screens/`.
+Pictures of every state are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROUTES_IN_ORDER = [
 ]
 RECEIPT_LINES = """() => [...document.querySelectorAll(".jp-OutputArea-output.jp-RenderedHTML")]
   .map(output => (output.querySelector("summary") ?? output).innerText.trim())"""
-# How much lighter or darker a receipt is than its page, as WCAG 2 counts it (1 to 21).
+# The contrast between a receipt and its page, as WCAG 2 measures it (1 to 21).
 CONTRAST = r"""receipt => {
   const numbers = color => color.match(/[\d.]+/g).map(Number);
   const page = numbers(getComputedStyle(document.querySelector(".jp-Notebook")).backgroundColor);
@@ -63,11 +63,11 @@ def page(lab: Lab, browser: Browser) -> Iterator[Screen]:
 
 
 @pytest.fixture(scope="module")
-def page_of_somebody_else(page: Screen, lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """The same notebook, saved, and opened where nobody has signed it."""
+def page_of_another_user(page: Screen, lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """The same notebook, saved and opened where nobody has trusted it."""
     page.save()
     saved = nbformat.read(lab.notebooks / "quickstart.ipynb", as_version=4)
-    # Another cell makes it another notebook.
+    # With another cell, it is a different notebook.
     lab.write("other.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
     with open_notebook(browser, lab, "other.ipynb") as opened:
         yield opened
@@ -97,9 +97,9 @@ def test_each_receipt_names_the_route_that_answered(screen: Screen) -> None:
     assert routes(screen) == ROUTES_IN_ORDER
 
 
-def test_only_the_failing_cell_shows_an_error_and_in_one_line(screen: Screen) -> None:
-    """The quickstart has no errors or warnings; a wrong provider gives one line."""
-    # JupyterLab renders warnings and tracebacks alike, as what it calls stderr.
+def test_only_the_failing_cell_shows_an_error_in_one_line(screen: Screen) -> None:
+    """The quickstart has no errors or warnings; an unknown provider gives one line."""
+    # JupyterLab renders warnings and tracebacks alike, as stderr.
     errors = screen.page.locator('[data-mime-type*="error"], [data-mime-type*="stderr"]')
     assert errors.count() == 1
     message = errors.inner_text().strip()
@@ -155,11 +155,9 @@ def test_narrow_page_hides_no_receipt(screen: Screen, theme: str) -> None:
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 
-def test_saved_notebook_of_somebody_else_shows_the_same(
-    page_of_somebody_else: Screen, theme: str
-) -> None:
-    """An untrusted notebook shows receipts, reasons, bars and lines too."""
-    other = page_of_somebody_else
+def test_an_untrusted_notebook_shows_the_same(page_of_another_user: Screen, theme: str) -> None:
+    """Receipts, reasons, bars and lines are visible."""
+    other = page_of_another_user
     other.use_theme(theme)
     other.photograph(f"{theme.lower()}-untrusted", 1200)
     assert routes(other) == ROUTES_IN_ORDER
@@ -176,6 +174,6 @@ def test_saved_notebook_of_somebody_else_shows_the_same(
     assert other.hosts() == {"127.0.0.1"}
 
 
-def test_page_asks_no_other_machine_for_anything(screen: Screen) -> None:
-    """The browser contacts only this machine."""
+def test_the_page_contacts_no_other_machine(screen: Screen) -> None:
+    """The browser only contacts this machine."""
     assert screen.hosts() == {"127.0.0.1"}

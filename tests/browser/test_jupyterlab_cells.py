@@ -1,6 +1,6 @@
-"""What a person sees of columns and of offered code in JupyterLab, in either theme.
+"""Columns and offered code in JupyterLab, in both themes.
 
-Pictures are left in `build/screens/`.
+Pictures are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def page(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """The cells, after Run All."""
     lab.write("cells.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
     with open_notebook(browser, lab, "cells.ipynb") as opened:
-        # The cell that is offered has no number, so not every cell gets one.
+        # The offered cell has no number, so not every cell gets one.
         opened.page.get_by_role("menuitem", name="Run", exact=True).click()
         opened.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=120_000)
@@ -75,7 +75,7 @@ def places(screen: Screen) -> list[tuple[float, float]]:
 
 
 def test_code_is_offered_in_a_new_cell_and_not_run(screen: Screen) -> None:
-    """The new cell is below the asking one and has no number; the output has the code."""
+    """The new cell is below the one that asked and has no number; the output has the code."""
     sources = screen.page.locator(".jp-CodeCell .jp-InputArea-editor").all_inner_texts()
     assert [source.strip() for source in sources][3] == "ran = True"
     assert len(sources) == len(CELLS) + 1
@@ -83,26 +83,24 @@ def test_code_is_offered_in_a_new_cell_and_not_run(screen: Screen) -> None:
     assert "ran = True" in screen.cell("-f code").locator(".jp-RenderedMarkdown").inner_text()
 
 
-def test_columns_stand_side_by_side_and_wrap(screen: Screen, theme: str) -> None:
-    """A wide page shows three columns. On a narrow page they wrap. None is clipped."""
+def test_columns_are_side_by_side_and_wrap(screen: Screen, theme: str) -> None:
+    """A wide page shows three columns; on a narrow page they wrap. None is clipped."""
     screen.photograph(f"columns-{theme.lower()}", 1200)
     wide = places(screen)
     assert len({top for _, top in wide}) == 1
     assert len({left for left, _ in wide}) == 3
     screen.photograph(f"columns-{theme.lower()}-narrow", 700)
     assert len({top for _, top in places(screen)}) == 2
-    # A long line of code is scrolled within its block.
+    # A long line of code scrolls within its block.
     assert [column.evaluate(OVERFLOW) for column in columns(screen)] == [0, 0, 0]
     assert screen.cell("--compare").locator("b", has_text="mistral-small-latest").count() == 1
 
 
-def test_a_page_of_somebody_else_shows_the_columns(
-    page: Screen, lab: Lab, browser: Browser
-) -> None:
+def test_an_untrusted_notebook_shows_the_columns(page: Screen, lab: Lab, browser: Browser) -> None:
     """An untrusted notebook keeps the layout."""
     page.save()
     saved = nbformat.read(lab.notebooks / "cells.ipynb", as_version=4)
-    # Another cell makes it another notebook, which nobody on this server has signed.
+    # With another cell, it is a different notebook, which nobody on this server has trusted.
     lab.write("others-cells.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
     with open_notebook(browser, lab, "others-cells.ipynb") as other:
         other.photograph("columns-untrusted", 1200)

@@ -1,6 +1,6 @@
-"""A key typed in JupyterLab is hidden while it is typed, and is in no file afterwards.
+"""A key typed in JupyterLab is hidden, and is in no file afterwards.
 
-Pictures are left in `build/screens/`.
+Pictures are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_a_key_typed_in_jupyterlab_is_nowhere_to_be_read(tmp_path: Path) -> None:
+def test_a_key_typed_in_jupyterlab_is_never_visible(tmp_path: Path) -> None:
     """The box hides it, the table shows its label, and the notebook contains neither."""
     with Sandbox() as sandbox, jupyter_lab(tmp_path) as lab, chromium() as browser:
         variables = sandbox.environment()

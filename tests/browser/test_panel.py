@@ -1,6 +1,6 @@
-"""The panel as a person sees and uses it, in JupyterLab and in Notebook 7.
+"""Using the panel in JupyterLab and in Notebook 7.
 
-Pictures of it in either theme, wide and narrow, are left in `build/screens/`.
+Pictures of it in both themes, wide and narrow, are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """Two panels, a cell with a prompt, and a cell with the kernel's list of panels.
 
-    Each test leaves the page as the tests below it need it; the last one deletes a panel.
+    Each test leaves the page as the next ones need it; the last one deletes a panel.
     """
     sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello")
     lab.write("panels.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
@@ -70,7 +70,7 @@ def panels(screen: Screen) -> tuple[Locator, Locator]:
 
 
 def focus(screen: Screen) -> str:
-    """The words on the element that has the keyboard's focus."""
+    """The words on the focused element."""
     words: str = screen.page.evaluate("() => document.activeElement.innerText.trim()")
     return words
 
@@ -127,7 +127,7 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_it_fits_wide_and_narrow_pages(theme: str, screen: Screen, lab: Lab) -> None:
-    """Nothing is cut off or scrolls sideways, and colours follow the page."""
+    """Nothing is cut off or scrolls sideways, and the colours match the page."""
     screen.use_theme(theme)
     screen.cell("%llm_panel").first.get_by_text("The next prompt goes to").wait_for()
     for width in (1200, 700):
@@ -150,7 +150,7 @@ def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
     assert two.get_by_label("Prefer").evaluate(chosen).split() == ["no", "provider"]
     one.get_by_title("Ask Mistral earlier").click()
     two.get_by_text("The next prompt goes to mistral · key 1").wait_for()
-    # Pressed again, the arrow does nothing: Mistral is the first. Its row moved, with the focus.
+    # Pressed again, the arrow has no effect: Mistral is first. Its row moved, with the focus.
     screen.page.wait_for_function("() => document.activeElement.title === 'Ask Mistral earlier'")
     screen.page.keyboard.press("Enter")
     two.get_by_label("Mistral mistral-small-latest").uncheck()
@@ -164,7 +164,7 @@ def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
     cell.get_by_text("openai · key 1 · gpt-4.1-mini · ").wait_for()
 
 
-def test_a_cell_run_again_leaves_one_panel(screen: Screen) -> None:
+def test_running_the_cell_again_leaves_one_panel(screen: Screen) -> None:
     """The kernel closes the old panel, and stops drawing panels without a page."""
     panel, _ = panels(screen)
     state = screen.cell(STATE.splitlines()[1])

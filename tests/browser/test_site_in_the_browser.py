@@ -1,4 +1,4 @@
-"""The site in Chromium, from a disk and without a server."""
+"""The site in Chromium, from disk and without a server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-def test_the_site_is_read_and_searched_without_any_request(
+def test_the_site_can_be_read_and_searched_without_any_request(
     browser: Browser, built_site: Path
 ) -> None:
-    """Pages and search work from the disk, on wide and narrow screens, light and dark."""
+    """Pages and search work from disk, on wide and narrow screens, light and dark."""
     for width, scheme in ((1280, "light"), (420, "dark")):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         asked: list[str] = []

@@ -1,6 +1,6 @@
-"""Waiting and stopping as a person sees it in JupyterLab: the countdown, and the Stop button.
+"""Waiting and stopping in JupyterLab: the countdown and the Stop button.
 
-Pictures of both are left in `build/screens/`.
+Pictures of both are saved in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def run_all_and_stop(screen: Screen, cell: str, sight: str, picture: str) -> flo
 def test_the_stop_button_stops_at_once(
     lab: Lab, browser: Browser, name: str, theme: str, cell: str, sight: str
 ) -> None:
-    """The reply stays and is marked, the countdown ends, and cells below do not run."""
+    """The reply stays and is marked, the countdown ends, and the cells below do not run."""
     picture = f"stop-{name}"
     sources = [SLOW, cell, "print('this cell ran')"]
     lab.write(f"{picture}.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
     lab.set_theme(f"JupyterLab {theme}")
     with open_notebook(browser, lab, f"{picture}.ipynb") as screen:
         seconds = run_all_and_stop(screen, cell.splitlines()[1], sight, picture)
-        # The click, its way through the page and two servers, and the drawing are in it.
+        # The time includes the click, its way through the page and two servers, and the drawing.
         in_time("Stop", seconds)
         outputs = screen.cell(cell.splitlines()[1]).locator(".jp-OutputArea-output")
         shown = [output.inner_text().strip() for output in outputs.all()]

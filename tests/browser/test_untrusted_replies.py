@@ -1,7 +1,8 @@
-"""Hostile replies in a real JupyterLab, in the saved notebook and in its HTML: nothing happens.
+"""Hostile replies in a real JupyterLab, in saved notebooks and in their HTML have no effect.
 
-A server on loopback stands for whoever would like to know who reads the notebook. It must hear
-nothing, no script may run, and what is on the page must be text, links and tables alone.
+A server on loopback acts as a tracker. It must receive nothing, no script may run, and the page
+must
+contain only text, links and tables.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.skipif(
     find_chromium() is None, reason="needs Chromium: apt-get install chromium"
 )
 
-# What a page of text has no use for, looked for in all outputs.
+# Elements that a page of text does not need, searched for in all outputs.
 SUSPICIOUS = r"""root => [...document.querySelectorAll(root)].flatMap(output =>
   [...output.querySelectorAll("*")].filter(element => {
     // Jupyter's own: diagrams drawn by Mermaid as data, formulas by MathJax.
@@ -87,7 +88,7 @@ def tracker() -> Iterator[Tracker]:
 
 @pytest.fixture(scope="module")
 def folder(lab: Lab) -> str:
-    """The folder of the notebooks, whose settings let a hundred cells run without waiting."""
+    """The folder of the notebooks, whose settings let a hundred cells run at once."""
     many = "requests_per_minute = 1000\ntokens_per_minute = 1e9\ntokens_per_day = 1e9\n"
     (lab.notebooks / "untrusted").mkdir()
     (lab.notebooks / "untrusted" / "arche_magic.toml").write_text(f"[limits.groq]\n{many}")
@@ -96,7 +97,7 @@ def folder(lab: Lab) -> str:
 
 @pytest.fixture(scope="module")
 def hostile(tracker: Tracker) -> Iterator[Sandbox]:
-    """A sandbox whose model answers `KIND N` with the N-th hostile reply of that kind."""
+    """A sandbox whose model answers `KIND N` with hostile reply number N of that kind."""
 
     def answer(model: str, messages: list[dict[str, str]]) -> str:
         kind, number = messages[-1]["content"].split()
@@ -109,7 +110,7 @@ def hostile(tracker: Tracker) -> Iterator[Sandbox]:
 
 
 def cells(sandbox: Sandbox, *prompts: str) -> list[Any]:
-    """The cells of a notebook: a setup with the sandbox, and one per prompt."""
+    """The cells of a notebook: one that starts the sandbox, and one per prompt."""
     variables = sandbox.environment() | {"ARCHE_QUOTA_STORE": "memory://"}
     start = f"%load_ext arche_magic\nimport os\nos.environ.update({variables!r})"
     sources = [start, *(f"%%llm\n{p}" for p in prompts)]
@@ -117,7 +118,7 @@ def cells(sandbox: Sandbox, *prompts: str) -> list[Any]:
 
 
 class Watch:
-    """Forbidden actions of a page: dialogs, other pages, traces of scripts."""
+    """Records forbidden actions of a page: dialogs, other pages, traces of scripts."""
 
     def __init__(self, page: Page, tracker: Tracker) -> None:
         self._page, self._tracker = page, tracker
@@ -127,8 +128,8 @@ class Watch:
         page.context.on("page", lambda other: self._seen.append(other.url))
 
     def assert_quiet(self, root: str, seconds: float = 1.5) -> None:
-        """Assert that nothing was loaded, run or opened, or could be."""
-        self._page.wait_for_timeout(1000 * seconds)  # for what a page loads by and by
+        """Check that nothing was loaded, run or opened, or could be."""
+        self._page.wait_for_timeout(1000 * seconds)  # for things that a page loads later
         assert self._tracker.heard == []
         assert self._seen == []
         assert self._page.evaluate("() => window.attacked ?? null") is None
@@ -138,7 +139,7 @@ class Watch:
 OUTPUTS = ".jp-OutputArea-output"
 
 
-def test_the_watch_sees_what_happens(tracker: Tracker, browser: Browser) -> None:
+def test_the_watch_notices_forbidden_actions(tracker: Tracker, browser: Browser) -> None:
     """On an unprotected page, all three are noticed."""
     page = browser.new_page()
     watch = Watch(page, tracker)
@@ -168,7 +169,7 @@ def shown(
         yield screen, watch
 
 
-def test_replies_do_nothing_while_they_are_shown(shown: tuple[Screen, Watch]) -> None:
+def test_replies_have_no_effect_when_displayed(shown: tuple[Screen, Watch]) -> None:
     """No request, no script and no active element, in cells that the user ran."""
     screen, watch = shown
     watch.assert_quiet(OUTPUTS)
@@ -179,7 +180,7 @@ def test_replies_do_nothing_while_they_are_shown(shown: tuple[Screen, Watch]) ->
     assert errors.all_inner_texts() == []
 
 
-def test_pressing_what_can_be_pressed_runs_nothing(shown: tuple[Screen, Watch]) -> None:
+def test_clicking_runs_nothing(shown: tuple[Screen, Watch]) -> None:
     """Links show their target and lead only to the web."""
     screen, watch = shown
     links = screen.page.locator(f"{OUTPUTS}.jp-RenderedMarkdown a[href]")
@@ -193,8 +194,8 @@ def test_pressing_what_can_be_pressed_runs_nothing(shown: tuple[Screen, Watch]) 
     watch.assert_quiet(OUTPUTS)
 
 
-def test_formulas_elsewhere_keep_their_meaning(shown: tuple[Screen, Watch]) -> None:
-    """A reply that redefines TeX does not change formulas of other cells."""
+def test_formulas_of_other_cells_keep_their_meaning(shown: tuple[Screen, Watch]) -> None:
+    """A reply that redefines TeX commands does not change other cells."""
     screen, _ = shown
     formula = screen.cell("witness 0").locator("mjx-container mjx-c")
     drawn = formula.evaluate_all("signs => signs.map(s => s.className)")
@@ -202,7 +203,7 @@ def test_formulas_elsewhere_keep_their_meaning(shown: tuple[Screen, Watch]) -> N
     assert len(set(drawn)) == 4
 
 
-def test_a_saved_notebook_does_nothing_either(
+def test_a_saved_notebook_has_no_effect(
     shown: tuple[Screen, Watch], lab: Lab, folder: str, browser: Browser, tracker: Tracker
 ) -> None:
     """The notebook is opened again, trusted and untrusted."""
@@ -218,11 +219,11 @@ def test_a_saved_notebook_does_nothing_either(
             watch.assert_quiet(OUTPUTS)
 
 
-def test_its_html_does_nothing(
+def test_exported_html_has_no_effect(
     shown: tuple[Screen, Watch], lab: Lab, folder: str, browser: Browser, tracker: Tracker,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Nbconvert does not sanitize by default, so the page must be harmless itself."""
+    """By default, nbconvert does not sanitize, so the page must be harmless itself."""
     shown[0].save()
     saved = nbformat.read(lab.notebooks / folder / "hostile.ipynb", as_version=4)
     page_file = tmp_path / "hostile.html"
@@ -235,14 +236,14 @@ def test_its_html_does_nothing(
     page.goto(page_file.as_uri())
     assert page.locator(".jp-RenderedMarkdown").count() > 60
     watch.assert_quiet(OUTPUTS)
-    # Jupyter's template loads its own scripts; no address of a reply is among them.
+    # Jupyter's template loads its own scripts, but none from a reply.
     assert all("cdnjs.cloudflare.com" in address for address in asked), asked
     page.set_viewport_size({"width": 1200, "height": 1600})
     page.screenshot(path=SCREENS / "untrusted-export.png")
     context.close()
 
 
-def test_names_and_reasons_do_nothing(
+def test_names_and_reasons_have_no_effect(
     lab: Lab, browser: Browser, hostile: Sandbox, tracker: Tracker
 ) -> None:
     """Route names from a project's file, and errors with them, in all outputs."""
@@ -263,7 +264,7 @@ def test_names_and_reasons_do_nothing(
         outputs = screen.page.locator(OUTPUTS)
         assert outputs.filter(has_text="<img src=x").count() >= 4
         formulas = outputs.locator("mjx-container")
-        assert formulas.count() == 1  # the reply's own
+        assert formulas.count() == 1  # the reply's own text
 
 
 @pytest.mark.parametrize("first", range(4))

@@ -1,7 +1,8 @@
-"""Prompts under failures: every route fails in every way, and nothing may be lost.
+"""Prompts under failures: every route fails in every way, and no prompt may be lost.
 
 `make chaos` runs the long form, and every test run includes the short form `test_chaos.py`. The
-providers are a sandbox in its own process. Its clock and the engine's can be faster than real time.
+providers are a sandbox in another process. Its clock and the engine's can run faster than real
+time.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ KINDS = (
     "echo_key", "reset", "stall", "stall_stream", "cut_stream", "broken_connection",
     "malformed_body", "malformed_event", "stream_error", "empty_reply", "unrelated_json",
 )  # fmt: skip
-# OpenAI filters nothing: a prompt that all models filter has no reply, and would count as lost.
+# OpenAI never filters: a prompt that all models filter has no reply, and would count as lost.
 FILTERING = ("groq", "mistral", "google")
 FILTERED_SHARE = SHARE / (1 + len(KINDS))
 PLENTY = 10**9
@@ -147,7 +148,7 @@ def configured(server: Providers, folder: Path, timeouts: Timeouts) -> Configura
 
 @dataclass
 class Result:
-    """The result of a run. It is good if there are no complaints."""
+    """The result of a run, which is good if there are no complaints."""
 
     seconds: float
     replies: int
@@ -200,7 +201,7 @@ def generated(
 def streamed(
     llm: IntelligentLLMOrchestrator, prompt: str, options: dict[str, Any]
 ) -> tuple[Reply, str]:
-    """A streamed reply: the text that a cell would show at the end."""
+    """A streamed reply, as the text that a cell shows at the end."""
     events, shown = llm.events(prompt, **options), ""
     while True:
         try:
@@ -214,10 +215,10 @@ def streamed(
 
 
 def check_counts(server: Providers, configuration: Configuration) -> list[str]:
-    """Compare ledger, attempts and the server's own count, account by account.
+    """Compare the ledger, the attempts and the server's count, account by account.
 
     The ledger must equal the sum of the attempts. It must also equal the server's count, except for
-    requests that failed uncounted, and for the estimated tokens of calls that broke off.
+    failed requests that the server did not count, and for estimates of calls that broke off.
     """
     complaints = []
     path = Path(configuration.store)
@@ -258,9 +259,9 @@ def check_counts(server: Providers, configuration: Configuration) -> list[str]:
 
 
 def charged(path: Path) -> dict[tuple[str, str], Counter[str]]:
-    """Everything that the ledger ever counted, by key label and model; see docs/ledger.md.
+    """All amounts that the ledger ever counted, by key label and model; see docs/ledger.md.
 
-    If the account of a key became known during the run, two documents have parts of it.
+    If the account of a key became known during the run, the amounts are in two documents.
     """
     totals: dict[tuple[str, str], Counter[str]] = {}
     for document in json.loads(path.read_text())["documents"].values():
@@ -278,17 +279,17 @@ def world(scale: float, timeouts: Timeouts) -> Iterator[tuple[Providers, Configu
         yield server, configured(server, Path(folder), timeouts)
 
 
-# Short timeouts where servers stall. Otherwise long ones, so that a busy machine is not late.
+# Short timeouts if servers stall. Otherwise long ones, so that a slow machine is not too late.
 SHORT_TIMEOUTS = Timeouts(first_token=3.0, silence=3.0, answer=3.0)
 LONG_TIMEOUTS = Timeouts()
 
 
-# So fast that a day takes a minute, and sometimes all routes are at their limit per day.
+# So fast that a day takes a minute, and at times all routes have reached their daily limit.
 SCALE = 2000.0
 
 
 def clean_and_under_fire(prompts: int, scale: float = SCALE) -> tuple[Result, Result]:
-    """Send the same prompts twice: without failures, and with a quarter of failures."""
+    """Send the same prompts twice: without failures, and with a quarter of failing calls."""
     results = []
     for on_fire in (False, True):
         with world(scale, SHORT_TIMEOUTS if on_fire else LONG_TIMEOUTS) as (server, configuration):
@@ -301,7 +302,7 @@ def clean_and_under_fire(prompts: int, scale: float = SCALE) -> tuple[Result, Re
 
 
 def outage(seconds: float, scale: float, threads: int = THREADS) -> tuple[Result, list[float]]:
-    """Take all routes down while prompts wait. Also return the times of all calls."""
+    """Take all routes down while prompts wait. Also returns the times of all calls."""
     with world(scale, LONG_TIMEOUTS) as (server, configuration):
         llm = IntelligentLLMOrchestrator(configuration=configuration)
         llm.generate("The first call builds the client.", patience=ENDLESS)
@@ -337,7 +338,7 @@ def soak(
     fewest_rounds: int = 1,
     scale: float = SCALE,
 ) -> tuple[int, list[str], list[Footprint]]:
-    """Run at full speed with failures. Return prompts, complaints and footprints."""
+    """Run at full speed with failures. Returns prompts, complaints and footprints."""
     footprints, complaints, prompts = [], [], 0
     with world(scale, SHORT_TIMEOUTS) as (server, configuration):
         set_on_fire(server)
@@ -353,7 +354,7 @@ def soak(
 
 
 def growth(footprints: list[Footprint]) -> list[str]:
-    """What grew between the first and the last third of a soak, after warming up."""
+    """The growth between the first and the last third of a soak, after warming up."""
     third = max(1, len(footprints) // 3)
     early, late = footprints[third // 2 : third + 1], footprints[-third:]
     complaints = []

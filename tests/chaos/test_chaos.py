@@ -14,7 +14,7 @@ PROMPTS = 300
 
 
 def test_nothing_is_lost_or_doubled_under_fire() -> None:
-    """With a quarter of failures of every kind, replies are complete and counts right."""
+    """A quarter of the calls fail, in every way; replies are complete and counts are right."""
     clean, fire = clean_and_under_fire(PROMPTS)
     assert clean.complaints == []
     assert not clean.failures
@@ -25,12 +25,12 @@ def test_nothing_is_lost_or_doubled_under_fire() -> None:
     assert sum(fire.failures.values()) > PROMPTS * SHARE / 3
 
 
-def test_an_outage_of_everything_is_waited_out() -> None:
+def test_requests_wait_until_an_outage_of_all_providers_ends() -> None:
     """After 20 s without any provider, all prompts are answered, with few extra calls."""
     result, tries = outage(20.0, scale=10.0)
     assert result.complaints == []
     assert result.replies == 32
-    # One try per provider after each wait; waits double. The first calls come together.
+    # One try per provider after each wait, which doubles. The first calls come together.
     assert 4 <= len(tries) <= 60
     assert max(tries) <= 21
 
@@ -47,11 +47,11 @@ print(result.replies)
 """
 
 
-def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
+def test_several_kernels_share_the_tries_of_an_outage(tmp_path: Path) -> None:
     """Three kernels with six threads each make hardly more calls than one."""
     here = Path(__file__).parent
     code = KERNEL.format(path=[str(here), str(here.parents[1])])
-    # Not faster, because a call that tests a provider blocks others for ten seconds at most.
+    # Not faster, because a call that tests a provider blocks others for at most ten seconds.
     with providers(3.0) as server:
         server.tell("fail", target="*", kind="overloaded", times=None)
         command = [sys.executable, "-c", code, json.dumps(server.variables), str(tmp_path)]
@@ -72,7 +72,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
         by_provider = {name: moments(server, name) for name in KEYS}
     assert len(tries) <= 60
     for name, asked in by_provider.items():
-        # All that meet the outage at its start meet it together.
+        # All threads that are calling when the outage starts meet it together.
         late = [moment for moment in asked if moment > asked[0] + 10]
         bursts = [sum(start <= moment < start + 2 for moment in late) for start in late]
         # One try, not one for each of the eighteen threads.
@@ -80,7 +80,7 @@ def test_several_kernels_make_no_storm_of_an_outage(tmp_path: Path) -> None:
 
 
 def moments(server: Providers, provider: str = "") -> list[float]:
-    """The times when requests met the outage of one or all providers (sandbox's clock)."""
+    """The times when requests met the outage of one or all providers, on the sandbox's clock."""
     return [
         request["at"]
         for request in server.get("requests")

@@ -1,4 +1,4 @@
-"""Every storage in turn, a clock turned by hand, and ledgers on them."""
+"""Fixtures for each storage, a clock set by the test, and ledgers that use them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One Redis for the tests that only need one; skips where none is installed."""
+    """A Redis server shared by tests that need only one; skips if none is installed."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -36,7 +36,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis to stop and start; it forgets everything when it stops."""
+    """A Redis server that a test can stop and start; it forgets everything when it stops."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     yield server
@@ -45,7 +45,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["memory", "file", "redis"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """Each storage in turn: no promise may depend on where the documents live."""
+    """Each storage in turn: behaviour must not depend on where the documents are stored."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("shared_redis")
         server.empty()
@@ -60,7 +60,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tracker_of(storage: Storage, clock: Clock) -> Build:
-    """Build a ledger with some limits on `model-a`, whose routes were all answered before."""
+    """Build a ledger with some limits on `model-a`; every route has already answered once."""
 
     def build(*limits: Limit, **options: Any) -> QuotaTracker:
         configuration = custom_configuration(limits, clock=clock, **options)

@@ -1,4 +1,4 @@
-"""What the engine's tests share: a clock turned by hand, small configurations, short calls."""
+"""Shared by the engine's tests: a clock set by the test, small configurations, short calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOON = 1_763_409_600.0
 
 
 class Clock:
-    """A clock that moves only when told to."""
+    """A clock that changes only when a test sets it."""
 
     def __init__(self, now: float = NOON) -> None:
         self.now = now
@@ -46,7 +46,7 @@ class Clock:
 
 
 class RedisServer:
-    """A Redis of our own on loopback; by default it forgets everything when it stops."""
+    """A Redis server on loopback; by default it forgets everything when it stops."""
 
     def __init__(self, folder: Path, *, keeps: bool = False) -> None:
         self.program = shutil.which("redis-server") or ""
@@ -88,7 +88,7 @@ class RedisServer:
         self.client().flushall()
 
     def storage(self) -> RedisStorage:
-        """A storage as another process would have it."""
+        """The storage as another process would open it."""
         clock = self.clock
         return RedisStorage(self.url, lambda *given: merge_documents(*given, clock.now))
 
@@ -96,7 +96,7 @@ class RedisServer:
 def custom_provider(
     limits: Sequence[Limit] = (), name: str = "groq", models: Sequence[str] = ("model-a", "model-b")
 ) -> Provider:
-    """A provider with these limits on its first model and none on the others."""
+    """A provider with these limits on its first model and no limits on the others."""
     published = published_providers()[name]
     return Provider(
         name=name,
@@ -119,7 +119,7 @@ def custom_configuration(
     keys: int = 2,
     clock: Clock | None = None,
 ) -> Configuration:
-    """One provider, with `keys` keys that are accounts of their own."""
+    """One provider with `keys` keys, each of which is its own account."""
     return Configuration(
         providers={name: custom_provider(limits, name, models)},
         keys=label_keys(name, [f"made-up-key-{number}" for number in range(keys)]),
@@ -128,7 +128,7 @@ def custom_configuration(
 
 
 def a_route(configuration: Configuration, key: int = 1, model: str = "model-a") -> Route:
-    """The route of that key (from 1) and model."""
+    """The route of a key (counted from 1) and a model."""
     provider = next(iter(configuration.providers))
     label = f"{provider}_key_{key}"
     return next(
@@ -144,7 +144,7 @@ def ask(text: str = "Hello", max_tokens: int | None = 10, timeout: float = 60.0)
 
 
 def told(limit: Limit) -> Limit:
-    """The limit as the user states it: calls need not start one after the other."""
+    """The limit as set by the user, so that calls need not start one at a time."""
     return replace(limit, evidence="configured")
 
 
@@ -163,7 +163,7 @@ def held(tracker: QuotaTracker, route: Route, request: Request | None = None) ->
 
 
 def proven(tracker: QuotaTracker) -> QuotaTracker:
-    """The ledger after each route was answered once, so long ago that nothing counts any more."""
+    """A ledger in which each route was answered once, long enough ago that nothing counts now."""
     clock = tracker.configuration.clock
     now = clock.time()
     clock.sleep(-40 * 86_400.0)
@@ -188,6 +188,6 @@ def opens_in(tracker: QuotaTracker, route: Route, request: Request | None = None
 
 
 def used(tracker: QuotaTracker, key: str = "groq_key_1", limit: str = "requests_per_minute") -> Any:
-    """What is used of a limit, in fractions too, as the tables have it."""
+    """The used amount of a limit, with the fractions that tables leave out."""
     rows = (r for r in tracker.standings("groq") if (r.key, r.limit) == (key, limit))
     return max(rows, key=lambda row: row.used / row.amount).used

@@ -1,7 +1,8 @@
-"""Kernels that are killed over and over: `python killed_kernels.py FOLDER KILLS write|calls`.
+"""Kills kernels repeatedly: `python killed_kernels.py FOLDER KILLS write|calls`.
 
-Forked, so that a kill costs milliseconds. Looks at the files after each, as the next kernel would;
-says what it saw as JSON, and ends with an error where something was lost.
+Processes are forked, so that a kill costs milliseconds. After each kill, the program reads the
+files as the next kernel would. It prints the result as JSON, and exits with an error if data was
+lost.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from arche_magic.llm_providers.storage import JsonFileStorage
 from arche_magic.llm_providers.storage.file_text import parse
 from arche_magic.llm_providers.types import Limit, Usage
 
-# The first of a month; a kill moves the clock on by twenty minutes, past the end of every hold.
+# The first of a month. Each kill moves the clock on by twenty minutes, so that all holds end.
 BEGIN, BETWEEN_KILLS = 1_764_590_000.0, 1200.0
 MONTH = Limit("requests", "month", 1e9, "calendar", evidence="configured")
 PAGES = 20_000
 
 
 def count(document: dict[str, Any]) -> int:
-    """Several pages long, so that a write can be cut in its middle; all of it changes."""
+    """Several pages long, so that a write can be cut in the middle; each change rewrites all."""
     document["n"] = document.get("n", 0) + 1
     document["pages"] = [document["n"]] * PAGES
     return int(document["n"])
@@ -47,7 +48,7 @@ def write_on(folder: Path, _number: int) -> None:
 
 
 def call_on(folder: Path, number: int) -> None:
-    """Hold, call, settle, note the attempt; the server counts in a file of its own."""
+    """Hold, call, settle, record the attempt; the server counts in its own file."""
     tracker = tracker_of(folder, number)
     log = AttemptLog(folder / "llm_calls.jsonl")
     route = a_route(tracker.configuration)
@@ -72,7 +73,7 @@ def told(folder: Path) -> int:
 
 def check_written(folder: Path, number: int) -> None:
     document = JsonFileStorage(folder / "ledger.json").read("counter")
-    # The one change under way of each kill may have been written and not told.
+    # With each kill, the last change may have been written without being reported.
     assert told(folder) <= document.get("n", 0) <= told(folder) + number + 1, document.get("n")
     assert set(document.get("pages", ())) <= {document.get("n")}
 
@@ -80,7 +81,7 @@ def check_written(folder: Path, number: int) -> None:
 def check_called(folder: Path, number: int) -> None:
     tracker = tracker_of(folder, number + 1)
     counted = used(tracker, limit="requests_per_month")
-    # A hold that was not settled counts, whether its call was sent or not: two kernels a kill.
+    # An unsettled hold counts, whether or not its call was sent: up to two for each kill.
     assert told(folder) <= counted <= told(folder) + 2 * (number + 1), counted
     held = tracker.hold(a_route(tracker.configuration), ask())
     assert isinstance(held, Hold), held
@@ -88,7 +89,7 @@ def check_called(folder: Path, number: int) -> None:
     backup = folder / "ledger.json.backup"
     if backup.exists():
         assert parse(backup.read_bytes()) is not None, "the backup is torn"
-        # Without it, the next kernel writes one.
+        # If it is missing, the next kernel writes it.
         backup.unlink()
     attempts = list(AttemptLog(folder / "llm_calls.jsonl").since(0))
     assert len(attempts) <= told(folder)
@@ -101,7 +102,7 @@ def failure() -> Any:
 
 
 def await_progress(folder: Path) -> None:
-    """Every other kill comes amid the work, the others anywhere from its very beginning on."""
+    """Wait for half of the kills until work has begun; the others come at any moment."""
     before, deadline = told(folder), time.monotonic() + 60
     while told(folder) == before:
         assert time.monotonic() < deadline, "the kernels are stuck"

@@ -1,4 +1,4 @@
-"""Keys that share an account share its limits, from the moment the provider says so."""
+"""Keys of one account share its limits as soon as the provider names the account."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ DAY = told(Limit("requests", "day", 100, "calendar"))
 
 
 def named(tracker: QuotaTracker, key: int, account: str | None = "org_1") -> None:
-    """A served call of that key, whose reply names the account."""
+    """A served call of this key whose reply names the account."""
     served(tracker, a_route(tracker.configuration, key), account=account)
 
 
 def test_until_something_is_known_each_key_is_its_own_account(tracker_of: Build) -> None:
-    """Nothing is shared, and nothing is said to be."""
+    """No limits are shared, and no table says that they are."""
     tracker = tracker_of(DAY)
     named(tracker, 1, None)
     assert used(tracker, limit="requests_per_day") == 1
@@ -54,8 +54,8 @@ def test_until_something_is_known_each_key_is_its_own_account(tracker_of: Build)
     assert tracker.shared_keys() == {}
 
 
-def test_two_keys_that_turn_out_to_be_one_account_add_up(tracker_of: Build) -> None:
-    """What each has spent before counts for both from then on."""
+def test_usage_of_two_keys_is_added_when_they_share_an_account(tracker_of: Build) -> None:
+    """What each key used before counts for both from then on."""
     tracker = tracker_of(DAY)
     for key, calls in ((1, 3), (2, 2)):
         for _ in range(calls):
@@ -69,8 +69,8 @@ def test_two_keys_that_turn_out_to_be_one_account_add_up(tracker_of: Build) -> N
     assert {row.account for row in tracker.standings()} == {"org_1"}
 
 
-def test_keys_of_different_accounts_stay_apart(tracker_of: Build) -> None:
-    """Another organization is another quota."""
+def test_keys_of_different_accounts_stay_separate(tracker_of: Build) -> None:
+    """Different organizations have separate quotas."""
     tracker = tracker_of(DAY)
     named(tracker, 1, "org_1")
     named(tracker, 2, "org_2")
@@ -78,10 +78,10 @@ def test_keys_of_different_accounts_stay_apart(tracker_of: Build) -> None:
     assert tracker.shared_keys() == {}
 
 
-def test_a_shared_account_is_known_to_every_kernel_and_after_a_restart(
+def test_every_kernel_knows_a_shared_account_even_after_a_restart(
     storage: Storage, clock: Clock
 ) -> None:
-    """A ledger opened anew, with the keys in another order, shares the document too."""
+    """A newly opened ledger with the keys in another order uses the same document."""
     configuration = custom_configuration([DAY], clock=clock)
     first = QuotaTracker(storage, configuration)
     second = QuotaTracker(storage, configuration)
@@ -95,8 +95,8 @@ def test_a_shared_account_is_known_to_every_kernel_and_after_a_restart(
     assert used(third, "groq_key_2", "requests_per_day") == 3
 
 
-def test_the_second_key_is_shut_by_a_429_of_the_first(tracker_of: Build) -> None:
-    """Another key of the account would only be refused as well."""
+def test_a_429_for_one_key_closes_the_other_keys_of_its_account(tracker_of: Build) -> None:
+    """Another key of the same account would be refused as well."""
     tracker = tracker_of(RPM)
     named(tracker, 2)
     refusal = ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=42)
@@ -104,10 +104,10 @@ def test_the_second_key_is_shut_by_a_429_of_the_first(tracker_of: Build) -> None
     assert opens_in(tracker, a_route(tracker.configuration, 2)) == 42
 
 
-def test_a_refusal_that_names_the_account_closes_it_for_keys_known_already(
+def test_a_refusal_that_names_the_account_closes_all_its_keys(
     tracker_of: Build,
 ) -> None:
-    """An account without credit is closed for each of its keys, and no other."""
+    """An account without credit is closed for each of its keys, and other accounts stay open."""
     tracker = tracker_of(RPM, keys=3)
     for key, account in ((1, "org_1"), (2, "org_1"), (3, "org_2")):
         named(tracker, key, account)
@@ -116,10 +116,10 @@ def test_a_refusal_that_names_the_account_closes_it_for_keys_known_already(
     assert opens == [3600, 3600, 0]
 
 
-def test_a_key_that_is_refused_does_not_shut_the_other_keys_of_its_account(
+def test_a_rejected_key_does_not_close_the_other_keys_of_its_account(
     tracker_of: Build,
 ) -> None:
-    """A bad key says nothing about its account."""
+    """An invalid key says nothing about its account."""
     tracker = tracker_of()
     named(tracker, 1)
     named(tracker, 2)
@@ -128,8 +128,8 @@ def test_a_key_that_is_refused_does_not_shut_the_other_keys_of_its_account(
     assert opens_in(tracker, a_route(tracker.configuration, 2)) == 0
 
 
-def test_closures_found_before_the_keys_met_hold_for_the_account(tracker_of: Build) -> None:
-    """Of two closures the longer one stays."""
+def test_closures_of_keys_are_merged_when_their_account_becomes_known(tracker_of: Build) -> None:
+    """The longer of two closures is kept."""
     tracker = tracker_of()
     routes = [a_route(tracker.configuration, key) for key in (1, 2)]
     holds = [held(tracker, route) for route in routes]
@@ -141,8 +141,10 @@ def test_closures_found_before_the_keys_met_hold_for_the_account(tracker_of: Bui
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_call_under_way_when_the_keys_met_is_settled_once(tracker_of: Build, fails: bool) -> None:
-    """Its hold has moved with everything else."""
+def test_a_call_in_progress_is_settled_once_when_the_account_becomes_known(
+    tracker_of: Build, fails: bool
+) -> None:
+    """Its hold moves to the account with everything else."""
     tracker = tracker_of(DAY)
     early = held(tracker, a_route(tracker.configuration, 2))
     named(tracker, 1)
@@ -153,15 +155,13 @@ def test_a_call_under_way_when_the_keys_met_is_settled_once(tracker_of: Build, f
     else:
         tracker.settle(early, Usage(5, 5))
     assert used(tracker, limit="requests_per_day") == (2 if fails else 3)
-    # A hold left behind anywhere would be charged when it ends.
+    # A hold that stayed behind would be charged when it expires.
     tracker.configuration.clock.sleep(3600)
     assert used(tracker, limit="requests_per_day") == (2 if fails else 3)
 
 
-def test_a_call_under_way_when_the_keys_met_is_on_hold_for_the_account(
-    tracker_of: Build, clock: Clock
-) -> None:
-    """And charged to it if its kernel dies."""
+def test_a_hold_moves_to_the_account_and_is_charged_there(tracker_of: Build, clock: Clock) -> None:
+    """If its kernel dies, the account is charged."""
     tracker = tracker_of(replace(DAY, amount=3))
     held(tracker, a_route(tracker.configuration, 2))
     named(tracker, 1)
@@ -172,7 +172,7 @@ def test_a_call_under_way_when_the_keys_met_is_on_hold_for_the_account(
 
 
 class Meanwhile(MemoryStorage):
-    """Lets something happen just before the next change."""
+    """Runs a callback just before the next change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,8 +185,8 @@ class Meanwhile(MemoryStorage):
         return super().update(name, change, *others)
 
 
-def test_a_hold_made_while_another_kernel_moves_the_key_goes_to_the_account(clock: Clock) -> None:
-    """Between finding the document and changing it, the key's account became known."""
+def test_a_hold_goes_to_the_account_if_another_kernel_moves_the_key(clock: Clock) -> None:
+    """The account becomes known between finding the document and changing it."""
     storage = Meanwhile()
     configuration = custom_configuration([replace(DAY, amount=2)], clock=clock)
     one, two = (QuotaTracker(storage, configuration) for _ in range(2))
@@ -197,8 +197,8 @@ def test_a_hold_made_while_another_kernel_moves_the_key_goes_to_the_account(cloc
     assert used(two, limit="requests_per_day") == 2
 
 
-def test_limits_learned_with_one_key_hold_for_the_other(tracker_of: Build) -> None:
-    """The account has one limit, whichever key heard of it."""
+def test_limits_learned_with_one_key_apply_to_the_other(tracker_of: Build) -> None:
+    """The account has one limit, whichever key revealed it."""
     tracker = tracker_of(DAY)
     seen = [Observation("requests_per_day", 50, 49)]
     served(tracker, a_route(tracker.configuration), observations=seen)
@@ -208,8 +208,8 @@ def test_limits_learned_with_one_key_hold_for_the_other(tracker_of: Build) -> No
     assert (row["limit"], row["evidence"], row["used"]) == (50, "header", 3)
 
 
-def test_what_a_reply_says_is_left_holds_for_the_account_it_names(tracker_of: Build) -> None:
-    """A first reply of a second key counts the first key's calls already; they are not doubled."""
+def test_remaining_figures_apply_to_the_account_that_the_reply_names(tracker_of: Build) -> None:
+    """The first reply of a second key includes the first key's calls: they count once."""
     tracker = tracker_of(DAY)
     for _ in range(10):
         named(tracker, 1)
@@ -223,8 +223,8 @@ def test_what_a_reply_says_is_left_holds_for_the_account_it_names(tracker_of: Bu
     assert used(tracker, limit="requests_per_day") == 11
 
 
-def test_a_key_that_moves_to_another_account_counts_by_itself_again(tracker_of: Build) -> None:
-    """What it spent stays with the old account; the call that told counts for the new one."""
+def test_a_key_that_moves_to_another_account_is_counted_there(tracker_of: Build) -> None:
+    """Earlier usage stays with the old account; the call that named the new one counts there."""
     tracker = tracker_of(DAY)
     named(tracker, 2, None)
     for key in (1, 2, 1):
@@ -235,8 +235,8 @@ def test_a_key_that_moves_to_another_account_counts_by_itself_again(tracker_of: 
     assert tracker.shared_keys() == {}
 
 
-def test_an_organization_with_and_without_its_project_is_one_name(tracker_of: Build) -> None:
-    """A reply that tells less does not part a key from its account."""
+def test_an_organization_with_or_without_a_project_is_the_same_account(tracker_of: Build) -> None:
+    """A reply that omits the project does not separate the key from its account."""
     tracker = tracker_of(DAY)
     for account in ("org-1/proj_a", "org-1", "org-1/proj_a"):
         named(tracker, 1, account)
@@ -245,10 +245,8 @@ def test_an_organization_with_and_without_its_project_is_one_name(tracker_of: Bu
     assert tracker.shared_keys() == {}
 
 
-def test_a_configured_account_wins_and_takes_in_keys_of_the_same_name(
-    storage: Storage, clock: Clock
-) -> None:
-    """The user named two keys; the provider names a third the same as one of them."""
+def test_a_configured_account_takes_precedence(storage: Storage, clock: Clock) -> None:
+    """The user names an account for two keys; the provider gives a third key the same account."""
     configuration = custom_configuration([DAY], clock=clock)
     accounts = {"groq_key_1": "team", "groq_key_2": "team"}
     keys = label_keys("groq", ["one", "two", "three"], accounts)
@@ -261,8 +259,8 @@ def test_a_configured_account_wins_and_takes_in_keys_of_the_same_name(
     assert {row.account for row in tracker.standings()} == {"team"}
 
 
-def test_reopening_a_key_forgets_what_its_account_spent(tracker_of: Build) -> None:
-    """What was taken in from the single keys does not come back."""
+def test_reopening_a_key_forgets_what_its_account_used(tracker_of: Build) -> None:
+    """Usage that was merged from single keys does not come back."""
     tracker = tracker_of(DAY)
     named(tracker, 1, None)
     named(tracker, 1)
@@ -274,8 +272,8 @@ def test_reopening_a_key_forgets_what_its_account_spent(tracker_of: Build) -> No
     assert used(tracker, "groq_key_2", "requests_per_day") == 1
 
 
-def test_one_bucket_does_not_refill_twice_as_fast(tracker_of: Build, clock: Clock) -> None:
-    """Two half empty buckets that were one all the time are a full one."""
+def test_a_merged_bucket_does_not_refill_twice_as_fast(tracker_of: Build, clock: Clock) -> None:
+    """Two half-used buckets that were always one bucket are merged into a fully used one."""
     tracker = tracker_of(Limit("requests", "hour", 20, "bucket"))
     for key in (1, 2):
         for _ in range(10):
@@ -287,10 +285,10 @@ def test_one_bucket_does_not_refill_twice_as_fast(tracker_of: Build, clock: Cloc
     assert 20 - 20 / 3 + 2 - 0.01 <= used(tracker, limit="requests_per_hour") <= 17.1
 
 
-def test_keys_that_were_hardly_used_are_not_taken_for_used_up(
+def test_merging_two_hardly_used_keys_leaves_most_of_the_limit(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """Joining two buckets overcounts by a slot's refill at most."""
+    """Merging two buckets overcounts by at most one slot's refill."""
     tracker = tracker_of(RPD)
     for key in (1, 2):
         for _ in range(10):
@@ -301,8 +299,10 @@ def test_keys_that_were_hardly_used_are_not_taken_for_used_up(
     assert 20 - 100 / 12 + 2 - 0.01 <= used(tracker, limit="requests_per_day") <= 22
 
 
-def test_threads_that_find_out_together_lose_nothing(storage: Storage, clock: Clock) -> None:
-    """Eight threads on two keys, each naming the account at its first reply."""
+def test_threads_that_learn_the_account_at_once_lose_no_counts(
+    storage: Storage, clock: Clock
+) -> None:
+    """Eight threads use two keys, and each first reply names the account."""
     configuration = custom_configuration([replace(DAY, amount=1000)], clock=clock)
     proven(QuotaTracker(storage, configuration))
     trackers = [QuotaTracker(storage, configuration) for _ in range(8)]
@@ -321,7 +321,7 @@ def test_threads_that_find_out_together_lose_nothing(storage: Storage, clock: Cl
 
 
 def test_the_tokens_of_both_keys_are_counted(tracker_of: Build) -> None:
-    """Not requests alone."""
+    """Not only requests."""
     tracker = tracker_of(TPM)
     for key in (1, 2):
         served(tracker, a_route(tracker.configuration, key), account=None)

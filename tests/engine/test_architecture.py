@@ -1,4 +1,4 @@
-"""Who imports whom, read from the source, and what importing us loads."""
+"""Rules for imports, checked by reading the source, and what importing the package loads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(arche_magic.__file__).parent
 ENGINE = "arche_magic.llm_providers"
 
-# What each module of the engine may use of the engine; with `?` for type checkers alone.
+# What each module of the engine may import from the engine; `?` allows it for type checking only.
 ALLOWED = {
     "text": set(),
     "config": {"catalog", "errors", "files", "forks", "hidden", "redaction", "types", "urls"},
@@ -211,9 +211,9 @@ MODULES = dict(modules())
 
 
 def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
-    """Absolute names a module imports, and whether for type checkers alone.
+    """Absolute names that a module imports, and whether only for type checking.
 
-    `from . import x` counts as the module `x` where there is one.
+    `from . import x` counts as the module `x` if it exists.
     """
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
@@ -243,7 +243,7 @@ def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def layer(module: str) -> str | None:
-    """The part of the engine a module belongs to; a package, other than `quota`, is one part."""
+    """The part of the engine that a module belongs to; a package, except `quota`, is one part."""
     if not module.startswith(f"{ENGINE}."):
         return None
     inner = module.removeprefix(f"{ENGINE}.")
@@ -252,7 +252,7 @@ def layer(module: str) -> str | None:
 
 @cache
 def all_imports() -> list[tuple[str, str, bool]]:
-    """Importing module, imported module, and whether for type checkers alone."""
+    """Importing module, imported module, and whether only for type checking."""
     return [
         (name, target, only)
         for name, path in MODULES.items()
@@ -260,8 +260,8 @@ def all_imports() -> list[tuple[str, str, bool]]:
     ]
 
 
-def test_the_test_reads_imports() -> None:
-    """A rule over nothing would always hold."""
+def test_imports_are_found() -> None:
+    """A rule about an empty list would always hold."""
     edges = {(name, target) for name, target, _ in all_imports()}
     assert (f"{ENGINE}.loop", f"{ENGINE}.routing") in edges
     assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.quota.ledger") in edges
@@ -269,7 +269,7 @@ def test_the_test_reads_imports() -> None:
 
 
 @pytest.mark.parametrize("part", sorted(ALLOWED))
-def test_a_part_of_the_engine_uses_only_the_parts_below_it(part: str) -> None:
+def test_each_part_of_the_engine_imports_only_allowed_parts(part: str) -> None:
     """The layers of the engine."""
     used = {
         f"{layer(target)}{'?' if only else ''}"
@@ -280,14 +280,14 @@ def test_a_part_of_the_engine_uses_only_the_parts_below_it(part: str) -> None:
     assert used <= allowed, f"{part} also imports {', '.join(sorted(used - allowed))}"
 
 
-def test_only_the_top_of_the_engine_is_without_a_rule() -> None:
+def test_every_engine_module_has_a_rule() -> None:
     """A new module needs a line above."""
     parts = {layer(name) for name in MODULES} - {None}
     assert parts - set(ALLOWED) == {"loop", "orchestrator"}
 
 
 def test_the_engine_has_no_cycle() -> None:
-    """Each part can be read after the parts it uses."""
+    """Each part can be read after the parts that it uses."""
     graph: dict[str, set[str]] = {}
     for name, target, only in all_imports():
         one, two = layer(name), layer(target)
@@ -296,8 +296,8 @@ def test_the_engine_has_no_cycle() -> None:
     assert list(TopologicalSorter(graph).static_order())
 
 
-def test_the_engine_knows_nothing_of_notebooks() -> None:
-    """No IPython, widgets or pandas, no face and no sandbox."""
+def test_the_engine_does_not_import_notebook_packages() -> None:
+    """It imports no IPython, ipywidgets or pandas, and neither `notebook` nor `sandbox`."""
     foreign = ("IPython", "ipywidgets", "pandas", "traitlets", "starlette", "uvicorn")
     for name, target, _ in all_imports():
         if name.startswith(ENGINE):
@@ -308,8 +308,8 @@ def test_the_engine_knows_nothing_of_notebooks() -> None:
             assert target != "arche_magic", name
 
 
-def test_unknown_errors_are_caught_in_few_places() -> None:
-    """An SDK's, Colab's, a tool's, and what keeps a reply from being booked; others are named."""
+def test_broad_except_clauses_are_few() -> None:
+    """They are listed here, with the reason; everywhere else, exceptions are named."""
     catching = set()
     for path in sorted((ROOT / "llm_providers").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -348,23 +348,23 @@ def test_everything_public_is_used() -> None:
     assert {public_part(target) for _, target in used_outside()} == PUBLIC
 
 
-def test_jobs_know_nothing_of_the_face() -> None:
-    """They run in scripts and on other machines too."""
+def test_bulk_does_not_import_the_notebook_layer() -> None:
+    """Jobs also run in scripts and on other machines."""
     for name, target, _ in all_imports():
         if name.startswith(("arche_magic.bulk", "arche_magic.prompts")):
             assert not target.startswith(("arche_magic.notebook", "IPython")), f"{name}: {target}"
 
 
-def test_the_openai_api_knows_nothing_of_the_face() -> None:
-    """It serves scripts and other programs too, and needs only the engine."""
+def test_the_openai_api_does_not_import_the_notebook_layer() -> None:
+    """It also serves scripts and other programs, and needs only the engine."""
     face = ("arche_magic.notebook", "arche_magic.bulk", "arche_magic.prompts", "IPython")
     for name, target, _ in all_imports():
         if name.startswith("arche_magic.openai_api"):
             assert not target.startswith(face), f"{name} imports {target}"
 
 
-def test_the_sandbox_stands_alone() -> None:
-    """It imitates the providers, so it must not share a line with what talks to them."""
+def test_the_sandbox_imports_no_other_layer() -> None:
+    """It imitates the providers, so it must not share code with the engine that it tests."""
     for name, target, _ in all_imports():
         if name.startswith("arche_magic.sandbox"):
             assert not target.startswith((ENGINE, "arche_magic.notebook")), f"{name}: {target}"
@@ -388,8 +388,8 @@ HEAVY = [
 
 
 @pytest.mark.parametrize("module", ["arche_magic", "arche_magic.llm_providers"])
-def test_importing_loads_nothing_heavy(module: str) -> None:
-    """SDKs and frames are loaded when first used, so that loading stays instant."""
+def test_importing_loads_no_large_packages(module: str) -> None:
+    """SDKs and pandas are loaded at their first use, so that loading stays fast."""
     code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent

@@ -1,4 +1,4 @@
-"""What closes a route, for how long, and what the usage summary says of it; on every storage."""
+"""What closes a route, for how long, and what the usage summary says; on every storage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # --- closures
 
 
-def test_a_limit_with_a_time_closes_the_model_of_the_key_until_then(
+def test_a_limit_with_a_retry_time_closes_the_model_for_that_key(
     tracker_of: Build, clock: Clock
 ) -> None:
     """Other models and other keys stay open."""
@@ -55,16 +55,16 @@ def test_a_limit_with_a_time_closes_the_model_of_the_key_until_then(
     served(tracker, route)
 
 
-def test_a_retry_after_of_zero_still_waits_a_moment(tracker_of: Build) -> None:
-    """A provider that says "now" after a refusal is not asked in a tight loop."""
+def test_a_retry_after_of_zero_still_waits_briefly(tracker_of: Build) -> None:
+    """A provider that answers "retry now" is not called in a tight loop."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=0)
     assert 0 < opens_in(tracker, route) <= 1
 
 
-def test_a_limit_without_a_time_closes_until_our_own_window_has_room(tracker_of: Build) -> None:
-    """If our count says the minute is full, we know when it has room again."""
+def test_a_limit_without_a_retry_time_closes_until_our_window_has_room(tracker_of: Build) -> None:
+    """If our count says that the minute is full, it also says when there is room again."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     for _ in range(2):
@@ -74,8 +74,8 @@ def test_a_limit_without_a_time_closes_until_our_own_window_has_room(tracker_of:
     assert opens_in(tracker, route) == pytest.approx(20, abs=0.01)
 
 
-def test_a_limit_without_a_time_or_a_name_doubles_its_wait(tracker_of: Build, clock: Clock) -> None:
-    """A minute, two, four, up to an hour; a served call begins again at a minute."""
+def test_a_limit_without_a_name_or_a_time_doubles_its_wait(tracker_of: Build, clock: Clock) -> None:
+    """One minute, two, four, up to an hour; after a served call, one minute again."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     waits = []
@@ -89,8 +89,8 @@ def test_a_limit_without_a_time_or_a_name_doubles_its_wait(tracker_of: Build, cl
     assert opens_in(tracker, route) == 60
 
 
-def test_calls_that_were_refused_together_double_the_wait_once(tracker_of: Build) -> None:
-    """Eight threads that meet the same limit are one refusal, not eight."""
+def test_concurrent_refusals_double_the_wait_once(tracker_of: Build) -> None:
+    """Eight threads that hit the same limit count as one refusal."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(8)]
@@ -99,10 +99,8 @@ def test_calls_that_were_refused_together_double_the_wait_once(tracker_of: Build
     assert opens_in(tracker, route) == 60
 
 
-def test_a_daily_limit_of_google_closes_until_midnight_pacific(
-    storage: Storage, clock: Clock
-) -> None:
-    """Also for tokens, where our own count may still see room."""
+def test_a_daily_google_limit_closes_until_midnight_pacific(storage: Storage, clock: Clock) -> None:
+    """This also applies to tokens, when our own count may still have room."""
     configuration = custom_configuration(name="google", clock=clock)
     tracker = QuotaTracker(storage, configuration)
     route = a_route(configuration)
@@ -111,10 +109,10 @@ def test_a_daily_limit_of_google_closes_until_midnight_pacific(
     assert opens_in(tracker, route) == 12 * 3600
 
 
-def test_of_two_closures_from_calls_under_way_together_the_later_stays(
+def test_the_later_of_two_concurrent_closures_is_kept(
     tracker_of: Build,
 ) -> None:
-    """A short wait named by one call does not reopen what another found closed for the day."""
+    """A short wait that one call states does not shorten a closure of a whole day."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     first, second = held(tracker, route), held(tracker, route)
@@ -123,10 +121,10 @@ def test_of_two_closures_from_calls_under_way_together_the_later_stays(
     assert opens_in(tracker, route) == 40_000
 
 
-def test_an_answer_to_a_call_that_began_before_a_closure_does_not_reopen_it(
+def test_a_reply_to_a_call_that_began_before_a_closure_does_not_reopen_it(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """It only says that there was room then."""
+    """It only shows that there was room when the call began."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     early = held(tracker, route)
@@ -137,10 +135,10 @@ def test_an_answer_to_a_call_that_began_before_a_closure_does_not_reopen_it(
     assert opens_in(tracker, route) == 41
 
 
-def test_no_credit_closes_every_model_of_the_account_for_an_hour(
+def test_missing_credit_closes_all_models_of_the_account_for_an_hour(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """It is asked again once an hour, and opens for good when it answers."""
+    """The account is tried once an hour, and stays open after a reply."""
     tracker = tracker_of()
     route, other = (a_route(tracker.configuration, model=m) for m in ("model-a", "model-b"))
     failed(tracker, route, Remedy.TOP_UP_ACCOUNT)
@@ -151,8 +149,8 @@ def test_no_credit_closes_every_model_of_the_account_for_an_hour(
     assert opens_in(tracker, other) == 0
 
 
-def test_a_model_outside_the_plan_closes_that_model_alone_for_an_hour(tracker_of: Build) -> None:
-    """The account's other models go on."""
+def test_a_model_outside_the_plan_is_closed_for_an_hour(tracker_of: Build) -> None:
+    """The account's other models stay open."""
     tracker = tracker_of()
     failed(
         tracker,
@@ -164,8 +162,8 @@ def test_a_model_outside_the_plan_closes_that_model_alone_for_an_hour(tracker_of
     assert opens_in(tracker, a_route(tracker.configuration, model="model-b")) == 0
 
 
-def test_a_refused_key_is_shut_until_the_user_acts(tracker_of: Build, clock: Clock) -> None:
-    """All its models, for ever; another key of the same account may still work."""
+def test_a_rejected_key_is_closed_until_the_user_acts(tracker_of: Build, clock: Clock) -> None:
+    """All its models are closed without end; another key of the same account may still work."""
     tracker = tracker_of()
     failed(tracker, a_route(tracker.configuration), Remedy.REPLACE_KEY)
     clock.now += 365 * 86_400
@@ -174,8 +172,8 @@ def test_a_refused_key_is_shut_until_the_user_acts(tracker_of: Build, clock: Clo
     assert opens_in(tracker, a_route(tracker.configuration, key=2)) == 0
 
 
-def test_a_refused_key_does_not_shut_its_account(storage: Storage, clock: Clock) -> None:
-    """The other key of the account is asked next."""
+def test_a_rejected_key_does_not_close_its_account(storage: Storage, clock: Clock) -> None:
+    """The next request goes to the other key of the account."""
     accounts = {"groq_key_1": "team", "groq_key_2": "team"}
     keys = label_keys("groq", ["one", "two"], accounts)
     configuration = replace(custom_configuration(clock=clock), keys=keys)
@@ -184,16 +182,16 @@ def test_a_refused_key_does_not_shut_its_account(storage: Storage, clock: Clock)
     assert opens_in(tracker, a_route(configuration, key=2)) == 0
 
 
-def test_an_unknown_model_is_shut_on_every_key_of_the_provider(tracker_of: Build) -> None:
-    """No other key can know it either; other models go on."""
+def test_an_unknown_model_is_closed_for_every_key_of_the_provider(tracker_of: Build) -> None:
+    """No other key can have it; other models stay open."""
     tracker = tracker_of()
     failed(tracker, a_route(tracker.configuration), Remedy.CHANGE_MODEL)
     assert opens_in(tracker, a_route(tracker.configuration, key=2)) >= 3600
     assert opens_in(tracker, a_route(tracker.configuration, model="model-b")) == 0
 
 
-def test_trouble_shuts_the_provider_shortly_and_doubling(tracker_of: Build, clock: Clock) -> None:
-    """About 1, 2, 4 … seconds with a fifth of jitter, at most about a minute."""
+def test_an_outage_closes_the_provider_briefly_and_doubles(tracker_of: Build, clock: Clock) -> None:
+    """About 1, 2, 4 … seconds with a fifth of jitter, up to about a minute."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     waits = []
@@ -209,8 +207,8 @@ def test_trouble_shuts_the_provider_shortly_and_doubling(tracker_of: Build, cloc
     assert opens_in(tracker, route) <= 1.3
 
 
-def test_calls_that_broke_together_are_one_outage(tracker_of: Build) -> None:
-    """Eight connections lost at once close the provider for about a second, not a minute."""
+def test_concurrent_connection_failures_count_as_one_outage(tracker_of: Build) -> None:
+    """Eight connections lost at once close the provider for about a second."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(8)]
@@ -219,8 +217,8 @@ def test_calls_that_broke_together_are_one_outage(tracker_of: Build) -> None:
     assert opens_in(tracker, route) <= 1.3
 
 
-def test_an_overloaded_provider_that_names_a_time_is_taken_at_its_word(tracker_of: Build) -> None:
-    """Its retry-after replaces our guess."""
+def test_a_retry_after_of_an_overloaded_provider_is_used(tracker_of: Build) -> None:
+    """It replaces our own estimate."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     failed(tracker, route, Remedy.RETRY_LATER, retry_after=17)
@@ -230,16 +228,16 @@ def test_an_overloaded_provider_that_names_a_time_is_taken_at_its_word(tracker_o
 @pytest.mark.parametrize(
     "remedy", [Remedy.SHORTEN_PROMPT, Remedy.FIX_REQUEST, Remedy.CHANGE_PROMPT]
 )
-def test_a_fault_of_the_request_closes_nothing(tracker_of: Build, remedy: Remedy) -> None:
-    """The next request is taken at once."""
+def test_an_invalid_request_closes_nothing(tracker_of: Build, remedy: Remedy) -> None:
+    """The next request is accepted at once."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     assert failed(tracker, route, remedy).opens_at <= NOON
     held(tracker, route)
 
 
-def test_reopening_a_key_forgets_why_it_was_shut_and_what_was_spent(tracker_of: Build) -> None:
-    """The user has acted: key, account, model and provider are asked again."""
+def test_reopening_a_key_clears_its_closures_and_its_usage(tracker_of: Build) -> None:
+    """The key, its account, its models and its provider are tried again."""
     tracker = tracker_of(RPD)
     route = a_route(tracker.configuration)
     served(tracker, route)
@@ -256,8 +254,8 @@ def test_reopening_a_key_forgets_why_it_was_shut_and_what_was_spent(tracker_of: 
     assert used(tracker, limit="requests_per_day") == 0
 
 
-def test_reopening_during_a_call_does_not_lose_its_reply(tracker_of: Build) -> None:
-    """Settling and failing work on a ledger that was cleared meanwhile."""
+def test_reopening_during_a_call_does_not_lose_its_usage(tracker_of: Build) -> None:
+    """Settling and failing work on a ledger that was cleared during the call."""
     tracker = tracker_of(RPD)
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(4)]
@@ -272,7 +270,7 @@ def test_reopening_during_a_call_does_not_lose_its_reply(tracker_of: Build) -> N
 
 
 def test_reopening_an_unknown_key_names_the_known_ones(tracker_of: Build) -> None:
-    """A typing error changes nothing."""
+    """A misspelled label changes nothing."""
     with pytest.raises(ConfigurationError, match="groq_key_1, groq_key_2"):
         tracker_of().reopen("groq_key_7")
 
@@ -280,8 +278,10 @@ def test_reopening_an_unknown_key_names_the_known_ones(tracker_of: Build) -> Non
 # --- the summary
 
 
-def test_the_usage_summary_has_the_older_packages_shape(tracker_of: Build, clock: Clock) -> None:
-    """Provider, key, limit; times are ISO 8601 text in UTC and lie ahead."""
+def test_the_usage_summary_has_the_structure_of_the_older_package(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """Provider, key, limit; times are ISO 8601 strings in UTC and lie in the future."""
     tracker = tracker_of(RPM, RPD)
     served(tracker, a_route(tracker.configuration))
     summary = tracker.get_usage_summary()
@@ -299,8 +299,8 @@ def test_the_usage_summary_has_the_older_packages_shape(tracker_of: Build, clock
     assert tracker.get_usage_summary("groq")["groq"] == summary["groq"]
 
 
-def test_a_full_or_shut_limit_is_not_available(tracker_of: Build) -> None:
-    """`available` says whether a call would be taken now."""
+def test_a_full_or_closed_limit_is_not_available(tracker_of: Build) -> None:
+    """`available` says whether a call would be accepted now."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     for _ in range(3):
@@ -313,8 +313,8 @@ def test_a_full_or_shut_limit_is_not_available(tracker_of: Build) -> None:
     assert summary["groq_key_2"]["requests_per_minute"]["available"] is False
 
 
-def test_a_key_that_used_several_models_is_shown_with_its_tightest(tracker_of: Build) -> None:
-    """The summary names the model a figure belongs to."""
+def test_the_summary_of_a_key_shows_its_tightest_model(tracker_of: Build) -> None:
+    """The summary names the model of each figure."""
     tracker = tracker_of(RPD)
     served(tracker, a_route(tracker.configuration))
     other = a_route(tracker.configuration, model="model-b")
@@ -323,10 +323,8 @@ def test_a_key_that_used_several_models_is_shown_with_its_tightest(tracker_of: B
     assert (row["model"], row["used"]) == ("model-b", 80)
 
 
-def test_a_limit_set_to_nothing_shuts_the_model_and_can_be_shown(
-    storage: Storage, clock: Clock
-) -> None:
-    """A user may switch a model off by a limit of 0, also after it was used."""
+def test_a_limit_of_zero_closes_the_model_and_is_shown(storage: Storage, clock: Clock) -> None:
+    """Users can turn a model off with a limit of 0, even after it was used."""
     configuration = custom_configuration([RPM], clock=clock)
     served(QuotaTracker(storage, configuration), a_route(configuration))
     nothing = replace(RPM, amount=0, evidence="configured")
@@ -338,14 +336,14 @@ def test_a_limit_set_to_nothing_shuts_the_model_and_can_be_shown(
     )
 
 
-def test_an_unknown_provider_is_named_with_the_nearest(tracker_of: Build) -> None:
-    """A typing error is no empty summary."""
+def test_an_unknown_provider_is_an_error_with_the_closest_name(tracker_of: Build) -> None:
+    """A misspelled name does not return an empty summary."""
     with pytest.raises(ConfigurationError, match="did you mean 'groq'"):
         tracker_of().get_usage_summary("grok")
 
 
-def test_no_key_text_is_ever_stored(tmp_path: Path) -> None:
-    """The file knows keys by label and fingerprint."""
+def test_no_key_is_ever_stored(tmp_path: Path) -> None:
+    """The file contains only labels and fingerprints."""
     storage = JsonFileStorage(tmp_path / "ledger.json")
     tracker = QuotaTracker(storage, custom_configuration([RPM]))
     route = a_route(tracker.configuration)

@@ -34,7 +34,7 @@ OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable and no settings file of the machine takes part."""
+    """Hide the environment variables and the settings file of this machine."""
     for name in os.environ:
         if name.startswith(OURS):
             monkeypatch.delenv(name)
@@ -95,7 +95,7 @@ def keys_of(configuration: Configuration, provider: str = "groq") -> list[str]:
     ],
 )
 def test_a_key_is_read_however_the_line_is_written(load: Load, env: str) -> None:
-    """Quotes, spaces, `export`, a byte order mark and Windows line ends do not matter."""
+    """Quotes, spaces, `export`, a byte order mark and Windows line endings make no difference."""
     assert keys_of(load(env)) == ["gsk_one"]
 
 
@@ -107,16 +107,16 @@ def test_a_key_is_read_however_the_line_is_written(load: Load, env: str) -> None
         'GROQ_API_KEY="gsk_one\nMISTRAL_API_KEY="m_one"\nGROQ_API_KEY_2=gsk_two\nOPENAI_API_KEY=o',
     ],
 )
-def test_an_unclosed_quote_swallows_no_other_line(load: Load, env: str) -> None:
-    """One missing quote must not cost the keys below it."""
+def test_an_unclosed_quote_does_not_affect_other_lines(load: Load, env: str) -> None:
+    """A missing quote must not hide the keys below it."""
     configuration = load(env)
     assert keys_of(configuration) == ["gsk_one", "gsk_two"]
     assert keys_of(configuration, "mistral") == ["m_one"]
     assert keys_of(configuration, "openai") == ["o"]
 
 
-def test_a_line_that_cannot_be_read_is_named_without_its_text(project: Path) -> None:
-    """The warning names file and line; the line may hold a key, so it is not shown."""
+def test_an_invalid_line_is_named_without_its_text(project: Path) -> None:
+    """The warning names file and line. The line may contain a key, so it is not shown."""
     (project / ".env").write_text("A=1\n\ngsk_secret oops\nGROQ_API_KEY=gsk_one\n")
     with pytest.warns(ConfigurationWarning) as caught:
         variables = read_env_file(project / ".env")
@@ -127,8 +127,8 @@ def test_a_line_that_cannot_be_read_is_named_without_its_text(project: Path) -> 
     assert "gsk_secret" not in str(warning.message)
 
 
-def test_a_good_file_is_read_without_a_warning(load: Load) -> None:
-    """Comments and blank lines are no faults."""
+def test_a_valid_file_gives_no_warning(load: Load) -> None:
+    """Comments and blank lines are allowed."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load("# a comment\n\nGROQ_API_KEY=gsk_one\n\nOTHER=\n")
@@ -136,7 +136,7 @@ def test_a_good_file_is_read_without_a_warning(load: Load) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
-def test_the_byte_order_mark_tells_the_encoding(project: Path, encoding: str, name: str) -> None:
+def test_the_byte_order_mark_decides_the_encoding(project: Path, encoding: str, name: str) -> None:
     """PowerShell and old editors save files as UTF-16."""
     text = {".env": "GROQ_API_KEY=gsk_one # é\n", "arche_magic.toml": "patience = 7 # é\n"}[name]
     (project / name).write_bytes(text.encode(encoding))
@@ -145,8 +145,8 @@ def test_the_byte_order_mark_tells_the_encoding(project: Path, encoding: str, na
     assert configuration.patience == (30 if name == ".env" else 7)
 
 
-def test_a_line_in_another_encoding_costs_no_other_line(load: Load, project: Path) -> None:
-    """A comment does not matter; a value cannot be used, and its line is named."""
+def test_a_line_in_another_encoding_does_not_affect_other_lines(load: Load, project: Path) -> None:
+    """In a comment it does not matter. A value is not used, and its line is named."""
     env = "# clé\nGROQ_API_KEY=gsk_one\nMISTRAL_API_KEY=clé\n".encode("latin-1")
     with pytest.warns(ConfigurationWarning) as caught:
         configuration = load(env)
@@ -164,7 +164,7 @@ def test_a_line_in_another_encoding_costs_no_other_line(load: Load, project: Pat
         b"\x00\x01\x02",
     ],
 )
-def test_a_file_that_cannot_be_read_does_not_hide_the_environment(
+def test_an_unreadable_file_does_not_hide_the_environment(
     load: Load, project: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     """One warning names the file, and the keys in the environment are used."""
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_environment(
 def test_references_are_expanded_as_python_dotenv_does(
     load: Load, project: Path, monkeypatch: pytest.MonkeyPatch, env: str, key: str
 ) -> None:
-    """From the environment first, then from the lines above."""
+    """From the environment first, then from earlier lines."""
     monkeypatch.setenv("SECRET_TOKEN", "from-the-environment")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -204,7 +204,7 @@ def test_references_are_expanded_as_python_dotenv_does(
 
 
 def dotenv_as_loaded(path: Path) -> dict[str, str | None]:
-    """What `load_dotenv` would put into the environment."""
+    """The variables that `load_dotenv` would set."""
     return DotEnv(path, override=False, encoding="utf-8").dict()
 
 
@@ -213,7 +213,7 @@ def dotenv_as_loaded(path: Path) -> dict[str, str | None]:
     ["${NOTHING}", "gsk_${NOTHING}", "${NOTHING-x}", "${NOTHING:?x}", "${NOTHING", "$NOTHING",
      "$(op read op://vault/key)", "${}", "`op read x`", "op://vault/item/key", "${NO:-${OTHER}}"],
 )  # fmt: skip
-def test_a_reference_to_nothing_is_never_sent(load: Load, project: Path, value: str) -> None:
+def test_an_unresolved_reference_is_never_sent(load: Load, project: Path, value: str) -> None:
     """The line is named, and the other keys are used."""
     with pytest.warns(ConfigurationWarning) as caught:
         configuration = load(f"MISTRAL_API_KEY=m\nGROQ_API_KEY={value}\n")
@@ -227,8 +227,8 @@ def test_a_reference_to_nothing_is_never_sent(load: Load, project: Path, value: 
 
 
 @pytest.mark.parametrize("name", ["GROQ_BASE_URL", "ARCHE_QUOTA_STORE", "ARCHE_REPLIES"])
-def test_a_reference_to_nothing_sends_no_prompt_elsewhere(load: Load, name: str) -> None:
-    """Without its address, a prompt for a server of one's own would go to the service."""
+def test_an_unresolved_address_sends_no_prompt_to_the_service(load: Load, name: str) -> None:
+    """Without its address, a prompt for the user's own server would go to the public service."""
     with pytest.raises(ConfigurationError, match=rf"line 1 of .*\.env: {name} refers to"):
         load(f"{name}=${{NOTHING}}\nGROQ_API_KEY=one\n")
 
@@ -237,7 +237,7 @@ def test_a_reference_to_nothing_sends_no_prompt_elsewhere(load: Load, name: str)
 
 
 def serve_pipe(path: Path, content: bytes) -> threading.Thread:
-    """Give the content to the next reader, as a password manager does."""
+    """Pass the content to the next reader, as a password manager does."""
 
     def write() -> None:
         with path.open("wb") as pipe:
@@ -249,8 +249,8 @@ def serve_pipe(path: Path, content: bytes) -> threading.Thread:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-def test_a_pipe_is_read_once(project: Path) -> None:
-    """It gives its content once per reader, and may ask its user each time."""
+def test_a_named_pipe_is_read_once(project: Path) -> None:
+    """It passes its content to each reader once, and may ask the user each time."""
     os.mkfifo(project / ".env", 0o600)
     writer = serve_pipe(project / ".env", b"GROQ_API_KEY=gsk_one\nA=" + b"a" * 100_000 + b"\n")
     for _ in range(3):
@@ -279,8 +279,10 @@ print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
 @pytest.mark.parametrize("padding", [10, 200_000])
-def test_kernels_that_read_a_pipe_at_once_get_all_of_it(project: Path, padding: int) -> None:
-    """Whoever serves it opens it anew for each reader, as fast as it likes."""
+def test_kernels_that_read_a_pipe_at_once_get_all_of_its_content(
+    project: Path, padding: int
+) -> None:
+    """The writer opens the pipe anew for each reader, as fast as it can."""
     os.mkfifo(project / ".env", 0o600)
     content = "# keys\nGROQ_API_KEY=gsk_one\nA=" + "a" * padding + "\nMISTRAL_API_KEY=m\n"
     writer = subprocess.Popen(
@@ -309,10 +311,10 @@ def test_kernels_that_read_a_pipe_at_once_get_all_of_it(project: Path, padding: 
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-def test_a_pipe_that_nobody_writes_to_does_not_hang(
+def test_a_pipe_without_a_writer_does_not_block(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is skipped with a warning, and asked again only after a while."""
+    """It is skipped with a warning, and tried again only after a while."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_one")
     monkeypatch.setattr(file_contents, "_NO_WRITER_SECONDS", 0.1)
     os.mkfifo(project / ".env")
@@ -323,10 +325,10 @@ def test_a_pipe_that_nobody_writes_to_does_not_hang(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-def test_half_of_what_a_pipe_gives_is_not_used(
+def test_incomplete_content_of_a_pipe_is_not_used(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last line may be half a key."""
+    """The last line may be part of a key."""
     monkeypatch.setattr(file_contents, "_WRITER_SECONDS", 0.2)
     os.mkfifo(project / ".env")
     both_ends = os.open(project / ".env", os.O_RDWR)
@@ -339,7 +341,7 @@ def test_half_of_what_a_pipe_gives_is_not_used(
 
 
 def test_keys_are_labelled_in_the_order_of_their_numbers(load: Load) -> None:
-    """The plain name first, then by number; gaps, blanks and duplicates are skipped."""
+    """The variable without a number comes first; gaps, blanks and duplicates are skipped."""
     configuration = load(
         "GROQ_API_KEY_10=ten\nGROQ_API_KEY_2=two\nGROQ_API_KEY=plain\n"
         "GROQ_API_KEY_3=\nGROQ_API_KEY_4=plain\nGROQ_API_KEY_5='  '\nGROQ_API_KEY_X=no\n"
@@ -348,22 +350,24 @@ def test_keys_are_labelled_in_the_order_of_their_numbers(load: Load) -> None:
     assert labelled == {"groq_key_1": "plain", "groq_key_2": "two", "groq_key_3": "ten"}
 
 
-def test_gemini_keys_are_google_keys(load: Load) -> None:
-    """Google's own two names mean the same."""
+def test_gemini_api_key_is_the_same_as_google_api_key(load: Load) -> None:
+    """Google uses both names."""
     configuration = load("GEMINI_API_KEY_2=second\nGEMINI_API_KEY=g\nGOOGLE_API_KEY=first\n")
     assert keys_of(configuration, "google") == ["first", "g", "second"]
     assert [key.label for key in configuration.keys] == [f"google_key_{n}" for n in (1, 2, 3)]
 
 
-def test_the_real_environment_wins(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is exported in the shell counts, and nothing is written back to it."""
+def test_the_environment_takes_precedence_over_the_file(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables exported in the shell are used, and nothing is written to the environment."""
     monkeypatch.setenv("GROQ_API_KEY", '"exported"')
     assert keys_of(load("GROQ_API_KEY=file\nMISTRAL_API_KEY=m\n")) == ["exported"]
     assert "MISTRAL_API_KEY" not in os.environ
 
 
 def test_the_nearest_env_file_upward_is_read(project: Path) -> None:
-    """A notebook's folder comes before its project's."""
+    """The file in the notebook's folder is found before that of the project."""
     inner = project / "notebooks" / "deep"
     inner.mkdir(parents=True)
     (project / ".env").write_text("GROQ_API_KEY=outer\n")
@@ -373,7 +377,7 @@ def test_the_nearest_env_file_upward_is_read(project: Path) -> None:
 
 
 def test_base_urls_come_from_their_variables(load: Load) -> None:
-    """Each provider has its own."""
+    """Each provider has its own variable."""
     configuration = load(
         "GROQ_BASE_URL=http://127.0.0.1:1\nMISTRAL_BASE_URL=http://127.0.0.1:2\n"
         "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:3\nOPENAI_BASE_URL=http://127.0.0.1:4\n"
@@ -388,8 +392,8 @@ def test_base_urls_come_from_their_variables(load: Load) -> None:
     assert load_configuration({}).providers["groq"].base_url is None
 
 
-def test_given_variables_are_all_that_is_read(project: Path) -> None:
-    """With an environment of one's own, no file takes part."""
+def test_variables_passed_as_an_argument_replace_all_files(project: Path) -> None:
+    """With an explicit environment, no file is read."""
     (project / ".env").write_text("GROQ_API_KEY=file\n")
     (project / "arche_magic.toml").write_text("patience = 1\n")
     configuration = load_configuration({"MISTRAL_API_KEY": "m"}, project)
@@ -397,11 +401,11 @@ def test_given_variables_are_all_that_is_read(project: Path) -> None:
     assert configuration.patience == 30
 
 
-# --- where the ledger lives
+# --- location of the ledger
 
 
-def test_the_ledger_lies_beside_the_env_file_that_holds_the_keys(project: Path) -> None:
-    """All notebooks of a project share one, wherever they lie."""
+def test_the_ledger_is_stored_beside_the_env_file_with_the_keys(project: Path) -> None:
+    """All notebooks of a project share one ledger, whatever their folder."""
     inner = project / "notebooks"
     inner.mkdir()
     (project / ".env").write_text("GROQ_API_KEY=one\n")
@@ -409,10 +413,10 @@ def test_the_ledger_lies_beside_the_env_file_that_holds_the_keys(project: Path) 
     assert Path(load_configuration(directory=inner).store) == expected
 
 
-def test_an_env_file_without_keys_does_not_attract_the_ledger(
+def test_an_env_file_without_keys_does_not_move_the_ledger(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stays in the working directory when the keys come from the shell."""
+    """If the keys come from the shell, the ledger stays in the working directory."""
     inner = project / "notebooks"
     inner.mkdir()
     (project / ".env").write_text("DATABASE=x\nGROQ_API_KEY=\n")
@@ -422,21 +426,23 @@ def test_an_env_file_without_keys_does_not_attract_the_ledger(
 
 
 @pytest.mark.parametrize("store", ["memory://shared", "/somewhere/ledger.json"])
-def test_the_store_variable_wins(load: Load, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
-    """A path or a URL in the environment goes through as it is."""
+def test_the_store_variable_takes_precedence(
+    load: Load, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """A path or a URL in the environment is used unchanged."""
     monkeypatch.setenv("ARCHE_QUOTA_STORE", store)
     assert load("GROQ_API_KEY=one\n").store == store
 
 
-def test_the_store_may_lie_in_the_home_folder(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` means what it means in a shell."""
+def test_the_store_may_be_in_the_home_folder(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is expanded as in a shell."""
     monkeypatch.setenv("ARCHE_QUOTA_STORE", "~/ledger.json")
     assert load().store == str(Path.home() / "ledger.json")
 
 
 @pytest.mark.parametrize("store", ["ledger.json", "./data/../ledger.json", "{project}/ledger.json"])
 def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: str) -> None:
-    """Wherever below it the notebook is, so that all notebooks of a project share the ledger."""
+    """All notebooks of a project share the ledger, whatever their folder."""
     inner = project / "notebooks"
     inner.mkdir()
     (project / ".env").write_text(f"ARCHE_QUOTA_STORE={store.format(project=project)}\n")
@@ -444,7 +450,7 @@ def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: st
     assert os.path.normpath(found) == str(project / "ledger.json")
 
 
-def test_a_store_of_an_unknown_kind_is_refused(load: Load) -> None:
+def test_an_unknown_kind_of_store_is_refused(load: Load) -> None:
     """The message names the variable."""
     with pytest.raises(ConfigurationError, match=r"ARCHE_QUOTA_STORE.*ftp"):
         get_quota_tracker(load("ARCHE_QUOTA_STORE=ftp://host/ledger\n"))
@@ -454,7 +460,7 @@ def test_a_store_of_an_unknown_kind_is_refused(load: Load) -> None:
 
 
 def test_the_settings_file_sets_order_patience_models_and_default(load: Load) -> None:
-    """Providers that the order leaves out follow in the usual one."""
+    """Providers missing from the order follow in the default order."""
     configuration = load(
         toml="""
         default_provider = "mistral"
@@ -473,8 +479,8 @@ def test_the_settings_file_sets_order_patience_models_and_default(load: Load) ->
     assert configuration.resolve_model("brand-new-model") == {"groq": ["brand-new-model"]}
 
 
-def test_an_alias_is_a_name_for_a_model(load: Load) -> None:
-    """It may hide a model of that name, and it is replaced before the request is known by it."""
+def test_an_alias_is_replaced_by_its_model(load: Load) -> None:
+    """It may have the name of another model, and is replaced before the request is hashed."""
     configuration = load(
         toml="""
         [aliases]
@@ -503,8 +509,8 @@ def test_an_alias_is_a_name_for_a_model(load: Load) -> None:
         ('a = "gpt-oss-20b"\nb = "a"', "[aliases]: b is 'a', an alias; write the model's name"),
     ],
 )
-def test_a_wrong_alias_is_refused(load: Load, alias: str, says: str) -> None:
-    """The message names the file, the alias and what it can be."""
+def test_an_invalid_alias_is_refused(load: Load, alias: str, says: str) -> None:
+    """The message names the file, the alias and the valid values."""
     with pytest.raises(ConfigurationError) as caught:
         load(toml=f"[aliases]\n{alias}")
     assert "arche_magic.toml: " in str(caught.value)
@@ -512,14 +518,14 @@ def test_a_wrong_alias_is_refused(load: Load, alias: str, says: str) -> None:
 
 
 def test_the_settings_file_sets_timeouts(load: Load) -> None:
-    """Each by its name; those left out keep their usual value."""
+    """Timeouts that are not set keep their defaults."""
     assert load().timeouts == Timeouts()
     timeouts = load(toml="[timeouts]\nfirst_token = 5\ntotal = 90.5").timeouts
     assert timeouts == Timeouts(first_token=5.0, total=90.5)
 
 
-def test_limits_go_by_provider_then_model_then_key(load: Load) -> None:
-    """The narrower scope overrides the wider, limit by limit, and all say they are configured."""
+def test_limits_can_be_set_per_provider_model_and_key(load: Load) -> None:
+    """A narrower scope overrides a wider one, limit by limit, with the evidence `configured`."""
     configuration = load(
         "GROQ_API_KEY=one\nGROQ_API_KEY_2=two\n",
         """
@@ -552,8 +558,8 @@ def test_limits_go_by_provider_then_model_then_key(load: Load) -> None:
     assert evidence["tokens_per_day"] == "published"
 
 
-def test_keys_may_be_said_to_share_an_account(load: Load) -> None:
-    """Keys of one name have one account; the others have their own."""
+def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
+    """Keys with the same name share an account; all other keys have their own."""
     configuration = load(
         "GROQ_API_KEY=one\nGROQ_API_KEY_2=two\nGROQ_API_KEY_3=three\n",
         '[accounts]\ngroq_key_1 = "team"\ngroq_key_2 = "team"\n',
@@ -594,20 +600,18 @@ def test_keys_may_be_said_to_share_an_account(load: Load) -> None:
         ("order = [", "cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_an_error_that_names_the_file(
+def test_an_invalid_setting_is_an_error_that_names_the_file(
     load: Load, project: Path, toml: str, words: str
 ) -> None:
-    """The message says which file, which setting, and what it should be."""
+    """The message names the file, the setting and its valid values."""
     with pytest.raises(ConfigurationError) as caught:
         load(toml=toml)
     assert words in str(caught.value)
     assert str(project / "arche_magic.toml") in str(caught.value)
 
 
-def test_the_users_own_settings_count_where_a_project_has_none(
-    project: Path, tmp_path: Path
-) -> None:
-    """The nearer file wins."""
+def test_the_users_own_settings_apply_if_a_project_has_none(project: Path, tmp_path: Path) -> None:
+    """The nearest file is used."""
     folder = tmp_path / "user-settings" / "arche_magic"
     folder.mkdir(parents=True)
     (folder / "arche_magic.toml").write_text("patience = 7\n")
@@ -620,7 +624,7 @@ def test_the_users_own_settings_count_where_a_project_has_none(
 
 
 def test_the_provider_variable_sets_the_default(load: Load) -> None:
-    """`ARCHE_LLM_PROVIDER` comes before the settings file."""
+    """`ARCHE_LLM_PROVIDER` takes precedence over the settings file."""
     configuration = load("ARCHE_LLM_PROVIDER=groq\n", 'default_provider = "mistral"\n')
     assert configuration.default_provider == "groq"
     use_configuration(configuration)
@@ -633,8 +637,8 @@ def test_the_provider_variable_sets_the_default(load: Load) -> None:
         use_configuration(None)
 
 
-def test_an_unknown_provider_is_answered_with_the_nearest() -> None:
-    """And with all there are."""
+def test_an_unknown_provider_is_an_error_with_the_closest_name() -> None:
+    """The message also lists all providers."""
     with pytest.raises(ConfigurationError, match=r"did you mean 'google'\?; known are groq"):
         load_configuration({}).provider("gogle")
 
@@ -664,7 +668,7 @@ def test_an_unknown_provider_is_answered_with_the_nearest() -> None:
 def test_a_model_finds_its_provider(
     model: str | None, provider: str | None, expected: dict[str, list[str]]
 ) -> None:
-    """Bare, short or with its provider, a name goes where it is known."""
+    """A bare name, a short name or `provider/model` finds the provider that has the model."""
     assert load_configuration({}).resolve_model(model, provider) == expected
 
 
@@ -679,7 +683,7 @@ def test_a_model_finds_its_provider(
         ("gpt-4.1-mini", "opnai", "did you mean 'openai'"),
     ],
 )
-def test_a_model_that_cannot_be_meant_is_refused(
+def test_a_model_that_no_provider_has_is_refused(
     model: str, provider: str | None, words: str
 ) -> None:
     """No name is sent to a provider that is known not to have it."""
@@ -692,7 +696,7 @@ def test_a_model_that_cannot_be_meant_is_refused(
 
 
 def test_nothing_printed_or_pickled_shows_a_key() -> None:
-    """repr, str, format and tracebacks show the label; pickle and copies of fields are refused."""
+    """`repr`, `str`, `format` and tracebacks show the label; pickling and copying are refused."""
     key = Key.of("groq", "groq_key_1", "gsk_very_secret")
     configuration = load_configuration({"GROQ_API_KEY": "gsk_very_secret"})
     for shown in (key, configuration, configuration.routes(), vars(key)):
@@ -706,7 +710,7 @@ def test_nothing_printed_or_pickled_shows_a_key() -> None:
 
 
 @pytest.mark.parametrize("model", ["gpt-oss-120b", "openai/gpt-oss-120b", "gemini-3.8-flash"])
-def test_a_model_of_another_provider_is_not_sent_there(model: str) -> None:
+def test_a_model_is_not_sent_to_a_provider_without_it(model: str) -> None:
     """Neither by its full name nor by its short one."""
     with pytest.raises(ConfigurationError, match="not of mistral"):
         load_configuration({}).resolve_model(model, "mistral")

@@ -34,7 +34,7 @@ def attempt(at: float, outcome: str = "served", key: str = "groq_key_1") -> Atte
     return Attempt("groq", key, "m", outcome, None, 10, 20, at=at)  # type: ignore[arg-type]
 
 
-def test_the_pace_is_that_of_the_last_hour_and_of_the_route() -> None:
+def test_the_pace_includes_the_last_hour_of_the_route() -> None:
     """Older attempts, skipped ones and those of other keys do not count."""
     attempts = [
         attempt(NOW - 10),
@@ -47,14 +47,14 @@ def test_the_pace_is_that_of_the_last_hour_and_of_the_route() -> None:
     assert forecast.paces(attempts, rows, NOW) == [2 / 3600, 60 / 3600]
 
 
-def test_what_was_refused_cost_nothing() -> None:
-    """The ledger does not count it either."""
+def test_refused_attempts_do_not_count() -> None:
+    """The ledger does not count them either."""
     attempts = [attempt(NOW - 10, "refused"), attempt(NOW - 10, "failed"), attempt(NOW - 10)]
     assert forecast.paces(attempts, [standing("requests_per_day", 9, 0)], NOW) == [2 / 3600]
 
 
-def test_keys_of_one_account_spend_together() -> None:
-    """The pace of a shared limit is that of all its keys; another account's is its own."""
+def test_the_pace_of_a_shared_limit_includes_all_keys_of_the_account() -> None:
+    """Keys of other accounts are not included."""
     rows = [
         standing("requests_per_day", 1000, 0, key=f"groq_key_{number}", account=account)
         for number, account in ((1, "team"), (2, "team"), (3, "mine"))
@@ -66,7 +66,7 @@ def test_keys_of_one_account_spend_together() -> None:
 @pytest.mark.parametrize(
     ("row", "pace", "seconds"),
     [
-        (standing("requests_per_minute", 60, 0), 0.5, math.inf),  # refills faster than spent
+        (standing("requests_per_minute", 60, 0), 0.5, math.inf),  # refills faster than it is used
         (standing("requests_per_minute", 60, 0), 2.0, 60.0),  # loses one a second
         (standing("requests_per_day", 20, 10, "calendar", resets_at=NOW + 1000), 0.1, 100.0),
         (standing("requests_per_day", 20, 10, "calendar", resets_at=NOW + 50), 0.1, math.inf),
@@ -74,13 +74,15 @@ def test_keys_of_one_account_spend_together() -> None:
         (standing("requests_per_minute", 60, 30, "rolling"), 0.0, math.inf),
     ],
 )
-def test_a_limit_runs_out_by_its_own_rule(row: Standing, pace: float, seconds: float) -> None:
-    """A bucket refills meanwhile, a calendar window may turn first, a rolling one gives nothing."""
+def test_the_forecast_follows_the_window_of_each_limit(
+    row: Standing, pace: float, seconds: float
+) -> None:
+    """A bucket refills, a calendar window may reset first, a rolling window gives nothing back."""
     assert forecast.runs_out_at(row, pace, NOW) - NOW == pytest.approx(seconds)
 
 
-def test_prompts_fit_as_the_tightest_limit_allows() -> None:
-    """Requests and tokens both count, and routes add up."""
+def test_the_tightest_limit_decides_how_many_prompts_fit() -> None:
+    """Requests and tokens both count, and routes are added up."""
     rows = [
         standing("requests_per_minute", 30, 20),
         standing("tokens_per_minute", 8000, 7000),
@@ -88,12 +90,12 @@ def test_prompts_fit_as_the_tightest_limit_allows() -> None:
     ]
     need = {"requests": 1.0, "tokens": 200.0}
     assert forecast.prompts_that_fit(rows, need, NOW, NOW) == 5 + 1
-    # In 12 seconds the buckets give 6 requests and 1,600 tokens more.
+    # In 12 seconds, the buckets refill by 6 requests and 1,600 tokens.
     assert forecast.prompts_that_fit(rows, need, NOW, NOW + 12) == 13 + 7
 
 
-def test_keys_of_one_account_fit_once() -> None:
-    """A second key of the same account adds nothing."""
+def test_keys_of_one_account_are_counted_once() -> None:
+    """A second key of the same account adds no prompts."""
     rows = [
         standing("requests_per_day", 100, 40),
         standing("requests_per_day", 100, 40, key="groq_key_2"),
@@ -101,8 +103,8 @@ def test_keys_of_one_account_fit_once() -> None:
     assert forecast.prompts_that_fit(rows, {"requests": 1.0}, NOW, NOW) == 60
 
 
-def test_a_refused_key_does_not_hide_the_others_of_its_account() -> None:
-    """Whichever of them comes first in the table."""
+def test_a_rejected_key_does_not_hide_the_other_keys_of_its_account() -> None:
+    """Whichever key comes first in the table."""
     refused = {"closed_by": "key refused", "opens_at": math.inf}
     rows = [
         standing("requests_per_day", 100, 40, **refused),
@@ -113,7 +115,7 @@ def test_a_refused_key_does_not_hide_the_others_of_its_account() -> None:
 
 
 def test_a_prompt_larger_than_a_limit_never_fits() -> None:
-    """However long one waits; an answer that is expected to be longer is only a guess."""
+    """However long it waits. An expected reply that is too long does not matter; it is a guess."""
     rows = [standing("tokens_per_minute", 1000, 0), standing("requests_per_minute", 30, 0)]
     large = {"requests": 1.0, "tokens": 1300.0, "input_tokens": 1100.0, "output_tokens": 200.0}
     assert forecast.prompts_that_fit(rows, large, NOW, NOW + 7200) == 0
@@ -121,8 +123,8 @@ def test_a_prompt_larger_than_a_limit_never_fits() -> None:
     assert forecast.prompts_that_fit(rows, long_answer, NOW, NOW) == 1
 
 
-def test_what_is_shut_fills_up_to_the_brim_and_no_further() -> None:
-    """A bucket that is closed for an hour has one minute's worth then, and refills from there."""
+def test_a_closed_bucket_refills_up_to_its_limit() -> None:
+    """A bucket that is closed for an hour has one minute's amount then, and refills from there."""
     closed = {"closed_by": "overloaded", "opens_at": NOW + 3600}
     row = standing("requests_per_minute", 60, 60, **closed)
     fit = [
@@ -137,7 +139,7 @@ def test_what_is_shut_fills_up_to_the_brim_and_no_further() -> None:
 
 @pytest.fixture
 def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Makes another time zone this machine's."""
+    """Sets the time zone of this machine."""
 
     def use(name: str) -> None:
         monkeypatch.setenv("TZ", name)
@@ -151,7 +153,7 @@ def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None
 @pytest.mark.parametrize(
     ("zone", "hour", "fit"),
     [
-        # Google's day turns at 17:00 in Tokyo, before midnight; at 09:00 in Berlin, after it.
+        # Google's day ends at 17:00 in Tokyo, before midnight, and at 09:00 in Berlin, after it.
         ("Asia/Tokyo", 12, 20 + 3),
         ("Asia/Tokyo", 18, 3),
         ("Europe/Berlin", 12, 3),
@@ -159,10 +161,10 @@ def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None
         ("America/Los_Angeles", 12, 3),
     ],
 )
-def test_a_day_of_another_zone_may_turn_before_midnight_here(
+def test_a_provider_day_may_end_before_local_midnight(
     local_zone: Callable[[str], None], zone: str, hour: int, fit: int
 ) -> None:
-    """What fits until midnight counts the new day of the provider's own zone."""
+    """The forecast until midnight includes the new day in the provider's time zone."""
     local_zone(zone)
     now = datetime(2026, 11, 24, hour, tzinfo=ZoneInfo(zone)).timestamp()
     row = standing(
@@ -175,8 +177,8 @@ def test_a_day_of_another_zone_may_turn_before_midnight_here(
     assert forecast.prompts_that_fit([row], {"requests": 1.0}, now, until) == fit
 
 
-def test_midnight_is_midnight_when_clocks_change(local_zone: Callable[[str], None]) -> None:
-    """That day has 25 hours in Berlin, and in spring 23."""
+def test_midnight_is_right_when_clocks_change(local_zone: Callable[[str], None]) -> None:
+    """That day has 25 hours in Berlin, and 23 in spring."""
     local_zone("Europe/Berlin")
     for month, day, hours in ((10, 25, 25), (3, 29, 23), (6, 1, 24)):
         begins = datetime(2026, month, day).timestamp()
@@ -184,8 +186,8 @@ def test_midnight_is_midnight_when_clocks_change(local_zone: Callable[[str], Non
         assert forecast.midnight(begins + 1) == forecast.midnight(begins)
 
 
-def test_a_route_shut_for_longer_fits_none() -> None:
-    """A refused key has quota, and no use of it."""
+def test_a_route_that_stays_closed_fits_no_prompts() -> None:
+    """A rejected key has quota that cannot be used."""
     row = standing("requests_per_day", 100, 0, closed_by="key refused", opens_at=math.inf)
     assert forecast.prompts_that_fit([row], {"requests": 1.0}, NOW, NOW + 3600) == 0
 
@@ -196,8 +198,10 @@ def test_a_route_shut_for_longer_fits_none() -> None:
     window=st.sampled_from(["bucket", "calendar", "rolling"]),
     period=st.sampled_from(["minute", "hour", "day"]),
 )
-def test_more_time_never_fits_less(used: int, hours: int, window: str, period: str) -> None:
-    """What fits grows with the time, and begins with what is left now."""
+def test_more_time_never_fits_fewer_prompts(
+    used: int, hours: int, window: str, period: str
+) -> None:
+    """The number grows with time, starting from what is left now."""
     row = standing(f"requests_per_{period}", 30, used, window)
     need = {"requests": 1.0}
     now = forecast.prompts_that_fit([row], need, NOW, NOW)

@@ -1,4 +1,4 @@
-"""Python functions as tools: what a model is told of them, and what its calls give."""
+"""Python functions as tools: what the model sees of them, and what calls return."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def properties(function: Any) -> dict[str, Any]:
 
 
 def test_a_function_is_described_by_its_signature_and_docstring() -> None:
-    """Types, defaults, choices, objects and notes of parameters; the whole docstring."""
+    """Types, defaults, choices, objects and descriptions of parameters; the whole docstring."""
     tool = Function.of(weather).tool
     assert tool.name == "weather"
     assert tool.description == "The weather of a city.\n\ncity is its name."
@@ -106,19 +106,19 @@ def test_a_function_is_described_by_its_signature_and_docstring() -> None:
 def test_other_callables_are_described_too(
     function: Any, name: str, description: str, parameters: list[str] | None
 ) -> None:
-    """Methods without self, partials without what they set, objects, decorated functions."""
+    """Methods, partials without their bound arguments, objects, decorated functions."""
     tool = Function.of(function).tool
     assert (tool.name, tool.description) == (name, description)
     assert list(tool.schema["properties"]) == (parameters or list(properties(weather)))
 
 
 def test_a_name_may_be_given() -> None:
-    """As a cell does, which knows the name of the variable."""
+    """As a cell does, which knows the variable's name."""
     assert Function.of(lambda city: city, "lookup").tool.name == "lookup"
 
 
-def test_names_that_mean_something_to_pydantic_are_ordinary() -> None:
-    """`schema`, `copy` and `_id` are parameters as others are."""
+def test_parameter_names_that_pydantic_uses_are_allowed() -> None:
+    """`schema`, `copy` and `_id` are ordinary parameters."""
 
     def save(schema: str, copy: int, _id: str) -> list[Any]:
         return [schema, copy, _id]
@@ -177,8 +177,8 @@ def température(city: str) -> None: ...  # noqa: PLC2401
         (Place, "Place is a class; pass a function"),
     ],
 )
-def test_what_cannot_be_a_tool_is_refused_in_one_line(function: Any, words: str) -> None:
-    """Before anything is sent."""
+def test_an_unsuitable_function_is_refused_in_one_line(function: Any, words: str) -> None:
+    """The error comes before anything is sent."""
     with pytest.raises(InvalidRequest, match=words) as caught:
         Function.of(function)
     assert "\n" not in str(caught.value)
@@ -195,8 +195,8 @@ def test_what_cannot_be_a_tool_is_refused_in_one_line(function: Any, words: str)
         ('{"city": "Oslo", "anything": [1, {"a": null}]}', {"any": [1, {"a": None}]}),
     ],
 )
-def test_a_call_takes_arguments_as_json(arguments: str, changed: dict[str, Any]) -> None:
-    """They are converted to the types of the signature; what is left out, or null, is default."""
+def test_arguments_are_converted_from_json(arguments: str, changed: dict[str, Any]) -> None:
+    """To the types of the signature. An argument that is missing or null gets its default."""
     result, failed = Function.of(weather).run(arguments)
     assert not failed
     default = {"city": "Oslo", "days": 3, "unit": "C", "place": None, "tags": [], "any": None}
@@ -216,8 +216,8 @@ def test_a_call_takes_arguments_as_json(arguments: str, changed: dict[str, Any])
         ('{"city": "Oslo", "place": {}}', "place.name: Field required"),
     ],
 )
-def test_wrong_arguments_are_told_to_the_model(arguments: str, words: str) -> None:
-    """In one line that it can act on; the function is not called."""
+def test_wrong_arguments_are_reported_to_the_model(arguments: str, words: str) -> None:
+    """One line says how to correct them; the function is not called."""
     called: list[str] = []
 
     def spy(city: str, unit: Literal["C", "F"] = "C", place: Place | None = None) -> None:
@@ -230,8 +230,8 @@ def test_wrong_arguments_are_told_to_the_model(arguments: str, words: str) -> No
     assert not called
 
 
-def test_an_exception_is_told_to_the_model() -> None:
-    """Its type and message, without the traceback; an interrupt ends everything."""
+def test_an_exception_is_reported_to_the_model() -> None:
+    """The model sees its type and message without the traceback; an interrupt ends everything."""
 
     def fails(how: str) -> None:
         if how == "interrupt":
@@ -261,20 +261,20 @@ def test_an_exception_is_told_to_the_model() -> None:
     ],
 )
 def test_results_become_text(value: object, text: str) -> None:
-    """Text as it is, other values as JSON, and as their str where JSON has no form for them."""
+    """Text stays as it is, and other values become JSON, or their `str` if that fails."""
     assert result_text(value) == text
 
 
-def test_a_wide_table_keeps_its_columns() -> None:
-    """The str of a pandas frame leaves out columns; a model gets them all, and the first rows."""
+def test_a_wide_table_keeps_all_its_columns() -> None:
+    """`str` of a DataFrame omits columns; the model gets all columns of the first rows."""
     frame = pd.DataFrame({f"column{number}": range(500) for number in range(30)})
     text = result_text(frame)
     assert all(f"column{number}" in text for number in range(30))
     assert "[cut: the first 8,000 of " in text
 
 
-def test_a_long_result_is_cut_with_a_mark() -> None:
-    """And so is a long message of an exception."""
+def test_a_long_result_is_cut_and_marked() -> None:
+    """So is a long message of an exception."""
 
     def fails() -> None:
         raise ValueError("x" * 20_000)
@@ -286,8 +286,8 @@ def test_a_long_result_is_cut_with_a_mark() -> None:
     assert len(result) < MOST_CHARACTERS + 60
 
 
-def test_a_result_whose_str_fails_is_an_error() -> None:
-    """The user's class is at fault, and the request continues."""
+def test_a_result_whose_str_fails_is_reported_as_an_error() -> None:
+    """The fault is in the user's class, and the request continues."""
 
     class Broken:
         def __str__(self) -> str:
@@ -325,10 +325,10 @@ echo_function = Function.of(echo)
     flags=st.lists(st.booleans(), max_size=4),
     anything=json_values,
 )
-def test_valid_arguments_arrive_unchanged(
+def test_valid_arguments_reach_the_function_unchanged(
     text: str, number: int, share: float, flags: list[bool], anything: object
 ) -> None:
-    """Whatever fits the schema reaches the function, and comes back as the same JSON."""
+    """Arguments that fit the schema reach the function, and return as the same JSON."""
     arguments = {
         "text": text, "number": number, "share": share, "flags": flags, "anything": anything,
     }  # fmt: skip
@@ -339,7 +339,7 @@ def test_valid_arguments_arrive_unchanged(
         assert json.loads(result) == arguments
 
 
-def test_arguments_that_are_nested_too_deeply_are_an_error_for_the_model() -> None:
+def test_deeply_nested_arguments_are_reported_to_the_model() -> None:
     def echo(a: Any = None) -> Any:
         return a
 
@@ -355,7 +355,7 @@ def test_a_function_that_exits_does_not_end_the_program() -> None:
     assert Function.of(leave).run("{}") == ("SystemExit: 3", True)
 
 
-def test_an_error_without_a_text_is_told_by_its_type() -> None:
+def test_an_exception_without_a_message_is_reported_by_its_type() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise ValueError("no text")
@@ -367,7 +367,7 @@ def test_an_error_without_a_text_is_told_by_its_type() -> None:
 
 
 @pytest.mark.parametrize("endless", [itertools.count(), (n for n in itertools.count())])
-def test_an_iterator_without_end_is_cut(endless: Any) -> None:
+def test_an_endless_iterator_is_cut(endless: Any) -> None:
     text = result_text(endless)
     assert text.startswith("[0, 1, 2,")
     assert "\n[cut: the first" in text

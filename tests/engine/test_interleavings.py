@@ -1,4 +1,4 @@
-"""Any interleaving of calls, crashes and waits, against a server that counts exactly."""
+"""Random interleavings of calls, crashes and waits, against a server that counts exactly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from arche_magic.llm_providers.types import (
 
 
 def turn(limit: Limit, at: float) -> object:
-    """Which minute, hour, day or month of the limit's calendar a moment is in."""
+    """The number of the calendar minute, hour, day or month that contains a time."""
     local = datetime.fromtimestamp(at, ZoneInfo(limit.time_zone))
     if limit.period == "month":
         return local.year, local.month
@@ -43,7 +43,7 @@ def turn(limit: Limit, at: float) -> object:
 
 
 class ExactServer:
-    """A provider that counts every request and token it takes, exactly."""
+    """A provider that counts every request and token exactly."""
 
     def __init__(self, limits: list[Limit]) -> None:
         self.limits = limits
@@ -82,7 +82,7 @@ class Call:
 
 
 class LedgerAgainstServer(RuleBasedStateMachine):
-    """Two kernels on one ledger, and a server that never may be asked for too much."""
+    """Two kernels share a ledger, and must never ask the server for more than its limits."""
 
     window = "bucket"
     kernels = 2
@@ -99,7 +99,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock(self.starts)
-        # How much later it is for the server than for us.
+        # How much later the server's clock is.
         self.set_back_by = 0.0
         limits = list(map(told, self.limits()))
         self.server = ExactServer(limits)
@@ -117,7 +117,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
 
     def begin(self, hold: Hold, tracker: QuotaTracker) -> None:
         self.calls.append(Call(hold, tracker, self.true_time))
-        # Of a clock that was set back, an earlier call may end later.
+        # After the clock was set back, an earlier call may end later.
         self.last_hold_ends = max(self.last_hold_ends, self.clock.now + 51.0)
 
     def storages(self) -> list[Storage]:
@@ -178,7 +178,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     @rule(data=st.data())
     def break_after_the_server_counted(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.open_calls(arrived=True)))
-        # With a time, as the one we make up is a little different each time.
+        # With a time, because the time that we estimate has some jitter.
         broken = ProviderFailure("connection lost", Remedy.RETRY_LATER, retry_after=1.5)
         call.tracker.fail(call.hold, broken)
         self.calls.remove(call)
@@ -196,13 +196,13 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1 / 16, 0.5, 3.0, 15.0, 52.0, 59.5, 61.0]))
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
-        # No call outlives its timeout; its hold stays a little longer.
+        # No call outlives its timeout; its hold is kept a little longer.
         self.calls = [c for c in self.calls if self.true_time - c.began <= 20.0]
 
     @precondition(lambda self: not self.calls)
     @rule()
     def wait_for_the_opening(self) -> None:
-        """With nothing under way, the announced moment is the moment."""
+        """With no call in progress, the announced time is exact."""
         self.clock.now = max(self.clock.now, self.last_hold_ends)
         for _ in range(4):
             state = self.trackers[0].state(self.route, self.short, self.clock.now)
@@ -216,7 +216,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_is_never_ahead_of_the_server(self) -> None:
-        """With nothing under way or expired, at least what the server counted is used."""
+        """With no call in progress or expired, at least the server's count is used."""
         if self.calls:
             return
         holds = self.trackers[-1].storage.read(f"groq:{self.route.key.account}")
@@ -235,7 +235,7 @@ class RollingLedger(LedgerAgainstServer):
 
 
 class DaysInLosAngeles(LedgerAgainstServer):
-    """Days and months by the calendar of Los Angeles, over the ends of October and of winter."""
+    """Calendar days and months in Los Angeles, at the ends of October and of winter."""
 
     starts = datetime(2026, 10, 31, 9, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
     longest_wait = 32 * 86_400.0
@@ -254,13 +254,13 @@ class DaysInLosAngeles(LedgerAgainstServer):
 
 
 class ShortDayInLosAngeles(DaysInLosAngeles):
-    """The day of 23 hours, and the end of March some weeks later."""
+    """The day with 23 hours, and the end of March some weeks later."""
 
     starts = datetime(2026, 3, 7, 9, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
 
 
 class ClockSetBack(LedgerAgainstServer):
-    """Once in a run our clock is set back, by less than a window; the server's goes on."""
+    """Once per run, our clock is set back by less than a window; the server's clock continues."""
 
     @precondition(lambda self: not self.set_back_by)
     @rule(seconds=st.sampled_from([1 / 16, 3.0, 30.0, 55.0]))
@@ -274,7 +274,7 @@ class ClockSetBackRolling(ClockSetBack):
 
 
 class FileLedger(LedgerAgainstServer):
-    """The same with a file between two kernels."""
+    """Two kernels share a ledger in a file."""
 
     def storages(self) -> list[Storage]:
         self.folder = tempfile.TemporaryDirectory()
@@ -286,7 +286,7 @@ class FileLedger(LedgerAgainstServer):
 
 
 class RedisLedger(LedgerAgainstServer):
-    """The same with a Redis between them."""
+    """Two kernels share a ledger in Redis."""
 
     def storages(self) -> list[Storage]:
         self.folder = tempfile.TemporaryDirectory()
@@ -300,7 +300,7 @@ class RedisLedger(LedgerAgainstServer):
 
 
 class HiddenRate(RuleBasedStateMachine):
-    """Two kernels, a route nobody has an answer from, and a rate far below the published one."""
+    """Two kernels, a route that has never answered, and a real rate far below the published one."""
 
     window = "bucket"
 
@@ -315,7 +315,7 @@ class HiddenRate(RuleBasedStateMachine):
         self.trackers = [QuotaTracker(storage, self.configuration) for _ in range(2)]
         self.calls: list[Call] = []
         self.refusals = 0
-        # What the first answer, or the first after a refusal, has not come for yet.
+        # Calls refused before the first answer, or before the first one after a refusal.
         self.is_proven, self.closed_at = False, -1.0
 
     @rule(kernels=st.lists(st.integers(0, 1), min_size=1, max_size=8))
@@ -367,7 +367,7 @@ class HiddenRate(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1 / 16, 0.3, 0.5, 3.0, 11.0, 20.0, 61.0]))
     def pass_time(self, seconds: float) -> None:
-        """A refusal comes within half a second, and no call outlives its timeout."""
+        """A refusal arrives within half a second, and no call outlives its timeout."""
         for call in [call for call in self.calls if not call.spent]:
             self.end(call)
         self.clock.now += seconds
@@ -382,7 +382,7 @@ class HiddenRollingRate(HiddenRate):
     window = "rolling"
 
 
-# Every run draws others.
+# Each run draws different examples.
 _thorough = settings(max_examples=40, stateful_step_count=40, deadline=None)
 _brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
 

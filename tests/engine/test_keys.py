@@ -1,4 +1,4 @@
-"""Keys of one session: their labels, what uses them, and what a check changes."""
+"""Keys added for one session: their labels, who uses them, and what a check changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _session() -> Iterator[None]:
 
 @pytest.fixture
 def third(sandbox_env: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The text of a Groq key that the `.env` of two others does not have."""
+    """A Groq key that is missing in the `.env`, which has two others."""
     text = sandbox_env.environment()["GROQ_API_KEY_3"]
     monkeypatch.setenv("GROQ_API_KEY_3", "")
     return text
@@ -40,8 +40,8 @@ def labels(provider: str = "groq") -> dict[str, str]:
     return {k.label: k.source for k in get_configuration().keys if k.provider == provider}
 
 
-def test_every_provider_built_later_uses_an_added_key(sandbox_env: Sandbox, third: str) -> None:
-    """`get_llm_provider`, the multi-key provider and the ledger have it; earlier objects do not."""
+def test_an_added_key_is_used_by_providers_created_later(sandbox_env: Sandbox, third: str) -> None:
+    """`get_llm_provider`, the multi-key provider and the ledger use it; existing objects do not."""
     before = get_llm_provider("groq")
     key = add_key(get_configuration(), "groq", f" {third}\n")
     assert (key.label, key.source) == ("groq_key_3", "this session")
@@ -55,8 +55,8 @@ def test_every_provider_built_later_uses_an_added_key(sandbox_env: Sandbox, thir
     assert third not in repr(get_configuration())
 
 
-def test_a_label_stays_with_its_key(third: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the environment gets later is numbered around it; its own text there changes nothing."""
+def test_a_key_keeps_its_label(third: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys added to the environment later get other numbers; the same key changes nothing."""
     add_key(get_configuration(), "groq", third)
     add_key(get_configuration(), "groq", "gsk_another_one_made_up")
     monkeypatch.setenv("GROQ_API_KEY_4", "gsk_made_up_for_this_test")
@@ -69,8 +69,8 @@ def test_a_label_stays_with_its_key(third: str, monkeypatch: pytest.MonkeyPatch)
     assert labels()["groq_key_3"] == "this session"
 
 
-def test_an_added_key_may_belong_to_a_configured_account(third: str, tmp_path) -> None:
-    """The settings name accounts by label, those of session keys too."""
+def test_an_added_key_can_belong_to_a_configured_account(third: str, tmp_path) -> None:
+    """The settings name accounts by label, including labels of added keys."""
     (tmp_path / "arche_magic.toml").write_text(
         '[accounts]\ngroq_key_1 = "team"\ngroq_key_3 = "team"\n'
     )
@@ -79,16 +79,16 @@ def test_an_added_key_may_belong_to_a_configured_account(third: str, tmp_path) -
 
 
 @pytest.mark.parametrize("text", ["", "  ", '""', "two words", "ключ", "a\x00b"])
-def test_what_cannot_be_a_key_is_refused_without_repeating_it(sandbox_env, text: str) -> None:
-    """Nothing is added, and the message quotes nothing."""
+def test_an_invalid_key_is_refused_without_repeating_it(sandbox_env, text: str) -> None:
+    """Nothing is added, and the message does not quote it."""
     with pytest.raises(InvalidRequest, match="no key") as error:
         add_key(get_configuration(), "groq", text)
     assert not text.strip(' "') or text not in str(error.value)
     assert added_keys() == ()
 
 
-def test_no_frame_of_a_refusal_holds_the_text(sandbox_env: Sandbox) -> None:
-    """A traceback that lists local variables does not show what was typed."""
+def test_no_frame_of_the_traceback_holds_a_refused_key(sandbox_env: Sandbox) -> None:
+    """A traceback with local variables does not show what was typed."""
     text = "gsk_typed with a space"
     with pytest.raises(InvalidRequest) as error:
         add_key(get_configuration(), "groq", text)
@@ -98,8 +98,8 @@ def test_no_frame_of_a_refusal_holds_the_text(sandbox_env: Sandbox) -> None:
     assert not any("gsk_typed" in repr(frame.f_locals) for frame in ours)
 
 
-def test_only_keys_of_the_session_can_be_removed(sandbox_env: Sandbox, third: str) -> None:
-    """The message says where a configured key has to be taken out."""
+def test_only_added_keys_can_be_removed(sandbox_env: Sandbox, third: str) -> None:
+    """The message says where a configured key is defined."""
     with pytest.raises(ConfigurationError, match=r"was not added for this session; .*\.env"):
         remove_key(get_configuration(), "groq_key_1")
     with pytest.raises(ConfigurationError, match="no key is called 'groq_key_7'; there are groq_k"):
@@ -110,8 +110,11 @@ def test_only_keys_of_the_session_can_be_removed(sandbox_env: Sandbox, third: st
         add_key(get_configuration(), "groq", sandbox_env.environment()["GROQ_API_KEY_1"])
 
 
-def test_a_check_tells_keys_that_work_from_those_refused(sandbox_env: Sandbox) -> None:
-    """Checks spend nothing; a refused key is skipped without a call until it is taken again."""
+def test_a_check_finds_rejected_keys(sandbox_env: Sandbox) -> None:
+    """A check uses no quota.
+
+    A rejected key is skipped without a call until it is accepted again.
+    """
     sandbox_env.fail("groq_key_1", "unauthorized", times=1)
     sandbox_env.fail("mistral", "overloaded", times=1)
     tracker = get_quota_tracker()
@@ -133,8 +136,8 @@ def test_a_check_tells_keys_that_work_from_those_refused(sandbox_env: Sandbox) -
     assert tracker.closure(first) is None
 
 
-def test_an_account_without_credit_is_shut_for_a_while(sandbox_env: Sandbox) -> None:
-    """A key whose account has no credit is not refused: it is asked again later."""
+def test_an_account_without_credit_is_closed_for_a_while(sandbox_env: Sandbox) -> None:
+    """A key whose account has no credit is not rejected: it is tried again later."""
     sandbox_env.fail("openai", "no_credit")
     with pytest.raises(Exception, match="no credit"):
         get_llm_provider("openai").generate("hi", patience=0)

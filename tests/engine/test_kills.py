@@ -1,4 +1,4 @@
-"""Kernels killed at any moment: the files always load, and nothing that was told is lost."""
+"""Kernels killed at any moment: the files can be read, and no recorded count is lost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="f
 
 @pytest.mark.parametrize(("what", "rounds"), [("write", 80), ("calls", 80)])
 def test_killed_kernels_lose_nothing(tmp_path: Path, what: str, rounds: int) -> None:
-    """240 kills, while writing several pages and between hold, call and settle of two kernels.
+    """240 kills: while writing several pages, and between hold, call and settle of two kernels.
 
-    The next kernel reads without a warning, counts at least what the server did and at most a call
-    more for each kill, and finds no lock in its way.
+    The next kernel reads the files without a warning. It counts at least what the server counted,
+    and at
+    most one call more for each kill. No lock is left behind.
     """
     script = Path(__file__).with_name("killed_kernels.py")
     done = subprocess.run(

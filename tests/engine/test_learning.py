@@ -1,4 +1,4 @@
-"""What replies and users say of limits, and whose word counts; on every storage."""
+"""Limits stated by replies and by users, and which figure counts; on every storage."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def seen(amount: float | None, remaining: float | None = None, **facts: Any) -> 
 # --- evidence
 
 
-def test_each_figure_says_what_it_rests_on_and_since_when(tracker_of: Build, clock: Clock) -> None:
-    """The table's date, the user, a header, an error; a newer statement is younger."""
+def test_each_figure_has_its_evidence_and_its_age(tracker_of: Build, clock: Clock) -> None:
+    """The published table, the user, a header or an error; a newer statement has a newer date."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     first = row(tracker)
@@ -72,10 +72,8 @@ def test_each_figure_says_what_it_rests_on_and_since_when(tracker_of: Build, clo
     assert (row(tracker).amount, row(tracker).source) == (5, "set by you")
 
 
-def test_an_error_is_better_evidence_than_a_header_for_a_day(
-    tracker_of: Build, clock: Clock
-) -> None:
-    """What refuses calls is the limit, whatever the headers count; but plans change."""
+def test_a_limit_from_an_error_outranks_a_header_for_a_day(tracker_of: Build, clock: Clock) -> None:
+    """The limit that causes refusals counts, whatever the headers say; but plans can change."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     refusal = seen(800, 0, evidence="error")
@@ -90,18 +88,20 @@ def test_an_error_is_better_evidence_than_a_header_for_a_day(
     assert (row(tracker).amount, row(tracker).evidence) == (1000, "header")
 
 
-def test_a_remaining_figure_alone_changes_no_evidence(tracker_of: Build, clock: Clock) -> None:
-    """What is left says nothing of how much there is."""
+def test_a_remaining_amount_alone_does_not_change_the_evidence(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """It does not say how large the limit is."""
     tracker = tracker_of(DAY)
     served(tracker, a_route(tracker.configuration), observations=[seen(None, 400)])
     assert (row(tracker).used, row(tracker).evidence) == (600, "published")
 
 
-# --- what the user sets
+# --- limits set by the user
 
 
-def test_a_smaller_figure_of_the_users_is_kept(tracker_of: Build, clock: Clock) -> None:
-    """Wanting less than there is, is no claim that a header could refute."""
+def test_a_smaller_limit_set_by_the_user_is_kept(tracker_of: Build, clock: Clock) -> None:
+    """The user may want to use less than the provider allows."""
     tracker = tracker_of(told(replace(DAY, amount=4)))
     route = a_route(tracker.configuration)
     served(tracker, route, observations=[seen(1000, 999)])
@@ -117,8 +117,8 @@ def test_a_smaller_figure_of_the_users_is_kept(tracker_of: Build, clock: Clock) 
     assert (row(tracker).amount, row(tracker).evidence) == (2, "error")
 
 
-def test_a_larger_figure_of_the_users_gives_way(tracker_of: Build) -> None:
-    """The provider knows better what there is at most."""
+def test_a_larger_limit_set_by_the_user_is_replaced(tracker_of: Build) -> None:
+    """The provider knows the maximum."""
     tracker = tracker_of(told(DAY))
     served(tracker, a_route(tracker.configuration), observations=[seen(200, 150)])
     assert (row(tracker).amount, row(tracker).used, row(tracker).evidence) == (200, 50, "header")
@@ -133,10 +133,10 @@ def test_a_larger_figure_of_the_users_gives_way(tracker_of: Build) -> None:
         ("groq_key_2/model-a", [None, None, 7, None]),
     ],
 )
-def test_limits_are_set_at_run_time(
+def test_limits_can_be_set_at_run_time(
     tracker_of: Build, storage: Storage, scope: str, expected: list[float | None]
 ) -> None:
-    """For a provider, a model, a key, or a model of a key; every kernel counts by them at once."""
+    """For a provider, a model, a key, or a model of a key; every kernel uses them at once."""
     tracker = tracker_of()
     other = QuotaTracker(storage, tracker.configuration)
     tracker.set_limits(scope, requests_per_day=7)
@@ -154,10 +154,10 @@ def test_limits_are_set_at_run_time(
     assert amounts() == [None] * 4
 
 
-def test_a_limit_set_at_run_time_counts_over_the_configuration_until_it_is_taken_back(
+def test_a_limit_set_at_run_time_overrides_the_configuration(
     storage: Storage, clock: Clock
 ) -> None:
-    """One by one, or all of a scope; `None` takes one back."""
+    """Until it is removed with `None`, alone or with all limits of its scope."""
     configuration = replace(
         custom_configuration([MINUTE, DAY], clock=clock),
         limits={"groq_key_1": (told(replace(DAY, amount=500)),)},
@@ -196,18 +196,18 @@ def test_a_limit_set_at_run_time_counts_over_the_configuration_until_it_is_taken
         ("groq", {"window": "bucket", "requests_per_day": True}, "must be a number"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(
+def test_an_invalid_limit_is_refused(
     tracker_of: Build, scope: str, limits: dict[str, Any], says: str
 ) -> None:
-    """Nothing is changed by it."""
+    """It changes nothing."""
     tracker = tracker_of(DAY)
     with pytest.raises(ConfigurationError, match=says):
         tracker.set_limits(scope, **limits)
     assert row(tracker).amount == 1000
 
 
-def test_a_limit_of_nothing_set_at_run_time_is_undone_by_a_reset(tracker_of: Build) -> None:
-    """Whatever was set, learned or closed: `reopen` recovers the route."""
+def test_a_reset_reopens_a_route_with_a_limit_of_zero(tracker_of: Build) -> None:
+    """Whatever was set, learned or closed: `reopen` opens the route."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     tracker.set_limits("groq_key_1", requests_per_day=0)
@@ -216,11 +216,11 @@ def test_a_limit_of_nothing_set_at_run_time_is_undone_by_a_reset(tracker_of: Bui
     assert opens_in(tracker, route) == 0
 
 
-# --- another plan than the table's
+# --- plans other than the published one
 
 
-def test_a_paid_plan_is_recognized_by_its_figures(tracker_of: Build) -> None:
-    """Groq's free 30 a minute say nothing of an account with 500,000 a day."""
+def test_a_paid_plan_is_recognized_by_its_limits(tracker_of: Build) -> None:
+    """Groq's 30 free requests a minute do not apply to an account with 500,000 a day."""
     tracker = tracker_of(MINUTE, DAY, Limit("tokens", "day", 200_000, "bucket"))
     route = a_route(tracker.configuration)
     served(tracker, route, observations=[seen(500_000, 499_999)])
@@ -231,26 +231,26 @@ def test_a_paid_plan_is_recognized_by_its_figures(tracker_of: Build) -> None:
     assert row(tracker, "requests_per_minute", "groq_key_2").amount == 30
 
 
-def test_a_table_that_is_a_little_out_of_date_is_no_other_plan(tracker_of: Build) -> None:
-    """Twice as many a day leave the limit per minute as it is."""
+def test_a_slightly_outdated_table_is_not_taken_for_another_plan(tracker_of: Build) -> None:
+    """Twice as many requests a day do not change the limit per minute."""
     tracker = tracker_of(MINUTE, DAY)
     served(tracker, a_route(tracker.configuration), observations=[seen(2000, 1999)])
     assert row(tracker, "requests_per_minute").amount == 30
     assert row(tracker).amount == 2000
 
 
-def test_what_the_user_set_holds_on_every_plan(tracker_of: Build) -> None:
-    """Only the table is left aside."""
+def test_limits_set_by_the_user_apply_on_every_plan(tracker_of: Build) -> None:
+    """Only published limits are ignored."""
     tracker = tracker_of(told(MINUTE), DAY)
     served(tracker, a_route(tracker.configuration), observations=[seen(500_000, 499_999)])
     assert row(tracker, "requests_per_minute").amount == 30
 
 
-# --- the window by its reset
+# --- windows inferred from reset times
 
 
 def service(clock: Clock) -> Configuration:
-    """A service about whose windows nothing is known."""
+    """A service whose windows are unknown."""
     configuration = custom_configuration(clock=clock)
     provider = replace(configuration.providers["groq"], window="rolling")
     return replace(configuration, providers={"groq": provider})
@@ -265,18 +265,18 @@ def service(clock: Clock) -> Configuration:
         (30, None, "rolling"),
     ],
 )
-def test_a_reset_time_shows_how_a_window_turns(
+def test_a_reset_time_reveals_the_window(
     storage: Storage, clock: Clock, spent: int, resets_in: float | None, window: str
 ) -> None:
-    """Noon in Los Angeles is four hours before midnight UTC, and 1,000 a day are one in 86.4 s."""
+    """Noon in Los Angeles is 4 h before midnight UTC; 1,000 a day are one in 86.4 s."""
     tracker = QuotaTracker(storage, service(clock))
     told_of = seen(1000, 1000 - spent, resets_in=resets_in)
     served(tracker, a_route(tracker.configuration), observations=[told_of])
     assert (row(tracker).window, row(tracker).used) == (window, pytest.approx(spent))
 
 
-def test_a_window_that_was_taken_for_another_is_corrected(storage: Storage, clock: Clock) -> None:
-    """A first reset can fit by chance; nothing that was counted is lost over it."""
+def test_a_wrong_window_is_corrected(storage: Storage, clock: Clock) -> None:
+    """The first reset time can fit by chance; no counts are lost by the correction."""
     tracker = QuotaTracker(storage, service(clock))
     route = a_route(tracker.configuration)
     served(tracker, route, observations=[seen(1000, 970, resets_in=30 * 86.4)])
@@ -291,8 +291,8 @@ def test_a_window_that_was_taken_for_another_is_corrected(storage: Storage, cloc
     amount=st.integers(10, 10**6),
     share=st.floats(0.01, 0.75),
 )
-def test_any_bucket_shows_itself(period: Any, amount: int, share: float) -> None:
-    """Rounded as providers round it. Near its end it could be a rolling window, too."""
+def test_a_bucket_is_recognized_from_rounded_times(period: Any, amount: int, share: float) -> None:
+    """Rounded as providers round. When nearly empty, it could also be a rolling window."""
     spent = math.ceil(amount * share)
     seconds = PERIOD_SECONDS[period]
     observation = Observation(
@@ -303,7 +303,7 @@ def test_any_bucket_shows_itself(period: Any, amount: int, share: float) -> None
 
 
 def refused(tracker: QuotaTracker, limit: str, amount: float, wait: float, **facts: Any) -> None:
-    """A refusal with its figures and its wait, all of the limit used."""
+    """A refusal with its figures and its wait, when the whole limit is used."""
     observation = Observation(limit, amount, 0, evidence="error", opens_in=wait, excess=1, **facts)
     failed(
         tracker, a_route(tracker.configuration), Remedy.WAIT_FOR_LIMIT,
@@ -315,10 +315,10 @@ def refused(tracker: QuotaTracker, limit: str, amount: float, wait: float, **fac
     ("wait", "window"),
     [(1.5, "bucket"), (59.0, "rolling"), (31.0, "rolling")],
 )
-def test_the_wait_of_a_refusal_shows_how_a_minute_turns(
+def test_the_wait_of_a_refusal_reveals_a_window_of_a_minute(
     tracker_of: Build, clock: Clock, wait: float, window: str
 ) -> None:
-    """Forty a minute in a bucket are one in 1.5 s; the route opens when the provider says."""
+    """A bucket of 40 a minute allows one in 1.5 s; the route opens when the provider says."""
     tracker = tracker_of(replace(MINUTE, amount=40))
     route = a_route(tracker.configuration)
     clock.now += 17
@@ -331,17 +331,17 @@ def test_the_wait_of_a_refusal_shows_how_a_minute_turns(
     ("wait", "window"),
     [(86.4, "bucket"), (4 * 3600, "calendar"), (5 * 3600, "rolling")],
 )
-def test_the_wait_of_a_refusal_shows_how_a_day_turns(
+def test_the_wait_of_a_refusal_reveals_a_window_of_a_day(
     storage: Storage, clock: Clock, wait: float, window: str
 ) -> None:
-    """Noon in Los Angeles is four hours before midnight UTC, and 1,000 a day are one in 86.4 s."""
+    """Noon in Los Angeles is 4 h before midnight UTC; 1,000 a day are one in 86.4 s."""
     tracker = QuotaTracker(storage, service(clock))
     refused(tracker, "requests_per_day", 1000, wait)
     assert row(tracker).window == window
     assert opens_in(tracker, a_route(tracker.configuration)) == pytest.approx(wait, abs=0.01)
 
 
-def test_the_users_own_smaller_limit_keeps_its_window(tracker_of: Build) -> None:
+def test_a_smaller_limit_set_by_the_user_keeps_its_window(tracker_of: Build) -> None:
     """The wait belongs to the provider's larger limit."""
     tracker = tracker_of(told(MINUTE))
     refused(tracker, "requests_per_minute", 40, 59)
@@ -349,10 +349,10 @@ def test_the_users_own_smaller_limit_keeps_its_window(tracker_of: Build) -> None
     assert row(tracker, "requests_per_minute").window == "bucket"
 
 
-def test_a_stranger_on_the_account_does_not_stop_us_for_a_whole_window(
+def test_usage_by_another_program_does_not_block_a_whole_window(
     storage: Storage, clock: Clock
 ) -> None:
-    """What others spent in a rolling minute was spent over all of it."""
+    """Its calls in a rolling minute are assumed to be spread over the minute."""
     tracker = QuotaTracker(storage, service(clock))
     route = a_route(tracker.configuration)
     refused(tracker, "requests_per_minute", 40, 3)
@@ -366,8 +366,10 @@ def test_a_stranger_on_the_account_does_not_stop_us_for_a_whole_window(
     assert 30 <= passed <= 40
 
 
-def test_an_inferred_period_is_dropped_when_a_probe_passes(tracker_of: Build, clock: Clock) -> None:
-    """A penalty of 90 s on a limit per minute is not a limit per hour."""
+def test_an_inferred_period_is_dropped_when_a_probe_is_served(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """A penalty of 90 s on a limit per minute does not make it a limit per hour."""
     tracker = tracker_of(MINUTE)
     route = a_route(tracker.configuration)
     refused(tracker, "requests_per_hour", 40, 90, inferred=True)
@@ -380,7 +382,7 @@ def test_an_inferred_period_is_dropped_when_a_probe_passes(tracker_of: Build, cl
 
 
 def test_an_inferred_period_stays_while_replies_confirm_it(tracker_of: Build, clock: Clock) -> None:
-    """OpenAI's headers name no period; each reply implies it again, and one does not."""
+    """OpenAI's headers state no period. Each reply implies it again, and one of them does not."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     for left in (199, 198, 197):
@@ -392,8 +394,8 @@ def test_an_inferred_period_stays_while_replies_confirm_it(tracker_of: Build, cl
     assert row(tracker) is None
 
 
-def test_a_stated_period_is_not_doubted(tracker_of: Build, clock: Clock) -> None:
-    """Not even after a header that implies the same period, or one that implies none."""
+def test_a_stated_period_is_kept(tracker_of: Build, clock: Clock) -> None:
+    """Even after a header that implies the same period, or none."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     refused(tracker, "requests_per_day", 200, 432)
@@ -404,8 +406,10 @@ def test_a_stated_period_is_not_doubted(tracker_of: Build, clock: Clock) -> None
     assert row(tracker).amount == 200
 
 
-def test_doubting_a_published_limit_restores_its_figures(tracker_of: Build, clock: Clock) -> None:
-    """Its count stays as it is."""
+def test_dropping_an_inferred_limit_restores_the_published_figures(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """The count does not change."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     served(tracker, route)
@@ -417,11 +421,11 @@ def test_doubting_a_published_limit_restores_its_figures(tracker_of: Build, cloc
     assert row(tracker).used > 250
 
 
-# --- somebody else, and bad figures
+# --- other programs, and invalid figures
 
 
-def test_what_something_else_spends_on_the_key_is_counted(tracker_of: Build) -> None:
-    """Another program, or the provider's own playground."""
+def test_usage_by_other_programs_is_counted(tracker_of: Build) -> None:
+    """Such as another program with the same key, or the provider's playground."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     for theirs in (1, 2, 53, 54):
@@ -430,8 +434,8 @@ def test_what_something_else_spends_on_the_key_is_counted(tracker_of: Build) -> 
 
 
 @pytest.mark.parametrize("wait", [-5.0, math.nan, math.inf, 1e12])
-def test_a_wait_that_no_provider_means_is_none(tracker_of: Build, wait: float) -> None:
-    """Neither in the past nor in years: it counts as not said."""
+def test_an_impossible_wait_is_ignored(tracker_of: Build, wait: float) -> None:
+    """A time in the past, or years ahead, counts as not stated."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=wait)
@@ -453,10 +457,10 @@ def test_a_wait_that_no_provider_means_is_none(tracker_of: Build, wait: float) -
     ),
     retry_after=st.none() | st.floats(),
 )
-def test_whatever_is_said_a_reset_recovers_the_route(
+def test_a_reset_opens_the_route_whatever_was_stated(
     figures: list[tuple[Any, ...]], retry_after: float | None
 ) -> None:
-    """No figure raises, and none closes a route beyond recovery."""
+    """No figure raises an error, and none closes a route permanently."""
     from arche_magic.llm_providers.storage import MemoryStorage
 
     clock = Clock()
@@ -481,10 +485,10 @@ def test_whatever_is_said_a_reset_recovers_the_route(
     held(tracker, route)
 
 
-def test_a_limit_that_turned_all_away_is_asked_again_after_a_day(
+def test_a_limit_that_refused_every_call_is_tried_again_after_a_day(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """A figure that a reply once gave does not close a route for ever."""
+    """A figure from one reply does not close a route for ever."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     tiny = [Observation("tokens_per_minute", 3, 3)]
@@ -495,8 +499,8 @@ def test_a_limit_that_turned_all_away_is_asked_again_after_a_day(
     assert "too large" in tracker.state(route, ask(), clock.now).reason
 
 
-def test_a_bucket_that_shrinks_holds_no_more_than_it_can(tracker_of: Build) -> None:
-    """A day's worth spent of a plan that was larger is a day's worth of the new one."""
+def test_usage_of_a_bucket_that_shrinks_is_capped(tracker_of: Build) -> None:
+    """A fully used day of the larger plan is a fully used day of the smaller one."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     served(tracker, route, observations=[seen(14_400, 4_400)])
@@ -505,10 +509,10 @@ def test_a_bucket_that_shrinks_holds_no_more_than_it_can(tracker_of: Build) -> N
     assert opens_in(tracker, route) < 200
 
 
-def test_two_kernels_of_different_configuration_count_every_call(
+def test_two_kernels_with_different_settings_count_every_call(
     storage: Storage, clock: Clock
 ) -> None:
-    """Each keeps to its own limits, and both see what the other spent."""
+    """Each keeps to its own limits, and both see what the other used."""
     plain = custom_configuration([told(DAY)], clock=clock)
     hour = told(Limit("requests", "hour", 5, "bucket"))
     careful = replace(plain, limits={"groq": (hour,)})
@@ -525,10 +529,10 @@ def test_two_kernels_of_different_configuration_count_every_call(
     assert used(one, limit="requests_per_hour") == pytest.approx(3.5)
 
 
-def test_a_kernel_that_does_not_know_a_published_limit_still_charges_it(
+def test_a_kernel_without_published_limits_still_charges_them(
     storage: Storage, clock: Clock
 ) -> None:
-    """With `tier = "paid"`, say, another kernel has no table; its calls count all the same."""
+    """A kernel with `tier = "paid"` has no published limits, but its calls count for others."""
     free = custom_configuration([Limit("requests", "day", 100, "calendar"), MINUTE], clock=clock)
     provider = replace(free.providers["groq"], limits={})
     paid = replace(free, providers={"groq": provider})
@@ -541,10 +545,10 @@ def test_a_kernel_that_does_not_know_a_published_limit_still_charges_it(
     assert used(one, limit="requests_per_minute") >= 2.4
 
 
-def test_keys_of_one_account_with_different_figures_count_together(
+def test_keys_of_one_account_with_different_limits_count_together(
     storage: Storage, clock: Clock
 ) -> None:
-    """A contradiction in the configuration: each call keeps to the figure of its own key."""
+    """If the configuration contradicts itself, each call keeps to the limit of its own key."""
     from arche_magic.llm_providers.config import label_keys
 
     accounts = {"groq_key_1": "team", "groq_key_2": "team"}

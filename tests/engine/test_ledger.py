@@ -1,4 +1,4 @@
-"""Hold, settle, learn: the ledger's promises, on every storage."""
+"""Hold, settle, learn: what the ledger guarantees, on every storage."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 # --- hold and settle
 
 
-def test_a_hold_is_taken_from_every_limit_or_from_none(tracker_of: Build) -> None:
-    """Where one of several limits has no room, the others keep theirs."""
+def test_a_hold_reserves_on_every_limit_or_on_none(tracker_of: Build) -> None:
+    """If one of several limits has no room, the others are not changed."""
     tracker = tracker_of(RPM, TPM)
     route = a_route(tracker.configuration)
     tracker.settle(held(tracker, route), Usage(900, 0))
@@ -59,8 +59,8 @@ def test_a_hold_is_taken_from_every_limit_or_from_none(tracker_of: Build) -> Non
     assert isinstance(tracker.hold(route, ask(max_tokens=20)), Hold)
 
 
-def test_two_holds_never_oversell_a_limit(tracker_of: Build, clock: Clock) -> None:
-    """What is on hold is gone for the next call, settled or not."""
+def test_two_holds_never_exceed_a_limit(tracker_of: Build, clock: Clock) -> None:
+    """A reserved amount is not available to the next call, whether settled or not."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     for _ in range(3):
@@ -71,7 +71,7 @@ def test_two_holds_never_oversell_a_limit(tracker_of: Build, clock: Clock) -> No
     assert "on hold" in refused.reason
 
 
-def test_many_threads_get_no_more_holds_than_the_limit_has(tracker_of: Build) -> None:
+def test_threads_never_get_more_holds_than_the_limit_allows(tracker_of: Build) -> None:
     """Eight threads that ask at once share the limit exactly."""
     tracker = tracker_of(replace(RPM, amount=20))
     route = a_route(tracker.configuration)
@@ -91,16 +91,16 @@ def test_many_threads_get_no_more_holds_than_the_limit_has(tracker_of: Build) ->
     assert len(granted) == 20
 
 
-def test_settling_replaces_the_guess_by_the_providers_count(tracker_of: Build) -> None:
-    """A call that was held at 500 tokens and took 40 leaves 40 used."""
+def test_settling_replaces_the_estimate_with_the_providers_count(tracker_of: Build) -> None:
+    """A call that reserved 500 tokens and took 40 leaves 40 used."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     tracker.settle(held(tracker, route, ask(max_tokens=500)), Usage(10, 30))
     assert used(tracker, limit="tokens_per_minute") == 40
 
 
-def test_a_call_without_a_count_is_booked_by_its_estimate(tracker_of: Build) -> None:
-    """Where the provider does not say what was spent, the hold is what was spent."""
+def test_a_call_without_a_count_is_charged_its_estimate(tracker_of: Build) -> None:
+    """If the provider does not state the usage, the reserved amount is charged."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     hold = held(tracker, route, ask(max_tokens=100))
@@ -108,14 +108,14 @@ def test_a_call_without_a_count_is_booked_by_its_estimate(tracker_of: Build) -> 
     assert used(tracker, limit="tokens_per_minute") == hold.amounts["tokens"] > 100
 
 
-def test_settling_says_what_is_left_of_the_tightest_limit(tracker_of: Build) -> None:
-    """The receipt names the limit that is closest to its end."""
+def test_settling_returns_the_tightest_limit(tracker_of: Build) -> None:
+    """The receipt names the limit that will run out first."""
     tracker = tracker_of(RPM, RPD)
     assert served(tracker, a_route(tracker.configuration)) == "2 of 3 requests left this minute"
 
 
 def test_estimates_learn_from_the_providers_counts(tracker_of: Build) -> None:
-    """After calls that took twice the guessed input, the next guess is larger."""
+    """After calls with twice the estimated input, the next estimate is larger."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     request = ask("word " * 200, max_tokens=None)
@@ -126,8 +126,8 @@ def test_estimates_learn_from_the_providers_counts(tracker_of: Build) -> None:
     assert second.amounts["output_tokens"] < first.amounts["output_tokens"]
 
 
-def test_a_request_larger_than_a_limit_is_refused_with_the_sizes(tracker_of: Build) -> None:
-    """It closes nothing: a shorter one is taken at once."""
+def test_a_request_larger_than_a_limit_is_refused_with_both_sizes(tracker_of: Build) -> None:
+    """It closes nothing: a shorter request is accepted at once."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     refused = tracker.hold(route, ask("word " * 2000))
@@ -138,16 +138,16 @@ def test_a_request_larger_than_a_limit_is_refused_with_the_sizes(tracker_of: Bui
     held(tracker, route)
 
 
-def test_a_long_prompt_is_not_too_large_for_a_limit_on_output(tracker_of: Build) -> None:
-    """A limit on output tokens has nothing to say about the prompt."""
+def test_a_limit_on_output_tokens_does_not_restrict_the_prompt(tracker_of: Build) -> None:
+    """A long prompt is accepted."""
     tracker = tracker_of(Limit("output_tokens", "minute", 100, "bucket"))
     held(tracker, a_route(tracker.configuration), ask("word " * 2000))
 
 
-def test_an_output_guess_larger_than_the_limit_does_not_refuse_the_prompt(
+def test_a_large_max_tokens_does_not_refuse_the_prompt(
     tracker_of: Build,
 ) -> None:
-    """`max_tokens` is only an upper bound, so the call is offered when the limit is unused."""
+    """`max_tokens` is only an upper bound, so the call is offered if the limit is unused."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     hold = held(tracker, route, ask(max_tokens=5000))
@@ -168,13 +168,13 @@ def test_keys_of_one_account_share_their_limits(storage: Storage, clock: Clock) 
     held(tracker, a_route(tracker.configuration, key=3))
 
 
-# --- kernels that die
+# --- kernels that are killed
 
 
-def test_the_hold_of_a_dead_kernel_expires_into_what_is_used(
+def test_the_hold_of_a_killed_kernel_is_charged_when_it_expires(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """It counts as on hold while its call may run, and as spent from then on."""
+    """It counts as reserved while its call may be running, and as used afterwards."""
     tracker = tracker_of(told(Limit("requests", "day", 2, "calendar")))
     route = a_route(tracker.configuration)
     held(tracker, route, ask(timeout=60))
@@ -187,10 +187,8 @@ def test_the_hold_of_a_dead_kernel_expires_into_what_is_used(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
-    tmp_path: Path, clock: Clock
-) -> None:
-    """Nobody waits until it expires; what a live process holds, or one elsewhere, stays on hold."""
+def test_the_hold_of_an_ended_process_is_charged_at_once(tmp_path: Path, clock: Clock) -> None:
+    """Nobody waits for its expiry. Holds of live processes and of other machines stay reserved."""
     storage = JsonFileStorage(tmp_path / "ledger.json")
     limit = told(Limit("requests", "day", 9, "calendar"))
     tracker = proven(QuotaTracker(storage, custom_configuration([limit], clock=clock)))
@@ -202,7 +200,7 @@ def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
         os._exit(0)
 
     def makers(*by: str) -> list[str]:
-        """Who made the holds that are there after a look; with `by`, as if that one had."""
+        """The processes with holds after a look; with `by`, after a look by that process."""
 
         def change(document: dict[str, Any]) -> None:
             for hold in document["models"][route.model]["holds"].values():
@@ -215,7 +213,7 @@ def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
         entry = storage.read(name)["models"][route.model]
         return [hold["by"] for hold in entry.get("holds", {}).values()]
 
-    # Its parent has not waited for it yet.
+    # Its parent has not yet waited for it.
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert makers() == [this_process()]
     os.waitpid(child, 0)
@@ -226,15 +224,13 @@ def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
         assert makers(by) == [by]
     assert not makers(f"{host}:{child}:1")
     held(tracker, route)
-    # Another process had the number of this one.
+    # Another process had this process id before.
     assert not makers(f"{host}:{pid}:1")
     assert used(tracker, limit="requests_per_day") == 3
 
 
-def test_a_settlement_after_the_expiry_is_not_charged_twice(
-    tracker_of: Build, clock: Clock
-) -> None:
-    """A machine that slept through its call has been charged already."""
+def test_settling_after_the_expiry_does_not_charge_twice(tracker_of: Build, clock: Clock) -> None:
+    """The call of a machine that was asleep has already been charged."""
     tracker = tracker_of(RPD)
     route = a_route(tracker.configuration)
     hold = held(tracker, route, ask(timeout=60))
@@ -244,10 +240,8 @@ def test_a_settlement_after_the_expiry_is_not_charged_twice(
     assert used(tracker, limit="requests_per_day") == pytest.approx(before, abs=0.01)
 
 
-def test_a_call_is_not_taken_for_dead_by_whoever_looked_at_the_clock_long_ago(
-    tracker_of: Build, clock: Clock
-) -> None:
-    """A machine that slept between the look and the ledger: what began meanwhile goes on."""
+def test_an_old_clock_reading_does_not_expire_newer_holds(tracker_of: Build, clock: Clock) -> None:
+    """If the machine sleeps after reading the clock, calls that began since keep their holds."""
     tracker = proven(tracker_of(RPD, TPM))
     route, before = a_route(tracker.configuration), clock.now
     clock.now += 7200.0
@@ -259,10 +253,10 @@ def test_a_call_is_not_taken_for_dead_by_whoever_looked_at_the_clock_long_ago(
 
 
 @pytest.mark.parametrize("set_back", [600.0, 86_400.0 * 400])
-def test_a_hold_made_by_a_clock_that_was_ahead_ends(
+def test_a_hold_with_a_time_in_the_future_expires(
     tracker_of: Build, clock: Clock, set_back: float
 ) -> None:
-    """Setting the clock back, by minutes or a year, does not leave a limit on hold for ever."""
+    """Setting the clock back by minutes or a year does not leave a hold for ever."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     clock.now += set_back
@@ -276,7 +270,7 @@ def test_a_hold_made_by_a_clock_that_was_ahead_ends(
     pytest.fail("still on hold after 20 minutes")
 
 
-def test_a_closure_made_by_a_clock_that_was_ahead_ends(tracker_of: Build, clock: Clock) -> None:
+def test_a_closure_with_a_time_in_the_future_ends(tracker_of: Build, clock: Clock) -> None:
     """A route closed for a minute by a clock a year ahead is open when the clock is right."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
@@ -286,7 +280,7 @@ def test_a_closure_made_by_a_clock_that_was_ahead_ends(tracker_of: Build, clock:
     assert opens_in(tracker, route) == 0
 
 
-# --- what a failed attempt is booked as
+# --- what failed attempts are charged
 
 
 @pytest.mark.parametrize(
@@ -305,7 +299,7 @@ def test_a_closure_made_by_a_clock_that_was_ahead_ends(tracker_of: Build, clock:
         (Remedy.CHANGE_PROMPT, 1),
     ],
 )
-def test_a_failure_counts_wherever_the_provider_may_have_counted_it(
+def test_a_failed_call_is_charged_if_the_provider_may_have_counted_it(
     tracker_of: Build, remedy: Remedy, spent: int
 ) -> None:
     """A refusal for a limit or a key frees its hold; every other call counts as a request."""
@@ -314,8 +308,8 @@ def test_a_failure_counts_wherever_the_provider_may_have_counted_it(
     assert used(tracker, limit="requests_per_day") == spent
 
 
-def test_what_a_broken_attempt_is_known_to_have_spent_is_booked(tracker_of: Build) -> None:
-    """Usage that came before a stream broke replaces the guess."""
+def test_a_broken_stream_is_charged_its_reported_usage(tracker_of: Build) -> None:
+    """Usage that arrived before the stream broke replaces the estimate."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     failed(tracker, route, Remedy.RETRY_LATER, usage=Usage(7, 5))
@@ -326,7 +320,7 @@ def test_what_a_broken_attempt_is_known_to_have_spent_is_booked(tracker_of: Buil
 
 
 def test_a_header_replaces_the_published_limit(tracker_of: Build) -> None:
-    """The provider's figure counts from then on, and says where it comes from."""
+    """From then on, the provider's figure counts, with the evidence `header`."""
     tracker = tracker_of(replace(RPM, evidence="published"))
     seen = [Observation("requests_per_minute", 30, 28)]
     served(tracker, a_route(tracker.configuration), observations=seen)
@@ -334,10 +328,10 @@ def test_a_header_replaces_the_published_limit(tracker_of: Build) -> None:
     assert (row["limit"], row["used"], row["evidence"]) == (30, 2, "header")
 
 
-def test_a_limit_nobody_published_is_learned_with_the_providers_window(
+def test_an_unpublished_limit_is_learned_with_the_providers_window(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """A day limit in a Groq header refills continuously."""
+    """A daily limit in a Groq header refills continuously."""
     tracker = tracker_of()
     served(
         tracker,
@@ -349,8 +343,8 @@ def test_a_limit_nobody_published_is_learned_with_the_providers_window(
     assert used(tracker, limit="requests_per_day") == pytest.approx(0, abs=1e-3)
 
 
-def test_an_error_body_teaches_the_limit_it_names(tracker_of: Build) -> None:
-    """After `Limit 200000, Used 199000` the ledger says so too."""
+def test_a_limit_in_an_error_body_is_learned(tracker_of: Build) -> None:
+    """After `Limit 200000, Used 199000`, the ledger has these figures."""
     tracker = tracker_of()
     seen = Observation("tokens_per_day", 200_000, 1000, None, "error")
     failed(
@@ -364,18 +358,18 @@ def test_an_error_body_teaches_the_limit_it_names(tracker_of: Build) -> None:
     assert (row["limit"], row["used"], row["evidence"]) == (200_000, 199_000, "error")
 
 
-def test_a_remaining_figure_without_a_limit_corrects_the_known_one(tracker_of: Build) -> None:
-    """Some replies name only what is left."""
+def test_a_remaining_amount_without_a_limit_corrects_the_known_limit(tracker_of: Build) -> None:
+    """Some replies state only what is left."""
     tracker = tracker_of(RPD)
     seen = [Observation("requests_per_day", None, 60)]
     served(tracker, a_route(tracker.configuration), observations=seen)
     assert used(tracker, limit="requests_per_day") == 40
 
 
-def test_a_figure_lowers_our_count_only_when_the_call_was_alone(
+def test_a_figure_lowers_our_count_only_if_the_call_ran_alone(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """The header of a slow call does not know the calls that came and went meanwhile."""
+    """The header of a slow call does not include calls that started and ended meanwhile."""
     tracker = tracker_of(told(Limit("requests", "day", 100, "calendar")))
     route = a_route(tracker.configuration)
     slow = held(tracker, route)
@@ -389,8 +383,8 @@ def test_a_figure_lowers_our_count_only_when_the_call_was_alone(
     assert used(tracker, limit="requests_per_day") == 1
 
 
-def test_a_call_that_is_still_under_way_keeps_our_count(tracker_of: Build, clock: Clock) -> None:
-    """With another hold open, a lower figure may only be an older one."""
+def test_our_count_is_kept_while_another_call_is_running(tracker_of: Build, clock: Clock) -> None:
+    """A lower figure may then be an older one."""
     tracker = tracker_of(told(Limit("requests", "day", 100, "calendar")))
     route = a_route(tracker.configuration)
     for _ in range(2):
@@ -414,8 +408,8 @@ def test_a_call_that_is_still_under_way_keeps_our_count(tracker_of: Build, clock
         Observation("tokens_per_hour", None, 3),
     ],
 )
-def test_an_absurd_figure_teaches_nothing(tracker_of: Build, seen: Observation) -> None:
-    """What no provider can mean leaves the ledger as it was."""
+def test_an_absurd_figure_is_not_learned(tracker_of: Build, seen: Observation) -> None:
+    """The ledger does not change."""
     tracker = tracker_of(RPD)
     route = a_route(tracker.configuration)
     served(tracker, route, observations=[seen])
@@ -424,7 +418,7 @@ def test_an_absurd_figure_teaches_nothing(tracker_of: Build, seen: Observation) 
 
 
 def test_a_ledger_with_an_absurd_count_can_be_read(tracker_of: Build, clock: Clock) -> None:
-    """As an earlier version wrote one: the bucket counts as full, and refills."""
+    """An earlier version wrote such counts: the bucket counts as full, and refills."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     hold = tracker.hold(route, ask())
@@ -436,8 +430,8 @@ def test_a_ledger_with_an_absurd_count_can_be_read(tracker_of: Build, clock: Clo
     assert opens_in(tracker, route) == 0
 
 
-def test_a_changed_configuration_counts_at_once(storage: Storage, clock: Clock) -> None:
-    """A limit the user set once and took back does not stay in the ledger."""
+def test_a_changed_configuration_applies_at_once(storage: Storage, clock: Clock) -> None:
+    """A limit that the user set and removed does not stay in the ledger."""
     own = replace(RPD, amount=1, evidence="configured")
     configured = custom_configuration([RPD], clock=clock)
     first = QuotaTracker(storage, replace(configured, limits={"groq_key_1": (own,)}))
@@ -450,5 +444,5 @@ def test_a_changed_configuration_counts_at_once(storage: Storage, clock: Clock) 
 
 
 def test_a_configuration_without_keys_has_an_empty_summary(storage: Storage) -> None:
-    """Nothing is configured, so there is nothing to show."""
+    """There is nothing to show."""
     assert QuotaTracker(storage, Configuration(providers={})).get_usage_summary() == {}

@@ -1,4 +1,4 @@
-"""A user may say how a window turns, per limit, and that an account is on a paid tier."""
+"""Users can set the window of each limit, and that an account is on a paid tier."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.types import utc
 
 
-def test_each_limit_may_have_a_rule_of_its_own() -> None:
-    """The table's rule holds for the limits that do not say."""
+def test_each_limit_can_have_its_own_window() -> None:
+    """A limit without one keeps the window of the published table."""
     limits = parse_limits(
         {
             "window": "bucket",
@@ -32,8 +32,8 @@ def test_each_limit_may_have_a_rule_of_its_own() -> None:
     }
 
 
-def test_every_published_figure_says_where_and_when_it_was_read() -> None:
-    """Also where one limit of a model was read elsewhere than the others."""
+def test_every_published_figure_has_a_source_and_a_date() -> None:
+    """Even if one limit of a model has another source than the others."""
     limits = {
         (name, model, limit.name): limit
         for name, provider in published_providers().items()
@@ -55,7 +55,7 @@ def test_every_published_figure_says_where_and_when_it_was_read() -> None:
 
 @pytest.mark.parametrize("provider", ["groq", "mistral", "google", "openai"])
 def test_the_default_models_have_published_limits(provider: str) -> None:
-    """What is used unasked is not used blindly."""
+    """A model that is used by default must not have unknown limits."""
     published = published_providers()[provider]
     for model in published.models:
         assert published.limits[model]
@@ -70,8 +70,8 @@ def test_the_default_models_have_published_limits(provider: str) -> None:
         {"amount": 20, "window": "weekly"},
     ],
 )
-def test_a_rule_that_makes_no_sense_is_refused(entry: dict[str, object]) -> None:
-    """The message names what was wrong."""
+def test_an_invalid_window_is_refused(entry: dict[str, object]) -> None:
+    """The message says what is wrong."""
     with pytest.raises(ValueError, match=r"requests_per_day|window"):
         parse_limits({"requests_per_day": entry})
 
@@ -84,7 +84,7 @@ def settings(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 def test_a_paid_tier_starts_without_published_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line says so; what the user states himself still holds, the rest is learned."""
+    """One setting is enough. The user's own limits still apply, and the others are learned."""
     text = '[providers.groq]\ntier = "paid"\n[limits.groq]\nrequests_per_minute = 500\n'
     settings(tmp_path, monkeypatch, text)
     configuration = load_configuration(directory=tmp_path)
@@ -94,7 +94,7 @@ def test_a_paid_tier_starts_without_published_limits(
 
 
 def test_an_unknown_tier_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typing error in the tier is told, not taken for free."""
+    """A misspelled tier is an error instead of counting as free."""
     settings(tmp_path, monkeypatch, '[providers.groq]\ntier = "gold"\n')
     with pytest.raises(ConfigurationError, match="tier is 'gold'"):
         load_configuration(directory=tmp_path)

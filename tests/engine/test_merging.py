@@ -1,4 +1,4 @@
-"""Two copies or two documents of the ledger become one that counts no less than the server."""
+"""Merging two copies or documents of the ledger never counts less than the server did."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_merge_never_counts_less_than_the_server(
     apart: list[tuple[str, float, int]],
     wait: float,
 ) -> None:
-    """Two copies of a ledger that each counted its own calls, for one server that had them all."""
+    """Two copies of a ledger each count their own calls; one server counted all of them."""
     clock = Clock(NOON)
     limits = [
         Limit("requests", "minute", 4, window),
@@ -56,7 +56,7 @@ def test_a_merge_never_counts_less_than_the_server(
     name = f"groq:{route.key.account}"
 
     def run(events: list[tuple[str, float, int]], *storages: MemoryStorage) -> None:
-        """Each call on the storage of its name, or on the only one; full, the server refuses."""
+        """Send each call through the storage it names; the server refuses if its limit is full."""
         for who, seconds, tokens in events:
             clock.now += seconds
             storage = storages[-1] if who == "two" else storages[0]
@@ -85,7 +85,7 @@ def test_a_merge_never_counts_less_than_the_server(
 
 
 class AccountServer(ExactServer):
-    """One account behind two keys; refuses what it has no room for."""
+    """One account with two keys; it refuses calls that do not fit."""
 
     def admits(self, tokens: float, now: float) -> bool:
         amounts = {"requests": 1.0, "tokens": tokens}
@@ -99,18 +99,18 @@ CALLS = st.tuples(
     st.sampled_from([1, 2]),  # key
     st.sampled_from([0.0, 1 / 16, 3.0, 15.0, 61.0, 900.0]),  # seconds before
     st.sampled_from([1, 40, 150]),  # max_tokens
-    st.sampled_from([0.0, 0.5, 1.0]),  # share of it that is spent
-    st.sampled_from([0, 0, 1, 3]),  # calls begun before it is settled
+    st.sampled_from([0.0, 0.5, 1.0]),  # the part of it that is used
+    st.sampled_from([0, 0, 1, 3]),  # calls that begin before it is settled
 )
 
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
 @settings(max_examples=80, deadline=None)
 @given(calls=st.lists(CALLS, min_size=4, max_size=60), found=st.integers(0, 59))
-def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
+def test_a_merged_account_counts_at_least_what_the_server_counted(
     window: WindowRule, calls: list[tuple[Any, ...]], found: int
 ) -> None:
-    """Whenever the account is found out, by a reply or a refusal, and whatever is under way."""
+    """Whether a reply or a refusal names the account, and whatever calls are in progress."""
     clock = Clock()
     limits = [
         Limit("requests", "minute", 4, window),
@@ -148,7 +148,7 @@ def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
     for entry in under_way:
         end(*entry[1:], "org_1")
     for key in (1, 2):
-        # The last word on both keys: a refusal, which the server does not count.
+        # The last event for both keys is a refusal, which the server does not count.
         clock.now += 3
         state = trackers[0].hold(a_route(configuration, key), ask("Hi", 1))
         if isinstance(state, Hold):
@@ -162,7 +162,7 @@ def test_after_the_keys_met_at_least_what_the_server_counted_is_used(
 
 
 def test_an_inferred_limit_is_still_inferred_after_a_merge(clock: Clock) -> None:
-    """An answer beyond it refutes it there too; one that a reply stated stays."""
+    """A call beyond it disproves it there too; a limit stated by a reply stays."""
     configuration = custom_configuration(clock=clock)
     route, name = a_route(configuration), ""
     before, one, two = MemoryStorage(), MemoryStorage(), MemoryStorage()
@@ -186,8 +186,8 @@ def test_an_inferred_limit_is_still_inferred_after_a_merge(clock: Clock) -> None
     assert limits == {"requests_per_minute"}
 
 
-def test_a_merge_counts_no_further_than_a_document_can_hold(clock: Clock) -> None:
-    """A larger figure would be taken out as wrong, and everything counted would be gone."""
+def test_a_merge_never_exceeds_the_largest_valid_count(clock: Clock) -> None:
+    """A larger figure would be dropped as invalid, with everything counted before."""
     most = {"2026-11-24": MOST_UNITS, "2026-11": MOST_UNITS}
     account = {
         "version": 3,

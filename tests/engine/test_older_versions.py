@@ -1,4 +1,4 @@
-"""A ledger that version 2 wrote is taken over: nothing that it counted is lost."""
+"""Ledgers written by version 2 are converted without losing any counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = {
     "MISTRAL_API_KEY": "made_up_2",
     "GOOGLE_API_KEY": "AIza_made_up",
 }
-# As that version wrote it, after a few calls to three providers; one call was under way.
+# As version 2 wrote it after a few calls to three providers, with one call in progress.
 VERSION_2 = Path(__file__).with_name("ledger_of_version_2.json")
 USED = {
     ("groq_key_1", "requests_per_minute"): 3,
@@ -36,8 +36,10 @@ USED = {
 }
 
 
-def test_version_2_is_taken_over(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """What was used, learned, held and closed is as it was; the file is then of this version."""
+def test_a_ledger_of_version_2_is_converted(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Usage, limits, holds and closures are kept; the file then has the current version."""
     path = tmp_path / "ledger.json"
     path.write_bytes(VERSION_2.read_bytes())
     configuration = replace(load_configuration(KEYS, tmp_path), clock=Clock(NOON))

@@ -1,4 +1,4 @@
-"""What may be asked for, checked in one sentence before anything is spent."""
+"""Arguments of a request are checked in one line before anything is sent."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ),
     ],
 )
-def test_a_wrong_request_is_refused_in_one_line(
+def test_an_invalid_argument_is_refused_in_one_line(
     prompt: Any, options: dict[str, Any], words: str
 ) -> None:
-    """The message names the option, its value, and what it should be."""
+    """The message names the option, its value, and the valid values."""
     with pytest.raises(InvalidRequest) as caught:
         request(prompt, **options)
     assert words in str(caught.value)
@@ -94,26 +94,26 @@ def test_a_wrong_request_is_refused_in_one_line(
 
 
 def test_a_temperature_of_zero_stays_zero() -> None:
-    """It is not taken for "not given"."""
+    """It is not treated as "not given"."""
     assert request(temperature=0).temperature == 0.0
     assert request().temperature is None
 
 
-def test_a_seed_of_zero_and_a_top_p_of_zero_stay() -> None:
-    """Zero is a value."""
+def test_zero_is_a_valid_seed_and_top_p() -> None:
+    """Zero is not treated as "not given"."""
     assert request(seed=0).seed == 0
     assert request(top_p=0).top_p == 0.0
 
 
 def test_max_output_tokens_is_max_tokens() -> None:
-    """The two names mean the same, and may be given together if they agree."""
+    """They mean the same, and can be given together if they agree."""
     assert request(max_output_tokens=7).max_tokens == 7
     assert request(max_tokens=7, max_output_tokens=7).max_tokens == 7
     assert request(max_tokens=7, max_output_tokens=None).max_tokens == 7
 
 
-def test_a_system_text_comes_first() -> None:
-    """Before the prompt and before the turns of a chat; a blank one is left out."""
+def test_the_system_prompt_comes_first() -> None:
+    """Before the prompt and before the turns of a chat; a blank one is omitted."""
     assert request(system="Be brief.").messages == (
         Message("system", "Be brief."),
         Message("user", "Hello"),
@@ -122,7 +122,7 @@ def test_a_system_text_comes_first() -> None:
 
 
 def test_a_chat_keeps_its_turns() -> None:
-    """Dictionaries and our own messages both do, also from a generator."""
+    """Dicts and our own messages work, also from a generator."""
     turns = [{"role": "user", "content": "Hi"}, Message("assistant", "Hello"), Message("user", "?")]
     assert request(turn for turn in turns).messages == (
         Message("user", "Hi"),
@@ -132,13 +132,13 @@ def test_a_chat_keeps_its_turns() -> None:
 
 
 def test_stop_takes_one_text_or_several() -> None:
-    """A single text is one stop, not its letters."""
+    """A single string is one stop text, not a list of letters."""
     assert request(stop="END").stop == ("END",)
     assert request(stop=["a", "b"]).stop == ("a", "b")
 
 
-def test_patience_and_timeout_come_from_the_configuration() -> None:
-    """Unless the call sets its own; 0 never waits and infinity always does."""
+def test_patience_and_timeout_default_to_the_configuration() -> None:
+    """A call can override them; 0 never waits, and infinity waits without end."""
     assert request().patience == CONFIGURATION.patience == 30
     assert request().timeout == CONFIGURATION.timeouts.total
     assert request(patience=0).patience == 0
@@ -146,7 +146,7 @@ def test_patience_and_timeout_come_from_the_configuration() -> None:
     assert request(timeout=5).timeout == 5.0
 
 
-def test_an_option_of_none_is_an_option_not_given() -> None:
-    """Callers may pass their own defaults through."""
+def test_none_means_not_given() -> None:
+    """Callers can pass their own defaults through."""
     names = ("provider", "model", "max_tokens", "temperature", "top_p", "stop", "seed", "timeout")
     assert request(**dict.fromkeys(names)) == request()

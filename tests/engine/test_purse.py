@@ -1,4 +1,4 @@
-"""What holds of money and tokens promise, in any order of calls."""
+"""Bounds on cost and tokens hold for any order of calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def expected(kind: int, longest: int | None, usd: float) -> Expected:
 def test_calls_exceed_a_bound_by_one_reply_at_most(
     data: st.DataObject, bound: int, usd: float, of_a_budget: bool
 ) -> None:
-    """Whatever begins while whatever is under way, as long as no reply is far beyond all others."""
+    """Whatever starts while other calls run, if no reply is far longer than all others."""
     storage = MemoryStorage()
     if of_a_budget:
         purse = Purse(storage, Budget(per_day=bound * usd))
@@ -59,12 +59,12 @@ def test_calls_exceed_a_bound_by_one_reply_at_most(
                 under_way.append((taken, longest))
     if not of_a_budget or usd:
         assert spent <= bound + largest
-        # Those still under way were let in by the same rule.
+        # The same rule admitted the calls that are still running.
         assert spent - largest <= bound
 
 
-def test_a_call_that_fits_is_let_in_beside_others() -> None:
-    """Once the length of replies is known: twelve as long as they may be, and a usual one."""
+def test_a_call_that_fits_runs_beside_others() -> None:
+    """Once the length of replies is known: twelve of the highest length, and a usual one."""
     purse = Purse(MemoryStorage(), max_tokens=100_000, job="one")
     first = purse.hold(expected(0, None, 0.0), NOON, NOON + 9)
     assert isinstance(first, str)
@@ -76,16 +76,16 @@ def test_a_call_that_fits_is_let_in_beside_others() -> None:
     assert sum(isinstance(hold, str) for hold in taken) == 13
 
 
-def test_a_job_that_is_over_is_forgotten() -> None:
-    """A week after its last call."""
+def test_a_finished_job_is_removed_after_a_week() -> None:
+    """Counted from its last call."""
     storage, week = MemoryStorage(), 7 * 86_400.0
     Purse(storage, max_tokens=1000, job="old").hold(expected(0, 5, 0.0), NOON, NOON + 9)
     Purse(storage, max_tokens=1000, job="new").hold(expected(0, 5, 0.0), NOON + week + 1, NOON)
     assert list(storage.read("bounds of jobs")["jobs"]) == ["new"]
 
 
-def test_what_was_spent_is_counted_no_further_than_a_document_can_hold() -> None:
-    """Absurd counts of a provider keep the bound closed."""
+def test_absurd_counts_keep_the_bound_closed() -> None:
+    """The total never exceeds the largest valid count of a document."""
     purse = Purse(MemoryStorage(), max_tokens=100, job="one")
     for _ in range(2):
         first = purse.hold(expected(0, 50, 0.0), NOON, NOON + 9)

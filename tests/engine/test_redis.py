@@ -1,4 +1,4 @@
-"""One ledger for many machines: Redis shared, away, back, and back without its memory."""
+"""A ledger in Redis, shared by machines: Redis is up, down, back, and back with no data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DAY = told(Limit("requests", "day", 100, "calendar"))
 
 @pytest.fixture
 def lasting_server(tmp_path: Path) -> object:
-    """A Redis that still knows everything after a restart."""
+    """A Redis server that keeps its data when it restarts."""
     server = RedisServer(tmp_path / "redis", keeps=True)
     server.start()
     yield server
@@ -54,7 +54,7 @@ def lasting_server(tmp_path: Path) -> object:
 
 
 def tracker_on(server: RedisServer, *limits: Limit) -> QuotaTracker:
-    """A ledger as another machine would have it."""
+    """A ledger as another machine would open it."""
     return QuotaTracker(server.storage(), custom_configuration(limits or [DAY], clock=server.clock))
 
 
@@ -68,7 +68,7 @@ def count(tracker: QuotaTracker, limit: str = "requests_per_day") -> float:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Real seconds: Redis is asked again about once a second."""
+    """Wait in real seconds, because Redis is tried again about once a second."""
     deadline = time.monotonic() + 15
     while not condition():
         assert time.monotonic() < deadline, "it does not come to pass"
@@ -76,17 +76,17 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def wait_until_back(server: RedisServer, *trackers: QuotaTracker) -> None:
-    """Until each of the ledgers has written to the Redis that runs now."""
+    """Wait until each ledger has written to the running Redis."""
     for tracker in trackers:
         wait_until(lambda tracker=tracker: not tracker.storage.trouble)  # type: ignore[misc]
     assert server.client().dbsize()
 
 
-# --- together
+# --- sharing
 
 
 def test_a_second_process_sees_a_change_at_its_next_call(redis_server: RedisServer) -> None:
-    """What one has spent is gone for the other."""
+    """Amounts that one process used are not available to the other."""
     one, two = (tracker_on(redis_server, replace(DAY, amount=1)) for _ in range(2))
     assert opens_in(two, a_route(two.configuration)) == 0
     call(one)
@@ -128,14 +128,14 @@ for thread in threads:
 """
 
 
-def test_many_processes_and_threads_never_oversell_a_limit(redis_server: RedisServer) -> None:
-    """Eight processes of four threads get exactly what there is, and count each call once."""
+def test_processes_and_threads_never_exceed_a_limit(redis_server: RedisServer) -> None:
+    """Eight processes with four threads each get exactly the limit, and count each call once."""
     command = [sys.executable, "-c", WORK, redis_server.url, str(Path(__file__).parent)]
     processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(8)]
     try:
         assert [process.wait(150) for process in processes] == [0] * 8
     finally:
-        # Without Redis they count in memory, and never end.
+        # Without Redis, they would count in memory and never end.
         for process in processes:
             process.kill()
     assert redis_server.client().get("server counted") == b"150"
@@ -145,13 +145,13 @@ def test_many_processes_and_threads_never_oversell_a_limit(redis_server: RedisSe
     assert count(tracker, "tokens_per_day") == 1500
 
 
-# --- away and back
+# --- Redis goes down and comes back
 
 
-def test_a_redis_that_is_away_at_the_start_costs_one_warning_and_no_call(
+def test_if_redis_is_down_at_the_start_calls_continue_with_one_warning(
     redis_server: RedisServer,
 ) -> None:
-    """What is counted meanwhile is there for all once it is back."""
+    """Counts from this time are added for all machines when Redis is back."""
     redis_server.stop()
     with pytest.warns(LedgerWarning, match="counting in memory") as caught:
         tracker = tracker_on(redis_server, replace(DAY, amount=4))
@@ -168,8 +168,8 @@ def test_a_redis_that_is_away_at_the_start_costs_one_warning_and_no_call(
     assert isinstance(tracker.hold(a_route(tracker.configuration), ask()), RouteState)
 
 
-def test_calls_of_two_machines_while_redis_was_away_add_up(lasting_server: RedisServer) -> None:
-    """Each brings what it counted to what Redis still knows."""
+def test_calls_of_two_machines_while_redis_was_down_are_added(lasting_server: RedisServer) -> None:
+    """Each machine adds its counts to those in Redis."""
     one, two = tracker_on(lasting_server), tracker_on(lasting_server)
     call(one, 2)
     call(two, 3)
@@ -187,11 +187,11 @@ def test_calls_of_two_machines_while_redis_was_away_add_up(lasting_server: Redis
     assert count(two) == 15
 
 
-def test_a_redis_that_comes_back_empty_has_lost_nothing(redis_server: RedisServer) -> None:
-    """What was counted before, and meanwhile, is put back by who remembers it."""
+def test_counts_are_restored_to_a_redis_that_comes_back_empty(redis_server: RedisServer) -> None:
+    """Earlier counts, and those made meanwhile, are restored by the machine that has them."""
     one, two = tracker_on(redis_server), tracker_on(redis_server)
     call(one, 2)
-    # The second machine remembers a later state than the first, which has been idle since.
+    # The second machine has a later state than the first, which has been idle since.
     call(two, 3)
     redis_server.stop()
     for tracker, calls in ((one, 4), (two, 5)):
@@ -207,10 +207,10 @@ def test_a_redis_that_comes_back_empty_has_lost_nothing(redis_server: RedisServe
 
 @pytest.mark.parametrize("newcomer", [False, True])
 @pytest.mark.parametrize("first", ["who saw less", "who saw more"])
-def test_a_redis_that_lost_its_memory_between_two_calls_gets_it_back(
+def test_counts_are_restored_to_a_redis_that_lost_its_data_between_two_calls(
     redis_server: RedisServer, newcomer: bool, first: str
 ) -> None:
-    """Nobody was told, and a machine that knows nothing may have been the first to write."""
+    """No machine was told, and one without any counts may have been the first to write."""
     one, two = tracker_on(redis_server), tracker_on(redis_server)
     call(one, 2)
     call(two, 3)
@@ -224,8 +224,10 @@ def test_a_redis_that_lost_its_memory_between_two_calls_gets_it_back(
         assert count(one) == (10 if newcomer else 6)
 
 
-def test_calls_under_way_when_redis_goes_are_settled_once(lasting_server: RedisServer) -> None:
-    """A hold from before is settled in memory, one from the absence in Redis."""
+def test_calls_in_progress_when_redis_goes_down_are_settled_once(
+    lasting_server: RedisServer,
+) -> None:
+    """A hold from before is settled in memory, and one from meanwhile is settled in Redis."""
     tracker = proven(tracker_on(lasting_server))
     route = a_route(tracker.configuration)
     before = [held(tracker, route) for _ in range(2)]
@@ -236,7 +238,7 @@ def test_calls_under_way_when_redis_goes_are_settled_once(lasting_server: RedisS
     lasting_server.start()
     wait_until_back(lasting_server, tracker)
     other = tracker_on(lasting_server, replace(DAY, amount=4))
-    # One is settled, two are under way.
+    # One is settled; two are in progress.
     assert count(other) == 3
     spare = held(other, route)
     assert isinstance(other.hold(route, ask()), RouteState)
@@ -247,10 +249,10 @@ def test_calls_under_way_when_redis_goes_are_settled_once(lasting_server: RedisS
     assert count(other) == 4
 
 
-def test_a_redis_that_comes_back_during_a_change_in_memory_waits_for_its_end(
+def test_a_redis_that_comes_back_during_a_change_waits_for_its_end(
     redis_server: RedisServer,
 ) -> None:
-    """What a change reads on its way does not begin the catching up without it."""
+    """Reads within the change do not start to merge a state that lacks the change."""
     storage = redis_server.storage()
     redis_server.stop()
     with pytest.warns(LedgerWarning):
@@ -268,10 +270,10 @@ def test_a_redis_that_comes_back_during_a_change_in_memory_waits_for_its_end(
     assert redis_server.storage().read("accounts of groq") == {"accounts": named}
 
 
-def test_what_was_learned_and_shut_while_redis_was_away_is_told(
+def test_limits_and_closures_found_while_redis_was_down_are_shared(
     lasting_server: RedisServer,
 ) -> None:
-    """The other machines learn it when it is back."""
+    """The other machines see them when Redis is back."""
     tracker = tracker_on(lasting_server)
     call(tracker)
     lasting_server.stop()
@@ -288,10 +290,10 @@ def test_what_was_learned_and_shut_while_redis_was_away_is_told(
     assert opens_in(other, route) == 42
 
 
-def test_keys_that_met_while_redis_was_away_are_one_account_afterwards(
+def test_an_account_found_while_redis_was_down_is_kept(
     lasting_server: RedisServer,
 ) -> None:
-    """The finding is kept, and nothing that either key spent is lost."""
+    """Nothing that either key used is lost."""
     one, two = tracker_on(lasting_server), tracker_on(lasting_server)
     call(one, 2, key=1)
     call(two, 3, key=2)
@@ -308,17 +310,17 @@ def test_keys_that_met_while_redis_was_away_are_one_account_afterwards(
     assert count(one) >= 8
 
 
-def test_what_one_counted_while_another_moved_the_key_reaches_the_account(
+def test_counts_reach_the_account_after_another_machine_moved_the_key(
     lasting_server: RedisServer,
 ) -> None:
-    """A machine that comes back late adds to a document that was moved meanwhile."""
+    """A machine that comes back late adds to the document that was moved meanwhile."""
     one, two = tracker_on(lasting_server), tracker_on(lasting_server)
     call(two, 3, key=2)
     lasting_server.stop()
     with pytest.warns(LedgerWarning):
         call(two, 2, key=2)
     lasting_server.start()
-    # The first made no call meanwhile and has not noticed.
+    # The first machine made no call meanwhile, so it has not noticed.
     for key in (1, 2):
         served(one, a_route(one.configuration, key), account="org_1")
     assert count(one) == 5
@@ -340,8 +342,8 @@ def test_what_one_counted_while_another_moved_the_key_reaches_the_account(
         "unix://:hunter2@/tmp/socket?colour=red",
     ],
 )
-def test_a_url_that_redis_does_not_take_is_refused_without_its_password(url: str) -> None:
-    """The message shows what one looks like."""
+def test_an_invalid_redis_url_is_refused_without_its_password(url: str) -> None:
+    """The message shows a valid example."""
     with pytest.raises(ConfigurationError, match="redis://localhost") as caught:
         open_storage(url)
     assert "hunter2" not in str(caught.value)
@@ -350,7 +352,7 @@ def test_a_url_that_redis_does_not_take_is_refused_without_its_password(url: str
 
 @pytest.mark.parametrize("port", ["running", "closed"])
 def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> None:
-    """Neither where Redis refuses it, nor where it is away."""
+    """Neither if Redis refuses it, nor if Redis is down."""
     url = redis_server.url.replace("redis://", "redis://hunter1:hunter2@")
     if port == "closed":
         redis_server.stop()
@@ -370,7 +372,7 @@ def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> 
     assert "hunter" not in f"{told} {tracker.storage!r} {configuration!r} {vars(tracker)}"
 
 
-# --- a Redis that answers and refuses
+# --- Redis answers and refuses
 
 
 def wrong_password(server: RedisServer) -> None:
@@ -398,10 +400,10 @@ REFUSING = {
 
 
 @pytest.mark.parametrize("spoil", REFUSING)
-def test_no_request_begins_on_a_redis_that_refuses(
+def test_no_request_starts_if_redis_refuses_changes(
     redis_server: RedisServer, spoil: Callable[[RedisServer], None]
 ) -> None:
-    """Counting alone would oversell for as long as nobody looks; it has to be asked for."""
+    """Counting alone could exceed a limit unnoticed, so it must be allowed explicitly."""
     spoil(redis_server)
     variables = {"ARCHE_QUOTA_STORE": redis_server.url, "GROQ_API_KEY": "made-up"}
     configuration = load_configuration(variables)
@@ -416,10 +418,10 @@ def test_no_request_begins_on_a_redis_that_refuses(
         assert isinstance(provider.quota_tracker.hold(alone.routes()[0], ask()), Hold)
 
 
-def test_what_becomes_of_requests_on_a_redis_that_refuses_is_a_setting(
+def test_a_setting_decides_what_happens_if_redis_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It refuses them, if nothing else is said; a third way is an error."""
+    """By default requests are refused; an unknown value is an error."""
     monkeypatch.chdir(tmp_path)
     assert load_configuration().on_store_failure == "refuse"
     for value in ("refuse", "count-alone"):
@@ -430,8 +432,8 @@ def test_what_becomes_of_requests_on_a_redis_that_refuses_is_a_setting(
         load_configuration()
 
 
-def test_a_redis_that_begins_to_refuse_loses_no_count(redis_server: RedisServer) -> None:
-    """A reply under way is counted here, nothing more is sent, and later all is added."""
+def test_no_count_is_lost_when_redis_begins_to_refuse(redis_server: RedisServer) -> None:
+    """A reply in progress is counted here, nothing more is sent, and the counts are added later."""
     tracker = proven(tracker_on(redis_server))
     route = a_route(tracker.configuration)
     under_way = held(tracker, route)
@@ -472,10 +474,10 @@ time.sleep(after)
 
 
 @pytest.mark.parametrize("after", [0.0, 2.0])
-def test_what_was_counted_while_redis_hung_is_there_when_the_process_has_ended(
+def test_counts_made_while_redis_hung_are_added_when_the_process_ends(
     redis_server: RedisServer, after: float
 ) -> None:
-    """It is added as soon as Redis answers, or at the end of the process."""
+    """As soon as Redis answers, or at the end of the process."""
     assert redis_server.process
     pid = str(redis_server.process.pid)
     command = [sys.executable, "-c", HANG, redis_server.url, pid, str(after)]
@@ -486,8 +488,8 @@ def test_what_was_counted_while_redis_hung_is_there_when_the_process_has_ended(
     assert entry["charged"]["requests"] == 11
 
 
-def test_the_end_of_a_process_waits_two_seconds_for_redis(redis_server: RedisServer) -> None:
-    """Where it stays away, what was counted is lost to others, and the process ends."""
+def test_a_process_waits_two_seconds_for_redis_at_its_end(redis_server: RedisServer) -> None:
+    """If Redis stays away, these counts are lost to other machines, and the process ends."""
     assert redis_server.process
     code = HANG.replace("os.kill(server, signal.SIGCONT)", "os.kill(server, signal.SIGKILL)")
     command = [sys.executable, "-c", code, redis_server.url, str(redis_server.process.pid), "0"]
@@ -496,8 +498,8 @@ def test_the_end_of_a_process_waits_two_seconds_for_redis(redis_server: RedisSer
     assert time.monotonic() - began < 15
 
 
-def test_a_missing_package_is_named() -> None:
-    """What to install is in the message."""
+def test_a_missing_redis_package_is_named() -> None:
+    """The message says what to install."""
     code = (
         "import sys; sys.modules['redis'] = None\n"
         "from arche_magic.llm_providers.config import load_configuration\n"
@@ -513,10 +515,10 @@ def test_a_missing_package_is_named() -> None:
     assert "pw" not in done.stdout
 
 
-def test_the_variable_chooses_redis(
+def test_the_store_variable_selects_redis(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attempts are still kept in a file, in the working directory."""
+    """Attempts are still stored in a file in the working directory."""
     monkeypatch.chdir(tmp_path)
     variables = {"ARCHE_QUOTA_STORE": redis_server.url, "GROQ_API_KEY": "made-up"}
     configuration = load_configuration(variables)

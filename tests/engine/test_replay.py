@@ -1,4 +1,4 @@
-"""Where a reply is kept: everything that was asked counts, and nothing else."""
+"""The address of a kept reply depends on everything that was asked, and on nothing else."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def variants(table: dict[str, list[Any]]) -> list[Request]:
     return [replace(HELLO, **{name: value}) for name in table for value in table[name]]
 
 
-def test_whatever_is_asked_otherwise_is_kept_elsewhere() -> None:
-    """One reply is never taken for the reply to something else."""
+def test_every_difference_in_a_request_changes_its_address() -> None:
+    """One reply is never used for a different request."""
     requests = [HELLO, *variants(ASKED)]
     places = [address(request) for request in requests]
     places += [address(HELLO, ["groq"]), address(HELLO, ["mistral"])]
@@ -67,20 +67,20 @@ def test_whatever_is_asked_otherwise_is_kept_elsewhere() -> None:
     assert len(set(places)) == len(places)
 
 
-def test_how_it_is_asked_does_not_matter() -> None:
-    """Patience, timeouts, and whether replies are kept at all."""
+def test_options_that_do_not_change_the_question_do_not_change_its_address() -> None:
+    """Patience, timeouts, and whether replies are kept."""
     assert {address(request) for request in variants(HOW)} == {address(HELLO)}
     assert address(HELLO, ["groq", "mistral"]) == address(HELLO, ["mistral", "groq", "groq"])
     assert address(replace(HELLO, provider="groq"), ["groq"]) == address(HELLO, ["groq"])
 
 
-def test_every_field_of_a_request_was_thought_of() -> None:
-    """A new one belongs into one of the tables above."""
+def test_every_field_of_a_request_is_listed_here() -> None:
+    """A new field must be added to one of the tables above."""
     assert {field.name for field in fields(Request)} == {*ASKED, *HOW, "provider"}
 
 
-def test_addresses_outlive_versions() -> None:
-    """Files that people keep and share stay of use."""
+def test_addresses_do_not_change_between_versions() -> None:
+    """Files that users keep and share stay valid."""
     assert address(HELLO) == "c88e151191733016aa8b8637119227325d14f787b881fd6ea379fee2b64db461"
 
 
@@ -95,8 +95,8 @@ class LaterMessage(Message):
     pictures: tuple[Picture, ...] = ()
 
 
-def test_a_field_that_comes_later_counts_only_where_it_is_used() -> None:
-    """What was kept before it came is found still; attachments count by their content."""
+def test_a_new_field_changes_addresses_only_if_it_is_used() -> None:
+    """Earlier replies are still found; attachments count by their content."""
     plain, one, two, captioned = (
         address(Request((LaterMessage("user", "Hello", pictures),)))
         for pictures in (
@@ -117,15 +117,15 @@ messages = st.lists(
 
 
 @given(messages, messages)
-def test_any_conversation_has_an_address_of_its_own(one: Any, other: Any) -> None:
-    """Whatever signs it is written with, lone surrogates too."""
+def test_different_conversations_have_different_addresses(one: Any, other: Any) -> None:
+    """Whatever characters they contain, including lone surrogates."""
     same = address(Request(one)) == address(Request(other))
     assert same == (one == other)
 
 
 @given(texts, st.sampled_from([HELLO, *variants(ASKED)]))
-def test_many_prompts_have_the_addresses_of_single_ones(text: str, sample: Request) -> None:
-    """Requests that differ in their last message alone are hashed faster, and alike."""
+def test_many_addresses_at_once_equal_single_ones(text: str, sample: Request) -> None:
+    """Requests that differ only in their last message are hashed faster, with the same result."""
     *before, _ = sample.messages
     for images in ((), (Image("image/png", b"\x89PNG"),)):
         asked = replace(sample, messages=(*before, Message("user", text, images)))
@@ -135,8 +135,8 @@ def test_many_prompts_have_the_addresses_of_single_ones(text: str, sample: Reque
 
 
 @pytest.mark.parametrize("text", ["\ud83d", "\x00", "é", "e\u0301"])
-def test_odd_texts_are_told_apart(text: str) -> None:
-    """Accents in one sign or two are different prompts."""
+def test_similar_texts_have_different_addresses(text: str) -> None:
+    """Composed and decomposed accents are different prompts."""
     odd = Request((Message("user", text),))
     others = [Request((Message("user", other),)) for other in ("", "e", "é" * 2)]
     assert address(odd) not in {address(other) for other in others}

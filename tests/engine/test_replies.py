@@ -1,4 +1,4 @@
-"""Kept replies in their file: found again, shared by many workers, never in the way of a call."""
+"""The file of kept replies: lookups, sharing between workers, and disks that fail."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def numbered(count: int, start: int = 0) -> list[str]:
     return [f"{number:064x}" for number in range(start, start + count)]
 
 
-# --- found again
+# --- lookups
 
 
-def test_a_reply_comes_back_with_the_route_it_came_from(store: ReplyStore) -> None:
-    """Text, route, usage and cost of then; when it was given; and no attempt, none being made."""
+def test_a_kept_reply_has_the_route_it_came_from(store: ReplyStore) -> None:
+    """Text, route, usage, cost and time are those of the original; there are no attempts."""
     store.finish({"a": REPLY}, NOON)
     (kept,) = ReplyStore(store.path).lookup_many(["a", "b"]).values()
     assert kept == REPLY
@@ -64,8 +64,8 @@ def test_a_reply_comes_back_with_the_route_it_came_from(store: ReplyStore) -> No
     assert kept.attempts == ()
 
 
-def test_a_file_of_an_earlier_version_is_read_and_extended(store: ReplyStore) -> None:
-    """Its replies have no request; the first new reply adds the columns, and keeps the others."""
+def test_a_file_of_an_earlier_version_is_extended(store: ReplyStore) -> None:
+    """Its replies have no request id. The first new reply adds the columns and keeps the others."""
     store.finish({"a": REPLY}, NOON)
     with closing(sqlite3.connect(store.path)) as connection, connection:
         for name in ("request", "seconds", "more"):
@@ -76,22 +76,22 @@ def test_a_file_of_an_earlier_version_is_read_and_extended(store: ReplyStore) ->
     assert requests == {"a": "", "b": "r0123456789ab"}
 
 
-def test_nothing_is_written_before_a_reply_is_kept(store: ReplyStore) -> None:
-    """Looking up makes no file and no folder."""
+def test_a_lookup_creates_no_file(store: ReplyStore) -> None:
+    """And no folder."""
     assert store.lookup_many(["a"]) == {}
     assert not store.path.parent.exists()
 
 
-def test_a_newer_reply_takes_the_place_of_the_older(store: ReplyStore) -> None:
-    """One address, one reply."""
+def test_a_newer_reply_replaces_the_older_one(store: ReplyStore) -> None:
+    """Each address has one reply."""
     store.finish({"a": REPLY}, NOON)
     store.finish({"a": Reply("newer")}, NOON + 60)
     kept = store.lookup_many(["a"])["a"]
     assert (str(kept), kept.from_memory) == ("newer", utc(NOON + 60))
 
 
-def test_thousands_are_looked_up_at_once(store: ReplyStore) -> None:
-    """More addresses than a statement takes parameters, half of them unknown."""
+def test_thousands_of_addresses_are_looked_up_at_once(store: ReplyStore) -> None:
+    """More than a statement can take as parameters, and half of them are unknown."""
     known = numbered(30_000)
     store.finish({address: Reply(address[-5:]) for address in known}, NOON)
     found = store.lookup_many([*numbered(20_000, start=20_000)])
@@ -99,16 +99,16 @@ def test_thousands_are_looked_up_at_once(store: ReplyStore) -> None:
     assert all(found[address] == address[-5:] for address in found)
 
 
-def test_the_file_is_whole_after_each_change(store: ReplyStore, tmp_path: Path) -> None:
-    """A copy taken while the process runs holds everything: there is no second file beside it."""
+def test_the_file_is_complete_after_each_change(store: ReplyStore, tmp_path: Path) -> None:
+    """A copy taken while the process runs has everything, because there is no second file."""
     store.finish({"a": REPLY}, NOON)
     assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
     copy = shutil.copy(store.path, tmp_path / "copy.sqlite")
     assert ReplyStore(Path(copy)).lookup_many(["a"]) == {"a": REPLY}
 
 
-def test_the_file_holds_no_prompt_and_no_key(store: ReplyStore) -> None:
-    """Its columns, in full."""
+def test_the_file_contains_no_prompt_and_no_key(store: ReplyStore) -> None:
+    """All its columns are listed here."""
     store.finish({"a": REPLY}, NOON)
     with closing(sqlite3.connect(store.path)) as connection:
         cursor = connection.execute("SELECT * FROM replies")
@@ -119,8 +119,8 @@ def test_the_file_holds_no_prompt_and_no_key(store: ReplyStore) -> None:
     ]  # fmt: skip
 
 
-def test_calls_of_tools_are_kept_with_the_reply(store: ReplyStore) -> None:
-    """Also where the reply has no text, and in a file that earlier versions made."""
+def test_tool_calls_are_kept_with_the_reply(store: ReplyStore) -> None:
+    """Even if the reply has no text, or the file was made by an earlier version."""
     calls = (ToolCall("call_1", "get_weather", '{"city": "Oslo"}', "c2ln"), ToolCall("call_2", "f"))
     store.finish({"old": REPLY}, NOON)
     with closing(sqlite3.connect(store.path)) as connection:
@@ -133,9 +133,7 @@ def test_calls_of_tools_are_kept_with_the_reply(store: ReplyStore) -> None:
     assert store.claim(["new", "old"], "one", NOON, NOON + 60) == set()
 
 
-def test_asking_again_for_a_file_gives_the_same_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_file_has_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However its path is written."""
     monkeypatch.chdir(tmp_path)
     assert reply_store(Path("r.sqlite")) is reply_store(tmp_path / "r.sqlite")
@@ -144,8 +142,8 @@ def test_asking_again_for_a_file_gives_the_same_store(
 # --- shared work
 
 
-def test_what_one_worker_has_claimed_others_leave_alone(store: ReplyStore) -> None:
-    """And what is kept nobody needs to ask."""
+def test_a_claimed_row_is_not_asked_by_others(store: ReplyStore) -> None:
+    """Rows with a kept reply are not asked by anyone."""
     store.finish({"kept": REPLY}, NOON)
     assert store.claim(["kept", "a", "b", "a"], "one", NOON, NOON + 60) == {"a", "b"}
     assert store.claim(["kept", "b", "c"], "two", NOON, NOON + 60) == {"c"}
@@ -153,16 +151,16 @@ def test_what_one_worker_has_claimed_others_leave_alone(store: ReplyStore) -> No
     assert store.claim(["b"], "two", NOON + 100, NOON + 160) == set()
 
 
-def test_the_claim_of_a_worker_that_died_runs_out(store: ReplyStore) -> None:
-    """At its time, and not before."""
+def test_the_claim_of_a_killed_worker_expires(store: ReplyStore) -> None:
+    """At its time, and not earlier."""
     store.claim(["a"], "one", NOON, NOON + 60)
     assert store.claim(["a"], "two", NOON + 59, NOON + 120) == set()
     assert store.claim(["a"], "two", NOON + 60, NOON + 120) == {"a"}
     assert store.claim(["a"], "one", NOON + 61, NOON + 120) == set()
 
 
-def test_a_claim_given_up_is_free(store: ReplyStore) -> None:
-    """By its owner alone."""
+def test_a_released_claim_is_free(store: ReplyStore) -> None:
+    """Only its owner can release it."""
     store.claim(["a", "b"], "one", NOON, NOON + 60)
     store.release(["a"], "two")
     assert store.claim(["a"], "two", NOON, NOON + 60) == set()
@@ -170,8 +168,8 @@ def test_a_claim_given_up_is_free(store: ReplyStore) -> None:
     assert store.claim(["a", "b"], "two", NOON, NOON + 60) == {"a"}
 
 
-def test_a_finished_claim_leaves_nothing_behind(store: ReplyStore) -> None:
-    """Whoever finishes it: the reply is there."""
+def test_a_finished_claim_is_removed(store: ReplyStore) -> None:
+    """Whichever worker finishes it, the reply is there."""
     store.claim(["a", "b"], "one", NOON, NOON + 60)
     store.finish({"a": REPLY, "b": REPLY}, NOON)
     assert store.claim(["a", "b"], "two", NOON + 100, NOON + 160) == set()
@@ -196,7 +194,7 @@ while todo:
 
 
 def test_processes_that_share_a_job_ask_each_row_once(store: ReplyStore) -> None:
-    """Four at a time on the same rows."""
+    """Four processes work on the same rows at a time."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(store.path), str(number)],
@@ -214,7 +212,7 @@ def test_processes_that_share_a_job_ask_each_row_once(store: ReplyStore) -> None
 
 
 def test_threads_share_a_store(store: ReplyStore) -> None:
-    """No lock error, nothing lost."""
+    """Without lock errors or lost replies."""
 
     def work(number: int) -> int:
         found = 0
@@ -231,8 +229,8 @@ def test_threads_share_a_store(store: ReplyStore) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="does not fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_uses_it_too(store: ReplyStore) -> None:
-    """As joblib and multiprocessing start their workers."""
+def test_a_forked_process_can_use_the_store(store: ReplyStore) -> None:
+    """The workers of joblib and multiprocessing are forked."""
     store.finish({"a": REPLY}, NOON)
     child = multiprocessing.get_context("fork").Process(
         target=lambda: store.finish({"b": store.lookup_many(["a"])["a"]}, NOON)
@@ -259,8 +257,8 @@ while True:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with a signal")
-def test_a_killed_process_loses_nothing_it_has_kept(store: ReplyStore) -> None:
-    """Killed at any moment, thirty times over, in the middle of changes of several pages."""
+def test_a_killed_process_loses_no_kept_reply(store: ReplyStore) -> None:
+    """Killed thirty times at random moments, during changes of several pages."""
     generator = random.Random(7)
     kept = 0
     for _ in range(30):
@@ -279,13 +277,13 @@ def test_a_killed_process_loses_nothing_it_has_kept(store: ReplyStore) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = store.lookup_many(numbered(kept + 3))
-        # Of the change under way, all or nothing.
+        # The change in progress is kept whole or not at all.
         assert len(found) in (kept, kept + 3)
         kept = len(found)
     assert kept > 90
 
 
-# --- disks that refuse
+# --- disks that fail
 
 
 def not_a_database(path: Path) -> None:
@@ -311,8 +309,8 @@ def folder_in_place_of_the_file(path: Path) -> None:
     "spoil",
     [not_a_database, newer_layout, file_in_place_of_the_folder, folder_in_place_of_the_file],
 )
-def test_a_file_that_cannot_be_used_costs_one_warning(store: ReplyStore, spoil) -> None:
-    """Lookups find nothing, claims are granted, and what lies there is left as it is."""
+def test_an_unusable_file_gives_one_warning(store: ReplyStore, spoil) -> None:
+    """Lookups find nothing, claims are granted, and the existing file is not changed."""
     spoil(store.path)
     before = store.path.read_bytes() if store.path.is_file() else None
     with warnings.catch_warnings(record=True) as caught:
@@ -349,8 +347,8 @@ print(len(caught), *store.lookup_many(["a", "0", "1", "2"]).values())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
-def test_on_a_full_disk_what_was_kept_stays(store: ReplyStore) -> None:
-    """One warning, and no half-written reply."""
+def test_kept_replies_survive_a_full_disk(store: ReplyStore) -> None:
+    """There is one warning, and no incomplete reply."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(store.path)],
         capture_output=True,
@@ -380,8 +378,8 @@ with warnings.catch_warnings(record=True) as caught:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has other permissions")
-def test_a_read_only_file_is_read() -> None:
-    """As in a checkout of somebody else's project; keeping more costs one warning."""
+def test_a_read_only_file_can_be_read() -> None:
+    """For example in someone else's checkout; keeping more replies gives one warning."""
     folder = Path(tempfile.mkdtemp())
     try:
         path = folder / "llm_replies.sqlite"
@@ -401,7 +399,7 @@ def test_a_read_only_file_is_read() -> None:
         shutil.rmtree(folder)
 
 
-def test_a_text_that_no_file_takes_is_kept_with_a_mark_in_its_place(store: ReplyStore) -> None:
-    """Half a surrogate pair, as a model's broken JSON can hold one."""
+def test_a_lone_surrogate_is_replaced_in_the_file(store: ReplyStore) -> None:
+    """A model's invalid JSON can contain half a surrogate pair, which no file can hold."""
     store.finish({"a": Reply("cut \ud83d")}, NOON)
     assert store.lookup_many(["a"]) == {"a": "cut \ufffd"}

@@ -1,4 +1,4 @@
-"""A reply is a text that knows how it came."""
+"""A reply is a string with attributes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.tools import ToolCall
 
 
-def test_a_reply_shows_itself_harmlessly_without_the_extension() -> None:
-    """What a model wrote is not run or loaded, while the text itself stays as it was."""
+def test_a_reply_is_displayed_safely_without_the_extension() -> None:
+    """HTML is not run and images are not loaded; the text itself does not change."""
     text = "**Yes** <script>alert(1)</script> ![x](http://example.com/x.png) \x1b[31mred"
     reply = Reply(text)
     shown = reply._repr_markdown_()
@@ -20,8 +20,8 @@ def test_a_reply_shows_itself_harmlessly_without_the_extension() -> None:
     assert "\x1b" not in shown
 
 
-def test_a_reply_shows_what_the_model_asks_to_run() -> None:
-    """Names and arguments, as untrusted as its text."""
+def test_a_reply_displays_its_tool_calls() -> None:
+    """Names and arguments, escaped like its text."""
     calls = (ToolCall("c1", "f", '{"x": "```\\n<script>"}'), ToolCall("c2", "g", '{"y":\n 2}'))
     shown = Reply("", tool_calls=calls)._repr_markdown_()
     assert 'g({"y": 2})' in shown
@@ -29,8 +29,8 @@ def test_a_reply_shows_what_the_model_asks_to_run() -> None:
     assert shown.count("````") == 2
 
 
-def test_a_reply_with_calls_is_pickled() -> None:
-    """Its calls and choices come back with it."""
+def test_a_reply_with_tool_calls_can_be_pickled() -> None:
+    """Its calls and choices are restored."""
     reply = Reply("", tool_calls=(ToolCall("c1", "f"),), choices=({"index": 0},))
     copy = pickle.loads(pickle.dumps(reply))
     assert (copy.tool_calls, copy.choices) == (reply.tool_calls, reply.choices)

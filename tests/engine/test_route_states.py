@@ -1,4 +1,4 @@
-"""The states of many routes: as each alone, and worked out only when something has changed."""
+"""States of many routes equal those of single ones, and are computed only after a change."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ REQUESTS = [ask(), ask("word " * 60), ask("word", None), replace(ask(), reserve=
 
 @settings(max_examples=100, deadline=None)
 @given(steps=st.lists(STEPS, max_size=25))
-def test_together_they_are_as_each_alone(steps: list[tuple[Any, ...]]) -> None:
-    """Whatever this process and another one do meanwhile, for small and large requests."""
+def test_states_of_many_routes_equal_those_of_single_ones(steps: list[tuple[Any, ...]]) -> None:
+    """Whatever this process and another one change, for small and large requests."""
     clock, storage = Clock(), MemoryStorage()
     configuration = custom_configuration(LIMITS, keys=3, clock=clock)
     ours, other = (QuotaTracker(storage, configuration) for _ in range(2))
@@ -65,7 +65,7 @@ def test_together_they_are_as_each_alone(steps: list[tuple[Any, ...]]) -> None:
                 assert (opens > clock.now) == (alone.opens_at > clock.now)
                 assert (found.remedy, found.on_trial) == (alone.remedy, alone.on_trial)
                 if opens == clock.now:
-                    # What refills in the second that it may be old.
+                    # The amount that refills in the second for which a state may be reused.
                     assert found.headroom == pytest.approx(alone.headroom, abs=0.02)
 
 
@@ -79,8 +79,8 @@ class CountingStorage(MemoryStorage):
         return super().read_all(*names)
 
 
-def test_a_choice_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
-    """Also right after a call, which changes one account."""
+def test_choosing_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
+    """Even right after a call, which changes one account."""
     storage = CountingStorage()
     configuration = custom_configuration(LIMITS, keys=50, clock=clock)
     tracker = QuotaTracker(storage, configuration)
@@ -104,7 +104,7 @@ def test_a_choice_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
 
 
 def test_a_choice_names_every_closed_route_before_the_chosen_one(clock: Clock) -> None:
-    """Though none of them is looked at anew before it opens."""
+    """Although none of them is evaluated again before it opens."""
     configuration = custom_configuration(LIMITS, keys=50, models=["model-a"], clock=clock)
     tracker = QuotaTracker(MemoryStorage(), configuration)
     routes = Routes(configuration.routes())

@@ -1,4 +1,4 @@
-"""Which route answers: tables of routes and states, no network and no clock."""
+"""Which route answers: tables of routes and states, without network and clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOW = 1000.0
 
 
 def route(name: str) -> Route:
-    """`groq1` is Groq's first key; a trailing `$` says that it costs money."""
+    """`groq1` is Groq's first key; a trailing `$` marks a paid route."""
     paid = name.endswith("$")
     provider, number = name.rstrip("$")[:-1], name.rstrip("$")[-1]
     key = Key.of(provider, f"{provider}_key_{number}", name)
@@ -34,7 +34,7 @@ def chosen(
     patience: float = 30,
     preferred: str | None = None,
 ) -> Choice[Route]:
-    """Choose among routes that open in so many seconds (0: now), with so much headroom."""
+    """Choose among routes that open in so many seconds (0: now), with this headroom."""
     table = {}
     for name, state in states.items():
         opens, headroom = state if isinstance(state, tuple) else (state, 1.0)
@@ -80,10 +80,10 @@ def test_the_first_open_route_answers(
         ({"groq1": 0, "mistral1": 5}, "mistral", "groq1"),
     ],
 )
-def test_the_preferred_provider_comes_first_even_if_it_costs(
+def test_the_preferred_provider_comes_first_even_if_it_is_paid(
     states: dict[str, float], preferred: str, expected: str
 ) -> None:
-    """Preferring is asking for it; while it is closed the others answer."""
+    """While it is closed, the others answer."""
     choice = chosen(dict(states), preferred=preferred)
     assert choice.route is not None
     assert name_of(choice.route) == expected
@@ -103,14 +103,14 @@ def test_the_preferred_provider_comes_first_even_if_it_costs(
         ({"openai1$": 20, "other1$": 0}, 30, "openai", "openai1$", 20),
     ],
 )
-def test_waiting_within_patience_comes_before_paying_and_failing(
+def test_waiting_within_patience_comes_before_paying_or_failing(
     states: dict[str, float],
     patience: float,
     preferred: str | None,
     expected: str,
     wait: float,
 ) -> None:
-    """The route to wait for is the first to open of those that cost nothing extra."""
+    """The request waits for the first route to open that costs nothing extra."""
     choice = chosen(dict(states), patience, preferred)
     assert choice.route is not None
     assert name_of(choice.route) == expected
@@ -126,18 +126,18 @@ def test_waiting_within_patience_comes_before_paying_and_failing(
         ({"groq1": math.inf}, 30, math.inf),
     ],
 )
-def test_beyond_patience_the_choice_is_none_and_says_what_opens_when(
+def test_beyond_patience_no_route_is_chosen(
     states: dict[str, float], patience: float, opens: float
 ) -> None:
-    """The caller fails with that moment."""
+    """The result says when the next route opens, and the caller fails with that time."""
     choice = chosen(dict(states), patience)
     assert choice.route is None
     assert choice.opens_at == NOW + opens
     assert [name_of(closed) for closed, _ in choice.skipped] == list(states)
 
 
-def test_what_never_opens_is_not_waited_for_by_endless_patience() -> None:
-    """Endless patience needs something that opens."""
+def test_infinite_patience_does_not_wait_for_routes_that_never_open() -> None:
+    """It needs a route that opens."""
     choice = chosen({"groq1": math.inf}, math.inf)
     assert choice.route is None
 
@@ -152,10 +152,10 @@ def test_what_never_opens_is_not_waited_for_by_endless_patience() -> None:
         ({"groq1": 20, "openai1$": 0}, ["groq1"]),
     ],
 )
-def test_the_shut_routes_that_came_before_are_named(
+def test_closed_routes_before_the_chosen_one_are_named(
     states: dict[str, float], expected: list[str]
 ) -> None:
-    """They become the skipped attempts of the reply, with the reason they were closed for."""
+    """They become the skipped attempts of the reply, with the reason they were closed."""
     choice = chosen(dict(states))
     assert [name_of(closed) for closed, _ in choice.skipped] == expected
     assert all(state.reason == "full" for _, state in choice.skipped)
@@ -170,10 +170,10 @@ def test_the_shut_routes_that_came_before_are_named(
     preferred=st.sampled_from([None, "mistral", "openai"]),
     private=st.booleans(),
 )
-def test_a_choice_is_made_again_from_its_record(
+def test_a_choice_can_be_repeated_from_its_record(
     states: dict[str, tuple[float, float]], patience: float, preferred: str | None, private: bool
 ) -> None:
-    """Also from the record as JSON keeps it: the same route, the same moment, the same others."""
+    """Also from the record's JSON: the same route, the same time, the same others."""
     choice = chosen(dict(states), patience, preferred)
     request = Request((Message("user", "Hello"),), private=private)
     kept = Decision.of(choice, NOW, patience, preferred, request)
@@ -196,8 +196,8 @@ def full_name(of: Route) -> tuple[str, str, str]:
     return of.provider, of.key.label, of.model
 
 
-def test_no_more_routes_are_looked_at_than_the_choice_needs() -> None:
-    """Up to an open key that is unspent; each closed one before it is named."""
+def test_a_choice_evaluates_no_more_routes_than_needed() -> None:
+    """It stops at the first unused open key, and names each closed route before it."""
     states = {
         "groq1": (9.0, 0.0), "groq2": (0.0, 0.4), "groq3": (9.0, 0.0), "groq4": (0.0, 1.0),
         "groq5": (0.0, 1.0), "groq6": (9.0, 0.0), "mistral1": (0.0, 1.0),
@@ -210,8 +210,8 @@ def test_no_more_routes_are_looked_at_than_the_choice_needs() -> None:
     assert [name_of(r) for r in choice.later] == ["groq5", "groq6", "mistral1"]
 
 
-def test_routes_are_told_apart_by_their_ids() -> None:
-    """Equal routes have one id, which reads as the route is shown."""
+def test_routes_are_identified_by_their_ids() -> None:
+    """Equal routes have equal ids, and an id prints as the route is displayed."""
     assert route("groq2") == route("groq2")
     assert {route("groq2"): 1}[route("groq2")] == 1
     assert route("groq2").id == ("groq", "groq_key_2", "groq-model")

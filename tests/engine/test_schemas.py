@@ -1,4 +1,4 @@
-"""Schemas: from whatever describes them, in the form that strict modes take, and read again."""
+"""Schemas: how they can be described, their form in strict modes, and how replies are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,8}[A-Za-z0-9]", fullmatch=True).filter(
     lambda word: word not in ("str", "int", "float", "bool", "date") and not word.isdigit()
 )
-# What is written, and what JSON the field takes.
+# A type in the line, and a strategy for JSON values that fit the field.
 BASIC = {
     "str": st.text(max_size=5),
     "int": st.integers(-(10**9), 10**9),
@@ -44,7 +44,7 @@ BASIC = {
 
 @st.composite
 def kinds(draw: st.DrawFn, deep: bool = True) -> tuple[str, st.SearchStrategy[Any]]:
-    """A type as the line writes it, and values of it."""
+    """A type as written in the line, and values that fit it."""
     form = draw(st.sampled_from(["basic", "words", "numbers", "list"] if deep else ["basic"]))
     if form == "basic":
         name = draw(st.sampled_from(list(BASIC)))
@@ -62,7 +62,7 @@ def kinds(draw: st.DrawFn, deep: bool = True) -> tuple[str, st.SearchStrategy[An
 
 @st.composite
 def lines(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A short line, with odd spaces, and a value that fits it."""
+    """A short line with irregular spaces, and a value that fits it."""
     value: dict[str, Any] = {}
     parts = []
     for name in draw(st.lists(names, min_size=1, max_size=5, unique=True)):
@@ -76,8 +76,8 @@ def lines(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @given(lines())
-def test_a_line_takes_the_values_it_describes(drawn: tuple[str, dict[str, Any]]) -> None:
-    """They fit what is sent, are read as they are, and the schema keeps the strict rules."""
+def test_a_line_accepts_the_values_it_describes(drawn: tuple[str, dict[str, Any]]) -> None:
+    """They fit the schema that is sent, are read unchanged, and the schema is strict."""
     line, value = drawn
     schema = schema_of(line)
     assert schema.strict
@@ -89,10 +89,10 @@ def test_a_line_takes_the_values_it_describes(drawn: tuple[str, dict[str, Any]])
 
 
 @given(lines(), st.data())
-def test_a_line_refuses_what_does_not_fit(
+def test_a_line_refuses_values_that_do_not_fit(
     drawn: tuple[str, dict[str, Any]], data: st.DataObject
 ) -> None:
-    """An object where none may stand; the message names the field."""
+    """An object in place of another type; the message names the field."""
     line, value = drawn
     name = data.draw(st.sampled_from(list(value)))
     with pytest.raises(ValueError, match=name):
@@ -100,8 +100,8 @@ def test_a_line_refuses_what_does_not_fit(
 
 
 @given(st.text(max_size=40) | st.text("ab |?,[]'\":listrn", max_size=30))
-def test_any_text_is_a_line_or_explained(text: str) -> None:
-    """Nothing but an error in one line leaves."""
+def test_any_text_is_a_valid_line_or_explained(text: str) -> None:
+    """Only one-line errors are raised."""
 
     def outcome() -> str:
         try:
@@ -128,21 +128,21 @@ def test_any_text_is_a_line_or_explained(text: str) -> None:
     ],
 )
 def test_a_mistake_in_a_line_is_explained(line: str, said: str) -> None:
-    """With what is possible."""
+    """The message lists what is possible."""
     with pytest.raises(InvalidRequest) as caught:
         schema_of(line)
     assert said in str(caught.value)
 
 
 def test_a_field_without_a_type_is_text() -> None:
-    """And a name may be one that a class could not have."""
+    """A field may have a name that a class could not have."""
     schema = schema_of("summary, class, copy str, model_config int")
     value = {"summary": "s", "class": "c", "copy": "d", "model_config": 1}
     assert schema.read(json.dumps(value)) == value
 
 
-def test_a_field_that_may_be_null_may_be_missing() -> None:
-    """The value has it all the same."""
+def test_a_nullable_field_may_be_missing() -> None:
+    """The value then has it as None."""
     assert schema_of("a int, b str?").read('{"a": 1}') == {"a": 1, "b": None}
 
 
@@ -235,10 +235,10 @@ EXAMPLES: list[tuple[Any, str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("described", "name", "text", "value"), EXAMPLES)
-def test_a_reply_is_read_into_what_describes_it(
+def test_a_reply_is_parsed_into_the_class_that_describes_it(
     described: Any, name: str, text: str, value: Any
 ) -> None:
-    """A model or dataclass into an instance, all else into a dict; and it fits what is sent."""
+    """Models and dataclasses give instances, all else a dict; both fit the schema sent."""
     schema = schema_of(described)
     assert schema.name == name
     jsonschema.validate(json.loads(text), schema.definition)
@@ -247,15 +247,15 @@ def test_a_reply_is_read_into_what_describes_it(
 
 
 @pytest.mark.parametrize("described", [example[0] for example in EXAMPLES])
-def test_what_is_sent_keeps_the_strict_rules(described: Any) -> None:
-    """As the sandbox checks them, in the providers' stead."""
+def test_the_schema_sent_keeps_the_strict_rules(described: Any) -> None:
+    """The sandbox checks them as the providers do."""
     schema = schema_of(described)
     assert schema.strict
     assert strict_problem(schema.definition) is None
 
 
-def test_bounds_are_told_in_words() -> None:
-    """The model reads of them, and the reply is held to them."""
+def test_bounds_are_described_in_words() -> None:
+    """The model reads them, and the reply is checked against them."""
     schema = schema_of(Review)
     properties = schema.definition["properties"]
     assert properties["score"]["description"] == "How good it was (minimum 0, maximum 1)"
@@ -268,8 +268,8 @@ def test_bounds_are_told_in_words() -> None:
         schema.read('{"mood": "calm", "score": 2, "place": {"name": "bar"}}')
 
 
-def test_a_null_where_none_may_stand_is_a_field_left_out() -> None:
-    """Strict modes make a model name every field; the class's own defaults then hold."""
+def test_null_in_a_required_field_counts_as_missing() -> None:
+    """Strict modes make a model name every field; then the defaults of the class apply."""
     read = schema_of(Review).read(
         '{"mood": "loud", "score": 1, "place": {"name": "bar"}, "stars": null, "tags": null, '
         '"kind": null, "visited": null}'
@@ -301,8 +301,8 @@ class Scores:
         },
     ],
 )
-def test_what_strict_modes_cannot_hold_is_sent_as_it_is(described: Any) -> None:
-    """And checked all the same."""
+def test_a_schema_beyond_strict_modes_is_sent_unchanged(described: Any) -> None:
+    """The reply is still checked."""
     schema = schema_of(described)
     assert not schema.strict
     if isinstance(described, dict):
@@ -311,8 +311,8 @@ def test_what_strict_modes_cannot_hold_is_sent_as_it_is(described: Any) -> None:
         assert schema.read('{"by_name": {"a": 1}}') == Scores({"a": 1})
 
 
-def test_a_ready_schema_is_taken_as_it_is() -> None:
-    """Whoever asks many times prepares it once."""
+def test_a_prepared_schema_is_used_unchanged() -> None:
+    """Callers that ask many times prepare it once."""
     schema = schema_of("a int")
     assert schema_of(schema) is schema
     assert schema == schema_of("a int")
@@ -338,8 +338,8 @@ def test_a_ready_schema_is_taken_as_it_is() -> None:
         ),
     ],
 )
-def test_what_is_no_schema_is_explained(described: Any, said: str) -> None:
-    """Before anything is sent."""
+def test_an_invalid_schema_is_explained(described: Any, said: str) -> None:
+    """The error comes before anything is sent."""
     with pytest.raises(InvalidRequest) as caught:
         schema_of(described)
     assert said in str(caught.value)
@@ -347,8 +347,8 @@ def test_what_is_no_schema_is_explained(described: Any, said: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic takes either from 3.12 on")
-def test_the_wrong_typed_dict_is_explained() -> None:
-    """Pydantic says which one it takes on this Python."""
+def test_an_unsupported_typed_dict_is_explained() -> None:
+    """The message names the one that pydantic supports on this Python version."""
     with pytest.raises(InvalidRequest, match=r"use `typing_extensions\.TypedDict`"):
         schema_of(typing.TypedDict("Person", {"name": str}))  # type: ignore[operator]
 
@@ -403,13 +403,13 @@ def test_the_wrong_typed_dict_is_explained() -> None:
         '{"a": 1}<｜end▁of▁sentence｜>',
     ],
 )
-def test_json_is_found_in_what_surrounds_it(text: str) -> None:
-    """Models that are not held to a schema like to talk, and servers leave their tokens in."""
+def test_json_is_found_within_other_text(text: str) -> None:
+    """Models without strict mode add sentences, and some servers leave special tokens in."""
     assert schema_of("a int").read(text) == {"a": 1}
 
 
-def test_half_a_character_in_json_is_replaced() -> None:
-    """Such a value could not be written to a file; two halves make a whole."""
+def test_a_lone_surrogate_in_json_is_replaced() -> None:
+    """It could not be written to a file; the two halves of a pair are joined."""
     text = r'{"t": "\ud83d\ude00 \uD83D!"}'
     for described in ("t str", {"type": "object", "properties": {"t": {"type": "string"}}}):
         for said in (text, f"Sure: {text}"):
@@ -417,7 +417,7 @@ def test_half_a_character_in_json_is_replaced() -> None:
 
 
 def test_what_looks_like_reasoning_inside_json_is_kept() -> None:
-    """So is what looks like a token, and a line break that the model did not escape."""
+    """So is text that looks like a special token, or an unescaped line break."""
     for value in ("<think>x</think>", "a </think> b", "<s>x</s>", "<|end|>", "```json"):
         for before in ("", "Sure: ", "<think>Hm.</think>", "```json\n"):
             text = f"{before}{json.dumps({'t': value})}"
@@ -439,8 +439,8 @@ def test_what_looks_like_reasoning_inside_json_is_kept() -> None:
         "<think>" * 50_000,
     ],
 )
-def test_an_object_that_is_cut_has_no_part_that_counts(text: str) -> None:
-    """However deep it goes, the answer comes at once."""
+def test_no_part_of_a_cut_object_is_used(text: str) -> None:
+    """However deeply it is nested, the result comes at once."""
     began = time.monotonic()
     with pytest.raises(ValueError, match="it is not JSON"):
         schema_of("a int").read(text)
@@ -461,23 +461,23 @@ def test_an_object_that_is_cut_has_no_part_that_counts(text: str) -> None:
         (json.dumps({"a": "x" * 10_000}), "(got 'xxx"),
     ],
 )
-def test_what_does_not_fit_is_named(text: str, said: str) -> None:
-    """In a few words, whatever came."""
+def test_a_mismatch_is_described(text: str, said: str) -> None:
+    """In a few words, whatever the reply was."""
     with pytest.raises(ValueError, match=r".") as caught:
         schema_of("a int").read(text)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
-def test_of_many_problems_the_first_are_named() -> None:
-    """And how many more there are."""
+def test_only_the_first_of_many_problems_are_named() -> None:
+    """With the number of the others."""
     line = ", ".join(f"f{number} int" for number in range(9))
     with pytest.raises(ValueError, match=r"f0: Field required; .*f4: Field required; and 4 more"):
         schema_of(line).read("{}")
 
 
-def test_a_json_schema_without_the_package_is_explained() -> None:
-    """It names the extra, before anything is sent; classes and lines need nothing more."""
+def test_a_missing_jsonschema_package_is_named() -> None:
+    """The message names the extra before anything is sent; classes and lines do not need it."""
     code = (
         "import sys; sys.modules['jsonschema'] = None\n"
         "from arche_magic.llm_providers.schemas import schema_of\n"
@@ -505,7 +505,7 @@ class Level(IntEnum):
 
 
 class Meal(BaseModel):
-    """A field of each kind, some by another name in the reply."""
+    """A field of each kind, some with another name in the reply."""
 
     taste: Taste = Field(alias="theTaste")
     level: Level | None = None
@@ -522,8 +522,8 @@ class Meal(BaseModel):
     parts: Meal | None
 
 
-def test_fields_have_the_names_and_kinds_of_the_value() -> None:
-    """Not the aliases of the reply; null apart, through references and alternatives."""
+def test_fields_have_the_names_and_types_of_the_value() -> None:
+    """Not the aliases of the reply; null is ignored, through references and alternatives."""
     fields = schema_of(Meal).fields
     kinds = {name: field.kind for name, field in fields.items()}
     assert kinds == {
@@ -533,7 +533,7 @@ def test_fields_have_the_names_and_kinds_of_the_value() -> None:
     }  # fmt: skip
     assert fields["taste"].choices == ("sweet", "sour")
     pytest.importorskip("jsonschema")
-    # What jsonschema checks stays the text that it is.
+    # Values that jsonschema checks stay strings.
     described = schema_of(
         {
             "type": "object",

@@ -1,4 +1,4 @@
-"""Settings are read once, and again as soon as something they depend on has changed."""
+"""Settings are read once, and again when something they depend on has changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOML = "patience = 3\n"
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with both files, whose last change was long ago."""
+    """A working directory with both files, last changed long ago."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
     monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
     folder = tmp_path / "project"
@@ -30,15 +30,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that looks as if it had not been changed for years."""
+    """Write a file with an old time stamp."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o600)
     os.utime(path, (OLD, OLD))
 
 
-def test_nothing_is_read_again_while_nothing_changes() -> None:
-    """Neither by the same folder nor by files that are not settings."""
+def test_nothing_is_read_again_without_a_change() -> None:
+    """Neither after a change to the same folder, nor after one to other files."""
     first = get_configuration()
     assert first.patience == 3
     Path("outputs").mkdir()
@@ -56,7 +56,7 @@ def below(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
 
 
 CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
-    # Size and time of change are as before.
+    # Size and time stamp are the same as before.
     "a key is replaced": lambda project, _: write(project / ".env", "GROQ_API_KEY=gsk_made_up_2\n"),
     "a setting is changed": lambda project, _: write(project / "arche_magic.toml", "patience = 4"),
     "a file is removed": lambda project, _: (project / "arche_magic.toml").unlink(),
@@ -84,12 +84,12 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_is_seen_by_the_next_request(
+def test_the_next_request_sees_a_change(
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path, pytest.MonkeyPatch], object],
 ) -> None:
-    """Whatever changed; afterwards, that configuration is kept in turn."""
+    """Of any kind; afterwards, the new configuration is kept."""
     before = get_configuration()
     change(project, monkeypatch)
     after = get_configuration()
@@ -100,15 +100,15 @@ def test_a_change_is_seen_by_the_next_request(
             remove_key(after, key.label)
 
 
-def test_a_file_that_was_just_written_is_read_again(project: Path) -> None:
-    """It can change once more within the same tick of the file system's clock."""
+def test_a_recently_written_file_is_read_again(project: Path) -> None:
+    """It can change once more within the resolution of its time stamp."""
     for patience in (4, 5, 6):
         (project / "arche_magic.toml").write_text(f"patience = {patience}\n")
         assert get_configuration().patience == patience
 
 
-def test_a_wrong_file_is_refused_until_it_is_corrected(project: Path) -> None:
-    """An error is not remembered, and neither is the configuration before it."""
+def test_an_invalid_file_is_refused_until_it_is_corrected(project: Path) -> None:
+    """Neither the error nor the earlier configuration is remembered."""
     get_configuration()
     write(project / "arche_magic.toml", "patience = 'long'\n")
     for _ in range(2):

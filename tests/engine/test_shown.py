@@ -1,4 +1,4 @@
-"""What is shown of limits: plain data in whole units, and always what routing uses."""
+"""What is displayed of limits: plain data in whole units, equal to what routing uses."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("window", ["bucket", "rolling", "calendar"])
-def test_the_summary_is_plain_data_in_whole_units(
-    tracker_of: Build, clock: Clock, window: str
-) -> None:
-    """What is begun counts as used: 2 of 2 are 100 %, also a moment later in a bucket."""
+def test_the_summary_has_whole_units(tracker_of: Build, clock: Clock, window: str) -> None:
+    """Partial units count as used: 2 of 2 are 100 %, even a moment later in a bucket."""
     tracker = tracker_of(
         told(Limit("requests", "minute", 2, window)),
         told(Limit("tokens", "minute", 1000, window)),
@@ -61,8 +59,8 @@ def test_the_summary_is_plain_data_in_whole_units(
             assert datetime.fromisoformat(row["reset_time"]).tzinfo
 
 
-def test_a_moment_that_never_comes_is_none(tracker_of: Build) -> None:
-    """Neither infinity nor a year beyond the calendar gets into JSON."""
+def test_a_time_that_never_comes_is_none(tracker_of: Build) -> None:
+    """Neither infinity nor a year beyond the calendar appears in JSON."""
     assert iso(math.inf) is iso(math.nan) is iso(-5.0) is iso(1e15) is None
     huge = Standing("groq", "k", "a", "m", "tokens_per_day", 1e300, math.inf, 0, 0, "header", 0)
     assert huge.used_units == huge.allowed_units == 10**15
@@ -72,11 +70,11 @@ def test_a_moment_that_never_comes_is_none(tracker_of: Build) -> None:
     assert "NaN" not in json.dumps(tracker.get_usage_summary(), allow_nan=False)
 
 
-# --- what is shown is what routing uses
+# --- displays use the figures of routing
 
 
 @pytest.mark.parametrize("window", ["bucket", "rolling", "calendar"])
-def test_calls_in_flight_count_as_used(tracker_of: Build, clock: Clock, window: str) -> None:
+def test_calls_in_progress_count_as_used(tracker_of: Build, clock: Clock, window: str) -> None:
     """In every figure, until they are settled; those of killed kernels until they expire."""
     tracker = tracker_of(told(Limit("requests", "minute", 3, window)))
     route = a_route(tracker.configuration)
@@ -95,7 +93,7 @@ def test_calls_in_flight_count_as_used(tracker_of: Build, clock: Clock, window: 
     tracker.fail(holds[0], ProviderFailure("not sent", Remedy.FIX_REQUEST, sent=False))
     assert shown() == (2, 1, True)
     assert "0 of 3" in served(tracker, route)
-    # Its kernel was killed: it counts until the hold expires, and is charged then.
+    # Its kernel was killed, so the hold counts until it expires, and is charged then.
     clock.now += 89
     assert shown() == (1, 2, True)
     clock.now += 2
@@ -106,8 +104,10 @@ def test_calls_in_flight_count_as_used(tracker_of: Build, clock: Clock, window: 
     calls=st.lists(st.sampled_from(["serve", "hold", "settle", "refuse", "wait"]), max_size=25),
     window=st.sampled_from(["bucket", "rolling", "calendar"]),
 )
-def test_a_table_never_calls_a_route_open_that_would_refuse(calls: list[str], window: str) -> None:
-    """Whatever has happened: all limits are available exactly if a short prompt is let in."""
+def test_a_table_never_shows_a_route_as_open_that_would_refuse(
+    calls: list[str], window: str
+) -> None:
+    """All limits are available exactly if a short prompt would be accepted."""
     clock = Clock()
     limits = [Limit("requests", "minute", 4, window), Limit("tokens", "hour", 2000, window)]
     tracker = QuotaTracker(MemoryStorage(), custom_configuration(limits, clock=clock))
@@ -139,7 +139,7 @@ def test_a_table_never_calls_a_route_open_that_would_refuse(calls: list[str], wi
 
 
 def test_a_spent_budget_is_shown_on_every_limit(storage: Storage, clock: Clock) -> None:
-    """As routing sees it: the route is not open, and says why."""
+    """As in routing, the route is not open, and the reason is given."""
     configuration = custom_configuration([RPM], clock=clock)
     provider = replace(configuration.providers["groq"], paid=True, prices={"model-a": (1e6, 1e6)})
     configuration = replace(configuration, providers={"groq": provider}, budget=Budget(per_day=0.5))

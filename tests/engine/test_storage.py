@@ -1,4 +1,4 @@
-"""Documents in memory and in a file: atomic, readable, and never in the way of a call."""
+"""Documents in memory and in a file: atomic, readable, and never blocking a call."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def written(path: Path) -> Path:
 
 
 def use(storage: Storage, first: str) -> list[int]:
-    """Count to three, reading first if asked to."""
+    """Count to three, reading first if requested."""
     if first == "read":
         assert storage.read("counter") == {}
     return [storage.update("counter", count) for _ in range(3)]
@@ -75,8 +75,8 @@ def kept_aside(path: Path) -> list[Path]:
     return [file for file in path.parent.glob("*.json") if file != path]
 
 
-def test_a_change_sees_what_the_last_one_left(storage: Storage) -> None:
-    """`update` returns what the change returns; `read` gives the document, or an empty one."""
+def test_a_change_sees_the_previous_change(storage: Storage) -> None:
+    """`update` returns the result of the change; `read` returns the document, or an empty one."""
     assert storage.read("counter") == {}
     assert [storage.update("counter", count) for _ in range(3)] == [1, 2, 3]
     assert storage.read("counter") == {"n": 3}
@@ -84,7 +84,7 @@ def test_a_change_sees_what_the_last_one_left(storage: Storage) -> None:
 
 
 def test_a_change_that_raises_writes_nothing(storage: Storage) -> None:
-    """The document stays as it was, and the next change is not blocked."""
+    """The document stays the same, and the next change is not blocked."""
     storage.update("counter", count)
 
     def broken(document: dict[str, Any]) -> None:
@@ -97,8 +97,8 @@ def test_a_change_that_raises_writes_nothing(storage: Storage) -> None:
     assert storage.update("counter", count) == 2
 
 
-def test_threads_lose_no_update(storage: Storage) -> None:
-    """Eight threads that count add up."""
+def test_threads_lose_no_updates(storage: Storage) -> None:
+    """The counts of eight threads add up."""
 
     def work() -> None:
         for _ in range(25):
@@ -112,8 +112,8 @@ def test_threads_lose_no_update(storage: Storage) -> None:
     assert storage.read("counter") == {"n": 200}
 
 
-def test_processes_lose_no_update(path: Path) -> None:
-    """Eight kernels that count in one file add up, and a reader never meets half a file."""
+def test_processes_lose_no_updates(path: Path) -> None:
+    """The counts of eight kernels add up, and a reader never sees an incomplete file."""
     command = [sys.executable, "-c", COUNT, str(path), "40"]
     processes = [subprocess.Popen(command) for _ in range(8)]
     reader = JsonFileStorage(path)
@@ -127,7 +127,7 @@ def test_processes_lose_no_update(path: Path) -> None:
 
 
 def test_the_file_is_readable_json_with_a_version(path: Path) -> None:
-    """A person can look into it: one line per entry, and nothing left lying about."""
+    """It has one line per entry, and no temporary files are left."""
     storage = JsonFileStorage(path)
     tracker = QuotaTracker(storage, custom_configuration([Limit("requests", "day", 9, "bucket")]))
     route = a_route(tracker.configuration)
@@ -155,7 +155,7 @@ def test_a_text_in_a_document_is_kept_as_it_is(path: Path, text: str) -> None:
     assert reader.read("other") == {**document, "n": 1}
 
 
-def test_another_kernels_change_is_seen(written: Path) -> None:
+def test_a_change_by_another_kernel_is_seen(written: Path) -> None:
     """Two storages of one file are one ledger."""
     one, two = JsonFileStorage(written), JsonFileStorage(written)
     assert one.read("counter") == {"n": 1}
@@ -163,22 +163,22 @@ def test_another_kernels_change_is_seen(written: Path) -> None:
     assert one.read("counter") == {"n": 2}
 
 
-# --- files that are not ours
+# --- damaged files
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("first", ["read", "update"])
-def test_a_half_written_file_is_made_whole_from_its_copy(
+def test_an_incomplete_file_is_restored_from_its_copy(
     written: Path, share: float, first: str
 ) -> None:
-    """A kernel killed while it wrote loses nothing: the copy was complete before."""
+    """A kernel killed while it wrote loses nothing, because the copy was complete before."""
     content = written.read_bytes()
     later = content.replace(b'"n":1', b'"n":6').replace(b'"revision": 1', b'"revision": 2')
     later = later.replace(b'"complete": 1', b'"complete": 2')
     written.with_name(f"{written.name}.copy").write_bytes(later)
     cut = int(len(content) * share)
     mixed = later[:cut] + content[cut:]
-    # Too little of the new one, and the mixture is the old file, whole.
+    # Too little of the new file was written, so the mixture is the old file.
     for torn in (later[:cut], mixed if mixed != content else b"{"):
         written.write_bytes(torn)
         storage = JsonFileStorage(written)
@@ -190,8 +190,8 @@ def test_a_half_written_file_is_made_whole_from_its_copy(
         written.with_name(f"{written.name}.copy").write_bytes(later)
 
 
-def test_a_mixture_of_two_revisions_is_not_believed(written: Path) -> None:
-    """A file whose beginning is newer than its end reads as JSON, and is taken from the copy."""
+def test_a_mixture_of_two_revisions_is_restored_from_the_copy(written: Path) -> None:
+    """If its beginning is newer than its end, the file is not used even if it is valid JSON."""
     first = written.read_bytes()
     JsonFileStorage(written).update("counter", lambda document: document.update(n=7))
     second = written.read_bytes()
@@ -202,21 +202,21 @@ def test_a_mixture_of_two_revisions_is_not_believed(written: Path) -> None:
 
 
 def torn(content: bytes) -> bytes:
-    """Half of it."""
+    """The first half of the text."""
     return content[: len(content) // 2]
 
 
 def zeros(content: bytes) -> bytes:
-    """As long, and empty, as some file systems leave a file whose blocks were not written."""
+    """Zeros of the same length, as some file systems leave blocks that were not written."""
     return bytes(len(content))
 
 
 @pytest.mark.parametrize("spoil", [torn, zeros, lambda content: b""])
 @pytest.mark.parametrize("first", ["read", "update"])
-def test_after_a_cut_of_the_power_the_backup_is_gone_on_from(
+def test_the_backup_is_used_after_a_power_failure(
     written: Path, spoil: Callable[[bytes], bytes], first: str
 ) -> None:
-    """It tears the file and its copy; the last minute is lost, and a warning says so."""
+    """The file and its copy are damaged; the last minute is lost, and a warning says so."""
     JsonFileStorage(written).update("counter", lambda document: document.update(n=7))
     for path in (written, written.with_name(f"{written.name}.copy")):
         path.write_bytes(spoil(path.read_bytes()))
@@ -237,10 +237,10 @@ def test_after_a_cut_of_the_power_the_backup_is_gone_on_from(
 
 
 @pytest.mark.parametrize("spoil", [zeros, lambda content: b""])
-def test_a_file_whose_blocks_were_not_written_is_made_whole_from_its_copy(
+def test_a_file_with_unwritten_blocks_is_restored_from_its_copy(
     written: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
-    """Nothing is lost, and nothing to be warned of."""
+    """Nothing is lost, and there is no warning."""
     JsonFileStorage(written).update("counter", lambda document: document.update(n=7))
     written.write_bytes(spoil(written.read_bytes()))
     with warnings.catch_warnings():
@@ -250,7 +250,7 @@ def test_a_file_whose_blocks_were_not_written_is_made_whole_from_its_copy(
 
 
 def test_the_backup_is_written_once_a_minute_by_one_kernel(written: Path) -> None:
-    """It is there from the first change on, and others leave a young one as it is."""
+    """It exists from the first change on, and other kernels leave a recent one alone."""
     backup = written.with_name(f"{written.name}.backup")
     first = backup.read_bytes()
     assert json.loads(first)["documents"] == {"counter": {"n": 1}}
@@ -262,8 +262,8 @@ def test_the_backup_is_written_once_a_minute_by_one_kernel(written: Path) -> Non
     assert backup.read_bytes() == written.read_bytes()
 
 
-def test_a_deleted_file_is_a_new_beginning(written: Path) -> None:
-    """Whoever deletes the ledger wants it gone, whatever lies beside it."""
+def test_deleting_the_file_starts_a_new_ledger(written: Path) -> None:
+    """The copy and the backup are then ignored."""
     storage = JsonFileStorage(written)
     storage.update("counter", count)
     written.unlink()
@@ -273,7 +273,7 @@ def test_a_deleted_file_is_a_new_beginning(written: Path) -> None:
 
 
 def test_several_documents_change_together_or_not_at_all(storage: Storage) -> None:
-    """Each is given in its order, and all are as of one moment."""
+    """Documents are passed in the given order, in their state at one moment."""
 
     def move(one: dict[str, Any], two: dict[str, Any]) -> None:
         two["n"] = one.pop("n") + two.get("n", 0)
@@ -291,7 +291,7 @@ def test_several_documents_change_together_or_not_at_all(storage: Storage) -> No
     assert storage.read_all("one", "two") == [{}, {"n": 3}]
 
 
-def test_threads_that_move_between_documents_lose_nothing(storage: Storage) -> None:
+def test_threads_that_move_amounts_between_documents_lose_nothing(storage: Storage) -> None:
     """In both directions at once."""
     for name in ("one", "two"):
         storage.update(name, lambda document: document.update(n=100))
@@ -333,10 +333,10 @@ def test_threads_that_move_between_documents_lose_nothing(storage: Storage) -> N
     ],
 )
 @pytest.mark.parametrize("first", ["read", "update"])
-def test_a_file_that_is_not_ours_is_kept_and_a_new_one_begins(
+def test_a_foreign_file_is_kept_under_another_name(
     written: Path, damage: Callable[[bytes], bytes], first: str
 ) -> None:
-    """One warning says where the old bytes are; whichever comes first, reading or writing."""
+    """One warning says where it is, whether the ledger is read or written first."""
     content = damage(written.read_bytes())
     written.write_bytes(content)
     for other in ("copy", "backup"):
@@ -360,10 +360,10 @@ def test_a_file_that_is_not_ours_is_kept_and_a_new_one_begins(
         lambda content: content + b"\n\n",
     ],
 )
-def test_what_an_editor_does_to_the_file_does_not_matter(
+def test_a_byte_order_mark_and_windows_line_endings_are_accepted(
     written: Path, change: Callable[[bytes], bytes]
 ) -> None:
-    """A byte order mark and Windows line ends are read over."""
+    """An editor may add them."""
     written.write_bytes(change(written.read_bytes()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -372,7 +372,7 @@ def test_what_an_editor_does_to_the_file_does_not_matter(
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}"])
 def test_an_empty_file_is_an_empty_ledger(path: Path, content: bytes) -> None:
-    """Nothing is kept aside where there is nothing."""
+    """No file is kept aside."""
     path.parent.mkdir()
     path.write_bytes(content)
     with warnings.catch_warnings():
@@ -381,8 +381,8 @@ def test_an_empty_file_is_an_empty_ledger(path: Path, content: bytes) -> None:
     assert kept_aside(path) == []
 
 
-def test_a_file_damaged_while_we_run_is_kept_too(written: Path) -> None:
-    """The kernel goes on from its copy."""
+def test_a_file_damaged_during_a_session_is_kept_too(written: Path) -> None:
+    """The kernel continues from its copy."""
     storage = JsonFileStorage(written)
     storage.update("counter", count)
     written.write_bytes(b"garbage")
@@ -426,8 +426,8 @@ LIMITS = [Limit("requests", "day", 1000, "bucket"), Limit("tokens", "day", 200_0
 
 
 @pytest.mark.parametrize("naive", [False, True])
-def test_the_older_packages_counts_are_taken_over(path: Path, naive: bool) -> None:
-    """Each count goes to its key and limit, as of its time; times without a zone are local."""
+def test_counts_of_the_older_package_are_converted(path: Path, naive: bool) -> None:
+    """Each count goes to its key and limit with its time; times without a zone are local."""
 
     def moment(seconds: float) -> str:
         aware = utc(seconds)
@@ -442,15 +442,15 @@ def test_the_older_packages_counts_are_taken_over(path: Path, naive: bool) -> No
         later = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
     for ledger in (tracker, later):
         summary = ledger.get_usage_summary("groq")["groq"]
-        # A tenth of a day has refilled since.
+        # A tenth of a day has refilled since then.
         assert summary["groq_key_1"]["tokens_per_day"]["used"] == pytest.approx(20_000, abs=1)
         assert summary["groq_key_1"]["requests_per_day"]["used"] == 0
         assert summary["groq_key_2"]["requests_per_day"]["used"] == pytest.approx(800, abs=0.1)
     assert [file.read_bytes() for file in kept_aside(path)] == [data]
 
 
-def test_older_counts_whose_day_is_over_are_not_taken_over(path: Path) -> None:
-    """What was reset since counts no more."""
+def test_older_counts_of_past_days_are_not_converted(path: Path) -> None:
+    """They have been reset since then."""
     older_file(path, utc(NOON - 10).isoformat(), utc(NOON - 20).isoformat())
     with pytest.warns(LedgerWarning, match="older layout"):
         tracker = QuotaTracker(
@@ -460,8 +460,8 @@ def test_older_counts_whose_day_is_over_are_not_taken_over(path: Path) -> None:
     assert tracker.get_usage_summary("groq")["groq"]["groq_key_2"]["requests_per_day"]["used"] == 0
 
 
-def test_older_counts_do_not_replace_newer_ones(path: Path) -> None:
-    """They are taken over once, by one kernel; what is spent afterwards stays."""
+def test_older_counts_are_converted_once(path: Path) -> None:
+    """By one kernel; what is used afterwards is kept."""
     older_file(path, utc(NOON + 40_000).isoformat(), utc(NOON).isoformat())
     configuration = custom_configuration(LIMITS, clock=Clock(NOON))
     with pytest.warns(LedgerWarning):
@@ -474,7 +474,7 @@ def test_older_counts_do_not_replace_newer_ones(path: Path) -> None:
     assert row["used"] == 41_000
 
 
-# --- disks that refuse
+# --- disks that fail
 
 
 def directory_in_place_of_the_file(tmp_path: Path) -> Path:
@@ -501,10 +501,10 @@ def directory_in_place_of_the_lock(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("first", ["read", "update"])
-def test_a_disk_that_refuses_costs_one_warning_and_no_call(
+def test_a_failing_disk_gives_one_warning_and_calls_continue(
     tmp_path: Path, spoil: Callable[[Path], Path], first: str
 ) -> None:
-    """The process goes on counting in memory."""
+    """The process continues to count in memory."""
     storage = JsonFileStorage(spoil(tmp_path))
     with pytest.warns(LedgerWarning, match="counting in memory") as caught:
         seen = use(storage, first)
@@ -513,8 +513,8 @@ def test_a_disk_that_refuses_costs_one_warning_and_no_call(
     assert len(caught) == 1
 
 
-def test_a_disk_that_refuses_later_keeps_the_counts_so_far(written: Path) -> None:
-    """What was read before is counted on from, in memory."""
+def test_counts_are_kept_when_a_disk_fails_later(written: Path) -> None:
+    """Counting continues in memory from the counts read before."""
     storage = JsonFileStorage(written)
     storage.update("counter", count)
     written.unlink()
@@ -527,7 +527,7 @@ def test_a_disk_that_refuses_later_keeps_the_counts_so_far(written: Path) -> Non
 # --- opening
 
 
-def test_asking_again_for_a_location_gives_the_same_counts(tmp_path: Path) -> None:
+def test_opening_a_location_again_keeps_its_counts(tmp_path: Path) -> None:
     """`get_quota_tracker` resets nothing."""
     configuration = custom_configuration(LIMITS)
     location = str(tmp_path / "ledger.json")
@@ -538,8 +538,8 @@ def test_asking_again_for_a_location_gives_the_same_counts(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts files in /proc")
-def test_a_kernel_that_sees_many_ledgers_keeps_few_files_open(tmp_path: Path) -> None:
-    """A day of tries with folders and sandboxes does not end with too many open files."""
+def test_a_kernel_with_many_ledgers_keeps_few_files_open(tmp_path: Path) -> None:
+    """Many folders and sandboxes in one session do not lead to too many open files."""
     open_files = Path("/proc/self/fd")
     before = len(list(open_files.iterdir()))
     first = open_storage(str(tmp_path / "first.json"))
@@ -552,7 +552,7 @@ def test_a_kernel_that_sees_many_ledgers_keeps_few_files_open(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "location", ["ftp://host/ledger", "redis+sentinel://host/0", "redis+cluster://host/0"]
 )
-def test_a_location_of_an_unknown_kind_is_refused(location: str) -> None:
-    """The message says what is possible, and what is not."""
+def test_an_unknown_kind_of_location_is_refused(location: str) -> None:
+    """The message says what is possible."""
     with pytest.raises(ValueError, match=r"Sentinel and Cluster are not supported\) or memory://"):
         open_storage(location)

@@ -1,4 +1,4 @@
-"""A lock that somebody else holds: readers do not wait for it, and a change waits for a while."""
+"""While another process holds the lock, reads do not wait, and changes wait until a deadline."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def locked(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """What happens inside takes no time."""
+    """Checks that the block takes almost no time."""
     began = time.monotonic()
     yield
     in_time("a deadline", time.monotonic() - began)
@@ -70,7 +70,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_change_waits_for_a_lock_until_its_deadline(path: Path) -> None:
-    """Then it raises, and nothing was changed; without a deadline it waits its turn."""
+    """Then it raises an error and changes nothing; without a deadline, it waits on."""
     storage = JsonFileStorage(path)
     storage.update("counter", count)
     with locked(path) as process:
@@ -85,7 +85,7 @@ def test_a_change_waits_for_a_lock_until_its_deadline(path: Path) -> None:
 
 
 def test_reading_does_not_wait_for_a_lock(path: Path) -> None:
-    """Neither for another process's, nor for a thread of this one that waits for it."""
+    """Neither for another process's lock, nor for a thread of this process that waits for it."""
     storage = JsonFileStorage(path)
     storage.update("counter", count)
     with locked(path) as process:
@@ -100,8 +100,8 @@ def test_reading_does_not_wait_for_a_lock(path: Path) -> None:
     assert storage.read("counter") == {"n": 2}
 
 
-def test_a_file_half_written_under_a_lock_is_read_from_its_copy(path: Path) -> None:
-    """Its writer was stopped in the middle, and may go on: nothing is repaired under its hands."""
+def test_a_partly_written_file_under_a_lock_is_read_from_its_copy(path: Path) -> None:
+    """Its writer was stopped and may continue, so nothing is repaired."""
     storage = JsonFileStorage(path)
     for _ in range(2):
         storage.update("counter", count)
@@ -115,8 +115,8 @@ def test_a_file_half_written_under_a_lock_is_read_from_its_copy(path: Path) -> N
     assert json.loads(path.read_bytes())["documents"] == {"counter": {"n": 2}}
 
 
-def test_threads_read_while_another_changes(path: Path) -> None:
-    """They get the documents as they were before, all as of one moment."""
+def test_threads_read_while_another_thread_changes(path: Path) -> None:
+    """They get the documents from before the change, all in their state at one moment."""
     storage = JsonFileStorage(path)
     storage.update("counter", count)
     inside, go_on = threading.Event(), threading.Event()
@@ -137,10 +137,10 @@ def test_threads_read_while_another_changes(path: Path) -> None:
     assert storage.read_all("counter", "other") == [{"n": 2}, {"n": 1}]
 
 
-def test_reading_waits_a_second_for_a_disk_that_hangs(
+def test_reading_waits_one_second_for_a_disk_that_hangs(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Say, a network drive without its network: the counts are as they were seen last."""
+    """For example a network drive; the counts are those that were last read."""
     storage = JsonFileStorage(path)
     storage.update("counter", count)
     JsonFileStorage(path).update("counter", count)
@@ -169,7 +169,7 @@ LIMITS = [Limit("requests", "day", 1000, "bucket"), Limit("tokens", "day", 200_0
 
 
 def spend(tracker: QuotaTracker, account: str | None = None) -> None:
-    """One call of a hundred tokens."""
+    """One call with a hundred tokens."""
     hold = tracker.hold(a_route(tracker.configuration), ask())
     assert isinstance(hold, Hold)
     seen = [Observation("requests_per_day", 1000, 990, None, "header")]
@@ -189,8 +189,8 @@ LOOKS: list[Callable[[QuotaTracker], object]] = [
 
 
 @pytest.mark.parametrize("account", [None, "org_1"])
-def test_a_new_kernel_starts_and_looks_beside_a_lock(path: Path, account: str | None) -> None:
-    """Also where a key's counts lie with its account, and where calls never ended."""
+def test_a_new_kernel_can_read_a_locked_ledger(path: Path, account: str | None) -> None:
+    """Even if a key's counts are in its account's document, and some calls never ended."""
     clock = Clock(NOON)
     configuration = custom_configuration(LIMITS, clock=clock)
     tracker = QuotaTracker(JsonFileStorage(path), configuration)
@@ -203,12 +203,12 @@ def test_a_new_kernel_starts_and_looks_beside_a_lock(path: Path, account: str | 
                 with at_once():
                     look(ledger)
             row = ledger.get_usage_summary()["groq"]["groq_key_1"]["requests_per_day"]
-            # The call that never ended counts; what was spent before has come back.
+            # The call that never ended counts; what was used before has refilled.
             assert row["used"] == 1
 
 
-def test_older_counts_wait_for_another_start_if_the_ledger_is_locked(path: Path) -> None:
-    """They are not lost by it."""
+def test_older_counts_are_converted_later_if_the_ledger_is_locked(path: Path) -> None:
+    """They are not lost."""
     path.parent.mkdir()
     entry = {
         "provider": "groq",

@@ -102,8 +102,8 @@ def function(**fields: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_wrong_message_is_refused_in_one_line(messages: list[Any], words: str) -> None:
-    """The message says what is wrong with it, and what it should be."""
+def test_an_invalid_message_is_refused_in_one_line(messages: list[Any], words: str) -> None:
+    """The error says what is wrong and what is valid."""
     with pytest.raises(InvalidRequest) as caught:
         request(messages)
     assert words in str(caught.value)
@@ -166,15 +166,15 @@ def test_a_wrong_message_is_refused_in_one_line(messages: list[Any], words: str)
         ),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_line(options: dict[str, Any], words: str) -> None:
-    """The message names the tool or the field."""
+def test_an_invalid_option_is_refused_in_one_line(options: dict[str, Any], words: str) -> None:
+    """The error names the tool or the field."""
     with pytest.raises(InvalidRequest) as caught:
         request(**options)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_messages_of_openais_form_become_ours() -> None:
+def test_openai_messages_are_converted() -> None:
     """Roles, calls with their signatures, results in parts, and names."""
     signed = {**call(), "extra_content": {"google": {"thought_signature": "c2ln"}}}
     part = {"type": "text", "text": "do"}
@@ -196,8 +196,8 @@ def test_messages_of_openais_form_become_ours() -> None:
     )
 
 
-def test_image_parts_become_images() -> None:
-    """Data URIs are read like files; addresses on the web are kept, and not fetched."""
+def test_image_parts_are_converted() -> None:
+    """Data URIs are read like files; URLs are kept and not fetched."""
     uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
     parts = [
         {"type": "text", "text": "Which is larger?"},
@@ -212,8 +212,8 @@ def test_image_parts_become_images() -> None:
     assert request([{"role": "user", "content": parts[1:2]}]).messages[0].content == ""
 
 
-def test_definitions_of_tools_become_ours() -> None:
-    """Their schemas stay as they are."""
+def test_tool_definitions_are_converted() -> None:
+    """Their schemas do not change."""
     schema = {"type": "object", "properties": {"x": {"type": "integer", "minimum": 1}}}
     described = function(name="g", description="Counts.", parameters=schema, strict=True)
     asked = request(tools=[F, described, Tool("h")], tool_choice=function(name="g"))
@@ -224,15 +224,15 @@ def test_definitions_of_tools_become_ours() -> None:
     assert asked.tool_choice == "g"
 
 
-def test_what_is_absent_is_not_set() -> None:
-    """None leaves a field out, and a choice without tools says nothing."""
+def test_missing_options_are_not_set() -> None:
+    """None omits a field, and `tool_choice` without tools is ignored."""
     asked = request(tools=None, tool_choice="auto", extra={"seedling": None, "n": 2})
     assert (asked.tools, asked.tool_choice, asked.extra) == ((), "", {"n": 2})
     assert request(extra={"response_format": {"type": "text"}}).extra == {}
 
 
 def test_extra_is_a_copy() -> None:
-    """What the caller changes afterwards is not sent."""
+    """Later changes by the caller are not sent."""
     metadata = {"a": "b"}
     asked = request(extra={"metadata": metadata})
     metadata["a"] = "c"

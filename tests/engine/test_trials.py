@@ -1,4 +1,4 @@
-"""A route that nobody has an answer from takes one call at a time; on every storage."""
+"""A route that has never answered takes one call at a time; on every storage."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ PUBLISHED = Limit("requests", "minute", 30, "bucket")
 
 @pytest.fixture
 def fresh(storage: Storage, clock: Clock) -> QuotaTracker:
-    """A ledger in which no route was ever answered."""
+    """A ledger in which no route has answered yet."""
     return QuotaTracker(storage, custom_configuration([RPM], clock=clock))
 
 
 def kept_off(tracker: QuotaTracker, route: Route) -> RouteState:
-    """What a call gets that must await another one's outcome."""
+    """The result for a call that must wait for the outcome of another one."""
     state = tracker.hold(route, ask())
     assert isinstance(state, RouteState)
     assert state.on_trial
@@ -54,8 +54,8 @@ def refuse(tracker: QuotaTracker, hold: Hold, **facts: object) -> None:
 # --- never answered
 
 
-def test_a_route_that_was_never_answered_takes_one_call(fresh: QuotaTracker) -> None:
-    """Others are told why, and may take another key or model meanwhile."""
+def test_a_route_that_never_answered_takes_one_call(fresh: QuotaTracker) -> None:
+    """Other calls get the reason, and may use another key or model meanwhile."""
     route = a_route(fresh.configuration)
     first = held(fresh, route)
     state = kept_off(fresh, route)
@@ -67,8 +67,8 @@ def test_a_route_that_was_never_answered_takes_one_call(fresh: QuotaTracker) -> 
     held(fresh, route)
 
 
-def test_another_kernel_is_kept_off_too(storage: Storage, clock: Clock) -> None:
-    """And knows the answer as soon as there is one, also after a restart."""
+def test_other_kernels_wait_too(storage: Storage, clock: Clock) -> None:
+    """They see the reply as soon as it is recorded, even after a restart."""
     configuration = custom_configuration([RPM], clock=clock)
     one, two = QuotaTracker(storage, configuration), QuotaTracker(storage, configuration)
     hold = held(one, a_route(configuration))
@@ -79,8 +79,8 @@ def test_another_kernel_is_kept_off_too(storage: Storage, clock: Clock) -> None:
         held(tracker, a_route(configuration))
 
 
-def test_a_second_key_of_an_account_is_tried_by_itself(storage: Storage, clock: Clock) -> None:
-    """That the first one works says nothing of it: it may be mistyped."""
+def test_a_second_key_of_an_account_has_its_own_trial(storage: Storage, clock: Clock) -> None:
+    """It may be mistyped even if the first key works."""
     accounts = {"groq_key_1": "team", "groq_key_2": "team"}
     keys = label_keys("groq", ["one", "two"], accounts)
     configuration = replace(custom_configuration([RPM], clock=clock), keys=keys)
@@ -91,8 +91,8 @@ def test_a_second_key_of_an_account_is_tried_by_itself(storage: Storage, clock: 
     held(tracker, a_route(configuration))
 
 
-def test_the_first_call_after_a_refusal_is_one_again(fresh: QuotaTracker, clock: Clock) -> None:
-    """However many wait for the route to open."""
+def test_after_a_refusal_one_call_goes_first(fresh: QuotaTracker, clock: Clock) -> None:
+    """However many calls wait for the route to open."""
     route = a_route(fresh.configuration)
     served(fresh, route)
     failed(fresh, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
@@ -106,8 +106,10 @@ def test_the_first_call_after_a_refusal_is_one_again(fresh: QuotaTracker, clock:
     held(fresh, route)
 
 
-def test_calls_that_began_before_the_refusal_are_no_trial(tracker_of: Build, clock: Clock) -> None:
-    """They may take as long as they like."""
+def test_calls_that_began_before_the_refusal_are_not_trials(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """They may take as long as they need."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     held(tracker, route)
@@ -118,8 +120,8 @@ def test_calls_that_began_before_the_refusal_are_no_trial(tracker_of: Build, clo
     kept_off(tracker, route)
 
 
-def test_an_answer_that_came_too_late_does_not_end_a_trial(tracker_of: Build, clock: Clock) -> None:
-    """A call from before the refusal was let in then, and says nothing of now."""
+def test_a_reply_to_an_earlier_call_does_not_end_a_trial(tracker_of: Build, clock: Clock) -> None:
+    """A call from before the refusal says nothing about the current state."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     early = held(tracker, route)
@@ -132,28 +134,28 @@ def test_an_answer_that_came_too_late_does_not_end_a_trial(tracker_of: Build, cl
 
 
 @pytest.mark.parametrize("remedy", [Remedy.FIX_REQUEST, Remedy.SHORTEN_PROMPT])
-def test_a_trial_that_fails_by_its_own_fault_makes_room_for_the_next(
+def test_a_trial_with_an_invalid_request_makes_room_for_the_next(
     fresh: QuotaTracker, remedy: Remedy
 ) -> None:
-    """The route is still not proven, and the next call tries it."""
+    """The route is still untested, and the next call tries it."""
     route = a_route(fresh.configuration)
     failed(fresh, route, remedy)
     held(fresh, route)
     kept_off(fresh, route)
 
 
-def test_a_call_that_was_given_up_proves_nothing(fresh: QuotaTracker) -> None:
-    """Whoever interrupts the first call leaves the trial to the next."""
+def test_an_interrupted_trial_proves_nothing(fresh: QuotaTracker) -> None:
+    """The next call makes the trial."""
     route = a_route(fresh.configuration)
     fresh.settle(held(fresh, route), None, answered=False)
     held(fresh, route)
     kept_off(fresh, route)
 
 
-def test_the_trial_of_a_dead_kernel_does_not_keep_others_off(
+def test_the_trial_of_a_killed_kernel_does_not_block_others(
     fresh: QuotaTracker, clock: Clock
 ) -> None:
-    """After ten seconds the next one tries; what the first may have spent stays on hold."""
+    """After ten seconds the next call tries; the first one's amounts stay reserved."""
     route = a_route(fresh.configuration)
     held(fresh, route)
     clock.now += 9.9
@@ -169,7 +171,7 @@ def test_the_trial_of_a_dead_kernel_does_not_keep_others_off(
 
 
 @pytest.mark.parametrize("ahead", [60.0, 86_400.0 * 400])
-def test_a_trial_made_by_a_clock_that_was_ahead_keeps_nobody_off(
+def test_a_trial_with_a_time_in_the_future_does_not_block(
     fresh: QuotaTracker, clock: Clock, ahead: float
 ) -> None:
     """Setting the clock back does not block a route."""
@@ -186,7 +188,7 @@ def test_a_trial_made_by_a_clock_that_was_ahead_keeps_nobody_off(
 def test_after_an_outage_one_call_of_all_keys_and_kernels_tries(
     storage: Storage, clock: Clock
 ) -> None:
-    """The outage was the provider's, so the trial is for all of its routes."""
+    """The outage affected the provider, so the trial is for all of its routes."""
     configuration = custom_configuration([RPM], clock=clock, keys=3)
     one, two = QuotaTracker(storage, configuration), QuotaTracker(storage, configuration)
     proven(one)
@@ -203,8 +205,8 @@ def test_after_an_outage_one_call_of_all_keys_and_kernels_tries(
 
 
 @pytest.mark.parametrize("remedy", [Remedy.WAIT_FOR_LIMIT, Remedy.REPLACE_KEY, Remedy.FIX_REQUEST])
-def test_a_refusal_ends_an_outage_as_well(tracker_of: Build, clock: Clock, remedy: Remedy) -> None:
-    """Whatever it says, the provider is back to say it."""
+def test_a_refusal_also_ends_an_outage(tracker_of: Build, clock: Clock, remedy: Remedy) -> None:
+    """Any refusal shows that the provider answers again."""
     tracker = tracker_of(RPM)
     failed(tracker, a_route(tracker.configuration), Remedy.RETRY_LATER, retry_after=5)
     clock.now += 5
@@ -216,10 +218,10 @@ def test_a_refusal_ends_an_outage_as_well(tracker_of: Build, clock: Clock, remed
 
 
 @pytest.mark.parametrize("ends", ["not sent", "given up"])
-def test_a_trial_that_ends_without_a_verdict_keeps_nobody_off(
+def test_a_trial_without_a_result_does_not_block_others(
     tracker_of: Build, clock: Clock, ends: str
 ) -> None:
-    """A wrong proxy setting, or an interrupt: whoever asks next tries it at once."""
+    """After a wrong proxy setting or an interrupt, the next call tries at once."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     failed(tracker, route, Remedy.RETRY_LATER)
@@ -233,7 +235,7 @@ def test_a_trial_that_ends_without_a_verdict_keeps_nobody_off(
     held(tracker, a_route(tracker.configuration, 2))
 
 
-def test_an_outage_that_goes_on_is_tried_once_each_time(tracker_of: Build, clock: Clock) -> None:
+def test_a_long_outage_is_tried_once_after_each_wait(tracker_of: Build, clock: Clock) -> None:
     """Each failed trial doubles the wait, whoever makes it."""
     tracker = tracker_of(RPM)
     routes = [a_route(tracker.configuration, key) for key in (1, 2)]
@@ -246,13 +248,11 @@ def test_an_outage_that_goes_on_is_tried_once_each_time(tracker_of: Build, clock
         assert 0.8 * expected - 1e-3 <= wait <= 1.2 * expected + 1e-3
 
 
-# --- rates that are only published
+# --- published rates
 
 
-def test_a_published_rate_is_approached_one_call_after_the_other(
-    storage: Storage, clock: Clock
-) -> None:
-    """The table may be out of date, and then calls at once would all be refused."""
+def test_a_published_rate_is_approached_one_call_at_a_time(storage: Storage, clock: Clock) -> None:
+    """The table may be outdated, and then concurrent calls would all be refused."""
     tracker = QuotaTracker(storage, custom_configuration([PUBLISHED], clock=clock))
     route = a_route(tracker.configuration)
     served(tracker, route)
@@ -262,14 +262,14 @@ def test_a_published_rate_is_approached_one_call_after_the_other(
     for _ in range(8):
         served(tracker, route)
     clock.now += 130
-    # Ten in a minute were answered before: so many may start at once from now on.
+    # Ten were answered within a minute before, so ten may start at once from now on.
     for _ in range(10):
         held(tracker, route)
     kept_off(tracker, route)
 
 
-def test_a_call_that_was_not_refused_soon_was_let_in(storage: Storage, clock: Clock) -> None:
-    """Long replies do not make the next call wait for their end."""
+def test_a_call_that_is_not_refused_soon_counts_as_accepted(storage: Storage, clock: Clock) -> None:
+    """Long replies do not delay the next call."""
     tracker = QuotaTracker(storage, custom_configuration([PUBLISHED], clock=clock))
     route = a_route(tracker.configuration)
     served(tracker, route)
@@ -280,10 +280,8 @@ def test_a_call_that_was_not_refused_soon_was_let_in(storage: Storage, clock: Cl
 
 
 @pytest.mark.parametrize("evidence", ["configured", "header", "error"])
-def test_a_rate_that_was_told_is_used_at_once(
-    storage: Storage, clock: Clock, evidence: str
-) -> None:
-    """By the user, or by the provider."""
+def test_a_confirmed_rate_is_used_at_once(storage: Storage, clock: Clock, evidence: str) -> None:
+    """Confirmed by the user or by the provider."""
     limit = replace(PUBLISHED, evidence="configured" if evidence == "configured" else "published")
     tracker = QuotaTracker(storage, custom_configuration([limit], clock=clock))
     route = a_route(tracker.configuration)
@@ -293,16 +291,16 @@ def test_a_rate_that_was_told_is_used_at_once(
         held(tracker, route)
 
 
-def test_a_service_without_published_limits_is_not_held_back(fresh: QuotaTracker) -> None:
-    """A model of one's own has none: after its first answer all calls go at once."""
+def test_a_service_without_limits_is_not_slowed_down(fresh: QuotaTracker) -> None:
+    """After the first reply of a local model, all calls go at once."""
     route = a_route(fresh.configuration, model="model-b")
     served(fresh, route)
     for _ in range(20):
         held(fresh, route)
 
 
-def test_a_refusal_takes_back_what_was_proven(storage: Storage, clock: Clock) -> None:
-    """A refusal that names no limit leaves only one call after the other."""
+def test_a_refusal_resets_the_confirmed_rate(storage: Storage, clock: Clock) -> None:
+    """After a refusal that names no limit, calls start one at a time."""
     tracker = QuotaTracker(storage, custom_configuration([PUBLISHED], clock=clock))
     route = a_route(tracker.configuration)
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Threads that wait for the same routes go on in the order they came."""
+"""Threads that wait for the same routes continue in the order in which they came."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from arche_magic.llm_providers.waiting_line import waiting_line
 
 
-def test_the_first_who_came_goes_first() -> None:
-    """Whoever joined earlier may go; others wait until the place before them is free."""
+def test_the_first_thread_in_line_goes_first() -> None:
+    """Later ones wait until the place before them is free."""
     with waiting_line("routes", "first") as line:
         line.join("first")
         with waiting_line("routes", "second") as same:
@@ -20,23 +20,23 @@ def test_the_first_who_came_goes_first() -> None:
             assert same.may_go("second")
 
 
-def test_nobody_passes_a_line_by_not_joining_it() -> None:
-    """A newcomer sees that others wait, also before it has joined."""
+def test_a_newcomer_sees_the_line_before_joining_it() -> None:
+    """It cannot go ahead of the threads that wait."""
     with waiting_line("routes", "waiting") as line:
         line.join("waiting")
         with waiting_line("routes", "newcomer") as same:
             assert not same.may_go("newcomer")
 
 
-def test_lines_of_other_routes_are_apart() -> None:
-    """Waiting for Groq holds up nobody who wants Mistral."""
+def test_lines_for_different_routes_are_independent() -> None:
+    """A thread that waits for Groq does not delay one that wants Mistral."""
     with waiting_line("groq", "a") as groq, waiting_line("mistral", "b") as mistral:
         groq.join("a")
         assert mistral.may_go("b")
 
 
-def test_a_place_is_given_up_whatever_happens() -> None:
-    """An interrupt or an error while waiting leaves no ghost at the head of the line."""
+def test_a_place_is_freed_after_any_error() -> None:
+    """An interrupt or an error while waiting leaves no entry in the line."""
     try:
         with waiting_line("routes", "gone") as line:
             line.join("gone")
@@ -47,8 +47,8 @@ def test_a_place_is_given_up_whatever_happens() -> None:
         assert line.may_go("next")
 
 
-def test_who_waits_sleeps_until_it_is_its_turn() -> None:
-    """It is woken at once, not by looking again and again."""
+def test_a_waiting_thread_is_woken_when_its_turn_comes() -> None:
+    """At once, without polling."""
     with waiting_line("routes", "first") as line:
         line.join("first")
         line.join("second")
@@ -62,7 +62,7 @@ def test_who_waits_sleeps_until_it_is_its_turn() -> None:
 
 
 def test_many_threads_are_served_in_order() -> None:
-    """Forty threads that joined one after the other leave in that order."""
+    """Forty threads that joined one after another continue in that order."""
     order: list[int] = []
     joined = threading.Semaphore(0)
 

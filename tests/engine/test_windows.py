@@ -1,4 +1,4 @@
-"""Window arithmetic against brute-force logs of every charge."""
+"""Window arithmetic, compared with brute-force logs of every charge."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def pacific(*moment: int) -> float:
 
 
 @given(st.data(), periods, st.integers(1, 50))
-def test_a_bucket_is_the_exact_leaky_bucket(data: st.DataObject, period: str, amount: int) -> None:
-    """Between charges the level falls by amount/period a second, and never below zero."""
+def test_a_bucket_leaks_exactly(data: st.DataObject, period: str, amount: int) -> None:
+    """Between charges, the level falls by amount/period per second, and never below zero."""
     limit = limit_of("bucket", period, float(amount))
     log = data.draw(charges(period))
     later = data.draw(st.integers(0, int(PERIOD_SECONDS[period] * 2 / TICK))) * TICK
@@ -68,10 +68,8 @@ def test_a_bucket_is_the_exact_leaky_bucket(data: st.DataObject, period: str, am
 
 
 @given(st.data(), st.integers(1, 50))
-def test_a_full_bucket_is_empty_again_after_one_period_at_most(
-    data: st.DataObject, amount: int
-) -> None:
-    """`resets_at` of a bucket is used / amount x period away, as providers' reset headers say."""
+def test_a_full_bucket_is_empty_after_at_most_one_period(data: st.DataObject, amount: int) -> None:
+    """`resets_at` of a bucket is used / amount × period ahead, as reset headers state it."""
     limit = limit_of("bucket", "minute", float(amount))
     units = data.draw(st.integers(0, amount))
     counter = booked(limit, [(START, float(units))])
@@ -87,7 +85,7 @@ def test_a_full_bucket_is_empty_again_after_one_period_at_most(
 def test_a_calendar_window_sums_the_charges_of_the_current_period(
     data: st.DataObject, period: str
 ) -> None:
-    """What is used is the sum of the charges in this minute, Pacific day or Pacific month."""
+    """The used amount is the sum of charges in this minute, Pacific day or Pacific month."""
     limit = limit_of("calendar", period, 10.0, "America/Los_Angeles")
     log = data.draw(charges(period))
     now = log[-1][0] + data.draw(st.integers(0, int(PERIOD_SECONDS[period] * 1.5 / TICK))) * TICK
@@ -109,7 +107,7 @@ def test_a_calendar_window_sums_the_charges_of_the_current_period(
     [((2026, 3, 8, 12), 23), ((2026, 11, 1, 12), 25), ((2026, 11, 23, 12), 24)],
 )
 def test_pacific_days_have_23_24_or_25_hours(noon: tuple[int, ...], hours: int) -> None:
-    """A day ends at the next local midnight, also on the days the clocks change."""
+    """A day ends at the next local midnight, even when clocks change."""
     end = windows.period_end("day", "America/Los_Angeles", pacific(*noon))
     begin = pacific(*noon[:3])
     assert end - begin == hours * 3600
@@ -118,8 +116,8 @@ def test_pacific_days_have_23_24_or_25_hours(noon: tuple[int, ...], hours: int) 
     assert windows.period_end("day", "America/Los_Angeles", end) > end
 
 
-def test_both_hours_that_are_called_one_belong_to_the_same_day() -> None:
-    """On the 25-hour day a charge in the repeated hour counts until the one midnight."""
+def test_the_repeated_hour_belongs_to_the_same_day() -> None:
+    """On the 25-hour day, a charge in the repeated hour counts until midnight."""
     limit = limit_of("calendar", "day", 10.0, "America/Los_Angeles")
     first = pacific(2026, 11, 1, 1, 30)
     counter = booked(limit, [(first, 4.0), (first + 3600, 3.0)])
@@ -140,11 +138,11 @@ def test_both_hours_that_are_called_one_belong_to_the_same_day() -> None:
     ],
 )
 def test_months_end_on_the_first_of_the_next(at: tuple[int, ...], end: tuple[int, ...]) -> None:
-    """Long, short and leap months and the turn of the year end at a local midnight."""
+    """Long, short and leap months, and the last month of a year, end at a local midnight."""
     assert windows.period_end("month", "America/Los_Angeles", pacific(*at)) == pacific(*end)
 
 
-def test_a_clock_minute_turns_on_the_full_minute() -> None:
+def test_a_clock_minute_ends_on_the_full_minute() -> None:
     """A calendar minute that began 50 seconds ago has 10 seconds left."""
     limit = limit_of("calendar")
     minute = START - START % 60
@@ -160,11 +158,11 @@ def test_a_clock_minute_turns_on_the_full_minute() -> None:
 def test_a_rolling_window_never_undercounts_and_forgets_at_most_a_slot_late(
     data: st.DataObject, period: str
 ) -> None:
-    """It counts all of the last period, and nothing older than a period and a sixtieth."""
+    """It counts the whole last period, and nothing older than a period and a sixtieth."""
     limit = limit_of("rolling", period)
     seconds = PERIOD_SECONDS[period]
     log = data.draw(charges(period))
-    # Around the moment at which one of the charges leaves the window.
+    # Around the time when one of the charges leaves the window.
     at, _ = data.draw(st.sampled_from(log))
     near = int(seconds / 60 * 1.5 / TICK)
     now = max(log[-1][0], at + seconds + data.draw(st.integers(-near, near)) * TICK)
@@ -175,7 +173,7 @@ def test_a_rolling_window_never_undercounts_and_forgets_at_most_a_slot_late(
 
 
 def test_a_rolling_counter_stays_small() -> None:
-    """However many calls there were, the counter has about as many entries as slots."""
+    """However many calls there were, it has about as many entries as slots."""
     limit = limit_of("rolling", "minute")
     counter: Counter = Counter()
     for number in range(400):
@@ -187,10 +185,10 @@ def test_a_rolling_counter_stays_small() -> None:
 
 
 @given(st.data(), st.sampled_from(["bucket", "calendar", "rolling"]), long_periods)
-def test_opens_at_is_the_earliest_moment_at_which_the_amount_fits(
+def test_opens_at_is_the_earliest_time_at_which_the_amount_fits(
     data: st.DataObject, window: str, period: str
 ) -> None:
-    """At that moment it fits, and just before it does not."""
+    """At that time it fits, and just before it does not."""
     limit = limit_of(window, period, float(data.draw(st.integers(1, 40))), "America/Los_Angeles")
     log = data.draw(charges(period))
     need = float(data.draw(st.integers(1, int(limit.amount))))
@@ -210,10 +208,8 @@ def test_opens_at_is_the_earliest_moment_at_which_the_amount_fits(
 
 
 @given(st.integers(1, 10**9), periods, st.floats(0, 1))
-def test_a_bucket_is_open_at_the_moment_it_named_whatever_its_rate(
-    amount: int, period: str, share: float
-) -> None:
-    """Rounding of epoch seconds never makes a wait end a moment too early."""
+def test_a_bucket_is_open_at_its_announced_time(amount: int, period: str, share: float) -> None:
+    """Rounding of epoch seconds never makes a wait too short, at any rate."""
     limit = limit_of("bucket", period, float(amount))
     counter = booked(limit, [(START + 0.1, float(amount))])
     need = max(1.0, math.floor(amount * share))
@@ -222,8 +218,8 @@ def test_a_bucket_is_open_at_the_moment_it_named_whatever_its_rate(
 
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
-def test_what_never_fits_never_opens(window: str) -> None:
-    """More than the whole limit has no opening moment, and neither has a limit of nothing."""
+def test_an_amount_larger_than_the_limit_never_fits(window: str) -> None:
+    """There is no opening time then, nor for a limit of zero."""
     limit = limit_of(window)
     assert windows.opens_at(limit, Counter(), 11.0, START) == math.inf
     assert windows.opens_at(limit, Counter(), 10.0, START) == START
@@ -236,16 +232,16 @@ def test_what_never_fits_never_opens(window: str) -> None:
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
 @pytest.mark.parametrize("target", [0.0, 2.5, 9.0, 10.0])
-def test_set_used_makes_the_counter_say_so(window: str, target: float) -> None:
-    """Whether it was more or less before, the provider's figure counts from now on."""
+def test_set_used_sets_the_counter(window: str, target: float) -> None:
+    """Whether it was higher or lower before, the provider's figure counts from now on."""
     limit = limit_of(window)
     counter = booked(limit, [(START, 2.0), (START + 3, 4.0)])
     windows.set_used(limit, counter, target, START + 5)
     assert windows.used(limit, counter, START + 5) == pytest.approx(target)
 
 
-def test_lowering_a_rolling_window_forgets_the_oldest_first() -> None:
-    """What stays is what leaves the window last, so that room never comes too early."""
+def test_lowering_a_rolling_window_drops_the_oldest_charges() -> None:
+    """The remaining charges leave the window last, so that room never comes too early."""
     limit = limit_of("rolling")
     counter = booked(limit, [(START, 5.0), (START + 30, 5.0)])
     windows.set_used(limit, counter, 5.0, START + 30)
@@ -254,8 +250,8 @@ def test_lowering_a_rolling_window_forgets_the_oldest_first() -> None:
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
 @given(back=st.integers(1, 59), later=st.integers(0, 59))
-def test_a_clock_set_back_gives_no_quota_twice(window: str, back: int, later: int) -> None:
-    """Setting the clock back and charging again leaves at least what an honest clock would."""
+def test_setting_the_clock_back_gives_no_extra_quota(window: str, back: int, later: int) -> None:
+    """Charging again afterwards leaves at least what a correct clock would."""
     limit = limit_of(window, amount=100.0)
     honest = booked(limit, [(START, 60.0)])
     counter = booked(limit, [(START, 60.0)])
@@ -266,7 +262,7 @@ def test_a_clock_set_back_gives_no_quota_twice(window: str, back: int, later: in
 
 
 def test_two_machines_whose_clocks_differ_do_not_refill_a_bucket_twice() -> None:
-    """Charges that alternate between clocks five seconds apart add up as by one clock."""
+    """Charges from clocks five seconds apart add up like those of one clock."""
     limit = limit_of("bucket", amount=60.0)
     counter: Counter = Counter()
     for number in range(10):
@@ -277,16 +273,16 @@ def test_two_machines_whose_clocks_differ_do_not_refill_a_bucket_twice() -> None
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
 @pytest.mark.parametrize("ahead", [59.0, 130.0, 4 * 365 * 86_400.0])
-def test_a_clock_set_back_does_not_block_for_ever(window: str, ahead: float) -> None:
-    """A full window charged by a clock that was ahead has room within three periods."""
+def test_setting_the_clock_back_does_not_block_for_ever(window: str, ahead: float) -> None:
+    """A window filled by a clock that was ahead has room within three periods."""
     limit = limit_of(window)
     counter = booked(limit, [(START + ahead, 10.0)])
     moments = (START + seconds for seconds in range(0, 181, 5))
     assert any(windows.opens_at(limit, counter, 1.0, moment) <= moment for moment in moments)
 
 
-def test_a_wait_that_is_announced_after_the_clock_was_set_back_is_long_enough() -> None:
-    """`opens_at` and `resets_at` count from the counter's moment where that is ahead."""
+def test_an_announced_wait_is_long_enough_after_the_clock_was_set_back() -> None:
+    """`opens_at` and `resets_at` start at the counter's time if that is ahead."""
     limit = limit_of("bucket", amount=60.0)
     counter = booked(limit, [(START, 60.0)])
     opens = windows.opens_at(limit, counter, 10.0, START - 30)
@@ -295,8 +291,8 @@ def test_a_wait_that_is_announced_after_the_clock_was_set_back_is_long_enough() 
     assert windows.resets_at(limit, counter, START - 30) == pytest.approx(START + 60)
 
 
-def test_days_are_the_zones_own() -> None:
-    """The same moment is another day in UTC than in Los Angeles."""
+def test_days_depend_on_the_time_zone() -> None:
+    """The same time is a different day in UTC than in Los Angeles."""
     evening = pacific(2026, 11, 23, 20)
     midnight = windows.period_end("day", "America/Los_Angeles", evening)
     assert midnight - evening == timedelta(hours=4).total_seconds()

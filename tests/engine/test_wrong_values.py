@@ -1,4 +1,4 @@
-"""A ledger in which one value is wrong: it costs that value at most, and never a request."""
+"""An invalid value in a ledger loses at most that entry, and never makes a request fail."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ LIMITS = [
 YEAR_9999 = 253_402_300_799
 ZONES = [("day", "UTC"), ("hour", "Nowhere/At_All"), ("minute", "\ud800"), ("month", "../x")]
 Place = tuple[Any, ...]
-# To read a ledger is tried with each value at each place; to use it, with each at a tenth of them.
+# Every value is read at every place; using the ledger is tried at a tenth of the places.
 STEP = 10
 
 
@@ -74,7 +74,7 @@ def tracker_of(path: Path, now: float = NOON) -> QuotaTracker:
 
 
 def fill(tracker: QuotaTracker) -> None:
-    """Spend, learn, close and hold, until a document has every field that it can have."""
+    """Use, learn, close and hold until a document has every possible field."""
     one, two, three, four = (a_route(tracker.configuration, key) for key in range(1, 5))
     seen = [
         Observation("requests_per_day", 100, 90, 3600.0, "header"),
@@ -97,7 +97,7 @@ def fill(tracker: QuotaTracker) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    """A realistic ledger's file, with its copy beside it."""
+    """A realistic ledger file with its copy."""
     path = tmp_path / "ledger.json"
     fill(tracker_of(path))
     return path
@@ -133,7 +133,7 @@ def use(tracker: QuotaTracker) -> None:
     now = tracker.configuration.clock.time()
     rows = tracker.standings()
     json.dumps(usage_summary(rows, now), default=str)
-    # Building a frame takes longer than all the rest.
+    # Building a frame takes longer than everything else.
     if any(
         row.opens_at > YEAR_9999 or row.resets_at > YEAR_9999 or row.amount > 1e9 for row in rows
     ):
@@ -154,7 +154,7 @@ def use(tracker: QuotaTracker) -> None:
 
 
 def a_tenth_of(every: Iterator[Place], what: str) -> list[Place]:
-    """Every tenth place, other ones for another wrong value: together they are all places."""
+    """Every tenth place, different for each invalid value, so that all places are covered."""
     return list(every)[list(WRONG).index(what) % STEP :: STEP]
 
 
@@ -163,7 +163,7 @@ def shown(path: Place) -> str:
 
 
 def leaves(content: Any) -> dict[Place, Any]:
-    """Every value of a document by its path."""
+    """Every value of a document, by its path."""
     found = {}
     for path in places(content):
         value = content
@@ -175,8 +175,8 @@ def leaves(content: Any) -> dict[Place, Any]:
 
 
 @pytest.mark.parametrize("what", [*WRONG, "absent"])
-def test_a_wrong_value_costs_the_entry_that_it_is_in(ledger: Path, what: str) -> None:
-    """Everywhere in a ledger: all other values are as they were."""
+def test_an_invalid_value_loses_only_its_entry(ledger: Path, what: str) -> None:
+    """At any place in a ledger, all other values stay the same."""
     for name, document in json.loads(ledger.read_bytes())["documents"].items():
         whole, found = mend(name, document)
         assert found == []
@@ -191,8 +191,8 @@ def test_a_wrong_value_costs_the_entry_that_it_is_in(ledger: Path, what: str) ->
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_one_wrong_value_raises_nothing(ledger: Path, what: str) -> None:
-    """Whatever and wherever it is, in a ledger without a copy: the rest is used."""
+def test_an_invalid_value_raises_no_error(ledger: Path, what: str) -> None:
+    """Whatever and wherever it is, in a ledger without a copy, the other values are used."""
     content = json.loads(ledger.read_bytes())
     for name in ("copy", "backup"):
         ledger.with_name(f"{ledger.name}.{name}").unlink()
@@ -202,13 +202,13 @@ def test_one_wrong_value_raises_nothing(ledger: Path, what: str) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # As it is now, or when what is held and closed is over.
+                # Now, and after all holds and closures have ended.
                 use(tracker_of(changed, NOON + number % 2 * 100_000))
         except Exception as error:
             raise AssertionError(f"{shown(path)} is {what}") from error
 
 
-def test_a_value_that_is_not_there_raises_nothing(ledger: Path) -> None:
+def test_a_missing_value_raises_no_error(ledger: Path) -> None:
     """Nor does one with another name, or a number that Python cannot read."""
     content = json.loads(ledger.read_bytes())
     for name in ("copy", "backup"):
@@ -233,8 +233,11 @@ def test_a_value_that_is_not_there_raises_nothing(ledger: Path) -> None:
         assert not any("a new one begins" in str(one.message) for one in caught), shown(path)
 
 
-def test_the_copy_is_gone_on_from(ledger: Path) -> None:
-    """Nothing is lost where the copy is whole; what was wrong is said, and kept aside."""
+def test_the_ledger_continues_from_its_copy(ledger: Path) -> None:
+    """Nothing is lost if the copy is complete.
+
+    A warning says what was wrong, and the file is kept.
+    """
     content = json.loads(ledger.read_bytes())
     before = tracker_of(ledger).get_usage_summary()
     copy = ledger.with_name(f"{ledger.name}.copy").read_bytes()
@@ -249,8 +252,8 @@ def test_the_copy_is_gone_on_from(ledger: Path) -> None:
             assert tracker.get_usage_summary() == before, f"{shown(path)} is {what}"
 
 
-def test_a_wrong_value_is_named_and_the_file_kept(ledger: Path) -> None:
-    """Once, by whoever reads it first; the file is right again then."""
+def test_an_invalid_value_is_reported_and_the_file_kept(ledger: Path) -> None:
+    """Once, by the first reader; then the file is correct again."""
     content = json.loads(ledger.read_bytes())
     path = next(place for place in places(content) if place[-1] == "amount")
     text = json.dumps(replaced(content, path, "many"))
@@ -273,8 +276,8 @@ def test_a_wrong_value_is_named_and_the_file_kept(ledger: Path) -> None:
             assert tracker_of(ledger).storage.findings == []
 
 
-def test_values_that_no_library_takes_are_left_out() -> None:
-    """Unknown time zones, numbers past any float, an account that moved to itself."""
+def test_values_that_libraries_cannot_handle_are_dropped() -> None:
+    """Unknown time zones, numbers too large for a float, an account that moved to itself."""
     limit = {"amount": 5, "window": "calendar", "evidence": "header", "evidence_at": 1.0}
     zones = {f"requests_per_{period}": limit | {"time_zone": zone} for period, zone in ZONES}
     charged = {"m": {"charged": [3, 10**400, 1.0]}, "n": {"charged": [1, 2, 3]}}
@@ -288,7 +291,7 @@ def test_values_that_no_library_takes_are_left_out() -> None:
             [f"a:b.models.m.charged.{metric}" for metric in ("tokens", "input_tokens")],
         ),
         ({"version": 3, "moved": {"to": "a:b", "content": {}}}, ["a:b.moved.to"]),
-        # Half a character, in a name whose entry is wrong too.
+        # A lone surrogate, in a name whose entry is invalid too.
         (
             {"version": 3, "models": {"\ud800": {"holds": 1}, "m": {}}},
             ["a:b.models.\ufffd\ufffd\ufffd"],
@@ -304,8 +307,8 @@ def test_values_that_no_library_takes_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.7])
-def test_conflict_markers_of_git_cost_nothing(ledger: Path, where: float) -> None:
-    """A ledger that was committed by two branches: the copy is used."""
+def test_git_conflict_markers_lose_nothing(ledger: Path, where: float) -> None:
+    """If two branches committed the ledger, the copy is used."""
     before = tracker_of(ledger).get_usage_summary()
     lines = ledger.read_text().splitlines()
     at = int(where * len(lines))
@@ -316,8 +319,8 @@ def test_conflict_markers_of_git_cost_nothing(ledger: Path, where: float) -> Non
         assert tracker_of(ledger).get_usage_summary() == before
 
 
-def test_what_is_spent_of_budgets_and_jobs_with_a_wrong_value(tmp_path: Path) -> None:
-    """The same holds for what paid routes may cost, and for the bounds of a job."""
+def test_invalid_values_in_budgets_and_jobs(tmp_path: Path) -> None:
+    """The same applies to what paid routes may cost, and to the bounds of a job."""
     path = tmp_path / "ledger.json"
 
     def tracker() -> QuotaTracker:
@@ -349,8 +352,8 @@ def test_what_is_spent_of_budgets_and_jobs_with_a_wrong_value(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("what", ["null", "a string", "a list"])
-def test_one_wrong_value_in_redis_raises_nothing(redis_server: RedisServer, what: str) -> None:
-    """A process that begins with it goes on with the rest."""
+def test_an_invalid_value_in_redis_raises_no_error(redis_server: RedisServer, what: str) -> None:
+    """A process that starts with it continues with the other values."""
     from arche_magic.llm_providers.storage.redis import RedisStorage
 
     def tracker(now: float = NOON) -> QuotaTracker:
@@ -375,8 +378,8 @@ def test_one_wrong_value_in_redis_raises_nothing(redis_server: RedisServer, what
                 raise AssertionError(f"{name.decode()}: {shown(path)} is {what}") from error
 
 
-def test_a_table_of_routes_that_never_open_by_waiting() -> None:
-    """All keys are refused: no row has a time at which it opens."""
+def test_a_table_of_closed_routes_has_no_opening_times() -> None:
+    """All keys are rejected: no row has a time at which it opens."""
     configuration = custom_configuration([RPM], keys=1)
     tracker = QuotaTracker(MemoryStorage(), configuration)
     failed(tracker, a_route(configuration), Remedy.REPLACE_KEY)

@@ -1,4 +1,4 @@
-"""One sandbox and one server per file. Each test starts with unspent keys, in the environment."""
+"""One sandbox and one server per file. Each test starts with unused keys in the environment."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# DSPy keeps replies in the home folder, and reads this when it is imported.
+# DSPy stores replies in the home folder, and reads this when it is imported.
 _folder = tempfile.TemporaryDirectory(prefix="libraries-")
 os.environ["DSPY_CACHEDIR"] = _folder.name
-# DSPy and LiteLLM fetch a table of models otherwise.
+# Otherwise DSPy and LiteLLM download a table of models.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 _stores = count()
 
@@ -39,7 +39,7 @@ def sandbox(
     monkeypatch: pytest.MonkeyPatch,
     no_keys_of_the_machine: None,
 ) -> Sandbox:
-    """The keys are in the environment, as a user has them, and nothing has been spent."""
+    """The keys are in the environment, as a user has them, and no quota is used."""
     providers.reset()
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_CONFIG_HOME", "APPDATA"):
@@ -52,6 +52,6 @@ def sandbox(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """OpenAI's interface on a port, as `%llm_serve` starts it."""
+    """The OpenAI API on a port, as `%llm_serve` starts it."""
     with Server(port=0, token_file=tmp_path_factory.mktemp("server") / "token") as server:
         yield server

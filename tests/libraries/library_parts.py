@@ -1,4 +1,4 @@
-"""What the tests of all libraries use: a schema, a tool, and who answered."""
+"""Shared by the tests of all libraries: a schema, a tool, and who answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KEYS = {"groq": 2, "mistral": 1, "google": 1, "openai": 1}
 PROVIDERS = tuple(KEYS)
-# The sandbox's model calls the tool that the prompt names, with the values that it names.
+# The sandbox's model calls the tool that the prompt names, with its values.
 ASK_FOR_TEMPERATURE = "Use temperature with city=Oslo."
 WHAT_OPENS_WHEN = r"No available LLM providers: groq · key 1 · gpt-oss-120b opens in \d+ min"
 
@@ -48,5 +48,5 @@ def _served() -> list[Attempt]:
 
 
 def spend(sandbox: Sandbox, key: str) -> None:
-    """Spend what is left today of a key, or of all keys with `*`."""
+    """Use up the rest of today's quota of a key, or of all keys with `*`."""
     sandbox.fail(key, "rate_limit_day", times=None)

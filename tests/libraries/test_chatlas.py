@@ -1,4 +1,4 @@
-"""chatlas: an address and a token, so it asks the server."""
+"""Chatlas accepts a URL and a key, so it uses the server."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_next_key_answers(server: Server, sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_everything_is_shut(server: Server, sandbox: Any) -> None:
-    """The official client's error, which says what opens when; nothing is repeated."""
+def test_all_routes_are_closed(server: Server, sandbox: Any) -> None:
+    """It raises the official client's error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(openai.RateLimitError, match=WHAT_OPENS_WHEN):
         chat_of(server).chat("Hello", echo="none")

@@ -1,4 +1,4 @@
-"""DSPy: an address and a token, so it asks the server; through its own engine and LiteLLM."""
+"""DSPy accepts a URL and a key, so it uses the server, with its own engine or LiteLLM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def in_the_form_of_dspy(model: str, messages: list[dict[str, str]]) -> str:
-    """What a model writes that follows DSPy's instructions: each field below its name."""
+    """The reply of a model that follows DSPy's instructions: each field below its name."""
     asked = messages[-1]["content"]
     values = {
         "answer": "Oslo",
@@ -42,7 +42,7 @@ def providers() -> Iterator[Sandbox]:
 
 @pytest.fixture(params=["auto", "litellm"])
 def lm(request: pytest.FixtureRequest, server: Server) -> Iterator[dspy.LM]:
-    """The engine that DSPy chooses by itself, and LiteLLM, which it came with before 3.4."""
+    """The engine that DSPy chooses itself, and LiteLLM, its engine before 3.4."""
     lm = dspy.LM(
         "openai/auto",
         api_base=server.base_url,
@@ -77,7 +77,7 @@ def test_a_signature_with_types(lm: dspy.LM) -> None:
 
 
 def test_an_agent_with_a_tool(lm: dspy.LM) -> None:
-    """DSPy asks for calls of tools in its own form, in the text."""
+    """DSPy requests tool calls in its own format, as text."""
     found = dspy.ReAct("question -> answer", tools=[temperature])(question="Is it warm in Oslo?")
     assert found.answer == "Oslo"
     assert found.trajectory["observation_0"] == "21 degrees in Oslo"
@@ -91,7 +91,7 @@ def test_many_at_once(lm: dspy.LM) -> None:
 
 
 def test_requests_are_counted_for_dspy(lm: dspy.LM) -> None:
-    """Each engine sends its own name, as `%llm_stats --by client` shows it."""
+    """Each engine sends its own name, which `%llm_stats --by client` shows."""
     dspy.Predict("question -> answer")(question="Capital of Norway?")
     (attempt,) = attempt_log(get_configuration().store).session()
     assert attempt.tag in ("lm15/stdlib", "DSPy")
@@ -103,8 +103,8 @@ def test_the_next_key_answers(lm: dspy.LM, sandbox: Sandbox) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_everything_is_shut(lm: dspy.LM, sandbox: Sandbox) -> None:
-    """DSPy's own error, which says what opens when; nothing is repeated."""
+def test_all_routes_are_closed(lm: dspy.LM, sandbox: Sandbox) -> None:
+    """It raises DSPy's own error, which says what opens when, without retries."""
     spend(sandbox, "*")
     caught: Any
     with pytest.raises(dspy.LMRateLimitError, match=WHAT_OPENS_WHEN) as caught:

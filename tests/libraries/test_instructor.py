@@ -37,7 +37,7 @@ def test_a_schema(provider: str) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_schema_without_a_tool(provider: str) -> None:
-    """The provider holds the model to the schema."""
+    """The provider enforces the schema."""
     by_schema = client(instructor.Mode.JSON_SCHEMA)
     city = by_schema.create(model=provider, response_model=City, messages=ASKED)
     assert isinstance(city, City)
@@ -50,7 +50,7 @@ def test_plain_text() -> None:
     assert reply.arche["route"]["provider"] == "groq"
 
 
-def test_the_completion_comes_with_the_object() -> None:
+def test_the_completion_is_returned_with_the_object() -> None:
     city, completion = client().create_with_completion(
         model="auto", response_model=City, messages=ASKED
     )
@@ -61,7 +61,7 @@ def test_the_completion_comes_with_the_object() -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_streams(provider: str) -> None:
-    """An object that grows, and objects one after the other."""
+    """An object that grows, and several objects one after another."""
     asked = {"model": provider, "response_model": City, "messages": ASKED}
     *_, whole = client().create_partial(**asked)
     assert whole.name == "Oslo"
@@ -78,8 +78,8 @@ def test_async() -> None:
     assert [city.name for city in asyncio.run(ask())] == ["Oslo"] * 5
 
 
-def test_a_reply_that_does_not_fit_is_asked_for_again() -> None:
-    """The second request has the first call and what was wrong with it."""
+def test_a_reply_that_does_not_fit_is_corrected() -> None:
+    """The second request has the first call and a description of the fault."""
     seen = []
 
     class Capital(City):
@@ -102,8 +102,8 @@ def test_the_next_key_answers(sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_everything_is_shut(sandbox: Any) -> None:
-    """Instructor's own error, caused by the client's; nothing is repeated."""
+def test_all_routes_are_closed(sandbox: Any) -> None:
+    """It raises Instructor's own error, caused by the client's, without retries."""
     spend(sandbox, "*")
     with pytest.raises(InstructorRetryException, match=WHAT_OPENS_WHEN) as caught:
         client().create(model="auto", response_model=City, messages=ASKED)

@@ -116,7 +116,7 @@ def test_agent_that_streams() -> None:
 
 
 def test_embeddings() -> None:
-    """Texts go out as they are; by default LangChain sends the tokens of an OpenAI model."""
+    """Texts are sent unchanged; by default, LangChain sends token ids of an OpenAI model."""
     embeddings = OpenAIEmbeddings(
         model="mistral/mistral-embed",
         api_key="not-needed",
@@ -145,8 +145,8 @@ def test_an_agent_continues_with_the_next_provider(sandbox: Any) -> None:
     assert providers_that_answered() == ["groq", "mistral"]
 
 
-def test_everything_is_shut(sandbox: Any) -> None:
-    """LangChain's own error, which says what opens when; nothing is repeated."""
+def test_all_routes_are_closed(sandbox: Any) -> None:
+    """It raises LangChain's own error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(ModelRateLimitError, match=WHAT_OPENS_WHEN) as caught:
         chat_model().invoke("Hello")

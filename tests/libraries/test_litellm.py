@@ -1,4 +1,4 @@
-"""LiteLLM: an address and a token, so it asks the server."""
+"""LiteLLM accepts a URL and a key, so it uses the server."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_the_next_key_answers(server: Server, sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_everything_is_shut(server: Server, sandbox: Any) -> None:
-    """LiteLLM's own error, which says what opens when; nothing is repeated."""
+def test_all_routes_are_closed(server: Server, sandbox: Any) -> None:
+    """It raises LiteLLM's own error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(litellm.RateLimitError, match=WHAT_OPENS_WHEN):
         ask(server)

@@ -37,7 +37,7 @@ def language_model(model: str = "auto") -> OpenAILike:
         async_http_client=openai.DefaultAsyncHttpxClient(transport=transport),
         is_chat_model=True,
         is_function_calling_model=True,
-        max_retries=0,  # it repeats requests by itself, whatever the server says
+        max_retries=0,  # It retries on its own, whatever the server says.
     )
 
 
@@ -67,7 +67,7 @@ def test_async() -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_schema(provider: str) -> None:
-    """By a tool, which is LlamaIndex's way for such models."""
+    """With a tool, which is LlamaIndex's way for such models."""
     city = language_model(provider).structured_predict(City, PromptTemplate("Which? name=Oslo"))
     assert city.name == "Oslo"
     assert providers_that_answered() == [provider]
@@ -96,8 +96,8 @@ def test_the_next_key_answers(sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_everything_is_shut(sandbox: Any) -> None:
-    """The official client's error, which says what opens when; nothing is repeated."""
+def test_all_routes_are_closed(sandbox: Any) -> None:
+    """It raises the official client's error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(openai.RateLimitError, match=WHAT_OPENS_WHEN):
         language_model().complete("Hello")

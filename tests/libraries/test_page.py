@@ -1,7 +1,7 @@
-"""Each snippet of the page about other libraries runs.
+"""Each snippet on the page about other libraries runs.
 
 `tests/test_docs.py` runs its cells. Its `py` blocks need libraries: those about LlamaIndex run in
-the environment that has it, and the others in the other one.
+the environment that has it, and the others in the other environment.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SNIPPETS = {
 
 
 def test_every_library_has_a_snippet() -> None:
-    """The test below would pass without any."""
+    """The test below would pass without snippets."""
     others = {"LangChain", "Instructor", "Pydantic AI", "DSPy", "chatlas", "LiteLLM"}
     assert set(SNIPPETS) == ({"LlamaIndex"} if HERE else others)
 
 
 @pytest.mark.parametrize("library", SNIPPETS)
 def test_the_snippet_runs(library: str, server: Server) -> None:
-    """As it stands there; a provider answers. `server` is the running server."""
+    """Unchanged; a provider answers. `server` is the running server."""
     exec(compile(SNIPPETS[library], f"{PAGE.name}: {library}", "exec"), {"server": server})
     assert providers_that_answered()

@@ -57,13 +57,13 @@ def test_an_agent_with_a_tool(provider: str) -> None:
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("output", [City, NativeOutput(City)], ids=["tool", "native"])
 def test_an_output_type(provider: str, output: Any) -> None:
-    """By a tool, which is the default, and by the provider's own schemas."""
+    """With a tool, which is the default, and with the provider's own schemas."""
     result = Agent(chat_model(provider), output_type=output).run_sync("Which city?")
     assert isinstance(result.output, City)
 
 
 def test_an_output_type_with_a_tool() -> None:
-    """The agent calls the tool first, and a tool for its output then."""
+    """The agent calls the tool first, and then a tool for its output."""
     agent = Agent(chat_model(), output_type=City, tools=[temperature])
     result = agent.run_sync(f"{ASK_FOR_TEMPERATURE} Which city? name=Oslo")
     assert result.output.name == "Oslo"
@@ -94,8 +94,8 @@ def test_the_next_key_answers(sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_everything_is_shut(sandbox: Any) -> None:
-    """Pydantic AI's own error, with the status and what opens when; nothing is repeated."""
+def test_all_routes_are_closed(sandbox: Any) -> None:
+    """It raises Pydantic AI's own error, with the status and what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(ModelHTTPError, match=WHAT_OPENS_WHEN) as caught:
         Agent(chat_model()).run_sync("Hello")

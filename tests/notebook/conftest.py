@@ -1,4 +1,4 @@
-"""One kernel for most tests of the folder, and a sandbox of its own for each."""
+"""One kernel for most tests of the folder, and a separate sandbox for each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def running_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]
 
 @pytest.fixture
 def kernel(running_kernel: Kernel) -> Iterator[Kernel]:
-    """A kernel with the extension, and no key."""
+    """A kernel with the extension loaded, and no keys."""
     running_kernel.forget_keys(
         before="get_ipython().config.pop('ArcheMagics', None)\n%reload_ext arche_magic"
     )
@@ -31,7 +31,7 @@ def kernel(running_kernel: Kernel) -> Iterator[Kernel]:
 
 @pytest.fixture
 def sandboxed(kernel: Kernel) -> Iterator[Callable[..., Sandbox]]:
-    """Starts a sandbox outside the kernel and points the kernel's variables at it."""
+    """Starts a sandbox outside the kernel and sets the kernel's variables for it."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> Sandbox:

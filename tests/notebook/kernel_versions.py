@@ -1,4 +1,4 @@
-"""Kernels of other versions than the installed one, each in a folder that `PYTHONPATH` names."""
+"""Kernels of several versions, each installed in a folder that is put into `PYTHONPATH`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "build" / "kernels"
 
 
 def kernel_variables(wanted: str) -> dict[str, str]:
-    """The environment in which `python -m ipykernel_launcher` is that version of ipykernel.
+    """The environment in which `python -m ipykernel_launcher` is this version of ipykernel.
 
-    One that is not installed is fetched with pip, once, into `build/kernels`; without its
-    dependencies, which those of the installed one satisfy, except for a small one.
+    A version that is not installed is installed once with pip, into `build/kernels`, without its
+    dependencies, which the installed version already has, except for a small one.
     """
     if version("ipykernel") == wanted:
         return {}

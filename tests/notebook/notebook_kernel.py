@@ -1,4 +1,4 @@
-"""A real kernel with a cell's results as a notebook would keep them."""
+"""A real kernel, and the results of a cell as a notebook stores them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _DISPLAYS = ("display_data", "update_display_data", "execute_result")
 
 
 def environment_without_keys(folder: Path, **more: str) -> dict[str, str]:
-    """This process's variables without keys, with an IPython profile of its own."""
+    """This process's variables without keys, with a separate IPython profile."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)}
     return {**kept, "IPYTHONDIR": str(folder / "ipython"), "XDG_CONFIG_HOME": str(folder), **more}
 
 
 @dataclass
 class Cell:
-    """What one execution left behind."""
+    """The results of one execution."""
 
     status: str = ""
     error: list[str] = field(default_factory=list)
@@ -38,12 +38,12 @@ class Cell:
 
     @property
     def printed(self) -> str:
-        """What went to stdout and stderr."""
+        """The text on stdout and stderr."""
         return "".join(c["text"] for _, kind, c in self.messages if kind == "stream")
 
     @property
     def displays(self) -> list[dict[str, Any]]:
-        """The outputs that stay: the content of each display, as last updated."""
+        """The final outputs: the content of each display after its last update."""
         kept: list[dict[str, Any]] = []
         places: dict[str, int] = {}
         for _, kind, content in self.messages:
@@ -60,7 +60,7 @@ class Cell:
         return kept
 
     def data(self, mimetype: str = "text/plain") -> list[str]:
-        """That representation of each display that stays."""
+        """The displays' content in this format."""
         return [content["data"].get(mimetype, "") for content in self.displays]
 
     @property
@@ -71,17 +71,18 @@ class Cell:
 
     @property
     def message(self) -> str:
-        """The one line of the error."""
+        """The error in one line."""
         assert len(self.error) == 1, self.error
         return self.error[0]
 
 
 class Kernel:
-    """A python3 kernel in a folder of its own, without any key unless it is given one."""
+    """A python3 kernel in a separate folder, without keys unless it is given some."""
 
     def __init__(self, folder: Path, extension: bool = True, **variables: str) -> None:
         self.folder = folder
-        # What came meanwhile from elsewhere than the running cell, such as threads.
+        # Messages that came meanwhile and do not belong to the running cell, such as those of
+        # threads.
         self.elsewhere: list[dict[str, Any]] = []
         self.manager = KernelManager(kernel_name="python3")
         self.manager.start_kernel(
@@ -99,10 +100,10 @@ class Kernel:
         interrupt_when: Callable[[Cell], bool] | None = None,
         timeout: float = 60.0,
     ) -> Cell:
-        """Execute a cell; interrupt the kernel once `interrupt_when` is true of its outputs.
+        """Execute a cell; interrupt the kernel once `interrupt_when` is true for its outputs.
 
-        It is asked after each output, and fifty times a second. `started` is then the moment of
-        the interrupt.
+        It is called after each output, and fifty times a second. `started` is then the time of the
+        interrupt.
         """
         cell = Cell(started=time.monotonic())
         request = self.client.execute(code, store_history=True)
@@ -136,7 +137,7 @@ class Kernel:
                 return cell
 
     def run_and_type(self, code: str, typed: str | None) -> tuple[Cell, list[dict[str, Any]]]:
-        """Execute a cell and type this whenever it asks; with None nobody can be asked.
+        """Execute a cell and type this whenever it asks; with None, no input is possible.
 
         Returns the cell and the questions.
         """
@@ -163,14 +164,14 @@ class Kernel:
         return cell, questions
 
     def page(self, code: str) -> str:
-        """What a `?` shows in the frontend's pager."""
+        """The text that `?` shows in the frontend's pager."""
         reply = self.client.execute(code, reply=True, timeout=120)
         while self.client.get_iopub_msg(timeout=60)["content"].get("execution_state") != "idle":
             pass
         return "".join(page["data"]["text/plain"] for page in reply["content"]["payload"])
 
     def value(self, expression: str) -> Any:
-        """The value of an expression in the kernel, through its repr."""
+        """The value of an expression in the kernel, rebuilt from its repr."""
         import ast
 
         cell = self.run(f"print(repr({expression}))")
@@ -178,14 +179,14 @@ class Kernel:
         return ast.literal_eval(cell.printed)
 
     def use(self, sandbox: Sandbox, store: str = "") -> None:
-        """Point the kernel's environment at a sandbox, with an empty ledger."""
+        """Set the kernel's environment for a sandbox, with an empty ledger."""
         variables = sandbox.environment() | {
             "ARCHE_QUOTA_STORE": store or f"memory://{time.monotonic_ns()}"
         }
         self.forget_keys(after=f"os.environ.update({variables!r})")
 
     def forget_keys(self, before: str = "", after: str = "") -> None:
-        """Take every key, and the sandbox of `%llm_sandbox`, from the kernel again.
+        """Remove all keys from the kernel, and stop its `%llm_sandbox`.
 
         `before` and `after` are code that runs in the same cell.
         """
@@ -200,6 +201,6 @@ class Kernel:
         assert self.run(code).status == "ok"
 
     def stop(self) -> None:
-        """Closed the kernel down."""
+        """Shut the kernel down."""
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)

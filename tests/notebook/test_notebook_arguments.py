@@ -1,4 +1,4 @@
-"""The line of `%llm` and `%%llm`: options first, then text that goes out as it stands."""
+"""The line of `%llm` and `%%llm`: options first, then text that is sent unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_line_sends_its_text_as_it_stands(kernel: Kernel, sandboxed, text: str) -> None:
+def test_the_text_of_a_line_is_sent_unchanged(kernel: Kernel, sandboxed, text: str) -> None:
     """Quotes, braces, dollar signs and backslashes are neither removed nor expanded."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("x = 'EXPANDED'")
@@ -29,8 +29,8 @@ def test_a_line_sends_its_text_as_it_stands(kernel: Kernel, sandboxed, text: str
     assert sandbox.requests[0].body["messages"][-1]["content"] == text
 
 
-def test_a_cell_sends_its_text_as_it_stands(kernel: Kernel, sandboxed) -> None:
-    """So does the body of `%%llm`, without the newline that IPython appends to a cell."""
+def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None:
+    """Without the newline that IPython appends to a cell."""
     sandbox = sandboxed(keys={"groq": 1})
     body = "\n".join(["-p is no option here", *TEXTS, '{"json": [1, {"a": "b"}]}'])
     cell = kernel.run(f"%%llm -q\n{body}")
@@ -54,10 +54,10 @@ def test_a_cell_sends_its_text_as_it_stands(kernel: Kernel, sandboxed) -> None:
         ("-s Brief it isn't -t 3", "Brief", "it isn't -t 3"),
     ],
 )
-def test_values_may_be_quoted_and_options_end(
+def test_values_may_be_quoted(
     kernel: Kernel, sandboxed, line: str, system: str, prompt: str
 ) -> None:
-    """Quotes around a value are taken off; `--`, or a word that is not an option, ends them."""
+    """The quotes are removed. `--`, or a word that is not an option, ends the options."""
     sandbox = sandboxed(keys={"groq": 1})
     cell = kernel.run(f"%llm -q {line}")
     assert cell.status == "ok", cell.error
@@ -66,7 +66,7 @@ def test_values_may_be_quoted_and_options_end(
 
 
 def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
-    """-p, -m, -t and --max-tokens set what is asked of whom."""
+    """-p, -m, -t and --max-tokens set the route and the parameters of the request."""
     sandbox = sandboxed()
     assert kernel.run("%llm -q -p openai -t 0 --max-tokens 12 hi").status == "ok"
     assert kernel.run("%llm -q -m gpt-oss-20b hi").status == "ok"
@@ -117,13 +117,13 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm_stats groq", "takes no text"),
     ],
 )
-def test_a_mistake_is_one_line_in_a_failed_cell(
+def test_an_invalid_option_fails_the_cell_in_one_line(
     kernel: Kernel, sandboxed, cell: str, said: str | None
 ) -> None:
-    """What cannot be meant fails the cell with one clean line, and nothing is sent."""
+    """Nothing is sent."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     done = kernel.run(cell)
-    if said is None:  # an option after the text is text
+    if said is None:  # an option after the text is part of the text
         assert done.status == "ok"
         return
     assert done.status == "error"

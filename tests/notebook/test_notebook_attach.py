@@ -1,4 +1,4 @@
-"""`%%llm --file` and `--url`: files and web pages as text of the prompt."""
+"""`%%llm --file` and `--url`: files and web pages as text in the prompt."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ a | b |"""
 
 
 def pdf(text: str) -> bytes:
-    """A PDF of one page with one line of text."""
+    """A PDF with one page and one line of text."""
     draws = f"BT /F 12 Tf 72 700 Td ({text}) Tj ET" if text else ""
     objects = [
         "<</Type/Catalog/Pages 2 0 R>>",
@@ -83,7 +83,7 @@ LEADS = {
 
 
 class Pages(BaseHTTPRequestHandler):
-    """Answers as above. It is also a proxy, which is asked for whole addresses."""
+    """Answers with the pages above. It is also a proxy, which gets whole addresses."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -162,8 +162,8 @@ def sent(sandbox: Sandbox) -> str:
     return content
 
 
-def test_files_stand_above_the_prompt(kernel: Kernel, sandbox: Sandbox) -> None:
-    """In their order, each below its name; braces in them stay; a line shows each one's tokens."""
+def test_files_are_placed_above_the_prompt(kernel: Kernel, sandbox: Sandbox) -> None:
+    """In order, each below its name; braces in them are kept; a line shows the tokens of each."""
     cell = kernel.run(
         "%%llm --file files/notes.md --file=files/sold.csv --file files/report.pdf\n"
         "How is {{reader}}?"
@@ -189,10 +189,10 @@ def test_files_stand_above_the_prompt(kernel: Kernel, sandbox: Sandbox) -> None:
         ("long.txt", "[long.txt]\nline 0\n"),
     ],
 )
-def test_a_file_is_a_path_or_a_variable(
+def test_a_file_can_be_a_path_or_a_variable(
     kernel: Kernel, sandbox: Sandbox, files: Path, source: str, text: str
 ) -> None:
-    """In any encoding that its first bytes name; it is not cut."""
+    """In any encoding that its byte order mark states; it is not cut."""
     if source == "long.txt":
         source = str(files / source)
     assert kernel.run(f"%%llm --file {source}\nHello").status == "ok"
@@ -201,8 +201,8 @@ def test_a_file_is_a_path_or_a_variable(
 
 
 @pytest.mark.parametrize("name", ["long.txt", "wide.txt"])
-def test_the_budget_cuts_and_says_so(kernel: Kernel, sandbox: Sandbox, name: str) -> None:
-    """In the line above the reply, and to the model; lines stay whole."""
+def test_the_budget_cuts_files_and_says_so(kernel: Kernel, sandbox: Sandbox, name: str) -> None:
+    """In the line above the reply, and to the model; no line is split."""
     cell = kernel.run(f"%%llm --budget 100 --file files/{name}\nHello")
     start = f"[{name}, cut to the first "
     assert sent(sandbox).startswith(start)
@@ -216,8 +216,8 @@ def test_the_budget_cuts_and_says_so(kernel: Kernel, sandbox: Sandbox, name: str
     assert note.endswith(" characters by --budget")
 
 
-def test_the_other_forms_take_them(kernel: Kernel, sandbox: Sandbox) -> None:
-    """A comparison, a conversation, a rehearsal, and a saved prompt."""
+def test_other_features_accept_files(kernel: Kernel, sandbox: Sandbox) -> None:
+    """Comparisons, conversations, --dry-run and saved prompts."""
     option = "--file files/notes.md"
     kernel.run(f"%%llm --compare groq {option}\nHello")
     assert sent(sandbox).startswith("[notes.md]")
@@ -268,7 +268,7 @@ def test_the_other_forms_take_them(kernel: Kernel, sandbox: Sandbox) -> None:
         ("--url {site}/file", "/file redirects to file:, which is not followed"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_an_invalid_file_or_page_is_an_error_in_one_line(
     kernel: Kernel, sandbox: Sandbox, site: str, options: str, said: str
 ) -> None:
     """Before anything is sent; a password is not shown."""
@@ -278,13 +278,13 @@ def test_a_mistake_is_one_line(
     assert not sandbox.requests
 
 
-def test_no_prompt_is_an_error(kernel: Kernel, sandbox: Sandbox) -> None:
+def test_a_file_without_a_prompt_is_an_error(kernel: Kernel, sandbox: Sandbox) -> None:
     """A file alone asks nothing."""
     assert "the prompt is empty" in kernel.run("%llm --file files/notes.md").message
 
 
-def test_a_page_is_its_text(kernel: Kernel, sandbox: Sandbox, site: str) -> None:
-    """After a redirect too; without scripts; the model is not told what follows `?`."""
+def test_a_page_is_sent_as_text(kernel: Kernel, sandbox: Sandbox, site: str) -> None:
+    """After a redirect too, without scripts; the model does not see the query of the address."""
     cell = kernel.run(
         f"%%llm --url {site}/moved?token=abc --url {site}/notes.txt\nAnd {{{{reader}}}}?"
     )
@@ -296,15 +296,15 @@ def test_a_page_is_its_text(kernel: Kernel, sandbox: Sandbox, site: str) -> None
     assert f"{site}/moved · " in "\n".join(cell.data())
 
 
-def test_a_pdf_may_be_on_the_web(site: str) -> None:
+def test_a_pdf_can_be_on_the_web(site: str) -> None:
     """It is read like a file."""
     assert read_page(f"{site}/report").text == "From the web"
 
 
-def test_an_interrupt_ends_a_page_that_does_not_come(
+def test_an_interrupt_ends_the_download_of_a_page(
     kernel: Kernel, sandbox: Sandbox, site: str
 ) -> None:
-    """At once, and nothing is sent; until then a line says what the cell waits for."""
+    """At once, and nothing is sent; until then, a line says what the cell waits for."""
 
     def is_running(cell: Cell) -> bool:
         return cell.data() == [f"reading {site}/slow …"]
@@ -327,7 +327,7 @@ def test_a_key_in_a_file_is_not_sent(kernel: Kernel, sandbox: Sandbox, files: Pa
 
 
 def test_a_page_has_a_time_limit(site: str) -> None:
-    """A slow one is an error."""
+    """A slow page is an error."""
     with pytest.raises(InvalidRequest, match=r"took longer than 0\.3 s"):
         read_page(f"{site}/slow", seconds=0.3)
 
@@ -339,7 +339,7 @@ def test_a_page_has_a_time_limit(site: str) -> None:
         ("local", "redirects to the private address localhost, which is not followed"),
     ],
 )
-def test_a_public_page_does_not_lead_into_this_network(
+def test_a_public_page_cannot_redirect_into_this_network(
     site: str, monkeypatch: pytest.MonkeyPatch, path: str, said: str
 ) -> None:
     """Only an address that the user typed may be private."""

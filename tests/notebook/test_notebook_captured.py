@@ -1,4 +1,4 @@
-"""Where a display cannot be drawn again: `%%capture`, `capture_output()`, and Output widgets."""
+"""Outputs that cannot be updated: `%%capture`, `capture_output()`, and Output widgets."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def streaming(kernel: Kernel, sandboxed: Sandboxed) -> None:
         f"with out, capture_output() as captured:\n    {MAGIC}",
     ],
 )
-def test_a_captured_reply_is_there_once_and_whole(kernel: Kernel, code: str) -> None:
-    """The reply, its receipt, and no drawing of a part."""
+def test_a_captured_reply_appears_once_and_completely(kernel: Kernel, code: str) -> None:
+    """The reply and its receipt, without any incomplete version."""
     cell = kernel.run(code)
     assert (cell.status, cell.displays) == ("ok", [])
     reply, receipt = kernel.value("[o.data['text/plain'] for o in captured.outputs]")
@@ -73,10 +73,8 @@ def test_a_captured_reply_is_there_once_and_whole(kernel: Kernel, code: str) -> 
         ("%%llm --over texts --into rows -q\n{{prompt}}", []),
     ],
 )
-def test_other_captured_outputs_are_there_once(
-    kernel: Kernel, code: str, starts: list[str]
-) -> None:
-    """Columns, bars and tables too; a frame is added only where it is shown anyway."""
+def test_other_captured_outputs_appear_once(kernel: Kernel, code: str, starts: list[str]) -> None:
+    """Columns, bars and tables too; a frame appears only if it would be displayed anyway."""
     kernel.run("texts = ['a', 'b']")
     cell = kernel.run(f"%%capture captured\n{code}")
     assert cell.status == "ok", cell.error
@@ -96,8 +94,8 @@ def test_other_captured_outputs_are_there_once(
         "ask()",
     ],
 )
-def test_an_output_widget_gets_the_reply_once_and_whole(kernel: Kernel, code: str) -> None:
-    """Widgets do not take updates of a display, so there are none."""
+def test_an_output_widget_gets_the_complete_reply_once(kernel: Kernel, code: str) -> None:
+    """Widgets do not support updates of a display, so none are sent."""
     cell = kernel.run(code)
     assert cell.status == "ok", cell.error
     kinds = [kind for _, kind, _ in cell.messages if "display" in kind]
@@ -110,27 +108,27 @@ def test_an_output_widget_gets_the_reply_once_and_whole(kernel: Kernel, code: st
 
 @pytest.mark.usefixtures("streaming")
 def test_an_error_in_an_output_widget_is_one_line(kernel: Kernel) -> None:
-    """Nothing else is left there."""
+    """The widget contains nothing else."""
     cell = kernel.run("with out:\n    %llm -t 9 hi")
     assert cell.displays == []
     assert cell.error == ["InvalidRequest: temperature is 9.0; it must be 0 to 2"]
 
 
 class WakingWidget(OutputWidget):
-    """Wakes nbclient 0.11, which can miss the cell's end while it sends a widget's outputs.
+    """Wakes nbclient 0.11, which can miss the end of a cell while it sends a widget's outputs.
 
     It sends through a second socket on the same connection (`jupyter_client.Session.send`). If the
-    kernel's answer arrives at that moment, only the second socket is told, and nbclient waits for
+    kernel's answer arrives at that time, only the second socket is notified, and nbclient waits for
     ever.
     """
 
     def send(self, *args: Any, **named: Any) -> None:
         super().send(*args, **named)
-        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)  # makes pyzmq look again
+        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)  # makes pyzmq check again
 
 
-def test_a_saved_notebook_has_the_whole_reply_in_its_widget(tmp_path: Path) -> None:
-    """`nbclient`, and so nbconvert and papermill, keeps what a widget shows."""
+def test_a_saved_notebook_has_the_complete_reply_in_its_widget(tmp_path: Path) -> None:
+    """`nbclient`, and therefore nbconvert and papermill, saves the outputs of a widget."""
     cells = [
         "%load_ext arche_magic",
         "from ipywidgets import Output\nout = Output()\nout",

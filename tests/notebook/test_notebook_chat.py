@@ -1,4 +1,4 @@
-"""`--chat`: a conversation goes on across providers, and remembers only what was answered."""
+"""`--chat`: a conversation continues with other providers, and has only answered turns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def said(sandbox: Sandbox, number: int = -1) -> list[tuple[str, str]]:
-    """Role and text of every message of a request."""
+    """Role and text of each message of a request."""
     messages: Any = sandbox.requests[number].body["messages"]
     return [(message["role"], message["content"]) for message in messages]
 
 
 def answer(model: str, messages: list[dict[str, str]]) -> str:
-    """A reply that shows how much was asked."""
+    """A reply that says how many messages the request had."""
     return f"{model.rpartition('/')[2]} saw {len(messages)}"
 
 
@@ -31,8 +31,8 @@ def chatting(kernel: Kernel, sandboxed) -> Sandbox:
     return sandboxed(keys={"groq": 1, "mistral": 1}, reply=answer)
 
 
-def test_a_conversation_goes_on_with_another_provider(kernel: Kernel, chatting: Sandbox) -> None:
-    """The second provider sees what the first one said; the receipts count the turns."""
+def test_a_conversation_continues_with_another_provider(kernel: Kernel, chatting: Sandbox) -> None:
+    """The second provider gets the first one's reply; the receipts count the turns."""
     first = kernel.run("%llm --chat c -p groq One")
     second = kernel.run("%%llm --chat c -p mistral\nTwo")
     assert said(chatting) == [
@@ -50,7 +50,7 @@ def test_a_conversation_goes_on_with_another_provider(kernel: Kernel, chatting: 
 
 
 def test_a_conversation_keeps_its_system_prompt(kernel: Kernel, chatting: Sandbox) -> None:
-    """What -s said last holds for the turns after it."""
+    """The last -s applies to all later turns."""
     kernel.run("%llm -q --chat c -s 'Be brief.' One")
     kernel.run("%llm -q --chat c Two")
     assert said(chatting)[0] == ("system", "Be brief.")
@@ -60,8 +60,8 @@ def test_a_conversation_keeps_its_system_prompt(kernel: Kernel, chatting: Sandbo
     assert len(said(chatting)) == 8
 
 
-def test_a_failed_turn_never_was(kernel: Kernel, chatting: Sandbox) -> None:
-    """Neither its question nor its system prompt is remembered, whatever failed."""
+def test_a_failed_turn_is_not_added(kernel: Kernel, chatting: Sandbox) -> None:
+    """Neither its question nor its system prompt is kept, whatever failed."""
     kernel.run("%llm -q --chat c One")
     for kind in ("content_filter", "invalid_request"):
         chatting.fail("*", kind, times=None)
@@ -80,8 +80,8 @@ def test_a_failed_turn_never_was(kernel: Kernel, chatting: Sandbox) -> None:
     assert kernel.value("list(_.chat)") == ["c"]
 
 
-def test_an_interrupted_turn_never_was(kernel: Kernel, sandboxed) -> None:
-    """Its part stays on the screen, and out of the conversation."""
+def test_an_interrupted_turn_is_not_added(kernel: Kernel, sandboxed) -> None:
+    """Its text stays on the screen, but not in the conversation."""
     sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
     cell = kernel.run("%llm --chat c One", interrupt_when=lambda cell: len(updates(cell)) > 1)
     assert cell.message.startswith("Interrupted: ")
@@ -90,8 +90,8 @@ def test_an_interrupted_turn_never_was(kernel: Kernel, sandboxed) -> None:
     assert said(sandbox) == [("user", "Two")]
 
 
-def test_a_reply_that_started_over_is_remembered_once(kernel: Kernel, chatting: Sandbox) -> None:
-    """The whole text of the route that finished."""
+def test_a_reply_that_started_again_is_added_once(kernel: Kernel, chatting: Sandbox) -> None:
+    """With the complete text of the route that finished."""
     chatting.fail("groq", "cut_stream")
     kernel.run("%llm -q --chat c One")
     kernel.run("%llm -q --chat c Two")
@@ -99,14 +99,14 @@ def test_a_reply_that_started_over_is_remembered_once(kernel: Kernel, chatting: 
 
 
 def test_an_empty_turn_is_refused(kernel: Kernel, chatting: Sandbox) -> None:
-    """A history does not make a prompt."""
+    """Earlier messages do not make a prompt."""
     kernel.run("%llm -q --chat c One")
     assert "the prompt is empty" in kernel.run("%%llm --chat c\n \n").message
     assert len(chatting.requests) == 1
 
 
-def test_a_long_conversation_is_cut_at_its_oldest_turns(kernel: Kernel, sandboxed) -> None:
-    """What is sent fits the roomiest route, and a note says what is not; nothing is forgotten."""
+def test_the_oldest_turns_of_a_long_conversation_are_not_sent(kernel: Kernel, sandboxed) -> None:
+    """The rest fits the largest route, and a note names what is not sent; all turns are kept."""
     sandbox = sandboxed(keys={"groq": 1}, reply=answer)
     turn = {"images": [], "answer": "ok", "provider": "groq", "model": "m", "tokens": 1}
     turns = [
@@ -129,7 +129,7 @@ def test_a_long_conversation_is_cut_at_its_oldest_turns(kernel: Kernel, sandboxe
 def test_conversations_are_listed_shown_forked_and_cleared(
     kernel: Kernel, chatting: Sandbox
 ) -> None:
-    """Each verb does one thing and says what it did."""
+    """Each subcommand does one thing and reports it."""
     assert kernel.run("%llm_chat").printed == (
         "no conversation yet; %%llm --chat NAME starts one\n"
     )
@@ -162,8 +162,8 @@ def test_conversations_are_listed_shown_forked_and_cleared(
     assert kernel.value("list(_.chat)") == ["a"]
 
 
-def test_a_conversation_survives_its_kernel_in_a_file(kernel: Kernel, chatting: Sandbox) -> None:
-    """Exported as JSON it is loaded back whole, with its images; as Markdown it is for readers."""
+def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: Sandbox) -> None:
+    """As JSON, it is restored with its images; Markdown is for readers."""
     kernel.run("from PIL import Image\nImage.new('RGB', (8, 8)).save('dot.png')")
     kernel.run("%llm -q --chat a -s Kind --image dot.png One")
     assert (
@@ -195,8 +195,10 @@ def test_a_conversation_survives_its_kernel_in_a_file(kernel: Kernel, chatting: 
         ("%llm_chat show 'abc", "No closing quotation"),
     ],
 )
-def test_a_mistake_is_one_line(kernel: Kernel, chatting: Sandbox, line: str, said: str) -> None:
-    """Whatever the line or the file says."""
+def test_an_invalid_line_or_file_is_an_error_in_one_line(
+    kernel: Kernel, chatting: Sandbox, line: str, said: str
+) -> None:
+    """Whatever they contain."""
     kernel.run("%llm -q --chat abc One")
     (kernel.folder / "other.json").write_text(json.dumps({"chat": "x", "turns": [{"question": 1}]}))
     (kernel.folder / "empty.json").write_text("")
@@ -206,10 +208,8 @@ def test_a_mistake_is_one_line(kernel: Kernel, chatting: Sandbox, line: str, sai
     assert "\n" not in cell.message
 
 
-def test_a_kept_conversation_runs_again_without_keys(
-    kernel: Kernel, chatting: Sandbox, tmp_path
-) -> None:
-    """Each turn is answered from memory, and the next one is asked with it."""
+def test_a_kept_conversation_needs_no_keys(kernel: Kernel, chatting: Sandbox, tmp_path) -> None:
+    """Each turn is answered from memory, and is part of the next question."""
     kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
     turns = ["%llm --keep --chat c One kept", "%llm --keep --chat c Two kept"]
     first = [kernel.run(line).data()[0] for line in turns]

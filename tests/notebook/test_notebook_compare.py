@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def columns(cell: Cell) -> list[str]:
-    """The text of each column, as it stays."""
+    """The final text of each column."""
     (shown,) = cell.displays
     return shown["data"]["text/plain"].split("\n\n── ")
 
 
 def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
-    """Text, tokens, seconds and cost; the frame has a row per column in their order."""
+    """Text, tokens, seconds and cost; the rows of the frame are in the order of the columns."""
     sandbox = sandboxed(
         keys={"groq": 2, "mistral": 1, "openai": 1}, reply=lambda model, _: f"I am **{model}**."
     )
@@ -53,7 +53,7 @@ def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
 
 
 def test_columns_of_one_provider_have_different_titles(kernel: Kernel, sandboxed) -> None:
-    """Each is titled as it was asked; where providers differ, with the provider alone."""
+    """The title is what was asked for, or only the provider if the providers differ."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     names = ["groq", "groq/openai/gpt-oss-20b", "mistral"]
     html = kernel.run(f"x = %llm --compare {','.join(names)} hi").data("text/html")[0]
@@ -63,7 +63,7 @@ def test_columns_of_one_provider_have_different_titles(kernel: Kernel, sandboxed
 
 
 def test_the_columns_fill_at_the_same_time(kernel: Kernel, sandboxed) -> None:
-    """One display, at most ten redraws a second, all columns growing together."""
+    """One display with at most ten redraws a second, and all columns grow together."""
     sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.02, reply=lambda *_: WORDS)
     kernel.run("%llm -q -p mistral --max-tokens 1 warm up")
     kernel.run("%llm -q -p groq --max-tokens 1 warm up")
@@ -75,8 +75,8 @@ def test_the_columns_fill_at_the_same_time(kernel: Kernel, sandboxed) -> None:
     assert len(cell.displays) == 1
 
 
-def test_a_failing_column_leaves_the_others_alone(kernel: Kernel, sandboxed) -> None:
-    """It says what happened; the others are answered."""
+def test_a_failing_column_does_not_affect_the_others(kernel: Kernel, sandboxed) -> None:
+    """It shows the error; the others are answered."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("mistral", "content_filter")
     cell = kernel.run("%%llm --patience 0 --compare groq,mistral,google\nhi")
@@ -88,8 +88,8 @@ def test_a_failing_column_leaves_the_others_alone(kernel: Kernel, sandboxed) -> 
     assert kernel.value("_.reply.isna().tolist()") == [False, True, True]
 
 
-def test_when_every_column_fails_so_does_the_cell(kernel: Kernel, sandboxed) -> None:
-    """In one line; what each said stays in its column."""
+def test_the_cell_fails_if_every_column_fails(kernel: Kernel, sandboxed) -> None:
+    """In one line; the errors stay in the columns."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("*", "content_filter", times=None)
     cell = kernel.run("%%llm --compare groq,mistral\nhi")
@@ -100,8 +100,8 @@ def test_when_every_column_fails_so_does_the_cell(kernel: Kernel, sandboxed) -> 
     assert same.message == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
 
 
-def test_keys_rotate_within_a_column(kernel: Kernel, sandboxed) -> None:
-    """A column is a request like any other: the next route of its provider answers."""
+def test_each_column_uses_the_next_key_of_its_provider(kernel: Kernel, sandboxed) -> None:
+    """A column is a request like any other."""
     sandbox = sandboxed(keys={"groq": 2, "mistral": 1})
     sandbox.fail("groq_key_1", "unauthorized")
     sandbox.fail("groq_key_2", "cut_stream")
@@ -110,8 +110,8 @@ def test_keys_rotate_within_a_column(kernel: Kernel, sandboxed) -> None:
     assert first.count("Simulated reply") == 1
 
 
-def test_an_interrupt_keeps_what_had_come(kernel: Kernel, sandboxed) -> None:
-    """The cell fails in one line at once; both columns are marked and booked."""
+def test_an_interrupt_keeps_the_text_so_far(kernel: Kernel, sandboxed) -> None:
+    """The cell fails in one line at once; both columns are marked and counted."""
     sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
     cell = kernel.run(
         "%%llm --compare groq,mistral\nhi",
@@ -126,10 +126,10 @@ def test_an_interrupt_keeps_what_had_come(kernel: Kernel, sandboxed) -> None:
     assert kernel.value("sorted(_.outcome)") == ["interrupted", "interrupted"]
 
 
-def test_an_interrupt_before_the_first_word_drops_the_connections(
+def test_an_interrupt_before_the_first_text_closes_the_connections(
     kernel: Kernel, sandboxed
 ) -> None:
-    """The calls wait for servers that say nothing; they end with the cell, and are booked."""
+    """Calls to servers that do not answer end with the cell, and are counted."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, latency=30)
     cell = kernel.run(
         "%%llm --compare groq,mistral\nhi", interrupt_when=lambda _: len(sandbox.requests) == 2
@@ -142,15 +142,15 @@ def test_an_interrupt_before_the_first_word_drops_the_connections(
 
 
 def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:
-    """Whatever HTML a model writes is shown as text."""
+    """HTML in a reply is shown as text."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "</div><script>alert(1)</script><img src=x>")
     html = kernel.run("%%llm --compare groq\nhi").data("text/html")[0]
     assert tags(html) == {"div", "b"}
     assert html.count("<div") == html.count("</div>")
 
 
-def test_the_saved_notebook_holds_the_attempts(kernel: Kernel, sandboxed, tmp_path) -> None:
-    """They can be read back from the file, like those of a single reply."""
+def test_the_saved_notebook_contains_the_attempts(kernel: Kernel, sandboxed, tmp_path) -> None:
+    """They can be read from the file, like those of a single reply."""
     import nbformat
 
     sandboxed(keys={"groq": 1, "mistral": 1})
@@ -163,8 +163,8 @@ def test_the_saved_notebook_holds_the_attempts(kernel: Kernel, sandboxed, tmp_pa
     assert set(attempts_from_notebook(tmp_path / "saved.ipynb").provider) == {"groq", "mistral"}
 
 
-def test_variables_and_images_go_to_every_column(kernel: Kernel, sandboxed) -> None:
-    """A model that takes no images fails its own column only."""
+def test_variables_and_images_are_sent_in_every_column(kernel: Kernel, sandboxed) -> None:
+    """A model without vision fails only in its own column."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run("from PIL import Image\npicture = Image.new('RGB', (8, 8))\nword = 'red'")
     cell = kernel.run(
@@ -187,16 +187,18 @@ def test_variables_and_images_go_to_every_column(kernel: Kernel, sandboxed) -> N
         ("--compare groq --dry-run", "--compare cannot be combined with --dry-run"),
     ],
 )
-def test_a_mistake_asks_nobody(kernel: Kernel, sandboxed, line: str, said: str) -> None:
-    """One line, before anything is sent."""
+def test_an_invalid_comparison_sends_nothing(
+    kernel: Kernel, sandboxed, line: str, said: str
+) -> None:
+    """The error is one line."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     cell = kernel.run(f"%%llm {line}\nhi")
     assert said in cell.message
     assert sandbox.requests == ()
 
 
-def test_kept_answers_fill_the_columns_again(kernel: Kernel, sandboxed, tmp_path) -> None:
-    """With --keep nothing is sent the second time, and the columns say so."""
+def test_kept_answers_fill_the_columns(kernel: Kernel, sandboxed, tmp_path) -> None:
+    """With --keep, nothing is sent the second time, and the columns say so."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
     first = columns(kernel.run("%%llm --keep --compare groq,mistral\nhi {{1}} kept"))

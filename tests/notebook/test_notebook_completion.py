@@ -18,7 +18,7 @@ PROVIDERS = ["groq", "mistral", "google", "openai"]
 
 
 def completed(kernel: Kernel, code: str) -> list[str]:
-    """The line as each offer at its end would leave it."""
+    """The line with each offer applied at its end."""
     reply = kernel.client.complete(code, len(code), reply=True, timeout=120)["content"]
     start, end = reply["cursor_start"], reply["cursor_end"]
     assert end == len(code)
@@ -26,14 +26,14 @@ def completed(kernel: Kernel, code: str) -> list[str]:
 
 
 def offers(kernel: Kernel, code: str) -> list[str]:
-    """What is offered in the place of the word at the end of the line, or after its last space."""
+    """The offers for the word at the end of the line, or after its last space."""
     start = len(code) - len(re.search(r"\S*$", code)[0])  # type: ignore[index]
     return [line[start:] for line in completed(kernel, code)]
 
 
 @pytest.mark.parametrize("before", ["%%llm ", "%llm ", "answer = %llm ", "    %llm "])
 def test_options_of_a_magic_are_offered(kernel: Kernel, before: str) -> None:
-    """Tab after a magic's name, or after a dash, offers its options and nothing else."""
+    """Tab after a magic's name or after a dash offers only its options."""
     for typed in ("", "-", "--"):
         found = offers(kernel, before + typed)
         assert [name for name in OPTIONS if name in found] == OPTIONS
@@ -74,12 +74,12 @@ def test_options_of_a_magic_are_offered(kernel: Kernel, before: str) -> None:
 def test_values_and_subcommands_are_offered(
     kernel: Kernel, typed: str, expected: list[str]
 ) -> None:
-    """Tab offers what an option takes, and the words that may follow a magic's name."""
+    """Tab offers the values of an option, and the words that may follow a magic's name."""
     assert offers(kernel, typed) == expected
 
 
-def test_models_are_those_of_the_provider_that_the_line_names(kernel: Kernel) -> None:
-    """After `-p mistral` only its models are offered, its default first."""
+def test_models_of_the_named_provider_are_offered(kernel: Kernel) -> None:
+    """After `-p mistral`, only its models are offered, with its default first."""
     found = offers(kernel, "%%llm -p mistral -m ")
     assert found[0] == "mistral-small-latest"
     assert "mistral-large-latest" in found
@@ -88,7 +88,7 @@ def test_models_are_those_of_the_provider_that_the_line_names(kernel: Kernel) ->
 
 
 def test_aliases_are_offered_and_listed(kernel: Kernel, tmp_path: Path) -> None:
-    """A name of the settings completes after `-m`, and `%llm_models` says what it stands for."""
+    """Aliases from the settings complete after `-m`, and `%llm_models` shows their models."""
     (tmp_path / "arche_magic.toml").write_text('[aliases]\nswift = "groq/openai/gpt-oss-20b"')
     kernel.run(f"import os; home = os.getcwd(); os.chdir({str(tmp_path)!r})")
     try:
@@ -101,13 +101,13 @@ def test_aliases_are_offered_and_listed(kernel: Kernel, tmp_path: Path) -> None:
 
 
 def test_key_labels_are_offered(kernel: Kernel, sandboxed) -> None:
-    """Where a key is asked for, the labels of the configured ones are offered."""
+    """The labels of configured keys complete wherever a key is expected."""
     sandboxed(keys={"groq": 2})
     assert offers(kernel, "%llm_sandbox --left groq_k") == ["groq_key_1.", "groq_key_2."]
 
 
 def test_names_of_conversations_are_offered(kernel: Kernel, sandboxed) -> None:
-    """A conversation completes where it can be continued, shown or forgotten."""
+    """Names of conversations complete wherever one can be continued, shown or cleared."""
     sandboxed(keys={"groq": 1})
     kernel.run("%llm -q --chat tour hi\n%llm -q --chat tax hi")
     assert offers(kernel, "%%llm --chat t") == ["tour", "tax"]
@@ -117,7 +117,7 @@ def test_names_of_conversations_are_offered(kernel: Kernel, sandboxed) -> None:
 
 
 def test_every_option_of_every_magic_is_offered(kernel: Kernel) -> None:
-    """What a magic declares completes, with nothing else to be done for it."""
+    """Options complete without further declarations."""
     for kind, names in ArcheMagics.magics.items():
         for name in names:
             before = f"{'%%' if kind == 'cell' else '%'}{name} --"
@@ -130,8 +130,8 @@ def test_every_option_of_every_magic_is_offered(kernel: Kernel) -> None:
             assert set(offers(kernel, before)) == {*declared, "--help"}
 
 
-def test_variables_are_offered_within_braces(kernel: Kernel) -> None:
-    """`{{` offers what the user made, `{{name.` and `{{name[` what it holds; imports are not."""
+def test_variables_are_offered_in_braces(kernel: Kernel) -> None:
+    """`{{` offers the user's variables, `{{name.` and `{{name[` their contents, but no imports."""
     kernel.run(
         "import math, pandas as pd\nfrom types import SimpleNamespace\nfrom math import sin\n"
         "def poem(): ...\n"
@@ -150,7 +150,7 @@ def test_variables_are_offered_within_braces(kernel: Kernel) -> None:
     kernel.run("del math, pd, sin, poem, poet, poems, _private, SimpleNamespace, life, works")
 
 
-def test_columns_are_offered_where_rows_are(kernel: Kernel) -> None:
+def test_columns_are_offered_for_rows(kernel: Kernel) -> None:
     """After `--over`, `{{` offers the columns of the frame first; so does `--gold`."""
     kernel.run(
         "import pandas as pd\n"
@@ -211,8 +211,8 @@ def test_files_and_prompts_are_offered(kernel: Kernel, typed: str, expected: lis
         )
 
 
-def test_names_of_replies_are_offered(kernel: Kernel, sandboxed) -> None:
-    """`%llm_why` offers the variables that hold replies."""
+def test_variables_with_replies_are_offered(kernel: Kernel, sandboxed) -> None:
+    """For `%llm_why`."""
     sandboxed(keys={"groq": 1})
     kernel.run("%llm -q -o capital hi\nnumber = 3")
     assert "capital" in offers(kernel, "%llm_why ")
@@ -220,16 +220,16 @@ def test_names_of_replies_are_offered(kernel: Kernel, sandboxed) -> None:
     kernel.run("del capital, number")
 
 
-def test_everything_else_is_left_to_ipython(kernel: Kernel) -> None:
-    """Python code, other magics and names of magics complete as they did."""
+def test_other_completions_of_ipython_do_not_change(kernel: Kernel) -> None:
+    """Python code, other magics and names of magics complete as before."""
     assert "%llm_quota" in completed(kernel, "%llm_q")
     assert "import math" in completed(kernel, "import mat")
     assert not set(completed(kernel, "%timeit -")) & {f"%timeit {name}" for name in OPTIONS}
     assert "%pylab --help" not in completed(kernel, "%pylab -")
 
 
-def test_a_broken_settings_file_does_not_disturb_typing(kernel: Kernel) -> None:
-    """Options still complete; what is wrong with the file is said when a magic runs."""
+def test_an_invalid_settings_file_does_not_disturb_typing(kernel: Kernel) -> None:
+    """Options still complete; the error appears when a magic runs."""
     path = kernel.folder / "arche_magic.toml"
     path.write_text("order = [")
     try:
@@ -241,8 +241,8 @@ def test_a_broken_settings_file_does_not_disturb_typing(kernel: Kernel) -> None:
         path.unlink()
 
 
-def test_unloading_takes_the_completion_away(kernel: Kernel) -> None:
-    """After `%unload_ext`, and after loading twice, there are none and one."""
+def test_unloading_removes_the_completion(kernel: Kernel) -> None:
+    """After `%unload_ext` there is none, and after loading twice there is one."""
     count = (
         "sum(getattr(matcher, 'matcher_identifier', '') == 'arche_magic'"
         " for matcher in get_ipython().Completer.custom_matchers)"
@@ -257,7 +257,7 @@ def test_unloading_takes_the_completion_away(kernel: Kernel) -> None:
     assert kernel.value(count) == 1
 
 
-# Each fork of the kernel presses its first Tab, and writes seconds of work, offers and modules.
+# Each fork of the kernel requests its first completion, and prints seconds, offers and modules.
 FIRST_TABS = """
 import json, os, sys, time
 
@@ -280,11 +280,11 @@ for _ in range({count}):
 """
 
 
-def test_the_first_tab_is_instant_and_imports_no_sdk(tmp_path: Path) -> None:
-    """A fresh kernel works less than 50 ms on its first Tab, all models among the offers."""
+def test_the_first_tab_is_fast_and_imports_no_sdk(tmp_path: Path) -> None:
+    """It takes a new kernel less than 50 ms to offer everything, including all models."""
     kernel = Kernel(tmp_path)
     try:
-        # The best of many: other processes of the machine make this work take longer.
+        # The best of many, because other processes slow the machine down.
         cell = kernel.run(FIRST_TABS.format(line="%%llm -m ", count=20))
         assert cell.status == "ok", cell.error
     finally:
@@ -302,7 +302,7 @@ def test_the_first_tab_is_instant_and_imports_no_sdk(tmp_path: Path) -> None:
 
 
 def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
-    """In IPython's own terminal, Tab completes the only offer in place."""
+    """In IPython's terminal, Tab inserts the only offer."""
     environment = environment_without_keys(tmp_path, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
     terminal = pexpect.spawn(
         sys.executable,
@@ -314,7 +314,7 @@ def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
         use_poll=True,
         timeout=120,
     )
-    prompt = r"\?2004h"  # what a prompt that is ready tells the terminal
+    prompt = r"\?2004h"  # what a ready prompt sends to the terminal
     try:
         terminal.expect(prompt)
         terminal.send("%load_ext arche_magic\r")

@@ -1,4 +1,4 @@
-"""`%llm_explain`: what is told about a failed cell, and what is kept back."""
+"""`%llm_explain`: what is sent about a failed cell, and what is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def told(sandbox: Sandbox) -> str:
 
 
 def test_the_last_error_is_explained_with_its_cell(kernel: Kernel, sandboxed) -> None:
-    """The cell with an arrow, the notebook's own frames, the message; a receipt as always."""
+    """The marked cell, the notebook's own frames and the message; with the usual receipt."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("def ratio(row):\n    total = row['total']\n    return row['part'] / total")
     failed = kernel.run("rows = [{'total': 0, 'part': 1}]\nfor row in rows:\n    ratio(row)")
@@ -48,8 +48,8 @@ def test_the_last_error_is_explained_with_its_cell(kernel: Kernel, sandboxed) ->
     assert cell.displays[1]["data"]["text/plain"].startswith("groq · key 1")
 
 
-def test_a_question_of_ones_own_may_be_asked(kernel: Kernel, sandboxed) -> None:
-    """It takes the place of the usual one, and may be repeated."""
+def test_another_question_can_be_asked(kernel: Kernel, sandboxed) -> None:
+    """It replaces the usual one, and can be asked again."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("1 / 0")
     kernel.run("%llm_explain -q Is zero a number?")
@@ -59,8 +59,8 @@ def test_a_question_of_ones_own_may_be_asked(kernel: Kernel, sandboxed) -> None:
     assert "1 / 0" in told(sandbox)
 
 
-def test_values_stay_at_home_unless_asked_for(kernel: Kernel, sandboxed) -> None:
-    """With --locals the variables that the failing code uses go too, cut short."""
+def test_values_are_sent_only_with_locals(kernel: Kernel, sandboxed) -> None:
+    """--locals sends the variables that the failing code uses, shortened."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("diagnosis, other, long = 'measles', 'unused', list(range(10_000))")
     kernel.run(
@@ -77,8 +77,8 @@ def test_values_stay_at_home_unless_asked_for(kernel: Kernel, sandboxed) -> None
     assert len(told(sandbox)) < 1200
 
 
-def test_frames_of_libraries_are_counted(kernel: Kernel, sandboxed) -> None:
-    """The user's files are shown with the line that failed; of a library only what raised."""
+def test_frames_of_libraries_are_shortened(kernel: Kernel, sandboxed) -> None:
+    """The user's files are shown with the failing line; for a library, only the last frame."""
     sandbox = sandboxed(keys={"groq": 1})
     (kernel.folder / "loading.py").write_text(HELPERS)
     kernel.run("import loading\nloading.load('{')")
@@ -91,8 +91,8 @@ def test_frames_of_libraries_are_counted(kernel: Kernel, sandboxed) -> None:
     assert len(text) < 900
 
 
-def test_what_caused_an_error_is_told(kernel: Kernel, sandboxed) -> None:
-    """Causes in their order, and errors that came while handling another."""
+def test_the_causes_of_an_error_are_sent(kernel: Kernel, sandboxed) -> None:
+    """In order, with errors raised while handling another one."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(
         "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('bad') from error"
@@ -104,7 +104,7 @@ def test_what_caused_an_error_is_told(kernel: Kernel, sandboxed) -> None:
     assert "ZeroDivisionError: division by zero\nwhile handling KeyError: 'a'" in told(sandbox)
 
 
-# IPython takes ten seconds to show the three thousand frames of its own limit.
+# IPython takes ten seconds to show the three thousand frames that it allows.
 RECURSION = """
 import sys
 limit = sys.getrecursionlimit()
@@ -148,8 +148,8 @@ def test_the_fix_is_offered_as_the_next_cell(kernel: Kernel, sandboxed) -> None:
     assert [entry["text"] for entry in cell.payload] == ["1 / 1"]
 
 
-def test_an_explanation_can_be_asked_further(kernel: Kernel, sandboxed) -> None:
-    """In a conversation, later cells go on from it."""
+def test_an_explanation_can_be_continued(kernel: Kernel, sandboxed) -> None:
+    """As a conversation in later cells."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("1 / 0")
     kernel.run("%llm_explain -q --chat why")
@@ -162,8 +162,8 @@ def test_an_explanation_can_be_asked_further(kernel: Kernel, sandboxed) -> None:
     ]
 
 
-def test_without_a_failure_there_is_nothing_to_explain(kernel: Kernel, sandboxed) -> None:
-    """One line; an interrupt and our own errors are no failures to explain."""
+def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
+    """In one line; interrupts and our own errors are not explained."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(
         "import sys\nfor name in ('last_value', 'last_exc'):\n    sys.__dict__.pop(name, None)"
@@ -177,7 +177,7 @@ def test_without_a_failure_there_is_nothing_to_explain(kernel: Kernel, sandboxed
     assert sandbox.requests == ()
 
 
-def test_a_failure_before_loading_can_be_explained(kernel: Kernel, sandboxed) -> None:
+def test_a_failure_before_loading_is_explained(kernel: Kernel, sandboxed) -> None:
     """From Python's record of the last error."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("%unload_ext arche_magic")
@@ -188,7 +188,7 @@ def test_a_failure_before_loading_can_be_explained(kernel: Kernel, sandboxed) ->
     assert "1 / 0" in told(sandbox)
 
 
-def test_what_would_be_told_can_be_seen_first(kernel: Kernel, sandboxed) -> None:
+def test_the_question_can_be_shown_first(kernel: Kernel, sandboxed) -> None:
     """--show-prompt prints it and sends nothing."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("1 / 0")
@@ -196,8 +196,8 @@ def test_what_would_be_told_can_be_seen_first(kernel: Kernel, sandboxed) -> None
     assert sandbox.requests == ()
 
 
-def test_a_key_in_an_error_is_not_told(kernel: Kernel, sandboxed) -> None:
-    """The explanation is refused rather than the key sent."""
+def test_a_key_in_an_error_is_not_sent(kernel: Kernel, sandboxed) -> None:
+    """The explanation is refused."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("import os\nraise ValueError('bad key ' + os.environ['GROQ_API_KEY'])")
     cell = kernel.run("%llm_explain")

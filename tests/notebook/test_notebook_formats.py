@@ -1,4 +1,4 @@
-"""`-f`: what is asked for, how it is shown, and the code that is offered as the next cell."""
+"""`-f`: the instruction to the model, the display, and code offered as the next cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODE = "Here it is:\n\n```python\nimport math\n\nmath.pi\n```\n\nRun it."
 
 
 def offered(cell: Cell) -> list[str]:
-    """The texts that a frontend was given for a new cell."""
+    """The texts for a new cell that a frontend received."""
     texts = [entry for entry in cell.payload if entry["source"] == "set_next_input"]
     assert not any(entry["replace"] for entry in texts)
     return [entry["text"] for entry in texts]
@@ -48,10 +48,10 @@ def offered(cell: Cell) -> list[str]:
         ("math", "So $x$ is 1.", "So $x$ is 1.", "So $x$ is 1."),
     ],
 )
-def test_a_reply_is_shown_in_the_format_that_was_asked_for(
+def test_a_reply_is_shown_in_the_requested_format(
     kernel: Kernel, sandboxed, form: str, text: str, plain: str, markdown: str
 ) -> None:
-    """Blocks are cut out of the text around them; the value stays the whole reply."""
+    """Blocks are extracted from the text around them; the value is the whole reply."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: text)
     shown = kernel.run(f"%llm -o reply -f {form} hi").displays[0]["data"]
     assert shown["text/plain"] == plain
@@ -60,8 +60,8 @@ def test_a_reply_is_shown_in_the_format_that_was_asked_for(
 
 
 @pytest.mark.parametrize("form", ASKS)
-def test_the_model_is_told_what_is_wanted(kernel: Kernel, sandboxed, form: str) -> None:
-    """In a sentence at the end of the system prompt; a setting does the same as the option."""
+def test_the_model_is_told_the_format(kernel: Kernel, sandboxed, form: str) -> None:
+    """In a sentence at the end of the system prompt. The setting has the same effect."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"%llm -q -s 'Be brief.' -f {form} hi")
     kernel.run(f"%config ArcheMagics.format = {form!r}\n%llm -q -s 'Be brief.' hi")
@@ -71,7 +71,7 @@ def test_the_model_is_told_what_is_wanted(kernel: Kernel, sandboxed, form: str) 
 
 
 def test_code_is_offered_as_the_next_cell_and_never_run(kernel: Kernel, sandboxed) -> None:
-    """The frontend gets the code alone; nothing happens to the notebook's names."""
+    """The frontend gets only the code; the notebook's variables do not change."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "```python\nran = True\x1b[8m\n```")
     kernel.run("ran = False")
     assert offered(kernel.run("%llm -f code hi")) == ["ran = True"]
@@ -90,7 +90,7 @@ def test_code_is_offered_as_the_next_cell_and_never_run(kernel: Kernel, sandboxe
     ],
 )
 def test_only_python_is_offered(kernel: Kernel, sandboxed, reply: str, code: list[str]) -> None:
-    """Python blocks are joined; other languages are shown, and prose is not taken for code."""
+    """Python blocks are joined; other languages are shown, and prose is not treated as code."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: reply)
     cell = kernel.run("%llm -f code hi")
     assert offered(cell) == code
@@ -126,13 +126,13 @@ def test_only_python_is_offered(kernel: Kernel, sandboxed, reply: str, code: lis
         ("```md\n# Title\n```py\nx\n```\nmore\n```", "md", "# Title\n```py\nx"),
     ],
 )
-def test_code_is_taken_whole_and_without_the_prose(reply: str, language: str, code: str) -> None:
-    """The model's reasoning does not count, and prose that Python could parse is still prose."""
+def test_code_is_extracted_without_prose(reply: str, language: str, code: str) -> None:
+    """Reasoning is ignored, and prose that Python could parse is still prose."""
     assert code_of(reply) == (language, code)
 
 
-def test_code_grows_without_what_is_around_it(kernel: Kernel, sandboxed) -> None:
-    """Once its block has begun, only the code is drawn."""
+def test_only_the_code_is_drawn_while_it_streams(kernel: Kernel, sandboxed) -> None:
+    """Once its block has begun."""
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.08, reply=lambda *_: CODE)
     cell = kernel.run("%llm -f code hi")
     drawn = [c["data"]["text/plain"] for _, kind, c in cell.messages if "display" in kind]
@@ -141,7 +141,7 @@ def test_code_grows_without_what_is_around_it(kernel: Kernel, sandboxed) -> None
     assert cell.displays[0]["data"]["text/plain"] == "import math\n\nmath.pi"
 
 
-def test_a_reply_that_is_no_json_is_shown_and_marked(kernel: Kernel, sandboxed) -> None:
+def test_a_reply_without_json_is_shown_and_marked(kernel: Kernel, sandboxed) -> None:
     """The receipt says so."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "sorry")
     reply, receipt = kernel.run("%llm -f json hi").displays
@@ -149,8 +149,8 @@ def test_a_reply_that_is_no_json_is_shown_and_marked(kernel: Kernel, sandboxed) 
     assert receipt["data"]["text/plain"].endswith(" · not valid JSON")
 
 
-def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:
-    """In a scheduled run an offer is lost, so the saved output holds the code."""
+def test_without_a_frontend_the_code_is_saved_in_the_notebook(tmp_path) -> None:
+    """A scheduled run cannot offer a cell, so the saved output contains the code."""
     with Sandbox(keys={"groq": 1}, reply=lambda *_: CODE) as sandbox:
         cells = [
             nbformat.v4.new_code_cell(source)
@@ -179,8 +179,8 @@ def test_without_a_frontend_the_code_stays_in_the_notebook(tmp_path) -> None:
         ("Use $x$:\n```\ny\n```", "Use $x$:\n\n```\ny\n```\n"),
     ],
 )
-def test_formulas_stand_between_dollar_signs_once(reply: str, shown: str) -> None:
-    """However the model has enclosed them, and not those of its reasoning."""
+def test_formulas_are_between_dollar_signs(reply: str, shown: str) -> None:
+    """Whatever delimiters the model uses, and without those in its reasoning."""
     assert bundle(reply, "math")["text/markdown"] == shown
 
 
@@ -196,20 +196,20 @@ def test_formulas_stand_between_dollar_signs_once(reply: str, shown: str) -> Non
         '```bash\nls\n```\n```json\n{"a": 1}\n```',
     ],
 )
-def test_json_is_taken_out_of_what_is_around_it(reply: str) -> None:
-    """As it is for a schema."""
+def test_json_is_extracted_from_the_text_around_it(reply: str) -> None:
+    """As for a schema."""
     assert is_json(reply)
     assert bundle(reply, "json")["text/plain"] == '{\n  "a": 1\n}'
 
 
-def test_lists_are_json_too_and_footnotes_are_not() -> None:
-    """Nothing is cut out of a reply without JSON."""
+def test_lists_are_json_and_footnotes_are_not() -> None:
+    """Nothing is extracted from a reply without JSON."""
     assert bundle("```json\n[1]\n```", "json")["text/plain"] == "[\n  1\n]"
     assert bundle("As in [1], {x}.", "json")["text/plain"] == "As in [1], {x}."
     assert not is_json("As in [1], {x}.")
 
 
 def test_an_unknown_format_is_refused(kernel: Kernel, sandboxed) -> None:
-    """With the formats there are."""
+    """The error lists the formats."""
     sandboxed(keys={"groq": 1})
     assert "'markdown', 'text', 'code', 'json'" in kernel.run("%llm -f yaml hi").message

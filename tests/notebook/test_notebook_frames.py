@@ -1,6 +1,6 @@
-"""Every frame has the same columns and types: empty, with nothing but missing values, with a row.
+"""Frames have the same columns and types when empty, without values, and with rows.
 
-No kernel takes part, so that the oldest pandas can run these alone.
+No kernel is needed, so that these tests can run alone with the oldest pandas.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_a_frame_has_its_types_whatever_is_in_it(name: str) -> None:
-    """Empty, with one row, with missing values alone, with both."""
+def test_a_frame_has_the_same_types_whatever_it_contains(name: str) -> None:
+    """Empty, with one row, with only missing values, with both."""
     build, whole, missing = FRAMES[name]
     full = build(whole)
     expected = full.dtypes.to_dict()
@@ -117,8 +117,8 @@ def test_a_frame_has_its_types_whatever_is_in_it(name: str) -> None:
         frame.to_csv()
 
 
-def test_missing_is_missing() -> None:
-    """Neither a word nor a zero; on pandas before version 3, too."""
+def test_missing_values_are_missing() -> None:
+    """Neither a word nor a zero; before pandas 3 too."""
     assert quota_frame([SHUT], {}, NOW).loc[0, ["opens_at", "resets_at"]].isna().all()
     assert keys_frame([KeyRow(KEY, None, None)]).loc[0, ["account", "since", "reason"]].isna().all()
     assert why_frame([replace(REASON, opens_at=None)])["opens_at"].isna().all()
@@ -130,8 +130,8 @@ def test_missing_is_missing() -> None:
 
 @pytest.mark.parametrize("by", ["provider", "model", "day", "notebook", "tag"])
 @pytest.mark.parametrize("attempts", [[], [ATTEMPT], [BARE], [replace(BARE, outcome="skipped")]])
-def test_sums_have_their_types_too(by: str, attempts: list[Attempt]) -> None:
-    """Of no attempt, of one, of one without a price, and of none that was sent."""
+def test_sums_have_the_same_types_whatever_they_contain(by: str, attempts: list[Attempt]) -> None:
+    """Of no attempt, of one, of one without a price, and of unsent ones."""
     sums = sums_frame(attempts_frame(attempts), by)
     names = ["requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd"]
     assert list(sums) == [by, *names]
@@ -139,8 +139,8 @@ def test_sums_have_their_types_too(by: str, attempts: list[Attempt]) -> None:
     assert sums[by].dtype == sums_frame(attempts_frame([ATTEMPT]), by)[by].dtype
 
 
-def test_attempts_go_to_files_and_back_when_there_are_none(tmp_path: Path) -> None:
-    """As the page on frames shows it."""
+def test_an_empty_frame_of_attempts_survives_files(tmp_path: Path) -> None:
+    """As shown on the page about frames."""
     attempts = attempts_frame([])
     attempts.to_csv(tmp_path / "calls.csv", index=False)
     texts = {"error": str, "notebook": str, "tag": str}
@@ -150,8 +150,8 @@ def test_attempts_go_to_files_and_back_when_there_are_none(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_a_frame_goes_to_excel_without_its_zones(name: str, tmp_path: Path) -> None:
-    """`frame(…, naive=True)`: the same times in UTC; what has no times goes as it is."""
+def test_a_frame_without_time_zones_can_be_written_to_excel(name: str, tmp_path: Path) -> None:
+    """`frame(…, naive=True)`: the same times in UTC; a frame without times does not change."""
     pytest.importorskip("openpyxl")
     build, whole, missing = FRAMES[name]
     for rows in ((), (missing,), (whole, missing)):
@@ -168,8 +168,8 @@ def test_a_frame_goes_to_excel_without_its_zones(name: str, tmp_path: Path) -> N
         assert plain.dtypes.drop(zoned).equals(data.dtypes.drop(zoned))
 
 
-def test_times_in_an_index_and_in_objects_become_naive_too() -> None:
-    """In UTC; naive ones, and the frame that was given, stay as they are."""
+def test_times_in_an_index_and_in_objects_become_naive() -> None:
+    """In UTC. Naive times and the original frame do not change."""
     aware = datetime(2026, 11, 29, 9, 30, tzinfo=timezone(timedelta(hours=1)))
     naive = datetime(2026, 11, 29)
     times = pd.DatetimeIndex([aware] * 4, name="seen")

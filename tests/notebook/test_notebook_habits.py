@@ -1,4 +1,4 @@
-"""What people do with a reply: copy, insert and save it, ask again, and go on meanwhile."""
+"""Using a reply: copying, inserting and saving it, asking again, and working meanwhile."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Sandboxed = Callable[..., Sandbox]
 
 
 def test_the_code_of_a_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """`code` is its Python as text, `blocks` has every block with its language."""
+    """`code` is its Python code; `blocks` has every block with its language."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
     kernel.run("%llm -q -o answer hi")
     assert kernel.value("answer.code") == "x = 1"
     assert kernel.value("answer.blocks") == [("python", "x = 1"), ("", "out")]
 
 
-def test_a_reply_is_saved_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """In UTF-8, without another file beside it; a second time only on request."""
+def test_a_reply_is_saved_without_replacing_a_file(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In UTF-8, without temporary files; a file is replaced only on request."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "é\nü")
     kernel.run("%llm -q -o answer hi")
     assert kernel.value("str(answer.save('reply.md'))") == "reply.md"
@@ -47,7 +47,7 @@ def test_a_reply_is_saved_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
 
 
 def test_the_receipt_unfolds_to_the_source(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """In a block that a click selects without a script; what a model wrote is no HTML in it."""
+    """A click selects the block without a script; HTML in it is escaped."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
     receipt = kernel.run("%llm hi").displays[1]["data"]
     folded, _, block = receipt["text/html"].partition("<pre")
@@ -59,8 +59,10 @@ def test_the_receipt_unfolds_to_the_source(kernel: Kernel, sandboxed: Sandboxed)
     assert "**this**" not in receipt["text/plain"]
 
 
-def test_the_source_of_a_huge_reply_is_not_repeated(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """The notebook's file would grow by as much again."""
+def test_the_source_of_a_very_long_reply_is_not_repeated(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """It would double the size of the notebook."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 5000)
     assert "<pre" not in kernel.run("%llm hi").displays[1]["data"]["text/html"]
 
@@ -74,10 +76,10 @@ def test_the_source_of_a_huge_reply_is_not_repeated(kernel: Kernel, sandboxed: S
         ("Plain *words*", "%llm_insert", "%%markdown\nPlain *words*"),
     ],
 )
-def test_the_last_reply_becomes_the_next_cell(
+def test_the_last_reply_can_be_inserted_as_a_cell(
     kernel: Kernel, sandboxed: Sandboxed, reply: str, line: str, inserted: str
 ) -> None:
-    """Code as it is, text as a Markdown cell in which no script can run."""
+    """Code unchanged, text as a Markdown cell without scripts."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: reply)
     kernel.run("%llm hi")
     cell = kernel.run(line)
@@ -87,8 +89,10 @@ def test_the_last_reply_becomes_the_next_cell(
     assert cell.displays == []
 
 
-def test_what_cannot_be_inserted_is_said_in_one_line(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """No reply yet, no code in it, a word that is neither."""
+def test_inserting_without_code_or_reply_is_an_error_in_one_line(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """No reply yet, a reply without code, or an unknown word."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "Plain words")
     assert kernel.run("%llm_insert").message.endswith("%llm_insert: no reply has come yet")
     kernel.run("%llm hi")
@@ -99,8 +103,8 @@ def test_what_cannot_be_inserted_is_said_in_one_line(kernel: Kernel, sandboxed: 
     assert offers(kernel, "%llm_insert ")[:2] == ["code", "markdown"]
 
 
-def test_the_last_reply_comes_back(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """`%llm_last` shows it, returns it, and binds it; a failure after it changes nothing."""
+def test_llm_last_returns_the_last_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """It also shows and binds it; a later failure does not change it."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "the **reply**")
     assert kernel.run("%llm_last").message.endswith("%llm_last: no reply has come yet")
     kernel.run("%llm hi")
@@ -112,8 +116,8 @@ def test_the_last_reply_comes_back(kernel: Kernel, sandboxed: Sandboxed) -> None
     assert "would hide the builtin" in kernel.run("%llm_last -o print").message
 
 
-def test_a_prompt_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """By another model, with the other options as before; both replies and receipts are shown."""
+def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """With another model and the same other options; both replies and receipts are shown."""
     replies = iter(["the *first*", "the *second*"])
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: next(replies))
     assert "no prompt was sent yet" in kernel.run("%llm_retry").message
@@ -134,16 +138,16 @@ def test_a_prompt_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.value("(str(answer), str(second))") == ("the *first*", "the *second*")
 
 
-def test_a_failed_prompt_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """There is nothing to stand beside it."""
+def test_a_failed_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """There is no old reply to show beside the new one."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "at last")
     sandbox.fail("groq", "server_error", times=2)
     assert kernel.run("%llm --patience 0 What?").status == "error"
     assert kernel.run("%llm_retry --patience 30").data()[0] == "at last"
 
 
-def test_a_kept_reply_is_replaced(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """Otherwise a retry would be answered from memory with the same text."""
+def test_a_retry_replaces_the_kept_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Otherwise it would be answered from memory with the same text."""
     replies = iter(["first", "second"])
     sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
     kernel.run("%llm --keep What?")
@@ -151,8 +155,8 @@ def test_a_kept_reply_is_replaced(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.run("%llm --keep What?").data()[0] == "second"
 
 
-def test_a_retry_takes_the_place_of_the_turn(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """The conversation goes on from the new reply, and the old one was not sent."""
+def test_a_retry_replaces_the_turn_of_a_conversation(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """The conversation continues with the new reply, and the old one was not sent."""
     replies = iter(["one", "two", "three"])
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
     kernel.run("%llm --chat tutor What?")
@@ -164,8 +168,8 @@ def test_a_retry_takes_the_place_of_the_turn(kernel: Kernel, sandboxed: Sandboxe
     kernel.run("%llm_chat clear tutor")
 
 
-def test_every_cell_is_a_turn(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """Once `ArcheMagics.chat` has a name; `--chat ''` leaves a cell out."""
+def test_a_setting_makes_every_cell_a_turn(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """`ArcheMagics.chat` names the conversation; `--chat ''` excludes a cell."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run('%config ArcheMagics.chat = "tutor"')
     kernel.run("%llm What?")
@@ -181,7 +185,7 @@ def test_every_cell_is_a_turn(kernel: Kernel, sandboxed: Sandboxed) -> None:
 
 
 def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """By a part of their text, in cells and lines, with the cell and who answered; no comments."""
+    """By part of their text, in cells and lines, with the cell and who answered."""
     sandboxed(keys={"groq": 1})
     kernel.run("%reset -f in")
     kernel.run("%%llm -p groq -t 0\nWhat is a Walrus?\nBe brief.")
@@ -209,21 +213,21 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
 
 
 def filled(kernel: Kernel, cell: Cell) -> list[dict[str, Any]]:
-    """The outputs of a cell that has ended, as its job left them when `answer` had come."""
+    """The outputs of an ended cell, as its job left them when `answer` arrived."""
     kernel.run("try: answer.wait()\nexcept Exception: pass")
     places = {content["transient"]["display_id"]: content for content in cell.displays}
     for message in kernel.elsewhere:
         content = message["content"]
         if message["msg_type"] == "update_display_data":
-            # A frontend that reads only the running cell's messages has missed these.
+            # A frontend that only reads messages of the running cell has missed these.
             places[content["transient"]["display_id"]] = content
         else:
             assert message["msg_type"] in ("status", "execute_input"), message
     return list(places.values())
 
 
-def test_a_cell_in_the_background_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """It says when it started, another cell runs meanwhile, and then it has its reply."""
+def test_a_background_cell_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """It says when it started. Another cell runs meanwhile, and then the reply appears."""
     sandboxed(keys={"groq": 1}, latency=1.5, reply=lambda *_: "the *reply*")
     cell = kernel.run("%%llm --background -o answer\nWhat?")
     assert cell.status == "ok", cell.error
@@ -256,10 +260,10 @@ def test_a_cell_in_the_background_ends_at_once(kernel: Kernel, sandboxed: Sandbo
         ("%llm_why answer", "groq"),
     ],
 )
-def test_its_variable_waits_when_it_is_used(
+def test_the_variable_of_a_job_waits_when_it_is_used(
     kernel: Kernel, sandboxed: Sandboxed, use: str, gives: str
 ) -> None:
-    """As a text, by an attribute, awaited, and in a prompt."""
+    """As a text, through an attribute, with `await`, and in a prompt."""
     sandboxed(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply")
     kernel.run("%%llm -b -o answer\nWhat?")
     cell = kernel.run(use if use.startswith("%") else f"print({use})")
@@ -269,8 +273,8 @@ def test_its_variable_waits_when_it_is_used(
     assert "the reply" in shown.data("text/markdown")[-1]
 
 
-def test_other_cells_do_not_wait_for_it(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """A cell that looks for frames among the variables finds none in it, and goes on."""
+def test_other_cells_do_not_wait_for_a_job(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """A cell that looks for frames among the variables skips it."""
     sandboxed(keys={"groq": 1}, latency=5)
     kernel.run("%%llm -b -o answer\nWhat?")
     began = time.monotonic()
@@ -280,8 +284,8 @@ def test_other_cells_do_not_wait_for_it(kernel: Kernel, sandboxed: Sandboxed) ->
     kernel.run("%llm_jobs stop all")
 
 
-def test_waiting_ends_but_not_the_job(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """After its seconds, and by an interrupt; only `%llm_jobs stop` ends a job."""
+def test_the_end_of_a_wait_does_not_end_the_job(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """After a timeout or an interrupt; only `%llm_jobs stop` ends a job."""
     sandboxed(keys={"groq": 1}, latency=2.5, reply=lambda *_: "the reply")
     kernel.run("%%llm -b -o answer\nWhat?")
     late = kernel.run("answer.wait(timeout=0.1)")
@@ -295,14 +299,14 @@ def test_waiting_ends_but_not_the_job(kernel: Kernel, sandboxed: Sandboxed) -> N
     assert kernel.value("str(answer)") == "the reply"
 
 
-def test_several_jobs_share_the_pool(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """They are asked at the same time, at most eight, and each limit counts for all of them."""
+def test_several_jobs_run_at_the_same_time(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """At most eight, and limits apply to all of them together."""
     sandbox = sandboxed(keys={"groq": 3}, latency=1.0)
     kernel.run("import time\nbegan = time.monotonic()")
     for number in range(10):
         kernel.run(f"%%llm -b --max-tokens 50 -o answer{number}\nQuestion {number}")
     kernel.run("texts = [str(globals()[f'answer{n}']) for n in range(10)]")
-    # Ten seconds, one after the other.
+    # One at a time they would take ten seconds.
     assert 2 <= kernel.value("time.monotonic() - began") < 7
     assert len(sandbox.requests) == 10
     cell = kernel.run("%llm_jobs")
@@ -320,8 +324,8 @@ def test_several_jobs_share_the_pool(kernel: Kernel, sandboxed: Sandboxed) -> No
     assert offers(kernel, "%llm_jobs show ")[:3] == ["1", "2", "3"]
 
 
-def test_a_job_is_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """A queued one at once; a running one keeps its part; its variable says that it was stopped."""
+def test_a_job_can_be_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """A queued one at once; a running one keeps its text; its variable says that it was stopped."""
     words = " ".join(f"word{number}" for number in range(400))
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: words)
     kernel.elsewhere.clear()
@@ -345,8 +349,8 @@ def test_a_job_is_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert "write %llm_jobs, show JOB" in kernel.run("%llm_jobs halt").message
 
 
-def test_a_failed_job_says_why(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """In the output of its cell, with the attempts, and where its variable is used."""
+def test_a_failed_job_reports_its_error(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In the output of its cell, with the attempts, and wherever its variable is used."""
     sandbox = sandboxed(keys={"groq": 1})
     sandbox.fail("groq", "unauthorized")
     kernel.elsewhere.clear()
@@ -360,8 +364,10 @@ def test_a_failed_job_says_why(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.value("list(jobs.state)") == ["failed"]
 
 
-def test_a_structured_reply_and_code_come_too(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """`parsed` waits; code stays in its cell, since a cell that has ended can offer none."""
+def test_structured_replies_and_code_work_in_the_background(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """`parsed` waits. Code stays in its cell, because an ended cell cannot offer a new one."""
     sandboxed(keys={"groq": 1})
     kernel.run("%%llm -b -o answer --schema 'mood calm|loud'\nWhat?")
     assert kernel.value("answer.parsed['mood']") in ("calm", "loud")
@@ -385,7 +391,7 @@ def test_a_structured_reply_and_code_come_too(kernel: Kernel, sandboxed: Sandbox
         ("-o print", "would hide the builtin"),
     ],
 )
-def test_what_a_job_cannot_do_is_said_in_its_cell(
+def test_options_that_a_job_cannot_have_are_refused(
     kernel: Kernel, sandboxed: Sandboxed, options: str, said: str
 ) -> None:
     """Before anything is sent."""
@@ -396,18 +402,16 @@ def test_what_a_job_cannot_do_is_said_in_its_cell(
     assert not sandbox.requests
 
 
-def test_a_conversation_of_every_cell_tells_how_to_leave_it(
-    kernel: Kernel, sandboxed: Sandboxed
-) -> None:
-    """A job is no turn, because the next turn would not know it."""
+def test_a_job_in_a_conversation_is_refused(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """The next turn would not contain it; the error says how to exclude the cell."""
     sandboxed(keys={"groq": 1})
     kernel.run('%config ArcheMagics.chat = "tutor"')
     assert "add --chat '' to leave" in kernel.run("%%llm -b\nWhat?").message
     assert kernel.run("%%llm -b --chat ''\nWhat?").status == "ok"
 
 
-def test_a_captured_cell_says_how_to_see_the_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """What is captured cannot be filled in."""
+def test_a_captured_job_says_how_to_see_the_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """A captured output cannot be filled in."""
     sandboxed(keys={"groq": 1})
     kernel.run("%%capture out\n%llm -b -o answer What?")
     said = "and stops it, and shows its reply\\n"
@@ -416,8 +420,8 @@ def test_a_captured_cell_says_how_to_see_the_reply(kernel: Kernel, sandboxed: Sa
     kernel.elsewhere.clear()
 
 
-def test_the_prompt_of_a_job_is_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """In the running cell, beside the job's reply; it is the last reply once it has come."""
+def test_the_prompt_of_a_job_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """In the running cell, beside the job's reply, which is the last reply once it has arrived."""
     replies = iter(["first", "second"])
     sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
     kernel.run("%%llm -b -o answer\nWhat?")
@@ -438,7 +442,7 @@ def test_unloading_stops_jobs(kernel: Kernel, sandboxed: Sandboxed) -> None:
 
 
 def test_a_notebook_that_waits_is_saved_with_its_replies(tmp_path: Path) -> None:
-    """Nbconvert and papermill read no messages of cells that have ended; waiting shows them."""
+    """Nbconvert and papermill ignore messages for ended cells; a cell that waits shows them."""
     sources = ["%load_ext arche_magic", "%%llm -b -o answer\nWhat?", "answer.wait().provider"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in sources])
     with Sandbox(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply") as sandbox:
@@ -452,7 +456,7 @@ def test_a_notebook_that_waits_is_saved_with_its_replies(tmp_path: Path) -> None
 
 
 def test_a_terminal_says_how_to_see_the_reply(tmp_path: Path) -> None:
-    """It cannot fill in an output above the prompt."""
+    """It cannot change an output above the prompt."""
     with Sandbox(keys={"groq": 1}, reply=lambda *_: "the reply") as sandbox:
         terminal = Terminal(tmp_path, sandbox)
         terminal.run("%load_ext arche_magic")

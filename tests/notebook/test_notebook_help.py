@@ -1,4 +1,4 @@
-"""Help in one style: what `--help` and `?` show, and the list of all magics."""
+"""Help in one style: `--help`, `?`, and the list of all magics."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def section(name: str, heading: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_magic_says_what_it_does_and_shows_how(name: str) -> None:
-    """One sentence that fits a line, then usage, then examples, each naming the magic."""
+def test_every_magic_has_a_summary_usage_and_examples(name: str) -> None:
+    """One sentence that fits a line, then usage, then examples that name the magic."""
     first, *rest = about(name).splitlines()
     assert first[0].isupper()
     assert first.endswith(".")
@@ -45,7 +45,7 @@ def test_every_magic_says_what_it_does_and_shows_how(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_examples_are_accepted(name: str) -> None:
-    """Each example's options are declared, and its words are those of the usage."""
+    """Each example uses declared options and words of the usage."""
     magic = getattr(ArcheMagics, name)
     for example in section(name, "Examples"):
         line = example.partition(name)[2].strip()
@@ -63,7 +63,7 @@ def test_the_examples_are_accepted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_usage_names_known_kinds(name: str) -> None:
+def test_the_usage_uses_known_kinds_of_values(name: str) -> None:
     """A word in capitals is a kind of value that completes, or free text."""
     for form in usage(getattr(ArcheMagics, name)):
         kinds = {kind for word in form if word.isupper() for kind in word.split("|")}
@@ -72,7 +72,7 @@ def test_the_usage_names_known_kinds(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_question_mark_shows_the_same_as_help(kernel: Kernel, name: str) -> None:
-    """`--help` prints what `?` shows: nothing is sent, and the cell is fine."""
+    """`--help` prints the text of `?`; nothing is sent, and the cell succeeds."""
     cell = kernel.run(f"%{name} --help")
     assert cell.status == "ok"
     assert cell.printed.startswith(about(name))
@@ -84,7 +84,7 @@ def test_a_question_mark_shows_the_same_as_help(kernel: Kernel, name: str) -> No
 
 
 def test_llm_alone_lists_all_magics(kernel: Kernel) -> None:
-    """`%llm` without a prompt prints a line per magic, and asks nobody."""
+    """`%llm` without a prompt prints a line per magic and sends nothing."""
     cell = kernel.run("%llm")
     assert cell.status == "ok"
     lines = cell.printed.splitlines()[: len(NAMES)]

@@ -1,4 +1,4 @@
-"""`--image` and `{{figure}}`: files, figures and pictures that go with a prompt."""
+"""`--image` and `{{figure}}`: files, figures and images in a prompt."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def sent(sandbox: Sandbox) -> tuple[str, list[str], list[bytes]]:
         ("data", "image/png"),
     ],
 )
-def test_an_image_is_a_file_or_a_variable(
+def test_an_image_can_be_a_file_or_a_variable(
     kernel: Kernel, sandboxed, source: str, media_type: str
 ) -> None:
-    """Files by their path; figures, axes, pictures, paths and bytes by their name."""
+    """Files by path; figures, axes, images, paths and bytes by name."""
     sandbox = sandboxed(keys={"mistral": 1})
     assert kernel.run(SETUP).status == "ok"
     cell = kernel.run(f"%llm --image {source} What is it?")
@@ -62,8 +62,8 @@ def test_an_image_is_a_file_or_a_variable(
     assert "With it came 1 image." in cell.displays[0]["data"]["text/plain"]
 
 
-def test_figures_in_the_text_become_images_in_their_order(kernel: Kernel, sandboxed) -> None:
-    """Their places are marked; those of --image come after them."""
+def test_figures_in_the_text_become_images_in_order(kernel: Kernel, sandboxed) -> None:
+    """The text marks their places; images of --image follow them."""
     sandbox = sandboxed(keys={"mistral": 1})
     kernel.run(SETUP)
     kernel.run("%%llm -q --image red.jpg\nCompare {{fig}} with {{picture}}.")
@@ -72,8 +72,8 @@ def test_figures_in_the_text_become_images_in_their_order(kernel: Kernel, sandbo
     assert types == ["image/png", "image/png", "image/jpeg"]
 
 
-def test_the_routes_that_take_no_images_are_skipped(kernel: Kernel, sandboxed) -> None:
-    """The receipt says so; where no route is left, the cell fails and names a model."""
+def test_routes_without_vision_are_skipped(kernel: Kernel, sandboxed) -> None:
+    """The receipt says so; if no route is left, the cell fails and names a model."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run(SETUP)
     receipt = kernel.run("%llm --image red.png What is it?").displays[1]["data"]["text/plain"]
@@ -98,7 +98,7 @@ def test_the_routes_that_take_no_images_are_skipped(kernel: Kernel, sandboxed) -
         ("notes.txt", "is not a PNG, JPEG, WebP or GIF"),
     ],
 )
-def test_what_is_no_image_fails_the_cell(kernel: Kernel, sandboxed, source: str, said: str) -> None:
+def test_an_invalid_image_fails_the_cell(kernel: Kernel, sandboxed, source: str, said: str) -> None:
     """One line, and nothing is sent."""
     sandbox = sandboxed(keys={"mistral": 1})
     kernel.run(SETUP + "pathlib.Path('notes.txt').write_text('text')")

@@ -1,4 +1,4 @@
-"""An interrupt while a large library is imported for the first time leaves no half of it behind."""
+"""An interrupt during the first import of a large library does not leave it half imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from notebook_kernel import environment_without_keys
 
 from arche_magic.sandbox import Sandbox
 
-# Forks for each case: sends SIGINT once, while a certain module is looked for, and tries again.
+# Forks for each case: sends SIGINT once, while this module is being imported, and tries again.
 SCRIPT = """
 import json, os, signal, sys, traceback
 from IPython.core.interactiveshell import InteractiveShell
@@ -80,7 +80,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What each code printed when its first run was interrupted and it was run again."""
+    """The output of each code whose first run was interrupted, when it ran again."""
     import pandas as pd
 
     folder, cases = tmp_path_factory.mktemp("imports"), {}
@@ -105,8 +105,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("module", "code"), CASES)
-def test_an_interrupted_import_is_whole_the_next_time(
+def test_an_interrupted_import_works_the_next_time(
     printed: dict[str, str], module: str, code: str
 ) -> None:
-    """The same line works at once when it is run again."""
+    """The same line works when it is run again."""
     assert printed[code].split()[-2:] == ["interrupted", "done"], f"{module}: {printed[code]}"

@@ -1,4 +1,4 @@
-"""Kernel -> Interrupt at any moment of a prompt, in each ipykernel that people have."""
+"""Kernel → Interrupt at any stage of a prompt, in each supported ipykernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from arche_magic.sandbox import Sandbox
 PROVIDERS = ("groq", "mistral", "google", "openai")
 WORDS = " ".join(f"word{number}" for number in range(60))
 Sandboxed = Callable[..., Sandbox]
-# Presses the key half a second later, while a finalizer runs: Python drops what is raised there.
+# Interrupts half a second later, during a finalizer, where Python ignores exceptions.
 DROPPED_PRESS = """
 import os, signal, time
 
@@ -43,7 +43,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.5)
 def running_kernel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kernel]:
-    """In place of the installed kernel, one of each version."""
+    """Instead of the installed kernel, one of each version."""
     variables = kernel_variables(request.param)
     kernel = Kernel(tmp_path_factory.mktemp("kernel"), **variables)
     assert kernel.value("__import__('ipykernel').__version__") == request.param
@@ -73,7 +73,7 @@ def assert_stopped_at_once(cell: Cell) -> None:
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """A port of this machine that answers no attempt to connect: its queue is full."""
+    """A port that accepts no connections, because its queue is full."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -90,7 +90,7 @@ def black_hole() -> Iterator[int]:
 def test_while_it_streams(
     kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path, provider: str
 ) -> None:
-    """The text so far stays and is marked, its tokens are booked, the connection is closed."""
+    """The text so far stays and is marked, its tokens are counted, the connection is closed."""
     sandbox = sandboxed(keys={provider: 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
     ledger = tmp_path / "ledger.json"
     kernel.use(sandbox, str(ledger))
@@ -114,8 +114,10 @@ def test_while_it_streams(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_while_no_answer_comes(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
-    """A server that has the request and thinks for long is left, and asked anew by the next."""
+def test_while_the_server_does_not_answer(
+    kernel: Kernel, sandboxed: Sandboxed, provider: str
+) -> None:
+    """The connection is closed, and the next prompt calls the server again."""
     sandbox = sandboxed(keys={provider: 1}, latency=60)
     since: list[float] = []
 
@@ -132,7 +134,7 @@ def test_while_no_answer_comes(kernel: Kernel, sandboxed: Sandboxed, provider: s
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
-    """So is an address where nobody answers."""
+    """So is a connection that is not accepted."""
     sandboxed(keys={provider: 1})
     with black_hole() as port:
         kernel.run(
@@ -147,7 +149,7 @@ def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) 
 
 
 def test_while_it_waits_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """The countdown goes, and nothing of it stays."""
+    """The countdown disappears."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
     cell = kernel.run(
         "%llm --patience 1e6 hi",
@@ -158,8 +160,10 @@ def test_while_it_waits_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> Non
 
 
 @pytest.mark.parametrize("waits_for", ["an answer", "a route"])
-def test_a_press_that_python_drops(kernel: Kernel, sandboxed: Sandboxed, waits_for: str) -> None:
-    """It ends the request all the same; one that waits for a route looks up twice a second."""
+def test_an_interrupt_that_python_ignores(
+    kernel: Kernel, sandboxed: Sandboxed, waits_for: str
+) -> None:
+    """It still ends the request; one that waits for a route checks twice a second."""
     left = {"groq": {"requests_per_day": 0}} if waits_for == "a route" else {}
     sandboxed(keys={"groq": 1}, latency=60, left=left)
     cell = kernel.run(f"{DROPPED_PRESS}%llm --patience 1e6 hi")
@@ -170,10 +174,8 @@ def test_a_press_that_python_drops(kernel: Kernel, sandboxed: Sandboxed, waits_f
         in_time("an interrupt", cell.ended - kernel.value("pressed"))
 
 
-def test_what_had_come_is_kept_where_a_variable_was_named(
-    kernel: Kernel, sandboxed: Sandboxed
-) -> None:
-    """`-o` binds the part as an interrupted reply; an assignment does not take place."""
+def test_o_keeps_the_text_of_an_interrupted_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """An assignment does not take place."""
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
     kernel.run("kept = quiet = 'before'")
     cell = kernel.run("%llm -o part hi", interrupt_when=streaming)
@@ -197,10 +199,10 @@ def test_what_had_come_is_kept_where_a_variable_was_named(
     assert kernel.value("(kept, 'new' in globals())") == ("before", False)
 
 
-def test_where_nothing_had_come_a_variable_keeps_what_it_held(
+def test_o_does_not_change_its_variable_without_any_text(
     kernel: Kernel, sandboxed: Sandboxed
 ) -> None:
-    """An interrupt while a route is waited for leaves `-o` alone."""
+    """After an interrupt while waiting for a route."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
     kernel.run("kept = 'before'")
     kernel.run(
@@ -210,8 +212,8 @@ def test_where_nothing_had_come_a_variable_keeps_what_it_held(
     assert kernel.value("kept") == "before"
 
 
-def test_columns_keep_what_had_come(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """With `--compare -o` the frame has the part of each reply."""
+def test_columns_keep_their_text(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """With `--compare -o`, the frame has the text so far of each reply."""
 
     def both_streaming(cell: Cell) -> bool:
         updates = [content for _, kind, content in cell.messages if kind == "update_display_data"]
@@ -225,7 +227,7 @@ def test_columns_keep_what_had_come(kernel: Kernel, sandboxed: Sandboxed) -> Non
 
 
 def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """Whoever stops a cell of Run All stops those after it."""
+    """An interrupt during Run All also stops the cells below."""
     sandbox = sandboxed(keys={"groq": 1}, latency=60)
     client = kernel.client
     queued = [client.execute(code) for code in ("%llm hi", "ran = 1", "ran = 2")]
@@ -242,15 +244,15 @@ def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.value("'ran' in globals()") is False
 
 
-def test_pressed_twice(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> None:
-    """A second press while the first is being dealt with changes nothing."""
+def test_a_second_interrupt(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> None:
+    """During the handling of the first one, it has no effect."""
     sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
     ledger = tmp_path / "ledger.json"
     kernel.use(sandbox, str(ledger))
     lock, since = kernel_lock(f"{ledger}.lock"), []
 
     def twice(cell: Cell) -> bool:
-        """Presses once while another kernel has the ledger, so that it cannot be booked yet."""
+        """Interrupts while another kernel holds the lock, so that nothing can be counted yet."""
         if not since and streaming(cell):
             lock.acquire()
             since.append(time.monotonic())

@@ -1,4 +1,4 @@
-"""`%llm_keys`: what it shows, keys for one session, and checks that spend nothing."""
+"""`%llm_keys`: the list of keys, keys for one session, and checks without cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ["groq_key_1", "groq_key_2", "mistral_key_1", "google_key_1", "openai_ke
 
 @pytest.fixture
 def service() -> Iterator[Sandbox]:
-    """A sandbox that knows three Groq keys, of which the kernel is given the first two."""
+    """A sandbox with three Groq keys; the kernel has the first two."""
     with Sandbox() as sandbox:
         yield sandbox
 
@@ -36,8 +36,8 @@ def everything(cell) -> str:
     return str(cell.messages)
 
 
-def test_keys_are_shown_with_where_they_came_from(kernel: Kernel, service: Sandbox) -> None:
-    """Labels, fingerprints, sources and states; the file names which variable it has."""
+def test_keys_are_shown_with_their_source(kernel: Kernel, service: Sandbox) -> None:
+    """Labels, fingerprints, sources and states; for a file, with the variable."""
     variables = service.environment()
     kernel.use(service)
     text = variables["GROQ_API_KEY_2"]
@@ -67,17 +67,15 @@ def test_keys_are_shown_with_where_they_came_from(kernel: Kernel, service: Sandb
 
 
 def test_without_any_key_the_first_steps_are_shown(kernel: Kernel) -> None:
-    """`%llm_keys` in a new installation says what to do, and the cell is fine."""
+    """`%llm_keys` in a new installation says what to do, and the cell succeeds."""
     cell = kernel.run("%llm_keys")
     assert cell.status == "ok"
     assert "GROQ_API_KEY" in cell.printed
     assert "%llm_keys add groq" in cell.printed
 
 
-def test_a_key_is_added_unseen_and_used_by_everything(
-    kernel: Kernel, service: Sandbox, third_key: str
-) -> None:
-    """The prompt hides what is typed; the key answers prompts and is nowhere to be read."""
+def test_an_added_key_is_hidden_and_used(kernel: Kernel, service: Sandbox, third_key: str) -> None:
+    """The prompt hides the typed text; the key answers prompts and is not visible anywhere."""
     cell, questions = kernel.run_and_type("%llm_keys add groq", third_key)
     assert cell.status == "ok", cell.error
     assert [question["password"] for question in questions] == [True]
@@ -99,10 +97,10 @@ def test_a_key_is_added_unseen_and_used_by_everything(
         assert third_key not in everything(shown_cell)
 
 
-def test_labels_stay_when_keys_come_and_go(
+def test_labels_stay_when_keys_are_added_and_removed(
     kernel: Kernel, service: Sandbox, third_key: str
 ) -> None:
-    """A key of the session keeps its label whatever the environment gets, and is removed by it."""
+    """An added key keeps its label whatever the environment gets, and is removed by label."""
     kernel.run_and_type("%llm_keys add groq", third_key)
     kernel.run("os.environ['GROQ_API_KEY_9'] = 'gsk_made_up_and_refused'")
     kernel.run("frame = %llm_keys")
@@ -129,10 +127,10 @@ def test_labels_stay_when_keys_come_and_go(
         ("add groq", None, "a key cannot be typed here; put GROQ_API_KEY into"),
     ],
 )
-def test_a_mistake_is_one_line_and_repeats_no_key(
+def test_an_invalid_command_is_an_error_in_one_line_without_keys(
     kernel: Kernel, third_key: str, line: str, typed: str | None, said: str
 ) -> None:
-    """What cannot be done is said in one line, without what may be a key."""
+    """The text, which may be a key, is not repeated."""
     cell, _ = kernel.run_and_type(f"%llm_keys {line}", typed)
     assert cell.status == "error"
     assert said in cell.message
@@ -141,24 +139,24 @@ def test_a_mistake_is_one_line_and_repeats_no_key(
 
 
 def test_a_key_in_use_is_not_added_again(kernel: Kernel, service: Sandbox, third_key: str) -> None:
-    """The message names the label that the key has already."""
+    """The message has the key's label."""
     text = service.environment()["GROQ_API_KEY_2"]
     cell, _ = kernel.run_and_type("%llm_keys add groq", f' "{text}" ')
     assert "in use already: groq_key_2, from GROQ_API_KEY_2 in the environment" in cell.message
 
 
-def test_the_sandbox_takes_no_keys(kernel: Kernel) -> None:
-    """While `%llm_sandbox` runs, nobody is asked for a key."""
+def test_keys_cannot_be_added_while_the_sandbox_runs(kernel: Kernel) -> None:
+    """`%llm_keys add` does not ask for a key."""
     kernel.run("%llm_sandbox")
     cell, questions = kernel.run_and_type("%llm_keys add groq", "gsk_made_up")
     assert "%llm_sandbox stop" in cell.message
     assert questions == []
 
 
-def test_a_check_spends_nothing_and_opens_or_closes_the_key(
+def test_a_check_opens_and_closes_keys_without_using_quota(
     kernel: Kernel, service: Sandbox, third_key: str
 ) -> None:
-    """Each key's models are asked for; a refused key is closed, and open again once it is taken."""
+    """It requests each key's models; a rejected key is closed, and opened when it is accepted."""
     kernel.run("os.environ['MISTRAL_API_KEY'] = 'made-up-and-unknown'")
     service.fail("openai", "server_error")
     cell = kernel.run("frame = %llm_keys check")
@@ -212,8 +210,8 @@ def get(name):
 """
 
 
-def test_secrets_of_colab_are_keys(tmp_path: Path, service: Sandbox) -> None:
-    """In Colab, secrets with the names of our variables are found, asked for once, and named."""
+def test_colab_secrets_are_used_as_keys(tmp_path: Path, service: Sandbox) -> None:
+    """Secrets with the names of our variables are read once, and named as the source."""
     package = tmp_path / "colab" / "google" / "colab"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -226,7 +224,7 @@ def test_secrets_of_colab_are_keys(tmp_path: Path, service: Sandbox) -> None:
         tmp_path, **{name: url for name, url in variables.items() if name.endswith("URL")}
     )
     environment["GOOGLE_API_KEY"] = variables["GOOGLE_API_KEY"]
-    # Compiled, the module would lie about with the keys that it holds.
+    # Compiled, the module and its keys would be left on the disk.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
         [sys.executable, "-c", COLAB, str(tmp_path / "colab")],

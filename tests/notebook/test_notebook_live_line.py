@@ -1,4 +1,4 @@
-"""While a request runs, a line says what it does; at the end nothing of it is left."""
+"""While a request runs, a line says what it is doing; it disappears at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORDS = " ".join(f"word{number}" for number in range(40))
 
 
 def lines_of(cell: Cell) -> list[tuple[float, str]]:
-    """When each display was drawn, in seconds since the cell began, and its text."""
+    """When each display was drawn, in seconds since the start of the cell, and its text."""
     return [
         (at - cell.started, content["data"]["text/plain"])
         for at, kind, content in cell.messages
@@ -20,8 +20,8 @@ def lines_of(cell: Cell) -> list[tuple[float, str]]:
     ]
 
 
-def test_a_slow_service_is_named_and_its_seconds_run(kernel: Kernel, sandboxed) -> None:
-    """The line comes at once, counts, and is replaced by the reply."""
+def test_a_slow_service_is_named_with_the_seconds(kernel: Kernel, sandboxed) -> None:
+    """The line appears at once, counts, and is replaced by the reply."""
     sandboxed(keys={"groq": 1}, latency=2.6)
     cell = kernel.run("%llm hi")
     assert cell.status == "ok", cell.error
@@ -35,7 +35,7 @@ def test_a_slow_service_is_named_and_its_seconds_run(kernel: Kernel, sandboxed) 
 
 
 def test_the_next_route_is_named_when_one_fails(kernel: Kernel, sandboxed) -> None:
-    """A retry that waits names the cause of the failure, not only when the route opens."""
+    """If a retry waits, the line has the cause of the failure, besides the opening time."""
     sandbox = sandboxed(keys={"groq": 1}, latency=0.3)
     sandbox.fail("groq", "server_error", times=2)
     cell = kernel.run("%llm hi")
@@ -44,10 +44,10 @@ def test_the_next_route_is_named_when_one_fails(kernel: Kernel, sandboxed) -> No
     assert re.search(r"opens in \d+ s \(.*500", waits[0]), waits
 
 
-def test_a_reply_that_breaks_off_stays_dimmed_until_the_next_one_covers_it(
+def test_the_text_of_a_broken_reply_stays_grey_until_it_is_covered(
     kernel: Kernel, sandboxed
 ) -> None:
-    """The text does not collapse, and the receipt says that the reply was started again."""
+    """The output does not shrink, and the receipt says that the reply started again."""
     sandbox = sandboxed(keys={"groq": 2}, seconds_per_chunk=0.15, reply=lambda *_: WORDS)
     sandbox.fail("groq_key_1", "cut_stream")
     cell = kernel.run("%llm hi")
@@ -65,7 +65,7 @@ def test_a_reply_that_breaks_off_stays_dimmed_until_the_next_one_covers_it(
 
 
 def test_a_comparison_counts_the_seconds_of_each_column(kernel: Kernel, sandboxed) -> None:
-    """Each column says which route it asks, and for how long."""
+    """Each column says which route it is asking, and for how long."""
     sandboxed(keys={"groq": 1, "mistral": 1}, latency=2.3)
     cell = kernel.run("%%llm --compare groq,mistral\nhi")
     assert cell.status == "ok", cell.error
@@ -75,16 +75,16 @@ def test_a_comparison_counts_the_seconds_of_each_column(kernel: Kernel, sandboxe
     assert "asking" not in "".join(cell.data())
 
 
-def test_a_quiet_cell_draws_no_line(kernel: Kernel, sandboxed) -> None:
-    """-q shows nothing, however long the service takes."""
+def test_a_quiet_cell_shows_no_line(kernel: Kernel, sandboxed) -> None:
+    """With -q, however long the service takes."""
     sandboxed(keys={"groq": 1}, latency=1.2)
     cell = kernel.run("%llm -q -o reply hi")
     assert cell.status == "ok", cell.error
     assert lines_of(cell) == []
 
 
-def test_the_receipt_tells_waiting_and_answering_apart(kernel: Kernel, sandboxed) -> None:
-    """Seconds of waiting for a route are not the service's."""
+def test_the_receipt_separates_waiting_from_answering(kernel: Kernel, sandboxed) -> None:
+    """Seconds of waiting for a route are not those of the service."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
     receipt = kernel.run("%llm hi").data()[-1]
     assert re.search(r" · \d\.\d+ s, after \d+ s of waiting · ", receipt), receipt

@@ -34,8 +34,8 @@ print(repr((
 """
 
 
-def test_loading_is_instant_silent_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    """`%load_ext` works less than 50 ms in a fresh kernel and leaves SDKs and pandas alone."""
+def test_loading_is_fast_and_silent(tmp_path: Path) -> None:
+    """`%load_ext` takes less than 50 ms in a new kernel and imports no SDK or pandas."""
     times = []
     for number in range(3):
         folder = tmp_path / str(number)
@@ -57,8 +57,8 @@ def test_loading_is_instant_silent_and_imports_nothing_heavy(tmp_path: Path) -> 
     assert min(times) < 50
 
 
-def test_loading_twice_says_nothing_and_changes_nothing(kernel: Kernel) -> None:
-    """A second `%load_ext`, and a call of the loader itself, are without effect."""
+def test_loading_twice_changes_nothing(kernel: Kernel) -> None:
+    """A second `%load_ext`, and a direct call of the loader, have no effect."""
     cell = kernel.run(
         "import arche_magic\n"
         "shell = get_ipython()\n"
@@ -70,8 +70,8 @@ def test_loading_twice_says_nothing_and_changes_nothing(kernel: Kernel) -> None:
     assert (cell.status, cell.printed) == ("ok", "")
 
 
-def test_unloading_undoes_all_of_it(kernel: Kernel) -> None:
-    """After `%unload_ext` no magic, configurable, hook or sandbox is left; it loads again."""
+def test_unloading_removes_everything(kernel: Kernel) -> None:
+    """No magic, configurable, hook or sandbox is left, and it can be loaded again."""
     kernel.run("%llm_sandbox start\n%llm -q -o kept hi")
     kernel.run("from arche_magic.notebook import sandbox_switch; running = sandbox_switch._running")
     assert kernel.run("%unload_ext arche_magic").printed == ""
@@ -89,8 +89,8 @@ def test_unloading_undoes_all_of_it(kernel: Kernel) -> None:
     assert kernel.run("%llm_sandbox status").printed.startswith("The sandbox is not running")
 
 
-def test_a_magic_of_another_extension_comes_back(kernel: Kernel) -> None:
-    """Taking over `%%llm` is said in one line, and `%unload_ext` gives it back."""
+def test_a_magic_of_another_extension_is_restored(kernel: Kernel) -> None:
+    """Replacing `%%llm` is reported in one line, and `%unload_ext` restores it."""
     kernel.run("%unload_ext arche_magic")
     kernel.run(
         "def theirs(line, cell=None):\n    return 'theirs'\n"
@@ -108,7 +108,7 @@ def test_a_magic_of_another_extension_comes_back(kernel: Kernel) -> None:
 
 
 def test_config_sets_defaults_that_options_override(kernel: Kernel, sandboxed) -> None:
-    """`%config ArcheMagics.…` holds for later cells; an option of the cell wins."""
+    """`%config ArcheMagics.…` applies to later cells; an option of the cell takes precedence."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run("%config ArcheMagics.provider = 'mistral'")
     kernel.run("%config ArcheMagics.max_tokens = 7")
@@ -123,7 +123,7 @@ def test_config_sets_defaults_that_options_override(kernel: Kernel, sandboxed) -
 
 
 def test_config_patience_zero_never_waits(kernel: Kernel, sandboxed) -> None:
-    """With `%config ArcheMagics.patience = 0` a closed route fails the cell at once."""
+    """With `%config ArcheMagics.patience = 0`, a closed route fails the cell at once."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
     kernel.run("%config ArcheMagics.patience = 0")
     cell = kernel.run("%llm hi")
@@ -133,7 +133,7 @@ def test_config_patience_zero_never_waits(kernel: Kernel, sandboxed) -> None:
 
 
 def test_ipython_config_sets_defaults(tmp_path: Path) -> None:
-    """`c.ArcheMagics.provider = "mistral"` in ipython_config.py holds from the first cell on."""
+    """`c.ArcheMagics.provider = "mistral"` in ipython_config.py applies from the first cell on."""
     profile = tmp_path / "ipython" / "profile_default"
     profile.mkdir(parents=True)
     assert environment_without_keys(tmp_path)["IPYTHONDIR"] == str(profile.parent)
@@ -166,10 +166,10 @@ def test_ipython_config_sets_defaults(tmp_path: Path) -> None:
         ("provider = 'gorq'", "unknown provider 'gorq'; did you mean 'groq'"),
     ],
 )
-def test_config_refuses_impossible_values_in_one_line(
+def test_config_refuses_invalid_values_in_one_line(
     kernel: Kernel, statement: str, said: str
 ) -> None:
-    """A wrong default is refused where it is set, and what was set before stays."""
+    """When they are set; the old value stays."""
     name = statement.split(maxsplit=1)[0]
     before = kernel.run(f"%config ArcheMagics.{name}").results
     printed = kernel.run(f"%config ArcheMagics.{statement}").printed
@@ -180,8 +180,8 @@ def test_config_refuses_impossible_values_in_one_line(
     assert kernel.run("%config ArcheMagics.model").results == ["'gpt-oss-20b'"]
 
 
-def test_an_impossible_value_in_ipython_config_is_one_line(tmp_path: Path) -> None:
-    """`%load_ext` says which default is wrong, without a traceback, and leaves nothing behind."""
+def test_an_invalid_value_in_ipython_config_is_one_line(tmp_path: Path) -> None:
+    """`%load_ext` names the invalid default without a traceback, and loads nothing."""
     profile = tmp_path / "ipython" / "profile_default"
     profile.mkdir(parents=True)
     (profile / "ipython_config.py").write_text("c = get_config()\nc.ArcheMagics.patience = -1\n")
@@ -199,7 +199,7 @@ def test_an_impossible_value_in_ipython_config_is_one_line(tmp_path: Path) -> No
 
 
 def test_a_command_loads_it_in_every_notebook(tmp_path: Path) -> None:
-    """`enable` writes one file, once; `disable` removes it; another file of that name stays."""
+    """`enable` writes one file, once; `disable` removes it; a foreign file of that name stays."""
     environment = environment_without_keys(tmp_path)
     path = tmp_path / "ipython" / "profile_default" / "startup" / "50-arche_magic.py"
 
@@ -220,7 +220,7 @@ def test_a_command_loads_it_in_every_notebook(tmp_path: Path) -> None:
         assert kernel.run("import arche_magic\n%reload_ext arche_magic").status == "ok"
     finally:
         kernel.stop()
-    # An environment without the package, which has the same profile.
+    # An environment without the package, with the same profile.
     subprocess.run([sys.executable, "-I", "-S", path], timeout=60, check=True)
     assert arche_magic("disable") == (0, f"{path} was removed")
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""A reply is untrusted: what is shown of it loads nothing, runs nothing and hides nothing."""
+"""A reply is untrusted: its display loads, runs and hides nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from arche_magic.notebook.reply_formats import FORMATS, bundle
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-MARK = "alert"  # every attack below carries it, so that what it becomes can be found
+MARK = "alert"  # Every attack below contains it, so that its result can be found.
 ATTACKS = [
     f"<script>{MARK}(1)</script>",
     f"<img src=x onerror={MARK}(1)>",
@@ -66,7 +66,7 @@ FORBIDDEN = {
 
 
 class Elements(HTMLParser):
-    """The elements of a page and their attributes."""
+    """The elements of a page with their attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Elements(HTMLParser):
 
 
 def renderings(markdown: str) -> list[str]:
-    """What several frontends' kinds of Markdown make of it, with raw HTML let through."""
+    """The HTML that several frontends' Markdown produces, with raw HTML allowed."""
     plain = mistune.create_markdown(escape=False)
     plugins = ["math", "table", "footnotes", "def_list", "task_lists", "strikethrough"]
     rich = mistune.create_markdown(escape=False, plugins=plugins)
@@ -120,16 +120,16 @@ def assert_harmless(text: str, form: str = "markdown") -> None:
         "\\begin{{a}}\n```\n\\end{{a}}\n{}\n```",
     ],
 )
-def test_nothing_of_an_attack_is_left(attack: str, around: str) -> None:
-    """Scripts, images, HTML and links that run are shown as text, wherever they hide."""
+def test_attacks_are_shown_as_text(attack: str, around: str) -> None:
+    """Scripts, images, HTML and links that run something, wherever they are."""
     assert_harmless(around.format(attack))
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from([*BORDERS, *BORDERS, *ATTACKS]), max_size=24).map("".join))
 @example("```\n<img src=x>\n~~~\n```\n~~~\n<img src=x>")
-def test_no_mixture_of_borders_lets_an_attack_through(text: str) -> None:
-    """Whatever way code, math, lists and quotes are opened and closed, all stays harmless."""
+def test_no_mixture_of_delimiters_lets_an_attack_through(text: str) -> None:
+    """However code, math, lists and quotes are opened and closed."""
     assert_harmless(text)
 
 
@@ -141,14 +141,14 @@ def test_no_mixture_of_borders_lets_an_attack_through(text: str) -> None:
 @example("code", "```python\n```` <img src=x>\n```")
 @example("math", "x\n$$\n<img src=x>")
 def test_no_format_lets_an_attack_through(form: str, text: str) -> None:
-    """What is cut out of a reply and set apart is as harmless as the whole."""
+    """Extracted parts of a reply are as harmless as the whole."""
     assert_harmless(text, form)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from([*BORDERS, *ATTACKS, "**", "*", "a"]), max_size=24).map("".join))
-def test_a_reply_within_our_html_has_our_tags_alone(text: str) -> None:
-    """In columns a reply is escaped first; only fixed tags are added, and links to web pages."""
+def test_a_reply_in_a_column_has_only_our_tags(text: str) -> None:
+    """It is escaped first. Then only fixed tags and links to web pages are added."""
     for tag, attributes in Elements(as_html(text)).found:
         if tag == "span" and "class" in attributes:
             assert attributes == {"class": "mathjax_process tex2jax_process"}
@@ -161,16 +161,16 @@ def test_a_reply_within_our_html_has_our_tags_alone(text: str) -> None:
             assert set(attributes) <= {"style"}, (attributes, text)
 
 
-def test_columns_have_formulas_and_whole_code_blocks() -> None:
-    """Prices stay prices, definitions that would hold for the page are shown as text."""
+def test_columns_show_formulas_and_code_blocks() -> None:
+    """Prices stay prices, and definitions that would apply to the page are shown as text."""
     page = as_html("$5 to $6, \\(a<b\\) and $\\def\\x{y}$\n\n```\n'''\n    ```\n'''\n```")
     formula = '<span class="mathjax_process tex2jax_process">'
     assert f"$5 to $6, {formula}$a&lt;b$</span> and {formula}$\\ def\\x{{y}}$</span>" in page
     assert page.endswith("&#x27;&#x27;&#x27;\n    ```\n&#x27;&#x27;&#x27;</pre>")
 
 
-def test_the_common_signs_of_markdown_are_shown_in_columns() -> None:
-    """Titles, lists, code, tables and emphasis; what is not understood stays as it is."""
+def test_common_markdown_is_rendered_in_columns() -> None:
+    """Titles, lists, code, tables and emphasis; other text stays as it is."""
     page = as_html(
         "# Title\ntwo\nlines **bold** *it* `a<b`\n- one\n  2. two\n```py\nx < 1\n```\n"
         "| a |\n|---|\n| b |\n\n2 * 3 * 4"
@@ -185,8 +185,8 @@ def test_the_common_signs_of_markdown_are_shown_in_columns() -> None:
     )
 
 
-def test_columns_have_quotes_links_and_coloured_code() -> None:
-    """As a cell has them; only addresses of web pages are links, and each text stays whole."""
+def test_columns_show_quotes_links_and_coloured_code() -> None:
+    """As in a cell; only addresses of web pages are links, and no text is lost."""
     page = as_html(
         "> a **quote**\n> > of [me](https://a.b/c?d=*1*&e)\n\n**bold [x](http://y)** [z](data:x)\n"
         "```python\ndef f():\n    return '<b>'  # why\n```\n```brainf\n<b>\n```"
@@ -235,8 +235,8 @@ def test_code_stays_readable(text: str) -> None:
         "$$\n\\int_0^1 x\\,dx\n$$",
     ],
 )
-def test_ordinary_markdown_is_left_alone(text: str) -> None:
-    """Titles, tables, code, math and links to the web go through unchanged."""
+def test_ordinary_markdown_does_not_change(text: str) -> None:
+    """Titles, tables, code, math and links to web pages."""
     assert bundle(text) == {"text/plain": text, "text/markdown": text}
 
 
@@ -249,8 +249,8 @@ def test_ordinary_markdown_is_left_alone(text: str) -> None:
         ("$n![k](x)$", "$n!{}[k]{}(x)$"),
     ],
 )
-def test_a_formula_stays_a_formula(text: str, shown: str) -> None:
-    """TeX has no entities: what could be HTML or a link is said in TeX."""
+def test_a_formula_is_still_a_formula(text: str, shown: str) -> None:
+    """TeX has no entities: text that could be HTML or a link is replaced by TeX commands."""
     assert bundle(text)["text/markdown"] == shown
 
 
@@ -267,8 +267,8 @@ def test_a_formula_stays_a_formula(text: str, shown: str) -> None:
         ("![a][b]", "&#33;[a][b]"),
     ],
 )
-def test_an_image_is_a_link_that_says_where_it_goes(text: str, shown: str) -> None:
-    """Nothing is fetched until somebody presses it."""
+def test_an_image_becomes_a_link_with_its_host(text: str, shown: str) -> None:
+    """Nothing is loaded until the user clicks it."""
     assert bundle(text)["text/markdown"] == shown
 
 
@@ -283,8 +283,8 @@ def test_an_image_is_a_link_that_says_where_it_goes(text: str, shown: str) -> No
         ("$\\sum_{i=1}^n \\frac{1}{i}$", "$\\sum_{i=1}^n \\frac{1}{i}$"),
     ],
 )
-def test_tex_that_does_more_than_formulas_is_shown_as_text(text: str, shown: str) -> None:
-    """Links, styles, and definitions that would hold for every formula of the page."""
+def test_tex_beyond_formulas_is_shown_as_text(text: str, shown: str) -> None:
+    """Links, styles, and definitions that would apply to every formula on the page."""
     assert bundle(text)["text/markdown"] == shown
 
 
@@ -301,8 +301,8 @@ def test_tex_that_does_more_than_formulas_is_shown_as_text(text: str, shown: str
         ("\\*a " * 501, "*a " * 501),
     ],
 )
-def test_a_backslash_that_makes_a_sign_plain_is_not_shown(text: str, shown: str) -> None:
-    r"""As Markdown has it: `\<` is shown as `<`, and one more backslash as itself."""
+def test_a_backslash_that_escapes_a_character_is_not_shown(text: str, shown: str) -> None:
+    r"""As in Markdown: `\<` is shown as `<`, and an escaped backslash as one backslash."""
     for page in renderings(bundle(text)["text/markdown"]):
         assert unescape(re.sub(r"<[^>]*>", "", page)).strip() == shown.strip()
 
@@ -330,7 +330,7 @@ DOLLAR = "<span>&#36;</span>"
     ],
 )
 def test_a_price_is_not_a_formula(text: str, shown: str) -> None:
-    """Frontends would take what stands between two dollar signs for TeX."""
+    """Frontends would treat text between two dollar signs as TeX."""
     assert bundle(text)["text/markdown"] == shown
 
 
@@ -351,11 +351,11 @@ def test_a_price_is_not_a_formula(text: str, shown: str) -> None:
     ],
 )
 def test_formulas_in_brackets_are_tex(text: str, shown: str | None) -> None:
-    r"""Models write `\(…\)` and `\[…\]` as often as dollar signs; Markdown would drop them."""
+    r"""Models often write `\(…\)` and `\[…\]`; Markdown would drop the backslashes."""
     assert bundle(text)["text/markdown"] == (text if shown is None else shown)
 
 
-def test_smaller_and_greater_stay_in_formulas() -> None:
+def test_less_and_greater_signs_stay_in_formulas() -> None:
     """However they are written."""
     for text in ("$a < b$", "$a \\< b$"):
         assert re.sub(" +", " ", bundle(text)["text/markdown"]) == "$a \\lt b$"
@@ -393,15 +393,15 @@ def test_a_block_ends_where_commonmark_ends_it(margin: str) -> None:
     ],
 )
 def test_code_keeps_its_colours(text: str) -> None:
-    """Beside formulas and inside lists too: it stays a fenced block that names its language."""
+    """Beside formulas and in lists too: the block keeps its fence and its language."""
     page = markdown2html(bundle(text)["text/markdown"])
     code = page[page.index('<div class="highlight') :]
     assert 'class="o">&lt;</span>' in code
 
 
 @pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "```mermaid {x}", "```merm&#97;id"])
-def test_diagrams_are_shown_as_their_source(fence: str) -> None:
-    """Drawing them fetches the pictures they name."""
+def test_diagrams_are_shown_as_source(fence: str) -> None:
+    """Drawing them would load the pictures that they name."""
     shown = bundle(f"{fence}\ngraph TD\n A --> B\n{fence[:3]}")["text/markdown"]
     assert shown == "\n```\ngraph TD\n A --> B\n```\n"
 
@@ -415,7 +415,7 @@ PIRATES = f"{BLACK_FLAG}\u200d\u2620\ufe0f"
 
 
 def tags(text: str) -> str:
-    """Letters and digits that cannot be seen."""
+    """Letters and digits as invisible characters."""
     return "".join(chr(0xE0000 + ord(letter)) for letter in text)
 
 
@@ -443,15 +443,15 @@ ENGLAND, SCOTLAND, WALES, TEXAS = (
         ("a\x1b]8;;https://e.org\x07b\x1b]8;;\x1b\\c", "abc"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_seen_is_not_there(text: str, shown: str) -> None:
-    """Hidden signs go, those that a script or an emoji needs stay, and all can be saved."""
+def test_invisible_characters_are_removed(text: str, shown: str) -> None:
+    """Those that a script or an emoji needs are kept, and the rest can be saved."""
     assert bundle(text)["text/plain"] == shown
     assert shown.encode()
 
 
 @pytest.mark.parametrize("text", [f"a{SCOTLAND}b{TEXAS}", f"{FAMILY}c", f"flag {BLACK_FLAG}"])
-def test_an_emoji_may_come_in_pieces(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A terminal prints them as they come, and models send one sign at a time."""
+def test_an_emoji_may_arrive_in_pieces(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Terminals print text as it arrives, and models send one character at a time."""
     reply = ReplyDisplay(cast("InteractiveShell", SimpleNamespace(display_pub=None)))
     for sign in text:
         reply.add(sign)
@@ -473,10 +473,8 @@ PATTERNS = [
     [(bundle, ""), (bundle, "<"), (code_of, ""), (as_html, "")],
     ids=["Markdown", "Markdown after <", "code", "HTML in columns"],
 )
-def test_time_grows_with_the_length_and_no_faster(
-    draw: Callable[[str], object], start: str
-) -> None:
-    """Whatever is repeated: four times the text takes about four times as long, not sixteen."""
+def test_time_is_linear_in_the_length(draw: Callable[[str], object], start: str) -> None:
+    """Four times the text takes about four times as long, not sixteen times."""
 
     def seconds(text: str) -> float:
         began = time.process_time()
@@ -485,20 +483,20 @@ def test_time_grows_with_the_length_and_no_faster(
 
     for pattern in PATTERNS:
         short, long = (start + pattern * (n // len(pattern)) for n in (10_000, 40_000))
-        # A pause of the machine may hit one measurement, but not three.
+        # A pause of the machine can affect one measurement, but not three.
         assert any(seconds(long) < 8 * seconds(short) + 0.05 for _ in range(3)), pattern
 
 
-def test_a_very_long_reply_is_shown_as_it_is() -> None:
-    """Past what frontends render in good time, as one block of plain text, fences and all."""
+def test_a_very_long_reply_is_shown_as_source() -> None:
+    """As one block of plain text, because frontends would take too long to render it."""
     text = "```\n<b>" + "[" * 1_000_000 + "\n~~~\n" + "a" * 4_000_000
     shown = bundle(text)["text/markdown"]
     assert shown == f"\n````\n{text}\n````\n"
     assert_harmless(f"{ATTACKS[0]}\n```\n{ATTACKS[1]}\n" * 3_000)
 
 
-def test_emphasis_by_the_hundreds_is_shown_as_it_is() -> None:
-    """Frontends take time by the square of signs that do not pair, in one paragraph."""
+def test_hundreds_of_emphasis_marks_are_shown_as_source() -> None:
+    """Frontends need quadratic time for unpaired marks in one paragraph."""
     calm, wild = "*a* " * 200, "*a " * 600
     shown = bundle(f"{calm}\n\n{wild}\n\n**b**")["text/markdown"]
     assert shown == f"{calm}\n\n{wild.replace('*', '&#42;')}\n\n**b**"
@@ -507,8 +505,8 @@ def test_emphasis_by_the_hundreds_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize(
     "text", ["`" * 2_000, "` " + " ".join("`" * n for n in range(150)), "a`" * 100_000 + "`" * 99]
 )
-def test_backticks_without_end_are_shown_as_they_are(text: str) -> None:
-    """A frontend that looks for their partners would hang; there is no code in so many."""
+def test_endless_backticks_are_shown_as_text(text: str) -> None:
+    """A frontend that looks for their partners would hang."""
     shown = bundle(text)["text/markdown"]
     assert "`" not in shown
     assert Elements(shown).found == [("pre", {}), ("code", {})]
@@ -517,8 +515,8 @@ def test_backticks_without_end_are_shown_as_they_are(text: str) -> None:
     assert bundle(prose)["text/markdown"] == prose
 
 
-def test_terminal_escapes_and_reordering_marks_are_taken_out() -> None:
-    """A reply can neither colour nor move in a terminal, nor turn text around."""
+def test_terminal_escapes_and_bidirectional_marks_are_removed() -> None:
+    """A reply can neither colour nor move text in a terminal, nor reorder it."""
     shown = bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
     assert shown["text/plain"] == "ared b cdef\ng\nh"
     assert shown["text/markdown"] == shown["text/plain"]

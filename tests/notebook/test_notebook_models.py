@@ -1,4 +1,4 @@
-"""`%llm_models`: what the catalog knows, filtered."""
+"""`%llm_models`: the models of the catalog, filtered."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_all_models_of_the_catalog_are_listed(kernel: Kernel) -> None:
     }
 
 
-def test_a_filter_narrows_by_provider_and_by_parts_of_the_name(kernel: Kernel) -> None:
-    """A provider's name means the provider; other words are parts of the model's name."""
+def test_a_filter_matches_providers_and_parts_of_names(kernel: Kernel) -> None:
+    """A provider's name selects the provider; other words are parts of model names."""
     kernel.run("frame = %llm_models openai")
     assert kernel.value("set(frame['provider'])") == {"openai"}
     kernel.run("frame = %llm_models groq OSS Safe")
@@ -50,8 +50,8 @@ def test_a_filter_narrows_by_provider_and_by_parts_of_the_name(kernel: Kernel) -
     assert "did you mean 'mistral'" in kernel.run("%llm_models mistrl").data()[0]
 
 
-def test_the_table_is_narrow_and_says_where_its_figures_are_from(kernel: Kernel) -> None:
-    """Columns without a figure are left out; numbers end below each other; sources are named."""
+def test_the_table_is_narrow_and_names_its_sources(kernel: Kernel) -> None:
+    """Columns without figures are omitted, and numbers are right-aligned."""
     cell = kernel.run("%llm_models groq")
     head, *lines = cell.data()[0].splitlines()
     assert "tokens/day" in head
@@ -66,8 +66,8 @@ def test_the_table_is_narrow_and_says_where_its_figures_are_from(kernel: Kernel)
     assert cell.data("text/html")[0].count("<tr") == len(lines) - 3 + 1
 
 
-def test_prices_are_those_of_paying_accounts(kernel: Kernel) -> None:
-    """Input and output tokens have a price each, where the price table knows the model."""
+def test_prices_are_for_paying_accounts(kernel: Kernel) -> None:
+    """Input and output tokens have separate prices if the price table has the model."""
     kernel.run("frame = %llm_models gpt-4.1-mini")
     prices = kernel.value(
         "frame[['input_usd_per_million', 'output_usd_per_million']].iloc[0].tolist()"

@@ -1,4 +1,4 @@
-"""The lines below `%llm_quota`, from the ledger's view and the attempts."""
+"""The lines below `%llm_quota`, computed from the ledger and the attempts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FREE, PAID = "mistral", "openai"
 
 
 def day(provider: str, left: float, key: int = 1, **more: object) -> Standing:
-    """So many of 100 requests of the day left, on an account of the provider's name."""
+    """A limit of 100 requests a day with this many left, on an account named like the provider."""
     values = {
         "provider": provider, "key": f"{provider}_key_{key}", "account": provider, "model": "m",
         "limit": "requests_per_day", "amount": 100.0, "used": 100 - left, "opens_at": NOW,
@@ -22,13 +22,13 @@ def day(provider: str, left: float, key: int = 1, **more: object) -> Standing:
 
 
 def served(number: int, provider: str = FREE, key: int = 1) -> list[Attempt]:
-    """Prompts of the last minutes."""
+    """Prompts within the last minutes."""
     one = Attempt(provider, f"{provider}_key_{key}", "m", "served", None, 10, 20, at=NOW - 60)
     return [one] * number
 
 
-def test_prompts_are_counted_on_free_routes_now_and_until_midnight() -> None:
-    """A paid route counts in neither figure, unless there is no other."""
+def test_prompts_are_counted_for_free_routes_now_and_until_midnight() -> None:
+    """Paid routes count only if there are no free ones."""
     rows = [day(FREE, 40), day(PAID, 90)]
     both = look_ahead(rows, served(1), NOW, {PAID})
     assert both.free
@@ -40,8 +40,8 @@ def test_prompts_are_counted_on_free_routes_now_and_until_midnight() -> None:
     assert "that the paid routes take: 90 now, 90 until midnight" in alone.notes()[-1]
 
 
-def test_a_shared_limit_runs_out_once_and_as_fast_as_all_keys_spend_it() -> None:
-    """Two keys of one account at 10 an hour each: 40 are gone in two hours."""
+def test_a_shared_limit_runs_out_at_the_pace_of_all_keys() -> None:
+    """Two keys of one account use 10 an hour each: 40 are gone in two hours."""
     rows = [day(FREE, 40), day(FREE, 40, key=2)]
     outlook = look_ahead(rows, served(10) + served(10, key=2), NOW)
     (end,) = outlook.runs_out
@@ -54,13 +54,13 @@ def test_a_shared_limit_runs_out_once_and_as_fast_as_all_keys_spend_it() -> None
     assert kept["resets_at"] > kept["at"]
 
 
-def test_what_lasts_until_it_resets_is_not_mentioned() -> None:
-    """Nor what is spent already: the table says so."""
+def test_limits_that_last_until_their_reset_are_not_listed() -> None:
+    """Nor are spent ones, which the table shows."""
     soon = day(FREE, 40, resets_at=NOW + 3600)
     assert look_ahead([soon], served(10), NOW).runs_out == ()
     assert look_ahead([day(FREE, 0)], served(10), NOW).runs_out == ()
 
 
-def test_without_any_prompt_there_is_nothing_to_say() -> None:
-    """No pace, and no prompt to compare with."""
+def test_without_any_prompt_there_is_no_forecast() -> None:
+    """There is no pace, and no prompt to compare with."""
     assert look_ahead([day(FREE, 40)], [], NOW).notes() == []

@@ -1,4 +1,4 @@
-"""The notebooks of `notebooks/`: small, true, and without a trace of whoever ran them."""
+"""The notebooks in `notebooks/` are small and up to date, and reveal nothing private."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 def runner() -> ModuleType:
-    """`notebooks/write_outputs.py`, which is no package."""
+    """`notebooks/write_outputs.py`, which is not in a package."""
     spec = importlib.util.spec_from_file_location("write_outputs", FOLDER / "write_outputs.py")
     assert spec is not None
     assert spec.loader is not None
@@ -44,7 +44,7 @@ def texts(notebook: Any) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_small_and_tells_nothing_of_who_ran_it(path: Path) -> None:
+def test_a_notebook_is_small_and_reveals_nothing_about_its_author(path: Path) -> None:
     """No key, no path of a machine, no time of a run, no error, and no name of a kernel."""
     text = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
@@ -65,15 +65,15 @@ def test_a_notebook_is_small_and_tells_nothing_of_who_ran_it(path: Path) -> None
 
 
 @pytest.mark.parametrize("path", runner().alike(), ids=lambda path: path.stem)
-def test_the_outputs_of_a_notebook_are_those_it_gives(path: Path) -> None:
-    """Run anew, it says the same, word for word; if it does not, `make notebooks` is due."""
+def test_running_a_notebook_again_gives_the_saved_outputs(path: Path) -> None:
+    """Word for word; otherwise, run `make notebooks`."""
     committed = nbformat.read(path, as_version=4)
     executed = runner().execute(nbformat.read(path, as_version=4))
     assert texts(executed) == texts(committed)
 
 
-def test_the_story_of_a_limit_is_told_from_end_to_end() -> None:
-    """Limits, fallback, why, forecast, frames and export are all in its outputs."""
+def test_the_notebook_about_a_limit_is_complete() -> None:
+    """Limits, fallback, why, forecast, frames and export are in its outputs."""
     notebook = nbformat.read(FOLDER / "quota_and_routes.ipynb", as_version=4)
     said = "\n".join(text for _, found in texts(notebook) for text in found)
     for wanted in (
@@ -90,8 +90,8 @@ def test_the_story_of_a_limit_is_told_from_end_to_end() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["as committed", "run anew"])
-def test_the_story_of_a_thousand_rows_is_told_from_end_to_end(again: bool) -> None:
-    """A plan that sends nothing, a job left in the middle, and gone on with; all rows answered."""
+def test_the_notebook_about_a_thousand_rows_is_complete(again: bool) -> None:
+    """A plan that sends nothing, a job that is interrupted and continued, and all rows answered."""
     notebook = nbformat.read(FOLDER / "a_thousand_rows.ipynb", as_version=4)
     if again:
         notebook = runner().execute(notebook)

@@ -1,4 +1,4 @@
-"""`%%llm --over`: one prompt for every row of a frame, the bar, and what is left at the end."""
+"""`%%llm --over`: one prompt for every row of a frame, the progress bar, and the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE_EACH = {"groq": 1, "mistral": 1}
 
 @pytest.fixture
 def start(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> Sandboxed:
-    """Starts a sandbox; replies are kept in a file of the test, and frames of others are gone."""
+    """Starts a sandbox with a separate file of kept replies, and removes frames of other tests."""
 
     def begin(rows: int = 20, **settings: Any) -> Sandbox:
         sandbox = sandboxed(**{"keys": ONE_EACH, **settings})
@@ -48,17 +48,17 @@ def prompts(sandbox: Sandbox) -> list[str]:
 
 
 def bar(cell: Cell) -> str:
-    """The bar as it stays."""
+    """The final state of the bar."""
     return cell.data()[0]
 
 
 def done(text: str) -> int:
-    """How many rows a bar says are done."""
+    """The number of finished rows that the bar shows."""
     return int(re.match(r"([\d,]+) of", text)[1].replace(",", ""))  # type: ignore[index]
 
 
-def test_every_row_has_its_reply(kernel: Kernel, start: Sandboxed) -> None:
-    """A frame with reply columns is shown and bound; the order, the index and the data stay."""
+def test_every_row_gets_its_reply(kernel: Kernel, start: Sandboxed) -> None:
+    """A frame with the replies is shown and bound; order, index and data do not change."""
     sandbox = start()
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     assert cell.status == "ok", cell.error
@@ -74,8 +74,8 @@ def test_every_row_has_its_reply(kernel: Kernel, start: Sandboxed) -> None:
     assert "soup 19" in shown
 
 
-def test_the_bar_stays_as_it_ended(kernel: Kernel, start: Sandboxed) -> None:
-    """One display, whose last state says rows, seconds, tokens and price; harmless HTML."""
+def test_the_final_bar_shows_the_figures_of_the_job(kernel: Kernel, start: Sandboxed) -> None:
+    """One display, whose last state has rows, seconds, tokens and price; harmless HTML."""
     start()
     cell = kernel.run(f"%%llm --over reviews --into moods{PROMPT}")
     first, second = bar(cell).splitlines()
@@ -90,8 +90,8 @@ def test_the_bar_stays_as_it_ended(kernel: Kernel, start: Sandboxed) -> None:
     assert len(bar(again).splitlines()) == 2
 
 
-def test_the_bar_moves_at_most_four_times_a_second(kernel: Kernel, start: Sandboxed) -> None:
-    """It says how many rows are done, how fast, and when it will be done."""
+def test_the_bar_is_updated_at_most_four_times_a_second(kernel: Kernel, start: Sandboxed) -> None:
+    """It shows finished rows, speed and finish time."""
     start(60, latency=0.5)
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     drawn = [
@@ -106,8 +106,8 @@ def test_the_bar_moves_at_most_four_times_a_second(kernel: Kernel, start: Sandbo
     assert any(re.search(r"rows/s · done in \d+ s", text) for _, text in drawn), drawn
 
 
-def test_the_bar_says_what_is_waited_for(kernel: Kernel, start: Sandboxed) -> None:
-    """The route and when it opens, as long as nothing else goes on."""
+def test_the_bar_says_which_route_it_waits_for(kernel: Kernel, start: Sandboxed) -> None:
+    """And when it opens, while nothing else is running."""
     start(8, keys={"groq": 1}, left={"groq": {"requests_per_minute": 4}})
     waiting = re.compile(r"\nwaiting: groq · key 1 · gpt-oss-120b opens in \d+ s")
 
@@ -118,8 +118,8 @@ def test_the_bar_says_what_is_waited_for(kernel: Kernel, start: Sandboxed) -> No
     assert cell.message.startswith("Interrupted: ")
 
 
-def test_an_interrupt_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -> None:
-    """The finished rows are in the variable; the same cell goes on with the others alone."""
+def test_an_interrupt_keeps_the_finished_rows(kernel: Kernel, start: Sandboxed) -> None:
+    """They are in the variable; the same cell continues with the other rows."""
     sandbox = start(60, latency=0.4)
     cell = kernel.run(
         f"%%llm --over reviews{PROMPT}",
@@ -139,14 +139,16 @@ def test_an_interrupt_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     assert cell.status == "ok", cell.error
     assert kernel.value("(len(replies), replies.error.isna().all().item())") == (60, True)
-    # What was under way when it was interrupted may have been asked twice, by 64 threads at most.
+    # Requests in progress at the interrupt may have been sent twice, by at most 64 threads.
     assert len(prompts(sandbox)) <= 60 + 64
     resumed = int(re.search(r"(\d+) from memory", bar(cell))[1])  # type: ignore[index]
     assert resumed >= finished
 
 
-def test_a_bound_stops_the_job_and_keeps_what_is_finished(kernel: Kernel, start: Sandboxed) -> None:
-    """`--stop-after` fails the cell in one line, which says why."""
+def test_a_bound_stops_the_job_and_keeps_the_finished_rows(
+    kernel: Kernel, start: Sandboxed
+) -> None:
+    """`--stop-after` fails the cell with one line that says why."""
     sandbox = start(40)
     sandbox.fail("groq", "invalid_request", times=None)
     sandbox.fail("mistral", "invalid_request", times=None)
@@ -158,8 +160,8 @@ def test_a_bound_stops_the_job_and_keeps_what_is_finished(kernel: Kernel, start:
     assert kernel.value("replies.error.notna().sum().item() >= 2") is True
 
 
-def test_a_failed_row_says_why_and_stops_nothing(kernel: Kernel, start: Sandboxed) -> None:
-    """Its error is in its row; the bar counts it."""
+def test_a_failed_row_has_its_error_and_stops_nothing(kernel: Kernel, start: Sandboxed) -> None:
+    """The bar counts it."""
     start()
     kernel.run("reviews.loc[20, 'text'] = None")
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
@@ -170,7 +172,7 @@ def test_a_failed_row_says_why_and_stops_nothing(kernel: Kernel, start: Sandboxe
 
 
 def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> None:
-    """In place of the reply's text."""
+    """Instead of the reply's text."""
     start(6)
     line = '%%llm --over reviews --schema "mood good|bad, score float"'
     cell = kernel.run(f"{line}{PROMPT}")
@@ -187,7 +189,7 @@ def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> Non
 
 
 def test_variables_are_the_same_for_every_row(kernel: Kernel, start: Sandboxed) -> None:
-    """What is no column is a variable of the notebook; what it holds is not looked through."""
+    """Names that are not columns are variables; their values are not expanded again."""
     sandbox = start(3)
     kernel.run("kinds, stars = ['good', '{{text}}'], 'column wins'; reviews['stars'] = 5")
     cell = kernel.run("%%llm --over reviews\nOne of {{kinds}}? {{text}} {{stars}} \\{{text}}")
@@ -195,8 +197,8 @@ def test_variables_are_the_same_for_every_row(kernel: Kernel, start: Sandboxed) 
     assert min(prompts(sandbox)) == 'One of ["good", "{{text}}"]? soup 0 5 {{text}}'
 
 
-def test_a_value_cannot_become_a_column(kernel: Kernel, start: Sandboxed) -> None:
-    """The prompt is looked through once, as it was typed, whatever its values are made of."""
+def test_braces_in_values_are_not_expanded(kernel: Kernel, start: Sandboxed) -> None:
+    """Only the prompt as typed is searched for columns."""
     sandbox = start(3)
     kernel.run("a, b, back = '{{te', 'xt}}', 'x\\\\'")
     cell = kernel.run("%%llm --over reviews\n{{a}}{{b}} {{back}}{{text}} {{{b}}}")
@@ -205,7 +207,7 @@ def test_a_value_cannot_become_a_column(kernel: Kernel, start: Sandboxed) -> Non
 
 
 def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
-    """Rows, tokens, routes with their limits, when it would be done, and what paid routes cost."""
+    """Rows, tokens, routes with their limits, finish time, and what paid routes would change."""
     sandbox = start(3000, keys={"groq": 1, "openai": 1})
     cell = kernel.run(f"%%llm --over reviews --plan --by 23:59 --pack 1{PROMPT}")
     assert cell.status == "ok", cell.error
@@ -251,10 +253,10 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--into moods\nhello", "--into needs --over FRAME"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_is_sent(
+def test_an_invalid_job_is_refused_before_anything_is_sent(
     kernel: Kernel, start: Sandboxed, line: str, message: str
 ) -> None:
-    """One line that says what to change; nothing is spent or overwritten."""
+    """One line says what to change; no quota is used and no variable is overwritten."""
     sandbox = start(3)
     cell = kernel.run("%%llm " + line.replace("{}", PROMPT))
     assert cell.status == "error"
@@ -263,8 +265,10 @@ def test_what_makes_no_sense_is_said_before_anything_is_sent(
     assert kernel.value("reviews.equals(before)") is True
 
 
-def test_paid_routes_alone_suggest_allow_paid(kernel: Kernel, start: Sandboxed) -> None:
-    """A job spends no money without permission; the error names the option."""
+def test_with_only_paid_routes_the_error_suggests_allow_paid(
+    kernel: Kernel, start: Sandboxed
+) -> None:
+    """A job spends no money without permission."""
     sandbox = start(3, keys={"openai": 1})
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     assert "only paid routes can answer (openai)" in cell.message
@@ -273,8 +277,10 @@ def test_paid_routes_alone_suggest_allow_paid(kernel: Kernel, start: Sandboxed) 
     assert kernel.run(f"%%llm --over reviews --allow-paid{PROMPT}").status == "ok"
 
 
-def test_a_variable_of_the_users_is_not_replaced_unasked(kernel: Kernel, start: Sandboxed) -> None:
-    """`replies` is the usual name, unless something else is in it."""
+def test_a_variable_of_the_user_is_not_replaced_by_default(
+    kernel: Kernel, start: Sandboxed
+) -> None:
+    """The default name is `replies`, unless it holds something else."""
     sandbox = start(3)
     kernel.run("replies = 'mine'")
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
@@ -285,15 +291,15 @@ def test_a_variable_of_the_users_is_not_replaced_unasked(kernel: Kernel, start: 
 
 
 def test_quiet_shows_nothing(kernel: Kernel, start: Sandboxed) -> None:
-    """`-q` leaves the frame alone."""
+    """`-q` only binds the frame."""
     start(3)
     cell = kernel.run(f"%%llm -q --over reviews --into moods{PROMPT}")
     assert (cell.status, cell.displays, cell.printed) == ("ok", [], "")
     assert kernel.value("len(moods)") == 3
 
 
-def test_an_empty_frame_is_an_empty_frame(kernel: Kernel, start: Sandboxed) -> None:
-    """With all its columns, at once."""
+def test_an_empty_frame_gives_an_empty_frame(kernel: Kernel, start: Sandboxed) -> None:
+    """With all columns, at once."""
     sandbox = start(0)
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     assert cell.status == "ok", cell.error
@@ -302,7 +308,7 @@ def test_an_empty_frame_is_an_empty_frame(kernel: Kernel, start: Sandboxed) -> N
 
 
 def test_a_csv_that_reads_as_one_column_suggests_sep(kernel: Kernel, start: Sandboxed) -> None:
-    """Spreadsheets of many countries write `;` between the fields."""
+    """In many countries, spreadsheets separate fields with `;`."""
     sandbox = start(9)
     kernel.run("reviews.assign(stars=5).to_csv('stars.csv', sep=';', index=False)")
     for plan in ("", " --plan"):
@@ -313,8 +319,8 @@ def test_a_csv_that_reads_as_one_column_suggests_sep(kernel: Kernel, start: Sand
     assert cell.status == "ok", cell.error
 
 
-def test_a_file_becomes_another(kernel: Kernel, start: Sandboxed) -> None:
-    """Row by row, with the bar; no variable is made."""
+def test_a_file_is_written_from_a_file(kernel: Kernel, start: Sandboxed) -> None:
+    """Row by row, with the bar; no variable is set."""
     start(9)
     kernel.run("reviews.to_csv('reviews.csv', index=False)")
     cell = kernel.run(f"%%llm --over reviews.csv --into moods.csv{PROMPT}")
@@ -329,7 +335,7 @@ def test_a_file_becomes_another(kernel: Kernel, start: Sandboxed) -> None:
 
 
 def test_a_file_is_planned_like_a_frame(kernel: Kernel, start: Sandboxed) -> None:
-    """Its rows are counted, nothing is sent, and no other file has to be named yet."""
+    """Its rows are counted, nothing is sent, and no target file is needed yet."""
     sandbox = start(9)
     kernel.run("reviews.to_csv('reviews.csv', index=False)")
     cell = kernel.run(f"%%llm --over reviews.csv --plan{PROMPT}")
@@ -340,8 +346,8 @@ def test_a_file_is_planned_like_a_frame(kernel: Kernel, start: Sandboxed) -> Non
     assert "name a file for the rows" in cell.message
 
 
-def test_frames_are_offered_on_tab(kernel: Kernel, start: Sandboxed) -> None:
-    """And nothing that has no rows."""
+def test_frames_are_completed(kernel: Kernel, start: Sandboxed) -> None:
+    """And no values without rows."""
     start(3)
     kernel.run("number, words = 5, ['a', 'b']")
     found = offers(kernel, "%%llm --over ")
@@ -351,7 +357,7 @@ def test_frames_are_offered_on_tab(kernel: Kernel, start: Sandboxed) -> None:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """Runs lines of IPython without a terminal, as a scheduled job does."""
+    """Runs lines of IPython without a terminal, like a scheduled job."""
     with Sandbox(keys=ONE_EACH) as sandbox:
         variables = environment_without_keys(tmp_path, **sandbox.environment())
 
@@ -371,10 +377,10 @@ def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProce
         yield run
 
 
-def test_a_log_gets_the_end_alone(
+def test_a_log_gets_only_the_final_state(
     script: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
-    """Two lines of plain text, no bar that moves."""
+    """Two lines of plain text without a moving bar."""
     ran = script(
         "%load_ext arche_magic\n"
         "import pandas as pd\n"
@@ -386,8 +392,8 @@ def test_a_log_gets_the_end_alone(
     assert re.match(r"6 of 6 rows  █+  6 in [\d.]+ s\n[\d,]+ tokens · free · in the", ran.stdout)
 
 
-def test_a_cell_says_how_good_its_labels_are(kernel: Kernel, start: Sandboxed) -> None:
-    """Rows asked twice and known labels: in the last line of the bar, and as frames."""
+def test_a_cell_reports_the_quality_of_its_labels(kernel: Kernel, start: Sandboxed) -> None:
+    """For rows asked twice and for known labels: in the last line of the bar, and as frames."""
     sandbox = start()
     kernel.run("reviews['label'] = ['good', 'bad'] * 10")
     options = "--over reviews --schema 'mood good|bad' --twice 10% --gold label --details"

@@ -1,4 +1,4 @@
-"""`%llm_panel` in a real kernel, with this test in the place of the page that shows it."""
+"""`%llm_panel` in a real kernel, with this test as the page that shows it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ use_configuration(replace(get_configuration(), clock=later))"""
 
 
 class Page:
-    """Keeps the state of every widget of a kernel, as a page does, and acts on them."""
+    """Keeps the state of all widgets of a kernel, and changes them, as a page does."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -46,7 +46,7 @@ class Page:
         self.records: list[str] = []
 
     def run(self, code: str) -> Cell:
-        """Execute a cell; what widgets did meanwhile is seen too."""
+        """Execute a cell, and record what widgets do meanwhile."""
         self._kernel.elsewhere.clear()
         cell = self._kernel.run(code)
         for message in self._kernel.elsewhere:
@@ -56,7 +56,7 @@ class Page:
         return cell
 
     def panel(self) -> Panel:
-        """Run `%llm_panel` and show what it displays."""
+        """Run `%llm_panel` and return the panel that it displays."""
         cell = self.run("%llm_panel")
         assert cell.status == "ok", cell.error[-1]
         (shown,) = (d["data"][WIDGET]["model_id"] for d in cell.displays if WIDGET in d["data"])
@@ -64,7 +64,7 @@ class Page:
         return Panel(self, shown)
 
     def send(self, widget: str, **state: Any) -> None:
-        """What a page sends when a person changes a widget, or clicks it."""
+        """Send what a page sends when a user changes or clicks a widget."""
         clicked = not state
         data = (
             {"method": "custom", "content": {"event": "click"}}
@@ -77,7 +77,7 @@ class Page:
         self.widgets[widget].update(state)
 
     def listen(self, until: Callable[[], bool] = lambda: False, seconds: float = 20.0) -> None:
-        """Take what the kernel sends until something is so, or for so long if nothing is named."""
+        """Read messages from the kernel until a condition holds, or for a time without one."""
         end = time.monotonic() + seconds
         while not until() and time.monotonic() < end:
             try:
@@ -101,13 +101,13 @@ class Page:
 
 
 class Panel:
-    """One panel on the page: its widgets by what a person calls them."""
+    """One panel on the page, whose widgets are found by their words."""
 
     def __init__(self, page: Page, root: str) -> None:
         self.page, self.root = page, root
 
     def find(self, kind: str, words: str) -> str:
-        """The widget of a kind with these words on it, such as `Checkbox`, `key 2`."""
+        """The widget of this kind with these words, such as `Checkbox`, `key 2`."""
         for name in self._inside(self.root):
             state = self.page.widgets[name]
             said = (state.get("description"), state.get("tooltip"), state.get("placeholder"))
@@ -116,7 +116,7 @@ class Panel:
         raise AssertionError(f"no {kind} {words!r}")
 
     def has(self, kind: str, words: str) -> bool:
-        """Whether there is such a widget."""
+        """Whether such a widget exists."""
         with suppress(AssertionError):
             return bool(self.find(kind, words))
         return False
@@ -125,7 +125,7 @@ class Panel:
         return self.page.widgets[self.find(kind, words)]
 
     def names(self) -> list[str]:
-        """What a screen reader calls each control: its words, or those of its tooltip."""
+        """How a screen reader names each control: its words, or its tooltip."""
         inside = (self.page.widgets[name] for name in self._inside(self.root))
         controls = (
             s for s in inside if {"value", "icon"} & s.keys() and "HTML" not in s["_model_name"]
@@ -143,7 +143,7 @@ class Panel:
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
-        """What stands below the prompt."""
+        """The outputs below the prompt."""
         inside = (self.page.widgets[name] for name in self._inside(self.root))
         (output,) = (state for state in inside if state["_model_name"] == "OutputModel")
         return [shown["data"] for shown in output["outputs"]]
@@ -162,7 +162,7 @@ class Panel:
 def running_kernel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kernel]:
-    """In place of the installed kernel, one of each line that is in use."""
+    """Instead of the installed kernel, one of each supported line of versions."""
     variables = kernel_variables(request.param)
     kernel = Kernel(tmp_path_factory.mktemp("kernel"), **variables)
     yield kernel
@@ -185,8 +185,8 @@ def answered(page: Page, kernel: Kernel) -> str:
     return key
 
 
-def test_a_panel_leaves_a_table_for_the_record(kernel: Kernel, page: Page, sandboxed) -> None:
-    """A widget and, as a display of its own, a table that needs no kernel; both are also text."""
+def test_a_panel_saves_a_table(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A widget and, in a separate display, a table that needs no kernel; both have a text form."""
     sandboxed(keys={"groq": 2, "mistral": 1})
     widget, table = kernel.run("%llm_panel").displays
     assert set(widget["data"]) == {WIDGET, "text/plain"}
@@ -197,8 +197,8 @@ def test_a_panel_leaves_a_table_for_the_record(kernel: Kernel, page: Page, sandb
     assert not STRIPPED.search(table["data"]["text/html"])
 
 
-def test_the_table_for_the_record_keeps_up(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Half a minute after a prompt it shows what that spent; left alone it stays as it is."""
+def test_the_saved_table_is_updated(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Half a minute after a prompt, it shows the usage; without prompts, it does not change."""
     sandboxed(keys={"groq": 1})
     page.run(LATER)
     panel = page.panel()
@@ -211,8 +211,8 @@ def test_the_table_for_the_record_keeps_up(kernel: Kernel, page: Page, sandboxed
     assert "999 of 1,000" in page.records[0]
 
 
-def test_it_says_what_was_paid(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Beside the route, among the attempts, and in the table for the record."""
+def test_costs_are_shown(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Beside the route, among the attempts, and in the saved table."""
     sandboxed(keys={"openai": 1})
     panel = page.panel()
     page.run("r = %llm -q hi")
@@ -222,8 +222,8 @@ def test_it_says_what_was_paid(kernel: Kernel, page: Page, sandboxed) -> None:
     assert f"{cost} in this session" in kernel.run("%llm_panel").displays[1]["data"]["text/plain"]
 
 
-def test_it_says_which_route_would_answer_and_why(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Now, and again after cells have changed that, without being asked."""
+def test_the_next_route_is_shown_with_the_reason(kernel: Kernel, page: Page, sandboxed) -> None:
+    """It is updated after cells have changed it."""
     sandboxed(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})
     panel = page.panel()
     assert "goes to <b>groq · key 1 · gpt-oss-120b</b>" in panel.html
@@ -233,8 +233,8 @@ def test_it_says_which_route_would_answer_and_why(kernel: Kernel, page: Page, sa
     panel.wait(lambda: re.search(r"◐</span> opens in \d+ s", panel.html) is not None)
 
 
-def test_a_key_switched_off_is_not_asked(kernel: Kernel, page: Page, sandboxed) -> None:
-    """By no cell from then on, and every panel shows it; switched on it is asked again."""
+def test_a_key_that_is_off_is_not_used(kernel: Kernel, page: Page, sandboxed) -> None:
+    """By any cell, and every panel shows it; when it is on again, it is used."""
     sandboxed(keys={"groq": 2})
     one, two = page.panel(), page.panel()
     page.send(one.find("Checkbox", "Groq key 1"), value=False)
@@ -247,7 +247,7 @@ def test_a_key_switched_off_is_not_asked(kernel: Kernel, page: Page, sandboxed) 
     assert answered(page, kernel) == "groq_key_1"
 
 
-def test_with_everything_off_it_says_so(kernel: Kernel, page: Page, sandboxed) -> None:
+def test_with_everything_off_the_panel_says_so(kernel: Kernel, page: Page, sandboxed) -> None:
     """The panel and the cell name what is off."""
     sandboxed(keys={"groq": 1})
     panel = page.panel()
@@ -266,8 +266,8 @@ def test_with_everything_off_it_says_so(kernel: Kernel, page: Page, sandboxed) -
     panel.wait(lambda: panel.state("Checkbox", "Groq gpt-oss-120b")["value"] is True)
 
 
-def test_the_order_is_what_the_panel_says(kernel: Kernel, page: Page, sandboxed) -> None:
-    """A provider moved up is asked earlier; the first one cannot move further."""
+def test_the_panel_sets_the_order(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A provider that moves up is asked earlier; the first one cannot move further."""
     sandboxed(keys={"groq": 1, "mistral": 1, "google": 1})
     panel = page.panel()
     panel.click("Ask Groq earlier")
@@ -278,9 +278,9 @@ def test_the_order_is_what_the_panel_says(kernel: Kernel, page: Page, sandboxed)
 
 
 def test_many_routes_are_grouped_by_provider(kernel: Kernel, page: Page, sandboxed) -> None:
-    """A line per provider with its totals; it opens to its routes, and these to all their limits.
+    """A line per provider with its totals, which opens to its routes and their limits.
 
-    Every control has a name of its own.
+    Every control has its own name.
     """
     sandboxed(keys={"groq": 20, "mistral": 2, "google": 1})
     panel = page.panel()
@@ -299,8 +299,8 @@ def test_many_routes_are_grouped_by_provider(kernel: Kernel, page: Page, sandbox
     assert len(set(names)) == len(names) > 30
 
 
-def test_preference_and_patience_hold_for_cells(kernel: Kernel, page: Page, sandboxed) -> None:
-    """A preferred provider may cost; without patience a closed route is an error at once."""
+def test_preference_and_patience_apply_to_cells(kernel: Kernel, page: Page, sandboxed) -> None:
+    """A preferred provider may be paid; with a patience of 0, a closed route is an error."""
     sandboxed(keys={"groq": 1, "openai": 1})
     panel = page.panel()
     preferred = panel.find("Dropdown", "Prefer")
@@ -316,8 +316,8 @@ def test_preference_and_patience_hold_for_cells(kernel: Kernel, page: Page, sand
     assert kernel.value("get_ipython().magics_manager.registry['ArcheMagics'].patience") is None
 
 
-def test_a_prompt_leaves_the_kernel_free(kernel: Kernel, page: Page, sandboxed) -> None:
-    """The reply grows while cells run; then its receipt stands below, and `%llm_why` knows it."""
+def test_a_prompt_does_not_block_the_kernel(kernel: Kernel, page: Page, sandboxed) -> None:
+    """The reply grows while cells run. Then its receipt follows, and `%llm_why` explains it."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 40, seconds_per_chunk=0.05)
     panel = page.panel()
     page.send(panel.find("Textarea", "Prompt"), value="Say something")
@@ -337,7 +337,7 @@ def test_a_prompt_leaves_the_kernel_free(kernel: Kernel, page: Page, sandboxed) 
 
 
 def test_stop_ends_a_reply(kernel: Kernel, page: Page, sandboxed) -> None:
-    """At once on the page; its connection is dropped, its tokens are booked, another may begin."""
+    """At once; its connection is closed, its tokens are counted, and another prompt can start."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 2_000, seconds_per_chunk=0.05)
     panel = page.panel()
     page.send(panel.find("Textarea", "Prompt"), value="Say something")
@@ -353,8 +353,8 @@ def test_stop_ends_a_reply(kernel: Kernel, page: Page, sandboxed) -> None:
     assert len(panel.outputs[0]["text/markdown"]) == before
 
 
-def test_nothing_foreign_acts_in_the_panel(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Neither a reply with HTML in it nor the name of a model or an error."""
+def test_untrusted_text_is_harmless_in_the_panel(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Neither HTML in a reply nor the name of a model or an error has any effect."""
     said = "<img src=x onerror=alert(1)>"
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: said)
     kernel.run(f"%config ArcheMagics.model = {f'groq/{said}'!r}")
@@ -371,8 +371,8 @@ def test_nothing_foreign_acts_in_the_panel(kernel: Kernel, page: Page, sandboxed
     assert len(sandbox.requests) == 2
 
 
-def test_an_idle_panel_is_quiet(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Where nothing changes nothing is sent, and where a route counts down little is."""
+def test_an_idle_panel_sends_almost_nothing(kernel: Kernel, page: Page, sandboxed) -> None:
+    """Nothing without changes, and little during a countdown."""
     sandboxed(keys={"groq": 2}, left={"groq_key_1": {"requests_per_day": 0}})
     panel = page.panel()
     page.listen(seconds=1.5)
@@ -386,8 +386,8 @@ def test_an_idle_panel_is_quiet(kernel: Kernel, page: Page, sandboxed) -> None:
     assert 2 <= len(page.messages) < 5 * 3
 
 
-def test_a_panel_that_nobody_sees_is_not_drawn(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Its page was closed, or its cell ran again; back on a page, it is."""
+def test_an_invisible_panel_is_not_drawn(kernel: Kernel, page: Page, sandboxed) -> None:
+    """After its page was closed or its cell ran again; when it is visible again, it is drawn."""
     sandboxed(keys={"groq": 1})
     panel = page.panel()
     page.listen(seconds=1.5)
@@ -400,8 +400,8 @@ def test_a_panel_that_nobody_sees_is_not_drawn(kernel: Kernel, page: Page, sandb
     panel.wait(lambda: "999 of 1,000" in panel.html)
 
 
-def test_another_set_of_keys_makes_other_switches(kernel: Kernel, page: Page, sandboxed) -> None:
-    """A panel follows the configuration in use, such as a sandbox that starts."""
+def test_the_switches_follow_the_configuration(kernel: Kernel, page: Page, sandboxed) -> None:
+    """For example when a sandbox starts."""
     sandboxed(keys={"groq": 1})
     panel = page.panel()
     page.run("%llm_sandbox --keys groq=1 --keys mistral=2")
@@ -410,8 +410,8 @@ def test_another_set_of_keys_makes_other_switches(kernel: Kernel, page: Page, sa
     assert page.widgets[panel.find("Dropdown", "Prefer")]["_options_labels"][-1] == "mistral"
 
 
-def test_unloading_closes_every_panel(kernel: Kernel, page: Page, sandboxed) -> None:
-    """No widget and no thread stays behind."""
+def test_unloading_closes_all_panels(kernel: Kernel, page: Page, sandboxed) -> None:
+    """No widget and no thread is left."""
     sandboxed(keys={"groq": 1})
     page.panel()
     panel = page.panel()
@@ -425,7 +425,7 @@ def test_unloading_closes_every_panel(kernel: Kernel, page: Page, sandboxed) -> 
     kernel.run("%load_ext arche_magic")
 
 
-def test_it_takes_no_text_and_needs_a_key(kernel: Kernel, page: Page, sandboxed) -> None:
+def test_the_panel_takes_no_text_and_needs_a_key(kernel: Kernel, page: Page, sandboxed) -> None:
     """One line each."""
     sandboxed(keys={"groq": 1})
     assert "%llm_panel takes no text" in kernel.run("%llm_panel groq").message

@@ -1,4 +1,4 @@
-"""The notebook about the table, the pictures and the panel: as committed, and run anew."""
+"""The notebook about the table, the plots and the panel: as committed, and run again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STORY = ROOT / "notebooks" / "panel.ipynb"
 
 
 def shown(notebook: Any, source: str) -> list[Any]:
-    """What the first cell that begins so displays."""
+    """The display of the first cell that begins like this."""
     cell = next(cell for cell in notebook.cells if cell.source.startswith(source))
     return [output.data for output in cell.outputs if "data" in output]
 
@@ -30,7 +30,7 @@ def check(notebook: Any) -> None:
     widget, record = shown(notebook, "%llm_panel")
     assert "lives while" in widget["text/plain"]
     assert "As of " in record["text/html"]
-    # The choice holds: Mistral answers first, and one Groq key rests.
+    # The choice is in effect: Mistral answers first, and one Groq key is off.
     _, receipt = shown(notebook, "%%llm")
     assert receipt["text/plain"].startswith("mistral · key 1 · ")
     assert (
@@ -39,8 +39,8 @@ def check(notebook: Any) -> None:
     )
 
 
-def test_the_committed_notebook_shows_all_of_it_without_a_kernel() -> None:
-    """Tables, pictures and the panel's record are in the file, which stays small."""
+def test_the_committed_notebook_needs_no_kernel() -> None:
+    """Tables, plots and the panel's table are in the file, which is small."""
     check(nbformat.read(STORY, as_version=4))
     text = STORY.read_text(encoding="utf-8")
     assert len(text) < 150_000
@@ -49,7 +49,7 @@ def test_the_committed_notebook_shows_all_of_it_without_a_kernel() -> None:
 
 
 def test_the_demo_runs_it_without_a_key(tmp_path: Path) -> None:
-    """Every cell, to the same outputs; exit status 0."""
+    """Every cell, with the same outputs; exit status 0."""
     ran = subprocess.run(
         [sys.executable, str(ROOT / "notebooks" / "demo.py"), "panel"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""`%llm_quota --plot` and `%llm_stats --plot`: pictures that stay in the notebook."""
+"""`%llm_quota --plot` and `%llm_stats --plot`: plots that are saved in the notebook."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGE = re.compile(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)" widt
 
 
 def images(shown: str) -> list[tuple[Image.Image, str, int]]:
-    """Each picture of an output, its words, and how wide it is shown."""
+    """Each image of an output, its description, and its displayed width."""
     return [
         (Image.open(io.BytesIO(base64.b64decode(data))), html.unescape(alt), int(width))
         for data, alt, width in IMAGE.findall(shown)
@@ -33,7 +33,7 @@ def images(shown: str) -> list[tuple[Image.Image, str, int]]:
 
 
 def attempts(count: int) -> list[Attempt]:
-    """A working day: a fifth of the requests are refused once, some get no reply."""
+    """A working day: a fifth of the requests are refused once, and some get no reply."""
     draw = random.Random(1)
     made = []
     for number in range(count):
@@ -64,8 +64,8 @@ def allowed(provider: str, limit: str, amount: float, key: int, account: str) ->
     )  # fmt: skip
 
 
-def test_pictures_stay_in_the_notebook(kernel: Kernel, sandboxed) -> None:
-    """PNGs at twice the density within the cell's output, on no background; a frame comes back."""
+def test_plots_are_saved_in_the_notebook(kernel: Kernel, sandboxed) -> None:
+    """PNGs of double density in the cell's output, without background; a frame is returned."""
     sandboxed(keys={"groq": 2, "mistral": 1})
     kernel.run("%llm -q one")
     kernel.run("%llm -q -p mistral two")
@@ -82,8 +82,8 @@ def test_pictures_stay_in_the_notebook(kernel: Kernel, sandboxed) -> None:
         assert kernel.value("type(frame).__name__") == "DataFrame"
 
 
-def test_the_users_matplotlib_is_left_alone(kernel: Kernel, sandboxed) -> None:
-    """No figure is opened, no setting changed, and a wild style of theirs breaks no picture."""
+def test_the_users_matplotlib_settings_do_not_change(kernel: Kernel, sandboxed) -> None:
+    """No figure is opened, no setting changes, and an unusual style does not affect the plots."""
     sandboxed(keys={"groq": 1})
     kernel.run("%llm -q one")
     kernel.run(
@@ -100,10 +100,8 @@ def test_the_users_matplotlib_is_left_alone(kernel: Kernel, sandboxed) -> None:
     kernel.run("plt.rcdefaults()")
 
 
-def test_without_matplotlib_the_table_is_shown_and_a_line_says_how(
-    kernel: Kernel, sandboxed
-) -> None:
-    """Nobody is left empty-handed, and the frame comes back all the same."""
+def test_without_matplotlib_the_table_is_shown(kernel: Kernel, sandboxed) -> None:
+    """A line says what to install, and the frame is returned."""
     sandboxed(keys={"groq": 1})
     kernel.run(
         "%llm -q one\nimport sys\n"
@@ -116,12 +114,12 @@ def test_without_matplotlib_the_table_is_shown_and_a_line_says_how(
             assert cell.printed == "Pictures need matplotlib: pip install 'arche_magic[plot]'\n"
             assert "<table" in cell.data("text/html")[0]
     finally:
-        # Its parts, if they are loaded, know no other.
+        # If its parts are loaded, they are the only ones.
         kernel.run("del sys.modules['matplotlib']\nif kept: sys.modules['matplotlib'] = kept")
 
 
-def test_before_the_first_prompt_there_is_nothing_to_draw(kernel: Kernel, sandboxed) -> None:
-    """The pictures of attempts say so; those of usage are there, and empty."""
+def test_before_the_first_prompt_there_is_nothing_to_plot(kernel: Kernel, sandboxed) -> None:
+    """The plots of attempts say so; those of usage are empty."""
     sandboxed(keys={"groq": 1})
     kernel.run("%load_ext arche_magic")
     assert kernel.run("s = %llm_stats --plot").data() == ["nothing to draw yet"]
@@ -131,20 +129,20 @@ def test_before_the_first_prompt_there_is_nothing_to_draw(kernel: Kernel, sandbo
 
 
 @pytest.mark.parametrize("count", [1, 40, 10_000])
-def test_any_number_of_attempts_makes_small_pictures(count: int) -> None:
-    """One attempt or ten thousand: five pictures of less than 60 kB each."""
+def test_plots_are_small_for_any_number_of_attempts(count: int) -> None:
+    """For one or ten thousand attempts: five images of less than 60 kB each."""
     tried = attempts(count)
     pictures = usage_pictures(tried, [], last_midnight(NOW), NOW) + attempt_pictures(tried)
     assert len(pictures) == 5
     assert all(len(picture.png) < 60_000 for picture in pictures)
-    # Something is drawn: more than a title's worth of dots.
+    # There is something in the plot: more dots than a title has.
     for picture in pictures:
         alpha = Image.open(io.BytesIO(picture.png)).convert("RGBA").getchannel("A")
         assert sum(alpha.histogram()[32:]) > 3_000
 
 
-def test_words_say_what_the_pictures_show() -> None:
-    """Sums, medians and outcomes, and the day's limit of all accounts together."""
+def test_descriptions_say_what_the_plots_show() -> None:
+    """Sums, medians and outcomes, and the daily limit of all accounts together."""
     tried = attempts(100)
     standings = [
         allowed("groq", "requests_per_day", 1_000, 1, "a"),
@@ -163,7 +161,7 @@ def test_words_say_what_the_pictures_show() -> None:
 
 
 def test_a_days_usage_begins_at_local_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on the days on which clocks change."""
+    """Even on days when clocks change."""
     import time
     from datetime import datetime
     from zoneinfo import ZoneInfo
@@ -180,7 +178,7 @@ def test_a_days_usage_begins_at_local_midnight(monkeypatch: pytest.MonkeyPatch) 
         time.tzset()
 
 
-def test_words_are_escaped() -> None:
-    """A provider's name from a settings file is text in the page."""
+def test_descriptions_are_escaped() -> None:
+    """A provider's name from a settings file is displayed as text."""
     bundle = pictures_bundle([Picture(b"", '"><script>', 10)])
     assert "<script>" not in bundle["text/html"]

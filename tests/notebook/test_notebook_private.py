@@ -1,4 +1,4 @@
-"""`--private` in cells: only marked routes, in whatever way a prompt travels; `--same-model`."""
+"""`--private` in cells uses only marked routes, with all other options; `--same-model`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ use_configuration(replace(get_configuration(), private=Private(frozenset({"mistr
 
 @pytest.fixture
 def marked(kernel: Kernel, sandboxed, tmp_path: Path) -> Iterator[Sandbox]:
-    """Three providers, of which the second in order is marked; replies in a file of the test."""
+    """Three providers, the second of which is marked; replies are kept in a file of the test."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1, "google": 1})
     kernel.run(f"import os\nos.environ['ARCHE_REPLIES'] = {str(tmp_path / 'replies.sqlite')!r}")
     assert kernel.run(MARK).status == "ok"
@@ -37,7 +37,7 @@ def asked(sandbox: Sandbox) -> list[str]:
 
 
 def test_a_private_cell_says_so(kernel: Kernel, marked: Sandbox) -> None:
-    """In its receipt, in the rehearsal before it, and in the explanation after it."""
+    """In its receipt, in --dry-run, and in %llm_why."""
     rehearsed = kernel.run("%llm --private --dry-run One").printed
     assert rehearsed.startswith("mistral · key 1")
     assert "Private: only routes that are marked so would be asked." in rehearsed
@@ -61,7 +61,7 @@ def test_a_private_cell_says_so(kernel: Kernel, marked: Sandbox) -> None:
         "try:\n  1/0\nexcept ZeroDivisionError:\n  %llm --private -p google One",
     ],
 )
-def test_what_is_not_marked_is_never_asked(kernel: Kernel, marked: Sandbox, cell: str) -> None:
+def test_unmarked_routes_are_never_used(kernel: Kernel, marked: Sandbox, cell: str) -> None:
     """The cell fails in one line that says what to write."""
     failed = kernel.run(cell)
     kernel.run("%config ArcheMagics.private = None")
@@ -70,8 +70,8 @@ def test_what_is_not_marked_is_never_asked(kernel: Kernel, marked: Sandbox, cell
     assert asked(marked) == []
 
 
-def test_a_conversation_that_was_private_stays_so(kernel: Kernel, marked: Sandbox) -> None:
-    """Its turns go along with each question; only the user's word sends them elsewhere."""
+def test_a_private_conversation_stays_private(kernel: Kernel, marked: Sandbox) -> None:
+    """Its turns are part of each question; only `--no-private` sends them elsewhere."""
     kernel.run("%llm -q --chat c --private One")
     kernel.run("%llm -q --chat c Two")
     kernel.run("%llm_chat fork c d")
@@ -85,16 +85,16 @@ def test_a_conversation_that_was_private_stays_so(kernel: Kernel, marked: Sandbo
     assert asked(marked)[3:] == ["groq"]
 
 
-def test_rows_are_asked_in_private(kernel: Kernel, marked: Sandbox) -> None:
-    """Every one of them."""
+def test_rows_can_be_private(kernel: Kernel, marked: Sandbox) -> None:
+    """All of them."""
     kernel.run("rows = [f'Row {n}' for n in range(12)]")
     cell = kernel.run("%%llm --private --over rows --into found\n{{prompt}}")
     assert cell.status == "ok", cell.error
     assert asked(marked) == ["mistral"] * 12
 
 
-def test_one_model_is_kept_to(kernel: Kernel, marked: Sandbox) -> None:
-    """The one that comes first, and in a conversation the one that spoke."""
+def test_same_model_uses_one_model(kernel: Kernel, marked: Sandbox) -> None:
+    """The first one in order; in a conversation, the one that answered last."""
     marked.fail("groq", "server_error", times=None)
     failed = kernel.run("%llm --same-model --patience 0 One")
     assert "other models were not asked" in failed.message

@@ -77,26 +77,26 @@ def sandbox(saved: Kernel, sandboxed: Callable[..., Sandbox]) -> Sandbox:
         ("--raw -s tone\n{{x}}", "tone", "{{x}}"),
     ],
 )
-def test_what_is_sent(
+def test_the_saved_prompt_is_filled_and_sent(
     saved: Kernel, sandbox: Sandbox, typed: str, system: str | None, prompt: str
 ) -> None:
-    """Fields are variables, the cell's text goes to `{{text}}` or below; nothing expands twice."""
+    """Fields are variables, and `{{text}}` is the cell's text; values are not expanded."""
     cell = saved.run(f"%%llm {typed}")
     assert cell.status == "ok", cell.error
     messages = {m["role"]: m["content"] for m in sandbox.requests[-1].body["messages"]}
     assert messages == {"user": prompt} | ({"system": system} if system else {})
 
 
-def test_a_line_needs_no_text(saved: Kernel, sandbox: Sandbox) -> None:
-    """Without a text, `{{text}}` is a variable."""
+def test_a_line_may_have_no_text(saved: Kernel, sandbox: Sandbox) -> None:
+    """Then `{{text}}` is a variable."""
     saved.run("text = 'my book'")
     assert saved.run("%llm --prompt mood").status == "ok"
     assert sandbox.requests[-1].body["messages"][-1]["content"] == "Mood of my book?"
     saved.run("del text")
 
 
-def test_each_row_is_the_text(saved: Kernel, sandbox: Sandbox) -> None:
-    """With `--over`, fields are columns too; the cell's text may name some."""
+def test_each_row_fills_the_fields(saved: Kernel, sandbox: Sandbox) -> None:
+    """With `--over`, fields can also be columns; the cell's text may name some."""
     saved.run("import pandas as pd\nbooks = pd.DataFrame({'text': ['Faust'], 'year': [1808]})")
     assert saved.run("%llm --over books --prompt mood --into moods -s tone").status == "ok"
     messages = sandbox.requests[-1].body["messages"]
@@ -113,8 +113,8 @@ def test_a_conversation_keeps_the_system_prompt(saved: Kernel, sandbox: Sandbox)
     saved.run("%llm_chat clear tale")
 
 
-def test_the_last_prompt_is_asked_again_with_them(saved: Kernel, sandbox: Sandbox) -> None:
-    """`%llm_retry` takes a variable after `-s`; the saved prompt is in the text."""
+def test_retry_keeps_the_saved_prompt(saved: Kernel, sandbox: Sandbox) -> None:
+    """`%llm_retry` accepts a variable after `-s`; the saved prompt is in the text."""
     saved.run("%llm --prompt review my text")
     assert saved.run("%llm_retry -s tone").status == "ok"
     messages = [message["content"] for message in sandbox.requests[-1].body["messages"]]
@@ -137,7 +137,9 @@ def test_the_last_prompt_is_asked_again_with_them(saved: Kernel, sandbox: Sandbo
         ("-s '{{dot}}'\na", "%llm: a system prompt takes no images"),
     ],
 )
-def test_a_mistake_is_one_line(saved: Kernel, sandbox: Sandbox, typed: str, said: str) -> None:
+def test_an_invalid_prompt_is_an_error_in_one_line(
+    saved: Kernel, sandbox: Sandbox, typed: str, said: str
+) -> None:
     """Before anything is sent."""
     saved.run(
         "import pandas as pd\nfrom PIL import Image\nbooks = pd.DataFrame({'year': [1808]})\n"
@@ -148,7 +150,7 @@ def test_a_mistake_is_one_line(saved: Kernel, sandbox: Sandbox, typed: str, said
     assert not sandbox.requests
 
 
-def test_they_are_listed_with_their_fields(saved: Kernel) -> None:
+def test_prompts_are_listed_with_their_fields(saved: Kernel) -> None:
     """By name; nothing is sent, and no key is needed."""
     (saved.folder / "prompts" / "broken.md").unlink()
     cell = saved.run("frame = %llm_prompts")
@@ -166,7 +168,7 @@ def test_they_are_listed_with_their_fields(saved: Kernel) -> None:
     assert sources["review"] == "prompts/review.md, prompts/review.system.md"
 
 
-def test_without_any_it_says_where_to_write_one(kernel: Kernel) -> None:
+def test_without_prompts_the_list_says_where_to_write_one(kernel: Kernel) -> None:
     """In one line."""
     assert "prompts/NAME.md" in kernel.run("%llm_prompts").data()[0]
 
@@ -175,8 +177,8 @@ def test_without_any_it_says_where_to_write_one(kernel: Kernel) -> None:
     "setting",
     ["review = 5", "review = ''", "[prompts.review]\nprompt = 5", "[prompts.review]\na = 'b'"],
 )
-def test_a_wrong_setting_is_refused(kernel: Kernel, setting: str) -> None:
-    """The message names the file and what it can be."""
+def test_an_invalid_setting_is_refused(kernel: Kernel, setting: str) -> None:
+    """The message names the file and the valid values."""
     path = kernel.folder / "arche_magic.toml"
     path.write_text(f"[prompts]\n{setting}")
     try:
@@ -188,7 +190,7 @@ def test_a_wrong_setting_is_refused(kernel: Kernel, setting: str) -> None:
 
 
 def test_a_schema_can_be_an_entry_of_a_dict(saved: Kernel, sandbox: Sandbox) -> None:
-    """As `--image` and `--over` take them."""
+    """Like the values of `--image` and `--over`."""
     saved.run("schemas = {'mood': {'type': 'object', 'properties': {'mood': {'type': 'string'}}}}")
     cell = saved.run("""reply = %llm -q --schema 'schemas["mood"]' Hello""")
     assert cell.status == "ok", cell.error

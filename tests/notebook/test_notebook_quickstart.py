@@ -1,4 +1,4 @@
-"""The quickstart as a newcomer runs it, and as someone with keys does."""
+"""The quickstart with and without keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def served_by(notebook: nbformat.NotebookNode) -> list[str]:
-    """The keys that answered, as the saved outputs tell it."""
+    """The keys that answered, read from the saved outputs."""
     return [
         output.metadata.arche_magic["key"]
         for cell in notebook.cells
@@ -26,7 +26,7 @@ def served_by(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def test_make_demo_runs_every_cell_without_a_key(tmp_path: Path) -> None:
-    """12 cells, one fallback after the other, an executed notebook and a page; exit status 0."""
+    """12 cells with several fallbacks, an executed notebook and a page; exit status 0."""
     ran = subprocess.run(
         [sys.executable, str(ROOT / "notebooks" / "demo.py"), "quickstart"],
         cwd=ROOT,
@@ -58,8 +58,8 @@ def test_make_demo_runs_every_cell_without_a_key(tmp_path: Path) -> None:
     assert not [output for output in outputs if output.get("name") == "stderr"]
 
 
-def test_with_keys_the_quickstart_uses_them(tmp_path: Path) -> None:
-    """With keys in the environment the notebook leaves its sandbox alone and runs to the end."""
+def test_the_quickstart_uses_configured_keys(tmp_path: Path) -> None:
+    """With keys in the environment, the notebook does not start its sandbox and runs to the end."""
     assert "GROQ_" in KEY_VARIABLES
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
     with Sandbox(keys={"groq": 1, "mistral": 1}) as sandbox:

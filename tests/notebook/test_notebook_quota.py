@@ -1,4 +1,4 @@
-"""The quota table at a glance: what is open, what opens when, what is nearly spent."""
+"""The quota table: what is open, what opens when, and what is nearly spent."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def text(*standings: Standing) -> str:
 
 
 def test_an_open_route_shows_a_meter_per_limit() -> None:
-    """A bar, the numbers, when it is full again, and how that is known."""
+    """A bar, the numbers, when it is full again, and its evidence."""
     shown = text(
         limit("requests_per_minute", 15, 30),
         limit("tokens_per_day", 8_373, 200_000, evidence="header", evidence_at=NOW - 42),
@@ -79,16 +79,16 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
         (8 * 86_400, "2 Dec"),
     ],
 )
-def test_times_are_local(seconds: float, shown: str) -> None:
-    """The time, weekday or day on the user's own clock; a saved table must not count down."""
+def test_times_are_in_the_users_time_zone(seconds: float, shown: str) -> None:
+    """The time, weekday or date. In a saved table, times must not count down."""
     spent = limit("requests_per_day", 1_000, 1_000, opens_at=NOW + seconds)
     assert text(spent).splitlines()[0] == (
         f"groq · key 1 · gpt-oss-120b · opens {shown}: 0 of 1,000 requests per day left"
     )
 
 
-def test_a_shut_route_says_why() -> None:
-    """The limit that opens last, what the provider said, or that the plan has none of it."""
+def test_a_closed_route_has_a_reason() -> None:
+    """The limit that opens last, the provider's words, or that the plan does not include it."""
     refused = limit("requests_per_day", 1, 1_000, opens_at=math.inf, closed_by="the key is invalid")
     assert "· closed: the key is invalid" in text(refused)
     none = limit("tokens_per_day", 0, 0, opens_at=math.inf)
@@ -96,7 +96,7 @@ def test_a_shut_route_says_why() -> None:
 
 
 def test_colour_is_not_the_only_signal() -> None:
-    """Open, opening and closed have signs and words of their own."""
+    """Open, opening and closed routes have different signs and words."""
     signs = []
     for opens_at in (NOW, NOW + 9, math.inf):
         html = quota_bundle([limit("requests_per_day", 1, 2, opens_at=opens_at)], NOW)["text/html"]
@@ -104,8 +104,8 @@ def test_colour_is_not_the_only_signal() -> None:
     assert signs == [("●", "open"), ("◐", "opens 19:00:09"), ("○", "closed")]
 
 
-def test_many_routes_show_their_tightest_limit() -> None:
-    """From ten routes on a row holds the limit that matters; the others unfold."""
+def test_with_many_routes_only_the_tightest_limit_is_shown() -> None:
+    """With ten routes or more; the other limits unfold."""
     standings = [
         standing
         for key in range(1, 13)
@@ -143,8 +143,8 @@ def test_a_group_sums_its_routes() -> None:
     )
 
 
-def test_what_a_provider_says_is_shown_as_text() -> None:
-    """A reason with HTML in it is harmless, wherever it comes out."""
+def test_the_words_of_a_provider_are_shown_as_text() -> None:
+    """HTML in a reason is harmless wherever it appears."""
     said = "<img src=x onerror=alert(1)>\"'"
     named = limit("requests_per_day", 1, 2, opens_at=NOW + 5, closed_by=said, model=said)
     html = quota_bundle([named], NOW, [said])["text/html"]
@@ -153,7 +153,7 @@ def test_what_a_provider_says_is_shown_as_text() -> None:
 
 
 def test_hundreds_of_routes_fold_by_provider() -> None:
-    """A line each, with the reason of those that are not open; small enough to save, and fast."""
+    """A line per provider, with the reason of those that are not open; small and fast."""
     standings = [
         limit(
             name, used, 1_000,
@@ -185,13 +185,13 @@ def test_hundreds_of_routes_fold_by_provider() -> None:
     assert html.count("&lt;b&gt;the key rests&lt;/b&gt;") == 10
 
 
-def test_the_ledger_tells_the_quota_of_hundreds_of_routes_at_once() -> None:
-    """From an untouched ledger, as `%llm_quota` asks it."""
+def test_the_quota_of_hundreds_of_routes_is_read_fast() -> None:
+    """From an unused ledger, as `%llm_quota` reads it."""
     keys = label_keys("groq", [f"made-up-key-{number}" for number in range(500)])
     configuration = Configuration(providers=published_providers(), keys=keys)
     tracker = get_quota_tracker(configuration)
     seconds = []
-    # Others may slow one of the runs, and the first one imports pandas.
+    # Other processes may slow one of the runs, and the first one imports pandas.
     for _ in range(4):
         began = time.process_time()
         standings = tracker.standings()

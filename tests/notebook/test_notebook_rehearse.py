@@ -1,4 +1,4 @@
-"""`--show-prompt` and `--dry-run`: everything is said, nothing is sent or held."""
+"""`--show-prompt` and `--dry-run` show everything, and send and reserve nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from notebook_kernel import Kernel
 
 
-def test_the_prompt_is_shown_as_it_would_leave(kernel: Kernel, sandboxed) -> None:
-    """System prompt, history, values and settings; images by their sizes; controls visible."""
+def test_show_prompt_prints_everything_that_would_be_sent(kernel: Kernel, sandboxed) -> None:
+    """System prompt, history, values and settings; sizes of images; control characters."""
     sandbox = sandboxed(keys={"mistral": 1}, reply=lambda *_: "An answer.")
     kernel.run("from PIL import Image\npicture = Image.new('RGB', (8, 8))\nxs = list(range(5000))")
     kernel.run("%llm -q --chat c -s 'Be brief.' First?")
@@ -30,8 +30,8 @@ def test_the_prompt_is_shown_as_it_would_leave(kernel: Kernel, sandboxed) -> Non
     assert len(sandbox.requests) == 1
 
 
-def test_a_dry_run_says_who_would_answer(kernel: Kernel, sandboxed) -> None:
-    """The route, when, tokens and price; routes skipped; the ledger does not move."""
+def test_a_dry_run_names_the_route_that_would_answer(kernel: Kernel, sandboxed) -> None:
+    """With the time, tokens, price and skipped routes; the ledger does not change."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1, "openai": 1})
     sandbox.fail("groq", "unauthorized")
     kernel.run("%llm -q hi")
@@ -52,7 +52,7 @@ def test_a_dry_run_says_who_would_answer(kernel: Kernel, sandboxed) -> None:
 
 
 def test_a_dry_run_says_when_a_route_opens(kernel: Kernel, sandboxed) -> None:
-    """Within the patience it names the wait; beyond it, that nobody would answer."""
+    """Within the patience, it shows the wait; beyond it, that no route would answer."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
     kernel.run("%llm --patience 0 hi")
     printed = kernel.run("%llm --dry-run --patience 0 hi").printed
@@ -60,8 +60,8 @@ def test_a_dry_run_says_when_a_route_opens(kernel: Kernel, sandboxed) -> None:
     assert "gpt-oss-120b would answer in " in kernel.run("%llm --dry-run --patience 1e6 hi").printed
 
 
-def test_a_wrong_request_fails_a_rehearsal_too(kernel: Kernel, sandboxed) -> None:
-    """What would be refused is refused."""
+def test_an_invalid_request_fails_a_dry_run(kernel: Kernel, sandboxed) -> None:
+    """As it would fail without the option."""
     sandboxed(keys={"groq": 1})
     assert "temperature is 9.0" in kernel.run("%llm --dry-run -t 9 hi").message
     assert "the prompt is empty" in kernel.run("%%llm --show-prompt\n ").message

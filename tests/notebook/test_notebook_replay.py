@@ -1,4 +1,4 @@
-"""Restart & Run All with kept replies, in real kernels; the providers run in another process."""
+"""Restart & Run All with kept replies, in real kernels, with providers in another process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FROM_MEMORY = re.compile(
 
 
 class Providers:
-    """The sandbox in a process of its own."""
+    """The sandbox in a separate process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -35,7 +35,7 @@ class Providers:
         self._base = self.variables["GROQ_BASE_URL"].removesuffix("/groq")
 
     def count(self) -> int:
-        """How many requests it has received, by its own count."""
+        """The number of requests it has received."""
         return len(httpx.get(f"{self._base}/_sandbox/requests", trust_env=False).json())
 
 
@@ -56,7 +56,7 @@ Run = Callable[..., nbformat.NotebookNode]
 
 @pytest.fixture
 def run_all(tmp_path: Path) -> Run:
-    """Restart & Run All: the notebook from its first cell in a new kernel."""
+    """Restart & Run All: run the notebook from its first cell in a new kernel."""
 
     def run(notebook: Path, **variables: str) -> nbformat.NotebookNode:
         read = nbformat.read(notebook, as_version=4)
@@ -71,7 +71,7 @@ def run_all(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the quickstart in it."""
+    """A folder with the quickstart."""
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "quickstart.ipynb").write_bytes(QUICKSTART.read_bytes())
@@ -97,10 +97,8 @@ def receipts(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
-def test_run_all_a_second_time_sends_nothing(
-    providers: Providers, run_all: Run, project: Path
-) -> None:
-    """The quickstart, restarted: the same replies, none of them asked for."""
+def test_a_second_run_sends_nothing(providers: Providers, run_all: Run, project: Path) -> None:
+    """The restarted quickstart has the same replies, without any request."""
     notebook = project / "quickstart.ipynb"
     first = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
     asked = providers.count()
@@ -114,10 +112,10 @@ def test_run_all_a_second_time_sends_nothing(
     assert "from memory" not in nbformat.writes(first)
 
 
-def test_a_colleague_runs_it_without_a_key(
+def test_a_colleague_can_run_it_without_keys(
     providers: Providers, run_all: Run, project: Path
 ) -> None:
-    """With the kept replies alone every cell runs, no sandbox starts, and nothing is sent."""
+    """With only the kept replies, every cell runs, no sandbox starts, and nothing is sent."""
     notebook = project / "quickstart.ipynb"
     first = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
     asked = providers.count()
@@ -128,7 +126,7 @@ def test_a_colleague_runs_it_without_a_key(
     assert providers.count() == asked
 
 
-def test_a_changed_prompt_fails_the_run_without_a_key(
+def test_without_keys_a_changed_prompt_fails(
     providers: Providers, run_all: Run, project: Path
 ) -> None:
     """In one line that says what to do."""
@@ -146,7 +144,7 @@ def test_a_changed_prompt_fails_the_run_without_a_key(
 
 
 def test_keep_and_fresh(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """`--keep` answers from memory the second time, `--fresh` asks again."""
+    """`--keep` answers from memory the second time; `--fresh` asks again."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     first = kernel.run("%%llm --keep\nWhat is a token bucket?")
@@ -166,8 +164,8 @@ def test_keep_and_fresh(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     assert kernel.value("answer.from_memory is None") is True
 
 
-def test_a_cell_and_python_share_kept_replies(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """The prompt of a cell is what was typed, so `generate` with the same text finds its reply."""
+def test_cells_and_python_share_kept_replies(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """The prompt of a cell is the typed text, so `generate` with the same text finds its reply."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     kernel.run("%%llm -q --keep\nWhat is\na window?")
@@ -177,8 +175,8 @@ def test_a_cell_and_python_share_kept_replies(kernel: Kernel, sandboxed, tmp_pat
     assert len(sandbox.requests) == 1
 
 
-def test_the_setting_of_the_magics(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """`%config ArcheMagics.keep = True` is `--keep` in every cell but those with `--no-keep`."""
+def test_a_setting_keeps_all_replies(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """`%config ArcheMagics.keep = True` means `--keep` in all cells without `--no-keep`."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     kernel.run("%config ArcheMagics.keep = True")
@@ -193,7 +191,7 @@ def test_the_setting_of_the_magics(kernel: Kernel, sandboxed, tmp_path: Path) ->
 def test_a_dry_run_says_that_nothing_would_be_sent(
     kernel: Kernel, sandboxed, tmp_path: Path
 ) -> None:
-    """Where a kept reply would answer; with `--fresh` a route would."""
+    """If a kept reply would answer; with `--fresh`, a route would."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     assert "would answer now" in kernel.run("%llm --keep --dry-run Hello").printed
@@ -205,8 +203,8 @@ def test_a_dry_run_says_that_nothing_would_be_sent(
     assert len(sandbox.requests) == 1
 
 
-def test_why_says_that_no_route_was_asked(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """And gives a frame without rows."""
+def test_why_says_that_a_reply_came_from_memory(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """The frame has no rows."""
     sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     kernel.run("%llm -q --keep Hello")
@@ -218,7 +216,7 @@ def test_why_says_that_no_route_was_asked(kernel: Kernel, sandboxed, tmp_path: P
 
 
 def test_without_keys_the_quota_table_is_empty(kernel: Kernel, tmp_path: Path) -> None:
-    """A notebook that shows its quota still runs to its end."""
+    """A notebook that shows its quota still runs to the end."""
     kernel.run("import os; os.environ['ARCHE_REPLAY'] = 'only'")
     cell = kernel.run("rows = %llm_quota")
     assert (cell.status, cell.data()) == ("ok", ["no key is configured"])
@@ -228,10 +226,10 @@ def test_without_keys_the_quota_table_is_empty(kernel: Kernel, tmp_path: Path) -
     assert shown.endswith("Nothing was sent.\n")
 
 
-def test_simulated_replies_are_kept_apart(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """What `%llm_sandbox` answered is never taken for a real reply."""
+def test_simulated_replies_are_kept_separately(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """A reply of `%llm_sandbox` is never used as a real one."""
     place = kernel.folder / "outputs"
-    # Other tests of this kernel may have kept real ones.
+    # Other tests with this kernel may have kept real ones.
     (place / "llm_replies.sqlite").unlink(missing_ok=True)
     kernel.run("%llm_sandbox --keys groq=1")
     for _ in range(2):
@@ -245,10 +243,10 @@ def test_simulated_replies_are_kept_apart(kernel: Kernel, sandboxed, tmp_path: P
     assert len(outside.requests) == 1
 
 
-def test_a_saved_notebook_says_which_replies_were_kept(
+def test_a_saved_notebook_marks_kept_replies(
     providers: Providers, run_all: Run, project: Path
 ) -> None:
-    """Its metadata names the moment the reply was given."""
+    """Its metadata has the time when the reply was given."""
     cells = ["%load_ext arche_magic", "%%llm --keep\nHello", "%%llm --keep\nHello"]
     notebook = project / "two.ipynb"
     nbformat.write(

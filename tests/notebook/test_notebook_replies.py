@@ -1,4 +1,4 @@
-"""How a reply streams into its cell, and what stays of it."""
+"""How a reply streams into its cell, and the final output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tags(html: str) -> set[str]:
 
 
 def test_a_reply_grows_in_one_display(kernel: Kernel, sandboxed) -> None:
-    """Pieces update one display at most ten times a second; reply and receipt stay."""
+    """It is updated at most ten times a second; reply and receipt stay."""
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.02, reply=lambda *_: WORDS)
     kernel.run("%llm -q warm up --max-tokens 1")
     cell = kernel.run("%llm hi")
@@ -49,8 +49,8 @@ def test_a_reply_grows_in_one_display(kernel: Kernel, sandboxed) -> None:
     assert cell.results == []
 
 
-def test_the_receipt_names_every_route_skipped(kernel: Kernel, sandboxed) -> None:
-    """The receipt unfolds to each route that did not answer, with its reason."""
+def test_the_receipt_names_every_skipped_route(kernel: Kernel, sandboxed) -> None:
+    """It unfolds to each route that did not answer, with the reason."""
     sandbox = sandboxed(keys={"groq": 2, "mistral": 1})
     sandbox.fail("groq_key_1", "unauthorized")
     sandbox.fail("groq_key_2", "rate_limit_day")
@@ -70,8 +70,8 @@ def test_the_receipt_names_every_route_skipped(kernel: Kernel, sandboxed) -> Non
         assert name in receipt["text/html"]
 
 
-def test_the_reply_is_a_value_too(kernel: Kernel, sandboxed) -> None:
-    """`_`, `x = %llm …` and `-o name` hold the reply; it is not shown twice as Out."""
+def test_the_reply_is_also_a_value(kernel: Kernel, sandboxed) -> None:
+    """`_`, `x = %llm …` and `-o name` hold the reply; it is not repeated as Out."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "the *reply*")
     assert kernel.run("%llm one").results == []
     assert kernel.value("(str(_), _.provider)") == ("the *reply*", "groq")
@@ -88,8 +88,8 @@ def test_the_reply_is_a_value_too(kernel: Kernel, sandboxed) -> None:
     assert again.data("text/markdown") == ["the *reply*"]
 
 
-def test_quiet_shows_nothing_until_asked(kernel: Kernel, sandboxed) -> None:
-    """`-q` leaves no output; showing the variable does, in the same cell too."""
+def test_a_quiet_cell_shows_nothing(kernel: Kernel, sandboxed) -> None:
+    """With `-q`; displaying the variable works, even in the same cell."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "the reply")
     silent = kernel.run("%llm -q -o kept hi")
     assert (silent.displays, silent.printed) == ([], "")
@@ -103,8 +103,8 @@ def test_quiet_shows_nothing_until_asked(kernel: Kernel, sandboxed) -> None:
 
 
 @pytest.mark.parametrize("line", ["%llm_quota", "%llm_stats", "%llm_why", "%llm_models groq"])
-def test_a_frame_is_shown_when_its_name_asks_for_it(kernel: Kernel, sandboxed, line: str) -> None:
-    """On its own a magic shows its table alone; a name in the next line shows the frame too."""
+def test_a_frame_is_shown_only_if_it_is_named(kernel: Kernel, sandboxed, line: str) -> None:
+    """A magic alone shows only its table; its variable on the next line also shows the frame."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "the reply")
     kernel.run("%llm -q hi")
     assert kernel.run(line).results == []
@@ -114,10 +114,10 @@ def test_a_frame_is_shown_when_its_name_asks_for_it(kernel: Kernel, sandboxed, l
 
 
 @pytest.mark.parametrize("kind", ["cut_stream", "server_error", "reset", "stream_error"])
-def test_a_broken_reply_starts_over_without_doubled_text(
+def test_a_broken_reply_starts_again_without_repeated_text(
     kernel: Kernel, sandboxed, kind: str
 ) -> None:
-    """When a route breaks off, the next one's text replaces it, and the receipt says so."""
+    """The next route's text replaces it, and the receipt says so."""
     sandbox = sandboxed(
         keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.01, reply=lambda *_: WORDS
     )
@@ -137,7 +137,7 @@ def test_a_broken_reply_starts_over_without_doubled_text(
 
 
 def test_a_filtered_reply_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) -> None:
-    """A refusal is not answered by another provider, and leaves no text behind."""
+    """A filtered prompt is not sent to another provider, and no text is left."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", "content_filter")
     cell = kernel.run("%llm hi")
@@ -147,8 +147,8 @@ def test_a_filtered_reply_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) 
     assert len(sandbox.requests) == 1
 
 
-def test_another_model_may_try_a_filtered_reply(kernel: Kernel, sandboxed) -> None:
-    """With `--fallback-on-filter` its text replaces what was shown, and the receipt tells."""
+def test_another_model_may_answer_a_filtered_prompt(kernel: Kernel, sandboxed) -> None:
+    """With `--fallback-on-filter`, its text replaces the first one, and the receipt says so."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: WORDS)
     sandbox.fail("groq", "content_filter")
     cell = kernel.run("%llm --fallback-on-filter hi")
@@ -158,15 +158,15 @@ def test_another_model_may_try_a_filtered_reply(kernel: Kernel, sandboxed) -> No
     assert "the provider filtered the reply" in cell.data()[1]
 
 
-def test_a_cut_reply_says_so_in_its_receipt(kernel: Kernel, sandboxed) -> None:
-    """Whoever reads it should know that there would have been more."""
+def test_the_receipt_says_that_a_reply_was_cut(kernel: Kernel, sandboxed) -> None:
+    """Readers should know that the text is incomplete."""
     sandboxed(keys={"groq": 1})
     cell = kernel.run("%llm --max-tokens 20 hi")
     assert " · cut at max_tokens · " in cell.data()[1]
 
 
-def test_nothing_half_shown_is_left_when_every_route_fails(kernel: Kernel, sandboxed) -> None:
-    """Text of a broken reply is taken back when no other route answers."""
+def test_no_text_is_left_when_every_route_fails(kernel: Kernel, sandboxed) -> None:
+    """The text of a broken reply is removed if no other route answers."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: WORDS)
     sandbox.fail("groq", "cut_stream", times=None)
     sandbox.fail("mistral", "cut_stream", times=None)
@@ -178,8 +178,8 @@ def test_nothing_half_shown_is_left_when_every_route_fails(kernel: Kernel, sandb
     assert "".join(cell.data()) == ""
 
 
-def test_replies_from_python_are_shown_harmlessly_too(kernel: Kernel, sandboxed) -> None:
-    """A reply of `generate` as the last value of a cell has its HTML shown as text."""
+def test_replies_from_python_are_displayed_safely(kernel: Kernel, sandboxed) -> None:
+    """If the last value of a cell is a reply of `generate`, its HTML is shown as text."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "<img src=x> *yes*")
     kernel.run("from arche_magic.llm_providers import get_llm_provider")
     cell = kernel.run("get_llm_provider().generate('hi')")
@@ -189,7 +189,7 @@ def test_replies_from_python_are_shown_harmlessly_too(kernel: Kernel, sandboxed)
 
 
 def test_without_a_key_a_cell_says_what_to_do(kernel: Kernel) -> None:
-    """The message names the variables, the `.env` file and the sandbox, and the cell fails."""
+    """The error names the variables, the `.env` file and the sandbox."""
     cell = kernel.run("%llm hi")
     assert cell.status == "error"
     lines = cell.message.splitlines()
@@ -199,8 +199,8 @@ def test_without_a_key_a_cell_says_what_to_do(kernel: Kernel) -> None:
         assert word in cell.message
 
 
-def test_all_routes_shut_is_one_line_with_their_openings(kernel: Kernel, sandboxed) -> None:
-    """When nothing opens within the patience, the line says which route opens when."""
+def test_with_all_routes_closed_the_error_says_what_opens_when(kernel: Kernel, sandboxed) -> None:
+    """In one line, if nothing opens within the patience."""
     sandboxed(keys={"groq": 2}, left={"groq": {"requests_per_day": 0}})
     cell = kernel.run("%llm --patience 0 hi")
     assert cell.status == "error"
@@ -209,8 +209,8 @@ def test_all_routes_shut_is_one_line_with_their_openings(kernel: Kernel, sandbox
     assert len(found) == 2
 
 
-def test_waiting_is_shown_and_then_replaced(kernel: Kernel, sandboxed) -> None:
-    """A countdown stands where the reply will be, second by second, and nothing of it stays."""
+def test_waiting_is_displayed_and_then_replaced(kernel: Kernel, sandboxed) -> None:
+    """A countdown appears in place of the reply, and disappears completely."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
     cell = kernel.run("%llm hi")
     assert cell.status == "ok", cell.error
@@ -223,8 +223,8 @@ def test_waiting_is_shown_and_then_replaced(kernel: Kernel, sandboxed) -> None:
     assert "waiting: " not in "".join(cell.data())
 
 
-def test_a_saved_notebook_stops_at_a_failure_and_keeps_no_key(tmp_path) -> None:
-    """Run All stops at a failed prompt; the saved file holds replies and receipts, no key."""
+def test_a_saved_notebook_stops_at_a_failure_and_contains_no_keys(tmp_path) -> None:
+    """Run All stops at a failed prompt; the saved file has replies and receipts."""
     with Sandbox(keys={"groq": 2}) as sandbox:
         sandbox.fail("groq_key_1", "echo_key")
         sources = [

@@ -1,4 +1,4 @@
-"""`--top-p`, `--seed`, `--stop` and `--effort`, in every form of `%%llm`."""
+"""`--top-p`, `--seed`, `--stop` and `--effort`, with all other features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SENT = {"top_p": 0.5, "seed": 7, "stop": ["\n", "END"], "reasoning_effort": "low
 
 
 def fields(body: dict[str, Any]) -> dict[str, Any]:
-    """What the options are called in the request."""
+    """The names of the options in the request."""
     return {name: body.get(name) for name in SENT}
 
 
@@ -31,10 +31,10 @@ def fields(body: dict[str, Any]) -> dict[str, Any]:
         ("--over words --into answers", "Explain {{prompt}}"),
     ],
 )
-def test_each_form_sends_them(
+def test_all_features_send_the_options(
     kernel: Kernel, sandboxed: Callable[..., Sandbox], form: str, prompt: str
 ) -> None:
-    r"""As the service calls them; `\n` is the end of a line."""
+    r"""Under the service's names; `\n` is the end of a line."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("words = ['one']")
     cell = kernel.run(f"%%llm {form} {OPTIONS}\n{prompt}")
@@ -43,14 +43,14 @@ def test_each_form_sends_them(
     kernel.run("%llm_chat clear tale")
 
 
-def test_the_same_level_means_what_each_provider_calls_it(
+def test_effort_is_translated_for_each_provider(
     kernel: Kernel, sandboxed: Callable[..., Sandbox]
 ) -> None:
-    """Gemini thinks at a level of its own; a model that cannot reason is skipped, and told."""
+    """Gemini has its own levels; a model without reasoning is skipped, and the receipt says so."""
     sandbox = sandboxed(keys={"groq": 1, "google": 1, "openai": 1})
     kernel.run("%llm -p google --effort medium Hello")
     thinking = sandbox.requests[-1].body["generationConfig"]["thinkingConfig"]
-    # Versions of the SDK write the name in different ways.
+    # Versions of the SDK write the name differently.
     assert list(thinking.values()) == ["MEDIUM"]
     assert kernel.run("%llm -p groq --effort high Hello").status == "ok"
     assert sandbox.requests[-1].body["reasoning_effort"] == "high"
@@ -58,10 +58,8 @@ def test_the_same_level_means_what_each_provider_calls_it(
     assert "reasoning_effort" in cell.message
 
 
-def test_they_show_before_anything_is_sent(
-    kernel: Kernel, sandboxed: Callable[..., Sandbox]
-) -> None:
-    """`--show-prompt` lists them after the prompt."""
+def test_show_prompt_lists_the_options(kernel: Kernel, sandboxed: Callable[..., Sandbox]) -> None:
+    """After the prompt."""
     sandbox = sandboxed(keys={"groq": 1})
     shown = kernel.run(f"%llm {OPTIONS} --show-prompt Hello").printed
     for setting in ("top_p 0.5", "seed 7", r"stop ('\n', 'END')", "reasoning_effort low"):
@@ -79,7 +77,7 @@ def test_they_show_before_anything_is_sent(
         ("--effort huge", "--effort: invalid choice: 'huge'"),
     ],
 )
-def test_a_wrong_value_is_one_line(
+def test_an_invalid_value_is_an_error_in_one_line(
     kernel: Kernel, sandboxed: Callable[..., Sandbox], options: str, said: str
 ) -> None:
     """Before anything is sent."""

@@ -1,4 +1,4 @@
-"""`%llm_sandbox` in a kernel: rehearse without keys, then go back to the real ones."""
+"""`%llm_sandbox` in a kernel: test without keys, then return to the real ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_start_stop_and_status(kernel: Kernel) -> None:
-    """It says what it does in one line each time; prompts work while it runs, and only then."""
+    """Each command prints one line; simulated replies come only while it runs."""
     said = kernel.run("%llm_sandbox").printed
     assert said.startswith("Sandbox on: simulated Groq (3 keys), Mistral (1 key)")
     assert "running" in kernel.run("%llm_sandbox status").printed
@@ -22,8 +22,8 @@ def test_start_stop_and_status(kernel: Kernel) -> None:
     assert kernel.run("%llm -q hi").message.startswith("NoKeys")
 
 
-def test_names_of_the_settings_are_known(kernel: Kernel) -> None:
-    """Aliases of the sandbox's models and saved prompts work; its keys and limits are its own."""
+def test_aliases_and_prompts_of_the_settings_apply(kernel: Kernel) -> None:
+    """For the sandbox's models; its keys and limits are its own."""
     settings = (
         '[aliases]\nfast = "mistral/ministral-8b-latest"\nfar = "zai/glm-4.7-flash"\n'
         '[prompts]\nshorter = "Say it in half as many words."\n'
@@ -45,7 +45,7 @@ def test_names_of_the_settings_are_known(kernel: Kernel) -> None:
         kernel.run("%llm_sandbox stop\nfile.unlink()")
 
 
-def test_the_environment_is_left_alone(kernel: Kernel) -> None:
+def test_the_environment_does_not_change(kernel: Kernel) -> None:
     """Neither starting nor stopping changes a variable."""
     kernel.run("import os; before = dict(os.environ)")
     kernel.run("%llm_sandbox --keys groq=1 start")
@@ -55,8 +55,8 @@ def test_the_environment_is_left_alone(kernel: Kernel) -> None:
     assert kernel.value("before == dict(os.environ)") is True
 
 
-def test_the_real_keys_and_their_ledger_are_untouched(kernel: Kernel, sandboxed, tmp_path) -> None:
-    """While it runs nothing is sent to, or counted for, the configured keys; then they are back."""
+def test_the_real_keys_and_their_ledger_do_not_change(kernel: Kernel, sandboxed, tmp_path) -> None:
+    """While it runs, nothing is sent with or counted for them; then they are used again."""
     outside = sandboxed(keys={"mistral": 1})
     ledger = tmp_path / "ledger.json"
     kernel.use(outside, store=str(ledger))
@@ -74,7 +74,7 @@ def test_the_real_keys_and_their_ledger_are_untouched(kernel: Kernel, sandboxed,
 
 
 def test_auto_starts_only_without_keys(kernel: Kernel, sandboxed) -> None:
-    """`auto` leaves a kernel with keys alone, and says so."""
+    """`auto` does not start if there are keys, and says so."""
     assert kernel.run("%llm_sandbox auto").printed.startswith("Sandbox on")
     again = kernel.run("%llm_sandbox auto").printed
     assert again.startswith("The sandbox is running")
@@ -85,8 +85,8 @@ def test_auto_starts_only_without_keys(kernel: Kernel, sandboxed) -> None:
     assert "running" in kernel.run("%llm_sandbox status").printed
 
 
-def test_left_limits_and_keys_shape_it(kernel: Kernel) -> None:
-    """--keys, --limit and --left set how many keys there are and what they may spend."""
+def test_options_set_the_keys_and_limits(kernel: Kernel) -> None:
+    """--keys, --limit and --left."""
     said = kernel.run(
         "%llm_sandbox --keys groq=2 --keys mistral=1 --left groq_key_1.requests_per_day=1 "
         "--limit mistral.requests_per_minute=2"
@@ -97,7 +97,7 @@ def test_left_limits_and_keys_shape_it(kernel: Kernel) -> None:
     assert kernel.value("(a.key, b.key)") == ("groq_key_1", "groq_key_2")
 
 
-def test_time_can_run_faster_for_limits(kernel: Kernel) -> None:
+def test_time_scale_speeds_up_the_limits(kernel: Kernel) -> None:
     """With --time-scale 60, a minute of waiting takes a second."""
     kernel.run("%llm_sandbox --keys groq=1 --left groq.requests_per_minute=1 --time-scale 60")
     assert kernel.run("%llm -q one").status == "ok"
@@ -106,8 +106,8 @@ def test_time_can_run_faster_for_limits(kernel: Kernel) -> None:
     assert kernel.value("__import__('time').monotonic() - began") < 10
 
 
-def test_a_reply_streams_as_fast_as_it_is_told(kernel: Kernel) -> None:
-    """At 25 tokens a second the text grows before one's eyes; at 0 it comes at once."""
+def test_the_speed_of_replies_can_be_set(kernel: Kernel) -> None:
+    """At 25 tokens a second, the text grows visibly; at 0, it comes at once."""
     draws = []
     for speed in (25, 0):
         kernel.run(f"%llm_sandbox --keys groq=1 --tokens-per-second {speed}")
@@ -133,10 +133,10 @@ def test_a_reply_streams_as_fast_as_it_is_told(kernel: Kernel) -> None:
         ("--sed 3", "did you mean '--seed'?"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_a_running_one_alone(
+def test_an_invalid_option_does_not_stop_a_running_sandbox(
     kernel: Kernel, line: str, said: str
 ) -> None:
-    """A wrong option fails the cell, and the sandbox that runs goes on."""
+    """It fails the cell in one line."""
     kernel.run("%llm_sandbox")
     cell = kernel.run(f"%llm_sandbox {line}")
     assert cell.status == "error"

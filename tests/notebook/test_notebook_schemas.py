@@ -1,4 +1,4 @@
-"""`%%llm --schema`: the fields of a structured reply in its cell, as a value, and as a frame."""
+"""`%%llm --schema`: the fields of a reply in its cell, as a value, and as a frame."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def classes(kernel: Kernel) -> Kernel:
 
 
 def test_a_class_of_the_notebook(classes: Kernel, sandboxed) -> None:
-    """The cell shows the fields; the reply is the JSON, and holds an instance."""
+    """The cell shows the fields; the reply is the JSON text, and `parsed` is an instance."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: json.dumps(FITS))
     cell = classes.run("%%llm --schema Visit -o visit\nHow was it?")
     assert cell.status == "ok", cell.error
@@ -89,8 +89,10 @@ def test_a_class_of_the_notebook(classes: Kernel, sandboxed) -> None:
         ("line", "dict"),
     ],
 )
-def test_whatever_names_it(classes: Kernel, sandboxed, schema: str, kind: str) -> None:
-    """A class, one in a module, a line, and variables that hold a JSON Schema or a line."""
+def test_a_schema_can_be_named_in_several_ways(
+    classes: Kernel, sandboxed, schema: str, kind: str
+) -> None:
+    """A class, one in a module, a line, and variables with a JSON Schema or a line."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: '{"x": 1, "y": 2}')
     classes.run("line = 'x int, y int'")
     classes.run("wanted = {'type': 'object', 'properties': {'x': {'type': 'integer'}}}")
@@ -111,7 +113,9 @@ def test_whatever_names_it(classes: Kernel, sandboxed, schema: str, kind: str) -
         ("--schema 'score flaot'", "unknown type 'flaot' of 'score'; did you mean 'float'?"),
     ],
 )
-def test_a_mistake_is_one_line(classes: Kernel, sandboxed, options: str, said: str) -> None:
+def test_an_invalid_schema_is_an_error_in_one_line(
+    classes: Kernel, sandboxed, options: str, said: str
+) -> None:
     """Before anything is sent."""
     sandbox = sandboxed(keys={"groq": 1})
     classes.run("import json")
@@ -121,7 +125,7 @@ def test_a_mistake_is_one_line(classes: Kernel, sandboxed, options: str, said: s
 
 
 def test_a_frame_has_a_row_per_reply(classes: Kernel, sandboxed) -> None:
-    """And a column per field."""
+    """With a column per field."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: json.dumps(FITS))
     classes.run("import arche_magic\none = %llm -q --schema Visit Hello")
     classes.run("rows = arche_magic.frame([one, one])")
@@ -138,16 +142,16 @@ def test_a_frame_has_a_row_per_reply(classes: Kernel, sandboxed) -> None:
     )
 
 
-def test_a_reply_held_by_a_variable_shows_its_json(classes: Kernel, sandboxed) -> None:
-    """As code, however often it is shown."""
+def test_a_variable_with_a_reply_shows_its_json(classes: Kernel, sandboxed) -> None:
+    """As code, however often it is displayed."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: '{"x": 1, "y": 2}')
     classes.run("reply = %llm -q --schema Point Hello")
     (markdown,) = classes.run("reply").data("text/markdown")
     assert markdown.strip() == '```json\n{"x": 1, "y": 2}\n```'
 
 
-def test_what_does_not_fit_is_shown_and_fails_the_cell(classes: Kernel, sandboxed) -> None:
-    """In one line; the text stays, in the cell and in the error."""
+def test_a_reply_that_does_not_fit_is_shown_and_fails_the_cell(classes: Kernel, sandboxed) -> None:
+    """In one line; the text stays in the cell and in the error."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: '{"x": "<i>one</i>"}')
     cell = classes.run("%%llm --schema Point -o unfit\nHello")
     assert cell.status == "error"
@@ -162,8 +166,8 @@ def test_what_does_not_fit_is_shown_and_fails_the_cell(classes: Kernel, sandboxe
     assert classes.value("'unfit' in globals()") is False
 
 
-def test_the_second_reply_takes_the_place_of_the_first(classes: Kernel, sandboxed) -> None:
-    """The cell shows one reply, and its receipt unfolds to the other."""
+def test_the_second_reply_replaces_the_first(classes: Kernel, sandboxed) -> None:
+    """The cell shows one reply, and its receipt unfolds to the other attempt."""
     texts = iter(['{"x": "one"}', '{"x": 1, "y": 2}'])
     sandboxed(keys={"mistral": 1}, reply=lambda *_: next(texts))
     cell = classes.run("%%llm --schema Point\nHello")
@@ -172,21 +176,21 @@ def test_the_second_reply_takes_the_place_of_the_first(classes: Kernel, sandboxe
     assert "does not fit Point" in receipt
 
 
-def test_it_grows_while_it_streams(classes: Kernel, sandboxed) -> None:
-    """As text, until it is whole and can be read."""
+def test_a_structured_reply_streams_as_text(classes: Kernel, sandboxed) -> None:
+    """Until it is complete and can be parsed."""
     text = json.dumps({"x": 1, "y": 2, "words": " ".join(["word"] * 60)})
     sandboxed(keys={"mistral": 1}, seconds_per_chunk=0.02, reply=lambda *_: text)
     cell = classes.run("%%llm --schema 'x int, y int, words str'\nHello")
     drawn = [c["data"] for _, kind, c in cell.messages if kind.endswith("display_data")]
-    # The last one is the receipt.
+    # The last display is the receipt.
     growing = [data["text/plain"] for data in drawn[:-1] if "<pre" in data.get("text/html", "")]
     assert len(growing) > 2
     assert all(text.startswith(part) for part in growing)
     assert "<table" in cell.data("text/html")[0]
 
 
-def test_the_schema_is_part_of_what_is_shown_to_leave(classes: Kernel, sandboxed) -> None:
-    """`--show-prompt` prints the JSON Schema too."""
+def test_show_prompt_prints_the_schema(classes: Kernel, sandboxed) -> None:
+    """As JSON Schema."""
     sandbox = sandboxed(keys={"groq": 1})
     printed = classes.run("%llm --schema Point --show-prompt Where").printed
     prompt, schema = printed.split("── schema Point ──")

@@ -27,7 +27,7 @@ def ask(llm: openai.OpenAI, text: str) -> str:
     return reply.choices[0].message.content or ""
 
 
-def test_a_program_uses_the_keys_of_a_kernel(tmp_path: Path) -> None:
+def test_a_program_uses_the_keys_of_the_kernel(tmp_path: Path) -> None:
     """From start to stop, with its own line in the statistics; a restart frees the port."""
     kernel = Kernel(tmp_path)
     try:
@@ -41,7 +41,7 @@ def test_a_program_uses_the_keys_of_a_kernel(tmp_path: Path) -> None:
             assert token not in str(started.messages)
             assert token not in str(kernel.run("server").messages)
             assert "You asked: “from outside”" in ask(llm, "from outside")
-            # The configuration is that of the moment.
+            # The configuration is the current one.
             kernel.run("%llm_sandbox --keys mistral=1")
             assert "mistral" in ask(llm, "rehearsed")
             kernel.run("%llm_sandbox stop")
@@ -86,7 +86,7 @@ def test_a_program_uses_the_keys_of_a_kernel(tmp_path: Path) -> None:
         ("--por 1", "did you mean '--port'?"),
     ],
 )
-def test_a_mistake_is_one_line(kernel: Kernel, line: str, said: str) -> None:
+def test_an_invalid_option_is_an_error_in_one_line(kernel: Kernel, line: str, said: str) -> None:
     """And nothing is started."""
     cell = kernel.run(f"%llm_serve {line}")
     assert cell.status == "error"
@@ -94,7 +94,7 @@ def test_a_mistake_is_one_line(kernel: Kernel, line: str, said: str) -> None:
     assert kernel.run("%llm_serve stop").printed == "The server is not running.\n"
 
 
-def test_help_shows_what_it_takes(kernel: Kernel) -> None:
+def test_help_shows_the_options(kernel: Kernel) -> None:
     """`%llm_serve?` has usage, examples and options."""
     shown = kernel.page("%llm_serve?")
     for part in (

@@ -1,4 +1,4 @@
-"""Services that a settings file adds, and the doctor, in a notebook."""
+"""Services added in a settings file, and the doctor, in a notebook."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = "gpt-4.1-mini"
 
 @pytest.fixture
 def server(kernel: Kernel) -> Iterator[Sandbox]:
-    """A server of this machine that asks for no key, in the settings of the kernel's folder."""
+    """A server on this machine without a key, in the settings of the kernel's folder."""
     path = kernel.folder / "arche_magic.toml"
     with Sandbox(keys={"openai": [NO_KEY]}, limits={"openai": dict.fromkeys(
         ("requests_per_minute", "requests_per_day", "tokens_per_minute")
@@ -33,8 +33,8 @@ def server(kernel: Kernel) -> Iterator[Sandbox]:
     path.unlink()
 
 
-def test_a_prompt_goes_there_by_name(kernel: Kernel, server: Sandbox) -> None:
-    """With `-p`; the receipt names it, and no limit, as none is known."""
+def test_a_prompt_can_name_the_service(kernel: Kernel, server: Sandbox) -> None:
+    """With `-p`; the receipt names the service, and no limit, because none is known."""
     cell = kernel.run("%llm -p house -o answer What is a bucket?")
     assert cell.status == "ok", cell.error
     assert kernel.value("answer.provider") == "house"
@@ -47,8 +47,8 @@ def test_a_prompt_goes_there_by_name(kernel: Kernel, server: Sandbox) -> None:
     kernel.run("%config ArcheMagics.provider = ''")
 
 
-def test_tables_have_it(kernel: Kernel, server: Sandbox) -> None:
-    """Keys, models with the price that was set, quota and stats."""
+def test_tables_include_the_service(kernel: Kernel, server: Sandbox) -> None:
+    """Keys, models with their configured price, quota and stats."""
     kernel.run("%llm -q -p house hi")
     keys = kernel.run("frame = %llm_keys").data()[0]
     assert "no key needed" in keys
@@ -63,8 +63,8 @@ def test_tables_have_it(kernel: Kernel, server: Sandbox) -> None:
     assert kernel.run("%llm_why").status == "ok"
 
 
-def test_a_budget_is_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
-    """What was spent of it, and in the receipt what is left."""
+def test_the_budget_is_shown_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
+    """With the amount spent; the receipt has the amount left."""
     path = kernel.folder / "arche_magic.toml"
     path.write_text(f"{path.read_text()}[budget]\nper_day = 2\nper_month = 20\n")
     cell = kernel.run("%llm -p house hi")
@@ -74,7 +74,7 @@ def test_a_budget_is_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
     assert said.endswith("of 20.00 USD spent this month (UTC)")
 
 
-def test_its_name_is_completed(kernel: Kernel, server: Sandbox) -> None:
+def test_the_name_of_the_service_completes(kernel: Kernel, server: Sandbox) -> None:
     """And its model, after `-p`."""
     code = "%llm -p hou"
     request = kernel.client.complete(code, len(code), reply=True, timeout=20)
@@ -82,7 +82,7 @@ def test_its_name_is_completed(kernel: Kernel, server: Sandbox) -> None:
 
 
 def test_the_doctor_shows_a_table_and_returns_a_frame(kernel: Kernel, server: Sandbox) -> None:
-    """States are words, and coloured beside; styles are inline."""
+    """States are coloured words; styles are inline."""
     cell = kernel.run("frame = %llm_doctor --send")
     assert cell.status == "ok", cell.error
     assert kernel.value("list(frame.columns)") == ["state", "about", "found", "advice"]
@@ -98,7 +98,7 @@ def test_the_doctor_shows_a_table_and_returns_a_frame(kernel: Kernel, server: Sa
     assert "takes no text" in kernel.run("%llm_doctor groq").message
 
 
-def test_services_are_listed_with_what_is_configured(kernel: Kernel, server: Sandbox) -> None:
+def test_services_are_listed_with_their_state(kernel: Kernel, server: Sandbox) -> None:
     """As lines of at most 100 columns, as a table with links, and as a frame."""
     kernel.run("os.environ['ZAI_API_KEY'] = 'a-key-that-is-made-up'")
     cell = kernel.run("frame = %llm_services")
@@ -125,7 +125,7 @@ def test_services_are_listed_with_what_is_configured(kernel: Kernel, server: San
 
 
 def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
-    """Whoever has none is told where to get one."""
+    """Without keys, it says where to get one."""
     cell = kernel.run("%llm_doctor")
     assert cell.status == "ok", cell.error
     problem, advice, *_ = cell.data()[0].splitlines()
@@ -137,8 +137,8 @@ def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
     assert "wrong" not in fine.partition("</details>")[0]
 
 
-def test_money_is_visible_wherever_a_route_is(kernel: Kernel, sandboxed) -> None:
-    """Receipt, comparison, quota, reasons and rehearsal say what is paid, and what it cost."""
+def test_costs_are_shown_for_every_paid_route(kernel: Kernel, sandboxed) -> None:
+    """Receipt, comparison, quota, %llm_why and --dry-run mark paid routes and their cost."""
     sandboxed(keys={"groq": 1, "openai": 1}, reply=lambda *_: "word " * 400)
     paid = r"paid · \$0\.\d{4,6}"
     receipt = kernel.run("%llm -p openai -o dear hi").displays[1]["data"]
@@ -168,9 +168,9 @@ def test_money_is_visible_wherever_a_route_is(kernel: Kernel, sandboxed) -> None
 
 
 def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) -> None:
-    """The receipt of a paid reply has its price; only the first fallback of a session has the hint.
+    """The receipt of a paid reply has its price; the first fallback of a session has the hint.
 
-    A reply that was asked to be paid needs none.
+    A reply from a paid provider that the user chose has none.
     """
     sandbox = sandboxed(keys={"groq": 1, "openai": 1})
     hint = r"Paid, because no free .* --patience .*; per_day = 0 under \[budget\] .* free routes"
@@ -195,8 +195,8 @@ def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) 
         settings.unlink()
 
 
-def test_a_price_that_is_not_known_is_not_called_free(kernel: Kernel, server: Sandbox) -> None:
-    """The route is paid all the same."""
+def test_an_unknown_price_is_not_shown_as_free(kernel: Kernel, server: Sandbox) -> None:
+    """The route is still marked as paid."""
     path = kernel.folder / "arche_magic.toml"
     path.write_text(path.read_text().partition("[providers.house.prices]")[0] + "paid = true\n")
     said = "paid, price not known"

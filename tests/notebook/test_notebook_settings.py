@@ -1,4 +1,4 @@
-"""How often cells, tables and jobs read the files that configure them."""
+"""How often cells, tables and jobs read their configuration files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from notebook_kernel import environment_without_keys
 
 from arche_magic.sandbox import Sandbox
 
-# Prints, for each of some cells, how often it opened `.env` and `arche_magic.toml`.
+# Prints how often each of some cells opened `.env` and `arche_magic.toml`.
 SCRIPT = """
 import json, sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -42,7 +42,7 @@ print(json.dumps(found), file=sys.stderr)
 """
 
 
-def test_settings_are_read_by_the_first_cell_alone(tmp_path: Path) -> None:
+def test_only_the_first_cell_reads_the_settings(tmp_path: Path) -> None:
     """Each file once; the next cell, a table and a job with its bar read none of them."""
     (tmp_path / "in.csv").write_text("text\n" + "\n".join(f"row {n}" for n in range(20)))
     with Sandbox(keys={"groq": 1}) as sandbox:

@@ -18,8 +18,8 @@ def rows(kernel: Kernel, by: str) -> list[dict[str, object]]:
     return found
 
 
-def test_what_was_spent_is_summed(kernel: Kernel, sandboxed) -> None:
-    """Of what was sent and not refused; a failed call counts as a request."""
+def test_usage_is_summed(kernel: Kernel, sandboxed) -> None:
+    """For requests that were sent and not refused; a failed call counts as a request."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", "rate_limit_minute", times=1)
     kernel.run("__vsc_ipynb_file__ = '/home/somebody/study/survey.ipynb'")
@@ -47,16 +47,16 @@ def test_what_was_spent_is_summed(kernel: Kernel, sandboxed) -> None:
     assert "somebody" not in table
 
 
-def test_sums_of_nothing(kernel: Kernel, sandboxed) -> None:
-    """A frame with its columns, and no row."""
+def test_sums_without_attempts(kernel: Kernel, sandboxed) -> None:
+    """A frame with its columns and no rows."""
     sandboxed(keys={"groq": 1})
     assert rows(kernel, "notebook") == []
     assert "--by cannot be combined with --plot" in kernel.run("%llm_stats --by day --plot").message
     assert kernel.run("%llm_stats --by hour").status == "error"
 
 
-def test_what_a_tag_cost_is_one_line(kernel: Kernel, sandboxed) -> None:
-    """Of a job and of single prompts; packed rows say how many of the checked ones agree."""
+def test_a_tag_has_one_line(kernel: Kernel, sandboxed) -> None:
+    """For a job and for single prompts; packed rows have the number of checked rows that agree."""
     limits = {"requests_per_minute": 1000, "requests_per_day": 1000}
     sandbox = sandboxed(keys={"google": 1}, limits={"google": limits})
     kernel.run("texts = [f'the {n} by the {n + 1}' for n in range(24)]")
@@ -76,6 +76,6 @@ def test_what_a_tag_cost_is_one_line(kernel: Kernel, sandboxed) -> None:
     assert (job["tag"], job["rows"], job["packed"], job["agreed"]) == ("labels v2", 24, 24, 4)
     assert job["requests"] == tagged["requests"] - 1
     assert "labels v2" in kernel.run("%llm_stats --by job").displays[0]["data"]["text/plain"]
-    # All of it is kept: nothing was sent, so nothing is added.
+    # All replies are kept, so nothing is sent and nothing is added.
     kernel.run("%%llm -q --over texts --pack 8 --tag 'labels v2'\n{{prompt}}")
     assert len(rows(kernel, "job")) == 1

@@ -19,7 +19,7 @@ ATTEMPT_COLUMNS = [
     "at", "session", "notebook", "tag", "request", "provider", "key", "model", "outcome",
     "input_tokens", "output_tokens", "seconds", "first_token_s", "cost_usd", "waited_s", "error",
 ]  # fmt: skip
-# The one class there is keeps MathJax away from what a table says.
+# The only class in the output keeps MathJax away from a table.
 STRIPPED = re.compile(
     r"<(style|script|svg|link)|\sid=|\sclass=(?!\"mathjax_ignore )|\son\w+=", re.IGNORECASE
 )
@@ -30,7 +30,7 @@ def columns(kernel: Kernel, frame: str) -> dict[str, str]:
 
 
 def test_quota_shows_every_limit_of_every_route(kernel: Kernel, sandboxed) -> None:
-    """A row per route, in text and HTML that survive an untrusted notebook; shown once."""
+    """A row per route, in text and in HTML that untrusted notebooks keep; shown once."""
     sandboxed(keys={"groq": 2, "mistral": 1})
     kernel.run("%llm -q hi")
     cell = kernel.run("%llm_quota")
@@ -46,7 +46,7 @@ def test_quota_shows_every_limit_of_every_route(kernel: Kernel, sandboxed) -> No
 
 
 def test_quota_is_a_frame_with_the_documented_columns(kernel: Kernel, sandboxed) -> None:
-    """Counts are integers, times aware and UTC; what is derived is a plain DataFrame."""
+    """Counts are integers, times are aware and in UTC; derived frames are plain DataFrames."""
     sandboxed(keys={"groq": 1})
     kernel.run("%llm -q hi")
     shown = kernel.run("q = %llm_quota groq\nq")
@@ -69,7 +69,7 @@ def test_quota_is_a_frame_with_the_documented_columns(kernel: Kernel, sandboxed)
 
 
 def test_stats_counts_outcomes_per_route(kernel: Kernel, sandboxed) -> None:
-    """The table sums attempts per route; the frame has them one by one, with aware times."""
+    """The table has sums per route; the frame has a row per attempt, with aware times."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", "rate_limit_day")
     kernel.run("%llm -q one")
@@ -89,8 +89,8 @@ def test_stats_counts_outcomes_per_route(kernel: Kernel, sandboxed) -> None:
     assert kernel.value("s.request.nunique()") == 2
 
 
-def test_nothing_has_happened_yet(kernel: Kernel, sandboxed) -> None:
-    """Before the first prompt the tables say so, and the frames have their columns and types."""
+def test_tables_before_the_first_prompt(kernel: Kernel, sandboxed) -> None:
+    """The tables say so, and the frames have their columns and types."""
     sandboxed(keys={"groq": 1})
     assert kernel.run("s = %llm_stats").data() == ["no attempts yet"]
     types = columns(kernel, "s")
@@ -100,15 +100,15 @@ def test_nothing_has_happened_yet(kernel: Kernel, sandboxed) -> None:
     assert kernel.run("%llm_quota openai").data() == ["no key of openai is configured"]
 
 
-def test_an_unknown_provider_is_offered_its_neighbour(kernel: Kernel, sandboxed) -> None:
-    """`%llm_quota gorq` fails in one line; without any key it says what to set."""
+def test_an_unknown_provider_is_an_error_with_the_closest_name(kernel: Kernel, sandboxed) -> None:
+    """`%llm_quota gorq` fails in one line; without a key, it says what to set."""
     sandboxed(keys={"groq": 1})
     assert "did you mean 'groq'" in kernel.run("%llm_quota gorq").message
     kernel.forget_keys()
     assert kernel.run("%llm_quota").message.startswith("NoKeys: ")
 
 
-def test_names_from_outside_are_escaped(kernel: Kernel, sandboxed) -> None:
+def test_foreign_names_are_escaped(kernel: Kernel, sandboxed) -> None:
     """A model name or an error text with HTML in it is shown as text."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     assert kernel.run("%llm -q -p mistral hi").status == "ok"
@@ -119,8 +119,8 @@ def test_names_from_outside_are_escaped(kernel: Kernel, sandboxed) -> None:
     assert len(sandbox.requests) == 2
 
 
-def test_money_has_one_form() -> None:
-    """Four decimals; six for what four would round to nothing."""
+def test_amounts_of_money_have_one_format() -> None:
+    """Four decimals; six if four would show zero."""
     for usd, shown in (
         (0.0, "free"), (None, "paid, price not known"), (1e-7, "less than $0.000001"),
         (0.000042, "$0.000042"), (0.00009996, "$0.0001"), (0.0001, "$0.0001"),

@@ -1,4 +1,4 @@
-"""A plain IPython terminal: text as it comes, the receipt, errors in one line."""
+"""A plain IPython terminal: text as it arrives, the receipt, errors in one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CODE = "```python\nx = 41 + 1\n```"
 
 
 def as_seen(output: str) -> str:
-    """What a terminal shows of an output: text after a carriage return overwrites its line."""
+    """The visible text of an output: text after a carriage return overwrites its line."""
     lines = []
     for line in output.replace("\r\n", "\n").split("\n"):
         shown = ""
@@ -36,7 +36,7 @@ class Terminal:
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         environment = environment_without_keys(folder, **sandbox.environment())
         environment |= {"TERM": "dumb", "NO_COLOR": "1", "ARCHE_QUOTA_STORE": "memory://"}
-        # It would count for more than the size of the terminal.
+        # It would override the size of the terminal.
         environment.pop("COLUMNS", None)
         arguments = ["-m", "IPython", "--simple-prompt", "--colors=NoColor", "--no-banner"]
         self._process = pexpect.spawn(
@@ -54,7 +54,7 @@ class Terminal:
         self._process.expect(r"In \[1\]: ")
 
     def run(self, line: str) -> str:
-        """What the terminal shows between a line and the next prompt."""
+        """The text between a line and the next prompt."""
         self._number += 1
         self._process.sendline(line)
         self._process.expect(rf"In \[{self._number}\]: ")
@@ -63,7 +63,7 @@ class Terminal:
     def interrupt(self, line: str, after: str) -> tuple[str, float]:
         """Press Ctrl-C once the line has shown `after`.
 
-        Returns what was shown from there to the next prompt, and the seconds between.
+        Returns the text from there to the next prompt, and the seconds between.
         """
         self._number += 1
         self._process.sendline(line)
@@ -75,7 +75,7 @@ class Terminal:
         return as_seen(self._process.before).strip("\n"), seconds
 
     def resize(self, columns: int) -> None:
-        """Make the window so wide."""
+        """Set the width of the window."""
         self._process.setwinsize(50, columns)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def test_a_reply_is_printed_once_with_its_receipt(terminal: Terminal) -> None:
-    """Text, then the receipt, and no empty `Out[n]:`; colours of the reply are taken out."""
+    """Without an empty `Out[n]:`; colours in the reply are removed."""
     shown = terminal.run("%llm hi")
     assert shown.startswith("one two\n\n**three** four\ngroq · key 2 · gpt-oss-120b · ")
     assert "\n  groq · key 1 · gpt-oss-120b failed: " in shown
@@ -109,8 +109,8 @@ def test_a_reply_is_printed_once_with_its_receipt(terminal: Terminal) -> None:
     assert terminal.run("_.key").endswith("'groq_key_2'")
 
 
-def test_tables_fit_into_a_narrow_terminal(terminal: Terminal) -> None:
-    """Long cells are cut with a sign, so that a row stays one line; figures are whole."""
+def test_tables_fit_a_narrow_terminal(terminal: Terminal) -> None:
+    """Long cells are cut with a mark, so that a row stays on one line; figures are complete."""
     terminal.run("%llm -q hi")
     terminal.resize(100)
     try:
@@ -127,14 +127,14 @@ def test_tables_fit_into_a_narrow_terminal(terminal: Terminal) -> None:
 
 
 def test_a_variable_shows_its_reply(terminal: Terminal) -> None:
-    """`x = %llm …` prints it as it comes; `x` shows it again, without the quotes of a repr."""
+    """`x = %llm …` prints it as it arrives; `x` shows it again, without the quotes of a repr."""
     assert terminal.run("x = %llm hi").count("three") == 1
     assert terminal.run("x").endswith("\none two\n\n**three** four")
     assert terminal.run("%llm -q hi") == ""
 
 
 def test_tables_are_text(terminal: Terminal) -> None:
-    """Quota and statistics come as aligned text, once."""
+    """Quota and statistics are printed once as aligned text."""
     quota = terminal.run("%llm_quota")
     assert quota.splitlines()[0].startswith("groq · key 1 · gpt-oss-120b · closed: ")
     assert "requests/day" in quota
@@ -146,25 +146,25 @@ def test_tables_are_text(terminal: Terminal) -> None:
 
 
 def test_the_panel_is_a_table(terminal: Terminal) -> None:
-    """A terminal shows no widgets: the table is printed, and where the panel shows."""
+    """A terminal has no widgets: it prints the table, and says where the panel works."""
     *table, last = terminal.run("%llm_panel").splitlines()
     assert table[0].startswith("groq · key 1 · gpt-oss-120b · ")
     assert last == "The panel itself shows in JupyterLab and Notebook 7."
 
 
-def test_pictures_are_said_in_words(terminal: Terminal) -> None:
-    """What they would show, a line each."""
+def test_plots_are_described_in_words(terminal: Terminal) -> None:
+    """One line for each plot."""
     lines = terminal.run("s = %llm_stats --plot").splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["Tokens", "Seconds", "Answered:"]
 
 
 def test_an_error_is_one_line(terminal: Terminal) -> None:
-    """No traceback, no escape sequences."""
+    """Without traceback and escape sequences."""
     assert terminal.run("%llm -t 9 hi") == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
 
 
-def test_a_broken_reply_starts_over_on_a_line_of_its_own(terminal: Terminal) -> None:
-    """What was printed cannot be taken back, so the line below says that it starts over."""
+def test_a_broken_reply_starts_again_on_a_new_line(terminal: Terminal) -> None:
+    """Printed text cannot be removed, so the line below says that the reply starts again."""
     terminal.sandbox.fail("groq", "cut_stream")
     lines = terminal.run("%llm hi").splitlines()
     shown = [line for line in lines if not line.startswith("waiting: groq · key 2")]
@@ -174,15 +174,15 @@ def test_a_broken_reply_starts_over_on_a_line_of_its_own(terminal: Terminal) -> 
     assert shown[place + 5].startswith("groq · key 2 · ")
 
 
-def test_a_filtered_reply_fails_on_a_line_of_its_own(terminal: Terminal) -> None:
-    """The error does not stick to text that was printed before it."""
+def test_a_filtered_reply_fails_on_a_new_line(terminal: Terminal) -> None:
+    """The error is not appended to text that was printed before it."""
     terminal.sandbox.fail("groq", "content_filter")
     shown = terminal.run("%llm hi").splitlines()
     assert shown[-1].startswith("ContentFiltered: groq")
 
 
-def test_variables_notes_and_conversations_are_lines(terminal: Terminal) -> None:
-    """What was cut is said before the text; the receipt ends with the turn."""
+def test_notes_and_turns_are_printed_as_lines(terminal: Terminal) -> None:
+    """Cut values are named before the text; the receipt ends with the turn."""
     terminal.run("xs = list(range(5000))")
     shown = terminal.run("%llm --chat c --budget 20 sum {{xs}}").splitlines()
     assert shown[0].startswith("xs (list of 5,000) was cut to the first ")
@@ -192,14 +192,14 @@ def test_variables_notes_and_conversations_are_lines(terminal: Terminal) -> None
     assert "Nothing was sent." in terminal.run("%llm --dry-run hi")
 
 
-def test_code_is_the_text_of_the_next_prompt(terminal: Terminal) -> None:
-    """A terminal has no cells: it is offered where the user types, and shown above."""
+def test_code_becomes_the_next_input(terminal: Terminal) -> None:
+    """A terminal has no cells: the code is put where the user types, and shown above."""
     assert CODE in terminal.run("%llm -f code write code")
     assert terminal.run("get_ipython().rl_next_input").endswith("'x = 41 + 1'")
 
 
-def test_columns_come_one_after_the_other(terminal: Terminal) -> None:
-    """Each answer below the name of its route, with its figures."""
+def test_columns_are_printed_one_after_another(terminal: Terminal) -> None:
+    """Each answer is below the name of its route, with its figures."""
     shown = terminal.run("df = get_ipython().run_cell_magic('llm', '--compare groq,mistral', 'hi')")
     assert shown.startswith("── groq · key 2 · gpt-oss-120b ──\none two\n\n**three** four\n")
     assert "── mistral ──\nNo available LLM providers" in shown
@@ -208,7 +208,7 @@ def test_columns_come_one_after_the_other(terminal: Terminal) -> None:
 
 
 def test_the_last_error_is_explained(terminal: Terminal) -> None:
-    """The explanation is printed as it comes."""
+    """The explanation is printed as it arrives."""
     terminal.run("1 / 0")
     assert "> 1 1 / 0" in terminal.run("%llm_explain --show-prompt")
     assert "three" in terminal.run("%llm_explain")
@@ -231,7 +231,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 @pytest.mark.parametrize("provider", ["groq", "mistral", "google", "openai"])
 def test_ctrl_c_stops_a_reply_at_once(slow: Terminal, provider: str) -> None:
-    """What was printed stays, a line marks it, one says that it was stopped; no traceback."""
+    """The text stays and is marked, and one line says that the request was stopped."""
     shown, seconds = slow.interrupt(f"%llm -p {provider} hi", "word2 ")
     in_time("an interrupt", seconds)
     lines = [line for line in shown.replace("^C", "").splitlines() if line.strip()]
@@ -243,7 +243,7 @@ def test_ctrl_c_stops_a_reply_at_once(slow: Terminal, provider: str) -> None:
 
 
 def test_ctrl_c_stops_a_wait_at_once(slow: Terminal) -> None:
-    """The line of the wait is gone, and one line says that the request was stopped."""
+    """The line of the wait disappears, and one line says that the request was stopped."""
     slow.sandbox.fail("mistral", "rate_limit_day")
     shown, seconds = slow.interrupt(
         "%llm -p mistral --patience 1e9 hi", r"waiting: mistral[^\r]+ \([^\r]+\)"
@@ -253,8 +253,8 @@ def test_ctrl_c_stops_a_wait_at_once(slow: Terminal) -> None:
     assert [line.startswith("Interrupted: ") for line in lines] == [True]
 
 
-def test_a_structured_reply_is_printed_when_it_can_be_read(terminal: Terminal) -> None:
-    """Not piece by piece; one that does not fit is shown with what was wrong."""
+def test_a_structured_reply_is_printed_when_it_is_complete(terminal: Terminal) -> None:
+    """Not piece by piece; one that does not fit is shown with the reason."""
     shown = terminal.run("%llm --schema 'x int' hi")
     assert shown.count("one two") == 1
     assert "this does not fit the schema" in shown

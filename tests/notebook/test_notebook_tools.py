@@ -1,4 +1,4 @@
-"""`%%llm --tools f,g`: functions of the notebook that the model calls, each call as one line."""
+"""`%%llm --tools f,g`: the model calls functions of the notebook, shown as one line each."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_each_call_is_a_line_above_the_reply(functions: Kernel, sandbox: Sandbox
 
 
 def test_a_call_is_shown_while_it_runs(functions: Kernel, sandbox: Sandbox) -> None:
-    """And the saved notebook has its result in that place."""
+    """The saved notebook has its result in the same place."""
     cell = functions.run("%%llm --tools count\ncount items=1")
     drawn = [
         (kind, content["data"]["text/plain"])
@@ -95,7 +95,7 @@ def test_a_call_is_shown_while_it_runs(functions: Kernel, sandbox: Sandbox) -> N
         ("desk.count", "items=4", "count(items=4) → 8"),
     ],
 )
-def test_whatever_is_called_and_what_it_gives(
+def test_results_and_errors_of_all_kinds_of_calls(
     functions: Kernel, sandbox: Sandbox, tools: str, prompt: str, line: str
 ) -> None:
     """Errors go back to the model and are marked; lambdas and attributes have the cell's name."""
@@ -107,8 +107,8 @@ def test_whatever_is_called_and_what_it_gives(
     assert "The tool" in reply["text/plain"]
 
 
-def test_a_huge_call_is_bounded(functions: Kernel, sandbox: Sandbox) -> None:
-    """One line of it, and the start of what it gave."""
+def test_the_display_of_a_large_call_is_limited(functions: Kernel, sandbox: Sandbox) -> None:
+    """To one line of the call, and the beginning of its result."""
     functions.run("def huge(text: str) -> str:\n    return 'x' * 100_000")
     cell = functions.run(f"%%llm --tools huge\nhuge text={'y' * 5000}")
     run = cell.displays[0]["data"]
@@ -135,7 +135,7 @@ def test_a_huge_call_is_bounded(functions: Kernel, sandbox: Sandbox) -> None:
         ("--tools weather --over temperatures", "%llm: --over cannot be combined with --tools"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_an_invalid_tool_is_an_error_in_one_line(
     functions: Kernel, sandbox: Sandbox, options: str, said: str
 ) -> None:
     """Before anything is sent."""
@@ -155,7 +155,7 @@ def test_a_mistake_is_one_line(
 def test_an_interrupt_ends_the_function_and_the_cell(
     functions: Kernel, sandbox: Sandbox, waits: str
 ) -> None:
-    """At once, in one line; what was shown stays, and the first round's attempt is saved."""
+    """At once, in one line; the text stays, and the attempt of the first round is saved."""
 
     def is_running(cell: Cell) -> bool:
         return any("waits" in text and "running" in text for text in cell.data())
@@ -178,7 +178,7 @@ def test_an_interrupt_ends_the_function_and_the_cell(
 def test_another_route_may_answer_the_last_round(
     functions: Kernel, sandboxed: Callable[..., Sandbox]
 ) -> None:
-    """The receipt and `%llm_why` tell of that route, and why not of the first."""
+    """The receipt and `%llm_why` name it, and the reason against the first route."""
     sandboxed(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})
     cell = functions.run("%%llm --tools count -o answer\ncount items=1")
     assert cell.data()[-1].startswith("mistral · key 1 · ")
@@ -192,7 +192,7 @@ def test_another_route_may_answer_the_last_round(
 def test_a_failure_keeps_the_calls_and_all_attempts(
     functions: Kernel, sandboxed: Callable[..., Sandbox], tmp_path: Path
 ) -> None:
-    """A saved notebook shows what ran, and the attempts of all rounds can be read from it."""
+    """A saved notebook shows the calls, and contains the attempts of all rounds."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 1}})
     source = "%%llm --tools count --patience 0\ncount items=1"
     cell = functions.run(source)
@@ -217,8 +217,8 @@ def test_a_conversation_keeps_question_and_answer(functions: Kernel, sandbox: Sa
     functions.run("%llm_chat clear sums")
 
 
-def test_a_rehearsal_shows_and_counts_functions(functions: Kernel, sandbox: Sandbox) -> None:
-    """`--show-prompt` prints what the model is told; nothing runs and nothing is sent."""
+def test_show_prompt_and_dry_run_include_functions(functions: Kernel, sandbox: Sandbox) -> None:
+    """`--show-prompt` prints the definitions; nothing runs and nothing is sent."""
     cell = functions.run("%%llm --tools weather --show-prompt --dry-run\nHello")
     assert "── function weather ──\nThe temperature in a city now.\n{" in cell.printed
     assert "each call of weather is followed by another" in cell.printed
@@ -226,7 +226,7 @@ def test_a_rehearsal_shows_and_counts_functions(functions: Kernel, sandbox: Sand
 
 
 def test_quiet_shows_nothing(functions: Kernel, sandbox: Sandbox) -> None:
-    """Except what the function prints."""
+    """Except the output of the function."""
     cell = functions.run("%%llm -q --tools weather -o answer\ncity=Oslo")
     assert cell.displays == []
     assert cell.printed == "looking for Oslo\n"

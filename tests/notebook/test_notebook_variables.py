@@ -1,4 +1,4 @@
-"""`{{variables}}`: values of the notebook go into the prompt once; all other braces stay."""
+"""`{{variables}}`: values are inserted into the prompt once; all other braces stay."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sent(sandbox: Sandbox) -> str:
 
 @functools.cache
 def cached_length(text: str) -> int:
-    """What notebooks keep from being worked out twice."""
+    """A property that should not be computed twice."""
     return len(text)
 
 
@@ -51,12 +51,12 @@ def cached_length(text: str) -> int:
         ("rows[1].row['first name']", "Grace"),
         ("größe", "1.5"),
         ("nothing", "None"),
-        ("नाम.size", "3"),  # a combining vowel is no letter for `re`
+        ("नाम.size", "3"),  # In `re`, a combining vowel is not a letter.
         ("words", '["a", null, 1]'),
     ],
 )
-def test_a_reference_stands_for_its_value(reference: str, value: str) -> None:
-    """A name, and behind it attributes, positions and keys as often as needed."""
+def test_a_reference_is_replaced_by_its_value(reference: str, value: str) -> None:
+    """A name, followed by any number of attributes, positions and keys."""
     row = {"first name": "Grace"}
     names = {
         "name": "Ada",
@@ -84,14 +84,14 @@ def test_a_reference_stands_for_its_value(reference: str, value: str) -> None:
         "{% for x in xs %} {# note #}",
     ],
 )
-def test_other_braces_go_out_as_they_stand(text: str) -> None:
-    """Only two braces on one line around what begins like a name are a reference."""
+def test_other_braces_are_sent_unchanged(text: str) -> None:
+    """Only two braces on one line around something that begins like a name are a reference."""
     assert fill(text, {"x": "X", "y": "Y", "not": "N"}, 100).text == text
 
 
 @given(st.text(alphabet="{}x .[]0\\\n\"'$", max_size=40))
-def test_a_prompt_changes_in_its_references_alone(text: str) -> None:
-    """Whatever is around braces, without a name in two of them nothing is changed."""
+def test_only_references_in_a_prompt_are_replaced(text: str) -> None:
+    """Without a name in two braces, nothing changes."""
     try:
         filled = fill(text, {}, 100).text
     except InvalidRequest:
@@ -101,13 +101,13 @@ def test_a_prompt_changes_in_its_references_alone(text: str) -> None:
 
 
 def test_values_are_never_expanded_again() -> None:
-    """A value with braces in it, as a hostile text may have, stays text."""
+    """A value with braces, as hostile text may have, stays text."""
     names = {"comment": "{{secret}} {name} \\{{secret}}", "secret": "leaked", "name": "leaked"}
     assert fill("Rate: {{comment}}", names, 100).text == f"Rate: {names['comment']}"
 
 
 def test_a_backslash_keeps_the_braces_of_a_template() -> None:
-    r"""`\{{name}}` is sent as `{{name}}`; a backslash elsewhere is a backslash."""
+    r"""`\{{name}}` is sent as `{{name}}`; backslashes elsewhere do not change."""
     names = {"name": "Ada"}
     assert fill(r"\{{ name }} \{name} \n \{{1,2}", names, 100).text == (
         r"{{ name }} \{name} \n \{{1,2}"
@@ -140,7 +140,7 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ("{{data}}", "data is bytes, but not an image"),
     ],
 )
-def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:
+def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> None:
     """The message names the reference and what to write instead."""
 
     class Broken:
@@ -169,29 +169,29 @@ def test_what_is_no_value_is_an_error_with_a_hint(text: str, said: str) -> None:
         fill(text, names, 100)
 
 
-def test_tables_of_other_libraries_go_in_as_those_of_pandas() -> None:
-    """Their own texts leave rows out without a word."""
+def test_tables_of_other_libraries_are_inserted_like_those_of_pandas() -> None:
+    """Their own text forms omit rows without saying so."""
     for table in (pl.DataFrame({"n": range(30)}), pa.table({"n": range(30)})):
         assert fill("{{t}}", {"t": table}, 100).text.endswith("\n28\n29")
     with pytest.raises(InvalidRequest, match=r"LazyFrame; give data\.collect"):
         fill("{{t}}", {"t": pl.LazyFrame({"n": [1]})}, 100)
 
 
-def test_a_cached_function_goes_in_as_its_source() -> None:
-    """As one without the decorator does."""
+def test_a_cached_function_is_inserted_as_its_source() -> None:
+    """Like one without the decorator."""
     assert "def cached_length(" in fill("{{f}}", {"f": cached_length}, 100).text
 
 
-def test_looking_up_a_key_does_not_make_it() -> None:
-    """A defaultdict is asked without being changed."""
+def test_looking_up_a_key_does_not_create_it() -> None:
+    """A defaultdict does not change."""
     counts: defaultdict[str, int] = defaultdict(int)
     with pytest.raises(InvalidRequest, match="counts has no key 'x'"):
         fill("{{counts['x']}}", {"counts": counts}, 100)
     assert counts == {}
 
 
-def test_a_small_table_goes_in_whole() -> None:
-    """Its shape, then a line per row; an index that only counts is left out."""
+def test_a_small_table_is_inserted_completely() -> None:
+    """Its shape, then a line per row; a default index is omitted."""
     frame = pd.DataFrame(
         {"name": ["Ann", "B, C"], "n": [1.0, None], "day": pd.Timestamp("2026-01-02")}
     )
@@ -205,7 +205,7 @@ def test_a_small_table_goes_in_whole() -> None:
 
 
 def test_a_large_table_is_cut_to_the_budget_and_says_so() -> None:
-    """The prompt states its whole size and what is shown of it; so does a note for the user."""
+    """The prompt states the full size and what is shown; so does a note to the user."""
     frame = pd.DataFrame({"x": range(100_000), "text": ["word " * 40] * 100_000})
     filled = fill("{{frame}}", {"frame": frame}, 500)
     heading, head, *rows = filled.text.split("\n")
@@ -237,17 +237,17 @@ def test_a_large_table_is_cut_to_the_budget_and_says_so() -> None:
     ],
 )
 def test_no_collection_takes_much_more_than_its_budget(value: Any, budget: int) -> None:
-    """Wide, long and deep data is cut, and its heading names the cut."""
+    """Wide, long and deep data is cut, and its heading says so."""
     filled = fill("{{value}}", {"value": value}, budget)
     heading, _, rest = filled.text.partition("\n")
     assert filled.notes or budget == 1000
     assert ("cut to" in heading) == bool(filled.notes)
-    # A first row, and 16 characters of each cell, are shown whatever the budget.
+    # The first row, and 16 characters of each cell, are shown whatever the budget.
     assert len(rest) / 4 <= 1.2 * budget + 12
 
 
-def test_data_goes_in_as_json() -> None:
-    """Dicts, lists, dataclasses and numpy's numbers, without a word around them if they fit."""
+def test_data_is_inserted_as_json() -> None:
+    """Dicts, lists, dataclasses and numpy numbers, without a heading if they fit."""
 
     @dataclass
     class Point:
@@ -282,8 +282,8 @@ def test_data_goes_in_as_json() -> None:
         ("```\n{{poem}}```", "```\none\ntwo```"),
     ],
 )
-def test_data_of_several_lines_ends_with_a_line_of_its_own(text: str, filled: str) -> None:
-    """What follows a table in the prompt is not part of its last value; text is left as it is."""
+def test_a_line_break_follows_data_of_several_lines(text: str, filled: str) -> None:
+    """The text after a table is not part of its last value; text values do not change."""
 
     class Thing:
         def __str__(self) -> str:
@@ -307,8 +307,8 @@ def test_data_of_several_lines_ends_with_a_line_of_its_own(text: str, filled: st
     assert re.fullmatch(".*".join(parts), fill(text, names, 100).text, re.DOTALL)
 
 
-def test_an_integer_of_any_size_goes_in_whole() -> None:
-    """Python itself writes none of more than 4,300 digits."""
+def test_an_integer_of_any_size_is_inserted_completely() -> None:
+    """Python's `str` refuses more than 4,300 digits."""
     large = 10**5000
     digits = "1" + 5000 * "0"
     names = {
@@ -331,21 +331,21 @@ def test_an_integer_of_any_size_goes_in_whole() -> None:
         ("plot.PNG", "path is a path, so only the path was inserted; --image path"),
     ],
 )
-def test_a_path_goes_in_as_its_name_and_says_how_to_insert_the_file(path: str, said: str) -> None:
-    """Whoever meant what is in the file is told above the reply."""
+def test_a_path_is_inserted_as_its_name_with_a_hint(path: str, said: str) -> None:
+    """A line above the reply says how to insert the contents of the file."""
     filled = fill("Read {{path}}.", {"path": Path(path)}, 100)
     assert filled.text == f"Read {path}."
     assert filled.notes[0].startswith(said)
 
 
-def test_text_goes_in_whole_whatever_its_length() -> None:
-    """A document is not data: one too long for a model is refused, not cut behind one's back."""
+def test_text_is_never_cut() -> None:
+    """A text that is too long for a model is refused, not cut silently."""
     text = "word " * 5000
     assert fill("{{text}}", {"text": text}, 10).text == text
 
 
-def test_a_cell_and_a_line_insert_variables(kernel: Kernel, sandboxed) -> None:
-    """Both do; with --raw nothing is inserted."""
+def test_cells_and_lines_insert_variables(kernel: Kernel, sandboxed) -> None:
+    """With --raw, nothing is inserted."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("city = 'Oslo'; row = {'x': 1}")
     assert kernel.run('%%llm -q\nWhere is {{city}}? {{row}} {"a": 1}').status == "ok"
@@ -356,8 +356,8 @@ def test_a_cell_and_a_line_insert_variables(kernel: Kernel, sandboxed) -> None:
     assert sent(sandbox) == "{{ city }} {{ missing|title }}"
 
 
-def test_a_line_in_a_function_sees_its_variables(kernel: Kernel, sandboxed) -> None:
-    """Local names come before the notebook's."""
+def test_a_line_in_a_function_uses_its_variables(kernel: Kernel, sandboxed) -> None:
+    """Local names come before those of the notebook."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(
         "city = 'Oslo'\ndef ask(town):\n    city = town\n    %llm -q Where is {{city}}\nask('Rome')"
@@ -365,8 +365,8 @@ def test_a_line_in_a_function_sees_its_variables(kernel: Kernel, sandboxed) -> N
     assert sent(sandbox) == "Where is Rome"
 
 
-def test_a_reply_and_a_function_can_be_asked_about(kernel: Kernel, sandboxed) -> None:
-    """A reply goes in as its text, a function as its source."""
+def test_replies_and_functions_can_be_inserted(kernel: Kernel, sandboxed) -> None:
+    """A reply as its text, a function as its source."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "an **answer**")
     kernel.run("%llm -q -o first hi\ndef double(x):\n    return 2 * x")
     kernel.run("%%llm -q\n{{first}} {{first.provider}}\n{{double}}")
@@ -394,8 +394,8 @@ old = Old
 """
 
 
-def test_a_class_of_a_cell_goes_in_as_its_source(kernel: Kernel, sandboxed) -> None:
-    """Its own, also when the name was defined anew, or the first definition was run again."""
+def test_a_class_defined_in_a_cell_is_inserted_as_its_source(kernel: Kernel, sandboxed) -> None:
+    """The current one, even if the name was defined again or the first cell ran again."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(CLASSES)
     kernel.run("class Old:\n    wheels = 5")
@@ -414,8 +414,8 @@ def test_a_class_of_a_cell_goes_in_as_its_source(kernel: Kernel, sandboxed) -> N
         assert sent(sandbox) == source
 
 
-def test_what_was_cut_is_said_above_the_reply(kernel: Kernel, sandboxed) -> None:
-    """One quiet line; the budget is an option and a setting."""
+def test_cut_values_are_named_above_the_reply(kernel: Kernel, sandboxed) -> None:
+    """In one line; the budget is an option and a setting."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("xs = list(range(5000))")
     note, _, _ = kernel.run("%%llm --budget 30\n{{xs}}").displays
@@ -427,7 +427,7 @@ def test_what_was_cut_is_said_above_the_reply(kernel: Kernel, sandboxed) -> None
     assert "--budget is 0; it must be 1 or more" in kernel.run("%llm --budget 0 hi").message
 
 
-def test_a_mistake_in_a_reference_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) -> None:
+def test_an_invalid_reference_fails_the_cell_in_one_line(kernel: Kernel, sandboxed) -> None:
     """Nothing is sent."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("city = 'Oslo'")
@@ -441,7 +441,7 @@ def test_a_mistake_in_a_reference_fails_the_cell_in_one_line(kernel: Kernel, san
 
 @pytest.mark.parametrize("line", ["%llm -q What is it?", "x = %llm -q What is it?"])
 def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str) -> None:
-    """It is sent, not taken for a request for help, which `%llm?` still is."""
+    """It is sent and does not open the help, as `%llm?` does."""
     sandbox = sandboxed(keys={"groq": 1})
     assert kernel.run(line).status == "ok"
     assert sent(sandbox) == "What is it?"
@@ -451,8 +451,8 @@ def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str)
     assert kernel.value(names) == ["MagicAssign", "SystemAssign", "EscapedCommand", "HelpEnd"]
 
 
-def test_a_key_does_not_leave_in_a_variable(kernel: Kernel, sandboxed) -> None:
-    """Nor in what is shown of the prompt."""
+def test_a_key_in_a_variable_is_not_sent(kernel: Kernel, sandboxed) -> None:
+    """Nor is it shown by --show-prompt."""
     sandbox = sandboxed(keys={"groq": 1})
     for option in ("", "--show-prompt"):
         cell = kernel.run(f"import os\n%llm {option} My key is {{{{os.environ['GROQ_API_KEY']}}}}")

@@ -1,4 +1,4 @@
-"""`%llm_why` explains a choice, and the lines below `%llm_quota` look ahead."""
+"""`%llm_why` explains a choice, and the lines below `%llm_quota` are a forecast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxed) -> None:
-    """The route that was closed, the one that answered, and those that were not needed."""
+    """The closed route, the one that answered, and those that were not needed."""
     sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq_key_1": {"requests_per_day": 1}})
     kernel.run("%llm -q one")
     kernel.run("%llm -q two")
@@ -33,8 +33,8 @@ def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxe
     }
 
 
-def test_why_takes_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
-    """An earlier reply is explained as it was then; what is not a reply is refused in one line."""
+def test_why_explains_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
+    """In its state at that time; a variable without a reply is refused in one line."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run("%llm -q -p mistral -o first one")
     kernel.run("%llm -q two")
@@ -54,8 +54,8 @@ def explained(kernel: Kernel, line: str = "%llm_why") -> tuple[str, dict[str, di
     return cell.displays[0]["data"]["text/plain"].splitlines()[-1], rows
 
 
-def test_why_nothing_answered(kernel: Kernel, sandboxed) -> None:
-    """A request that failed is explained: what failed, what was closed, what opens first."""
+def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
+    """What failed, what was closed, and what opens first."""
     sandbox = sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq": {"requests_per_day": 0}})
     sandbox.fail("mistral", "unauthorized")
     assert kernel.run("%llm --patience 5 hi").status == "error"
@@ -72,8 +72,8 @@ def test_why_nothing_answered(kernel: Kernel, sandboxed) -> None:
     assert rows["mistral_key_1"]["would_change"] == "fixing that; waiting does not help"
 
 
-def test_why_it_was_still_waiting(kernel: Kernel, sandboxed) -> None:
-    """A wait that was interrupted is explained by what it waited for."""
+def test_why_explains_an_interrupted_wait(kernel: Kernel, sandboxed) -> None:
+    """By the route that it waited for."""
     sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 0}})
     kernel.run(
         "%llm --patience 100 hi",
@@ -87,23 +87,23 @@ def test_why_it_was_still_waiting(kernel: Kernel, sandboxed) -> None:
     assert rows["openai_key_1"]["would_change"] in ("--patience 85", "--patience 86")
 
 
-def test_why_a_paid_route_was_spared(kernel: Kernel, sandboxed) -> None:
-    """After a wait the reply came from a free route; the paid one was open all the time."""
+def test_why_explains_that_a_paid_route_was_not_used(kernel: Kernel, sandboxed) -> None:
+    """After a wait, a free route answered; the paid one was open all the time."""
     sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_minute": 0}})
     assert kernel.run("%llm -q hi").status == "ok"
     note, rows = explained(kernel)
     assert "groq · key 1 · gpt-oss-120b answered after 2 s of waiting" in note
     assert rows["groq_key_1"]["why"].startswith("answered after 1 failed: ")
     assert rows["openai_key_1"]["would_change"] == "--patience 1"
-    # Which is true.
+    # This is true.
     kernel.run("%llm -q hi")
     cell = kernel.run("r = %llm --patience 0 -q hi")
     assert cell.status == "ok", cell.error
     assert kernel.value("r.provider") == "openai"
 
 
-def test_why_names_what_was_no_choice(kernel: Kernel, sandboxed) -> None:
-    """A provider that -p leaves out does not just come later in the order."""
+def test_why_names_excluded_routes(kernel: Kernel, sandboxed) -> None:
+    """A provider excluded by -p does not just come later in the order."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run("%llm -q -p mistral hi")
     _, rows = explained(kernel)
@@ -111,8 +111,8 @@ def test_why_names_what_was_no_choice(kernel: Kernel, sandboxed) -> None:
     assert rows["groq_key_1"]["why"] == "the request was for mistral alone"
 
 
-def test_a_saved_notebook_tells_why_too(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """Of replies, failures and interrupts it has the attempts, and what makes each choice again."""
+def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """For replies, failures and interrupts, it has the attempts and the inputs of each choice."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.02)
     sandbox.fail("groq", "rate_limit_day")
     cells = [kernel.run("%llm one")]

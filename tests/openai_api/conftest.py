@@ -1,4 +1,4 @@
-"""Sandboxes that we are configured for, in a folder of their own per test."""
+"""Sandboxes and configurations for them, in a separate folder for each test."""
 
 from provider_fixtures import clock, own_folder, sandbox, start
 from server_parts import configured, server, upstream

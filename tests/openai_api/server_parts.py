@@ -39,7 +39,7 @@ def upstream() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for most tests; each request uses the configuration of its moment."""
+    """One server for most tests; each request uses the configuration at its time."""
     with pytest.MonkeyPatch.context() as patch:
         folder = str(tmp_path_factory.mktemp("own-settings"))
         patch.setenv("XDG_CONFIG_HOME", folder)
@@ -75,7 +75,7 @@ def client(server: Server, **settings: Any) -> openai.OpenAI:
 
 
 def send(server: Server, path: str = CHAT, method: str = "POST", **settings: Any) -> httpx.Response:
-    """A request with the token, as a program without the SDK sends it."""
+    """Send a request with the token, like a program without the SDK."""
     headers = {"Authorization": f"Bearer {server.api_key}"} | settings.pop("headers", {})
     url = f"http://127.0.0.1:{server.port}{path}"
     given = {"json": BODY} if method == "POST" and "content" not in settings else {}

@@ -1,4 +1,4 @@
-"""The official asynchronous client in this process: many at once, and cancelling."""
+"""The official async client in this process: many requests at once, and cancelling."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_completions_streams_and_models_are_awaited(sandbox: Sandbox) -> None:
-    """The same as with the client that blocks."""
+def test_the_async_client_gets_replies_streams_and_models(sandbox: Sandbox) -> None:
+    """The same as with the synchronous client."""
 
     async def main() -> None:
         async with arche_magic.async_openai_client(tag="async") as client:
@@ -62,10 +62,10 @@ def test_completions_streams_and_models_are_awaited(sandbox: Sandbox) -> None:
     asyncio.run(main())
 
 
-def test_the_official_asynchronous_client_takes_either_kind_of_http_client(
+def test_the_async_client_accepts_httpx_and_httpx2(
     sandbox: Sandbox,
 ) -> None:
-    """As libraries do that build the client themselves."""
+    """As for libraries that create the client themselves."""
 
     async def main(library: Any) -> str:
         transport = arche_magic.openai_transport()
@@ -78,8 +78,8 @@ def test_the_official_asynchronous_client_takes_either_kind_of_http_client(
         assert "You asked: “Hello”" in asyncio.run(main(library))
 
 
-def test_fifty_streams_at_once_lose_no_chunk(start: Start) -> None:
-    """Each text arrives whole and in order, and together they take far less than one by one."""
+def test_fifty_concurrent_streams_lose_no_chunk(start: Start) -> None:
+    """Each text arrives complete and in order, much faster than one at a time."""
 
     def words(prompt: str) -> str:
         return " ".join(f"{prompt}-{number}" for number in range(60))
@@ -110,7 +110,7 @@ def test_fifty_streams_at_once_lose_no_chunk(start: Start) -> None:
 
 
 async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Cancel it once it has been sent."""
+    """Cancel it after it has been sent."""
     task = asyncio.ensure_future(request)
     await until(sent)
     task.cancel()
@@ -118,7 +118,7 @@ async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
 
 
 async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Wait for it until it has been sent, and a moment longer."""
+    """Wait until it has been sent, and a little longer."""
     async with asyncio.timeout(None) as limit:
         waiting = asyncio.ensure_future(request)
         await until(sent)
@@ -128,8 +128,8 @@ async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("way", [cancelled, timed_out])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_cancelled_call_asks_nobody_else(start: Start, way: Any, stream: bool) -> None:
-    """Its connection is dropped and its call booked by the time that the cancelling returns."""
+def test_a_cancelled_call_uses_no_other_provider(start: Start, way: Any, stream: bool) -> None:
+    """When the cancellation returns, its connection is closed and its call is counted."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     reported: list[object] = []
     ended: list[float] = []
@@ -155,8 +155,8 @@ def test_a_cancelled_call_asks_nobody_else(start: Start, way: Any, stream: bool)
     assert len(sandbox.requests) == 2
 
 
-def test_closing_a_stream_in_its_middle_ends_the_call(sandbox: Sandbox) -> None:
-    """The thread stops reading, and the call is booked before `close` returns."""
+def test_closing_a_stream_early_ends_the_call(sandbox: Sandbox) -> None:
+    """The thread stops reading, and the call is counted before `close` returns."""
     sandbox.seconds_per_chunk = 0.2
 
     async def main() -> None:
@@ -172,8 +172,8 @@ def test_closing_a_stream_in_its_middle_ends_the_call(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
-def test_a_fork_has_threads_of_its_own(start: Start, tmp_path: Path) -> None:
-    """A child process asks too, after its parent has asked."""
+def test_a_forked_child_has_its_own_threads(start: Start, tmp_path: Path) -> None:
+    """A child process can send requests after its parent has."""
     code = """
 import asyncio, os, arche_magic
 async def ask():
@@ -192,8 +192,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert out.strip() == "0"
 
 
-def test_a_loop_that_ends_stops_its_streams(sandbox: Sandbox) -> None:
-    """A stream that nobody closed neither runs on nor delays the end."""
+def test_an_event_loop_that_ends_stops_its_streams(sandbox: Sandbox) -> None:
+    """An unclosed stream neither continues nor delays the end."""
     sandbox.seconds_per_chunk = 0.2
     open_streams: list[Any] = []
 
@@ -208,7 +208,7 @@ def test_a_loop_that_ends_stops_its_streams(sandbox: Sandbox) -> None:
     assert outcomes() == ["interrupted"]
 
 
-def test_a_timeout_of_the_client_bounds_an_awaited_request(sandbox: Sandbox) -> None:
+def test_a_timeout_of_the_client_applies_to_an_async_request(sandbox: Sandbox) -> None:
     """With the official error."""
 
     async def main() -> None:
@@ -223,8 +223,8 @@ def test_a_timeout_of_the_client_bounds_an_awaited_request(sandbox: Sandbox) -> 
     asyncio.run(main())
 
 
-def test_a_stream_that_breaks_raises_in_the_reader(start: Start) -> None:
-    """As with the client that blocks."""
+def test_a_stream_that_breaks_raises_an_error(start: Start) -> None:
+    """As with the synchronous client."""
     start(keys={"groq": 1, "mistral": 1}).fail("groq", "cut_stream")
 
     async def main() -> None:
@@ -238,7 +238,7 @@ def test_a_stream_that_breaks_raises_in_the_reader(start: Start) -> None:
 
 
 def test_an_event_loop_may_end_with_the_reply(sandbox: Sandbox) -> None:
-    """Libraries run a loop until their own task is done; nothing of ours is left in it."""
+    """Libraries run a loop until their own task is done; we leave no tasks in it."""
     client = arche_magic.async_openai_client()
     loop = asyncio.new_event_loop()
     for _ in range(20):

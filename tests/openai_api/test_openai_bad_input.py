@@ -1,4 +1,4 @@
-"""What is wrong with a request is told in OpenAI's shape, before anything is spent."""
+"""Errors in requests are reported in OpenAI's format before any quota is used."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def body(**fields: Any) -> bytes:
         (b'{"model": "auto", "messages": "' + b"x" * 20_000_000, 413, None, "the limit is 20 MB"),
     ],
 )
-def test_a_wrong_body_is_refused_before_anything_is_sent(
+def test_an_invalid_body_is_refused_before_anything_is_sent(
     sandbox: Sandbox, content: bytes, status: int, param: str | None, says: str
 ) -> None:
-    """In OpenAI's shape, in one line, with the name of the field."""
+    """In OpenAI's format, in one line, with the name of the field."""
     reply = handle("POST", CHAT, {}, content)
     assert isinstance(reply.body, bytes)
     error = json.loads(reply.body)["error"]
@@ -78,10 +78,10 @@ def test_a_wrong_body_is_refused_before_anything_is_sent(
         ("/v1/embeddings", {"model": "groq/\ud800", "input": "x"}),
     ],
 )
-def test_an_error_may_quote_half_a_character(
+def test_an_error_may_quote_a_lone_surrogate(
     sandbox: Sandbox, path: str, fields: dict[str, Any]
 ) -> None:
-    """JSON can have half of a surrogate pair, and UTF-8, in which the reply goes, cannot."""
+    """JSON can contain one, but UTF-8, in which the reply is sent, cannot."""
     reply = handle("POST", path, {}, json.dumps(fields).encode())
     assert isinstance(reply.body, bytes)
     assert reply.status in (400, 404)
@@ -102,7 +102,7 @@ def test_an_error_may_quote_half_a_character(
 def test_other_paths_and_methods_are_refused(
     sandbox: Sandbox, method: str, path: str, status: int, says: str
 ) -> None:
-    """The message says what is served."""
+    """The message lists the valid ones."""
     reply = handle(method, path, {}, b"")
     assert isinstance(reply.body, bytes)
     assert reply.status == status
@@ -110,7 +110,7 @@ def test_other_paths_and_methods_are_refused(
 
 
 def test_no_key_is_in_an_error(start: Start) -> None:
-    """Not even one that the provider repeats."""
+    """Not even if the provider repeats it."""
     sandbox = start(keys={"groq": 1})
     sandbox.fail("groq", "echo_key", times=None)
     with pytest.raises(openai.APIStatusError) as caught:

@@ -1,4 +1,4 @@
-"""The official OpenAI client in this process: every request is answered by the best open route."""
+"""The official OpenAI client in this process, answered by the best open route."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def outcomes() -> list[str]:
 
 
 def booked_requests(key: str) -> float:
-    """What the ledger has counted for a key today."""
+    """Today's requests for a key in the ledger."""
     summary = get_llm_provider().quota_tracker.get_usage_summary()
     return float(summary[key.partition("_")[0]][key]["requests_per_day"]["used"])
 
@@ -41,15 +41,15 @@ def booked_requests(key: str) -> float:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_model_may_have_any_name(library: Any) -> None:
-    """The header that names it is ASCII, and one line."""
+def test_a_model_can_have_any_name(library: Any) -> None:
+    """The header with the name is ASCII, and one line."""
     reply = Reply("Hello", provider="ollama", key="ollama_key_1", model="größe\r\nx: 1")
     response = library.Response(200, headers=route_header(reply))
     assert response.headers["x-arche-route"] == "ollama ollama_key_1 gr%C3%B6%C3%9Fe%0D%0Ax: 1"
 
 
-def test_a_completion_is_the_official_object(sandbox: Sandbox) -> None:
-    """With text, usage, the real model, the route, what it took and what it cost."""
+def test_a_completion_is_an_official_object(sandbox: Sandbox) -> None:
+    """With text, usage, the real model, the route, duration and cost."""
     raw = arche_magic.openai_client().chat.completions.with_raw_response.create(
         model="auto", messages=HELLO
     )
@@ -70,8 +70,8 @@ def test_a_completion_is_the_official_object(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("provider", ["groq", "mistral", "google", "openai"])
-def test_a_stream_comes_in_chunks_and_ends_with_the_usage(sandbox: Sandbox, provider: str) -> None:
-    """The role, the pieces of the text, the end with the route, and the usage if asked for."""
+def test_a_stream_has_chunks_and_the_usage(sandbox: Sandbox, provider: str) -> None:
+    """The role, the pieces of the text, the end with the route, and the usage on request."""
     client = arche_magic.openai_client()
     stream = client.chat.completions.create(
         model=provider, messages=HELLO, stream=True, stream_options={"include_usage": True}
@@ -90,15 +90,15 @@ def test_a_stream_comes_in_chunks_and_ends_with_the_usage(sandbox: Sandbox, prov
     assert stream.response.headers["x-arche-route"].startswith(f"{provider} {provider}_key_1 ")
 
 
-def test_without_being_asked_for_the_usage_is_not_sent(sandbox: Sandbox) -> None:
-    """As at OpenAI: some libraries fail on a chunk without choices."""
+def test_the_usage_is_not_sent_unless_requested(sandbox: Sandbox) -> None:
+    """As with OpenAI: some libraries fail on a chunk without choices."""
     client = arche_magic.openai_client()
     chunks = list(client.chat.completions.create(model="auto", messages=HELLO, stream=True))
     assert all(len(chunk.choices) == 1 and chunk.usage is None for chunk in chunks)
 
 
-def test_a_kept_reply_is_streamed_too(sandbox: Sandbox) -> None:
-    """The second stream sends nothing and says where the first one came from."""
+def test_a_kept_reply_is_streamed(sandbox: Sandbox) -> None:
+    """The second stream sends nothing to a provider and names the original route."""
     client = arche_magic.openai_client(keep=True)
 
     def streamed() -> tuple[str, str, Any]:
@@ -132,7 +132,7 @@ def test_a_kept_reply_is_streamed_too(sandbox: Sandbox) -> None:
 def test_model_is_auto_a_provider_a_model_or_an_alias(
     start: Start, model: str, provider: str, answered: str
 ) -> None:
-    """An alias may hide a model's name, for libraries that ask for that one."""
+    """An alias can replace a model's name, for libraries that use a fixed one."""
     aliases = {"fast": "groq/openai/gpt-oss-20b", "gpt-4o": "mistral-small-latest"}
     start(settings={"aliases": aliases})
     client = arche_magic.openai_client()
@@ -143,8 +143,8 @@ def test_model_is_auto_a_provider_a_model_or_an_alias(
     assert retrieved.owned_by == (provider if model != "auto" else "arche_magic")
 
 
-def test_models_are_listed_with_what_they_take(start: Start) -> None:
-    """Of the providers that have a key; everything listed can be asked."""
+def test_the_list_of_models_says_what_they_support(start: Start) -> None:
+    """It lists the models of providers with a key, and each of them can be used."""
     start(keys={"groq": 1, "google": 1}, settings={"aliases": {"fast": "groq/openai/gpt-oss-20b"}})
     client = arche_magic.openai_client()
     listed: dict[str, Any] = {model.id: model for model in client.models.list()}
@@ -159,8 +159,8 @@ def test_models_are_listed_with_what_they_take(start: Start) -> None:
 # --- options
 
 
-def test_defaults_hold_where_a_request_does_not_say_otherwise(sandbox: Sandbox) -> None:
-    """Options of the engine and of the request; the request's own come first."""
+def test_defaults_apply_unless_a_request_overrides_them(sandbox: Sandbox) -> None:
+    """Options of the engine and of the request; the request's own take precedence."""
     client = arche_magic.openai_client(provider="mistral", tag="report", temperature=0.5)
     client.chat.completions.create(model="auto", messages=HELLO)
     client.chat.completions.create(model="groq", messages=HELLO, temperature=0.1)
@@ -185,19 +185,19 @@ def test_defaults_hold_where_a_request_does_not_say_otherwise(sandbox: Sandbox) 
     "make",
     [arche_magic.openai_client, arche_magic.async_openai_client, arche_magic.openai_transport],
 )
-def test_a_wrong_default_is_refused_at_once(
+def test_an_invalid_default_is_refused_at_once(
     sandbox: Sandbox, make: Callable[..., Any], defaults: dict[str, Any], error: type, says: str
 ) -> None:
-    """Before there is a client that would fail with every request."""
+    """Otherwise every request of the client would fail."""
     with pytest.raises(error) as caught:
         make(**defaults)
     assert says in str(caught.value)
 
 
-def test_no_variable_of_the_environment_reaches_the_client(
+def test_the_client_ignores_environment_variables(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a key nor an address, nor a proxy."""
+    """Key, address and proxy."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-12345")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -208,8 +208,8 @@ def test_no_variable_of_the_environment_reaches_the_client(
     assert client.chat.completions.create(model="auto", messages=HELLO).choices
 
 
-def test_a_timeout_of_the_client_bounds_the_request(sandbox: Sandbox) -> None:
-    """All routes together; the official error of a timeout says so."""
+def test_a_timeout_of_the_client_applies_to_the_request(sandbox: Sandbox) -> None:
+    """To all routes together; the official timeout error is raised."""
     client = arche_magic.openai_client()
     client.chat.completions.create(model="auto", messages=HELLO)
     sandbox.latency = 30
@@ -218,12 +218,12 @@ def test_a_timeout_of_the_client_bounds_the_request(sandbox: Sandbox) -> None:
     assert "No reply within 0.5 s" in str(caught.value.__cause__)
 
 
-# --- other libraries' clients
+# --- clients of other libraries
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_the_transport_serves_httpx_and_httpx2(sandbox: Sandbox, library: Any) -> None:
-    """Older official clients come with the one, newer ones with the other."""
+def test_the_transport_works_with_httpx_and_httpx2(sandbox: Sandbox, library: Any) -> None:
+    """Older official clients use one, newer ones the other."""
     client = library.Client(transport=arche_magic.openai_transport(), timeout=None)
     body = {"model": "auto", "messages": HELLO}
     with client:
@@ -237,8 +237,8 @@ def test_the_transport_serves_httpx_and_httpx2(sandbox: Sandbox, library: Any) -
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_the_official_client_takes_either_kind(sandbox: Sandbox, library: Any) -> None:
-    """As libraries do that build the client themselves."""
+def test_the_official_client_accepts_either_library(sandbox: Sandbox, library: Any) -> None:
+    """As for libraries that create the client themselves."""
     http_client = library.Client(transport=arche_magic.openai_transport(tag="library"))
     client = openai.OpenAI(api_key="unused", http_client=http_client, max_retries=0)
     completion: Any = client.chat.completions.create(model="auto", messages=HELLO)
@@ -248,8 +248,8 @@ def test_the_official_client_takes_either_kind(sandbox: Sandbox, library: Any) -
 # --- limits and failures
 
 
-def test_after_a_spent_key_the_next_one_answers(start: Start) -> None:
-    """The client sees one reply; its attempts show the route that was skipped."""
+def test_the_next_key_answers_when_one_is_spent(start: Start) -> None:
+    """The client sees one reply; its attempts show the skipped route."""
     start(keys={"groq": 2}, limits={"groq_key_1": {"requests_per_day": 1}}, accounts={})
     client = arche_magic.openai_client()
     completions: list[Any] = [
@@ -260,7 +260,7 @@ def test_after_a_spent_key_the_next_one_answers(start: Start) -> None:
     assert keys.count("groq_key_1") == 1
 
 
-def test_everything_shut_is_a_rate_limit_error_that_says_what_opens_when(start: Start) -> None:
+def test_a_rate_limit_error_says_what_opens_when(start: Start) -> None:
     """`retry-after` has the seconds until the first route opens."""
     clock = Clock(NOON)
     sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 1}})
@@ -271,7 +271,7 @@ def test_everything_shut_is_a_rate_limit_error_that_says_what_opens_when(start: 
             client.chat.completions.create(model="auto", messages=HELLO, stream=stream)
         error = caught.value
         assert 1 <= int(error.response.headers["retry-after"]) <= 60
-        # Clients that would wait and ask again by themselves do not.
+        # Clients with automatic retries do not retry.
         assert error.response.headers["x-should-retry"] == "false"
         assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert "All Groq API keys have hit rate limits" in error.message
@@ -287,10 +287,10 @@ def test_everything_shut_is_a_rate_limit_error_that_says_what_opens_when(start: 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", ["overloaded", "unauthorized", "reset", "model_retired"])
-def test_before_its_first_piece_the_next_route_answers(
+def test_the_next_route_answers_if_one_fails_before_its_first_piece(
     start: Start, kind: str, stream: bool
 ) -> None:
-    """A failing route is followed by another, in a stream too."""
+    """In streams too."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", kind)
     client = arche_magic.openai_client()
@@ -307,7 +307,7 @@ def test_before_its_first_piece_the_next_route_answers(
 def test_a_stream_that_breaks_after_its_first_piece_ends_with_an_error(
     start: Start, kind: str
 ) -> None:
-    """It is never taken for a whole reply, and no other route adds its text."""
+    """It does not look complete, and no other route adds text to it."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", kind)
     client = arche_magic.openai_client()
@@ -318,8 +318,8 @@ def test_a_stream_that_breaks_after_its_first_piece_ends_with_an_error(
     assert asked(sandbox) == ["groq"]
 
 
-def test_a_filtered_reply_is_told(sandbox: Sandbox) -> None:
-    """No other provider is asked behind the user's back."""
+def test_a_filtered_reply_is_an_error(sandbox: Sandbox) -> None:
+    """No other provider is asked without the user's permission."""
     sandbox.fail("groq", "content_filter")
     with pytest.raises(openai.BadRequestError, match="refused to answer") as caught:
         arche_magic.openai_client().chat.completions.create(model="auto", messages=HELLO)
@@ -327,8 +327,8 @@ def test_a_filtered_reply_is_told(sandbox: Sandbox) -> None:
     assert asked(sandbox) == ["groq"]
 
 
-def test_a_prompt_that_is_too_large_for_every_route_is_refused(start: Start) -> None:
-    """With both sizes, and nothing is sent."""
+def test_a_prompt_too_large_for_every_route_is_refused(start: Start) -> None:
+    """With both sizes; nothing is sent."""
     sandbox = start(keys={"groq": 1}, limits={"groq": {"tokens_per_minute": 1000}})
     configured = arche_magic.openai_client()
     configured.chat.completions.create(model="auto", messages=HELLO)
@@ -343,17 +343,17 @@ def test_a_prompt_that_is_too_large_for_every_route_is_refused(start: Start) -> 
 
 
 def test_without_a_key_the_error_names_the_variables(tmp_path: Any) -> None:
-    """A client can be made before there is a key; its requests say what to set."""
+    """A client can be created before there is a key; its requests say what to set."""
     client = arche_magic.openai_client()
     with pytest.raises(openai.AuthenticationError, match="GROQ_API_KEY"):
         client.chat.completions.create(model="auto", messages=HELLO)
 
 
-# --- leaving early
+# --- closing early
 
 
-def test_closing_a_stream_ends_the_call_and_books_it(sandbox: Sandbox) -> None:
-    """As when the official client drops its connection."""
+def test_closing_a_stream_ends_and_counts_the_call(sandbox: Sandbox) -> None:
+    """As when the official client closes its connection."""
     sandbox.seconds_per_chunk = 0.05
     client = arche_magic.openai_client()
     with client.chat.completions.create(model="auto", messages=HELLO, stream=True) as stream:
@@ -364,7 +364,7 @@ def test_closing_a_stream_ends_the_call_and_books_it(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_interrupt_stops_a_request(sandbox: Sandbox, stream: bool) -> None:
-    """Ctrl-C while it waits for the reply, or in the middle of a stream."""
+    """While it waits for the reply, or in the middle of a stream."""
     client = arche_magic.openai_client()
     client.chat.completions.create(model="auto", messages=HELLO)
     if stream:

@@ -27,7 +27,7 @@ def post(fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("provider", LENGTHS)
-def test_embeddings_are_the_official_objects(sandbox: Sandbox, provider: str) -> None:
+def test_embeddings_are_official_objects(sandbox: Sandbox, provider: str) -> None:
     """Vectors in the order of the texts, the real model, its usage, and the route."""
     client = arche_magic.openai_client()
     raw = client.embeddings.with_raw_response.create(model=provider, input=["one", "two", "one"])
@@ -43,26 +43,26 @@ def test_embeddings_are_the_official_objects(sandbox: Sandbox, provider: str) ->
     assert found.arche["route"]["provider"] == provider
 
 
-def test_numbers_and_base64_are_the_same_vector(sandbox: Sandbox) -> None:
-    """The official client asks for base64, and decodes it."""
+def test_floats_and_base64_are_the_same_vector(sandbox: Sandbox) -> None:
+    """The official client requests base64 and decodes it."""
     (default,) = arche_magic.openai_client().embeddings.create(model="mistral", input="one").data
     status, plain = post({"model": "mistral", "input": "one", "encoding_format": "float"})
     assert status == 200
     assert plain["data"][0]["embedding"] == pytest.approx(default.embedding)
 
 
-def test_auto_takes_the_first_free_provider_that_embeds(sandbox: Sandbox) -> None:
+def test_auto_uses_the_first_free_provider_with_embeddings(sandbox: Sandbox) -> None:
     found: Any = arche_magic.openai_client().embeddings.create(model="auto", input=["one"])
     assert found.arche["route"]["model"] == "mistral-embed"
 
 
-def test_shorter_vectors_can_be_asked_for(sandbox: Sandbox) -> None:
+def test_shorter_vectors_can_be_requested(sandbox: Sandbox) -> None:
     client = arche_magic.openai_client()
     found = client.embeddings.create(model="gemini-embedding-001", input="one", dimensions=256)
     assert len(found.data[0].embedding) == 256
 
 
-def test_many_texts_go_in_as_many_requests_as_the_model_needs(sandbox: Sandbox) -> None:
+def test_many_texts_are_sent_in_batches_that_the_model_accepts(sandbox: Sandbox) -> None:
     texts = [f"text {number}" for number in range(60)]
     found: Any = arche_magic.openai_client().embeddings.create(model="google", input=texts)
     assert [entry.index for entry in found.data] == list(range(60))
@@ -71,7 +71,7 @@ def test_many_texts_go_in_as_many_requests_as_the_model_needs(sandbox: Sandbox) 
     assert len(sandbox.requests) == 3
 
 
-def test_a_spent_key_gives_way_and_no_other_model_is_asked(start: Start, clock: Clock) -> None:
+def test_the_next_key_but_no_other_model_is_used(start: Start, clock: Clock) -> None:
     """Then everything is closed: 429 with the seconds until the first key opens."""
     sandbox = start(
         {"mistral": 2, "google": 1}, clock=clock, limits={"mistral": {"requests_per_minute": 1}}
@@ -90,7 +90,7 @@ def test_a_spent_key_gives_way_and_no_other_model_is_asked(start: Start, clock: 
     assert set(asked(sandbox)) == {"mistral"}
 
 
-def test_attempts_carry_the_tag_of_the_client(sandbox: Sandbox) -> None:
+def test_attempts_have_the_tag_of_the_client(sandbox: Sandbox) -> None:
     arche_magic.openai_client(tag="search").embeddings.create(model="mistral", input="one")
     recorded = attempt_log(get_configuration().store).session()[-1]
     assert (recorded.tag, recorded.model, recorded.output_tokens) == ("search", "mistral-embed", 0)
@@ -119,7 +119,7 @@ def test_attempts_carry_the_tag_of_the_client(sandbox: Sandbox) -> None:
         ({"model": "groq", "input": "a"}, 404, "model", "groq has no embedding model"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_before_anything_is_sent(
+def test_invalid_input_is_refused_before_anything_is_sent(
     sandbox: Sandbox, fields: dict[str, Any], status: int, param: str, problem: str
 ) -> None:
     got, answer = post(fields)
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
     assert not sandbox.requests
 
 
-def test_the_list_of_models_names_those_that_embed(sandbox: Sandbox) -> None:
+def test_the_list_of_models_includes_embedding_models(sandbox: Sandbox) -> None:
     listed = {model.id: model for model in arche_magic.openai_client().models.list()}
     about: Any = listed["mistral/mistral-embed"]
     assert about.takes["embeddings"]

@@ -1,4 +1,4 @@
-"""Fields of chat completions reach the provider, or the request goes elsewhere or is refused."""
+"""Fields of chat completions reach the provider, or the request goes elsewhere or fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIXEL = base64.b64encode(
 
 
 def tool(name: str) -> Any:
-    """A tool with one argument, as OpenAI defines tools."""
+    """A tool with one argument, in OpenAI's format."""
     city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     return {"type": "function", "function": {"name": name, "parameters": city}}
 
@@ -33,7 +33,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "Ask weather and local_time, 
 
 
 class Person(BaseModel):
-    """What a structured reply is read as."""
+    """The class for a structured reply."""
 
     name: str
     age: int
@@ -43,10 +43,8 @@ class Person(BaseModel):
 
 
 @pytest.mark.parametrize("first", PROVIDERS)
-def test_tool_calls_go_round_also_when_another_provider_answers(
-    sandbox: Sandbox, first: str
-) -> None:
-    """Two parallel calls keep their ids; their results are answered by every provider."""
+def test_tool_calls_work_even_if_another_provider_answers(sandbox: Sandbox, first: str) -> None:
+    """Two parallel calls keep their ids; every provider accepts their results."""
     client = arche_magic.openai_client()
     choice = client.chat.completions.create(model=first, messages=QUESTION, tools=TOOLS).choices[0]
     calls: list[Any] = choice.message.tool_calls or []
@@ -67,8 +65,8 @@ def test_tool_calls_go_round_also_when_another_provider_answers(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_tool_calls_of_a_stream_come_in_one_chunk(sandbox: Sandbox, provider: str) -> None:
-    """Whole, each with its index; the official helper for streams puts them together too."""
+def test_tool_calls_of_a_stream_are_sent_in_one_chunk(sandbox: Sandbox, provider: str) -> None:
+    """Complete, each with its index; the official helper for streams reads them too."""
     client = arche_magic.openai_client()
     stream = client.chat.completions.create(
         model=provider, messages=QUESTION, tools=TOOLS, stream=True
@@ -88,8 +86,8 @@ def test_tool_calls_of_a_stream_come_in_one_chunk(sandbox: Sandbox, provider: st
     assert [call.function.name for call in message.tool_calls or []] == ["weather", "local_time"]
 
 
-def test_the_choice_of_a_tool_goes_through(sandbox: Sandbox) -> None:
-    """One tool by name, none, and no more than one at a time."""
+def test_tool_choice_is_passed_on(sandbox: Sandbox) -> None:
+    """One tool by name, none, and at most one at a time."""
     client = arche_magic.openai_client(provider="openai")
 
     def called(**fields: Any) -> list[str]:
@@ -116,8 +114,8 @@ def test_results_without_a_call_are_refused(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_parse_reads_a_pydantic_model(sandbox: Sandbox, provider: str) -> None:
-    """The official `parse`: its schema goes out, and the reply fits it."""
+def test_parse_returns_a_pydantic_model(sandbox: Sandbox, provider: str) -> None:
+    """The official `parse`: its schema is sent, and the reply fits it."""
     client = arche_magic.openai_client()
     completion = client.chat.completions.parse(
         model=provider, messages=HELLO, response_format=Person
@@ -129,8 +127,8 @@ def test_parse_reads_a_pydantic_model(sandbox: Sandbox, provider: str) -> None:
 # --- images
 
 
-def test_a_picture_reaches_a_model_that_takes_it(sandbox: Sandbox) -> None:
-    """As a part of a message; routes that take no images are skipped."""
+def test_an_image_reaches_a_model_with_vision(sandbox: Sandbox) -> None:
+    """As a part of a message; routes without vision are skipped."""
     content = [
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
@@ -144,8 +142,8 @@ def test_a_picture_reaches_a_model_that_takes_it(sandbox: Sandbox) -> None:
     assert PIXEL in json.dumps(sandbox.requests[-1].body)
 
 
-def test_a_picture_that_no_route_takes_is_refused(start: Start) -> None:
-    """The message names the models; the field is the messages'."""
+def test_an_image_that_no_route_accepts_is_refused(start: Start) -> None:
+    """The message names the models, and the field is `messages`."""
     sandbox = start(keys={"groq": 1})
     part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
     with pytest.raises(openai.BadRequestError, match="takes no images"):
@@ -159,8 +157,8 @@ def test_a_picture_that_no_route_takes_is_refused(start: Start) -> None:
 # --- other fields
 
 
-def test_fields_go_out_unchanged(sandbox: Sandbox) -> None:
-    """To OpenAI's wire: what the engine has a name for, and what it has none for."""
+def test_fields_are_passed_on_unchanged(sandbox: Sandbox) -> None:
+    """To OpenAI's wire, whether or not the engine has an option for them."""
     fields: dict[str, Any] = {
         "temperature": 0.3, "top_p": 0.9, "stop": ["END"], "seed": 7, "frequency_penalty": 0.1,
         "presence_penalty": 0.2, "user": "somebody", "logit_bias": {"50256": -100},
@@ -174,7 +172,7 @@ def test_fields_go_out_unchanged(sandbox: Sandbox) -> None:
 
 
 def test_max_tokens_has_two_names(sandbox: Sandbox) -> None:
-    """OpenAI's newer one means the same to every provider."""
+    """`max_completion_tokens` means the same for every provider."""
     client = arche_magic.openai_client()
     for name in ("max_tokens", "max_completion_tokens"):
         client.chat.completions.create(model="mistral", messages=HELLO, **{name: 40})  # type: ignore[call-overload]
@@ -182,8 +180,10 @@ def test_max_tokens_has_two_names(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_several_choices_and_their_probabilities_come_back(sandbox: Sandbox, stream: bool) -> None:
-    """From a route that can; those that cannot are named in the attempts."""
+def test_several_choices_and_their_log_probabilities_are_returned(
+    sandbox: Sandbox, stream: bool
+) -> None:
+    """From a route with support; the attempts name those without."""
     client = arche_magic.openai_client()
     asked_for: dict[str, Any] = {"n": 2, "logprobs": True, "stream": stream}
     answer: Any = client.chat.completions.create(model="auto", messages=HELLO, **asked_for)
@@ -206,10 +206,10 @@ def test_several_choices_and_their_probabilities_come_back(sandbox: Sandbox, str
     ("provider", "field", "value"),
     [("groq", "n", 2), ("mistral", "logprobs", True), ("google", "my_field", 1)],
 )
-def test_a_field_that_no_route_takes_is_named(
+def test_a_field_that_no_route_supports_is_named(
     sandbox: Sandbox, provider: str, field: str, value: Any
 ) -> None:
-    """It is never left out behind the caller's back."""
+    """It is never dropped silently."""
     with pytest.raises(openai.BadRequestError, match=f"takes no {field}; \\w+ does") as caught:
         arche_magic.openai_client().chat.completions.create(
             model=provider, messages=HELLO, extra_body={field: value}

@@ -1,4 +1,4 @@
-"""The server on 127.0.0.1: official clients use it as they use OpenAI's."""
+"""The server on 127.0.0.1: official clients use it like OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_the_official_client_gets_replies_chunks_and_models(server: Server) -> None:
-    """With the two variables that the server prints, and nothing else."""
+    """It needs only the two variables that the server prints."""
     llm = client(server)
     reply = llm.chat.completions.with_raw_response.create(model="auto", messages=HI)
     assert "You asked: “Hi”" in (reply.parse().choices[0].message.content or "")
@@ -40,7 +40,7 @@ def test_the_official_client_gets_replies_chunks_and_models(server: Server) -> N
     assert llm.models.retrieve("groq/openai/gpt-oss-120b").id == "groq/openai/gpt-oss-120b"
 
 
-def test_environment_is_all_that_a_program_needs(
+def test_a_program_needs_only_the_environment(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`openai.OpenAI()` without arguments reads it."""
@@ -49,8 +49,8 @@ def test_environment_is_all_that_a_program_needs(
     assert openai.OpenAI().chat.completions.create(model="groq", messages=HI).model
 
 
-def test_fifty_streams_at_once_lose_nothing(server: Server) -> None:
-    """Each client gets its own text to the last word, and all of them run at the same time."""
+def test_fifty_concurrent_streams_lose_nothing(server: Server) -> None:
+    """Each client gets its own complete text, and all of them run at the same time."""
 
     def words(model: str, messages: list[dict[str, str]]) -> str:
         return " ".join(f"{messages[-1]['content']}-{number}" for number in range(200))
@@ -75,8 +75,8 @@ def test_fifty_streams_at_once_lose_nothing(server: Server) -> None:
     }
 
 
-def test_requests_carry_the_name_of_their_client(server: Server) -> None:
-    """As tag of their attempts: the header if there is one, else the program's name."""
+def test_requests_are_tagged_with_the_name_of_their_client(server: Server) -> None:
+    """The tag of the attempts is the header, or else the program's name."""
     client(server).chat.completions.create(model="groq", messages=HI)
     headers = {"x-arche-tag": "my app"}
     client(server, default_headers=headers).chat.completions.create(model="groq", messages=HI)
@@ -98,13 +98,13 @@ def test_requests_carry_the_name_of_their_client(server: Server) -> None:
         ("", ""),
     ],
 )
-def test_a_client_is_named_by_its_user_agent(user_agent: str, name: str) -> None:
-    """A short word without its version, which is safe to show."""
+def test_the_name_of_a_client_comes_from_its_user_agent(user_agent: str, name: str) -> None:
+    """A short word without its version, which is safe to display."""
     assert client_name(user_agent) == name
 
 
-def test_a_spent_pool_says_when_to_ask_again(server: Server, upstream: Sandbox) -> None:
-    """The status and the headers of the handler reach the client."""
+def test_a_429_says_when_to_ask_again(server: Server, upstream: Sandbox) -> None:
+    """The client gets the status and the headers of the handler."""
     upstream.fail("*", "rate_limit_day", times=None)
     refused = send(server, json=BODY | {"model": "auto"})
     assert refused.status_code == 429
@@ -114,7 +114,7 @@ def test_a_spent_pool_says_when_to_ask_again(server: Server, upstream: Sandbox) 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_of_21_mb_is_refused(server: Server, upstream: Sandbox, is_chunked: bool) -> None:
-    """With an error that the client can read, whether or not it states the length."""
+    """The client can read the error, whether or not it states the length."""
     part = b"x" * 1_000_000
     content: Any = (part for _ in range(21)) if is_chunked else 21 * part
     refused = send(server, content=content)
@@ -124,14 +124,14 @@ def test_a_body_of_21_mb_is_refused(server: Server, upstream: Sandbox, is_chunke
 
 
 def test_a_long_body_is_refused_before_it_arrives(server: Server) -> None:
-    """A client that waits with its body, as curl does, need not send it."""
+    """A client that waits before sending its body, as curl does, does not have to send it."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(head_of(server, 21_000_000))
         assert connection.recv(1000).startswith(b"HTTP/1.1 413")
 
 
-def test_a_refused_client_with_a_long_body_can_read_why(server: Server) -> None:
-    """The connection is not reset while it still sends."""
+def test_a_client_with_a_long_body_can_read_the_error(server: Server) -> None:
+    """The connection is not reset while the client is still sending."""
     refused = send(server, content=b"x" * 15_000_000, headers={"Authorization": "Bearer wrong"})
     assert refused.status_code == 401
 
@@ -157,10 +157,10 @@ def test_a_refused_client_with_a_long_body_can_read_why(server: Server) -> None:
         ("POST", "/chat/completions", b"{}", 404),
     ],
 )
-def test_a_wrong_request_is_an_error_in_openais_shape(
+def test_an_invalid_request_is_an_error_in_openais_format(
     server: Server, upstream: Sandbox, method: str, path: str, content: bytes, status: int
 ) -> None:
-    """Every field is there, and nothing was sent."""
+    """All fields are present, and nothing was sent."""
     refused = send(server, path, method, content=content)
     assert refused.status_code == status
     error = refused.json()["error"]
@@ -171,8 +171,8 @@ def test_a_wrong_request_is_an_error_in_openais_shape(
         assert f"the base URL is {server.base_url}" in error["message"]
 
 
-def test_a_failure_of_our_own_is_a_500(server: Server, configured: Configuration) -> None:
-    """Without details: the client cannot mend it."""
+def test_an_internal_error_is_a_500(server: Server, configured: Configuration) -> None:
+    """Without details, because the client cannot fix it."""
 
     class Broken:
         def time(self) -> float:
@@ -187,8 +187,8 @@ def test_a_failure_of_our_own_is_a_500(server: Server, configured: Configuration
     }  # fmt: skip
 
 
-def test_it_does_not_ask_itself(server: Server, configured: Configuration) -> None:
-    """Where OPENAI_BASE_URL of this process is the server, requests would go round for ever."""
+def test_the_server_does_not_call_itself(server: Server, configured: Configuration) -> None:
+    """If this process's OPENAI_BASE_URL is the server, requests would loop for ever."""
     environment = {**server.environment(), "ARCHE_QUOTA_STORE": configured.store}
     use_configuration(load_configuration(environment))
     refused = send(server)
@@ -197,10 +197,10 @@ def test_it_does_not_ask_itself(server: Server, configured: Configuration) -> No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_ends_its_request(
+def test_a_request_ends_when_its_client_disconnects(
     server: Server, upstream: Sandbox, stream: bool
 ) -> None:
-    """In the middle of a stream, or before the reply: what was spent is booked, and no more."""
+    """During a stream or before the reply: only the tokens used are counted."""
     upstream.seconds_per_chunk, upstream.latency = 0.02, 0.0 if stream else 30.0
     body = json.dumps({"model": "mistral", "stream": stream, "messages": [
         {"role": "user", "content": "[tokens=4000]"}]}).encode()  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_client_that_leaves_ends_its_request(
     if stream:
         wait_until(lambda: tokens_sent(upstream) > 0)
         assert tokens_sent(upstream) < 400
-    # Nothing is held any more: the estimate for a whole reply stays if nobody settles it.
+    # Nothing is reserved any more: without settling, the estimate for a whole reply would stay.
     used = get_quota_tracker().get_usage_summary()["mistral"]["mistral_key_1"]
     assert used["requests_per_minute"]["used"] == 1
     assert used["tokens_per_minute"]["used"] < 1000
@@ -234,10 +234,10 @@ def tokens_sent(upstream: Sandbox) -> int:
         ("app._BODY_SECONDS", b"{head}{half"),
     ],
 )
-def test_half_a_request_does_not_keep_a_connection(
+def test_a_connection_with_half_a_request_is_closed(
     monkeypatch: pytest.MonkeyPatch, constant: str, sent: bytes
 ) -> None:
-    """Neither without a head nor without a body."""
+    """Whether the headers or the body are missing."""
     monkeypatch.setattr(f"arche_magic.openai_api.{constant}", 0.05)
     with (
         Server(port=0) as server,
@@ -248,10 +248,10 @@ def test_half_a_request_does_not_keep_a_connection(
     assert received.startswith(b"HTTP/1.1 408") if constant.startswith("app") else not received
 
 
-def test_a_client_that_does_not_read_does_not_keep_its_request(
+def test_a_request_is_stopped_if_its_client_does_not_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is stopped after a minute, here a moment, in which nothing was read."""
+    """After a minute without reading; the test uses a shorter time."""
     monkeypatch.setattr("arche_magic.openai_api.app._UNREAD_SECONDS", 0.05)
     many = " ".join(400 * ["x" * 50_000])
     with (
@@ -269,7 +269,7 @@ def test_a_client_that_does_not_read_does_not_keep_its_request(
 
 
 def head_of(server: Server, length: int) -> bytes:
-    """The head of a chat completion, for clients that misbehave below HTTP."""
+    """The headers of a chat completion, for clients that break HTTP."""
     return (
         f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
         f"Authorization: Bearer {server.api_key}\r\nContent-Length: {length}\r\n\r\n"
@@ -280,8 +280,8 @@ def request_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
-def test_a_long_head_is_refused(server: Server) -> None:
-    """Headers are bounded too."""
+def test_long_headers_are_refused(server: Server) -> None:
+    """Their size is limited too."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nX-Long: " + 20_000 * b"x")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")

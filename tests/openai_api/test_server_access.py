@@ -1,4 +1,4 @@
-"""Who may use the server: programs of this machine that have the token, and nobody else."""
+"""Who may use the server: programs on this machine that have the token, and nobody else."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from arche_magic.sandbox import Sandbox
 pytestmark = pytest.mark.usefixtures("configured")
 
 
-def test_health_tells_nothing(server: Server) -> None:
-    """It needs no token, so it says only that the server runs."""
+def test_health_reveals_nothing(server: Server) -> None:
+    """It needs no token, so it only says that the server is running."""
     answer = send(server, "/health", "GET", headers={"Authorization": ""})
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     assert "server" not in answer.headers
@@ -46,7 +46,7 @@ def test_health_tells_nothing(server: Server) -> None:
 def test_others_are_refused_before_anything_is_sent(
     server: Server, upstream: Sandbox, headers: dict[str, str | bytes], status: int, says: str
 ) -> None:
-    """A wrong token, a name that a web page has rebound to this machine, and web pages."""
+    """A wrong token, a host name that a web page has rebound to this machine, and web pages."""
     known = {"port": server.port, "token": server.api_key}
     given = {
         name: text.format(**known) if isinstance(text, str) else text
@@ -62,7 +62,7 @@ def test_others_are_refused_before_anything_is_sent(
         assert send(server, "/health", "GET", headers=given).status_code == 403
 
 
-def test_the_official_client_understands_a_wrong_token(server: Server) -> None:
+def test_the_official_client_reports_a_wrong_token(server: Server) -> None:
     """Its own error for 401, in one line."""
     with pytest.raises(openai.AuthenticationError, match="wrong or missing token") as error:
         client(server, api_key="wrong").chat.completions.create(model="groq", messages=HI)
@@ -70,19 +70,19 @@ def test_the_official_client_understands_a_wrong_token(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
-def test_the_names_of_this_machine_are_taken(server: Server, name: str) -> None:
+def test_the_names_of_this_machine_are_accepted(server: Server, name: str) -> None:
     """With the port."""
     assert send(server, headers={"Host": f"{name}:{server.port}"}).status_code == 200
 
 
 def test_it_listens_on_one_address(server: Server) -> None:
-    """Not on all of the machine, of which 127.0.0.2 is one."""
+    """Not on all addresses of the machine, such as 127.0.0.2."""
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.2", server.port)) != 0
 
 
 def test_a_web_page_is_allowed_by_its_origin() -> None:
-    """With CORS headers for this origin alone; the token is needed all the same."""
+    """With CORS headers for this origin only; the page still needs the token."""
     page = {"Origin": "https://app.example.org"}
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-a,x-b"}
     with Server(port=0, allow_origins=["https://app.example.org/"]) as server:
@@ -102,7 +102,7 @@ def test_a_web_page_is_allowed_by_its_origin() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_only_the_user_can_read_the_token(tmp_path: Path) -> None:
-    """It is new at every start, and gone when the server has stopped."""
+    """It changes at every start, and is deleted when the server stops."""
     with Server(port=0) as server:
         path, first, port = server.token_file, server.api_key, server.port
         assert path.parent == tmp_path / "user-settings" / "arche_magic"
@@ -110,7 +110,7 @@ def test_only_the_user_can_read_the_token(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert len(first) > 40
     assert not path.exists()
-    # What a killed kernel left behind is replaced, and a link there is not followed.
+    # A file left by a killed kernel is replaced, and a link there is not followed.
     victim = tmp_path / "victim"
     victim.write_text("mine")
     path.symlink_to(victim)
@@ -123,7 +123,7 @@ def test_only_the_user_can_read_the_token(tmp_path: Path) -> None:
         assert refused.status_code == 401
 
 
-def test_a_named_token_file_is_kept(tmp_path: Path) -> None:
+def test_a_named_token_file_is_reused(tmp_path: Path) -> None:
     """For programs whose settings cannot change at every start."""
     path = tmp_path / "deep" / "token"
     tokens = []
@@ -144,10 +144,10 @@ def test_a_named_token_file_is_kept(tmp_path: Path) -> None:
         (None, 0o600, "one word"),
     ],
 )
-def test_a_token_file_that_is_not_safe_is_refused(
+def test_an_unsafe_token_file_is_refused(
     tmp_path: Path, content: str | None, mode: int, says: str
 ) -> None:
-    """Others can read it, it can be guessed, or it is a pipe without an end."""
+    """Others can read it, the token can be guessed, or it is an endless pipe."""
     path = tmp_path / "token"
     if content is None:
         os.mkfifo(path, 0o600)
@@ -160,10 +160,10 @@ def test_a_token_file_that_is_not_safe_is_refused(
     assert not server.running
 
 
-def test_shell_lines_hold_the_token_only_if_asked(
+def test_shell_lines_contain_the_token_only_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A saved notebook has the way to the token; the name of the user is not in it."""
+    """A saved notebook contains the path of the token's file, without the user's name."""
     monkeypatch.setenv("HOME", str(tmp_path / "user-settings"))
     with Server(port=0) as server:
         lines = server.shell_lines()
@@ -174,8 +174,8 @@ def test_shell_lines_hold_the_token_only_if_asked(
         assert server.shell_lines(show_token=True).endswith(server.api_key)
 
 
-def test_stopping_ends_the_streams_and_frees_the_port(upstream: Sandbox) -> None:
-    """At once, and what they spent is booked."""
+def test_stopping_ends_streams_and_frees_the_port(upstream: Sandbox) -> None:
+    """At once, and their usage is counted."""
     upstream.seconds_per_chunk = 0.05
     server = Server(port=0).start()
     port = server.port
@@ -197,8 +197,8 @@ def test_stopping_ends_the_streams_and_frees_the_port(upstream: Sandbox) -> None
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_does_not_stop_it(server: Server) -> None:
-    """The child has the object and the socket, but the server is its parent's."""
+def test_a_forked_child_does_not_stop_the_server(server: Server) -> None:
+    """The child has the object and the socket, but the server belongs to its parent."""
     child = os.fork()
     if child == 0:
         server.stop()
@@ -209,7 +209,7 @@ def test_a_forked_child_does_not_stop_it(server: Server) -> None:
 
 
 def test_starting_twice_changes_nothing(server: Server) -> None:
-    """And a server that does not run says so."""
+    """A server that is not running says so."""
     port, token = server.port, server.api_key
     assert server.start() is server
     assert (server.port, server.api_key) == (port, token)
@@ -222,7 +222,7 @@ def test_starting_twice_changes_nothing(server: Server) -> None:
 
 
 def test_a_port_in_use_is_an_error_only_if_it_was_named(server: Server) -> None:
-    """By default, the usual port or another one."""
+    """By default, another port is used if the usual one is in use."""
     with pytest.raises(ConfigurationError, match=f"port {server.port} cannot be used: .*in use"):
         Server(port=server.port).start()
     with Server() as one, Server() as two:
@@ -240,7 +240,7 @@ def test_a_port_in_use_is_an_error_only_if_it_was_named(server: Server) -> None:
         ({"allow_origins": ["https://app.example.org/page"]}, "is not the origin"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], says: str) -> None:
     """Before a port is opened."""
     with pytest.raises(InvalidRequest, match=says):
         Server(**settings)

@@ -1,4 +1,4 @@
-"""`python -m arche_magic serve`: the server of a terminal or of a script."""
+"""`python -m arche_magic serve`: the server in a terminal or a script."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serve(sandbox_env: Sandbox) -> Iterator[Run]:
 
 
 def variables(process: subprocess.Popen[str]) -> dict[str, str]:
-    """What a shell sets that runs the lines which the command prints."""
+    """The variables of a shell that runs the printed lines."""
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     shown = "\n".join([*lines, 'printf "%s %s" "$OPENAI_BASE_URL" "$OPENAI_API_KEY"'])
@@ -52,9 +52,9 @@ def variables(process: subprocess.Popen[str]) -> dict[str, str]:
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for another process on Windows")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_interrupted(serve: Run, sent: signal.Signals) -> None:
-    """The printed lines are all that a client needs; Ctrl+C ends it with 0 and frees the port.
+    """A client needs only the printed lines. Ctrl+C ends the server with 0 and frees the port.
 
-    Nothing is printed about malformed requests, which in a kernel would go to a cell.
+    Nothing is printed about malformed requests, because in a kernel it would appear in a cell.
     """
     process = serve("--port", "0")
     given = variables(process)
@@ -75,7 +75,7 @@ def test_it_serves_until_it_is_interrupted(serve: Run, sent: signal.Signals) -> 
 
 
 def test_a_terminal_shows_the_token(serve: Run, tmp_path: Path) -> None:
-    """There it can be copied; `--token-file` keeps it for the next start."""
+    """It can be copied there; `--token-file` keeps it for the next start."""
     path = tmp_path / "token"
     words = [*COMMAND[1:], "--port", "0", "--token-file", str(path)]
     terminal = pexpect.spawn(COMMAND[0], words, encoding="utf-8", timeout=60, use_poll=True)
@@ -101,10 +101,10 @@ def test_a_terminal_shows_the_token(serve: Run, tmp_path: Path) -> None:
         (["--help"], 0, "--allow-origin URL"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_line(
+def test_a_failed_start_is_reported_in_one_line(
     serve: Run, words: list[str], status: int, says: str
 ) -> None:
-    """And the exit status says so."""
+    """The exit status is 1."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -117,7 +117,7 @@ def test_what_keeps_it_from_starting_is_one_line(
         assert error.count("\n") == 1
 
 
-def test_without_its_packages_it_says_what_to_install(sandbox_env: Sandbox) -> None:
+def test_missing_packages_are_named(sandbox_env: Sandbox) -> None:
     """In one line."""
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"
@@ -133,8 +133,8 @@ def test_without_its_packages_it_says_what_to_install(sandbox_env: Sandbox) -> N
     )
 
 
-def test_without_keys_it_warns_and_serves(serve: Run, tmp_path: Path) -> None:
-    """A key that is added to `.env` is used from the next request on."""
+def test_without_keys_it_warns_and_starts(serve: Run, tmp_path: Path) -> None:
+    """A key that is added to `.env` later is used from the next request on."""
     env_file = tmp_path / ".env"
     keys = env_file.read_text()
     env_file.write_text("")

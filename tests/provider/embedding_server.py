@@ -1,4 +1,4 @@
-"""A loopback server that embeds texts on the wires of Mistral, Google and OpenAI."""
+"""A loopback server that embeds texts with the wire formats of Mistral, Google and OpenAI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class Embedded:
-    """One request: the wire, the key and the model that it named, its texts and its body."""
+    """One request: its wire format, key, model, texts and body."""
 
     wire: str
     key: str
@@ -29,11 +29,11 @@ class Embedded:
 
 @dataclass
 class EmbeddingServer:
-    """What the server answers, and what it was asked.
+    """Embeds texts and records the requests.
 
     Attributes:
         url: its address.
-        refusal: from a request to a status, headers and a body other than vectors; None to embed.
+        refusal: returns a status, headers and a body for a request to refuse, or None.
         spoil: changes the vectors of an answer before they are sent.
         received: all requests, in order.
     """
@@ -61,7 +61,7 @@ class EmbeddingServer:
         return [text for request in self.received for text in request.texts]
 
     def spent(self, *keys: str) -> None:
-        """Refuse these keys (`mistral-1`) for an hour from now on."""
+        """Refuse these keys (`mistral-1`) for an hour from now."""
 
         def refusal(request: Embedded) -> tuple[int, dict[str, str], Any] | None:
             if request.key.removeprefix("made-up-") not in keys:
@@ -73,7 +73,7 @@ class EmbeddingServer:
 
 
 def vector_of(text: str, dimensions: int = DIMENSIONS) -> list[float]:
-    """The vector that the server has for a text, exact in 32 bits."""
+    """The vector that the server returns for a text, exact in 32 bits."""
     digest = hashlib.sha256(text.encode()).digest() * (dimensions // 32 + 1)
     return [byte / 256 for byte in digest[:dimensions]]
 

@@ -1,4 +1,4 @@
-"""A paid service on loopback whose replies are as long, and as odd, as a test says."""
+"""A paid service on loopback, whose replies have the length and form that a test sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLENTY = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says to one request: USD are tokens times the price of the test."""
+    """The service's answer to one request; its cost is its tokens times the price in the test."""
 
     output_tokens: int = 3000
     input_tokens: int = 20
@@ -41,13 +41,13 @@ class Answer:
 
 @dataclass
 class PaidService:
-    """Answers as OpenAI does, and counts what it charges.
+    """Answers as OpenAI does, and counts the tokens it charges.
 
     Attributes:
-        answer: from the number of a request to what is said to it.
-        seconds: how long each answer takes.
-        charged: tokens of all requests it answered.
-        most_at_once: the most requests that were under way together.
+        answer: returns the answer to the request with this number.
+        seconds: duration of each answer.
+        charged: tokens of all answered requests.
+        most_at_once: the highest number of concurrent requests.
     """
 
     answer: Callable[[int], Answer] = lambda number: Answer()
@@ -60,7 +60,7 @@ class PaidService:
 
     @property
     def tokens(self) -> int:
-        """All tokens it charged for."""
+        """All tokens it has charged."""
         return sum(self.charged)
 
     def take(self, body: dict[str, Any]) -> tuple[int, bytes]:
@@ -97,7 +97,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A client that leaves is no matter."""
+        """Ignore clients that close the connection."""
 
 
 @contextmanager
@@ -135,14 +135,14 @@ def paid_service(**options: Any) -> Iterator[PaidService]:
 
 
 def environment(service: PaidService) -> dict[str, str]:
-    """What names the service as OpenAI's address, with a key."""
+    """The variables that name the service as OpenAI's address, with a key."""
     return {"OPENAI_API_KEY": "sk-of-a-paid-service-1234567890", "OPENAI_BASE_URL": service.url}
 
 
 def use(
     service: PaidService, folder: Path, usd_per_million: float = 1000.0, **settings: Any
 ) -> None:
-    """Ask that service alone, from now on, at that price."""
+    """Use only this service from now on, at this price."""
     configuration = load_configuration(environment(service), folder)
     openai = configuration.providers["openai"]
     openai = replace(openai, prices={MODEL: (usd_per_million, usd_per_million)})

@@ -1,4 +1,4 @@
-"""A folder of its own for each test, and sandboxes that we are configured for there."""
+"""A separate folder for each test, and sandboxes with a configuration for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable and no file of the machine takes part, and nothing stays behind."""
+    """Hide the variables and files of this machine, and remove everything afterwards."""
     for name in os.environ:
         if name.startswith(OURS):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""What the tests of the public interface share: clocks, names, and a user's script run apart."""
+"""Shared by the tests of the public interface: clocks, names, and scripts in other processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOON = 1_763_380_800.0
 
 
 class Clock:
-    """A clock for us and the sandbox alike that moves only while somebody sleeps on it."""
+    """A clock for the package and the sandbox that moves only while somebody sleeps on it."""
 
     def __init__(self, now: float = NOON) -> None:
         self.now = now
@@ -51,7 +51,7 @@ class Clock:
 
 
 class FastClock:
-    """Real time made faster, for threads that wait beside each other."""
+    """Real time, sped up, for threads that wait at the same time."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -66,14 +66,14 @@ class FastClock:
         time.sleep(seconds / self._speed)
 
     def run(self, speed: float) -> None:
-        """Go on at another speed."""
+        """Continue at another speed."""
         now = self.time()
         with self._lock:
             self._then, self._began, self._speed = now, time.monotonic(), speed
 
 
 def asked(sandbox: Sandbox) -> list[str]:
-    """Which provider each request reached, in order."""
+    """The provider that each request reached, in order."""
     return [request.provider for request in sandbox.requests]
 
 
@@ -83,7 +83,7 @@ def server_count(sandbox: Sandbox, name: str) -> int:
 
 
 def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
-    """A `.env` with everything the sandbox gives out."""
+    """A `.env` with everything that the sandbox provides."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".env"
     lines = [f"{name}={value}" for name, value in sandbox.environment().items()]
@@ -97,9 +97,9 @@ def start_script(
     variables: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    """A user's script, started in a process of its own that works in `folder`.
+    """Start a user's script in a new process that works in `folder`.
 
-    `command` comes before the interpreter's.
+    `command` is placed before the interpreter.
     """
     return subprocess.Popen(
         [*command, sys.executable, "-c", code],
@@ -118,7 +118,7 @@ def run_script(
     variables: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """What a user's script writes to stdout and stderr; it must end well."""
+    """The stdout and stderr of a user's script, which must succeed."""
     process = start_script(code, folder, variables, command)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -126,7 +126,7 @@ def run_script(
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's variables without any that configure us, and with this source first."""
+    """This process's variables without our configuration, with this source tree first."""
     root = str(Path(arche_magic.__file__).parents[1])
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return kept | {"PYTHONPATH": root}

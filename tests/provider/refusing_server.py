@@ -1,4 +1,4 @@
-"""A loopback server that answers each request as a test's own function says, and counts them."""
+"""A loopback server that answers requests with a test's function, and counts them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Received:
 
 @dataclass
 class RefusingServer:
-    """What the server answers, and what it was asked.
+    """Answers requests with a function of the test.
 
     Attributes:
-        answer: from a request to the status and the body: JSON, or text sent as a web page where
-            it begins with `<`, and as plain text otherwise.
-        received: requests in order, those to paths below `/healthy` left out.
+        answer: from a request to the status and the body: JSON, or a text, which is sent as a web
+            page if it begins with `<`, otherwise as plain text.
+        received: requests in order, except those to paths below `/healthy`.
     """
 
     url: str = ""
@@ -57,7 +57,7 @@ def _events(text: str) -> str:
 
 @contextmanager
 def refusing_server() -> Iterator[RefusingServer]:
-    """The server; below `/healthy` it answers every request with `{"answer": 1}`."""
+    """The server. Below `/healthy`, it answers every request with `{"answer": 1}`."""
     script = RefusingServer()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What went wrong in the older package, `Three_PointO_ArchE.llm_providers`, goes right here."""
+"""Faults of the older package, `Three_PointO_ArchE.llm_providers`, do not occur here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def test_one_request_asks_each_key_once(start: Start, clock: Clock) -> None:
-    """Three ways of rotating lay over each other, and asked keys again and again."""
+    """Three nested rotations asked the same keys repeatedly."""
     sandbox = start(keys={"groq": 3}, clock=clock)
     sandbox.fail("groq", "rate_limit_day", times=None)
     with pytest.raises(LLMProviderError, match="All Groq API keys have hit rate limits"):
@@ -46,7 +46,7 @@ def test_one_request_asks_each_key_once(start: Start, clock: Clock) -> None:
     ]
 
 
-def test_the_class_and_the_name_are_the_same_rotation(start: Start, clock: Clock) -> None:
+def test_the_class_and_the_provider_names_share_one_rotation(start: Start, clock: Clock) -> None:
     """`MultiKeyGroqProvider`, `groq` and `intelligent` share one ledger and one order."""
     start(keys={"groq": 2}, clock=clock)
     providers = (MultiKeyGroqProvider(), get_llm_provider("groq"), IntelligentLLMOrchestrator())
@@ -55,7 +55,7 @@ def test_the_class_and_the_name_are_the_same_rotation(start: Start, clock: Clock
 
 
 def test_building_the_multi_key_provider_keeps_the_counts(start: Start, clock: Clock) -> None:
-    """It set the saved counts to zero."""
+    """The older package set the saved counts to zero."""
     start(keys={"groq": 1}, clock=clock)
     MultiKeyGroqProvider().generate("Hello")
     summary = MultiKeyGroqProvider().get_usage_summary()["groq"]
@@ -64,7 +64,7 @@ def test_building_the_multi_key_provider_keeps_the_counts(start: Start, clock: C
 
 
 def test_the_usage_summary_works_in_the_next_process(start: Start, tmp_path: Path) -> None:
-    """It compared times with and without a zone, and raised TypeError."""
+    """The older package raised TypeError, because it compared times with and without a zone."""
     sandbox = start()
     write_env_file(tmp_path, sandbox)
     get_llm_provider("groq").generate("Hello")
@@ -77,16 +77,16 @@ print(datetime.fromisoformat(row["reset_time"]) > datetime.now(UTC), row["availa
     assert run_script(code, tmp_path)[0].split() == ["True", "True"]
 
 
-def test_the_intelligent_provider_can_be_had_by_name(start: Start) -> None:
-    """It raised NameError."""
+def test_the_intelligent_provider_can_be_created_by_name(start: Start) -> None:
+    """The older package raised NameError."""
     start()
     provider = get_llm_provider("intelligent")
     assert type(provider) is IntelligentLLMOrchestrator
     assert provider.generate("Hello")
 
 
-def test_fallback_reaches_the_third_and_the_fourth(start: Start, clock: Clock) -> None:
-    """It went to and fro between the first two."""
+def test_fallback_reaches_the_third_and_fourth_provider(start: Start, clock: Clock) -> None:
+    """The older package alternated between the first two."""
     sandbox = start(clock=clock)
     provider = get_llm_provider()
     sandbox.fail("groq", "server_error", times=None)
@@ -98,7 +98,7 @@ def test_fallback_reaches_the_third_and_the_fourth(start: Start, clock: Clock) -
 
 
 def test_the_first_key_is_used_and_counted_like_any_other(start: Start, clock: Clock) -> None:
-    """Its index was 0, and 0 was taken for no key."""
+    """Its index was 0, which the older package treated as "no key"."""
     start(keys={"groq": 2}, clock=clock)
     provider = MultiKeyGroqProvider()
     replies = [provider.generate("Hello") for _ in range(4)]
@@ -108,7 +108,7 @@ def test_the_first_key_is_used_and_counted_like_any_other(start: Start, clock: C
 
 
 def test_a_temperature_of_zero_is_zero(start: Start) -> None:
-    """It became 0.7."""
+    """The older package sent 0.7."""
     sandbox = start()
     get_llm_provider().generate("Hello", temperature=0)
     get_llm_provider().generate_chat([{"role": "user", "content": "Hello"}], temperature=0.0)
@@ -116,7 +116,7 @@ def test_a_temperature_of_zero_is_zero(start: Start) -> None:
 
 
 def test_requests_per_day_are_recorded(start: Start, clock: Clock) -> None:
-    """Only tokens were."""
+    """The older package recorded only tokens."""
     sandbox = start(clock=clock)
     for name in ("groq", "google", "openai"):
         for _ in range(3):
@@ -130,7 +130,7 @@ def test_requests_per_day_are_recorded(start: Start, clock: Clock) -> None:
 
 
 def test_tokens_per_day_are_the_providers_own_count(start: Start, clock: Clock) -> None:
-    """They were guessed from the words of the prompt."""
+    """The older package estimated them from the words of the prompt."""
     sandbox = start(keys={"groq": 1}, clock=clock)
     for number in range(3):
         get_llm_provider().generate(f"Prompt {number}")
@@ -139,8 +139,8 @@ def test_tokens_per_day_are_the_providers_own_count(start: Start, clock: Clock) 
     assert used(summary, "groq_key_1", "tokens_per_day") == spent
 
 
-def test_one_provider_may_be_given_its_key(start: Start) -> None:
-    """`get_llm_provider(name, api_key)` uses that key of that provider, and no other."""
+def test_a_key_can_be_passed_for_one_provider(start: Start) -> None:
+    """`get_llm_provider(name, api_key)` uses only this key of this provider."""
     start(keys={"groq": 2, "mistral": 1})
     second = get_configuration().keys[1].secret()
     provider = get_llm_provider("groq", second)
@@ -152,8 +152,8 @@ def test_one_provider_may_be_given_its_key(start: Start) -> None:
             get_llm_provider(name, key)
 
 
-def test_the_default_model_of_a_provider_is_told(start: Start) -> None:
-    """`get_model_for_provider(name)` gives the one that is asked for if nobody names another."""
+def test_the_default_model_of_a_provider_is_available(start: Start) -> None:
+    """`get_model_for_provider(name)` returns the model that is used if none is named."""
     start()
     for name in PROVIDERS:
         assert get_model_for_provider(name) == get_llm_provider(name).generate("Hello").model

@@ -105,7 +105,7 @@ def output(start: Start, tmp_path: Path) -> list[str]:
 
 
 def test_a_script_for_the_older_package_runs(output: list[str]) -> None:
-    """Replies as text, both classes, statistics, usage, errors."""
+    """Replies as strings, both classes, statistics, usage, errors."""
     text = "\n".join(output)
     assert '{"answer": "*Simulated reply' in output[0]
     assert "error: unknown provider 'nonsense'" in text
@@ -118,7 +118,7 @@ def test_a_script_for_the_older_package_runs(output: list[str]) -> None:
 
 
 def test_its_usage_report_adds_up(output: list[str]) -> None:
-    """Five requests went to Groq's two keys, three of them by the multi-key class."""
+    """Five requests went to Groq's two keys, three of them through the multi-key class."""
     rows = [line.split() for line in output if "requests_per_day:" in line]
     assert [row[0] for row in rows] == ["groq_key_1", "groq_key_2"]
     assert sum(int(row[2].partition("/")[0]) for row in rows) >= 5

@@ -1,4 +1,4 @@
-"""`[budget]`: paid routes are used as long as there is money for them, and no longer."""
+"""`[budget]`: paid routes are used until the budget is spent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAY = 86_400.0
 
 
 def spend(per_day: float | None, per_month: float | None = None, price: float = 1000.0) -> None:
-    """Set a budget, and what a million tokens of the paid model cost."""
+    """Set a budget, and the price of a million tokens of the paid model."""
     configuration = get_configuration()
     openai = replace(configuration.providers["openai"], prices={MODEL: (price, price)})
     providers = {**configuration.providers, "openai": openai}
@@ -38,8 +38,8 @@ def spend(per_day: float | None, per_month: float | None = None, price: float = 
     use_configuration(replace(configuration, providers=providers, budget=budget))
 
 
-def test_a_paid_route_is_shut_once_the_budget_is_spent(start: Start, clock: Clock) -> None:
-    """It opens at the next midnight of UTC; the error says what was spent."""
+def test_a_paid_route_is_closed_once_the_budget_is_spent(start: Start, clock: Clock) -> None:
+    """It opens at the next midnight UTC; the error says what was spent."""
     start(keys={"openai": 1}, clock=clock)
     spend(per_day=0.30)
     provider = get_llm_provider("openai")
@@ -60,8 +60,8 @@ def test_a_paid_route_is_shut_once_the_budget_is_spent(start: Start, clock: Cloc
     assert provider.generate("A new day", max_tokens=100, patience=0).provider == "openai"
 
 
-def test_a_month_has_a_budget_of_its_own(start: Start, clock: Clock) -> None:
-    """What is left of the day does not help."""
+def test_the_monthly_budget_is_separate(start: Start, clock: Clock) -> None:
+    """Money left for the day does not help."""
     start(keys={"openai": 1}, clock=clock)
     spend(per_day=100, per_month=0.20)
     provider = get_llm_provider("openai")
@@ -75,8 +75,8 @@ def test_a_month_has_a_budget_of_its_own(start: Start, clock: Clock) -> None:
     assert caught.value.next_available_at.day == 1
 
 
-def test_free_routes_go_on(start: Start, clock: Clock) -> None:
-    """A budget of nothing means free routes alone."""
+def test_free_routes_stay_open(start: Start, clock: Clock) -> None:
+    """A budget of zero allows only free routes."""
     sandbox = start(keys={"groq": 1, "openai": 1}, clock=clock)
     spend(per_day=0)
     assert get_llm_provider().generate("Hello").provider == "groq"
@@ -86,8 +86,8 @@ def test_free_routes_go_on(start: Start, clock: Clock) -> None:
     assert "openai" not in asked(sandbox)
 
 
-def test_a_price_that_nobody_knows_is_not_paid(start: Start, clock: Clock) -> None:
-    """Nobody could say what is left."""
+def test_a_model_with_an_unknown_price_is_not_used(start: Start, clock: Clock) -> None:
+    """Otherwise the rest of the budget would be unknown."""
     sandbox = start(keys={"openai": 1}, clock=clock)
     spend(per_day=5)
     with pytest.raises(NoRouteAvailable, match="its price is not known"):
@@ -95,8 +95,10 @@ def test_a_price_that_nobody_knows_is_not_paid(start: Start, clock: Clock) -> No
     assert asked(sandbox) == []
 
 
-def test_a_request_dearer_than_the_budget_is_not_sent(start: Start, clock: Clock) -> None:
-    """The longest reply it allows is reckoned with."""
+def test_a_request_that_may_cost_more_than_the_budget_is_not_sent(
+    start: Start, clock: Clock
+) -> None:
+    """Its longest allowed reply is included."""
     sandbox = start(keys={"openai": 1}, clock=clock)
     spend(per_day=0.50)
     with pytest.raises(NoRouteAvailable, match=r"is more than the budget of 0\.50 a day"):
@@ -104,8 +106,8 @@ def test_a_request_dearer_than_the_budget_is_not_sent(start: Start, clock: Clock
     assert asked(sandbox) == []
 
 
-def test_threads_do_not_spend_more_together(start: Start) -> None:
-    """Each holds its cost before it sends."""
+def test_threads_together_keep_the_budget(start: Start) -> None:
+    """Each reserves its cost before it sends a request."""
     start(keys={"openai": 1})
     spend(per_day=0.50)
     costs: list[float] = []
@@ -127,7 +129,7 @@ def test_threads_do_not_spend_more_together(start: Start) -> None:
 
 
 def test_a_refused_request_costs_nothing(start: Start, clock: Clock) -> None:
-    """What was held for it is free again."""
+    """The amount reserved for it is available again."""
     sandbox = start(keys={"openai": 1}, clock=clock)
     spend(per_day=0.30)
     sandbox.fail("openai", "unauthorized")
@@ -137,8 +139,8 @@ def test_a_refused_request_costs_nothing(start: Start, clock: Clock) -> None:
     assert use.spent == 0
 
 
-def test_the_receipt_says_what_is_left(start: Start, clock: Clock) -> None:
-    """Beside what is left of the limits."""
+def test_the_receipt_shows_the_rest_of_the_budget(start: Start, clock: Clock) -> None:
+    """Next to what is left of the limits."""
     start(keys={"openai": 1}, clock=clock)
     spend(per_day=3)
     reply = get_llm_provider("openai").generate("Hello", max_tokens=100)
@@ -147,7 +149,7 @@ def test_the_receipt_says_what_is_left(start: Start, clock: Clock) -> None:
     assert use.left.endswith("of 3.00 USD left today")
 
 
-def test_a_call_that_never_ended_counts_as_it_was_held(start: Start, clock: Clock) -> None:
+def test_a_call_that_never_ended_counts_as_reserved(start: Start, clock: Clock) -> None:
     """Its kernel was killed, and the service may have answered."""
     start(keys={"openai": 1}, clock=clock)
     spend(per_day=3)
@@ -162,7 +164,7 @@ def test_a_call_that_never_ended_counts_as_it_was_held(start: Start, clock: Cloc
     assert use.spent == pytest.approx(held.spent + reply.cost)
 
 
-def test_what_was_spent_while_redis_was_away_is_added_to_what_others_spent() -> None:
+def test_costs_counted_while_redis_was_down_are_added() -> None:
     """Each copy of the ledger has its own part of the day."""
     before = {"spent": {"2026-11-25": 1.0}, "held": {"ended": {"usd": 0.5, "expires": 9.0}}}
     ours = {"spent": {"2026-11-25": 1.4}, "held": {}}
@@ -184,8 +186,8 @@ def test_what_was_spent_while_redis_was_away_is_added_to_what_others_spent() -> 
         ("budget = 3", "budget is 3; it must be a table"),
     ],
 )
-def test_a_wrong_budget_is_one_line(toml: str, words: str) -> None:
-    """With the file, and what was meant."""
+def test_an_invalid_budget_is_refused_in_one_line(toml: str, words: str) -> None:
+    """The error names the file and the valid values."""
     Path("arche_magic.toml").write_text(toml)
     with pytest.raises(ConfigurationError) as caught:
         load_configuration()
@@ -193,7 +195,7 @@ def test_a_wrong_budget_is_one_line(toml: str, words: str) -> None:
 
 
 def test_a_budget_is_read_from_the_settings() -> None:
-    """Amounts are USD."""
+    """The amounts are in USD."""
     Path("arche_magic.toml").write_text("[budget]\nper_day = 0.5\nper_month = 5\n")
     assert load_configuration().budget == Budget(0.5, 5.0)
     Path("arche_magic.toml").write_text("")

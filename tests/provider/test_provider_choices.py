@@ -1,4 +1,4 @@
-"""What the user chose for the session: which routes are asked, in which order, how long to wait."""
+"""Choices for the session: which routes are used, in which order, and how long to wait."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
 
-def test_a_key_that_is_off_is_not_asked(start: Start) -> None:
-    """The next one is, and the ledger's view leaves it out until it is on again."""
+def test_a_key_that_is_off_is_not_used(start: Start) -> None:
+    """The next key is used, and tables omit the first one until it is on again."""
     start(keys={"groq": 2})
     use_choices(get_choices().switched("groq_key_1", on=False))
     assert get_llm_provider().generate("Hello").key == "groq_key_2"
@@ -30,8 +30,8 @@ def test_a_key_that_is_off_is_not_asked(start: Start) -> None:
     assert {row.key for row in get_quota_tracker().standings()} == {"groq_key_1", "groq_key_2"}
 
 
-def test_a_model_that_is_off_is_not_asked_even_by_name(start: Start) -> None:
-    """Nor does what it has spent bring it back into the tables."""
+def test_a_model_that_is_off_is_not_used_even_by_name(start: Start) -> None:
+    """Tables omit it although it was used before."""
     sandbox = start()
     get_llm_provider().generate("Hello")
     use_choices(Choices(off=frozenset({f"groq/{MODELS['groq']}"})))
@@ -42,23 +42,25 @@ def test_a_model_that_is_off_is_not_asked_even_by_name(start: Start) -> None:
     assert asked(sandbox) == ["groq", "mistral"]
 
 
-def test_the_order_is_the_users(start: Start) -> None:
-    """Providers that are not named keep their order behind those that are."""
+def test_the_chosen_order_is_used(start: Start) -> None:
+    """Providers that are not named follow in their usual order."""
     start()
     use_choices(Choices(order=("google", "mistral")))
     assert list(get_configuration().providers) == ["google", "mistral", "groq", "openai"]
     assert get_llm_provider().generate("Hello").provider == "google"
 
 
-def test_a_preferred_provider_may_cost(start: Start) -> None:
-    """It comes before all others, unless the program prefers another."""
+def test_a_preferred_provider_may_be_paid(start: Start) -> None:
+    """It comes before all others, unless the program prefers another one."""
     start()
     use_choices(Choices(preferred_provider="openai"))
     assert get_llm_provider().generate("Hello").provider == "openai"
 
 
-def test_patience_is_the_users_unless_a_request_has_its_own(start: Start, clock: Clock) -> None:
-    """With none, a closed route is an error at once; with some, it is waited for."""
+def test_the_chosen_patience_applies_unless_a_request_sets_its_own(
+    start: Start, clock: Clock
+) -> None:
+    """With a patience of 0, a closed route is an error at once; otherwise the request waits."""
     start(keys={"groq": 1}, clock=clock, left={"groq": {"requests_per_minute": 1}})
     get_llm_provider().generate("Hello")
     use_choices(Choices(patience=0.0))
@@ -69,8 +71,8 @@ def test_patience_is_the_users_unless_a_request_has_its_own(start: Start, clock:
     assert clock.slept > 0
 
 
-def test_choices_stay_while_files_change(tmp_path: Path) -> None:
-    """A key that is added to `.env` later is seen, and what was switched off stays off."""
+def test_choices_are_kept_when_files_change(tmp_path: Path) -> None:
+    """A key that is added to `.env` later is found, and keys that are off stay off."""
     (tmp_path / ".env").write_text("GROQ_API_KEY=one-of-two\n")
     use_choices(Choices(off=frozenset({"groq_key_1"})))
     assert get_configuration().routes() == ()
@@ -78,8 +80,8 @@ def test_choices_stay_while_files_change(tmp_path: Path) -> None:
     assert [route.key.label for route in get_configuration().routes()] == ["groq_key_2"]
 
 
-def test_another_configuration_begins_without_choices(start: Start) -> None:
-    """Its first Groq key may be another than the one that was switched off."""
+def test_another_configuration_starts_without_choices(start: Start) -> None:
+    """Its first Groq key may be a different one."""
     start()
     configuration = get_configuration()
     use_choices(Choices(off=frozenset({"groq_key_1"}), order=("openai",)))
@@ -88,8 +90,8 @@ def test_another_configuration_begins_without_choices(start: Start) -> None:
     assert list(get_configuration().providers) == list(PROVIDERS)
 
 
-def test_names_nobody_has_change_nothing(start: Start) -> None:
-    """A provider that left the settings leaves the order too."""
+def test_unknown_names_in_choices_are_ignored(start: Start) -> None:
+    """A provider that was removed from the settings is removed from the order too."""
     start()
     use_choices(Choices(order=("elsewhere", "openai"), preferred_provider="elsewhere"))
     configuration = get_configuration()

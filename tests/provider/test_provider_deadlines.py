@@ -1,4 +1,4 @@
-"""`timeout=` is kept wherever the time goes; a route that hangs leaves time for the next one."""
+"""`timeout=` is kept whatever hangs, and a route that hangs leaves time for the next one."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ Talk = Callable[[socket.socket], None]
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """What happens inside takes the time given, and hardly more."""
+    """The block takes the given time, and hardly more."""
     began = time.monotonic()
     yield
     in_time("a deadline", time.monotonic() - began - seconds)
 
 
 def point_at(provider: str, address: str, folder: Path) -> IntelligentLLMOrchestrator:
-    """One provider, its service at that address."""
+    """Configure one provider with this address."""
     variables = {
         f"{provider.upper()}_API_KEY": "sk-of-nobody-12345678",
         BASE_URLS[provider]: address,
     }
     configuration = load_configuration(variables, folder)
-    # The SDK is imported before the time counts.
+    # The SDK is imported before the time is measured.
     with suppress(LLMProviderError):
         nowhere = load_configuration(
             {**variables, BASE_URLS[provider]: "http://127.0.0.1:9"}, folder
@@ -71,7 +71,7 @@ def point_at(provider: str, address: str, folder: Path) -> IntelligentLLMOrchest
 
 @contextmanager
 def server(talk: Talk) -> Iterator[str]:
-    """A server that reads a request and then does with the connection what it is told to."""
+    """A server that reads a request and then passes the connection to a function."""
 
     def serve(connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):
@@ -90,7 +90,7 @@ def server(talk: Talk) -> Iterator[str]:
 
 
 def dribble(start: bytes, again: bytes) -> Talk:
-    """Send a beginning, and then something over and over, twenty times a second for 5 s."""
+    """Send a beginning, and then the same bytes twenty times a second for 5 s."""
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(start)
@@ -103,7 +103,7 @@ def dribble(start: bytes, again: bytes) -> Talk:
 
 @contextmanager
 def full_house() -> Iterator[str]:
-    """A port whose queue is full: nothing answers there, and nothing refuses."""
+    """A port whose queue is full: connections are neither accepted nor refused."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -120,7 +120,7 @@ def full_house() -> Iterator[str]:
 
 
 def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> NoRouteAvailable:
-    """The error of a request that gets so much time."""
+    """Return the error of a request with this timeout."""
     with at_most(seconds), pytest.raises(NoRouteAvailable) as caught:
         provider.generate("Hello", timeout=seconds, patience=0)
     return caught.value
@@ -129,14 +129,14 @@ def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what they cannot queue")
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_host_that_does_not_answer_the_connection(tmp_path: Path, name: str) -> None:
-    """Half of the time is spent on it at most, so that another route has the rest."""
+    """It gets at most half of the time, so that another route has the rest."""
     with full_house() as address:
         error = expect_late(point_at(name, address, tmp_path), 1.0)
     assert re.search(r"no connection within 0\.\d+ s", str(error))
 
 
 def test_a_name_lookup_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's resolver takes no timeout, and may try for half a minute."""
+    """The system's resolver has no timeout, and may try for half a minute."""
     release = threading.Event()
     look_up = socket.getaddrinfo
 
@@ -153,14 +153,14 @@ def test_a_name_lookup_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def get_usage(error: NoRouteAvailable, folder: Path) -> dict[str, object]:
-    """What the ledger in the folder holds of Groq."""
+    """The Groq part of the ledger in this folder."""
     configuration = load_configuration({"GROQ_API_KEY": "sk-of-nobody-12345678"}, folder)
     provider = IntelligentLLMOrchestrator(configuration=configuration)
     return provider.quota_tracker.get_usage_summary("groq")["groq"]
 
 
 def test_a_proxy_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way through a proxy of the network is timed like the direct one."""
+    """Connections through a proxy have the same timeout as direct ones."""
     with server(dribble(b"HTTP/1.1 200 OK\r\nx-filler: ", b"x")) as address:
         for name in ("HTTP_PROXY", "http_proxy"):
             monkeypatch.setenv(name, address)
@@ -170,8 +170,8 @@ def test_a_proxy_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nx-filler: "])
-def test_headers_that_do_not_end(tmp_path: Path, name: str, start: bytes) -> None:
-    """Neither a silent server nor one that sends its headers a byte at a time."""
+def test_headers_that_never_end(tmp_path: Path, name: str, start: bytes) -> None:
+    """From a silent server, and from one that sends its headers a byte at a time."""
     with server(dribble(start, b"x" if start else b"")) as address:
         error = expect_late(point_at(name, address, tmp_path))
     assert re.search(r"no answer within 0\.\d+ s", str(error))
@@ -179,8 +179,8 @@ def test_headers_that_do_not_end(tmp_path: Path, name: str, start: bytes) -> Non
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("again", [b": wait\n\n", b" ", b"\n\n"])
-def test_a_body_that_does_not_end(tmp_path: Path, name: str, again: bytes) -> None:
-    """Streamed or not: comments, blanks and empty lines keep no call alive."""
+def test_a_body_that_never_ends(tmp_path: Path, name: str, again: bytes) -> None:
+    """Streamed or not: comments, blanks and empty lines do not extend the time."""
     with server(dribble(HEADERS, again)) as address:
         provider = point_at(name, address, tmp_path)
         expect_late(provider)
@@ -189,16 +189,16 @@ def test_a_body_that_does_not_end(tmp_path: Path, name: str, again: bytes) -> No
             list(provider.stream("Hello", timeout=0.6, patience=0))
 
 
-def test_a_refusal_that_does_not_end(tmp_path: Path) -> None:
-    """An error page can be dribbled too."""
+def test_a_refusal_that_never_ends(tmp_path: Path) -> None:
+    """An error page can be sent a byte at a time too."""
     headers = b"HTTP/1.1 500 Oh\r\ncontent-type: text/html\r\n\r\n<html>"
     with server(dribble(headers, b"x")) as address:
         error = expect_late(point_at("groq", address, tmp_path))
     assert "(500)" in str(error)
 
 
-def test_a_server_that_takes_the_request_slowly(tmp_path: Path) -> None:
-    """A large prompt goes out only as fast as the other end reads it."""
+def test_a_server_that_reads_the_request_slowly(tmp_path: Path) -> None:
+    """A large prompt is sent only as fast as the server reads it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         provider = point_at("mistral", f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path)
@@ -207,7 +207,7 @@ def test_a_server_that_takes_the_request_slowly(tmp_path: Path) -> None:
 
 
 def test_a_wait_for_a_route(start: Start) -> None:
-    """Patience ends with the request's time."""
+    """Patience ends with the time of the request."""
     start(keys={"groq": 1}, limits={"groq": {"requests_per_minute": 1}})
     provider = get_llm_provider()
     provider.generate("One")
@@ -225,8 +225,8 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
-def test_a_ledger_that_somebody_else_has_locked(start: Start) -> None:
-    """Say, a kernel that was stopped in the middle; when it goes, all goes on."""
+def test_a_ledger_that_another_process_has_locked(start: Start) -> None:
+    """For example a stopped kernel; when it ends, everything continues."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
@@ -237,7 +237,7 @@ def test_a_ledger_that_somebody_else_has_locked(start: Start) -> None:
         error = expect_late(provider)
         assert str(error).startswith("No reply within 0.6 s: the ledger does not answer; ")
         assert "groq · key 1 · gpt-oss-120b: not asked" in str(error)
-        # The second request, too, ends in time, and nobody who only looks waits.
+        # The second request also ends in time, and reading does not wait.
         expect_late(provider)
         for look in (
             provider.get_stats,
@@ -249,12 +249,12 @@ def test_a_ledger_that_somebody_else_has_locked(start: Start) -> None:
                 look()
         process.kill()
     assert provider.generate("Hello").attempts[-1].outcome == "served"
-    # The hold that was asked for in vain is given back.
+    # The hold that was requested too late is released.
     assert used(provider.quota_tracker.get_usage_summary("groq")["groq"], "groq_key_1") <= 2
 
 
-def test_threads_behind_a_locked_ledger(start: Start) -> None:
-    """Each of them keeps its own time, though the first one has the lock within the process."""
+def test_threads_waiting_for_a_locked_ledger(start: Start) -> None:
+    """Each keeps its own timeout, although the first one has the lock within the process."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
@@ -282,9 +282,9 @@ def test_threads_behind_a_locked_ledger(start: Start) -> None:
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading.Event]]:
-    """Have files whose paths begin so open only once the event is set.
+    """Opening files whose paths begin like this hangs until the event is set.
 
-    So does a network drive without its network.
+    A network drive without a network does the same.
     """
     release, open_file = threading.Event(), os.open
 
@@ -302,10 +302,10 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading
     release.set()
 
 
-def test_a_disk_that_hangs_under_the_ledger(
+def test_a_disk_that_hangs_below_the_ledger(
     start: Start, hang: Callable[[Path], threading.Event]
 ) -> None:
-    """The request ends in time, and says why."""
+    """The request ends in time, and the error says why."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
@@ -314,10 +314,10 @@ def test_a_disk_that_hangs_under_the_ledger(
     assert "the ledger does not answer" in str(error)
 
 
-def test_a_disk_that_hangs_when_the_reply_is_there(
+def test_a_disk_that_hangs_after_the_reply_has_arrived(
     start: Start, hang: Callable[[Path], threading.Event]
 ) -> None:
-    """The reply is worth more than its record: it comes, and is recorded when the disk is back."""
+    """The reply is returned, and recorded when the disk works again."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
@@ -337,7 +337,7 @@ def test_a_disk_that_hangs_when_the_reply_is_there(
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server is installed")
 def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
-    """Stopped in the middle, it neither answers nor refuses."""
+    """A stopped server neither answers nor refuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -371,7 +371,7 @@ def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
 def test_a_route_that_hangs_leaves_time_for_the_next(
     start: Start, name: str, kind: str, streamed: bool, limits: Timeouts, words: str
 ) -> None:
-    """Each kind of waiting has a limit of its own, far below that of the request."""
+    """Each kind of wait has its own timeout, much shorter than that of the request."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 1, other: 1}, settings={"timeouts": limits})
     for provider in (name, other):
@@ -394,8 +394,8 @@ def test_a_route_that_hangs_leaves_time_for_the_next(
     assert reply.attempts[0].error == words
 
 
-def test_thinking_is_no_silence(tmp_path: Path) -> None:
-    """Events without text do not cut the time for the first text, and make it longer."""
+def test_reasoning_does_not_count_as_silence(tmp_path: Path) -> None:
+    """Events without text extend the time until the first text."""
     event = b'data: {"choices": [{"index": 0, "delta": {"reasoning": "Hmm."}}]}\n\n'
     end = (
         b'data: {"choices": [{"index": 0, "delta": {"content": "Four."}, "finish_reason": "stop"}]}'
@@ -420,8 +420,8 @@ def test_thinking_is_no_silence(tmp_path: Path) -> None:
         assert "".join(get_llm_provider("groq").stream("2 + 2?")) == "Four."
 
 
-def test_a_stream_that_lacks_only_its_end_is_whole(tmp_path: Path) -> None:
-    """Once the finish reason has come, the reply is there, whatever happens to the connection."""
+def test_a_stream_that_lacks_only_its_end_is_complete(tmp_path: Path) -> None:
+    """After the finish reason, the reply is complete, whatever happens to the connection."""
     text = b'data: {"choices": [{"index": 0, "delta": {"content": "Four."}}]}\n\n'
     end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
 
@@ -437,8 +437,8 @@ def test_a_stream_that_lacks_only_its_end_is_whole(tmp_path: Path) -> None:
         assert stream.reply.usage.output_tokens == 2
 
 
-def test_a_slow_reader_is_not_the_providers_fault(start: Start) -> None:
-    """Time that the caller takes between two pieces counts, and the error says so no less."""
+def test_a_slow_caller_is_not_the_providers_fault(start: Start) -> None:
+    """Time that the caller takes between two pieces counts, and the error says so."""
     sandbox = start(keys={"groq": 1})
     provider = get_llm_provider("groq")
     provider.generate("The first call builds the client.")

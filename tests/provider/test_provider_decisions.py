@@ -1,4 +1,4 @@
-"""What each choice of a route was made from is kept, and makes the same choice again."""
+"""The inputs of each choice of a route are recorded, and give the same choice again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def last() -> Ended:
 
 
 def asked(attempts: tuple[Attempt, ...]) -> list[tuple[str, str, str]]:
-    """The routes that were really asked, in order."""
+    """The routes that were called, in order."""
     return [(a.provider, a.key, a.model) for a in attempts if a.outcome != "skipped"]
 
 
@@ -33,8 +33,8 @@ def chosen_again(ended: Reply | Ended) -> list[tuple[str, str, str]]:
     return [c.route.name for d, c in choices if c.route and c.opens_at <= d.at]
 
 
-def test_the_records_of_a_reply_choose_what_answered(start: Start, clock: Clock) -> None:
-    """Through failures, closed routes and keys, for a reply that was pickled too."""
+def test_the_records_of_a_reply_choose_the_same_routes(start: Start, clock: Clock) -> None:
+    """After failures, with closed routes and keys, and for a reply that was pickled."""
     sandbox = start(keys={"groq": 2, "mistral": 1, "google": 1, "openai": 1}, clock=clock)
     provider = get_llm_provider()
     replies = [provider.generate("One")]
@@ -49,7 +49,7 @@ def test_the_records_of_a_reply_choose_what_answered(start: Start, clock: Clock)
 
 
 def test_a_wait_is_one_record(start: Start, clock: Clock) -> None:
-    """However often the ledger was looked at meanwhile; made again, it waits for the same route."""
+    """However often the ledger was read meanwhile; repeated, it waits for the same route."""
     start(keys={"groq": 1, "openai": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(2):
@@ -63,12 +63,12 @@ def test_a_wait_is_one_record(start: Start, clock: Clock) -> None:
     assert choice.route is not None
     assert choice.route.provider == "groq"
     assert choice.opens_at - waited.at == pytest.approx(30, abs=2)
-    # OpenAI was open, and looked at: it costs money.
+    # OpenAI was open and considered, but it costs money.
     assert [entry.provider for entry in waited.considered] == ["groq", "openai"]
 
 
-def test_a_request_that_failed_keeps_its_records(start: Start, clock: Clock) -> None:
-    """The last one chooses nothing, from every route."""
+def test_a_failed_request_keeps_its_records(start: Start, clock: Clock) -> None:
+    """The last record chooses no route."""
     sandbox = start(clock=clock)
     sandbox.fail("*", "server_error", times=None)
     with pytest.raises(LLMProviderError) as caught:

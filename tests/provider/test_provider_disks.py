@@ -1,4 +1,4 @@
-"""Disks that refuse: the call is answered all the same, and one warning says so."""
+"""Disks that fail: the call is answered, and there is one warning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(len(replies), rows["requests_per_minute"]["used"])
 for warning in caught:
     print(warning.category.__name__, warning.message)
 """
-# Without bytecode, because Python 3.11 would leave cut files of modules that are compiled then.
+# Without bytecode, because Python 3.11 would leave incomplete files of modules compiled then.
 FULL_DISK = """
 import resource, sys
 sys.dont_write_bytecode = True
@@ -45,7 +45,7 @@ def flock(descriptor, how):
 fcntl.flock = flock
 """
 
-# Eight threads at once, each with a kept reply, while one file may not be written.
+# Eight threads at once, each with a kept reply, while one file cannot be written.
 ASK_IN_THREADS = """
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +80,7 @@ os.open, os.write = refusing_open, refusing_write
 
 
 def like_everybody() -> tuple[str, ...]:
-    """What a command must begin with to be bound by permissions; root is not."""
+    """A prefix that makes a command subject to permissions, which root is not."""
     if os.geteuid() != 0:
         return ()
     program = shutil.which("setpriv")
@@ -91,7 +91,7 @@ def like_everybody() -> tuple[str, ...]:
 
 
 def ask(code: str, folder: Path, *command: str) -> tuple[list[str], list[str]]:
-    """What was answered and counted, and the warnings."""
+    """The replies, the counts, and the warnings."""
     out, err = run_script(code, folder, command=command)
     assert err == ""
     first, *warned = out.splitlines()
@@ -100,10 +100,10 @@ def ask(code: str, folder: Path, *command: str) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("trouble", [FULL_DISK, NO_LOCKS])
-def test_a_disk_that_refuses_costs_one_warning(
+def test_a_failing_disk_gives_one_warning(
     start: Start, tmp_path: Path, trouble: str, known: bool
 ) -> None:
-    """Full, or a share without locks; what was counted there before still counts."""
+    """It is full, or a network share without locks; counts from before are kept."""
     write_env_file(tmp_path, start(keys={"mistral": 1}))
     if known:
         ask(ASK, tmp_path)
@@ -114,14 +114,14 @@ def test_a_disk_that_refuses_costs_one_warning(
     assert warned[0].startswith("LedgerWarning the ledger ")
     assert "counting in memory" in warned[0]
     if known:
-        # What is on the disk is whole, and the next kernel goes on from there.
+        # The file on the disk is complete, and the next kernel continues from it.
         (answered, used), warned = ask(ASK, tmp_path)
         assert (answered, warned) == ("3", [])
         assert float(used) >= 6
 
 
-def test_a_folder_that_may_only_be_read_costs_one_warning(start: Start, tmp_path: Path) -> None:
-    """Another user's notebooks, or a read-only disk: counting starts from what is there."""
+def test_a_read_only_folder_gives_one_warning(start: Start, tmp_path: Path) -> None:
+    """Another user's notebooks, or a read-only disk: counting continues from the file."""
     write_env_file(tmp_path, start(keys={"mistral": 1}))
     ask(ASK, tmp_path)
     outputs = tmp_path / "outputs"
@@ -138,10 +138,8 @@ def test_a_folder_that_may_only_be_read_costs_one_warning(start: Start, tmp_path
     assert {path.name: path.read_bytes() for path in outputs.iterdir()} == before
 
 
-def test_a_folder_that_is_removed_under_a_kernel_is_made_again(
-    start: Start, tmp_path: Path
-) -> None:
-    """With one warning, as the counts are gone with it."""
+def test_a_folder_deleted_under_a_kernel_is_created_again(start: Start, tmp_path: Path) -> None:
+    """With one warning, because its counts are lost."""
     write_env_file(tmp_path, start(keys={"mistral": 1}))
     code = ASK.replace(
         "    replies =",
@@ -150,7 +148,7 @@ def test_a_folder_that_is_removed_under_a_kernel_is_made_again(
     )
     (answered, used), warned = ask(code, tmp_path)
     assert answered == "3"
-    # The provider's own count says how many there were.
+    # The provider's own count restores the number.
     assert float(used) == 4
     assert len(warned) == 1
     assert "was removed" in warned[0]
@@ -168,11 +166,12 @@ def test_a_folder_that_is_removed_under_a_kernel_is_made_again(
         ("tracker.json", "write", "errno.EIO", "ignore"),
     ],
 )
-def test_threads_lose_no_reply_to_a_file_that_cannot_be_written(
+def test_threads_lose_no_reply_when_a_file_cannot_be_written(
     start: Start, tmp_path: Path, file: str, when: str, error: str, warned: str
 ) -> None:
-    """Record, ledger or its lock file; every reply is returned and counted, also where warnings
-    are errors.
+    """The file of attempts, the ledger or its lock file; every reply is returned and counted.
+
+    This also holds if warnings are errors.
     """
     write_env_file(tmp_path, start(keys={"groq": 1}))
     spoil = FAIL_AT.format(file=file, when=repr(when), error=error)
@@ -200,11 +199,14 @@ with contextlib.closing(sqlite3.connect("outputs/llm_replies.sqlite")) as file:
 
 
 @pytest.mark.parametrize("then", [JOB_GOES_ON, CLAIMS_END], ids=["itself", "others"])
-def test_a_full_disk_loses_no_kept_reply_and_keeps_no_job_waiting(
+def test_a_full_disk_loses_no_kept_reply_and_delays_no_job(
     start: Start, tmp_path: Path, then: str
 ) -> None:
-    """The rows come though nothing can be kept; with room again, a job goes on at once, be it of
-    the same kernel, or of another one that waits for the claims of this one.
+    """The rows are returned although nothing can be kept.
+
+    With room again, a job continues at once, in the same kernel or in another one that waits for
+    its
+    claims.
     """
     names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
     write_env_file(tmp_path, start(keys={"groq": 1}, limits={"groq": dict.fromkeys(names)}))
@@ -231,7 +233,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM
     assert (out, err) == ("True\n", "")
 
 
-def test_a_count_that_no_file_takes_is_no_reason_to_lose_a_reply(tmp_path: Path) -> None:
+def test_a_reply_with_an_absurd_count_is_returned(tmp_path: Path) -> None:
     """It is not kept, with one warning; the next one is."""
     huge = Reply("Four.", provider="groq", key="k", model="m", usage=Usage(10**30, 1))
     store = ReplyStore(tmp_path / "replies.sqlite")

@@ -32,22 +32,22 @@ def only(findings: list[Finding], name: str) -> Finding:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder whose `.env` has the keys of a running sandbox; only its user reads it."""
+    """A folder whose `.env` has the keys of a running sandbox; only its owner can read it."""
     return tmp_path
 
 
 @pytest.fixture
 def sandbox_of_project(project: Path) -> Iterator[Sandbox]:
-    """It gives out two Groq keys and one of OpenAI."""
+    """It has two Groq keys and one OpenAI key."""
     with Sandbox(keys={"groq": 2, "openai": 1}) as sandbox:
         write_env_file(project, sandbox).chmod(0o600)
         yield sandbox
 
 
-def test_a_sound_configuration_has_nothing_wrong(
+def test_a_correct_configuration_has_no_problems(
     sandbox_of_project: Sandbox, project: Path
 ) -> None:
-    """Files, addresses, keys, models, clock, ledger, packages are named; nothing is spent."""
+    """Files, addresses, keys, models, clock, ledger and packages are listed; no quota is used."""
     findings = examine()
     assert {finding.state for finding in findings} == {"ok"}, findings
     assert str(project / ".env") in only(findings, ".env").found
@@ -63,10 +63,10 @@ def test_a_sound_configuration_has_nothing_wrong(
     assert sandbox_of_project.requests == ()
 
 
-def test_names_that_no_provider_reads_are_listed(
+def test_variables_that_no_provider_reads_are_listed(
     sandbox_of_project: Sandbox, project: Path
 ) -> None:
-    """A misspelt one with the name that was meant; keys of other programs are mentioned only."""
+    """A misspelled one with the right name; keys of other programs are only mentioned."""
     env_file = project / ".env"
     names = ("MISTRAL_APIKEY", "ANTHROPIC_API_KEY", "MY_NAME", "CEREBRAS_API_KEY", "GROQ_API_KEY_7")
     env_file.write_text(env_file.read_text() + "".join(f"{name}=secret-{name}\n" for name in names))
@@ -81,10 +81,8 @@ def test_names_that_no_provider_reads_are_listed(
     assert "secret-" not in str(findings)
 
 
-def test_lines_of_env_that_cannot_be_used_are_listed(
-    sandbox_of_project: Sandbox, project: Path
-) -> None:
-    """By their numbers, with the reason; what stands there may be a key."""
+def test_unusable_lines_of_env_are_listed(sandbox_of_project: Sandbox, project: Path) -> None:
+    """By line number, with the reason; the text is not shown, because it may be a key."""
     env_file = project / ".env"
     sound = env_file.read_text()
     first = len(sound.splitlines()) + 1
@@ -101,10 +99,10 @@ def test_lines_of_env_that_cannot_be_used_are_listed(
     assert "MY_TOKEN" not in str(findings)
 
 
-def test_an_env_file_that_cannot_be_read_hides_no_key(
+def test_an_unreadable_env_file_hides_no_keys(
     sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is wrong, and the keys in the environment are examined."""
+    """The file is reported as wrong, and the keys in the environment are checked."""
     for name, value in sandbox_of_project.environment().items():
         monkeypatch.setenv(name, value)
     (project / ".env").write_bytes(b"\0\0")
@@ -116,8 +114,8 @@ def test_an_env_file_that_cannot_be_read_hides_no_key(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-def test_what_is_skipped_is_said(sandbox_of_project: Sandbox, project: Path) -> None:
-    """A link that leads elsewhere, and above it the `.env` that counts; a pipe is called one."""
+def test_skipped_files_are_mentioned(sandbox_of_project: Sandbox, project: Path) -> None:
+    """A link that leads elsewhere, with the `.env` that is used instead; a named pipe."""
     inner = project / "inner"
     inner.mkdir()
     (inner / ".env").symlink_to("../.env")
@@ -137,7 +135,7 @@ def test_what_is_skipped_is_said(sandbox_of_project: Sandbox, project: Path) -> 
 
 
 def test_sending_asks_each_model_once(sandbox_of_project: Sandbox) -> None:
-    """It is booked like any other prompt; a model that does not answer is named with the reason."""
+    """It is counted like any prompt; a model that does not answer is named with the reason."""
     Path("arche_magic.toml").write_text(
         '[providers.groq]\nmodels = ["openai/gpt-oss-20b", "no-such-model"]\n'
     )
@@ -156,8 +154,8 @@ def test_sending_asks_each_model_once(sandbox_of_project: Sandbox) -> None:
     assert summary["requests_per_day"]["used"] > 0
 
 
-def test_a_refused_key_is_shut_and_said_to_be_replaced(sandbox_of_project: Sandbox) -> None:
-    """The page where keys are made is named; once it works again it is open again."""
+def test_a_rejected_key_is_closed_and_must_be_replaced(sandbox_of_project: Sandbox) -> None:
+    """The page with the keys is named. When the key works, it is opened again."""
     sandbox_of_project.fail("groq_key_1", "unauthorized")
     finding = only(examine(), "groq_key_1")
     assert finding.state == "wrong"
@@ -168,7 +166,7 @@ def test_a_refused_key_is_shut_and_said_to_be_replaced(sandbox_of_project: Sandb
 
 
 def test_an_account_without_credit_is_named(sandbox_of_project: Sandbox) -> None:
-    """The key is taken, and its account is closed all the same."""
+    """The key is accepted, but its account is closed."""
     sandbox_of_project.fail("openai", "no_credit")
     with pytest.raises(Exception, match="no credit"):
         get_llm_provider("openai").generate("Hello", patience=0)
@@ -178,24 +176,24 @@ def test_an_account_without_credit_is_named(sandbox_of_project: Sandbox) -> None
     assert "quota reset openai_key_1" in finding.advice
 
 
-def test_keys_of_one_account_are_told(project: Path, sandbox_of_project: Sandbox) -> None:
-    """The second adds no quota."""
+def test_keys_of_one_account_are_mentioned(project: Path, sandbox_of_project: Sandbox) -> None:
+    """The second one adds no quota."""
     Path("arche_magic.toml").write_text('[accounts]\ngroq_key_1 = "team"\ngroq_key_2 = "team"\n')
     finding = only(examine(), "groq_key_2")
     assert finding.state == "look"
     assert "shares its account with groq_key_1" in finding.found
 
 
-def test_a_model_that_is_not_listed_is_offered_the_nearest(sandbox_of_project: Sandbox) -> None:
-    """Before a prompt fails on it."""
+def test_a_missing_model_is_reported_with_the_closest_name(sandbox_of_project: Sandbox) -> None:
+    """Before a prompt fails because of it."""
     Path("arche_magic.toml").write_text('[providers.groq]\nmodels = ["openai/gpt-oss-120"]\n')
     finding = only(examine(), "groq models")
     assert finding.state == "look"
     assert finding.advice == "did you mean 'openai/gpt-oss-120b'?"
 
 
-def test_a_server_that_does_not_run_is_asked_about() -> None:
-    """One of this machine is probably not started."""
+def test_a_server_that_is_not_running_is_reported() -> None:
+    """A server on this machine has probably not been started."""
     gone = Sandbox(keys={"openai": ["any"]}).start()
     address = f"{gone.url}/openai/v1"
     gone.stop()
@@ -208,8 +206,8 @@ def test_a_server_that_does_not_run_is_asked_about() -> None:
     assert finding.advice == f"is the server running at {address}?"
 
 
-def test_a_local_server_that_wants_a_key_says_which_variable() -> None:
-    """Though usually none is needed there."""
+def test_a_local_server_that_requires_a_key_is_reported_with_its_variable() -> None:
+    """Although local servers usually require none."""
     with Sandbox(keys={"openai": ["the-key-it-asks-for"]}) as sandbox:
         Path("arche_magic.toml").write_text(
             f'[providers.vllm]\nbase_url = "{sandbox.url}/openai/v1"\nmodels = ["m"]\n'
@@ -219,8 +217,8 @@ def test_a_local_server_that_wants_a_key_says_which_variable() -> None:
     assert finding.advice == "the server asks for a key: put it into VLLM_API_KEY"
 
 
-def test_a_service_of_the_settings_without_a_key_is_named() -> None:
-    """Whoever wrote its table wants to use it."""
+def test_a_configured_service_without_a_key_is_reported() -> None:
+    """Its table in the settings shows that the user wants to use it."""
     Path("arche_magic.toml").write_text('[providers.deepseek]\nmodels = ["deepseek-flash"]\n')
     findings = examine()
     assert only(findings, "deepseek").advice.startswith("put one into DEEPSEEK_API_KEY")
@@ -229,10 +227,8 @@ def test_a_service_of_the_settings_without_a_key_is_named() -> None:
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(3600.0, "ahead of"), (-3600.0, "behind")])
-def test_a_wrong_clock_is_found_by_what_the_services_say(
-    start: Start, ahead: float, words: str
-) -> None:
-    """They date their answers."""
+def test_a_wrong_clock_is_found_from_response_dates(start: Start, ahead: float, words: str) -> None:
+    """Services date their responses."""
 
     class Wrong(SystemClock):
         def time(self) -> float:
@@ -245,10 +241,10 @@ def test_a_wrong_clock_is_found_by_what_the_services_say(
     assert words in finding.found
 
 
-def test_a_ledger_that_cannot_be_kept_is_wrong(
+def test_a_ledger_that_cannot_be_stored_is_wrong(
     sandbox_of_project: Sandbox, monkeypatch: pytest.MonkeyPatch, project: Path
 ) -> None:
-    """Where its folder should be there is a file."""
+    """There is a file with the name of its folder."""
     (project / "file").write_text("")
     monkeypatch.setenv("ARCHE_QUOTA_STORE", str(project / "file" / "ledger.json"))
     with pytest.warns(UserWarning, match="cannot be kept"):
@@ -258,8 +254,10 @@ def test_a_ledger_that_cannot_be_kept_is_wrong(
     assert "ARCHE_QUOTA_STORE" in finding.advice
 
 
-def test_a_ledger_that_was_kept_aside_is_shown(sandbox_of_project: Sandbox, project: Path) -> None:
-    """It may hold what somebody misses."""
+def test_a_ledger_that_was_kept_aside_is_reported(
+    sandbox_of_project: Sandbox, project: Path
+) -> None:
+    """It may contain counts that the user misses."""
     store = project / "outputs" / "llm_quota_tracker.json"
     store.parent.mkdir()
     store.write_text("no ledger at all")
@@ -271,10 +269,10 @@ def test_a_ledger_that_was_kept_aside_is_shown(sandbox_of_project: Sandbox, proj
     assert ".damaged-" in found[2].found
 
 
-def test_a_file_that_others_read_gets_its_command(
+def test_a_file_that_others_can_read_is_reported_with_a_command(
     sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only where they can come to it: the folders of tests are closed to them."""
+    """Only if other users can reach it; the folders of tests are closed to them."""
     (project / ".env").chmod(0o644)
     assert only(examine(), ".env").state == "ok"
     with tempfile.TemporaryDirectory() as folder:
@@ -290,8 +288,8 @@ def test_a_file_that_others_read_gets_its_command(
     assert finding.advice == f"chmod 600 {path}"
 
 
-def test_wrong_settings_are_a_finding_and_no_error() -> None:
-    """The rest that can be looked at is shown all the same."""
+def test_invalid_settings_are_reported() -> None:
+    """They are a finding, not an error; everything else is still checked."""
     Path("arche_magic.toml").write_text("[providers.grok]\nmodels = ['x']")
     findings = examine()
     assert findings[-1].state == "wrong"
@@ -299,24 +297,28 @@ def test_wrong_settings_are_a_finding_and_no_error() -> None:
     assert only(findings, "packages")
 
 
-def test_a_given_configuration_is_said_to_be(start: Start, clock: Clock) -> None:
-    """Files take no part in it."""
+def test_a_configuration_in_code_is_mentioned(start: Start, clock: Clock) -> None:
+    """Files are then ignored."""
     start(keys={"groq": 1})
     findings = examine()
     assert "set by the program" in only(findings, "settings").found
     assert about(findings, ".env") == []
 
 
-def test_kept_replies_do_not_answer_the_doctor(sandbox_of_project: Sandbox, project: Path) -> None:
-    """Whether a model answers is asked of the model."""
+def test_kept_replies_are_not_used_by_the_doctor(
+    sandbox_of_project: Sandbox, project: Path
+) -> None:
+    """It tests whether the model itself answers."""
     use_configuration(replace(load_configuration(directory=project), replay="keep"))
     examine(send=True)
     examine(send=True)
     assert asked(sandbox_of_project).count("openai") == 2
 
 
-def test_a_wrong_value_in_the_ledger_is_named(sandbox_of_project: Sandbox, project: Path) -> None:
-    """With what became of it; another process sees at least the file that was kept aside."""
+def test_an_invalid_value_in_the_ledger_is_reported(
+    sandbox_of_project: Sandbox, project: Path
+) -> None:
+    """With its consequence; another process reports at least the file that was kept aside."""
     get_llm_provider("groq").generate("Hello")
     store = project / "outputs" / "llm_quota_tracker.json"
     store.write_text(re.sub(r'"charged": \{[^}]*\}', '"charged": "much"', store.read_text()))

@@ -1,4 +1,4 @@
-"""Texts become vectors through the real SDKs: one model, whose keys take turns."""
+"""Texts become vectors through the real SDKs, with all keys of one model."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def used(provider: str, limit: str) -> float:
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_each_text_has_its_vector(server: EmbeddingServer, provider: str) -> None:
+def test_each_text_gets_its_vector(server: EmbeddingServer, provider: str) -> None:
     reply = embed(["one", "two", "dreißig"], provider)
     assert [list(vector) for vector in reply.vectors] == [
         vector_of(text) for text in ("one", "two", "dreißig")
@@ -87,10 +87,10 @@ def test_each_text_has_its_vector(server: EmbeddingServer, provider: str) -> Non
 @pytest.mark.parametrize(
     ("places", "in_place"), [((1, 0), ("two", "one")), ((0, 0), ("one", "two"))]
 )
-def test_vectors_are_put_in_the_order_that_the_service_states(
+def test_vectors_are_sorted_by_their_stated_index(
     server: EmbeddingServer, provider: str, places: tuple[int, int], in_place: tuple[str, str]
 ) -> None:
-    """Where the numbers make no sense, they come in order."""
+    """If the indices are invalid, the order of the response is used."""
     data = [
         {"object": "embedding", "index": place, "embedding": vector_of(text)}
         for place, text in zip(places, ("one", "two"), strict=True)
@@ -102,12 +102,12 @@ def test_vectors_are_put_in_the_order_that_the_service_states(
 
 
 @pytest.mark.parametrize("provider", ["google", "openai"])
-def test_shorter_vectors_can_be_asked_for(server: EmbeddingServer, provider: str) -> None:
+def test_shorter_vectors_can_be_requested(server: EmbeddingServer, provider: str) -> None:
     reply = embed(["one"], provider, dimensions=5)
     assert list(reply.vectors[0]) == vector_of("one", 5)
 
 
-def test_a_model_with_one_length_is_not_asked_for_another(server: EmbeddingServer) -> None:
+def test_dimensions_are_refused_for_a_model_with_one_length(server: EmbeddingServer) -> None:
     with pytest.raises(InvalidRequest, match="dimensions is 5; mistral-embed has 1,024"):
         embed(["one"], dimensions=5)
     with pytest.raises(InvalidRequest, match="has 1,536 or fewer"):
@@ -116,14 +116,14 @@ def test_a_model_with_one_length_is_not_asked_for_another(server: EmbeddingServe
 
 
 def test_vectors_of_another_length_are_refused(server: EmbeddingServer) -> None:
-    """A service that ignores the wish would otherwise mix lengths."""
+    """A service that ignores `dimensions` would otherwise mix lengths."""
     server.spoil = lambda vectors: [vector * 2 for vector in vectors]
     with pytest.raises(InvalidRequest, match="gives vectors of 10 numbers, not 5"):
         embed(["one"], "openai", dimensions=5)
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_a_spent_key_gives_way_to_the_next_key_of_the_same_model(
+def test_the_next_key_of_the_same_model_replaces_a_spent_key(
     server: EmbeddingServer, provider: str
 ) -> None:
     server.spent(f"{provider}-1")
@@ -133,7 +133,7 @@ def test_a_spent_key_gives_way_to_the_next_key_of_the_same_model(
     assert {request.model for request in server.received} == {MODELS[provider]}
 
 
-def test_no_other_model_is_asked_when_all_keys_are_spent(server: EmbeddingServer) -> None:
+def test_no_other_model_is_used_when_all_keys_are_spent(server: EmbeddingServer) -> None:
     server.spent("mistral-1", "mistral-2")
     with pytest.raises(NoRouteAvailable, match=r"key 2 · mistral-embed opens in 60 min") as caught:
         embed(["one"])
@@ -154,7 +154,7 @@ def test_no_other_model_is_asked_when_all_keys_are_spent(server: EmbeddingServer
     ids=["too few", "two lengths", "empty", "NaN", "too large", "null"],
 )
 @pytest.mark.parametrize("provider", ["mistral", "google"])
-def test_an_answer_without_proper_vectors_is_a_failed_attempt(
+def test_an_answer_without_valid_vectors_is_a_failed_attempt(
     server: EmbeddingServer, provider: str, spoiled: Any
 ) -> None:
     server.spoil = spoiled
@@ -164,7 +164,7 @@ def test_an_answer_without_proper_vectors_is_a_failed_attempt(
     assert len(embed(["one", "two"], provider, patience=5.0).vectors) == 2
 
 
-def test_text_in_place_of_numbers_is_a_failed_attempt(server: EmbeddingServer) -> None:
+def test_text_instead_of_numbers_is_a_failed_attempt(server: EmbeddingServer) -> None:
     server.refusal = lambda request: (200, {}, {"data": [{"embedding": "not base64!"}]})
     with pytest.raises(LLMProviderError, match="malformed reply"):
         embed(["one"], "openai")
@@ -174,25 +174,25 @@ def test_google_counts_each_text_as_a_request(server: EmbeddingServer) -> None:
     embed(["one", "two", "three"], "google")
     assert used("google", "requests_per_day") == pytest.approx(3, abs=0.01)
     embed(["one", "two", "three"], "openai")
-    # A bucket refills: fifty requests a second.
+    # The bucket refills by fifty requests a second.
     assert used("openai", "requests_per_minute") <= 1
 
 
-def test_tokens_are_those_that_the_provider_counts(server: EmbeddingServer) -> None:
+def test_tokens_are_counted_by_the_provider(server: EmbeddingServer) -> None:
     reply = embed(["one two three", "four"])
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == (4, 0)
     recorded = attempt_log(get_configuration().store).session()[-1]
     assert (recorded.model, recorded.input_tokens) == ("mistral-embed", 4)
 
 
-def test_tokens_are_estimated_where_the_provider_counts_none(server: EmbeddingServer) -> None:
+def test_tokens_are_estimated_if_the_provider_counts_none(server: EmbeddingServer) -> None:
     reply = embed(["one two three four"] * 10, "google")
     assert 40 <= reply.usage.input_tokens <= 60
     assert used("google", "input_tokens_per_minute") >= 40
 
 
-def test_no_tokens_are_held_for_a_reply(server: EmbeddingServer, tmp_path: Path) -> None:
-    """A guess at a reply's tokens would close a small limit after the first text."""
+def test_no_tokens_are_reserved_for_a_reply(server: EmbeddingServer, tmp_path: Path) -> None:
+    """An estimate for a reply would close a small limit after the first text."""
     configuration = load_configuration(server.environment({"mistral": 1}), tmp_path)
     limits = {"mistral": parse_limits({"tokens_per_minute": 100})}
     use_configuration(replace(configuration, limits=limits))
@@ -201,7 +201,7 @@ def test_no_tokens_are_held_for_a_reply(server: EmbeddingServer, tmp_path: Path)
     assert len(server.received) == 2
 
 
-def test_a_text_with_a_key_in_it_is_not_sent(server: EmbeddingServer) -> None:
+def test_a_text_that_contains_a_key_is_not_sent(server: EmbeddingServer) -> None:
     with pytest.raises(InvalidRequest, match="contains the key mistral_key_2") as caught:
         embed(["fine", "my key is made-up-mistral-2"])
     assert "made-up" not in str(caught.value)
@@ -217,7 +217,7 @@ def test_a_text_with_a_key_in_it_is_not_sent(server: EmbeddingServer) -> None:
         (["one", "word " * 20_000], "text 1 is too long: 100,000 characters, about 25,000 tokens"),
     ],
 )
-def test_wrong_texts_are_refused_before_anything_is_sent(
+def test_invalid_texts_are_refused_before_anything_is_sent(
     server: EmbeddingServer, texts: list[Any], problem: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem):
@@ -235,7 +235,7 @@ def test_wrong_texts_are_refused_before_anything_is_sent(
         ("mistral/codestral-embed", ("mistral", "codestral-embed")),
     ],
 )
-def test_a_model_is_named_in_several_ways(
+def test_a_model_can_be_named_in_several_ways(
     server: EmbeddingServer, named: str | None, found: tuple[str, str]
 ) -> None:
     assert choose_model(get_configuration(), named) == found
@@ -248,14 +248,14 @@ def test_a_model_is_named_in_several_ways(
         ("groq", "groq has no embedding model; known are mistral/mistral-embed, google/"),
     ],
 )
-def test_an_unknown_model_is_named_with_those_there_are(
+def test_an_unknown_model_is_an_error_that_lists_the_known_ones(
     server: EmbeddingServer, named: str, problem: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         choose_model(get_configuration(), named)
 
 
-def test_the_first_provider_with_a_key_is_taken_and_free_ones_first(
+def test_the_first_provider_with_a_key_is_used_and_free_ones_first(
     server: EmbeddingServer, tmp_path: Path
 ) -> None:
     def first(**keys: int) -> str:
@@ -267,8 +267,8 @@ def test_the_first_provider_with_a_key_is_taken_and_free_ones_first(
         first(groq=1)
 
 
-def test_a_service_of_the_settings_embeds(server: EmbeddingServer, tmp_path: Path) -> None:
-    """One that answers no prompts needs no other model."""
+def test_a_configured_service_can_embed(server: EmbeddingServer, tmp_path: Path) -> None:
+    """If it answers no prompts, it needs no other model."""
     (tmp_path / "arche_magic.toml").write_text(
         f'[providers.mine]\nbase_url = "{server.url}/openai/v1"\nembedding_models = ["nomic"]\n'
     )
@@ -282,7 +282,7 @@ def test_a_service_of_the_settings_embeds(server: EmbeddingServer, tmp_path: Pat
         get_llm_provider("mine").generate("hello")
 
 
-def test_published_limits_say_where_they_were_read(server: EmbeddingServer) -> None:
+def test_published_limits_have_a_source(server: EmbeddingServer) -> None:
     for provider, model in MODELS.items():
         llm = IntelligentLLMOrchestrator(providers=[provider])
         request = embedding_request(["one"], llm.configuration, provider, model)
@@ -300,7 +300,7 @@ def test_published_limits_say_where_they_were_read(server: EmbeddingServer) -> N
     }  # fmt: skip
 
 
-def test_prompts_do_not_reach_embedding_models(server: EmbeddingServer) -> None:
+def test_prompts_are_not_sent_to_embedding_models(server: EmbeddingServer) -> None:
     names = get_configuration().resolve_model(None)
     assert not {"mistral-embed", *MODELS.values()} & {
         m for models in names.values() for m in models

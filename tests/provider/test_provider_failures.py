@@ -1,4 +1,4 @@
-"""What goes wrong at one provider does not reach the user; what the user must know does."""
+"""Failures of one provider are hidden from the user, unless the user has to act."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BREAKS_A_STREAM = (
 
 
 def ask(provider: IntelligentLLMOrchestrator, streamed: bool, **options: Any) -> str:
-    """The text of a reply, in one of the two ways of asking."""
+    """The text of a reply, plain or streamed."""
     if streamed:
         return "".join(provider.stream("Hello", **options))
     return provider.generate("Hello", **options)
@@ -43,7 +43,7 @@ def ask(provider: IntelligentLLMOrchestrator, streamed: bool, **options: Any) ->
 def test_a_temporary_failure_is_answered_by_the_next_route(
     start: Start, clock: Clock, name: str, kind: str
 ) -> None:
-    """The reply is the other route's own, whole: never doubled, never spliced."""
+    """The reply comes from the other route alone: no text is repeated or mixed."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 1, other: 1}, clock=clock)
     whole = get_llm_provider(other).generate("Hello")
@@ -58,10 +58,10 @@ def test_a_temporary_failure_is_answered_by_the_next_route(
 
 @pytest.mark.parametrize("kind", TEMPORARY_KINDS)
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_stream_that_breaks_starts_over_on_the_next_route(
+def test_a_broken_stream_starts_again_on_the_next_route(
     start: Start, clock: Clock, name: str, kind: str
 ) -> None:
-    """What was shown is discarded first, so that the text is replaced and not continued."""
+    """The text shown so far is discarded first, so that it is replaced and not continued."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 1, other: 1}, clock=clock)
     whole = get_llm_provider(other).generate("Hello")
@@ -90,7 +90,7 @@ def test_a_stream_that_breaks_starts_over_on_the_next_route(
 def test_a_stream_cut_after_some_text_raises_with_that_text(
     start: Start, clock: Clock, name: str, kind: str
 ) -> None:
-    """`stream()` cannot take back what it gave, so it says that the reply is not whole."""
+    """`stream()` cannot take back its text, so it says that the reply is incomplete."""
     sandbox = start(clock=clock)
     whole = get_llm_provider(name).generate("Hello")
     sandbox.fail(name, kind, times=None)
@@ -108,10 +108,10 @@ def test_a_stream_cut_after_some_text_raises_with_that_text(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_filtered_prompt_goes_to_no_other_provider(
+def test_a_filtered_prompt_is_not_sent_to_another_provider(
     start: Start, name: str, streamed: bool
 ) -> None:
-    """No other provider is asked behind the user's back, and nothing is closed."""
+    """The user was not asked, and no route is closed."""
     sandbox = start()
     sandbox.fail(name, "content_filter")
     preferred = IntelligentLLMOrchestrator(preferred_provider=name)
@@ -124,10 +124,10 @@ def test_a_filtered_prompt_goes_to_no_other_provider(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_one_provider_does_not_take_goes_to_the_next(
+def test_a_refused_option_sends_the_request_to_the_next_model(
     start: Start, name: str, streamed: bool
 ) -> None:
-    """A refused option closes nothing; the other keys of the model are not asked."""
+    """No route is closed; the other keys of the model are not tried."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 2, other: 1})
     sandbox.fail(name, "invalid_request", times=1)
@@ -137,7 +137,7 @@ def test_what_one_provider_does_not_take_goes_to_the_next(
     assert preferred.generate("Hello").provider == name
 
 
-def test_what_no_provider_takes_fails_with_all_reasons(start: Start) -> None:
+def test_a_request_that_all_models_refuse_fails_with_all_reasons(start: Start) -> None:
     """One line per provider and model; each was asked once."""
     sandbox = start()
     sandbox.fail("*", "invalid_request", times=None)
@@ -149,8 +149,8 @@ def test_what_no_provider_takes_fails_with_all_reasons(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_another_model_may_try_if_the_user_allows_it(start: Start, name: str) -> None:
-    """With `fallback_on_filter`; another key of the same model would only say the same."""
+def test_another_model_may_answer_a_filtered_prompt_if_allowed(start: Start, name: str) -> None:
+    """With `fallback_on_filter`; another key of the same model would filter it too."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 2, other: 1})
     whole = get_llm_provider(other).generate("Hello")
@@ -171,8 +171,8 @@ def test_another_model_may_try_if_the_user_allows_it(start: Start, name: str) ->
     assert asked(sandbox)[1:] == [name, other, name, other]
 
 
-def test_a_stream_handed_out_is_not_continued_by_another_model(start: Start) -> None:
-    """`stream()` cannot take back what was shown, whether or not another model may try."""
+def test_a_stream_is_not_continued_by_another_model(start: Start) -> None:
+    """`stream()` cannot take back its text, whether or not another model may try."""
     sandbox = start()
     sandbox.fail("groq", "content_filter", times=None)
     pieces = []
@@ -182,8 +182,8 @@ def test_a_stream_handed_out_is_not_continued_by_another_model(start: Start) -> 
     assert asked(sandbox) == ["groq"]
 
 
-def test_a_reply_that_all_filter_names_them_all(start: Start) -> None:
-    """It is still a filtered reply, and tells what came of every route."""
+def test_an_error_about_filters_names_all_models(start: Start) -> None:
+    """It is still ContentFiltered, and contains the outcome of every route."""
     sandbox = start()
     sandbox.fail("*", "content_filter", times=None)
     with pytest.raises(ContentFiltered) as caught:
@@ -198,10 +198,10 @@ def test_a_reply_that_all_filter_names_them_all(start: Start) -> None:
     "kind", [*BREAKS_A_STREAM, "server_error", "content_filter", "empty_reply"]
 )
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_both_routes_spent_is_booked(
+def test_usage_of_both_routes_is_counted(
     start: Start, clock: Clock, kind: str, streamed: bool
 ) -> None:
-    """The ledger and the attempts say the same, and never less than the provider counted."""
+    """The ledger and the attempts agree, and are never below the provider's count."""
     sandbox = start(keys={"groq": 1, "mistral": 1}, clock=clock)
     sandbox.fail("groq", kind)
     provider = get_llm_provider()
@@ -222,8 +222,8 @@ def test_what_both_routes_spent_is_booked(
     assert booked == count["input_tokens"] + count["output_tokens"]
 
 
-def test_what_never_left_this_machine_is_not_booked(start: Start, clock: Clock) -> None:
-    """Without a connection nothing is spent, however often it is tried."""
+def test_a_call_that_never_left_this_machine_is_not_counted(start: Start, clock: Clock) -> None:
+    """Without a connection no quota is used, however often it is tried."""
     sandbox = start(keys={"groq": 1}, clock=clock)
     provider = get_llm_provider()
     provider.generate("Hello")
@@ -235,14 +235,14 @@ def test_what_never_left_this_machine_is_not_booked(start: Start, clock: Clock) 
         clock.now += 10
     after = provider.quota_tracker.get_usage_summary()
     for limit, entry in after["groq"]["groq_key_1"].items():
-        # Buckets flow back meanwhile.
+        # Buckets refill meanwhile.
         assert entry["used"] <= before["groq"]["groq_key_1"][limit]["used"]
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_reply_that_met_max_tokens_says_so(start: Start, name: str, streamed: bool) -> None:
-    """It is a reply, and not a whole one."""
+def test_a_reply_cut_at_max_tokens_says_so(start: Start, name: str, streamed: bool) -> None:
+    """It is an incomplete reply."""
     start()
     options = {"max_tokens": 20}
     if streamed:
@@ -256,8 +256,8 @@ def test_a_reply_that_met_max_tokens_says_so(start: Start, name: str, streamed: 
     assert 0 < reply.usage.output_tokens <= 20
 
 
-def test_a_filtered_stream_keeps_the_text_there_was(start: Start) -> None:
-    """In `.partial`, as a cut one does."""
+def test_a_filtered_stream_keeps_its_text(start: Start) -> None:
+    """In `.partial`, like a stream that breaks."""
     sandbox = start()
     whole = get_llm_provider("mistral").generate("Hello")
     sandbox.fail("mistral", "content_filter")
@@ -269,7 +269,7 @@ def test_a_filtered_stream_keeps_the_text_there_was(start: Start) -> None:
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("kind", ["unauthorized"])
-def test_a_dead_key_is_asked_once(start: Start, name: str, kind: str) -> None:
+def test_a_rejected_key_is_called_once(start: Start, name: str, kind: str) -> None:
     """However many requests follow; another key of the provider still answers."""
     sandbox = start(keys={name: 2})
     dead = f"{name}_key_1"
@@ -277,13 +277,13 @@ def test_a_dead_key_is_asked_once(start: Start, name: str, kind: str) -> None:
     provider = get_llm_provider()
     for number in range(8):
         assert provider.generate(f"Prompt {number}").key == f"{name}_key_2"
-    # A new object, as after a restart of the kernel, knows it from the ledger.
+    # A new object, as after a restart of the kernel, reads it from the ledger.
     assert get_llm_provider(name).generate("Hello").key == f"{name}_key_2"
     assert [request.key for request in sandbox.requests].count(dead) == 1
 
 
-def test_the_error_names_every_route_that_was_asked(start: Start) -> None:
-    """However many they are; of the others, a few and how many more."""
+def test_the_error_names_every_route_that_was_called(start: Start) -> None:
+    """However many they are; of the other routes, a few and the number of the rest."""
     sandbox = start(keys={"groq": 6, "mistral": 1})
     sandbox.fail("groq", "unauthorized", times=None)
     sandbox.fail("mistral", "no_credit", times=None)
@@ -298,8 +298,8 @@ def test_the_error_names_every_route_that_was_asked(start: Start) -> None:
         provider.generate("Hello", patience=0)
 
 
-def test_of_five_keys_one_with_quota_is_enough(start: Start, clock: Clock) -> None:
-    """All requests are answered, and each spent key is asked once at most."""
+def test_one_of_five_keys_with_quota_is_enough(start: Start, clock: Clock) -> None:
+    """All requests are answered, and each spent key is called at most once."""
     spent = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 5)}
     sandbox = start(keys={"groq": 5}, clock=clock, left=spent)
     provider = get_llm_provider("groq")
@@ -313,10 +313,10 @@ def test_of_five_keys_one_with_quota_is_enough(start: Start, clock: Clock) -> No
 @pytest.mark.parametrize("kind", ["stall", "stall_stream"])
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_the_timeout_is_kept_when_a_server_stalls(
+def test_the_timeout_applies_to_a_server_that_stalls(
     start: Start, name: str, streamed: bool, kind: str
 ) -> None:
-    """Within half a second, whether nothing came at all or the middle of a reply is missing."""
+    """Within half a second, whether it sent nothing or half of a reply."""
     sandbox = start()
     provider = get_llm_provider(name)
     provider.generate("The first call builds the client.")
@@ -329,8 +329,8 @@ def test_the_timeout_is_kept_when_a_server_stalls(
     assert "within 0.4 s" in str(caught.value) or isinstance(caught.value, IncompleteReply)
 
 
-def test_a_trickling_server_does_not_stretch_the_timeout(start: Start) -> None:
-    """The whole request has the timeout, not each of its pieces."""
+def test_a_server_that_sends_slowly_does_not_extend_the_timeout(start: Start) -> None:
+    """The timeout is for the whole request, not for each piece."""
     sandbox = start(keys={"groq": 1})
     provider = get_llm_provider("groq")
     provider.generate("The first call builds the client.")
@@ -341,7 +341,7 @@ def test_a_trickling_server_does_not_stretch_the_timeout(start: Start) -> None:
     in_time("a deadline", time.monotonic() - began - 0.5)
 
 
-def test_a_key_in_an_error_reaches_nobody(start: Start, clock: Clock) -> None:
+def test_a_key_in_an_error_is_not_shown(start: Start, clock: Clock) -> None:
     """Providers quote keys in their errors; ours do not."""
     sandbox = start(clock=clock)
     sandbox.fail("*", "echo_key", times=None)
@@ -359,7 +359,7 @@ def test_a_key_in_an_error_reaches_nobody(start: Start, clock: Clock) -> None:
 def test_every_kind_of_failure_ends_in_a_reply_or_an_error_of_ours(
     start: Start, clock: Clock
 ) -> None:
-    """No exception of an SDK leaves, and every error carries its attempts."""
+    """No exception of an SDK is raised, and every error has its attempts."""
     sandbox = start(clock=clock)
     for kind in sorted(set(FAILURE_KINDS) - {"stall", "stall_stream"}):
         for name in PROVIDERS:

@@ -1,4 +1,4 @@
-"""Processes without a home, without a working directory, or with a home they may not look into."""
+"""Processes without a home folder, without a working directory, or with a closed home folder."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ os.rmdir("../gone")
 @pytest.mark.parametrize(
     "trouble", ["no home", "an empty home", "no folder for a home", "a closed home", "no folder"]
 )
-def test_everything_works_without_the_users_own_settings(
+def test_everything_works_without_a_settings_folder(
     start: Start, tmp_path: Path, trouble: str
 ) -> None:
-    """Requests, jobs, the ledger and the doctor; what does not count is said."""
+    """Requests, jobs, the ledger and the doctor; a message names what is ignored."""
     sandbox = start(keys={"mistral": 1})
     home = tmp_path / "home"
     home.mkdir(mode=0o000 if trouble == "a closed home" else 0o700)
@@ -93,7 +93,9 @@ def test_everything_works_without_the_users_own_settings(
         assert (wrong, warned) == ([], "")
 
 
-def test_a_closed_env_file_hides_no_key_of_the_environment(start: Start, tmp_path: Path) -> None:
+def test_an_unreadable_env_file_hides_no_keys_of_the_environment(
+    start: Start, tmp_path: Path
+) -> None:
     """One line says that it was skipped."""
     variables = start(keys={"mistral": 1}).environment()
     env_file = tmp_path / ".env"
@@ -107,8 +109,8 @@ def test_a_closed_env_file_hides_no_key_of_the_environment(start: Start, tmp_pat
     assert wrong == [".env"]
 
 
-def test_a_provider_goes_on_when_its_folder_is_removed(start: Start, tmp_path: Path) -> None:
-    """A notebook's folder may be deleted or switched under a running kernel."""
+def test_a_provider_works_after_its_folder_was_deleted(start: Start, tmp_path: Path) -> None:
+    """A notebook's folder may be deleted or replaced under a running kernel."""
     code = """
 import os
 from arche_magic.llm_providers import get_llm_provider
@@ -125,7 +127,7 @@ print(bool(provider.generate("Hello again")), bool(get_llm_provider().generate("
 
 
 def test_a_path_with_a_tilde_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused in one line, wherever it was typed."""
+    """It is refused in one line, wherever it was set."""
     with pytest.raises(InvalidRequest, match="there is no home folder for ~"):
         expanded("~nobody-of-this-name/in.csv")
     monkeypatch.setenv("ARCHE_QUOTA_STORE", "~nobody-of-this-name/ledger.json")

@@ -1,4 +1,4 @@
-"""Images that go with a prompt: how they arrive, which routes are asked, what is refused."""
+"""Images in prompts: how they are sent, which routes are used, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def png(shade: int = 0) -> bytes:
 
 
 def sent_images(sandbox: Sandbox) -> list[bytes]:
-    """The image files of the last request, whatever its wire."""
+    """The image files of the last request, in any wire format."""
     body: Any = sandbox.requests[-1].body
     if sandbox.requests[-1].provider == "google":
         parts = body["contents"][-1]["parts"]
@@ -46,7 +46,7 @@ def sent_images(sandbox: Sandbox) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_images_arrive_with_their_text_on_every_wire(
+def test_images_are_sent_with_their_text_in_every_wire_format(
     sandbox: Sandbox, tmp_path: Path, name: str
 ) -> None:
     """From a file and from bytes, in order, plain and streamed."""
@@ -63,8 +63,8 @@ def test_images_arrive_with_their_text_on_every_wire(
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_conversation_carries_the_images_of_its_turns(sandbox: Sandbox, name: str) -> None:
-    """A user's message has its own images; the others have none."""
+def test_a_conversation_includes_the_images_of_its_turns(sandbox: Sandbox, name: str) -> None:
+    """A user's message has its own images; other messages have none."""
     messages = [
         {"role": "user", "content": "What is it?", "images": [png()]},
         {"role": "assistant", "content": "A pixel."},
@@ -74,8 +74,8 @@ def test_a_conversation_carries_the_images_of_its_turns(sandbox: Sandbox, name: 
     assert "With it came 1 image." in reply
 
 
-def test_a_prompt_with_images_passes_over_models_without_eyes(sandbox: Sandbox) -> None:
-    """Models known to take text alone are not asked, and the attempts say so."""
+def test_a_prompt_with_images_skips_models_without_vision(sandbox: Sandbox) -> None:
+    """Models known to take only text are not called, and the attempts say so."""
     reply = get_llm_provider().generate("What is it?", images=[png()])
     assert asked(sandbox) == ["mistral"]
     skipped = reply.attempts[0]
@@ -86,22 +86,22 @@ def test_a_prompt_with_images_passes_over_models_without_eyes(sandbox: Sandbox) 
     )
 
 
-def test_a_model_known_to_take_no_images_is_refused_by_name(sandbox: Sandbox) -> None:
-    """Nothing is sent, and a model that does take images is named."""
+def test_a_model_without_vision_is_refused_by_name(sandbox: Sandbox) -> None:
+    """Nothing is sent, and a model that takes images is named."""
     with pytest.raises(InvalidRequest) as refused:
         get_llm_provider("groq").generate("What is it?", images=[png()])
     assert str(refused.value) == "openai/gpt-oss-120b takes no images; groq/qwen/qwen3.8-27b does"
     assert sandbox.requests == ()
 
 
-def test_a_model_nobody_knows_is_asked(sandbox: Sandbox) -> None:
-    """What is not known to be blind may see; the provider says so if not."""
+def test_an_unknown_model_is_tried_with_images(sandbox: Sandbox) -> None:
+    """It may take them; otherwise the provider says so."""
     get_llm_provider().generate("What is it?", model="mistral-medium-latest", images=[png()])
     assert asked(sandbox) == ["mistral"]
 
 
-def test_an_image_weighs_in_the_estimate_but_not_in_the_models_record(sandbox: Sandbox) -> None:
-    """About 2,000 tokens are held for it; estimates of text do not change by it."""
+def test_an_image_counts_in_the_estimate_but_not_in_the_calibration(sandbox: Sandbox) -> None:
+    """About 2,000 tokens are reserved for it; estimates of text do not change."""
     provider = get_llm_provider("mistral")
     before = provider.preview("Hello").usage.input_tokens
     assert 1_900 < provider.preview("Hello", images=[png()]).usage.input_tokens - before < 2_200
@@ -125,7 +125,7 @@ def test_an_image_weighs_in_the_estimate_but_not_in_the_models_record(sandbox: S
         ("a.png", "images must be a list"),
     ],
 )
-def test_what_is_no_image_is_refused_before_anything_is_sent(
+def test_an_invalid_image_is_refused_before_anything_is_sent(
     sandbox: Sandbox, images: Any, said: str
 ) -> None:
     """The message says what is wrong with it."""
@@ -134,8 +134,8 @@ def test_what_is_no_image_is_refused_before_anything_is_sent(
     assert sandbox.requests == ()
 
 
-def test_only_a_users_message_has_images(sandbox: Sandbox) -> None:
-    """Providers take images from users alone."""
+def test_only_user_messages_can_have_images(sandbox: Sandbox) -> None:
+    """Providers accept images only from users."""
     with pytest.raises(InvalidRequest, match="only messages of the user can have images"):
         get_llm_provider("mistral").generate_chat(
             [
@@ -145,15 +145,15 @@ def test_only_a_users_message_has_images(sandbox: Sandbox) -> None:
         )
 
 
-def test_an_image_does_not_print_its_bytes() -> None:
-    """Neither its repr nor its text does."""
+def test_the_repr_of_an_image_does_not_contain_its_bytes() -> None:
+    """Neither does its `str`."""
     image = Image("image/png", png())
     assert repr(image) == "Image(media_type='image/png')"
     assert str(image) == "image/png, 1 kB"
 
 
-def test_a_preview_sends_and_holds_nothing(sandbox: Sandbox) -> None:
-    """It names the route that would answer, the wait, and what stands in the way."""
+def test_a_preview_sends_and_reserves_nothing(sandbox: Sandbox) -> None:
+    """It names the route that would answer, the wait, or what is wrong."""
     sandbox.fail("groq", "unauthorized")
     provider = get_llm_provider()
     provider.generate("Hello")

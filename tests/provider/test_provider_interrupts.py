@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: at once, with the connection dropped, the tokens booked, nothing torn."""
+"""Ctrl-C at any time ends a request at once, drops its connection and counts its tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 
-# Sends SIGINT once, while a certain module is being looked for.
+# Sends SIGINT once, while this module is being imported.
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 from arche_magic.llm_providers import get_llm_provider
@@ -44,20 +44,20 @@ print(provider.generate("two").provider)
         ("openai", "asyncio.queues"),
     ],
 )
-def test_an_interrupt_never_leaves_half_an_sdk_behind(
+def test_an_interrupt_never_leaves_an_sdk_half_imported(
     start: Start, tmp_path: Path, provider: str, module: str
 ) -> None:
-    """The first call imports the SDK; interrupted there, the next one finds it whole."""
+    """The first call imports the SDK. After an interrupt there, the next call can use it."""
     code = INTERRUPTED_IMPORT.format(provider=provider, module=module)
     out, _ = run_script(code, tmp_path, start().environment())
     assert out.splitlines() == ["interrupted", provider]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_interrupt_that_an_sdk_made_an_error_of_is_one(
+def test_an_interrupt_that_an_sdk_wraps_is_still_an_interrupt(
     start: Start, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    """Pydantic wraps what it meets while it makes a class or writes a request."""
+    """Pydantic wraps exceptions while it creates a class or serializes a request."""
     from mistralai.client.chat import Chat
 
     def interrupted(*_: object, **__: object) -> None:

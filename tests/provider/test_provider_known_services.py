@@ -1,4 +1,4 @@
-"""Known services: what is published about them, the line that turns one on, the doctor's hint."""
+"""Known services: their published data, the line that enables them, and the doctor's hint."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ KEY = "a-key-that-is-made-up"
 
 
 def settle(text: str) -> None:
-    """Write the settings file of the project."""
+    """Write the project's settings file."""
     Path("arche_magic.toml").write_text(text)
 
 
 def configured(name: str) -> Provider:
-    """A service as its line in the settings has it."""
+    """A service as configured by its line in the settings."""
     settle(f"[providers.{name}]\n")
     return get_configuration().providers[name]
 
@@ -52,8 +52,8 @@ def _account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_every_entry_says_where_and_when_it_was_read(name: str) -> None:
-    """Addresses of services elsewhere are https; dates are not in the future of the catalog."""
+def test_every_entry_has_a_source_and_a_date(name: str) -> None:
+    """Remote addresses use https, and dates are not later than the catalog."""
     entry = DATA[name]
     assert re.fullmatch(r"20\d\d-\d\d(-\d\d)?", entry["read_at"])
     assert entry["source"].startswith("https://")
@@ -67,7 +67,7 @@ def test_every_entry_says_where_and_when_it_was_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_every_limit_can_be_parsed_and_is_dated(name: str) -> None:
+def test_every_limit_can_be_parsed_and_has_a_date(name: str) -> None:
     """A limit without a date would never be older than another."""
     for table in DATA[name].get("limits", {}).values():
         assert parse_limits(table)
@@ -76,13 +76,13 @@ def test_every_limit_can_be_parsed_and_is_dated(name: str) -> None:
 
 
 def test_no_two_services_read_the_same_variable() -> None:
-    """A key would go to the wrong one."""
+    """A key would be sent to the wrong service."""
     variables = [variable for name in REMOTE for variable in known_services()[name].key_variables]
     assert len(variables) == len(set(variables))
 
 
-def test_free_models_are_what_a_line_alone_uses() -> None:
-    """A service that is free in part never costs money by its line alone."""
+def test_a_line_alone_uses_only_free_models() -> None:
+    """A service with some free models costs nothing with its line alone."""
     for name in USABLE:
         one = known_services()[name]
         assert one.paid == any(map(one.costs_money, one.models)), name
@@ -91,11 +91,11 @@ def test_free_models_are_what_a_line_alone_uses() -> None:
     }
 
 
-# --- the line that turns one on
+# --- the line that enables a service
 
 
 @pytest.mark.parametrize("name", USABLE)
-def test_a_line_turns_one_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_line_enables_a_service(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its address, its models, its key, and whether it costs money."""
     known = known_services()[name]
     monkeypatch.setenv(known.key_variables[0], KEY)
@@ -107,8 +107,8 @@ def test_a_line_turns_one_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert [(route.model, route.paid) for route in routes] == [(known.models[0], known.paid)]
 
 
-def test_limits_are_published_for_models_that_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for those that the settings name."""
+def test_published_limits_apply_to_matching_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to models that the settings name."""
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     settle('[providers.openrouter]\nmodels = ["vendor/model:free", "openrouter/free"]\n')
     configuration = get_configuration()
@@ -140,7 +140,7 @@ def test_limits_are_published_for_models_that_match(monkeypatch: pytest.MonkeyPa
 def test_a_model_that_costs_money_is_a_paid_route(
     settings: str, model: str, paid: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the name of the model; what the settings say counts more."""
+    """Decided by the model's name; the settings take precedence."""
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(Path.cwd() / "own"))
     folder = Path.cwd() / "own" / "arche_magic"
@@ -152,10 +152,10 @@ def test_a_model_that_costs_money_is_a_paid_route(
     assert [route.paid for route in routes] == [paid]
 
 
-def test_one_without_its_line_is_never_asked(
+def test_a_service_without_its_line_is_never_used(
     sandbox_env: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever keys there are: not when all is well, and not when all others fail."""
+    """Whatever keys are set, and even if all other routes fail."""
     for name in USABLE:
         monkeypatch.setenv(known_services()[name].key_variables[0], KEY)
     assert not set(get_configuration().providers) & set(known_services())
@@ -168,10 +168,10 @@ def test_one_without_its_line_is_never_asked(
     }  # fmt: skip
 
 
-def test_one_that_costs_money_is_asked_after_those_that_do_not(
+def test_a_paid_service_is_used_after_free_ones(
     sandbox_env: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cerebras is first in the order, and is not asked as long as Groq is open."""
+    """Cerebras is first in the order, but is not used while Groq is open."""
     monkeypatch.setenv("CEREBRAS_API_KEY", KEY)
     settle('order = ["cerebras", "groq"]\n[providers.cerebras]\n')
     assert get_configuration().providers["cerebras"].paid
@@ -189,7 +189,7 @@ def test_one_that_costs_money_is_asked_after_those_that_do_not(
         ("order = ['zai']", ACCOUNT, r"the line [providers.zai] in arche_magic.toml turns it on"),
     ],
 )
-def test_what_is_missing_is_one_line(
+def test_a_missing_setting_is_an_error_in_one_line(
     settings: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names the setting or the variable; the value of a variable is not shown."""
@@ -202,8 +202,10 @@ def test_what_is_missing_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_the_account_in_an_env_file_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else's `.env` could otherwise put any variable into an address."""
+def test_a_reference_as_the_account_id_in_an_env_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Someone else's `.env` could otherwise put any variable into an address."""
     monkeypatch.delenv("CLOUDFLARE_ACCOUNT_ID")
     monkeypatch.setenv("SOMETHING_SECRET", "not-for-others")
     Path(".env").write_text("CLOUDFLARE_ACCOUNT_ID=${SOMETHING_SECRET}\n")
@@ -213,8 +215,8 @@ def test_the_account_in_an_env_file_is_no_reference(monkeypatch: pytest.MonkeyPa
         get_configuration()
 
 
-def test_the_whole_address_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the service's own place, so that it needs no permission."""
+def test_the_whole_address_can_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the service's own address, so it needs no permission."""
     monkeypatch.delenv("CLOUDFLARE_ACCOUNT_ID")
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", KEY)
     url = f"https://api.cloudflare.com/client/v4/accounts/{ACCOUNT}/ai/v1"
@@ -223,11 +225,13 @@ def test_the_whole_address_can_be_written(monkeypatch: pytest.MonkeyPatch) -> No
     assert (service.url, service.paid, service.is_at_home) == (url, False, True)
 
 
-# --- what there is, and the doctor
+# --- the list of services, and the doctor
 
 
-def test_states_follow_keys_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In use, off, available, retired; those of one state that cost money are last."""
+def test_the_state_of_a_service_depends_on_its_key_and_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In use, off, available, retired; within a state, paid services come last."""
     monkeypatch.setenv("GROQ_API_KEY", KEY)
     monkeypatch.setenv("ZAI_API_KEY_2", f"{KEY}-2")
     monkeypatch.setenv("CEREBRAS_API_KEY", f"{KEY}-3")
@@ -253,10 +257,10 @@ def about(findings: list[Finding], name: str) -> list[Finding]:
     return [finding for finding in findings if finding.about == name]
 
 
-def test_the_doctor_says_once_that_a_key_is_not_used(
+def test_the_doctor_reports_an_unused_key_once(
     sandbox_env: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn
 ) -> None:
-    """With the line to add; after it was added, the key is checked like others."""
+    """With the line to add. After that, the key is checked like others."""
     monkeypatch.setenv("ZAI_API_KEY", KEY)
     monkeypatch.setenv("ZAI_API_KEY_1", f"{KEY}-1")
     monkeypatch.setenv("CEREBRAS_API_KEY", f"{KEY}-2")
@@ -284,7 +288,7 @@ def test_the_doctor_says_once_that_a_key_is_not_used(
 
 
 def table() -> str:
-    """The table of the page, as the data have it."""
+    """The table of the page, generated from the data."""
     from arche_magic.notebook.service_table import free_words
 
     rows = ["| NAME | service | free | key in | read in |", "|---|---|---|---|---|"]
@@ -301,7 +305,7 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def test_the_page_has_the_table_of_the_data() -> None:
+def test_the_page_has_the_current_table() -> None:
     """If this fails, replace what is between the two comments with `table()`."""
     page = (ROOT / "docs" / "services.md").read_text("utf-8")
     shown = page.partition("<!-- services -->\n")[2].partition("\n<!-- end of services -->")[0]

@@ -1,4 +1,4 @@
-"""The two files in `outputs`: the ledger, and the line per attempt."""
+"""The two files in `outputs`: the ledger, and the record of attempts."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ print(json.dumps(get_quota_tracker().get_usage_summary()))
 """
 
 
-def test_the_files_lie_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Wherever below it the notebook is."""
+def test_the_files_are_stored_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """In whichever folder below it the notebook is."""
     use_configuration(None)
     project = tmp_path / "project"
     write_env_file(project, sandbox)
@@ -62,8 +62,8 @@ def test_the_files_lie_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> 
     assert not (below / "outputs").exists()
 
 
-def test_the_count_survives_the_process(sandbox: Sandbox, tmp_path: Path) -> None:
-    """What one process spent, the next one knows."""
+def test_counts_are_kept_between_processes(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The next process knows the usage of the previous one."""
     write_env_file(tmp_path, sandbox)
     run_script(ASK.format(times=2, name="mistral"), tmp_path)
     out, _ = run_script(SUMMARY, tmp_path)
@@ -74,7 +74,7 @@ def test_the_count_survives_the_process(sandbox: Sandbox, tmp_path: Path) -> Non
 
 
 def test_two_processes_share_one_count(start: Start, tmp_path: Path) -> None:
-    """Together they never go past a limit: the server refuses nobody, and its count is ours."""
+    """Together they never exceed a limit: the server refuses none, and its count equals ours."""
     sandbox = start(keys={"mistral": 1})
     write_env_file(tmp_path, sandbox)
     scripts = [start_script(ASK.format(times=15, name="mistral"), tmp_path) for _ in range(2)]
@@ -92,8 +92,8 @@ def test_two_processes_share_one_count(start: Start, tmp_path: Path) -> None:
     assert sorted(map(sessions.count, set(sessions))) == [15, 15]
 
 
-def test_building_providers_changes_no_count(start: Start, clock: Clock, tmp_path: Path) -> None:
-    """Neither a count nor a byte of the file."""
+def test_creating_providers_changes_no_counts(start: Start, clock: Clock, tmp_path: Path) -> None:
+    """The file stays the same, byte for byte."""
     start(keys={"groq": 2}, clock=clock)
     MultiKeyGroqProvider().generate("Hello")
     ledger = tmp_path / "outputs" / "llm_quota_tracker.json"
@@ -109,10 +109,10 @@ def test_building_providers_changes_no_count(start: Start, clock: Clock, tmp_pat
     assert used(summary["groq"], "groq_key_1") + used(summary["groq"], "groq_key_2") == 1
 
 
-def test_a_replaced_key_starts_anew_and_a_moved_one_keeps_its_count(
+def test_a_replaced_key_starts_at_zero_and_a_moved_key_keeps_its_count(
     start: Start, clock: Clock
 ) -> None:
-    """The ledger knows a key by its fingerprint, not by its place in the file."""
+    """The ledger identifies a key by its fingerprint, not by its position in the file."""
     start(keys={"groq": 2}, clock=clock)
     one, two = (key.secret() for key in get_configuration().keys)
     MultiKeyGroqProvider(api_keys=[one]).generate("Hello")
@@ -120,10 +120,8 @@ def test_a_replaced_key_starts_anew_and_a_moved_one_keeps_its_count(
     assert [used(swapped, label) for label in ("groq_key_1", "groq_key_2")] == [0, 1]
 
 
-def test_each_attempt_is_one_line_without_any_text(
-    start: Start, clock: Clock, tmp_path: Path
-) -> None:
-    """Failed ones too; neither prompt nor reply nor key is in the file."""
+def test_each_attempt_is_one_line_without_texts(start: Start, clock: Clock, tmp_path: Path) -> None:
+    """Including failed ones; the file contains no prompt, reply or key."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "echo_key")
     reply = get_llm_provider().generate("A secret question")
@@ -150,10 +148,10 @@ def test_each_attempt_is_one_line_without_any_text(
         assert hidden not in ledger
 
 
-def test_a_folder_that_takes_no_files_costs_one_warning_and_no_reply(
+def test_an_unwritable_folder_gives_one_warning_and_loses_no_reply(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Counting goes on in memory."""
+    """Counting continues in memory."""
     (tmp_path / "outputs").write_text("This file stands where the folder should be.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -167,16 +165,16 @@ def test_a_folder_that_takes_no_files_costs_one_warning_and_no_reply(
     )
 
 
-def test_the_store_may_be_memory_alone(start: Start, tmp_path: Path) -> None:
-    """Then no file is written at all."""
+def test_the_ledger_can_be_kept_in_memory_only(start: Start, tmp_path: Path) -> None:
+    """Then no file is written."""
     start(settings={"store": "memory://no-file"})
     get_llm_provider().generate("Hello")
     assert list(tmp_path.iterdir()) == []
     assert used(get_quota_tracker().get_usage_summary("groq")["groq"], "groq_key_1") > 0
 
 
-def test_the_usage_summary_has_the_documented_shape(start: Start, clock: Clock) -> None:
-    """Every figure is a number, every time is aware, and the arithmetic holds."""
+def test_the_usage_summary_has_the_documented_structure(start: Start, clock: Clock) -> None:
+    """Every figure is a number, every time is aware, and the sums are right."""
     start(clock=clock)
     for name in PROVIDERS:
         get_llm_provider(name).generate("Hello")
@@ -202,10 +200,10 @@ def test_the_usage_summary_has_the_documented_shape(start: Start, clock: Clock) 
 
 
 @pytest.mark.parametrize("zone", ["", "+00:00", "+05:30"])
-def test_the_older_packages_counts_go_on(
+def test_counts_of_the_older_package_are_kept(
     start: Start, clock: Clock, tmp_path: Path, zone: str
 ) -> None:
-    """Its file is read, in either way it wrote times, and kept aside."""
+    """Both of its formats for times are read, and its file is kept aside."""
     start(keys={"groq": 2}, clock=clock)
     ledger = tmp_path / "outputs" / "llm_quota_tracker.json"
     ledger.parent.mkdir()
@@ -246,8 +244,8 @@ def test_the_older_packages_counts_go_on(
     assert [json.loads(path.read_text()) for path in aside] == [older]
 
 
-def test_a_configured_limit_is_shown_as_such(start: Start, clock: Clock) -> None:
-    """A smaller one than the provider states stays; a larger one gives way to its reply."""
+def test_a_configured_limit_is_shown_as_configured(start: Start, clock: Clock) -> None:
+    """It is kept if it is smaller than the provider's, and replaced if it is larger."""
     start(keys={"groq": 1}, clock=clock)
     from arche_magic.llm_providers.catalog import parse_limits
 

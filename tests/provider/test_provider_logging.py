@@ -1,4 +1,4 @@
-"""What is logged, and what importing and using one provider loads."""
+"""What is logged, and which modules are loaded for one provider."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_each_attempt_is_logged_with_its_route_and_outcome(
     start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At INFO, under `arche_magic`; neither the prompt nor the reply nor a key is in it."""
+    """At INFO, under `arche_magic`, without the prompt, the reply or a key."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "echo_key")
     provider = get_llm_provider()
@@ -41,7 +41,7 @@ def test_each_attempt_is_logged_with_its_route_and_outcome(
 
 
 def test_nothing_is_printed_by_default(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A script that configures no logging sees its own output alone, failures included."""
+    """A script without logging configured sees only its own output, even after failures."""
     sandbox.fail("groq", "server_error")
     out, err = run_script(
         "from arche_magic.llm_providers import get_llm_provider\n"
@@ -52,10 +52,10 @@ def test_nothing_is_printed_by_default(sandbox: Sandbox, tmp_path: Path) -> None
     assert (out.strip(), err) == ("mistral", "")
 
 
-def test_every_attempt_of_a_hopeless_request_is_logged(
+def test_every_attempt_of_a_failed_request_is_logged(
     start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same ones that the error carries."""
+    """The same attempts as in the error."""
     sandbox = start(clock=clock)
     sandbox.fail("*", "no_credit", times=None)
     with (
@@ -71,10 +71,8 @@ SDKS = {"groq": "groq", "openai": "openai", "mistral": "mistralai", "google": "g
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_using_one_provider_loads_its_sdk_alone(
-    sandbox: Sandbox, tmp_path: Path, name: str
-) -> None:
-    """Importing costs nobody the time of the other three."""
+def test_using_one_provider_loads_only_its_sdk(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    """Programs do not wait for the import of the other three."""
     out, _ = run_script(
         "import sys\n"
         "from arche_magic.llm_providers import get_llm_provider\n"
@@ -86,8 +84,10 @@ def test_using_one_provider_loads_its_sdk_alone(
     assert out.split() == [SDKS[name]]
 
 
-def test_an_answer_from_the_first_provider_loads_no_other(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Even when all four could have been asked; nor anything of notebooks or frames."""
+def test_a_reply_from_the_first_provider_loads_no_other_sdk(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Even if all four are configured; no IPython and no pandas either."""
     foreign = [*SDKS.values(), "IPython", "ipywidgets", "pandas"]
     out, _ = run_script(
         "import sys\n"

@@ -1,4 +1,4 @@
-"""Which providers a name stands for."""
+"""The providers that a name selects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("name", [None, "intelligent", "Intelligent ", ""])
-def test_without_a_name_every_provider_takes_part(sandbox: Sandbox, name: str | None) -> None:
+def test_without_a_name_all_providers_are_used(sandbox: Sandbox, name: str | None) -> None:
     """None and `intelligent` mean the same."""
     provider = get_llm_provider(name)
     assert isinstance(provider, IntelligentLLMOrchestrator)
@@ -31,17 +31,17 @@ def test_without_a_name_every_provider_takes_part(sandbox: Sandbox, name: str | 
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_providers_name_gives_that_provider_alone(sandbox: Sandbox, name: str) -> None:
-    """No other provider sees the request."""
+def test_a_providers_name_selects_only_that_provider(sandbox: Sandbox, name: str) -> None:
+    """No other provider gets the request."""
     reply = get_llm_provider(name).generate("Hello")
     assert reply.provider == name
     assert asked(sandbox) == [name]
 
 
-def test_the_variable_names_the_default(
+def test_the_variable_sets_the_default_provider(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ARCHE_LLM_PROVIDER counts where no name is given, from the environment and from `.env`."""
+    """ARCHE_LLM_PROVIDER in the environment or in `.env` applies if no name is given."""
     use_configuration(None)
     env_file = write_env_file(tmp_path, sandbox)
     monkeypatch.setenv("ARCHE_LLM_PROVIDER", "mistral")
@@ -52,7 +52,7 @@ def test_the_variable_names_the_default(
     assert get_llm_provider(None).generate("Hello").provider == "openai"
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(sandbox: Sandbox) -> None:
+def test_an_unknown_name_is_an_error_with_the_closest_name(sandbox: Sandbox) -> None:
     """The message also lists the known ones."""
     with pytest.raises(ConfigurationError, match=r"'grok'; did you mean 'groq'\?; known are inte"):
         get_llm_provider("grok")
@@ -60,10 +60,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(sandbox: Sandbox) -> None:
         IntelligentLLMOrchestrator(preferred_provider="grok")
 
 
-def test_an_unknown_default_is_an_error_when_it_is_asked_for(
+def test_an_unknown_default_is_an_error_only_if_it_is_used(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong variable does not stand in the way of a provider asked for by name."""
+    """A wrong variable does not affect a provider that is selected by name."""
     use_configuration(None)
     write_env_file(tmp_path, sandbox)
     monkeypatch.setenv("ARCHE_LLM_PROVIDER", "opnai")
@@ -72,16 +72,16 @@ def test_an_unknown_default_is_an_error_when_it_is_asked_for(
     assert get_llm_provider("groq").generate("Hello")
 
 
-def test_without_any_key_the_error_names_the_variables() -> None:
-    """Building a provider works, so that a notebook loads; asking it does not."""
+def test_without_keys_the_error_names_the_variables() -> None:
+    """Creating a provider works, so that a notebook loads; a request fails."""
     with pytest.raises(LLMProviderError, match=r"No available LLM providers.*GROQ_API_KEY.*\.env"):
         get_llm_provider().generate("Hello")
     with pytest.raises(LLMProviderError, match="Set MISTRAL_API_KEY in"):
         get_llm_provider("mistral").generate("Hello")
 
 
-def test_the_groq_provider_takes_keys_by_hand(start: Start) -> None:
-    """Their labels follow the given order, blanks are refused, duplicates dropped."""
+def test_the_groq_provider_accepts_a_list_of_keys(start: Start) -> None:
+    """Labels follow the given order, blank keys are refused, duplicates are dropped."""
     sandbox = start(keys={"groq": 2})
     first, second = (key.secret() for key in get_llm_provider().configuration.keys)
     provider = MultiKeyGroqProvider(api_keys=[second, first, second])

@@ -1,4 +1,4 @@
-"""Proxies, certificates and networks that are not as they should be: one line that names the cause.
+"""Faulty proxies, certificates and networks are named as the cause in one line.
 
 No provider is blamed for them, and none is closed.
 """
@@ -48,10 +48,10 @@ def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("variables", "words"), WRONG)
-def test_a_wrong_variable_is_named(
+def test_a_variable_with_an_invalid_value_is_named(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
 ) -> None:
-    """By generate, stream, agenerate and the doctor, once for all providers that it stops."""
+    """By generate, stream, agenerate and the doctor, once for all affected providers."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     for provider in PROVIDERS:
@@ -76,16 +76,16 @@ def test_a_wrong_variable_is_named(
     assert any(name in text for text in found for name in variables)
     for name in variables:
         monkeypatch.delenv(name)
-    # What was wrong is read anew: whatever ends the next request, it is not that.
+    # The variable is read again, so the next request does not fail because of it.
     with pytest.raises(LLMProviderError) as after:
         provider.generate("Hello", patience=0, timeout=20)
     assert not [name for name in variables if name in str(after.value)]
 
 
-def test_a_server_of_this_machine_needs_none_of_them(
+def test_a_server_on_this_machine_needs_no_proxy_or_certificate(
     sandbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loopback is asked without a proxy, and http needs no certificate."""
+    """Loopback is contacted directly, and http needs no certificate."""
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "[::1]")
     monkeypatch.setenv("SSL_CERT_FILE", "no-such-file.pem")
@@ -93,10 +93,10 @@ def test_a_server_of_this_machine_needs_none_of_them(
         assert get_llm_provider(name).generate("Hello").provider == name
 
 
-def test_a_wrong_variable_is_named_beside_what_else_failed(
+def test_an_invalid_variable_is_named_beside_other_failures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once, and not as a failure of the providers that it keeps out of reach."""
+    """Once, and not as a failure of the providers that cannot be reached because of it."""
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
     monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
     monkeypatch.setenv("MISTRAL_API_KEY", "a-key-for-mistral-here")
@@ -123,7 +123,7 @@ class _Completions(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def https_server(tmp_path: Path) -> Iterator[str]:
-    """A server on https://localhost whose certificate, in `own.pem`, nobody else has signed."""
+    """A server on https://localhost with a self-signed certificate in `own.pem`."""
     command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out own.pem -days 2"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True)
@@ -145,10 +145,10 @@ def settle(url: str) -> None:
     )
 
 
-def test_a_certificate_that_is_not_trusted_is_called_that(
+def test_an_untrusted_certificate_is_named_as_the_cause(
     https_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And once SSL_CERT_FILE names it, the same process reaches https://localhost."""
+    """When SSL_CERT_FILE names it, the same process reaches https://localhost."""
     settle(https_server)
     with pytest.raises(ConfigurationError, match=r"certificate of localhost.*SSL_CERT_FILE"):
         get_llm_provider("my-server").generate("Hello")
@@ -159,8 +159,8 @@ def test_a_certificate_that_is_not_trusted_is_called_that(
         get_llm_provider("my-server").generate("Hello")
 
 
-def test_an_address_of_the_other_scheme_is_told(https_server: str) -> None:
-    """https:// where a server speaks http, and http:// where it speaks https."""
+def test_a_wrong_scheme_is_named_as_the_cause(https_server: str) -> None:
+    """https:// for a server that speaks http, and http:// for one that speaks https."""
     with refusing_server() as server:
         settle(server.url.replace("http:", "https:"))
         with pytest.raises(NoRouteAvailable, match="does not speak TLS"):
@@ -171,8 +171,10 @@ def test_an_address_of_the_other_scheme_is_told(https_server: str) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_no_network_is_not_called_a_limit(monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
-    """Groq's keys have hit no limit if nobody can reach Groq."""
+def test_a_missing_network_is_not_reported_as_a_limit(
+    monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    """Groq's keys have not hit a limit if Groq cannot be reached."""
     monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
     monkeypatch.setenv("GROQ_BASE_URL", "http://127.0.0.1:9")
     provider = get_llm_provider("groq")

@@ -1,4 +1,4 @@
-"""What the options of `generate` look like on each wire."""
+"""How the options of `generate` are sent to each provider."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from arche_magic.sandbox import Sandbox
 
-# Option, value, and for each provider where it arrives and as what, if not as the value itself.
+# Option, value, and for each provider the parameter and its value if that differs.
 WIRE: dict[str, tuple[Any, dict[str, tuple[str, Any]]]] = {
     "max_tokens": (
         40,
@@ -42,7 +42,7 @@ WIRE: dict[str, tuple[Any, dict[str, tuple[str, Any]]]] = {
 
 
 def parameters(sandbox: Sandbox) -> Mapping[str, Any]:
-    """The parameters of the last request; Gemini has them in a part of the body."""
+    """The parameters of the last request; Gemini's are in a part of the body."""
     request = sandbox.requests[-1]
     body = request.body
     found: Mapping[str, Any] = body.get("generationConfig", {})
@@ -51,8 +51,10 @@ def parameters(sandbox: Sandbox) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("option", WIRE)
-def test_an_option_arrives_in_the_providers_words(sandbox: Sandbox, option: str, name: str) -> None:
-    """Plain and streamed; 0 is a value like any other."""
+def test_an_option_is_sent_under_the_providers_name(
+    sandbox: Sandbox, option: str, name: str
+) -> None:
+    """Plain and streamed; 0 is sent like any other value."""
     value, places = WIRE[option]
     field, expected = places[name]
     provider = get_llm_provider(name)
@@ -63,8 +65,8 @@ def test_an_option_arrives_in_the_providers_words(sandbox: Sandbox, option: str,
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_nothing_is_sent_that_was_not_asked_for(sandbox: Sandbox, name: str) -> None:
-    """The provider's own defaults stand."""
+def test_options_that_are_not_set_are_not_sent(sandbox: Sandbox, name: str) -> None:
+    """The provider's defaults apply."""
     get_llm_provider(name).generate("Hello")
     sent = set(parameters(sandbox))
     assert not sent & {field for _, places in WIRE.values() for field, _ in places.values()}
@@ -72,7 +74,7 @@ def test_nothing_is_sent_that_was_not_asked_for(sandbox: Sandbox, name: str) -> 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_max_output_tokens_is_another_name_for_max_tokens(sandbox: Sandbox, name: str) -> None:
-    """Both cut the reply at the same place, which is then said."""
+    """Both cut the reply at the same place, and the reply says so."""
     provider = get_llm_provider(name)
     one = provider.generate("Hello", max_tokens=12)
     two = provider.generate("Hello", max_output_tokens=12)
@@ -84,8 +86,8 @@ def test_max_output_tokens_is_another_name_for_max_tokens(sandbox: Sandbox, name
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_the_system_option_is_the_first_turn(sandbox: Sandbox, name: str) -> None:
-    """Gemini has a field of its own for it."""
+def test_the_system_option_is_the_first_message(sandbox: Sandbox, name: str) -> None:
+    """Gemini has a separate field for it."""
     get_llm_provider(name).generate("Hello", system="Answer in French.")
     body = sandbox.requests[-1].body
     if name == "google":
@@ -97,8 +99,8 @@ def test_the_system_option_is_the_first_turn(sandbox: Sandbox, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_several_stop_texts_arrive_as_a_list(sandbox: Sandbox, name: str) -> None:
-    """The reply ends before the first of them that occurs."""
+def test_several_stop_texts_are_sent_as_a_list(sandbox: Sandbox, name: str) -> None:
+    """The reply ends before the first one that occurs."""
     provider = get_llm_provider(name)
     whole = provider.generate("Hello")
     cut = provider.generate("Hello", stop=["Simulated", "You asked"])
@@ -120,10 +122,10 @@ def test_several_stop_texts_arrive_as_a_list(sandbox: Sandbox, name: str) -> Non
         ({"model": 5}, "model is a int; it must be text"),
     ],
 )
-def test_a_wrong_option_is_refused_by_name(
+def test_an_invalid_option_is_refused_by_name(
     sandbox: Sandbox, options: dict[str, Any], words: str
 ) -> None:
-    """Before anything is sent, and never dropped silently."""
+    """Before anything is sent; it is never dropped silently."""
     with pytest.raises(InvalidRequest, match=words):
         get_llm_provider().generate("Hello", **options)
     assert asked(sandbox) == []
@@ -132,8 +134,8 @@ def test_a_wrong_option_is_refused_by_name(
 @pytest.mark.parametrize(
     "prompt", ["", "  \n", None, 5, [], [{"role": "user"}], [{"content": "x"}]]
 )
-def test_a_prompt_that_is_none_is_refused(sandbox: Sandbox, prompt: Any) -> None:
-    """Nothing is spent on it."""
+def test_an_empty_prompt_is_refused(sandbox: Sandbox, prompt: Any) -> None:
+    """No quota is used."""
     with pytest.raises(InvalidRequest):
         get_llm_provider().generate(prompt)
     with pytest.raises(InvalidRequest):
@@ -141,8 +143,8 @@ def test_a_prompt_that_is_none_is_refused(sandbox: Sandbox, prompt: Any) -> None
     assert asked(sandbox) == []
 
 
-def test_a_parameter_that_a_model_does_not_take_is_the_users_to_know(sandbox: Sandbox) -> None:
-    """A reasoning model's refusal names the parameter, and nobody else is asked."""
+def test_a_parameter_that_a_model_refuses_is_reported(sandbox: Sandbox) -> None:
+    """A reasoning model's refusal names the parameter, and no other model is asked."""
     with pytest.raises(InvalidRequest, match=r"does not take .*temperature") as caught:
         get_llm_provider().generate("Hello", model="gpt-5.4-mini", temperature=0.3)
     assert not isinstance(caught.value, NoRouteAvailable)

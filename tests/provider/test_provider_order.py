@@ -1,4 +1,4 @@
-"""Who is asked, in which order, and what is said when nobody is left."""
+"""Which route answers, in which order, and what the error says if none is left."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TWO_LEFT = {
 }
 
 
-def test_each_provider_takes_over_when_the_one_before_has_nothing_left(
+def test_each_provider_takes_over_when_the_previous_one_is_spent(
     start: Start, clock: Clock
 ) -> None:
-    """Groq, Mistral, Google, and the paid one last."""
+    """Groq, Mistral, Google, and the paid provider last."""
     start(clock=clock, left=TWO_LEFT)
     provider = get_llm_provider()
     replies = [provider.generate(f"Prompt {n}", patience=0) for n in range(8)]
@@ -40,18 +40,16 @@ def test_each_provider_takes_over_when_the_one_before_has_nothing_left(
     assert outcomes == ["skipped", "skipped", "skipped", "served"]
 
 
-def test_each_key_takes_over_when_the_one_before_has_nothing_left(
-    start: Start, clock: Clock
-) -> None:
-    """A second key is another route, whose quota is its own."""
+def test_each_key_takes_over_when_the_previous_one_is_spent(start: Start, clock: Clock) -> None:
+    """A second key is another route with its own quota."""
     start(keys={"groq": 3}, clock=clock, left={"groq": {"requests_per_day": 2}})
     provider = MultiKeyGroqProvider()
     keys = [provider.generate(f"Prompt {n}", patience=0).key for n in range(6)]
     assert sorted(keys) == sorted(["groq_key_1", "groq_key_2", "groq_key_3"] * 2)
 
 
-def test_a_preferred_provider_comes_first_even_if_it_costs(start: Start, clock: Clock) -> None:
-    """The user said so; the others follow in their order when it is closed."""
+def test_a_preferred_provider_comes_first_even_if_it_is_paid(start: Start, clock: Clock) -> None:
+    """If it is closed, the others follow in their order."""
     sandbox = start(clock=clock)
     provider = IntelligentLLMOrchestrator(preferred_provider="openai")
     assert provider.generate("Hello").provider == "openai"
@@ -60,8 +58,10 @@ def test_a_preferred_provider_comes_first_even_if_it_costs(start: Start, clock: 
     assert asked(sandbox) == ["openai", "openai", "groq"]
 
 
-def test_money_is_spent_only_if_nothing_free_opens_in_time(start: Start, clock: Clock) -> None:
-    """With patience for the free route's next opening, the request waits instead of paying."""
+def test_paid_routes_are_used_only_if_no_free_route_opens_in_time(
+    start: Start, clock: Clock
+) -> None:
+    """With enough patience, the request waits for the free route instead of paying."""
     sandbox = start(
         keys={"groq": 1, "openai": 1}, clock=clock, limits={"groq": {"requests_per_minute": 1}}
     )
@@ -74,8 +74,8 @@ def test_money_is_spent_only_if_nothing_free_opens_in_time(start: Start, clock: 
     assert clock.slept == pytest.approx(60, abs=2)
 
 
-def test_only_the_first_groq_key_is_used_if_the_user_says_so(start: Start, clock: Clock) -> None:
-    """`enable_multi_key_groq=False`: the other keys are never sent anything."""
+def test_only_the_first_groq_key_is_used_on_request(start: Start, clock: Clock) -> None:
+    """`enable_multi_key_groq=False`: nothing is sent with the other keys."""
     sandbox = start(keys={"groq": 3}, clock=clock, left={"groq": {"requests_per_day": 2}})
     provider = IntelligentLLMOrchestrator(enable_multi_key_groq=False)
     assert [provider.generate("Hello").key for _ in range(2)] == ["groq_key_1"] * 2
@@ -85,8 +85,8 @@ def test_only_the_first_groq_key_is_used_if_the_user_says_so(start: Start, clock
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_the_provider_option_keeps_a_request_to_one_provider(start: Start, name: str) -> None:
-    """Also when it fails: no other provider sees the prompt."""
+def test_the_provider_option_restricts_a_request_to_one_provider(start: Start, name: str) -> None:
+    """Even if it fails, no other provider gets the prompt."""
     sandbox = start()
     provider = get_llm_provider()
     assert provider.generate("Hello", provider=name).provider == name
@@ -111,7 +111,7 @@ def test_the_provider_option_keeps_a_request_to_one_provider(start: Start, name:
         ("gpt-5.4-mini", "openai", "gpt-5.4-mini"),
     ],
 )
-def test_a_model_finds_its_provider(
+def test_a_model_name_finds_its_provider(
     start: Start, model: str, provider: str | None, arrives: str
 ) -> None:
     """A bare name, `provider/model`, and a vendor's prefix that looks like a provider."""
@@ -135,7 +135,7 @@ def test_a_model_is_never_sent_to_another_provider(start: Start, clock: Clock, n
 
 
 def test_a_model_of_another_provider_is_refused_before_anything_is_sent(start: Start) -> None:
-    """By name, in either way of asking."""
+    """By name, in both forms."""
     sandbox = start()
     with pytest.raises(ConfigurationError, match="is a model of mistral, not of groq"):
         get_llm_provider("groq").generate("Hello", model="mistral-small-latest")
@@ -148,8 +148,8 @@ def test_a_model_of_another_provider_is_refused_before_anything_is_sent(start: S
     assert asked(sandbox) == []
 
 
-def test_a_retired_model_closes_itself_alone(start: Start, clock: Clock) -> None:
-    """It is asked for once, the user is told, and the provider's other models still answer."""
+def test_a_retired_model_closes_only_itself(start: Start, clock: Clock) -> None:
+    """It is requested once, the user is told, and the provider's other models still answer."""
     sandbox = start(clock=clock)
     provider = get_llm_provider("groq")
     for _ in range(3):
@@ -159,7 +159,9 @@ def test_a_retired_model_closes_itself_alone(start: Start, clock: Clock) -> None
     assert provider.generate("Hello")
 
 
-def test_when_all_is_shut_the_error_says_what_opens_when(start: Start, clock: Clock) -> None:
+def test_when_all_routes_are_closed_the_error_says_what_opens_when(
+    start: Start, clock: Clock
+) -> None:
     """The routes with their reasons, the first opening as an aware time, and every attempt."""
     start(
         keys={"groq": 1, "mistral": 1},
@@ -186,10 +188,10 @@ def test_when_all_is_shut_the_error_says_what_opens_when(start: Start, clock: Cl
 
 
 @pytest.mark.parametrize("by_class", [True, False])
-def test_groq_alone_says_that_its_keys_have_hit_their_limits(
+def test_the_error_for_groq_names_limits_in_the_older_wording(
     start: Start, clock: Clock, by_class: bool
 ) -> None:
-    """The words that users of the older package look for."""
+    """Users of the older package look for these words."""
     start(keys={"groq": 2}, clock=clock, limits={"groq": {"requests_per_minute": 1}})
     provider = MultiKeyGroqProvider() if by_class else get_llm_provider("groq")
     for _ in range(2):
@@ -200,8 +202,8 @@ def test_groq_alone_says_that_its_keys_have_hit_their_limits(
     assert "key 2" in str(caught.value)
 
 
-def test_what_never_opens_names_no_time(start: Start, clock: Clock) -> None:
-    """A refused key waits for the user, not for the clock."""
+def test_an_error_has_no_time_if_no_route_opens_by_waiting(start: Start, clock: Clock) -> None:
+    """A rejected key stays closed until the user acts."""
     sandbox = start(keys={"mistral": 1}, clock=clock)
     sandbox.fail("mistral", "unauthorized", times=None)
     with pytest.raises(NoRouteAvailable, match=r"No available LLM providers: .*key refused") as got:
@@ -211,7 +213,7 @@ def test_what_never_opens_names_no_time(start: Start, clock: Clock) -> None:
 
 
 def test_a_prompt_too_large_for_one_route_goes_to_another(start: Start, clock: Clock) -> None:
-    """It closes nothing: the next short prompt is Groq's again."""
+    """No route is closed: the next short prompt goes to Groq again."""
     sandbox = start(clock=clock)
     provider = get_llm_provider()
     long = "word " * 10_000

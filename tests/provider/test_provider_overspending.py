@@ -1,4 +1,4 @@
-"""A budget is exceeded by one reply at most: by threads, by processes, and through Redis."""
+"""A budget is exceeded by at most one reply: by threads, by processes, and through Redis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.stopping import stopped_by
 from arche_magic.llm_providers.types import Budget
 
-# USD: the price in these tests is one for a thousand tokens.
+# USD: in these tests, a thousand tokens cost this much.
 REPLY = 3.02
 SPENDER = """
 import threading
@@ -57,7 +57,7 @@ def spent(service: PaidService) -> float:
 
 @pytest.mark.parametrize("options", [{}, {"max_tokens": 4000}], ids=["open", "max_tokens"])
 def test_threads_without_max_tokens_keep_the_budget(options: dict[str, int]) -> None:
-    """Sixteen of them, ten USD, replies of three."""
+    """Sixteen threads, ten USD, and replies for three USD each."""
     with paid_service() as service:
         use(service, Path.cwd(), budget=Budget(per_day=10.0))
         with ThreadPoolExecutor(16) as threads:
@@ -67,8 +67,8 @@ def test_threads_without_max_tokens_keep_the_budget(options: dict[str, int]) -> 
     assert used.spent == pytest.approx(spent(service))
 
 
-def test_replies_that_grow_exceed_the_budget_by_one_at_most() -> None:
-    """What was usual so far does not say how long the next ones are."""
+def test_growing_replies_exceed_the_budget_by_at_most_one() -> None:
+    """The usual length so far does not predict the next one."""
     with paid_service(answer=lambda number: Answer(10 if number < 30 else 4000)) as service:
         use(service, Path.cwd(), budget=Budget(per_day=20.0))
         with ThreadPoolExecutor(16) as threads:
@@ -76,7 +76,7 @@ def test_replies_that_grow_exceed_the_budget_by_one_at_most() -> None:
         assert 10.0 < spent(service) <= 24.02
 
 
-def test_replies_that_do_not_fit_the_schema_are_on_the_budget() -> None:
+def test_replies_that_do_not_fit_the_schema_count_in_the_budget() -> None:
     """Each of them was paid for."""
     with paid_service(answer=lambda number: Answer(1000, text="no JSON")) as service:
         use(service, Path.cwd(), budget=Budget(per_day=10.0))
@@ -87,7 +87,7 @@ def test_replies_that_do_not_fit_the_schema_are_on_the_budget() -> None:
     assert used.spent == pytest.approx(spent(service))
 
 
-def test_replies_without_a_count_are_on_the_budget() -> None:
+def test_replies_without_a_count_count_in_the_budget() -> None:
     """They count by the length of their text."""
     silent = Answer(3000, text="word " * 2400, says_usage=False)
     with paid_service(answer=lambda number: silent) as service:
@@ -97,8 +97,8 @@ def test_replies_without_a_count_are_on_the_budget() -> None:
         assert 6.0 < spent(service) <= 10.0 + REPLY
 
 
-def test_an_interrupted_request_is_on_the_budget() -> None:
-    """The service may have written all of a reply that nobody has seen."""
+def test_an_interrupted_request_counts_in_the_budget() -> None:
+    """The service may have written a whole reply that was never received."""
     with paid_service(answer=lambda number: Answer(1000), seconds=1.0) as service:
         use(service, Path.cwd(), budget=Budget(per_day=10.0))
         stop = threading.Event()
@@ -110,8 +110,8 @@ def test_an_interrupted_request_is_on_the_budget() -> None:
     assert used.spent >= 1.0
 
 
-def test_streams_that_are_left_are_on_the_budget() -> None:
-    """Each as a usual reply: the service may have reasoned for long before the first piece."""
+def test_abandoned_streams_count_in_the_budget() -> None:
+    """Each as a usual reply, because the service may have reasoned before the first piece."""
     with paid_service() as service:
         use(service, Path.cwd(), budget=Budget(per_day=10.0))
         llm = get_llm_provider("openai")
@@ -127,7 +127,7 @@ def test_streams_that_are_left_are_on_the_budget() -> None:
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    """A Redis of our own; skips where none is installed."""
+    """A separate Redis server; skips if none is installed."""
     if (program := shutil.which("redis-server")) is None:
         pytest.skip("needs redis-server")
     command = [program, "--port", "0", "--unixsocket", "r.sock", "--save", "", "--dir"]
@@ -140,10 +140,10 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("store", ["file", "redis"])
-def test_processes_keep_the_budget_together(
+def test_processes_together_keep_the_budget(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Through the ledger's file, or through Redis."""
+    """Through the ledger file, or through Redis."""
     variables = {}
     if store == "redis":
         variables["ARCHE_QUOTA_STORE"] = request.getfixturevalue("redis_url")
@@ -160,8 +160,8 @@ def test_processes_keep_the_budget_together(
     assert 6.0 < spent(service) <= 10.0
 
 
-def test_yesterdays_longest_reply_keeps_nothing_out_today(clock: Clock) -> None:
-    """Nor does a kernel that was killed within its call, once its call would have ended."""
+def test_yesterdays_longest_reply_does_not_block_today(clock: Clock) -> None:
+    """Nor does a kernel that was killed during a call, once its hold has expired."""
     with paid_service(answer=lambda number: Answer(600 if number else 2000)) as service:
         use(service, Path.cwd(), budget=Budget(per_day=3.0), clock=clock)
         llm, tracker = get_llm_provider("openai"), get_quota_tracker()
@@ -176,7 +176,7 @@ def test_yesterdays_longest_reply_keeps_nothing_out_today(clock: Clock) -> None:
 
 
 def test_a_reply_that_came_too_late_counts_as_a_usual_one() -> None:
-    """The service wrote it, and it was paid for, although nobody has seen its count."""
+    """The service wrote it and charges for it, although its count was never received."""
     with paid_service() as service:
         use(service, Path.cwd(), budget=Budget(per_day=10.0))
         llm = get_llm_provider("openai")

@@ -1,4 +1,4 @@
-"""What a reply costs, in USD."""
+"""The cost of a reply, in USD."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from provider_parts import Start
 
 
-def test_a_paid_reply_names_its_price(start: Start) -> None:
-    """By the price table for the tokens the provider counted; the record of attempts agrees."""
+def test_a_paid_reply_has_its_cost(start: Start) -> None:
+    """By the price table and the provider's count of tokens; the record of attempts agrees."""
     start()
     reply = get_llm_provider("openai").generate("Hello")
     counted = PricedUsage(
@@ -33,8 +33,8 @@ def test_a_paid_reply_names_its_price(start: Start) -> None:
     assert attempt.cost_usd == reply.cost
 
 
-def test_a_failed_attempt_is_part_of_what_a_reply_cost(start: Start) -> None:
-    """Asked once more for its schema, and answered by a free route in the end."""
+def test_failed_attempts_are_part_of_the_cost_of_a_reply(start: Start) -> None:
+    """One more question because of the schema, and a free route that answers in the end."""
     texts = iter(["no JSON", '{"a": 1}'])
     start(keys={"openai": 1}, reply=lambda *_: next(texts))
     reply = get_llm_provider().generate("Hello", schema="a int")
@@ -47,19 +47,19 @@ def test_a_failed_attempt_is_part_of_what_a_reply_cost(start: Start) -> None:
 
 
 def test_a_free_reply_costs_nothing(start: Start) -> None:
-    """Routes that are not paid cost 0, not an unknown amount."""
+    """Its cost is 0, not an unknown amount."""
     start()
     assert get_llm_provider("mistral").generate("Hello").cost == 0.0
 
 
-def test_a_model_without_a_known_price_says_so() -> None:
-    """None is not the same as nothing: budgets and sums must not take it for free."""
+def test_the_cost_is_none_if_the_price_is_unknown() -> None:
+    """None is not zero: budgets and sums must not treat it as free."""
     key = Key.of("openai", "openai_key_1", "sk-made-up-for-a-test")
     assert cost_usd(Route("openai", key, "a-model-of-next-year", True), Usage(10, 20)) is None
 
 
 def test_prices_are_not_loaded_for_free_routes() -> None:
-    """The table takes a third of a second, which whoever pays nothing need not spend."""
+    """The table takes a third of a second to load, which free routes do not need."""
     script = (
         "import sys\n"
         "from arche_magic.llm_providers.prices import cost_usd\n"

@@ -1,4 +1,4 @@
-"""Prompts that go only where the user has marked routes, and those that keep to one model."""
+"""Private prompts go only to marked routes, and `same_model` uses only one model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPT = "The patient in room 7 is afraid."
 
 
 def marked(*routes: str, always: bool = False) -> dict[str, Any]:
-    """Settings of a configuration with these marks."""
+    """Settings with these marks."""
     return {"private": Private(frozenset(routes), always)}
 
 
@@ -36,7 +36,7 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_only_what_is_marked_is_asked(start: Start, provider: str) -> None:
+def test_only_marked_routes_are_used(start: Start, provider: str) -> None:
     """Whatever comes first in the order."""
     sandbox = start(settings=marked(provider))
     reply = get_llm_provider().generate(PROMPT, private=True)
@@ -49,8 +49,8 @@ def test_only_what_is_marked_is_asked(start: Start, provider: str) -> None:
     "failure",
     ["server_error", "rate_limit_day", "unauthorized", "empty_reply", "malformed_body", "reset"],
 )
-def test_no_failure_sends_it_elsewhere(start: Start, failure: str) -> None:
-    """With nothing left that is marked, the request fails, and says what was not asked."""
+def test_a_failure_sends_nothing_to_other_routes(start: Start, failure: str) -> None:
+    """If no marked route is left, the request fails, and the error lists the unmarked ones."""
     keys = {"groq": 2, "mistral": 1, "google": 1}
     sandbox = start(keys, settings=marked("groq"), clock=Clock())
     sandbox.fail("groq", failure, times=None)
@@ -60,7 +60,7 @@ def test_no_failure_sends_it_elsewhere(start: Start, failure: str) -> None:
 
 
 @pytest.mark.parametrize("failure", ["cut_stream", "stream_error", "broken_connection"])
-def test_a_stream_that_breaks_starts_over_where_it_is_marked(start: Start, failure: str) -> None:
+def test_a_broken_stream_starts_again_on_a_marked_route(start: Start, failure: str) -> None:
     """With the next key of the same provider, not with the next provider."""
     sandbox = start({"groq": 2, "mistral": 1}, settings=marked("groq"))
     sandbox.fail("groq", failure, times=1)
@@ -79,7 +79,7 @@ def test_a_stream_that_breaks_starts_over_where_it_is_marked(start: Start, failu
     ],
 )
 def test_a_mark_is_a_provider_a_model_or_a_key(start: Start, mark: str, labels: set[str]) -> None:
-    """A key by its fingerprint: its label may be another's in the next folder."""
+    """A key by its fingerprint: its label may belong to another key in the next folder."""
     start({"groq": 2})
     configuration = get_configuration()
     private = Private(frozenset({mark.format(configuration.keys[1].fingerprint)}))
@@ -99,15 +99,15 @@ def test_a_mark_is_a_provider_a_model_or_a_key(start: Start, mark: str, labels: 
         lambda llm: arche_magic.plan([PROMPT], private=True),
     ],
 )
-def test_without_a_mark_nothing_is_sent(sandbox: Sandbox, ask: Any) -> None:
-    """The error says what to write where, and how to find out whether one should."""
+def test_without_marks_nothing_is_sent(sandbox: Sandbox, ask: Any) -> None:
+    """The error says what to write where, and how to decide it."""
     with pytest.raises(ConfigurationError, match=r"\[private\] routes = \[.*%llm_models"):
         ask(get_llm_provider())
     assert asked(sandbox) == []
 
 
 def test_a_job_keeps_every_row_private(start: Start) -> None:
-    """On all its threads, and in its plan."""
+    """With all its threads, and in its plan."""
     sandbox = start(settings=marked("mistral"))
     rows = [f"Row {number}" for number in range(40)]
     plan = arche_magic.plan(rows, private=True)
@@ -118,7 +118,7 @@ def test_a_job_keeps_every_row_private(start: Start) -> None:
 
 
 def test_always_makes_every_prompt_private(start: Start) -> None:
-    """But for one that says otherwise."""
+    """Unless a prompt sets `private=False`."""
     sandbox = start(settings=marked("google", always=True))
     llm = get_llm_provider()
     assert llm.generate(PROMPT).provider == "google"
@@ -126,18 +126,18 @@ def test_always_makes_every_prompt_private(start: Start) -> None:
     assert asked(sandbox) == ["google", "groq"]
 
 
-def test_private_is_a_yes_or_no(sandbox: Sandbox) -> None:
-    """Anything else is refused before it is sent."""
+def test_private_is_true_or_false(sandbox: Sandbox) -> None:
+    """Any other value is refused before anything is sent."""
     with pytest.raises(InvalidRequest, match="private is 'yes'; it must be True or False"):
         get_llm_provider().generate(PROMPT, private="yes")  # type: ignore[arg-type]
     assert asked(sandbox) == []
 
 
-# --- who may mark
+# --- where marks can be set
 
 
-def test_the_users_own_settings_mark(tmp_path: Path) -> None:
-    """Whether or not the project has settings of its own."""
+def test_marks_come_from_the_users_own_settings(tmp_path: Path) -> None:
+    """Whether or not the project has a settings file."""
     write(
         tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml",
         '[private]\nroutes = ["mistral", "google:0123456789ab"]\n',
@@ -149,7 +149,7 @@ def test_the_users_own_settings_mark(tmp_path: Path) -> None:
     assert private.routes == {"mistral", "google:0123456789ab"}
 
 
-def test_a_project_cannot_mark(tmp_path: Path) -> None:
+def test_a_project_cannot_set_marks(tmp_path: Path) -> None:
     """A cloned repository must not decide where private prompts go."""
     write(tmp_path / "arche_magic.toml", '[private]\nroutes = ["google"]\n')
     with pytest.raises(ConfigurationError, match="counts only in your own settings"):
@@ -187,10 +187,10 @@ def test_a_project_cannot_mark(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mark_does_not_follow_an_address_of_a_project(
+def test_a_mark_does_not_apply_to_an_address_set_by_a_project(
     tmp_path: Path, files: dict[str, str], name: str
 ) -> None:
-    """Not to this machine either: what listens there may pass prompts on."""
+    """Not even to one on this machine: a server there may pass prompts on."""
     own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
     write(own, '[private]\nroutes = ["mistral", "lab"]\n')
     for file, text in files.items():
@@ -199,7 +199,7 @@ def test_a_mark_does_not_follow_an_address_of_a_project(
         get_llm_provider().generate(PROMPT, private=True, provider=name)
 
 
-def test_a_mark_holds_where_the_user_says_the_address(
+def test_a_mark_applies_to_an_address_set_by_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the environment, or in the same file as the mark."""
@@ -231,8 +231,8 @@ def test_a_mark_holds_where_the_user_says_the_address(
         ("private = []", "it must be a table"),
     ],
 )
-def test_a_wrong_private_table_is_refused(tmp_path: Path, table: str, message: str) -> None:
-    """The message names the file and the part that is wrong."""
+def test_an_invalid_private_table_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    """The message names the file and the invalid part."""
     own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
     write(own, table)
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -240,8 +240,8 @@ def test_a_wrong_private_table_is_refused(tmp_path: Path, table: str, message: s
     assert str(own) in str(caught.value)
 
 
-def test_the_doctor_looks_at_the_marks(start: Start) -> None:
-    """One that names nothing, and one that the provider's terms speak against."""
+def test_the_doctor_checks_the_marks(start: Start) -> None:
+    """It reports one that matches nothing, and one that contradicts the provider's terms."""
     start(settings=marked("google", "mistrall", "google:0123456789ab", "openai"))
     found = {f.found: f for f in examine() if f.about == "[private]"}
     assert any("did you mean 'mistral'" in text for text in found)
@@ -256,8 +256,8 @@ def test_the_doctor_looks_at_the_marks(start: Start) -> None:
 # --- one model
 
 
-def test_the_same_model_is_kept_to(start: Start) -> None:
-    """Over all keys that have it; another model is not asked, and the error says so."""
+def test_same_model_uses_only_one_model(start: Start) -> None:
+    """With all keys that have it; no other model is asked, and the error says so."""
     sandbox = start({"groq": 2, "mistral": 1}, clock=Clock())
     sandbox.fail("groq", "server_error", times=1)
     llm = get_llm_provider()
@@ -269,8 +269,8 @@ def test_the_same_model_is_kept_to(start: Start) -> None:
     assert set(asked(sandbox)) == {"groq"}
 
 
-def test_what_comes_first_for_a_request_names_the_model(start: Start) -> None:
-    """The preferred provider's; that of what is marked; and for all rows of a job the same."""
+def test_the_first_route_of_a_request_decides_the_model(start: Start) -> None:
+    """The preferred provider's, or the first marked one; for all rows of a job, the same."""
     sandbox = start(settings={"preferred_provider": "google"} | marked("mistral", "openai"))
     llm = get_llm_provider()
     assert llm.generate(PROMPT, same_model=True).model == MODELS["google"]
@@ -281,10 +281,10 @@ def test_what_comes_first_for_a_request_names_the_model(start: Start) -> None:
     assert set(frame.model.dropna()) == {MODELS["google"]}
 
 
-def test_several_models_of_a_provider_are_routes_of_their_own(
+def test_several_models_of_a_provider_are_separate_routes(
     tmp_path: Path, sandbox_env: Sandbox
 ) -> None:
-    """In the order of the settings, each with its own limits; the reply says which spoke."""
+    """In the order of the settings, each with its own limits; the reply names the model."""
     write(
         tmp_path / "arche_magic.toml",
         "[providers.groq]\n"

@@ -1,4 +1,4 @@
-"""One provider object used by many threads, and by processes that were forked or spawned."""
+"""One provider object used by many threads, and by forked or spawned processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLENTY = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "requests_pe
 
 
 def test_many_threads_share_one_object(start: Start) -> None:
-    """Each gets the reply to its own prompt, and the ledger's count is the server's."""
+    """Each gets the reply to its own prompt, and the ledger's count equals the server's."""
     sandbox = start(limits=dict.fromkeys(PROVIDERS, PLENTY))
     provider = get_llm_provider()
     barrier = threading.Barrier(32)
@@ -56,7 +56,7 @@ def test_many_threads_share_one_object(start: Start) -> None:
 
 
 class Telltale(BaseHTTPRequestHandler):
-    """Answers as Groq does, and notes which process wrote on which connection."""
+    """Answers as Groq does, and records which process used which connection."""
 
     protocol_version = "HTTP/1.1"
     seen: dict[Any, set[str]]
@@ -91,7 +91,7 @@ def telltale() -> Iterator[tuple[str, dict[Any, set[str]]]]:
     server.server_close()
 
 
-# The parent's threads never stop asking, so that every lock is taken at some fork.
+# The parent's threads send requests all the time, so that forks happen while locks are held.
 FORKING = """
 import multiprocessing, os, threading
 from arche_magic.llm_providers import get_llm_provider
@@ -132,10 +132,10 @@ print("done", os.getpid())
 
 
 @forks
-def test_a_forked_child_shares_no_connection_and_no_lock(
+def test_a_forked_child_shares_no_connections_or_locks(
     telltale: tuple[str, dict[Any, set[str]]], tmp_path: Path
 ) -> None:
-    """While other threads of the parent are in the middle of everything."""
+    """While other threads of the parent are in the middle of requests."""
     url, seen = telltale
     limits = "\n".join(f"{name} = 1_000_000_000" for name in [*PLENTY, "tokens_per_day"])
     (tmp_path / "arche_magic.toml").write_text(f"[limits.groq]\n{limits}\n")
@@ -178,7 +178,7 @@ print(len(text))
 
 @forks
 def test_a_child_does_not_end_its_parents_stream(start: Start, tmp_path: Path) -> None:
-    """It cannot read its copy; the parent reads on, misses nothing, and books it once."""
+    """It cannot read its copy. The parent reads everything, and counts it once."""
     sandbox = start(keys={"groq": 1})
     sandbox.seconds_per_chunk = 0.002
     out, _ = run_script(FORK_IN_A_STREAM, tmp_path, sandbox.environment())
@@ -212,8 +212,8 @@ print(*(results.get() for _ in children))
 
 
 @forks
-def test_forked_children_do_not_come_back_in_step(start: Start, tmp_path: Path) -> None:
-    """After an outage that each of them met, they do not ask again at the same moment."""
+def test_forked_children_do_not_retry_at_the_same_time(start: Start, tmp_path: Path) -> None:
+    """After an outage that each of them met, their waits differ."""
     sandbox = start(keys={"groq": 1})
     sandbox.fail("groq", "server_error", times=None)
     variables = {**sandbox.environment(), "ARCHE_QUOTA_STORE": "memory://"}
@@ -239,20 +239,20 @@ if __name__ == "__main__":
 
 
 def test_spawned_processes_share_the_ledger(start: Start, tmp_path: Path) -> None:
-    """Each builds its own provider; replies come back with all they know."""
+    """Each creates its own provider; replies are returned with all attributes."""
     sandbox = start(keys={"mistral": 1})
     script = tmp_path / "spawning.py"
     script.write_text(SPAWNING)
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
-    # A spawned process imports the main module by its file.
+    # A spawned process imports the main module from its file.
     code = f"import sys; sys.argv = [{str(script)!r}]\n" + code
     out, _ = run_script(code, tmp_path, sandbox.environment())
     assert out.split() == ["mistral", "served"] * 6
     assert server_count(sandbox, "requests") == 6
 
 
-def test_a_provider_is_not_pickled(start: Start) -> None:
-    """It holds keys; the error says what to do instead."""
+def test_a_provider_cannot_be_pickled(start: Start) -> None:
+    """It contains keys; the error says what to do instead."""
     start()
     with pytest.raises(TypeError, match="build it in the other process"):
         pickle.dumps(get_llm_provider())

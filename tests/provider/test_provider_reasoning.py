@@ -1,4 +1,4 @@
-"""Replies whose tokens all went into reasoning: a failure that says so, and is never kept."""
+"""Replies whose tokens were all used for reasoning are failures, and are never kept."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ SAYS = "used all 30 tokens for reasoning; raise --max-tokens"
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_reply_that_is_all_reasoning_is_a_failure(
-    start: Start, name: str, streamed: bool
-) -> None:
+def test_a_reply_with_only_reasoning_is_a_failure(start: Start, name: str, streamed: bool) -> None:
     """The error says what to do; the tokens are counted, and the route stays open."""
     sandbox = start(keys={name: 2}, reply=lambda *_: REASONED)
     provider = get_llm_provider(name)
@@ -38,7 +36,7 @@ def test_a_reply_that_is_all_reasoning_is_a_failure(
 
 
 def test_another_model_may_answer(start: Start) -> None:
-    """One that is open now, and with less reasoning."""
+    """A model that is open now and reasons less."""
 
     def write(model: str, _: object) -> str:
         return "Four." if model == MODELS["mistral"] else REASONED
@@ -50,8 +48,8 @@ def test_another_model_may_answer(start: Start) -> None:
     assert SAYS in reply.attempts[0].why
 
 
-def test_where_no_other_model_is_open_nobody_waits(start: Start, clock: Clock) -> None:
-    """The user can raise the limit sooner; the error has the reasons of all routes."""
+def test_a_request_does_not_wait_for_another_model(start: Start, clock: Clock) -> None:
+    """Users can raise the limit sooner; the error has the reasons of all routes."""
     sandbox = start(
         keys={"groq": 1, "mistral": 1},
         clock=clock,
@@ -65,8 +63,8 @@ def test_where_no_other_model_is_open_nobody_waits(start: Start, clock: Clock) -
     assert asked(sandbox).count("groq") == 1
 
 
-def test_a_reply_that_is_all_reasoning_is_not_kept(start: Start) -> None:
-    """The next call asks again, and so it does where an earlier version kept an empty text."""
+def test_a_reply_with_only_reasoning_is_not_kept(start: Start) -> None:
+    """The next call asks again, even if an earlier version kept an empty text."""
     sandbox = start(keys={"groq": 1}, reply=lambda *_: REASONED)
     provider = get_llm_provider()
     for _ in range(2):
@@ -81,8 +79,8 @@ def test_a_reply_that_is_all_reasoning_is_not_kept(start: Start) -> None:
     assert len(sandbox.requests) == 4
 
 
-def test_a_row_that_is_all_reasoning_is_an_error(start: Start) -> None:
-    """A job asks it once; the next run tells its error, and asks it again if that is wanted."""
+def test_a_row_with_only_reasoning_is_an_error(start: Start) -> None:
+    """A job asks it once. The next run shows its error, and asks it again on request."""
     sandbox = start(keys={"groq": 2}, reply=lambda *_: REASONED)
     (row,) = Job(["2 + 2?"], max_tokens=30)
     assert SAYS in row.error
@@ -96,7 +94,7 @@ def test_a_row_that_is_all_reasoning_is_an_error(start: Start) -> None:
 
 
 def test_a_row_kept_as_empty_by_an_earlier_version_is_asked_again(start: Start) -> None:
-    """It never had an answer."""
+    """It never had a reply."""
     sandbox = start(keys={"groq": 1})
     (first,) = Job(["2 + 2?"])
     with sqlite3.connect(get_configuration().replies) as connection:

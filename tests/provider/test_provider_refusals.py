@@ -1,6 +1,6 @@
-"""Whatever a server answers, a request ends after a few calls, each of them counted.
+"""Whatever a server answers, a request ends after a few calls, and each is counted.
 
-The bodies are those of recordings, reports and documentation of 2024 to 2026.
+The bodies are from recordings, reports and documentation of 2024 to 2026.
 """
 
 from __future__ import annotations
@@ -40,17 +40,16 @@ Use = Callable[..., Clock]
 
 @pytest.fixture
 def script() -> Iterator[RefusingServer]:
-    """A server of each test's own: what an address refused is remembered by its address."""
+    """A separate server for each test, because an address remembers what it refused."""
     with refusing_server() as script:
         yield script
 
 
 @pytest.fixture
 def use(script: RefusingServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Configure these providers at the server, on a clock that only sleeping moves.
+    """Configure these providers at the server, with a clock that moves only while sleeping.
 
-    With `healthy`, another provider answers whatever it is asked. `table` is what
-    `arche_magic.toml` says besides.
+    With `healthy`, another provider answers every request. `table` is added to `arche_magic.toml`.
     """
 
     def begin(*providers: str, healthy: bool = True, table: str = "") -> Clock:
@@ -176,13 +175,13 @@ BODIES: dict[str, dict[str, tuple[int, Any]]] = {
     },
 }  # fmt: skip
 CASES = [(name, what) for name, bodies in BODIES.items() for what in bodies]
-# Each refusal meets a schema and one other way; each way meets every provider.
+# Each refusal is tried with a schema and one other way, and each way with every provider.
 WAYS = [
     (*case, way)
     for number, case in enumerate(CASES)
     for way in (("plain", "streamed")[number % 2], "schema")
 ]
-# A key or an account that is refused does not count where it was refused.
+# Refusals for a key or an account are not counted.
 UNCOUNTED = ("banned", "key", "no key", "leaked", "plan", "billing")
 
 
@@ -198,7 +197,7 @@ def ask(provider: IntelligentLLMOrchestrator, way: str, **options: Any) -> str:
 def test_a_refusal_ends_within_a_few_calls_on_the_next_route(
     script: RefusingServer, use: Use, name: str, what: str, way: str
 ) -> None:
-    """Each refusal on record: at most three calls, all counted, and the next provider answers."""
+    """Each recorded refusal: at most three calls, all counted, and the next provider answers."""
     use(name)
     answers(script, *BODIES[name][what])
     before = requests_counted(name)
@@ -214,7 +213,7 @@ def test_a_refusal_ends_within_a_few_calls_on_the_next_route(
 def test_a_refusal_of_the_only_route_ends_within_a_few_calls(
     script: RefusingServer, use: Use, name: str, what: str
 ) -> None:
-    """With nobody else to ask, the request fails, however patient it is."""
+    """If there is no other route, the request fails, whatever its patience."""
     use(name, healthy=False)
     answers(script, *BODIES[name][what])
     with pytest.raises(LLMProviderError) as caught:
@@ -225,7 +224,7 @@ def test_a_refusal_of_the_only_route_ends_within_a_few_calls(
 
 
 def requests_counted(name: str) -> float:
-    """Requests that the ledger has counted for a provider's key."""
+    """Requests that the ledger counted for a provider's key."""
     limits = get_quota_tracker().get_usage_summary(name)[name][f"{name}_key_1"]
     return next(entry["used"] for limit, entry in limits.items() if limit.startswith("requests"))
 
@@ -234,10 +233,10 @@ def requests_counted(name: str) -> float:
 @pytest.mark.parametrize(
     ("status", "headers_say"), [(429, "rate limited"), (500, "server error"), (200, "malformed")]
 )
-def test_no_answer_makes_a_request_call_a_route_more_than_six_times(
+def test_no_response_makes_a_request_call_a_route_more_than_six_times(
     script: RefusingServer, use: Use, name: str, status: int, headers_say: str
 ) -> None:
-    """However long it would wait: the bound is in the loop itself."""
+    """However long it may wait: the loop itself has this bound."""
     use(name, healthy=False)
     answers(script, status, {"object": "odd"})
     with pytest.raises(NoRouteAvailable, match=headers_say):
@@ -246,7 +245,7 @@ def test_no_answer_makes_a_request_call_a_route_more_than_six_times(
 
 
 def test_many_keys_do_not_make_many_calls(script: RefusingServer, use: Use) -> None:
-    """A request that every key's route refuses for its contents is offered to one of them."""
+    """A request whose contents are refused is sent with only one of the keys."""
     Path(".env").write_text("".join(f"GROQ_API_KEY_{n}=key-number-{n}-here\n" for n in range(40)))
     use("groq", healthy=False)
     answers(script, 400, error("no", type=INVALID))
@@ -255,8 +254,8 @@ def test_many_keys_do_not_make_many_calls(script: RefusingServer, use: Use) -> N
     assert script.calls == 3
 
 
-def test_a_request_sends_a_hundred_calls_at_most(script: RefusingServer, use: Use) -> None:
-    """With more keys than that, all limited, the next request goes on with the others."""
+def test_a_request_sends_at_most_a_hundred_calls(script: RefusingServer, use: Use) -> None:
+    """If there are more keys, all limited, the next request continues with the others."""
     Path(".env").write_text("".join(f"GROQ_API_KEY_{n}=key-number-{n}-here\n" for n in range(104)))
     use("groq", healthy=False)
     answers(script, 429, error("Slower"))
@@ -272,7 +271,7 @@ def test_a_request_sends_a_hundred_calls_at_most(script: RefusingServer, use: Us
 
 
 def test_a_job_of_refused_rows_stops_after_a_few_calls(script: RefusingServer, use: Use) -> None:
-    """The rows after the first know the plainest format, and the error has the reason."""
+    """Rows after the first use the plainest format, and the error has the reason."""
     use("groq", healthy=False)
     answers(script, 400, error(FORMAT))
     with pytest.raises(JobStopped, match="does not take the request"):
@@ -280,8 +279,8 @@ def test_a_job_of_refused_rows_stops_after_a_few_calls(script: RefusingServer, u
     assert script.calls <= 3 * 3
 
 
-def test_a_format_that_is_refused_steps_down_once_each(script: RefusingServer, use: Use) -> None:
-    """From the schema to any JSON, from that to the prompt alone, which the server takes."""
+def test_a_refused_format_is_replaced_by_plainer_ones(script: RefusingServer, use: Use) -> None:
+    """From the schema to any JSON, and from that to the prompt alone, which the server accepts."""
     use("groq", healthy=False)
 
     def answer(request: Received) -> tuple[int, Any]:
@@ -297,8 +296,8 @@ def test_a_format_that_is_refused_steps_down_once_each(script: RefusingServer, u
     assert script.calls == 4
 
 
-def test_a_bare_refusal_of_a_schema_tries_it_plainer(script: RefusingServer, use: Use) -> None:
-    """Gemini gives no reason where it cannot compile a schema; another schema is not affected."""
+def test_a_schema_refused_without_a_reason_is_replaced(script: RefusingServer, use: Use) -> None:
+    """Gemini gives no reason if it cannot compile a schema; other schemas are not affected."""
     use("google", healthy=False)
 
     def answer(request: Received) -> tuple[int, Any]:
@@ -316,10 +315,10 @@ def test_a_bare_refusal_of_a_schema_tries_it_plainer(script: RefusingServer, use
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("first", ["max_tokens", "max_completion_tokens"])
-def test_the_token_limit_goes_by_its_other_name_once(
+def test_the_token_limit_is_sent_once_under_its_other_name(
     script: RefusingServer, use: Use, first: str, streamed: bool
 ) -> None:
-    """Which of the two a service takes is learned from its refusal, or said in the settings."""
+    """The right name is learned from a refusal, or set in the settings."""
     other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[first]
     table = SERVER.format(url=script.url) + f'token_limit = "{first}"\n'
     use(healthy=False, table=table.replace('"m"', f'"for-{first}-{streamed}"'))
@@ -348,7 +347,7 @@ def test_the_token_limit_goes_by_its_other_name_once(
     ],
 )
 @pytest.mark.parametrize("name", ["stream_options", "max_tokens"])
-def test_what_the_user_did_not_choose_is_left_out_or_renamed(
+def test_a_refused_default_parameter_is_omitted_or_renamed(
     script: RefusingServer, use: Use, refusal: Callable[[str], tuple[int, Any]], name: str
 ) -> None:
     """However a compatible service words its refusal, once per model."""
@@ -360,7 +359,7 @@ def test_what_the_user_did_not_choose_is_left_out_or_renamed(
 
 
 def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> None:
-    """A service that is not asked with the wrong name refuses nothing."""
+    """A service refuses nothing if the first name is right."""
     table = SERVER.format(url=script.url) + 'token_limit = "max_completion_tokens"\n'
     use(healthy=False, table=table)
     answers(script, 200, completion("Yes."))
@@ -378,7 +377,7 @@ def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> No
 
 
 def test_a_model_without_images_still_answers_text(script: RefusingServer, use: Use) -> None:
-    """The capability is noted for the model, so that the next image goes elsewhere at once."""
+    """The capability is recorded for the model, so that the next image goes elsewhere at once."""
     use("openai")
     provider = IntelligentLLMOrchestrator(preferred_provider="openai")
     answers(script, 404, error("No endpoints found that support image input", code=404))
@@ -389,7 +388,7 @@ def test_a_model_without_images_still_answers_text(script: RefusingServer, use: 
     assert provider.generate("Hello").provider == "openai"
 
 
-def test_a_model_that_takes_no_images_is_named_where_there_is_no_other(
+def test_a_model_without_vision_is_named_if_there_is_no_other(
     script: RefusingServer, use: Use
 ) -> None:
     """The second request is refused before it is sent."""
@@ -417,10 +416,10 @@ def test_a_model_that_takes_no_images_is_named_where_there_is_no_other(
         (500, "no"),
     ],
 )
-def test_a_mended_base_url_is_asked_at_once(
+def test_a_corrected_base_url_is_used_at_once(
     script: RefusingServer, use: Use, status: int, body: Any
 ) -> None:
-    """What a wrong address said closes that address alone."""
+    """Failures at a wrong address close only that address."""
 
     def answer(request: Received) -> tuple[int, Any]:
         right = request.path == "/v1/chat/completions"
@@ -439,10 +438,10 @@ def test_a_mended_base_url_is_asked_at_once(
 
 
 @pytest.mark.parametrize("ask_for_models", ["keys check", "doctor", "models"])
-def test_a_model_that_was_pulled_is_open_again(
+def test_a_model_that_was_installed_is_open_again(
     script: RefusingServer, use: Use, ask_for_models: str
 ) -> None:
-    """A list of models that shows it is enough."""
+    """It is enough that a list of models contains it."""
     use(healthy=False, table=SERVER.format(url=script.url))
     missing = 'model "m" not found, try pulling it first'
     answers(script, 404, error(missing, type="api_error"))
@@ -477,10 +476,10 @@ def test_a_model_that_was_pulled_is_open_again(
         ("google", 400, google("FAILED_PRECONDITION", "User location is not supported for …")),
     ],
 )
-def test_a_region_or_network_is_asked_again_after_minutes_then_hourly(
+def test_a_blocked_region_or_network_is_tried_after_minutes_then_hourly(
     script: RefusingServer, use: Use, name: str, status: int, body: Any
 ) -> None:
-    """No other key is waited for: once the place has changed, the same key answers."""
+    """After the user has moved, the same key answers; no other key is needed."""
     clock = use(name)
     answers(script, status, body)
     provider = IntelligentLLMOrchestrator(preferred_provider=name)
@@ -497,10 +496,10 @@ def test_a_region_or_network_is_asked_again_after_minutes_then_hourly(
     assert provider.quota_tracker.closure(provider.configuration.keys[0]) is None
 
 
-def test_a_check_of_a_key_tells_a_blocked_network_from_a_missing_list(
+def test_a_key_check_tells_a_blocked_network_from_a_missing_model_list(
     script: RefusingServer, use: Use
 ) -> None:
-    """Neither of them says anything about the key."""
+    """Neither says anything about the key."""
     use("openai", healthy=False)
     configuration = get_configuration()
     for status, body, words in (
@@ -546,7 +545,7 @@ CAUSES: dict[str, tuple[int, Any, str]] = {
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("status", "body", "words"), CAUSES.values(), ids=CAUSES)
-def test_a_cause_is_called_by_its_name(
+def test_the_error_names_the_cause(
     script: RefusingServer, use: Use, status: int, body: Any, words: str, streamed: bool
 ) -> None:
     """Groq's keys have hit a limit only if Groq says so; the server's own words are shown."""
@@ -559,8 +558,8 @@ def test_a_cause_is_called_by_its_name(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_model_is_not_waited_for(script: RefusingServer, use: Use) -> None:
-    """It may be asked again after a day, but no request waits so long."""
+def test_a_request_does_not_wait_for_a_missing_model(script: RefusingServer, use: Use) -> None:
+    """The model is tried again after a day, but no request waits that long."""
     clock = use("groq", healthy=False)
     answers(script, 404, error(NOT_FOUND, code="model_not_found"))
     with pytest.raises(NoRouteAvailable) as caught:
@@ -572,8 +571,8 @@ def test_a_missing_model_is_not_waited_for(script: RefusingServer, use: Use) -> 
     assert get_llm_provider().generate("Hello") == "Back."
 
 
-def test_limits_of_all_groq_keys_are_called_that(script: RefusingServer, use: Use) -> None:
-    """As in the older package; with another cause among them, each is named."""
+def test_an_error_says_that_all_groq_keys_are_limited(script: RefusingServer, use: Use) -> None:
+    """In the words of the older package; if there is another cause, each is named."""
     Path(".env").write_text("GROQ_API_KEY_2=another-groq-key-for-this-test\n")
     use("groq", healthy=False)
     answers(script, 429, error("Slower", code="rate_limit_exceeded"))
@@ -581,10 +580,10 @@ def test_limits_of_all_groq_keys_are_called_that(script: RefusingServer, use: Us
         get_llm_provider().generate("Hello", patience=0)
 
 
-def test_one_rejected_key_among_limited_ones_is_not_a_limit(
+def test_a_rejected_key_among_limited_ones_is_not_called_a_limit(
     script: RefusingServer, use: Use
 ) -> None:
-    """The head of the line does not say more than is so."""
+    """The first words of the error claim no more than is true."""
     Path(".env").write_text("GROQ_API_KEY_2=another-groq-key-for-this-test\n")
     use("groq", healthy=False)
     refusals = [(401, error("no", code="invalid_api_key")), (429, error("Slower"))]

@@ -1,4 +1,4 @@
-"""Kept replies: what was asked before is answered from memory, and nothing is sent."""
+"""Kept replies: a prompt that was asked before is answered from memory, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 def only_kept() -> None:
-    """From now on this process is one without keys that may use kept replies alone."""
+    """From now on, this process has no keys and may use only kept replies."""
     configuration = get_configuration()
     use_configuration(replace(configuration, keys=(), replay="only"))
 
 
-def test_the_second_time_nothing_is_sent(start: Start, clock: Clock) -> None:
-    """The same reply, with its route, its usage and when it was given."""
+def test_a_repeated_prompt_sends_nothing(start: Start, clock: Clock) -> None:
+    """The same reply, with its route, its usage and its time."""
     sandbox = start(clock=clock)
     first = get_llm_provider().generate("Hello", keep=True)
     assert first.from_memory is None
@@ -57,8 +57,8 @@ def test_the_second_time_nothing_is_sent(start: Start, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("earlier", ["Hello\n", "Hello"])
-def test_what_earlier_versions_kept_of_a_cell_is_found(sandbox: Sandbox, earlier: str) -> None:
-    """They sent the newline that IPython appends to a cell; its reply answers without it, too."""
+def test_replies_kept_by_earlier_versions_are_found(sandbox: Sandbox, earlier: str) -> None:
+    """They sent the newline that IPython appends; their replies also answer prompts without it."""
 
     def chat(*turns: str) -> list[dict[str, str]]:
         messages = []
@@ -84,8 +84,8 @@ def test_what_earlier_versions_kept_of_a_cell_is_found(sandbox: Sandbox, earlier
     assert len(sandbox.requests) == 3
 
 
-def test_of_two_kept_replies_the_one_to_the_exact_prompt_is_taken(sandbox: Sandbox) -> None:
-    """With and without a newline at its end a prompt may have been asked apart."""
+def test_the_reply_to_the_exact_prompt_is_preferred(sandbox: Sandbox) -> None:
+    """A prompt may have been asked both with and without a newline at its end."""
     llm = get_llm_provider()
     with_newline = llm.generate("Hello\n", keep=True)
     without = llm.generate("Hello", keep=True, fresh=True)
@@ -94,8 +94,8 @@ def test_of_two_kept_replies_the_one_to_the_exact_prompt_is_taken(sandbox: Sandb
     assert len(sandbox.requests) == 2
 
 
-def test_a_kept_reply_spends_nothing(start: Start, clock: Clock) -> None:
-    """No attempt, no count in the ledger; `get_stats` tells them apart from calls."""
+def test_a_kept_reply_uses_no_quota(start: Start, clock: Clock) -> None:
+    """No attempt and no count in the ledger; `get_stats` counts it separately from calls."""
     start(clock=clock)
     provider = get_llm_provider("groq")
     provider.generate("Hello", keep=True)
@@ -107,8 +107,8 @@ def test_a_kept_reply_spends_nothing(start: Start, clock: Clock) -> None:
     assert after == before
 
 
-def test_by_default_nothing_is_kept(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Every call asks, and there is no file."""
+def test_nothing_is_kept_by_default(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Every call asks the provider, and there is no file."""
     provider = get_llm_provider()
     for _ in range(2):
         assert provider.generate("Hello").from_memory is None
@@ -116,7 +116,7 @@ def test_by_default_nothing_is_kept(sandbox: Sandbox, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.sqlite"))
 
 
-def test_fresh_asks_again_and_replaces(start: Start) -> None:
+def test_fresh_asks_again_and_replaces_the_kept_reply(start: Start) -> None:
     """Later calls get the newer reply."""
     texts = iter(["old", "new"])
     sandbox = start(reply=lambda *_: next(texts))
@@ -127,8 +127,8 @@ def test_fresh_asks_again_and_replaces(start: Start) -> None:
     assert len(sandbox.requests) == 2
 
 
-def test_what_was_kept_survives_a_fresh_call_that_fails(sandbox: Sandbox) -> None:
-    """The older reply stays until there is a newer one."""
+def test_a_kept_reply_survives_a_failed_fresh_call(sandbox: Sandbox) -> None:
+    """It stays until there is a newer one."""
     provider = get_llm_provider()
     kept = provider.generate("Hello", keep=True)
     sandbox.fail("*", "server_error", times=None)
@@ -162,15 +162,15 @@ WAYS = [ask_plain, ask_chat, ask_stream, ask_async]
 
 @pytest.mark.parametrize("first", WAYS)
 @pytest.mark.parametrize("then", WAYS)
-def test_however_it_is_asked_it_is_the_same_question(sandbox: Sandbox, first, then) -> None:
+def test_all_ways_of_asking_are_the_same_question(sandbox: Sandbox, first, then) -> None:
     """Plain, as a chat, streamed, awaited."""
     reply = first(keep=True)
     assert then(keep=True) == reply
     assert len(sandbox.requests) == 1
 
 
-def test_a_provider_asked_for_by_name_answers_for_itself(sandbox: Sandbox) -> None:
-    """`provider=`, `get_llm_provider(name)` and MultiKeyGroqProvider are one restriction."""
+def test_replies_of_a_selected_provider_are_kept_separately(sandbox: Sandbox) -> None:
+    """`provider=`, `get_llm_provider(name)` and MultiKeyGroqProvider are the same restriction."""
     anyone = get_llm_provider().generate("Hello", keep=True)
     assert anyone.provider == "groq"
     for name in PROVIDERS:
@@ -185,8 +185,8 @@ def test_a_provider_asked_for_by_name_answers_for_itself(sandbox: Sandbox) -> No
     assert len(sandbox.requests) == 6
 
 
-def test_system_is_a_message_like_any_other(sandbox: Sandbox) -> None:
-    """`system=` and a system message are the same question."""
+def test_system_is_the_same_as_a_system_message(sandbox: Sandbox) -> None:
+    """Both are the same question."""
     provider = get_llm_provider()
     provider.generate("Hello", system="Be brief.", keep=True)
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
@@ -195,7 +195,7 @@ def test_system_is_a_message_like_any_other(sandbox: Sandbox) -> None:
 
 
 def test_an_interrupted_stream_is_not_kept(sandbox: Sandbox) -> None:
-    """Only whole replies are."""
+    """Only complete replies are."""
     stream = get_llm_provider().stream("Hello", keep=True)
     next(stream)
     stream.close()
@@ -213,8 +213,8 @@ def test_a_failed_request_is_not_kept(start: Start, kind: str) -> None:
     assert get_llm_provider().generate("Hello", keep=True).from_memory is None
 
 
-def test_what_is_kept_can_be_looked_up(sandbox: Sandbox) -> None:
-    """By the arguments of the call it would answer; that sends nothing."""
+def test_a_kept_reply_can_be_looked_up(sandbox: Sandbox) -> None:
+    """With the arguments of the call that it would answer; nothing is sent."""
     provider = get_llm_provider()
     assert provider.kept("Hello", keep=True) is None
     reply = provider.generate("Hello", keep=True, temperature=0)
@@ -230,8 +230,8 @@ def test_what_is_kept_can_be_looked_up(sandbox: Sandbox) -> None:
 # --- without keys
 
 
-def test_without_keys_kept_replies_are_all_it_takes(sandbox: Sandbox) -> None:
-    """In CI, or at a colleague's: the same replies, no key, no request; fresh or not."""
+def test_kept_replies_need_no_keys(sandbox: Sandbox) -> None:
+    """For CI or a colleague: the same replies without a key or a request, fresh or not."""
     kept = get_llm_provider().generate("Hello", model="gpt-oss-120b", keep=True)
     only_kept()
     for options in ({}, {"keep": False}, {"fresh": True}):
@@ -244,8 +244,8 @@ def test_without_keys_kept_replies_are_all_it_takes(sandbox: Sandbox) -> None:
         MultiKeyGroqProvider().generate("Hello")
 
 
-def test_an_unknown_prompt_fails_clearly(sandbox: Sandbox) -> None:
-    """What was asked, where it was looked for, what to do; nothing is sent, keys or not."""
+def test_a_prompt_without_a_kept_reply_is_an_error(sandbox: Sandbox) -> None:
+    """It names the prompt, the file and what to do; nothing is sent, with or without keys."""
     get_llm_provider().generate("Hello", keep=True)
     use_configuration(replace(get_configuration(), replay="only"))
     with pytest.raises(NotKept) as caught:
@@ -259,7 +259,7 @@ def test_an_unknown_prompt_fails_clearly(sandbox: Sandbox) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """With the variable that says where it is."""
+    """With the variable that sets its path."""
     use_configuration(load_configuration({"ARCHE_REPLAY": "only"}, tmp_path))
     with pytest.raises(
         NotKept, match=r"no file .*llm_replies.sqlite \(ARCHE_REPLIES names another\)"
@@ -267,7 +267,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         get_llm_provider().generate("Hello")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     """With the reason."""
     path = tmp_path / "replies.sqlite"
     path.write_text("no database" * 100)
@@ -281,8 +281,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         get_llm_provider().generate("Hello")
 
 
-def test_with_a_key_less_kernel_keep_needs_a_key_only_for_what_is_new(sandbox: Sandbox) -> None:
-    """What is kept is answered; for the rest the error says what to set."""
+def test_keep_without_keys_answers_only_kept_prompts(sandbox: Sandbox) -> None:
+    """For other prompts, the error says what to set."""
     get_llm_provider().generate("Hello", keep=True)
     use_configuration(replace(get_configuration(), keys=()))
     assert get_llm_provider().generate("Hello", keep=True).from_memory
@@ -298,8 +298,8 @@ print(get_llm_provider().generate("Hello").from_memory)
 """
 
 
-def test_the_file_lies_beside_the_ledger(sandbox: Sandbox, tmp_path: Path) -> None:
-    """And is found from a folder below, by a process of its own, by variable or settings file."""
+def test_the_file_is_stored_beside_the_ledger(sandbox: Sandbox, tmp_path: Path) -> None:
+    """It is found from a folder below, by another process, and by variable or settings file."""
     project = tmp_path / "project"
     write_env_file(project, sandbox)
     below = project / "notebooks"
@@ -330,32 +330,30 @@ def test_the_file_lies_beside_the_ledger(sandbox: Sandbox, tmp_path: Path) -> No
         ('replay = "keep"', "replay is 'keep'; it must be a table"),
     ],
 )
-def test_a_wrong_setting_is_explained(tmp_path: Path, settings: str, said: str) -> None:
-    """With the file it stands in."""
+def test_an_invalid_setting_is_an_error(tmp_path: Path, settings: str, said: str) -> None:
+    """It names the file."""
     (tmp_path / "arche_magic.toml").write_text(settings)
     with pytest.raises(ConfigurationError, match=said) as caught:
         load_configuration(directory=tmp_path)
     assert "arche_magic.toml" in str(caught.value)
 
 
-def test_a_wrong_variable_is_explained() -> None:
-    """By its name."""
+def test_an_invalid_variable_is_an_error() -> None:
+    """It names the variable."""
     with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLAY is 'yes'; it can be off, keep"):
         load_configuration({"ARCHE_REPLAY": "yes"})
 
 
 @pytest.mark.parametrize("options", [{"keep": "yes"}, {"fresh": 1}])
 def test_flags_are_true_or_false(sandbox: Sandbox, options: dict[str, Any]) -> None:
-    """Anything else is refused before anything is sent."""
+    """Any other value is refused before anything is sent."""
     with pytest.raises(InvalidRequest, match="must be True or False"):
         get_llm_provider().generate("Hello", **options)
     assert not sandbox.requests
 
 
-def test_a_file_that_somebody_has_locked_holds_no_request_up(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """Looking up and keeping are given up in time, with one warning; later calls use it again."""
+def test_a_locked_file_does_not_delay_a_request(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Lookups and writes give up in time, with one warning; later calls use the file again."""
     provider = get_llm_provider()
     kept = provider.generate("Hello", keep=True)
     place = get_configuration().replies
@@ -371,7 +369,7 @@ def test_a_file_that_somebody_has_locked_holds_no_request_up(
     assert len(sandbox.requests) == 2
 
 
-def test_where_nothing_can_be_kept_calls_are_answered(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_calls_are_answered_if_nothing_can_be_kept(sandbox: Sandbox, tmp_path: Path) -> None:
     """With one warning."""
     (tmp_path / "blocked").write_text("a file where the folder should be")
     place = tmp_path / "blocked" / "replies.sqlite"

@@ -1,4 +1,4 @@
-"""What a reply is and knows."""
+"""The attributes of a reply."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
 
 
-def test_a_reply_is_text_that_knows_how_it_came(sandbox: Sandbox) -> None:
-    """It is used as a `str`, and carries the route, the count, the attempts and the seconds."""
+def test_a_reply_is_a_string_with_attributes(sandbox: Sandbox) -> None:
+    """It is a `str` with its route, its usage, its attempts and its seconds."""
     reply = get_llm_provider().generate("Why is the sky blue?")
     assert isinstance(reply, str)
     assert "You asked: “Why is the sky blue?”" in reply
@@ -33,7 +33,7 @@ def test_a_reply_is_text_that_knows_how_it_came(sandbox: Sandbox) -> None:
 
 
 def test_a_reply_survives_pickle_copy_and_comparison(sandbox: Sandbox) -> None:
-    """Its text decides equality, and nothing it knows is lost."""
+    """Its text decides equality, and no attribute is lost."""
     reply = get_llm_provider().generate("Hello")
     for twin in (pickle.loads(pickle.dumps(reply)), copy.copy(reply), copy.deepcopy(reply)):
         assert type(twin) is Reply
@@ -47,8 +47,8 @@ def test_a_reply_survives_pickle_copy_and_comparison(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_usage_is_the_servers_own_count(sandbox: Sandbox, name: str) -> None:
-    """Plain and streamed, on every provider."""
+def test_usage_is_the_providers_count(sandbox: Sandbox, name: str) -> None:
+    """Plain and streamed, for every provider."""
     provider = get_llm_provider(name)
     plain = provider.generate("Tell me about rivers.")
     stream = provider.stream("Tell me about mountains, at length.")
@@ -67,7 +67,7 @@ def test_usage_is_the_servers_own_count(sandbox: Sandbox, name: str) -> None:
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_plain_and_streamed_replies_are_the_same(sandbox: Sandbox, name: str) -> None:
-    """Only the way they arrive differs."""
+    """They only differ in how they arrive."""
     provider = get_llm_provider(name)
     stream = provider.stream("Hello")
     text = "".join(stream)
@@ -79,8 +79,8 @@ def test_plain_and_streamed_replies_are_the_same(sandbox: Sandbox, name: str) ->
     assert plain.attempts[-1].first_token_s is None
 
 
-def test_a_stream_has_its_reply_only_at_the_end(sandbox: Sandbox) -> None:
-    """Before, there is none; asking for more afterwards gives nothing more."""
+def test_a_stream_has_its_reply_when_it_ends(sandbox: Sandbox) -> None:
+    """Before, it has none; reading on afterwards yields nothing."""
     stream = get_llm_provider().stream("Hello")
     next(stream)
     assert stream.reply is None
@@ -91,8 +91,8 @@ def test_a_stream_has_its_reply_only_at_the_end(sandbox: Sandbox) -> None:
     assert stream.reply.provider == "groq"
 
 
-def test_a_stream_left_early_is_counted_and_noted(sandbox: Sandbox) -> None:
-    """The attempt is `interrupted`, it is no error, and the next request works."""
+def test_an_abandoned_stream_is_counted_and_recorded(sandbox: Sandbox) -> None:
+    """The attempt is `interrupted`, which is not an error, and the next request works."""
     provider = get_llm_provider("groq")
     stream = provider.stream("Hello [tokens=2000]")
     next(stream)
@@ -107,8 +107,8 @@ def test_a_stream_left_early_is_counted_and_noted(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_conversation_arrives_turn_by_turn(sandbox: Sandbox, name: str) -> None:
-    """Roles and order are kept; the provider's own words for them are used."""
+def test_a_conversation_is_sent_turn_by_turn(sandbox: Sandbox, name: str) -> None:
+    """Roles and order are kept, under the provider's names."""
     get_llm_provider(name).generate_chat(
         [
             {"role": "system", "content": "Be brief."},
@@ -133,7 +133,7 @@ def test_a_conversation_arrives_turn_by_turn(sandbox: Sandbox, name: str) -> Non
 
 
 def test_several_awaited_requests_run_at_once(sandbox: Sandbox) -> None:
-    """`agenerate` blocks no event loop: five replies take about as long as one."""
+    """`agenerate` does not block the event loop: five replies take about as long as one."""
     sandbox.latency = 0.2
     provider = get_llm_provider("mistral")
 
@@ -151,15 +151,15 @@ def test_several_awaited_requests_run_at_once(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["Grüße, 世界 🌍", "{braces} {{twice}} %s", "a\u2028b\x00c"])
-def test_a_prompt_arrives_unchanged(sandbox: Sandbox, prompt: str) -> None:
-    """Nothing in it is a template."""
+def test_a_prompt_is_sent_unchanged(sandbox: Sandbox, prompt: str) -> None:
+    """It is not treated as a template."""
     get_llm_provider().generate(prompt)
     assert sandbox.requests[-1].body["messages"][-1]["content"] == prompt
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_half_a_character_in_a_prompt_is_replaced(sandbox: Sandbox, name: str) -> None:
-    """As in replies, wherever it stands: it has no bytes that could be sent."""
+def test_a_lone_surrogate_in_a_prompt_is_replaced(sandbox: Sandbox, name: str) -> None:
+    """As in replies, wherever it is: it cannot be encoded."""
     cut, whole = "cut \ud83d", "cut \ufffd"
     provider = get_llm_provider(name)
     options = {

@@ -1,4 +1,4 @@
-"""Structured replies over real HTTP: asked for on each wire, read, asked for once more, refused."""
+"""Structured replies over real HTTP: sent to each provider, parsed, corrected or refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MISFITS = '{"mood": "calm", "score": "high", "tags": ["a"], "note": null}'
 
 
 def sent_schema(request: ReceivedRequest) -> Any:
-    """The schema that a request carries as its provider wants it, None if it has none."""
+    """The schema in a request, in its provider's form, or None."""
     if request.provider == "google":
         config = request.body["generationConfig"]
         if "responseJsonSchema" not in config:
@@ -63,8 +63,8 @@ def sent_schema(request: ReceivedRequest) -> Any:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_each_provider_is_asked_in_its_own_way(sandbox: Sandbox, name: str) -> None:
-    """With the same schema, and the reply is read."""
+def test_the_schema_is_sent_in_each_providers_form(sandbox: Sandbox, name: str) -> None:
+    """The schema is the same, and the reply is parsed."""
     reply = get_llm_provider(name).generate("Was it good?", schema=Review)
     assert isinstance(reply.parsed, Review)
     assert reply.parsed == Review.model_validate_json(reply)
@@ -77,24 +77,24 @@ def test_each_provider_is_asked_in_its_own_way(sandbox: Sandbox, name: str) -> N
 @pytest.mark.parametrize(
     ("described", "kind"), [(Review, Review), (Point, Point), (LINE, dict), (JSON_SCHEMA, dict)]
 )
-def test_whatever_describes_it_the_reply_is_read(
+def test_a_reply_is_parsed_for_every_kind_of_schema(
     sandbox: Sandbox, name: str, described: Any, kind: type
 ) -> None:
-    """A model or dataclass into an instance, a line or JSON Schema into a dict."""
+    """A model or dataclass gives an instance, a line or JSON Schema gives a dict."""
     reply = get_llm_provider(name).generate("Hello", schema=described)
     assert type(reply.parsed) is kind
     jsonschema.validate(json.loads(reply), schema_of(described).definition)
 
 
 def test_without_a_schema_nothing_is_parsed(sandbox: Sandbox) -> None:
-    """And nothing of it is sent."""
+    """No schema is sent."""
     reply = get_llm_provider().generate("Hello")
     assert reply.parsed is None
     assert "response_format" not in sandbox.requests[0].body
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_chats_streams_and_awaited_calls_take_one_too(sandbox: Sandbox, name: str) -> None:
+def test_chats_streams_and_async_calls_take_a_schema(sandbox: Sandbox, name: str) -> None:
     """A stream has the value at its end."""
     provider = get_llm_provider(name)
     turns = [{"role": "user", "content": "Hello"}]
@@ -105,7 +105,7 @@ def test_chats_streams_and_awaited_calls_take_one_too(sandbox: Sandbox, name: st
     assert stream.reply is not None
     assert stream.reply == text
     assert isinstance(stream.reply.parsed, Review)
-    # Groq streams no structured replies.
+    # Groq does not stream structured replies.
     assert sandbox.requests[-1].stream is (name != "groq")
 
 
@@ -117,10 +117,10 @@ def test_chats_streams_and_awaited_calls_take_one_too(sandbox: Sandbox, name: st
         ({"type": "string"}, "it does not describe an object"),
     ],
 )
-def test_a_wrong_schema_is_refused_before_anything_is_sent(
+def test_an_invalid_schema_is_refused_before_anything_is_sent(
     sandbox: Sandbox, described: Any, said: str
 ) -> None:
-    """With what is wrong."""
+    """The error says what is wrong."""
     with pytest.raises(InvalidRequest, match=said):
         get_llm_provider().generate("Hello", schema=described)
     assert not sandbox.requests
@@ -130,8 +130,8 @@ def test_a_wrong_schema_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_reply_that_does_not_fit_is_asked_for_once_more(start: Start, name: str) -> None:
-    """In the same conversation, with what was wrong; both calls are on the record."""
+def test_a_reply_that_does_not_fit_is_corrected_once(start: Start, name: str) -> None:
+    """In the same conversation, with a description of the fault; both calls are recorded."""
     texts = iter([MISFITS, FITS])
     sandbox = start(reply=lambda *_: next(texts))
     reply = get_llm_provider(name).generate("Hello", schema=Review)
@@ -158,8 +158,10 @@ def test_a_reply_that_does_not_fit_is_asked_for_once_more(start: Start, name: st
 @pytest.mark.parametrize(
     ("kind", "said"), [("not_json", "it is not JSON"), ("misfit_json", "mood: Field required")]
 )
-def test_twice_is_enough(start: Start, clock: Clock, name: str, kind: str, said: str) -> None:
-    """The error keeps the text, says what was wrong, and both calls are booked."""
+def test_a_second_reply_that_does_not_fit_is_an_error(
+    start: Start, clock: Clock, name: str, kind: str, said: str
+) -> None:
+    """The error has the text and the fault, and both calls are counted."""
     sandbox = start(clock=clock)
     sandbox.fail(name, kind, times=None)
     provider = get_llm_provider(name)
@@ -182,8 +184,8 @@ def test_twice_is_enough(start: Start, clock: Clock, name: str, kind: str, said:
         assert used[limit]["used"] == pytest.approx(counted[limit]["used"], abs=0.01), limit
 
 
-def test_no_part_of_the_reply_is_put_on_record(start: Start) -> None:
-    """The file of attempts holds no reply text, fitting or not."""
+def test_no_text_of_the_reply_is_recorded(start: Start) -> None:
+    """The file of attempts contains no reply, whether it fits or not."""
     sandbox = start(reply=lambda *_: '{"mood": "secret mood"}')
     with pytest.raises(SchemaMismatch, match="secret mood"):
         get_llm_provider().generate("Hello", schema=Review)
@@ -192,8 +194,8 @@ def test_no_part_of_the_reply_is_put_on_record(start: Start) -> None:
     assert "secret" not in path.read_text()
 
 
-def test_a_cut_reply_is_not_asked_for_again(start: Start) -> None:
-    """It would be cut again; the error says by what."""
+def test_a_cut_reply_is_not_corrected(start: Start) -> None:
+    """It would be cut again; the error says by which limit."""
     sandbox = start(reply=lambda *_: FITS)
     with pytest.raises(SchemaMismatch, match="cut at max_tokens") as caught:
         get_llm_provider().generate("Hello", schema=Review, max_tokens=5)
@@ -202,7 +204,7 @@ def test_a_cut_reply_is_not_asked_for_again(start: Start) -> None:
 
 
 def test_a_stream_that_does_not_fit_raises_at_its_end(start: Start) -> None:
-    """What was handed out cannot be taken back, so it is not asked for again."""
+    """The text cannot be taken back, so the model is not asked again."""
     sandbox = start(reply=lambda *_: MISFITS)
     stream = get_llm_provider("mistral").stream("Hello", schema=Review)
     pieces: list[str] = []
@@ -212,8 +214,8 @@ def test_a_stream_that_does_not_fit_raises_at_its_end(start: Start) -> None:
     assert len(sandbox.requests) == 1
 
 
-def test_where_nothing_is_left_to_ask_once_more_the_text_is_kept(start: Start) -> None:
-    """The error says why it was not asked again, and when it could be."""
+def test_the_text_is_kept_if_no_route_can_correct_it(start: Start) -> None:
+    """The error says why the model was not asked again, and when that is possible."""
     start(
         keys={"groq": 1}, left={"groq": {"requests_per_day": 1}}, reply=lambda *_: MISFITS,
     )  # fmt: skip
@@ -223,8 +225,8 @@ def test_where_nothing_is_left_to_ask_once_more_the_text_is_kept(start: Start) -
     assert caught.value.next_available_at is not None
 
 
-def test_another_route_may_answer_the_second_time(start: Start) -> None:
-    """The correction goes to whichever is open."""
+def test_another_route_may_correct_the_reply(start: Start) -> None:
+    """The correction goes to the first open route."""
     texts = iter([MISFITS, FITS])
     sandbox = start(
         keys={"groq": 1, "mistral": 1},
@@ -236,12 +238,14 @@ def test_another_route_may_answer_the_second_time(start: Start) -> None:
     assert reply.parsed.mood == "calm"
 
 
-# --- models that take no schema
+# --- models without support for schemas
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_model_that_takes_no_schema_is_told_of_it(sandbox: Sandbox, name: str) -> None:
-    """After one refusal the schema stands in the prompt; the next call knows."""
+def test_a_model_without_schema_support_gets_the_schema_in_the_prompt(
+    sandbox: Sandbox, name: str
+) -> None:
+    """After one refusal; later calls do so at once."""
     sandbox.fail(name, "no_json_schema", times=None)
     provider = get_llm_provider(name)
     reply = provider.generate("Hello", system="Be brief.", schema=Review)
@@ -264,7 +268,7 @@ def test_a_model_that_takes_no_schema_is_told_of_it(sandbox: Sandbox, name: str)
     assert len(sandbox.requests) == 3
 
 
-def test_what_one_key_has_learned_the_others_know(start: Start) -> None:
+def test_support_for_schemas_is_remembered_for_all_keys(start: Start) -> None:
     """A model is the same for all keys of a provider."""
     sandbox = start(keys={"groq": 3})
     sandbox.fail("groq", "no_json_schema", times=None)
@@ -275,8 +279,8 @@ def test_what_one_key_has_learned_the_others_know(start: Start) -> None:
     assert len({request.key for request in sandbox.requests}) > 1
 
 
-def test_a_plain_request_is_not_told_of_any_schema(sandbox: Sandbox) -> None:
-    """What was learned is about schemas alone."""
+def test_a_request_without_a_schema_is_not_changed(sandbox: Sandbox) -> None:
+    """After a refusal, only requests with a schema are sent differently."""
     sandbox.fail("groq", "no_json_schema", times=None)
     provider = get_llm_provider("groq")
     provider.generate("Hello", schema=Review)
@@ -298,8 +302,10 @@ def test_a_plain_request_is_not_told_of_any_schema(sandbox: Sandbox) -> None:
         (429, "Rate limit reached on json_schema requests", None),
     ],
 )
-def test_refusals_as_services_word_them(status: int, message: str, then: str | None) -> None:
-    """What is about the schema leads to any JSON, what is about JSON to the prompt alone."""
+def test_refusals_are_understood_in_the_words_of_each_service(
+    status: int, message: str, then: str | None
+) -> None:
+    """One about the schema leads to any JSON, one about JSON leads to the prompt alone."""
     formats = formats_of("made up", f"http://127.0.0.1/{status}/{message}")
     request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
     _, asked = formats.asking(request, "model")
@@ -311,8 +317,8 @@ def test_refusals_as_services_word_them(status: int, message: str, then: str | N
     assert (told == request) == (then is None)
 
 
-def test_a_schema_that_a_service_refuses_leaves_others_be() -> None:
-    """The service names it."""
+def test_a_refused_schema_does_not_affect_other_schemas() -> None:
+    """The service's refusal names the schema."""
     formats = formats_of("made up", "http://127.0.0.1/named")
     message = "Invalid schema for response_format 'reply': In context=(), 'x' is not permitted."
     request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
@@ -326,8 +332,8 @@ def test_a_schema_that_a_service_refuses_leaves_others_be() -> None:
 # --- kept replies
 
 
-def test_a_kept_reply_is_read_again(sandbox: Sandbox) -> None:
-    """Into an instance of the class as it is now."""
+def test_a_kept_reply_is_parsed_again(sandbox: Sandbox) -> None:
+    """Into an instance of the current class."""
     first = get_llm_provider().generate("Hello", schema=Review, keep=True)
     again = get_llm_provider().generate("Hello", schema=Review, keep=True)
     assert again.from_memory
@@ -338,8 +344,8 @@ def test_a_kept_reply_is_read_again(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 3
 
 
-def test_what_is_asked_for_once_more_is_kept_as_the_first_question(start: Start) -> None:
-    """The next run gets the reply that fits, without a detour."""
+def test_a_corrected_reply_is_kept_for_the_first_question(start: Start) -> None:
+    """The next run gets the reply that fits at once."""
     texts = iter([MISFITS, FITS])
     sandbox = start(reply=lambda *_: next(texts))
     get_llm_provider().generate("Hello", schema=Review, keep=True)
@@ -348,7 +354,7 @@ def test_what_is_asked_for_once_more_is_kept_as_the_first_question(start: Start)
 
 
 def stricter() -> type[BaseModel]:
-    """The same fields, and a check that no schema tells of."""
+    """The same fields, and a validator that no schema contains."""
 
     class Review(BaseModel):
         mood: Literal["calm", "loud"]
@@ -366,8 +372,8 @@ def stricter() -> type[BaseModel]:
     return Review
 
 
-def test_a_kept_reply_that_fits_no_more_is_asked_for_again(start: Start) -> None:
-    """After a change in a class's own checks; and where nothing may be sent, that is said."""
+def test_a_kept_reply_that_no_longer_fits_is_asked_for_again(start: Start) -> None:
+    """After a change of the class's validators. If nothing may be sent, it is an error."""
     texts = iter([FITS.replace('["a"]', '["a", "b"]'), FITS])
     sandbox = start(reply=lambda *_: next(texts))
     get_llm_provider().generate("Hello", schema=Review, keep=True)
@@ -382,8 +388,8 @@ def test_a_kept_reply_that_fits_no_more_is_asked_for_again(start: Start) -> None
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_the_schema_counts_as_part_of_the_prompt(sandbox: Sandbox, name: str) -> None:
-    """In what is reserved before a call, and so in what is said to be likely."""
+def test_the_schema_counts_in_the_estimate(sandbox: Sandbox, name: str) -> None:
+    """In the reserved amount, and therefore in the estimate that is displayed."""
     provider = get_llm_provider(name)
     plain = provider.preview("Hello").usage.input_tokens
     likely = provider.preview("Hello", schema=Review).usage.input_tokens

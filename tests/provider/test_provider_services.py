@@ -1,6 +1,6 @@
-"""Services that are not built in: a table of the settings each, and everything works with them.
+"""Services added in the settings work like the built-in ones.
 
-The sandbox's OpenAI wire stands for such a service, at an address of this machine.
+The sandbox's OpenAI wire is such a service, at an address on this machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Serve = Callable[..., Sandbox]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a server that takes these keys."""
+    """Start a server that accepts these keys."""
     started: list[Sandbox] = []
 
     def begin(*keys: str, **options: Any) -> Sandbox:
@@ -55,15 +55,15 @@ def settle(sandbox: Sandbox, more: str = "", name: str = "my-server") -> None:
 
 
 def limits(name: str = "my-server") -> dict[str, tuple[float, str]]:
-    """Amount and evidence of each limit that the ledger knows of."""
+    """Amount and evidence of each limit in the ledger."""
     return {row.limit: (row.amount, row.evidence) for row in get_quota_tracker().standings(name)}
 
 
 # --- keys
 
 
-def test_a_service_of_the_settings_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its keys are numbered and labelled as everybody's; the reply says who it was."""
+def test_an_added_service_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys have numbers and labels like all others; the reply names the service."""
     settle(serve("first-of-two-keys", "second-of-two-keys"))
     monkeypatch.setenv("MY_SERVER_API_KEY", "first-of-two-keys")
     monkeypatch.setenv("MY_SERVER_API_KEY_7", "second-of-two-keys")
@@ -77,10 +77,8 @@ def test_a_service_of_the_settings_answers(serve: Serve, monkeypatch: pytest.Mon
     assert "".join(provider.stream("Once more")) != ""
 
 
-def test_a_key_may_be_in_a_variable_of_another_name(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`key_variable` names it; numbers go behind it."""
+def test_the_variable_of_a_key_can_be_set(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`key_variable` names it; numbers are appended to it."""
     settle(serve("a-key-of-the-house"), 'key_variable = "HOUSE_API_KEY"')
     monkeypatch.setenv("HOUSE_API_KEY_2", "a-key-of-the-house")
     reply = get_llm_provider("my-server").generate("Hello")
@@ -88,8 +86,8 @@ def test_a_key_may_be_in_a_variable_of_another_name(
     assert get_configuration().keys[0].source == "HOUSE_API_KEY_2 in the environment"
 
 
-def test_a_server_of_this_machine_needs_no_key(serve: Serve) -> None:
-    """It is there as soon as the table is, is free, and has no limit until one is told."""
+def test_a_server_on_this_machine_needs_no_key(serve: Serve) -> None:
+    """It needs only its table, is free, and has no limit until one is stated."""
     settle(serve(NO_KEY))
     (key,) = get_configuration().keys
     assert (key.label, key.source) == ("my-server_key_1", "no key needed")
@@ -98,10 +96,10 @@ def test_a_server_of_this_machine_needs_no_key(serve: Serve) -> None:
     assert (reply.provider, reply.cost) == ("my-server", 0.0)
 
 
-def test_a_server_of_this_machine_may_ask_for_one(
+def test_a_server_on_this_machine_may_require_a_key(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that is there is sent; without it the server's refusal is reported."""
+    """A configured key is sent; without it, the server's refusal is reported."""
     settle(serve("the-key-it-asks-for"))
     with pytest.raises(NoRouteAvailable, match=r"key refused \(401"):
         get_llm_provider("my-server").generate("Hello")
@@ -109,8 +107,8 @@ def test_a_server_of_this_machine_may_ask_for_one(
     assert get_llm_provider("my-server").generate("Hello").key == "my-server_key_1"
 
 
-def test_a_service_elsewhere_needs_a_key() -> None:
-    """The message names its variable."""
+def test_a_remote_service_needs_a_key() -> None:
+    """The error names its variable."""
     Path("arche_magic.toml").write_text(
         '[providers.far]\nbase_url = "https://far.example/v1"\nmodels = ["m"]\n'
     )
@@ -121,8 +119,8 @@ def test_a_service_elsewhere_needs_a_key() -> None:
 # --- limits
 
 
-def test_limits_are_learned_from_its_headers(serve: Serve) -> None:
-    """What the reply tells is in the ledger, and shown as such."""
+def test_limits_are_learned_from_headers(serve: Serve) -> None:
+    """Limits in a reply are in the ledger, with the evidence `header`."""
     limit = {"openai": {"requests_per_minute": 7, "requests_per_day": None}}
     sandbox = serve(NO_KEY, limits=limit)
     settle(sandbox)
@@ -132,8 +130,8 @@ def test_limits_are_learned_from_its_headers(serve: Serve) -> None:
     assert limits()["tokens_per_minute"][1] == "header"
 
 
-def test_a_limit_that_is_reached_is_waited_for_or_goes_to_the_next(serve: Serve) -> None:
-    """Its own refusal closes the route, as those of the others do."""
+def test_a_service_that_reached_its_limit_is_skipped_or_waited_for(serve: Serve) -> None:
+    """A refusal closes its route like any other."""
     settle(serve(NO_KEY, limits={"openai": {"requests_per_minute": 1, "requests_per_day": None}}))
     provider = get_llm_provider("my-server")
     provider.generate("Hello")
@@ -142,7 +140,7 @@ def test_a_limit_that_is_reached_is_waited_for_or_goes_to_the_next(serve: Serve)
 
 
 def test_limits_can_be_set(serve: Serve) -> None:
-    """By the same table as for the others."""
+    """In the same table as for other providers."""
     settle(serve(NO_KEY), "[limits.my-server]\nrequests_per_hour = 2")
     assert limits() == {"requests_per_hour": (2, "configured")}
     provider = get_llm_provider("my-server")
@@ -152,8 +150,8 @@ def test_limits_can_be_set(serve: Serve) -> None:
         provider.generate("Three", patience=0)
 
 
-def test_headers_without_a_period_count_over_what_the_settings_say(serve: Serve) -> None:
-    """`limit_headers` is the service's dialect."""
+def test_the_settings_give_the_period_of_headers(serve: Serve) -> None:
+    """With `limit_headers`."""
     settle(serve(NO_KEY), 'limit_headers = { requests = "hour" }')
     get_llm_provider("my-server").generate("Hello")
     assert limits()["requests_per_hour"] == (500, "header")
@@ -162,10 +160,10 @@ def test_headers_without_a_period_count_over_what_the_settings_say(serve: Serve)
 # --- order, price
 
 
-def test_it_is_asked_after_the_four_or_where_the_order_says(
+def test_a_service_is_used_after_the_built_in_ones_or_in_the_order(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Free before paid, then the order; a paying one comes after what is free."""
+    """Free before paid, then the order; paid services come after free ones."""
     with Sandbox(keys={"groq": 1, "openai": ["a-paying-key", NO_KEY]}) as sandbox:
         for name, value in sandbox.environment().items():
             if name != "OPENAI_API_KEY_2":
@@ -182,15 +180,15 @@ def test_it_is_asked_after_the_four_or_where_the_order_says(
         assert get_llm_provider().generate("Hello", patience=0).provider == "my-server"
 
 
-def test_a_preferred_one_comes_first(serve: Serve) -> None:
-    """By name, as every provider."""
+def test_a_preferred_service_comes_first(serve: Serve) -> None:
+    """By name, like every provider."""
     settle(serve(NO_KEY))
     provider = IntelligentLLMOrchestrator(preferred_provider="my-server")
     assert provider.generate("Hello").provider == "my-server"
 
 
-def test_a_service_elsewhere_counts_as_paid_unless_the_settings_say_otherwise() -> None:
-    """No money is spent on a guess."""
+def test_a_remote_service_counts_as_paid_unless_the_settings_say_otherwise() -> None:
+    """No money is spent by mistake."""
     table = '[providers.far]\nbase_url = "https://far.example/v1"\nmodels = ["m"]\n'
     Path("arche_magic.toml").write_text(table)
     assert get_configuration().providers["far"].paid
@@ -198,8 +196,8 @@ def test_a_service_elsewhere_counts_as_paid_unless_the_settings_say_otherwise() 
     assert not get_configuration().providers["far"].paid
 
 
-def test_the_price_of_the_settings_is_what_a_reply_costs(serve: Serve) -> None:
-    """USD for a million tokens, input and output; a model without one costs nobody knows what."""
+def test_the_cost_of_a_reply_uses_the_prices_of_the_settings(serve: Serve) -> None:
+    """USD per million tokens of input and output; without a price, the cost is unknown."""
     settle(
         serve(NO_KEY),
         f'[providers.my-server.prices]\n"{MODEL}" = {{ input = 2, output = 8.5 }}',
@@ -214,13 +212,13 @@ def test_the_price_of_the_settings_is_what_a_reply_costs(serve: Serve) -> None:
     assert provider.generate("Hello", model="my-server/gpt-4o-mini").cost is None
 
 
-# --- trouble
+# --- failures
 
 
-def test_a_server_that_does_not_run_is_skipped(
+def test_a_server_that_is_not_running_is_skipped(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reason is on the attempt; alone, it is the error."""
+    """The attempt has the reason; if there is no other route, it is the error."""
     gone = Sandbox(keys={"openai": [NO_KEY]}).start()
     settle(gone)
     gone.stop()
@@ -278,8 +276,8 @@ def test_a_server_that_does_not_run_is_skipped(
         ("order = ['ollama']", "a table [providers.ollama] with its models in arche_magic.toml"),
     ],
 )
-def test_a_wrong_table_is_one_line_that_names_it(toml: str, words: str) -> None:
-    """The file, the table, what is wrong, and what may have been meant."""
+def test_an_invalid_table_is_refused_in_one_line(toml: str, words: str) -> None:
+    """The error names the file, the table, what is wrong, and a likely correction."""
     Path("arche_magic.toml").write_text(toml)
     with pytest.raises(ConfigurationError) as caught:
         get_llm_provider()
@@ -291,8 +289,8 @@ def test_a_wrong_table_is_one_line_that_names_it(toml: str, words: str) -> None:
     assert "u_pkey" not in message
 
 
-def test_a_service_that_is_not_set_up_is_offered() -> None:
-    """Whoever asks for one by name learns what adds it."""
+def test_an_unconfigured_service_is_an_error_with_its_line() -> None:
+    """A program that selects it by name gets the line that adds it."""
     for ask in (get_llm_provider, get_model_for_provider):
         with pytest.raises(ConfigurationError, match=r"a table \[providers.ollama\] with its mode"):
             ask("ollama")
@@ -301,8 +299,8 @@ def test_a_service_that_is_not_set_up_is_offered() -> None:
 # --- names of models
 
 
-def test_a_model_goes_to_the_provider_before_its_slash(serve: Serve) -> None:
-    """A broker's names look like `provider/model` of others, who keep theirs."""
+def test_a_model_goes_to_the_provider_before_the_slash(serve: Serve) -> None:
+    """A broker's models can have names like `provider/model` of others, which stay valid."""
     Path("arche_magic.toml").write_text(
         f'[providers.openrouter]\nmodels = ["openai/{MODEL}", "vendor/model:free"]\n'
     )
@@ -313,14 +311,14 @@ def test_a_model_goes_to_the_provider_before_its_slash(serve: Serve) -> None:
     assert resolve("vendor/model:free") == {"openrouter": ["vendor/model:free"]}
 
 
-# --- the services whose address is known, and the page about them
+# --- known services, and the page about them
 
 
 @pytest.mark.parametrize("name", [n for n, one in known_services().items() if not one.retired])
-def test_a_known_service_needs_its_models_alone(
+def test_a_known_service_needs_only_its_models(
     name: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Address and variable are those of its documents; with another address it works the same."""
+    """Its address and variable are those it documents; another address works too."""
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "made-up")
     Path("arche_magic.toml").write_text(f'[providers.{name}]\nmodels = ["{MODEL}"]\n')
     service = get_configuration().providers[name]
@@ -341,10 +339,10 @@ def examples() -> list[str]:
 
 
 @pytest.mark.parametrize("example", examples())
-def test_an_example_of_the_page_works(
+def test_each_example_on_the_page_works(
     example: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is accepted as it stands; at the server's address each of its models is asked for."""
+    """It is accepted unchanged; at the server's address, each of its models is called."""
     settings = tomllib.loads(example)
     Path("arche_magic.toml").write_text(example)
     known = get_configuration().providers

@@ -1,4 +1,4 @@
-"""`get_stats()`: figures that derive from the attempts, so that they cannot disagree."""
+"""`get_stats()`: figures derived from the attempts, so that they cannot disagree."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ KINDS = [*TEMPORARY_KINDS, "unauthorized", "no_credit", "content_filter", "inval
 numbers = count()
 
 
-def test_a_new_provider_has_done_nothing(start: Start) -> None:
-    """All keys of the older package are there, and what it may use is listed."""
+def test_a_new_provider_has_no_counts(start: Start) -> None:
+    """All fields of the older package are present, with the available providers."""
     start()
     stats = get_llm_provider().get_stats()
     assert {name: stats[name] for name in ("total_calls", "provider_calls", "fallbacks")} == {
@@ -42,7 +42,7 @@ def test_a_new_provider_has_done_nothing(start: Start) -> None:
 
 
 def test_the_statistics_are_plain_data(start: Start, clock: Clock) -> None:
-    """`json.dumps` takes them as they are, before any call, after one, and with all keys closed."""
+    """`json.dumps` accepts them before any call, after one, and with all keys closed."""
     sandbox = start(clock=clock)
     providers = (get_llm_provider(), MultiKeyGroqProvider())
 
@@ -65,8 +65,10 @@ def test_the_statistics_are_plain_data(start: Start, clock: Clock) -> None:
         assert not any(limit["available"] for limit in limits.values())
 
 
-def test_a_fallback_is_a_reply_that_others_could_not_give(start: Start, clock: Clock) -> None:
-    """Whether they failed or were closed; the last provider that answered is the current one."""
+def test_a_fallback_is_a_reply_after_a_route_that_could_not_answer(
+    start: Start, clock: Clock
+) -> None:
+    """Whether it failed or was closed; `current_provider` is the last one that answered."""
     sandbox = start(clock=clock)
     provider = get_llm_provider()
     sandbox.fail("groq", "no_credit")
@@ -78,8 +80,8 @@ def test_a_fallback_is_a_reply_that_others_could_not_give(start: Start, clock: C
     assert stats["current_provider"] == "mistral"
 
 
-def test_a_request_without_a_reply_is_an_error(start: Start, clock: Clock) -> None:
-    """One, however many routes were tried; a request that was never made is none."""
+def test_a_request_without_a_reply_is_one_error(start: Start, clock: Clock) -> None:
+    """However many routes were tried; an invalid request is not an error."""
     sandbox = start(clock=clock)
     sandbox.fail("*", "server_error", times=None)
     provider = get_llm_provider()
@@ -92,7 +94,7 @@ def test_a_request_without_a_reply_is_an_error(start: Start, clock: Clock) -> No
 
 
 def test_streams_count_like_plain_requests(start: Start, clock: Clock) -> None:
-    """A broken one is an error, a whole one a call."""
+    """A broken one is an error, a complete one is a call."""
     sandbox = start(clock=clock)
     provider = get_llm_provider("groq")
     list(provider.stream("Hello"))
@@ -121,14 +123,14 @@ def running(start: Start, clock: Clock) -> Running:
     ),
     requests=st.integers(1, 5),
 )
-def test_whatever_fails_the_figures_follow_from_the_attempts(
+def test_figures_follow_from_the_attempts_after_any_failure(
     running: Running, script: list[tuple[str, str, int]], requests: int
 ) -> None:
-    """Counted again from the replies and the errors that the caller got, they are the same."""
+    """Counting the replies and errors that the caller got gives the same figures."""
     sandbox, clock = running
     clock.now += 1_000_000
     sandbox.reset()
-    # A ledger of its own per example.
+    # A separate ledger for each example.
     store = f"memory://stats-{next(numbers)}"
     configuration = replace(get_configuration(), store=store)
     provider = IntelligentLLMOrchestrator(configuration=configuration)

@@ -1,4 +1,4 @@
-"""Stopping a request that another thread makes, as a panel's Stop and an interrupted cell do."""
+"""Stopping a request of another thread, as a panel's Stop and an interrupted cell do."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("name", ["groq", "mistral", "google", "openai"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stopped_request_ends_and_is_booked(start: Start, name: str, stream: bool) -> None:
-    """Whatever it waits for: here a server that takes half a minute to say anything."""
+def test_a_stopped_request_ends_and_is_counted(start: Start, name: str, stream: bool) -> None:
+    """Whatever it waits for: here, a server that takes half a minute to answer."""
     sandbox = start(keys={name: 1})
     provider = get_llm_provider(name)
     provider.generate("The first call also loads the SDK.")
@@ -65,8 +65,8 @@ def test_a_stopped_request_ends_and_is_booked(start: Start, name: str, stream: b
     assert len(sandbox.requests) == 2
 
 
-def test_a_request_is_not_stopped_by_what_ended_before(start: Start) -> None:
-    """A thread that goes on to other work makes its requests as ever."""
+def test_stopping_does_not_affect_later_requests(start: Start) -> None:
+    """A thread that starts other work can send requests as usual."""
     start(keys={"groq": 1})
     stop = threading.Event()
     with stopped_by(stop):
@@ -77,7 +77,7 @@ def test_a_request_is_not_stopped_by_what_ended_before(start: Start) -> None:
 
 @contextmanager
 def deaf_server() -> Iterator[str]:
-    """An address that answers no attempt to connect: its queue is full, and nobody takes any."""
+    """An address that accepts no connection, because its queue is full."""
     with closing(socket.socket()) as server, ExitStack() as waiting:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -89,7 +89,7 @@ def deaf_server() -> Iterator[str]:
 
 
 def test_a_request_is_stopped_while_it_connects(tmp_path: Path) -> None:
-    """No other provider is asked, and the thread does not wait for the connection."""
+    """No other provider is called, and the thread does not wait for the connection."""
     with deaf_server() as address:
         variables = {
             "GROQ_API_KEY": "gsk-of-nobody-12345", "GROQ_BASE_URL": address,
@@ -115,7 +115,7 @@ def test_a_request_is_stopped_while_it_connects(tmp_path: Path) -> None:
     assert [(a.provider, a.outcome) for a in attempts] == [("groq", "interrupted")]
 
 
-# --- requests that are awaited
+# --- async requests
 
 
 async def until(sent: Callable[[], bool]) -> None:
@@ -124,7 +124,7 @@ async def until(sent: Callable[[], bool]) -> None:
 
 
 async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Cancel it once it has been sent."""
+    """Cancel it after it has been sent."""
     task = asyncio.ensure_future(request)
     await until(sent)
     task.cancel()
@@ -132,7 +132,7 @@ async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
 
 
 async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Wait for it until it has been sent, and a moment longer."""
+    """Wait until it has been sent, and a little longer."""
     async with asyncio.timeout(None) as limit:
         waiting = asyncio.ensure_future(request)
         await until(sent)
@@ -154,8 +154,8 @@ async def in_a_group(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("name", ["groq", "mistral", "google", "openai"])
 @pytest.mark.parametrize("way", [cancelled, timed_out, in_a_group])
-def test_a_cancelled_request_asks_nobody_else(start: Start, name: str, way: Any) -> None:
-    """Its connection is dropped and its call booked by the time that the cancelling returns."""
+def test_a_cancelled_request_calls_no_other_provider(start: Start, name: str, way: Any) -> None:
+    """When the cancellation returns, its connection is closed and its call is counted."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 1, other: 1})
     provider = IntelligentLLMOrchestrator(preferred_provider=name)
@@ -186,8 +186,8 @@ def test_a_cancelled_request_asks_nobody_else(start: Start, name: str, way: Any)
     assert provider.generate("Hello again").provider == name
 
 
-def test_a_request_cancelled_before_its_thread_began_sends_nothing(start: Start) -> None:
-    """More requests than threads: those that wait for one end at once."""
+def test_a_request_cancelled_before_its_thread_started_sends_nothing(start: Start) -> None:
+    """If there are more requests than threads, the waiting ones end at once."""
     sandbox = start(keys={"groq": 1})
     provider = get_llm_provider("groq")
     provider.generate("The first call also loads the SDK.")
@@ -210,8 +210,8 @@ def test_a_request_cancelled_before_its_thread_began_sends_nothing(start: Start)
     assert len(sandbox.requests) == 2
 
 
-def test_a_loop_that_ends_stops_its_requests(start: Start) -> None:
-    """Nobody is left to read the reply."""
+def test_requests_stop_when_their_event_loop_ends(start: Start) -> None:
+    """Nobody would read the reply."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     provider = get_llm_provider()
     provider.generate("The first call also loads the SDK.")

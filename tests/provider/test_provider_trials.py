@@ -1,4 +1,4 @@
-"""Many threads and kernels find out what is spent or down by one call each."""
+"""Threads and kernels find a spent or failing route with one call each."""
 
 from __future__ import annotations
 
@@ -53,10 +53,8 @@ def refusals(sandbox: Sandbox) -> dict[str, int]:
     }
 
 
-def test_of_five_keys_the_four_spent_ones_are_asked_once_by_all_threads_together(
-    start: Start, tmp_path: Path
-) -> None:
-    """Every prompt is answered; a restarted and another kernel ask the spent keys no more."""
+def test_all_threads_together_call_each_spent_key_once(start: Start, tmp_path: Path) -> None:
+    """Every prompt is answered; a restarted kernel and another one do not call the spent keys."""
     sandbox = start(keys={"groq": 5}, left=SPENT)
     write_env_file(tmp_path, sandbox)
     replies = ask_at_once("groq", 12)
@@ -71,8 +69,8 @@ def test_of_five_keys_the_four_spent_ones_are_asked_once_by_all_threads_together
     assert {key: keys.count(key) for key in SPENT} == dict.fromkeys(SPENT, 1)
 
 
-def test_kernels_that_start_together_ask_a_spent_key_once(start: Start, tmp_path: Path) -> None:
-    """None of them knows more than the others, but their ledger is one."""
+def test_kernels_that_start_together_call_a_spent_key_once(start: Start, tmp_path: Path) -> None:
+    """They share one ledger."""
     sandbox = start(keys={"groq": 5}, left=SPENT)
     write_env_file(tmp_path, sandbox)
     kernels = [start_script(ASK_AT_ONCE, tmp_path) for _ in range(3)]
@@ -84,8 +82,8 @@ def test_kernels_that_start_together_ask_a_spent_key_once(start: Start, tmp_path
     assert keys.count("groq_key_5") == 21
 
 
-def test_threads_are_refused_once_by_a_limit_that_nobody_told(start: Start) -> None:
-    """Groq's real rate is a third of the published one, and Gemini's is not published at all."""
+def test_threads_meet_an_unknown_limit_once(start: Start) -> None:
+    """Groq's real rate is a third of the published one, and Gemini's is not published."""
     clock = FastClock(speed=4)
     sandbox = start(
         keys={"groq": 2, "google": 1},
@@ -99,7 +97,7 @@ def test_threads_are_refused_once_by_a_limit_that_nobody_told(start: Start) -> N
     assert sum(refused.values()) >= 2
 
 
-def test_an_outage_is_met_by_one_call_at_a_time(start: Start) -> None:
+def test_an_outage_is_tested_by_one_call_at_a_time(start: Start) -> None:
     """After each wait, which doubles, one of the eight threads tries."""
     clock = FastClock(speed=40)
     sandbox = start(keys={"mistral": 1}, clock=clock)
@@ -111,31 +109,31 @@ def test_an_outage_is_met_by_one_call_at_a_time(start: Start) -> None:
     requests = list(sandbox.requests)[before:]
     failed = [request for request in requests if request.status == 503]
     assert len(failed) == 12
-    # At most eight were under way when it began; then comes one after each wait.
+    # At most eight were running when it began; then one follows each wait.
     trials = [request.at for request in failed[8:]]
     assert all(later - sooner > 1 for sooner, later in pairwise(trials))
 
 
-def test_patience_zero_awaits_the_first_answer_all_the_same(start: Start) -> None:
-    """It is for the user who will not wait for quota; here there is quota."""
+def test_patience_zero_still_waits_for_the_first_reply(start: Start) -> None:
+    """It is for users who do not want to wait for quota, and here there is quota."""
     start(keys={"mistral": 1})
     replies = ask_at_once("mistral", 16, patience=0)
     assert len(replies) == 16
 
 
-def test_threads_on_one_key_are_hardly_slowed(start: Start) -> None:
-    """After the first answer eight run at once, where the provider tells its rate."""
+def test_threads_with_one_key_are_hardly_slowed_down(start: Start) -> None:
+    """After the first reply, eight run at once, because the provider states its rate."""
     sandbox = start(keys={"mistral": 1}, latency=0.2)
     replies = ask_at_once("mistral", 33)
     began = [request.at for request in sandbox.requests]
     assert len(replies) == 33
-    # One, then four rounds of eight; one after the other they would take 6.6 seconds.
+    # One, then four rounds of eight; one at a time they would take 6.6 seconds.
     assert began[-1] - began[0] < 2.5
     assert MODELS["mistral"] == replies[0].model
 
 
 def test_a_ledger_of_version_1_is_read(start: Start, tmp_path: Path) -> None:
-    """Its counts go on, and the file is written in the new version from then on."""
+    """Its counts are kept, and the file is written in the new version from then on."""
     write_env_file(tmp_path, start(keys={"groq": 1}))
     configuration = get_llm_provider("groq").configuration
     (key,) = configuration.keys

@@ -19,7 +19,7 @@ from arche_magic.llm_providers.reply import Piece, Waiting
 
 
 def test_a_request_waits_until_a_route_opens(start: Start, clock: Clock) -> None:
-    """The one refusal teaches when that is; from then on nothing is refused."""
+    """The only refusal states the time; after that, nothing is refused."""
     sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     replies = [provider.generate(f"Prompt {n}", patience=100) for n in range(3)]
@@ -29,8 +29,8 @@ def test_a_request_waits_until_a_route_opens(start: Start, clock: Clock) -> None
     assert server_count(sandbox, "refused") == 1
 
 
-def test_a_cooling_of_two_seconds_is_answered_right_after_it(start: Start, clock: Clock) -> None:
-    """Not at once with an error, and not after some default of our own."""
+def test_a_stated_wait_of_two_seconds_is_kept(start: Start, clock: Clock) -> None:
+    """There is no error at once, and no longer default wait."""
     sandbox = start(keys={"groq": 2}, clock=clock, limits={"groq": {"requests_per_minute": 30}})
     provider = get_llm_provider()
     for number in range(60):
@@ -41,8 +41,8 @@ def test_a_cooling_of_two_seconds_is_answered_right_after_it(start: Start, clock
     assert server_count(sandbox, "refused") == 0
 
 
-def test_waiting_is_slept_not_spun(start: Start, clock: Clock) -> None:
-    """Naps of half a second, after each of which the ledger is looked at once."""
+def test_waiting_uses_almost_no_processor_time(start: Start, clock: Clock) -> None:
+    """Sleeps of half a second, after each of which the ledger is read once."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(4):
@@ -52,8 +52,8 @@ def test_waiting_is_slept_not_spun(start: Start, clock: Clock) -> None:
     assert min(clock.naps) > 0
 
 
-def test_waiting_for_another_call_is_slept_too(start: Start) -> None:
-    """The first call of a route is awaited by all others; that takes them no work."""
+def test_waiting_for_another_call_sleeps_too(start: Start) -> None:
+    """All others wait for the first call of a route, without using the processor."""
     start(keys={"groq": 1}, settings={"store": "memory://loads what is loaded once"})
     get_llm_provider("groq").generate("Hello")
     sandbox = start(keys={"groq": 1}, settings={"store": "memory://knows nothing of the route"})
@@ -64,14 +64,14 @@ def test_waiting_for_another_call_is_slept_too(start: Start) -> None:
         calls = [pool.submit(provider.generate, f"Prompt {number}") for number in range(12)]
         while not sandbox.requests:
             time.sleep(0.01)
-        sandbox.latency = 0.0  # for those that wait for the first
+        sandbox.latency = 0.0  # for those that wait for the first one
         replies = [call.result() for call in calls]
     assert len(replies) == 12
     assert time.process_time() - worked < 1.0
 
 
 def test_no_patience_means_no_wait(start: Start, clock: Clock) -> None:
-    """Neither does a patience that is shorter than the wait."""
+    """Nor does a patience that is shorter than the wait."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(2):
@@ -82,8 +82,8 @@ def test_no_patience_means_no_wait(start: Start, clock: Clock) -> None:
     assert clock.naps == []
 
 
-def test_patience_is_for_the_whole_request(start: Start, clock: Clock) -> None:
-    """A route that is refused again and again does not make it wait for ever."""
+def test_patience_applies_to_the_whole_request(start: Start, clock: Clock) -> None:
+    """A route that refuses repeatedly does not make it wait for ever."""
     sandbox = start(keys={"groq": 1}, clock=clock)
     sandbox.fail("groq", "rate_limit_minute", times=None)
     with pytest.raises(NoRouteAvailable):
@@ -93,7 +93,7 @@ def test_patience_is_for_the_whole_request(start: Start, clock: Clock) -> None:
 
 
 def test_the_timeout_ends_the_wait(start: Start, clock: Clock) -> None:
-    """However patient the request is."""
+    """Whatever the patience of the request."""
     sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 1}})
     provider = get_llm_provider()
     provider.generate("One")
@@ -104,7 +104,7 @@ def test_the_timeout_ends_the_wait(start: Start, clock: Clock) -> None:
     assert asked(sandbox).count("groq") <= 3
 
 
-def test_a_stream_says_that_it_waits(start: Start, clock: Clock) -> None:
+def test_a_stream_reports_that_it_waits(start: Start, clock: Clock) -> None:
     """So that a notebook can show the seconds."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
@@ -117,31 +117,31 @@ def test_a_stream_says_that_it_waits(start: Start, clock: Clock) -> None:
     assert isinstance(events[-1], Piece)
 
 
-def test_groqs_day_gives_back_a_request_at_a_time(start: Start, clock: Clock) -> None:
-    """A spent day is no wait for midnight there: 1,000 a day are one every 86.4 s."""
+def test_groqs_daily_limit_refills_continuously(start: Start, clock: Clock) -> None:
+    """A spent day does not wait for midnight: 1,000 a day are one every 86.4 s."""
     start(keys={"groq": 1}, clock=clock, left={"groq": {"requests_per_day": 1}})
     provider = get_llm_provider()
     provider.generate("One")
     assert provider.generate("Two", patience=100).attempts[-1].waited_s == pytest.approx(86, abs=2)
 
 
-def test_googles_day_turns_at_midnight_in_los_angeles(start: Start, clock: Clock) -> None:
-    """Although its refusal names a delay of seconds."""
+def test_googles_day_ends_at_midnight_pacific(start: Start, clock: Clock) -> None:
+    """Although its refusal states a delay in seconds."""
     sandbox = start(keys={"google": 1}, clock=clock, left={"google": {"requests_per_day": 1}})
     provider = get_llm_provider()
     provider.generate("One")
     with pytest.raises(NoRouteAvailable) as caught:
         provider.generate("Two", patience=3600)
     assert caught.value.next_available_at is not None
-    # Noon UTC is 4 in the morning there, in November.
+    # Noon UTC is 4 a.m. there in November.
     assert caught.value.next_available_at.timestamp() - clock.now == pytest.approx(20 * 3600, abs=2)
     assert server_count(sandbox, "refused") == 1
     clock.now += 20 * 3600 + 1
     assert provider.generate("Three", patience=0)
 
 
-def test_threads_never_oversell_what_the_ledger_knows(start: Start) -> None:
-    """8 at once, 160 prompts: not one refusal, and the ledger's count is the server's."""
+def test_threads_never_exceed_the_known_limits(start: Start) -> None:
+    """8 at once, 160 prompts: no refusals, and the ledger's count equals the server's."""
     clock = FastClock(speed=60)
     known = {"google": parse_limits({"requests_per_minute": 10}, "calendar")}
     sandbox = start(
@@ -167,15 +167,15 @@ def test_threads_never_oversell_what_the_ledger_knows(start: Start) -> None:
         ours = summary["groq"][key]["tokens_per_day"]["used"]
         count = sandbox.usage()[key][MODELS["groq"]]
         spent = count["input_tokens"] + count["output_tokens"]
-        # 200,000 tokens a day flow back at 2.3 a second.
+        # 200,000 tokens a day refill at 2.3 per second.
         assert spent - 2.4 * (clock.time() - NOON) < ours <= spent
     stats = provider.get_stats()
     assert (stats["total_calls"], stats["errors"]) == (160, 0)
     assert sum(stats["provider_calls"].values()) == 160
 
 
-def test_threads_are_answered_in_the_order_they_came(start: Start) -> None:
-    """Each waits its turn, whoever is quicker to look when a route opens."""
+def test_threads_are_answered_in_the_order_of_their_arrival(start: Start) -> None:
+    """Each waits for its turn, whichever thread is faster when a route opens."""
     clock = FastClock(speed=0.5)
     known = {"groq": parse_limits({"requests_per_minute": 6}, "bucket")}
     sandbox = start(keys={"groq": 1}, clock=clock, settings={"limits": known})
@@ -193,7 +193,7 @@ def test_threads_are_answered_in_the_order_they_came(start: Start) -> None:
         threads.append(threading.Thread(target=ask, args=(number, waits)))
         threads[-1].start()
         assert waits.wait(10)
-    clock.run(speed=20)  # a place each half second
+    clock.run(speed=20)  # one place every half second
     for thread in threads:
         thread.join(60)
     prompts = [int(request.body["messages"][-1]["content"]) for request in sandbox.requests]
@@ -201,8 +201,8 @@ def test_threads_are_answered_in_the_order_they_came(start: Start) -> None:
     assert {request.status for request in sandbox.requests} == {200}
 
 
-def test_who_waits_in_line_goes_when_the_time_is_up(start: Start) -> None:
-    """The one before takes the only place in time; the second fails, and no later than it may."""
+def test_a_thread_in_line_fails_when_its_time_is_up(start: Start) -> None:
+    """The first one takes the only place in time; the second fails no later than its timeout."""
     known = {"groq": parse_limits({"requests_per_minute": 20}, "bucket")}
     limits = {"groq": {"requests_per_minute": 20}}
     start(keys={"groq": 1}, limits=limits, settings={"limits": known})
@@ -240,15 +240,15 @@ print((time.process_time() - cpu) / (time.monotonic() - wall))
 """
 
 
-def test_many_who_wait_cost_next_to_nothing(start: Start, tmp_path: Path) -> None:
-    """Forty threads that wait, on the ledger's file, take less than a tenth of one processor."""
+def test_many_waiting_threads_use_little_processor_time(start: Start, tmp_path: Path) -> None:
+    """Forty waiting threads with a ledger file use less than a tenth of one processor."""
     sandbox = start(keys={"groq": 3}, left={"groq": {"requests_per_day": 0}})
     out, _ = run_script(WAITING_THREADS, tmp_path, sandbox.environment())
     assert float(out) < 0.1
 
 
-def test_the_caller_is_told_of_the_wait(start: Start, clock: Clock) -> None:
-    """`on_wait` gets the route and its seconds, twice a second, for whole replies and streams."""
+def test_on_wait_reports_the_wait(start: Start, clock: Clock) -> None:
+    """It gets the route and the seconds, twice a second, for plain and streamed replies."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(2):

@@ -1,4 +1,4 @@
-"""Services that count otherwise than the catalog assumes: a job keeps to each one's real rate."""
+"""Services with other windows than the catalog says: a job keeps to their real rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PER_MINUTE, ROWS = 10, 100
 
 
 def run_job(sandbox: Sandbox, name: str, clock: Clock, pause: float) -> tuple[float, int]:
-    """Seconds that the rows took with a pause after each, and how many requests were refused."""
+    """Seconds from start to end with a pause after each row, and the number of refused requests."""
     provider = get_llm_provider(name)
     began = clock.now
     for number in range(ROWS):
@@ -30,7 +30,7 @@ def run_job(sandbox: Sandbox, name: str, clock: Clock, pause: float) -> tuple[fl
 
 # Seconds per call, and the second of the minute in which the job begins.
 BEGINNINGS = {"burst": (0.0, 0), "late burst": (0.0, 47), "steady": (2.9, 47)}
-# Each provider meets each kind of window and each beginning, and so does each kind each beginning.
+# Each provider is tried with each kind of window and each start, and each kind with each start.
 CASES = [
     (name, kind, list(BEGINNINGS)[(row + column) % len(BEGINNINGS)])
     for row, name in enumerate(PROVIDERS)
@@ -39,10 +39,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "kind", "beginning"), CASES)
-def test_a_job_goes_on_at_the_real_rate_after_a_refusal(
+def test_a_job_continues_at_the_real_rate_after_a_refusal(
     start: Start, clock: Clock, name: str, kind: str, beginning: str
 ) -> None:
-    """Whatever the window, with two accounts, and without a refusal for every few replies."""
+    """Whatever the window, with two accounts, and with few refusals."""
     seconds_per_call, begins = BEGINNINGS[beginning]
     clock.now += begins
     limits: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""`generate(tools=[f, g])` over real HTTP: calls run here, and the model gets their results."""
+"""`generate(tools=[f, g])` over real HTTP: functions run here, and the model gets results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def awaited(provider: Any, prompt: str, **options: Any) -> Reply:
 def test_the_function_runs_and_the_model_answers(
     sandbox: Sandbox, name: str, ask: Callable[..., Reply]
 ) -> None:
-    """The reply is that of the last round, with the sums of both."""
+    """The reply is that of the last round, with the sums of both rounds."""
     reply = ask(get_llm_provider(name), ASKED, tools=[weather, count])
     assert "4 °C" in reply
     (run,) = reply.tool_runs
@@ -85,7 +85,7 @@ def test_the_function_runs_and_the_model_answers(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_several_calls_of_one_round_run_in_order(sandbox: Sandbox, name: str) -> None:
-    """And each result goes back with its own call."""
+    """Each result is sent with the id of its call."""
     prompt = "Call weather city=Rome, then count items=21, then weather city=Oslo"
     reply = get_llm_provider(name).generate(prompt, tools=[weather, count])
     results = [(run.call.name, run.result) for run in reply.tool_runs]
@@ -102,8 +102,8 @@ def test_several_calls_of_one_round_run_in_order(sandbox: Sandbox, name: str) ->
         ("Call count items=many", "invalid arguments: items: Input should be a valid integer"),
     ],
 )
-def test_errors_go_back_to_the_model(sandbox: Sandbox, prompt: str, words: str) -> None:
-    """What the function raises, and arguments that do not fit."""
+def test_errors_are_sent_to_the_model(sandbox: Sandbox, prompt: str, words: str) -> None:
+    """Exceptions of the function, and invalid arguments."""
     reply = get_llm_provider().generate(prompt, tools=[weather, count])
     (run,) = reply.tool_runs
     assert run.failed
@@ -114,7 +114,7 @@ def test_errors_go_back_to_the_model(sandbox: Sandbox, prompt: str, words: str) 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_the_last_round_forbids_calls(sandbox: Sandbox, name: str) -> None:
-    """So that the model must answer with what it has."""
+    """The model has to answer with what it has."""
     reply = get_llm_provider(name).generate(ASKED, tools=[weather], max_rounds=2)
     assert "4 °C" in reply
     first, last = (request.body for request in sandbox.requests)
@@ -126,7 +126,7 @@ def test_the_last_round_forbids_calls(sandbox: Sandbox, name: str) -> None:
         assert last["tool_choice"] == "none"
 
 
-def test_a_forced_call_is_forced_in_the_first_round_alone(sandbox: Sandbox) -> None:
+def test_a_forced_call_is_forced_in_the_first_round_only(sandbox: Sandbox) -> None:
     """Otherwise the model could never answer."""
     reply = get_llm_provider("groq").generate(
         "[no tools] weather city=Oslo", tools=[weather], tool_choice="required"
@@ -137,15 +137,15 @@ def test_a_forced_call_is_forced_in_the_first_round_alone(sandbox: Sandbox) -> N
     assert "tool_choice" not in second
 
 
-def test_without_a_call_it_is_one_round(sandbox: Sandbox) -> None:
-    """The reply is then like any other."""
+def test_a_reply_without_calls_takes_one_round(sandbox: Sandbox) -> None:
+    """It is like any other reply."""
     reply = get_llm_provider().generate("[no tools] Hello", tools=[weather])
     assert reply.tool_runs == ()
     assert len(sandbox.requests) == 1
 
 
-def test_the_events_tell_of_each_call(sandbox: Sandbox) -> None:
-    """Before it runs, and with its result; then comes the text."""
+def test_events_report_each_call(sandbox: Sandbox) -> None:
+    """Before it runs, and with its result; then the text follows."""
     events = list(get_llm_provider().events(ASKED, tools=[weather]))
     call, run, *text = (event for event in events if not isinstance(event, Started))
     assert isinstance(call, ToolCall)
@@ -156,8 +156,8 @@ def test_the_events_tell_of_each_call(sandbox: Sandbox) -> None:
     assert all(isinstance(event, Piece) for event in text)
 
 
-def test_another_provider_continues_when_a_limit_is_hit(start: Start) -> None:
-    """Between two rounds; it gets the calls and results of the first."""
+def test_another_provider_continues_when_a_limit_is_reached(start: Start) -> None:
+    """Between two rounds; it gets the calls and results of the first round."""
     sandbox = start(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})
     reply = get_llm_provider().generate(ASKED, tools=[weather], patience=0)
     assert asked(sandbox) == ["groq", "mistral"]
@@ -167,7 +167,7 @@ def test_another_provider_continues_when_a_limit_is_hit(start: Start) -> None:
     assert served == ["groq", "mistral"]
 
 
-def test_what_ends_a_later_round_has_the_attempts_of_all(start: Start) -> None:
+def test_an_error_in_a_later_round_has_the_attempts_of_all_rounds(start: Start) -> None:
     """The error says what opens when, as for any request."""
     start(keys={"groq": 1}, left={"groq": {"requests_per_day": 1}})
     with pytest.raises(NoRouteAvailable) as caught:
@@ -178,10 +178,10 @@ def test_what_ends_a_later_round_has_the_attempts_of_all(start: Start) -> None:
 
 
 @pytest.mark.parametrize("tools", [[DEFINITION], [weather, DEFINITION]])
-def test_with_a_definition_among_them_the_caller_runs_the_calls(
+def test_with_a_definition_among_the_tools_no_function_runs(
     sandbox: Sandbox, tools: list[Any]
 ) -> None:
-    """One request; nothing runs."""
+    """There is one request, and the caller runs the calls."""
     reply = get_llm_provider().generate("Call search", tools=tools)
     (call,) = reply.tool_calls
     assert call.name == "search"
@@ -204,7 +204,7 @@ def test_with_a_definition_among_them_the_caller_runs_the_calls(
         ({"tools": [5]}, "not a int"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(
+def test_invalid_tools_are_refused_in_one_line(
     sandbox: Sandbox, options: dict[str, Any], words: str
 ) -> None:
     """Before anything is sent."""
@@ -213,7 +213,7 @@ def test_bad_input_is_refused_in_one_line(
     assert not sandbox.requests
 
 
-def test_a_preview_counts_functions(sandbox: Sandbox) -> None:
+def test_a_preview_includes_functions(sandbox: Sandbox) -> None:
     """Their descriptions are tokens of the prompt."""
     provider = get_llm_provider()
     without = provider.preview(ASKED).usage.input_tokens
@@ -222,7 +222,7 @@ def test_a_preview_counts_functions(sandbox: Sandbox) -> None:
 
 
 def test_kept_rounds_are_not_sent_again(sandbox: Sandbox) -> None:
-    """The function runs again; if it gives something else, the next round is asked."""
+    """The function runs again; if its result differs, the next round is sent."""
     temperatures = iter([4, 4, 5])
 
     def weather() -> str:
@@ -244,7 +244,7 @@ def test_kept_rounds_are_not_sent_again(sandbox: Sandbox) -> None:
 
 
 def test_a_key_in_a_result_is_not_sent(sandbox: Sandbox) -> None:
-    """The model is told why, and so is the caller, without the key."""
+    """The model and the caller are told, without the key."""
     key = get_configuration().keys[0]
 
     def settings() -> dict[str, str]:
@@ -257,7 +257,7 @@ def test_a_key_in_a_result_is_not_sent(sandbox: Sandbox) -> None:
     assert all(key.secret() not in str(request.body) for request in sandbox.requests)
 
 
-def test_an_interrupt_in_a_function_ends_everything(sandbox: Sandbox) -> None:
+def test_an_interrupt_in_a_function_ends_the_request(sandbox: Sandbox) -> None:
     """Nothing more is sent, and the next request is answered."""
 
     def waits() -> None:
@@ -270,8 +270,8 @@ def test_an_interrupt_in_a_function_ends_everything(sandbox: Sandbox) -> None:
     assert provider.generate("Hello")
 
 
-def test_cancelling_an_awaited_request_sends_no_further_round(sandbox: Sandbox) -> None:
-    """The function that runs ends by itself; no other one starts."""
+def test_cancelling_an_async_request_sends_no_further_round(sandbox: Sandbox) -> None:
+    """The running function ends by itself; no other one starts."""
     running, ended, ran = threading.Event(), threading.Event(), []
 
     def slow(number: int) -> None:
@@ -294,7 +294,7 @@ def test_cancelling_an_awaited_request_sends_no_further_round(sandbox: Sandbox) 
 
 
 class Model:
-    """Replies in a given order; the sandbox's models ask for calls in the first round only."""
+    """Replies in a given order; the sandbox's models only ask for calls in the first round."""
 
     def __init__(self, *replies: Reply) -> None:
         self.replies = list(replies)
@@ -327,8 +327,8 @@ def run(model: Model, most: int = 8) -> Reply:
             return end.value
 
 
-def test_rounds_follow_until_there_is_no_call() -> None:
-    """Each adds the model's turn, its text included, and a turn per result."""
+def test_rounds_continue_until_a_reply_has_no_calls() -> None:
+    """Each adds the model's turn with its text, and a turn per result."""
     model = Model(
         calling(text="One moment."), calling(arguments='{"city": "Rome"}'), Reply("Done.")
     )
@@ -344,8 +344,8 @@ def test_rounds_follow_until_there_is_no_call() -> None:
 
 
 @pytest.mark.parametrize("place", ["name", "arguments", "text"])
-def test_a_key_in_a_reply_with_calls_ends_the_rounds(sandbox: Sandbox, place: str) -> None:
-    """The call is not run, and no other provider gets the key with the next round."""
+def test_a_key_in_a_reply_with_calls_ends_the_request(sandbox: Sandbox, place: str) -> None:
+    """The call does not run, and the next round would send the key to another provider."""
     keys = get_configuration().keys
     secret = keys[0].secret()
     model = Model(calling(**{place: f'{{"city": "{secret}"}}'}), Reply("Done."))
@@ -362,8 +362,8 @@ def test_a_long_name_of_an_unknown_function_is_cut() -> None:
     assert len(run(model).tool_runs[0].result) < 200
 
 
-def test_an_unknown_function_is_an_error_for_the_model() -> None:
-    """It is told which there are, and goes on."""
+def test_an_unknown_function_is_reported_to_the_model() -> None:
+    """With the names of the available functions."""
     reply = run(Model(calling(name="wether"), Reply("Sorry.")))
     (tried,) = reply.tool_runs
     assert tried.failed
@@ -372,7 +372,7 @@ def test_an_unknown_function_is_an_error_for_the_model() -> None:
 
 
 def test_a_model_that_never_answers_is_an_error() -> None:
-    """Although the last round forbids calls; the attempts of all rounds are there."""
+    """Although the last round forbids calls; the error has the attempts of all rounds."""
     model = Model(*[calling()] * 4)
     with pytest.raises(LLMProviderError, match="still asks for calls after 3 rounds") as caught:
         run(model, most=3)
@@ -381,13 +381,13 @@ def test_a_model_that_never_answers_is_an_error() -> None:
 
 
 def test_a_last_round_with_text_is_a_reply() -> None:
-    """Even if it asks for calls too, which do not run."""
+    """Calls in it do not run."""
     reply = run(Model(calling(), calling(text="Cold.")), most=2)
     assert reply == "Cold."
     assert len(reply.tool_runs) == 1
 
 
 @pytest.mark.parametrize(("cost", "whole"), [(0.5, 0.75), (None, None)])
-def test_the_cost_is_that_of_all_rounds(cost: float | None, whole: float | None) -> None:
-    """Unknown if that of one is."""
+def test_the_cost_is_the_sum_of_all_rounds(cost: float | None, whole: float | None) -> None:
+    """It is unknown if the cost of one round is."""
     assert run(Model(calling(), Reply("Done.", cost=cost))).cost == whole

@@ -34,7 +34,7 @@ BOTH = "Call get_weather city=Oslo and get_time zone=CET, please."
 
 
 def as_message(reply: Reply) -> dict[str, Any]:
-    """The assistant's turn, as clients of OpenAI's interface keep it: signatures get lost."""
+    """The assistant's turn as clients of the OpenAI API keep it, without signatures."""
     calls = [
         {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
         for c in reply.tool_calls
@@ -55,7 +55,7 @@ def results(reply: Reply) -> list[dict[str, Any]]:
 def test_a_model_calls_tools_and_reads_their_results(
     sandbox: Sandbox, name: str, stream: bool
 ) -> None:
-    """Two calls in one reply, both results in the next request, and a text in the end."""
+    """Two calls in one reply, both results in the next request, and a text at the end."""
     provider = get_llm_provider(name)
     turns: list[Any] = [{"role": "user", "content": BOTH}]
 
@@ -84,7 +84,7 @@ def test_a_model_calls_tools_and_reads_their_results(
 
 @pytest.mark.parametrize("model", ["gemini-3.5-flash-lite", "gemini-3.8-flash"])
 def test_gemini_gets_its_signatures_back(sandbox: Sandbox, model: str) -> None:
-    """A signature goes back as it came, where messages keep it."""
+    """A signature is sent back unchanged if the messages contain it."""
     provider = get_llm_provider("google")
     first = provider.generate("Call get_time.", model=model, tools=TOOLS)
     (call,) = first.tool_calls
@@ -97,8 +97,8 @@ def test_gemini_gets_its_signatures_back(sandbox: Sandbox, model: str) -> None:
     assert base64.urlsafe_b64decode(sent) == base64.b64decode(call.signature)
 
 
-def test_a_signature_that_gemini_refuses_is_not_sent_again(sandbox: Sandbox) -> None:
-    """As those of another service: the same model is asked once more, with the stand-in."""
+def test_a_signature_that_gemini_refuses_is_replaced(sandbox: Sandbox) -> None:
+    """For example that of another service: the same model is asked again with a placeholder."""
     provider = get_llm_provider("google")
     first = provider.generate("Call get_time.", model="gemini-3.8-flash", tools=TOOLS)
     turn = as_message(first)
@@ -113,7 +113,7 @@ def test_a_signature_that_gemini_refuses_is_not_sent_again(sandbox: Sandbox) -> 
 
 
 def test_a_conversation_goes_through_all_providers(sandbox: Sandbox) -> None:
-    """Each turn's parallel calls are made by one provider, and read by the next one."""
+    """The parallel calls of each turn come from one provider, and the next one reads them."""
     turns: list[Any] = []
     order = ["groq", "mistral", "google", "openai", "google", "mistral", "groq"]
     for name in order:
@@ -139,10 +139,10 @@ def test_a_conversation_goes_through_all_providers(sandbox: Sandbox) -> None:
         ("none", []),
     ],
 )
-def test_the_choice_of_a_tool_is_kept(
+def test_tool_choice_is_respected(
     sandbox: Sandbox, name: str, choice: Any, names: list[str]
 ) -> None:
-    """A named tool is called, and with none the model answers with text."""
+    """A named tool is called, and with `none` the model answers with text."""
     reply = get_llm_provider(name).generate("How is Oslo?", tools=TOOLS, tool_choice=choice)
     assert [call.name for call in reply.tool_calls] == names
     assert bool(reply) == (choice == "none")
@@ -150,7 +150,7 @@ def test_the_choice_of_a_tool_is_kept(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_parallel_calls_can_be_switched_off(sandbox: Sandbox, name: str) -> None:
-    """Also with Gemini, which has no such switch: the calls after the first are left out."""
+    """Also with Gemini, which has no such option: calls after the first are dropped."""
     provider = get_llm_provider(name)
     assert len(provider.generate(BOTH, tools=TOOLS).tool_calls) == 2
     reply = provider.generate(BOTH, tools=TOOLS, parallel_tool_calls=False)
@@ -167,21 +167,21 @@ def test_parallel_calls_can_be_switched_off(sandbox: Sandbox, name: str) -> None
         ("openai", "gpt-4o-search-preview"),
     ],
 )
-def test_a_model_that_refuses_tools_is_skipped_from_then_on(
+def test_a_model_that_refuses_tools_is_skipped_afterwards(
     sandbox: Sandbox, name: str, model: str
 ) -> None:
-    """Its first refusal is remembered, and the next request is not sent to it."""
+    """Its refusal is remembered, and the next request is not sent to it."""
     provider = get_llm_provider(name)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="takes no tools"):
             provider.generate("Hi", model=model, tools=TOOLS)
     assert asked(sandbox) == [name]
-    # Without tools it still answers.
+    # It still answers requests without tools.
     assert provider.generate("Hi", model=model)
 
 
-def test_a_route_that_cannot_take_a_field_is_skipped(sandbox: Sandbox) -> None:
-    """The attempts name the field; Groq, Mistral and Google are not asked."""
+def test_a_route_without_support_for_a_field_is_skipped(sandbox: Sandbox) -> None:
+    """The attempts name the field; Groq, Mistral and Google are not called."""
     reply = get_llm_provider().generate(
         "Hello", extra={"logprobs": True, "top_logprobs": 2, "n": 2}
     )
@@ -198,7 +198,7 @@ def test_a_route_that_cannot_take_a_field_is_skipped(sandbox: Sandbox) -> None:
     assert considered[0].state.reason == "takes no logprobs, top_logprobs or n"
 
 
-def test_choices_are_not_streamed(sandbox: Sandbox) -> None:
+def test_a_request_with_several_choices_is_not_streamed(sandbox: Sandbox) -> None:
     """The reply comes in one piece, with all its choices."""
     pieces = get_llm_provider("openai").stream("Hello", extra={"n": 2})
     assert len(list(pieces)) == 1
@@ -216,18 +216,18 @@ def test_choices_are_not_streamed(sandbox: Sandbox) -> None:
         ("mistral", {"frobnicate": 1}, "mistral takes no frobnicate; groq does"),
     ],
 )
-def test_a_field_that_no_route_takes_is_named(
+def test_a_field_that_no_route_supports_is_named(
     sandbox: Sandbox, name: str, extra: dict[str, Any], words: str
 ) -> None:
-    """With a provider that could take it; nothing is sent."""
+    """With a provider that supports it; nothing is sent."""
     with pytest.raises(InvalidRequest, match=words):
         get_llm_provider().generate("Hello", provider=name, extra=extra)
     assert sandbox.requests == ()
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_further_fields_reach_every_provider(sandbox: Sandbox, name: str) -> None:
-    """In the words of its interface; what asks for the default is no obstacle."""
+def test_extra_fields_reach_every_provider(sandbox: Sandbox, name: str) -> None:
+    """Under its own names; a field with its default value does not exclude a provider."""
     extra = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "stream_options": None}
     provider = get_llm_provider(name)
     assert provider.generate("Hello", extra=extra)
@@ -240,8 +240,10 @@ def test_further_fields_reach_every_provider(sandbox: Sandbox, name: str) -> Non
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_raw_response_format_works_everywhere(sandbox: Sandbox, name: str, stream: bool) -> None:
-    """JSON, with and without a schema; the schema goes out unchanged."""
+def test_a_response_format_works_with_every_provider(
+    sandbox: Sandbox, name: str, stream: bool
+) -> None:
+    """JSON, with and without a schema, which is sent unchanged."""
     provider = get_llm_provider(name)
 
     def ask(form: dict[str, Any]) -> Reply:
@@ -271,8 +273,8 @@ def test_a_raw_response_format_works_everywhere(sandbox: Sandbox, name: str, str
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_schema_and_tools_go_together(sandbox: Sandbox, name: str) -> None:
-    """A call comes first, unchecked; the reply after its result fits the schema."""
+def test_a_schema_and_tools_can_be_combined(sandbox: Sandbox, name: str) -> None:
+    """Calls are not validated; the reply after their results fits the schema."""
     provider = get_llm_provider(name)
     turns: list[Any] = [{"role": "user", "content": "Call get_time."}]
     first = provider.generate_chat(turns, tools=TOOLS, schema="hour int")
@@ -284,7 +286,7 @@ def test_a_schema_and_tools_go_together(sandbox: Sandbox, name: str) -> None:
 
 
 def test_a_kept_reply_keeps_its_calls(sandbox: Sandbox) -> None:
-    """The same question is answered from memory, another tool asks again."""
+    """The same question is answered from memory; another tool is another question."""
     provider = get_llm_provider("groq")
     first = provider.generate("Call get_time.", tools=TOOLS, keep=True)
     again = provider.generate("Call get_time.", tools=TOOLS, keep=True)
@@ -296,7 +298,7 @@ def test_a_kept_reply_keeps_its_calls(sandbox: Sandbox) -> None:
     ).from_memory
 
 
-def test_tools_weigh_in_the_estimate(sandbox: Sandbox) -> None:
+def test_tools_count_in_the_estimate(sandbox: Sandbox) -> None:
     """Definitions, calls and results are part of the prompt."""
     provider = get_llm_provider("groq")
     long = Tool("long", "x" * 4000)
@@ -311,8 +313,8 @@ def test_tools_weigh_in_the_estimate(sandbox: Sandbox) -> None:
     assert provider.preview(turns).usage.input_tokens - before > 2000
 
 
-def test_several_replies_weigh_in_the_estimate(sandbox: Sandbox) -> None:
-    """The tokens of all of them are held, and what the provider counts is believed."""
+def test_several_choices_count_in_the_estimate(sandbox: Sandbox) -> None:
+    """The tokens of all choices are reserved, and then replaced by the provider's count."""
     provider = get_llm_provider("openai")
     one = provider.preview("Hello", max_tokens=50)
     three = provider.preview("Hello", max_tokens=50, extra={"n": 3})
@@ -322,8 +324,8 @@ def test_several_replies_weigh_in_the_estimate(sandbox: Sandbox) -> None:
     assert reply.usage.output_tokens == counted["output_tokens"] > 2 * 300 + 100
 
 
-def test_a_key_is_found_wherever_a_request_can_hold_it(sandbox: Sandbox) -> None:
-    """In definitions, arguments, results and further fields; nothing is sent."""
+def test_a_key_is_found_in_every_part_of_a_request(sandbox: Sandbox) -> None:
+    """In definitions, arguments, results and extra fields; nothing is sent."""
     key = sandbox.environment()["GROQ_API_KEY"]
     called = {"role": "assistant", "content": None}
     cases: list[dict[str, Any]] = [
