@@ -12,6 +12,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_trac
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.preview import Preview
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, RouteId, Standing
@@ -85,12 +86,20 @@ def notes(view: View) -> list[str]:
     ]
 
 
+def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
+    """What a prompt would meet now; an empty one stands for any short prompt.
+
+    Raises:
+        LLMProviderError: no request can be made, for example because there is no key.
+    """
+    llm = IntelligentLLMOrchestrator(configuration=view.configuration)
+    return llm.preview(prompt.strip() or _ANY_PROMPT, **options)
+
+
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
     """The route that would answer a prompt now, and why."""
     try:
-        ahead = IntelligentLLMOrchestrator(configuration=view.configuration).preview(
-            prompt.strip() or _ANY_PROMPT, **options
-        )
+        ahead = preview(view, prompt, options)
     except LLMProviderError as error:
         return _status("Nobody would answer", "", str(error))
     closed = [_closed(route, opens, why, view.now) for route, opens, why in ahead.closed]
