@@ -125,11 +125,19 @@ def place_hold(
     account: AccountState, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float,
     by: str,
 ) -> None:  # fmt: skip
-    """Reserve the amounts on every limit of the route's model, for a process of that name."""
+    """Reserve the amounts on every limit of the route's model, for a process of that name.
+
+    A hold with that id is there already if several calls are held together; they are added to it.
+    """
     account.provider = route.provider
     account.key(route.key.fingerprint).label = route.key.label
-    hold = HeldCall(now, expires, amounts, route.key.fingerprint, by)
-    account.model(route.model).holds[hold_id] = hold
+    holds = account.model(route.model).holds
+    if (hold := holds.get(hold_id)) is None:
+        holds[hold_id] = HeldCall(now, expires, dict(amounts), route.key.fingerprint, by)
+        return
+    hold.expires = max(hold.expires, expires)
+    for metric, amount in amounts.items():
+        hold.amounts[metric] += amount
 
 
 def lost_holds(
@@ -161,22 +169,34 @@ def charge_holds(
 
 
 def settle(
-    model: ModelState, limits: Iterable[Limit], hold_id: str, spent: Amounts, now: float,
-    began: float,
+    model: ModelState, limits: Iterable[Limit], hold_id: str, held: Amounts, spent: Amounts,
+    now: float, began: float,
 ) -> bool:  # fmt: skip
-    """Replace a hold by what was really spent; True if no other call was under way since `began`.
+    """Replace what a call held by what it spent; True if no other call was under way since `began`.
 
     A hold that is not there any more has expired and was charged then, or was forgotten on
     purpose together with everything else.
     """
-    hold = model.holds.pop(hold_id, None)
-    if hold is not None:
+    is_held = _release(model, hold_id, held)
+    if is_held:
         keep_limits(model, limits, now)
         _charge(model, spent, now)
     last = -math.inf if model.last_charged is None else model.last_charged
-    alone = hold is not None and not model.holds and last < began
+    alone = is_held and not model.holds and last < began
     model.last_charged = now
     return alone
+
+
+def _release(model: ModelState, hold_id: str, held: Amounts) -> bool:
+    """Take a call's part out of its hold, and the hold with its last call; whether it was there."""
+    hold = model.holds.get(hold_id)
+    if hold is None:
+        return False
+    for metric, amount in held.items():
+        hold.amounts[metric] = max(0.0, hold.amounts.get(metric, 0.0) - amount)
+    if not hold.amounts.get("requests"):
+        del model.holds[hold_id]
+    return True
 
 
 def note_answer(record: RouteRecord, now: float, began: float) -> None:
