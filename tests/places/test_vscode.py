@@ -1,8 +1,8 @@
 """What VS Code shows of a saved notebook, with its own renderers of Markdown, formulas and HTML.
 
-code-server is VS Code for a browser, from the npm registry; `make vscode` installs it and runs these
-tests. It has no kernel here: the extension that runs notebooks is not in that registry. Pictures are
-left in `build/screens/`.
+code-server is VS Code for a browser, from the npm registry; `make vscode` installs it and runs
+these tests. It has no kernel here: the extension that runs notebooks is not in that registry.
+Pictures are left in `build/screens/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import nbformat
 import pytest
 from place_parts import CELLS, Run, write
 
@@ -31,6 +30,7 @@ from nasty_replies import MARK, replies
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
+    import nbformat
     from playwright.sync_api import Browser, Frame, Page
 
 PACKAGES = ROOT / ".code-server" / "node_modules"

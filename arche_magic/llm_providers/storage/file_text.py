@@ -23,8 +23,8 @@ _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
 _TAIL_BYTES, _LONGEST_NUMBER = 64, 400
 # This is only between two documents: lines inside a document begin with three spaces or more.
 _BETWEEN = ',\n  "'
-# The end of a mapping and the quote before the next key. Where the quote ends a text instead, one of
-# these characters follows it.
+# The end of a mapping and the quote before the next key. Where the quote ends a text instead, one
+# of these characters follows it.
 _MAPPING_ENDS = re.compile(r'\},"(?![:,}\]])')
 
 
