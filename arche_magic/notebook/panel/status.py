@@ -7,8 +7,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers import Preview
 from arche_magic.llm_providers.errors import LLMProviderError, NoKeys
-from arche_magic.llm_providers.preview import Preview
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, Standing
 
