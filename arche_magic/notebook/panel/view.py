@@ -8,11 +8,10 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview, get_quota_tracker
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
-from arche_magic.llm_providers.preview import Preview
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, RouteId, Standing
