@@ -20,8 +20,8 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempt_file import read_attempts, records_of
-from arche_magic.llm_providers.attempt_log import SESSION, AttemptLog, attempt_log
+from arche_magic.llm_providers.attempt_file import read_attempts
+from arche_magic.llm_providers.attempt_log import SESSION, AttemptLog, attempt_log, records_of
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker

@@ -65,15 +65,17 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 
 def test_the_wheel_contains_exactly_what_it_needs(wheel: Path) -> None:
-    """It has the catalog, the typing marker and the licence, but no tests."""
+    """It has the catalog, the typing marker, the licence and JupyterLab's part, but no tests."""
     names = contents(wheel)
     assert "arche_magic/llm_providers/catalog.toml" in names
     assert "arche_magic/py.typed" in names
-    about = f"arche_magic-{arche_magic.__version__}.dist-info"
+    about, data = (f"arche_magic-{arche_magic.__version__}.{end}" for end in ("dist-info", "data"))
+    lab = f"{data}/data/share/jupyter/labextensions/arche-magic"
+    assert f"{lab}/package.json" in names
     assert b"License-Expression: MIT\n" in names[f"{about}/METADATA"]
     assert names[f"{about}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"arche_magic", about}
+    assert tops == {"arche_magic", about, data}
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
-from arche_magic.llm_providers.replies import reply_store
 from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.types import Route, Standing, Usage, route_name
+from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 
 from .agreement import Model
 from .capacity import Capacity, with_reserve
@@ -37,9 +37,6 @@ _INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
 _OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
 # Replies of the last hour that say how long replies are.
 _ENOUGH = 20
-
-RouteName = tuple[str, str, str]
-"""Provider, label of the key, and model, as a standing and an attempt have them."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +153,9 @@ class RowEstimate:
         text = "x" * max(1, round(4 * work.prompt_tokens))
         probe = build_request(text, llm.configuration, **options)
         routes = llm.routes(probe)
-        names = {_name(route) for route in routes}
+        names = {route.id for route in routes}
         # A model's record moves by a fifth with each reply, from a guess for all of them.
-        served = [one for one in served_lately(llm) if (one.provider, one.key, one.model) in names]
+        served = [one for one in served_lately(llm) if one.route in names]
         record = len(served) >= _ENOUGH
         output = None
         span, basis = _OUTPUT_GUESS, "by the length of the prompts"
@@ -246,7 +243,7 @@ class RowEstimate:
             if is_trusted((provider, model)):
                 windows = llm.configuration.providers[provider].context_windows
                 sizes[provider, model] = pack_size(
-                    [row for route in own for row in standings.get(_name(route), ())],
+                    [row for route in own for row in standings.get(route.id, ())],
                     self.usage(llm, own[0]),
                     windows.get(model, math.inf),
                     pack or MOST_PACKED,
@@ -283,7 +280,7 @@ class RowEstimate:
         self,
         llm: IntelligentLLMOrchestrator,
         routes: Sequence[Route],
-        standings: Mapping[RouteName, Sequence[Standing]],
+        standings: Mapping[RouteId, Sequence[Standing]],
         sizes: Mapping[Model, int],
         reserve: float,
     ) -> list[Capacity]:
@@ -295,7 +292,7 @@ class RowEstimate:
         capacities = []
         for own in accounts.values():
             first, usage = own[0], self.usage(llm, own[0])
-            limits = [row for route in own for row in standings.get(_name(route), ())]
+            limits = [row for route in own for row in standings.get(route.id, ())]
             opens_at = 0.0
             if not limits:
                 # Otherwise its limits say when it opens.
@@ -304,7 +301,7 @@ class RowEstimate:
             usage = needs_packed(usage, size) if size > 1 else usage
             capacities.append(
                 Capacity(
-                    name=route_name(*_name(first)),
+                    name=str(first),
                     standings=with_reserve(limits, reserve),
                     need=prompt_units(usage),
                     pack=size,
@@ -318,16 +315,12 @@ class RowEstimate:
         return capacities
 
 
-def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteName, list[Standing]]:
+def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteId, list[Standing]]:
     """The limits of each route as the ledger has them now."""
-    found: dict[RouteName, list[Standing]] = {}
+    found: dict[RouteId, list[Standing]] = {}
     for row in llm.quota_tracker.standings(now=llm.configuration.clock.time()):
-        found.setdefault((row.provider, row.key, row.model), []).append(row)
+        found.setdefault(row.route, []).append(row)
     return found
-
-
-def _name(route: Route) -> RouteName:
-    return route.provider, route.key.label, route.model
 
 
 def served_lately(llm: IntelligentLLMOrchestrator) -> list[Attempt]:

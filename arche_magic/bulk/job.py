@@ -18,9 +18,9 @@ from typing import Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import Purse
-from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request, Schema
 
 from .agreement import Agreement

@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from arche_magic.llm_providers.attempt_file import append_lines
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.files import open_ours
+from arche_magic.llm_providers.files import append_lines, open_ours
 
 # Bytes that are read from the end of the file: about 5,000 jobs.
 _TAIL_BYTES = 2_000_000

@@ -12,10 +12,9 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Schema
-from arche_magic.llm_providers.routing import bare
-from arche_magic.llm_providers.types import utc
+from arche_magic.llm_providers.types import utc, without_vendor
 
 from .capacity import Capacity, Share, Speed, finish_at, paid_after, rows_until, shares
 from .chunks import ROWS
@@ -232,11 +231,11 @@ def _speed(llm: IntelligentLLMOrchestrator, estimate: RowEstimate) -> Speed:
 
 def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
     """The effect of `same_model`, if several models would answer."""
-    if len({bare(part.capacity.model) for part in parts if part.rows}) < 2:
+    if len({without_vendor(part.capacity.model) for part in parts if part.rows}) < 2:
         return None
     probe = replace(outlook.estimate.probe, same_model=True)
     capacities = outlook.capacities(replace(outlook.estimate, probe=probe))
-    model = bare(outlook.llm.routes(probe)[0].model)
+    model = without_vendor(outlook.llm.routes(probe)[0].model)
     return outlook.way(f"{model} alone", capacities) if capacities else None
 
 
@@ -281,7 +280,7 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
     return replace(
         plan,
         twice=rows,
-        second=" or ".join(map(bare, models)),
+        second=" or ".join(map(without_vendor, models)),
         tokens=(plan.tokens[0] + low, plan.tokens[1] + high),
         input_tokens=plan.input_tokens + round(other.input_tokens * rows),
         output_tokens=plan.output_tokens + round(other.output_tokens * rows),

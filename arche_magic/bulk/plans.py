@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..llm_providers.errors import InvalidRequest
-from ..llm_providers.routing import bare
-from ..llm_providers.types import in_seconds
+from ..llm_providers.types import in_seconds, without_vendor
 from .capacity import Capacity, Share
 from .progress_text import counted
 
@@ -120,7 +119,7 @@ class Plan:
         if self.with_paid and self.to_ask:
             lines.append(f"With {self._way(self.with_paid)}")
         if self.one_model and self.to_ask:
-            models = {bare(share.capacity.model) for share in self.shares if share.rows}
+            models = {without_vendor(share.capacity.model) for share in self.shares if share.rows}
             mixed = f"{len(models)} models would answer"
             way = self._way(self.one_model)
             lines.append(f"{mixed}; same_model=True (--same-model) asks {way}")

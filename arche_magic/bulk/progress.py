@@ -12,7 +12,7 @@ from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
-from arche_magic.llm_providers.types import Usage, route_name
+from arche_magic.llm_providers.types import Usage
 
 _PACE_SECONDS = 60.0
 SPENT = (
@@ -208,7 +208,7 @@ class Counts:
                 self.cost += attempt.cost_usd or 0.0
                 self.requests += attempt.outcome != "skipped"
                 if attempt.outcome == "served":
-                    self.routes[route_name(attempt.provider, attempt.key, attempt.model)] += 1
+                    self.routes[str(attempt.route)] += 1
                     self._seconds += attempt.seconds
 
     def note_reply(self, usage: Usage) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.processes import is_dead, this_process
-from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.request import Request, Schema
 
 from .progress import Row

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.replies import reply_store
+from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.routing import bare
+from arche_magic.llm_providers.types import without_vendor
 
 from .progress import SPENT, Progress, Row
 from .rows import CHUNK, Rows
@@ -192,7 +192,7 @@ def other_model(
         return None
     state = llm.quota_tracker.state
     for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
-        if bare(route.model) == bare(model) or (route.paid and not paid):
+        if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
             continue
         # Waiting does not open a retired model or a rejected key.
         if state(route, request, now).opens_at < math.inf:

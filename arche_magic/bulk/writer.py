@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
-from arche_magic.llm_providers.replies import Failure, ReplyStore
+from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
 
 from .agreement import Model, PackingWarning
 from .progress import Bounds, Counts, JobStopped, Row

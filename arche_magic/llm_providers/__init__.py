@@ -24,16 +24,23 @@ from .hidden import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
+    from .functions import Function
     from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
+    from .pending_reply import PendingReply
+    from .preview import Preview
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
     from .reply_stream import ReplyStream
-    from .tools import Tool, ToolCall
+    from .routing import Considered, Decision
+    from .tools import Tool, ToolCall, ToolRun
 
 __all__ = [
     "Attempt",
     "ConfigurationError",
+    "Considered",
     "ContentFiltered",
+    "Decision",
+    "Function",
     "IncompleteReply",
     "IntelligentLLMOrchestrator",
     "InvalidRequest",
@@ -42,11 +49,14 @@ __all__ = [
     "NoKeys",
     "NoRouteAvailable",
     "NotKept",
+    "PendingReply",
+    "Preview",
     "Reply",
     "ReplyStream",
     "SchemaMismatch",
     "Tool",
     "ToolCall",
+    "ToolRun",
     "Usage",
     "get_llm_provider",
     "get_model_for_provider",
@@ -56,12 +66,18 @@ __all__ = [
 # Imported when first used: a Tab that asks for the names of providers needs none of these.
 _LATER = {
     "Attempt": "reply",
+    "Considered": "routing",
+    "Decision": "routing",
+    "Function": "functions",
     "IntelligentLLMOrchestrator": "orchestrator",
     "MultiKeyGroqProvider": "orchestrator",
+    "PendingReply": "pending_reply",
+    "Preview": "preview",
     "Reply": "reply",
     "ReplyStream": "reply_stream",
     "Tool": "tools",
     "ToolCall": "tools",
+    "ToolRun": "tools",
     "get_quota_tracker": "quota_tracker",
 }
 

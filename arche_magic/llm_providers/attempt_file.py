@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -21,27 +20,6 @@ from .types import utc
 _TURN_SECONDS = 1.0
 # Bytes read at once, bytes to go back by, and bytes read to find the age of lines.
 _BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
-
-
-def append_lines(path: Path, lines: bytes) -> None:
-    """Append lines to a record, which is created if it does not exist.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    # A single write in append mode does not mix with lines of other kernels.
-    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    try:
-        descriptor = open_ours(path, how)
-    except FileNotFoundError:
-        # The folder was deleted.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_ours(path, how)
-    try:
-        if os.write(descriptor, lines) < len(lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(descriptor)
 
 
 def read_records(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attempt_file import (
-    append_lines,
     attempts_of,
     check_record,
     month_of,
@@ -26,7 +25,9 @@ from .attempt_file import (
     read_attempts,
     read_records,
 )
-from .files import absolute
+from .attempt_file import read_lines as read_lines
+from .attempt_file import records_of as records_of
+from .files import absolute, append_lines
 from .forks import new_lock
 from .reply import Attempt
 from .storage import warn_of_file
@@ -167,7 +168,7 @@ class AttemptLog:
             return sum(spent.attempts for spent in self._spent.values()) > len(self.recent)
 
     def spent(self) -> dict[RouteId, Spent]:
-        """What this process used, by provider, key and model."""
+        """What this process used, by route."""
         with self._lock:
             return dict(self._spent)
 
@@ -187,7 +188,7 @@ class AttemptLog:
     def _count(self, attempt: Attempt) -> None:
         self.recent.append(attempt)
         self.began = min(self.began, attempt.at)
-        route = RouteId(attempt.provider, attempt.key, attempt.model)
+        route = attempt.route
         self._spent[route] = self._spent.get(route, Spent()).plus(attempt)
 
     def _write(self, path: Path, lines: bytes, now: float) -> None:

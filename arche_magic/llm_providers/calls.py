@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import machine
+from . import network_variables
 from .adapters import Adapter, build_adapter
 from .config import Configuration
 from .forks import new_lock
@@ -23,7 +23,7 @@ logger = logging.getLogger("arche_magic.attempts")
 _adapters: dict[tuple[object, ...], Adapter] = {}
 _adapters_lock = new_lock()
 # Limits the connections that a kernel keeps whose keys or sandboxes change all day.
-_MOST_ADAPTERS = 256
+_MOST_ADAPTERS = 1024
 # Counts above these are not believed. An estimate by length can be far too low where a service adds
 # documents or counts an image as many tokens; no model writes longer replies, reasoning included
 # (2026-10).
@@ -40,7 +40,7 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
     identity = (
         provider.name, route.key.fingerprint, provider.url, provider.token_limit,
         # A variable that is set in a notebook takes effect without a new kernel.
-        machine.variables(), *periods.items(),
+        network_variables.variables(), *periods.items(),
     )  # fmt: skip
     # Without the lock, so that an adapter that exists does not wait while another SDK is loaded.
     adapter = _adapters.get(identity)

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from .addresses import is_loopback, origin
 from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
+from .urls import is_loopback, origin
 
 _RULES = ("window", "time_zone", "source")
 # What a custom limit counts over when neither the user nor the catalog names a rule: never early.

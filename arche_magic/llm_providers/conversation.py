@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from .errors import InvalidRequest
-from .images import read_image
-from .request import Image, Message
+from .request import Image, Message, read_image
 from .text.characters import whole_characters
 from .tools import ToolCall, thought_signature
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import EmbeddingModel
 from .config import Configuration, did_you_mean
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
-from .parameters import build_request
+from .options import build_request
 from .redaction import key_in
 from .request import Request, text_tokens
 from .text.characters import whole_characters

@@ -115,6 +115,27 @@ def read_ours(path: Path) -> bytes:
         return file.read()
 
 
+def append_lines(path: Path, lines: bytes) -> None:
+    """Append lines to a file of ours, which is created if it does not exist.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # A single write in append mode does not mix with lines of other kernels.
+    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    try:
+        descriptor = open_ours(path, how)
+    except FileNotFoundError:
+        # The folder was deleted.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = open_ours(path, how)
+    try:
+        if os.write(descriptor, lines) < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
+
+
 def check_ours(path: str | os.PathLike[str]) -> None:
     """Check a file that a library will open by its path; a missing file is fine.
 

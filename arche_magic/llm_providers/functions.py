@@ -18,8 +18,9 @@ from typing import Any
 
 from .bounded import library
 from .errors import InvalidRequest
-from .schemas import fitted, validator
+from .schemas import validator
 from .text.characters import whole_characters
+from .text.json_values import fitted
 from .tools import Tool
 
 MOST_CHARACTERS = 8_000

@@ -22,7 +22,7 @@ from .routing import Choice, Decision, Routes, choose
 from .stopping import raise_if_stopped
 from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
 from .types import Route
-from .waiting import WaitingLine, waiting_line
+from .waiting_line import WaitingLine, waiting_line
 
 # A wait is divided into naps. After each one the ledger is read again, because another kernel may
 # have returned quota.

@@ -12,8 +12,8 @@ from .config.sources import SETTINGS_FILE
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
-from .suitability import may_be_unsuitable, unsuitable
 from .types import Route
+from .wire_fields import may_be_unsuitable, unsuitable
 
 _MOST_KEPT = 64
 

@@ -14,7 +14,7 @@ from .errors import ConfigurationError, NoKeys
 from .hidden import without_locals
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
-from .parameters import Options, build_request
+from .options import Options, build_request
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply
@@ -25,7 +25,7 @@ from .tool_rounds import with_functions
 from .types import Route
 
 if TYPE_CHECKING:
-    from .replies import ReplyStore
+    from .reply_cache.store import ReplyStore
 
 
 class IntelligentLLMOrchestrator:
@@ -168,7 +168,7 @@ class IntelligentLLMOrchestrator:
         no other route is asked.
         """
         # Here, since it is a quarter of the time that importing this package takes.
-        from .awaiting import in_a_thread
+        from .stopping import in_a_thread
 
         return await in_a_thread(
             lambda: self.generate(prompt, model, max_tokens, temperature, **options)
@@ -262,25 +262,25 @@ class IntelligentLLMOrchestrator:
         **options: Unpack[Options],
     ) -> Reply | None:
         """The kept reply that would answer the same arguments from memory, if there is one."""
-        from .replay import kept
+        from .reply_cache.replay import kept
 
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
         return kept(request, self._addresses(request), self._replies())
 
     def address(self, request: Request) -> str:
         """Where the reply of this object to a request is kept; see `replay.address`."""
-        from .replay import address
+        from .reply_cache.replay import address
 
         return address(request, self._only(request))
 
     def addresses_like(self, sample: Request) -> Callable[[Request], str]:
         """`address` for many requests that differ from the sample in their last message alone."""
-        from .replay import addresses_like
+        from .reply_cache.replay import addresses_like
 
         return addresses_like(sample, self._only(sample))
 
     def _addresses(self, request: Request) -> tuple[str, ...]:
-        from .replay import addresses
+        from .reply_cache.replay import addresses
 
         return addresses(request, self._only(request))
 
@@ -291,7 +291,7 @@ class IntelligentLLMOrchestrator:
 
     def _replies(self) -> ReplyStore:
         # When needed: few keep replies, and not every Python has SQLite.
-        from .replies import reply_store
+        from .reply_cache.store import reply_store
 
         return reply_store(self.configuration.replies)
 
@@ -317,7 +317,7 @@ class IntelligentLLMOrchestrator:
         ).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
-        from .replay import replayed
+        from .reply_cache.replay import replayed
 
         reply = yield from replayed(
             request,

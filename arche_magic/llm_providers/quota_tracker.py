@@ -35,8 +35,8 @@ from .quota.standings import standings
 from .quota.state import AccountState, Amounts, ProviderState
 from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
-from .suitability import may_be_unsuitable
 from .types import Key, Observation, Route, Standing, Usage
+from .wire_fields import may_be_unsuitable
 
 # How long a user's command, and a note that is not important, wait for a locked ledger.
 _COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0
@@ -194,7 +194,7 @@ class QuotaTracker:
                 self._spending.give_back(shares, self._clock.time())
         if isinstance(result, RouteState):
             return result
-        holds = [replace(hold, shares=shares) for hold in result]
+        holds = [replace(hold, shares=shares) for hold in result] if shares else result
         try:
             self.check_store()
         except ConfigurationError:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .endings import also_tried, no_route, out_of_tokens, refused_by_all, wrong_setup
 from .errors import ContentFiltered, IncompleteReply, LLMProviderError, SchemaMismatch
 from .provider_failure import ProviderFailure, Remedy
 from .quota.opening import RouteState
 from .reply import Attempt
+from .request_errors import also_tried, no_route, out_of_tokens, refused_by_all, wrong_setup
 from .schemas import with_correction
 from .types import Route
 

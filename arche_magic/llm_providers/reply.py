@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -18,9 +18,11 @@ from .text.characters import whole_characters, without_controls
 from .text.code_blocks import blocks_of, code_of
 from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
-from .types import Route, Usage, Vectors, in_seconds, route_name
+from .types import Route, RouteId, Usage, Vectors, in_seconds
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from .errors import LLMProviderError
     from .routing import Decision
 
@@ -56,8 +58,12 @@ class Attempt:
     said: str = ""
 
     def __str__(self) -> str:
-        name = route_name(self.provider, self.key, self.model)
-        return f"{name} {self.outcome}" + (f": {self.why}" if self.error else "")
+        return f"{self.route} {self.outcome}" + (f": {self.why}" if self.error else "")
+
+    @property
+    def route(self) -> RouteId:
+        """The route that it was offered to."""
+        return RouteId(self.provider, self.key, self.model)
 
     @property
     def why(self) -> str:
@@ -69,11 +75,7 @@ class Attempt:
 
     def is_on(self, route: Route) -> bool:
         """Whether this attempt was on that route."""
-        return (self.provider, self.key, self.model) == (
-            route.provider,
-            route.key.label,
-            route.model,
-        )
+        return self.route == route.id
 
     def to_dict(self) -> dict[str, Any]:
         """The attempt as plain JSON values, without the server's own text."""
@@ -192,6 +194,11 @@ class Reply(str):
         reply.vectors = vectors
         return reply
 
+    @property
+    def route(self) -> RouteId:
+        """The route that answered."""
+        return RouteId(self.provider, self.key, self.model)
+
     def changed(self, **changes: Any) -> Reply:
         """The same text with other attributes, such as `parsed`."""
         return Reply(str(self), **{**self.__dict__, **changes})
@@ -277,6 +284,17 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(map(_plain, value))
     return value
+
+
+def without_defaults(record: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, by name."""
+    values = ((field, getattr(record, field.name)) for field in fields(record))
+    return {field.name: value for field, value in values if value != default_of(field)}
+
+
+def default_of(field: Field[Any]) -> Any:
+    """The default of a field, or `MISSING`, which equals no value."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from itertools import chain, islice
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from .quota.opening import RouteState
-from .records import told
+from .reply import without_defaults
 from .request import Request
-from .types import Route, RouteId
+from .types import Route, RouteId, without_vendor
 
 _MOMENT_SECONDS = 0.05
 
@@ -189,12 +189,12 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON values; a time that never comes is null."""
-        values = told(self) | {"patience": _finite(self.patience), "considered": []}
+        values = without_defaults(self) | {"patience": _finite(self.patience), "considered": []}
         if self.later:
             values["later"] = list(self.later)
         for entry in self.considered:
-            state = told(entry.state) | {"opens_at": _finite(entry.state.opens_at)}
-            values["considered"].append(told(entry) | {"state": state})
+            state = without_defaults(entry.state) | {"opens_at": _finite(entry.state.opens_at)}
+            values["considered"].append(without_defaults(entry) | {"state": state})
         return values
 
     @classmethod
@@ -222,13 +222,8 @@ def of_one_model(routes: Sequence[R], preferred: str | None = None) -> list[R]:
     first = next(iter(_groups(routes, preferred)), None)
     if first is None:
         return []
-    name = bare(first[0].model)
-    return [route for route in routes if bare(route.model) == name]
-
-
-def bare(model: str) -> str:
-    """The name of a model without its vendor."""
-    return model.rpartition("/")[2]
+    name = without_vendor(first[0].model)
+    return [route for route in routes if without_vendor(route.model) == name]
 
 
 def choose(

@@ -1,10 +1,19 @@
-"""Stops a request of another thread, because an interrupt reaches only the main thread."""
+"""Stopping a request that runs in another thread, where an interrupt does not reach it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# Maximum time for a cancelled request to drop its connection and book what it spent.
+_CANCEL_SECONDS = 2.0
 
 _here = threading.local()
 
@@ -36,3 +45,39 @@ def raise_if_stopped() -> None:
     stop = stop_of_this_thread()
     if stop is not None and stop.is_set():
         raise KeyboardInterrupt
+
+
+async def in_a_thread(request: Callable[[], T]) -> T:
+    """Return what a request returns, or raise what it raises; cancelling stops the request.
+
+    Cancelling waits until the request has ended, but at most two seconds. A request that still
+    hangs then, as in a name lookup, sends nothing afterwards.
+    """
+    stop, begun = threading.Event(), threading.Event()
+
+    def run() -> T:
+        begun.set()
+        with stopped_by(stop):
+            try:
+                return request()
+            except KeyboardInterrupt:
+                # A KeyboardInterrupt would end the event loop, which awaits nothing here any more.
+                raise asyncio.CancelledError from None
+
+    # Not `to_thread`: after cancelling it, nothing could wait for the thread.
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    ended = loop.run_in_executor(None, partial(context.run, run))
+    # Read the exception, or asyncio logs that it was never retrieved.
+    ended.add_done_callback(lambda end: end.cancelled() or end.exception())
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        stop.set()
+        if begun.is_set():
+            await asyncio.wait([ended], timeout=_CANCEL_SECONDS)
+        raise
+    finally:
+        # The event loop may be closed while this waits.
+        stop.set()
+        if not loop.is_closed():
+            ended.cancel()

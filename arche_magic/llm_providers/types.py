@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from .hidden import Secret
@@ -106,14 +107,18 @@ class Location(str):
 
 
 class RouteId(NamedTuple):
-    """What identifies a route; `key` is the key's label."""
+    """What identifies a route; `key` is the key's label.
+
+    It is shown as `groq · key 2 · gpt-oss-120b`.
+    """
 
     provider: str
     key: str
     model: str
 
     def __str__(self) -> str:
-        return route_name(*self)
+        number = self.key.rpartition("_key_")[2]
+        return f"{self.provider} · key {number} · {without_vendor(self.model)}"
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,9 @@ class Route:
         return str(self.id)
 
 
-def route_name(provider: str, key: str, model: str) -> str:
-    """The words a route is shown by: `groq · key 2 · gpt-oss-120b`."""
-    number = key.rpartition("_key_")[2]
-    return f"{provider} · key {number} · {model.rpartition('/')[2]}"
+def without_vendor(model: str) -> str:
+    """The name of a model without its vendor: `gpt-oss-120b` for `openai/gpt-oss-120b`."""
+    return model.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Limit:
     source: str = field(default="", compare=False)
     read_at: float = field(default=0.0, compare=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its name, such as `requests_per_minute` or `tokens_per_day`."""
         return f"{self.metric}_per_{self.period}"

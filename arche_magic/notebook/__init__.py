@@ -18,7 +18,7 @@ def load(shell: InteractiveShell) -> None:
     """
     from traitlets import TraitError
 
-    from . import completion, questions
+    from . import completion, questions, status_bar
     from .magics import ArcheMagics
 
     if _loaded(shell):
@@ -44,6 +44,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     questions.register(shell)
     completion.register(shell)
+    magics.status_bar = status_bar.start(shell, magics)
     # By name, so that the engine is not imported before it is used.
     plain, markdown = _formatters(shell)
     plain.for_type_by_name(*_REPLY, _print_reply)

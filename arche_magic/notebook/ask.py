@@ -12,13 +12,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, ToolCall, ToolRun
 from arche_magic.llm_providers.attempt_log import Ended, attempt_log, name_notebook
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.request import Message
-from arche_magic.llm_providers.tools import ToolCall, ToolRun
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .attachments import with_attachments
@@ -38,8 +37,8 @@ from .tool_calls import functions_named
 if TYPE_CHECKING:
     import pandas as pd
 
+    from arche_magic.llm_providers import PendingReply
     from arche_magic.llm_providers.attempt_log import AttemptLog
-    from arche_magic.llm_providers.pending import PendingReply
 
     from .chat import Chat
     from .command import Session, Typed

@@ -12,13 +12,13 @@ from html import escape
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
+from arche_magic.llm_providers import PendingReply
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.pending import PendingReply
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import route_name, utc
+from arche_magic.llm_providers.types import utc
 
 from .display import Place, ReplyDisplay, show
 from .receipt import attempt_lines
@@ -325,5 +325,5 @@ def _clock(moment: float) -> str:
 
 def _outcome(job: BackgroundJob) -> str:
     if job.reply is not None:
-        return route_name(job.reply.provider, job.reply.key, job.reply.model)
+        return str(job.reply.route)
     return str(job.error or "")

@@ -7,7 +7,6 @@ from html import escape
 
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import route_name
 
 from .markup import as_html
 from .styles import QUIET
@@ -45,7 +44,7 @@ def beside(old: Reply, receipt: str, new: Mapping[str, str]) -> dict[str, str]:
     """The bundle of a reply, with an older reply to the same prompt and its receipt before it."""
     text = without_controls(str(old))
     body = new.get("text/html") or as_html(new.get("text/markdown", new["text/plain"]))
-    route = route_name(old.provider, old.key, old.model)
+    route = str(old.route)
     cards = [
         card_html(f"before · {route}", as_html(text), receipt),
         card_html("now · asked again", body, ""),

@@ -25,7 +25,6 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import route_name
 
 from . import live_line
 from .ask import refuse_with, sampling, typed_or_default
@@ -104,7 +103,7 @@ class Column:
     def name(self) -> str:
         """The route that answered, or who was asked."""
         reply = self.reply
-        return route_name(reply.provider, reply.key, reply.model) if reply else self.asked
+        return str(reply.route) if reply else self.asked
 
     def waiting(self, event: Waiting) -> None:
         """Show which route the request waits for."""

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.text.characters import unfinished, without_controls
 from arche_magic.llm_providers.text.code_blocks import code_of
-from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 from . import live_line
 from .cards import beside

@@ -6,7 +6,7 @@ import json
 import math
 import re
 
-from arche_magic.llm_providers.preview import Preview
+from arche_magic.llm_providers import Preview
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import in_seconds
 

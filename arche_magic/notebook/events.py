@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Protocol
 
+from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting
-from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 
 class View(Protocol):

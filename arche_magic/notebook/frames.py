@@ -7,11 +7,9 @@ from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.attempt_file import records_of
-from arche_magic.llm_providers.attempt_log import Spent
+from arche_magic.llm_providers.attempt_log import Spent, records_of
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.doctor import Finding
-from arche_magic.llm_providers.key_checks import KeyCheck
+from arche_magic.llm_providers.doctor import Finding, KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import MOST_TOKENS, Attempt
 from arche_magic.llm_providers.types import Key, RouteId, Standing

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers import PendingReply
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.pending import PendingReply
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import RouteId
 

@@ -14,9 +14,9 @@ from arche_magic.llm_providers.config import (
     get_configuration,
     remove_key,
 )
+from arche_magic.llm_providers.doctor import KeyCheck, check_keys
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.hidden import Hidden, without_locals
-from arche_magic.llm_providers.key_checks import KeyCheck, check_keys
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import in_seconds
 

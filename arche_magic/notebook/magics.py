@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .status_bar import StatusBar
+
 COMMANDS = (
     llm, llm_chat, llm_doctor, llm_explain, llm_history, llm_insert, llm_jobs, llm_keys, llm_last,
     llm_models, llm_panel, llm_prompts, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services,
@@ -55,13 +57,16 @@ class ArcheMagics(Defaults, Magics):
         super().__init__(shell=shell, parent=shell)
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
         self.session = Session(shell, self, OutHook(shell), FailureWatch(shell))
+        self.status_bar: StatusBar | None = None
         self._checks_provider = True
 
     def unload(self) -> None:
-        """Close panels, stop jobs, sandbox and server, and give `Out` back to IPython."""
+        """Close panels and the status bar, stop jobs, sandbox and server, give `Out` back."""
         from . import once, panel, sandbox_switch, serving
 
         panel.close_all()
+        if self.status_bar:
+            self.status_bar.close()
         serving.stop()
         if "jobs" in vars(self.session):
             self.session.jobs.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
-from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.doctor import check_keys
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 

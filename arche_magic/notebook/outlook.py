@@ -10,7 +10,7 @@ from typing import Any
 
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Standing, Usage, in_seconds, route_name, utc
+from arche_magic.llm_providers.types import Standing, Usage, in_seconds, utc
 
 _LINES = 4
 
@@ -121,7 +121,7 @@ def _runs_out(
     for row, pace in zip(standings, paces, strict=True):
         moment = forecast.runs_out_at(row, pace, now)
         if row.remaining > 0 and math.isfinite(moment):
-            route = route_name(row.provider, row.key, row.model)
+            route = str(row.route)
             limit, turns = row.limit.replace("_", " "), row.window == "calendar"
             end = RunsOut(route, limit, moment, row.resets_at, turns)
             ends.setdefault((forecast.account_of(row), row.limit), end)

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from arche_magic.llm_providers.attempt_file import read_lines
-from arche_magic.llm_providers.attempt_log import SESSION, attempt_log
+from arche_magic.llm_providers import Decision
+from arche_magic.llm_providers.attempt_log import SESSION, attempt_log, read_lines
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.routing import Decision
 from arche_magic.llm_providers.types import utc
 
 if TYPE_CHECKING:

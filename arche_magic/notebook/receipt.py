@@ -8,10 +8,9 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.records import told
-from arche_magic.llm_providers.reply import Attempt, Reply, total_cost
+from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import Usage, route_name
+from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
 from .styles import QUIET, quiet_line
@@ -36,7 +35,7 @@ def receipt_line(reply: Reply) -> str:
     The receipt of a paid reply shows its cost, `paid · $0.0031`. The receipt of a kept reply is
     `from memory, 2026-11-23 · groq · key 2 · gpt-oss-120b · 312 tokens then, none now`.
     """
-    route = route_name(reply.provider, reply.key, reply.model)
+    route = str(reply.route)
     tokens = f"{reply.usage.total_tokens:,} tokens"
     if reply.from_memory:
         day = f"{reply.from_memory.astimezone():%Y-%m-%d}"
@@ -146,7 +145,7 @@ def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
 
     `said`, the server's words, is left out: `error` has them already.
     """
-    return [_one_line(told(replace(attempt, said=""))) for attempt in attempts]
+    return [_one_line(without_defaults(replace(attempt, said=""))) for attempt in attempts]
 
 
 def _one_line(values: dict[str, Any]) -> str:
@@ -158,7 +157,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
     cell = "display:table-cell;padding:1px 12px 1px 0"
     lines = "".join(
         f'<div style="display:table-row"><span style="{cell};white-space:nowrap">'
-        f"{escape(route_name(a.provider, a.key, a.model))}</span> "
+        f"{escape(str(a.route))}</span> "
         f'<span style="{cell}">{a.outcome}</span> '
         f'<span style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</span>'
         "</div>"

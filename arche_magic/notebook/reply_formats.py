@@ -58,8 +58,8 @@ def is_json(text: str) -> bool:
 
 def _json_in(text: str) -> str | None:
     """The JSON in a reply, indented: all of it, a block, or the object at its end; else None."""
-    from arche_magic.llm_providers.schemas import json_in
     from arche_magic.llm_providers.text.characters import whole_characters
+    from arche_magic.llm_providers.text.json_values import json_in
     from arche_magic.llm_providers.text.markdown import fenced_blocks
     from arche_magic.llm_providers.text.reasoning import without_reasoning
 

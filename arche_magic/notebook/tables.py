@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.types import route_name
+from arche_magic.llm_providers.types import RouteId
 
 from .costs import price_text
 from .styles import EDGE, QUIET
@@ -48,7 +48,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
         rows.append(
             (
-                Cell(route_name(str(provider), str(key), str(model))),
+                Cell(str(RouteId(str(provider), str(key), str(model)))),
                 *(
                     Cell(str(outcomes.get(outcome, 0)), right=True)
                     for outcome in ("served", "skipped", "refused", "failed", "interrupted")

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from arche_magic.llm_providers import Function, ToolCall, ToolRun
 from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.functions import Function
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 from .styles import QUIET, RED, one_line
 

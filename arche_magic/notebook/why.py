@@ -10,8 +10,8 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
+from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.routing import Considered, Decision
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
@@ -65,7 +65,7 @@ def reasons(
     tried: dict[RouteId, list[Attempt]] = {}
     for attempt in attempts:
         if attempt.outcome != "skipped":
-            tried.setdefault(_route(attempt), []).append(attempt)
+            tried.setdefault(attempt.route, []).append(attempt)
     # The last evaluation of each route; a route that was given up is not evaluated again.
     looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
     first = decisions[0]
@@ -110,7 +110,7 @@ def _costs(
         sent = [
             attempt
             for attempt in attempts
-            if _route(attempt) == route and attempt.outcome in ("served", "failed", "interrupted")
+            if attempt.route == route and attempt.outcome in ("served", "failed", "interrupted")
         ]
         known = [attempt.cost_usd for attempt in sent if attempt.cost_usd is not None]
         if len(known) < len(sent):
@@ -130,7 +130,7 @@ def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
     if ended is not None:
         verb = "answered" if ended.outcome == "served" else "was interrupted"
         cost = f" ({paid_text(ended.cost_usd)})" if ended.cost_usd != 0 else ""
-        return f"Asked at {when}: {_route(ended)} {verb}{after}{cost}."
+        return f"Asked at {when}: {ended.route} {verb}{after}{cost}."
     choice = last.choice()
     if choice.route and choice.opens_at > last.at:
         return f"Asked at {when}: interrupted while it waited for {choice.route.name}."
@@ -262,10 +262,6 @@ def _opening(entry: Considered, decision: Decision) -> float | None:
 
 def _is_key_of(entry: Considered, other: Considered) -> bool:
     return (entry.provider, entry.model) == (other.provider, other.model)
-
-
-def _route(attempt: Attempt) -> RouteId:
-    return RouteId(attempt.provider, attempt.key, attempt.model)
 
 
 def _left_out(route: RouteId, why: str, change: str) -> Reason:

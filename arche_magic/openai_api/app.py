@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Collection, Mapping
@@ -19,18 +20,20 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
 from .handler import LARGEST_BODY, HttpReply, handle
-from .request_thread import ClientGone, ReplyBroken, RequestThread
+from .request_thread import MOST_THREADS, RequestStopped, RequestThread
 from .requests import TAG_HEADER
 from .wire import Problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+logger = logging.getLogger("arche_magic.openai_api")
+
 _BODY_SECONDS = 60.0
 # How long a client may read nothing of its reply.
 _UNREAD_SECONDS = 60.0
-# As many as the asynchronous client asks at once; others wait for their turn.
-_MOST_THREADS = 64
+# Chunks that may wait for a client that reads slowly; then the request's thread waits too.
+_MOST_WAITING = 100
 _HOSTS = ("127.0.0.1", "localhost", "::1")
 _LONGEST_CLIENT = 40
 _START, _BODY = "http.response.start", "http.response.body"
@@ -100,7 +103,7 @@ class _Interface:
 
     def __init__(self, port: int, token: str) -> None:
         self._port, self._token = port, token.encode()
-        self._threads = asyncio.Semaphore(_MOST_THREADS)
+        self._threads = asyncio.Semaphore(MOST_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -124,7 +127,7 @@ class _Interface:
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 body = await _body(Headers(scope=scope), receive)
-        except ClientGone:
+        except RequestStopped:
             return
         except TimeoutError:
             await _refusal(408, "the body did not arrive in time", "timeout")(scope, receive, send)
@@ -134,7 +137,7 @@ class _Interface:
             await _refusal(413, message, "body_too_large")(scope, receive, send)
             return
         gone = asyncio.ensure_future(_disconnect(receive))
-        with suppress(ClientGone):
+        with suppress(RequestStopped):
             try:
                 await self._wait_for_thread(gone)
                 thread = RequestThread(
@@ -142,8 +145,9 @@ class _Interface:
                         _ask, self._port, scope["method"], scope["path"], _headers(scope), body
                     ),
                     self._threads.release,
+                    _MOST_WAITING,
                 )
-                gone.add_done_callback(lambda _: thread.leave())
+                gone.add_done_callback(lambda _: thread.stop())
                 await _send(thread, scope, receive, send)
             finally:
                 gone.cancel()
@@ -155,7 +159,7 @@ class _Interface:
         if gone.done():
             if not turn.cancel():
                 self._threads.release()
-            raise ClientGone
+            raise RequestStopped
 
 
 def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> HttpReply:
@@ -198,7 +202,11 @@ async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Sen
         async for chunk in thread.chunks():
             await put({"type": _BODY, "body": chunk, "more_body": True})
         await put({"type": _BODY, "body": b""})
-    except (ReplyBroken, TimeoutError):
+    except RequestStopped:
+        raise
+    except Exception as error:
+        if not isinstance(error, TimeoutError):
+            logger.exception("a request of the server failed (%s)", type(error).__name__)
         if is_begun:
             await _abort(scope, receive)
         else:
@@ -217,7 +225,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
     uvicorn discards what arrives after that, so that the client can read the refusal.
 
     Raises:
-        ClientGone: the client has left.
+        RequestStopped: the client has left.
     """
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > LARGEST_BODY:
@@ -226,7 +234,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
     while len(body) <= LARGEST_BODY:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise RequestStopped
         body += message.get("body", b"")
         if not message.get("more_body"):
             return bytes(body)

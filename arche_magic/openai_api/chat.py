@@ -49,7 +49,7 @@ def chat_completions(
         raise problem_of(error, now, fields, is_late=now - began >= seconds) from None
     if call.stream:
         return _events_of(reply, call)
-    return json_reply(completion(reply), headers=route_header(reply))
+    return json_reply(completion(reply), headers=route_header(reply.route))
 
 
 def _provider(configuration: Configuration) -> IntelligentLLMOrchestrator:
@@ -73,7 +73,7 @@ def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
             yield event(chunk)
         yield DONE
 
-    return _stream_reply(chunks(), route_header(reply))
+    return _stream_reply(chunks(), route_header(reply.route))
 
 
 @dataclass
@@ -101,7 +101,7 @@ class _Stream:
         chunks = self._chunks(first.text, first.route, events)
         # Started, so that closing it before the first chunk is read also closes the request.
         next(chunks)
-        return _stream_reply(chunks, route_header(first.route))
+        return _stream_reply(chunks, route_header(first.route.id))
 
     def _chunks(
         self, text: str, route: Route, events: Generator[Event, None, Reply]

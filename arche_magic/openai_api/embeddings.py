@@ -156,7 +156,7 @@ def _answer(replies: Sequence[Reply], encoding: str) -> HttpReply:
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "arche": route_details(whole),
     }
-    return json_reply(answer, headers=route_header(whole))
+    return json_reply(answer, headers=route_header(whole.route))
 
 
 def _encoded(vector: array[float], encoding: str) -> list[float] | str:

@@ -81,7 +81,7 @@ def problem_of(
 
 def _is_too_large(error: LLMProviderError) -> bool:
     """Whether every route that was considered is too small for the request."""
-    last = {(a.provider, a.key, a.model): a.error or "" for a in error.attempts}
+    last = {attempt.route: attempt.error or "" for attempt in error.attempts}
     return bool(last) and all(why.startswith(_TOO_LARGE) for why in last.values())
 
 

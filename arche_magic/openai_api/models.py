@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from arche_magic.llm_providers import Tool
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.request import Image, Message, Request
-from arche_magic.llm_providers.tools import Tool
 
 from .requests import AUTO, who_answers
 from .wire import HttpReply, json_reply

@@ -8,22 +8,20 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from arche_magic.llm_providers import ToolCall
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.tools import ToolCall
-from arche_magic.llm_providers.types import Route
+from arche_magic.llm_providers.types import RouteId
 
 ROUTE_HEADER = "x-arche-route"
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
-def route_header(route: Route | Reply) -> dict[str, str]:
+def route_header(route: RouteId) -> dict[str, str]:
     """The header that names the route: provider, key label and model.
 
     A header is ASCII, so other characters are percent-encoded.
     """
-    key = route.key if isinstance(route.key, str) else route.key.label
-    named = f"{route.provider} {key} {route.model}"
-    return {ROUTE_HEADER: quote(named, safe=_PRINTABLE, errors="replace")}
+    return {ROUTE_HEADER: quote(" ".join(route), safe=_PRINTABLE, errors="replace")}
 
 
 def completion(reply: Reply) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 def route_details(reply: Reply) -> dict[str, Any]:
     """Our part of a completion: the route, every attempt, USD, and seconds that it waited."""
     return {
-        "route": {"provider": reply.provider, "key": reply.key, "model": reply.model},
+        "route": reply.route._asdict(),
         "attempts": [attempt.to_dict() for attempt in reply.attempts],
         "cost": reply.cost,
         "waited": max((attempt.waited_s for attempt in reply.attempts), default=0.0),

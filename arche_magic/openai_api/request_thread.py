@@ -1,9 +1,9 @@
-"""One request of the server in a thread of its own, and its reply for the event loop."""
+"""One request in a thread of its own, and its reply for the event loop that awaits it."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
@@ -14,23 +14,19 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .handler import HttpReply
-
-logger = logging.getLogger("arche_magic.openai_api")
+    from .wire import HttpReply
 
 THREAD_NAME = "arche-request"
-# Chunks that may wait for a client that reads slowly; then the thread waits too.
-_MOST_WAITING = 100
-# How often a thread that waits for a slow client checks whether it must stop.
+MOST_THREADS = 64
+"""Requests of one event loop at the same time; others wait. Threads wait for the network."""
+# How often a thread that waits for a slow reader checks whether it must stop.
 _WATCH_SECONDS = 0.1
+# Maximum time for a stopped request to drop its connection and book what it spent.
+_CLOSE_SECONDS = 2.0
 
 
-class ClientGone(Exception):
-    """The client has closed its connection, or the server stops."""
-
-
-class ReplyBroken(Exception):
-    """The reply ended in the middle because of an error of ours."""
+class RequestStopped(Exception):
+    """The request was stopped before its reply was complete."""
 
 
 class RequestThread:
@@ -40,37 +36,51 @@ class RequestThread:
     so the thread that asks is the one that reads the stream, to its end.
 
     Args:
-        ask: makes the request.
+        ask: calls `handle`.
         ended: called in the event loop when the thread ends.
+        most_waiting: chunks that may wait for a slow reader before the thread waits too; any
+            number if not given.
     """
 
-    def __init__(self, ask: Callable[[], HttpReply], ended: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], HttpReply],
+        ended: Callable[[], object],
+        most_waiting: int | None = None,
+    ) -> None:
         self._ask, self._ended = ask, ended
         self._loop = asyncio.get_running_loop()
-        self._stop = threading.Event()
-        self._room = threading.Semaphore(_MOST_WAITING)
+        self._stop, self._over = threading.Event(), asyncio.Event()
+        self._room = threading.Semaphore(most_waiting) if most_waiting else None
         # The reply itself, the chunks of its body, and then None or the exception that ended it.
         self._news: asyncio.Queue[HttpReply | bytes | Exception | None] = asyncio.Queue()
         # A daemon: a request that hangs in a name lookup must not keep the process alive.
-        thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(self._run,), name=THREAD_NAME, daemon=True)
         try:
             thread.start()
-        except RuntimeError:
+        except RuntimeError as error:
             # The process has reached its limit of threads.
-            self._news.put_nowait(ReplyBroken())
-            ended()
+            self._news.put_nowait(error)
+            self._end()
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Stop the request: the connection to the service is dropped, and the quota is settled."""
         self._stop.set()
-        self._news.put_nowait(ClientGone())
+        self._news.put_nowait(RequestStopped())
+
+    async def aclose(self) -> None:
+        """Stop the request and wait until its quota is settled, but at most two seconds."""
+        self.stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), _CLOSE_SECONDS)
 
     async def reply(self) -> HttpReply:
         """The status, the headers, and the body or an iterator of its chunks.
 
         Raises:
-            ClientGone: `leave` was called.
-            ReplyBroken: there is no reply because of an error of ours.
+            RequestStopped: the request was stopped.
+            Exception: what `ask` raised.
         """
         first = await self._news.get()
         if isinstance(first, Exception):
@@ -81,8 +91,8 @@ class RequestThread:
         """The body; chunks that arrived meanwhile come together.
 
         Raises:
-            ClientGone: `leave` was called.
-            ReplyBroken: the body ended in the middle.
+            RequestStopped: the request was stopped.
+            Exception: what reading the body raised.
         """
         while True:
             news = [await self._news.get()]
@@ -91,8 +101,9 @@ class RequestThread:
             chunks = [one for one in news if isinstance(one, bytes)]
             if chunks:
                 yield b"".join(chunks)
-            for _ in chunks:
-                self._room.release()
+            if self._room is not None:
+                for _ in chunks:
+                    self._room.release()
             end = news[-1]
             if isinstance(end, Exception):
                 raise end
@@ -104,7 +115,7 @@ class RequestThread:
             with stopped_by(self._stop):
                 self._tell(self._pass_on())
         finally:
-            self._call(self._ended)
+            self._call(self._end)
 
     def _pass_on(self) -> Exception | None:
         """Ask, and pass the reply on; returns what ended it too early, or None."""
@@ -120,21 +131,27 @@ class RequestThread:
                     self._wait_for_room()
                     self._tell(chunk)
         except KeyboardInterrupt:
-            return ClientGone()
-        except Exception as error:
-            logger.exception("a request of the server failed (%s)", type(error).__name__)
-            return ReplyBroken()
+            return RequestStopped()
+        except Exception as error:  # noqa: BLE001  # raised again where the reply is read
+            return error
         return None
 
     def _wait_for_room(self) -> None:
-        while not self._room.acquire(timeout=_WATCH_SECONDS) and not self._stop.is_set():
-            pass
+        while self._room is not None and not self._stop.is_set():
+            if self._room.acquire(timeout=_WATCH_SECONDS):
+                break
         raise_if_stopped()
 
     def _tell(self, news: HttpReply | bytes | Exception | None) -> None:
         self._call(lambda: self._news.put_nowait(news))
 
+    def _end(self) -> None:
+        self._over.set()
+        self._ended()
+
     def _call(self, work: Callable[[], object]) -> None:
-        # The event loop is closed if the server had no time to wait for this thread.
-        with suppress(RuntimeError):
+        try:
             self._loop.call_soon_threadsafe(work)
+        except RuntimeError:
+            # The event loop was closed: nobody reads the reply any more.
+            self._stop.set()

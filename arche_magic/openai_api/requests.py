@@ -9,7 +9,7 @@ from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Request
 
 from .wire import Problem

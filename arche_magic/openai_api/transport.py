@@ -9,17 +9,22 @@ are the same, so one transport serves both: it answers in the classes of the lib
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from .errors import TIMEOUT
 from .handler import HttpReply, handle
+from .request_thread import MOST_THREADS, RequestThread
 
 # What the official client waits by default (openai 2.0 to 3.57, `_constants.py`). Somebody who
 # leaves it so has not asked for a bound.
 _DEFAULT_SECONDS = 600.0
+# By event loop: how many more requests it may have under way; others wait.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 class Transport:
@@ -45,16 +50,24 @@ class Transport:
         return _response(request, reply, timeout)
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Answer one request in a thread of a pool; cancelling stops it.
+        """Answer one request in a thread of its own; cancelling stops it.
+
+        A slow reader of a stream holds up no other request. Cancelling, or closing the stream,
+        waits until the request is booked, but at most two seconds.
 
         Raises (in the client's library): ReadTimeout.
         """
-        from .async_replies import replied
-
         timeout = _seconds(request)
         body = await request.aread()
-        reply, chunks = await replied(lambda: self._handle(request, body, timeout))
-        return _response(request, reply, timeout, chunks)
+        turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MOST_THREADS))
+        await turns.acquire()
+        thread = RequestThread(lambda: self._handle(request, body, timeout), turns.release)
+        try:
+            reply = await thread.reply()
+        except BaseException:
+            await thread.aclose()
+            raise
+        return _response(request, reply, timeout, thread)
 
     def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
         return handle(
@@ -106,7 +119,7 @@ def _response(
     request: Any,
     reply: HttpReply,
     timeout: float | None,
-    chunks: AsyncIterator[bytes] | None = None,
+    thread: RequestThread | None = None,
 ) -> Any:
     library = _library(request)
     if isinstance(reply.body, bytes):
@@ -115,7 +128,7 @@ def _response(
             message = response.json()["error"]["message"]
             raise library.ReadTimeout(message, request=request)
         return response
-    body = _sync_body(library)(reply.body) if chunks is None else _async_body(library)(chunks)
+    body = _sync_body(library)(reply.body) if thread is None else _async_body(library)(thread)
     return library.Response(reply.status, headers=reply.headers, stream=body)
 
 
@@ -146,14 +159,13 @@ def _async_body(library: Any) -> Any:
     """As `_sync_body`, for code that awaits."""
 
     class Body(library.AsyncByteStream):  # type: ignore[misc]  # of one of two libraries
-        def __init__(self, chunks: Any) -> None:
-            self._chunks = chunks
+        def __init__(self, thread: RequestThread) -> None:
+            self._thread = thread
 
         def __aiter__(self) -> AsyncIterator[bytes]:
-            chunks: AsyncIterator[bytes] = self._chunks
-            return chunks
+            return self._thread.chunks()
 
         async def aclose(self) -> None:
-            await self._chunks.aclose()
+            await self._thread.aclose()
 
     return Body

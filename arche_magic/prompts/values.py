@@ -21,10 +21,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from arche_magic.llm_providers import PendingReply
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.images import read_image
-from arche_magic.llm_providers.pending import PendingReply
-from arche_magic.llm_providers.request import Image, Message
+from arche_magic.llm_providers.request import Image, Message, read_image
 
 from .sources import source_of
 from .tables import as_pandas

@@ -12,8 +12,8 @@ from tool_answers import ANSWERED, SIGNATURE, chat_answer, google_answer
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.openai_compatible import OpenAIAdapter
 from arche_magic.llm_providers.request import Image, Message, Request
-from arche_magic.llm_providers.suitability import unsuitable, untaken
 from arche_magic.llm_providers.types import Key
+from arche_magic.llm_providers.wire_fields import unsuitable, untaken
 
 WIRES = ("groq", "openai", "mistral", "google")
 PNG = Image("image/png", b"\x89PNG\r\n\x1a\n")

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from arche_magic.llm_providers import IntelligentLLMOrchestrator  # noqa: E402  # after the path
 from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as above
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
-from arche_magic.llm_providers.parameters import build_request  # noqa: E402
+from arche_magic.llm_providers.options import build_request  # noqa: E402
 
 MODEL = "openai/gpt-oss-120b"
 PROMPT = "Why is the sky blue? Answer in one paragraph."

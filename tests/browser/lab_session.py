@@ -106,10 +106,16 @@ class Lab:
 
 @dataclass
 class Screen:
-    """A page with one notebook, and the addresses of all its requests."""
+    """A page showing one notebook.
+
+    Attributes:
+        requests: the addresses of all its requests.
+        errors: what it wrote to the browser's console as an error.
+    """
 
     page: Page
     requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def run_all(self, seconds: float = 120) -> None:
         """Run all cells from the menu and wait until each has its number.
@@ -217,6 +223,7 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)} | {
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_PATH": str(_extension(folder)),
         "JUPYTER_RUNTIME_DIR": str(runtime),
         "JUPYTERLAB_SETTINGS_DIR": str(settings),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
@@ -278,6 +285,10 @@ def open_notebook(
         context.set_default_timeout(60_000)
         screen = Screen(context.new_page())
         context.on("request", lambda request: screen.requests.append(request.url))
+        screen.page.on(
+            "console", lambda said: said.type == "error" and screen.errors.append(said.text)
+        )
+        screen.page.on("pageerror", lambda error: screen.errors.append(str(error)))
         screen.page.goto(f"{lab.url}{lab.path}{quote(name)}?reset&token={lab.token}")
         screen.page.get_by_text(_READY[lab.path]).first.wait_for(timeout=120_000)
         if lab.path == _PATHS["notebook"]:
@@ -298,6 +309,16 @@ def _wait_for_kernel(lab: Lab) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError("no kernel is ready")
+
+
+def _extension(folder: Path) -> Path:
+    """A folder of Jupyter's data with our extension as it is now.
+
+    An install in this environment has a copy of it, which may be older, or none.
+    """
+    data = folder / "ours"
+    shutil.copytree(ROOT / "arche_magic" / "labextension", data / "labextensions" / "arche-magic")
+    return data
 
 
 def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> tuple[str, str]:

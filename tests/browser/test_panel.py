@@ -41,7 +41,9 @@ for _ in range(2):
 STATE = """\
 import threading
 from arche_magic.notebook.panel.refreshing import open_panels
-print(f"{len(open_panels())} open,", sum(panel.visible for panel in open_panels()), "seen")"""
+from arche_magic.notebook.panel.widgets import Panel
+panels = [panel for panel in open_panels() if isinstance(panel, Panel)]
+print(f"{len(panels)} open,", sum(panel.visible for panel in panels), "seen")"""
 OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 

@@ -17,7 +17,7 @@ from arche_magic.bulk import Job, JobStopped, Replies, Row
 from arche_magic.llm_providers import InvalidRequest, LLMProviderError, Tool, get_llm_provider
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.errors import NoKeys
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import Hold
 
 if TYPE_CHECKING:

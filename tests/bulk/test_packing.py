@@ -17,7 +17,7 @@ from arche_magic.bulk.packing import pack_size, packed
 from arche_magic.bulk.unpacking import ids_of, unpacked
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Usage

@@ -23,7 +23,7 @@ from arche_magic.bulk.job_records import jobs_since
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration, use_configuration
-from arche_magic.llm_providers.replies import Failure, reply_store
+from arche_magic.llm_providers.reply_cache.store import Failure, reply_store
 from arche_magic.llm_providers.storage import LedgerWarning
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.config.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Key, Timeouts
 

@@ -15,8 +15,8 @@ from arche_magic.llm_providers.config import (
     remove_key,
     use_configuration,
 )
+from arche_magic.llm_providers.doctor import check_keys
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.key_checks import check_keys
 from arche_magic.sandbox import Sandbox
 
 

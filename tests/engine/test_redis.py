@@ -455,7 +455,7 @@ HANG = """
 import os, signal, sys, time, warnings
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import Usage
 warnings.simplefilter("ignore")
 url, server, after = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])

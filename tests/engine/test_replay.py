@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.replay import address, addresses_like
+from arche_magic.llm_providers.reply_cache.replay import address, addresses_like
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.schemas import schema_of
 from arche_magic.llm_providers.tools import Tool, ToolCall

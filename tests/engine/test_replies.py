@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from arche_magic.llm_providers.replies import ReplyStore, reply_store
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply_cache.store import ReplyStore, reply_store
 from arche_magic.llm_providers.storage import LedgerWarning
 from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Usage, utc
@@ -180,7 +180,7 @@ def test_a_finished_claim_is_removed(store: ReplyStore) -> None:
 WORKER = """
 import sys, time
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 store, owner = ReplyStore(Path(sys.argv[1])), sys.argv[2]
@@ -244,7 +244,7 @@ def test_a_forked_process_can_use_the_store(store: ReplyStore) -> None:
 KEEPER = """
 import sys
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 store = ReplyStore(Path(sys.argv[1]))
@@ -330,7 +330,7 @@ def test_an_unusable_file_gives_one_warning(store: ReplyStore, spoil) -> None:
 FULL_DISK = """
 import resource, sys, warnings
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 store = ReplyStore(Path(sys.argv[1]))
@@ -361,7 +361,7 @@ def test_kept_replies_survive_a_full_disk(store: ReplyStore) -> None:
 READ_ONLY = """
 import os, sys, warnings
 from pathlib import Path
-from arche_magic.llm_providers.replies import ReplyStore
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.reply import Reply
 
 if os.getuid() == 0:

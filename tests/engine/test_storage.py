@@ -137,8 +137,22 @@ def test_the_file_is_readable_json_with_a_version(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["version"] == FILE_VERSION
     assert list(content["documents"]) == [f"groq:{route.key.account}"]
-    assert '"requests_per_day": {' in path.read_text(encoding="utf-8")
+    assert '"requests_per_day":{' in path.read_text(encoding="utf-8")
     assert not list(path.parent.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "text", ["},", "},:", 'ends in },"', "half a character: \ud83d", "\x00 and é", "},}]"]
+)
+def test_a_text_in_a_document_is_kept_as_it_is(path: Path, text: str) -> None:
+    """A line break is inserted between entries, and never inside a text."""
+    document = {"one": {"a": {"why": text}, text: {"n": 1}, "c": {}}, text: text, "two": {"n": 1.5}}
+    reader = JsonFileStorage(path)
+    assert reader.read("other") == {}
+    JsonFileStorage(path).update("other", lambda found: found.update(document))
+    assert reader.read("other") == document
+    JsonFileStorage(path).update("other", count)
+    assert reader.read("other") == {**document, "n": 1}
 
 
 def test_a_change_by_another_kernel_is_seen(written: Path) -> None:
@@ -159,7 +173,7 @@ def test_an_incomplete_file_is_restored_from_its_copy(
 ) -> None:
     """A kernel killed while it wrote loses nothing, because the copy was complete before."""
     content = written.read_bytes()
-    later = content.replace(b'"n": 1', b'"n": 6').replace(b'"revision": 1', b'"revision": 2')
+    later = content.replace(b'"n":1', b'"n":6').replace(b'"revision": 1', b'"revision": 2')
     later = later.replace(b'"complete": 1', b'"complete": 2')
     written.with_name(f"{written.name}.copy").write_bytes(later)
     cut = int(len(content) * share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from arche_magic.llm_providers.waiting import waiting_line
+from arche_magic.llm_providers.waiting_line import waiting_line
 
 
 def test_the_first_thread_in_line_goes_first() -> None:

@@ -16,8 +16,7 @@ import pytest
 
 import arche_magic
 from arche_magic.llm_providers.attempt_log import Spent
-from arche_magic.llm_providers.doctor import Finding
-from arche_magic.llm_providers.key_checks import KeyCheck
+from arche_magic.llm_providers.doctor import Finding, KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Key, RouteId, Standing

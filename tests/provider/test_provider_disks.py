@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from provider_parts import Start, run_script, write_env_file
 
-from arche_magic.llm_providers.replies import ReplyStore
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.storage import LedgerWarning
 from arche_magic.llm_providers.types import Usage
 

@@ -25,8 +25,7 @@ from arche_magic.llm_providers import (
     get_quota_tracker,
 )
 from arche_magic.llm_providers.config import get_configuration, use_configuration
-from arche_magic.llm_providers.doctor import examine
-from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.doctor import check_keys, examine
 from arche_magic.llm_providers.request import Image
 from arche_magic.notebook.model_table import models
 

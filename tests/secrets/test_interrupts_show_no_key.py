@@ -27,7 +27,7 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     remove_key,
 )
-from arche_magic.llm_providers.key_checks import check_keys
+from arche_magic.llm_providers.doctor import check_keys
 
 # The number of lines that are tried; each of them needs another call.
 LINES = 20

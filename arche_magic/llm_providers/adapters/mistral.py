@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
-from ..suitability import MISTRAL_FIELDS
+from ..wire_fields import MISTRAL_FIELDS
 from .base import SdkAdapter
 from .chat import chat_messages, chat_part
 from .error_bodies import mapping, mappings, said, validation_problems

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import httpcore
 
 from ..bounded import TookTooLong, within
+from .connections import Connections
 
 if TYPE_CHECKING:
     import ssl
@@ -57,10 +58,12 @@ class Allowance(float):
 def keep_time(client: httpx.Client) -> None:
     """Make every connection of a client keep to the allowances of its calls."""
     backend = _Network()
-    for transport in (client._transport, *client._mounts.values()):
+    transports: list[Any] = [client._transport, *client._mounts.values()]
+    for transport in transports:
         # httpcore's pools accept a backend, but httpx has no parameter for it.
         if pool := getattr(transport, "_pool", None):
             pool._network_backend = backend
+            transport._pool = Connections(pool)
 
 
 def uses_proxy(client: httpx.Client, url: str) -> bool:

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from ..addresses import is_base_url, is_loopback, origin
 from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..files import home_folder
+from ..urls import is_base_url, is_loopback, origin
 from .env_file import process_variable, warn_once
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 

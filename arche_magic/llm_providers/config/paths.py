@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..addresses import is_loopback
 from ..errors import ConfigurationError, InvalidRequest
 from ..files import expanded, keep_inside
 from ..types import Location
+from ..urls import is_loopback
 from .env_file import nearest, warn_once
 from .sources import Sources
 

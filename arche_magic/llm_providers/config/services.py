@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..addresses import is_loopback
 from ..catalog import Provider, known_services
 from ..files import working_directory
+from ..urls import is_loopback
 from .configuration import Configuration
 from .current import get_configuration, is_given
 from .keys import numbered_names

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
-from ..addresses import is_base_url
 from ..types import (
     PERIOD_SECONDS,
     TOKEN_LIMIT_NAMES,
@@ -17,6 +16,7 @@ from ..types import (
     ReplayMode,
     Timeouts,
 )
+from ..urls import is_base_url
 
 ANY_NAME = "*"
 """Stands in a table for every name that the user chooses."""

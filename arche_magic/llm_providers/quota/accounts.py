@@ -151,7 +151,8 @@ class Accounts:
         taken: dict[str, HeldCall] = {}
 
         def with_holds(account: AccountState, provider: ProviderState) -> T:
-            account.model(model).holds.update(deepcopy(taken))
+            if taken:
+                account.model(model).holds.update(deepcopy(taken))
             return change(account, provider)
 
         while True:

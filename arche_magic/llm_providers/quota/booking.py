@@ -22,14 +22,19 @@ HOLD_MARGIN_SECONDS = 30.0
 def hold(
     records: RouteRecords, route: Route, requests: Sequence[Request]
 ) -> list[Hold] | RouteState:
-    """Hold as many of the first requests as the route takes; its state if it takes none."""
+    """Hold as many of the first requests as the route takes; its state if it takes none.
+
+    The ledger has one record for all of them, from which each releases its own part.
+    """
 
     def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
-        now, by = records.clock.time(), this_process()
+        now, by, hold_id = records.clock.time(), this_process(), os.urandom(6).hex()
         records.charge_lost(account, provider, route, now)
         holds: list[Hold] = []
         for request in requests:
-            record = records.record(account, provider, route, now)
+            # The first hold may create the model's state; the others only change it.
+            if len(holds) < 2:
+                record = records.record(account, provider, route, now)
             amounts = ledger.estimate(record.model, request)
             state = opening.route_state(record, amounts, now, request.reserve)
             if state.opens_at > now:
@@ -38,7 +43,7 @@ def hold(
             # about its usual replies.
             unusual = request.images or request.expected_tokens or request.reply_count > 1
             plain = 0.0 if unusual else ledger.plain_tokens(request)
-            held = Hold(os.urandom(6).hex(), route, amounts, plain, now)
+            held = Hold(hold_id, route, amounts, plain, now)
             expires = now + request.timeout + HOLD_MARGIN_SECONDS
             ledger.place_hold(account, route, held.id, amounts, now, expires, by)
             closures.note_trial(provider, route, now)
@@ -52,18 +57,20 @@ def hold(
 
 
 def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
-    """Book calls of one route that were held together; returns what is left, in words."""
+    """Book calls of one route; returns what is left, in words."""
     route = calls[0].hold.route
     # First of all: what the replies say of limits holds for the account as a whole.
-    for call in calls:
-        records.accounts.learn(route.key, call.account, "header")
+    for account in dict.fromkeys(call.account for call in calls):
+        records.accounts.learn(route.key, account, "header")
 
     def change(record: RouteRecord, now: float) -> str:
         model = record.model
         for call in calls:
             held, ended_at = call.hold, min(now, call.ended_at)
             limits = record.limits.values()
-            alone = ledger.settle(model, limits, held.id, spent(call), ended_at, held.at)
+            alone = ledger.settle(
+                model, limits, held.id, held.amounts, spent(call), ended_at, held.at
+            )
             if call.usage and call.is_whole:
                 ledger.calibrate(model, held.plain_tokens, call.usage)
             closures.end_trial(record, held.at)
@@ -89,7 +96,7 @@ def fail(
 
     def change(record: RouteRecord, now: float) -> RouteState:
         limits = record.limits.values()
-        alone = ledger.settle(record.model, limits, held.id, units, now, held.at)
+        alone = ledger.settle(record.model, limits, held.id, held.amounts, units, now, held.at)
         closures.end_trial(record, held.at)
         record = records.learn(record, failure.observations, now, alone, held.amounts)
         failing.close(record, failure, now, held.at, jitter)

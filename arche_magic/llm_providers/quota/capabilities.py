@@ -7,7 +7,7 @@ import math
 from ..config import Configuration
 from ..provider_failure import Remedy
 from ..request import Request
-from ..suitability import may_be_unsuitable, unsuitable
+from ..wire_fields import may_be_unsuitable, unsuitable
 from . import closures
 from .opening import RouteState
 from .state import RouteRecord

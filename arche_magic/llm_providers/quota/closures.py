@@ -81,6 +81,8 @@ def latest_closure(record: RouteRecord, now: float) -> Closure | None:
     for part in (
         record.provider, record.model_at_provider, record.account, record.key, record.model,
     ):  # fmt: skip
+        if part.closed is None:
+            continue
         closed = closure_of(part, record.route.address)
         if closed is None or from_a_wrong_clock(closed.since, now):
             continue

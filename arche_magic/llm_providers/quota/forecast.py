@@ -44,7 +44,7 @@ def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float
     accounts = {row.route: account_of(row) for row in standings}
     spent: dict[tuple[Account, str], float] = {}
     for attempt in attempts:
-        account = accounts.get(RouteId(attempt.provider, attempt.key, attempt.model))
+        account = accounts.get(attempt.route)
         if account is not None and now - PACE_SECONDS < attempt.at <= now:
             for metric in METRICS:
                 spent[account, metric] = spent.get((account, metric), 0.0) + units(attempt, metric)

@@ -7,7 +7,7 @@ window before they are settled, so the ledger never counts less than the provide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ..request import Request, text_tokens
@@ -111,29 +111,33 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
 
 
 def with_limits(model: ModelState, limits: Iterable[Limit], now: float) -> ModelState:
-    """The model with a count of each limit in force; the original stays as it is."""
-    counted = dict(model.limits)
-    for limit in limits:
-        known = counted.get(limit.name)
-        if known is None or known.limit(limit.name) != limit:
-            counted[limit.name] = limit_state(limit, now, known)
-    return replace(model, limits=counted)
+    """The model with a count of each limit in force, not to be changed."""
+    changed = _changed_counts(model, limits, now)
+    return replace(model, limits=model.limits | changed) if changed else model
 
 
 def keep_limits(model: ModelState, limits: Iterable[Limit], now: float) -> None:
     """Have a count of each limit in force, to charge."""
-    model.limits = with_limits(model, limits, now).limits
+    model.limits.update(_changed_counts(model, limits, now))
 
 
 def place_hold(
     account: AccountState, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float,
     by: str,
 ) -> None:  # fmt: skip
-    """Reserve the amounts on every limit of the route's model, for a process of that name."""
+    """Reserve the amounts on every limit of the route's model, for a process of that name.
+
+    A hold with that id is there already if several calls are held together; they are added to it.
+    """
     account.provider = route.provider
     account.key(route.key.fingerprint).label = route.key.label
-    hold = HeldCall(now, expires, amounts, route.key.fingerprint, by)
-    account.model(route.model).holds[hold_id] = hold
+    holds = account.model(route.model).holds
+    if (hold := holds.get(hold_id)) is None:
+        holds[hold_id] = HeldCall(now, expires, dict(amounts), route.key.fingerprint, by)
+        return
+    hold.expires = max(hold.expires, expires)
+    for metric, amount in amounts.items():
+        hold.amounts[metric] += amount
 
 
 def lost_holds(
@@ -165,22 +169,34 @@ def charge_holds(
 
 
 def settle(
-    model: ModelState, limits: Iterable[Limit], hold_id: str, spent: Amounts, now: float,
-    began: float,
+    model: ModelState, limits: Iterable[Limit], hold_id: str, held: Amounts, spent: Amounts,
+    now: float, began: float,
 ) -> bool:  # fmt: skip
-    """Replace a hold by what was really spent; True if no other call was under way since `began`.
+    """Replace what a call held by what it spent; True if no other call was under way since `began`.
 
     A hold that is not there any more has expired and was charged then, or was forgotten on
     purpose together with everything else.
     """
-    hold = model.holds.pop(hold_id, None)
-    if hold is not None:
+    is_held = _release(model, hold_id, held)
+    if is_held:
         keep_limits(model, limits, now)
         _charge(model, spent, now)
     last = -math.inf if model.last_charged is None else model.last_charged
-    alone = hold is not None and not model.holds and last < began
+    alone = is_held and not model.holds and last < began
     model.last_charged = now
     return alone
+
+
+def _release(model: ModelState, hold_id: str, held: Amounts) -> bool:
+    """Take a call's part out of its hold, and the hold with its last call; whether it was there."""
+    hold = model.holds.get(hold_id)
+    if hold is None:
+        return False
+    for metric, amount in held.items():
+        hold.amounts[metric] = max(0.0, hold.amounts.get(metric, 0.0) - amount)
+    if not hold.amounts.get("requests"):
+        del model.holds[hold_id]
+    return True
 
 
 def note_answer(record: RouteRecord, now: float, began: float) -> None:
@@ -209,14 +225,14 @@ def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
 
 
 def learn(
-    model: ModelState, defaults: Iterable[Limit], window_of: Callable[[str], Limit],
+    model: ModelState, limits: Mapping[str, Limit], window_of: Callable[[str], Limit],
     observations: Iterable[Observation], now: float, alone: bool, refused: Amounts | None = None,
 ) -> None:  # fmt: skip
     """Let a response correct limits, their windows, and what is used of them.
 
     Args:
         model: the model that was asked.
-        defaults: the limits that are published or configured.
+        limits: the limits in force, by name.
         window_of: the provider's usual window for the name of a limit.
         observations: what the response says.
         now: epoch seconds.
@@ -226,7 +242,7 @@ def learn(
         refused: units of the request that was refused, if it was. When the provider says how long
             it has to wait, it fits after that wait.
     """
-    known = limits_of(model, defaults)
+    known = dict(limits)
     held = on_hold(model, now)
     for seen in observations:
         limit, before = known.get(seen.name), model.limits.get(seen.name)
@@ -250,7 +266,11 @@ def learn(
         limit = Limit(rule.metric, rule.period, amount, rule.window, rule.time_zone, evidence)
         since = before.evidence_at if before and seen.amount is None else now
         known[seen.name] = limit
-        state = model.limits[seen.name] = limit_state(limit, now, before, since)
+        if before and before.counts(limit):
+            before.evidence_at = since
+            state = before
+        else:
+            state = model.limits[seen.name] = limit_state(limit, now, before, since)
         if seen.amount is not None:
             was_stated = before and before.evidence in _LEARNED and not before.inferred
             state.inferred = seen.inferred and not was_stated
@@ -318,6 +338,17 @@ def limit_state(
         windows.set_used(limit, state.counter, level, now)
     state.recent, state.proven, state.inferred = dict(known.recent), known.proven, known.inferred
     return state
+
+
+def _changed_counts(
+    model: ModelState, limits: Iterable[Limit], now: float
+) -> dict[str, LimitState]:
+    """New counts of those limits that are not counted yet, or had another size or window."""
+    return {
+        limit.name: limit_state(limit, now, known)
+        for limit in limits
+        if (known := model.limits.get(limit.name)) is None or not known.counts(limit)
+    }
 
 
 def _is_wish(limit: Limit | None, stated: float) -> bool:

@@ -140,8 +140,10 @@ def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: 
         theirs.charged[metric] = _sum(theirs.charged.get(metric, 0.0), amount)
     for hold_id in before.holds.keys() - ours.holds.keys():
         theirs.holds.pop(hold_id, None)
-    for hold_id in ours.holds.keys() - before.holds.keys():
-        theirs.holds[hold_id] = ours.holds[hold_id]
+    for hold_id, hold in ours.holds.items():
+        # Calls that were held together leave their hold one by one.
+        if hold != before.holds.get(hold_id):
+            theirs.holds[hold_id] = hold
     if ours.calibration and ours.calibration != before.calibration:
         theirs.calibration = ours.calibration
     _keep_last_charged(ours, theirs)

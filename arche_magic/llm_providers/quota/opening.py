@@ -121,6 +121,8 @@ def room_of(
         # An output guess larger than the limit is only a guess: the prompt itself fits.
         need = min(need, limit.amount)
     need = min(need + reserve * limit.amount, max(need, limit.amount))
+    if used + need <= limit.amount:
+        return Room(now, "", used)
     moment = windows.opens_at(limit, state.counter, need, now)
     if moment > now and units:
         # What is on hold will be charged too before there is room for this one.
@@ -247,8 +249,10 @@ def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
         for part in (record.provider, record.model_at_provider)
         if part.closed and part.closed.tried is not None
     ]
-    holds = list(record.model.holds.values())
     every = [hold for model in record.account.models.values() for hold in model.holds.values()]
+    if not (tried or every):
+        return 0.0, ""
+    holds = list(record.model.holds.values())
     of_key = [hold for hold in every if hold.key == record.route.key.fingerprint]
     for part, calls, was_answered in (
         (record.account, every, True),

@@ -175,15 +175,22 @@ class RouteRecords:
             metric, period = split_limit_name(name)
             return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
 
-        defaults = self._default_limits(record.provider, record.route)
-        ledger.learn(record.model, defaults, window_of, seen, now, alone, refused)
-        return replace(record, limits=ledger.limits_of(record.model, defaults))
+        ledger.learn(record.model, record.limits, window_of, seen, now, alone, refused)
+        return self._with_limits(record)
 
     def doubt(self, record: RouteRecord, began: float) -> RouteRecord:
         """Drop inferred limits of a record that is being changed; a call that began then passed."""
+        if not any(state.inferred for state in record.model.limits.values()):
+            return record
         defaults = self._default_limits(record.provider, record.route)
         ledger.doubt(record.model, defaults, began)
-        return replace(record, limits=ledger.limits_of(record.model, defaults))
+        return self._with_limits(record)
+
+    def _with_limits(self, record: RouteRecord) -> RouteRecord:
+        """The record after its model has changed."""
+        defaults = self._default_limits(record.provider, record.route)
+        limits = ledger.limits_of(record.model, defaults)
+        return record if limits == record.limits else replace(record, limits=limits)
 
     def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""

@@ -103,6 +103,15 @@ class LimitState:
     proven: Units = 1.0
     inferred: bool = False
 
+    def counts(self, limit: Limit) -> bool:
+        """Whether this is the count of a limit of that size, window and evidence."""
+        return (
+            self.amount == limit.amount
+            and self.window == limit.window
+            and self.time_zone == limit.time_zone
+            and self.evidence == limit.evidence
+        )
+
     def limit(self, name: str) -> Limit:
         """The limit of that name, such as `requests_per_minute`."""
         return _limit(name, self.amount, self.window, self.time_zone, self.evidence)

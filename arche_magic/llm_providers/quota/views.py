@@ -90,6 +90,8 @@ def tightest(record: RouteRecord, now: float) -> str:
             continue
         used = windows.used(limit, state.counter, now) + held.get(limit.metric, 0.0)
         left = math.floor(max(0.0, limit.amount - used) + 1e-3)
+        if left / limit.amount > best[0]:
+            continue
         words = f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')}"
         when = "today" if limit.period == "day" else f"this {limit.period}"
         best = min(best, (left / limit.amount, f"{words} left {when}"))

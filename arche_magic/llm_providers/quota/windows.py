@@ -237,7 +237,7 @@ def rule_by_reset(
         # bucket for a moment in each period.
         refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
         is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
-        return replace(limit, window="bucket") if is_telling else limit
+        return _as_bucket(limit) if is_telling else limit
     # Within a minute a chance hit would be too likely.
     if limit.period not in _SHORT_PERIODS and (
         turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
@@ -261,7 +261,7 @@ def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, n
     # What is used is rounded up to whole units, so the wait may be shorter by one unit.
     fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
     if fits_bucket and (limit.window == "bucket" or not short):
-        return replace(limit, window="bucket")
+        return _as_bucket(limit)
     tolerance = _ROUNDED_MINUTE_SECONDS if short else _ROUNDED_RESET_SECONDS
     if (limit.window == "calendar" or not short) and (
         turning := _turning_in(wait, limit, usual, now, tolerance)
@@ -270,6 +270,10 @@ def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, n
     if seen.excess is None and limit.window == "bucket":
         return limit
     return replace(limit, window="rolling")
+
+
+def _as_bucket(limit: Limit) -> Limit:
+    return limit if limit.window == "bucket" else replace(limit, window="bucket")
 
 
 def _turning_in(

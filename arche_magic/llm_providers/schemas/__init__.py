@@ -9,24 +9,23 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
 from ..errors import ConfigurationError, InvalidRequest
-from ..request import Field, Schema
+from ..request import Field, Message, Request, Schema
 from ..text.characters import whole_characters
+from ..text.json_values import Misfit, Problem, json_in, reader
 from .fields import fields_in
-from .reading import Misfit, Problem, fitted, json_in, reader, with_correction
 from .short import fields_of
 from .strict import as_object, strict_form
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = [
-    "fitted", "json_in", "schema_as_sent", "schema_of", "validator", "with_correction",
-]  # fmt: skip
+__all__ = ["schema_as_sent", "schema_of", "validator", "with_correction"]
 
 _ACCEPTED = (
     "a schema is a pydantic model, a dataclass, a TypedDict, a JSON Schema as a dict, or a line "
@@ -66,6 +65,18 @@ def schema_as_sent(
     """
     text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
     return Schema(name, whole_characters(text), strict, json_in, description=description)
+
+
+def with_correction(request: Request, text: str, problems: str) -> Request:
+    """A request that continues from a reply that did not fit, and says what was wrong."""
+    correction = (
+        f"This does not fit the schema: {problems}. Reply once more with the corrected JSON alone."
+    )
+    said = (
+        Message("assistant", whole_characters(text)),
+        Message("user", whole_characters(correction)),
+    )
+    return replace(request, messages=(*request.messages, *said))
 
 
 def _of_line(line: str) -> Schema:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from .base import (
     warn_of_file,
 )
 from .deadlines import acquire, lock_deadline, seconds_left
-from .file_text import is_a_ledger, is_ours, lines, parse, split, whole_file
+from .file_text import is_a_ledger, is_ours, lines, parse, read_text, split, whole_file
 from .kernel_lock import kernel_lock
 from .rescue import BLANK, Rescue
 
@@ -182,7 +181,7 @@ class JsonFileStorage:
     def _change(self, names: tuple[str, ...], change: Change[T]) -> tuple[T, bool]:
         """The result of `change`, and whether it changed anything."""
         documents: dict[str, Document] = {
-            name: json.loads(self._texts.get(name, "{}")) for name in names
+            name: read_text(self._texts[name]) if name in self._texts else {} for name in names
         }
         result = change(*documents.values())
         changed = {
@@ -279,7 +278,7 @@ class JsonFileStorage:
             documents = {
                 name: self._documents[name]
                 if self._texts.get(name) == text and name in self._documents
-                else json.loads(text)
+                else read_text(text)
                 for name, text in texts.items()
             }
         except (ValueError, RecursionError):

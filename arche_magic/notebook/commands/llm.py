@@ -12,8 +12,7 @@ from ..reply_formats import FORMATS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers import Reply
-    from arche_magic.llm_providers.pending import PendingReply
+    from arche_magic.llm_providers import PendingReply, Reply
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(

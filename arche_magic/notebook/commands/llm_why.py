@@ -24,10 +24,10 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_why
       %llm_why answer
     """
+    from arche_magic.llm_providers import PendingReply
     from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.pending import PendingReply
     from arche_magic.llm_providers.reply import Reply
 
     from ..display import show

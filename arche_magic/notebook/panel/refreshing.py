@@ -1,4 +1,4 @@
-"""The open panels, and the thread that redraws them while there are any."""
+"""The open panels and the status bar, and the thread that redraws them while there are any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = 1.0
 
 
 class Drawn(Protocol):
-    """What this module needs of a panel."""
+    """What this module needs of a panel, or of the status bar."""
 
     @property
     def visible(self) -> bool:

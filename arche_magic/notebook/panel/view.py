@@ -8,13 +8,13 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_quota_tracker
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview, get_quota_tracker
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import Route, RouteId, Standing, route_name
+from arche_magic.llm_providers.types import Route, RouteId, Standing
 
 from ..costs import paid_routes, paid_text
 from ..meters import clock, quota_bundle, shared_notes, switched_off, without_limits
@@ -85,12 +85,20 @@ def notes(view: View) -> list[str]:
     ]
 
 
+def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
+    """What a prompt would meet now; an empty one stands for any short prompt.
+
+    Raises:
+        LLMProviderError: no request can be made, for example because there is no key.
+    """
+    llm = IntelligentLLMOrchestrator(configuration=view.configuration)
+    return llm.preview(prompt.strip() or _ANY_PROMPT, **options)
+
+
 def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
     """The route that would answer a prompt now, and why."""
     try:
-        ahead = IntelligentLLMOrchestrator(configuration=view.configuration).preview(
-            prompt.strip() or _ANY_PROMPT, **options
-        )
+        ahead = preview(view, prompt, options)
     except LLMProviderError as error:
         return _status("Nobody would answer", "", str(error))
     closed = [_closed(route, opens, why, view.now) for route, opens, why in ahead.closed]
@@ -115,7 +123,7 @@ def attempts_html(view: View) -> str:
         f'<tr style="background:none"><td style="{cell};{QUIET};font-variant-numeric:tabular-nums">'
         f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}</td>"
         f'<td style="{cell};white-space:nowrap">'
-        f"{escape(route_name(attempt.provider, attempt.key, attempt.model))}</td>"
+        f"{escape(str(attempt.route))}</td>"
         f'<td style="{cell}">{attempt.outcome}</td>'
         f'<td style="{cell};{QUIET}">{escape(_came_of(attempt))}</td></tr>'
         for attempt in view.attempts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
@@ -15,7 +14,6 @@ from IPython.display import display
 from arche_magic.llm_providers.config import Choices, get_choices, use_choices
 from arche_magic.llm_providers.text.characters import without_controls
 
-from ..ask import typed_or_default
 from ..display import for_frontends
 from ..receipt import receipt_bundle
 from ..reply_formats import bundle
@@ -23,6 +21,7 @@ from ..styles import QUIET
 from . import refreshing
 from .asking import Asking, Draft
 from .parts import Parts
+from .status import prompt_options
 from .tables import Tables
 from .view import View, attempts_html, look, next_html, snapshot_bundle
 
@@ -170,6 +169,9 @@ class Panel:
                 ),
             ]
         )
+        # The extension of JupyterLab finds the box and the button by these names.
+        self._root.add_class("arche-panel")
+        self._send.add_class("arche-send")
         # Pages add their views to this count.
         self._root._view_count = 0
         self._root.observe(self._count_views, "_view_count")
@@ -249,8 +251,7 @@ class Panel:
             _choose(lambda choices: replace(choices, patience=change["new"]))
 
     def _options(self) -> dict[str, Any]:
-        names = ("provider", "model", "system", "temperature", "max_tokens", "patience", "private")
-        return typed_or_default(Namespace(), self._defaults, *names)
+        return prompt_options(self._defaults)
 
     def _stop_asking(self) -> None:
         if not self._draft.busy:

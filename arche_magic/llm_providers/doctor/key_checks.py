@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .adapters import build_adapter
-from .provider_failure import AttemptFailed, Remedy
-from .quota_tracker import QuotaTracker
-from .types import Key
+from ..adapters import build_adapter
+from ..provider_failure import AttemptFailed, Remedy
+from ..quota_tracker import QuotaTracker
+from ..types import Key
 
 TIMEOUT = 15.0
 """Seconds within which a provider has to list its models."""

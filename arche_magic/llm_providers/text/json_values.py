@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ..request import Message, Request
-from ..text.characters import whole_characters
-from ..text.reasoning import END_TOKEN, after_reasoning
+from .characters import whole_characters
+from .reasoning import END_TOKEN, after_reasoning
 
 # Models forget to escape line breaks inside strings.
 _DECODER = json.JSONDecoder(strict=False)
@@ -121,18 +120,6 @@ def _json_objects(text: str) -> Iterator[_Found]:
             space = _SPACE.match(text, at)
             if space and END_TOKEN.match(text, space.end()):
                 return
-
-
-def with_correction(request: Request, text: str, problems: str) -> Request:
-    """A request that continues from a reply that did not fit, and says what was wrong."""
-    correction = (
-        f"This does not fit the schema: {problems}. Reply once more with the corrected JSON alone."
-    )
-    said = (
-        Message("assistant", whole_characters(text)),
-        Message("user", whole_characters(correction)),
-    )
-    return replace(request, messages=(*request.messages, *said))
 
 
 def _in_whole_characters(value: Any, text: str) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.parameters import build_request
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.tools import Tool, ToolCall
 

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from .files import NotOurs, absolute, check_sqlite
-from .forks import new_lock
-from .reply import Reply
-from .storage import LedgerWarning, warn_of_file
-from .tools import ToolCall
-from .types import Usage, utc
+from ..files import NotOurs, absolute, check_sqlite
+from ..forks import new_lock
+from ..reply import Reply
+from ..storage import LedgerWarning, warn_of_file
+from ..tools import ToolCall
+from ..types import Usage, utc
 
 FILE_VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -60,6 +61,9 @@ SELECT address, text, provider, replies.key, model, input_tokens, output_tokens,
     cost_usd, created_at, {added}
 FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value
 WHERE text != '' OR {more} != ''
+"""
+_COLUMN = """
+SELECT address, {column} FROM json_each(?) AS asked CROSS JOIN {table} ON address = asked.value
 """
 _KEPT = """
 SELECT address FROM json_each(?1) AS asked
@@ -105,6 +109,9 @@ class Failure:
     raw: str | None = None
 
 
+Store = TypeVar("Store", bound="ReplyStore")
+
+
 class ReplyStore:
     """Replies by address, shared by all threads and kernels that open the same file.
 
@@ -136,12 +143,8 @@ class ReplyStore:
     def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
         """The kept replies at these addresses, each with the time when it was kept."""
         asked = json.dumps(list(addresses))
-        with self._complaining():
-            if not self.path.exists():
-                return {}
-            with closing(self._connect()) as connection:
-                if not self._version(connection):
-                    return {}
+        with self._complaining(), self._reading() as connection:
+            if connection is not None:
                 missing = _missing(connection)
                 columns = {name: "''" if name in missing else name for name in _ADDED}
                 added = ", ".join(columns.values())
@@ -151,41 +154,17 @@ class ReplyStore:
 
     def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
         """The failures recorded at these addresses."""
-        asked = json.dumps(list(addresses))
-        with self._complaining():
-            if not self.path.exists():
+        with self._complaining(), self._reading() as connection:
+            names = tables(connection) if connection is not None else set()
+            if connection is None or "failures" not in names:
                 return {}
-            with closing(self._connect()) as connection:
-                self._version(connection)
-                tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
-                if ("failures",) not in tables:
-                    return {}
-                found = {
-                    address: Failure(error)
-                    for address, error in connection.execute(
-                        "SELECT address, error FROM json_each(?) AS asked "
-                        "CROSS JOIN failures ON address = asked.value",
-                        [asked],
-                    )
-                }
-                if found and ("misfits",) in tables:
-                    texts = connection.execute(
-                        "SELECT address, text FROM json_each(?) AS asked "
-                        "CROSS JOIN misfits ON address = asked.value",
-                        [json.dumps(list(found))],
-                    )
-                    found |= {at: Failure(found[at].error, text) for at, text in texts}
-                return found
+            errors = _at(addresses, "failures", "error", connection)
+            texts = _at(errors, "misfits", "text", connection) if "misfits" in names else {}
+            return {at: Failure(error, texts.get(at)) for at, error in errors.items()}
         return {}
 
     def claim(
-        self,
-        addresses: Iterable[str],
-        owner: str,
-        now: float,
-        until: float,
-        *,
-        again: bool = False,
+        self, addresses: Iterable[str], owner: str, now: float, until: float, *, again: bool = False
     ) -> set[str]:
         """Claim addresses for `owner`, and return those that it may ask.
 
@@ -249,15 +228,8 @@ class ReplyStore:
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """The owners of the claims on these addresses."""
-        asked = json.dumps(list(addresses))
         with self._complaining(), closing(self._connect()) as connection:
-            return dict(
-                connection.execute(
-                    "SELECT address, claimed_by FROM json_each(?) AS asked "
-                    "CROSS JOIN claims ON address = asked.value",
-                    [asked],
-                )
-            )
+            return _at(addresses, "claims", "claimed_by", connection)
         return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
@@ -291,6 +263,15 @@ class ReplyStore:
         return connection
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection for reading; None if nothing is kept yet."""
+        if not self.path.exists():
+            yield None
+            return
+        with closing(self._connect()) as connection:
+            yield connection if self._version(connection) else None
+
+    @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction, which is rolled back if it does not complete."""
         check_sqlite(self.path)
@@ -310,7 +291,7 @@ class ReplyStore:
     def _version(self, connection: sqlite3.Connection) -> int:
         """The version of the file's layout; 0 for an empty file."""
         # Tables first: another kernel may create everything between these two statements.
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        names = tables(connection)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FILE_VERSION):
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
@@ -335,6 +316,19 @@ class ReplyStore:
             warn_of_file(self.path, error, message)
         else:
             warnings.warn(message, LedgerWarning, stacklevel=2)
+
+
+def tables(connection: sqlite3.Connection) -> set[str]:
+    """The names of the file's tables and indexes."""
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
+def _at(
+    addresses: Iterable[str], table: str, column: str, connection: sqlite3.Connection
+) -> dict[str, str]:
+    """A column of the rows at these addresses, by address."""
+    query = _COLUMN.format(table=table, column=column)
+    return dict(connection.execute(query, [json.dumps(list(addresses))]))
 
 
 def _missing(connection: sqlite3.Connection) -> list[str]:
@@ -388,12 +382,18 @@ def _reply(
     )
 
 
-_opened: dict[Path, ReplyStore] = {}
+_opened: dict[tuple[type, Path], Any] = {}
 _opening = new_lock()
+
+
+def one_per_process(kind: type[Store], path: Path) -> Store:
+    """The store of that kind for a file, the same one for all threads of this process."""
+    path = absolute(path)
+    with _opening:
+        store: Store = _opened.setdefault((kind, path), kind(path))
+        return store
 
 
 def reply_store(path: Path) -> ReplyStore:
     """The store for a file, one per process."""
-    path = absolute(path)
-    with _opening:
-        return _opened.setdefault(path, ReplyStore(path))
+    return one_per_process(ReplyStore, path)

@@ -15,7 +15,7 @@ from .redaction import key_in
 from .request import Image, Message, Request
 from .schemas import schema_of
 from .text.characters import whole_characters
-from .tool_parameters import read_parallel, read_tool_choice, read_tools
+from .tool_options import read_parallel, read_tool_choice, read_tools
 from .tools import Tool
 from .types import ReplayMode
 

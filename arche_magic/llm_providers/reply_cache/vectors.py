@@ -11,16 +11,9 @@ import json
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .files import absolute
-from .forks import new_lock
-from .replies import ReplyStore
-
-if TYPE_CHECKING:
-    from sqlite3 import Connection
+from .store import ReplyStore, one_per_process, tables
 
 # Files of earlier versions lack the table, and earlier versions ignore it.
 _TABLE = """
@@ -51,18 +44,15 @@ class VectorStore(ReplyStore):
     def vectors(self, addresses: Iterable[bytes]) -> dict[bytes, array[float]]:
         """The kept vectors at these addresses."""
         found: dict[bytes, array[float]] = {}
-        with self._complaining():
-            if not self.path.exists():
+        with self._complaining(), self._reading() as connection:
+            if connection is None or "vectors" not in tables(connection):
                 return {}
-            with closing(self._connect()) as connection:
-                if not self._version(connection) or not _has_table(connection):
-                    return {}
-                # One transaction: otherwise each look-up locks the file anew.
-                connection.execute("BEGIN")
-                for address in addresses:
-                    row = connection.execute(_LOOK_UP, [address]).fetchone()
-                    if row is not None:
-                        found[address] = _read(row[0])
+            # One transaction: otherwise each look-up locks the file anew.
+            connection.execute("BEGIN")
+            for address in addresses:
+                row = connection.execute(_LOOK_UP, [address]).fetchone()
+                if row is not None:
+                    found[address] = _read(row[0])
         return found
 
     def keep_vectors(self, vectors: Mapping[bytes, array[float]], now: float) -> None:
@@ -73,11 +63,6 @@ class VectorStore(ReplyStore):
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
                 [(address, _bytes(vector), now) for address, vector in vectors.items()],
             )
-
-
-def _has_table(connection: Connection) -> bool:
-    found = "SELECT count(*) FROM sqlite_master WHERE name = 'vectors'"
-    return bool(connection.execute(found).fetchone()[0])
 
 
 def _bytes(vector: array[float]) -> bytes:
@@ -96,12 +81,6 @@ def _read(data: bytes) -> array[float]:
     return vector
 
 
-_opened: dict[Path, VectorStore] = {}
-_opening = new_lock()
-
-
 def vector_store(path: Path) -> VectorStore:
     """The store for a file, one per process."""
-    path = absolute(path)
-    with _opening:
-        return _opened.setdefault(path, VectorStore(path))
+    return one_per_process(VectorStore, path)

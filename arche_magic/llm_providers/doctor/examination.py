@@ -6,8 +6,6 @@ Services are asked for their lists of models, which spends no quota; only `send`
 from __future__ import annotations
 
 import re
-import shlex
-import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,30 +14,26 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from statistics import median
 
-from . import machine
-from .addresses import is_loopback
-from .catalog import Provider, published_providers
-from .config import (
+from .. import network_variables
+from ..catalog import Provider, published_providers
+from ..config import (
     Configuration,
     did_you_mean,
     get_configuration,
     how_to_turn_on,
-    is_given,
     list_services,
 )
-from .config.base_url_policy import own_settings_folder
-from .config.env_file import candidates, others_reach, parse_env_file
-from .config.keys import is_stand_in
-from .config.sources import SETTINGS_FILE
-from .errors import LLMProviderError
-from .files import working_directory
-from .finding import Finding as Finding
+from ..config.keys import is_stand_in
+from ..errors import LLMProviderError
+from ..files import working_directory
+from ..orchestrator import IntelligentLLMOrchestrator
+from ..quota_tracker import QuotaTracker, get_quota_tracker
+from ..storage import StorageTimeout, lock_deadline
+from ..types import Key, RouteId, in_seconds
+from ..urls import is_loopback
+from .files import configuration_files, unread_keys
+from .finding import Finding
 from .key_checks import NO_LIST, KeyCheck, check_keys
-from .orchestrator import IntelligentLLMOrchestrator
-from .quota_tracker import QuotaTracker, get_quota_tracker
-from .storage import StorageTimeout, lock_deadline
-from .types import Key, in_seconds, route_name
-from .unread_keys import unread_keys
 
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 # Services state the time in whole seconds, and an answer may take a few.
@@ -56,7 +50,7 @@ def examine(*, send: bool = False) -> list[Finding]:
     Args:
         send: also send one short prompt to each model; this spends quota, and money on paid routes.
     """
-    findings = [*_packages(), *_machine(), *_files(working_directory())]
+    findings = [*_packages(), *_machine(), *configuration_files(working_directory())]
     try:
         configuration = get_configuration()
         tracker = get_quota_tracker(configuration)
@@ -109,74 +103,17 @@ def _packages() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     """What this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
-    wrong = [Finding("wrong", "network", problem, advice) for problem in machine.problems()]
+    wrong = [
+        Finding("wrong", "network", problem, advice) for problem in network_variables.problems()
+    ]
     yield from wrong
-    names = [machine.proxy_variable("https:"), machine.certificate_variable()]
+    names = [network_variables.proxy_variable("https:"), network_variables.certificate_variable()]
     if not wrong and any(names):
         yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)[:3]]
-
-
-def _files(directory: Path | None) -> Iterator[Finding]:
-    if is_given():
-        yield Finding(
-            "ok",
-            "settings",
-            "set by the program or the sandbox; keys and limits in files are not used",
-        )
-        return
-    own = own_settings_folder() / SETTINGS_FILE
-    if directory is None:
-        advice = "change to another folder (%cd), or restart the kernel in one"
-        found = "the working directory was removed or cannot be read, so no file there counts"
-        yield Finding("wrong", "files", found, advice)
-    nearest: dict[str, Path] = {}
-    for name in (".env", SETTINGS_FILE):
-        for path, problem in candidates(name, directory) if directory else ():
-            if not problem:
-                nearest[name] = path
-                break
-            yield Finding("look", name, f"{path} {problem}")
-    if env_file := nearest.get(".env"):
-        yield from _env_file(env_file)
-    elif directory:
-        yield Finding("ok", ".env", f"none from {directory} upward")
-    settings = nearest.get(SETTINGS_FILE)
-    try:
-        settings = settings or (own if stat.S_ISREG(own.stat().st_mode) else None)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        yield Finding("look", SETTINGS_FILE, f"{own} cannot be read ({error.strerror})")
-    upward = f"none from {directory} upward, nor" if directory else "there is no"
-    yield Finding("ok", SETTINGS_FILE, str(settings) if settings else f"{upward} {own}")
-
-
-def _env_file(path: Path) -> Iterator[Finding]:
-    found = parse_env_file(path)
-    if found.problem:
-        yield Finding(
-            "wrong", ".env", f"{path} cannot be read and was skipped: {found.problem}",
-            "keys in the environment are still used",
-        )  # fmt: skip
-        return
-    if found.unused:
-        reasons: dict[str, list[str]] = {}
-        for number, why in found.unused.items():
-            reasons.setdefault(why, []).append(str(number))
-        for why, numbers in reasons.items():
-            several = len(numbers) > 1
-            line = f"line{'s' if several else ''} {', '.join(numbers)} of {path}"
-            yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
-    if others_reach(path):
-        advice = f"chmod 600 {shlex.quote(str(path))}"
-        yield Finding("look", ".env", f"{path}, which other users can read", advice)
-    elif not found.unused:
-        pipe = ", a named pipe, read once per process" if path.is_fifo() else ""
-        yield Finding("ok", ".env", f"{path}{pipe}")
 
 
 def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
@@ -369,7 +306,7 @@ def _answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[F
 
 
 def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
-    about = route_name(key.provider, key.label, model)
+    about = str(RouteId(key.provider, key.label, model))
     try:
         asker = IntelligentLLMOrchestrator(
             providers=[key.provider],

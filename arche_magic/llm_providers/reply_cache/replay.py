@@ -9,12 +9,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from .bounded import TookTooLong, within
-from .errors import NotKept
-from .records import default_of
-from .replies import ReplyStore
-from .reply import Event, Piece, Reply
-from .request import Request
+from ..bounded import TookTooLong, within
+from ..errors import NotKept
+from ..reply import Event, Piece, Reply, default_of
+from ..request import Request
+from .store import ReplyStore
 
 # Fields that say how a request is made, not what is asked. All other fields count, even new ones:
 # a question may then be asked twice, but never gets the reply to another question.

@@ -1,0 +1,202 @@
+/* Two things that a kernel cannot do: an item in JupyterLab's status bar that says what is left, and
+ * Ctrl+Enter in the panel's prompt box.
+ *
+ * JupyterLab loads this file as it is. It is written by hand as what its extensions are built to: a
+ * container of module federation. At its end, `init` is given the modules that the application
+ * shares, and `get` returns our plugins. What the item says is in `notebook/status_bar.py`.
+ */
+(() => {
+  "use strict";
+
+  // The name of the kernel's comm. Only a kernel with arche_magic has one.
+  const TARGET = "arche_magic.status";
+  // The signs of the table of `%llm_quota`. Shape and words tell them apart; colour only helps.
+  const SIGNS = {
+    open: ["●", "#2e9e5b"],
+    waiting: ["◐", "#c98a1b"],
+    closed: ["○", "#d0493b"],
+    unknown: ["◌", "inherit"],
+  };
+  // After these states a kernel has lost what it had loaded.
+  const GONE = ["restarting", "autorestarting", "terminating", "dead"];
+
+  let shared = {};
+
+  /* A module of the application itself, which must not be loaded twice; null if it has none. */
+  async function load(name) {
+    const versions = Object.values(shared[name] ?? {});
+    const chosen = versions.find((version) => version.loaded) ?? versions[0];
+    return chosen ? (await chosen.get())() : null;
+  }
+
+  async function makePlugins() {
+    const names = ["notebook", "statusbar", "apputils"].map((name) => `@jupyterlab/${name}`);
+    const modules = await Promise.all([...names, "@lumino/widgets"].map(load));
+    const sendKey = { id: "arche-magic:send-key", autoStart: true, activate: listenForSendKey };
+    if (modules.includes(null)) return [sendKey];
+    const [notebook, statusbar, apputils, widgets] = modules;
+    const item = {
+      id: "arche-magic:status-bar",
+      autoStart: true,
+      // Optional, because some pages of Notebook 7 have neither.
+      optional: [notebook.INotebookTracker, statusbar.IStatusBar],
+      activate: (_, tracker, bar) => {
+        if (tracker && bar) addItem(tracker, bar, notebook, apputils, widgets);
+      },
+    };
+    return [sendKey, item];
+  }
+
+  /* ---------------------------------------------------------------- the item in the status bar */
+
+  function addItem(tracker, bar, { NotebookActions }, { Dialog, showDialog }, { Panel, Widget }) {
+    const button = document.createElement("button");
+    const [sign, words] = [document.createElement("span"), document.createElement("span")];
+    button.append(sign, words);
+    button.type = "button";
+    button.style.cssText = "border: 0; background: none; font: inherit; cursor: pointer";
+    sign.style.marginRight = "4px";
+    sign.ariaHidden = "true"; // the words say the same
+
+    const item = new Widget({ node: button });
+    item.addClass("jp-mod-highlighted");
+    let status = null;
+    bar.registerStatusItem("arche-magic:status-bar", {
+      item,
+      align: "left",
+      rank: 90,
+      isActive: () => status !== null,
+    });
+    item.hide();
+
+    let asked = null; // the kernel that was asked whether it has arche_magic
+    let comm = null; // if it has
+    let dialogBody = null; // of the dialog that waits for the table
+
+    const currentKernel = () => tracker.currentWidget?.sessionContext.session?.kernel ?? null;
+
+    function show(next) {
+      // The kernel's clock may differ from ours, so it says in how many seconds a route opens.
+      status = next && { ...next, opensAt: Date.now() + 1000 * (next.opens_in ?? 0) };
+      draw();
+      item.setHidden(status === null);
+    }
+
+    function draw() {
+      if (status === null) return;
+      const [shape, color] = SIGNS[status.sign] ?? SIGNS.closed;
+      const seconds = Math.max(0, Math.ceil((status.opensAt - Date.now()) / 1000));
+      // Names of keys and models are text, never HTML.
+      sign.textContent = shape;
+      sign.style.color = color;
+      words.textContent = status.opens_in == null ? status.text : `${status.text} in ${seconds} s`;
+      button.title = status.details.join("\n");
+    }
+    setInterval(() => status?.opens_in != null && draw(), 1000);
+
+    function forget() {
+      asked = null;
+      if (comm && !comm.isDisposed) comm.dispose();
+      comm = null;
+      show(null);
+    }
+
+    /* Ask the current notebook's kernel for its comm. This runs no code in the kernel. */
+    async function follow() {
+      const kernel = currentKernel();
+      if (kernel === asked && comm) return;
+      forget();
+      if (!kernel) return;
+      asked = kernel;
+      try {
+        const reply = await kernel.requestCommInfo({ target_name: TARGET });
+        const [id] = Object.keys(reply.content.comms ?? {});
+        // Meanwhile another notebook may have been chosen, or another answer may have come.
+        if (id === undefined || asked !== kernel || comm) return;
+        comm = kernel.createComm(TARGET, id);
+        comm.onMsg = (message) => hear(message.content.data);
+        comm.onClose = forget;
+        want("status");
+      } catch {
+        // The kernel ended before it answered. The next one is asked again.
+      }
+    }
+
+    /* Tell the kernel that somebody looks; after ten minutes without it sends nothing more. */
+    function want(what) {
+      if (comm && !comm.isDisposed) comm.send({ wants: what });
+    }
+
+    function hear(data) {
+      if (data.status) show(data.status);
+      if (data.table && dialogBody) showTable(data.table);
+    }
+
+    function showTable(table) {
+      const type = table["text/html"] ? "text/html" : "text/plain";
+      const renderer = tracker.currentWidget.content.rendermime.createRenderer(type);
+      // Not trusted, so JupyterLab removes scripts and the like.
+      renderer.renderModel({ data: table, metadata: {}, trusted: false, setData() {} });
+      dialogBody.widgets.forEach((old) => old.dispose());
+      dialogBody.addWidget(renderer);
+    }
+
+    async function openTable() {
+      const body = new Panel();
+      const hint = new Widget();
+      hint.node.textContent = "The table comes as soon as the kernel can answer.";
+      body.addWidget(hint);
+      dialogBody = body;
+      want("table");
+      const buttons = [Dialog.okButton({ label: "Close" })];
+      await showDialog({ title: "What every route has left", body, buttons });
+      dialogBody = null;
+    }
+
+    button.addEventListener("click", openTable);
+    button.addEventListener("mouseenter", () => want("status"));
+    tracker.currentChanged.connect(follow);
+    tracker.widgetAdded.connect((_, panel) => {
+      const isCurrent = () => panel === tracker.currentWidget;
+      panel.sessionContext.kernelChanged.connect(() => isCurrent() && follow());
+      panel.sessionContext.statusChanged.connect((_, state) => {
+        if (!isCurrent()) return;
+        if (GONE.includes(state)) forget();
+        else if (state === "idle" && asked !== currentKernel()) follow();
+      });
+    });
+    // A cell may have loaded the extension.
+    NotebookActions.executed.connect((_, { notebook }) => {
+      if (notebook !== tracker.currentWidget?.content) return;
+      if (comm) want("status");
+      else follow();
+    });
+  }
+
+  /* -------------------------------------------------------- Ctrl+Enter in the panel's prompt box */
+
+  function listenForSendKey() {
+    const onKey = (event) => {
+      const isSend = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+      const panel = isSend && event.target.closest?.(".arche-panel");
+      if (!panel || event.target.tagName !== "TEXTAREA") return;
+      // Nobody else may take the key: in a notebook it runs the cell.
+      event.preventDefault();
+      event.stopPropagation();
+      panel.querySelector(".arche-send")?.click();
+    };
+    // In the capture phase, because ipywidgets keeps the keys of its text boxes from bubbling.
+    document.addEventListener("keydown", onKey, true);
+  }
+
+  window._JUPYTERLAB ??= {};
+  window._JUPYTERLAB["arche-magic"] = {
+    init(scope) {
+      shared = scope;
+    },
+    async get() {
+      const plugins = await makePlugins();
+      return () => ({ __esModule: true, default: plugins });
+    },
+  };
+})();

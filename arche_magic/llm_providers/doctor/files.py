@@ -1,0 +1,99 @@
+"""What the doctor finds in `.env` and the settings file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..catalog import Provider, known_services
+from ..config import is_given, own_settings_folder
+from ..config.env_file import candidates, others_reach, parse_env_file
+from ..config.sources import SETTINGS_FILE
+from .finding import Finding
+
+_KEY_NAME = re.compile(r"API_?KEY(_?\d+)?$", re.IGNORECASE)
+# All these names end alike, so that others than misspelt ones are near each other too.
+_NEAR = 0.88
+
+
+def configuration_files(directory: Path | None) -> Iterator[Finding]:
+    """The `.env` and the settings file that count, those that are skipped, and bad lines."""
+    if is_given():
+        yield Finding(
+            "ok",
+            "settings",
+            "set by the program or the sandbox; keys and limits in files are not used",
+        )
+        return
+    own = own_settings_folder() / SETTINGS_FILE
+    if directory is None:
+        advice = "change to another folder (%cd), or restart the kernel in one"
+        found = "the working directory was removed or cannot be read, so no file there counts"
+        yield Finding("wrong", "files", found, advice)
+    nearest: dict[str, Path] = {}
+    for name in (".env", SETTINGS_FILE):
+        for path, problem in candidates(name, directory) if directory else ():
+            if not problem:
+                nearest[name] = path
+                break
+            yield Finding("look", name, f"{path} {problem}")
+    if env_file := nearest.get(".env"):
+        yield from _env_file(env_file)
+    elif directory:
+        yield Finding("ok", ".env", f"none from {directory} upward")
+    settings = nearest.get(SETTINGS_FILE)
+    try:
+        settings = settings or (own if stat.S_ISREG(own.stat().st_mode) else None)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        yield Finding("look", SETTINGS_FILE, f"{own} cannot be read ({error.strerror})")
+    upward = f"none from {directory} upward, nor" if directory else "there is no"
+    yield Finding("ok", SETTINGS_FILE, str(settings) if settings else f"{upward} {own}")
+
+
+def _env_file(path: Path) -> Iterator[Finding]:
+    found = parse_env_file(path)
+    if found.problem:
+        yield Finding(
+            "wrong", ".env", f"{path} cannot be read and was skipped: {found.problem}",
+            "keys in the environment are still used",
+        )  # fmt: skip
+        return
+    if found.unused:
+        reasons: dict[str, list[str]] = {}
+        for number, why in found.unused.items():
+            reasons.setdefault(why, []).append(str(number))
+        for why, numbers in reasons.items():
+            several = len(numbers) > 1
+            line = f"line{'s' if several else ''} {', '.join(numbers)} of {path}"
+            yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
+    if others_reach(path):
+        advice = f"chmod 600 {shlex.quote(str(path))}"
+        yield Finding("look", ".env", f"{path}, which other users can read", advice)
+    elif not found.unused:
+        pipe = ", a named pipe, read once per process" if path.is_fifo() else ""
+        yield Finding("ok", ".env", f"{path}{pipe}")
+
+
+def unread_keys(providers: Iterable[Provider], directory: Path | None) -> Iterator[Finding]:
+    """A finding for each, with the name that was probably meant.
+
+    Names of known services count as read even while they are off.
+    """
+    paths = candidates(".env", directory) if directory and not is_given() else ()
+    path = next((path for path, problem in paths if not problem), None)
+    owners = (*providers, *known_services().values())
+    read = {variable for provider in owners for variable in provider.key_variables}
+    for name in parse_env_file(path).variables if path else ():
+        plain = re.sub(r"_\d+$", "", name)
+        if not _KEY_NAME.search(name) or plain in read:
+            continue
+        near = difflib.get_close_matches(plain.upper(), read, n=1, cutoff=_NEAR)
+        advice = f"rename it to {near[0]}" if near else ""
+        found = f"{name} of {path} is not used: no provider reads it"
+        yield Finding("look" if near else "ok", ".env", found, advice)

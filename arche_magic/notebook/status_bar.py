@@ -1,0 +1,144 @@
+"""The kernel's side of the item in JupyterLab's status bar; `labextension/` draws it.
+
+The page finds the comm of this module by asking the kernel for its comms, which runs no code. It
+sends `{"wants": "status"}` or `{"wants": "table"}`. The answers are `{"status": ...}`, sent again
+whenever it changes, and `{"table": ...}`. No prompt and no key goes through it.
+
+The engine is imported inside functions, because this module is loaded with the extension.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from comm import get_comm_manager
+from comm.base_comm import BaseComm
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .defaults import Defaults
+    from .panel.view import View
+
+TARGET = "arche_magic.status"
+# How long changes are sent after a page has shown interest. Without an end, a kernel whose page was
+# closed would never count as idle, and a server would never stop it.
+_WATCHED_SECONDS = 600.0
+_ENGINE = "arche_magic.llm_providers.orchestrator"
+_UNUSED = {
+    "sign": "unknown",
+    "text": "arche_magic: nothing asked yet",
+    "details": ["What is left is shown after the first command.", "Click to see it now."],
+    "opens_in": None,
+}
+
+
+class StatusBar(BaseComm):
+    """The status of one kernel, and the comm over which all pages that show the kernel get it.
+
+    The pages open no comm of their own, because a kernel without this extension would log an error.
+
+    Args:
+        kernel: the kernel of ipykernel.
+        defaults: used to find the route of the next prompt (`%config ArcheMagics`).
+    """
+
+    def __init__(self, kernel: Any, defaults: Defaults) -> None:
+        super().__init__(target_name=TARGET, primary=False)
+        self._kernel = kernel
+        self._defaults = defaults
+        self._watched_until = 0.0
+        self._sent: dict[str, Any] = {}
+        get_comm_manager().register_comm(self)
+
+    def publish_msg(
+        self,
+        msg_type: str,
+        data: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        buffers: list[bytes] | None = None,
+        **keys: Any,
+    ) -> None:
+        """Send a message to the pages, from any thread.
+
+        It belongs to no cell: ipykernel's own comms would answer for the cell that runs, and from
+        then on hear the pages only when that cell has ended.
+        """
+        content = {"data": data or {}, "comm_id": self.comm_id, **keys}
+        session, socket = self._kernel.session, self._kernel.iopub_socket
+        session.send(socket, msg_type, content, ident=self.topic)
+
+    def handle_msg(self, msg: dict[str, Any]) -> None:
+        """Answer a page.
+
+        The inherited method also runs IPython's hooks for cells. With ipykernel 7 a page is heard
+        while a cell runs, and matplotlib's hook would then close the figures of that cell.
+        """
+        answers = {"status": self._watch, "table": self._send_table}
+        if answer := answers.get(msg["content"]["data"].get("wants")):
+            # In a thread, since an import of the engine must not hold up the next cell.
+            threading.Thread(target=answer, name="arche_magic status", daemon=True).start()
+
+    @property
+    def visible(self) -> bool:
+        """Whether a page has shown interest in the last minutes."""
+        return time.monotonic() < self._watched_until
+
+    def draw(self, view: View) -> None:
+        """Send the status, if it has changed."""
+        from .panel.status import describe
+
+        status = describe(view, self._defaults)
+        if status == self._sent:
+            return
+        self._sent = status
+        # Seconds from now, because the clock of the page may differ.
+        opens_at = status["opens_at"]
+        opens_in = None if opens_at is None else max(0.0, opens_at - view.now)
+        self.send({"status": {**status, "opens_in": opens_in}})
+
+    def close(self, *args: Any, **keys: Any) -> None:
+        """Remove the item from all pages."""
+        self._watched_until = 0.0
+        if _ENGINE in sys.modules:
+            from .panel import refreshing
+
+            refreshing.closed(self)
+        super().close(*args, **keys)
+
+    def _watch(self) -> None:
+        """Send the status now, and each change in the next minutes."""
+        if _ENGINE not in sys.modules:
+            # Loading the extension stays cheap, and warnings about settings come where a cell runs.
+            self.send({"status": _UNUSED})
+            return
+        from .panel import refreshing
+
+        with refreshing.lock:
+            self._watched_until = time.monotonic() + _WATCHED_SECONDS
+            # A page that was just opened knows nothing yet.
+            self._sent = {}
+            if self not in refreshing.open_panels():
+                refreshing.opened(self)
+        refreshing.redraw()
+
+    def _send_table(self) -> None:
+        from arche_magic.llm_providers.errors import LLMProviderError
+
+        from .panel.view import look, snapshot_bundle
+
+        try:
+            table = snapshot_bundle(look())
+        except LLMProviderError as error:
+            table = {"text/plain": f"{type(error).__name__}: {error}"}
+        self.send({"table": table})
+        self._watch()
+
+
+def start(shell: InteractiveShell, defaults: Defaults) -> StatusBar | None:
+    """The status of this kernel; None in a plain terminal, which has no status bar."""
+    kernel = getattr(shell, "kernel", None)
+    return StatusBar(kernel, defaults) if hasattr(kernel, "iopub_socket") else None
