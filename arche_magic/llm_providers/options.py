@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -65,6 +65,20 @@ _OPTIONS = [
 ]
 
 
+def check_names(given: Iterable[str], known: Collection[str]) -> None:
+    """Check that options exist.
+
+    Raises:
+        InvalidRequest: one is not known; the message offers the nearest and lists all.
+    """
+    for name in given:
+        if name not in known:
+            raise InvalidRequest(
+                f"unknown option {name!r}{did_you_mean(name, known)}; known options: "
+                f"{', '.join(known)}"
+            )
+
+
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
     """A request from a prompt or chat messages and the options of `generate`.
 
@@ -75,12 +89,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
             a text contains one of the keys.
         ConfigurationError: a JSON Schema needs a package that is not installed.
     """
-    for name in options:
-        if name not in _OPTIONS:
-            raise InvalidRequest(
-                f"unknown option {name!r}{did_you_mean(name, _OPTIONS)}; known options: "
-                f"{', '.join(_OPTIONS)}"
-            )
+    check_names(options, _OPTIONS)
     given = {name: value for name, value in options.items() if value is not None}
     max_tokens = given.get("max_tokens", given.get("max_output_tokens"))
     if given.get("max_output_tokens", max_tokens) != max_tokens:

@@ -16,8 +16,6 @@ from arche_magic.llm_providers.files import expanded, home_folder
 from .token_file import forget_token, kept_token, new_token
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .listener import Listener
 
 DEFAULT_PORT = 8377
@@ -112,12 +110,7 @@ class Server:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
