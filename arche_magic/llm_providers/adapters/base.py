@@ -17,6 +17,7 @@ from ..hidden import NoLocals, without_locals
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
+from ..stopping import comes_from_an_interrupt
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability
@@ -40,8 +41,15 @@ _TEMPORARY = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
 
 
-class SdkAdapter(ABC):
-    """An adapter around one client of one SDK; see `Adapter` for its contract."""
+class Adapter(ABC):
+    """Makes the calls of one key through one client of its provider's SDK.
+
+    Threads may share it, and its HTTP connections are reused.
+
+    Attributes:
+        account: the account that the provider's last answer named (organization, project), or None.
+        served_at: the time of the last answer by the server's own clock (epoch seconds), or None.
+    """
 
     _used: str
     """The attribute of the SDK's client that makes the calls."""
@@ -104,7 +112,17 @@ class SdkAdapter(ABC):
     def complete(
         self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
-        """One call to the provider; see `Adapter.complete`."""
+        """One call to the provider, which is made when the first piece is requested.
+
+        Not streamed: one Completion. Streamed: one per piece of text, and a last one without text
+        that has `usage` (None if the provider gave no count) and `finish_reason`. The first one has
+        what the response headers say about limits. Closing the iterator drops the connection at
+        once. `timeouts.total` is for the call as a whole, from the moment it is sent; the other
+        timeouts can end it earlier.
+
+        Raises:
+            AttemptFailed: for every failure; no other exception is raised.
+        """
         received = Received()
         failure: BaseException
         stream = stream and not request.needs_choices
@@ -138,7 +156,13 @@ class SdkAdapter(ABC):
 
     @without_locals
     def models(self, timeout: float) -> tuple[str, ...]:
-        """The models the key may ask for; see `Adapter.models`."""
+        """The names of the models that the key may use; costs no quota.
+
+        `timeout` is in seconds, for the call as a whole.
+
+        Raises:
+            AttemptFailed: for every failure; no other exception is raised.
+        """
         failure: BaseException
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
@@ -156,7 +180,7 @@ class SdkAdapter(ABC):
         raise failure
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; the adapter cannot be used afterwards."""
         self._http.close()
 
     def _check_key(self) -> None:
@@ -228,7 +252,7 @@ class SdkAdapter(ABC):
         self, error: Exception, call: Call, request: Request | None, model: str, received: Received
     ) -> BaseException:
         """What to raise in place of an error: KeyboardInterrupt, or AttemptFailed."""
-        if call.stopped or _comes_from_an_interrupt(error):
+        if call.stopped or comes_from_an_interrupt(error):
             return KeyboardInterrupt()
         failure, fields = self._explained(error, call, request, model, received)
         self._note_account(call, fields)
@@ -355,18 +379,6 @@ def _with_observations(
         usage = Usage()
     observations = (*failure.observations, *seen)
     return replace(failure, observations=observations, limit=limit, usage=usage)
-
-
-def _comes_from_an_interrupt(error: BaseException) -> bool:
-    """Whether an interrupt was turned into an error, as in the middle of a class statement.
-
-    Python 3.11 wraps what `__set_name__` raises in a RuntimeError. While a request is written,
-    pydantic builds classes, and wraps what a serializer raises.
-    """
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, KeyboardInterrupt):
-        link = link.__cause__ or link.__context__
-    return link is not None
 
 
 def _fits_a_header(text: str) -> bool:

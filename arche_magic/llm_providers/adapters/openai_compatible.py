@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
-from .base import SdkAdapter
+from .base import Adapter
 from .chat import chat_messages, chat_part
 from .error_bodies import mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word
@@ -99,7 +99,7 @@ _token_limits: dict[tuple[str, str, str], str] = {}
 _without_options: set[tuple[str, str, str]] = set()
 
 
-class OpenAIAdapter(SdkAdapter):
+class OpenAIAdapter(Adapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
     _used = "post"
