@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..types import Key, Period
-    from .base import Adapter as Adapter
+    from .base import Adapter
 
 WIRES = {
     "groq": "openai_compatible:GroqAdapter",
