@@ -27,7 +27,7 @@ from .wire import HttpReply, Problem, json_reply
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
 _FORMATS = ("float", "base64")
 _MOST_TEXTS = 2048
-# Of the options of a client, those that embedding requests have too.
+# The options of a client that embedding requests have too.
 _OPTIONS = ("patience", "timeout", "private", "tag", "reserve")
 
 
@@ -47,7 +47,7 @@ def embeddings(body: bytes, configuration: Configuration, options: Mapping[str, 
         raise Problem(400, message, param="encoding_format")
     for name in given:
         if name not in _FIELDS:
-            message = f"{name} is not taken; the fields are {', '.join(_FIELDS)}"
+            message = f"{name} is not a known field; known fields: {', '.join(_FIELDS)}"
             raise Problem(400, message, param=name, code="unknown_parameter")
     provider, model = _model(given, configuration, options.get("provider"))
     options = {name: options[name] for name in _OPTIONS if name in options}
@@ -74,8 +74,8 @@ def _texts(given: Mapping[str, Any]) -> list[str]:
     if any(isinstance(text, int | list) for text in texts):
         raise Problem(
             400,
-            "input is a list of tokens, and only texts are taken: every model has tokens of its "
-            "own (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            "input is a list of tokens, but only texts are accepted, because each model has "
+            "its own tokens (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
             param="input",
             code="invalid_type",
         )

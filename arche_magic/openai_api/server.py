@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .listener import Listener
 
 DEFAULT_PORT = 8377
-"""The port unless another is named, so that a client's settings stay right."""
+"""The usual port; it stays the same, so that clients need no new settings."""
 _LAST_PORT = 65_535
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
@@ -92,7 +92,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Stop the requests under way and close the port; a token of this start is void.
+        """Stop the requests under way and close the port; a token of `start` is no longer valid.
 
         Does nothing if the server is not running.
         """

@@ -150,7 +150,7 @@ def test_an_invalid_message_is_refused_in_one_line(messages: list[Any], words: s
         ({"parallel_tool_calls": True}, "there are no tools"),
         ({"extra": "x"}, "extra must be a dict"),
         ({"extra": {1: 2}}, "extra must be a dict of fields by name"),
-        ({"extra": {"temperature": 1}}, "temperature is an option of its own; use temperature"),
+        ({"extra": {"temperature": 1}}, "temperature is a separate option; use temperature"),
         ({"extra": {"max_completion_tokens": 1}}, "use max_tokens"),
         ({"extra": {"logit_bias": {"1": math.inf}}}, "extra is not JSON"),
         ({"extra": {"user": object()}}, "extra is not JSON"),

@@ -1,4 +1,4 @@
-"""What all adapters share: how a call is made, and what becomes of whatever goes wrong in it."""
+"""What all adapters share: making a call, and saying why it failed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
-# `org-…/proj_…`, `org_…`, `projects/123`; a sentence is no name.
+# `org-…/proj_…`, `org_…`, `projects/123`; a sentence is not a name.
 _ACCOUNT = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
 _TEMPORARY = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
@@ -185,7 +185,7 @@ class Adapter(ABC):
 
     def _check_key(self) -> None:
         if not _fits_a_header(self._key.secret()):
-            summary = "the key holds a character that no key has"
+            summary = "the key contains a character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
 
     def _client(self) -> Any:
@@ -330,7 +330,7 @@ class Adapter(ABC):
             self.account = account
 
     def _report(self, failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> None:
-        """Log an answer that no rule fits, once per kind, so that somebody can add a rule."""
+        """Log an answer that no rule fits, once per kind, so that a rule can be added."""
         kind = (self._key.provider, failure.summary)
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
@@ -343,7 +343,7 @@ class Adapter(ABC):
 
 
 def _last(received: Received, request: Request, text: str, stream: bool) -> Completion:
-    """The last completion of a call, with everything besides its text.
+    """The last completion of a call: its last text, and everything that came with the reply.
 
     Raises:
         AttemptFailed: what was received is not an answer.
@@ -360,7 +360,7 @@ def _is_page(call: Call) -> bool:
 def _malformed(call: Call) -> AttemptFailed:
     """A 200 without a reply, from the service or from a page that answers instead."""
     if _is_page(call):
-        summary = "a web page came in place of a reply"
+        summary = "a web page came instead of a reply"
         return AttemptFailed(ProviderFailure(summary, Remedy.CHECK_ADDRESS))
     return AttemptFailed(ProviderFailure("malformed reply", Remedy.RETRY_LATER))
 

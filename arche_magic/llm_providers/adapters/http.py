@@ -273,7 +273,9 @@ class HttpClient:
         if call.sent:
             raise RuntimeError("the SDK sent a second request in one call")
         if not self._origin or origin(str(request.url)) != self._origin:
-            raise RuntimeError("the SDK asked another address than the configured one")
+            raise RuntimeError(
+                "the SDK sent the request to another address than the configured one"
+            )
         call.request = request
         for name, value in request.headers.multi_items():
             if STAND_IN in value:

@@ -86,7 +86,7 @@ WORDS: Words = {
         ("tool_use_failed", "json_validate_failed", "output_parse_failed"),
         ("the model's output was unusable", Remedy.RETRY_LATER),
     ),
-    "slow_down": ("asked to slow down", Remedy.RETRY_LATER),
+    "slow_down": ("the provider asked to slow down", Remedy.RETRY_LATER),
 }  # fmt: skip
 _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
@@ -252,7 +252,7 @@ class OpenAIAdapter(Adapter):
         other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
         _token_limits[place] = other
         return refusal.failure(
-            f"{model} takes {other} in place of {name}", Remedy.ASK_DIFFERENTLY, said=""
+            f"{model} takes {other} instead of {name}", Remedy.ASK_DIFFERENTLY, said=""
         )
 
 

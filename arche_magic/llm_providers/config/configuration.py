@@ -166,7 +166,7 @@ class Configuration:
         return scope_owner(scope, self.providers)
 
     def without_alias(self, model: str | None) -> str | None:
-        """The model that an alias stands for; any other name as it is."""
+        """The model of an alias; any other name unchanged."""
         return self.aliases.get(model, model) if model is not None else None
 
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:

@@ -284,7 +284,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     yield Finding("ok", "ledger", f"{path}{size}")
     for aside in sorted(path.parent.glob(f"{path.stem}.*-*{path.suffix}")):
         yield Finding(
-            "look", "ledger", f"an earlier one could not be read and is kept as {aside.name}",
+            "look", "ledger", f"an earlier ledger could not be read and is kept as {aside.name}",
             "delete it if you do not need it",
         )  # fmt: skip
 

@@ -61,7 +61,7 @@ def schema_as_sent(
 ) -> Schema:
     """A schema that is sent unchanged, for a caller that checks the reply itself.
 
-    The value is whatever JSON the reply has.
+    The value is the JSON of the reply, of any type.
     """
     text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
     return Schema(name, whole_characters(text), strict, json_in, description=description)
