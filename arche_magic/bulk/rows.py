@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.config import Configuration, did_you_mean
+from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import with_prompt
 from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
 if TYPE_CHECKING:

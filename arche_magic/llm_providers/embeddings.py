@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .catalog import EmbeddingModel
-from .config import Configuration, did_you_mean
+from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
 from .options import build_request
 from .redaction import key_in
 from .request import Request, text_tokens
 from .text.characters import whole_characters
+from .text.hints import did_you_mean
 
 if TYPE_CHECKING:
     from .quota_tracker import QuotaTracker

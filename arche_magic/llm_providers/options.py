@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .config import Configuration, did_you_mean
+from .config import Configuration
 from .conversation import Messages, read_images, read_messages
 from .errors import InvalidRequest
 from .extra_fields import read_extra
@@ -15,6 +15,7 @@ from .redaction import key_in
 from .request import Image, Message, Request
 from .schemas import schema_of
 from .text.characters import whole_characters
+from .text.hints import did_you_mean
 from .tool_options import read_parallel, read_tool_choice, read_tools
 from .tools import Tool
 from .types import ReplayMode

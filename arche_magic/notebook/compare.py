@@ -14,7 +14,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -25,6 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import live_line
 from .ask import refuse_with, sampling, typed_or_default

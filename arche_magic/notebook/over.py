@@ -19,9 +19,10 @@ from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
 from arche_magic.bulk.tables import like
 from arche_magic.llm_providers.attempt_log import name_notebook
-from arche_magic.llm_providers.config import did_you_mean, get_configuration
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
+from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 

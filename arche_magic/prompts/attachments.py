@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded, marked_encoding
 from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import Prompt, is_reference, look_up
 from .values import IMAGES

@@ -23,7 +23,9 @@ ENGINE = "arche_magic.llm_providers"
 # What each module of the engine may import from the engine; `?` allows it for type checking only.
 ALLOWED = {
     "text": set(),
-    "config": {"catalog", "errors", "files", "forks", "hidden", "redaction", "types", "urls"},
+    "config": {
+        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "types", "urls",
+    },
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
@@ -125,7 +127,7 @@ ALLOWED = {
     "prices": {"bounded", "types"},
     "doctor": {
         "adapters", "catalog", "config", "errors", "files", "network_variables", "orchestrator",
-        "provider_failure", "quota_tracker", "storage", "types", "urls",
+        "provider_failure", "quota_tracker", "storage", "text", "types", "urls",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "forks", "reply", "routing?", "storage", "types"},

@@ -524,7 +524,11 @@ CAUSES: dict[str, tuple[int, Any, str]] = {
         {"choices": [{"message": {"content": ""}, "finish_reason": "odd"}]},
         "odd",
     ),
-    "model": (404, error(NOT_FOUND, code="model_not_found"), "model not found.*choose a model other"),
+    "model": (
+        404,
+        error(NOT_FOUND, code="model_not_found"),
+        "model not found.*choose a model other",
+    ),
     "retired": (
         400,
         error("It has been decommissioned.", code="model_decommissioned"),

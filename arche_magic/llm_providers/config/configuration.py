@@ -10,11 +10,11 @@ from typing import Protocol
 
 from ..catalog import Provider
 from ..errors import ConfigurationError
+from ..text.hints import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .paths import REPLIES_FILE
 from .privacy import Private
 from .providers import hint_for
-from .settings_table import did_you_mean
 
 DEFAULT_PATIENCE = 30.0
 
