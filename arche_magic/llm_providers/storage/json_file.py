@@ -23,7 +23,7 @@ from .base import (
     warn_of_file,
 )
 from .deadlines import acquire, lock_deadline, seconds_left
-from .file_text import is_a_ledger, is_ours, lines, parse, read_text, split, whole_file
+from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split, whole_file
 from .kernel_lock import kernel_lock
 from .rescue import BLANK, Rescue
 
@@ -96,7 +96,7 @@ class JsonFileStorage:
         self._answered_at = -_TRUSTED_SECONDS
         # Replaced and never changed, since readers take no lock.
         self._documents: dict[str, Document] = {}
-        self._texts: dict[str, str] = {}
+        self._entries: dict[str, bytes] = {}
 
     @property
     def findings(self) -> list[str]:
@@ -181,7 +181,8 @@ class JsonFileStorage:
     def _change(self, names: tuple[str, ...], change: Change[T]) -> tuple[T, bool]:
         """The result of `change`, and whether it changed anything."""
         documents: dict[str, Document] = {
-            name: read_text(self._texts[name]) if name in self._texts else {} for name in names
+            name: read_entry(name, self._entries[name]) if name in self._entries else {}
+            for name in names
         }
         result = change(*documents.values())
         changed = {
@@ -190,8 +191,8 @@ class JsonFileStorage:
             if document != self._documents.get(name, {})
         }
         if changed:
-            texts = {name: lines(document) for name, document in changed.items()}
-            self._texts = {**self._texts, **texts}
+            entries = {name: entry_of(name, document) for name, document in changed.items()}
+            self._entries = {**self._entries, **entries}
             self._documents = {**self._documents, **changed}
         return result, bool(changed)
 
@@ -263,49 +264,51 @@ class JsonFileStorage:
             if not locked:
                 raise _OtherLayout
             documents = self._rescue.documents(content)
-            found = documents, {name: lines(entry) for name, entry in documents.items()}, 0
+            found = documents, _entries(documents), 0
             # The file does not contain these documents before it is written.
             content, self._rescuing = b"", True
         self._take(*found, content)
 
-    def _refreshed(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
-        """Documents, texts and revision of a file that another kernel of ours wrote, else None."""
-        found = split(content)
-        if found is None:
-            return None
-        texts, revision = found
+    def _refreshed(
+        self, content: bytes
+    ) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
+        """What is in a file that another kernel of ours wrote; None if it is another file."""
         try:
+            found = split(content)
+            if found is None:
+                return None
+            entries, revision = found
             documents = {
                 name: self._documents[name]
-                if self._texts.get(name) == text and name in self._documents
-                else read_text(text)
-                for name, text in texts.items()
+                if self._entries.get(name) == entry and name in self._documents
+                else read_entry(name, entry)
+                for name, entry in entries.items()
             }
         except (ValueError, RecursionError):
             return None
-        changed = [name for name in texts if documents[name] is not self._documents.get(name)]
+        changed = [name for name in entries if documents[name] is not self._documents.get(name)]
         if changed and not self._rescue.is_right(documents, *changed):
             return None
-        return documents, texts, revision
+        return documents, entries, revision
 
-    def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
-        """Documents, texts and revision of a file in any readable form, else None."""
+    def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
+        """What is in a file in any readable form; None if it cannot be read."""
         if not content.strip(BLANK):
             return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
         found = parse(content)
         if found is None or not self._rescue.is_right(found[0]):
             return None
         documents, revision = found
-        return documents, {name: lines(entry) for name, entry in documents.items()}, revision
+        return documents, _entries(documents), revision
 
     def _take(
         self,
         documents: dict[str, Document],
-        texts: dict[str, str],
+        entries: dict[str, bytes],
         revision: int,
         content: bytes,
     ) -> None:
-        self._documents, self._texts, self._revision = documents, texts, revision
+        self._documents, self._entries, self._revision = documents, entries, revision
         self._content = content
         self._was_there = self._was_there or bool(content)
         self._remember()
@@ -344,7 +347,7 @@ class JsonFileStorage:
         if not self._on_disk:
             return
         revision = self._revision + 1
-        content = whole_file(self._texts, revision)
+        content = whole_file(self._entries.values(), revision)
         try:
             _overwrite(self._copy, content)
             _overwrite(self.path, content)
@@ -367,6 +370,10 @@ class JsonFileStorage:
                 "counting in memory until this process ends"
             )
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
+
+
+def _entries(documents: dict[str, Document]) -> dict[str, bytes]:
+    return {name: entry_of(name, document) for name, document in documents.items()}
 
 
 def _read_bytes(path: Path) -> bytes | None:
