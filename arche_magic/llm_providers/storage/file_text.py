@@ -20,7 +20,7 @@ FILE_VERSION = 3
 _READABLE = (1, 2, FILE_VERSION)
 _HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
-_TAIL_BYTES, _LONGEST_NUMBER = 64, 400
+_TAIL_BYTES, _LONGEST_NUMBER, _MOST_SPACES = 64, 400, 4096
 # This is only between two documents: lines inside a document begin with three spaces or more.
 _BETWEEN = b',\n  "'
 # The end of a mapping, and the quote before the next key. If the quote ends a text instead, one of
@@ -28,11 +28,19 @@ _BETWEEN = b',\n  "'
 _MAPPING_ENDS = re.compile(rb'\},"(?![:,}\]])')
 
 
-def whole_file(entries: Iterable[bytes], revision: int) -> bytes:
-    """The content of a file with these documents, as `entry_of` writes them."""
+def whole_file(entries: Iterable[bytes], revision: int, before: int = 0) -> bytes:
+    """The content of a file with these documents, as `entry_of` writes them.
+
+    If the file was a little longer `before` (in bytes), spaces keep its length: cutting it off
+    takes longer than writing it.
+    """
     head = f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n'
     tail = f'\n }},\n "complete": {revision}\n}}\n'
-    return b"".join((head.encode(), b",\n".join(entries), tail.encode()))
+    parts = [head.encode(), b",\n".join(entries), tail.encode()]
+    spaces = before - sum(map(len, parts))
+    if 0 < spaces <= _MOST_SPACES:
+        parts.insert(2, b" " * spaces)
+    return b"".join(parts)
 
 
 def split(content: bytes) -> tuple[dict[str, bytes], int] | None:
@@ -44,7 +52,7 @@ def split(content: bytes) -> tuple[dict[str, bytes], int] | None:
     if not head or not tail or head[1] != tail[1]:
         return None
     entries = {}
-    for part in content[head.end() : tail.start()].split(_BETWEEN):
+    for part in content[head.end() : tail.start()].rstrip(b" ").split(_BETWEEN):
         name, colon, _ = part.partition(b'": ')
         if b"\\" in name or not colon:
             return None

@@ -347,7 +347,7 @@ class JsonFileStorage:
         if not self._on_disk:
             return
         revision = self._revision + 1
-        content = whole_file(self._entries.values(), revision)
+        content = whole_file(self._entries.values(), revision, len(self._content))
         try:
             _overwrite(self._copy, content)
             _overwrite(self.path, content)
