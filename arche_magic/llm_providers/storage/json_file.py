@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..forks import new_lock, new_rlock, register_for_forks
-from ..safe_files import NotOurs, open_ours, read_ours
+from ..safe_files import NotOurs, open_ours, overwrite_ours, read_ours
 from .base import (
     Change,
     Document,
@@ -311,31 +311,30 @@ class JsonFileStorage:
         self._documents, self._entries, self._revision = documents, entries, revision
         self._content = content
         self._was_there = self._was_there or bool(content)
-        self._remember()
+        self._remember(_status(self._name))
 
     def _is_unchanged(self) -> bool:
         """Whether the file is as it was last read or written; each change raises its revision."""
-        try:
-            status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
-        except FileNotFoundError:
-            return False
-        if self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
+        status = _status(self._name)
+        if status is None or self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
             return False
         return os.pread(self._descriptor, _HEAD_BYTES, 0) == self._content[:_HEAD_BYTES]
 
-    def _remember(self) -> None:
-        """Keep the file open, so that its first bytes show whether it has changed."""
-        if not hasattr(os, "pread"):
-            # On Windows, an open file cannot be renamed, so it is read again each time.
-            return
-        try:
-            status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
-            if self._stamp is None or status.st_ino != self._stamp[0]:
-                self._forget()
-                self._descriptor = open_ours(self.path, os.O_RDONLY)
-        except FileNotFoundError:
+    def _remember(self, status: os.stat_result | None) -> None:
+        """Keep the file open, so that its first bytes show whether it has changed.
+
+        `status` is that of the file as it was read or written; None if there is none.
+        """
+        # On Windows, an open file cannot be renamed, so it is read again each time.
+        if status is None or not hasattr(os, "pread"):
             self._forget()
             return
+        if self._stamp is None or status.st_ino != self._stamp[0]:
+            self._forget()
+            try:
+                self._descriptor = open_ours(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                return
         self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
 
     def _forget(self) -> None:
@@ -349,12 +348,12 @@ class JsonFileStorage:
         revision = self._revision + 1
         content = whole_file(self._entries.values(), revision, len(self._content))
         try:
-            _overwrite(self._copy, content)
-            _overwrite(self.path, content)
+            overwrite_ours(self._copy, content)
+            written = overwrite_ours(self.path, content)
             with self._look_lock:
                 self._content, self._revision, self._rescuing = content, revision, False
                 self._was_there = True
-                self._remember()
+                self._remember(written)
         except OSError as error:
             self._leave_disk(error)
             return
@@ -384,14 +383,8 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-def _overwrite(path: Path, content: bytes) -> None:
-    """Write a file in place, so that it is never empty in between."""
-    descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
+def _status(name: str) -> os.stat_result | None:
     try:
-        written = 0
-        while written < len(content):
-            written += os.write(descriptor, content[written:])
-        if os.fstat(descriptor).st_size > len(content):
-            os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)
+        return os.stat(name)  # noqa: PTH116  # several times a call
+    except FileNotFoundError:
+        return None
