@@ -145,6 +145,26 @@ def append_lines(path: Path, lines: bytes) -> None:
         os.close(descriptor)
 
 
+def overwrite_ours(path: Path, content: bytes) -> os.stat_result:
+    """Write a file of ours in place, so that it is never empty in between; returns its status.
+
+    Raises:
+        OSError: as `open_ours`, or it cannot be written.
+    """
+    descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
+        status = os.fstat(descriptor)
+        if status.st_size > len(content):
+            os.ftruncate(descriptor, len(content))
+            status = os.fstat(descriptor)
+        return status
+    finally:
+        os.close(descriptor)
+
+
 def check_ours(path: str | os.PathLike[str]) -> None:
     """Check a file that a library will open by its path; a missing file is fine.
 
@@ -195,6 +215,8 @@ def keep_inside(folder: Path, project: Path | None) -> None:
 
 
 def _check_folder(path: str | os.PathLike[str]) -> None:
+    if not _outside:
+        return
     folder = os.path.dirname(path)  # noqa: PTH120  # several times a call
     if leads_to := _outside.get(folder):
         raise NotOurs(

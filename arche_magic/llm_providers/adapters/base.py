@@ -68,7 +68,7 @@ class Adapter(ABC):
         token_limit: str = "",
     ) -> None:
         self.account: str | None = None
-        self.served_at: float | None = None
+        self._date: str | None = None
         self._key, self._base_url, self._periods = key, base_url, periods
         self._token_limit_name = token_limit
         self._formats = formats_of(key.provider, base_url)
@@ -153,6 +153,11 @@ class Adapter(ABC):
         # Raised after the handler, so that nothing refers to the cause: its text may quote the
         # key, and the frames it went through may hold the key.
         raise failure
+
+    @property
+    def served_at(self) -> float | None:
+        """Epoch seconds by the server's clock when it last answered, or None."""
+        return parse_date(self._date)
 
     @without_locals
     def models(self, timeout: float) -> tuple[str, ...]:
@@ -321,7 +326,7 @@ class Adapter(ABC):
         return plainer or failure
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
-        self.served_at = parse_date(call.headers.get("date"))
+        self._date = call.headers.get("date")
         account = self._account(call, fields)
         # The name is stored in the ledger, and a server may send any text as a name: the prompt, or
         # the key.
