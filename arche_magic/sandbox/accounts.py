@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .exchange import Breach, LimitState
 from .models import MODELS, PROVIDERS
+from .types import Breach, LimitState
 from .windows import KINDS, OF_PROVIDER, SECONDS, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
+COUNTED = ("requests", "input_tokens", "output_tokens", "refused", "failed")
 LIMIT_NAMES = tuple(f"{unit}_per_{period}" for unit in UNITS for period in SECONDS)
 DEFAULT_KEYS = {"groq": 3, "mistral": 1, "google": 1, "openai": 1}
 
@@ -36,17 +37,6 @@ class Key:
     text: str
     account: str
     variable: str
-
-
-@dataclass(slots=True)
-class Count:
-    """What the server counted for one key and model."""
-
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    refused: int = 0
-    failed: int = 0
 
 
 def _key_text(provider: str, number: int) -> str:
@@ -134,16 +124,18 @@ class Accounts:
         """Reset everything: only what `left` implies is used, and nothing is counted."""
         self._started = now
         self._windows: dict[tuple[str, str, str], dict[str, Window]] = {}
-        self.counts: dict[tuple[str, str], Count] = {}
+        # {key label: {model: {what: how many}}}
+        self.counts: dict[str, dict[str, dict[str, int]]] = {}
 
     def find(self, provider: str, text: str | None) -> Key | None:
         """The key with this text, or None if the sandbox did not issue it."""
         key = self._by_text.get(text or "")
         return key if key is not None and key.provider == provider else None
 
-    def count(self, key: Key, model: str) -> Count:
-        """The count of one key and model, which the caller may increase."""
-        return self.counts.setdefault((key.label, model), Count())
+    def count(self, key: Key, model: str, what: str, amount: int = 1) -> None:
+        """Count something of one key and model; `what` is one of COUNTED."""
+        counts = self.counts.setdefault(key.label, {})
+        counts.setdefault(model, dict.fromkeys(COUNTED, 0))[what] += amount
 
     def limits(self, provider: str, account: str, model: str) -> dict[str, int]:
         """The limits of one account and model: the published ones and every override."""
@@ -177,44 +169,38 @@ class Accounts:
             for name, window in self._of(key, model).items()
         }
 
-    def breaches(
-        self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
-    ) -> tuple[Breach, ...]:
-        """The limits without room for so many more requests, the longest wait first."""
-        found = []
-        for name, window in self._of(key, model).items():
-            requested = _admitted(name, input_tokens, requests)
-            wait = window.wait(now, requested)
-            if wait > 0.0:
-                used = -int(-(window.used(now) - 1e-6) // 1)
-                found.append(Breach(name, window.limit, used, requested, wait))
-        return tuple(sorted(found, key=lambda b: -b.wait_seconds))
-
     def admit(
         self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
     ) -> tuple[Breach, ...]:
         """Charge a request and its input tokens to every limit, or to none.
 
-        `requests` is how many requests it counts for the limits, if it has several parts.
-        Returns the limits that refuse it. Output is charged afterwards with `settle` and may exceed
-        a limit, as in the real services.
+        `requests` is how many requests it counts for the limits, if it has several parts. Returns
+        the limits that refuse it, the longest wait first. Output is charged afterwards with
+        `settle` and may exceed a limit, as in the real services.
         """
-        found = self.breaches(key, model, input_tokens, now, requests)
-        if not found:
-            for name, window in self._of(key, model).items():
-                if not name.startswith("output_tokens"):
-                    window.add(now, _admitted(name, input_tokens, requests))
-            count = self.count(key, model)
-            count.requests += 1
-            count.input_tokens += input_tokens
-        return found
+        windows = self._of(key, model)
+        found = []
+        for name, window in windows.items():
+            requested = _admitted(name, input_tokens, requests)
+            wait = window.wait(now, requested)
+            if wait > 0.0:
+                used = math.ceil(window.used(now) - 1e-6)
+                found.append(Breach(name, window.limit, used, requested, wait))
+        if found:
+            return tuple(sorted(found, key=lambda breach: -breach.wait_seconds))
+        for name, window in windows.items():
+            if not name.startswith("output_tokens"):
+                window.add(now, _admitted(name, input_tokens, requests))
+        self.count(key, model, "requests")
+        self.count(key, model, "input_tokens", input_tokens)
+        return ()
 
     def settle(self, key: Key, model: str, output_tokens: int, now: float) -> None:
         """Charge the output tokens of an admitted request."""
         for name, window in self._of(key, model).items():
-            if re.match(r"(output_)?tokens_", name):
+            if name.startswith(("tokens_", "output_tokens_")):
                 window.add(now, output_tokens)
-        self.count(key, model).output_tokens += output_tokens
+        self.count(key, model, "output_tokens", output_tokens)
 
     def quota(self, now: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         """{account: {model: {limit: {"limit", "used"}}}}, for the models used so far."""

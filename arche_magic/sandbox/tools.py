@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .exchange import Call, Message, Tool, ToolCall
+from .types import Call, Message, Tool, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

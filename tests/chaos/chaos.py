@@ -35,7 +35,7 @@ from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as a
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
 from arche_magic.llm_providers.reply import Attempt, Discarded, Piece  # noqa: E402  # as above
 from arche_magic.llm_providers.types import Timeouts  # noqa: E402  # as above
-from arche_magic.sandbox.exchange import Call, Message  # noqa: E402  # as above
+from arche_magic.sandbox.types import Call, Message  # noqa: E402  # as above
 from arche_magic.sandbox.models import MODELS  # noqa: E402  # as above
 from arche_magic.sandbox.replies import make_reply  # noqa: E402  # as above
 

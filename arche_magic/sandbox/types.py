@@ -1,4 +1,4 @@
-"""The types that pass between the wires, the limits and the HTTP layer."""
+"""The values that pass between the HTTP layer, the service, the limits and the wires."""
 
 from __future__ import annotations
 
@@ -175,8 +175,9 @@ class Caller:
 class Refusal(Exception):
     """Why a request is refused, in terms common to all providers.
 
-    `kind` is a failure kind (see `failures.py`), or "no_key", or "limit" with `breaches`.
-    `details` has what the provider's text names: parameter, code, value, ...
+    `kind` is a failure kind (see `failures.py`), "limit" with `breaches`, "stated" with the
+    provider's `text`, or a problem of the request ("missing", "above"). Each wire has a table of
+    its errors by kind. `details` has what the text of the error names: param, value, bound, ...
     """
 
     def __init__(self, kind: str, *, breaches: tuple[Breach, ...] = (), **details: Any) -> None:
