@@ -12,19 +12,12 @@ from .types import Breach, LimitState
 from .windows import KINDS, OF_PROVIDER, SECONDS, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
 COUNTED = ("requests", "input_tokens", "output_tokens", "refused", "failed")
 LIMIT_NAMES = tuple(f"{unit}_per_{period}" for unit in UNITS for period in SECONDS)
 DEFAULT_KEYS = {"groq": 3, "mistral": 1, "google": 1, "openai": 1}
-
-_VARIABLES = {
-    "groq": "GROQ_API_KEY",
-    "mistral": "MISTRAL_API_KEY",
-    "google": "GOOGLE_API_KEY",
-    "openai": "OPENAI_API_KEY",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +25,6 @@ class Key:
     """One credential that the sandbox issues. `text` is what a client sends."""
 
     provider: str
-    number: int
     label: str
     text: str
     account: str
@@ -50,9 +42,18 @@ def _key_text(provider: str, number: int) -> str:
     }[provider]
 
 
-def _known(what: str, name: str, names: object) -> None:
-    if name not in names:  # type: ignore[operator]
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")  # type: ignore[call-overload]
+def _keys(provider: str, given: int | Sequence[str], accounts: Mapping[str, str]) -> Iterator[Key]:
+    """The keys of a provider, from their number or their texts."""
+    texts = [_key_text(provider, n + 1) for n in range(given)] if isinstance(given, int) else given
+    for number, text in enumerate(texts, 1):
+        label = f"{provider}_key_{number}"
+        variable = f"{provider.upper()}_API_KEY" + (f"_{number}" if len(texts) > 1 else "")
+        yield Key(provider, label, text, accounts.get(label, label), variable)
+
+
+def _known(what: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")
 
 
 class Accounts:
@@ -71,26 +72,12 @@ class Accounts:
         windows: Mapping[str, str],
         now: float,
     ) -> None:
-        texts = {
-            provider: [_key_text(provider, n + 1) for n in range(given)]
-            if isinstance(given, int)
-            else list(given)
-            for provider, given in keys.items()
-            if provider in PROVIDERS
-        }
         for provider in keys:
             _known("provider", provider, PROVIDERS)
         self.keys = tuple(
-            Key(
-                provider=provider,
-                number=number,
-                label=(label := f"{provider}_key_{number}"),
-                text=text,
-                account=accounts.get(label, label),
-                variable=_VARIABLES[provider] + (f"_{number}" if len(texts[provider]) > 1 else ""),
-            )
+            key
             for provider in PROVIDERS
-            for number, text in enumerate(texts.get(provider, ()), 1)
+            for key in _keys(provider, keys.get(provider, 0), accounts)
         )
         self._by_text = {key.text: key for key in self.keys}
         self._check(limits, left, accounts)

@@ -48,8 +48,7 @@ class Server:
         except OSError:
             listener.close()
             raise
-        self.port: int = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             self._router(),
             http=_protocol(self._transports),

@@ -8,12 +8,13 @@ import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from .models import MODELS
 from .schemas import json_for_schema, schema_in
 from .tools import calls_cut, make_calls, results_in_words
-from .types import Call, Message, Reply, Tool, ToolCall
+from .types import Call, Message, Reply, ToolCall, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
 _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
 _PIECE = re.compile(r"\s*\S+\s*")
@@ -80,41 +81,30 @@ def text_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // 4)
 
 
-def make_reply(
-    call: Call,
-    *,
-    seed: int,
-    thought_tokens: int = 0,
-    custom: Callable[[str, list[dict[str, str]]], str] | None = None,
-) -> Reply:
+def make_reply(call: Call, seed: int, custom: Writer | None = None) -> Reply:
     """Write the reply to `call`, cut at its stop texts and at `max_tokens`.
 
     `custom` replaces the built-in text: it is given the model and the messages (dicts of role and
     content) and returns the text.
     """
-    first = _one_reply(call, seed, thought_tokens, custom)
+    first = _one_reply(call, seed, custom)
     if call.choices == 1:
         return first
     own = seed if call.seed is None else call.seed
     others = tuple(
-        _one_reply(replace(call, seed=own + number), seed, thought_tokens, custom)
+        _one_reply(replace(call, seed=own + number), seed, custom)
         for number in range(1, call.choices)
     )
     output = first.output_tokens + sum(other.output_tokens for other in others)
     return replace(first, others=others, output_tokens=output)
 
 
-def _one_reply(
-    call: Call,
-    seed: int,
-    thought_tokens: int,
-    custom: Callable[[str, list[dict[str, str]]], str] | None,
-) -> Reply:
+def _one_reply(call: Call, seed: int, custom: Writer | None) -> Reply:
     calls: tuple[ToolCall, ...] = ()
     text = ""
     if custom is not None:
         text = custom(call.model, [{"role": m.role, "content": m.text} for m in call.messages])
-    elif calls := make_calls(call, seed, lambda tool: _arguments(tool, call, seed)):
+    elif calls := make_calls(call, seed, draw=_choice(seed, call)):
         pass
     elif call.json_wanted or schema_in(call.messages) is not None:
         text = json.dumps(_json_reply(call, seed), ensure_ascii=False)
@@ -123,6 +113,7 @@ def _one_reply(
     for stop in call.stop:
         text = text.partition(stop)[0]
     finish: Literal["stop", "length", "tool_calls"] = "tool_calls" if calls else "stop"
+    thought_tokens = MODELS[call.provider][call.model].thought_tokens
     if call.max_tokens is not None:
         room = max(0, call.max_tokens - thought_tokens)
         thought_tokens = min(thought_tokens, call.max_tokens)
@@ -138,10 +129,6 @@ def _one_reply(
         finish=finish,
         calls=calls,
     )
-
-
-def _arguments(tool: Tool, call: Call, seed: int) -> Any:
-    return json_for_schema(tool.schema, number=_choice(seed, call)) if tool.schema else {}
 
 
 def _cut(text: str, tokens: int) -> str:

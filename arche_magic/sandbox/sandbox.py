@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from copy import deepcopy
 from typing import TYPE_CHECKING, Self
 
 from .accounts import DEFAULT_KEYS, Accounts
@@ -205,7 +206,8 @@ class Sandbox:
         "requests" were admitted and charged, with their "input_tokens" and "output_tokens";
         "refused" got a 413 or 429. "failed" got another error or a spoiled reply.
         """
-        return self.service.usage()
+        with self.service.lock:
+            return deepcopy(self.service.accounts.counts)
 
     def quota(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         """{account: {model: {limit name: {"limit", "used"}}}} of all models used so far."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from .failures import REFUSALS, Failures, raw, spoil, withheld
 from .models import MODELS
 from .replies import input_tokens, make_reply
 from .schemas import json_for_schema
-from .types import Answer, Breach, Call, Caller, ReceivedRequest, Refusal
+from .types import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Writer
 from .windows import Calendar
 from .wires import WIRES
 from .wires.embeddings import vectors
@@ -46,7 +45,7 @@ class Service:
         failures: Failures,
         clock: Callable[[], float],
         seed: int,
-        custom: Callable[[str, list[dict[str, str]]], str] | None,
+        custom: Writer | None,
     ) -> None:
         self.accounts = accounts
         self.failures = failures
@@ -161,13 +160,7 @@ class Service:
             found = vectors(call) if kind != "empty_reply" else []
             answer = wire.embeddings(call, found, self._charged(admitted))
             return spoil(answer, kind, wire)
-        reply = make_reply(
-            call,
-            seed=self._seed,
-            thought_tokens=MODELS[call.provider][call.model].thought_tokens,
-            custom=self._custom,
-        )
-        reply = withheld(reply, kind, call)
+        reply = withheld(make_reply(call, self._seed, self._custom), kind, call)
         admitted.output_tokens = reply.output_tokens
         caller = self._charged(admitted)
         answer = (wire.stream if call.stream else wire.answer)(call, reply, caller)
@@ -213,11 +206,6 @@ class Service:
         if kind is not None and kind in REFUSALS:
             return wire.refuse(self._scripted(kind, key, "", now), "", caller)
         return spoil(wire.models(name, caller), kind, wire)
-
-    def usage(self) -> dict[str, dict[str, dict[str, int]]]:
-        """The count per key label and model."""
-        with self.lock:
-            return deepcopy(self.accounts.counts)
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
         """A refusal for a requested failure, with figures that are plausible for the provider."""

@@ -8,10 +8,11 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .schemas import json_for_schema
 from .types import Call, Message, Tool, ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 NO_TOOLS = "[no tools]"  # a prompt with this text is answered without tools
 _VALUE = re.compile(r"""(?<![\w.-])([A-Za-z_][\w-]*)=("[^"]*"|'[^']*'|\S+)""")
@@ -19,14 +20,14 @@ _RESULT = 400  # the number of characters of a result that a reply repeats
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
-def make_calls(call: Call, seed: int, draw: Callable[[Tool], Any]) -> tuple[ToolCall, ...]:
+def make_calls(call: Call, seed: int, draw: int) -> tuple[ToolCall, ...]:
     """The calls in the reply to a request, or () if it is answered with text.
 
     A reply calls the tools that the prompt names, in the order of their names in the prompt, or
     the first tool if it names none. After results of tools, only a request that insists on a tool
     (`tool_choice`) gets a call, of a tool that has not been called yet if there is one.
-    `draw` returns the arguments of a tool; words like `city=Oslo` in the prompt replace them.
-    Arguments with a default are left out unless the prompt gives them.
+    `draw` is the number that decides the arguments; words like `city=Oslo` in the prompt replace
+    them. Arguments with a default are left out unless the prompt gives them.
     """
     if not call.tools or call.tool_choice == "none":
         return ()
@@ -36,7 +37,7 @@ def make_calls(call: Call, seed: int, draw: Callable[[Tool], Any]) -> tuple[Tool
         return ()
     made = []
     for tool, words in _chosen(call, answered=answered):
-        drawn = draw(tool)
+        drawn = json_for_schema(tool.schema, number=draw) if tool.schema else {}
         values = drawn if isinstance(drawn, dict) else {}
         made.append((tool.name, json.dumps(_with_words(tool, values, words), ensure_ascii=False)))
     distinct = tuple(dict.fromkeys(made))
@@ -48,23 +49,15 @@ def make_calls(call: Call, seed: int, draw: Callable[[Tool], Any]) -> tuple[Tool
     )
 
 
-def results(messages: Sequence[Message]) -> list[Message]:
-    """The results of tools at the end of a conversation."""
-    found: list[Message] = []
+def results_in_words(messages: Sequence[Message]) -> str:
+    """A sentence for each result of a tool at the end of a conversation."""
+    lines: list[str] = []
     for message in reversed(messages):
         if message.role != "tool":
             break
-        found.append(message)
-    return found[::-1]
-
-
-def results_in_words(messages: Sequence[Message]) -> str:
-    """A sentence for each result of a tool."""
-    lines = []
-    for message in results(messages):
         text = message.text if len(message.text) <= _RESULT else message.text[:_RESULT] + "…"
         lines.append(f"The tool {message.tool or 'that was called'} answered: {text}")
-    return "\n\n".join(lines)
+    return "\n\n".join(reversed(lines))
 
 
 def calls_cut(calls: tuple[ToolCall, ...], characters: int) -> tuple[ToolCall, ...]:

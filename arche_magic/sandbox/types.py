@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+# Writes a reply to a model's name and messages, which are dicts of role and content.
+Writer = Callable[[str, list[dict[str, str]]], str]
 Ending = Literal["complete", "broken", "stall", "reset"]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 EVENT_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
+_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class Error(NamedTuple):
@@ -59,7 +60,7 @@ def names(text: str) -> frozenset[str]:
 
 def json_bytes(value: object) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    return _COMPACT.encode(value).encode("utf-8", "replace")
 
 
 def json_answer(value: object, headers: Headers, status: int = 200) -> Answer:
