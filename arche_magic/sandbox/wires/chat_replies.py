@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..types import Breach, Call, Caller, Reply, ToolCall
 
+_PIECE = 6  # the number of characters of arguments in a chunk
 _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"}
 _UNITS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}
 
@@ -68,11 +69,11 @@ def _message(reply: Reply) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
     if reply.calls:
         message["content"] = reply.text or None
-        message["tool_calls"] = [call_object(made) for made in reply.calls]
+        message["tool_calls"] = [_call_object(made) for made in reply.calls]
     return message
 
 
-def call_object(made: ToolCall) -> dict[str, Any]:
+def _call_object(made: ToolCall) -> dict[str, Any]:
     """A tool call as it stands in a message."""
     function = {"name": made.name, "arguments": made.arguments}
     return {"id": made.id, "type": "function", "function": function}
@@ -140,6 +141,33 @@ def _event(
     """A chunk with one choice; `extra` are more fields of the chunk, `choice` of the choice."""
     choices = [{"index": index, "delta": delta, "finish_reason": None, **choice}]
     return base.event(_chunk(call, caller, choices, extra))
+
+
+def calls_in_pieces(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Deltas as OpenAI streams them: the name of each call, then its arguments in pieces."""
+    deltas: list[dict[str, Any]] = []
+    for number, made in enumerate(calls):
+        start = _call_object(made)
+        start["function"]["arguments"] = ""
+        deltas.append({"tool_calls": [{"index": number, **start}]})
+        for first in range(0, len(made.arguments), _PIECE):
+            piece = {"arguments": made.arguments[first : first + _PIECE]}
+            deltas.append({"tool_calls": [{"index": number, "function": piece}]})
+    return deltas
+
+
+def calls_one_by_one(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Deltas as Groq streams them: one for each call. github.com/ogx-ai/ogx/pull/630, 2024-12."""
+    return [
+        {"tool_calls": [{"index": number, **_call_object(made)}]}
+        for number, made in enumerate(calls)
+    ]
+
+
+def calls_together(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """One delta with all calls, as Mistral streams. github.com/comet-ml/opik/pull/7385, 2026-07."""
+    entries = [{**_call_object(made), "index": number} for number, made in enumerate(calls)]
+    return [{"content": "", "tool_calls": entries}] if entries else []
 
 
 def logprobs(pieces: Sequence[str], top: int) -> dict[str, Any]:

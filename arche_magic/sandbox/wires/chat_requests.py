@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..schemas import strict_problem
@@ -14,6 +13,8 @@ from .base import check_base64, check_integer, check_number, invalid, read_stop
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .openai import OpenAI
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MISTRAL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _MOST_TOOLS = 128
@@ -21,57 +22,37 @@ _MOST_TOOLS = 128
 _UNANSWERED = {"openai": "calls_alone", "mistral": "calls_count"}
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How one provider's chat completions differ from those of the others.
-
-    `known` are the names of all parameters. `strict` tells whether the provider checks strict
-    schemas, and prompts for JSON without a schema.
-    """
-
-    provider: str
-    known: frozenset[str]
-    roles: tuple[str, ...]
-    seed: str = "seed"
-    least_seed: int = -(2**63)
-    least_max_tokens: int = 1
-    highest_temperature: float = 2.0
-    most_stops: int = 4
-    most_choices: int = 1
-    strict: bool = True
-
-
-def read_chat(body: Mapping[str, Any], model: str, dialect: Dialect) -> Call:
-    """Read and check a request, whose model is known. Raises Refusal."""
-    messages = _link_results(_read_messages(body, dialect), body["messages"], dialect.provider)
-    tools = _read_tools(body, dialect.provider)
-    check_number(body, "temperature", 0, dialect.highest_temperature)
+def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
+    """Read and check a request for `model`, whose parameters are known. Raises Refusal."""
+    messages = _link_results(_read_messages(body, wire), body["messages"], wire.provider)
+    tools = _read_tools(body, wire.provider)
+    check_number(body, "temperature", 0, wire.highest_temperature)
     check_number(body, "top_p", 0, 1)
-    choices = check_integer(body, "n", 1, dialect.most_choices) or 1
+    choices = check_integer(body, "n", 1, wire.most_choices) or 1
     most = [
-        check_integer(body, name, dialect.least_max_tokens)
+        check_integer(body, name, wire.least_max_tokens)
         for name in ("max_completion_tokens", "max_tokens")
     ]
-    json_wanted, schema = _read_format(body, strict=dialect.strict)
+    json_wanted, schema = _read_format(body, strict=wire.strict)
     return Call(
-        provider=dialect.provider,
+        provider=wire.provider,
         model=model,
         messages=messages,
         stream=bool(body.get("stream")),
         max_tokens=next((number for number in most if number is not None), None),
-        stop=read_stop(body, "stop", dialect.most_stops),
-        seed=check_integer(body, dialect.seed, dialect.least_seed),
+        stop=read_stop(body, "stop", wire.most_stops),
+        seed=check_integer(body, wire.seed, wire.least_seed),
         json_wanted=json_wanted,
         json_schema=schema,
         usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),
         tools=tools,
-        tool_choice=_read_choice(body, tools, dialect.provider),
+        tool_choice=_read_choice(body, tools, wire.provider),
         parallel=body.get("parallel_tool_calls") is not False,
         choices=choices,
     )
 
 
-def _read_messages(body: Mapping[str, Any], dialect: Dialect) -> tuple[Message, ...]:
+def _read_messages(body: Mapping[str, Any], wire: OpenAI) -> tuple[Message, ...]:
     given = body.get("messages")
     if given is None:
         invalid("missing", "messages")
@@ -83,8 +64,8 @@ def _read_messages(body: Mapping[str, Any], dialect: Dialect) -> tuple[Message, 
         if not isinstance(item, dict):
             invalid("type", place, expected="an object")
         role, content = item.get("role"), item.get("content")
-        if role not in dialect.roles:
-            invalid("value", f"{place}.role", value=role, known=list(dialect.roles))
+        if role not in wire.roles:
+            invalid("value", f"{place}.role", value=role, known=list(wire.roles))
         images = 0
         if isinstance(content, list):
             parts = [part for part in content if isinstance(part, dict)]
@@ -94,7 +75,7 @@ def _read_messages(body: Mapping[str, Any], dialect: Dialect) -> tuple[Message, 
             content = ""
         if not isinstance(content, str):
             invalid("type", f"{place}.content", expected="a string")
-        calls = _read_calls(item, place, dialect.provider)
+        calls = _read_calls(item, place, wire.provider)
         role = "system" if role == "developer" else role
         messages.append(Message(role, content, images, calls))
     return tuple(messages)

@@ -12,13 +12,11 @@ from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
 from . import base, chat_replies
 from .base import Error, invalid
-from .chat_requests import Dialect, read_chat
+from .chat_requests import read_chat
 from .openai import NO_JSON_WORD, NO_MODEL, OpenAI
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ..types import ToolCall
+    from collections.abc import Mapping
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
 _KNOWN = base.names(
@@ -131,19 +129,17 @@ _ERRORS = {
 class Groq(OpenAI):
     """Groq's chat completions."""
 
-    dialect = Dialect(
-        provider="groq",
-        known=_KNOWN,
-        roles=("system", "user", "assistant", "tool", "function", "developer"),
-    )
+    provider = "groq"
     errors = _ERRORS
     minute = "minute"
+    roles = ("system", "user", "assistant", "tool", "function", "developer")
+    most_choices = 1
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
         if path == "embeddings":
             raise Refusal("unknown_url")
-        call = read_chat(body, base.read_model(body, _KNOWN), self.dialect)
+        call = read_chat(body, base.read_model(body, _KNOWN), self)
         for name in ("logprobs", "top_logprobs", "logit_bias"):
             # Refused by console.groq.com/docs/openai, as are several choices.
             if body.get(name):
@@ -189,7 +185,7 @@ class Groq(OpenAI):
                 last={"x_groq": {**own, "usage": usage}},
                 every={},
                 closing={"usage": usage, "x_groq": own} if call.usage_wanted else None,
-                call_deltas=_whole_calls,
+                call_deltas=chat_replies.calls_one_by_one,
             ),
         )
 
@@ -246,11 +242,3 @@ def _usage(reply: Reply) -> dict[str, Any]:
         "total_time": 0.011,
         **chat_replies.usage_of(reply),
     }
-
-
-def _whole_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    """One delta for each call, with all of it. Seen in github.com/ogx-ai/ogx/pull/630, 2024-12."""
-    return [
-        {"tool_calls": [{"index": number, **chat_replies.call_object(made)}]}
-        for number, made in enumerate(calls)
-    ]

@@ -12,13 +12,11 @@ from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
 from . import base, chat_replies, embeddings
 from .base import Error, invalid
-from .chat_requests import Dialect, read_chat
+from .chat_requests import read_chat
 from .openai import OpenAI
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from ..types import ToolCall
 
 # The fields of ChatCompletionRequest in mistralai 3.7, which has no stream_options and no seed.
 _KNOWN = base.names(
@@ -124,25 +122,21 @@ _ERRORS = {
 class Mistral(OpenAI):
     """Mistral's chat completions and embeddings."""
 
-    dialect = Dialect(
-        provider="mistral",
-        known=_KNOWN,
-        roles=("system", "user", "assistant", "tool"),
-        seed="random_seed",
-        least_seed=0,
-        least_max_tokens=0,
-        highest_temperature=1.5,
-        most_stops=16,
-        most_choices=128,
-        strict=False,
-    )
+    provider = "mistral"
     errors = _ERRORS
+    roles = ("system", "user", "assistant", "tool")
+    seed = "random_seed"
+    least_seed = 0
+    least_max_tokens = 0
+    highest_temperature = 1.5
+    most_stops = 16
+    strict = False
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; the user or a tool must speak last. Raises Refusal."""
         if path == "embeddings":
             return embeddings.read_mistral(body)
-        call = read_chat(body, base.read_model(body, _KNOWN), self.dialect)
+        call = read_chat(body, base.read_model(body, _KNOWN), self)
         last, message = call.messages[-1].role, body["messages"][-1]
         if last == "system" or (last == "assistant" and not message.get("prefix")):
             invalid("order", value=last)
@@ -166,7 +160,7 @@ class Mistral(OpenAI):
         """The response to a call that does not stream."""
         value = chat_replies.completion(call, reply, caller, prefix="cmpl")
         for entry, one in zip(value["choices"], (reply, *reply.others), strict=True):
-            for delta in _all_calls(one.calls):
+            for delta in chat_replies.calls_together(one.calls):
                 entry["message"].update(delta)
         cost = value["usage"]["total_tokens"]
         return base.json_answer(value, self._headers_with_limits(caller, cost))
@@ -181,7 +175,7 @@ class Mistral(OpenAI):
             first={},
             last={"usage": chat_replies.usage_of(reply)},
             every={"p": "abcdef"},  # a padding field that real chunks have too
-            call_deltas=_all_calls,
+            call_deltas=chat_replies.calls_together,
             calls_at_end=True,
         )
         return base.event_answer(self.headers(caller), sent)
@@ -247,14 +241,6 @@ class Mistral(OpenAI):
         """The events of an error in the middle of a stream."""
         # Not recorded: this assumes that Mistral sends its usual error as an event.
         return [base.event(self.error_body(_ERRORS["server_error"], {}))]
-
-
-def _all_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    """One delta with all calls, as in github.com/comet-ml/opik/pull/7385, 2026-07."""
-    entries = [
-        {**chat_replies.call_object(made), "index": number} for number, made in enumerate(calls)
-    ]
-    return [{"content": "", "tool_calls": entries}] if entries else []
 
 
 def _limit_headers(name: str, caller: Caller) -> base.Headers:

@@ -13,12 +13,10 @@ from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
 from . import base, chat_replies, embeddings
 from .base import Error, invalid
-from .chat_requests import Dialect, read_chat
+from .chat_requests import read_chat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from ..types import ToolCall
 
 # The parameters of chat.completions.create in openai 3.54.
 _KNOWN = base.names(
@@ -28,7 +26,6 @@ _KNOWN = base.names(
     response_format safety_identifier seed service_tier stop store stream stream_options temperature
     tool_choice tools top_logprobs top_p user verbosity web_search_options"""
 )
-_PIECE = 6  # the number of characters of arguments in a chunk
 _FIND_KEY = "You can find your API key at https://platform.openai.com/account/api-keys."
 _INTERNAL = "The server had an error while processing your request. Sorry about that!"
 NO_MODEL = Error(
@@ -213,14 +210,18 @@ _ERRORS = {
 class OpenAI:
     """OpenAI's chat completions and embeddings. Holds no state, like all wires."""
 
-    dialect = Dialect(
-        provider="openai",
-        known=_KNOWN,
-        roles=("system", "assistant", "user", "function", "tool", "developer"),
-        most_choices=128,
-    )
+    provider = "openai"
     errors = _ERRORS
     minute = "min"  # the word for a minute in errors about limits
+    # What requests may hold; `strict` says that strict schemas and prompts for JSON are checked.
+    roles: tuple[str, ...] = ("system", "assistant", "user", "function", "tool", "developer")
+    seed = "seed"  # the name of the parameter
+    least_seed = -(2**63)
+    least_max_tokens = 1
+    highest_temperature = 2.0
+    most_stops = 4
+    most_choices = 128
+    strict = True
 
     def key_text(self, headers: Mapping[str, str]) -> str | None:
         """The key in a request's headers, or None."""
@@ -233,7 +234,7 @@ class OpenAI:
             return embeddings.read_openai(body)
         model = base.read_model(body, _KNOWN)
         _check_model(body, model)
-        call = read_chat(body, model, self.dialect)
+        call = read_chat(body, model, self)
         if body.get("stream_options") and not call.stream:
             invalid("no_stream", "stream_options")
         top = base.check_integer(body, "top_logprobs", 0)
@@ -290,7 +291,7 @@ class OpenAI:
                 last=every,
                 every=every,
                 closing=closing,
-                call_deltas=_call_pieces,
+                call_deltas=chat_replies.calls_in_pieces,
             ),
         )
 
@@ -302,7 +303,7 @@ class OpenAI:
         """The list of models, or one of them."""
         data = [
             {"id": model, "object": "model", "created": int(caller.now), **self.model_fields(model)}
-            for model in MODELS[self.dialect.provider]
+            for model in MODELS[self.provider]
             if name in (None, model)
         ]
         return base.json_answer(data[0] if name else {"object": "list", "data": data}, [])
@@ -365,19 +366,6 @@ class OpenAI:
     def failed_call(self) -> list[bytes]:
         """The events of an error in a stream whose call of a tool cannot be read, if any."""
         return []
-
-
-def _call_pieces(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    """Deltas of calls: the name of each, then its arguments in pieces."""
-    deltas: list[dict[str, Any]] = []
-    for number, made in enumerate(calls):
-        start = chat_replies.call_object(made)
-        start["function"]["arguments"] = ""
-        deltas.append({"tool_calls": [{"index": number, **start}]})
-        for first in range(0, len(made.arguments), _PIECE):
-            piece = {"arguments": made.arguments[first : first + _PIECE]}
-            deltas.append({"tool_calls": [{"index": number, "function": piece}]})
-    return deltas
 
 
 def _check_model(body: Mapping[str, Any], model: str) -> None:
