@@ -127,7 +127,7 @@ class Server:
     async def _call(self, provider: str, path: str, request: Request) -> ASGIApp:
         """Answer a request for a reply or for embeddings.
 
-        `path` tells which of them; Gemini's methods stand in the address itself.
+        `path` is "embeddings" for these; Gemini's methods are part of the address.
         """
         try:
             content = await request.body()
@@ -175,7 +175,7 @@ class Server:
     async def _send(
         self, answer: Answer, admitted: Admitted | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Send a response and end it as its failure wants; `admitted` is charged for a stream."""
+        """Send a response and end it as its failure says; a stream charges `admitted`."""
         body = {"type": "http.response.body", "body": answer.body}
         if answer.events is not None and admitted is not None:
             if not await self._send_events(answer, admitted, receive, send):

@@ -1,4 +1,4 @@
-"""Failures on request: their kinds, which request meets which, and what they do to an answer."""
+"""Failures on request: their kinds, which requests they affect, and how they change answers."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ SPOILED: Mapping[str, str] = {
     "not_json": "200 with prose where JSON was asked for (other requests pass)",
     "misfit_json": "200 with JSON that does not fit the schema asked for (other requests pass)",
     "tool_use_failed": "a broken call of a tool: 400 or an error event (Groq), finish reason "
-    "MALFORMED_FUNCTION_CALL (Google), arguments that are no JSON (requests without tools pass)",
+    "MALFORMED_FUNCTION_CALL (Google), arguments that are not JSON (requests without tools pass)",
     "unrelated_json": '200 with the body {"hello": 1}',
-    "malformed_body": "200 with a body that is no JSON (in a stream: a malformed event)",
-    "malformed_event": "a stream with an event that is no JSON (else: a malformed body)",
+    "malformed_body": "200 with a body that is not JSON (in a stream: a malformed event)",
+    "malformed_event": "a stream with an event that is not JSON (else: a malformed body)",
     "stream_error": "an error event after some text of a stream with status 200 (else: 500)",
     "stall_stream": "first events of a stream, then nothing (else: stall)",
     "cut_stream": "a stream that ends after some text, without finish reason (else: half a body)",
@@ -72,10 +72,11 @@ TEMPORARY_KINDS = (
 
 @dataclass(slots=True)
 class Failure:
-    """A requested failure: the requests of `target` that it meets get one of its kinds.
+    """A requested failure of the requests to `target`, a provider, a key label or "*".
 
-    A scripted one has one kind: `after` requests pass, the next `times` fail (None: all), until
-    the time `until`. A random one has `share`, from 0 to 1, of all requests that fail.
+    A scripted failure has one kind: the first `after` requests succeed, the next `times` fail
+    (None: all), until `until` in epoch seconds. A random failure has several kinds and a `share`,
+    from 0 to 1, of the requests that fail. `to` is the target of a redirect.
     """
 
     target: str
@@ -102,7 +103,7 @@ class Failures:
         self._generator = random.Random(self._seed)
 
     def add(self, failure: Failure) -> None:
-        """Add a failure. Raises ValueError for an unknown target or kind, or a figure."""
+        """Add a failure. Raises ValueError for an unknown target or kind, or a bad figure."""
         for kind in failure.kinds:
             if kind not in FAILURE_KINDS:
                 known = ", ".join(FAILURE_KINDS)
@@ -120,7 +121,7 @@ class Failures:
             raise ValueError("share must be between 0 and 1")
 
     def next(self, provider: str, label: str, now: float) -> tuple[str | None, str | None]:
-        """The kind of failure that this request meets, or None, and the target of a redirect.
+        """The kind of failure for this request, or None, and the target of a redirect.
 
         Scripted failures come first.
         """
@@ -176,7 +177,7 @@ def withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
 
 
 def spoil(answer: Answer, kind: str | None, wire: Wire) -> Answer:
-    """Spoil an answer that is ready to be sent, if `kind` is a failure that does so."""
+    """Spoil an answer that is ready to be sent, if the failure is of such a kind."""
     if kind is None:
         return answer
     if kind == "unrelated_json":

@@ -159,8 +159,8 @@ def _prose(call: Call, seed: int) -> str:
     number = _choice(seed, call)
     name = call.model.rpartition("/")[2]
     head = f"*Simulated reply (sandbox, {call.provider} · {name}).*"
-    if told := _results_in_words(call.messages):
-        return f"{head}\n\n{told}"
+    if answers := _results_in_words(call.messages):
+        return f"{head}\n\n{answers}"
     asked = f" You asked: “{_echo(call.prompt)}”" if call.prompt.strip() else ""
     if call.images:
         asked += f" With it came {call.images} image{'s' if call.images > 1 else ''}."
@@ -223,7 +223,7 @@ def _make_calls(call: Call, seed: int, draw: int) -> tuple[ToolCall, ...]:
     """The calls in the reply to a request, or () if it is answered with text.
 
     A reply calls the tools that the prompt names, in the order of their names in the prompt, or
-    the first tool if it names none. After results of tools, only a request that insists on a tool
+    the first tool if it names none. After results of tools, only a request that requires a tool
     (`tool_choice`) gets a call, of a tool that has not been called yet if there is one.
     `draw` is the number that decides the arguments; words like `city=Oslo` in the prompt replace
     them. Arguments with a default are left out unless the prompt gives them.
@@ -288,7 +288,7 @@ def _chosen(call: Call, *, answered: bool) -> list[tuple[Tool, str]]:
     chosen = []
     for match, end in zip(found, ends, strict=True):
         own = call.prompt[match.end() : end]
-        # Values beside the tool's name count before the values of the whole prompt.
+        # Values next to the tool's name override the values of the whole prompt.
         chosen.append((by_name[match[1]], f"{call.prompt} {own}"))
     return chosen
 
@@ -323,8 +323,8 @@ def _id(call: Call, seed: int, number: int) -> str:
 
     Mistral's ids have nine letters and digits: github.com/nearai/ironclaw/issues/1241, 2026-03.
     """
-    told = "\x00".join(f"{m.role}{m.text}{m.calls}" for m in call.messages)
-    content = f"{seed}|{call.provider}|{call.model}|{call.seed}|{number}|{told}"
+    talk = "\x00".join(f"{m.role}{m.text}{m.calls}" for m in call.messages)
+    content = f"{seed}|{call.provider}|{call.model}|{call.seed}|{number}|{talk}"
     digest = hashlib.sha256(content.encode("utf-8", "replace")).digest()
     letters = "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest)
     if call.provider == "mistral":

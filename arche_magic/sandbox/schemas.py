@@ -106,7 +106,7 @@ def json_for_schema(
     """
     if depth > _DEEPEST:
         # Below the interpreter's recursion limit, at which even finalizers fail.
-        raise ValueError("the schema insists on a value without end")
+        raise ValueError("every value of this schema is endless")
     root = schema if root is None else root
     schema = bounds_in_words(schema)
     # A schema may contain itself (a tree). From this depth on, only required parts are filled.

@@ -27,7 +27,7 @@ _SECRET = ("authorization", "x-goog-api-key", "cookie")
 
 @dataclass(slots=True)
 class Admitted:
-    """A request that was charged and gets a reply; `failure` is the kind that it meets, if any."""
+    """A request that was charged and gets a reply, with the kind of its failure, if any."""
 
     call: Call
     key: Key
@@ -167,7 +167,7 @@ class Service:
         return spoil(answer, kind, wire)
 
     def _charged(self, admitted: Admitted) -> Caller:
-        """Charge a request unless it streams; returns who asked and what is left."""
+        """Charge a request unless it streams, and return who asked and what is left."""
         call, key = admitted.call, admitted.key
         if not call.stream:
             self.settle(admitted, 1.0)
@@ -175,7 +175,7 @@ class Service:
             return self._caller(key, key.text, call.model, self.clock())
 
     def settle(self, admitted: Admitted, share: float) -> None:
-        """Charge the output of an admitted request, of which this share (0 to 1) was sent."""
+        """Charge the output of an admitted request after a share (0 to 1) of it was sent."""
         with self.lock:
             key, model = admitted.key, admitted.call.model
             output = round(admitted.output_tokens * share)

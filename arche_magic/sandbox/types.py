@@ -86,8 +86,9 @@ class Call:
 
         Gemini counts every text of a batch: github.com/garrytan/gbrain/pull/1922, 2026-06.
         """
-        batch = self.provider == "google" and self.embedding is not None
-        return len(self.embedding.texts) if batch and self.embedding is not None else 1
+        if self.embedding is None or self.provider != "google":
+            return 1
+        return len(self.embedding.texts)
 
     @property
     def prompt(self) -> str:

@@ -20,7 +20,7 @@ _COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class Error(NamedTuple):
-    """One error of a provider; {names} in the text stand for details of the refusal."""
+    """One error of a provider; {names} in its text are details of the refusal."""
 
     text: str
     code: str | None = None

@@ -74,7 +74,7 @@ def _message(reply: Reply) -> dict[str, Any]:
 
 
 def _call_object(made: ToolCall) -> dict[str, Any]:
-    """A tool call as it stands in a message."""
+    """A tool call in a message."""
     function = {"name": made.name, "arguments": made.arguments}
     return {"id": made.id, "type": "function", "function": function}
 

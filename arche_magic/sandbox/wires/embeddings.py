@@ -40,7 +40,7 @@ _ALL_MISTRAL = 16_384
 _CUT_GOOGLE = 2_048  # tokens of one text; Gemini ignores the rest
 _WORD = re.compile(r"\w+")
 _SPREAD = 24  # how many numbers of a vector a word changes
-_WHOLE = 0.2  # the weight of the text as a whole beside the weight of its words
+_WHOLE = 0.2  # the weight of the whole text; the weight of a word is its length
 
 
 def read_openai(body: Mapping[str, Any]) -> Call:
@@ -203,7 +203,7 @@ def _changes(text: str, model: str, length: int) -> tuple[tuple[int, float], ...
     digest = hashlib.shake_256(content).digest(4 * _SPREAD)
     changes = []
     for number, (raw,) in enumerate(struct.iter_unpack(">I", digest)):
-        # The first numbers of a vector must tell texts apart, too, because vectors can be cut.
+        # The first numbers of a vector must differ between texts too, because vectors can be cut.
         room = max(1, length // 8) if number % 3 == 0 else length
         changes.append((raw // 2 % room, 1.0 if raw % 2 else -1.0))
     return tuple(changes)

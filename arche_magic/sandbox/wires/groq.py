@@ -155,7 +155,7 @@ class Groq(OpenAI):
         return call
 
     def headers(self, caller: Caller) -> base.Headers:
-        """The headers of a response beside its content type."""
+        """The headers of a response except its content type."""
         return [
             ("x-request-id", caller.request_id),
             ("x-groq-region", "sandbox"),
@@ -195,7 +195,7 @@ class Groq(OpenAI):
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 
     def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
-        """The headers of an error beside its content type."""
+        """The headers of an error except its content type."""
         if refusal.kind in ("no_key", "unauthorized"):
             return [("x-request-id", caller.request_id)]
         headers = self.headers(caller)

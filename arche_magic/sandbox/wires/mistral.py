@@ -143,7 +143,7 @@ class Mistral(OpenAI):
         return call
 
     def headers(self, caller: Caller) -> base.Headers:
-        """The headers of a response beside its content type, without those for limits."""
+        """The headers of a response except its content type, without those for limits."""
         return [
             ("mistral-correlation-id", caller.request_id),
             ("x-kong-request-id", caller.request_id),
@@ -202,7 +202,7 @@ class Mistral(OpenAI):
         }
 
     def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
-        """The headers of an error beside its content type.
+        """The headers of an error except its content type.
 
         Recorded 429s have only headers for tokens per minute, whichever limit was hit.
         """

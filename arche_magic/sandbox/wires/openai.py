@@ -245,7 +245,7 @@ class OpenAI:
         return replace(call, top_logprobs=top or 0) if body.get("logprobs") else call
 
     def headers(self, caller: Caller) -> base.Headers:
-        """The headers of a response beside its content type."""
+        """The headers of a response except its content type."""
         requests = "requests_per_minute"
         if requests not in caller.limits:
             requests = "requests_per_day"
@@ -336,7 +336,7 @@ class OpenAI:
         return base.json_answer(self.error_body(error, details), headers, error.status)
 
     def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
-        """The headers of an error beside its content type."""
+        """The headers of an error except its content type."""
         if refusal.kind in ("no_key", "unauthorized", "no_credit"):
             return [("x-request-id", caller.request_id)]
         headers = self.headers(caller)
