@@ -320,6 +320,7 @@ class Place:
     def __init__(self, shell: InteractiveShell) -> None:
         self.may_redraw: bool = not is_captured(shell)
         self._handle: Any = None
+        self._drawn: tuple[dict[str, str], dict[str, Any] | None] | None = None
 
     def __bool__(self) -> bool:
         """Whether anything was drawn."""
@@ -341,6 +342,7 @@ class Place:
             return
         again = self._handle is not None
         self._handle = self._handle or DisplayHandle()
+        self._drawn = bundle, metadata
         display(
             for_frontends(bundle),
             raw=True,
@@ -348,6 +350,11 @@ class Place:
             display_id=self._handle.display_id,
             update=again,
         )
+
+    def draw_again(self) -> None:
+        """Draw what was drawn last once more."""
+        if self._drawn is not None:
+            self.draw(*self._drawn)
 
 
 def for_frontends(bundle: dict[str, str]) -> dict[str, str]:

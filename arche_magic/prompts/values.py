@@ -23,7 +23,7 @@ from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.images import read_image
-from arche_magic.llm_providers.pending import PendingReply
+from arche_magic.llm_providers.pending import Pending
 from arche_magic.llm_providers.request import Image, Message
 
 from .sources import source_of
@@ -61,7 +61,7 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
     Raises:
         InvalidRequest: it has no text form.
     """
-    if isinstance(value, PendingReply):
+    if isinstance(value, Pending):
         value = value.wait()
     if isinstance(value, str):
         return Shown(str(value))

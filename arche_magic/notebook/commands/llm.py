@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Reply
-    from arche_magic.llm_providers.pending import PendingReply
+    from arche_magic.llm_providers.pending import Pending
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(
@@ -103,7 +103,7 @@ OPTIONS = (
         "--background",
         action="store_true",
         help="End the cell at once; its output fills in while other cells run. The variable of -o "
-        "waits for the reply when it is used.",
+        "waits for the reply when it is used; with --over, its wait() returns the frame.",
     ),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
@@ -248,7 +248,7 @@ _OVER_OPTIONS = (
 
 
 @command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
-def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
+def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
@@ -271,6 +271,7 @@ def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame |
       %%llm --tools weather,convert
       %%llm --background -o answer
       %%llm --over reviews --schema "mood good|bad" --into moods
+      %%llm --background --over reviews --into moods
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -286,8 +287,8 @@ def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame |
         import_in_thread("over")
         from ..over import over
 
-        frame = over(session.shell, session.defaults, typed)
-        return session.out.shown(frame) if options.quiet else frame
+        rows = over(session, typed)
+        return session.out.shown(rows) if options.quiet or options.background else rows
     if flag := _given_without_over(options):
         raise InvalidRequest(f"%llm: {flag} needs --over FRAME")
     reply = ask(session, typed)
