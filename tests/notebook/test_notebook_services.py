@@ -71,7 +71,7 @@ def test_a_budget_is_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
     assert "of 2.00 USD left today" in cell.data("text/html")[-1]
     said = kernel.run("%llm_quota").data()[0].splitlines()[-1]
     assert said.startswith("Budget of paid routes: 2.00 of 2.00 USD left today, ")
-    assert said.endswith("of 20.00 USD spent this month (UTC)")
+    assert said.endswith("of 20.00 USD left this month (UTC)")
 
 
 def test_its_name_is_completed(kernel: Kernel, server: Sandbox) -> None:
