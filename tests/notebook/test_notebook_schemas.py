@@ -107,7 +107,7 @@ def test_whatever_names_it(classes: Kernel, sandboxed, schema: str, kind: str) -
             "--schema 'Vist' is not a variable; did you mean 'Visit'?; a short line has",
         ),
         ("--schema shapes.Pint", "has no attribute 'Pint'"),
-        ("--schema json", "schema is a module; a schema is a pydantic model"),
+        ("--schema json", "schema is of type module; a schema is a pydantic model"),
         ("--schema 'score flaot'", "unknown type 'flaot' of 'score'; did you mean 'float'?"),
     ],
 )
