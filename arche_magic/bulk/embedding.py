@@ -280,6 +280,7 @@ def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:
     # The rows of a set would be in no order that the caller knows.
     if isinstance(data, Mapping | AbstractSet) or not isinstance(data, Iterable):
         raise InvalidRequest(
-            f"texts is a {type(data).__name__}; it must be a Series, a list or an array of texts"
+            f"texts is of type {type(data).__name__}; it must be a Series, a list or an array of "
+            "texts"
         )
     return None, list(data)

@@ -55,7 +55,9 @@ class Rows:
                 )
             template = f"{{{{{PROMPT}}}}}"
         elif not isinstance(template, str):
-            raise InvalidRequest(f"the template is a {type(template).__name__}; it must be text")
+            raise InvalidRequest(
+                f"the template is of type {type(template).__name__}; it must be text"
+            )
         self.template = template
         self._columns = self._used()
 
@@ -175,12 +177,12 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
         wrong = next((value for value in data if not isinstance(value, str | None)), "")
         if wrong:
             raise InvalidRequest(
-                f"the list holds a {type(wrong).__name__}; it must hold texts only. For several "
-                "values in a row, use a DataFrame"
+                f"the list holds a value of type {type(wrong).__name__}; it must hold texts only. "
+                "For several values in a row, use a DataFrame"
             )
         return pd.DataFrame({PROMPT: pd.Series(list(data), dtype=object)})
     kind = type(data).__name__
     raise InvalidRequest(
-        f"the data is a {kind}; it must be a DataFrame, a Series, a list of texts, the path of "
-        "a file, or a table of polars, pyarrow or DuckDB"
+        f"the data is of type {kind}; it must be a DataFrame, a Series, a list of texts, the path "
+        "of a file, or a table of polars, pyarrow or DuckDB"
     )

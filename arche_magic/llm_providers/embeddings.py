@@ -210,7 +210,7 @@ def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> 
         InvalidRequest: it is not text, it is blank, or it is surely too long for the model.
     """
     if not isinstance(text, str):
-        raise InvalidRequest(f"value {number} is a {type(text).__name__}; it must be text")
+        raise InvalidRequest(f"value {number} is of type {type(text).__name__}; it must be text")
     if not text.strip():
         raise InvalidRequest(f"text {number} is empty")
     most = about.tokens_per_text

@@ -174,7 +174,7 @@ def _messages(
     elif isinstance(prompt, Iterable):
         turns.extend(read_messages(prompt))
     else:
-        raise InvalidRequest(f"the prompt is a {type(prompt).__name__}; it must be text")
+        raise InvalidRequest(f"the prompt is of type {type(prompt).__name__}; it must be text")
     asked = (turn for turn in turns if turn.role != "system")
     if not any(turn.content.strip() or turn.images or turn.tool_calls for turn in asked):
         raise InvalidRequest("the prompt is empty")
@@ -183,7 +183,7 @@ def _messages(
 
 def _text(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise InvalidRequest(f"{name} is a {type(value).__name__}; it must be text")
+        raise InvalidRequest(f"{name} is of type {type(value).__name__}; it must be text")
     return whole_characters(value) if value else None
 
 

@@ -107,7 +107,7 @@ class _Interface:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path == "/health" and scope["method"] == "GET":
+        if path == "/health" and scope["method"] in ("GET", "HEAD"):
             await JSONResponse({"status": "ok"})(scope, receive, send)
         elif not path.startswith("/v1/"):
             message = f"no such path; the base URL is http://127.0.0.1:{self._port}/v1"

@@ -35,7 +35,7 @@ ALLOWED = {
     "provider_failure": {"types?"},
     "request": {"errors", "files", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
-    "pending_reply": {"reply"},
+    "pending": {"reply"},
     "reply_stream": {"errors", "reply"},
     "errors": {"reply?", "text", "types?"},
     "catalog": {"errors", "types", "urls"},

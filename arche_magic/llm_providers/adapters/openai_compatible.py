@@ -220,6 +220,12 @@ class OpenAIAdapter(Adapter):
         if status in (400, 422):
             if adapted := self._adapted(refusal):
                 return adapted
+            if "reasoning_effort" in refusal.words:
+                return refusal.failure(
+                    f"{model} does not take this reasoning_effort (--effort)",
+                    Remedy.FIX_REQUEST,
+                    names_option=True,
+                )
             if (param := refusal.said("param")) and refusal.said("code").startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
                 return refusal.failure(

@@ -53,7 +53,7 @@ def schema_of(described: Any) -> Schema:
     if isinstance(described, type):
         return _of_class(described)
     kind = type(described).__name__
-    raise InvalidRequest(f"schema is a {kind}; {_ACCEPTED}")
+    raise InvalidRequest(f"schema is of type {kind}; {_ACCEPTED}")
 
 
 def schema_as_sent(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import TookTooLong, within
-from ..files import NotOurs, open_ours, read_ours
+from ..files import NotOurs, open_ours, overwrite_ours, read_ours
 from ..forks import new_lock, new_rlock, register_for_forks
-from ..safe_files import NotOurs, open_ours, overwrite_ours, read_ours
 from .base import (
     Change,
     Document,
