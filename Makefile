@@ -17,14 +17,14 @@ test: .venv/test
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 	@$(MAKE) --no-print-directory libraries
 
-# Other libraries in their newest versions, whose requests our routes answer. LlamaIndex has an
-# environment of its own, because it needs another version of openai.
+# Tests other libraries in their newest versions. LlamaIndex has a separate environment, because it
+# needs another version of openai.
 LIBRARIES = -m pytest -p no:cacheprovider --disable-warnings
 libraries: .venv-libraries/test .venv-llama-index/test
 	.venv-libraries/bin/python $(LIBRARIES) tests/libraries --ignore tests/libraries/test_llama_index.py
 	.venv-llama-index/bin/python $(LIBRARIES) tests/libraries/test_llama_index.py tests/libraries/test_page.py
 
-# Not part of `make test`, which has to finish within 15 minutes: coverage adds a tenth.
+# Not part of `make test`, which must finish within 15 minutes; coverage makes it a tenth slower.
 coverage: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= \
 		tests/engine tests/adapters tests/provider tests/sandbox tests/bulk
@@ -48,7 +48,7 @@ bench: .venv/test
 	$(BIN)/python tests/bench/promptness.py
 	$(BIN)/python tests/bench/openai_client.py
 
-# A quarter of all calls fails; the last SOAK minutes run at full speed.
+# A quarter of all calls fail; then it runs at full speed for SOAK minutes.
 SOAK ?= 30
 chaos: .venv/test
 	$(BIN)/python tests/chaos/chaos.py --soak-minutes $(SOAK)
@@ -71,8 +71,8 @@ screenshots: .venv/test
 	$(BIN)/python tests/browser/screenshots.py
 	$(BIN)/python tests/browser/moving_picture.py
 
-# pip takes minutes the first time: say so, and print a dot for each package that it looks at.
-# A pipe hides the exit status of pip, so the stamp is made in the pipe and checked after it.
+# pip takes minutes the first time, so print a dot for each package that it collects.
+# A pipe hides the exit status of pip, so the stamp is made in the pipe and checked afterwards.
 define install
 	@echo "Installing '.[$(1)]' into .venv. The first time, this takes one to three minutes."
 	@($(BIN)/python -m pip install --disable-pip-version-check -e '.[$(1)]' && touch $@) | \
@@ -107,8 +107,8 @@ OLDEST = import re, tomllib; \
 		$$($(PYTHON) -c '$(OLDEST)')
 	@touch $@
 
-# uv finds versions that fit together in seconds. pip needs minutes, and before version 24 more than
-# half an hour, so where uv cannot be used, the newest pip is.
+# uv resolves the versions in seconds. pip needs minutes, and before version 24 more than half an
+# hour, so if uv cannot be used, the newest pip is.
 define install_libraries
 	@echo "Installing '.[$(1)]' into $(@D). The first time, this takes about a minute."
 	@$(PYTHON) -m venv --clear $(@D)

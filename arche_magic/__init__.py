@@ -1,4 +1,4 @@
-"""Prompt language models from notebooks, across providers and within their limits.
+"""Ask language models from notebooks, across providers and within their limits.
 
 `%load_ext arche_magic` in a notebook; `arche_magic.llm_providers` in Python.
 """

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reset and len(words) != 2:
         quota.error("reset takes one KEY, such as groq_key_2" + _labels())
     if reset and options.json:
-        quota.error("reset has nothing to show as JSON")
+        quota.error("reset cannot be combined with --json")
     if not reset and len(words) > 1:
         quota.error(f"one PROVIDER at most, not {' '.join(words)!r}")
     warnings.showwarning = _warn
@@ -97,43 +97,43 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     quota = commands.add_parser(
         "quota",
         usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
-        help="what every route has left, and when it opens",
-        description="Show what every route has left of each limit, when it opens, and which limits "
-        "will be spent at the present pace.",
+        help="show what is left of every limit",
+        description="Show what is left of each limit of every key and model, when it can be used "
+        "again, and which limits will run out at the current pace.",
         **shared,
     )
     quota.add_argument(
         "words",
         nargs="*",
         metavar="PROVIDER | reset KEY",
-        help="show only this provider; or reset a key, by its label such as groq_key_2, after it "
-        "was topped up, replaced or allowed again",
+        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
+        "added credit, replaced it or regained access",
     )
     quota.add_argument(
         "--json",
         action="store_true",
-        help="print the usage summary as JSON: provider, key, limit, and how much of it is used",
+        help="print the usage summary as JSON: provider, key, limit, and the amount used",
     )
     doctor = commands.add_parser(
         "doctor",
-        help="what is wrong with the configuration, and what to do",
-        description="Examine packages, files, addresses, keys, models, clock and ledger. Services "
-        "are asked for their lists of models, which spends no quota.",
+        help="check the configuration, and say how to fix it",
+        description="Check packages, files, addresses, keys, models, clock and ledger. Requests "
+        "the services' lists of models, which uses no quota.",
         epilog="exit status: 0 if nothing is wrong, 1 otherwise",
     )
     doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
     commands.add_parser(
         "services",
-        help="what is free where, what is in use, and where to get a key",
-        description="Show providers and known services: what costs nothing, what is configured, "
-        "where to get a key, and when and where that was read. Sends nothing.",
+        help="list services with free tiers, and where to get a key",
+        description="List providers and known services: what is free, what is configured, where to "
+        "get a key, and the source and date of each figure. Sends nothing.",
         **shared,
     )
     serve = commands.add_parser(
         "serve",
-        help="OpenAI's interface for programs on this machine, answered by your free routes",
-        description="Serve OpenAI's chat completions, models and embeddings on 127.0.0.1, until "
-        "Ctrl+C. It prints the two variables that programs need.",
+        help="serve the OpenAI API to programs on this machine",
+        description="Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 until "
+        "Ctrl+C, answered with your keys. It prints the two variables that programs need.",
         epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
     )
     serve.add_argument(
@@ -152,8 +152,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     serve.add_argument(
         "--token-file",
         metavar="PATH",
-        help="keep the token in this file, and use the one that is there (default: a new token at "
-        "every start, in the folder of your own settings)",
+        help="store the token in this file, and reuse it at later starts (default: a new token at "
+        "every start, in your settings folder)",
     )
     return parser, quota
 
@@ -164,7 +164,7 @@ def _load_always(wanted: bool) -> int:
     try:
         path, is_new = startup.enable() if wanted else startup.disable()
     except (startup.NotOurs, OSError) as error:
-        reason = f"{error} was written or changed by somebody else; move it or delete it"
+        reason = f"{error} was not written by arche_magic, or was changed; move it or delete it"
         return _failed(reason if isinstance(error, startup.NotOurs) else str(error))
     if wanted:
         print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
@@ -271,7 +271,7 @@ def _reset(key: str) -> int:
     except LLMProviderError as error:
         return _failed(str(error))
     print(
-        f"{key}: its counts, and why it was closed, are forgotten; "
+        f"{key} was reset: its counts start at zero, and it is open; "
         "the next reply shows what is left"
     )
     return 0

@@ -96,7 +96,7 @@ def test_the_table_is_followed_by_the_forecast(sandbox_env: Sandbox, tmp_path: P
         (["quota", "groq", "mistral"], 2, "one PROVIDER at most, not 'groq mistral'"),
         (["quota", "reset"], 2, "there are groq_key_1, groq_key_2"),
         (["quota", "reset", "groq_key_1", "groq_key_2"], 2, "reset takes one KEY"),
-        (["quota", "reset", "groq_key_1", "--json"], 2, "nothing to show as JSON"),
+        (["quota", "reset", "groq_key_1", "--json"], 2, "cannot be combined with --json"),
         (["quota", "reset", "groq_key_9"], 1, "no key is called 'groq_key_9'"),
         (["quota", "grok"], 1, "did you mean 'groq'"),
         (["doctor", "--help"], 0, "usage: python -m arche_magic doctor [-h] [--send]"),

@@ -113,6 +113,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_contributing_names_files_and_commands_that_exist() -> None:
+    """Its description of the code must not be older than the code."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    code = [path for name in ("arche_magic", "docs", "tests") for path in (ROOT / name).rglob("*")]
+    paths = [path.relative_to(ROOT).as_posix() for path in code]
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        assert any(f"/{path}/".endswith(f"/{name.strip('/')}/") for path in paths), name
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"(?m)(?:`|^)make ([a-z]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
 def test_the_readme_has_snippets() -> None:
     """The tests above would pass without any."""
     readme = snippets((ROOT / "README.md").read_text("utf-8"))

@@ -89,10 +89,10 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: 
 def test_the_sdist_contains_its_tests_and_their_files(unpacked: Path) -> None:
     """The tests pass there, and no stray file of the checkout is published."""
     folders = {"arche_magic", "docs", "notebooks", "tests"}
-    told = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
+    top_files = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
     built_with = {"Makefile", "mkdocs.yml", "pyproject.toml", ".gitignore", "PKG-INFO"}
-    assert folders | told <= {path.name for path in unpacked.iterdir()}
-    assert {path.name for path in unpacked.iterdir()} <= folders | told | built_with
+    assert folders | top_files <= {path.name for path in unpacked.iterdir()}
+    assert {path.name for path in unpacked.iterdir()} <= folders | top_files | built_with
     for folder in folders:
         here, there = ({p.relative_to(r) for p in kept(r / folder)} for r in (ROOT, unpacked))
         assert here == there

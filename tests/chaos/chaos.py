@@ -133,12 +133,12 @@ def providers(scale: float, seed: int = 7) -> Iterator[Providers]:
 
 def configured(server: Providers, folder: Path, timeouts: Timeouts) -> Configuration:
     """All routes of the sandbox, with its clock and a ledger in a folder."""
-    told = server.get("clock")
+    clock = server.get("clock")
     configuration = load_configuration(server.variables, folder)
     plenty = dict.fromkeys(LIMITS, PLENTY)
     return replace(
         configuration,
-        clock=FastClock(told["now"], told["scale"]),
+        clock=FastClock(clock["now"], clock["scale"]),
         limits={name: parse_limits(plenty, configuration.providers[name].window) for name in KEYS},
         timeouts=timeouts,
     )
@@ -220,7 +220,7 @@ def check_counts(server: Providers, configuration: Configuration) -> list[str]:
     """
     complaints = []
     path = Path(configuration.store)
-    booked = charged(path)
+    recorded = charged(path)
     attempts: dict[tuple[str, str], list[Attempt]] = {}
     for attempt in read_attempts(path.with_name("llm_calls.jsonl")):
         if attempt.outcome != "skipped":
@@ -235,7 +235,7 @@ def check_counts(server: Providers, configuration: Configuration) -> list[str]:
         for model, count in models.items()
     }
     for place in sorted({*counts, *attempts}):
-        ours, count = booked.get(place, Counter()), counts.get(place, Counter())
+        ours, count = recorded.get(place, Counter()), counts.get(place, Counter())
         sent = [a for a in attempts.get(place, ()) if a.outcome != "refused"]
         for metric in ("input_tokens", "output_tokens"):
             noted = sum(getattr(attempt, metric) for attempt in sent)
@@ -244,7 +244,7 @@ def check_counts(server: Providers, configuration: Configuration) -> list[str]:
             # The cost of a call that broke off is estimated from similar calls.
             guessed = sum(getattr(a, metric) for a in sent if a.outcome == "failed")
             if ours[metric] + guessed / 2 < count[metric]:
-                complaints.append(f"{place}: {ours[metric]} {metric} of {count[metric]} booked")
+                complaints.append(f"{place}: {ours[metric]} {metric} of {count[metric]} recorded")
             if not any(a.outcome == "failed" for a in sent) and ours[metric] != count[metric]:
                 complaints.append(f"{place}: {ours[metric]} {metric}, server {count[metric]}")
         counted = count["requests"] + uncounted[place]

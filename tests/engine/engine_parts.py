@@ -143,14 +143,14 @@ def ask(text: str = "Hello", max_tokens: int | None = 10, timeout: float = 60.0)
     return Request((Message("user", text),), max_tokens=max_tokens, timeout=timeout)
 
 
-def told(limit: Limit) -> Limit:
+def set_by_user(limit: Limit) -> Limit:
     """The limit as set by the user, so that calls need not start one at a time."""
     return replace(limit, evidence="configured")
 
 
-RPM = told(Limit("requests", "minute", 3, "bucket"))
-RPD = told(Limit("requests", "day", 100, "bucket"))
-TPM = told(Limit("tokens", "minute", 1000, "bucket"))
+RPM = set_by_user(Limit("requests", "minute", 3, "bucket"))
+RPD = set_by_user(Limit("requests", "day", 100, "bucket"))
+TPM = set_by_user(Limit("tokens", "minute", 1000, "bucket"))
 
 
 Build = Callable[..., QuotaTracker]

@@ -21,7 +21,7 @@ from engine_parts import (
     opens_in,
     proven,
     served,
-    told,
+    set_by_user,
     used,
 )
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers.storage import Storage
 
-DAY = told(Limit("requests", "day", 100, "calendar"))
+DAY = set_by_user(Limit("requests", "day", 100, "calendar"))
 
 
 def named(tracker: QuotaTracker, key: int, account: str | None = "org_1") -> None:

@@ -187,12 +187,12 @@ ALLOWED = {
         "reply", "request", "routing?", "types",
     },
 }  # fmt: skip
-# The engine's public surface: what other layers may import beside the names in its `__init__`. Of a
-# package, they may import the names in its `__init__`, and of those marked `.*` all modules.
+# The engine's public surface: what other layers may import besides the names in its `__init__`. Of
+# a package, they may import the names in its `__init__`, and all modules if it is marked `.*`.
 PUBLIC = {
     # A request and its reply: routes, keys and usage; options; events and attempts; errors.
     "types", "request", "options", "reply", "errors",
-    # Settings and keys, the table of providers, and the examination of both.
+    # Settings and keys, the table of providers, and checks of both.
     "config", "catalog", "doctor",
     # Quota, money, the record of attempts, and kept replies and vectors.
     "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",

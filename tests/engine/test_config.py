@@ -152,8 +152,8 @@ def test_a_line_in_another_encoding_does_not_affect_other_lines(load: Load, proj
         configuration = load(env)
     assert keys_of(configuration) == ["gsk_one"]
     assert keys_of(configuration, "mistral") == []
-    (told,) = [str(warning.message) for warning in caught]
-    assert told.startswith(f"line 3 of {project / '.env'} was skipped: not NAME")
+    (warned,) = [str(warning.message) for warning in caught]
+    assert warned.startswith(f"line 3 of {project / '.env'} was skipped: not NAME")
 
 
 @pytest.mark.parametrize(
@@ -219,11 +219,11 @@ def test_an_unresolved_reference_is_never_sent(load: Load, project: Path, value:
         configuration = load(f"MISTRAL_API_KEY=m\nGROQ_API_KEY={value}\n")
     assert keys_of(configuration) == []
     assert keys_of(configuration, "mistral") == ["m"]
-    (told,) = [str(warning.message) for warning in caught]
+    (warned,) = [str(warning.message) for warning in caught]
     why = "it refers to a variable that is not set"
     if "${" not in value:
         why = "it is a reference, and only ${NAME} is expanded"
-    assert told == f"line 2 of {project / '.env'} was skipped: {why}"
+    assert warned == f"line 2 of {project / '.env'} was skipped: {why}"
 
 
 @pytest.mark.parametrize("name", ["GROQ_BASE_URL", "ARCHE_QUOTA_STORE", "ARCHE_REPLIES"])
@@ -233,7 +233,7 @@ def test_an_unresolved_address_sends_no_prompt_to_the_service(load: Load, name: 
         load(f"{name}=${{NOTHING}}\nGROQ_API_KEY=one\n")
 
 
-# --- named pipes in the place of .env
+# --- named pipes instead of .env
 
 
 def serve_pipe(path: Path, content: bytes) -> threading.Thread:

@@ -16,7 +16,7 @@ from engine_parts import (
     ask,
     custom_configuration,
     proven,
-    told,
+    set_by_user,
 )
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -101,7 +101,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
         self.clock = Clock(self.starts)
         # How much later the server's clock is.
         self.set_back_by = 0.0
-        limits = list(map(told, self.limits()))
+        limits = list(map(set_by_user, self.limits()))
         self.server = ExactServer(limits)
         self.configuration = custom_configuration(limits, clock=self.clock)
         self.route = a_route(self.configuration)

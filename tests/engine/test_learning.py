@@ -19,7 +19,7 @@ from engine_parts import (
     opens_in,
     proven,
     served,
-    told,
+    set_by_user,
     used,
 )
 from hypothesis import given
@@ -102,7 +102,7 @@ def test_a_remaining_amount_alone_does_not_change_the_evidence(
 
 def test_a_smaller_limit_set_by_the_user_is_kept(tracker_of: Build, clock: Clock) -> None:
     """The user may want to use less than the provider allows."""
-    tracker = tracker_of(told(replace(DAY, amount=4)))
+    tracker = tracker_of(set_by_user(replace(DAY, amount=4)))
     route = a_route(tracker.configuration)
     served(tracker, route, observations=[seen(1000, 999)])
     assert (row(tracker).amount, row(tracker).used, row(tracker).evidence) == (4, 1, "configured")
@@ -119,7 +119,7 @@ def test_a_smaller_limit_set_by_the_user_is_kept(tracker_of: Build, clock: Clock
 
 def test_a_larger_limit_set_by_the_user_is_replaced(tracker_of: Build) -> None:
     """The provider knows the maximum."""
-    tracker = tracker_of(told(DAY))
+    tracker = tracker_of(set_by_user(DAY))
     served(tracker, a_route(tracker.configuration), observations=[seen(200, 150)])
     assert (row(tracker).amount, row(tracker).used, row(tracker).evidence) == (200, 50, "header")
 
@@ -160,7 +160,7 @@ def test_a_limit_set_at_run_time_overrides_the_configuration(
     """Until it is removed with `None`, alone or with all limits of its scope."""
     configuration = replace(
         custom_configuration([MINUTE, DAY], clock=clock),
-        limits={"groq_key_1": (told(replace(DAY, amount=500)),)},
+        limits={"groq_key_1": (set_by_user(replace(DAY, amount=500)),)},
     )
     tracker = QuotaTracker(storage, configuration)
     tracker.set_limits("groq", requests_per_day=3)
@@ -241,7 +241,7 @@ def test_a_slightly_outdated_table_is_not_taken_for_another_plan(tracker_of: Bui
 
 def test_limits_set_by_the_user_apply_on_every_plan(tracker_of: Build) -> None:
     """Only published limits are ignored."""
-    tracker = tracker_of(told(MINUTE), DAY)
+    tracker = tracker_of(set_by_user(MINUTE), DAY)
     served(tracker, a_route(tracker.configuration), observations=[seen(500_000, 499_999)])
     assert row(tracker, "requests_per_minute").amount == 30
 
@@ -343,7 +343,7 @@ def test_the_wait_of_a_refusal_reveals_a_window_of_a_day(
 
 def test_a_smaller_limit_set_by_the_user_keeps_its_window(tracker_of: Build) -> None:
     """The wait belongs to the provider's larger limit."""
-    tracker = tracker_of(told(MINUTE))
+    tracker = tracker_of(set_by_user(MINUTE))
     refused(tracker, "requests_per_minute", 40, 59)
     assert (row(tracker, "requests_per_minute").amount) == 30
     assert row(tracker, "requests_per_minute").window == "bucket"
@@ -513,8 +513,8 @@ def test_two_kernels_with_different_settings_count_every_call(
     storage: Storage, clock: Clock
 ) -> None:
     """Each keeps to its own limits, and both see what the other used."""
-    plain = custom_configuration([told(DAY)], clock=clock)
-    hour = told(Limit("requests", "hour", 5, "bucket"))
+    plain = custom_configuration([set_by_user(DAY)], clock=clock)
+    hour = set_by_user(Limit("requests", "hour", 5, "bucket"))
     careful = replace(plain, limits={"groq": (hour,)})
     one, two = QuotaTracker(storage, careful), QuotaTracker(storage, plain)
     route = a_route(plain)
@@ -556,8 +556,8 @@ def test_keys_of_one_account_with_different_limits_count_together(
         custom_configuration(clock=clock),
         keys=label_keys("groq", ["one", "two"], accounts),
         limits={
-            "groq_key_1": (told(replace(DAY, amount=2)),),
-            "groq_key_2": (told(replace(DAY, amount=3)),),
+            "groq_key_1": (set_by_user(replace(DAY, amount=2)),),
+            "groq_key_2": (set_by_user(replace(DAY, amount=3)),),
         },
     )
     tracker = QuotaTracker(storage, configuration)

@@ -23,7 +23,7 @@ from engine_parts import (
     opens_in,
     proven,
     served,
-    told,
+    set_by_user,
     used,
 )
 
@@ -175,7 +175,7 @@ def test_the_hold_of_a_killed_kernel_is_charged_when_it_expires(
     tracker_of: Build, clock: Clock
 ) -> None:
     """It counts as reserved while its call may be running, and as used afterwards."""
-    tracker = tracker_of(told(Limit("requests", "day", 2, "calendar")))
+    tracker = tracker_of(set_by_user(Limit("requests", "day", 2, "calendar")))
     route = a_route(tracker.configuration)
     held(tracker, route, ask(timeout=60))
     held(tracker, route, ask(timeout=60))
@@ -190,7 +190,7 @@ def test_the_hold_of_a_killed_kernel_is_charged_when_it_expires(
 def test_the_hold_of_an_ended_process_is_charged_at_once(tmp_path: Path, clock: Clock) -> None:
     """Nobody waits for its expiry. Holds of live processes and of other machines stay reserved."""
     storage = JsonFileStorage(tmp_path / "ledger.json")
-    limit = told(Limit("requests", "day", 9, "calendar"))
+    limit = set_by_user(Limit("requests", "day", 9, "calendar"))
     tracker = proven(QuotaTracker(storage, custom_configuration([limit], clock=clock)))
     route = a_route(tracker.configuration)
     name = held(tracker, route).document
@@ -370,7 +370,7 @@ def test_a_figure_lowers_our_count_only_if_the_call_ran_alone(
     tracker_of: Build, clock: Clock
 ) -> None:
     """The header of a slow call does not include calls that started and ended meanwhile."""
-    tracker = tracker_of(told(Limit("requests", "day", 100, "calendar")))
+    tracker = tracker_of(set_by_user(Limit("requests", "day", 100, "calendar")))
     route = a_route(tracker.configuration)
     slow = held(tracker, route)
     clock.now += 1
@@ -385,7 +385,7 @@ def test_a_figure_lowers_our_count_only_if_the_call_ran_alone(
 
 def test_our_count_is_kept_while_another_call_is_running(tracker_of: Build, clock: Clock) -> None:
     """A lower figure may then be an older one."""
-    tracker = tracker_of(told(Limit("requests", "day", 100, "calendar")))
+    tracker = tracker_of(set_by_user(Limit("requests", "day", 100, "calendar")))
     route = a_route(tracker.configuration)
     for _ in range(2):
         served(tracker, route)

@@ -36,11 +36,11 @@ EVENTS = st.lists(
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
 @settings(max_examples=80, deadline=None)
-@given(common=EVENTS, apart=EVENTS, wait=st.sampled_from([0.0, 2.0, 61.0, 4000.0]))
+@given(common=EVENTS, separate=EVENTS, wait=st.sampled_from([0.0, 2.0, 61.0, 4000.0]))
 def test_a_merge_never_counts_less_than_the_server(
     window: WindowRule,
     common: list[tuple[str, float, int]],
-    apart: list[tuple[str, float, int]],
+    separate: list[tuple[str, float, int]],
     wait: float,
 ) -> None:
     """Two copies of a ledger each count their own calls; one server counted all of them."""
@@ -74,7 +74,7 @@ def test_a_merge_never_counts_less_than_the_server(
     run(common, one)
     before = one.read(name)
     two.put(name, before)
-    run(apart, one, two)
+    run(separate, one, two)
     clock.now += wait
     two.update(
         name, lambda theirs: merge_documents(name, before, one.read(name), theirs, clock.now)

@@ -23,7 +23,7 @@ from engine_parts import (
     opens_in,
     proven,
     served,
-    told,
+    set_by_user,
     used,
 )
 
@@ -41,7 +41,7 @@ from arche_magic.llm_providers.types import Limit, Observation, Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DAY = told(Limit("requests", "day", 100, "calendar"))
+DAY = set_by_user(Limit("requests", "day", 100, "calendar"))
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ WORK = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[2])
 import redis
-from engine_parts import Clock, a_route, ask, custom_configuration, told
+from engine_parts import Clock, a_route, ask, custom_configuration, set_by_user
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Usage
 
 truth = redis.Redis.from_url(sys.argv[1])
 limits = [Limit("requests", "day", 150, "calendar"), Limit("tokens", "day", 100_000, "calendar")]
-configuration = custom_configuration(list(map(told, limits)), clock=Clock())
+configuration = custom_configuration(list(map(set_by_user, limits)), clock=Clock())
 tracker = QuotaTracker(RedisStorage(sys.argv[1], None), configuration)
 route = a_route(configuration)
 
@@ -360,16 +360,16 @@ def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tracker = get_quota_tracker(configuration)
-    told = [str(warning.message) for warning in caught]
+    messages = [str(warning.message) for warning in caught]
     if port == "closed":
         assert isinstance(tracker.hold(configuration.routes()[0], ask()), Hold)
     else:
         with pytest.raises(ConfigurationError, match="the user name or the password") as refused:
             tracker.hold(configuration.routes()[0], ask())
-        told.append(str(refused.value))
+        messages.append(str(refused.value))
         assert refused.value.__cause__ is None
-    assert len(told) == 1
-    assert "hunter" not in f"{told} {tracker.storage!r} {configuration!r} {vars(tracker)}"
+    assert len(messages) == 1
+    assert "hunter" not in f"{messages} {tracker.storage!r} {configuration!r} {vars(tracker)}"
 
 
 # --- Redis answers and refuses

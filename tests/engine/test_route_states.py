@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from engine_parts import Clock, a_route, ask, custom_configuration, failed, served, told
+from engine_parts import Clock, a_route, ask, custom_configuration, failed, served, set_by_user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +17,9 @@ from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import Limit, Route, Usage
 
 LIMITS = [
-    told(Limit("requests", "minute", 4, "bucket")),
-    told(Limit("requests", "day", 9, "calendar")),
-    told(Limit("tokens", "minute", 300, "rolling")),
+    set_by_user(Limit("requests", "minute", 4, "bucket")),
+    set_by_user(Limit("requests", "day", 9, "calendar")),
+    set_by_user(Limit("tokens", "minute", 300, "rolling")),
 ]
 REMEDIES = [Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER, Remedy.REPLACE_KEY, Remedy.CHANGE_MODEL]
 STEPS = st.tuples(

@@ -19,7 +19,7 @@ from engine_parts import (
     failed,
     held,
     served,
-    told,
+    set_by_user,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 def test_the_summary_has_whole_units(tracker_of: Build, clock: Clock, window: str) -> None:
     """Partial units count as used: 2 of 2 are 100 %, even a moment later in a bucket."""
     tracker = tracker_of(
-        told(Limit("requests", "minute", 2, window)),
-        told(Limit("tokens", "minute", 1000, window)),
+        set_by_user(Limit("requests", "minute", 2, window)),
+        set_by_user(Limit("tokens", "minute", 1000, window)),
     )
     route = a_route(tracker.configuration)
     for _ in range(2):
@@ -76,7 +76,7 @@ def test_a_time_that_never_comes_is_none(tracker_of: Build) -> None:
 @pytest.mark.parametrize("window", ["bucket", "rolling", "calendar"])
 def test_calls_in_progress_count_as_used(tracker_of: Build, clock: Clock, window: str) -> None:
     """In every figure, until they are settled; those of killed kernels until they expire."""
-    tracker = tracker_of(told(Limit("requests", "minute", 3, window)))
+    tracker = tracker_of(set_by_user(Limit("requests", "minute", 3, window)))
     route = a_route(tracker.configuration)
     served(tracker, route)
     holds = [held(tracker, route) for _ in range(2)]

@@ -285,8 +285,8 @@ def test_a_confirmed_rate_is_used_at_once(storage: Storage, clock: Clock, eviden
     limit = replace(PUBLISHED, evidence="configured" if evidence == "configured" else "published")
     tracker = QuotaTracker(storage, custom_configuration([limit], clock=clock))
     route = a_route(tracker.configuration)
-    told = [Observation("requests_per_minute", 30, 29, None, evidence)]  # type: ignore[arg-type]
-    served(tracker, route, observations=told if evidence != "configured" else ())
+    stated = [Observation("requests_per_minute", 30, 29, None, evidence)]  # type: ignore[arg-type]
+    served(tracker, route, observations=stated if evidence != "configured" else ())
     for _ in range(8):
         held(tracker, route)
 

@@ -40,7 +40,7 @@ def charges(draw: st.DrawFn, period: str) -> list[tuple[float, float]]:
     return list(zip(times, map(float, amounts), strict=True))
 
 
-def booked(limit: Limit, log: list[tuple[float, float]]) -> Counter:
+def charged(limit: Limit, log: list[tuple[float, float]]) -> Counter:
     counter: Counter = Counter()
     for at, amount in log:
         windows.charge(limit, counter, amount, at)
@@ -64,7 +64,7 @@ def test_a_bucket_leaks_exactly(data: st.DataObject, period: str, amount: int) -
     for moment, units in [*log, (log[-1][0] + later, 0.0)]:
         level = max(0.0, level - (moment - at) * amount / PERIOD_SECONDS[period]) + units
         at = moment
-    assert windows.used(limit, booked(limit, log), at) == pytest.approx(level, abs=1e-6)
+    assert windows.used(limit, charged(limit, log), at) == pytest.approx(level, abs=1e-6)
 
 
 @given(st.data(), st.integers(1, 50))
@@ -72,7 +72,7 @@ def test_a_full_bucket_is_empty_after_at_most_one_period(data: st.DataObject, am
     """`resets_at` of a bucket is used / amount × period ahead, as reset headers state it."""
     limit = limit_of("bucket", "minute", float(amount))
     units = data.draw(st.integers(0, amount))
-    counter = booked(limit, [(START, float(units))])
+    counter = charged(limit, [(START, float(units))])
     resets = windows.resets_at(limit, counter, START)
     assert resets == pytest.approx(START + units / amount * 60)
     assert windows.used(limit, counter, resets) == pytest.approx(0.0, abs=1e-4)
@@ -99,7 +99,7 @@ def test_a_calendar_window_sums_the_charges_of_the_current_period(
         }[period]
 
     expected = sum(amount for at, amount in log if which(at) == which(now))
-    assert windows.used(limit, booked(limit, log), now) == expected
+    assert windows.used(limit, charged(limit, log), now) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_repeated_hour_belongs_to_the_same_day() -> None:
     """On the 25-hour day, a charge in the repeated hour counts until midnight."""
     limit = limit_of("calendar", "day", 10.0, "America/Los_Angeles")
     first = pacific(2026, 11, 1, 1, 30)
-    counter = booked(limit, [(first, 4.0), (first + 3600, 3.0)])
+    counter = charged(limit, [(first, 4.0), (first + 3600, 3.0)])
     midnight = pacific(2026, 11, 2)
     assert windows.used(limit, counter, midnight - TICK) == 7.0
     assert windows.used(limit, counter, midnight) == 0.0
@@ -146,7 +146,7 @@ def test_a_clock_minute_ends_on_the_full_minute() -> None:
     """A calendar minute that began 50 seconds ago has 10 seconds left."""
     limit = limit_of("calendar")
     minute = START - START % 60
-    counter = booked(limit, [(minute + 50, 10.0)])
+    counter = charged(limit, [(minute + 50, 10.0)])
     assert windows.opens_at(limit, counter, 1.0, minute + 50) == minute + 60
     assert windows.resets_at(limit, counter, minute + 50) == minute + 60
 
@@ -166,7 +166,7 @@ def test_a_rolling_window_never_undercounts_and_forgets_at_most_a_slot_late(
     at, _ = data.draw(st.sampled_from(log))
     near = int(seconds / 60 * 1.5 / TICK)
     now = max(log[-1][0], at + seconds + data.draw(st.integers(-near, near)) * TICK)
-    used = windows.used(limit, booked(limit, log), now)
+    used = windows.used(limit, charged(limit, log), now)
     exact = sum(amount for at, amount in log if now - at < seconds)
     a_slot_late = sum(amount for at, amount in log if now - at <= seconds * 61 / 60)
     assert exact <= used <= a_slot_late
@@ -193,7 +193,7 @@ def test_opens_at_is_the_earliest_time_at_which_the_amount_fits(
     log = data.draw(charges(period))
     need = float(data.draw(st.integers(1, int(limit.amount))))
     now = log[-1][0] + data.draw(st.integers(0, 64)) * TICK
-    counter = booked(limit, log)
+    counter = charged(limit, log)
 
     def fits(at: float) -> bool:
         return windows.used(limit, counter, at) + need <= limit.amount + 2e-6
@@ -211,7 +211,7 @@ def test_opens_at_is_the_earliest_time_at_which_the_amount_fits(
 def test_a_bucket_is_open_at_its_announced_time(amount: int, period: str, share: float) -> None:
     """Rounding of epoch seconds never makes a wait too short, at any rate."""
     limit = limit_of("bucket", period, float(amount))
-    counter = booked(limit, [(START + 0.1, float(amount))])
+    counter = charged(limit, [(START + 0.1, float(amount))])
     need = max(1.0, math.floor(amount * share))
     opens = windows.opens_at(limit, counter, need, START + 0.1)
     assert windows.opens_at(limit, counter, need, opens) == opens
@@ -224,7 +224,7 @@ def test_an_amount_larger_than_the_limit_never_fits(window: str) -> None:
     assert windows.opens_at(limit, Counter(), 11.0, START) == math.inf
     assert windows.opens_at(limit, Counter(), 10.0, START) == START
     nothing = limit_of(window, amount=0.0)
-    counter = booked(limit, [(START, 5.0)])
+    counter = charged(limit, [(START, 5.0)])
     assert windows.opens_at(nothing, counter, 1.0, START) == math.inf
     assert windows.opens_at(nothing, counter, 0.0, START) > START
     assert math.isfinite(windows.resets_at(nothing, counter, START))
@@ -235,7 +235,7 @@ def test_an_amount_larger_than_the_limit_never_fits(window: str) -> None:
 def test_set_used_sets_the_counter(window: str, target: float) -> None:
     """Whether it was higher or lower before, the provider's figure counts from now on."""
     limit = limit_of(window)
-    counter = booked(limit, [(START, 2.0), (START + 3, 4.0)])
+    counter = charged(limit, [(START, 2.0), (START + 3, 4.0)])
     windows.set_used(limit, counter, target, START + 5)
     assert windows.used(limit, counter, START + 5) == pytest.approx(target)
 
@@ -243,7 +243,7 @@ def test_set_used_sets_the_counter(window: str, target: float) -> None:
 def test_lowering_a_rolling_window_drops_the_oldest_charges() -> None:
     """The remaining charges leave the window last, so that room never comes too early."""
     limit = limit_of("rolling")
-    counter = booked(limit, [(START, 5.0), (START + 30, 5.0)])
+    counter = charged(limit, [(START, 5.0), (START + 30, 5.0)])
     windows.set_used(limit, counter, 5.0, START + 30)
     assert windows.used(limit, counter, START + 89) == 5.0
 
@@ -253,8 +253,8 @@ def test_lowering_a_rolling_window_drops_the_oldest_charges() -> None:
 def test_setting_the_clock_back_gives_no_extra_quota(window: str, back: int, later: int) -> None:
     """Charging again afterwards leaves at least what a correct clock would."""
     limit = limit_of(window, amount=100.0)
-    honest = booked(limit, [(START, 60.0)])
-    counter = booked(limit, [(START, 60.0)])
+    honest = charged(limit, [(START, 60.0)])
+    counter = charged(limit, [(START, 60.0)])
     windows.charge(limit, counter, 20.0, START - back)
     now = START - back + later
     windows.charge(limit, honest, 20.0, START)
@@ -276,7 +276,7 @@ def test_two_machines_whose_clocks_differ_do_not_refill_a_bucket_twice() -> None
 def test_setting_the_clock_back_does_not_block_for_ever(window: str, ahead: float) -> None:
     """A window filled by a clock that was ahead has room within three periods."""
     limit = limit_of(window)
-    counter = booked(limit, [(START + ahead, 10.0)])
+    counter = charged(limit, [(START + ahead, 10.0)])
     moments = (START + seconds for seconds in range(0, 181, 5))
     assert any(windows.opens_at(limit, counter, 1.0, moment) <= moment for moment in moments)
 
@@ -284,7 +284,7 @@ def test_setting_the_clock_back_does_not_block_for_ever(window: str, ahead: floa
 def test_an_announced_wait_is_long_enough_after_the_clock_was_set_back() -> None:
     """`opens_at` and `resets_at` start at the counter's time if that is ahead."""
     limit = limit_of("bucket", amount=60.0)
-    counter = booked(limit, [(START, 60.0)])
+    counter = charged(limit, [(START, 60.0)])
     opens = windows.opens_at(limit, counter, 10.0, START - 30)
     assert opens == pytest.approx(START + 10, abs=1e-3)
     assert windows.opens_at(limit, counter, 10.0, opens) == opens

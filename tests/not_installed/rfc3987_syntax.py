@@ -1,7 +1,7 @@
-"""Found before the installed package, and fails as if there were none.
+"""This module is found before the installed package, and pretends that it is not installed.
 
-jsonschema imports rfc3987_syntax wherever it is installed, for international addresses, which no
-test is about. That takes two seconds in each process: Jupyter servers, nbconvert, papermill.
+jsonschema imports rfc3987_syntax if it can, for international addresses, which no test needs. That
+takes two seconds in each process: Jupyter servers, nbconvert, papermill.
 """
 
 raise ImportError("left out of tests, as importing it takes two seconds")

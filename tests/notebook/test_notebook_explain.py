@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HELPERS = "import json\n\n\ndef load(text):\n    return json.loads(text)\n"
 
 
-def told(sandbox: Sandbox) -> str:
+def question(sandbox: Sandbox) -> str:
     """The question of the last request."""
     return str(sandbox.requests[-1].body["messages"][-1]["content"])
 
@@ -28,7 +28,7 @@ def test_the_last_error_is_explained_with_its_cell(kernel: Kernel, sandboxed) ->
     number = kernel.value("get_ipython().execution_count - 2")
     cell = kernel.run("%llm_explain")
     assert cell.status == "ok", cell.error
-    assert told(sandbox) == (
+    assert question(sandbox) == (
         f"Cell In[{number}]:\n"
         "  1 rows = [{'total': 0, 'part': 1}]\n"
         "  2 for row in rows:\n"
@@ -53,10 +53,10 @@ def test_another_question_can_be_asked(kernel: Kernel, sandboxed) -> None:
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("1 / 0")
     kernel.run("%llm_explain -q Is zero a number?")
-    assert told(sandbox).endswith("\n\nIs zero a number?")
+    assert question(sandbox).endswith("\n\nIs zero a number?")
     kernel.run("%llm -t 9 fails")
     kernel.run("%llm_explain -q Once more?")
-    assert "1 / 0" in told(sandbox)
+    assert "1 / 0" in question(sandbox)
 
 
 def test_values_are_sent_only_with_locals(kernel: Kernel, sandboxed) -> None:
@@ -67,14 +67,14 @@ def test_values_are_sent_only_with_locals(kernel: Kernel, sandboxed) -> None:
         "def check(patient):\n    hidden = patient\n    return len(long) / 0\ncheck(diagnosis)"
     )
     kernel.run("%llm_explain -q")
-    assert "measles" not in told(sandbox)
+    assert "measles" not in question(sandbox)
     kernel.run("%llm_explain -q --locals")
-    assert "Variables:\npatient = 'measles'\nhidden = 'measles'" in told(sandbox)
-    assert "unused" not in told(sandbox)
+    assert "Variables:\npatient = 'measles'\nhidden = 'measles'" in question(sandbox)
+    assert "unused" not in question(sandbox)
     kernel.run("x = long[20_000]")
     kernel.run("%llm_explain -q --locals")
-    assert "long = [long: list of 10,000, cut to the first " in told(sandbox)
-    assert len(told(sandbox)) < 1200
+    assert "long = [long: list of 10,000, cut to the first " in question(sandbox)
+    assert len(question(sandbox)) < 1200
 
 
 def test_frames_of_libraries_are_shortened(kernel: Kernel, sandboxed) -> None:
@@ -83,7 +83,7 @@ def test_frames_of_libraries_are_shortened(kernel: Kernel, sandboxed) -> None:
     (kernel.folder / "loading.py").write_text(HELPERS)
     kernel.run("import loading\nloading.load('{')")
     kernel.run("%llm_explain -q")
-    text = told(sandbox)
+    text = question(sandbox)
     assert "\n  loading.py, line 5, in load: return json.loads(text)\n  … 2 frames of libr" in text
     assert "\nloading.py:\n  1 import json\n  2\n  3\n  4 def load(text):\n> 5     ret" in text
     assert "json/decoder.py, line " in text
@@ -98,10 +98,10 @@ def test_the_causes_of_an_error_are_sent(kernel: Kernel, sandboxed) -> None:
         "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('bad') from error"
     )
     kernel.run("%llm_explain -q")
-    assert "ValueError: bad\ncaused by KeyError: 'a'" in told(sandbox)
+    assert "ValueError: bad\ncaused by KeyError: 'a'" in question(sandbox)
     kernel.run("try:\n    {}['a']\nexcept KeyError:\n    1 / 0")
     kernel.run("%llm_explain -q")
-    assert "ZeroDivisionError: division by zero\nwhile handling KeyError: 'a'" in told(sandbox)
+    assert "ZeroDivisionError: division by zero\nwhile handling KeyError: 'a'" in question(sandbox)
 
 
 # IPython takes ten seconds to show the three thousand frames that it allows.
@@ -135,8 +135,8 @@ def test_every_kind_of_failure_fits_into_a_prompt(
     sandbox = sandboxed(keys={"groq": 1})
     assert kernel.run(cell).status == "error"
     assert kernel.run("%llm_explain -q").status == "ok"
-    assert said in told(sandbox)
-    assert len(told(sandbox)) < 3000
+    assert said in question(sandbox)
+    assert len(question(sandbox)) < 3000
 
 
 def test_the_fix_is_offered_as_the_next_cell(kernel: Kernel, sandboxed) -> None:
@@ -144,7 +144,7 @@ def test_the_fix_is_offered_as_the_next_cell(kernel: Kernel, sandboxed) -> None:
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "```python\n1 / 1\n```")
     kernel.run("1 / 0")
     cell = kernel.run("%llm_explain -f code")
-    assert told(sandbox).endswith("Answer with the whole corrected cell.")
+    assert question(sandbox).endswith("Answer with the whole corrected cell.")
     assert [entry["text"] for entry in cell.payload] == ["1 / 1"]
 
 
@@ -184,8 +184,8 @@ def test_a_failure_before_loading_is_explained(kernel: Kernel, sandboxed) -> Non
     kernel.run("1 / 0")
     kernel.run("%load_ext arche_magic")
     kernel.run("%llm_explain -q")
-    assert "ZeroDivisionError: division by zero" in told(sandbox)
-    assert "1 / 0" in told(sandbox)
+    assert "ZeroDivisionError: division by zero" in question(sandbox)
+    assert "1 / 0" in question(sandbox)
 
 
 def test_the_question_can_be_shown_first(kernel: Kernel, sandboxed) -> None:

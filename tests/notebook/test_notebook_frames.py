@@ -43,7 +43,7 @@ KEY = Key.of("groq", "groq_key_1", "made-up-key")
 STANDING = Standing(
     "groq", "groq_key_1", "a", "m", "requests_per_day", 10, 3, NOW, NOW + 5, "header", NOW
 )
-SHUT = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), closed_by="key refused")
+CLOSED = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), closed_by="key refused")
 ATTEMPT = Attempt("groq", "groq_key_1", "m", "served", at=NOW, input_tokens=3, output_tokens=4)
 BARE = replace(ATTEMPT, first_token_s=None, cost_usd=None, error=None)
 REASON = Reason(RouteId("groq", "groq_key_1", "m"), "answered", 0.5, NOW, "why", "change")
@@ -59,7 +59,7 @@ def turn(**facts: Any) -> SimpleNamespace:
 
 
 FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
-    "quota": (lambda *rows: quota_frame(rows, {(): Spent()}, NOW), STANDING, SHUT),
+    "quota": (lambda *rows: quota_frame(rows, {(): Spent()}, NOW), STANDING, CLOSED),
     "attempts": (lambda *rows: attempts_frame(rows), ATTEMPT, BARE),
     "keys": (
         lambda *rows: keys_frame(rows),
@@ -119,7 +119,7 @@ def test_a_frame_has_the_same_types_whatever_it_contains(name: str) -> None:
 
 def test_missing_values_are_missing() -> None:
     """Neither a word nor a zero; before pandas 3 too."""
-    assert quota_frame([SHUT], {}, NOW).loc[0, ["opens_at", "resets_at"]].isna().all()
+    assert quota_frame([CLOSED], {}, NOW).loc[0, ["opens_at", "resets_at"]].isna().all()
     assert keys_frame([KeyRow(KEY, None, None)]).loc[0, ["account", "since", "reason"]].isna().all()
     assert why_frame([replace(REASON, opens_at=None)])["opens_at"].isna().all()
     assert models_frame([FRAMES["models"][2]])["context"].isna().all()

@@ -229,6 +229,6 @@ def test_a_command_loads_it_in_every_notebook(tmp_path: Path) -> None:
         status, said = arche_magic(word)
         assert status == 1
         assert said.endswith(
-            f"{path} was written or changed by somebody else; move it or delete it"
+            f"{path} was not written by arche_magic, or was changed; move it or delete it"
         )
     assert path.read_text() == "print('mine')"

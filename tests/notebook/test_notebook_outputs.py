@@ -89,7 +89,7 @@ def test_the_notebook_about_a_limit_is_complete() -> None:
         assert wanted in said
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["as committed", "run anew"])
+@pytest.mark.parametrize("again", [False, True], ids=["as committed", "run again"])
 def test_the_notebook_about_a_thousand_rows_is_complete(again: bool) -> None:
     """A plan that sends nothing, a job that is interrupted and continued, and all rows answered."""
     notebook = nbformat.read(FOLDER / "a_thousand_rows.ipynb", as_version=4)

@@ -31,7 +31,7 @@ def outcomes() -> list[str]:
     return [attempt.outcome for attempt in attempt_log(get_configuration().store).session()]
 
 
-def booked_requests(key: str) -> float:
+def counted_requests(key: str) -> float:
     """Today's requests for a key in the ledger."""
     summary = get_llm_provider().quota_tracker.get_usage_summary()
     return float(summary[key.partition("_")[0]][key]["requests_per_day"]["used"])
@@ -359,7 +359,7 @@ def test_closing_a_stream_ends_and_counts_the_call(sandbox: Sandbox) -> None:
     with client.chat.completions.create(model="auto", messages=HELLO, stream=True) as stream:
         assert next(stream).choices[0].delta.role == "assistant"
     assert outcomes() == ["interrupted"]
-    assert booked_requests("groq_key_1") == 1
+    assert counted_requests("groq_key_1") == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -381,6 +381,6 @@ def test_an_interrupt_stops_a_request(sandbox: Sandbox, stream: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         list(client.chat.completions.create(model="auto", messages=HELLO, stream=stream))
     assert outcomes() == ["served", "interrupted"]
-    assert booked_requests("groq_key_1") == 2
+    assert counted_requests("groq_key_1") == 2
     sandbox.latency = sandbox.seconds_per_chunk = 0
     assert client.chat.completions.create(model="auto", messages=HELLO).choices

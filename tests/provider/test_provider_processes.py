@@ -185,8 +185,8 @@ def test_a_child_does_not_end_its_parents_stream(start: Start, tmp_path: Path) -
     assert int(out) > 7000
     attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
     assert [attempt.outcome for attempt in attempts] == ["served"] * 3
-    booked = sum(attempt.output_tokens for attempt in attempts)
-    assert booked == server_count(sandbox, "output_tokens")
+    charged = sum(attempt.output_tokens for attempt in attempts)
+    assert charged == server_count(sandbox, "output_tokens")
 
 
 JITTER = """

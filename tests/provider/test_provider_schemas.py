@@ -256,13 +256,13 @@ def test_a_model_without_schema_support_gets_the_schema_in_the_prompt(
     assert sent_schema(refused) is not None
     assert sent_schema(answered) is None
     if name == "google":
-        told = answered.body["systemInstruction"]["parts"][0]["text"]
+        sent = answered.body["systemInstruction"]["parts"][0]["text"]
         assert "responseMimeType" not in answered.body["generationConfig"]
     else:
-        told = answered.body["messages"][0]["content"]
+        sent = answered.body["messages"][0]["content"]
         assert answered.body["response_format"] == {"type": "json_object"}
-    assert told.startswith("Be brief.\n\n")
-    assert schema_of(Review).text in told
+    assert sent.startswith("Be brief.\n\n")
+    assert schema_of(Review).text in sent
     again = provider.generate("Hello again", schema=Review)
     assert [attempt.outcome for attempt in again.attempts] == ["served"]
     assert len(sandbox.requests) == 3
@@ -311,10 +311,10 @@ def test_refusals_are_understood_in_the_words_of_each_service(
     _, asked = formats.asking(request, "model")
     failure = formats.refused("model", asked, status, message, "(400)")
     assert (failure is None) == (then is None)
-    told, asked = formats.asking(request, "model")
+    sent, asked = formats.asking(request, "model")
     assert asked.form is not None
     assert asked.form.name == (then or "SCHEMA")
-    assert (told == request) == (then is None)
+    assert (sent == request) == (then is None)
 
 
 def test_a_refused_schema_does_not_affect_other_schemas() -> None:

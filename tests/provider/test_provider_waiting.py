@@ -254,10 +254,10 @@ def test_on_wait_reports_the_wait(start: Start, clock: Clock) -> None:
     for number in range(2):
         provider.generate(f"Prompt {number}")
     for ask in (provider.generate, lambda *a, **o: list(provider.stream(*a, **o))):
-        told: list[Waiting] = []
-        assert ask("Hello", patience=60, on_wait=told.append)
-        assert {str(event.route) for event in told} == {"groq · key 1 · gpt-oss-120b"}
-        seconds = [event.seconds for event in told]
+        events: list[Waiting] = []
+        assert ask("Hello", patience=60, on_wait=events.append)
+        assert {str(event.route) for event in events} == {"groq · key 1 · gpt-oss-120b"}
+        seconds = [event.seconds for event in events]
         assert seconds[0] == pytest.approx(30, abs=2)
         steps = [one - other for one, other in itertools.pairwise(seconds)]
         assert all(0 < step <= 0.51 for step in steps)

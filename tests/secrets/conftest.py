@@ -1,4 +1,4 @@
-"""A sandbox that gives out the planted keys, in a folder whose `.env` holds them."""
+"""A sandbox with the planted keys, and a folder whose `.env` contains them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def project(planted: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def control(planted: Sandbox) -> Iterator[str]:
-    """An address through which another process makes the sandbox fail: `?provider=…&kind=…`."""
+    """An address that lets another process make the sandbox fail: `?provider=…&kind=…`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""A server that answers every request with the caller's key, in whatever disguise it is told to."""
+"""A server that answers every request with the caller's key, in a disguise set by the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Echo:
-    """What the server answers next, and what it was sent.
+    """Sets the next answer, and records the requests.
 
     Attributes:
         answer: makes status, headers and body from the caller's key.
@@ -24,7 +24,7 @@ class Echo:
     received: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def message(self, make: Callable[[str], str], status: int = 500) -> None:
-        """Answer with an error whose fields are made from the key, in each provider's shape."""
+        """Answer with an error whose fields contain the key, in each provider's format."""
 
         def answer(key: str) -> tuple[int, dict[str, str], bytes]:
             text = make(key)

@@ -1,9 +1,9 @@
-"""Run by the tests as a process: fail in every way, and write all that can be seen of it.
+"""Run by the tests as a process: fail in every way, and print everything that can be seen.
 
     python everything_shown.py CONTROL_ADDRESS KINDS_AS_JSON PROVIDER
 
-The working directory holds a `.env` with keys. Everything goes to standard output and to files
-below the working directory: messages, tracebacks with local variables, whole object graphs.
+The working directory has a `.env` with keys. All output goes to standard output and to files below
+the working directory: messages, tracebacks with local variables, whole object graphs.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def show_error(error: BaseException) -> None:
         print(*traceback.format_exception(link))
         print(*traceback.TracebackException.from_exception(link, capture_locals=True).format())
         print(VerboseTB(theme_name="nocolor").text(kind, link, trace))
-        # It cannot print frames whose variables were cleared, and so prints nothing of them.
+        # It cannot print frames whose variables were cleared, and then prints nothing for them.
         with suppress(KeyError):
             print(cgitb.text((kind, link, trace)))
         while trace is not None:
             for name, value in trace.tb_frame.f_locals.items():
-                # The script's own frames hold what it works with.
+                # The script's own frames contain the keys that it uses.
                 if trace.tb_frame.f_code.co_filename != __file__:
                     show_parts({name: value})
             trace = trace.tb_next

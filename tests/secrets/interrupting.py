@@ -1,4 +1,4 @@
-"""Interrupts at chosen lines, and all that tools print of the traceback."""
+"""Interrupts at chosen lines, and everything that tools print of the traceback."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Interrupter:
     """Interrupts a call at a line that is reached for the first time.
 
     Args:
-        call: what is interrupted.
-        of_interest: says of a file whether its lines count.
+        call: the function to interrupt.
+        of_interest: whether the lines of a file count.
     """
 
     def __init__(self, call: Callable[[], object], of_interest: Callable[[str], bool]) -> None:

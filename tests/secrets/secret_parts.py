@@ -1,4 +1,4 @@
-"""What the tests of secrets share: a project's folder with keys, a process without any."""
+"""Shared by the tests of secrets: a project's folder with keys, a process without any."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
 
 
 def environment_without_keys(**more: str) -> dict[str, str]:
-    """This process's variables without any that configure us; SDKs are told to log all they can."""
+    """This process's variables without our configuration; SDKs are told to log everything."""
     ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     loud = {"OPENAI_LOG": "debug", "GROQ_LOG": "debug", "MISTRAL_DEBUG": "true"}

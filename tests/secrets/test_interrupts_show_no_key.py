@@ -1,4 +1,4 @@
-"""An interrupt at any line: `%xmode Verbose` and its like print no key from any frame."""
+"""After an interrupt at any line, `%xmode Verbose` and similar tools print no key."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.doctor import check_keys
 
-# So many lines are tried of each call; each takes the call anew.
+# The number of lines that are tried; each of them needs another call.
 LINES = 20
 
 
 @pytest.fixture
 def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
-    """A server that quotes the key in each refusal; the environment and a `.env` hold the keys."""
+    """A server that quotes the key in each refusal; the environment and a `.env` have the keys."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
     monkeypatch.chdir(tmp_path)
-    # An interrupt may come when a key was added, and not yet removed.
+    # An interrupt may come after a key was added and before it was removed.
     monkeypatch.setattr(keys, "_added", ())
     monkeypatch.setenv("GROQ_API_KEY", keys_of("groq")[0])
     monkeypatch.setenv("GOOGLE_API_KEY", keys_of("google")[0])
@@ -79,8 +79,8 @@ def check() -> None:
     check_keys(configuration.keys, get_quota_tracker(configuration))
 
 
-def ask(provider: str, *, streamed: bool = False, anew: bool = False) -> None:
-    if anew:
+def ask(provider: str, *, streamed: bool = False, fresh: bool = False) -> None:
+    if fresh:
         calls._adapters.clear()
     llm = get_llm_provider(provider)
     for key in llm.configuration.keys:
@@ -94,7 +94,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "type a key": type_a_key,
     "give keys": give_keys,
     "check": check,
-    "ask groq": lambda: ask("groq", anew=True),
+    "ask groq": lambda: ask("groq", fresh=True),
     "ask openai": lambda: ask("openai", streamed=True),
     "ask mistral": lambda: ask("mistral"),
     "ask google": lambda: ask("google", streamed=True),
@@ -120,8 +120,8 @@ def leaking(call: Callable[[], object], of_interest: Callable[[str], bool]) -> l
 
 
 def ours(file: str) -> bool:
-    # A key that a program gives in its own code is in the program's frame, and in that of the
-    # function it calls until that function has begun.
+    # A key that a program passes in its own code is in the program's frame, and in that of the
+    # called function until it begins.
     parts = Path(file).parts
     return "arche_magic" in parts and "sandbox" not in parts and parts[-1] != "tracebacks.py"
 
@@ -144,7 +144,7 @@ def test_an_interrupt_in_libraries_below_prints_no_key(echo: Echo, name: str) ->
     assert leaking(CALLS[name], everybodys) == []
 
 
-def test_the_search_finds_what_it_looks_for(echo: Echo) -> None:
+def test_the_search_finds_planted_keys(echo: Echo) -> None:
     """It finds a frame that contains the environment or a key."""
 
     def careless() -> None:

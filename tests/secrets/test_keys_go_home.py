@@ -65,7 +65,7 @@ def test_a_redirect_elsewhere_is_not_followed(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_sdks_own_variables_lead_nowhere(
+def test_variables_of_the_sdks_are_ignored(
     at_home: Echo, elsewhere: Echo, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Variables that an SDK reads by itself change neither address nor key."""
@@ -84,10 +84,10 @@ def test_the_sdks_own_variables_lead_nowhere(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_without_an_address_the_providers_own_is_asked(
+def test_without_an_address_the_providers_own_is_used(
     elsewhere: Echo, tmp_path: Path, provider: str
 ) -> None:
-    """Only the given variables count, not the environment of the SDK."""
+    """Only our variables count, not the environment of the SDK."""
     code = (
         "import sys\n"
         "from arche_magic.llm_providers import get_llm_provider\n"
@@ -123,10 +123,10 @@ def test_without_an_address_the_providers_own_is_asked(
         "gsk_tab\there12345678",
     ],
 )
-def test_a_key_cannot_carry_a_header(
+def test_a_key_with_invalid_characters_is_refused(
     home: Echo, tmp_path: Path, provider: str, injected: str
 ) -> None:
-    """Line ends and other invalid characters are named, and nothing is sent."""
+    """Line breaks and other invalid characters are named, and nothing is sent."""
     variables = {
         f"{provider.upper()}_API_KEY": injected,
         BASE_URLS[provider]: home.url,
@@ -190,7 +190,7 @@ def test_a_conversation_with_a_key_is_refused(planted: Sandbox, project: Path) -
     assert planted.requests == ()
 
 
-def test_a_placeholder_for_a_key_may_stand_in_a_prompt(tmp_path: Path) -> None:
+def test_a_placeholder_key_may_appear_in_a_prompt(tmp_path: Path) -> None:
     """Local services accept any word as a key, and such a word is not secret."""
     with Sandbox(keys={"openai": ["not-needed"]}) as sandbox:
         use_configuration(load_configuration(sandbox.environment(), tmp_path))

@@ -1,4 +1,4 @@
-"""A server that quotes a key back in an error: nothing of it is shown, logged or kept."""
+"""If a server quotes a key in an error, it is not shown, logged or stored."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def pieces(text: str, size: int = 12) -> set[str]:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_quoted_key_is_left_out(
+def test_a_quoted_key_is_removed(
     echo: Echo, provider: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Complete, shortened, encoded or split: the message explains the failure without it."""
@@ -114,7 +114,7 @@ def test_a_quoted_key_is_left_out(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_rest_of_the_message_stays(echo: Echo, provider: str) -> None:
+def test_the_rest_of_the_message_is_kept(echo: Echo, provider: str) -> None:
     """Only the word with part of the key is removed."""
     echo.message(lambda key: f"The account of {key} is closed since Monday", 403)
     assert "The account of [key] is closed since Monday" in shown_of(provider)
@@ -134,7 +134,7 @@ def test_an_error_in_a_stream_quotes_no_key(echo: Echo, provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_key_travels_in_a_header_alone(echo: Echo, provider: str) -> None:
+def test_the_key_is_sent_only_in_a_header(echo: Echo, provider: str) -> None:
     """The key is not in the URL, which logs and proxies store."""
     echo.message(lambda key: "no")
     shown_of(provider)

@@ -1,4 +1,4 @@
-"""No key, and no eight characters of one, in anything that is shown, logged or written."""
+"""No key, and no eight characters of one, are shown, logged or written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_no_failure_shows_a_key(project: Path, control: str, provider: str) -> N
     assert leaks_in_folder(project) == []
 
 
-def test_the_search_finds_what_it_looks_for(project: Path) -> None:
+def test_the_search_finds_planted_keys(project: Path) -> None:
     """A search proves nothing unless it finds planted keys."""
     (found,) = {line.partition(": ")[0] for line in leaks_in_folder(project, but=())}
     assert found == str(project / ".env")
@@ -78,7 +78,7 @@ def test_a_run_that_leaves_a_key_behind_fails(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     errors = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("ERROR ")]
     ended = [name.partition("::")[2] for name in errors]
-    assert ended == ["test_print", "test_log", "test_nothing"]  # the last ends the run
+    assert ended == ["test_print", "test_log", "test_nothing"]  # The last one ends the run.
     for found in ("left.txt: groq_key_1", "log.jsonl: sandbox google_key_2"):
         assert found in done.stdout
     assert "test_nothing0" not in done.stdout

@@ -1,4 +1,4 @@
-"""What SDKs and HTTP libraries warn of and log: nothing that a server echoes."""
+"""SDKs and HTTP libraries do not log or warn about anything that a server echoes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_no_library_logs_a_key_that_a_server_echoes(
     assert not leaks_in(caplog.text), leaks_in(caplog.text)
 
 
-def test_other_programs_logs_stay_as_they_are(
+def test_logs_of_other_programs_do_not_change(
     at: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program that uses httpx itself sees its usual log."""
@@ -163,7 +163,7 @@ WORDS = {
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", WORDS)
-def test_geminis_words_are_not_printed_as_they_come(
+def test_unknown_words_of_gemini_are_not_printed(
     at: Callable[[str], None], capfd: pytest.CaptureFixture[str], name: str, streamed: bool
 ) -> None:
     """The SDK warns of unknown words, which could contain terminal escapes or the key."""
@@ -185,7 +185,7 @@ def test_geminis_words_are_not_printed_as_they_come(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_a_server_says_is_shown_without_tricks(
+def test_a_servers_message_is_shown_without_control_characters(
     at: Callable[[str], None], provider: str
 ) -> None:
     """Escapes, reordering marks and invisible characters are removed."""

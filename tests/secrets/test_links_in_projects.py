@@ -1,4 +1,4 @@
-"""A cloned project cannot make us write into, read or replace the user's other files."""
+"""A cloned project cannot make the package write, read or replace the user's other files."""
 
 from __future__ import annotations
 
@@ -102,23 +102,23 @@ KINDS = [as_link, as_dangling_link, as_hard_link, as_pipe, as_folder]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*WRITTEN, *BESIDE, *SQLITE])
-def test_nothing_but_a_file_of_ours_is_opened(
+def test_only_our_own_regular_files_are_opened(
     clone: Clone, tmp_path: Path, name: str, kind: Callable[[Path, Path], None]
 ) -> None:
     """The request is answered and counted, and one warning names the path."""
     project = clone("cloned")
     path = project / "outputs" / name
     kind(path, tmp_path / "precious")
-    told = ask()
+    warned = ask()
     assert (tmp_path / "precious").read_bytes() == PRECIOUS
     assert not (tmp_path / "new").exists()
     if name in WRITTEN:
-        assert any(str(path) in message for message in told), told
-    assert len(told) <= 1
+        assert any(str(path) in message for message in warned), warned
+    assert len(warned) <= 1
 
 
 @pytest.mark.parametrize("name", [LEDGER, RECORD, REPLIES])
-def test_a_job_loses_no_reply_to_a_link(clone: Clone, tmp_path: Path, name: str) -> None:
+def test_a_job_loses_no_reply_because_of_a_link(clone: Clone, tmp_path: Path, name: str) -> None:
     """Its rows are returned as usual. Only a later run cannot resume."""
     as_link(clone("cloned") / "outputs" / name, tmp_path / "precious")
     with pytest.warns(LedgerWarning, match="is a link, which is not followed"):
@@ -138,7 +138,7 @@ def test_the_doctor_names_the_link(clone: Clone, tmp_path: Path) -> None:
 
 
 def test_a_record_behind_a_link_is_not_read(clone: Clone, tmp_path: Path) -> None:
-    """A pipe is not read either. The other months are shown."""
+    """Nor is a pipe. The other months are shown."""
     outputs = clone("cloned") / "outputs"
     ask()
     (outputs / RECORD).rename(tmp_path / "elsewhere.jsonl")
@@ -152,7 +152,7 @@ def test_a_record_behind_a_link_is_not_read(clone: Clone, tmp_path: Path) -> Non
 # --- folders that are links
 
 
-def test_a_folder_that_leads_out_of_the_project_stays_empty(
+def test_nothing_is_written_to_a_folder_outside_the_project(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The warning says where it leads, and what to set if the link is intended."""
@@ -160,10 +160,10 @@ def test_a_folder_that_leads_out_of_the_project_stays_empty(
     elsewhere.mkdir()
     (project / "outputs").rmdir()
     (project / "outputs").symlink_to("../elsewhere")
-    (told,) = ask()
-    assert f"{project / 'outputs'} leads out of the project to {elsewhere}" in told
+    (warned,) = ask()
+    assert f"{project / 'outputs'} leads out of the project to {elsewhere}" in warned
     assert list(elsewhere.iterdir()) == []
-    setting = told.partition("set ")[2].partition(" in the environment")[0]
+    setting = warned.partition("set ")[2].partition(" in the environment")[0]
     name, _, value = setting.partition("=")
     monkeypatch.setenv(name, value)
     assert ask() == []
@@ -199,10 +199,10 @@ def test_links_that_stay_in_the_project_are_followed(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize("where", ["environment", "project"])
-def test_links_above_are_the_users(
+def test_links_above_the_project_are_followed(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """Links in a path from the environment, and above the project, are followed."""
+    """The user made them, as well as links in a path from the environment."""
     project = clone("cloned")
     (tmp_path / "link").symlink_to(project)
     if where == "environment":
@@ -214,10 +214,10 @@ def test_links_above_are_the_users(
 
 
 @pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
-def test_a_configuration_that_leads_out_of_its_folder_is_skipped(
+def test_a_settings_file_outside_its_folder_is_skipped(
     clone: Clone, tmp_path: Path, name: str
 ) -> None:
-    """A project's link could make us use another file of the user, such as a `.env`."""
+    """A project's link could make the package read another file of the user, such as a `.env`."""
     project = clone("cloned")
     text = {".env": "MISTRAL_API_KEY_2=x\n", "arche_magic.toml": "patience = 7\n"}[name]
     (tmp_path / "other").write_text(text)
@@ -250,7 +250,9 @@ def test_a_result_is_not_written_through_a_link(
     assert len(read(project / name)) == 1
 
 
-def test_a_result_that_cannot_be_written_costs_nothing(clone: Clone, sandbox: Sandbox) -> None:
+def test_an_unwritable_result_is_found_before_the_first_request(
+    clone: Clone, sandbox: Sandbox
+) -> None:
     """The error comes before the first request."""
     project, before = clone("cloned"), len(sandbox.requests)
     (project / "in.csv").write_text("text\nsoup\n")
@@ -263,7 +265,7 @@ def test_a_result_that_cannot_be_written_costs_nothing(clone: Clone, sandbox: Sa
     assert len(sandbox.requests) == before
 
 
-# --- files of others at the place of ours
+# --- existing files with the names of ours
 
 
 @pytest.mark.parametrize("variable", ["ARCHE_QUOTA_STORE", "ARCHE_REPLIES"])
@@ -271,7 +273,7 @@ def test_a_result_that_cannot_be_written_costs_nothing(clone: Clone, sandbox: Sa
     "place",
     ["../precious", "{outside}/precious", "~/precious", "up/precious", "data/../../precious"],
 )
-def test_a_project_places_nothing_outside_itself(
+def test_a_project_cannot_place_files_outside_itself(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, place: str
 ) -> None:
     """The user's file is unchanged, and the error names the line in the project."""
@@ -300,7 +302,7 @@ CONTENTS = [
 
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("where", ["environment", "project"])
-def test_a_file_that_is_not_a_ledger_is_not_taken_over(
+def test_a_file_that_is_not_a_ledger_is_not_replaced(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, where: str
 ) -> None:
     """It is never moved or written, and the request is counted in memory."""
@@ -312,8 +314,8 @@ def test_a_file_that_is_not_a_ledger_is_not_taken_over(
             file.write("ARCHE_QUOTA_STORE=data.json\n")
     else:
         monkeypatch.setenv("ARCHE_QUOTA_STORE", str(path))
-    (told,) = ask()
-    assert f"{path} is not a ledger; set ARCHE_QUOTA_STORE to another path" in told
+    (warned,) = ask()
+    assert f"{path} is not a ledger; set ARCHE_QUOTA_STORE to another path" in warned
     storage = JsonFileStorage(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -324,7 +326,7 @@ def test_a_file_that_is_not_a_ledger_is_not_taken_over(
 
 
 @pytest.mark.parametrize("suffix", ["copy", "backup"])
-def test_a_copy_of_the_users_own_is_not_written_over(
+def test_a_user_file_with_the_name_of_the_copy_is_not_replaced(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     """`data.json.copy` may be a file of the user."""
@@ -332,24 +334,24 @@ def test_a_copy_of_the_users_own_is_not_written_over(
     path = tmp_path / f"data.json.{suffix}"
     path.write_bytes(PRECIOUS)
     monkeypatch.setenv("ARCHE_QUOTA_STORE", str(tmp_path / "data.json"))
-    (told,) = ask()
-    assert f"{path} is not a copy of a ledger" in told
+    (warned,) = ask()
+    assert f"{path} is not a copy of a ledger" in warned
     assert path.read_bytes() == PRECIOUS
 
 
-def test_a_record_that_is_not_ours_is_neither_written_nor_renamed(clone: Clone) -> None:
+def test_a_foreign_record_is_neither_written_nor_renamed(clone: Clone) -> None:
     """Not even when a new month starts."""
     path = clone("cloned") / "outputs" / RECORD
     path.write_bytes(PRECIOUS)
     os.utime(path, (1e9, 1e9))
-    (told,) = ask()
-    assert f"{path} is not a record of attempts" in told
+    (warned,) = ask()
+    assert f"{path} is not a record of attempts" in warned
     assert path.read_bytes() == PRECIOUS
     assert not list(path.parent.glob("llm_calls-*"))
 
 
 @pytest.mark.parametrize("version", [0, 1])
-def test_a_database_of_another_program_is_left_alone(
+def test_a_database_of_another_program_is_not_changed(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """Not even if its version number is the same as ours."""
@@ -359,12 +361,12 @@ def test_a_database_of_another_program_is_left_alone(
         connection.executescript(f"CREATE TABLE users (name); PRAGMA user_version = {version}")
     content = path.read_bytes()
     monkeypatch.setenv("ARCHE_REPLIES", str(path))
-    (told,) = ask()
-    assert f"{path} is a database of another program; set ARCHE_REPLIES" in told
+    (warned,) = ask()
+    assert f"{path} is a database of another program; set ARCHE_REPLIES" in warned
     assert path.read_bytes() == content
 
 
-def test_a_journal_cannot_have_another_file_deleted(clone: Clone, tmp_path: Path) -> None:
+def test_a_journal_cannot_delete_another_file(clone: Clone, tmp_path: Path) -> None:
     """SQLite deletes the file that a journal of several databases names."""
     outputs = clone("cloned") / "outputs"
     ask()
@@ -376,8 +378,8 @@ def test_a_journal_cannot_have_another_file_deleted(clone: Clone, tmp_path: Path
         + (2**31 // 4096 + 1).to_bytes(4, "big") + name + len(name).to_bytes(4, "big")
         + checksum.to_bytes(4, "big") + bytes.fromhex("d9d505f920a163d7")
     )  # fmt: skip
-    (told,) = ask(used=4)
-    assert str(journal) in told
+    (warned,) = ask(used=4)
+    assert str(journal) in warned
     assert (tmp_path / "precious").read_bytes() == PRECIOUS
 
 

@@ -1,4 +1,4 @@
-"""No key of anybody's in what is published: the files of the repository, and the built site."""
+"""No key is in the published files: the repository, and the built site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from leaks import PLANTED
 
 ROOT = Path(__file__).parents[2]
-# As their services give them out. What is made up for a test says so, or is shorter.
+# The formats of the services. Keys made up for a test say so, or are shorter.
 KEYS = {
     "Groq": r"\bgsk_[A-Za-z0-9]{40,}",
     "Google": r"\bAIza[A-Za-z0-9_-]{35}",
@@ -33,7 +33,7 @@ MADE_UP = re.compile(
 
 
 def found_in(text: str) -> list[str]:
-    """Everything that looks like a key, by the service it would belong to."""
+    """All texts that look like a key, by the service they would belong to."""
     return [
         f"{whose}: {match[0][:12]}…"
         for whose, pattern in KEYS.items()
@@ -71,6 +71,6 @@ def test_no_page_of_the_site_holds_a_key(built_site: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["groq_key_1", "google_key_1", "google_key_2", "openai_key_1"])
-def test_a_key_would_be_found(label: str) -> None:
+def test_the_search_finds_planted_keys(label: str) -> None:
     """A search proves nothing unless it finds planted keys."""
     assert found_in(f"key = {PLANTED[label]!r}")

@@ -1,4 +1,4 @@
-"""A server that quotes the prompt in a refusal: it is shown where it helps, and stored nowhere."""
+"""If a server quotes the prompt in a refusal, it may be shown, but is not stored."""
 
 from __future__ import annotations
 

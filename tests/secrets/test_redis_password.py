@@ -1,4 +1,4 @@
-"""The password in a Redis URL: used to log in, and never seen again."""
+"""The password in a Redis URL is used to log in, and never shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secret_parts import environment_without_keys
 from arche_magic.sandbox import Sandbox
 
 PASSWORD = PLANTED["redis_password"]
-# What a user's program does, and then everything that can be seen of it.
+# A user's program, and then everything that can be seen of it.
 PROGRAM = f"""
 import logging, os, signal, sys, threading, warnings
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -51,7 +51,7 @@ print("shown everything")
 
 
 def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
-    """What the program prints with this ledger; nothing may contain the password."""
+    """The output of the program with this ledger; nothing may contain the password."""
     environment = environment_without_keys(**sandbox.environment(), ARCHE_QUOTA_STORE=url)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, what], capture_output=True, cwd=folder, env=environment,
@@ -90,7 +90,7 @@ def locked_redis(tmp_path: Path) -> Iterator[int]:
     process.wait(10)
 
 
-def test_a_ledger_behind_a_password_shows_none_of_it(
+def test_a_ledger_with_a_password_does_not_show_it(
     locked_redis: int, tmp_path: Path, planted: Sandbox
 ) -> None:
     """It works, and no object, cache, copy or log contains the password."""
@@ -112,9 +112,7 @@ def test_a_wrong_password_is_not_shown(locked_redis: int, tmp_path: Path, plante
 @pytest.mark.parametrize(
     "form", ["redis://:{}@127.0.0.1:1/0", "redis://a:{}@[::1", "redis:/:{}@localhost:1/0"]
 )
-def test_a_url_that_cannot_be_read_is_not_shown(
-    form: str, tmp_path: Path, planted: Sandbox
-) -> None:
+def test_an_invalid_url_is_not_shown(form: str, tmp_path: Path, planted: Sandbox) -> None:
     """Unescaped characters in a password break the URL. The error does not quote it."""
     shown_with(form.format(PASSWORD), tmp_path, planted)
 

@@ -1,4 +1,4 @@
-"""A project's files cannot send the user's keys elsewhere, and say what they do change."""
+"""A project's files cannot send the user's keys elsewhere, and their effects are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOOK_ALIKES = [
     "http://0.0.0.0:8000",
     "http://2130706434",
     "https://localhost.example",
-    "http://models.localhost:8000",  # where that leads is the resolver's business
+    "http://models.localhost:8000",  # The resolver decides where this leads.
 ]
 NO_ADDRESSES = [
     "api.groq.com",
@@ -48,7 +48,7 @@ NO_ADDRESSES = [
 
 @pytest.fixture
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of the user's own settings, which do not exist yet."""
+    """The path of the user's own settings, which do not exist yet."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
     (tmp_path / "own" / "arche_magic").mkdir(parents=True)
     return tmp_path / "own" / "arche_magic" / "arche_magic.toml"
@@ -100,7 +100,9 @@ def test_an_env_file_cannot_send_a_key_elsewhere(folder: Path, load: Load, addre
     assert "trust_base_urls" in message
 
 
-def test_doing_what_the_error_says_helps(folder: Path, load: Load, own_settings: Path) -> None:
+def test_following_the_error_message_solves_it(
+    folder: Path, load: Load, own_settings: Path
+) -> None:
     """The suggested line allows the address, which is announced once."""
     (folder / ".env").write_text(f"GROQ_BASE_URL={ELSEWHERE}\n")
     message = refusal(load)
@@ -109,9 +111,9 @@ def test_doing_what_the_error_says_helps(folder: Path, load: Load, own_settings:
     ).groups()
     assert Path(place) == own_settings
     own_settings.write_text(line)
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == ELSEWHERE
-    assert told == [
+    assert messages == [
         (
             f"prompts and keys for Groq go to https://gateway.example "
             f"(GROQ_BASE_URL in {folder / '.env'})"
@@ -131,7 +133,7 @@ def test_a_project_cannot_trust_itself(folder: Path, load: Load, own_settings: P
 
 
 @pytest.mark.parametrize("value", ["1", '"https://gateway.example"', '["gateway.example"]'])
-def test_a_wrong_trust_is_an_error(load: Load, own_settings: Path, value: str) -> None:
+def test_an_invalid_trust_setting_is_an_error(load: Load, own_settings: Path, value: str) -> None:
     """It must be true or a list of addresses."""
     own_settings.write_text(f"trust_base_urls = {value}")
     assert refusal(load).startswith(f"{own_settings}: trust_base_urls must be true, or a list")
@@ -143,34 +145,34 @@ def test_the_environment_is_trusted(
     """An address in the environment is intended, and overrides the file's."""
     monkeypatch.setenv("GROQ_BASE_URL", ELSEWHERE)
     (folder / ".env").write_text("GROQ_BASE_URL=https://evil.example\n")
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == ELSEWHERE
-    assert told == []
+    assert messages == []
 
 
 @pytest.mark.parametrize(
     "address",
     ["https://api.groq.com", "http://127.0.0.1:8000/groq", "http://localhost:1", "http://[::1]:1"],
 )
-def test_the_providers_own_address_and_this_machine_pass(
+def test_the_providers_own_address_and_this_machine_are_allowed(
     folder: Path, load: Load, address: str
 ) -> None:
     """These addresses are no risk."""
     (folder / ".env").write_text(f"GROQ_BASE_URL={address}\n")
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == address
-    assert told == []
+    assert messages == []
 
 
-def test_without_a_key_there_is_nothing_to_refuse(folder: Path, load: Load) -> None:
-    """An address for a provider without a key is no risk."""
+def test_an_address_without_a_key_is_allowed(folder: Path, load: Load) -> None:
+    """Without a key for the provider, it is no risk."""
     (folder / ".env").write_text(f"MISTRAL_BASE_URL={ELSEWHERE}\n")
     assert load()[1] == []
 
 
 @pytest.mark.parametrize("address", NO_ADDRESSES)
 @pytest.mark.parametrize("where", ["file", "environment"])
-def test_an_address_that_could_be_read_two_ways_is_none(
+def test_an_ambiguous_address_is_refused(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, address: str, where: str
 ) -> None:
     """The message does not repeat it, because it may contain a password."""
@@ -184,8 +186,10 @@ def test_an_address_that_could_be_read_two_ways_is_none(
     assert "password@" not in message
 
 
-def test_a_settings_file_is_no_different(folder: Path, load: Load, own_settings: Path) -> None:
-    """Addresses in a project's file need permission, those in the user's file do not."""
+def test_addresses_in_a_settings_file_need_permission_too(
+    folder: Path, load: Load, own_settings: Path
+) -> None:
+    """Those in the user's own file do not."""
     table = f'[providers.groq]\nbase_url = "{ELSEWHERE}"\n'
     (folder / "arche_magic.toml").write_text(table)
     message = refusal(load)
@@ -194,15 +198,15 @@ def test_a_settings_file_is_no_different(folder: Path, load: Load, own_settings:
     assert len(load()[1]) == 1
     (folder / "arche_magic.toml").unlink()
     own_settings.write_text(table)
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["groq"].url == ELSEWHERE
-    assert told == []
+    assert messages == []
 
 
-def test_the_users_folder_is_not_the_projects(
+def test_a_relative_settings_folder_is_ignored(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative name for the user's settings would be inside any working directory."""
+    """It would be inside any working directory."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CONFIG_HOME", ".")
     monkeypatch.setenv("HOME", str(folder.parent))
@@ -212,7 +216,7 @@ def test_the_users_folder_is_not_the_projects(
     assert "would send" in refusal(load)
 
 
-def test_nothing_reaches_an_address_that_is_refused(
+def test_a_refused_address_gets_no_request(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other providers are not asked either, so that the user looks at the project."""
@@ -225,7 +229,7 @@ def test_nothing_reaches_an_address_that_is_refused(
         assert elsewhere.received == []
 
 
-# --- keys in settings files, where they do not belong
+# --- keys in settings files, which is a mistake
 
 
 def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> None:
@@ -237,7 +241,7 @@ def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> N
     assert key[4:] not in refusal(load)
 
 
-# --- where the ledger lives
+# --- location of the ledger
 
 
 @pytest.mark.parametrize(
@@ -246,20 +250,20 @@ def test_a_key_in_a_settings_file_is_not_repeated(folder: Path, load: Load) -> N
 def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -> None:
     """Once, with the file that names it and without a password."""
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
-    (told,) = load()[1]
-    assert told.startswith("the ledger is kept in ")
-    assert told.endswith(f"(ARCHE_QUOTA_STORE in {folder / '.env'})")
-    assert "secret" not in told
+    (messages,) = load()[1]
+    assert messages.startswith("the ledger is kept in ")
+    assert messages.endswith(f"(ARCHE_QUOTA_STORE in {folder / '.env'})")
+    assert "secret" not in messages
     assert load()[1] == []
 
 
 @pytest.mark.parametrize(
     "store", ["memory://x", "l.json", "outputs/l.json", "redis://127.0.0.1/0", "redis://localhost"]
 )
-def test_a_ledger_here_is_not_announced(
+def test_a_local_ledger_is_not_announced(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
-    """A ledger in memory, in the project or on this machine is not surprising."""
+    """In memory, in the project or on this machine, it is expected."""
     monkeypatch.chdir(folder)
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
     assert load()[1] == []
@@ -268,7 +272,7 @@ def test_a_ledger_here_is_not_announced(
     assert load()[1] == []
 
 
-# --- whose files, and who reads them
+# --- owners and readers of files
 
 
 @pytest.fixture
@@ -290,7 +294,7 @@ root = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("mode", "warns"), [(0o644, True), (0o604, True), (0o602, True), (0o600, False), (0o640, False)]
 )
-def test_keys_that_others_can_read_are_told_of(
+def test_a_file_with_keys_that_others_can_read_gives_a_warning(
     open_folder: Path, own_settings: Path, mode: int, warns: bool
 ) -> None:
     """One warning per file and process names the command. The user's own group is fine."""
@@ -304,15 +308,15 @@ def test_keys_that_others_can_read_are_told_of(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             load_configuration(directory=open_folder)
-        told = [str(warning.message) for warning in caught]
-        assert told == ([expected] if warns and round_ == 0 else [])
+        messages = [str(warning.message) for warning in caught]
+        assert messages == ([expected] if warns and round_ == 0 else [])
 
 
 @posix
-def test_files_out_of_others_reach_are_not_told_of(
+def test_unreachable_files_give_no_warning(
     open_folder: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files without keys need no warning either."""
+    """Nor do files without keys."""
     inner = open_folder / "private"
     inner.mkdir(mode=0o700)
     (inner / ".env").write_text(f"GROQ_API_KEY={PLANTED['groq_key_1']}\n")
@@ -325,7 +329,7 @@ def test_files_out_of_others_reach_are_not_told_of(
 
 @root
 @pytest.mark.parametrize("name", [".env", "arche_magic.toml"])
-def test_somebody_elses_file_above_is_skipped(
+def test_a_file_of_another_user_is_skipped(
     open_folder: Path, own_settings: Path, name: str
 ) -> None:
     """For example in /tmp. The warning says so, and the next file upward is used."""
@@ -343,8 +347,10 @@ def test_somebody_elses_file_above_is_skipped(
 
 
 @root
-def test_a_link_to_a_file_of_ones_own_does_not_help(open_folder: Path, own_settings: Path) -> None:
-    """Whoever created the link chose the file."""
+def test_a_link_of_another_user_to_an_own_file_is_skipped(
+    open_folder: Path, own_settings: Path
+) -> None:
+    """The user who created the link chose the file."""
     (open_folder / "mine").write_text("GROQ_API_KEY=7\n")
     (open_folder / "sub").mkdir()
     (open_folder / ".env").symlink_to(open_folder / "mine")
@@ -365,19 +371,19 @@ def test_the_owner_of_the_working_folder_is_trusted(open_folder: Path, own_setti
         assert load_configuration(directory=open_folder).keys == ()
 
 
-# --- what a program says
+# --- settings made in code
 
 
-def test_what_a_program_configures_is_its_own_word(tmp_path: Path) -> None:
-    """Settings made in code are never refused."""
+def test_settings_made_in_code_are_trusted(tmp_path: Path) -> None:
+    """They are never refused."""
     keys = {"GROQ_API_KEY": keys_of("groq")[0], "GROQ_BASE_URL": ELSEWHERE}
     configuration = load_configuration(keys, tmp_path)
     use_configuration(configuration)
     assert get_llm_provider("groq").configuration.providers["groq"].url == ELSEWHERE
 
 
-def test_the_settings_in_the_documentation_are_true() -> None:
-    """The settings on the security page exist."""
+def test_the_settings_on_the_security_page_exist() -> None:
+    """They are accepted as shown."""
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
@@ -394,7 +400,7 @@ def service(folder: Path, name: str, **settings: str) -> None:
     (folder / "arche_magic.toml").write_text(text)
 
 
-def test_a_service_of_a_project_gets_no_key_without_the_users_word(
+def test_a_service_of_a_project_gets_no_key_without_permission(
     folder: Path, load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No key is sent, and the message says what to write where."""
@@ -406,9 +412,9 @@ def test_a_service_of_a_project_gets_no_key_without_the_users_word(
     service(folder, "helper", base_url=ELSEWHERE, key_variable="GROQ_API_KEY")
     assert "would send prompts and keys for helper to https://gateway.example" in refusal(load)
     own_settings.write_text('trust_base_urls = ["https://gateway.example"]')
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["helper"].url == ELSEWHERE
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_a_known_service_gets_its_own_key_and_no_other(
@@ -432,7 +438,7 @@ SECRET = "AWS_SECRET_ACCESS_KEY"
 
 
 @pytest.mark.parametrize("variable", [SECRET, "GITHUB_TOKEN", "PATH", "DATABASE_URL"])
-def test_a_project_cannot_send_any_variable_as_a_key(
+def test_a_project_cannot_send_arbitrary_variables_as_keys(
     folder: Path,
     load: Load,
     own_settings: Path,
@@ -448,9 +454,9 @@ def test_a_project_cannot_send_any_variable_as_a_key(
     line, place = re.search(r'write (trust_key_variables = \["\S+"\]) into (\S+)', message).groups()
     assert Path(place) == own_settings
     own_settings.write_text(line)
-    configuration, told = load()
+    configuration, messages = load()
     assert [key.provider for key in configuration.keys] == ["groq", "helper"]
-    assert told == [
+    assert messages == [
         (
             f"{variable} goes to http://127.0.0.1:8000 "
             f"([providers.helper] base_url in {folder / 'arche_magic.toml'})"
@@ -458,7 +464,7 @@ def test_a_project_cannot_send_any_variable_as_a_key(
     ]
 
 
-def test_a_key_that_a_reference_gives_goes_to_its_own_service(
+def test_a_referenced_key_goes_to_its_own_service(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name that the project uses does not matter."""
@@ -467,18 +473,18 @@ def test_a_key_that_a_reference_gives_goes_to_its_own_service(
     service(
         folder, "second", base_url="https://openrouter.ai/api/v1", key_variable="OPENROUTER_API_KEY"
     )
-    configuration, told = load()
+    configuration, messages = load()
     assert [key.secret() for key in configuration.keys][1:] == ["a-key-of-openrouter"]
-    assert told == []
+    assert messages == []
 
 
-def test_a_project_cannot_allow_itself_a_variable(folder: Path, load: Load) -> None:
+def test_a_project_cannot_allow_a_variable(folder: Path, load: Load) -> None:
     """Only the user's own settings can."""
     (folder / "arche_magic.toml").write_text(f'trust_key_variables = ["{SECRET}"]')
     assert "trust_key_variables counts only in your own settings" in refusal(load)
 
 
-def test_a_key_of_a_project_is_its_own_business(folder: Path, load: Load) -> None:
+def test_a_projects_own_key_may_go_to_its_service(folder: Path, load: Load) -> None:
     """It is in the project's `.env`, so nothing of the user is sent."""
     (folder / ".env").write_text("HELPER_API_KEY=a-key-of-the-project\n")
     service(folder, "helper", base_url="http://127.0.0.1:8000/v1")
@@ -486,7 +492,7 @@ def test_a_key_of_a_project_is_its_own_business(folder: Path, load: Load) -> Non
 
 
 @pytest.mark.parametrize("value", [f"${{{SECRET}}}", f"x${{{SECRET}}}", f"${{{SECRET}:-x}}"])
-def test_a_reference_is_no_way_around(
+def test_references_do_not_bypass_these_rules(
     folder: Path, load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     """References work only for a key's own service and for allowed addresses."""
@@ -516,7 +522,7 @@ def test_a_reference_is_no_way_around(
         "ARCHE_REPLIES={}.sqlite",
     ],
 )
-def test_an_address_of_a_project_holds_nothing_of_the_environment(
+def test_an_address_of_a_project_cannot_contain_variables(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """It could reveal any secret."""
@@ -527,7 +533,7 @@ def test_an_address_of_a_project_holds_nothing_of_the_environment(
     assert "a-secret" not in message
 
 
-def test_nothing_reaches_a_service_that_is_refused(
+def test_a_refused_service_gets_no_request(
     folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No request is sent while such a table exists."""
@@ -541,12 +547,12 @@ def test_nothing_reaches_a_service_that_is_refused(
         assert elsewhere.received == []
 
 
-def test_the_users_own_settings_may_add_any_service(
+def test_the_users_own_settings_can_add_any_service(
     load: Load, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their settings count."""
+    """They are trusted."""
     monkeypatch.setenv("HELPER_API_KEY", "a-key-of-the-helper")
     own_settings.write_text(f'[providers.helper]\nbase_url = "{ELSEWHERE}"\nmodels = ["m"]\n')
-    configuration, told = load()
+    configuration, messages = load()
     assert configuration.providers["helper"].url == ELSEWHERE
-    assert told == []
+    assert messages == []

@@ -1,9 +1,10 @@
-"""Us beside what people would use instead, on the same sandbox: `python tests/bench/peers`.
+"""Compare the package with alternatives on the same sandbox: `python tests/bench/peers`.
 
-Each peer runs in an environment of its own under `build/peers`, made on the first run. That is why
-there is no extra for them: they need older SDKs than ours, so one environment cannot hold all.
-Real time: a run takes some ten minutes. Prints a table in Markdown, with versions, and
-how busy the machine was before it began.
+Each peer runs in its own environment under `build/peers`, which is created on the first run. There
+is no extra for them because they need older SDKs, so that one environment cannot hold all. A run
+takes
+about ten minutes, in real time. It prints a table in Markdown, with versions and the load of the
+machine before the start.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NO_LIMITS = dict.fromkeys(PERIODS, PLENTY)
 
 @dataclass(frozen=True)
 class Peer:
-    """What is measured: its driver module, what pip installs for it, the package to name."""
+    """One row of the table: its driver module, its requirements, and the package to name."""
 
     title: str
     module: str
@@ -56,7 +57,7 @@ PEERS = (
 
 
 def python_of(peer: Peer) -> str:
-    """The interpreter of the peer's own environment, made if it is missing; ours for us."""
+    """The interpreter of the peer's environment, created if it is missing; ours for arche_magic."""
     if not peer.requirements:
         return sys.executable
     folder = ROOT / "build" / "peers" / peer.module
@@ -69,7 +70,7 @@ def python_of(peer: Peer) -> str:
 
 
 def version_of(peer: Peer) -> str:
-    """The installed version of the package that the peer is."""
+    """The installed version of the peer's package."""
     code = f"from importlib.metadata import version; print(version({peer.package!r}))"
     done = subprocess.run([python_of(peer), "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -83,9 +84,9 @@ def run(
     threads: int = 1,
     limits: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
-    """One task in the peer's environment, in an empty folder, without variables of ours.
+    """Run one task in the peer's environment, in an empty folder, without our variables.
 
-    `limits` are told to us as LiteLLM is told its `rpm`; the others take none.
+    arche_magic gets `limits` in its settings, and LiteLLM as `rpm`; the others accept none.
     """
     ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -124,7 +125,7 @@ def refused(sandbox: Sandbox) -> int:
 
 
 def measure(peer: Peer, options: argparse.Namespace) -> list[str]:
-    """The peer's row of the table."""
+    """Run all tasks of a peer; returns its row of the table."""
     with Sandbox(keys={"groq": 1}, limits={"groq": NO_LIMITS}) as sandbox:
         variables = sandbox.environment()
         unlimited = {"groq": NO_LIMITS}

@@ -1,4 +1,4 @@
-"""arche_magic as its users get it; waiting is allowed, as long as it takes."""
+"""arche_magic with its defaults, except that it may wait without a time limit."""
 
 from __future__ import annotations
 

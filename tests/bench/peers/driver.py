@@ -1,6 +1,6 @@
-"""One task in one peer's own environment: `python driver.py PEER TASK PROMPTS THREADS`.
+"""One task in a peer's environment: `python driver.py PEER TASK PROMPTS THREADS`.
 
-Prints a line of JSON. Stands alone: it runs where arche_magic is not installed.
+Prints a line of JSON. It imports nothing of ours: it runs where arche_magic is not installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Ask = Callable[[str], str]
 
 
 def start(build: Callable[[], Ask]) -> dict[str, float]:
-    """Seconds from nothing imported to the first answer."""
+    """Seconds from an empty process to the first answer."""
     began = time.perf_counter()
     ask = build()
     built = time.perf_counter()
@@ -27,7 +27,7 @@ def start(build: Callable[[], Ask]) -> dict[str, float]:
 
 
 def overhead(build: Callable[[], Ask], prompts: int) -> dict[str, float]:
-    """A call through the peer beside one by the OpenAI SDK alone, in turns; medians."""
+    """A call through the peer, and one with only the OpenAI SDK, in turns; medians."""
     from openai import OpenAI
 
     ask = build()
@@ -58,7 +58,7 @@ def overhead(build: Callable[[], Ask], prompts: int) -> dict[str, float]:
 
 
 def many(build: Callable[[], Ask], prompts: int, threads: int) -> dict[str, float]:
-    """How many of many prompts fail, and the seconds until the last is answered."""
+    """How many of many prompts fail, and the seconds until the last answer."""
     ask = build()
 
     def answered(number: int) -> bool:

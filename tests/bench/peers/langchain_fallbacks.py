@@ -1,4 +1,4 @@
-"""LangChain: a chat model per key, joined by with_fallbacks, each without retries of its own."""
+"""LangChain: a chat model per key, joined by with_fallbacks, each without its own retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteLLM's Router as its documentation sets it up: a group per provider, then fallbacks."""
+"""LiteLLM's Router as in its documentation: a group per provider, then fallbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build() -> Callable[[str], str]:
     from litellm import Router
 
     litellm.suppress_debug_info = True
-    # As we are told the limits of each situation, so is it.
+    # arche_magic gets these limits too.
     limited = sys.argv[2] == "many"
     rpm = {"groq": 30, "mistral": 60, "gemini": 15} if limited else {}
     entries = [

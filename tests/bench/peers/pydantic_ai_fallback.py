@@ -1,7 +1,8 @@
-"""pydantic-ai: an agent on a FallbackModel over a model per key, the SDK's retries off.
+"""Pydantic AI: an agent with a FallbackModel over a model per key, without SDK retries.
 
-Its documents recommend that, so that the next model is asked at once. All threads ask on one event
-loop: clients that several loops share hang.
+Its documentation recommends this, so that the next model is tried at once. All threads use one
+event
+loop, because clients that are shared by several loops hang.
 """
 
 from __future__ import annotations
