@@ -285,7 +285,9 @@ def open_notebook(
         context.set_default_timeout(60_000)
         screen = Screen(context.new_page())
         context.on("request", lambda request: screen.requests.append(request.url))
-        screen.page.on("console", lambda said: said.type == "error" and screen.errors.append(said.text))
+        screen.page.on(
+            "console", lambda said: said.type == "error" and screen.errors.append(said.text)
+        )
         screen.page.on("pageerror", lambda error: screen.errors.append(str(error)))
         screen.page.goto(f"{lab.url}{lab.path}{quote(name)}?reset&token={lab.token}")
         screen.page.get_by_text(_READY[lab.path]).first.wait_for(timeout=120_000)
