@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.options import with_prompt
+from arche_magic.llm_providers.options import keys_to_check, with_prompt
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in

@@ -265,7 +265,7 @@ def test_a_key_with_odd_characters_is_to_be_replaced(wire: str) -> None:
         failure = fail(adapter, wire)
         adapter.close()
         assert failure.remedy is Remedy.REPLACE_KEY
-        assert "key holds a character" in str(failure)
+        assert "key contains a character" in str(failure)
 
 
 @pytest.mark.parametrize("wire", ["groq", "openai"])
