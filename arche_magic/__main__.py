@@ -255,7 +255,8 @@ def _table(tracker: Any, provider: str | None) -> str:
     asked = (route for route in configuration.routes() if provider in (None, route.provider))
     costs = paid_routes(configuration.routes(), {})
     free = without_limits(asked, standings, costs)
-    notes = [*(ahead if standings else []), *free, *budget_notes(tracker.budget())]
+    notes = [*(ahead if standings else []), *free]
+    notes += budget_notes(use.left for use in tracker.budget())
     notes += shared_notes(tracker.shared_keys(), provider)
     none = "nothing is limited so far"
     return quota_bundle(standings, now, notes, none, costs)["text/plain"]

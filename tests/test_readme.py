@@ -16,7 +16,7 @@ def test_the_keys_of_the_env_file_are_found(tmp_path: Path) -> None:
     """The `.env` shown names the variables of all four providers."""
     (text,) = [text for language, text in SNIPPETS if "GROQ_API_KEY=" in text]
     (tmp_path / ".env").write_text(text)
-    found = read_env_file(tmp_path / ".env")
+    found = read_env_file(tmp_path / ".env").variables
     wanted = {p.key_variables[0] for p in load_configuration({}).providers.values()}
     assert wanted <= set(found)
 

@@ -131,7 +131,7 @@ class _Embedding:
             check_text(value, place, self._model, self._about)
             self._places.setdefault(whole_characters(value), []).append(place)
         self._total = len(values)
-        self._counts = Counts(self._total, self._clock.time)
+        self._counts = Counts(self._total, self._clock.time, "text")
         self._patience = Patience(patience, self._clock.time)
         self._address = vector_addresses(self._provider, self._model, dimensions)
         self._store = vector_store(configuration.replies)
@@ -280,6 +280,7 @@ def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:
     # The rows of a set would be in no order that the caller knows.
     if isinstance(data, Mapping | AbstractSet) or not isinstance(data, Iterable):
         raise InvalidRequest(
-            f"texts is a {type(data).__name__}; it must be a Series, a list or an array of texts"
+            f"texts is of type {type(data).__name__}; it must be a Series, a list or an array of "
+            "texts"
         )
     return None, list(data)

@@ -26,7 +26,7 @@ from .types import Usage
 if TYPE_CHECKING:
     from .functions import Function
     from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
-    from .pending_reply import PendingReply
+    from .pending import Pending, PendingReply
     from .preview import Preview
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
@@ -49,6 +49,7 @@ __all__ = [
     "NoKeys",
     "NoRouteAvailable",
     "NotKept",
+    "Pending",
     "PendingReply",
     "Preview",
     "Reply",
@@ -71,7 +72,8 @@ _LATER = {
     "Function": "functions",
     "IntelligentLLMOrchestrator": "orchestrator",
     "MultiKeyGroqProvider": "orchestrator",
-    "PendingReply": "pending_reply",
+    "Pending": "pending",
+    "PendingReply": "pending",
     "Preview": "preview",
     "Reply": "reply",
     "ReplyStream": "reply_stream",

@@ -7,16 +7,19 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import network_variables
-from .adapters import Adapter, build_adapter
+from .adapters import build_adapter
 from .config import Configuration
 from .forks import new_lock
 from .quota_tracker import Hold
 from .request import Request
 from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage, Vectors
+
+if TYPE_CHECKING:
+    from .adapters.base import Adapter
 
 logger = logging.getLogger("arche_magic.attempts")
 

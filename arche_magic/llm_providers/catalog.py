@@ -29,7 +29,7 @@ class Training:
 
     Attributes:
         free, paid: on accounts that pay nothing, and on those that pay.
-        note: what has to be known besides.
+        note: what else the user should know.
         source: where that was read, and when.
     """
 
@@ -202,12 +202,12 @@ def parse_limits(
 ) -> tuple[Limit, ...]:
     """Limits from a table such as `{"requests_per_minute": 30, "tokens_per_day": 200_000}`.
 
-    `window`, `time_zone` and `source` in the table override the arguments; a limit of its own rule
-    is written `{"requests_per_day": {"amount": 20, "window": "calendar", "time_zone":
+    `window`, `time_zone` and `source` in the table override the arguments. A limit with its own
+    rule is written `{"requests_per_day": {"amount": 20, "window": "calendar", "time_zone":
     "Asia/Tokyo"}}`. A source is any text; the last date in it is when the figure was read.
 
     Raises:
-        ValueError: a name is no limit, or an amount is no number of at least 1, and not 0.
+        ValueError: a name is not a limit, or an amount is neither 0 nor a number of at least 1.
     """
     window, time_zone = _window_rule(table, window, time_zone)
     limits = []

@@ -90,7 +90,7 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
         return "", ()
     if not isinstance(value, list | tuple):
         raise InvalidRequest(
-            f"the content of a message of the {role} is a {type(value).__name__}; "
+            f"the content of a message of the {role} is of type {type(value).__name__}; "
             "it must be text, or a list of parts such as {'type': 'text', 'text': '…'}"
         )
     texts, images = [], []
@@ -139,7 +139,9 @@ def _name(value: object, role: str) -> str:
         # The name of a tool's message repeats the name in its call.
         return ""
     if not isinstance(value, str):
-        raise InvalidRequest(f"the name of a message is a {type(value).__name__}; it must be text")
+        raise InvalidRequest(
+            f"the name of a message is of type {type(value).__name__}; it must be text"
+        )
     return whole_characters(value)
 
 
@@ -149,7 +151,7 @@ def _calls(value: object, role: str) -> tuple[ToolCall, ...]:
     if role != "assistant":
         raise InvalidRequest(f"a message of the {role} has tool_calls; only the assistant has them")
     if not isinstance(value, list | tuple):
-        raise InvalidRequest(f"tool_calls is a {type(value).__name__}; it must be a list")
+        raise InvalidRequest(f"tool_calls is of type {type(value).__name__}; it must be a list")
     calls = tuple(call if isinstance(call, ToolCall) else _call(call) for call in value)
     if len({call.id for call in calls}) < len(calls):
         raise InvalidRequest("two of the tool_calls of a message have the same id")
@@ -170,8 +172,8 @@ def _call(value: object) -> ToolCall:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         raise InvalidRequest(
-            f"the arguments of the call of {function['name']} are a {type(arguments).__name__}; "
-            "they must be JSON as text"
+            f"the arguments of the call of {function['name']} are of type "
+            f"{type(arguments).__name__}; they must be JSON as text"
         )
     return ToolCall(
         whole_characters(call["id"]),

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .catalog import EmbeddingModel
-from .config import Configuration, did_you_mean
+from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
 from .options import build_request
 from .redaction import key_in
 from .request import Request, text_tokens
 from .text.characters import whole_characters
+from .text.hints import did_you_mean
 
 if TYPE_CHECKING:
     from .quota_tracker import QuotaTracker
@@ -209,7 +210,7 @@ def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> 
         InvalidRequest: it is not text, it is blank, or it is surely too long for the model.
     """
     if not isinstance(text, str):
-        raise InvalidRequest(f"value {number} is a {type(text).__name__}; it must be text")
+        raise InvalidRequest(f"value {number} is of type {type(text).__name__}; it must be text")
     if not text.strip():
         raise InvalidRequest(f"text {number} is empty")
     most = about.tokens_per_text

@@ -36,7 +36,7 @@ def read_extra(value: object) -> tuple[dict[str, Any], Schema | None]:
         raise InvalidRequest("extra must be a dict of fields by name")
     for name in value:
         if name in _OPTIONS:
-            raise InvalidRequest(f"extra: {name} is an option of its own; use {_OPTIONS[name]}")
+            raise InvalidRequest(f"extra: {name} is a separate option; use {_OPTIONS[name]}")
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
         # A copy, which stays as it is when the caller changes the original.

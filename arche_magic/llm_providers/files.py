@@ -7,6 +7,7 @@ are opened only if they are regular files under their own name.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
@@ -23,6 +24,14 @@ _WINDOWS_LINKS = [
     getattr(stat, f"IO_REPARSE_TAG_{kind}", -1) for kind in ("SYMLINK", "MOUNT_POINT")
 ]
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
+# The mark of UTF-32 begins with that of UTF-16, so it comes first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 # Folders inside a project that lead out of it, and where they lead.
 _outside: dict[str, str] = {}
 
@@ -136,6 +145,26 @@ def append_lines(path: Path, lines: bytes) -> None:
         os.close(descriptor)
 
 
+def overwrite_ours(path: Path, content: bytes) -> os.stat_result:
+    """Write a file of ours in place, so that it is never empty in between; returns its status.
+
+    Raises:
+        OSError: as `open_ours`, or it cannot be written.
+    """
+    descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
+        status = os.fstat(descriptor)
+        if status.st_size > len(content):
+            os.ftruncate(descriptor, len(content))
+            status = os.fstat(descriptor)
+        return status
+    finally:
+        os.close(descriptor)
+
+
 def check_ours(path: str | os.PathLike[str]) -> None:
     """Check a file that a library will open by its path; a missing file is fine.
 
@@ -186,6 +215,8 @@ def keep_inside(folder: Path, project: Path | None) -> None:
 
 
 def _check_folder(path: str | os.PathLike[str]) -> None:
+    if not _outside:
+        return
     folder = os.path.dirname(path)  # noqa: PTH120  # several times a call
     if leads_to := _outside.get(folder):
         raise NotOurs(
@@ -203,3 +234,8 @@ def _check_kind(path: str | os.PathLike[str], status: os.stat_result, writing: b
         raise NotOurs(path, "is not a regular file; delete it")
     if writing and status.st_nlink > 1:
         raise NotOurs(path, "is a hard link to another file; put a copy in its place")
+
+
+def marked_encoding(content: bytes) -> str:
+    """The encoding that a byte order mark at the start of a file's content states, or ""."""
+    return next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "")

@@ -117,7 +117,7 @@ def result_text(value: Any) -> str:
         value = list(islice(value, MOST_CHARACTERS))
     try:
         plain = to_jsonable_python(value, fallback=_plain)
-    except ValueError:  # bytes that are no text, or a value within itself
+    except ValueError:  # bytes that are not text, or a value within itself
         plain = str(value)
     return _cut(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
 

@@ -36,7 +36,7 @@ class Secret:
     __slots__ = ("reveal",)
 
     def __init__(self, text: str) -> None:
-        # In a closure: an attribute would be unfolded by whatever shows an object's parts.
+        # In a closure, because debuggers and rich reprs show the attributes of an object.
         text = Hidden(text)
 
         def reveal() -> str:

@@ -159,7 +159,8 @@ class RequestRun:
             patience,
             self.preferred_provider,
         )
-        self._seen.update(choice.considered)
+        is_open = choice.route is not None and choice.opens_at <= now
+        self._seen.update(choice.skipped if is_open else choice.considered)
         aim = choice.route, choice.opens_at > now
         if aim == self._aim and not aim[1]:
             self.decisions.pop()

@@ -1,4 +1,4 @@
-"""Which routes a request may take, and what to say where there are none."""
+"""Find the routes that a request may take, and say why there are none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_KEPT = 64
 
 
 class OfferedRoutes:
-    """Finds the routes that a request may take; the answer is kept for requests of the same kind.
+    """Finds the routes that a request may take, and remembers them for requests of the same kind.
 
     Args:
         configuration: providers, models and keys.
@@ -100,7 +100,7 @@ class OfferedRoutes:
             return
         able = [name for name in self.providers_with_routes() if name not in reasons]
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
-        able = able or ["services on OpenAI's wire do"]
+        able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         raise InvalidRequest(f"{refused}; {able[0]}")
 
@@ -124,7 +124,7 @@ class OfferedRoutes:
 
 
 def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
-    """The message where none of these providers has a key."""
+    """The message if none of these providers has a key."""
     entries = [configuration.providers[name] for name in providers]
     variables = ", ".join(entry.key_variables[0] for entry in entries)
     return (

@@ -1,4 +1,4 @@
-"""What a request would meet if it were made now: nothing is sent, nothing held."""
+"""Preview a request: which route would answer now, and what it would cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .types import Route, Usage
 
 @dataclass(frozen=True)
 class Preview:
-    """A look ahead at one request.
+    """What would happen to a request now; nothing was sent or reserved.
 
     Attributes:
         request: what would be sent, word for word.
@@ -23,9 +23,9 @@ class Preview:
             patience.
         wait: seconds until a route opens, 0 for now; inf if none does by waiting.
         usage: tokens it would probably spend on that route.
-        cost: USD for them; 0 on a free route, None where the price is not known.
+        cost: USD for them; 0 on a free route, None if the price is not known.
         closed: routes that come before it, and when they open (epoch seconds) and why not now.
-        room: input tokens that the roomiest of its routes takes in one request; inf if unknown.
+        room: the largest input that one of its routes accepts, in tokens; inf if unknown.
     """
 
     request: Request
@@ -40,7 +40,7 @@ class Preview:
 def preview(
     request: Request, routes: Sequence[Route], tracker: QuotaTracker, preferred: str | None
 ) -> Preview:
-    """Look ahead at a request that may take these routes; none, where only kept replies count."""
+    """Preview a request that may take these routes; no routes if only kept replies may answer."""
     now = tracker.configuration.clock.time()
     choice = choose(
         routes,

@@ -12,9 +12,9 @@ from .types import Route, Usage
 
 
 def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
-    """USD for what a route spent: 0 on free routes, None where the price is not known.
+    """USD for what a route spent: 0 on free routes, None if the price is not known.
 
-    Where the user set no price, prices are those of the installed genai-prices, a table kept by
+    If the user set no price, prices are those of the installed genai-prices, a table kept by
     third parties, not by the providers. Its size makes the first call take about a third of a
     second; free routes, and calls that spent nothing, do not load it. With `load` false, a table
     that is not loaded yet counts as a price that is not known.
@@ -57,7 +57,7 @@ def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
 
 
 def load_soon(route: Route) -> None:
-    """Load the table beside the caller, if a reply of that route will need it."""
+    """Start loading the table in another thread, if a reply of that route will need it."""
     if route.paid and not route.price and not _table.cache_info().currsize:
         with suppress(TookTooLong):
             within(0.0, _table)

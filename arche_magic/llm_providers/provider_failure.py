@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Remedy(Enum):
-    """What helps after a failed attempt; it decides what is closed, and for how long."""
+    """What helps after a failed attempt. It decides what is closed, and for how long."""
 
     WAIT_FOR_LIMIT = "wait until the limit has room again"
     TOP_UP_ACCOUNT = "add credit or raise the spend limit of the account"
@@ -75,7 +75,7 @@ class ProviderFailure:
 
 
 NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
-"""Why a hold is given back."""
+"""Passed when an unused hold is returned."""
 
 
 class AttemptFailed(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -85,7 +85,8 @@ def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
 
     A request can be any value: the texts in dataclasses, mappings and sequences are searched.
     """
-    texts = list(_texts(request))
+    texts: list[str] = []
+    _add_texts(request, texts)
     texts += ["".join(text.split()) for text in texts if "\n" in text]
     # There may be hundreds of keys: each is looked for once.
     everything = "\0".join(texts)
@@ -135,16 +136,19 @@ def _unescaped(match: re.Match[str]) -> str:
     return chr(int(code, 16)) if code else ""
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _add_texts(value: Any, texts: list[str]) -> None:
+    """Add all texts in a value to a list."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, entry in value.items():
-            yield from _texts(name)
-            yield from _texts(entry)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for entry in fields(value):
-            yield from _texts(getattr(value, entry.name))
+        texts.append(value)
+    elif isinstance(value, int | float | None):
+        pass
     elif isinstance(value, list | tuple | set | frozenset):
         for entry in value:
-            yield from _texts(entry)
+            _add_texts(entry, texts)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            _add_texts(getattr(value, field.name), texts)
+    elif isinstance(value, Mapping):
+        for name, entry in value.items():
+            _add_texts(name, texts)
+            _add_texts(entry, texts)

@@ -99,7 +99,7 @@ _TOKENS_PER_IMAGE = 2048
 
 
 def text_tokens(text: str) -> float:
-    """Tokens of a text by its length alone.
+    """Estimate the tokens of a text from its length.
 
     Four characters a token fit English text within about 15 %; other scripts take more bytes per
     character, so bytes/3 is used where it is larger.
@@ -117,7 +117,7 @@ class Message:
         images: shown to the model after the text; only a user's turn has any.
         tool_calls: what the assistant's turn asked to run; its text may then be empty.
         tool_call_id: the call whose result a tool's turn is.
-        name: tells apart participants with the same role; "" for most.
+        name: distinguishes participants with the same role; "" for most.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -129,7 +129,7 @@ class Message:
 
     @property
     def tokens(self) -> float:
-        """Its tokens by length alone."""
+        """Its tokens, estimated from its length."""
         calls = sum(text_tokens(call.name + call.arguments) for call in self.tool_calls)
         return text_tokens(self.content) + calls + _TOKENS_PER_IMAGE * len(self.images)
 
@@ -170,7 +170,7 @@ class Schema:
     """What a structured reply must look like.
 
     Attributes:
-        name: what providers are told it is called: letters, digits, `_` and `-`, at most 64.
+        name: its name in requests: letters, digits, `_` and `-`, at most 64.
         text: its JSON Schema, as it is sent.
         strict: whether it is in the form that strict modes take.
         read: from a reply's text to its value; raises ValueError that says what does not fit.
@@ -187,7 +187,7 @@ class Schema:
 
     @property
     def tokens(self) -> float:
-        """Its tokens by length alone."""
+        """Its tokens, estimated from its length."""
         return text_tokens(self.text)
 
     @property
@@ -271,7 +271,7 @@ class Request:
 
     @property
     def tool_tokens(self) -> float:
-        """Tokens of the definitions of its tools, by length alone."""
+        """Tokens of the definitions of its tools, estimated from their length."""
         return sum(text_tokens(t.name + t.description + t.parameters) for t in self.tools)
 
     @property

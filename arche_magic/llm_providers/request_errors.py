@@ -20,7 +20,7 @@ from .reply import Attempt
 from .request import Request
 from .types import Route, in_seconds, utc
 
-# Routes that were not asked are named as long as a message names fewer routes than this.
+# Routes that were not asked are named only while a message has fewer routes than this.
 _ROUTES_IN_A_MESSAGE = 4
 
 
@@ -94,7 +94,7 @@ def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
             source = f" ({route.key.source})" if route.key.source else ""
             keys[f"{route.key.label}{source}"] = None
         elif state.remedy == Remedy.CHANGE_MODEL.name:
-            steps[f"name another model than {route.model}, or see %llm_doctor"] = None
+            steps[f"choose a model other than {route.model}, or see %llm_doctor"] = None
         elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
             steps[f"{route.provider}'s base URL is {route.address}"] = None
     if keys:

@@ -255,17 +255,17 @@ def choose(
         return Choice(route, opens_at, tuple(closed), tuple(considered), tuple(later))
 
     for group in groups:
-        best: tuple[R, RouteState] | None = None
+        best: R | None = None
         passed: list[tuple[R, RouteState]] = []
-        before_best = 0
+        most, before_best = -1.0, 0
         for route in group:
             state = state_of(route)
             considered.append((route, state))
             if state.opens_at > now:
                 passed.append((route, state))
-            elif best is None or state.headroom > best[1].headroom:
-                best, before_best = (route, state), len(passed)
-                if state.headroom >= 1.0:
+            elif state.headroom > most:
+                best, most, before_best = route, state.headroom, len(passed)
+                if most >= 1.0:
                     # None of the others can have more left.
                     break
         if best is None:
@@ -276,7 +276,7 @@ def choose(
             if soonest and soonest[1].opens_at <= latest:
                 return choice(soonest[0], soonest[1].opens_at)
         closed.extend(passed[:before_best])
-        return choice(best[0], now)
+        return choice(best, now)
     first = min(closed, key=lambda pair: pair[1].opens_at, default=None)
     for soonest in (_soonest(closed, preferred), first):
         if soonest and soonest[1].opens_at <= latest:

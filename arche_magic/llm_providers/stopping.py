@@ -47,6 +47,18 @@ def raise_if_stopped() -> None:
         raise KeyboardInterrupt
 
 
+def comes_from_an_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt was turned into an error, as in the middle of a class statement.
+
+    Python 3.11 wraps what `__set_name__` raises in a RuntimeError. While a request is written,
+    pydantic builds classes, and wraps what a serializer raises.
+    """
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt):
+        link = link.__cause__ or link.__context__
+    return link is not None
+
+
 async def in_a_thread(request: Callable[[], T]) -> T:
     """Return what a request returns, or raise what it raises; cancelling stops the request.
 

@@ -143,4 +143,4 @@ def _read_json(name: str, text: str) -> Any:
 def _described(value: object) -> str:
     if isinstance(value, Mapping):
         return f"a dict with the type {value.get('type')!r:.40}"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

@@ -133,7 +133,8 @@ def with_functions(
     most = MOST_ROUNDS if most is None else most
     if isinstance(most, bool) or not isinstance(most, int) or most < 2:
         raise InvalidRequest(
-            f"max_rounds is {most!r}; it must be a whole number, 2 or more: to call and to answer"
+            f"max_rounds is {most!r}; it must be a whole number, 2 or more: one round to call, "
+            "one to answer"
         )
     if made.get("schema") is not None:
         raise InvalidRequest("tools that are functions cannot be combined with schema")

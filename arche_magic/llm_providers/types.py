@@ -42,9 +42,9 @@ PERIOD_SECONDS: Mapping[Period, float] = {
 class Key:
     """One credential of a provider.
 
-    Shown by its `label` (`groq_key_2`) and stored by its `fingerprint`. The text is reachable
-    through `secret()` alone, so that no repr, log line or traceback prints it. `source` says where
-    it was found, in words.
+    It is shown by its `label` (`groq_key_2`) and stored by its `fingerprint`. Only `secret()`
+    returns the text, so that no repr, log line or traceback prints it. `source` says in words where
+    the key was found.
     """
 
     provider: str
@@ -57,7 +57,7 @@ class Key:
     @classmethod
     def of(cls, provider: str, label: str, text: str, account: str | None = None) -> Key:
         """Build a key; `account` is the configured name of the account it spends, if any."""
-        # Variables of the environment may hold bytes that are no text.
+        # Variables of the environment may hold bytes that are not text.
         fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         return cls(provider, label, fingerprint, account or fingerprint, Secret(text))
 
@@ -67,7 +67,7 @@ class Key:
 
     @property
     def number(self) -> int:
-        """Its number among the provider's keys, as its label ends."""
+        """Its number among the provider's keys: the end of its label."""
         return int(self.label.rpartition("_")[2])
 
     def secret(self) -> str:
@@ -78,17 +78,17 @@ class Key:
 class Location(str):
     """Where the ledger lives: a path, or a URL as it may be shown.
 
-    The text is the URL without what stands before its host and behind its path, where passwords
-    are; the whole is reachable through `url()` alone.
+    The text is the URL without the parts that can hold a password: user name, password and query.
+    Only `url()` returns all of it.
     """
 
     _whole: Secret | None
 
-    def __new__(cls, text: str) -> Location:  # noqa: PYI034  # what is one is given back
+    def __new__(cls, text: str) -> Location:  # noqa: PYI034  # returns its argument if it is one
         """The location that a text names; one that is a Location already keeps its password."""
         if isinstance(text, Location):
             return text
-        # One letter is a drive; a slash too few is a typing error, with a password all the same.
+        # A single letter is a drive. A URL that lacks a slash can contain a password too.
         scheme = re.match("[A-Za-z]{2,}:/{0,2}", text)
         rest = text[scheme.end() :].rpartition("@")[2].partition("?")[0] if scheme else ""
         shown = f"{scheme[0]}{rest}" if scheme else text
@@ -102,7 +102,7 @@ class Location(str):
 
     @property
     def fingerprint(self) -> str:
-        """Tells apart what is shown alike: one server's databases and users."""
+        """Distinguishes locations that are shown alike: databases and users of one server."""
         return hashlib.sha256(self.url().encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
@@ -156,11 +156,12 @@ def without_vendor(model: str) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """So many requests or tokens per period, and how the provider's window turns.
+    """An amount of requests or tokens per period, and when the used amount comes back.
 
-    `bucket` refills continuously; `calendar` turns with the clock in `time_zone` (a minute on the
-    full minute, a day at midnight); `rolling` counts the last period up to now. `source` names
-    where a published figure was read, and `read_at` when (epoch seconds; 0 where it was not read).
+    `bucket` refills continuously; `calendar` starts again with the clock in `time_zone` (a minute
+    on the full minute, a day at midnight); `rolling` counts the last period up to now. `source`
+    names where a published figure was read, and `read_at` when (epoch seconds; 0 if it was not
+    read).
     """
 
     metric: Metric
@@ -205,7 +206,7 @@ class Observation:
 
 # Float noise of windows that refill, in units and in seconds.
 _ROUNDING = 1e-3
-# The year 5138: a moment beyond it is none.
+# The year 5138; later times count as never.
 _NEVER = 1e11
 
 
@@ -216,7 +217,7 @@ class Timeouts:
     Attributes:
         connect: for a connection, name lookup and TLS included.
         first_token: for the first event of a streamed reply.
-        silence: between two events of a streamed reply; keep-alive comments are none.
+        silence: between two events of a streamed reply; keep-alive comments do not count.
         answer: for a reply that comes in one piece.
         total: for the request as a whole, all routes and waits included.
     """
@@ -253,8 +254,8 @@ class Usage:
 class Completion:
     """What an adapter got back: a piece of text, or at the end what came with it.
 
-    A non-streamed call gives one; a stream gives one per piece. In `usage` a server may say
-    anything; -1 stands for what is not a count. `usage`, `finish_reason` (`stop`, `length`,
+    A non-streamed call gives one; a stream gives one per piece. A server may report anything as
+    usage; -1 means that a value is not a count. `usage`, `finish_reason` (`stop`, `length`,
     `tool_calls` or `content_filter`) and `observations` are set on those that carry them.
     `tool_calls` are whole, on the last one; `choices` and `vectors` are as in `Reply`.
     """
@@ -324,7 +325,7 @@ class Standing:
 
     @property
     def used_units(self) -> int:
-        """What is used in whole units: what is begun counts as used."""
+        """The used amount in whole units, rounded up."""
         return _whole(math.ceil, self.used - _ROUNDING)
 
     @property
@@ -334,7 +335,7 @@ class Standing:
 
     @property
     def usage_percent(self) -> float:
-        """The share that is used, of whole units: 2 of 2 are 100."""
+        """The used share of the whole units: 2 of 2 is 100."""
         if not self.allowed_units:
             return 100.0
         return round(100 * self.used_units / self.allowed_units, 2)
@@ -361,7 +362,7 @@ def utc(seconds: float) -> datetime:
 
 
 def in_seconds(seconds: float) -> str:
-    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, since early is too early."""
+    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, since too early is of no use."""
     if seconds < 100:
         return f"in {math.ceil(seconds)} s"
     if seconds < 100 * 60:

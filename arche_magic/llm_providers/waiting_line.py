@@ -39,7 +39,7 @@ class WaitingLine:
             self._call_first()
 
     def await_turn(self, ticket: object, seconds: float) -> None:
-        """Sleep until the ticket is first in line, for at most so many seconds."""
+        """Sleep until the ticket is first in line, for at most `seconds`."""
         with self._lock:
             turn = self._turns.get(id(ticket))
         if turn:

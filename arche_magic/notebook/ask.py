@@ -37,7 +37,7 @@ from .tool_calls import functions_named
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers import PendingReply
+    from arche_magic.llm_providers import Pending
     from arche_magic.llm_providers.attempt_log import AttemptLog
 
     from .chat import Chat
@@ -50,7 +50,7 @@ _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[io
 _LINE_ENDS = re.compile(r"(\\n)+")
 
 
-def ask(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
+def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
 
     Raises:
@@ -88,7 +88,7 @@ def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
 @one_interrupt()
 def send(
     session: Session, options: Namespace, prompt: Prompt, again: Asked | None = None
-) -> Reply | PendingReply | pd.DataFrame | None:
+) -> Reply | Pending[Reply] | pd.DataFrame | None:
     """Send a finished prompt as the options of `%llm` say; see `ask`.
 
     `again` is the prompt that this one repeats: its reply is shown beside the new one, which takes
@@ -100,7 +100,7 @@ def send(
     if options.output is not None:
         check_variable("-o", options.output)
 
-    def bind(value: Reply | PendingReply | pd.DataFrame) -> None:
+    def bind(value: Reply | Pending[Reply] | pd.DataFrame) -> None:
         """Set the variable of `-o`, if the cell names one."""
         if options.output is not None:
             variables[options.output] = value
@@ -182,22 +182,26 @@ def _in_background(
     form: str,
     events: Generator[Event, None, Reply],
     notes: Sequence[str],
-) -> PendingReply:
+) -> Pending[Reply]:
     """Start a job that answers the prompt; its reply is the last one when it comes."""
-    from . import background
+    from .background_reply import ReplyJob
 
     options, log = asked.options, attempt_log(get_configuration().store)
-    structured = options.schema is not None
-    view = background.JobDisplay(session.shell, options.quiet, form, structured)
 
     def keep(reply: Reply) -> None:
         asked.reply = session.reply = reply
 
-    def ask() -> Reply:
+    def ask(view: ReplyDisplay) -> Reply:
         return _show(events, view, log, lambda part: None)
 
-    job = session.jobs.job(asked.prompt.text, view, form, options.output, ask, keep)
-    return session.jobs.start(job, notes)
+    job = ReplyJob(
+        session.shell, asked.prompt.text, options.output, options.quiet, form,
+        options.schema is not None, ask, keep,
+    )  # fmt: skip
+    for note in notes:
+        job.view.note(note)
+    session.jobs.start(job)
+    return job.pending
 
 
 def _request(

@@ -30,11 +30,16 @@ class Bar:
     """The bar of one cell: redrawn while the job runs, then left as it ended.
 
     A terminal shows it in one line that is overwritten. A log or pipe gets only the final state.
+
+    Attributes:
+        place: the output it is drawn in; None in a terminal.
+        end: its final state, as text and as HTML; None while the job runs.
     """
 
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._place = Place(shell) if hasattr(shell, "kernel") else None
+        self.place = Place(shell) if hasattr(shell, "kernel") else None
+        self.end: dict[str, str] | None = None
         self._line = TerminalLine()
         self._began: float | None = None
         self._now = 0.0
@@ -48,23 +53,25 @@ class Bar:
         moment = time.monotonic()
         if self._quiet or moment < self._next:
             return
-        if self._place is not None:
+        if self.place is not None:
             self._next = moment + _SECONDS
-            self._place.draw(bar_bundle(progress, now))
+            self.place.draw(bar_bundle(progress, now))
         elif self._line.works:
             self._next = moment + _TERMINAL_SECONDS
             self._line.write(line(progress, now))
 
     def finish(self, note: str, ended: str = "") -> None:
         """Draw the final state with a note; `ended` says why the job stopped early, if it did."""
-        if self._quiet or self._progress is None:
+        if self._progress is None:
             return
-        bundle = end_bundle(self._progress, self._now - (self._began or 0.0), ended, note)
-        if self._place is not None:
-            self._place.draw(bundle, last=True)
+        self.end = end_bundle(self._progress, self._now - (self._began or 0.0), ended, note)
+        if self._quiet:
+            return
+        if self.place is not None:
+            self.place.draw(self.end, last=True)
             return
         self._line.write("")
-        print(without_controls(bundle["text/plain"]))
+        print(without_controls(self.end["text/plain"]))
 
 
 def bar_bundle(progress: Progress, now: float) -> dict[str, str]:

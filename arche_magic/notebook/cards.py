@@ -26,7 +26,7 @@ def row_html(cards: Iterable[str]) -> str:
 
 
 def card_html(name: str, body: str, foot: str) -> str:
-    """A card with its name, HTML, and a line below.
+    """A card with its name, and two parts of HTML, one below the other.
 
     What comes before the first ` · ` of the name, such as the provider, has its own line, since
     names of models vary in length.
@@ -36,20 +36,25 @@ def card_html(name: str, body: str, foot: str) -> str:
         f'<div style="{_CARD}"><div style="{_HEAD}"><b>{escape(first)}</b>'
         f'<div style="{QUIET}">{escape(rest) or "&nbsp;"}</div></div>'
         f'<div style="flex:1;overflow-wrap:break-word">{body}</div>'
-        f'<div style="{QUIET};margin-top:4px">{escape(foot)}</div></div>'
+        f'<div style="margin-top:4px">{foot}</div></div>'
     )
 
 
-def beside(old: Reply, receipt: str, new: Mapping[str, str]) -> dict[str, str]:
-    """The bundle of a reply, with an older reply to the same prompt and its receipt before it."""
+def beside(
+    old: Reply,
+    old_receipt: Mapping[str, str],
+    new: Mapping[str, str],
+    new_receipt: Mapping[str, str] | None,
+) -> dict[str, str]:
+    """A reply with an older one to the same prompt before it, each with its receipt."""
     text = without_controls(str(old))
     body = new.get("text/html") or as_html(new.get("text/markdown", new["text/plain"]))
     route = str(old.route)
+    foot = new_receipt or {"text/plain": "", "text/html": ""}
     cards = [
-        card_html(f"before · {route}", as_html(text), receipt),
-        card_html("now · asked again", body, ""),
+        card_html(f"before · {route}", as_html(text), old_receipt["text/html"]),
+        card_html("now · asked again", body, foot["text/html"]),
     ]
-    return {
-        "text/plain": f"── before ──\n{text}\n{receipt}\n\n── now ──\n{new['text/plain']}",
-        "text/html": row_html(cards),
-    }
+    before = f"── before ──\n{text}\n{old_receipt['text/plain']}"
+    now = f"── now ──\n{new['text/plain']}\n{foot['text/plain']}"
+    return {"text/plain": f"{before}\n\n{now}".rstrip("\n"), "text/html": row_html(cards)}

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, read_image
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.llm_providers.text.markdown import harmless_markdown
 from arche_magic.llm_providers.types import utc
 

@@ -14,7 +14,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -25,6 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import live_line
 from .ask import refuse_with, sampling, typed_or_default
@@ -35,7 +35,7 @@ from .events import follow
 from .live_line import TerminalLine
 from .markup import as_html
 from .receipt import attempt_lines
-from .styles import QUIET
+from .styles import QUIET, quiet_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -362,4 +362,5 @@ class _Columns:
         # Columns of one provider are titled as they were asked.
         if column.reply and self._providers().count(name.partition(" · ")[0]) > 1:
             name = f"{column.asked} · {name}"
-        return card_html(name, as_html(column.text), self._foot(column))
+        foot = quiet_line(self._foot(column))["text/html"]
+        return card_html(name, as_html(column.text), foot)

@@ -155,7 +155,7 @@ class ReplyDisplay:
             return
         self._line.silence()
         if self._pace.is_due(len(self._text)):
-            self._draw_reply(self._growing())
+            self._draw(self._beside_old(self._growing()))
 
     def start_over(self, event: Discarded) -> None:
         """Dim the text so far: it broke off or does not fit the schema, and starts over."""
@@ -253,7 +253,7 @@ class ReplyDisplay:
         elif line:
             shown = quiet_line(line)
             shown["text/html"] += _dimmed(self._before) if self._before else ""
-            self._draw_reply(shown)
+            self._draw(self._beside_old(shown))
 
     def _leave_above(self, shown: dict[str, str]) -> None:
         """Leave this in the place of the reply, which continues below."""
@@ -267,8 +267,10 @@ class ReplyDisplay:
     def _leave(
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
     ) -> None:
-        if self._redraws:
-            self._draw_reply(shown, metadata, last=True)
+        if self._redraws and self._old is not None:
+            self._draw(self._beside_old(shown, receipt), metadata, last=True)
+        elif self._redraws:
+            self._draw(shown, metadata, last=True)
             self._show_receipt(receipt)
         else:
             text = self._held if self._printed else shown["text/plain"]
@@ -290,16 +292,13 @@ class ReplyDisplay:
         if not self._quiet:
             self._place.draw(bundle, metadata, last=last)
 
-    def _draw_reply(
-        self,
-        bundle: dict[str, str],
-        metadata: dict[str, Any] | None = None,
-        *,
-        last: bool = False,
-    ) -> None:
-        if self._old is not None:
-            bundle = beside(self._old, receipt_line(self._old), bundle)
-        self._draw(bundle, metadata, last=last)
+    def _beside_old(
+        self, shown: dict[str, str], receipt: dict[str, str] | None = None
+    ) -> dict[str, str]:
+        """The bundle, beside the older reply if there is one."""
+        if self._old is None:
+            return shown
+        return beside(self._old, quiet_line(receipt_line(self._old)), shown, receipt)
 
 
 def _dimmed(text: str) -> str:
@@ -320,6 +319,7 @@ class Place:
     def __init__(self, shell: InteractiveShell) -> None:
         self.may_redraw: bool = not is_captured(shell)
         self._handle: Any = None
+        self._drawn: tuple[dict[str, str], dict[str, Any] | None] | None = None
 
     def __bool__(self) -> bool:
         """Whether anything was drawn."""
@@ -341,6 +341,7 @@ class Place:
             return
         again = self._handle is not None
         self._handle = self._handle or DisplayHandle()
+        self._drawn = bundle, metadata
         display(
             for_frontends(bundle),
             raw=True,
@@ -348,6 +349,11 @@ class Place:
             display_id=self._handle.display_id,
             update=again,
         )
+
+    def draw_again(self) -> None:
+        """Draw what was drawn last once more."""
+        if self._drawn is not None:
+            self.draw(*self._drawn)
 
 
 def for_frontends(bundle: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.types import Route, RouteId, Standing
 
@@ -32,9 +31,6 @@ from .quota_words import count as count
 from .route_groups import by_provider, summary
 from .styles import AMBER, GREEN, RED, STATES, TRACK
 from .tables import notes_html
-
-if TYPE_CHECKING:
-    from arche_magic.llm_providers.quota_tracker import BudgetUse
 
 # With more routes than these, those of a provider fold together, and each shows its tightest limit
 # and unfolds to the others.
@@ -135,9 +131,9 @@ def switched_off(off: Iterable[str]) -> list[str]:
     return [f"Switched off in this session: {names}"] if names else []
 
 
-def budget_notes(uses: Iterable[BudgetUse]) -> list[str]:
-    """A line on what is left of the budget of paid routes, if there is one."""
-    words = ", ".join(use.left for use in uses)
+def budget_notes(left: Iterable[str]) -> list[str]:
+    """A line on what is left of each budget of paid routes, if there is one."""
+    words = ", ".join(left)
     return [f"Budget of paid routes: {words} (UTC)"] if words else []
 
 

@@ -6,10 +6,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.config import did_you_mean, get_configuration
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.doctor import check_keys
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from .frames import models_frame
 from .meters import count

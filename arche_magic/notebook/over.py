@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import time
-import weakref
 from argparse import Namespace
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.bulk import Job, JobStopped, Plan, Quality, Replies, Row, cluster, planning
+from arche_magic.bulk import Job, Plan, cluster, planning
 from arche_magic.bulk.chunks import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
-from arche_magic.bulk.tables import like
+from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook
-from arche_magic.llm_providers.config import did_you_mean, get_configuration
-from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
-from arche_magic.llm_providers.stopping import raise_if_stopped
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
-from .ask import body_of, check_variable, refuse_with, sampling, typed_or_default
+from .ask import body_of, refuse_with, sampling, typed_or_default
 from .bar import Bar
-from .display import CellInterrupted, Place
-from .first_steps import require_keys
+from .collect import FileRows, FrameRows, variable_for
+from .display import Place
 from .named_prompts import system_prompt, with_saved_prompt
-from .sigint import one_interrupt
 from .structured import schema_named
 from .styles import quiet_line
 from .sums import notebook_name
@@ -40,32 +36,30 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .command import Typed
+    from .command import Session, Typed
     from .defaults import Defaults
 
-DEFAULT_NAME = "replies"
-_SECONDS = 0.1
 _PLAN_SECONDS = 0.5
-_FAREWELL_SECONDS = 0.3
 _WITHOUT = (
-    "background", "chat", "compare", "image", "file", "url", "format", "raw", "budget",
-    "show_prompt", "tools",
+    "chat", "compare", "image", "file", "url", "format", "raw", "budget", "show_prompt", "tools",
     "max_rounds",
 )  # fmt: skip
-# The last frame of each name: only a frame that a job made may be replaced unasked.
-_made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
-def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFrame | None:
+def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     """Send the prompt for every row and show the progress; with `--plan`, show what it would take.
+
+    With `--background`, return what waits for the frame or the file.
 
     Raises:
         LLMProviderError: an option or the data is wrong, or no row can be sent.
         JobStopped: at one of the bounds; the finished rows are in the variable.
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
-    options = typed.options
+    shell, defaults, options = session.shell, session.defaults, typed.options
     refuse_with("--over", options, *_WITHOUT)
+    if options.background:
+        refuse_with("--background", options, "plan", "dry_run")
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
     name_notebook(notebook_name(shell.user_ns))
@@ -94,74 +88,32 @@ def over(shell: InteractiveShell, defaults: Defaults, typed: Typed) -> pd.DataFr
         return None
     for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
         asked[name] = getattr(options, name)
-    into, bar = options.into or options.output, Bar(shell, options.quiet)
-    if from_file:
-        file_job = FileJob(data, into, template, **read, **asked)
-        again = f"nothing was written to {file_job.to}; run the cell again for all of it"
-        _run(file_job, lambda row: None, bar, lambda: again)
-        bar.finish(_note(f"written to {file_job.to}", file_job.quality))
-        return None
-    variable = _variable(shell, into)
-    job = Job(data, template, **asked)
-    replies = Replies(job)
-
-    def keep() -> str:
-        frame = like(table, replies.frame(), replies.columns)
-        shell.user_ns[variable] = _made[variable] = frame
-        return f"{variable} has the {len(frame):,} finished rows; run the cell again for the others"
-
-    _run(job, replies.add, bar, keep)
-    keep()
-    bar.finish(_note(f"in the variable {variable}", replies.quality))
-    frame: pd.DataFrame = shell.user_ns[variable]
+    into = options.into or options.output
+    rows: FileRows | FrameRows = (
+        FileRows(FileJob(data, into, template, **read, **asked))
+        if from_file
+        else FrameRows(Job(data, template, **asked), table, variable_for(shell, into), shell)
+    )
+    if options.background:
+        return _in_background(session, options, text, rows)
+    frame: pd.DataFrame | None = rows.collect(Bar(shell, options.quiet))
     return frame
 
 
-def _note(where: str, quality: Quality) -> str:
-    """Where the rows are, and how they agree with known labels or a second model."""
-    return " · ".join([where, *str(quality).splitlines()])
+def _in_background(
+    session: Session, options: Namespace, text: str, rows: FileRows | FrameRows
+) -> Pending[Any]:
+    """Start a job that asks for the rows; returns what waits for them."""
+    from .background_rows import RowsJob
 
-
-@one_interrupt()
-def _run(
-    job: Job | FileJob,
-    add: Callable[[Row], object],
-    bar: Bar,
-    stopped: Callable[[], str],
-) -> None:
-    """Collect a job's rows in another thread, while this one draws and can be interrupted.
-
-    `stopped` keeps the finished rows of a job that ends early, and returns a note about them.
-    """
-    clock = get_configuration().clock
-    failures: list[BaseException] = []
-
-    def collect() -> None:
-        try:
-            for row in job:
-                add(row)
-        except BaseException as error:  # noqa: BLE001  # raised again in the cell's thread
-            failures.append(error)
-
-    collector = threading.Thread(target=collect, daemon=True)
-    try:
-        collector.start()
-        while collector.is_alive():
-            collector.join(_SECONDS)
-            raise_if_stopped()
-            bar.update(job.progress(), clock.time())
-    except KeyboardInterrupt:
-        job.cancel()
-        collector.join(_FAREWELL_SECONDS)
-        bar.update(job.progress(), clock.time())
-        bar.finish(stopped(), ended="interrupted")
-        raise CellInterrupted("calls under way are booked when they end") from None
-    for error in failures:
-        if isinstance(error, NoKeys):
-            require_keys()
-        if isinstance(error, JobStopped) or job.progress().done:
-            bar.finish(stopped(), ended="stopped")
-        raise error
+    job = RowsJob(
+        session.shell, text, rows.variable or str(options.into or options.output), options.quiet,
+        rows.job, rows.collect_in_background, rows.finished,
+    )  # fmt: skip
+    session.jobs.start(job)
+    if isinstance(rows, FrameRows):
+        rows.bind(job.pending)
+    return job.pending
 
 
 def plan_bundle(plan: Plan) -> dict[str, str]:
@@ -207,6 +159,8 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
         hint = did_you_mean(first, [name for name in names if hasattr(names[name], "iloc")])
         raise InvalidRequest(f"%llm: --over {options.over}: there is no variable {first!r}{hint}")
     data = look_up(options.over, names)
+    if isinstance(data, Pending):
+        data = data.wait()
     if cluster.is_dask(data):
         raise InvalidRequest("%llm: for a Dask frame, call arche_magic.map(frame, …) in Python")
     return data
@@ -312,21 +266,3 @@ def _pack(text: str | None) -> int | str:
             f"%llm: --pack {text!r} is not a number of rows, 1 or more, and not auto"
         )
     return int(str(text))
-
-
-def _variable(shell: InteractiveShell, name: str | None) -> str:
-    """The variable for the rows.
-
-    Raises:
-        InvalidRequest: the name is not allowed, or the default name is taken.
-    """
-    if name is None:
-        there = shell.user_ns.get(DEFAULT_NAME)
-        if there is not None and _made.get(DEFAULT_NAME) is not there:
-            raise InvalidRequest(
-                f"%llm: the variable {DEFAULT_NAME!r} exists already and would be replaced; name "
-                "another one with --into NAME"
-            )
-        return DEFAULT_NAME
-    check_variable("--into", name)
-    return name

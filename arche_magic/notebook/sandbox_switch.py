@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from arche_magic.llm_providers.config import (
-    did_you_mean,
     get_configuration,
     load_configuration,
     use_configuration,
 )
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:

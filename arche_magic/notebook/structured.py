@@ -10,10 +10,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import as_pandas, is_reference, look_up
 
 from .styles import EDGE

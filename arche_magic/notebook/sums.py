@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 DAYS = 31
 """How many days the sums cover."""
-_NAMELESS = defaultdict(str, notebook="(not in a notebook)", tag="(no tag)", client="(no tag)")
+_NAMELESS = defaultdict(
+    str, notebook="(not in a notebook)", tag="(no tag)", client="(notebook or script)"
+)
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
 _SINCE = f"all sessions of the last {DAYS} days"

@@ -8,9 +8,9 @@ from html import escape
 from typing import Any
 
 from arche_magic.llm_providers import Function, ToolCall, ToolRun
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from .styles import QUIET, RED, one_line
 

@@ -70,7 +70,7 @@ def client_name(user_agent: str) -> str:
 
 
 class _SameMachine:
-    """Refuses web pages, also those that use a name of their own for this machine's address.
+    """Refuses web pages, including those that use another name for this machine's address.
 
     A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
     browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.
@@ -107,7 +107,7 @@ class _Interface:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path == "/health" and scope["method"] == "GET":
+        if path == "/health" and scope["method"] in ("GET", "HEAD"):
             await JSONResponse({"status": "ok"})(scope, receive, send)
         elif not path.startswith("/v1/"):
             message = f"no such path; the base URL is http://127.0.0.1:{self._port}/v1"
@@ -166,8 +166,8 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
     """Handle one request, in its own thread."""
     if _asks_itself(port):
         message = (
-            "the provider that would answer is this server: OPENAI_BASE_URL, or a base_url in the "
-            "settings, is its address; it is for other programs, so remove it here"
+            "this server would ask itself: OPENAI_BASE_URL, or a base_url in the settings, is its "
+            "own address; that address is for other programs, so remove it here"
         )
         return Problem(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)

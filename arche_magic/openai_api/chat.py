@@ -22,11 +22,7 @@ _asked: IntelligentLLMOrchestrator | None = None
 
 
 def chat_completions(
-    body: bytes,
-    configuration: Configuration,
-    defaults: Mapping[str, Any],
-    tag: str | None,
-    timeout: float | None,
+    body: bytes, configuration: Configuration, options: Mapping[str, Any]
 ) -> HttpReply:
     """Answer `POST /v1/chat/completions`; see `handler.handle`.
 
@@ -37,7 +33,7 @@ def chat_completions(
     clock = configuration.clock
     began, seconds = clock.time(), configuration.timeouts.total
     try:
-        call = read_chat(fields, configuration, defaults, tag, timeout)
+        call = read_chat(fields, configuration, options)
         seconds = call.request.timeout
         provider = _provider(configuration)
         # Choices come with the end of a reply, so such a reply has nothing to stream before.

@@ -27,17 +27,11 @@ from .wire import HttpReply, Problem, json_reply
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
 _FORMATS = ("float", "base64")
 _MOST_TEXTS = 2048
-# Of the options of a client, those that embedding requests have too.
+# The options of a client that embedding requests have too.
 _OPTIONS = ("patience", "timeout", "private", "tag", "reserve")
 
 
-def embeddings(
-    body: bytes,
-    configuration: Configuration,
-    defaults: Mapping[str, Any],
-    tag: str | None,
-    timeout: float | None,
-) -> HttpReply:
+def embeddings(body: bytes, configuration: Configuration, options: Mapping[str, Any]) -> HttpReply:
     """Answer `POST /v1/embeddings`; see `handler.handle`.
 
     All vectors come from one model of one provider, in as many requests as its limits demand.
@@ -53,14 +47,12 @@ def embeddings(
         raise Problem(400, message, param="encoding_format")
     for name in given:
         if name not in _FIELDS:
-            message = f"{name} is not taken; the fields are {', '.join(_FIELDS)}"
+            message = f"{name} is not a known field; known fields: {', '.join(_FIELDS)}"
             raise Problem(400, message, param=name, code="unknown_parameter")
-    options = {name: defaults[name] for name in _OPTIONS if defaults.get(name) is not None}
-    options |= {"tag": tag} if tag else {}
-    options |= {"timeout": timeout} if timeout is not None else {}
+    provider, model = _model(given, configuration, options.get("provider"))
+    options = {name: options[name] for name in _OPTIONS if name in options}
     clock = configuration.clock
     began, seconds = clock.time(), options.get("timeout", configuration.timeouts.total)
-    provider, model = _model(given, configuration, defaults)
     try:
         replies = _ask(texts, configuration, provider, model, given.get("dimensions"), options)
     except LLMProviderError as error:
@@ -82,8 +74,8 @@ def _texts(given: Mapping[str, Any]) -> list[str]:
     if any(isinstance(text, int | list) for text in texts):
         raise Problem(
             400,
-            "input is a list of tokens, and only texts are taken: every model has tokens of its "
-            "own (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            "input is a list of tokens, but only texts are accepted, because each model has "
+            "its own tokens (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
             param="input",
             code="invalid_type",
         )
@@ -94,13 +86,12 @@ def _texts(given: Mapping[str, Any]) -> list[str]:
 
 
 def _model(
-    given: Mapping[str, Any], configuration: Configuration, defaults: Mapping[str, Any]
+    given: Mapping[str, Any], configuration: Configuration, provider: str | None
 ) -> tuple[str, str]:
     name = given.get("model")
     if not isinstance(name, str):
         code = "missing_required_parameter" if name is None else "invalid_type"
         raise Problem(400, "model must be the name of a model", param="model", code=code)
-    provider = defaults.get("provider")
     try:
         return choose_model(configuration, None if name == AUTO else name, provider)
     except NoKeys as error:

@@ -60,18 +60,16 @@ def handle(
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
     """
     try:
-        return _answer(method.upper(), path, headers, body, defaults, timeout)
+        options = {name: value for name, value in defaults.items() if value is not None}
+        if timeout is not None:
+            options["timeout"] = timeout
+        return _answer(method.upper(), path, headers, body, options)
     except Problem as problem:
         return problem.reply()
 
 
 def _answer(
-    method: str,
-    path: str,
-    headers: Mapping[str, str],
-    body: bytes,
-    defaults: Mapping[str, Any],
-    timeout: float | None,
+    method: str, path: str, headers: Mapping[str, str], body: bytes, options: dict[str, Any]
 ) -> HttpReply:
     path = path.rstrip("/")
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
@@ -91,6 +89,8 @@ def _answer(
     except LLMProviderError as error:
         raise problem_of(error, 0.0) from None
     if ask := _ASKED.get(path):
-        tag = next((text for key, text in headers.items() if key.lower() == TAG_HEADER), None)
-        return ask(body, configuration, defaults, tag, timeout)
+        tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
+        if tag := next(tags, ""):
+            options["tag"] = tag
+        return ask(body, configuration, options)
     return one_model(name, configuration) if name else model_list(configuration)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.options import build_request
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.options import build_request, check_names
 from arche_magic.llm_providers.request import Request
 
 from .wire import Problem
@@ -67,20 +67,14 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def read_chat(
-    body: Mapping[str, Any],
-    configuration: Configuration,
-    defaults: Mapping[str, Any],
-    tag: str | None = None,
-    timeout: float | None = None,
+    body: Mapping[str, Any], configuration: Configuration, options: Mapping[str, Any]
 ) -> ChatCall:
     """What a chat completion asks for.
 
     Args:
         body: its JSON.
         configuration: its providers, models and aliases are those that `model` can name.
-        defaults: options that hold where the body does not say otherwise; see `DEFAULTS`.
-        tag: the name of the caller in the record of attempts.
-        timeout: seconds for the whole request.
+        options: options of the engine that hold where the body does not say otherwise.
 
     Raises:
         Problem: a field is missing or wrong, or the model is unknown.
@@ -89,7 +83,7 @@ def read_chat(
     """
     given = {name: value for name, value in body.items() if value is not None}
     messages = given.get("messages")
-    if "model" not in given and "model" not in defaults:
+    if "model" not in given and "model" not in options:
         raise _missing("model")
     if messages is None:
         raise _missing("messages")
@@ -101,8 +95,7 @@ def read_chat(
         # The engine reads paths there, and a client must not name files of this machine.
         message = "images is not a field of a message; use parts of the type image_url"
         raise Problem(400, message, param="messages")
-    options = {name: value for name, value in defaults.items() if value is not None}
-    options |= {name: given[name] for name in _OURS if name in given}
+    options = {**options, **{name: given[name] for name in _OURS if name in given}}
     if "max_completion_tokens" in given:
         most = given["max_completion_tokens"]
         if given.get("max_tokens", most) != most:
@@ -110,10 +103,6 @@ def read_chat(
             raise Problem(400, both, param="max_tokens")
         options["max_tokens"] = most
     options |= who_answers(given.get("model", options.get("model")), options, configuration)
-    if tag:
-        options["tag"] = tag
-    if timeout is not None:
-        options["timeout"] = timeout
     extra = {name: given[name] for name in given if name not in (*_OURS, *_HANDLED)}
     if extra:
         options["extra"] = extra
@@ -161,14 +150,7 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
         InvalidRequest: an option is unknown or its value is wrong.
         ConfigurationError: the provider or the model is unknown.
     """
-    from arche_magic.llm_providers.config import did_you_mean
-
-    for name in defaults:
-        if name not in DEFAULTS:
-            raise InvalidRequest(
-                f"unknown option {name!r}{did_you_mean(name, DEFAULTS)}; known options: "
-                f"{', '.join(DEFAULTS)}"
-            )
+    check_names(defaults, DEFAULTS)
     options = {name: value for name, value in defaults.items() if value is not None}
     model = options.pop("model", None)
     if options.get("provider") is not None:

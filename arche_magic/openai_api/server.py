@@ -16,12 +16,10 @@ from arche_magic.llm_providers.files import expanded, home_folder
 from .token_file import forget_token, kept_token, new_token
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .listener import Listener
 
 DEFAULT_PORT = 8377
-"""The port unless another is named, so that a client's settings stay right."""
+"""The usual port; it stays the same, so that clients need no new settings."""
 _LAST_PORT = 65_535
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
@@ -94,7 +92,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Stop the requests under way and close the port; a token of this start is void.
+        """Stop the requests under way and close the port; a token of `start` is no longer valid.
 
         Does nothing if the server is not running.
         """
@@ -112,12 +110,7 @@ class Server:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:

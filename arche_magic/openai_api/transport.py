@@ -1,4 +1,4 @@
-"""Puts `handle` below an HTTP client in this process, in the place of the network.
+"""Answer the requests of an HTTP client in this process by `handle` instead of the network.
 
 A call of `client.chat.completions.create` goes from the official client through httpx to
 `Transport`, which passes method, path, headers and body to `handle`, and gives back its reply.
@@ -20,8 +20,8 @@ from .errors import TIMEOUT
 from .handler import HttpReply, handle
 from .request_thread import MOST_THREADS, RequestThread
 
-# What the official client waits by default (openai 2.0 to 3.57, `_constants.py`). Somebody who
-# leaves it so has not asked for a bound.
+# The official client's default timeout (openai 2.0 to 3.57, `_constants.py`). Users who keep it
+# have not asked for a limit.
 _DEFAULT_SECONDS = 600.0
 # By event loop: how many more requests it may have under way; others wait.
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
@@ -30,7 +30,7 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKe
 class Transport:
     """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
 
-    Nothing leaves the process through it, whatever base URL a client has; only the engine sends.
+    It sends nothing itself, whatever base URL a client has; only the engine does.
     The client's read timeout bounds the request as a whole.
 
     Args:
@@ -111,7 +111,7 @@ def _seconds(request: Any) -> float | None:
 
 
 def _library(request: Any) -> Any:
-    """The library that a request is of."""
+    """The library that defines the class of a request."""
     return sys.modules[type(request).__module__.partition(".")[0]]
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.request import Image, read_image
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from .tables import as_pandas as as_pandas
 from .values import IMAGES, Shown, as_image, as_text
@@ -31,7 +31,7 @@ _STEP = re.compile(
 )
 _STEPS = re.compile(f"(?:{_STEP.pattern})*")
 _PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
-_AS_IT_STANDS = r"(\{{ sends braces as they stand, and so does --raw)"
+_AS_IT_STANDS = r"(\{{ sends braces unchanged, and so does --raw)"
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def image_of(source: str, names: Mapping[str, Any]) -> Image:
         return image
     if isinstance(value, str | Path):
         return read_image(value)
-    raise InvalidRequest(f"--image {source} is no image but of type {type(value).__name__}")
+    raise InvalidRequest(f"--image {source} is of type {type(value).__name__}, not an image")
 
 
 def _own(names: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,24 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.config import did_you_mean
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.files import expanded
+from arche_magic.llm_providers.files import expanded, marked_encoding
 from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import Prompt, is_reference, look_up
 from .values import IMAGES
 
 MOST_BYTES = 5_000_000
 _PDF = b"%PDF-"
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    # The mark of UTF-32 begins with that of UTF-16.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ def text_of(content: bytes, encoding: str = "") -> str:
     if content.startswith(_PDF):
         text = _text_of_pdf(content)
     else:
-        marked = next((name for mark, name in _MARKS if content.startswith(mark)), "")
+        marked = marked_encoding(content)
         if not marked and b"\0" in content:
             raise ValueError("is not a text file")
         try:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from arche_magic.llm_providers.config import did_you_mean, get_configuration
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import working_directory
+from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import references
 

@@ -38,7 +38,7 @@ def as_pandas(data: Any) -> Any:
                 return library("pandas").api.interchange.from_dataframe(data)
     except ModuleNotFoundError as error:
         raise InvalidRequest(
-            f"the data is a {kind}; to turn it into a DataFrame, {error.name} is missing: "
+            f"the data is of type {kind}; to turn it into a DataFrame, {error.name} is missing: "
             "pip install 'arche_magic[parquet]'"
         ) from None
     return data

@@ -21,7 +21,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from arche_magic.llm_providers import PendingReply
+from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import Image, Message, read_image
 
@@ -60,7 +60,7 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
     Raises:
         InvalidRequest: it has no text form.
     """
-    if isinstance(value, PendingReply):
+    if isinstance(value, Pending):
         value = value.wait()
     if isinstance(value, str):
         return Shown(str(value))

@@ -7,9 +7,9 @@ This needs starlette and uvicorn (`pip install 'arche_magic[sandbox]'`), which a
 sandbox starts. `python -m arche_magic.sandbox` runs a sandbox in its own process.
 """
 
-from .exchange import ReceivedRequest
 from .failures import FAILURE_KINDS, TEMPORARY_KINDS
 from .sandbox import Sandbox, SandboxNotInstalled
+from .types import ReceivedRequest
 
 __all__ = [
     "FAILURE_KINDS",

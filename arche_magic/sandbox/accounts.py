@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .exchange import Breach, LimitState
 from .models import MODELS, PROVIDERS
+from .types import Breach, LimitState
 from .windows import KINDS, OF_PROVIDER, SECONDS, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
+COUNTED = ("requests", "input_tokens", "output_tokens", "refused", "failed")
 LIMIT_NAMES = tuple(f"{unit}_per_{period}" for unit in UNITS for period in SECONDS)
 DEFAULT_KEYS = {"groq": 3, "mistral": 1, "google": 1, "openai": 1}
-
-_VARIABLES = {
-    "groq": "GROQ_API_KEY",
-    "mistral": "MISTRAL_API_KEY",
-    "google": "GOOGLE_API_KEY",
-    "openai": "OPENAI_API_KEY",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +25,10 @@ class Key:
     """One credential that the sandbox issues. `text` is what a client sends."""
 
     provider: str
-    number: int
     label: str
     text: str
     account: str
     variable: str
-
-
-@dataclass(slots=True)
-class Count:
-    """What the server counted for one key and model."""
-
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    refused: int = 0
-    failed: int = 0
 
 
 def _key_text(provider: str, number: int) -> str:
@@ -60,9 +42,18 @@ def _key_text(provider: str, number: int) -> str:
     }[provider]
 
 
-def _known(what: str, name: str, names: object) -> None:
-    if name not in names:  # type: ignore[operator]
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")  # type: ignore[call-overload]
+def _keys(provider: str, given: int | Sequence[str], accounts: Mapping[str, str]) -> Iterator[Key]:
+    """The keys of a provider, from their number or their texts."""
+    texts = [_key_text(provider, n + 1) for n in range(given)] if isinstance(given, int) else given
+    for number, text in enumerate(texts, 1):
+        label = f"{provider}_key_{number}"
+        variable = f"{provider.upper()}_API_KEY" + (f"_{number}" if len(texts) > 1 else "")
+        yield Key(provider, label, text, accounts.get(label, label), variable)
+
+
+def _known(what: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")
 
 
 class Accounts:
@@ -81,26 +72,12 @@ class Accounts:
         windows: Mapping[str, str],
         now: float,
     ) -> None:
-        texts = {
-            provider: [_key_text(provider, n + 1) for n in range(given)]
-            if isinstance(given, int)
-            else list(given)
-            for provider, given in keys.items()
-            if provider in PROVIDERS
-        }
         for provider in keys:
             _known("provider", provider, PROVIDERS)
         self.keys = tuple(
-            Key(
-                provider=provider,
-                number=number,
-                label=(label := f"{provider}_key_{number}"),
-                text=text,
-                account=accounts.get(label, label),
-                variable=_VARIABLES[provider] + (f"_{number}" if len(texts[provider]) > 1 else ""),
-            )
+            key
             for provider in PROVIDERS
-            for number, text in enumerate(texts.get(provider, ()), 1)
+            for key in _keys(provider, keys.get(provider, 0), accounts)
         )
         self._by_text = {key.text: key for key in self.keys}
         self._check(limits, left, accounts)
@@ -134,16 +111,18 @@ class Accounts:
         """Reset everything: only what `left` implies is used, and nothing is counted."""
         self._started = now
         self._windows: dict[tuple[str, str, str], dict[str, Window]] = {}
-        self.counts: dict[tuple[str, str], Count] = {}
+        # {key label: {model: {what: how many}}}
+        self.counts: dict[str, dict[str, dict[str, int]]] = {}
 
     def find(self, provider: str, text: str | None) -> Key | None:
         """The key with this text, or None if the sandbox did not issue it."""
         key = self._by_text.get(text or "")
         return key if key is not None and key.provider == provider else None
 
-    def count(self, key: Key, model: str) -> Count:
-        """The count of one key and model, which the caller may increase."""
-        return self.counts.setdefault((key.label, model), Count())
+    def count(self, key: Key, model: str, what: str, amount: int = 1) -> None:
+        """Count something of one key and model; `what` is one of COUNTED."""
+        counts = self.counts.setdefault(key.label, {})
+        counts.setdefault(model, dict.fromkeys(COUNTED, 0))[what] += amount
 
     def limits(self, provider: str, account: str, model: str) -> dict[str, int]:
         """The limits of one account and model: the published ones and every override."""
@@ -177,44 +156,38 @@ class Accounts:
             for name, window in self._of(key, model).items()
         }
 
-    def breaches(
-        self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
-    ) -> tuple[Breach, ...]:
-        """The limits without room for so many more requests, the longest wait first."""
-        found = []
-        for name, window in self._of(key, model).items():
-            requested = _admitted(name, input_tokens, requests)
-            wait = window.wait(now, requested)
-            if wait > 0.0:
-                used = -int(-(window.used(now) - 1e-6) // 1)
-                found.append(Breach(name, window.limit, used, requested, wait))
-        return tuple(sorted(found, key=lambda b: -b.wait_seconds))
-
     def admit(
         self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
     ) -> tuple[Breach, ...]:
         """Charge a request and its input tokens to every limit, or to none.
 
-        `requests` is how many requests it counts for the limits, if it has several parts.
-        Returns the limits that refuse it. Output is charged afterwards with `settle` and may exceed
-        a limit, as in the real services.
+        `requests` is how many requests it counts for the limits, if it has several parts. Returns
+        the limits that refuse it, the longest wait first. Output is charged afterwards with
+        `settle` and may exceed a limit, as in the real services.
         """
-        found = self.breaches(key, model, input_tokens, now, requests)
-        if not found:
-            for name, window in self._of(key, model).items():
-                if not name.startswith("output_tokens"):
-                    window.add(now, _admitted(name, input_tokens, requests))
-            count = self.count(key, model)
-            count.requests += 1
-            count.input_tokens += input_tokens
-        return found
+        windows = self._of(key, model)
+        found = []
+        for name, window in windows.items():
+            requested = _admitted(name, input_tokens, requests)
+            wait = window.wait(now, requested)
+            if wait > 0.0:
+                used = math.ceil(window.used(now) - 1e-6)
+                found.append(Breach(name, window.limit, used, requested, wait))
+        if found:
+            return tuple(sorted(found, key=lambda breach: -breach.wait_seconds))
+        for name, window in windows.items():
+            if not name.startswith("output_tokens"):
+                window.add(now, _admitted(name, input_tokens, requests))
+        self.count(key, model, "requests")
+        self.count(key, model, "input_tokens", input_tokens)
+        return ()
 
     def settle(self, key: Key, model: str, output_tokens: int, now: float) -> None:
         """Charge the output tokens of an admitted request."""
         for name, window in self._of(key, model).items():
-            if re.match(r"(output_)?tokens_", name):
+            if name.startswith(("tokens_", "output_tokens_")):
                 window.add(now, output_tokens)
-        self.count(key, model).output_tokens += output_tokens
+        self.count(key, model, "output_tokens", output_tokens)
 
     def quota(self, now: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         """{account: {model: {limit: {"limit", "used"}}}}, for the models used so far."""

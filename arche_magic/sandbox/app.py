@@ -1,4 +1,4 @@
-"""The HTTP server: an ASGI application on uvicorn, in its own thread."""
+"""The HTTP server: a Starlette router on uvicorn, in its own thread."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import socket
 import struct
 import threading
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .exchange import Answer, ReceivedRequest
+from .service import Admitted, hide_secrets
+from .types import Answer, ReceivedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from .sandbox import Sandbox
-    from .service import Exchange
 
 _BATCH = 32  # events per write when nothing asks for a pause between them
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close with a reset
@@ -46,8 +48,7 @@ class Server:
         except OSError:
             listener.close()
             raise
-        self.port: int = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             self._router(),
             http=_protocol(self._transports),
@@ -95,74 +96,61 @@ class Server:
         with contextlib.suppress(asyncio.CancelledError):
             await serving
 
-    def _router(self) -> ASGIApp:
-        routes = []
+    def _router(self) -> Router:
+        routes = [
+            Route("/elsewhere", self._elsewhere, methods=["GET", "POST"]),
+            *_control(self._sandbox),
+        ]
         for provider, prefix in (
             ("groq", "/groq/openai/v1"),
             ("mistral", "/mistral/v1"),
             ("openai", "/openai/v1"),
         ):
-            completions = self._completions(provider)
-            embeddings = self._completions(provider, "embeddings")
+            replies = partial(self._call, provider, "")
+            embeddings = partial(self._call, provider, "embeddings")
+            models = partial(self._models, provider)
             routes += [
-                Route(f"{prefix}/chat/completions", _Endpoint(completions), methods=["POST"]),
-                Route(f"{prefix}/embeddings", _Endpoint(embeddings), methods=["POST"]),
-                Route(f"{prefix}/models", _Endpoint(self._models(provider))),
-                Route(f"{prefix}/models/{{name:path}}", _Endpoint(self._models(provider))),
+                Route(f"{prefix}/chat/completions", replies, methods=["POST"]),
+                Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
+                Route(f"{prefix}/models", models),
+                Route(f"{prefix}/models/{{name:path}}", models),
             ]
-        for version in ("v1", "v1beta"):
-            prefix = f"/google/{version}/models"
-            completions = self._completions("google")
+        for prefix in ("/google/v1/models", "/google/v1beta/models"):
+            call, models = partial(self._call, "google", ""), partial(self._models, "google")
             routes += [
-                Route(f"{prefix}/{{name}}", _Endpoint(completions), methods=["POST"]),
-                Route(prefix, _Endpoint(self._models("google"))),
-                Route(f"{prefix}/{{name}}", _Endpoint(self._models("google"))),
+                Route(f"{prefix}/{{name}}", call, methods=["POST"]),
+                Route(prefix, models),
+                Route(f"{prefix}/{{name}}", models),
             ]
-        routes += [
-            Route("/elsewhere", _Endpoint(self._elsewhere), methods=["GET", "POST"]),
-            *_control(self._sandbox),
-        ]
         return Router(routes)
 
-    def _completions(self, provider: str, path: str = "") -> ASGIApp:
-        """The endpoint for replies, or for embeddings if `path` says so.
+    async def _call(self, provider: str, path: str, request: Request) -> ASGIApp:
+        """Answer a request for a reply or for embeddings.
 
-        Gemini's methods stand in the address itself.
+        `path` is "embeddings" for these; Gemini's methods are part of the address.
         """
+        try:
+            content = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=400)
         service = self._sandbox.service
+        path = request.path_params.get("name", path)
+        begun = service.begin(provider, path, dict(request.headers), content)
+        await self._pause(self._sandbox.latency)
+        if self._stopping.is_set():
+            return Response(status_code=500)
+        if isinstance(begun, Answer):
+            return partial(self._send, begun, None)
+        return partial(self._send, service.finish(begun), begun)
 
-        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-            content = await _body(receive)
-            method = scope["path_params"].get("name", path)
-            exchange = service.begin(provider, method, _headers(scope), content)
-            try:
-                await self._pause(self._sandbox.latency)
-                answer = service.finish(exchange, self.url)
-                if answer.events is None:
-                    await self._respond(answer, scope, receive, send)
-                else:
-                    await self._stream(exchange, answer, scope, receive, send)
-            except _Gone:
-                return
+    async def _models(self, provider: str, request: Request) -> ASGIApp:
+        name = request.path_params.get("name")
+        answer = self._sandbox.service.models(provider, dict(request.headers), name)
+        return partial(self._send, answer, None)
 
-        return handle
-
-    def _models(self, provider: str) -> ASGIApp:
-        service = self._sandbox.service
-
-        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-            name = scope["path_params"].get("name")
-            answer = service.models(provider, _headers(scope), name)
-            with contextlib.suppress(_Gone):
-                await self._respond(answer, scope, receive, send)
-
-        return handle
-
-    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _elsewhere(self, request: Request) -> Response:
         """The default target of redirects, which records what reaches it."""
-        await _body(receive)
-        headers = _headers(scope)
-        secret = [name for name in ("authorization", "x-goog-api-key") if name in headers]
+        await request.body()
         self._sandbox.service.received.append(
             ReceivedRequest(
                 at=self._sandbox.clock(),
@@ -173,40 +161,43 @@ class Server:
                 body={},
                 stream=False,
                 status=200,
-                headers={n: "hidden" if n in secret else v for n, v in headers.items()},
+                headers=hide_secrets(request.headers),
             )
         )
-        await self._respond(
-            Answer(200, [("content-type", "application/json")], b'{"hello":1}'),
-            scope,
-            receive,
-            send,
-        )
+        return JSONResponse({"hello": 1})
 
     async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the sandbox stops."""
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
-        if self._stopping.is_set():
-            raise _Gone
 
-    async def _respond(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
-        if answer.ending == "reset":
-            await self._break(scope, receive, reset=True)
+    async def _send(
+        self, answer: Answer, admitted: Admitted | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send a response and end it as its failure says; a stream charges `admitted`."""
+        body = {"type": "http.response.body", "body": answer.body}
+        if answer.events is not None and admitted is not None:
+            if not await self._send_events(answer, admitted, receive, send):
+                return
+            body["body"] = b""
+        elif answer.status:
+            # A body that breaks off is shorter than announced.
+            announced = len(answer.body) * (2 if answer.ending == "broken" else 1)
+            await send(self._start(answer, [("content-length", str(announced))]))
+        if answer.ending == "complete":
+            await send(body)
         elif answer.ending == "stall":
             await self._wait_for_end(receive)
-        elif answer.ending == "broken":
-            await send(_start(answer, length=2 * len(answer.body)))
-            await send({"type": "http.response.body", "body": answer.body, "more_body": True})
-            await self._break(scope, receive)
         else:
-            await send(_start(answer, length=len(answer.body)))
-            await send({"type": "http.response.body", "body": answer.body})
+            if answer.ending == "broken":
+                await send({**body, "more_body": True})
+            await self._break(scope, receive, reset=answer.ending == "reset")
 
-    async def _stream(
-        self, exchange: Exchange, answer: Answer, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Send the events, and charge for what was sent, even if the client has gone."""
+    async def _send_events(
+        self, answer: Answer, admitted: Admitted, receive: Receive, send: Send
+    ) -> bool:
+        """Send the events, and charge for what was sent. Returns False if the client has gone."""
         events = answer.events or []
         settle = self._sandbox.service.settle
         pause = self._sandbox.seconds_per_chunk
@@ -214,28 +205,33 @@ class Server:
         share = 0.0
         gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
-            await send(_start(answer))
+            await send(self._start(answer, []))
             for first in range(0, len(events), size):
                 batch = b"".join(events[first : first + size])
                 share = min(1.0, (first + size) / len(events))
                 if share == 1.0:
                     # Before the last bytes: a client that has read them can rely on the charge.
-                    settle(exchange, share)
+                    settle(admitted, share)
                 await send({"type": "http.response.body", "body": batch, "more_body": True})
                 await (self._pause(pause) if pause > 0 else asyncio.sleep(0))
-                if gone.done():
-                    raise _Gone
+                if gone.done() or self._stopping.is_set():
+                    return False
+            return True
         finally:
             gone.cancel()
-            settle(exchange, share)
-        if answer.ending == "broken":
-            await self._break(scope, receive)
-        elif answer.ending == "stall":
-            await self._wait_for_end(receive)
-        else:
-            await send({"type": "http.response.body", "body": b""})
+            if share < 1.0:
+                settle(admitted, share)
 
-    async def _break(self, scope: Scope, receive: Receive, *, reset: bool = False) -> None:
+    def _start(self, answer: Answer, more: list[tuple[str, str]]) -> dict[str, Any]:
+        """The message with status and headers. A redirect gets the sandbox's own address."""
+        headers = [
+            (name, self.url + text if name == "location" and text.startswith("/") else text)
+            for name, text in (*answer.headers, *more)
+        ]
+        raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
+        return {"type": "http.response.start", "status": answer.status, "headers": raw}
+
+    async def _break(self, scope: Scope, receive: Receive, *, reset: bool) -> None:
         """Close the connection in mid-response, with or without a TCP reset."""
         transport = self._transports.get(scope["client"])
         if transport is not None:
@@ -246,6 +242,7 @@ class Server:
         await _wait_for_disconnect(receive)
 
     async def _wait_for_end(self, receive: Receive) -> None:
+        """Wait until the client leaves or the sandbox stops."""
         waits = [
             asyncio.ensure_future(_wait_for_disconnect(receive)),
             asyncio.ensure_future(self._stopping.wait()),
@@ -255,21 +252,6 @@ class Server:
         finally:
             for wait in waits:
                 wait.cancel()
-        raise _Gone
-
-
-class _Gone(Exception):
-    """The client has left, or the sandbox stops."""
-
-
-class _Endpoint:
-    """Keeps Starlette from wrapping a plain ASGI function in a request and a response."""
-
-    def __init__(self, handle: ASGIApp) -> None:
-        self._handle = handle
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._handle(scope, receive, send)
 
 
 def _protocol(transports: dict[tuple[str, int], asyncio.Transport]) -> type[asyncio.Protocol]:
@@ -287,29 +269,9 @@ def _protocol(transports: dict[tuple[str, int], asyncio.Transport]) -> type[asyn
     return Protocol
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-async def _body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _start(answer: Answer, length: int | None = None) -> dict[str, Any]:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    if length is not None:
-        headers.append((b"content-length", str(length).encode()))
-    return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
 
 def _control(sandbox: Sandbox) -> list[Route]:

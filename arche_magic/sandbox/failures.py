@@ -1,14 +1,18 @@
-"""Failures on request: their kinds, and which request meets which."""
+"""Failures on request: their kinds, which requests they affect, and how they change answers."""
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .types import Answer, Call, Reply
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from .wires import Wire
 
 # Kinds that occur before anything is charged, and kinds that spoil a reply that was charged.
 REFUSALS: Mapping[str, str] = {
@@ -38,10 +42,10 @@ SPOILED: Mapping[str, str] = {
     "not_json": "200 with prose where JSON was asked for (other requests pass)",
     "misfit_json": "200 with JSON that does not fit the schema asked for (other requests pass)",
     "tool_use_failed": "a broken call of a tool: 400 or an error event (Groq), finish reason "
-    "MALFORMED_FUNCTION_CALL (Google), arguments that are no JSON (requests without tools pass)",
+    "MALFORMED_FUNCTION_CALL (Google), arguments that are not JSON (requests without tools pass)",
     "unrelated_json": '200 with the body {"hello": 1}',
-    "malformed_body": "200 with a body that is no JSON (in a stream: a malformed event)",
-    "malformed_event": "a stream with an event that is no JSON (else: a malformed body)",
+    "malformed_body": "200 with a body that is not JSON (in a stream: a malformed event)",
+    "malformed_event": "a stream with an event that is not JSON (else: a malformed body)",
     "stream_error": "an error event after some text of a stream with status 200 (else: 500)",
     "stall_stream": "first events of a stream, then nothing (else: stall)",
     "cut_stream": "a stream that ends after some text, without finish reason (else: half a body)",
@@ -67,28 +71,21 @@ TEMPORARY_KINDS = (
 
 
 @dataclass(slots=True)
-class _Scripted:
-    target: str
-    kind: str
-    times: int | None
-    after: int
-    to: str | None
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Random:
-    target: str
-    share: float
-    kinds: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure that a request meets: its kind, and for "redirect" the target."""
+    """A requested failure of the requests to `target`, a provider, a key label or "*".
 
-    kind: str
+    A scripted failure has one kind: the first `after` requests succeed, the next `times` fail
+    (None: all), until `until` in epoch seconds. A random failure has several kinds and a `share`,
+    from 0 to 1, of the requests that fail. `to` is the target of a redirect.
+    """
+
+    target: str
+    kinds: tuple[str, ...]
+    times: int | None = None
+    after: int = 0
     to: str | None = None
+    until: float = math.inf
+    share: float | None = None
 
 
 class Failures:
@@ -101,48 +98,33 @@ class Failures:
 
     def clear(self) -> None:
         """Forget every failure, and restart the random ones from the seed."""
-        self._scripted: list[_Scripted] = []
-        self._random: list[_Random] = []
+        self._scripted: list[Failure] = []
+        self._random: list[Failure] = []
         self._generator = random.Random(self._seed)
 
-    def script(
-        self,
-        target: str,
-        kind: str,
-        *,
-        times: int | None,
-        after: int,
-        to: str | None,
-        until: float = math.inf,
-    ) -> None:
-        """Fail the next `times` requests of `target` (None: all), after the first `after` ones.
-
-        From `until` on (epoch seconds), requests succeed again.
-        """
-        self._check(target, (kind,))
-        if (times is not None and times < 1) or after < 0:
-            raise ValueError("times must be at least 1 (or None), after at least 0")
-        self._scripted.append(_Scripted(target, kind, times, after, to, until))
-
-    def randomly(self, target: str, share: float, kinds: Sequence[str] | None) -> None:
-        """Fail this share (0 to 1) of the requests of `target`. The seed decides the kinds."""
-        chosen = tuple(kinds) if kinds else TEMPORARY_KINDS
-        self._check(target, chosen)
-        if not 0.0 <= share <= 1.0:
-            raise ValueError("share must be between 0 and 1")
-        self._random.append(_Random(target, share, chosen))
-
-    def _check(self, target: str, kinds: Sequence[str]) -> None:
-        for kind in kinds:
+    def add(self, failure: Failure) -> None:
+        """Add a failure. Raises ValueError for an unknown target or kind, or a bad figure."""
+        for kind in failure.kinds:
             if kind not in FAILURE_KINDS:
                 known = ", ".join(FAILURE_KINDS)
                 raise ValueError(f"unknown failure kind {kind!r}; known: {known}")
-        if target not in self._targets:
+        if failure.target not in self._targets:
             known = ", ".join(sorted(self._targets))
-            raise ValueError(f"unknown target {target!r}; known: {known}")
+            raise ValueError(f"unknown target {failure.target!r}; known: {known}")
+        if (failure.times is not None and failure.times < 1) or failure.after < 0:
+            raise ValueError("times must be at least 1 (or None), after at least 0")
+        if failure.share is None:
+            self._scripted.append(failure)
+        elif 0.0 <= failure.share <= 1.0:
+            self._random.append(failure)
+        else:
+            raise ValueError("share must be between 0 and 1")
 
-    def next(self, provider: str, label: str, now: float) -> Failure | None:
-        """The failure that this request meets, or None. Scripted failures come first."""
+    def next(self, provider: str, label: str, now: float) -> tuple[str | None, str | None]:
+        """The kind of failure for this request, or None, and the target of a redirect.
+
+        Scripted failures come first.
+        """
         names = {"*", provider, label}
         self._scripted = [entry for entry in self._scripted if now < entry.until]
         for entry in self._scripted:
@@ -155,8 +137,71 @@ class Failures:
                 entry.times -= 1
                 if not entry.times:
                     self._scripted.remove(entry)
-            return Failure(entry.kind, entry.to)
+            return entry.kinds[0], entry.to
         for rule in self._random:
-            if rule.target in names and self._generator.random() < rule.share:
-                return Failure(self._generator.choice(rule.kinds))
-        return None
+            if rule.target in names and self._generator.random() < (rule.share or 0.0):
+                return self._generator.choice(rule.kinds), None
+        return None, None
+
+
+def raw(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
+    """The answer of a proxy or a broken network, or None for a failure of a provider."""
+    if kind == "plain_text_error":
+        text = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
+        return Answer(503, [("content-type", "text/plain")], text)
+    if kind == "redirect":
+        return Answer(307, [("location", to or "/elsewhere")])
+    if kind == "stall" or (kind == "stall_stream" and not stream):
+        return Answer(0, [], ending="stall")
+    return Answer(0, [], ending="reset") if kind == "reset" else None
+
+
+def withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
+    """The reply as a requested failure leaves it, before it is put on the wire."""
+    if kind == "content_filter":
+        pieces = reply.pieces[: len(reply.pieces) // 2] if call.stream else ()
+        return replace(reply, text="", pieces=pieces, finish="content_filter", calls=())
+    if kind == "empty_reply":
+        tokens = reply.thought_tokens
+        return replace(reply, text="", pieces=(), output_tokens=tokens, finish="stop", calls=())
+    if kind == "tool_use_failed" and reply.calls and call.provider == "google":
+        return replace(reply, calls=(), finish="malformed_call")
+    if kind == "tool_use_failed":
+        # Arguments that are not JSON, as models without constrained decoding write them.
+        broken = (replace(made, arguments=made.arguments[:-1]) for made in reply.calls)
+        return replace(reply, calls=tuple(broken))
+    if kind in ("not_json", "misfit_json") and call.json_wanted:
+        text = '{"unexpected": "simulated"}' if kind == "misfit_json" else "Sorry, no JSON today."
+        return replace(reply, text=text, pieces=(text,))
+    return reply
+
+
+def spoil(answer: Answer, kind: str | None, wire: Wire) -> Answer:
+    """Spoil an answer that is ready to be sent, if the failure is of such a kind."""
+    if kind is None:
+        return answer
+    if kind == "unrelated_json":
+        content = b'{"hello":1}'
+        if answer.events is None:
+            return replace(answer, body=content)
+        return replace(answer, events=[b"data: " + content + b"\n\n"])
+    if answer.events is None:
+        if kind in ("malformed_body", "malformed_event"):
+            return replace(answer, body=answer.body[: len(answer.body) // 2] + b"\xe2<html>")
+        if kind in ("cut_stream", "broken_connection"):
+            return replace(answer, body=answer.body[: len(answer.body) // 2], ending="broken")
+        return answer
+    first = answer.events[: max(1, len(answer.events) // 2)]
+    if kind == "cut_stream":
+        return replace(answer, events=first)
+    if kind == "stall_stream":
+        return replace(answer, events=first, ending="stall")
+    if kind == "broken_connection":
+        return replace(answer, events=[*first, b'data: {"id": "chatcm'], ending="broken")
+    if kind in ("malformed_event", "malformed_body"):
+        return replace(answer, events=[*first, b'data: {"choices": [{"del\n\n'])
+    if kind == "stream_error":
+        return replace(answer, events=[*first, *wire.broken_off()])
+    if kind == "tool_use_failed" and (error := wire.failed_call()):
+        return replace(answer, events=[answer.events[0], *error])
+    return answer

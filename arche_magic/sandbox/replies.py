@@ -1,24 +1,31 @@
-"""Simulated replies and their token counts, the same for the same seed, model and prompt."""
+"""What the simulated models say: texts, JSON and tool calls, and how many tokens they count.
+
+The same seed, model and prompt give the same reply.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from .exchange import Call, Message, Reply, Tool, ToolCall
-from .schemas import bounds_in_words, schema_in
-from .tools import calls_cut, make_calls, results_in_words
+from .models import MODELS
+from .schemas import json_for_schema, schema_in
+from .types import Call, Message, Reply, Tool, ToolCall, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
 _PIECE = re.compile(r"\s*\S+\s*")
 _TOKENS_PER_IMAGE = 1000
-_DEEPEST = 100  # levels of a value
+_NO_TOOLS = "[no tools]"  # a prompt with this text is answered without tools
+_VALUE = re.compile(r"""(?<![\w.-])([A-Za-z_][\w-]*)=("[^"]*"|'[^']*'|\S+)""")
+_RESULT = 400  # the number of characters of a result that a reply repeats
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _ECHO = 80  # the number of characters of the prompt that a reply repeats
 
 _OPENINGS = (
@@ -81,41 +88,30 @@ def text_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // 4)
 
 
-def make_reply(
-    call: Call,
-    *,
-    seed: int,
-    thought_tokens: int = 0,
-    custom: Callable[[str, list[dict[str, str]]], str] | None = None,
-) -> Reply:
+def make_reply(call: Call, seed: int, custom: Writer | None = None) -> Reply:
     """Write the reply to `call`, cut at its stop texts and at `max_tokens`.
 
     `custom` replaces the built-in text: it is given the model and the messages (dicts of role and
     content) and returns the text.
     """
-    first = _one_reply(call, seed, thought_tokens, custom)
+    first = _one_reply(call, seed, custom)
     if call.choices == 1:
         return first
     own = seed if call.seed is None else call.seed
     others = tuple(
-        _one_reply(replace(call, seed=own + number), seed, thought_tokens, custom)
+        _one_reply(replace(call, seed=own + number), seed, custom)
         for number in range(1, call.choices)
     )
     output = first.output_tokens + sum(other.output_tokens for other in others)
     return replace(first, others=others, output_tokens=output)
 
 
-def _one_reply(
-    call: Call,
-    seed: int,
-    thought_tokens: int,
-    custom: Callable[[str, list[dict[str, str]]], str] | None,
-) -> Reply:
+def _one_reply(call: Call, seed: int, custom: Writer | None) -> Reply:
     calls: tuple[ToolCall, ...] = ()
     text = ""
     if custom is not None:
         text = custom(call.model, [{"role": m.role, "content": m.text} for m in call.messages])
-    elif calls := make_calls(call, seed, lambda tool: _arguments(tool, call, seed)):
+    elif calls := _make_calls(call, seed, draw=_choice(seed, call)):
         pass
     elif call.json_wanted or schema_in(call.messages) is not None:
         text = json.dumps(_json_reply(call, seed), ensure_ascii=False)
@@ -124,11 +120,12 @@ def _one_reply(
     for stop in call.stop:
         text = text.partition(stop)[0]
     finish: Literal["stop", "length", "tool_calls"] = "tool_calls" if calls else "stop"
+    thought_tokens = MODELS[call.provider][call.model].thought_tokens
     if call.max_tokens is not None:
         room = max(0, call.max_tokens - thought_tokens)
         thought_tokens = min(thought_tokens, call.max_tokens)
         if text_tokens(text) + calls_tokens(calls) > room:
-            text, calls = _cut(text, room), calls_cut(calls, room * 4)
+            text, calls = _cut(text, room), _cut_calls(calls, room * 4)
             finish = "length"
     return Reply(
         text=text,
@@ -139,10 +136,6 @@ def _one_reply(
         finish=finish,
         calls=calls,
     )
-
-
-def _arguments(tool: Tool, call: Call, seed: int) -> Any:
-    return json_for_schema(tool.schema, number=_choice(seed, call)) if tool.schema else {}
 
 
 def _cut(text: str, tokens: int) -> str:
@@ -166,8 +159,8 @@ def _prose(call: Call, seed: int) -> str:
     number = _choice(seed, call)
     name = call.model.rpartition("/")[2]
     head = f"*Simulated reply (sandbox, {call.provider} · {name}).*"
-    if told := results_in_words(call.messages):
-        return f"{head}\n\n{told}"
+    if answers := _results_in_words(call.messages):
+        return f"{head}\n\n{answers}"
     asked = f" You asked: “{_echo(call.prompt)}”" if call.prompt.strip() else ""
     if call.images:
         asked += f" With it came {call.images} image{'s' if call.images > 1 else ''}."
@@ -223,99 +216,119 @@ def _replies_by_id(
     return {"replies": replies}
 
 
-def json_for_schema(
-    schema: Mapping[str, Any],
-    *,
-    number: int = 0,
-    name: str = "value",
-    root: Any = None,
-    depth: int = 0,
-) -> Any:
-    """A value that is valid for a JSON schema, or for Gemini's OpenAPI subset of it.
+# --- tool calls
 
-    Follows type, enum, const, properties, items, prefixItems, anyOf, oneOf, allOf, $ref, and the
-    bounds on numbers, lengths and item counts. A `pattern` is not followed. Raises LookupError,
-    TypeError or ValueError for a schema that has no value or makes no sense.
+
+def _make_calls(call: Call, seed: int, draw: int) -> tuple[ToolCall, ...]:
+    """The calls in the reply to a request, or () if it is answered with text.
+
+    A reply calls the tools that the prompt names, in the order of their names in the prompt, or
+    the first tool if it names none. After results of tools, only a request that requires a tool
+    (`tool_choice`) gets a call, of a tool that has not been called yet if there is one.
+    `draw` is the number that decides the arguments; words like `city=Oslo` in the prompt replace
+    them. Arguments with a default are left out unless the prompt gives them.
     """
-    if depth > _DEEPEST:
-        # Below the interpreter's recursion limit, at which even finalizers fail.
-        raise ValueError("the schema insists on a value without end")
-    root = schema if root is None else root
-    schema = bounds_in_words(schema)
-    # A schema may contain itself (a tree). From this depth on, only required parts are filled.
-    deep = depth > 12
-
-    def inner(sub: Any, label: str, salt: int) -> Any:
-        return json_for_schema(
-            sub, number=number // 3 + salt, name=label, root=root, depth=depth + 1
-        )
-
-    if "$ref" in schema:
-        target: Any = root
-        for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
-            target = target[part] if part else target
-        return inner(target, name, 1)
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][number % len(schema["enum"])]
-    if schema.get("allOf"):
-        merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
-        for part in schema["allOf"]:
-            properties = {**merged.get("properties", {}), **part.get("properties", {})}
-            merged = {**merged, **part, **({"properties": properties} if properties else {})}
-        return inner(merged, name, 1)
-    for union in ("anyOf", "oneOf", "any_of"):
-        if schema.get(union):
-            options = schema[union]
-            ends = [option for option in options if option.get("type") == "null"] if deep else []
-            return inner((ends or options)[0], name, 1)
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    kind = str(kind[0] if isinstance(kind, list) else kind).lower()
-    if kind == "object":
-        fields = schema.get("properties") or {}
-        if deep:
-            fields = {key: sub for key, sub in fields.items() if key in schema.get("required", ())}
-        return {key: inner(sub, key, n) for n, (key, sub) in enumerate(fields.items(), 1)}
-    if kind == "array":
-        first = schema.get("prefixItems") or []
-        most = int(schema.get("maxItems", max(2, len(first))))
-        length = max(int(schema.get("minItems", 0)), min(0 if depth > 3 else 2, most), len(first))
-        items = schema.get("items")
-        subs = [*first, *([items or {}] * (length - len(first)))]
-        return [inner(sub, name, n) for n, sub in enumerate(subs, 1)]
-    if kind in ("number", "integer"):
-        return _number(schema, number, whole=kind == "integer")
-    if kind == "boolean":
-        return bool(number % 2)
-    return None if kind == "null" else _string(schema, name)
+    if not call.tools or call.tool_choice == "none":
+        return ()
+    forced = call.tool_choice != "auto"
+    answered = call.messages[-1].role == "tool"
+    if not forced and (answered or _NO_TOOLS in call.prompt):
+        return ()
+    made = []
+    for tool, words in _chosen(call, answered=answered):
+        drawn = json_for_schema(tool.schema, number=draw) if tool.schema else {}
+        values = drawn if isinstance(drawn, dict) else {}
+        made.append((tool.name, json.dumps(_with_words(tool, values, words), ensure_ascii=False)))
+    distinct = tuple(dict.fromkeys(made))
+    if not call.parallel:
+        distinct = distinct[:1]
+    return tuple(
+        ToolCall(_id(call, seed, number), name, arguments)
+        for number, (name, arguments) in enumerate(distinct)
+    )
 
 
-def _number(schema: Mapping[str, Any], number: int, *, whole: bool) -> float | int:
-    least = schema.get("minimum", schema.get("exclusiveMinimum"))
-    most = schema.get("maximum", schema.get("exclusiveMaximum"))
-    step = schema.get("multipleOf", 1)
-    if least is None:
-        least = 0 if most is None else most - 10 * step
-    if "minimum" not in schema:
-        least = least + (step if whole else 0) if "exclusiveMinimum" in schema else least
-    span = 10 if most is None else most - least
-    if whole:
-        least = -(-least // step) * step
-        room = int((span - (1 if "exclusiveMaximum" in schema else 0)) // step)
-        return int(least + step * (number % (max(0, room) + 1)))
-    return float(least + span * (1 + number % 9) / 10)
+def _results_in_words(messages: Sequence[Message]) -> str:
+    """A sentence for each result of a tool at the end of a conversation."""
+    lines: list[str] = []
+    for message in reversed(messages):
+        if message.role != "tool":
+            break
+        text = message.text if len(message.text) <= _RESULT else message.text[:_RESULT] + "…"
+        lines.append(f"The tool {message.tool or 'that was called'} answered: {text}")
+    return "\n\n".join(reversed(lines))
 
 
-def _string(schema: Mapping[str, Any], name: str) -> str:
-    fixed = {
-        "date-time": "2026-01-02T03:04:05Z",
-        "date": "2026-01-02",
-        "time": "03:04:05Z",
-        "email": "simulated@example.com",
-        "uri": "https://example.com/",
-        "uuid": "00000000-0000-4000-8000-000000000000",
-    }.get(schema.get("format", ""))
-    text = fixed or f"simulated {name}"
-    text = text.ljust(int(schema.get("minLength", 0)), ".")
-    return text[: int(schema["maxLength"])] if "maxLength" in schema else text
+def _cut_calls(calls: tuple[ToolCall, ...], characters: int) -> tuple[ToolCall, ...]:
+    """The calls that fit into a number of characters; the arguments of the last may be cut."""
+    kept = []
+    for made in calls:
+        room = characters - len(made.name)
+        if room <= 0:
+            break
+        kept.append(replace(made, arguments=made.arguments[:room]))
+        characters = room - len(made.arguments)
+    return tuple(kept)
+
+
+def _chosen(call: Call, *, answered: bool) -> list[tuple[Tool, str]]:
+    """The tools to call, each with the words of the prompt that belong to it."""
+    by_name = {tool.name: tool for tool in call.tools}
+    if call.tool_choice in by_name:
+        return [(by_name[call.tool_choice], call.prompt)]
+    if answered:
+        called = {made.name for message in call.messages for made in message.calls}
+        left = [tool for tool in call.tools if tool.name not in called]
+        return [(left[0] if left else call.tools[-1], call.prompt)]
+    names = "|".join(re.escape(name) for name in sorted(by_name, key=len, reverse=True))
+    found = list(re.finditer(rf"(?<![\w-])({names})(?![\w-]|=)", call.prompt))
+    if not found:
+        return [(call.tools[0], call.prompt)]
+    ends = [match.start() for match in found[1:]] + [len(call.prompt)]
+    chosen = []
+    for match, end in zip(found, ends, strict=True):
+        own = call.prompt[match.end() : end]
+        # Values next to the tool's name override the values of the whole prompt.
+        chosen.append((by_name[match[1]], f"{call.prompt} {own}"))
+    return chosen
+
+
+def _with_words(tool: Tool, values: dict[str, Any], words: str) -> dict[str, Any]:
+    fields = tool.schema.get("properties") or {}
+    given = {
+        name: _typed(text, fields[name]) for name, text in _VALUE.findall(words) if name in fields
+    }
+    drawn = {
+        name: value
+        for name, value in values.items()
+        if not isinstance(schema := fields.get(name), dict) or "default" not in schema
+    }
+    return {**drawn, **given}
+
+
+def _typed(text: str, schema: Any) -> Any:
+    """A value from a word of the prompt, with the type that the schema asks for."""
+    text = text[1:-1] if text[0] in "\"'" else text.rstrip(".,;:!?)")
+    kinds = json.dumps(schema).lower()
+    if '"string"' in kinds:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _id(call: Call, seed: int, number: int) -> str:
+    """An id in the form of the provider, the same for the same conversation.
+
+    Mistral's ids have nine letters and digits: github.com/nearai/ironclaw/issues/1241, 2026-03.
+    """
+    talk = "\x00".join(f"{m.role}{m.text}{m.calls}" for m in call.messages)
+    content = f"{seed}|{call.provider}|{call.model}|{call.seed}|{number}|{talk}"
+    digest = hashlib.sha256(content.encode("utf-8", "replace")).digest()
+    letters = "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest)
+    if call.provider == "mistral":
+        return letters[:9]
+    if call.provider == "google":
+        return letters[:8].lower()
+    return f"call_{letters[:24]}"

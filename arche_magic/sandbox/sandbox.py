@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from copy import deepcopy
 from typing import TYPE_CHECKING, Self
 
 from .accounts import DEFAULT_KEYS, Accounts
-from .failures import Failures
+from .failures import TEMPORARY_KINDS, Failure, Failures
 from .models import PROVIDERS
 from .service import Service
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .app import Server
-    from .exchange import ReceivedRequest
+    from .types import ReceivedRequest
 
 _BASES = {
     "groq": ("GROQ_BASE_URL", "/groq"),
@@ -175,7 +176,7 @@ class Sandbox:
         if seconds is not None:
             times, until = None, self.clock() + seconds
         with self.service.lock:
-            self.service.failures.script(target, kind, times=times, after=after, to=to, until=until)
+            self.service.failures.add(Failure(target, (kind,), times, after, to, until))
 
     def fail_randomly(
         self, share: float = 0.25, kinds: Sequence[str] | None = None, target: str = "*"
@@ -184,8 +185,9 @@ class Sandbox:
 
         `kinds` defaults to temporary ones that do not take long. Raises ValueError.
         """
+        chosen = tuple(kinds) if kinds else TEMPORARY_KINDS
         with self.service.lock:
-            self.service.failures.randomly(target, share, kinds)
+            self.service.failures.add(Failure(target, chosen, share=share))
 
     def clear_failures(self) -> None:
         """Forget all requested failures."""
@@ -204,7 +206,8 @@ class Sandbox:
         "requests" were admitted and charged, with their "input_tokens" and "output_tokens";
         "refused" got a 413 or 429. "failed" got another error or a spoiled reply.
         """
-        return self.service.usage()
+        with self.service.lock:
+            return deepcopy(self.service.accounts.counts)
 
     def quota(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         """{account: {model: {limit name: {"limit", "used"}}}} of all models used so far."""

@@ -1,4 +1,4 @@
-"""JSON schemas: which ones providers refuse, and schemas inside prompts."""
+"""JSON schemas: values for them, which ones providers refuse, and schemas inside prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from .exchange import Message
+    from .types import Message
 
 # Refused in strict schemas, by error texts of OpenAI and Groq reported from 2024 to 2026.
 _REFUSED = (
@@ -21,6 +21,7 @@ _BOUND = re.compile(
     r"minItems|maxItems) ([\w.-]+)(?=[,)])"
 )
 _NESTED = ("properties", "$defs", "definitions")
+_DEEPEST = 100  # levels of a value
 
 
 def strict_problem(schema: Mapping[str, Any]) -> tuple[tuple[str, ...], str, str] | None:
@@ -87,3 +88,101 @@ def schema_in(messages: Iterable[Message]) -> dict[str, Any] | None:
             if isinstance(found, dict) and "properties" in found:
                 return found
     return None
+
+
+def json_for_schema(
+    schema: Mapping[str, Any],
+    *,
+    number: int = 0,
+    name: str = "value",
+    root: Any = None,
+    depth: int = 0,
+) -> Any:
+    """A value that is valid for a JSON schema, or for Gemini's OpenAPI subset of it.
+
+    Follows type, enum, const, properties, items, prefixItems, anyOf, oneOf, allOf, $ref, and the
+    bounds on numbers, lengths and item counts. A `pattern` is not followed. Raises LookupError,
+    TypeError or ValueError for a schema that has no value or makes no sense.
+    """
+    if depth > _DEEPEST:
+        # Below the interpreter's recursion limit, at which even finalizers fail.
+        raise ValueError("every value of this schema is endless")
+    root = schema if root is None else root
+    schema = bounds_in_words(schema)
+    # A schema may contain itself (a tree). From this depth on, only required parts are filled.
+    deep = depth > 12
+
+    def inner(sub: Any, label: str, salt: int) -> Any:
+        return json_for_schema(
+            sub, number=number // 3 + salt, name=label, root=root, depth=depth + 1
+        )
+
+    if "$ref" in schema:
+        target: Any = root
+        for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
+            target = target[part] if part else target
+        return inner(target, name, 1)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][number % len(schema["enum"])]
+    if schema.get("allOf"):
+        merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
+        for part in schema["allOf"]:
+            properties = {**merged.get("properties", {}), **part.get("properties", {})}
+            merged = {**merged, **part, **({"properties": properties} if properties else {})}
+        return inner(merged, name, 1)
+    for union in ("anyOf", "oneOf", "any_of"):
+        if schema.get(union):
+            options = schema[union]
+            ends = [option for option in options if option.get("type") == "null"] if deep else []
+            return inner((ends or options)[0], name, 1)
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    kind = str(kind[0] if isinstance(kind, list) else kind).lower()
+    if kind == "object":
+        fields = schema.get("properties") or {}
+        if deep:
+            fields = {key: sub for key, sub in fields.items() if key in schema.get("required", ())}
+        return {key: inner(sub, key, n) for n, (key, sub) in enumerate(fields.items(), 1)}
+    if kind == "array":
+        first = schema.get("prefixItems") or []
+        most = int(schema.get("maxItems", max(2, len(first))))
+        length = max(int(schema.get("minItems", 0)), min(0 if depth > 3 else 2, most), len(first))
+        items = schema.get("items")
+        subs = [*first, *([items or {}] * (length - len(first)))]
+        return [inner(sub, name, n) for n, sub in enumerate(subs, 1)]
+    if kind in ("number", "integer"):
+        return _number(schema, number, whole=kind == "integer")
+    if kind == "boolean":
+        return bool(number % 2)
+    return None if kind == "null" else _string(schema, name)
+
+
+def _number(schema: Mapping[str, Any], number: int, *, whole: bool) -> float | int:
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    most = schema.get("maximum", schema.get("exclusiveMaximum"))
+    step = schema.get("multipleOf", 1)
+    if least is None:
+        least = 0 if most is None else most - 10 * step
+    if "minimum" not in schema:
+        least = least + (step if whole else 0) if "exclusiveMinimum" in schema else least
+    span = 10 if most is None else most - least
+    if whole:
+        least = -(-least // step) * step
+        room = int((span - (1 if "exclusiveMaximum" in schema else 0)) // step)
+        return int(least + step * (number % (max(0, room) + 1)))
+    return float(least + span * (1 + number % 9) / 10)
+
+
+def _string(schema: Mapping[str, Any], name: str) -> str:
+    fixed = {
+        "date-time": "2026-01-02T03:04:05Z",
+        "date": "2026-01-02",
+        "time": "03:04:05Z",
+        "email": "simulated@example.com",
+        "uri": "https://example.com/",
+        "uuid": "00000000-0000-4000-8000-000000000000",
+    }.get(schema.get("format", ""))
+    text = fixed or f"simulated {name}"
+    text = text.ljust(int(schema.get("minLength", 0)), ".")
+    return text[: int(schema["maxLength"])] if "maxLength" in schema else text

@@ -3,39 +3,22 @@
 Groq and OpenAI refill continuously (measured in recorded responses), Gemini counts per clock
 minute and per Pacific calendar day (its documentation and recorded 429 responses), Mistral
 documents no rule and is given a rolling window. No provider here counts in fixed windows from the
-first request on, but common rate limiters in front of compatible services do. Times are epoch
-seconds.
+first request on, but common rate limiters in front of compatible services do.
+
+Every rule has the same methods. Times are epoch seconds, waits are seconds, amounts are requests or
+tokens. These rules share no code with the engine's, so that they cannot share a mistake.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3_600.0, "day": 86_400.0, "month": 2_592_000.0}
 PACIFIC = ZoneInfo("America/Los_Angeles")
-
-
-class Window(Protocol):
-    """What is used of one limit, and when it comes back."""
-
-    limit: int
-
-    def used(self, now: float) -> float:
-        """Requests or tokens that count at `now`."""
-
-    def add(self, now: float, amount: float) -> None:
-        """Count `amount` more from `now` on."""
-
-    def wait(self, now: float, amount: int) -> float:
-        """Seconds until `amount` fits, infinite if it never does."""
-
-    def reset(self, now: float) -> float:
-        """Seconds until nothing is used."""
 
 
 class Bucket:
@@ -162,37 +145,23 @@ class Rolling:
         return self._entries[-1][0] + self._length - now if self.used(now) else 0.0
 
 
-class Fixed:
+class Fixed(Calendar):
     """A counter that restarts one period after the first request that it counted."""
 
-    def __init__(self, limit: int, period: str) -> None:
-        self.limit = limit
-        self._length = SECONDS[period]
-        self._used = 0.0
-        self._end = -math.inf
-
-    def used(self, now: float) -> float:
-        """What counts at `now`."""
-        return self._used if now < self._end else 0.0
+    def _turn(self, now: float) -> None:
+        if now >= self._end:
+            self._used = 0.0
 
     def add(self, now: float, amount: float) -> None:
         """Count more from `now` on."""
+        self._turn(now)
         if now >= self._end:
-            self._used, self._end = 0.0, now + self._length
+            self._end = now + SECONDS[self._period]
         self._used += amount
 
-    def wait(self, now: float, amount: int) -> float:
-        """Seconds until `amount` fits."""
-        if amount > self.limit:
-            return math.inf
-        return 0.0 if self.used(now) + amount <= self.limit else self._end - now
 
-    def reset(self, now: float) -> float:
-        """Seconds until nothing is used."""
-        return self._end - now if self.used(now) else 0.0
-
-
-KINDS: Mapping[str, Callable[[int, str], Window]] = {
+Window = Bucket | Calendar | Rolling | Fixed
+KINDS: Mapping[str, type[Window]] = {
     "bucket": Bucket, "calendar": Calendar, "fixed": Fixed, "rolling": Rolling,
 }  # fmt: skip
 OF_PROVIDER = {"groq": "bucket", "mistral": "rolling", "google": "calendar", "openai": "bucket"}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.adapters import build_adapter
+from arche_magic.llm_providers.adapters.base import Adapter
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Completion, Key, Timeouts
 

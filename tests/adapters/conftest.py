@@ -14,7 +14,8 @@ import openai  # noqa: F401
 import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, ScriptedHandler, sandbox_adapter
 
-from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.adapters import build_adapter
+from arche_magic.llm_providers.adapters.base import Adapter
 from arche_magic.llm_providers.types import Key
 from arche_magic.sandbox import Sandbox
 

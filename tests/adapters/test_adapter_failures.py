@@ -23,7 +23,8 @@ from adapter_calls import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.adapters import build_adapter
+from arche_magic.llm_providers.adapters.base import Adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts
@@ -264,7 +265,7 @@ def test_a_key_with_odd_characters_is_to_be_replaced(wire: str) -> None:
         failure = fail(adapter, wire)
         adapter.close()
         assert failure.remedy is Remedy.REPLACE_KEY
-        assert "key holds a character" in str(failure)
+        assert "key contains a character" in str(failure)
 
 
 @pytest.mark.parametrize("wire", ["groq", "openai"])

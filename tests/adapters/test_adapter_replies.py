@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from adapter_calls import HELLO, MODELS, WIRES, Build, Script, complete, text_of
 
-from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.adapters import build_adapter
+from arche_magic.llm_providers.adapters.base import Adapter
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts, Usage
 

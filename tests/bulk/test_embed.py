@@ -265,12 +265,12 @@ def test_no_money_is_spent_unasked(server: EmbeddingServer) -> None:
     ("texts", "options", "problem"),
     [
         ("one", {}, r"a single text; write embed\(\[text\]\)"),
-        (7, {}, "texts is a int"),
-        ({"a": "b"}, {}, "texts is a dict"),
-        ({"a", "b"}, {}, "texts is a set"),
+        (7, {}, "texts is of type int"),
+        ({"a": "b"}, {}, "texts is of type dict"),
+        ({"a", "b"}, {}, "texts is of type set"),
         (np.array("a"), {}, r"a single value; write embed\(\[text\]\)"),
         (["a"], {"model": 5}, "model is 5; it must be the name of a model"),
-        (["a", 3], {}, "value 1 is a int"),
+        (["a", 3], {}, "value 1 is of type int"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), {}, "has 2 columns"),
         (["a", "long " * 10_000], {}, "text 1 is too long: 50,000 characters.*takes 8,192"),
         (["a"], {"dimensions": 0}, "dimensions is 0"),
@@ -290,7 +290,7 @@ def test_the_progress_is_shown_in_one_line(
     server: EmbeddingServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arche_magic.embed(["a", "b", "a"], progress=True)
-    assert "3 of 3 rows" in capsys.readouterr().err
+    assert "3 of 3 texts" in capsys.readouterr().err
 
 
 def test_texts_do_not_stand_in_the_file_of_vectors(server: EmbeddingServer) -> None:

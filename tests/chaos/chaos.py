@@ -35,9 +35,8 @@ from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as a
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
 from arche_magic.llm_providers.reply import Attempt, Discarded, Piece  # noqa: E402  # as above
 from arche_magic.llm_providers.types import Timeouts  # noqa: E402  # as above
-from arche_magic.sandbox.exchange import Call, Message  # noqa: E402  # as above
-from arche_magic.sandbox.models import MODELS  # noqa: E402  # as above
 from arche_magic.sandbox.replies import make_reply  # noqa: E402  # as above
+from arche_magic.sandbox.types import Call, Message  # noqa: E402  # as above
 
 KEYS = {"groq": 3, "mistral": 2, "google": 2, "openai": 2}
 THREADS = 16
@@ -94,8 +93,7 @@ class Providers:
     def text(self, provider: str, model: str, prompt: str) -> str:
         """The model's reply to the prompt, computed without the server."""
         call = Call(provider, model, (Message("user", prompt),))
-        thinking = MODELS[provider][model].thought_tokens
-        return make_reply(call, seed=self.seed, thought_tokens=thinking).text
+        return make_reply(call, self.seed).text
 
 
 def set_on_fire(server: Providers) -> None:

@@ -23,7 +23,9 @@ ENGINE = "arche_magic.llm_providers"
 # What each module of the engine may import from the engine; `?` allows it for type checking only.
 ALLOWED = {
     "text": set(),
-    "config": {"catalog", "errors", "files", "forks", "hidden", "redaction", "types", "urls"},
+    "config": {
+        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "types", "urls",
+    },
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
@@ -33,7 +35,7 @@ ALLOWED = {
     "provider_failure": {"types?"},
     "request": {"errors", "files", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
-    "pending_reply": {"reply"},
+    "pending": {"reply"},
     "reply_stream": {"errors", "reply"},
     "errors": {"reply?", "text", "types?"},
     "catalog": {"errors", "types", "urls"},
@@ -125,7 +127,7 @@ ALLOWED = {
     "prices": {"bounded", "types"},
     "doctor": {
         "adapters", "catalog", "config", "errors", "files", "network_variables", "orchestrator",
-        "provider_failure", "quota_tracker", "storage", "types", "urls",
+        "provider_failure", "quota_tracker", "storage", "text", "types", "urls",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "forks", "reply", "routing?", "storage", "types"},

@@ -119,7 +119,7 @@ def test_an_invalid_line_is_named_without_its_text(project: Path) -> None:
     """The warning names file and line. The line may contain a key, so it is not shown."""
     (project / ".env").write_text("A=1\n\ngsk_secret oops\nGROQ_API_KEY=gsk_one\n")
     with pytest.warns(ConfigurationWarning) as caught:
-        variables = read_env_file(project / ".env")
+        variables = read_env_file(project / ".env").variables
     assert variables["GROQ_API_KEY"] == "gsk_one"
     (warning,) = caught
     assert "line 3" in str(warning.message)
@@ -273,7 +273,7 @@ READ_PIPE = """
 import sys
 from pathlib import Path
 from arche_magic.llm_providers.config.env_file import read_env_file
-print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).items()))
+print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).variables.items()))
 """
 
 

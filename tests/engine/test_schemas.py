@@ -323,10 +323,10 @@ def test_a_prepared_schema_is_used_unchanged() -> None:
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        (5, "schema is a int; a schema is a pydantic model, a dataclass"),
-        (Point(1), "schema is a Point; a schema is"),
+        (5, "schema is of type int; a schema is a pydantic model, a dataclass"),
+        (Point(1), "schema is of type Point; a schema is"),
         (int, "schema int: it does not describe an object; name what you want"),
-        (sys, "schema is a module; a schema is"),
+        (sys, "schema is of type module; a schema is"),
         (threading.Thread, "schema is the class Thread; a schema is"),
         ({"type": "array", "items": {"type": "string"}}, "it does not describe an object"),
         ({"type": "objekt"}, "schema['type']: 'objekt' is not valid"),

@@ -155,6 +155,22 @@ def test_a_text_in_a_document_is_kept_as_it_is(path: Path, text: str) -> None:
     assert reader.read("other") == {**document, "n": 1}
 
 
+def test_a_file_stays_small_when_documents_grow_and_shrink(path: Path) -> None:
+    """Two kernels take turns; a removed hold leaves spaces, which neither keeps for ever."""
+    kernels = [JsonFileStorage(path), JsonFileStorage(path)]
+    kernels[0].update("one", lambda one, last: (one.update(n=0), last.update(n=0)), "last")
+    sizes = []
+    for number in range(12):
+        text = "x" * (200 if number % 2 else 20)
+        kernels[number % 2].update("one", lambda found, text=text: found.update(text=text))
+        assert kernels[1 - number % 2].read("one")["text"] == text
+        sizes.append(path.stat().st_size)
+    assert max(sizes) <= sizes[1] + 2
+    kernels[0].update("one", lambda found: found.update(text="x" * 9000))
+    kernels[0].update("one", lambda found: found.update(text=""))
+    assert path.stat().st_size < 400
+
+
 def test_a_change_by_another_kernel_is_seen(written: Path) -> None:
     """Two storages of one file are one ledger."""
     one, two = JsonFileStorage(written), JsonFileStorage(written)

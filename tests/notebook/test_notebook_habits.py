@@ -125,13 +125,17 @@ def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> No
     cell = kernel.run("%llm_retry -m mistral-small-latest -t 1 -o second")
     assert cell.status == "ok", cell.error
     assert cell.results == []
-    shown, receipt = (content["data"] for content in cell.displays)
+    (shown,) = (content["data"] for content in cell.displays)
     before, _, now = shown["text/plain"].partition("── now ──")
     assert "the *first*" in before
     assert "groq · key 1" in before
-    assert now == "\nthe *second*"
+    assert now.startswith("\nthe *second*\nmistral · key 1 · mistral-small-latest · ")
     assert shown["text/html"].index("first</") < shown["text/html"].index("second</")
-    assert receipt["text/plain"].startswith("mistral · key 1 · mistral-small-latest · ")
+    # Each receipt is in the card of its reply.
+    first_card, second_card = shown["text/html"].split("asked again")
+    assert "groq · key 1" in first_card
+    assert "<details" in second_card
+    assert "mistral · key 1 · mistral-small-latest · " in second_card
     first, second = (request.body for request in sandbox.requests)
     assert second["messages"] == first["messages"]
     assert (first["temperature"], second["temperature"]) == (0.5, 1)
@@ -151,7 +155,7 @@ def test_a_retry_replaces_the_kept_reply(kernel: Kernel, sandboxed: Sandboxed) -
     replies = iter(["first", "second"])
     sandboxed(keys={"groq": 1}, reply=lambda *_: next(replies))
     kernel.run("%llm --keep What?")
-    assert kernel.run("%llm_retry").data()[0].endswith("── now ──\nsecond")
+    assert "── now ──\nsecond\ngroq · key 1 · " in kernel.run("%llm_retry").data()[0]
     assert kernel.run("%llm --keep What?").data()[0] == "second"
 
 
@@ -386,7 +390,8 @@ def test_structured_replies_and_code_work_in_the_background(
         ("--dry-run", "--background cannot be combined with --dry-run"),
         ("--show-prompt", "--background cannot be combined with --show-prompt"),
         ("--chat tutor", "--background cannot be combined with --chat"),
-        ("--over rows", "--over cannot be combined with --background"),
+        ("--over rows --plan", "--background cannot be combined with --plan"),
+        ("--over rows", "the prompt names no column"),
         ("-t 9", "temperature"),
         ("-o print", "would hide the builtin"),
     ],
@@ -429,7 +434,7 @@ def test_the_prompt_of_a_job_can_be_asked_again(kernel: Kernel, sandboxed: Sandb
     assert kernel.run("%llm_last").data("text/markdown") == ["first"]
     shown = kernel.run("%llm_retry").data()[0]
     assert "first" in shown
-    assert shown.endswith("── now ──\nsecond")
+    assert "── now ──\nsecond\ngroq · key 1 · " in shown
 
 
 def test_unloading_stops_jobs(kernel: Kernel, sandboxed: Sandboxed) -> None:

@@ -93,7 +93,7 @@ def test_routes_without_vision_are_skipped(kernel: Kernel, sandboxed) -> None:
     [
         ("rde.png", "there is no such file, and no such variable"),
         ("pictur", "did you mean 'picture'?"),
-        ("number", "--image number is no image but of type int"),
+        ("number", "--image number is of type int, not an image"),
         ("https://example.com/a.png", "images are not downloaded"),
         ("notes.txt", "is not a PNG, JPEG, WebP or GIF"),
     ],

@@ -109,7 +109,7 @@ def test_a_schema_can_be_named_in_several_ways(
             "--schema 'Vist' is not a variable; did you mean 'Visit'?; a short line has",
         ),
         ("--schema shapes.Pint", "has no attribute 'Pint'"),
-        ("--schema json", "schema is a module; a schema is a pydantic model"),
+        ("--schema json", "schema is of type module; a schema is a pydantic model"),
         ("--schema 'score flaot'", "unknown type 'flaot' of 'score'; did you mean 'float'?"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_program_uses_the_keys_of_the_kernel(tmp_path: Path) -> None:
             kernel.run("%llm -q from the notebook")
             kernel.run("by_client = %llm_stats --by client")
             rows = kernel.value("sorted(zip(by_client['client'], by_client['requests']))")
-            assert rows == [("(no tag)", 1), ("OpenAI/Python", 1)]
+            assert rows == [("(notebook or script)", 1), ("OpenAI/Python", 1)]
             assert "Already serving" in kernel.run("server = %llm_serve").printed
             assert "Serving" in kernel.run("%llm_serve status").printed
             refused = kernel.run("%llm_serve --allow-origin https://app.example.org")

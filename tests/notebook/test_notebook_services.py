@@ -70,8 +70,8 @@ def test_the_budget_is_shown_below_the_quota(kernel: Kernel, server: Sandbox) ->
     cell = kernel.run("%llm -p house hi")
     assert "of 2.00 USD left today" in cell.data("text/html")[-1]
     said = kernel.run("%llm_quota").data()[0].splitlines()[-1]
-    assert said.startswith("Budget of paid routes: 0.00 of 2.00 USD spent today, ")
-    assert said.endswith("of 20.00 USD spent this month (UTC)")
+    assert said.startswith("Budget of paid routes: 2.00 of 2.00 USD left today, ")
+    assert said.endswith("of 20.00 USD left this month (UTC)")
 
 
 def test_the_name_of_the_service_completes(kernel: Kernel, server: Sandbox) -> None:

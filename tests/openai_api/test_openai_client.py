@@ -44,7 +44,7 @@ def counted_requests(key: str) -> float:
 def test_a_model_can_have_any_name(library: Any) -> None:
     """The header with the name is ASCII, and one line."""
     reply = Reply("Hello", provider="ollama", key="ollama_key_1", model="größe\r\nx: 1")
-    response = library.Response(200, headers=route_header(reply))
+    response = library.Response(200, headers=route_header(reply.route))
     assert response.headers["x-arche-route"] == "ollama ollama_key_1 gr%C3%B6%C3%9Fe%0D%0Ax: 1"
 
 

@@ -105,11 +105,11 @@ def test_attempts_have_the_tag_of_the_client(sandbox: Sandbox) -> None:
         ({"model": "auto", "input": []}, 400, "input", "a text or a list of texts"),
         ({"model": "auto", "input": {"a": 1}}, 400, "input", "a text or a list of texts"),
         ({"model": "auto", "input": [1, 2, 3]}, 400, "input", "check_embedding_ctx_length=False"),
-        ({"model": "auto", "input": [[1, 2]]}, 400, "input", "only texts are taken"),
+        ({"model": "auto", "input": [[1, 2]]}, 400, "input", "only texts are accepted"),
         ({"model": "auto", "input": ["a", ""]}, 400, "input", "text 1 is empty"),
         ({"model": "auto", "input": ["w " * 9000]}, 400, "input", "text 0 is too long"),
         ({"model": "auto", "input": ["a"] * 2049}, 400, "input", "2,049 texts; the limit is 2,048"),
-        ({"model": "auto", "input": "a", "user": "me"}, 400, "user", "user is not taken"),
+        ({"model": "auto", "input": "a", "user": "me"}, 400, "user", "user is not a known field"),
         (
             {"model": "auto", "input": "a", "encoding_format": "int8"},
             400, "encoding_format", "can be float or base64",

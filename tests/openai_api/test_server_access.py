@@ -26,6 +26,8 @@ def test_health_reveals_nothing(server: Server) -> None:
     answer = send(server, "/health", "GET", headers={"Authorization": ""})
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     assert "server" not in answer.headers
+    head = send(server, "/health", "HEAD", headers={"Authorization": ""})
+    assert (head.status_code, head.content) == (200, b"")
 
 
 @pytest.mark.parametrize(

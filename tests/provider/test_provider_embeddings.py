@@ -213,7 +213,7 @@ def test_a_text_that_contains_a_key_is_not_sent(server: EmbeddingServer) -> None
     [
         ([], "the list of texts is empty; give at least one text to embed"),
         (["one", " "], "text 1 is empty"),
-        (["one", 2], "value 1 is a int"),
+        (["one", 2], "value 1 is of type int"),
         (["one", "word " * 20_000], "text 1 is too long: 100,000 characters, about 25,000 tokens"),
     ],
 )

@@ -24,6 +24,8 @@ USE = """
 import json, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
+    # Of pandas 2.2.
+    warnings.filterwarnings("ignore", r"\\s*Pyarrow will become", DeprecationWarning)
     import arche_magic
     from arche_magic.llm_providers import get_llm_provider
     from arche_magic.llm_providers.doctor import examine

@@ -119,7 +119,7 @@ def test_several_stop_texts_are_sent_as_a_list(sandbox: Sandbox, name: str) -> N
         ({"stop": [1]}, "stop must be"),
         ({"patience": -1}, "patience is -1"),
         ({"timeout": 0}, "timeout is 0"),
-        ({"model": 5}, "model is a int; it must be text"),
+        ({"model": 5}, "model is of type int; it must be text"),
     ],
 )
 def test_an_invalid_option_is_refused_by_name(

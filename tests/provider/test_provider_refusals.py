@@ -518,17 +518,21 @@ def test_a_key_check_tells_a_blocked_network_from_a_missing_model_list(
 CAUSES: dict[str, tuple[int, Any, str]] = {
     "500": (500, error("boom", type="internal_server_error"), r"server error \(500.*: boom"),
     "malformed": (200, {"hello": 1}, "malformed reply"),
-    "a page": (200, "<html>Welcome</html>", "a web page came in place of a reply"),
+    "a page": (200, "<html>Welcome</html>", "a web page came instead of a reply"),
     "unknown ending": (
         200,
         {"choices": [{"message": {"content": ""}, "finish_reason": "odd"}]},
         "odd",
     ),
-    "model": (404, error(NOT_FOUND, code="model_not_found"), "model not found.*name another"),
+    "model": (
+        404,
+        error(NOT_FOUND, code="model_not_found"),
+        "model not found.*choose a model other",
+    ),
     "retired": (
         400,
         error("It has been decommissioned.", code="model_decommissioned"),
-        "model retired .*It has been decommissioned.; name another model than",
+        "model retired .*It has been decommissioned.; choose a model other than",
     ),
     "key": (
         401,

@@ -113,7 +113,7 @@ def test_chats_streams_and_async_calls_take_a_schema(sandbox: Sandbox, name: str
     ("described", "said"),
     [
         ("score flaot", "did you mean 'float'"),
-        (5, "schema is a int"),
+        (5, "schema is of type int"),
         ({"type": "string"}, "it does not describe an object"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_key_with_invalid_characters_is_refused(
     }
     use_configuration(load_configuration(variables, tmp_path))
     with pytest.raises(
-        NoRouteAvailable, match="the key holds a character that no key has"
+        NoRouteAvailable, match="the key contains a character that no key can have"
     ) as caught:
         get_llm_provider(provider).generate("Hi", patience=0)
     assert home.received == []

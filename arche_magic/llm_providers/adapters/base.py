@@ -1,4 +1,4 @@
-"""What all adapters share: how a call is made, and what becomes of whatever goes wrong in it."""
+"""What all adapters share: making a call, and saying why it failed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..hidden import NoLocals, without_locals
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
+from ..stopping import comes_from_an_interrupt
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability
@@ -34,14 +35,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
-# `org-…/proj_…`, `org_…`, `projects/123`; a sentence is no name.
+# `org-…/proj_…`, `org_…`, `projects/123`; a sentence is not a name.
 _ACCOUNT = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
 _TEMPORARY = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
 
 
-class SdkAdapter(ABC):
-    """An adapter around one client of one SDK; see `Adapter` for its contract."""
+class Adapter(ABC):
+    """Makes the calls of one key through one client of its provider's SDK.
+
+    Threads may share it, and its HTTP connections are reused.
+
+    Attributes:
+        account: the account that the provider's last answer named (organization, project), or None.
+        served_at: the time of the last answer by the server's own clock (epoch seconds), or None.
+    """
 
     _used: str
     """The attribute of the SDK's client that makes the calls."""
@@ -60,7 +68,7 @@ class SdkAdapter(ABC):
         token_limit: str = "",
     ) -> None:
         self.account: str | None = None
-        self.served_at: float | None = None
+        self._date: str | None = None
         self._key, self._base_url, self._periods = key, base_url, periods
         self._token_limit_name = token_limit
         self._formats = formats_of(key.provider, base_url)
@@ -104,7 +112,17 @@ class SdkAdapter(ABC):
     def complete(
         self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
-        """One call to the provider; see `Adapter.complete`."""
+        """One call to the provider, which is made when the first piece is requested.
+
+        Not streamed: one Completion. Streamed: one per piece of text, and a last one without text
+        that has `usage` (None if the provider gave no count) and `finish_reason`. The first one has
+        what the response headers say about limits. Closing the iterator drops the connection at
+        once. `timeouts.total` is for the call as a whole, from the moment it is sent; the other
+        timeouts can end it earlier.
+
+        Raises:
+            AttemptFailed: for every failure; no other exception is raised.
+        """
         received = Received()
         failure: BaseException
         stream = stream and not request.needs_choices
@@ -136,9 +154,20 @@ class SdkAdapter(ABC):
         # key, and the frames it went through may hold the key.
         raise failure
 
+    @property
+    def served_at(self) -> float | None:
+        """Epoch seconds by the server's clock when it last answered, or None."""
+        return parse_date(self._date)
+
     @without_locals
     def models(self, timeout: float) -> tuple[str, ...]:
-        """The models the key may ask for; see `Adapter.models`."""
+        """The names of the models that the key may use; costs no quota.
+
+        `timeout` is in seconds, for the call as a whole.
+
+        Raises:
+            AttemptFailed: for every failure; no other exception is raised.
+        """
         failure: BaseException
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
@@ -156,12 +185,12 @@ class SdkAdapter(ABC):
         raise failure
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; the adapter cannot be used afterwards."""
         self._http.close()
 
     def _check_key(self) -> None:
         if not _fits_a_header(self._key.secret()):
-            summary = "the key holds a character that no key has"
+            summary = "the key contains a character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
 
     def _client(self) -> Any:
@@ -228,7 +257,7 @@ class SdkAdapter(ABC):
         self, error: Exception, call: Call, request: Request | None, model: str, received: Received
     ) -> BaseException:
         """What to raise in place of an error: KeyboardInterrupt, or AttemptFailed."""
-        if call.stopped or _comes_from_an_interrupt(error):
+        if call.stopped or comes_from_an_interrupt(error):
             return KeyboardInterrupt()
         failure, fields = self._explained(error, call, request, model, received)
         self._note_account(call, fields)
@@ -297,7 +326,7 @@ class SdkAdapter(ABC):
         return plainer or failure
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
-        self.served_at = parse_date(call.headers.get("date"))
+        self._date = call.headers.get("date")
         account = self._account(call, fields)
         # The name is stored in the ledger, and a server may send any text as a name: the prompt, or
         # the key.
@@ -306,7 +335,7 @@ class SdkAdapter(ABC):
             self.account = account
 
     def _report(self, failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> None:
-        """Log an answer that no rule fits, once per kind, so that somebody can add a rule."""
+        """Log an answer that no rule fits, once per kind, so that a rule can be added."""
         kind = (self._key.provider, failure.summary)
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
@@ -319,7 +348,7 @@ class SdkAdapter(ABC):
 
 
 def _last(received: Received, request: Request, text: str, stream: bool) -> Completion:
-    """The last completion of a call, with everything besides its text.
+    """The last completion of a call: its last text, and everything that came with the reply.
 
     Raises:
         AttemptFailed: what was received is not an answer.
@@ -336,7 +365,7 @@ def _is_page(call: Call) -> bool:
 def _malformed(call: Call) -> AttemptFailed:
     """A 200 without a reply, from the service or from a page that answers instead."""
     if _is_page(call):
-        summary = "a web page came in place of a reply"
+        summary = "a web page came instead of a reply"
         return AttemptFailed(ProviderFailure(summary, Remedy.CHECK_ADDRESS))
     return AttemptFailed(ProviderFailure("malformed reply", Remedy.RETRY_LATER))
 
@@ -355,18 +384,6 @@ def _with_observations(
         usage = Usage()
     observations = (*failure.observations, *seen)
     return replace(failure, observations=observations, limit=limit, usage=usage)
-
-
-def _comes_from_an_interrupt(error: BaseException) -> bool:
-    """Whether an interrupt was turned into an error, as in the middle of a class statement.
-
-    Python 3.11 wraps what `__set_name__` raises in a RuntimeError. While a request is written,
-    pydantic builds classes, and wraps what a serializer raises.
-    """
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, KeyboardInterrupt):
-        link = link.__cause__ or link.__context__
-    return link is not None
 
 
 def _fits_a_header(text: str) -> bool:

@@ -16,7 +16,7 @@ import httpx
 
 ACCEPTED_ENCODINGS = "gzip, deflate"
 MOST_OF_AN_ERROR = 65_536
-"""Bytes that are read of an answer other than 200, before and after decompression."""
+"""Maximum bytes that are read of an error, before and after decompression."""
 MOST_OF_A_REPLY = 32_000_000
 """Maximum bytes of a reply in one piece, or of one event of a stream."""
 MOST_OF_A_STREAM = 256_000_000
@@ -72,7 +72,7 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         case ["deflate"]:
             yield from _inflated(chunks, zlib.MAX_WBITS)
         case _:
-            raise Unreadable("the answer is compressed in a way that was not asked for")
+            raise Unreadable("the answer is compressed in a way that was not requested")
 
 
 def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
@@ -84,7 +84,7 @@ def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
                 piece = inflate.decompress(rest, _PIECE)
             except zlib.error:
                 if begun or window != zlib.MAX_WBITS:
-                    raise Unreadable("the answer is compressed and damaged") from None
+                    raise Unreadable("the compressed answer is damaged") from None
                 # Some servers leave out the header that the standard demands.
                 inflate, begun = zlib.decompressobj(-zlib.MAX_WBITS), True
                 continue

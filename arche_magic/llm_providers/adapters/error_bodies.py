@@ -19,7 +19,7 @@ class ErrorInReply(Exception):
     """What came under a 200 describes an error; `body` is that description."""
 
     def __init__(self, body: Any) -> None:
-        super().__init__("an error in place of a reply")
+        super().__init__("an error instead of a reply")
         self.body = body
 
 
@@ -92,7 +92,7 @@ def words_of(body: Any, fields: Mapping[str, Any]) -> str:
 
 
 def event_status(fields: Mapping[str, Any]) -> int | None:
-    """The HTTP status that an error under a 200 stands for; None if nothing in it tells."""
+    """The HTTP status that fits an error sent with status 200; None if it does not say."""
     for name in ("status_code", "raw_status_code", "code"):
         if re.fullmatch("[45][0-9][0-9]", said(fields, name)):
             return int(said(fields, name))

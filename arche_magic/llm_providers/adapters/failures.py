@@ -47,7 +47,7 @@ class Refusal:
 
     Attributes:
         call: the call that it answers.
-        status: its HTTP status, or the status that an error event stands for.
+        status: its HTTP status, or the status that fits an error event.
         fields: the part of its body that describes the error.
         model: the model that was asked, or "".
         label: status and code in brackets, see `label`.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Key, Metric, Observation, Period, Usage
-from .base import SdkAdapter
+from .base import Adapter
 from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .finish import finish_kind
@@ -85,7 +85,7 @@ API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
 
-class GoogleAdapter(SdkAdapter):
+class GoogleAdapter(Adapter):
     """Gemini's generateContent; it sends no limit headers at all."""
 
     _used = "models"

@@ -75,7 +75,8 @@ class Call:
         self._keep = keep
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
-        self._late = ""
+        # How the message about a timeout of the next step begins, and the seconds it had.
+        self._late, self._allowed = "no answer within", timeouts.total
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
@@ -157,13 +158,13 @@ class Call:
     def _expect(self, seconds: float, otherwise: str) -> None:
         """Set the time of the next step; `otherwise` is how the message about a timeout begins."""
         self._next_by = min(self._ends, time.monotonic() + seconds)
-        self._late = f"{otherwise} {_in_words(seconds)}"
+        self._late, self._allowed = otherwise, seconds
 
     def lateness(self) -> str:
         """What did not arrive in time, in words."""
         if time.monotonic() >= self._ends:
             return f"no answer within {_in_words(self.timeouts.total)}"
-        return self._late
+        return f"{self._late} {_in_words(self._allowed)}"
 
     def close(self) -> None:
         """Drop the connection if the answer was not read to its end.
@@ -273,7 +274,9 @@ class HttpClient:
         if call.sent:
             raise RuntimeError("the SDK sent a second request in one call")
         if not self._origin or origin(str(request.url)) != self._origin:
-            raise RuntimeError("the SDK asked another address than the configured one")
+            raise RuntimeError(
+                "the SDK sent the request to another address than the configured one"
+            )
         call.request = request
         for name, value in request.headers.multi_items():
             if STAND_IN in value:

@@ -57,7 +57,7 @@ def clean_logs() -> None:
 
 @contextmanager
 def calling_with(key: Key) -> Iterator[None]:
-    """A call of this thread: what is logged meanwhile does not quote the key."""
+    """Keep the key out of what is logged during a call of this thread."""
     _calls.keys.append(key)
     try:
         yield

@@ -10,7 +10,7 @@ import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
-from .base import SdkAdapter
+from .base import Adapter
 from .chat import chat_messages, chat_part
 from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
@@ -41,7 +41,7 @@ _CALL_ID = re.compile("[A-Za-z0-9]{9}")
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-class MistralAdapter(SdkAdapter):
+class MistralAdapter(Adapter):
     """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
 
     _used = "chat"

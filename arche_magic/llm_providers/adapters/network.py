@@ -1,4 +1,4 @@
-"""Connections that keep to the time of a call, whatever the server does.
+"""Connections that end when the time of a call is over, whatever the server does.
 
 httpx understands a timeout as seconds of silence. A server that sends a byte now and then, a host
 with many addresses or a name lookup without an answer can extend it without limit. This module

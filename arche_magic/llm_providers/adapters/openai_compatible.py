@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
-from .base import SdkAdapter
+from .base import Adapter
 from .chat import chat_messages, chat_part
 from .error_bodies import mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word
@@ -86,7 +86,7 @@ WORDS: Words = {
         ("tool_use_failed", "json_validate_failed", "output_parse_failed"),
         ("the model's output was unusable", Remedy.RETRY_LATER),
     ),
-    "slow_down": ("asked to slow down", Remedy.RETRY_LATER),
+    "slow_down": ("the provider asked to slow down", Remedy.RETRY_LATER),
 }  # fmt: skip
 _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
@@ -99,7 +99,7 @@ _token_limits: dict[tuple[str, str, str], str] = {}
 _without_options: set[tuple[str, str, str]] = set()
 
 
-class OpenAIAdapter(SdkAdapter):
+class OpenAIAdapter(Adapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
     _used = "post"
@@ -220,6 +220,12 @@ class OpenAIAdapter(SdkAdapter):
         if status in (400, 422):
             if adapted := self._adapted(refusal):
                 return adapted
+            if "reasoning_effort" in refusal.words:
+                return refusal.failure(
+                    f"{model} does not take this reasoning_effort (--effort)",
+                    Remedy.FIX_REQUEST,
+                    names_option=True,
+                )
             if (param := refusal.said("param")) and refusal.said("code").startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
                 return refusal.failure(
@@ -252,7 +258,7 @@ class OpenAIAdapter(SdkAdapter):
         other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
         _token_limits[place] = other
         return refusal.failure(
-            f"{model} takes {other} in place of {name}", Remedy.ASK_DIFFERENTLY, said=""
+            f"{model} takes {other} instead of {name}", Remedy.ASK_DIFFERENTLY, said=""
         )
 
 

@@ -21,7 +21,6 @@ from .current import (
 from .keys import add_key, added_keys, find_key, forget_secrets, label_keys, remove_key
 from .loading import load_configuration
 from .services import Service, how_to_turn_on, list_services
-from .settings_table import did_you_mean
 
 __all__ = [
     "Choices",
@@ -31,7 +30,6 @@ __all__ = [
     "SystemClock",
     "add_key",
     "added_keys",
-    "did_you_mean",
     "find_key",
     "forget_secrets",
     "get_choices",

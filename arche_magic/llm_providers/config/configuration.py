@@ -10,11 +10,11 @@ from typing import Protocol
 
 from ..catalog import Provider
 from ..errors import ConfigurationError
+from ..text.hints import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .paths import REPLIES_FILE
 from .privacy import Private
 from .providers import hint_for
-from .settings_table import did_you_mean
 
 DEFAULT_PATIENCE = 30.0
 
@@ -166,7 +166,7 @@ class Configuration:
         return scope_owner(scope, self.providers)
 
     def without_alias(self, model: str | None) -> str | None:
-        """The model that an alias stands for; any other name as it is."""
+        """The model of an alias; any other name unchanged."""
         return self.aliases.get(model, model) if model is not None else None
 
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """The configuration in use in this process, and the choices of its session.
 
 Files are read again only after one of them changed. To see that, a stamp is taken, which reads no
-file: as long as it stays equal, reading again would give the same configuration.
+file: while it stays equal, reading again would give the same configuration.
 """
 
 from __future__ import annotations

@@ -178,22 +178,17 @@ _pipes: dict[tuple[str, int, int], tuple[EnvFile, float]] = {}
 _reading_pipes = new_lock()
 
 
-def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> Variables:
-    """Variables of a `.env` file; tolerates a BOM, CRLF, `export`, spaces and stray quotes.
+def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> EnvFile:
+    """Parse a `.env` file, and warn about lines that cannot be used, without their text.
 
-    `${NAME}` and `${NAME:-default}` are expanded as python-dotenv does, from the environment or
-    from the lines above. A ConfigurationWarning names a line that cannot be used, without its text,
-    or a file that cannot be read.
+    Tolerates a BOM, CRLF, `export`, spaces and stray quotes. `${NAME}` and `${NAME:-default}` are
+    expanded as python-dotenv does, from the environment or from the lines above.
 
     Args:
         path: the file.
-        environment: further variables to which `${NAME}` can refer; the process's if not given.
+        environment: variables to which `${NAME}` can refer; the process's if not given.
     """
-    return warn_of_unused(path, parse_env_file(path, environment)).variables
-
-
-def warn_of_unused(path: Path, found: EnvFile) -> EnvFile:
-    """Warn about what cannot be used in a `.env`; returns `found`."""
+    found = parse_env_file(path, environment)
     if found.problem:
         warn_once(f"{path} cannot be read and was skipped: {found.problem}")
     for number, why in found.unused.items():
@@ -221,7 +216,7 @@ def process_variable(name: str) -> str:
 
 @without_locals
 def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> EnvFile:
-    """Parse a `.env`; a named pipe is read once per process."""
+    """Parse a `.env` without warnings; a named pipe is read once per process."""
     environment = process_variables() if environment is None else Variables(environment)
     try:
         status = path.stat()

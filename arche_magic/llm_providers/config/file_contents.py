@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import select
 import stat
 import time
 from pathlib import Path
 
-# The mark of UTF-32 begins with that of UTF-16, so it comes first.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+from ..files import marked_encoding
+
 _PIPE_BYTES = 1_000_000
 # The program behind a pipe waits for a reader, so it connects at once. Then it may first ask its
 # user, as 1Password does.
@@ -33,9 +26,8 @@ def read_text(path: Path) -> str:
         UnicodeError: the encoding is not UTF-8 and there is no byte order mark.
     """
     content = _read_pipe(path) if stat.S_ISFIFO(path.stat().st_mode) else path.read_bytes()
-    for mark, encoding in _MARKS:
-        if content.startswith(mark):
-            return content.decode(encoding)
+    if encoding := marked_encoding(content):
+        return content.decode(encoding)
     if b"\0" in content:
         raise UnicodeError("it has zero bytes and no byte order mark; save it as UTF-8")
     return content.decode("utf-8", errors="surrogateescape")

@@ -144,7 +144,7 @@ def labelled(
 
 
 def is_stand_in(key: Key) -> bool:
-    """Whether this is not a real key but stands in for one at a server that needs none."""
+    """Whether this is only a placeholder, for a server that needs no key."""
     return key.source == STAND_IN
 
 
@@ -168,7 +168,9 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
     if not key.secret():
         raise InvalidRequest("no key was given")
     if not re.fullmatch(r"[!-~]+", key.secret()):
-        raise InvalidRequest("that is not a key: it has spaces, or characters that no key has")
+        raise InvalidRequest(
+            "that is not a key: it contains spaces, or characters that no key can have"
+        )
     for known in keys:
         if known.fingerprint == key.fingerprint:
             raise InvalidRequest(f"that key is in use already: {known.label}, from {known.source}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
+from ..text.hints import did_you_mean
 from ..types import (
     PERIOD_SECONDS,
     TOKEN_LIMIT_NAMES,
@@ -182,18 +183,6 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
         elif not setting.allows(value):
             is_wrong = f"is {value!r}{_near(value, setting)}; it " if setting.shows_value else ""
             raise ValueError(f"{where}{name} {is_wrong}{setting.rule}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'groq'?` for a near miss, else nothing.
-
-    The dashes before an option do not make it like another one.
-    """
-    import difflib
-
-    names = {name.lstrip("-"): name for name in known}
-    near = difflib.get_close_matches(word.lower().lstrip("-"), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def _near(value: Any, setting: Setting) -> str:

@@ -15,9 +15,8 @@ from .env_file import (
     Variables,
     is_trusted,
     nearest,
-    parse_env_file,
     process_variables,
-    warn_of_unused,
+    read_env_file,
     warn_once,
 )
 from .file_contents import is_text, read_text
@@ -108,9 +107,7 @@ def find_sources(directory: Path | None) -> Sources:
     """
     environment = process_variables()
     env_file = nearest(".env", directory) if directory else None
-    dotenv = EnvFile()
-    if env_file:
-        dotenv = warn_of_unused(env_file, parse_env_file(env_file, environment))
+    dotenv = read_env_file(env_file, environment) if env_file else EnvFile()
     own_file = own_settings_folder() / SETTINGS_FILE
     own = _own_settings(own_file)
     trusted = read_trusted(own.pop(TRUST_BASE_URLS, False))

@@ -16,19 +16,14 @@ from statistics import median
 
 from .. import network_variables
 from ..catalog import Provider, published_providers
-from ..config import (
-    Configuration,
-    did_you_mean,
-    get_configuration,
-    how_to_turn_on,
-    list_services,
-)
+from ..config import Configuration, get_configuration, how_to_turn_on, list_services
 from ..config.keys import is_stand_in
 from ..errors import LLMProviderError
 from ..files import working_directory
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..quota_tracker import QuotaTracker, get_quota_tracker
 from ..storage import StorageTimeout, lock_deadline
+from ..text.hints import did_you_mean
 from ..types import Key, RouteId, in_seconds
 from ..urls import is_loopback
 from .files import configuration_files, unread_keys
@@ -284,7 +279,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     yield Finding("ok", "ledger", f"{path}{size}")
     for aside in sorted(path.parent.glob(f"{path.stem}.*-*{path.suffix}")):
         yield Finding(
-            "look", "ledger", f"an earlier one could not be read and is kept as {aside.name}",
+            "look", "ledger", f"an earlier ledger could not be read and is kept as {aside.name}",
             "delete it if you do not need it",
         )  # fmt: skip
 

@@ -32,7 +32,7 @@ def configuration_files(directory: Path | None) -> Iterator[Finding]:
     own = own_settings_folder() / SETTINGS_FILE
     if directory is None:
         advice = "change to another folder (%cd), or restart the kernel in one"
-        found = "the working directory was removed or cannot be read, so no file there counts"
+        found = "the working directory was removed or cannot be read, so no file there is used"
         yield Finding("wrong", "files", found, advice)
     nearest: dict[str, Path] = {}
     for name in (".env", SETTINGS_FILE):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..types import Limit
 from . import windows
@@ -81,8 +82,7 @@ class Outlook:
         )
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(NamedTuple):
     """What one limit of a route has room for at one moment.
 
     Attributes:

@@ -25,6 +25,9 @@ class _Known:
 
     Attributes:
         has_holds: calls of the account are under way, so its state may change with time alone.
+        outlook: see `Outlook`.
+        longest_prompt: the outlook holds for shorter prompts (in tokens by their length alone) with
+            a reply of the usual length.
         last: the state for the request that was asked about last, with its amounts, its reserve,
             and the time in which it is true.
     """
@@ -35,8 +38,19 @@ class _Known:
     has_holds: bool
     input_ratio: float
     usual_output: int
-    outlook: Outlook | None
+    outlook: Outlook | None = None
+    longest_prompt: float = -1.0
     last: tuple[Amounts, float, float, float, RouteState] | None = None
+
+    def look(self, now: float) -> None:
+        """Work out the outlook."""
+        self.outlook = found = opening.outlook(self.record, now)
+        self.longest_prompt = -1.0
+        if found and self.usual_output <= found.output_tokens:
+            room = min(found.input_tokens, found.tokens - self.usual_output)
+            # Estimates are whole tokens.
+            room = room if math.isinf(room) else math.floor(room)
+            self.longest_prompt = room / self.input_ratio
 
 
 class RouteStates:
@@ -56,6 +70,14 @@ class RouteStates:
         The ledger is read once for all routes of a provider. A headroom may be a second old.
         """
         plain = ledger.plain_tokens(request)
+        counts_once = request.counts_as == 1 and not request.reserve
+        # Its length is the model's usual one, which `longest_prompt` takes into account.
+        has_usual_reply = counts_once and not (
+            request.inputs
+            or request.expected_tokens
+            or request.max_tokens
+            or request.reply_count > 1
+        )
         read_all, known_routes = self._records.accounts.read_all, self._known
         by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
 
@@ -69,7 +91,12 @@ class RouteStates:
             if known is None or known.account is not account or known.provider is not provider:
                 known = known_routes[route.id] = self._find(route, account, provider, now)
             outlook = known.outlook
-            if outlook and not request.reserve and request.counts_as == 1:
+            if outlook is None:
+                pass
+            elif has_usual_reply:
+                if plain < known.longest_prompt and outlook.at <= now < outlook.until:
+                    return outlook.state
+            elif counts_once:
                 tokens = math.ceil(plain * known.input_ratio)
                 output = math.ceil(ledger.output_tokens(request, known.usual_output))
                 if outlook.holds_for(tokens, output, now):
@@ -86,12 +113,12 @@ class RouteStates:
         self, route: Route, account: AccountState, provider: ProviderState, now: float
     ) -> _Known:
         record = self._records.record(account, provider, route, now)
-        known = ledger.calibration(record.model)
-        ratio, output = known.input_ratio, known.output_tokens
+        usual = ledger.calibration(record.model)
         holds = any(model.holds for model in account.models.values())
-        return _Known(
-            account, provider, record, holds, ratio, math.ceil(output), opening.outlook(record, now)
-        )
+        output = math.ceil(usual.output_tokens)
+        known = _Known(account, provider, record, holds, usual.input_ratio, output)
+        known.look(now)
+        return known
 
     def _work_out(self, known: _Known, request: Request, now: float) -> RouteState:
         """The state for this very request."""
@@ -102,7 +129,7 @@ class RouteStates:
             amounts = ledger.estimate(record.model, request)
             return opening.route_state(record, amounts, now, reserve)
         if known.outlook and not known.outlook.at <= now < known.outlook.until:
-            known.outlook = opening.outlook(record, now)
+            known.look(now)
         amounts = ledger.estimate(record.model, request)
         if known.last and known.last[:2] == (amounts, reserve):
             _, _, at, until, state = known.last

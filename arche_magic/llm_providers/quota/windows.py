@@ -40,8 +40,9 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
     """Units (requests or tokens) that count against the limit now."""
     if limit.window == "rolling":
         return float(sum(amount for _, amount in _live_slots(limit, counter, now)))
-    at = _anchor(limit, counter, now)
-    if at is None:
+    at = counter.at
+    # As in `_anchor`, without a call.
+    if at is None or at > now + PERIOD_SECONDS[limit.period]:
         return 0.0
     level = counter.used
     if limit.window == "bucket":

@@ -53,7 +53,7 @@ def schema_of(described: Any) -> Schema:
     if isinstance(described, type):
         return _of_class(described)
     kind = type(described).__name__
-    raise InvalidRequest(f"schema is a {kind}; {_ACCEPTED}")
+    raise InvalidRequest(f"schema is of type {kind}; {_ACCEPTED}")
 
 
 def schema_as_sent(
@@ -61,7 +61,7 @@ def schema_as_sent(
 ) -> Schema:
     """A schema that is sent unchanged, for a caller that checks the reply itself.
 
-    The value is whatever JSON the reply has.
+    The value is the JSON of the reply, of any type.
     """
     text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
     return Schema(name, whole_characters(text), strict, json_in, description=description)

@@ -6,8 +6,8 @@ import datetime
 import re
 from typing import Any, Literal, NotRequired
 
-from ..config import did_you_mean
 from ..errors import InvalidRequest
+from ..text.hints import did_you_mean
 
 _TYPES: dict[str, type] = {
     "str": str, "int": int, "float": float, "bool": bool, "date": datetime.date,

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 _NULL = {"type": "null"}
-# Providers enforce some of these and refuse others, so the model is told them in words.
+# Providers enforce some of these and refuse others, so they are put into words for the model.
 _IN_WORDS = (
     "format", "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import TookTooLong, within
-from ..files import NotOurs, open_ours, read_ours
+from ..files import NotOurs, open_ours, overwrite_ours, read_ours
 from ..forks import new_lock, new_rlock, register_for_forks
 from .base import (
     Change,
@@ -23,7 +23,7 @@ from .base import (
     warn_of_file,
 )
 from .deadlines import acquire, lock_deadline, seconds_left
-from .file_text import is_a_ledger, is_ours, lines, parse, read_text, split, whole_file
+from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split, whole_file
 from .kernel_lock import kernel_lock
 from .rescue import BLANK, Rescue
 
@@ -96,7 +96,7 @@ class JsonFileStorage:
         self._answered_at = -_TRUSTED_SECONDS
         # Replaced and never changed, since readers take no lock.
         self._documents: dict[str, Document] = {}
-        self._texts: dict[str, str] = {}
+        self._entries: dict[str, bytes] = {}
 
     @property
     def findings(self) -> list[str]:
@@ -181,7 +181,8 @@ class JsonFileStorage:
     def _change(self, names: tuple[str, ...], change: Change[T]) -> tuple[T, bool]:
         """The result of `change`, and whether it changed anything."""
         documents: dict[str, Document] = {
-            name: read_text(self._texts[name]) if name in self._texts else {} for name in names
+            name: read_entry(name, self._entries[name]) if name in self._entries else {}
+            for name in names
         }
         result = change(*documents.values())
         changed = {
@@ -190,8 +191,8 @@ class JsonFileStorage:
             if document != self._documents.get(name, {})
         }
         if changed:
-            texts = {name: lines(document) for name, document in changed.items()}
-            self._texts = {**self._texts, **texts}
+            entries = {name: entry_of(name, document) for name, document in changed.items()}
+            self._entries = {**self._entries, **entries}
             self._documents = {**self._documents, **changed}
         return result, bool(changed)
 
@@ -263,76 +264,77 @@ class JsonFileStorage:
             if not locked:
                 raise _OtherLayout
             documents = self._rescue.documents(content)
-            found = documents, {name: lines(entry) for name, entry in documents.items()}, 0
+            found = documents, _entries(documents), 0
             # The file does not contain these documents before it is written.
             content, self._rescuing = b"", True
         self._take(*found, content)
 
-    def _refreshed(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
-        """Documents, texts and revision of a file that another kernel of ours wrote, else None."""
-        found = split(content)
-        if found is None:
-            return None
-        texts, revision = found
+    def _refreshed(
+        self, content: bytes
+    ) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
+        """What is in a file that another kernel of ours wrote; None if it is another file."""
         try:
+            found = split(content)
+            if found is None:
+                return None
+            entries, revision = found
             documents = {
                 name: self._documents[name]
-                if self._texts.get(name) == text and name in self._documents
-                else read_text(text)
-                for name, text in texts.items()
+                if self._entries.get(name) == entry and name in self._documents
+                else read_entry(name, entry)
+                for name, entry in entries.items()
             }
         except (ValueError, RecursionError):
             return None
-        changed = [name for name in texts if documents[name] is not self._documents.get(name)]
+        changed = [name for name in entries if documents[name] is not self._documents.get(name)]
         if changed and not self._rescue.is_right(documents, *changed):
             return None
-        return documents, texts, revision
+        return documents, entries, revision
 
-    def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, str], int] | None:
-        """Documents, texts and revision of a file in any readable form, else None."""
+    def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
+        """What is in a file in any readable form; None if it cannot be read."""
         if not content.strip(BLANK):
             return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
         found = parse(content)
         if found is None or not self._rescue.is_right(found[0]):
             return None
         documents, revision = found
-        return documents, {name: lines(entry) for name, entry in documents.items()}, revision
+        return documents, _entries(documents), revision
 
     def _take(
         self,
         documents: dict[str, Document],
-        texts: dict[str, str],
+        entries: dict[str, bytes],
         revision: int,
         content: bytes,
     ) -> None:
-        self._documents, self._texts, self._revision = documents, texts, revision
+        self._documents, self._entries, self._revision = documents, entries, revision
         self._content = content
         self._was_there = self._was_there or bool(content)
-        self._remember()
+        self._remember(_status(self._name))
 
     def _is_unchanged(self) -> bool:
         """Whether the file is as it was last read or written; each change raises its revision."""
-        try:
-            status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
-        except FileNotFoundError:
-            return False
-        if self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
+        status = _status(self._name)
+        if status is None or self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
             return False
         return os.pread(self._descriptor, _HEAD_BYTES, 0) == self._content[:_HEAD_BYTES]
 
-    def _remember(self) -> None:
-        """Keep the file open, so that its first bytes show whether it has changed."""
-        if not hasattr(os, "pread"):
-            # On Windows, an open file cannot be renamed, so it is read again each time.
-            return
-        try:
-            status = os.stat(self._name)  # noqa: PTH116  # a dozen times a call
-            if self._stamp is None or status.st_ino != self._stamp[0]:
-                self._forget()
-                self._descriptor = open_ours(self.path, os.O_RDONLY)
-        except FileNotFoundError:
+    def _remember(self, status: os.stat_result | None) -> None:
+        """Keep the file open, so that its first bytes show whether it has changed.
+
+        `status` is that of the file as it was read or written; None if there is none.
+        """
+        # On Windows, an open file cannot be renamed, so it is read again each time.
+        if status is None or not hasattr(os, "pread"):
             self._forget()
             return
+        if self._stamp is None or status.st_ino != self._stamp[0]:
+            self._forget()
+            try:
+                self._descriptor = open_ours(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                return
         self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
 
     def _forget(self) -> None:
@@ -344,14 +346,14 @@ class JsonFileStorage:
         if not self._on_disk:
             return
         revision = self._revision + 1
-        content = whole_file(self._texts, revision)
+        content = whole_file(self._entries.values(), revision, len(self._content))
         try:
-            _overwrite(self._copy, content)
-            _overwrite(self.path, content)
+            overwrite_ours(self._copy, content)
+            written = overwrite_ours(self.path, content)
             with self._look_lock:
                 self._content, self._revision, self._rescuing = content, revision, False
                 self._was_there = True
-                self._remember()
+                self._remember(written)
         except OSError as error:
             self._leave_disk(error)
             return
@@ -369,6 +371,10 @@ class JsonFileStorage:
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
 
 
+def _entries(documents: dict[str, Document]) -> dict[str, bytes]:
+    return {name: entry_of(name, document) for name, document in documents.items()}
+
+
 def _read_bytes(path: Path) -> bytes | None:
     """The file's bytes, None if there is none."""
     try:
@@ -377,14 +383,8 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-def _overwrite(path: Path, content: bytes) -> None:
-    """Write a file in place, so that it is never empty in between."""
-    descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
+def _status(name: str) -> os.stat_result | None:
     try:
-        written = 0
-        while written < len(content):
-            written += os.write(descriptor, content[written:])
-        if os.fstat(descriptor).st_size > len(content):
-            os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)
+        return os.stat(name)  # noqa: PTH116  # several times a call
+    except FileNotFoundError:
+        return None

@@ -33,7 +33,7 @@ def code_of(text: str) -> tuple[str, str]:
     return "python" if chosen & {"", *_PYTHON} else blocks[0][0], code
 
 
-# "Hello, world", "yes or no" and "Note: this" parse as Python too, but names alone are no program.
+# "Hello, world", "yes or no" and "Note: this" parse as Python too, but only have names.
 _PROGRAM = (
     ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
     ast.ClassDef, ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Assert, ast.Raise, ast.Delete,

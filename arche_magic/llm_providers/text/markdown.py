@@ -178,7 +178,7 @@ def parts_of(text: str) -> list[str | CodeBlock]:
 
 
 def _without_fences(text: str) -> str:
-    """Text outside fenced blocks, in which whatever looks like a fence is escaped.
+    """Text outside fenced blocks, in which everything that looks like a fence is escaped.
 
     No known dialect allows backticks after a fence, but one might.
     """

@@ -12,7 +12,7 @@ from ..reply_formats import FORMATS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers import PendingReply, Reply
+    from arche_magic.llm_providers import Pending, Reply
 
 # `%llm_explain` has these options too.
 PRIVATE = argument(
@@ -102,7 +102,7 @@ OPTIONS = (
         "--background",
         action="store_true",
         help="End the cell at once; its output fills in while other cells run. The variable of -o "
-        "waits for the reply when it is used.",
+        "waits for the reply when it is used; with --over, its wait() returns the frame.",
     ),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
@@ -247,7 +247,7 @@ _OVER_OPTIONS = (
 
 
 @command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
-def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame | None:
+def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it comes; returns the reply.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
@@ -270,6 +270,7 @@ def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame |
       %%llm --tools weather,convert
       %%llm --background -o answer
       %%llm --over reviews --schema "mood good|bad" --into moods
+      %%llm --background --over reviews --into moods
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -285,8 +286,8 @@ def llm(session: Session, typed: Typed) -> Reply | PendingReply | pd.DataFrame |
         import_in_thread("over")
         from ..over import over
 
-        frame = over(session.shell, session.defaults, typed)
-        return session.out.shown(frame) if options.quiet else frame
+        rows = over(session, typed)
+        return session.out.shown(rows) if options.quiet or options.background else rows
     if flag := _given_without_over(options):
         raise InvalidRequest(f"%llm: {flag} needs --over FRAME")
     reply = ask(session, typed)

@@ -55,7 +55,8 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
         used = [a for a in log.since(since) if provider in (None, a.provider)]
         show(pictures_bundle(usage_pictures(used, standings, since, now)))
     elif standings or configuration.off or free:
-        notes = [*(outlook.notes() if standings else []), *free, *budget_notes(tracker.budget())]
+        notes = [*(outlook.notes() if standings else []), *free]
+        notes += budget_notes(use.left for use in tracker.budget())
         notes += shared_notes(tracker.shared_keys(), provider)
         notes += switched_off(configuration.off)
         none = {"none": "nothing is limited so far"} if free else {}

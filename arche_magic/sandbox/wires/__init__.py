@@ -1,13 +1,18 @@
-"""One file per wire format: how a provider reads, answers and refuses requests."""
+"""One class per wire format: how a provider reads, answers and refuses requests."""
 
 from __future__ import annotations
 
-from .base import Wire
 from .google import Google
 from .groq import Groq
 from .mistral import Mistral
 from .openai import OpenAI
 
-WIRES: dict[str, Wire] = {wire.provider: wire for wire in (Groq(), Mistral(), Google(), OpenAI())}
+Wire = OpenAI | Google  # Groq's and Mistral's are derived from OpenAI's
+WIRES: dict[str, Wire] = {
+    "groq": Groq(),
+    "mistral": Mistral(),
+    "google": Google(),
+    "openai": OpenAI(),
+}
 
 __all__ = ["WIRES", "Wire"]

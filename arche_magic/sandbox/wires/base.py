@@ -1,22 +1,56 @@
-"""What all wires share: JSON, events, and checks of common parameters."""
+"""What all wires share: errors, JSON, events, and checks of common parameters."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..exchange import Answer, Call, Caller, Refusal, Reply
+from ..types import Answer, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 Headers = list[tuple[str, str]]
-JSON_TYPE = ("content-type", "application/json")
-EVENT_TYPE = ("content-type", "text/event-stream; charset=utf-8")
+EVENT_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
+_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
+class Error(NamedTuple):
+    """One error of a provider; {names} in its text are details of the refusal."""
+
+    text: str
+    code: str | None = None
+    status: int = 400
+    type: str = "invalid_request_error"
+    param: str | None = None
+
+    def words(self, details: Mapping[str, Any]) -> str:
+        """The text with its details; a detail that is missing reads "None"."""
+        return self.text.format_map(defaultdict(lambda: None, details))
+
+
+# The errors for invalid values at providers whose own wording was not recorded.
+PLAIN = {
+    "type": "'{param}' : value must be {expected}",
+    "below": "'{param}' : number must be at least {bound}",
+    "above": "'{param}' : number must be at most {bound}",
+    "value": "'{param}' : value must be one of {known}",
+    "other": "'{param}' : value is not valid",
+}
+
+
+def invalid(problem: str, param: str | None = None, **details: Any) -> NoReturn:
+    """Refuse a request for a problem that each wire has an error for. Raises Refusal."""
+    raise Refusal(problem, param=param, **details)
+
+
+def stated(text: str, code: str | None = None, param: str | None = None) -> NoReturn:
+    """Refuse a request with the provider's own text. Raises Refusal."""
+    raise Refusal("stated", text=text, code=code, param=param)
 
 
 def names(text: str) -> frozenset[str]:
@@ -26,17 +60,27 @@ def names(text: str) -> frozenset[str]:
 
 def json_bytes(value: object) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    return _COMPACT.encode(value).encode("utf-8", "replace")
 
 
-def event(value: object) -> bytes:
+def json_answer(value: object, headers: Headers, status: int = 200) -> Answer:
+    """A response with a JSON value."""
+    return Answer(status, [("content-type", "application/json"), *headers], json_bytes(value))
+
+
+def event_answer(headers: Headers, events: list[bytes], kind: str = EVENT_TYPE) -> Answer:
+    """A response that streams events."""
+    return Answer(200, [("content-type", kind), *headers], events=events)
+
+
+def event(value: object, end: bytes = b"\n\n") -> bytes:
     """One server-sent event with a JSON value."""
-    return b"data: " + json_bytes(value) + b"\n\n"
+    return b"data: " + json_bytes(value) + end
 
 
 def go_duration(seconds: float) -> str:
     """A duration as Go prints it, to the millisecond: "26ms", "4.186s", "1m26.4s", "11m0.528s"."""
-    milliseconds = max(0, round(seconds * 1000))
+    milliseconds = max(0, round(seconds * 1000)) if seconds < math.inf else 0
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds else "0s"
     minutes, rest = divmod(milliseconds, 60_000)
@@ -52,51 +96,14 @@ def whole_seconds(seconds: float) -> str:
     return str(max(1, math.ceil(seconds - 1e-6)))
 
 
-class Wire(ABC):
-    """One provider's wire format. Holds no state."""
-
-    provider: str
-
-    @abstractmethod
-    def key_text(self, headers: Mapping[str, str]) -> str | None:
-        """The key in a request's headers, or None."""
-
-    @abstractmethod
-    def read(self, body: Mapping[str, Any], path: str) -> Call:
-        """Read and check a request; `path` is its last part. Raises Refusal."""
-
-    @abstractmethod
-    def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The response to a call that does not stream."""
-
-    @abstractmethod
-    def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The response to a call that streams, with all its events."""
-
-    @abstractmethod
-    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
-        """The response to a request for embeddings."""
-
-    @abstractmethod
-    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
-        """The provider's own response for a refusal of any kind."""
-
-    @abstractmethod
-    def broken_off(self) -> list[bytes]:
-        """The events of an error in the middle of a stream."""
-
-    @abstractmethod
-    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
-        """The list of models, given with their context windows in tokens."""
-
-
-def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
-    """Raise Refusal for the first unknown field of protocol buffers' JSON."""
-    for name in value:
-        # Both spellings of a field are accepted.
-        parts = name.split("_")
-        if parts[0] + "".join(p.capitalize() for p in parts[1:]) not in known:
-            raise Refusal("invalid_request", param=name, problem="unknown", place=place)
+def read_model(body: Mapping[str, Any], known: frozenset[str]) -> str:
+    """The model of a request that has only known parameters. Raises Refusal."""
+    for name in body:
+        if name not in known:
+            invalid("unknown", name, value=body[name])
+    if not isinstance(body.get("model"), str):
+        invalid("missing", "model")
+    return str(body["model"])
 
 
 def check_base64(data: object, place: str) -> None:
@@ -104,9 +111,7 @@ def check_base64(data: object, place: str) -> None:
     try:
         base64.b64decode(str(data).replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:
-        raise Refusal(
-            "invalid_request", param=place, problem="type", expected="base64 data"
-        ) from None
+        invalid("type", place, expected="base64 data")
 
 
 def check_number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
@@ -115,23 +120,25 @@ def check_number(body: Mapping[str, Any], name: str, least: float, most: float) 
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Refusal(
-            "invalid_request", param=name, problem="type", expected="a number", value=value
-        )
+        invalid("type", name, expected="a number", value=value)
     if value < least:
-        raise Refusal("invalid_request", param=name, problem="below", bound=least, value=value)
+        invalid("below", name, bound=least, value=value)
     if value > most:
-        raise Refusal("invalid_request", param=name, problem="above", bound=most, value=value)
+        invalid("above", name, bound=most, value=value)
     return value
 
 
-def check_integer(body: Mapping[str, Any], name: str, least: int) -> int | None:
-    """A parameter that is an integer of at least `least`, or None. Raises Refusal."""
+def check_integer(
+    body: Mapping[str, Any], name: str, least: int, most: float = math.inf
+) -> int | None:
+    """A parameter that is an integer within bounds, or None. Raises Refusal."""
     value = check_number(body, name, least, math.inf)
-    if value is not None and not isinstance(value, int):
-        raise Refusal(
-            "invalid_request", param=name, problem="type", expected="an integer", value=value
-        )
+    if value is None:
+        return None
+    if not isinstance(value, int):
+        invalid("type", name, expected="an integer", value=value)
+    if value > most:
+        invalid("above", name, bound=most, value=value)
     return value
 
 
@@ -142,51 +149,7 @@ def read_stop(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
         return ()
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(t, str) and t for t in texts):
-        raise Refusal(
-            "invalid_request", param=name, problem="type", expected="a string or array of strings"
-        )
+        invalid("type", name, expected="a string or array of strings")
     if len(texts) > most:
-        raise Refusal("invalid_request", param=name, problem="above", bound=most, value=len(texts))
+        invalid("above", name, bound=most, value=len(texts))
     return tuple(texts)
-
-
-NO_JSON_WORD = (
-    "'messages' must contain the word 'json' in some form, to use 'response_format' of type "
-    "'json_object'."
-)
-
-
-def _schema_words(details: Mapping[str, Any]) -> str:
-    """Groq's error for a schema that it refuses, as reported in 2026."""
-    path = "".join(f"/{step}" for step in details["place"])
-    problem = {
-        "closed": f"{path}: `additionalProperties:false` must be set on every object",
-        "required": (
-            f"{path}/required: `required` is required to be supplied and to be an array including "
-            f"every key in properties. The following properties must be listed in `required`: "
-            f"{details['name']}"
-        ),
-        "keyword": f"{path}: {details['name']} is not supported",
-    }[details["rule"]]
-    return f"invalid JSON schema for response_format: '{details['schema']}': {problem}"
-
-
-def explain(details: Mapping[str, Any]) -> str:
-    """The error for an invalid parameter, where a provider's own wording was not recorded."""
-    param, problem = details.get("param"), details.get("problem")
-    texts = {
-        "missing": f"'{param}' : property is missing",
-        "empty": f"'{param}' : minimum number of items is 1",
-        "type": f"'{param}' : value must be {details.get('expected')}",
-        "below": f"'{param}' : number must be at least {details.get('bound')}",
-        "above": f"'{param}' : number must be at most {details.get('bound')}",
-        "unknown": f"property '{param}' is unsupported",
-        "value": f"'{param}' : value must be one of {list(details.get('known', ()))}",
-        "json": "We could not parse the JSON body of your request.",
-        "no_json_word": NO_JSON_WORD,
-        "json_with_tools": "json mode cannot be combined with tool/function calling",
-        "no_stream_format": "`response_format` does not support streaming",
-    }
-    if problem == "schema":
-        return _schema_words(details)
-    return texts.get(str(problem), f"'{param or 'request'}' : value is not valid")

@@ -1,214 +1,197 @@
-"""Gemini's wire: generateContent with its errors (recorded up to 2026-08), and no headers."""
+"""Gemini's wire: generateContent with its errors (recorded up to 2026-08), and no limit headers."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..exchange import Answer, Call, Caller, Message, Refusal, Reply
 from ..models import MODELS
-from . import base, embedding_requests, google_tools
-from .google_errors import error_body, quota_body, refused_body
+from ..types import Answer, Breach, Call, Caller, Refusal, Reply
+from . import embeddings
+from .base import PLAIN, Error, event, event_answer, json_answer
+from .google_requests import SIGNATURE, is_signing, read_google
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Fields of GenerateContentRequest and of its GenerationConfig in google-genai 3.4.
-_KNOWN = base.names(
-    """model contents systemInstruction tools toolConfig safetySettings generationConfig
-    cachedContent serviceTier store labels"""
-)
-_KNOWN_CONFIG = base.names(
-    """temperature topP topK candidateCount maxOutputTokens stopSequences responseLogprobs logprobs
-    presencePenalty frequencyPenalty seed responseMimeType responseSchema responseJsonSchema
-    responseModalities mediaResolution speechConfig thinkingConfig imageConfig
-    enableEnhancedCivicAnswers"""
-)
+    from ..types import ToolCall
+
 _HEADERS = [
     ("server", "scaffolding on HTTPServer2"),
     ("server-timing", "gfet4t7; dur=1"),
     ("x-gemini-service-tier", "standard"),
 ]
+_FINISH = {
+    "stop": "STOP",
+    "tool_calls": "STOP",
+    "length": "MAX_TOKENS",
+    "content_filter": "SAFETY",
+    "malformed_call": "MALFORMED_FUNCTION_CALL",
+}
+_TYPE = "type.googleapis.com/google.rpc."
+_METRIC = "generativelanguage.googleapis.com/"
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+_INTERNAL = (
+    "An internal error has occurred. Please retry or report in "
+    "https://developers.generativeai.google/guide/troubleshooting"
+)
+_NO_MODEL = Error(
+    "models/{model} is not found for API version v1beta, or is not supported for generateContent. "
+    "Call ListModels to see the list of available models and their supported methods.",
+    status=404,
+)
+_ERRORS = {
+    "no_key": Error(
+        "Method doesn't allow unregistered callers (callers without established identity). Please "
+        "use API Key or other form of API consumer identity to call this API.",
+        status=403,
+    ),
+    "unauthorized": Error("API key not valid. Please pass a valid API key."),
+    "forbidden": Error(
+        "Generative Language API has not been used in project {project} before or it is disabled. "
+        "Enable it by visiting https://console.developers.google.com/apis/api/"
+        "generativelanguage.googleapis.com/overview?project={project} then retry.",
+        status=403,
+    ),
+    "no_credit": Error(
+        "Your prepayment credits are depleted. Please go to AI Studio at "
+        "https://ai.studio/projects to manage your project and billing.",
+        status=429,
+    ),
+    "model_not_found": _NO_MODEL,
+    "not_for_chat": _NO_MODEL,
+    "not_for_embeddings": _NO_MODEL,
+    "model_retired": Error(
+        "This model models/{model} is no longer available to new users. Please update your code to "
+        "use a newer model for the latest features and improvements.",
+        status=404,
+    ),
+    "context_too_long": Error(
+        "The input token count ({tokens}) exceeds the maximum number of tokens allowed ({window})."
+    ),
+    "no_json_schema": Error("JSON mode is not enabled for models/{model}"),
+    "server_error": Error(_INTERNAL, status=500),
+    "echo_key": Error(f"{_INTERNAL} (key {{key}})", status=500),
+    "overloaded": Error("The model is overloaded. Please try again later.", status=503),
+    "stated": Error("{text}"),
+}
+# Problems of a request, whose errors name the field.
+_PROBLEMS = {
+    **{
+        problem: Error(f"* GenerateContentRequest.generation_config.{{param}}: {text}")
+        for problem, text in PLAIN.items()
+    },
+    "json": Error("Invalid JSON payload received."),
+    "unknown": Error(
+        'Invalid JSON payload received. Unknown name "{param}"{at}: Cannot find field.'
+    ),
+    "empty": Error("* GenerateContentRequest.{param}: {param} is not specified"),
+    "mime": Error("response_schema is only supported with response_mime_type application/json"),
+}
 
 
-class Google(base.Wire):
-    """Gemini's generateContent and streamGenerateContent."""
-
-    provider = "google"
+class Google:
+    """Gemini's generateContent, streamGenerateContent and methods for embeddings."""
 
     def key_text(self, headers: Mapping[str, str]) -> str | None:
-        """The key that a request carries."""
+        """The key in a request's headers, or None."""
         return headers.get("x-goog-api-key") or None
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
-        """Read and check a request. Raises Refusal."""
+        """Read and check a request; `path` is its last part. Raises Refusal."""
         model, _, method = path.partition(":")
         if method in ("embedContent", "batchEmbedContents"):
-            return embedding_requests.read_google(body, model, method)
+            return embeddings.read_google(body, model, method)
         if method not in ("generateContent", "streamGenerateContent"):
             raise Refusal("model_not_found")
-        base.check_known(body, _KNOWN, "")
-        config = body.get("generationConfig") or {}
-        base.check_known(config, _KNOWN_CONFIG, "generation_config")
-        messages = _contents(body)
-        google_tools.check_turns(body["contents"], model)
-        tools = google_tools.read_tools(body)
-        choice, tools = google_tools.read_choice(body, tools)
-        for name, least, most in (("temperature", 0.0, 2.0), ("topP", 0.0, 1.0)):
-            base.check_number(config, name, least, most)
-        if (config.get("candidateCount") or 1) != 1:
-            raise Refusal("invalid_request", param="candidateCount", problem="above", bound=1)
-        mime = config.get("responseMimeType")
-        schema = config.get("responseJsonSchema") or config.get("responseSchema")
-        if mime not in (None, "text/plain", "application/json"):
-            raise Refusal("invalid_request", param="responseMimeType", problem="value", value=mime)
-        if schema is not None and mime != "application/json":
-            raise Refusal("invalid_request", param="responseSchema", problem="mime")
-        if mime == "application/json" and tools and not google_tools.is_signing(model):
-            google_tools.invalid(
-                "Function calling with a response mime type: 'application/json' is unsupported"
-            )
-        return Call(
-            provider=self.provider,
-            model=model,
-            messages=messages,
-            stream=method == "streamGenerateContent",
-            max_tokens=base.check_integer(config, "maxOutputTokens", 1),
-            stop=base.read_stop(config, "stopSequences", 5),
-            seed=base.check_integer(config, "seed", -(2**31)),
-            json_wanted=mime == "application/json",
-            json_schema=schema,
-            tools=tools,
-            tool_choice=choice,
-        )
+        return read_google(body, model, stream=method == "streamGenerateContent")
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The whole reply as one JSON object."""
-        value = _response(call, reply, caller, reply.text, _finish(reply), reply.output_tokens)
+        """The response to a call that does not stream."""
+        finish = _FINISH[reply.finish]
+        value = _response(call, reply, caller, reply.text, finish, reply.output_tokens)
         if reply.calls and reply.finish == "tool_calls":
-            parts = google_tools.call_parts(reply.calls, call.model)
-            value["candidates"][0]["content"]["parts"] = parts
-        return Answer(200, [base.JSON_TYPE, *_HEADERS], base.json_bytes(value))
-
-    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
-        """The response to a request for embeddings."""
-        body = base.json_bytes(embedding_requests.google_body(call, vectors))
-        return Answer(200, [base.JSON_TYPE, *_HEADERS], body)
+            value["candidates"][0]["content"]["parts"] = _call_parts(reply.calls, call.model)
+        return json_answer(value, _HEADERS)
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The reply as server-sent events."""
+        """The response to a call that streams, with all its events."""
         sent = []
         # Usage is cumulative. Before the last chunk, it is estimated from the share of the text.
         whole = max(1, sum(len(piece) for piece in reply.pieces))
         shown = reply.output_tokens - reply.thought_tokens
-        mark = "\x00"
         so_far = 0
-        frame = json.dumps(_response(call, reply, caller, mark, None, -1))
-        before, rest = frame.split(json.dumps(mark))
-        tokens = f'"candidatesTokenCount": {-1 - reply.thought_tokens}'
-        total = f'"totalTokenCount": {reply.input_tokens - 1}'
         for piece in reply.pieces:
             so_far += len(piece)
-            count = shown * so_far // whole
-            after = rest.replace(tokens, f'"candidatesTokenCount": {count}').replace(
-                total, f'"totalTokenCount": {reply.input_tokens + reply.thought_tokens + count}'
-            )
-            sent.append(f"data: {before}{json.dumps(piece)}{after}\r\n\r\n".encode())
+            output = reply.thought_tokens + shown * so_far // whole
+            value = _response(call, reply, caller, piece, None, output)
+            sent.append(event(value, end=b"\r\n\r\n"))
         if reply.calls and reply.finish == "tool_calls":
             value = _response(call, reply, caller, "", None, reply.output_tokens)
-            parts = google_tools.call_parts(reply.calls, call.model)
-            value["candidates"][0]["content"]["parts"] = parts
-            sent.append(base.event(value))
-        last = _response(call, reply, caller, "", _finish(reply), reply.output_tokens)
-        sent.append(base.event(last))
-        return Answer(200, [("content-type", "text/event-stream"), *_HEADERS], events=sent)
+            value["candidates"][0]["content"]["parts"] = _call_parts(reply.calls, call.model)
+            sent.append(event(value))
+        last = _response(call, reply, caller, "", _FINISH[reply.finish], reply.output_tokens)
+        return event_answer(_HEADERS, [*sent, event(last)], "text/event-stream")
 
-    def broken_off(self) -> list[bytes]:
-        """An error in the middle of a stream."""
-        return [base.event(error_body(500, "INTERNAL", "An internal error has occurred."))]
+    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
+        """The response to a request for embeddings."""
+        return json_answer(embeddings.google_body(call, vectors), _HEADERS)
 
-    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
-        """The error response for a refusal."""
-        if refusal.kind in ("limit", "too_large", "not_in_plan"):
-            value = quota_body(refusal, model, caller)
-        else:
-            value = refused_body(refusal, model, caller)
-        status = int(value["error"]["code"])
-        return Answer(status, [base.JSON_TYPE, *_HEADERS], base.json_bytes(value))
-
-    def models(self, names: Mapping[str, int], caller: Caller) -> Answer:
-        """The list of models."""
+    def models(self, name: str | None, caller: Caller) -> Answer:
+        """The list of models, or one of them."""
         data = [
             {
-                "name": f"models/{name}",
-                "displayName": name,
-                "inputTokenLimit": window + 1,
+                "name": f"models/{model}",
+                "displayName": model,
+                "inputTokenLimit": entry.context_window + 1,
                 "outputTokenLimit": 65_536,
-                "supportedGenerationMethods": [_method(name)],
+                "supportedGenerationMethods": [
+                    "embedContent" if entry.dimensions else "generateContent"
+                ],
             }
-            for name, window in names.items()
+            for model, entry in MODELS["google"].items()
+            if name in (None, model)
         ]
-        return Answer(200, [base.JSON_TYPE, *_HEADERS], base.json_bytes({"models": data}))
+        return json_answer(data[0] if name else {"models": data}, _HEADERS)
 
+    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
+        """The provider's own response for a refusal of any kind."""
+        if refusal.kind in ("limit", "too_large", "limit_zero", "not_in_plan"):
+            text, more = _quota(refusal.breaches, model, caller)
+            return json_answer(_error_body(429, text, more), _HEADERS, 429)
+        project = project_number(caller.account)
+        error = _ERRORS.get(refusal.kind) or _PROBLEMS.get(refusal.kind, _PROBLEMS["other"])
+        details = {"model": model, "key": caller.key, "project": project, **refusal.details}
+        text = error.words(details)
+        more = []
+        if refusal.kind == "unauthorized":
+            local = {"@type": f"{_TYPE}LocalizedMessage", "locale": "en-US", "message": text}
+            more = [_info("API_KEY_INVALID"), local]
+        elif refusal.kind == "forbidden":
+            # Google names the project ("consumer") of a key in the ErrorInfo of a 403.
+            more = [_info("SERVICE_DISABLED", consumer=f"projects/{project}")]
+        elif refusal.kind not in _ERRORS:
+            field = details.get("place") or str(details.get("param"))
+            violation = {"field": field, "description": text}
+            more = [{"@type": f"{_TYPE}BadRequest", "fieldViolations": [violation]}]
+        return json_answer(_error_body(error.status, text, more), _HEADERS, error.status)
 
-def _method(name: str) -> str:
-    known = MODELS["google"].get(name)
-    return "embedContent" if known and known.dimensions else "generateContent"
+    def broken_off(self) -> list[bytes]:
+        """The events of an error in the middle of a stream."""
+        return [event(_error_body(500, "An internal error has occurred.", []))]
 
-
-def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
-    contents = body.get("contents")
-    if not isinstance(contents, list) or not contents:
-        raise Refusal("invalid_request", param="contents", problem="empty")
-    messages = []
-    system = body.get("systemInstruction")
-    if system:
-        messages.append(Message("system", _text(system)))
-    for number, content in enumerate(contents):
-        role = content.get("role", "user") if isinstance(content, dict) else None
-        if role not in ("user", "model", "function"):
-            raise Refusal("invalid_request", param="role", problem="value", value=role)
-        if not content.get("parts"):
-            raise Refusal("invalid_request", param="parts", problem="empty")
-        results = google_tools.results_in(content, f"contents[{number}]")
-        messages += results
-        text, images = _text(content), _images(content)
-        if role == "model":
-            calls = google_tools.calls_in(content)
-            messages.append(Message("assistant", text, images, calls))
-        elif text or images or not results:
-            messages.append(Message("user", text, images))
-    return tuple(messages)
-
-
-def _text(content: Mapping[str, Any]) -> str:
-    return "".join(str(p.get("text", "")) for p in content.get("parts", ()) if isinstance(p, dict))
-
-
-def _images(content: Mapping[str, Any]) -> int:
-    """The number of images among the parts. Raises Refusal if one cannot be read."""
-    count = 0
-    for part in content.get("parts", ()):
-        blob = (
-            (part.get("inlineData") or part.get("inline_data")) if isinstance(part, dict) else None
-        )
-        if blob:
-            kind = blob.get("mimeType") or blob.get("mime_type")
-            if not str(kind).startswith("image/"):
-                raise Refusal("invalid_request", param="mimeType", problem="value", value=kind)
-            base.check_base64(blob.get("data"), "inlineData.data")
-            count += 1
-    return count
-
-
-def _finish(reply: Reply) -> str:
-    return {
-        "stop": "STOP",
-        "tool_calls": "STOP",
-        "length": "MAX_TOKENS",
-        "content_filter": "SAFETY",
-        "malformed_call": "MALFORMED_FUNCTION_CALL",
-    }[reply.finish]
+    def failed_call(self) -> list[bytes]:
+        """Nothing: a call that cannot be read has its own finish reason."""
+        return []
 
 
 def _response(
@@ -233,3 +216,91 @@ def _response(
         "modelVersion": call.model,
         "responseId": caller.request_id,
     }
+
+
+def _call_parts(calls: Sequence[ToolCall], model: str) -> list[dict[str, Any]]:
+    """The parts of a reply that calls tools; Gemini 3 signs the first call and numbers all."""
+    parts: list[dict[str, Any]] = []
+    for number, made in enumerate(calls):
+        function: dict[str, Any] = {"name": made.name, "args": json.loads(made.arguments)}
+        part: dict[str, Any] = {"functionCall": function}
+        if is_signing(model):
+            function["id"] = made.id
+            if number == 0:
+                signature = base64.b64encode(f"{SIGNATURE}{made.name}".encode())
+                part["thoughtSignature"] = signature.decode()
+        parts.append(part)
+    return parts
+
+
+def _error_body(code: int, message: str, details: list[Any]) -> dict[str, Any]:
+    error = {"code": code, "message": message, "status": _STATUS[code]}
+    return {"error": {**error, "details": details} if details else error}
+
+
+def _info(reason: str, **metadata: str) -> dict[str, Any]:
+    return {
+        "@type": f"{_TYPE}ErrorInfo",
+        "reason": reason,
+        "domain": "googleapis.com",
+        "metadata": {"service": "generativelanguage.googleapis.com", **metadata},
+    }
+
+
+def project_number(account: str) -> str:
+    """The project number of an account: twelve digits, the same in every sandbox."""
+    digits = int.from_bytes(hashlib.sha256(account.encode()).digest()[:8], "big")
+    return str(100_000_000_000 + digits % 900_000_000_000)
+
+
+def _quota(breaches: Sequence[Breach], model: str, caller: Caller) -> tuple[str, list[Any]]:
+    """The text of a 429 for limits, and its details: QuotaFailure and RetryInfo."""
+    lines, violations = [], []
+    breaches = breaches or [Breach("requests_per_day", 0, 0, 1, 0.0)]
+    for breach in breaches:
+        metric, quota_id = _quota_id(breach, model)
+        lines.append(
+            f"* Quota exceeded for metric: {metric}, limit: {breach.limit}, model: {model}"
+        )
+        violation = {
+            "quotaMetric": metric,
+            "quotaId": quota_id,
+            "quotaDimensions": {"model": model, "location": "global"},
+        }
+        if breach.limit:
+            violation["quotaValue"] = str(breach.limit)
+        violations.append(violation)
+    # Gemini reports a delay of less than a minute even if the day is spent.
+    short = [b.wait_seconds for b in breaches if b.wait_seconds <= 60]
+    delay = max(short) if short else 60 - caller.now % 60
+    page = "https://ai.google.dev/gemini-api/docs/rate-limits"
+    text = (
+        "You exceeded your current quota, please check your plan and billing details. For more "
+        f"information on this error, head to: {page}. \n"
+        + "\n".join(lines)
+        + f"\nPlease retry in {delay:.9f}s."
+    )
+    links = [{"description": "Learn more about Gemini API quotas", "url": page}]
+    return text, [
+        {"@type": f"{_TYPE}Help", "links": links},
+        {"@type": f"{_TYPE}QuotaFailure", "violations": violations},
+        {"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{int(delay)}s"},
+    ]
+
+
+def _quota_id(breach: Breach, model: str) -> tuple[str, str]:
+    """The metric and quotaId of a limit, as in reported 429 responses of the free tier."""
+    period = breach.period.capitalize()
+    known = MODELS["google"].get(model)
+    embedding = known is not None and known.dimensions > 0
+    verb = "EmbedContent" if embedding else "Generate"
+    prefix = f"{_METRIC}{'embed' if embedding else 'generate'}_content_free_tier_"
+    if breach.unit == "requests":
+        return f"{prefix}requests", f"{verb}RequestsPer{period}PerProjectPerModel-FreeTier"
+    metric, kind = {
+        "input_tokens": ("input", "InputTokens"),
+        "tokens": ("total", "Tokens"),
+        "output_tokens": ("output", "OutputTokens"),
+    }[breach.unit]
+    verb = "EmbedContent" if embedding else "GenerateContent"
+    return f"{prefix}{metric}_token_count", f"{verb}{kind}PerModelPer{period}-FreeTier"

@@ -1,25 +1,22 @@
-"""Groq's wire: the OpenAI format with Groq's headers and errors (recorded up to 2026-10)."""
+"""Groq's wire: OpenAI's with Groq's headers and errors (recorded up to 2026-10).
+
+Texts on tools are from BerriAI/litellm/issues/11001 and julep-ai/julep/issues/885; texts marked
+"assumed" follow Groq's style.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..exchange import Answer, Call, Caller, Refusal, Reply
-from . import base
-from .openai_like import (
-    ChatWire,
-    chunk,
-    completion,
-    events,
-    limit_headers,
-    limit_words,
-    usage_of,
-    whole_calls,
-)
-from .tool_words import groq_words
+from ..models import MODELS
+from ..types import Answer, Call, Caller, Refusal, Reply
+from . import base, chat_replies
+from .base import Error, invalid
+from .chat_requests import read_chat
+from .openai import NO_JSON_WORD, NO_MODEL, OpenAI
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
 _KNOWN = base.names(
@@ -30,228 +27,218 @@ _KNOWN = base.names(
     stream stream_options temperature tool_choice tools top_logprobs top_p user"""
 )
 # By the maker of the model, from console.groq.com/docs/reasoning.
-_EFFORTS = {"openai": ("low", "medium", "high"), "qwen": ("none", "default")}
+_EFFORTS = {"openai": ["low", "medium", "high"], "qwen": ["none", "default"]}
+_INTERNAL = "internal_server_error"
+_NO_STRICT = "invalid JSON schema for response_format: '{name}': {path}"
+_ERRORS = {
+    "no_key": Error("Invalid API Key", "invalid_api_key", 401),
+    "unauthorized": Error("Invalid API Key", "invalid_api_key", 401),
+    "forbidden": Error("Access denied. Please check your network settings.", status=403),
+    "no_credit": Error(
+        "Organization has been restricted. Please reach out to support if you believe this was in "
+        "error.",
+        "organization_restricted",
+    ),
+    "limit": Error(
+        "Rate limit reached for model `{model}` in organization `org_sandbox_{account}` service "
+        "tier `on_demand` on {what}: Limit {limit}, Used {used}, Requested {requested}. Please "
+        "try again in {wait}. Need more tokens? Upgrade to Dev Tier today at "
+        "https://console.groq.com/settings/billing",
+        "rate_limit_exceeded",
+        429,
+    ),
+    "too_large": Error(
+        "Request too large for model `{model}` in organization `org_sandbox_{account}` service "
+        "tier `on_demand` on {what}: Limit {limit}, Requested {requested}, please reduce your "
+        "message size and try again. Need more tokens? Upgrade to Dev Tier today at "
+        "https://console.groq.com/settings/billing",
+        "rate_limit_exceeded",
+        413,
+    ),
+    "limit_zero": NO_MODEL,
+    "not_in_plan": NO_MODEL,
+    "model_not_found": NO_MODEL,
+    "unknown_url": Error(
+        "Unknown request URL: POST /openai/v1/embeddings. Please check the URL for typos, or see "
+        "the docs at https://console.groq.com/docs/",
+        "unknown_url",
+        404,
+    ),
+    "model_retired": Error(
+        "The model `{model}` has been decommissioned and is no longer supported. Please refer to "
+        "https://console.groq.com/docs/deprecations for a recommendation on which model to use "
+        "instead.",
+        "model_decommissioned",
+    ),
+    "context_too_long": Error(
+        "Please reduce the length of the messages or completion.", param="messages"
+    ),
+    "no_json_schema": Error(
+        "This model does not support response format `json_schema`. See supported models at "
+        "https://console.groq.com/docs/structured-outputs#supported-models",
+        param="response_format",
+    ),
+    "tool_use_failed": Error(
+        "Failed to call a function. Please adjust your prompt. See 'failed_generation' for more "
+        "details.",
+        "tool_use_failed",
+    ),
+    "server_error": Error("Internal Server Error", None, 500, _INTERNAL),
+    "echo_key": Error("Internal Server Error for key {key}", None, 500, _INTERNAL),
+    "overloaded": Error(
+        "{model} is currently over capacity. Please try again.", None, 503, _INTERNAL
+    ),
+    # Problems of a request.
+    **{problem: Error(text) for problem, text in base.PLAIN.items()},
+    "json": Error("We could not parse the JSON body of your request."),
+    "missing": Error("'{param}' : property is missing"),
+    "empty": Error("'{param}' : minimum number of items is 1"),
+    "unknown": Error("property '{param}' is unsupported"),
+    "no_json_word": NO_JSON_WORD,
+    "json_with_tools": Error("json mode cannot be combined with tool/function calling"),
+    "no_stream_format": Error("`response_format` does not support streaming"),
+    # As reported in 2026.
+    "schema_closed": Error(
+        f"{_NO_STRICT}: `additionalProperties:false` must be set on every object"
+    ),
+    "schema_required": Error(
+        f"{_NO_STRICT}/required: `required` is required to be supplied and to be an array "
+        "including every key in properties. The following properties must be listed in "
+        "`required`: {broken}"
+    ),
+    "schema_keyword": Error(f"{_NO_STRICT}: {{broken}} is not supported"),
+    # Problems with tools.
+    "no_tools": Error("`tool calling` is not supported with this model"),
+    "too_many": Error("'tools' : maximum number of items is {bound}"),
+    "tool_name": Error("'{param}' : value does not match pattern '^[a-zA-Z0-9_-]{{1,64}}$'"),
+    "tool_schema": Error(
+        'invalid JSON schema for tool {tool}, {param}: `/type`: value must be "object"'
+    ),
+    "choice_alone": Error("'tool_choice' is set, but no tools were provided"),  # assumed
+    "choice_unknown": Error("requested tool does not exist"),
+    "choice_value": Error(
+        "Only allowed string values for 'tool_choice' are none, auto, and required"
+    ),
+    "result_alone": Error(  # assumed; the text of the chat template of gpt-oss
+        "Message has tool role, but there was no previous assistant message with a tool call!"
+    ),
+    "result_unknown": Error("'{param}' : no tool call has the id '{value}'"),  # assumed
+}
 
 
-class Groq(ChatWire):
+class Groq(OpenAI):
     """Groq's chat completions."""
 
     provider = "groq"
-    known = _KNOWN
+    errors = _ERRORS
+    minute = "minute"
     roles = ("system", "user", "assistant", "tool", "function", "developer")
+    most_choices = 1
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
-        call = super().read(body, path)
+        if path == "embeddings":
+            raise Refusal("unknown_url")
+        call = read_chat(body, base.read_model(body, _KNOWN), self)
         for name in ("logprobs", "top_logprobs", "logit_bias"):
             # Refused by console.groq.com/docs/openai, as are several choices.
             if body.get(name):
-                raise Refusal("invalid_request", param=name, problem="unknown")
-        efforts = _EFFORTS.get(call.model.partition("/")[0], ())
+                invalid("unknown", name)
+        efforts = _EFFORTS.get(call.model.partition("/")[0], [])
         effort = body.get("reasoning_effort")
         if effort is not None and effort not in efforts:
-            raise Refusal(
-                "invalid_request",
-                param="reasoning_effort",
-                problem="value",
-                value=effort,
-                known=efforts,
-            )
+            invalid("value", "reasoning_effort", value=effort, known=efforts)
         if call.json_wanted and call.tools:
-            raise Refusal("invalid_request", param="response_format", problem="json_with_tools")
+            invalid("json_with_tools", "response_format")
         if call.json_wanted and call.stream:
-            raise Refusal("invalid_request", param="response_format", problem="no_stream_format")
+            invalid("no_stream_format", "response_format")
         return call
 
-    def _headers(self, caller: Caller, content_type: tuple[str, str]) -> base.Headers:
+    def headers(self, caller: Caller) -> base.Headers:
+        """The headers of a response except its content type."""
         return [
-            content_type,
             ("x-request-id", caller.request_id),
             ("x-groq-region", "sandbox"),
-            *limit_headers(caller, {"requests": "requests_per_day", "tokens": "tokens_per_minute"}),
+            *chat_replies.limit_headers(
+                caller, {"requests": "requests_per_day", "tokens": "tokens_per_minute"}
+            ),
         ]
 
-    def _usage(self, reply: Reply) -> dict[str, Any]:
-        return {
-            "queue_time": 0.001,
-            "prompt_time": 0.001,
-            "completion_time": 0.01,
-            "total_time": 0.011,
-            **usage_of(reply),
-        }
-
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The whole reply as one JSON object."""
-        value = completion(call, reply, caller)
-        value["usage"] = self._usage(reply)
+        """The response to a call that does not stream."""
+        value = chat_replies.completion(call, reply, caller)
+        value["usage"] = _usage(reply)
         value["x_groq"] = {"id": caller.request_id}
         value["service_tier"] = "on_demand"
-        headers = self._headers(caller, base.JSON_TYPE)
-        return Answer(200, headers, base.json_bytes(value))
-
-    def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
-        """Groq has no embeddings: `read` refuses the request before."""
-        return Answer(404, [])
+        return base.json_answer(value, self.headers(caller))
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The reply as server-sent events."""
-        usage = self._usage(reply)
-        closing = []
-        if call.usage_wanted:
-            final = {"usage": usage, "x_groq": {"id": caller.request_id}}
-            closing = [base.event(chunk(call, caller, [], **final))]
-        return Answer(
-            200,
-            self._headers(caller, base.EVENT_TYPE),
-            events=events(
+        """The response to a call that streams, with all its events."""
+        own, usage = {"id": caller.request_id}, _usage(reply)
+        return base.event_answer(
+            self.headers(caller),
+            chat_replies.events(
                 call,
                 reply,
                 caller,
-                first={"x_groq": {"id": caller.request_id}},
-                last={"x_groq": {"id": caller.request_id, "usage": usage}},
+                first={"x_groq": own},
+                last={"x_groq": {**own, "usage": usage}},
                 every={},
-                closing=closing,
-                call_deltas=whole_calls,
+                closing={"usage": usage, "x_groq": own} if call.usage_wanted else None,
+                call_deltas=chat_replies.calls_one_by_one,
             ),
         )
 
-    def broken_off(self) -> list[bytes]:
-        """An error in the middle of a stream."""
-        value = _error("Internal server error", "internal_server_error", "internal_server_error")
-        value["error"]["status_code"] = 500
-        return [b"event: error\n" + base.event(value)]
-
-    def failed_call(self) -> list[bytes]:
-        """The error in a stream whose call of a tool cannot be read, as recorded."""
-        value = _failed_call("")
-        value["error"]["status_code"] = 400
-        return [b"event: error\n" + base.event(value)]
-
-    def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
-        """The error response for a refusal."""
-        headers = self._headers(caller, base.JSON_TYPE)
-        breach = refusal.breaches[0] if refusal.breaches else None
-        if breach is not None and refusal.kind in ("limit", "too_large"):
-            return _limit(breach, model, caller, headers)
-        status, value = _refused(refusal, model, caller)
-        if status == 401:
-            headers = [base.JSON_TYPE, ("x-request-id", caller.request_id)]
-        return Answer(status, headers, base.json_bytes(value))
-
-    def model_fields(self, name: str, window: int) -> dict[str, Any]:
-        """What the list of models says about a model."""
+    def model_fields(self, name: str) -> dict[str, Any]:
+        """What the list of models says about a model of this provider only."""
+        window = MODELS["groq"][name].context_window
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 
+    def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
+        """The headers of an error except its content type."""
+        if refusal.kind in ("no_key", "unauthorized"):
+            return [("x-request-id", caller.request_id)]
+        headers = self.headers(caller)
+        if refusal.kind in ("limit", "too_large"):
+            breach = refusal.breaches[0]
+            wait = breach.wait_seconds
+            if breach.too_large:
+                # Recorded 413s have a retry-after header too, although waiting does not help.
+                wait = (breach.requested - breach.limit) / breach.limit * 60
+            headers.append(("retry-after", base.whole_seconds(wait)))
+        return headers
 
-def _error(message: str, kind: str, code: str | None = None, **more: Any) -> dict[str, Any]:
-    error = {"message": message, "type": kind, **more}
-    return {"error": {**error, "code": code} if code else error}
+    def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of an error. Parameter and code are left out if there are none."""
+        body = {
+            "message": error.words(details),
+            "type": details.get("type") or error.type,
+            "param": error.param or details.get("param"),
+            "failed_generation": details.get("failed_generation"),
+            "code": error.code,
+        }
+        return {"error": {name: value for name, value in body.items() if value is not None}}
 
+    def broken_off(self) -> list[bytes]:
+        """The events of an error in the middle of a stream."""
+        error = Error("Internal server error", _INTERNAL, 500, _INTERNAL)
+        return self._error_event(error, {})
 
-def _failed_call(generation: str) -> dict[str, Any]:
-    return _error(
-        "Failed to call a function. Please adjust your prompt. See 'failed_generation' for more "
-        "details.",
-        "invalid_request_error",
-        "tool_use_failed",
-        failed_generation=generation,
-    )
+    def failed_call(self) -> list[bytes]:
+        """The events of an error in a stream whose call of a tool cannot be read, as recorded."""
+        return self._error_event(_ERRORS["tool_use_failed"], {"failed_generation": ""})
 
-
-def _limit(breach: Any, model: str, caller: Caller, headers: base.Headers) -> Answer:
-    """A 429, or a 413 if the request alone is larger than the limit."""
-    where = (
-        f"model `{model}` in organization `org_sandbox_{caller.account}` service tier `on_demand` "
-        f"on {limit_words(breach, 'minute')}: Limit {breach.limit}"
-    )
-    kind = "requests" if breach.unit == "requests" else "tokens"
-    upgrade = (
-        "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
-    )
-    if breach.too_large:
-        text = (
-            f"Request too large for {where}, Requested {breach.requested}, "
-            f"please reduce your message size and try again. {upgrade}"
-        )
-        # Recorded 413s have a retry-after header too, although waiting does not help.
-        wait = (breach.requested - breach.limit) / breach.limit * 60
-        status = 413
-    else:
-        wait = breach.wait_seconds
-        text = (
-            f"Rate limit reached for {where}, Used {breach.used}, Requested {breach.requested}. "
-            f"Please try again in {base.go_duration(wait)}. {upgrade}"
-        )
-        status = 429
-    body = base.json_bytes(_error(text, kind, "rate_limit_exceeded"))
-    return Answer(status, [*headers, ("retry-after", base.whole_seconds(wait))], body)
+    def _error_event(self, error: Error, details: Mapping[str, Any]) -> list[bytes]:
+        body = self.error_body(error, details)
+        body["error"]["status_code"] = error.status
+        return [b"event: error\n" + base.event(body)]
 
 
-def _refused(refusal: Refusal, model: str, caller: Caller) -> tuple[int, dict[str, Any]]:
-    invalid = "invalid_request_error"
-    no_model = f"The model `{model}` does not exist or you do not have access to it."
-    internal = "internal_server_error"
-    table: dict[str, tuple[int, dict[str, Any]]] = {
-        "no_key": (401, _error("Invalid API Key", invalid, "invalid_api_key")),
-        "unauthorized": (401, _error("Invalid API Key", invalid, "invalid_api_key")),
-        "forbidden": (403, _error("Access denied. Please check your network settings.", invalid)),
-        "no_credit": (
-            400,
-            _error(
-                "Organization has been restricted. Please reach out to support if you believe this "
-                "was in error.",
-                invalid,
-                "organization_restricted",
-            ),
-        ),
-        "not_in_plan": (404, _error(no_model, invalid, "model_not_found")),
-        "model_not_found": (404, _error(no_model, invalid, "model_not_found")),
-        "unknown_url": (
-            404,
-            _error(
-                "Unknown request URL: POST /openai/v1/embeddings. Please check the URL for typos, "
-                "or see the docs at https://console.groq.com/docs/",
-                invalid,
-                "unknown_url",
-            ),
-        ),
-        "model_retired": (
-            400,
-            _error(
-                f"The model `{model}` has been decommissioned and is no longer supported. Please "
-                "refer to https://console.groq.com/docs/deprecations for a recommendation on which "
-                "model to use instead.",
-                invalid,
-                "model_decommissioned",
-            ),
-        ),
-        "context_too_long": (
-            400,
-            _error(
-                "Please reduce the length of the messages or completion.",
-                invalid,
-                param="messages",
-            ),
-        ),
-        "no_json_schema": (
-            400,
-            _error(
-                "This model does not support response format `json_schema`. See supported models "
-                "at https://console.groq.com/docs/structured-outputs#supported-models",
-                invalid,
-                param="response_format",
-            ),
-        ),
-        "tool_use_failed": (400, _failed_call(refusal.details.get("generation", ""))),
-        "server_error": (500, _error("Internal Server Error", internal)),
-        "overloaded": (
-            503,
-            _error(f"{model} is currently over capacity. Please try again.", internal),
-        ),
-        "echo_key": (500, _error(f"Internal Server Error for key {caller.key}", internal)),
+def _usage(reply: Reply) -> dict[str, Any]:
+    return {
+        "queue_time": 0.001,
+        "prompt_time": 0.001,
+        "completion_time": 0.01,
+        "total_time": 0.011,
+        **chat_replies.usage_of(reply),
     }
-    if refusal.kind in table:
-        return table[refusal.kind]
-    details = refusal.details or {"param": "messages", "problem": "other"}
-    more = {"param": details["param"]} if "param" in details else {}
-    return 400, _error(groq_words(details) or base.explain(details), invalid, **more)

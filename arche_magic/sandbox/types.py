@@ -1,13 +1,13 @@
-"""The types that pass between the wires, the limits and the HTTP layer."""
+"""The values that pass between the HTTP layer, the service, the limits and the wires."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+# Writes a reply to a model's name and messages, which are dicts of role and content.
+Writer = Callable[[str, list[dict[str, str]]], str]
 Ending = Literal["complete", "broken", "stall", "reset"]
 
 
@@ -86,8 +86,9 @@ class Call:
 
         Gemini counts every text of a batch: github.com/garrytan/gbrain/pull/1922, 2026-06.
         """
-        batch = self.provider == "google" and self.embedding is not None
-        return len(self.embedding.texts) if batch and self.embedding is not None else 1
+        if self.embedding is None or self.provider != "google":
+            return 1
+        return len(self.embedding.texts)
 
     @property
     def prompt(self) -> str:
@@ -175,8 +176,9 @@ class Caller:
 class Refusal(Exception):
     """Why a request is refused, in terms common to all providers.
 
-    `kind` is a failure kind (see `failures.py`), or "no_key", or "limit" with `breaches`.
-    `details` has what the provider's text names: parameter, code, value, ...
+    `kind` is a failure kind (see `failures.py`), "limit" with `breaches`, "stated" with the
+    provider's `text`, or a problem of the request ("missing", "above"). Each wire has a table of
+    its errors by kind. `details` has what the text of the error names: param, value, bound, ...
     """
 
     def __init__(self, kind: str, *, breaches: tuple[Breach, ...] = (), **details: Any) -> None:

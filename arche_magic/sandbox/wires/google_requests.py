@@ -1,4 +1,4 @@
-"""Tools in Gemini's requests and replies: function declarations, calls, responses, signatures.
+"""Requests to Gemini's generateContent, with function declarations, calls and responses.
 
 Sources: google-genai 3.6 (types.py) for the fields; error texts in github.com/google-gemini/
 gemini-cli/issues/7869 (names), .../issues/16984 (number of responses), lbjlaq/Antigravity-Manager/
@@ -10,35 +10,85 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ..exchange import Message, Refusal, Tool, ToolCall
-from .base import names
+from ..types import Call, Message, Tool, ToolCall
+from .base import check_base64, check_integer, check_number, invalid, names, read_stop, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
-_SIGNED = "sandbox signature of "
-# A client sends one of these with a call that another model made, see
-# ai.google.dev/gemini-api/docs/thought-signatures and github.com/jeremychone/rust-genai/pull/115.
-_SKIP = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
-# The fields of Schema in google-genai 3.6. Other JSON Schema is sent as parametersJsonSchema.
+# Fields of GenerateContentRequest, its GenerationConfig and Schema in google-genai 3.6. Other JSON
+# Schema is sent as parametersJsonSchema.
+_KNOWN = names(
+    """model contents systemInstruction tools toolConfig safetySettings generationConfig
+    cachedContent serviceTier store labels"""
+)
+_KNOWN_CONFIG = names(
+    """temperature topP topK candidateCount maxOutputTokens stopSequences responseLogprobs logprobs
+    presencePenalty frequencyPenalty seed responseMimeType responseSchema responseJsonSchema
+    responseModalities mediaResolution speechConfig thinkingConfig imageConfig
+    enableEnhancedCivicAnswers"""
+)
 _SCHEMA = names(
     """anyOf default description enum example format items maxItems maxLength maxProperties maximum
     minItems minLength minProperties minimum nullable pattern properties propertyOrdering required
     title type"""
 )
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
+SIGNATURE = "sandbox signature of "
+# A client sends one of these with a call that another model made, see
+# ai.google.dev/gemini-api/docs/thought-signatures and github.com/jeremychone/rust-genai/pull/115.
+_SKIP = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
 
 
-def invalid(text: str) -> NoReturn:
-    """Raise Refusal with Google's own text."""
-    raise Refusal("invalid_request", problem="stated", text=text)
+def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
+    """Read and check a request. Raises Refusal."""
+    check_known(body, _KNOWN, "")
+    config = body.get("generationConfig") or {}
+    check_known(config, _KNOWN_CONFIG, "generation_config")
+    messages = _contents(body)
+    _check_turns(body["contents"], model)
+    choice, tools = _read_choice(body, _read_tools(body))
+    for name, least, most in (("temperature", 0.0, 2.0), ("topP", 0.0, 1.0)):
+        check_number(config, name, least, most)
+    if (config.get("candidateCount") or 1) != 1:
+        invalid("above", "candidateCount", bound=1)
+    mime = config.get("responseMimeType")
+    schema = config.get("responseJsonSchema") or config.get("responseSchema")
+    if mime not in (None, "text/plain", "application/json"):
+        invalid("value", "responseMimeType", known=[])
+    if schema is not None and mime != "application/json":
+        invalid("mime", "responseSchema")
+    if mime == "application/json" and tools and not is_signing(model):
+        stated("Function calling with a response mime type: 'application/json' is unsupported")
+    return Call(
+        provider="google",
+        model=model,
+        messages=messages,
+        stream=stream,
+        max_tokens=check_integer(config, "maxOutputTokens", 1),
+        stop=read_stop(config, "stopSequences", 5),
+        seed=check_integer(config, "seed", -(2**31)),
+        json_wanted=mime == "application/json",
+        json_schema=schema,
+        tools=tools,
+        tool_choice=choice,
+    )
 
 
 def field(value: Mapping[str, Any], name: str) -> Any:
     """A field of protocol buffers' JSON, which has two spellings: `toolConfig`, `tool_config`."""
     return value.get(name, value.get(re.sub("([A-Z])", r"_\1", name).lower()))
+
+
+def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
+    """Raise Refusal for the first field with a name that is not known in either spelling."""
+    for name in value:
+        first, *others = name.split("_")
+        if first + "".join(part.capitalize() for part in others) not in known:
+            at = f" at '{place}'" if place else ""
+            invalid("unknown", name, place=place, at=at)
 
 
 def is_signing(model: str) -> bool:
@@ -47,7 +97,50 @@ def is_signing(model: str) -> bool:
     return found is not None and int(found[1]) >= 3
 
 
-def read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
+def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
+    contents = body.get("contents")
+    if not isinstance(contents, list) or not contents:
+        invalid("empty", "contents")
+    messages = []
+    system = body.get("systemInstruction")
+    if system:
+        messages.append(Message("system", _text(system)))
+    for number, content in enumerate(contents):
+        role = content.get("role", "user") if isinstance(content, dict) else None
+        if role not in ("user", "model", "function"):
+            invalid("value", "role", known=[])
+        if not content.get("parts"):
+            invalid("empty", "parts")
+        results = _results_in(content, f"contents[{number}]")
+        messages += results
+        text, images = _text(content), _images(content)
+        if role == "model":
+            calls = _calls_in(content)
+            messages.append(Message("assistant", text, images, calls))
+        elif text or images or not results:
+            messages.append(Message("user", text, images))
+    return tuple(messages)
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return "".join(str(p.get("text", "")) for p in content.get("parts", ()) if isinstance(p, dict))
+
+
+def _images(content: Mapping[str, Any]) -> int:
+    """The number of images among the parts. Raises Refusal if one cannot be read."""
+    count = 0
+    for part in content.get("parts", ()):
+        blob = field(part, "inlineData") if isinstance(part, dict) else None
+        if blob:
+            kind = field(blob, "mimeType")
+            if not str(kind).startswith("image/"):
+                invalid("value", "mimeType", known=[])
+            check_base64(blob.get("data"), "inlineData.data")
+            count += 1
+    return count
+
+
+def _read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     """The declared functions. Raises Refusal if one is invalid."""
     tools: list[Tool] = []
     for number, entry in enumerate(field(body, "tools") or ()):
@@ -55,20 +148,20 @@ def read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
             place = f"tools[{number}].function_declarations[{position}]"
             name = item.get("name")
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                invalid(
+                stated(
                     f"* GenerateContentRequest.{place}.name: Invalid function name. Must start "
                     "with a letter or an underscore. Must be alphameric (a-z, A-Z, 0-9), "
                     "underscores (_), dots (.), colons (:), or dashes (-), with a maximum length "
                     "of 64.\n"
                 )
             if name in {tool.name for tool in tools}:
-                invalid(f"Duplicate function declaration found: {name}")
+                stated(f"Duplicate function declaration found: {name}")
             schema = item.get("parameters")
             if schema is not None:
                 _check_schema(schema, f"{place}.parameters")
             schema = schema or field(item, "parametersJsonSchema") or {}
             if schema and str(schema.get("type")).lower() != "object":
-                invalid(
+                stated(
                     f"* GenerateContentRequest.{place}.parameters: schema type should be OBJECT\n"
                 )
             tools.append(Tool(name, schema, str(item.get("description") or "")))
@@ -76,39 +169,38 @@ def read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
 
 
 def _check_schema(schema: Any, place: str) -> None:
-    for name, value in schema.items() if isinstance(schema, dict) else ():
-        if re.sub("_([a-z])", lambda m: m[1].upper(), name) not in _SCHEMA:
-            raise Refusal("invalid_request", param=name, problem="unknown", place=place)
-        if name == "properties" and isinstance(value, dict):
-            for inner, sub in value.items():
-                _check_schema(sub, f"{place}.properties[{inner}]")
-        if name == "items":
-            _check_schema(value, f"{place}.items")
+    if not isinstance(schema, dict):
+        return
+    check_known(schema, _SCHEMA, place)
+    if isinstance(properties := schema.get("properties"), dict):
+        for name, inner in properties.items():
+            _check_schema(inner, f"{place}.properties[{name}]")
+    _check_schema(schema.get("items"), f"{place}.items")
 
 
-def read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, tuple[Tool, ...]]:
+def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, tuple[Tool, ...]]:
     """The choice of tools ("auto", "none", "required") and the tools it allows. Raises Refusal."""
     config = field(field(body, "toolConfig") or {}, "functionCallingConfig") or {}
     mode = str(config.get("mode") or "AUTO").upper()
     allowed = field(config, "allowedFunctionNames") or []
     place = "* GenerateContentRequest.tool_config.function_calling_config"
     if mode not in ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED"):
-        raise Refusal("invalid_request", param="mode", problem="value", value=mode)
+        invalid("value", "mode", known=[])
     if allowed and mode not in ("ANY", "VALIDATED"):
-        invalid(
+        stated(
             f"{place}.allowed_function_names: should be set only when the function calling mode "
             "is ANY or VALIDATED.\n"
         )
     if mode == "ANY" and not tools:
-        invalid(f"{place}: mode ANY requires function declarations.\n")
+        stated(f"{place}: mode ANY requires function declarations.\n")
     unknown = [name for name in allowed if name not in {tool.name for tool in tools}]
     if unknown:
-        invalid(f"{place}.allowed_function_names: {unknown[0]} is not a declared function.\n")
+        stated(f"{place}.allowed_function_names: {unknown[0]} is not a declared function.\n")
     left = tuple(tool for tool in tools if not allowed or tool.name in allowed)
     return {"ANY": "required", "NONE": "none"}.get(mode, "auto"), left
 
 
-def calls_in(content: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+def _calls_in(content: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     """The calls among the parts of a content."""
     found = []
     for part in content.get("parts", ()):
@@ -119,7 +211,7 @@ def calls_in(content: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     return tuple(found)
 
 
-def results_in(content: Mapping[str, Any], place: str) -> list[Message]:
+def _results_in(content: Mapping[str, Any], place: str) -> list[Message]:
     """The results of tools among the parts of a content. Raises Refusal if one has no name."""
     found = []
     for number, part in enumerate(content.get("parts", ())):
@@ -128,7 +220,7 @@ def results_in(content: Mapping[str, Any], place: str) -> list[Message]:
             continue
         name = response.get("name")
         if not name:
-            invalid(
+            stated(
                 f"* GenerateContentRequest.{place}.parts[{number}].function_response.name: Name "
                 "cannot be empty.\n"
             )
@@ -145,24 +237,24 @@ def _result(response: Any) -> str:
     return json.dumps(response, ensure_ascii=False)
 
 
-def check_turns(contents: Sequence[Mapping[str, Any]], model: str) -> None:
+def _check_turns(contents: Sequence[Mapping[str, Any]], model: str) -> None:
     """Raise Refusal if calls and responses do not match, or if a signature is missing or wrong."""
-    calls = [calls_in(content) for content in contents]
-    answers = [results_in(content, f"contents[{n}]") for n, content in enumerate(contents)]
+    calls = [_calls_in(content) for content in contents]
+    answers = [_results_in(content, f"contents[{n}]") for n, content in enumerate(contents)]
     for number, (made, given) in enumerate(zip(calls, answers, strict=True)):
         before = calls[number - 1] if number else ()
         if made and (not number or contents[number - 1].get("role", "user") == "model"):
-            invalid(
+            stated(
                 "Please ensure that function call turn comes immediately after a user turn or "
                 "after a function response turn."
             )
         if given and not before:
-            invalid(
+            stated(
                 "Please ensure that function response turn comes immediately after a function "
                 "call turn."
             )
         if len(given) != len(before):
-            invalid(
+            stated(
                 "Please ensure that the number of function response parts is equal to the number "
                 "of function call parts of the function call turn."
             )
@@ -190,7 +282,7 @@ def _check_signatures(contents: Sequence[Mapping[str, Any]]) -> None:
         ]
         for position, (made, signature) in enumerate(signed):
             if signature is None and position == 0:
-                invalid(
+                stated(
                     "Function call is missing a thought_signature in functionCall parts. This is "
                     "required for tools to work correctly, and missing thought_signature may lead "
                     "to degraded model performance. Additional data, function call "
@@ -198,7 +290,7 @@ def _check_signatures(contents: Sequence[Mapping[str, Any]]) -> None:
                     "https://ai.google.dev/gemini-api/docs/thought-signatures for more details."
                 )
             if signature is not None and not _is_valid(str(signature), str(made.get("name"))):
-                invalid("Thought signature is not valid.")
+                stated("Thought signature is not valid.")
 
 
 def _is_valid(signature: str, name: str) -> bool:
@@ -208,19 +300,4 @@ def _is_valid(signature: str, name: str) -> bool:
         text = base64.b64decode(signature.replace("-", "+").replace("_", "/") + "==").decode()
     except ValueError:
         return False
-    return text in _SKIP or text == _SIGNED + name
-
-
-def call_parts(calls: Sequence[ToolCall], model: str) -> list[dict[str, Any]]:
-    """The parts of a reply that calls tools; Gemini 3 signs the first call and numbers all."""
-    parts: list[dict[str, Any]] = []
-    for number, made in enumerate(calls):
-        function: dict[str, Any] = {"name": made.name, "args": json.loads(made.arguments)}
-        part: dict[str, Any] = {"functionCall": function}
-        if is_signing(model):
-            function["id"] = made.id
-            if number == 0:
-                text = _SIGNED + made.name
-                part["thoughtSignature"] = base64.b64encode(text.encode()).decode()
-        parts.append(part)
-    return parts
+    return text in _SKIP or text == SIGNATURE + name

@@ -1,4 +1,4 @@
-"""A reply that is still on its way."""
+"""What is still on its way: a reply, or the rows of a job."""
 
 from __future__ import annotations
 
@@ -6,79 +6,90 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from .reply import Reply
+
+Value = TypeVar("Value")
 
 # Windows delivers an interrupt only between two waits.
 _WATCH_SECONDS = 0.2
 _OF_A_REPLY = frozenset({*dir(Reply), *Reply.__annotations__})
 
 
-class PendingReply:
-    """Waits for its reply when it is used: `str(pending)`, `pending.usage`, `await pending`.
+class Pending(Generic[Value]):
+    """Something on its way: `pending.wait()` and `await pending` wait for it and return it.
 
     Args:
         about: what its repr says about it while it waits.
         on_wait: called each time that a wait ends.
     """
 
+    _what = "result"
+
     def __init__(
         self, about: Callable[[], str] = str, on_wait: Callable[[], None] = lambda: None
     ) -> None:
         self._about, self._on_wait = about, on_wait
         self._ended = threading.Event()
-        self._end: Reply | Exception | None = None
+        self._end: Value | Exception | None = None
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, with or without a reply."""
+        """Whether it has ended, well or not."""
         return self._ended.is_set()
 
-    @property
-    def replied(self) -> bool:
-        """Whether the reply has come."""
-        return isinstance(self._end, Reply)
-
-    def finish(self, end: Reply | Exception) -> None:
-        """Give the reply, or the error instead of it, to those who wait."""
+    def finish(self, end: Value | Exception) -> None:
+        """Give the result, or the error instead of it, to those who wait."""
         self._end = end
         self._ended.set()
 
-    def wait(self, timeout: float | None = None) -> Reply:
-        """Wait for the reply, for at most `timeout` seconds if given, and return it.
+    def wait(self, timeout: float | None = None) -> Value:
+        """Wait for it, for at most `timeout` seconds if given, and return it.
 
-        An interrupt ends the waiting, not the request.
+        An interrupt ends the waiting, not the work.
 
         Raises:
             TimeoutError: it has not come by then.
-            LLMProviderError: the request failed, or was stopped.
+            LLMProviderError: it failed, or was stopped.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(_WATCH_SECONDS if deadline is None else 0):
             if deadline is None:
                 continue
             if (left := deadline - time.monotonic()) <= 0:
-                raise TimeoutError(f"no reply within {timeout:g} s: {self._about()}")
+                raise TimeoutError(f"no {self._what} within {timeout:g} s: {self._about()}")
             self._ended.wait(min(_WATCH_SECONDS, left))
         self._on_wait()
         if isinstance(self._end, Exception):
             raise self._end
-        return cast("Reply", self._end)
+        return cast("Value", self._end)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._about()}>"
+
+    def __await__(self) -> Generator[Any, None, Value]:
+        return asyncio.to_thread(self.wait).__await__()
+
+
+class PendingReply(Pending[Reply]):
+    """A reply on its way, which waits when it is used: `str(pending)`, `pending.usage`."""
+
+    _what = "reply"
+
+    @property
+    def replied(self) -> bool:
+        """Whether the reply has come."""
+        return isinstance(self._end, Reply)
 
     def __str__(self) -> str:
         return str(self.wait())
 
     def __repr__(self) -> str:
-        if isinstance(self._end, Reply):
-            return repr(self._end)
-        return f"<PendingReply: {self._about()}>"
+        return repr(self._end) if isinstance(self._end, Reply) else super().__repr__()
 
     def _repr_markdown_(self) -> str | None:
         return self._end._repr_markdown_() if isinstance(self._end, Reply) else None
-
-    def __await__(self) -> Generator[Any, None, Reply]:
-        return asyncio.to_thread(self.wait).__await__()
 
     def __getattr__(self, name: str) -> Any:
         # Whoever looks through a namespace, for frames or special names, must not wait.
