@@ -184,7 +184,7 @@
     });
   }
 
-  /* -------------------------------------------------------- Ctrl+Enter in the panel's prompt box */
+  /* ------------------------------------------------------ Ctrl+Enter in the panel's prompt box */
 
   function sendWithKey(tracker) {
     // The ids of messages to widgets that a kernel has not handled yet.
