@@ -1,4 +1,4 @@
-"""Work in a helper thread."""
+"""Work in a helper thread, with a time limit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from arche_magic.llm_providers.bounded import TookTooLong, apart, within
 
 
-def test_the_result_or_the_error_is_the_callers() -> None:
-    """As if the work had been called."""
+def test_the_caller_gets_the_result_or_the_error() -> None:
+    """As if the function had been called directly."""
     assert within(5, lambda: 6 * 7) == 42
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0)
 
 
-def test_what_takes_too_long_is_left_to_itself() -> None:
-    """It goes on, and what it gives in the end is not lost."""
+def test_work_that_takes_too_long_continues() -> None:
+    """In the background; its result is not lost."""
     release, left = threading.Event(), []
 
     def work() -> str:
@@ -36,8 +36,8 @@ def test_what_takes_too_long_is_left_to_itself() -> None:
     assert left == ["late"]
 
 
-def test_an_interrupt_ends_the_waiting_and_not_the_work() -> None:
-    """Ctrl-C in the middle of an import must not leave half of it behind."""
+def test_an_interrupt_ends_the_wait_but_not_the_work() -> None:
+    """Ctrl-C during an import must not leave a half-imported package."""
     release, finished = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -54,8 +54,8 @@ def test_an_interrupt_ends_the_waiting_and_not_the_work() -> None:
     assert finished.wait(5)
 
 
-def test_helpers_are_used_again() -> None:
-    """A thousand pieces of work, one after the other, take no thousand threads."""
+def test_helper_threads_are_reused() -> None:
+    """A thousand calls, one after another, do not need a thousand threads."""
     within(5, int)
     before = threading.active_count()
     for _ in range(1000):
@@ -63,8 +63,8 @@ def test_helpers_are_used_again() -> None:
     assert threading.active_count() <= before + 1
 
 
-def test_many_at_once_do_not_wait_for_each_other() -> None:
-    """Each has a helper of its own; those too many end afterwards."""
+def test_concurrent_calls_do_not_wait_for_each_other() -> None:
+    """Each has its own helper; surplus ones end afterwards."""
     barrier = threading.Barrier(50)
     threads = [threading.Thread(target=within, args=(10, barrier.wait)) for _ in range(50)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Many requests of a job: held in one change of the ledger, booked in another."""
+"""Many requests of a job: reserved in one change of the ledger, settled in another."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ HUNDRED = replace(RPM, amount=100)
 
 
 def several(tracker: QuotaTracker, requests: list[Request], path: Path | None = None) -> Together:
-    """Together for requests that come one after the other."""
+    """A `Together` for requests that come one after another."""
     return Together(tracker, AttemptLog(path), lambda: requests)
 
 
@@ -56,14 +56,14 @@ def opens_at(together: Together, route: Route, request: Request) -> float:
 
 
 def charged(tracker: QuotaTracker) -> float:
-    """Requests that were ever charged to the first model of the first key."""
+    """All requests ever charged to the first model of the first key."""
     route = a_route(tracker.configuration)
     document = tracker.storage.read(f"groq:{route.key.account}")
     return float(document["models"][route.model]["charged"]["requests"])
 
 
 def on_hold(tracker: QuotaTracker) -> int:
-    """How many calls are under way, as another kernel sees it."""
+    """The number of calls in progress, as another kernel sees it."""
     route = a_route(tracker.configuration)
     document = tracker.storage.read(f"groq:{route.key.account}")
     holds = document["models"][route.model].get("holds", {})
@@ -71,14 +71,14 @@ def on_hold(tracker: QuotaTracker) -> int:
 
 
 def revision(path: Path) -> int:
-    """How often the ledger's file was changed."""
+    """The number of changes of the ledger file."""
     found = parse(path.read_bytes())
     assert found is not None
     return found[1]
 
 
 def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) -> None:
-    """Each of them has its hold and is charged what it spent."""
+    """Each has a hold and is charged its usage."""
     path = tmp_path / "ledger.json"
     configuration = custom_configuration([HUNDRED, replace(TPM, amount=100_000)], clock=clock)
     tracker = proven(QuotaTracker(JsonFileStorage(path), configuration))
@@ -98,8 +98,8 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
     assert used(tracker, limit="tokens_per_minute") == sum(10 * n + 5 for n in range(8))
 
 
-def test_the_attempts_are_in_the_record_in_their_order(tracker_of: Build, tmp_path: Path) -> None:
-    """Written at the end, in one go."""
+def test_attempts_are_recorded_in_order(tracker_of: Build, tmp_path: Path) -> None:
+    """Written at the end, all at once."""
     tracker, path = tracker_of(HUNDRED), tmp_path / "llm_calls.jsonl"
     together = several(tracker, [], path)
     for number in range(3):
@@ -110,8 +110,8 @@ def test_the_attempts_are_in_the_record_in_their_order(tracker_of: Build, tmp_pa
     assert [a.request for a in AttemptLog(path).since(0.0)] == ["r0", "r1", "r2"]
 
 
-def test_a_limit_that_is_near_is_not_oversold(tracker_of: Build) -> None:
-    """With room for three, the fourth finds the route closed, and the three are booked."""
+def test_a_nearly_spent_limit_is_not_exceeded(tracker_of: Build) -> None:
+    """With room for three, the fourth finds the route closed, and the three are charged."""
     tracker = tracker_of(replace(RPM, amount=3))
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
     now, together = tracker.configuration.clock.time(), several(tracker, requests)
@@ -127,8 +127,8 @@ def test_a_limit_that_is_near_is_not_oversold(tracker_of: Build) -> None:
     assert isinstance(together.hold(route, requests[3]), RouteState)
 
 
-def test_a_failure_gives_the_other_holds_back(tracker_of: Build) -> None:
-    """The failed call closes the route as ever; what was not asked is not charged."""
+def test_a_failure_releases_the_other_holds(tracker_of: Build) -> None:
+    """The failed call closes the route as usual; requests that were not sent are not charged."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
     together = several(tracker, requests)
@@ -143,8 +143,8 @@ def test_a_failure_gives_the_other_holds_back(tracker_of: Build) -> None:
     assert used(tracker) == 1
 
 
-def test_what_is_left_early_is_given_back(tracker_of: Build) -> None:
-    """A job that stops half way leaves nothing on hold but the calls that are under way."""
+def test_stopping_early_releases_the_holds(tracker_of: Build) -> None:
+    """A job that stops half way leaves only its calls in progress reserved."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
     together = several(tracker, requests)
@@ -159,9 +159,7 @@ def test_what_is_left_early_is_given_back(tracker_of: Build) -> None:
     assert used(tracker) == 2
 
 
-def test_a_hold_that_nobody_uses_is_given_back(
-    tracker_of: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unused_hold_is_released(tracker_of: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may need it while the request waits for something else."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
@@ -198,8 +196,8 @@ def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock
     assert revision(path) <= before + 2
 
 
-def test_another_route_is_held_alone(tracker_of: Build) -> None:
-    """What was held for a request that goes elsewhere is given back."""
+def test_another_route_is_reserved_alone(tracker_of: Build) -> None:
+    """Holds for a request that goes to another route are released."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(3)]
     other = replace(route, model="model-b")
@@ -216,10 +214,10 @@ def test_another_route_is_held_alone(tracker_of: Build) -> None:
     assert used(tracker) == 1
 
 
-def test_a_kernel_that_dies_half_way_is_charged_for_several_it_held(
+def test_the_holds_of_a_killed_kernel_are_charged(
     tmp_path: Path, tracker_of: Build, clock: Clock
 ) -> None:
-    """What was asked of them nobody knows; each hold ends at its time, as ever."""
+    """It is not known which of them were sent; each hold ends at its time, as usual."""
     configuration = tracker_of(HUNDRED).configuration
     path = tmp_path / "own.json"
     dying = proven(QuotaTracker(JsonFileStorage(path), configuration))
@@ -239,10 +237,10 @@ def test_a_kernel_that_dies_half_way_is_charged_for_several_it_held(
     st.integers(1, 14),
     st.integers(300, 4000),
 )
-def test_together_is_as_one_by_one(
+def test_together_equals_one_by_one(
     calls: list[tuple[int, int]], most_requests: int, most_tokens: int
 ) -> None:
-    """The same requests get a hold, and the same is charged in the end, as if held one by one."""
+    """The same requests get a hold, and the same amounts are charged, as for single requests."""
     limits = [replace(RPM, amount=most_requests), replace(TPM, amount=most_tokens)]
     configuration = custom_configuration(limits)
     one, several_ = (proven(QuotaTracker(MemoryStorage(), configuration)) for _ in range(2))
