@@ -282,7 +282,7 @@ print(*sorted((str(n), str(v)) for n, v in read_env_file(Path(sys.argv[1]), {}).
 def test_kernels_that_read_a_pipe_at_once_get_all_of_its_content(
     project: Path, padding: int
 ) -> None:
-    """The writer opens the pipe anew for each reader, as fast as it can."""
+    """The writer opens the pipe again for each reader, as fast as it can."""
     os.mkfifo(project / ".env", 0o600)
     content = "# keys\nGROQ_API_KEY=gsk_one\nA=" + "a" * padding + "\nMISTRAL_API_KEY=m\n"
     writer = subprocess.Popen(

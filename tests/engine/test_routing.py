@@ -34,7 +34,7 @@ def chosen(
     patience: float = 30,
     preferred: str | None = None,
 ) -> Choice[Route]:
-    """Choose among routes that open in so many seconds (0: now), with this headroom."""
+    """Choose among routes that open after these seconds (0: now), with this headroom."""
     table = {}
     for name, state in states.items():
         opens, headroom = state if isinstance(state, tuple) else (state, 1.0)

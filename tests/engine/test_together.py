@@ -172,7 +172,7 @@ def test_an_unused_hold_is_released(tracker_of: Build, monkeypatch: pytest.Monke
 
 
 def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock: Clock) -> None:
-    """While one thread changes the ledger, the requests of the others are noted for the next."""
+    """While one thread changes the ledger, requests of the others wait for the next change."""
     path = tmp_path / "ledger.json"
     configuration = custom_configuration([HUNDRED], clock=clock)
     tracker = proven(QuotaTracker(JsonFileStorage(path), configuration))

@@ -44,7 +44,7 @@ class EmbeddingServer:
     received: list[Embedded] = field(default_factory=list)
 
     def environment(self, keys: dict[str, int]) -> dict[str, str]:
-        """The variables for so many keys of each provider."""
+        """The variables for this number of keys for each provider."""
         variables = {
             "MISTRAL_BASE_URL": f"{self.url}/mistral",
             "GOOGLE_GEMINI_BASE_URL": f"{self.url}/google",
