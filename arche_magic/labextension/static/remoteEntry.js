@@ -32,19 +32,27 @@
   async function makePlugins() {
     const names = ["notebook", "statusbar", "apputils"].map((name) => `@jupyterlab/${name}`);
     const modules = await Promise.all([...names, "@lumino/widgets"].map(load));
-    const sendKey = { id: "arche-magic:send-key", autoStart: true, activate: listenForSendKey };
-    if (modules.includes(null)) return [sendKey];
+    // Other applications may share fewer modules. There is nothing to extend in them.
+    if (modules.includes(null)) return [];
     const [notebook, statusbar, apputils, widgets] = modules;
+    // All services are optional: Notebook 7 has no status bar, and some of its pages no notebook.
     const item = {
       id: "arche-magic:status-bar",
       autoStart: true,
-      // Optional, because some pages of Notebook 7 have neither.
       optional: [notebook.INotebookTracker, statusbar.IStatusBar],
       activate: (_, tracker, bar) => {
         if (tracker && bar) addItem(tracker, bar, notebook, apputils, widgets);
       },
     };
-    return [sendKey, item];
+    const sendKey = {
+      id: "arche-magic:send-key",
+      autoStart: true,
+      optional: [notebook.INotebookTracker],
+      activate: (_, tracker) => {
+        if (tracker) sendWithKey(tracker);
+      },
+    };
+    return [item, sendKey];
   }
 
   /* ---------------------------------------------------------------- the item in the status bar */
@@ -54,7 +62,7 @@
     const [sign, words] = [document.createElement("span"), document.createElement("span")];
     button.append(sign, words);
     button.type = "button";
-    button.style.cssText = "border: 0; background: none; font: inherit; cursor: pointer";
+    button.style.cssText = "border: 0; background: none; font: inherit; line-height: inherit; cursor: pointer";
     sign.style.marginRight = "4px";
     sign.ariaHidden = "true"; // the words say the same
 
@@ -73,6 +81,7 @@
     let comm = null; // if it has
     let dialogBody = null; // of the dialog that waits for the table
 
+    const isConnected = () => comm !== null && !comm.isDisposed;
     const currentKernel = () => tracker.currentWidget?.sessionContext.session?.kernel ?? null;
 
     function show(next) {
@@ -96,7 +105,7 @@
 
     function forget() {
       asked = null;
-      if (comm && !comm.isDisposed) comm.dispose();
+      if (isConnected()) comm.dispose();
       comm = null;
       show(null);
     }
@@ -104,7 +113,7 @@
     /* Ask the current notebook's kernel for its comm. This runs no code in the kernel. */
     async function follow() {
       const kernel = currentKernel();
-      if (kernel === asked && comm) return;
+      if (kernel === asked && isConnected()) return;
       forget();
       if (!kernel) return;
       asked = kernel;
@@ -124,7 +133,7 @@
 
     /* Tell the kernel that somebody looks; after ten minutes without it sends nothing more. */
     function want(what) {
-      if (comm && !comm.isDisposed) comm.send({ wants: what });
+      if (isConnected()) comm.send({ wants: what });
     }
 
     function hear(data) {
@@ -155,6 +164,7 @@
 
     button.addEventListener("click", openTable);
     button.addEventListener("mouseenter", () => want("status"));
+    document.addEventListener("visibilitychange", () => document.hidden || want("status"));
     tracker.currentChanged.connect(follow);
     tracker.widgetAdded.connect((_, panel) => {
       const isCurrent = () => panel === tracker.currentWidget;
@@ -168,25 +178,57 @@
     // A cell may have loaded the extension.
     NotebookActions.executed.connect((_, { notebook }) => {
       if (notebook !== tracker.currentWidget?.content) return;
-      if (comm) want("status");
+      if (isConnected()) want("status");
       else follow();
     });
   }
 
   /* -------------------------------------------------------- Ctrl+Enter in the panel's prompt box */
 
-  function listenForSendKey() {
-    const onKey = (event) => {
-      const isSend = event.key === "Enter" && (event.ctrlKey || event.metaKey);
-      const panel = isSend && event.target.closest?.(".arche-panel");
-      if (!panel || event.target.tagName !== "TEXTAREA") return;
+  function sendWithKey(tracker) {
+    // The ids of messages to widgets that a kernel has not handled yet.
+    const unhandled = new Set();
+
+    function note(_, { msg, direction }) {
+      const state = msg.header.msg_type === "status" && msg.content.execution_state;
+      if (direction === "send" && msg.header.msg_type === "comm_msg") {
+        unhandled.add(msg.header.msg_id);
+      } else if (state === "idle") {
+        unhandled.delete(msg.parent_header.msg_id);
+      } else if (state === "starting") {
+        unhandled.clear();
+      }
+    }
+
+    /* The prompt box for which a key or the focus is meant, or null. */
+    function promptBox(event) {
+      return event.target.matches?.(".arche-panel textarea") ? event.target : null;
+    }
+
+    function onFocus(event) {
+      const box = promptBox(event);
+      const owner = box && tracker.find((panel) => panel.node.contains(box));
+      const session = (owner ?? tracker.currentWidget)?.sessionContext.session;
+      // Connected once, however often the box is focused.
+      if (box) session?.kernel?.anyMessage.connect(note);
+    }
+
+    async function onKey(event) {
+      const box = promptBox(event);
+      if (!box || event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
       // Nobody else may take the key: in a notebook it runs the cell.
       event.preventDefault();
       event.stopPropagation();
-      panel.querySelector(".arche-send")?.click();
-    };
+      // ipywidgets sends what is typed only once the kernel has handled what was typed before. A
+      // click would overtake the last letters.
+      do await new Promise((done) => setTimeout(done, 20));
+      while (unhandled.size > 0);
+      box.closest(".arche-panel")?.querySelector(".arche-send")?.click();
+    }
+
     // In the capture phase, because ipywidgets keeps the keys of its text boxes from bubbling.
     document.addEventListener("keydown", onKey, true);
+    document.addEventListener("focusin", onFocus, true);
   }
 
   window._JUPYTERLAB ??= {};

@@ -71,14 +71,14 @@ def _closed(view: View, ahead: Preview) -> dict[str, Any]:
     counts = opens_at - view.now < _COUNTDOWN_SECONDS
     at = clock(opens_at, view.now)
     text = f"waiting: {route.provider} opens" + ("" if counts else f" {at}")
-    details = [f"The first route to open is {route}, {at}.", *reasons, *_routes(view), _CLICK]
+    details = [f"{route} opens first: {at}.", *reasons, *_routes(view), _CLICK]
     return _status("waiting", text, details, round(opens_at, 1) if counts else None)
 
 
 def _routes(view: View) -> list[str]:
-    """A line such as `5 of 6 routes are open.`, if any route has a limit."""
+    """A line such as `5 of 6 routes are open.`, if there are several routes with limits."""
     routes = [limits for limits in by_route(view.standings) if is_on(view, limits)]
-    if not routes:
+    if len(routes) < 2:
         return []
     open_now = sum(state_of(limits, view.now)[1] == "open" for limits in routes)
     return [f"{open_now} of {len(routes)} routes are open."]

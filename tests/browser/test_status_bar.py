@@ -1,0 +1,179 @@
+"""The item in JupyterLab's status bar, from a notebook without arche_magic to a restarted kernel.
+
+Pictures of it in either theme are left in `build/screens/`. Ctrl+Enter is in `test_panel.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from lab_session import SCREENS, Lab, Screen, find_chromium, open_notebook
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
+)
+
+PLAIN, OTHER = "print('no magic')", "print('nor here')"
+SETUP = """\
+import os
+from arche_magic.sandbox import Sandbox
+
+spent = {"groq": {"requests_per_day": 2}}
+sandbox = Sandbox(keys={"groq": 1}, left=spent, reply=lambda *_: "Fine.").start()
+os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")"""
+LOAD, UNLOAD, ASK = "%load_ext arche_magic", "%unload_ext arche_magic", "%llm Hello"
+SLOW = "import time; time.sleep(60)"
+OURS = re.compile("arche_magic|groq")
+# JupyterLab writes this itself when a kernel restarts.
+NOT_OURS = "Could not restore the debugger state"
+
+
+@pytest.fixture(scope="module")
+def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
+    """A notebook that no test has run. Each test leaves the page as those below it need it."""
+    sources = (PLAIN, SETUP, LOAD, ASK, SLOW, UNLOAD)
+    lab.write("status.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
+    lab.write("other.ipynb", [nbformat.v4.new_code_cell(OTHER)])
+    with open_notebook(browser, lab, "status.ipynb") as opened:
+        opened.page.set_default_timeout(20_000)
+        yield opened
+
+
+@pytest.fixture
+def item(screen: Screen) -> Locator:
+    """The item; hidden ones are not found."""
+    return screen.page.locator("#jp-main-statusbar button:visible").filter(has_text=OURS)
+
+
+def cell(screen: Screen, source: str) -> Locator:
+    """The first cell with this text, in the notebook in front."""
+    editor = screen.page.locator(".jp-InputArea-editor", has_text=source)
+    cells = screen.page.locator(".jp-NotebookPanel:visible .jp-CodeCell")
+    return cells.filter(has=editor).first
+
+
+def start(screen: Screen, source: str) -> None:
+    """Run a cell without waiting for its end."""
+    cell(screen, source).locator(".jp-InputArea-editor").click()
+    screen.page.keyboard.press("Control+Enter")
+
+
+def run(screen: Screen, source: str) -> None:
+    """Run a cell to its end."""
+    prompt = cell(screen, source).locator(".jp-InputPrompt")
+    before = prompt.inner_text()
+    start(screen, source)
+    screen.page.wait_for_function(
+        r"([prompt, before]) => /\d/.test(prompt.innerText) && prompt.innerText !== before",
+        arg=[prompt.element_handle(), before],
+    )
+
+
+def test_it_is_absent_without_arche_magic(screen: Screen, item: Locator) -> None:
+    """A kernel that has not loaded it shows nothing, before and after a cell."""
+    assert item.count() == 0
+    run(screen, PLAIN)
+    run(screen, SETUP.splitlines()[1])
+    assert item.count() == 0
+
+
+def test_it_appears_once_the_extension_is_loaded(screen: Screen, item: Locator) -> None:
+    """It reads no settings and no ledger before the first command."""
+    run(screen, LOAD)
+    item.get_by_text("arche_magic: nothing asked yet").wait_for()
+
+
+def test_it_says_what_the_tightest_limit_has_left(screen: Screen, item: Locator) -> None:
+    """After a prompt it shows the words of the receipt; its tooltip has every limit."""
+    run(screen, ASK)
+    item.get_by_text("groq 1 of 1,000 requests left today").wait_for()
+    assert item.inner_text().startswith("●")
+    lines = (item.get_attribute("title") or "").splitlines()
+    assert lines[0] == "The next prompt goes to groq · key 1 · gpt-oss-120b."
+    assert "29 of 30 requests left this minute" in lines
+
+
+def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
+    """Also while a cell runs. The notebook stays as it is, and Escape closes the table."""
+    start(screen, SLOW)
+    screen.page.get_by_text("(ipykernel) | Busy").wait_for()
+    count = screen.page.locator(".jp-Cell").count()
+    item.click()
+    table = screen.page.locator(".jp-Dialog table")
+    table.get_by_text("groq · key 1").wait_for()
+    assert cell(screen, SLOW).locator(".jp-InputPrompt").inner_text() == "[*]:"
+    screen.page.keyboard.press("Escape")
+    table.wait_for(state="detached")
+    assert screen.page.locator(".jp-Cell").count() == count
+    screen.page.get_by_role("button", name="Interrupt the kernel").click()
+    screen.page.get_by_text("(ipykernel) | Idle").wait_for()
+
+
+@pytest.mark.parametrize("theme", ["Dark", "Light"])
+def test_it_reads_well_in_both_themes(theme: str, screen: Screen, item: Locator) -> None:
+    """The pictures are for the eye; the item fits into the bar."""
+    screen.use_theme(theme)
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    screen.page.screenshot(path=SCREENS / f"status-bar-{theme.lower()}.png")
+    item.click()
+    screen.page.locator(".jp-Dialog table").wait_for()
+    screen.page.screenshot(path=SCREENS / f"status-bar-table-{theme.lower()}.png")
+    screen.page.keyboard.press("Escape")
+    bar, box = screen.page.locator("#jp-main-statusbar").bounding_box(), item.bounding_box()
+    assert bar
+    assert box
+    assert bar["y"] <= box["y"]
+    assert box["y"] + box["height"] <= bar["y"] + bar["height"]
+
+
+def test_it_waits_when_everything_is_closed(screen: Screen, item: Locator) -> None:
+    """A word and another sign say so, and the seconds count down without the kernel."""
+    run(screen, ASK)
+    run(screen, ASK)
+    seconds = item.get_by_text(re.compile(r"^waiting: groq opens in \d+ s$"))
+    seconds.wait_for()
+    assert item.inner_text().startswith("◐")
+    before = seconds.inner_text()
+    screen.page.wait_for_function(
+        "([words, before]) => words.innerText !== before", arg=[seconds.element_handle(), before]
+    )
+    number = [int(re.findall(r"\d+", words)[0]) for words in (before, seconds.inner_text())]
+    assert number[1] < number[0]
+
+
+def test_it_follows_the_notebook_in_front(screen: Screen, item: Locator) -> None:
+    """Another notebook, without arche_magic, hides it; coming back shows it again."""
+    page = screen.page
+    page.get_by_role("tab", name=re.compile("File Browser")).first.click()
+    page.locator(".jp-DirListing-item", has_text="other.ipynb").dblclick()
+    page.get_by_text("(ipykernel) | Idle").wait_for()
+    run(screen, OTHER)
+    assert item.count() == 0
+    page.locator(".jp-DirListing-item", has_text="status.ipynb").dblclick()
+    item.get_by_text("waiting: groq").wait_for()
+
+
+def test_unloading_and_a_restart_remove_it(screen: Screen, item: Locator) -> None:
+    """It is back as soon as the extension is loaded again."""
+    run(screen, UNLOAD)
+    item.wait_for(state="detached")
+    run(screen, LOAD)
+    item.wait_for()
+    screen.page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    screen.page.get_by_role("menuitem", name="Restart Kernel…").click()
+    screen.page.locator(".jp-Dialog").get_by_role("button", name="Restart").click()
+    item.wait_for(state="detached")
+    run(screen, LOAD)
+    item.get_by_text("nothing asked yet").wait_for()
+
+
+def test_the_console_has_no_errors(screen: Screen) -> None:
+    """Nothing above has left an error there."""
+    assert [error for error in screen.errors if NOT_OURS not in error] == []
