@@ -168,7 +168,7 @@ def test_unloading_and_a_restart_remove_it(screen: Screen, item: Locator) -> Non
     item.wait_for()
     screen.page.get_by_role("menuitem", name="Kernel", exact=True).click()
     screen.page.get_by_role("menuitem", name="Restart Kernel…").click()
-    screen.page.locator(".jp-Dialog").get_by_role("button", name="Restart").click()
+    screen.page.get_by_role("button", name="Confirm Kernel Restart").click()
     item.wait_for(state="detached")
     run(screen, LOAD)
     item.get_by_text("nothing asked yet").wait_for()
