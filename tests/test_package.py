@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from packaging.version import Version
 import arche_magic
 
 ROOT = Path(__file__).parent.parent
+EXTENSION = Path("arche_magic", "labextension")
 FIELD = {"ipython", "ipywidgets", "openai", "groq", "mistralai", "google-genai", "pandas"}
 
 
@@ -76,6 +78,30 @@ def test_the_wheel_contains_exactly_what_it_needs(wheel: Path) -> None:
     assert names[f"{about}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"arche_magic", about, data}
+    assert not any(name.startswith("arche_magic/labextension") for name in names)
+
+
+def test_the_wheel_brings_the_extension_of_jupyterlab(wheel: Path) -> None:
+    """Its files go where JupyterLab looks for them, as they are in the source, and nothing else."""
+    data = f"arche_magic-{arche_magic.__version__}.data/data/"
+    names = contents(wheel)
+    place, source = f"{data}share/jupyter/labextensions/arche-magic/", ROOT / EXTENSION
+    assert {name: names[name] for name in names if name.startswith(data)} == {
+        place + path.relative_to(source).as_posix(): path.read_bytes()
+        for path in source.rglob("*")
+        if path.is_file()
+    }
+    described = json.loads(names[f"{place}package.json"])
+    assert described["version"] == arche_magic.__version__
+    assert place + described["jupyterlab"]["_build"]["load"] in names
+
+
+def test_the_extension_is_small_and_readable() -> None:
+    """It is plain JavaScript of less than 300 lines that nothing has built."""
+    (script,) = (ROOT / EXTENSION / "static").iterdir()
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 300
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:

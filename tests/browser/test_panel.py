@@ -44,6 +44,9 @@ from arche_magic.notebook.panel.refreshing import open_panels
 from arche_magic.notebook.panel.widgets import Panel
 panels = [panel for panel in open_panels() if isinstance(panel, Panel)]
 print(f"{len(panels)} open,", sum(panel.visible for panel in panels), "seen")"""
+SENT = "sandbox.requests[-1].body['messages'][-1]['content']"
+# Notebook 7.6 writes this itself on each page.
+NOT_OURS = "Cannot read properties of undefined (reading 'schema')"
 OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 
@@ -59,7 +62,7 @@ def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
 
     Each test leaves the page as the next ones need it; the last one deletes a panel.
     """
-    sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello")
+    sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello", SENT)
     lab.write("panels.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
     with open_notebook(browser, lab, "panels.ipynb") as opened:
         opened.run_all()
@@ -125,6 +128,24 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
     panel.get_by_text("stopped: the reply is not complete").wait_for()
     assert focus(screen) == "Stop"
     panel.get_by_role("cell", name="interrupted").wait_for()
+
+
+def test_control_enter_sends_what_was_typed(screen: Screen) -> None:
+    """All of it, however fast it was typed, and no cell runs. The focus stays in the box."""
+    panel, _ = panels(screen)
+    prompts = screen.page.locator(".jp-CodeCell .jp-InputPrompt")
+    before = prompts.all_inner_texts()
+    typed = "Say something that takes a while to type, " * 3 + "and send it at once."
+    panel.get_by_label("Prompt").fill("")
+    screen.page.keyboard.type(typed)
+    screen.page.keyboard.press("Control+Enter")
+    panel.get_by_text("word5 ").wait_for()
+    assert screen.page.evaluate("() => document.activeElement.tagName") == "TEXTAREA"
+    assert prompts.all_inner_texts() == before
+    panel.get_by_role("button", name="Stop").click()
+    run(screen, screen.cell("sandbox.requests"))
+    screen.cell("sandbox.requests").get_by_text(repr(typed)).wait_for()
+    assert [error for error in screen.errors if NOT_OURS not in error] == []
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

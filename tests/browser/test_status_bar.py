@@ -116,15 +116,21 @@ def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
     screen.page.get_by_text("(ipykernel) | Idle").wait_for()
 
 
-@pytest.mark.parametrize("theme", ["Dark", "Light"])
-def test_it_reads_well_in_both_themes(theme: str, screen: Screen, item: Locator) -> None:
-    """The pictures are for the eye; the item fits into the bar."""
+@pytest.mark.parametrize(("theme", "width"), [("Dark", 1200), ("Light", 700)])
+def test_it_reads_well_in_both_themes(
+    theme: str, width: int, screen: Screen, item: Locator
+) -> None:
+    """The pictures are for the eye. The item fits into the bar, and the table into the page."""
     screen.use_theme(theme)
+    screen.page.set_viewport_size({"width": width, "height": 700})
+    screen.page.locator("#jupyterlab-splash").wait_for(state="detached")
     SCREENS.mkdir(parents=True, exist_ok=True)
     screen.page.screenshot(path=SCREENS / f"status-bar-{theme.lower()}.png")
     item.click()
-    screen.page.locator(".jp-Dialog table").wait_for()
+    table = screen.page.locator(".jp-Dialog table")
+    table.wait_for()
     screen.page.screenshot(path=SCREENS / f"status-bar-table-{theme.lower()}.png")
+    assert table.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
     screen.page.keyboard.press("Escape")
     bar, box = screen.page.locator("#jp-main-statusbar").bounding_box(), item.bounding_box()
     assert bar
