@@ -1,5 +1,5 @@
-/* Two things that a kernel cannot do: an item in JupyterLab's status bar that says what is left, and
- * Ctrl+Enter in the panel's prompt box.
+/* Two things that a kernel cannot do: an item in JupyterLab's status bar that says what is left,
+ * and Ctrl+Enter in the panel's prompt box.
  *
  * JupyterLab loads this file as it is. It is written by hand as what its extensions are built to: a
  * container of module federation. At its end, `init` is given the modules that the application
@@ -55,14 +55,14 @@
     return [item, sendKey];
   }
 
-  /* ---------------------------------------------------------------- the item in the status bar */
+  /* ----------------------------------------------------------------- the item in the status bar */
 
   function addItem(tracker, bar, { NotebookActions }, { Dialog, showDialog }, { Panel, Widget }) {
     const button = document.createElement("button");
     const [sign, words] = [document.createElement("span"), document.createElement("span")];
     button.append(sign, words);
     button.type = "button";
-    button.style.cssText = "border: 0; background: none; font: inherit; line-height: inherit; cursor: pointer";
+    button.style.cssText = "border: 0; background: none; font: inherit; cursor: pointer";
     sign.style.marginRight = "4px";
     sign.ariaHidden = "true"; // the words say the same
 
@@ -183,7 +183,7 @@
     });
   }
 
-  /* -------------------------------------------------------- Ctrl+Enter in the panel's prompt box */
+  /* ------------------------------------------------------- Ctrl+Enter in the panel's prompt box */
 
   function sendWithKey(tracker) {
     // The ids of messages to widgets that a kernel has not handled yet.
