@@ -59,6 +59,12 @@ def add(a: int, b: int) -> int:
 # What is wider than the page scrolls by itself.
 FITS = """table => table.getBoundingClientRect().right <= document.documentElement.clientWidth ||
   getComputedStyle(table.parentElement).overflowX === 'auto'"""
+START = """%load_ext arche_magic
+import os
+os.environ.update({variables})
+from arche_magic import get_quota_tracker
+get_quota_tracker().set_limits(
+    "groq", requests_per_minute=1000, tokens_per_minute=10**9, tokens_per_day=10**9)"""
 SETTINGS = {
     "chat.disableAIFeatures": True,
     "notebook.output.scrolling": False,
@@ -122,18 +128,19 @@ def executed_with(reply: object, prompts: list[str], path: Path, run: Run) -> No
     many = {"requests_per_minute": None, "tokens_per_minute": None, "tokens_per_day": None}
     with Sandbox(keys={"groq": 1}, limits={"groq": many}, reply=reply) as sandbox:
         variables = sandbox.environment() | {"ARCHE_QUOTA_STORE": "memory://"}
-        start = f"%load_ext arche_magic\nimport os\nos.environ.update({variables!r})"
+        start = START.format(variables=variables)
         ask = f"for prompt in {prompts}:\n    get_ipython().run_cell_magic('llm', '', prompt)"
         write(path, (start, ask))
         done = run("jupyter", "execute", "--inplace", path)
     assert done.returncode == 0, done.stderr
 
 
-def opened(browser: Browser, vscode: str, name: str, theme: str, height: int) -> Page:
+def opened(browser: Browser, vscode: str, name: str, height: int, theme: str = "light") -> Page:
     """VS Code with this notebook, in a window so high that it needs no scrolling."""
-    page = browser.new_context(
-        viewport={"width": 1200, "height": height}, color_scheme=theme
-    ).new_page()
+    context = browser.new_context(
+        viewport={"width": 1200, "height": height}, color_scheme=theme, reduced_motion="reduce"
+    )
+    page = context.new_page()
     page.set_default_timeout(60_000)
     page.goto(vscode)
     page.locator(".explorer-folders-view").get_by_text(name, exact=True).dblclick()
@@ -161,7 +168,7 @@ def test_a_reply_is_shown_as_markdown_with_formulas(
 ) -> None:
     """Formulas are typeset, prices are not, code is coloured, and HTML of the model is text."""
     executed_with(lambda *_: REPLY, ["Anything"], folder / "reply.ipynb", run)
-    page = opened(browser, vscode, "reply.ipynb", "light", 1300)
+    page = opened(browser, vscode, "reply.ipynb", 1300)
     shown = outputs_of(page)
     shown.locator(".katex").first.wait_for()
     assert shown.locator(".katex").count() == 2
@@ -182,7 +189,7 @@ def test_receipts_tables_and_the_saved_panel_are_complete(
 ) -> None:
     """HTML is shown in the colours of VS Code, nothing is cut, and the receipt unfolds."""
     assert len(executed.cells) == len(CELLS)
-    page = opened(browser, vscode, "executed.ipynb", theme, 3600)
+    page = opened(browser, vscode, "executed.ipynb", 3600, theme)
     shown = outputs_of(page)
     receipt = shown.locator("details").filter(has_text="groq · key 2 · gpt-oss-120b").first
     receipt.locator("summary").click()
@@ -210,17 +217,17 @@ def test_hostile_replies_do_nothing(browser: Browser, vscode: str, folder: Path,
         lambda _, messages: texts[int(messages[-1]["content"])],
         prompts, folder / "hostile.ipynb", run,
     )  # fmt: skip
-    page = opened(browser, vscode, "hostile.ipynb", "light", 3000)
-    asked: list[str] = []
-    page.context.on("request", lambda request: asked.append(request.url))
-    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page = opened(browser, vscode, "hostile.ipynb", 3000)
     shown = outputs_of(page)
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     shown.locator("details").nth(len(texts) - 1).wait_for(state="attached")
     page.wait_for_timeout(2000)  # for what a page loads by and by
     picture(page, "hostile")
-    assert not [address for address in asked if "127.0.0.1" not in address[:30]]
-    mark = MARK.partition("=")[0]
-    assert [frame.evaluate(f"() => {mark} ?? null") for frame in page.frames] == [None] * len(
-        page.frames
-    )
+    loaded = "() => performance.getEntriesByType('resource').map(entry => entry.name)"
+    for frame in page.frames:
+        assert not [address for address in frame.evaluate(loaded) if ELSEWHERE in address]
+        assert frame.evaluate(f"() => {MARK.partition('=')[0]} ?? null") is None
+    assert shown.locator("script[src*=tracker], img, iframe, form, svg image").count() == 0
+    assert dialogs == []
     page.context.close()
