@@ -72,6 +72,7 @@ SETTINGS = {
     "telemetry.telemetryLevel": "off",
     "window.autoDetectColorScheme": True,
     "workbench.editorAssociations": {"*.ipynb": "jupyter-notebook"},
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
     "workbench.startupEditor": "none",
 }
 
