@@ -1,6 +1,6 @@
-"""The item in JupyterLab's status bar, from a notebook without arche_magic to a restarted kernel.
+"""The item in JupyterLab's status bar: before, with and after the extension.
 
-Pictures of it in either theme are left in `build/screens/`. Ctrl+Enter is in `test_panel.py`.
+Pictures of it in both themes are saved in `build/screens/`. Ctrl+Enter is in `test_panel.py`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")"""
 LOAD, UNLOAD, ASK = "%load_ext arche_magic", "%unload_ext arche_magic", "%llm Hello"
 SLOW = "import time; time.sleep(60)"
 OURS = re.compile("arche_magic|groq")
-# JupyterLab writes this itself when a kernel restarts.
+# JupyterLab prints this itself when a kernel restarts.
 NOT_OURS = "Could not restore the debugger state"
 
 
 @pytest.fixture(scope="module")
 def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """A notebook that no test has run. Each test leaves the page as those below it need it."""
+    """A notebook that no test has run. Each test leaves the page as the next ones need it."""
     sources = (PLAIN, SETUP, LOAD, ASK, SLOW, UNLOAD)
     lab.write("status.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
     lab.write("other.ipynb", [nbformat.v4.new_code_cell(OTHER)])
@@ -76,8 +76,8 @@ def run(screen: Screen, source: str) -> None:
     )
 
 
-def test_it_is_absent_without_arche_magic(screen: Screen, item: Locator) -> None:
-    """A kernel that has not loaded it shows nothing, before and after a cell."""
+def test_it_is_absent_without_the_extension(screen: Screen, item: Locator) -> None:
+    """Before and after a cell."""
     assert item.count() == 0
     run(screen, PLAIN)
     run(screen, SETUP.splitlines()[1])
@@ -90,8 +90,8 @@ def test_it_appears_once_the_extension_is_loaded(screen: Screen, item: Locator) 
     item.get_by_text("arche_magic: nothing asked yet").wait_for()
 
 
-def test_it_says_what_the_tightest_limit_has_left(screen: Screen, item: Locator) -> None:
-    """After a prompt it shows the words of the receipt; its tooltip has every limit."""
+def test_it_shows_what_is_left_of_the_tightest_limit(screen: Screen, item: Locator) -> None:
+    """After a prompt, in the words of the receipt; its tooltip has every limit."""
     run(screen, ASK)
     item.get_by_text("groq 1 of 1,000 requests left today").wait_for()
     assert item.inner_text().startswith("●")
@@ -101,7 +101,7 @@ def test_it_says_what_the_tightest_limit_has_left(screen: Screen, item: Locator)
 
 
 def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
-    """Also while a cell runs. The notebook stays as it is, and Escape closes the table."""
+    """Also while a cell runs. The notebook does not change, and Escape closes the table."""
     start(screen, SLOW)
     screen.page.get_by_text("(ipykernel) | Busy").wait_for()
     count = screen.page.locator(".jp-Cell").count()
@@ -117,10 +117,10 @@ def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
 
 
 @pytest.mark.parametrize(("theme", "width"), [("Dark", 1200), ("Light", 700)])
-def test_it_reads_well_in_both_themes(
+def test_it_is_readable_in_both_themes(
     theme: str, width: int, screen: Screen, item: Locator
 ) -> None:
-    """The pictures are for the eye. The item fits into the bar, and the table into the page."""
+    """The pictures are for people. The item fits into the bar, and the table into the page."""
     screen.use_theme(theme)
     screen.page.set_viewport_size({"width": width, "height": 700})
     screen.page.locator("#jupyterlab-splash").wait_for(state="detached")
@@ -139,7 +139,7 @@ def test_it_reads_well_in_both_themes(
     assert box["y"] + box["height"] <= bar["y"] + bar["height"]
 
 
-def test_it_waits_when_everything_is_closed(screen: Screen, item: Locator) -> None:
+def test_it_counts_down_when_all_routes_are_closed(screen: Screen, item: Locator) -> None:
     """A word and another sign say so, and the seconds count down without the kernel."""
     run(screen, ASK)
     run(screen, ASK)
@@ -154,8 +154,8 @@ def test_it_waits_when_everything_is_closed(screen: Screen, item: Locator) -> No
     assert number[1] < number[0]
 
 
-def test_it_follows_the_notebook_in_front(screen: Screen, item: Locator) -> None:
-    """Another notebook, without arche_magic, hides it; coming back shows it again."""
+def test_it_follows_the_active_notebook(screen: Screen, item: Locator) -> None:
+    """It is hidden in a notebook without the extension, and appears again in the first one."""
     page = screen.page
     page.get_by_role("tab", name=re.compile("File Browser")).first.click()
     page.locator(".jp-DirListing-item", has_text="other.ipynb").dblclick()
@@ -167,7 +167,7 @@ def test_it_follows_the_notebook_in_front(screen: Screen, item: Locator) -> None
 
 
 def test_unloading_and_a_restart_remove_it(screen: Screen, item: Locator) -> None:
-    """It is back as soon as the extension is loaded again."""
+    """It appears again when the extension is loaded again."""
     run(screen, UNLOAD)
     item.wait_for(state="detached")
     run(screen, LOAD)
@@ -181,5 +181,5 @@ def test_unloading_and_a_restart_remove_it(screen: Screen, item: Locator) -> Non
 
 
 def test_the_console_has_no_errors(screen: Screen) -> None:
-    """Nothing above has left an error there."""
+    """The tests above have left no errors there."""
     assert [error for error in screen.errors if NOT_OURS not in error] == []

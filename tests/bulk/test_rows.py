@@ -1,4 +1,4 @@
-"""The prompts of rows: the same text as in a cell, whatever the template and the values are."""
+"""The prompts of rows are the same as in a cell, for any template and any values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VALUES = st.fixed_dictionaries({"text": TEXTS, "unit price": TEXTS | st.integers
 
 
 @given(st.lists(PIECES, max_size=6), VALUES)
-def test_a_row_has_the_prompt_that_a_cell_would_have(
+def test_the_prompt_of_a_row_is_that_of_a_cell(
     pieces: list[str], values: dict[str, str | int]
 ) -> None:
-    """Rows of texts are filled in a faster way, with the same result."""
+    """Rows of texts are filled in faster, with the same result."""
     template = "".join([*pieces, "{{text}}"])
     rows = Rows(pd.DataFrame([values], dtype=object), template)
     ((_, prompt),) = rows.prompts(0, 1)

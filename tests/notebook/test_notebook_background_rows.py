@@ -1,4 +1,4 @@
-"""`%%llm --background --over`: the rows of a frame or a file are asked while other cells run."""
+"""`%%llm --background --over`: the rows of a frame or a file while other cells run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN = "%%llm -b --over reviews --pack 1 --into answer" + PROMPT
 
 @pytest.fixture
 def start(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> Sandboxed:
-    """Starts a sandbox; replies are kept in a file of the test, and there are reviews."""
+    """Starts a sandbox with reviews and a separate file of kept replies."""
 
     def begin(rows: int, **settings: Any) -> Sandbox:
         sandbox = sandboxed(**{"keys": {"groq": 1, "mistral": 1}, **settings})
@@ -43,8 +43,8 @@ def start(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> Sandboxed:
     return begin
 
 
-def test_the_cell_ends_at_once_and_its_bar_fills(kernel: Kernel, start: Sandboxed) -> None:
-    """Other cells run meanwhile, and see the rows that are finished."""
+def test_the_cell_ends_at_once_and_its_bar_fills_later(kernel: Kernel, start: Sandboxed) -> None:
+    """Other cells run meanwhile, and see the finished rows."""
     start(40, latency=0.3)
     cell = kernel.run(RUN)
     assert (cell.status, cell.results) == ("ok", []), cell.error
@@ -74,8 +74,8 @@ def test_the_cell_ends_at_once_and_its_bar_fills(kernel: Kernel, start: Sandboxe
     assert cell.data()[0].startswith("40 rows")
 
 
-def test_a_stopped_job_keeps_its_rows(kernel: Kernel, start: Sandboxed) -> None:
-    """As an interrupt does; an interrupt of another cell leaves the job alone."""
+def test_a_stopped_job_keeps_its_finished_rows(kernel: Kernel, start: Sandboxed) -> None:
+    """As after an interrupt; an interrupt of another cell does not affect the job."""
     sandbox = start(120, keys={"groq": 3, "mistral": 2}, latency=1.0)
     cell = kernel.run(RUN)
     other = kernel.run(
@@ -100,7 +100,7 @@ def test_a_stopped_job_keeps_its_rows(kernel: Kernel, start: Sandboxed) -> None:
     assert kernel.value("answer.frame.reply.notna().all().item()") is True
     kernel.run("jobs = %llm_jobs")
     assert kernel.value("list(jobs.state)") == ["stopped"]
-    # Run again, only the others are asked.
+    # When it runs again, only the other rows are asked.
     sandbox.latency = 0.0
     asked = len(sandbox.requests)
     kernel.run(RUN)
@@ -109,7 +109,7 @@ def test_a_stopped_job_keeps_its_rows(kernel: Kernel, start: Sandboxed) -> None:
 
 
 def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) -> None:
-    """Below its bar and where its frame is awaited; the finished rows are there."""
+    """Below its bar and wherever its frame is awaited; the finished rows are kept."""
     sandbox = start(20, keys={"groq": 1})
     sandbox.fail("groq", "invalid_request", times=None)
     cell = kernel.run(RUN.replace("--pack 1", "--pack 1 --stop-after 2"))
@@ -122,7 +122,7 @@ def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) 
 
 
 def test_a_file_is_written_in_the_background(kernel: Kernel, start: Sandboxed) -> None:
-    """The cell's result waits for it, and is its path."""
+    """The result of the cell waits for the file and returns its path."""
     start(12)
     kernel.run("reviews.to_csv('reviews.csv', index=False)")
     kernel.run(f"%%llm -b --over reviews.csv --into done.csv{PROMPT}")
@@ -132,8 +132,8 @@ def test_a_file_is_written_in_the_background(kernel: Kernel, start: Sandboxed) -
     assert kernel.value("list(jobs.variable)") == ["done.csv"]
 
 
-def test_a_variable_of_somebody_else_is_not_replaced(kernel: Kernel, start: Sandboxed) -> None:
-    """Without a name the rows are in `replies`, where an earlier job's may be replaced."""
+def test_a_variable_of_the_user_is_not_replaced(kernel: Kernel, start: Sandboxed) -> None:
+    """Without a name, the rows are in `replies`, where those of an earlier job may be replaced."""
     sandbox = start(2)
     kernel.run("replies = 1")
     cell = kernel.run(f"%%llm -b --over reviews{PROMPT}")
@@ -146,7 +146,7 @@ def test_a_variable_of_somebody_else_is_not_replaced(kernel: Kernel, start: Sand
 
 
 def test_a_notebook_that_waits_is_saved_with_its_bar(tmp_path: Path) -> None:
-    """Nbconvert and papermill read no messages of cells that have ended; waiting shows them."""
+    """Nbconvert and papermill ignore messages for ended cells; a cell that waits shows them."""
     sources = [
         "%load_ext arche_magic\nreviews = ['good', 'bad']",
         "%%llm -b --over reviews --into answer\n{{prompt}}?",
@@ -165,7 +165,7 @@ def test_a_notebook_that_waits_is_saved_with_its_bar(tmp_path: Path) -> None:
 
 
 def test_a_terminal_says_how_to_see_the_progress(tmp_path: Path) -> None:
-    """It cannot fill in an output above the prompt."""
+    """It cannot change an output above the prompt."""
     with Sandbox(keys={"groq": 1}) as sandbox:
         terminal = Terminal(tmp_path, sandbox)
         terminal.run("%load_ext arche_magic")
