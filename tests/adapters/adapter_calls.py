@@ -1,4 +1,4 @@
-"""How the adapters' tests call them, and a server that answers what a test tells it to."""
+"""How tests call adapters, and a server with scripted answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever figure a server states: no request, table or summary breaks, and no key is closed."""
+"""Absurd figures from a server break no request, table or summary, and close no key."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_count_that_can_be_is_believed(
+def test_a_plausible_count_is_accepted(
     wire: str, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
     """Hidden reasoning, and documents added by a service, can be many tokens."""
@@ -132,7 +132,7 @@ def test_a_count_that_can_be_is_believed(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_more_than_max_tokens_is_not_believed(
+def test_a_count_above_max_tokens_is_rejected(
     wire: str, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
     """The service would have cut the reply at max_tokens."""
@@ -143,10 +143,10 @@ def test_more_than_max_tokens_is_not_believed(
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_what_is_not_a_count_loses_no_reply(
+def test_an_invalid_count_does_not_lose_the_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """Fractions, texts, lists, infinity and NaN, as JSON parsers accept them."""
+    """JSON parsers accept fractions, texts, lists, infinity and NaN."""
     llm = use(wire, script, tmp_path, clock)
     for figure in NO_COUNTS:
         if stream:
@@ -171,7 +171,7 @@ UNREAD = ("id", "object", "created", "model", "service_tier", "responseId", "mod
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_field_that_nobody_reads_loses_no_reply(
+def test_an_invalid_unused_field_does_not_lose_the_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
     """A missing usage, or one with unknown fields, loses no reply either."""
@@ -220,7 +220,7 @@ HEADERS = (
 def test_no_header_or_error_body_breaks_a_request_or_a_table(
     wire: str, data: st.DataObject, script: Script, tmp_path: Path
 ) -> None:
-    """Limits, remainders, resets and waits of any size, in headers and in texts."""
+    """Limits, remaining amounts, resets and waits may have any size in headers and texts."""
     clock = _Noon()
     llm = use(wire, script, tmp_path, clock)
     figure = lambda: data.draw(figures)  # noqa: E731

@@ -1,4 +1,4 @@
-"""How bodies are read: however long, compressed or oddly written they are."""
+"""How long, compressed and oddly written bodies are read."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_reply_that_cannot_be_decompressed_is_a_failure(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_reply_has_a_greatest_length(
+def test_the_length_of_a_reply_is_limited(
     script: Script, build: Build, bombs: dict[str, bytes], wire: str, stream: bool
 ) -> None:
     """It is far longer than any model's reply, so a small bomb cannot fill the memory."""
@@ -144,7 +144,7 @@ def test_a_reply_has_a_greatest_length(
         complete(build(wire), MODELS[wire], stream=stream)
 
 
-def test_a_stream_has_a_greatest_length(script: Script, build: Build) -> None:
+def test_the_length_of_a_stream_is_limited(script: Script, build: Build) -> None:
     """The length of all its events together is limited too."""
     script.events()
     script.headers["content-encoding"] = "gzip"
@@ -196,7 +196,7 @@ STREAMS: dict[str, Callable[..., str]] = {
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_is_whole_however_it_is_written(
+def test_every_valid_form_of_a_stream_is_read(
     script: Script, build: Build, wire: str, name: str
 ) -> None:
     """Every form that the standard for event streams allows gives all pieces."""
@@ -212,7 +212,7 @@ def test_a_stream_is_whole_however_it_is_written(
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_where_a_stream_is_cut_into_packets_does_not_matter(name: str) -> None:
+def test_packet_boundaries_do_not_change_the_events(name: str) -> None:
     """Packets that end inside characters, line ends or fields give the same events."""
     body = STREAMS[name]({"a": "ä"}, {"b": "😀"}, {"c": 1}).encode()
     whole = list(events([body], lambda: None))
@@ -225,8 +225,8 @@ def test_where_a_stream_is_cut_into_packets_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_that_is_cut_is_no_reply(script: Script, build: Build, wire: str) -> None:
-    """Wherever the stream is cut, it fails or is complete."""
+def test_a_truncated_stream_fails_or_is_complete(script: Script, build: Build, wire: str) -> None:
+    """No cut makes a part look like a complete reply."""
     script.events(chunk_of(wire, "one "), chunk_of(wire, "two", "stop"), done=False)
     body = script.body
     for length in range(0, len(body), 17):
@@ -243,10 +243,8 @@ NO_OBJECTS = ("data: null", "data: []", 'data: "one "', "data: 5")
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_piece_that_cannot_be_read_is_not_left_out(
-    script: Script, build: Build, wire: str
-) -> None:
-    """Otherwise, the rest would be taken for the complete reply."""
+def test_an_unreadable_piece_is_a_failure(script: Script, build: Build, wire: str) -> None:
+    """Otherwise, the rest would pass for the complete reply."""
     for text in (*NO_EVENTS, *NO_OBJECTS):
         piece = text.replace("{}", json.dumps(chunk_of(wire, "one "))) + "\n\n"
         script.events(piece, chunk_of(wire, "two", "stop"), done=wire != "google")
@@ -256,9 +254,7 @@ def test_a_piece_that_cannot_be_read_is_not_left_out(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_reply_in_one_piece_is_taken_for_a_stream(
-    script: Script, build: Build, wire: str
-) -> None:
+def test_a_single_object_is_accepted_as_a_stream(script: Script, build: Build, wire: str) -> None:
     """Some services send a single object instead of a stream. An error is reported."""
     for indent in (None, 2):
         body = json.dumps(reply_of(wire, QUESTION), indent=indent)
@@ -270,7 +266,7 @@ def test_a_reply_in_one_piece_is_taken_for_a_stream(
             complete(build(wire), MODELS[wire], stream=True)
 
 
-def test_only_what_is_more_than_a_comment_is_heard() -> None:
+def test_comments_do_not_count_as_data() -> None:
     """A comment keeps the connection open for a model that may never answer."""
     for chunks, expected in (
         ([b": wait\n\n"], 0),

@@ -1,6 +1,6 @@
-"""Every refusal on record, read through the real SDK of its provider.
+"""Recorded refusals, read through the real SDK of each provider.
 
-The bodies are those of recordings, reports and documentation of 2024 to 2026.
+The bodies come from recordings, reports and documentation of 2024 to 2026.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def test_a_limit_message_is_read_to_its_figures(
 
 
 @pytest.mark.parametrize(("wire", "status"), [("groq", 413), ("openai", 429)])
-def test_a_request_larger_than_its_limit_is_not_waited_for(
+def test_a_request_larger_than_its_limit_does_not_wait(
     script: Script, build: Build, wire: str, status: int
 ) -> None:
     """The error states the limit, and its retry-after is ignored."""
@@ -267,7 +267,7 @@ def test_a_request_larger_than_its_limit_is_not_waited_for(
     assert failure.observations == (Observation("tokens_per_minute", 8000.0, None, None, "error"),)
 
 
-def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> None:
+def test_headers_of_a_refusal_are_read_too(script: Script, build: Build) -> None:
     """An OpenAI 429 for requests per minute has headers for requests per day."""
     headers = {
         "x-ratelimit-limit-requests": "200",
@@ -285,7 +285,7 @@ def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> Non
     )
 
 
-def test_a_delay_is_taken_where_no_figures_are_given(script: Script, build: Build) -> None:
+def test_a_delay_without_figures_is_used(script: Script, build: Build) -> None:
     """Errors about overload and slow_down have the delay that the server asks for."""
     for status, body in (
         (503, error("x", type="service_unavailable_error", code="server_is_overloaded")),
@@ -312,7 +312,7 @@ def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
         assert str(failure) == "model-x does not take the request (422): seed (Extra inputs)"
 
 
-def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -> None:
+def test_a_mistral_429_may_not_name_its_limit(script: Script, build: Build) -> None:
     """The recorded one has headers for one limit, which is not used up."""
     full = {
         "x-ratelimit-limit-tokens-minute": "500000",
@@ -441,7 +441,7 @@ def test_a_bare_gemini_429_says_nothing_about_limits(script: Script, build: Buil
     assert failure.retry_after is None
 
 
-def test_accounts_are_read_where_they_are_named(script: Script, build: Build) -> None:
+def test_accounts_are_read_from_replies_and_refusals(script: Script, build: Build) -> None:
     """An adapter learns the account of its key from replies and refusals."""
     script.answer(429, groq_limit("tokens per day (TPD): Limit 2, Used 2, Requested 1."))
     fail(build, "groq")
@@ -479,7 +479,7 @@ def test_googles_project_is_read_from_a_429_that_names_it(
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 
-def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> None:
+def test_a_refusal_by_the_model_is_a_failure(script: Script, build: Build) -> None:
     """The model's text and its cost are kept."""
     message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -499,7 +499,7 @@ def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> No
     assert failure.usage == Usage(9, 2)
 
 
-def test_a_filtered_reply_keeps_what_there_was(script: Script, build: Build) -> None:
+def test_a_filtered_reply_keeps_its_text(script: Script, build: Build) -> None:
     """When a filter stops a stream, the text before it is kept."""
     script.events(
         {"choices": [{"index": 0, "delta": {"content": "So far"}}]},
@@ -536,7 +536,7 @@ def test_gemini_blocks_name_their_reason(
     assert any(word in str(failure) for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT"))
 
 
-def test_a_stream_that_breaks_off_has_cost_at_least_so_much(script: Script, build: Build) -> None:
+def test_a_broken_stream_reports_its_minimum_usage(script: Script, build: Build) -> None:
     """Gemini states usage in every chunk, and more may follow the last one."""
     usage = {"promptTokenCount": 4, "candidatesTokenCount": 2, "thoughtsTokenCount": 90}
     parts = {"candidates": [{"content": {"parts": [{"text": "Half"}]}}], "usageMetadata": usage}
@@ -573,9 +573,7 @@ ENDS["openai"] = ENDS["groq"]
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_only_what_comes_after_the_end_may_be_broken(
-    script: Script, build: Build, wire: str
-) -> None:
+def test_broken_data_after_the_end_is_ignored(script: Script, build: Build, wire: str) -> None:
     """After the finish reason, the reply is complete, whatever follows."""
     script.events(*ENDS[wire], 'data: {"cho\n\n', done=False)
     completions = complete(build(wire), "m", stream=True)
@@ -594,7 +592,7 @@ def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) 
     assert reason in str(failure)
 
 
-def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> None:
+def test_a_finish_reason_that_names_a_failure_is_reported(script: Script, build: Build) -> None:
     """A finish reason that names a failure does not make a complete reply."""
     content = {"parts": [{"text": "Half"}]}
     script.answer(200, {"candidates": [{"finishReason": "OTHER", "content": content}]})
@@ -764,19 +762,19 @@ COMPATIBLE = {
 def test_compatible_services_are_understood_too(
     script: Script, build: Build, status: int, body: Any, remedy: str
 ) -> None:
-    """By status, code, type or details. The text is used only if there is nothing else."""
+    """Status, code, type and details decide. The text is used only if they are missing."""
     script.answer(status, body)
     assert fail(build, "openai").remedy is Remedy[remedy]
 
 
-def test_a_broker_passes_on_what_the_service_behind_it_said(script: Script, build: Build) -> None:
+def test_a_brokers_error_has_the_message_of_its_service(script: Script, build: Build) -> None:
     """OpenRouter's own message says only that there was an error."""
     behind = {"raw": "gemma is temporarily rate-limited upstream", "provider_name": "Chutes"}
     script.answer(429, error("Provider returned error", code=429, metadata=behind))
     assert "Provider returned error: gemma is temporarily" in str(fail(build, "openai"))
 
 
-def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build) -> None:
+def test_a_brokers_reset_time_is_read(script: Script, build: Build) -> None:
     """OpenRouter's reset is a time in milliseconds, in a header or in the metadata."""
     moment = str(round((time.time() + 3600) * 1000))
     headers = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": moment}
@@ -807,7 +805,7 @@ def test_an_error_in_place_of_a_reply_is_read(script: Script, build: Build, stre
         assert f"({code}" in str(failure)
 
 
-def test_an_answer_begun_is_no_wrong_request(script: Script, build: Build) -> None:
+def test_an_error_after_text_is_not_an_invalid_request(script: Script, build: Build) -> None:
     """After some text, an error event never makes the request invalid."""
     start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
     script.events(start, error("odd", type=REQUEST, code="odd"))
@@ -840,7 +838,7 @@ def test_unknown_errors_are_logged_once(
     ("status", "body", "sent"),
     [(500, error("x"), Usage()), (503, "busy", Usage()), (429, error("x"), None)],
 )
-def test_an_error_answer_has_cost_no_tokens(
+def test_an_error_costs_no_tokens(
     script: Script, build: Build, status: int, body: Any, sent: Usage | None
 ) -> None:
     """It costs one request at most. The ledger decides what a 429 costs."""
@@ -862,7 +860,7 @@ def test_parts_of_a_message_make_its_text(script: Script, build: Build) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("status", [400, 403])
-def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status: int) -> None:
+def test_no_error_contains_the_key(script: Script, build: Build, wire: str, status: int) -> None:
     """If a provider repeats the key, whole or in part, our error does not."""
     for quoted in (
         SECRET,
@@ -878,7 +876,7 @@ def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status:
         assert quoted not in line
 
 
-def test_ordinary_words_are_not_taken_for_keys() -> None:
+def test_ordinary_words_are_not_redacted() -> None:
     """Redaction keeps prose, parameters and addresses, and shortens long texts."""
     line = "task-based, risk-free: use max_completion_tokens, see https://example.org/docs."
     assert redacted(line, SECRET) == line

@@ -1,4 +1,4 @@
-"""How a reply ended, in whatever word its server has for it."""
+"""Finish reasons in the words of many servers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def failed(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_every_servers_word_for_the_end_is_understood(
+def test_finish_reasons_of_all_servers_are_understood(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
     """A complete text is a reply, one at its limit is cut, and the rest are failures."""
@@ -87,7 +87,7 @@ def test_every_servers_word_for_the_end_is_understood(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_goes_on_until_a_word_says_that_it_ended(
+def test_a_stream_without_a_finish_reason_is_incomplete(
     script: Script, build: Build, wire: str
 ) -> None:
     """The text `null` and Google's "unspecified" do not end a stream."""
@@ -99,10 +99,10 @@ def test_a_stream_goes_on_until_a_word_says_that_it_ended(
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("text", ["", " \n", "<think>Two and two", "[THINK]Hm[/THINK]\n"])
-def test_tokens_that_all_went_into_reasoning_are_a_failure(
+def test_a_reply_of_reasoning_alone_is_a_failure(
     script: Script, build: Build, wire: str, stream: bool, text: str
 ) -> None:
-    """The error has the number of tokens and a remedy, and they are counted."""
+    """The error states the number of tokens and a remedy. The tokens are counted."""
     answer(script, wire, text, "length", stream=stream)
     failure = failed(build, wire, stream=stream)
     assert failure.remedy is Remedy.RAISE_MAX_TOKENS
@@ -110,8 +110,8 @@ def test_tokens_that_all_went_into_reasoning_are_a_failure(
     assert failure.usage == Usage(5, 300)
 
 
-def test_reasoning_is_told_from_an_answer(script: Script, build: Build) -> None:
-    """Text beside the reasoning is an answer, and JSON within it if JSON was requested."""
+def test_reasoning_is_distinguished_from_an_answer(script: Script, build: Build) -> None:
+    """Text outside the reasoning is an answer. So is JSON inside it if JSON was requested."""
     only_reasoning = "<think>It is four.</think>\n"
     answer(script, "openai", only_reasoning, "stop")
     assert str(failed(build, "openai")) == "an empty reply"
@@ -129,7 +129,7 @@ def test_reasoning_is_told_from_an_answer(script: Script, build: Build) -> None:
     assert complete(build("openai"), "m")
 
 
-def test_a_failure_of_reasoning_goes_without_a_count(script: Script, build: Build) -> None:
+def test_an_error_without_a_count_states_the_requested_limit(script: Script, build: Build) -> None:
     """Without the server's count, the error states the requested limit."""
     answer(script, "groq", "", "length", output_tokens=0)
     request = Request(HELLO.messages, max_tokens=20)

@@ -52,7 +52,7 @@ def test_a_plain_call_gives_one_completion(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_gives_pieces_and_then_what_came_with_them(
+def test_a_stream_ends_with_usage_and_finish_reason(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
     """The last piece has the usage and the finish reason."""
@@ -159,7 +159,7 @@ def test_a_compatible_service_gets_max_tokens_and_no_organization(
     assert "openai-organization" not in {n.lower() for n in script.received[-1]["headers"]}
 
 
-def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
+def test_thinking_is_not_part_of_a_reply(script: Script, build: Build) -> None:
     """Gemini's thoughts and Mistral's thinking are not text, but count as output."""
     parts = [{"text": "Hmm.", "thought": True}, {"text": "Four."}]
     usage = {"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": 9}

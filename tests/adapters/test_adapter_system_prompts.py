@@ -1,4 +1,4 @@
-"""Models that take no system prompt get it in the user's turn."""
+"""Models without system prompts get them in the user's turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arche_magic.llm_providers.types import Key
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hello")
 ASKED = Request((SYSTEM, USER))
 PICTURE = Image("image/png", b"png")
-# As Gemini, OpenAI, and chat templates of Gemma and Mistral behind vLLM, SGLang and Ollama say it.
+# From Gemini, OpenAI, and the chat templates of Gemma and Mistral in vLLM, SGLang and Ollama.
 REFUSALS = (
     "Developer instruction is not enabled for models/gemma-3-27b-it",
     "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
@@ -87,7 +87,7 @@ def gemini(script: Script) -> Any:
 
 @pytest.mark.parametrize("model", ["gemma-3-27b-it", "gemma-3n-e4b-it", "models/gemma-2-9b-it"])
 def test_gemma_on_gemini_gets_plain_prompts(script: Script, gemini: Any, model: str) -> None:
-    """From the first request on, there is no system prompt and no JSON mode."""
+    """No request has a system prompt or JSON mode, not even the first."""
     reply(script, "google", '{"a": 1}')
     schema = schema_of("a int")
     completions = complete(gemini, model, replace(ASKED, schema=schema))

@@ -40,7 +40,7 @@ NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
     ],
 )
 def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
-    """As services and gateways word it."""
+    """The sentences are those of services and gateways."""
     assert stated_delay(text, NOW) == pytest.approx(seconds)
 
 
@@ -61,8 +61,8 @@ def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
         "in 1s " * 10_000,
     ],
 )
-def test_what_names_no_delay_gives_none(text: str) -> None:
-    """And no long text takes long."""
+def test_a_text_without_a_delay_gives_none(text: str) -> None:
+    """Long texts are read quickly, too."""
     began = time.monotonic()
     assert stated_delay(text, NOW) is None
     assert time.monotonic() - began < 1
@@ -80,10 +80,10 @@ BODIES: list[Any] = [
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("wire", WIRES)
-def test_every_wire_takes_a_delay_from_the_text(
+def test_every_wire_reads_a_delay_from_the_text(
     script: Script, build: Build, wire: str, status: int
 ) -> None:
-    """In whatever field it stands; a header, where there is one, is more exact."""
+    """Any field may contain the delay. A header overrides it."""
     for body in BODIES:
         script.answer(status, body)
         with pytest.raises(AttemptFailed) as caught:
@@ -97,8 +97,8 @@ def test_every_wire_takes_a_delay_from_the_text(
         assert caught.value.failure.retry_after == 7
 
 
-def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> None:
-    """Under a status of 200, in a stream."""
+def test_an_error_event_can_state_a_delay(script: Script, build: Build) -> None:
+    """The status of the stream is 200."""
     error = {"message": "Please retry in 41.9s", "type": "rate_limit_exceeded"}
     script.events({"error": error})
     for wire in ("groq", "openai"):
@@ -108,7 +108,7 @@ def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> Non
 
 
 def test_a_short_delay_for_a_limit_per_day_is_not_believed(script: Script, build: Build) -> None:
-    """Gemini names seconds, and the day turns at midnight."""
+    """Gemini states seconds, but the limit resets at midnight."""
     violation = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "quotaValue": "20"}
     kind = "type.googleapis.com/google.rpc.QuotaFailure"
     details = [{"@type": kind, "violations": [violation]}]

@@ -72,7 +72,7 @@ def test_an_account_may_have_been_used_before(start, connect, clock):
         assert client.refused("hi", model).status == 429
 
 
-def test_what_is_left_of_a_provider_holds_for_each_of_its_keys(start, connect, clock):
+def test_an_amount_left_applies_to_each_key_of_a_provider(start, connect, clock):
     """A provider's name applies to all its keys, and a key's own figure overrides it."""
     left = {"groq": {"requests_per_day": 1}, "groq_key_2": {"requests_per_day": 3}}
     sandbox = start(clock=clock, keys={"groq": 2}, left=left)

@@ -57,13 +57,13 @@ def test_openai_gives_log_probabilities(shared, connect, streamed):
     ("gpt-4.1-mini", {"reasoning_effort": "low"}, 400),
     ("gpt-5-nano", {"logprobs": True}, 403),
 ])  # fmt: skip
-def test_openai_refuses_what_a_model_lacks(shared, connect, model, options, status):
-    """Out of bounds, without its condition, or on a model without it."""
+def test_openai_refuses_options_that_a_model_lacks(shared, connect, model, options, status):
+    """An option may be out of bounds, lack a condition, or not exist for the model."""
     assert connect(shared, "openai").refused("hi", model, **options).status == status
 
 
 def test_reasoning_models_take_an_effort(shared, connect):
-    """Where the real models accept reasoning_effort, the sandbox does, too."""
+    """The sandbox accepts reasoning_effort for the models that accept it."""
     assert connect(shared, "openai").ask("hi", "gpt-5-nano", reasoning_effort="low").text
     groq = connect(shared, "groq")
     assert groq.ask("hi", reasoning_effort="high").text

@@ -1,4 +1,4 @@
-"""Every failure on request, as the unmodified SDKs see it."""
+"""Every failure on request, seen through the unmodified SDKs."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ def test_times_after_and_target(start, connect):
     first.ask()
 
 
-def test_an_outage_lasts_so_many_seconds(start, connect, clock):
+def test_an_outage_lasts_for_the_given_seconds(start, connect, clock):
     """Every request in that time fails, on the sandbox's clock, and the next one succeeds."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "overloaded", seconds=20)

@@ -114,7 +114,7 @@ def test_groq_refuses_the_31st_request_of_a_minute_and_refills(start, connect, c
     client.ask("hi")
 
 
-def test_groq_day_limit_tells_minutes(start, connect, clock):
+def test_groq_states_a_wait_in_minutes_for_a_limit_per_day(start, connect, clock):
     """Requests per day come back one by one too: 1 of 1,000 takes 1m26.4s."""
     sandbox = start(clock=clock, left={"groq_key_1": {"requests_per_day": 1}})
     client = connect(sandbox, "groq")
@@ -297,7 +297,7 @@ def test_pro_models_are_not_in_googles_free_tier(start, connect, clock):
     assert "quotaValue" not in violation
 
 
-def test_limit_0_is_told_in_each_providers_way(start, connect, clock):
+def test_each_provider_reports_a_limit_of_0_in_its_own_way(start, connect, clock):
     """Groq and OpenAI deny the model, Mistral shows a limit of 0."""
     limits = {name: {"requests_per_minute": 0} for name in ("groq", "openai", "mistral")}
     sandbox = start(clock=clock, limits=limits)

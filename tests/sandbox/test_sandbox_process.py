@@ -1,4 +1,4 @@
-"""Starting, stopping, and running the sandbox by itself."""
+"""Starting and stopping a sandbox, also in its own process."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_chunks_can_be_paced(start, connect):
     assert time.perf_counter() - began >= 0.05 + 0.01 * len(reply.pieces)
 
 
-def test_a_stream_nobody_reads_is_charged_for_what_was_sent(start, connect):
+def test_a_closed_stream_is_charged_for_what_was_sent(start, connect):
     """Closing a stream early ends it on the server too."""
     sandbox = start(seconds_per_chunk=0.02)
     client = connect(sandbox, "openai")

@@ -84,8 +84,8 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_model_that_takes_no_schema(start, connect, provider):
-    """A model without schemas refuses them in the provider's words, and answers all else."""
+def test_a_model_can_refuse_schemas(start, connect, provider):
+    """It refuses them in the provider's words, and answers all other requests."""
     sandbox = start()
     sandbox.fail(provider, "no_json_schema", times=None)
     client = connect(sandbox, provider)
@@ -129,7 +129,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("provider", ["groq", "openai"])
 @pytest.mark.parametrize(("path", "change", "places", "word"), BROKEN)
-def test_a_strict_schema_that_breaks_the_rules(
+def test_a_strict_schema_that_breaks_a_rule_is_refused(
     start, connect, provider, path, change, places, word
 ):
     """A strict schema that breaks a rule is refused. Without `strict`, it is accepted."""
@@ -146,7 +146,7 @@ def test_a_strict_schema_that_breaks_the_rules(
 
 
 @pytest.mark.parametrize("provider", ["groq", "openai"])
-def test_json_mode_wants_the_word(start, connect, provider):
+def test_json_mode_needs_the_word_json_in_the_prompt(start, connect, provider):
     """JSON mode requires a prompt that mentions JSON."""
     client = connect(start(), provider)
     refused = client.refused("Hello", response_format={"type": "json_object"})
@@ -154,7 +154,7 @@ def test_json_mode_wants_the_word(start, connect, provider):
     assert "must contain the word 'json' in some form" in refused.body["error"]["message"]
 
 
-def test_groq_streams_no_json(start, connect):
+def test_groq_refuses_to_stream_json(start, connect):
     """A stream with a response format is refused."""
     client = connect(start(), "groq")
     refused = client.refused(streamed=True, **options("groq"))
@@ -163,8 +163,8 @@ def test_groq_streams_no_json(start, connect):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", ["not_json", "misfit_json"])
-def test_replies_that_do_not_fit(start, connect, provider, kind):
-    """Both with and without streaming. Requests without JSON are answered as usual."""
+def test_replies_can_break_the_schema(start, connect, provider, kind):
+    """This holds with and without streaming. Requests without JSON are answered as usual."""
     sandbox = start()
     sandbox.fail(provider, kind, times=None)
     client = connect(sandbox, provider)

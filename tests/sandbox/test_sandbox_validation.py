@@ -30,7 +30,7 @@ def code_of(provider, refused):
     ],
 )
 def test_unknown_key_is_refused(start, connect, provider, status, code):
-    """An unknown key is refused as the provider does it."""
+    """The status and the code are the provider's own."""
     sandbox = start()
     refused = connect(sandbox, provider, key="made-up-key-0000000000").refused()
     assert refused.status == status
@@ -56,7 +56,7 @@ def test_key_of_another_provider_is_refused(start, connect):
     ],
 )
 def test_unknown_model_is_refused(start, connect, provider, status, code):
-    """An unknown model is refused as the provider does it."""
+    """The status and the code are the provider's own."""
     refused = connect(start(), provider).refused("hi", "gpt-99")
     assert (refused.status, code_of(provider, refused)) == (status, code)
 
@@ -153,7 +153,7 @@ def test_no_messages_are_refused(start, connect, provider):
     """An empty list of messages is invalid everywhere."""
     client = connect(start(), provider)
     if provider == "google":
-        # The SDK refuses an empty list by itself.
+        # The SDK would refuse an empty list before it sends it.
         response = client._http.post(
             f"{client.sdk._api_client._http_options.base_url.rstrip('/')}"
             "/v1beta/models/gemini-3.8-flash:generateContent",
@@ -212,7 +212,7 @@ def test_groq_refuses_several_choices(start, connect):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_conversations_with_system_messages_are_taken(start, connect, provider):
+def test_conversations_with_system_messages_are_accepted(start, connect, provider):
     """System text, earlier turns, seeds and top_p are accepted under each provider's names."""
     client = connect(start(), provider)
     if provider == "google":
@@ -252,7 +252,7 @@ def test_conversations_with_system_messages_are_taken(start, connect, provider):
         ),
     ],
 )
-def test_bodies_without_sense_are_400(start, connect, content):
+def test_malformed_bodies_are_400(start, connect, content):
     """For any malformed request, the answer is the provider's 400, never a crash."""
     sandbox = start()
     client = connect(sandbox, "openai")
