@@ -8,23 +8,11 @@ import struct
 
 import pytest
 
-from arche_magic.sandbox import Sandbox
-
 MODELS = {
     "mistral": ("mistral-embed", 1_024),
     "google": ("gemini-embedding-001", 3_072),
     "openai": ("text-embedding-3-small", 1_536),
 }
-NO_LIMITS = dict.fromkeys(
-    ("requests_per_minute", "requests_per_day", "tokens_per_minute", "input_tokens_per_minute")
-)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox without limits, for the tests that change nothing."""
-    with Sandbox(limits=dict.fromkeys(MODELS, NO_LIMITS)) as started:
-        yield started
 
 
 @pytest.mark.parametrize("provider", MODELS)

@@ -12,10 +12,9 @@ import openai
 import pytest
 from google.genai import errors as genai_errors
 from mistralai.client.errors import MistralError, ResponseValidationError
+from sdk_clients import PROVIDERS
 
 from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS, Sandbox
-
-PROVIDERS = ("groq", "mistral", "google", "openai")
 
 # Kinds that come as an error status: (status, what the body says), by provider.
 STATUS = {

@@ -6,14 +6,8 @@ import math
 import re
 
 import pytest
+from sdk_clients import MODELS
 
-PROVIDERS = ("groq", "mistral", "google", "openai")
-MODEL = {
-    "groq": "openai/gpt-oss-120b",
-    "openai": "gpt-4.1-mini",
-    "mistral": "mistral-small-latest",
-    "google": "gemini-3.8-flash",
-}
 TRY_AGAIN = re.compile(
     r"on (?P<dim>[a-z ]+) \((?P<abbr>[A-Z]+)\): Limit (?P<limit>\d+), Used (?P<used>\d+), "
     r"Requested (?P<requested>\d+)\. Please try again in (?P<wait>[0-9hms.]+)\."
@@ -151,7 +145,7 @@ def test_groq_request_larger_than_the_limit_is_413(start, connect, clock):
     assert refused.status == 413
     assert refused.message.startswith("Request too large for model `openai/gpt-oss-120b`")
     assert "Requested 10007" in refused.message
-    assert all(v["used"] == 0 for v in sandbox.quota()["groq_key_1"][MODEL["groq"]].values())
+    assert all(v["used"] == 0 for v in sandbox.quota()["groq_key_1"][MODELS["groq"]].values())
 
 
 def test_openai_refusal_has_retry_after_in_milliseconds(start, connect, clock):

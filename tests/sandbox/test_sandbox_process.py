@@ -242,7 +242,7 @@ def test_it_runs_by_itself_and_is_controlled_over_http(alone):
     assert unknown.status_code == 400
     assert "known:" in unknown.json()["error"]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 0
+    assert process.wait(20) == 0
     assert not is_open(port_of(base))
 
 
@@ -251,7 +251,7 @@ def test_ctrl_c_stops_it_without_a_traceback(alone):
     """SIGINT ends the command cleanly."""
     process, _ = alone("--port", "0")
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 0
+    assert process.wait(20) == 0
     assert process.stderr.read() == ""
 
 

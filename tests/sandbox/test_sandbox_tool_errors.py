@@ -9,19 +9,8 @@ import pytest
 from sdk_clients import MODELS
 from tool_client import TOOLS
 
-from arche_magic.sandbox import Sandbox
-
 LIKE_OPENAI = ("groq", "mistral", "openai")
 USER = {"role": "user", "content": "hi"}
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox without limits, for the tests that change nothing."""
-    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute")
-    limits = dict.fromkeys((*LIKE_OPENAI, "google"), dict.fromkeys(names))
-    with Sandbox(limits=limits) as started:
-        yield started
 
 
 @pytest.fixture

@@ -8,19 +8,9 @@ import re
 import groq
 import pytest
 from google.genai import types as genai_types
+from sdk_clients import PROVIDERS
 
-from arche_magic.sandbox import Sandbox
-
-PROVIDERS = ("groq", "mistral", "google", "openai")
 BOTH = "get_weather city=Oslo days=3, then get_time city=Paris"
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox without limits, for the tests that change nothing."""
-    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute")
-    with Sandbox(limits=dict.fromkeys(PROVIDERS, dict.fromkeys(names))) as started:
-        yield started
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
