@@ -11,34 +11,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from adapter_calls import MODELS, TEN_SECONDS, WIRES, Build, Script, complete, text_of
+from adapter_calls import (
+    MODELS,
+    TEN_SECONDS,
+    WIRES,
+    Build,
+    Script,
+    chunk_of,
+    complete,
+    reply_of,
+    text_of,
+)
 
 from arche_magic.llm_providers.adapters.bodies import events
 from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 
 MEGABYTE = 1_000_000
 QUESTION = "Grüße 😀"
-
-
-def chunk_of(wire: str, text: str, ending: str | None = None) -> dict[str, Any]:
-    """One event of a stream, in that provider's format."""
-    if wire == "google":
-        candidate = {"content": {"parts": [{"text": text}]}, "finishReason": ending and "STOP"}
-        return {"candidates": [{k: v for k, v in candidate.items() if v}]}
-    delta = {"content": text, "role": "assistant"}
-    choice = {"index": 0, "delta": delta, "finish_reason": ending}
-    return {"id": "1", "object": "chat.completion.chunk", "choices": [choice]}
-
-
-def reply_of(wire: str, text: str) -> dict[str, Any]:
-    """A reply that is not streamed, in that provider's format."""
-    if wire == "google":
-        return chunk_of(wire, text, "stop")
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    about = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
-    return {**about, "choices": [choice]}
 
 
 # --- bounds

@@ -17,6 +17,7 @@ from adapter_calls import (
     Build,
     Script,
     complete,
+    failure_of,
     sandbox_adapter,
     text_of,
 )
@@ -24,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import Adapter, build_adapter
-from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts
 
@@ -72,15 +73,6 @@ EXCEPTIONS = {
 AFTER_SOME_TEXT = ("cut_stream", "broken_connection", "malformed_event", "stream_error")
 
 
-def fail(
-    adapter: Adapter, wire: str, *, stream: bool = False, **timeouts: float
-) -> ProviderFailure:
-    """The failure of one call."""
-    with pytest.raises(AttemptFailed) as caught:
-        complete(adapter, MODELS[wire], stream=stream, timeouts=Timeouts(**timeouts))
-    return caught.value.failure
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,7 +81,7 @@ def test_every_failure_names_its_remedy(
 ) -> None:
     """Each failure of each provider becomes a one-line error with a remedy."""
     sandbox.fail(wire, kind)
-    failure = fail(adapters[wire], wire, stream=stream)
+    failure = failure_of(adapters[wire], MODELS[wire], stream=stream)
     assert failure.remedy is EXCEPTIONS.get((wire, kind), KINDS[kind]), failure
     line = str(failure)
     assert "\n" not in line
@@ -121,7 +113,7 @@ def test_the_error_says_how_a_stream_broke(sandbox: Sandbox, adapters: dict[str,
         ("malformed_event", "malformed reply"),
     ):
         sandbox.fail("groq", kind)
-        assert str(fail(adapters["groq"], "groq", stream=True)) == words
+        assert str(failure_of(adapters["groq"], MODELS["groq"], stream=True)) == words
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -133,7 +125,7 @@ def test_a_silent_server_times_out(
 ) -> None:
     """After `timeout` seconds without a byte, the call ends."""
     sandbox.fail(wire, kind)
-    failure = fail(adapters[wire], wire, stream=stream, total=0.2)
+    failure = failure_of(adapters[wire], MODELS[wire], stream=stream, timeouts=Timeouts(total=0.2))
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no answer within 0.2 s"
 
@@ -151,7 +143,7 @@ def test_a_trickling_server_times_out(
     if not stream:
         script.answer(200, "")
         script.endless = b" "
-    failure = fail(build(wire), wire, stream=stream, total=0.3)
+    failure = failure_of(build(wire), MODELS[wire], stream=stream, timeouts=Timeouts(total=0.3))
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no answer within 0.3 s"
     assert script.left.wait(2)
@@ -165,7 +157,7 @@ def test_a_closed_port_is_a_temporary_failure(wire: str) -> None:
         port = taken.getsockname()[1]
         key = Key.of(wire, f"{wire}_key_1", SECRET)
         adapter = build_adapter(wire, key, f"http://127.0.0.1:{port}")
-        failure = fail(adapter, wire)
+        failure = failure_of(adapter, MODELS[wire])
         adapter.close()
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no connection"
@@ -218,7 +210,7 @@ def test_a_redirect_is_not_followed(
 ) -> None:
     """Redirects are not followed, and the error says so."""
     sandbox.fail(wire, "redirect")
-    failure = fail(adapters[wire], wire, stream=stream)
+    failure = failure_of(adapters[wire], MODELS[wire], stream=stream)
     assert "redirected" in str(failure)
     assert not [request for request in sandbox.requests if request.provider == "elsewhere"]
 
@@ -234,10 +226,10 @@ def test_loopback_uses_no_proxy(script: Script, monkeypatch: pytest.MonkeyPatch,
     script.answer(503, "busy")
     key = Key.of(wire, f"{wire}_key_1", SECRET)
     here = build_adapter(wire, key, script.url)
-    assert str(fail(here, wire)) == "overloaded (503): busy"
+    assert str(failure_of(here, MODELS[wire])) == "overloaded (503): busy"
     here.close()
     elsewhere = build_adapter(wire, key, "http://arche.invalid")
-    assert str(fail(elsewhere, wire)) == "no connection to the proxy of http_proxy"
+    assert str(failure_of(elsewhere, MODELS[wire])) == "no connection to the proxy of http_proxy"
     assert len(script.received) == 1
     elsewhere.close()
 
@@ -246,7 +238,7 @@ def test_loopback_uses_no_proxy(script: Script, monkeypatch: pytest.MonkeyPatch,
 def test_one_call_is_one_request(script: Script, build: Build, wire: str) -> None:
     """No SDK retries on its own, even when the server asks for it."""
     script.answer(503, {"error": {"message": "x"}}, {"retry-after": "0", "x-should-retry": "true"})
-    failure = fail(build(wire), wire)
+    failure = failure_of(build(wire), MODELS[wire])
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.retry_after == 0
     assert len(script.received) == 1
@@ -257,7 +249,7 @@ def test_a_key_with_invalid_characters_must_be_replaced(wire: str) -> None:
     """The error names a key that cannot be sent in a header (a smart quote, a line end)."""
     for text in ("sk-“quoted”-1234567", "sk-line\nend-1234567"):
         adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_1", text), "http://127.0.0.1:9")
-        failure = fail(adapter, wire)
+        failure = failure_of(adapter, MODELS[wire])
         adapter.close()
         assert failure.remedy is Remedy.REPLACE_KEY
         assert "key holds a character" in str(failure)
@@ -359,7 +351,7 @@ def test_the_sdk_does_not_continue_geminis_replies(script: Script, build: Build)
         "continuationToken": "abcd",
     }
     script.answer(200, {"candidates": [candidate]})
-    failure = fail(build("google"), "google")
+    failure = failure_of(build("google"), MODELS["google"])
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.text == "Half"
     assert len(script.received) == 1

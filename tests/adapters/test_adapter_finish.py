@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from adapter_calls import HELLO, WIRES, Build, Script, complete, text_of
+from adapter_calls import HELLO, WIRES, Build, Script, complete, failure_of, text_of
 
-from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Request, Schema
 from arche_magic.llm_providers.types import Usage
 
@@ -57,14 +57,6 @@ def answer(
         script.answer(200, whole)
 
 
-def failed(
-    build: Build, wire: str, request: Request = HELLO, *, stream: bool = False
-) -> ProviderFailure:
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build(wire), "m", request, stream=stream)
-    return caught.value.failure
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 def test_finish_reasons_of_all_servers_are_understood(
@@ -80,7 +72,7 @@ def test_finish_reasons_of_all_servers_are_understood(
     for words, remedy in ((FILTERED, Remedy.CHANGE_PROMPT), (BROKEN, Remedy.RETRY_LATER)):
         for word in words:
             answer(script, wire, "Four.", word, stream=stream)
-            failure = failed(build, wire, stream=stream)
+            failure = failure_of(build(wire), stream=stream)
             assert failure.remedy is remedy, word
             assert failure.text == "Four.", word
             assert f"({word})" in str(failure) or word.casefold() in OURS, word
@@ -93,7 +85,7 @@ def test_a_stream_without_a_finish_reason_is_incomplete(
     """The text `null` and Google's "unspecified" do not end a stream."""
     for word in ("null", "", None, "FINISH_REASON_UNSPECIFIED"):
         answer(script, wire, "Four.", word, stream=True)
-        assert "ended early" in str(failed(build, wire, stream=True))
+        assert "ended early" in str(failure_of(build(wire), stream=True))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -104,7 +96,7 @@ def test_a_reply_of_reasoning_alone_is_a_failure(
 ) -> None:
     """The error states the number of tokens and a remedy. The tokens are counted."""
     answer(script, wire, text, "length", stream=stream)
-    failure = failed(build, wire, stream=stream)
+    failure = failure_of(build(wire), stream=stream)
     assert failure.remedy is Remedy.RAISE_MAX_TOKENS
     assert "the model used all 300 tokens for reasoning; raise --max-tokens" in str(failure)
     assert failure.usage == Usage(5, 300)
@@ -114,7 +106,7 @@ def test_reasoning_is_distinguished_from_an_answer(script: Script, build: Build)
     """Text outside the reasoning is an answer. So is JSON inside it if JSON was requested."""
     only_reasoning = "<think>It is four.</think>\n"
     answer(script, "openai", only_reasoning, "stop")
-    assert str(failed(build, "openai")) == "an empty reply"
+    assert str(failure_of(build("openai"))) == "an empty reply"
     schema = Request(HELLO.messages, schema=Schema("reply", "{}", strict=False, read=str))
     (completion,) = complete(build("openai"), "m", schema)
     assert completion.text == only_reasoning
@@ -124,7 +116,7 @@ def test_reasoning_is_distinguished_from_an_answer(script: Script, build: Build)
         assert completion.text == text
     analysis = "<|channel|>analysis<|message|>Two and two"
     answer(script, "openai", analysis, "length")
-    assert failed(build, "openai").remedy is Remedy.RAISE_MAX_TOKENS
+    assert failure_of(build("openai")).remedy is Remedy.RAISE_MAX_TOKENS
     answer(script, "openai", f"{analysis}<|end|><|channel|>final<|message|>Four", "length")
     assert complete(build("openai"), "m")
 
@@ -133,5 +125,5 @@ def test_an_error_without_a_count_states_the_requested_limit(script: Script, bui
     """Without the server's count, the error states the requested limit."""
     answer(script, "groq", "", "length", output_tokens=0)
     request = Request(HELLO.messages, max_tokens=20)
-    assert "all 20 tokens for reasoning" in str(failed(build, "groq", request))
-    assert "all its tokens for reasoning" in str(failed(build, "groq"))
+    assert "all 20 tokens for reasoning" in str(failure_of(build("groq"), request=request))
+    assert "all its tokens for reasoning" in str(failure_of(build("groq")))

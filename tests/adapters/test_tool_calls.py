@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from adapter_calls import MODELS, WIRES, Build, Script, complete, text_of
+from adapter_calls import MODELS, WIRES, Build, Script, complete, failure_of, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_answers import (
@@ -25,7 +25,7 @@ from tool_answers import (
 )
 
 from arche_magic.llm_providers.adapters.tool_calls import whole_calls
-from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.tools import ToolCall
 
@@ -165,12 +165,8 @@ def test_gemini_accepts_calls_of_other_providers(script: Script, build: Build) -
     assert time["id"] == two["functionCall"]["id"] == "call_fedcba9876543210"
 
 
-@pytest.mark.parametrize(
-    ("model", "signature"), [("gemini-3.8-flash", SIGNATURE), ("gemini-2.5-flash", SIGNATURE)]
-)
-def test_gemini_gets_its_own_signatures_back(
-    script: Script, build: Build, model: str, signature: str
-) -> None:
+@pytest.mark.parametrize("model", ["gemini-3.8-flash", "gemini-2.5-flash"])
+def test_gemini_gets_its_own_signatures_back(script: Script, build: Build, model: str) -> None:
     """They are sent back unchanged, also to models before Gemini 3."""
     script.answer(200, google_answer(text="Fine."))
     call = ToolCall("g1", "get_time", "{}", SIGNATURE)
@@ -183,7 +179,7 @@ def test_gemini_gets_its_own_signatures_back(
     complete(build("google"), model, Request(turns, tools=(TIME,)))
     text, one, two = sent(script)["contents"][1]["parts"]
     assert text == {"text": "A moment."}
-    assert one["thoughtSignature"] == signature
+    assert one["thoughtSignature"] == SIGNATURE
     assert "thoughtSignature" not in two
 
 
@@ -200,9 +196,7 @@ def test_a_broken_call_of_gemini_is_tried_elsewhere(
 ) -> None:
     """The reply has nothing that can be run."""
     script.answer(200, google_answer(ending=reason))
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build("google"), MODELS["google"], ASKED)
-    assert caught.value.failure.remedy is Remedy.RETRY_LATER
+    assert failure_of(build("google"), request=ASKED).remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("wire", CHAT_WIRES)
@@ -237,9 +231,7 @@ def test_calls_of_a_complete_reply_are_kept_separate(
 def test_the_finish_reason_tool_calls_needs_a_call(script: Script, build: Build, wire: str) -> None:
     """Without a call and without text, the next route is tried."""
     script.answer(200, chat_answer())
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build(wire), MODELS[wire], ASKED)
-    assert caught.value.failure.remedy is Remedy.RETRY_LATER
+    assert failure_of(build(wire), request=ASKED).remedy is Remedy.RETRY_LATER
 
 
 CALLS = st.lists(
