@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sdk_clients import PROVIDERS
 
-from arche_magic.sandbox.replies import json_for_schema
+from arche_magic.sandbox.schemas import json_for_schema
 
 END = {"groq": "stop", "mistral": "stop", "google": "STOP", "openai": "stop"}
 CUT = {"groq": "length", "mistral": "length", "google": "MAX_TOKENS", "openai": "length"}
