@@ -4,23 +4,33 @@ from __future__ import annotations
 
 THREADS, MOST_THREADS = 4, 256
 # Until the first reply the number doubles at this interval, up to what a slow service can bear.
-_BLIND_SECONDS, _MOST_BLIND = 0.5, 64
-# A measurement takes at least this time, this many replies, and half as many as there are threads.
-_LOOK_SECONDS, _LOOK_REPLIES = 0.25, 8
-_LARGE_STEP, _SMALL_STEP = 4.0, 2.0
-# A step up is kept if it brings a tenth more. If it brought nearly all that it could, the next step
-# is a large one. A step down is kept if it costs next to nothing.
-_GAIN, _NEARLY_ALL, _LOSS = 0.1, 0.7, 0.03
-# Measurements to rest after a step that was taken back; each time twice as many.
-_REST, _LONGEST_REST = 8, 128
+_BLIND_SECONDS, _MOST_BLIND = 0.3, 64
+# A measurement takes at least this time, this many replies, and a reply for each thread: the first
+# replies are of the fastest rows. After a large step, half as many say enough.
+_LOOK_SECONDS, _LOOK_REPLIES, _LARGE_STEP_REPLIES = 0.3, 16, 0.5
+# The number is multiplied by the first as long as a step brings nearly all that it could, later by
+# the others.
+_FIRST_STEP, _UP, _DOWN = 4.0, 1.5, 0.75
+# No step up goes to more threads than would keep this many processors busy.
+_BUSY = 1.3
+# Shares of what a step up could bring at most: that for which a step of the same size follows, and
+# that for which a small one does.
+_NEARLY_ALL, _SOME = 0.7, 0.25
+# More threads than are needed for the pace if none had to wait: some always have to.
+_SPARE = 1.2
+# A step down is kept if it costs no more than this share.
+_LOSS = 0.03
+# Measurements to rest before the next step; after each step that is taken back twice as many.
+_SHORT_REST, _REST, _LONGEST_REST = 1, 4, 64
 
 
 class Growth:
     """The number of workers of a group, by measured gain.
 
     If each of `n` threads takes `t` seconds for a row, `n / t` rows are answered per second. A step
-    up is kept if this grows. If it does not (Python, the network or the service is the bound), the
-    step is taken back. Later it tries a step down, then one up again, as conditions change.
+    up should bring as many times more rows as threads. If it brings less (Python, the network or
+    the service is the bound), as many threads stay as bring that many rows if none has to wait.
+    Later it tries a step down, then one up again, as conditions change.
 
     Args:
         now: seconds of a monotonic clock, as in all of its methods.
@@ -35,17 +45,22 @@ class Growth:
         self.pace: tuple[int, float] | None = None
         self._stepped_at = now
         self._seconds, self._replies, self._heard = 0.0, 0, False
-        self._step = _LARGE_STEP
+        self._step = _FIRST_STEP
         # Threads and rows per second before the last step.
         self._before: tuple[int, float] | None = None
         self._rest, self._next_rest = 0, _REST
+        # Processors that this process kept busy, and up to when and what that was measured.
+        self._busy, self._measured = 0.0, (now, 0.0)
 
-    def note_replies(self, count: int, began: float, now: float) -> None:
-        """Note that a thread asked `count` rows one after the other, from `began` until now."""
+    def note_reply(self, began: float, now: float) -> None:
+        """Note that a thread asked a row, from `began` until now."""
+        if not self._heard and self.threads == THREADS:
+            # Short rows: the first of them took longer, to load libraries and to connect.
+            self._stepped_at = now
         self._heard = True
         # Rows that began before the last step say nothing about it.
         if began >= self._stepped_at:
-            self._replies += count
+            self._replies += 1
             self._seconds += now - began
 
     def note_limit(self, now: float) -> None:
@@ -54,42 +69,73 @@ class Growth:
         if now >= self._stepped_at + _LOOK_SECONDS:
             self._go_to(min(self.threads, max(THREADS, self.threads // 2)), now)
 
-    def look(self, now: float) -> None:
-        """Take a step, or take one back, once enough replies have come."""
+    def look(self, now: float, worked: float) -> None:
+        """Take a step, or correct the last one, once enough replies have come.
+
+        `worked` are the seconds that this process has computed so far.
+        """
         passed = now - self._stepped_at
         if not self._heard:
+            self._measured = now, worked
             if passed >= _BLIND_SECONDS and self.threads < _MOST_BLIND:
                 self._go_to(2 * self.threads, now)
             return
-        if passed < _LOOK_SECONDS or self._replies < max(_LOOK_REPLIES, self.threads / 2):
+        share = _LARGE_STEP_REPLIES if self._step == _FIRST_STEP else 1.0
+        if passed < _LOOK_SECONDS or self._replies < max(_LOOK_REPLIES, share * self.threads):
             return
         pace = self.threads * self._replies / max(self._seconds, 1e-9)
         self.pace = self.threads, pace
-        if self._rest:
+        before, worked_before = self._measured
+        self._busy = (worked - worked_before) / (now - before)
+        self._measured = now, worked
+        if self._before is not None:
+            self._correct(*self._before, pace, now)
+        elif self._rest:
             self._rest -= 1
             self._go_to(self.threads, now)
-        elif self._before is None or self._is_kept(pace / self._before[1] - 1):
-            self._before = self.pace
-            self._go_to(min(MOST_THREADS, max(1, round(self._step * self.threads))), now)
-            if self.threads == self._before[0]:
-                self._turn()
         else:
-            self._go_to(self._before[0], now)
+            self._take_step(now)
+
+    def _take_step(self, now: float) -> None:
+        self._before = self.pace
+        threads = round(self._step * self.threads)
+        if self._step > 1:
+            # Python computes in one thread at a time: so many keep it busy.
+            enough = _BUSY * self.threads / max(self._busy, 1e-9)
+            threads = min(MOST_THREADS, max(self.threads + 1, min(threads, round(enough))))
+        self._go_to(max(1, threads), now)
+        if self._before and self.threads == self._before[0]:
             self._turn()
 
-    def _is_kept(self, gain: float) -> bool:
-        """Whether the last step helped enough; sets the size of the next step."""
+    def _correct(self, threads: int, pace: float, new_pace: float, now: float) -> None:
+        """Keep the step that was taken from these threads and their pace, or part of it."""
+        gain = new_pace / pace
         if self._step < 1:
-            return gain >= -_LOSS
-        nearly_all = gain >= _NEARLY_ALL * (self._step - 1)
-        self._step = _LARGE_STEP if nearly_all else _SMALL_STEP
-        return gain >= _GAIN
+            if gain >= 1 - _LOSS:
+                self._take_step(now)
+            else:
+                self._go_to(threads, now)
+                self._turn()
+            return
+        # Of what the step could bring at most.
+        share = (gain - 1) / (self.threads / threads - 1)
+        if share >= _NEARLY_ALL:
+            self._take_step(now)
+            return
+        needed = round(_SPARE * threads * max(1.0, gain))
+        if share >= _SOME:
+            self._go_to(min(self.threads, needed), now)
+            self._step, self._before = _UP, None
+            self._rest = _SHORT_REST
+        else:
+            self._go_to(threads, now)
+            self._turn()
 
     def _turn(self) -> None:
-        """The last step brought no gain: rest, then step in the other direction."""
+        """The last step brought little: rest, then step in the other direction."""
         self._before = None
         self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, _LONGEST_REST)
-        self._step = 1 / _SMALL_STEP if self._step > 1 else _SMALL_STEP
+        self._step = _DOWN if self._step > 1 else _UP
 
     def _go_to(self, threads: int, now: float) -> None:
         self.threads, self._stepped_at = threads, now

@@ -298,6 +298,7 @@ class Job:
             self._writer.run()
             self._hand_out_rest()
         finally:
+            self._workers.end()
             end_owner(self._owner)
             self._put(None)
             if self._store.problem:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from arche_magic.llm_providers.config import Clock
 from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.request import Request
 
 from .agreement import Model
 from .growth import THREADS
@@ -21,9 +23,9 @@ from .tasks import Finished, Group, Task
 
 # Longest sleep of a thread before it looks whether the job has ended.
 NAP_SECONDS = 0.1
-# Workers that ask each row alone take several rows at once, as many as take this long: fewer
-# changes of the ledger leave Python more time for rows.
-_ROWS_AT_ONCE, _SECONDS_AT_ONCE = 16, 1.0
+# Rows that are asked alone are held together, as many as are asked in this time: fewer changes of
+# the ledger leave Python more time for rows.
+_MOST_HELD, _HELD_SECONDS = 256, 0.25
 # Outcomes that may wait to be written.
 _MOST_FINISHED = 256
 # Rows that are kept ready for each thread, and those of this time: a claim is a write to disk.
@@ -115,6 +117,13 @@ class Scheduler:
                     return []
             self._sleep(group, on_shut if all_shut else None)
 
+    def coming(self, group: Group) -> list[Request]:
+        """The requests that the group asks next, if its workers ask each row alone."""
+        with self._lock:
+            # Without the one that a worker has taken already.
+            first = itertools.islice(self._ready, 0 if group.models else group.size - 1)
+            return [task.request for task in first if task.suits(group.number)]
+
     def hand_back(self, tasks: Iterable[Task]) -> None:
         """Make tasks ready again that a worker took and did not finish."""
         with self._lock:
@@ -129,17 +138,15 @@ class Scheduler:
             self._ready.appendleft(task)
             self._work.notify_all()
 
-    def is_surplus(self, group: Group, done: int, began: float) -> bool:
-        """Whether a worker should end that has asked `done` rows, each alone, since `began`.
+    def is_surplus(self, group: Group, done: bool, began: float) -> bool:
+        """Whether a worker should end that has asked a row alone, which is `done` or handed back.
 
-        `began` is of the monotonic clock. The group adapts to how long the rows took.
+        `began` is when it asked, of the monotonic clock. The group adapts to how long rows take.
         """
         now = time.monotonic()
         with self._lock:
             if done:
-                group.growth.note_replies(done, began, now)
-                rows = _SECONDS_AT_ONCE * done / max(now - began, 1e-9)
-                group.size = max(1, min(_ROWS_AT_ONCE, int(rows)))
+                group.growth.note_reply(began, now)
             is_surplus = group.threads > group.growth.threads
             group.threads -= is_surplus
         return is_surplus
@@ -216,9 +223,11 @@ class Scheduler:
                 if group.models:
                     continue
                 if self._ready and not self._idle:
-                    group.growth.look(now)
-                rows = _READY_SECONDS * group.growth.pace[1] if group.growth.pace else 0
-                self._wanted = max(self._wanted, _READY * group.growth.threads, int(rows))
+                    group.growth.look(now, time.process_time())
+                rows = group.growth.pace[1] if group.growth.pace else 0.0
+                ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
+                self._wanted = max(self._wanted, ready)
+                group.size = max(1, min(_MOST_HELD, int(_HELD_SECONDS * rows)))
                 if group.is_closed or self.ending.is_set():
                     continue
                 missing = group.growth.threads - group.threads
@@ -302,10 +311,7 @@ class Scheduler:
 
     def _pick(self, group: Group) -> list[Task]:
         """The next tasks for a worker of the group."""
-        size = group.size
-        if not group.models:
-            # The last rows are for all threads.
-            size = min(size, 1 + len(self._ready) // group.threads)
+        size = group.size if group.models else 1
         picked: list[Task] = []
         passed: list[Task] = []
         while self._ready and len(picked) < size:

@@ -10,6 +10,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.together import Together
 
 from .agreement import Check, Model
 from .growth import Growth
@@ -75,8 +76,9 @@ class Group:
     Attributes:
         number: its number in the job.
         llm: asks on its routes.
+        ledger: holds and books the calls of its workers, many at once.
         models: those that get packed requests; none if each row is asked alone.
-        size: most tasks that a worker takes at once.
+        size: rows in one request; if each row is asked alone, how many are held at once.
         cap: most rows in one request, lowered by replies that could not be read.
         opens_at: epoch seconds; none of its routes opens before.
         is_closed: none of its routes opens in this run.
@@ -88,6 +90,7 @@ class Group:
 
     number: int
     llm: IntelligentLLMOrchestrator
+    ledger: Together
     models: tuple[Model, ...] = ()
     size: int = 1
     cap: int = MOST_PACKED

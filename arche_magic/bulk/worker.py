@@ -17,7 +17,6 @@ from arche_magic.llm_providers.errors import (
 )
 from arche_magic.llm_providers.reply import Reply, Waiting
 from arche_magic.llm_providers.request import Message, Request
-from arche_magic.llm_providers.together import Together
 
 from .agreement import Check, fields_to_compare
 from .packing import packed
@@ -63,26 +62,25 @@ class Worker:
     def run(self) -> None:
         """Ask until nothing is left, or until there are more workers than help."""
         group, scheduler = self._group, self._scheduler
-        ask_packed = bool(group.models)
         try:
             while tasks := scheduler.take(group, self._workers.wait):
                 began, left = time.monotonic(), deque(tasks)
                 try:
-                    if ask_packed and len(tasks) > 1:
+                    if len(tasks) > 1:
                         self._ask_packed(left)
                     else:
-                        self._ask_in_turn(left)
+                        scheduler.finished.put(self._ask_alone(tasks[0]))
+                        left.clear()
                 except _HandBack:
                     pass
                 finally:
                     scheduler.hand_back(left)
-                done = len(tasks) - len(left)
-                if not ask_packed and scheduler.is_surplus(group, done, began):
+                if not group.models and scheduler.is_surplus(group, not left, began):
                     return
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             scheduler.end(error)
 
-    def _send(self, request: Request, together: Together, rows: int = 1) -> Reply:
+    def _send(self, request: Request, rows: int = 1) -> Reply:
         workers, began = self._workers, self._clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
         if workers.before_paying is not None:
@@ -110,7 +108,7 @@ class Worker:
         workers.note_under_way(rows)
         try:
             try:
-                reply = self._llm.ask(request, on_wait, together)
+                reply = self._llm.ask(request, on_wait, self._group.ledger)
             except _OutOfPatience:
                 # Answered if a route is open now; else the error says what opens when.
                 is_patient = False
@@ -127,16 +125,9 @@ class Worker:
         workers.counts.spend(reply.attempts)
         return reply
 
-    def _ask_in_turn(self, left: deque[Task]) -> None:
-        """Ask each of the tasks alone, and take out what has finished."""
-        with self._llm.together([task.request for task in left]) as together:
-            while left and not self._scheduler.ending.is_set():
-                self._scheduler.finished.put(self._ask_alone(left[0], together))
-                left.popleft()
-
-    def _ask_alone(self, task: Task, together: Together) -> Finished:
+    def _ask_alone(self, task: Task) -> Finished:
         try:
-            return Finished(task, self._send(task.request, together))
+            return Finished(task, self._send(task.request))
         except NoRouteAvailable as error:
             return self._without_route(task, error)
         except NotKept as error:
@@ -154,8 +145,7 @@ class Worker:
         half = max(1, len(tasks) // 2)
         try:
             request = packed(requests, workers.reply_tokens())
-            with self._llm.together([request]) as together:
-                whole = self._send(request, together, len(tasks))
+            whole = self._send(request, len(tasks))
         except NoRouteAvailable as error:
             if error.next_available_at is None or workers.bound_reached(self._llm, request):
                 _shorten(tasks, half)

@@ -19,6 +19,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.together import Together
 
 from .agreement import Agreement, Model
 from .estimate import KNOWN_AFTER, RowEstimate
@@ -31,6 +32,8 @@ from .worker import Worker
 PACKING_THREADS = 4
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
+# How often calls that have ended are booked.
+_BOOK_SECONDS = 0.25
 # A request that waits for a route says so more often than this.
 _STILL_WAITING_SECONDS = 0.7
 
@@ -79,7 +82,9 @@ class Workers:
         # By thread: rows of its request, and when it last waited.
         self._under_way: dict[int, tuple[int, float]] = {}
         self._is_packing = False
-        self._looked_at = -math.inf
+        self._looked_at = self._booked_at = -math.inf
+        # Those of the groups, now and before.
+        self._ledgers: list[Together] = []
         self._numbers = itertools.count()
 
     def start(self, first: Task) -> None:
@@ -94,8 +99,15 @@ class Workers:
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
-        """Have as many workers as help; reconsider now and then how many rows go in a request."""
+        """Have as many workers as help, and book what has ended.
+
+        Now and then it is reconsidered how many rows go in a request.
+        """
         self._start_threads(self.scheduler.grow())
+        if time.monotonic() >= self._booked_at + _BOOK_SECONDS:
+            for ledger in self._ledgers:
+                ledger.book()
+            self._booked_at = time.monotonic()
         now = self.scheduler.clock.time()
         if self._pack == 1 or self.sample is None or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -104,6 +116,11 @@ class Workers:
             self.resize()
         elif max((sizes := self._sizes(self.sample)).values()) > 1:
             self._start_groups(sizes)
+
+    def end(self) -> None:
+        """Book everything; what workers still ask is booked as soon as it ends."""
+        for ledger in self._ledgers:
+            ledger.close()
 
     def note_under_way(self, rows: int, waited_at: float = -math.inf) -> None:
         """Note how many rows this thread is asking, and when it last waited for a route."""
@@ -147,17 +164,23 @@ class Workers:
         packing = [model for model, size in sizes.items() if size > 1]
         alone = [model for model, size in sizes.items() if size == 1]
         self._is_packing = bool(packing)
-        groups = [
-            Group(next(self._numbers), self._narrowed([model]), (model,), sizes[model])
-            for model in packing
-        ]
+        groups = [self._group(self._narrowed([model]), (model,), sizes[model]) for model in packing]
         if alone:
-            llm = self._narrowed(alone) if packing else self.llm
-            groups.append(Group(next(self._numbers), llm))
-        for group in groups:
-            group.awaits_free = self._awaits_free(group.llm)
+            groups.append(self._group(self._narrowed(alone) if packing else self.llm))
         new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.models else 1)
         self._start_threads(new)
+
+    def _group(
+        self, llm: IntelligentLLMOrchestrator, models: tuple[Model, ...] = (), size: int = 1
+    ) -> Group:
+        def coming() -> list[Request]:
+            return self.scheduler.coming(group)
+
+        ledger = llm.together(coming)
+        self._ledgers.append(ledger)
+        group = Group(next(self._numbers), llm, ledger, models, size)
+        group.awaits_free = self._awaits_free(llm)
+        return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
         """How long a group without a free route waits for those of other groups, if it does."""

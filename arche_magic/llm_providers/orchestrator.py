@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
@@ -125,7 +125,7 @@ class IntelligentLLMOrchestrator:
     ) -> Reply:
         """The reply to a request that was built before; see `generate` for what it raises.
 
-        `together` is for a thread of its own, which asks several: see there.
+        `together` is for background threads, which ask many: see there.
         """
         return reply_of(self._events(request, False, together), on_wait)
 
@@ -133,9 +133,9 @@ class IntelligentLLMOrchestrator:
         """`events` of a request that was built before."""
         return self._events(request, stream=True)
 
-    def together(self, requests: Sequence[Request]) -> Together:
-        """For `ask`, of requests that one thread asks one after the other; see `Together`."""
-        return Together(self.quota_tracker, self._log, requests)
+    def together(self, coming: Callable[[], Iterable[Request]] = tuple) -> Together:
+        """For `ask`, of many requests; `coming` returns those that come next. See `Together`."""
+        return Together(self.quota_tracker, self._log, coming)
 
     def generate_chat(
         self,

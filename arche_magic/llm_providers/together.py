@@ -1,4 +1,4 @@
-"""Several requests of one thread: one change of the ledger holds them, another one books them.
+"""The ledger of a job: one change holds the requests that come next and books those that ended.
 
 Where replies arrive at once, reading and writing the ledger twice per request takes longer than the
 call itself. Each request still has its own hold and is charged for what it spent.
@@ -7,12 +7,15 @@ call itself. Each request still has its own hold and is charged for what it spen
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Self
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from .attempt_log import AttemptLog, Ended
-from .provider_failure import NOT_SENT, ProviderFailure
+from .provider_failure import ProviderFailure
 from .quota.opening import RouteState
 from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
 from .reply import Attempt
@@ -25,32 +28,63 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arche_magic.attempts")
 
+T = TypeVar("T")
+
 # An unused hold is given back after this time, because others may need it.
 _FRESH_SECONDS = 1.0
 
 
-class Together:
-    """Replaces the ledger and the attempt log for a few requests that follow each other.
+@dataclass(frozen=True)
+class _Held:
+    """A request whose hold waits for it.
 
-    The first request finds its route and also holds it for the others. A failure, a wait or another
-    route ends this: unused holds are given back, and each remaining request holds for itself. The
-    end of the `with` books everything.
+    Attributes:
+        at: when it was held, in seconds of the monotonic clock.
+        states: the routes as they were seen when this one was chosen.
+    """
+
+    # It is kept, so that no other request gets its identity.
+    request: Request
+    hold: Hold
+    at: float
+    states: dict[Route, RouteState]
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() < self.at + _FRESH_SECONDS
+
+
+class Together:
+    """Replaces the ledger and the attempt log for many requests of several threads.
+
+    A request without a hold gets one in one change with the requests of other threads that wait
+    for the same route, and with those that come next. The change also books what has ended. A
+    failure gives the unused holds of its route back.
 
     Args:
         tracker: the ledger.
         log: the attempt log.
-        requests: what will be asked, in that order.
+        coming: returns the requests that are asked next, in their order.
     """
 
-    def __init__(self, tracker: QuotaTracker, log: AttemptLog, requests: Sequence[Request]) -> None:
-        self._tracker, self._log = tracker, log
-        self._unheld = list(requests)
-        # The key is the identity of the request.
-        self._held: dict[int, Hold] = {}
-        self._held_at = 0.0
-        self._states: dict[Route, RouteState] = {}
-        self._calls: list[Settlement] = []
-        self._ended: list[Ended] = []
+    def __init__(
+        self,
+        tracker: QuotaTracker,
+        log: AttemptLog,
+        coming: Callable[[], Iterable[Request]] = tuple,
+    ) -> None:
+        self._tracker, self._log, self._coming = tracker, log, coming
+        # Held while the ledger is changed.
+        self._lock = threading.Lock()
+        # Both by the identity of the request. Single steps on a dict or deque need no lock.
+        self._waiting: dict[int, tuple[Route, Request]] = {}
+        self._held: dict[int, _Held] = {}
+        # What is booked with the next change.
+        self._calls: deque[Settlement] = deque()
+        self._ended: deque[Ended] = deque()
+        self._is_closed = False
+        # The routes as this thread has seen them.
+        self._seen = threading.local()
 
     @property
     def configuration(self) -> Configuration:
@@ -62,44 +96,48 @@ class Together:
         """As `QuotaTracker.job`."""
         return self._tracker.job
 
-    def state(self, route: Route, request: Request, now: float) -> RouteState:
-        """As `QuotaTracker.state`; for a request that has its hold, what the first one saw."""
-        if self._is_ready(request) and route in self._states:
-            return self._states[route]
-        self._book()
-        state = self._states[route] = self._tracker.state(route, request, now)
-        return state
-
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
-        """As `QuotaTracker.states_for`; the first request's, for one that is held already."""
-        if self._is_ready(request):
-            return lambda route: self.state(route, request, now)
-        self._book()
-        of_tracker = self._tracker.states_for(request, now)
+        """As `QuotaTracker.states_for`; for a request that is held, as they were seen then."""
+        held = self._held.get(id(request))
+        states: dict[Route, RouteState] = {}
+        if held is not None and held.is_fresh:
+            states = held.states
+        else:
+            self._seen.states = states
+            if self._calls:
+                self.book()
+        of_ledger: list[Callable[[Route], RouteState]] = []
 
         def state_of(route: Route) -> RouteState:
-            state = self._states[route] = of_tracker(route)
+            if (state := states.get(route)) is None:
+                if not of_ledger:
+                    of_ledger.append(self._tracker.states_for(request, now))
+                state = states[route] = of_ledger[0](route)
             return state
 
         return state_of
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """As `QuotaTracker.hold`; also holds for the requests that follow."""
-        if self._is_ready(request):
-            hold = self._held.pop(id(request))
-            if hold.route == route:
-                return hold
-            self._tracker.fail(hold, NOT_SENT)
-        self._book()
-        if not any(request is other for other in self._unheld):
-            return self._tracker.hold(route, request)
-        requests, self._unheld = self._unheld, []
-        held = self._tracker.hold_all(route, requests)
-        if isinstance(held, RouteState):
-            return held
-        self._held_at = time.monotonic()
-        self._held = {id(later): hold for later, hold in zip(requests[1:], held[1:], strict=False)}
-        return held[0]
+        """As `QuotaTracker.hold`; also holds for requests that wait for it or come next."""
+        if (hold := self._take(route, request)) is not None:
+            return hold
+        self._waiting[id(request)] = route, request
+        try:
+            with self._lock:
+                # The thread before this one may have held for it.
+                if (hold := self._take(route, request)) is not None:
+                    return hold
+                self._book()
+                requests = list(self._requests_for(route, request))
+                held = self._tracker.hold_all(route, requests)
+                if isinstance(held, RouteState):
+                    return held
+                at, states = time.monotonic(), getattr(self._seen, "states", {})
+                for later, hold in zip(requests[1:], held[1:], strict=False):
+                    self._held[id(later)] = _Held(later, hold, at, states)
+                return held[0]
+        finally:
+            self._waiting.pop(id(request), None)
 
     def settle(
         self,
@@ -112,42 +150,84 @@ class Together:
         is_whole: bool = True,
     ) -> str:
         """As `QuotaTracker.settle`, but later; returns "", because nothing is booked yet."""
-        if self._calls and self._calls[0].hold.route != hold.route:
-            self._book()
-        seen = tuple(observations)
-        now = self.configuration.clock.time()
+        seen, now = tuple(observations), self.configuration.clock.time()
         self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
+        if self._is_closed:
+            self.book()
         return ""
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
         """As `QuotaTracker.fail`."""
-        self._book()
-        return self._tracker.fail(hold, failure, account)
+        with self._lock:
+            self._give_back(lambda held: held.hold.route == hold.route)
+            self._book()
+            return self._tracker.fail(hold, failure, account)
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """As `AttemptLog.append`, but later."""
         self._ended.append(Ended(tuple(attempts), tuple(decisions)))
+        if self._is_closed:
+            self.book()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Book the calls that were made, and give back the holds of the others."""
-        try:
+    def book(self) -> None:
+        """Book the calls that have ended, and give back holds that nobody has used for long."""
+        with self._lock:
+            self._give_back(lambda held: not held.is_fresh)
             self._book()
+
+    def close(self) -> None:
+        """Book everything, and give back all unused holds; from now on, calls are booked at once.
+
+        Threads that are still asking may go on.
+        """
+        self._is_closed = True
+        with self._lock:
+            self._give_back(lambda held: True)
+            self._book()
+
+    def _take(self, route: Route, request: Request) -> Hold | None:
+        """The request's hold on the route, if it has a fresh one."""
+        held = self._held.pop(id(request), None)
+        if held is None:
+            return None
+        if held.hold.route == route and held.is_fresh:
+            return held.hold
+        self._note_unused(held.hold)
+        return None
+
+    def _note_unused(self, hold: Hold) -> None:
+        self._calls.append(Settlement(hold, None, answered=False, sent=False))
+
+    def _requests_for(self, route: Route, request: Request) -> Iterator[Request]:
+        """The request, those that wait for the same route, and those that come next."""
+        yield request
+        known = {id(request)}
+        waiting = [other for at, other in self._waiting.copy().values() if at == route]
+        for other in (*waiting, *(() if self._is_closed else self._coming())):
+            if id(other) not in known and id(other) not in self._held:
+                known.add(id(other))
+                yield other
+
+    # --- while the lock is held
+
+    def _give_back(self, is_unused: Callable[[_Held], bool]) -> None:
+        """Note the holds that are given back with the next change."""
+        for key, held in self._held.copy().items():
+            if is_unused(held) and self._held.pop(key, None) is not None:
+                self._note_unused(held.hold)
+
+    def _book(self) -> None:
+        calls, ended = _all(self._calls), _all(self._ended)
+        try:
+            for route in dict.fromkeys(call.hold.route for call in calls):
+                self._tracker.settle_all([call for call in calls if call.hold.route == route])
         # Broad, because replies that were paid for must not be lost to an error of the storage.
         except Exception as error:  # noqa: BLE001
             logger.warning("the ledger refused a call (%s)", type(error).__name__)
-        ended, self._ended = self._ended, []
-        self._log.append_all(ended)
+        if ended:
+            self._log.append_all(ended)
 
-    def _is_ready(self, request: Request) -> bool:
-        return id(request) in self._held and time.monotonic() < self._held_at + _FRESH_SECONDS
 
-    def _book(self) -> None:
-        calls, self._calls = self._calls, []
-        held, self._held = self._held, {}
-        if calls:
-            self._tracker.settle_all(calls)
-        for hold in held.values():
-            self._tracker.fail(hold, NOT_SENT)
+def _all(found: deque[T]) -> list[T]:
+    """What is in a deque now, taken out; other threads may add more."""
+    return [found.popleft() for _ in range(len(found))]

@@ -22,7 +22,7 @@ def seconds_of(
     """
     growth = Growth(0.0)
     now = idle_at = 0.0
-    tick = 0.0
+    tick = worked = 0.0
     order = count()
     busy: list[float] = []
     under_way: list[tuple[float, int, float]] = []
@@ -30,6 +30,7 @@ def seconds_of(
         wanted = threads or growth.threads
         while rows and len(under_way) < wanted:
             rows -= 1
+            worked += cpu
             idle_at = begin = max(now, idle_at) + cpu
             if slots and len(busy) >= slots:
                 begin = max(begin, heapq.heappop(busy))
@@ -38,10 +39,10 @@ def seconds_of(
         if under_way[0][0] > tick:
             now = tick
             tick += TICK
-            growth.look(now)
+            growth.look(now, worked - max(0.0, idle_at - now))
             continue
         now, _, began = heapq.heappop(under_way)
-        growth.note_replies(1, began, now)
+        growth.note_reply(began, now)
     return now, growth.threads
 
 
@@ -67,12 +68,12 @@ def test_a_limit_leaves_the_first_few() -> None:
     growth, now = Growth(0.0), 0.0
     for _ in range(8):
         for _ in range(MOST_THREADS):
-            growth.note_replies(1, now, now + 1.0)
+            growth.note_reply(now, now + 1.0)
         now += 1.0
-        growth.look(now)
+        growth.look(now, 0.0)
     assert growth.threads == MOST_THREADS
     for _ in range(10):
         now += 1.0
         growth.note_limit(now)
-        growth.look(now)
+        growth.look(now, 0.0)
     assert growth.threads == THREADS

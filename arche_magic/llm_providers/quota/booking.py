@@ -108,6 +108,8 @@ def fail(
 def spent(call: Settlement) -> Amounts:
     """Units that a call spent; without the provider's count, the estimate."""
     usage = call.usage
+    if not call.sent:
+        return {}
     if usage is None:
         return call.hold.amounts
     requests = call.hold.amounts["requests"]

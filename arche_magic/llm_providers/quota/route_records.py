@@ -53,6 +53,7 @@ class Settlement:
         is_whole: False for a call that was left before its end: the provider may charge for more
             than `usage`.
         ended_at: when it ended, epoch seconds; inf for just now. Calls may be booked later.
+        sent: False if the hold was not used; nothing is charged then.
     """
 
     hold: Hold
@@ -62,6 +63,7 @@ class Settlement:
     answered: bool = True
     is_whole: bool = True
     ended_at: float = math.inf
+    sent: bool = True
 
 
 class RouteRecords:
