@@ -10,7 +10,7 @@ _BLIND_SECONDS, _MOST_BLIND = 0.3, 64
 _LOOK_SECONDS, _LOOK_REPLIES, _LARGE_STEP_REPLIES = 0.3, 16, 0.5
 # The number is multiplied by the first as long as a step brings nearly all that it could, later by
 # the others.
-_FIRST_STEP, _UP, _DOWN = 4.0, 1.5, 0.75
+_FIRST_STEP, _UP, _DOWN = 4.0, 2.0, 0.75
 # No step up goes to more threads than would keep this many processors busy.
 _BUSY = 1.3
 # Shares of what a step up could bring at most: that for which a step of the same size follows, and

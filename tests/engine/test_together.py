@@ -1,8 +1,11 @@
-"""Requests that one thread asks one after the other: held in one change, booked in another."""
+"""Many requests of a job: held in one change of the ledger, booked in another."""
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 from engine_parts import (
@@ -26,19 +29,30 @@ from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage
 from arche_magic.llm_providers.storage.file_text import parse
+from arche_magic.llm_providers.storage.kernel_lock import kernel_lock
 from arche_magic.llm_providers.together import Together
 from arche_magic.llm_providers.types import Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
     from arche_magic.llm_providers.request import Request
+    from arche_magic.llm_providers.types import Route
 
 HUNDRED = replace(RPM, amount=100)
 
 
 def several(tracker: QuotaTracker, requests: list[Request], path: Path | None = None) -> Together:
-    return Together(tracker, AttemptLog(path), requests)
+    """Together for requests that come one after the other."""
+    return Together(tracker, AttemptLog(path), lambda: requests)
+
+
+def opens_at(together: Together, route: Route, request: Request) -> float:
+    """When the request finds the route open."""
+    now = together.configuration.clock.time()
+    return together.states_for(request, now)(route).opens_at
 
 
 def charged(tracker: QuotaTracker) -> float:
@@ -70,13 +84,14 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
     tracker = proven(QuotaTracker(JsonFileStorage(path), configuration))
     route, requests = a_route(configuration), [ask() for _ in range(8)]
     before = revision(path)
-    with several(tracker, requests) as together:
-        for number, request in enumerate(requests):
-            assert together.state(route, request, clock.now).opens_at <= clock.now
-            hold = together.hold(route, request)
-            assert isinstance(hold, Hold)
-            assert on_hold(tracker) == 8
-            together.settle(hold, Usage(10 * number, 5))
+    together = several(tracker, requests)
+    for number, request in enumerate(requests):
+        assert opens_at(together, route, request) <= clock.now
+        hold = together.hold(route, request)
+        assert isinstance(hold, Hold)
+        assert on_hold(tracker) == 8
+        together.settle(hold, Usage(10 * number, 5))
+    together.close()
     assert revision(path) == before + 2
     assert on_hold(tracker) == 0
     assert used(tracker) == 8
@@ -86,13 +101,12 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
 def test_the_attempts_are_in_the_record_in_their_order(tracker_of: Build, tmp_path: Path) -> None:
     """Written at the end, in one go."""
     tracker, path = tracker_of(HUNDRED), tmp_path / "llm_calls.jsonl"
-    with several(tracker, [], path) as together:
-        for number in range(3):
-            attempt = Attempt(
-                "groq", "groq_key_1", "model-a", "served", at=1.0, request=f"r{number}"
-            )
-            together.append([attempt])
-        assert not path.exists()
+    together = several(tracker, [], path)
+    for number in range(3):
+        attempt = Attempt("groq", "groq_key_1", "model-a", "served", at=1.0, request=f"r{number}")
+        together.append([attempt])
+    assert not path.exists()
+    together.book()
     assert [a.request for a in AttemptLog(path).since(0.0)] == ["r0", "r1", "r2"]
 
 
@@ -100,61 +114,105 @@ def test_a_limit_that_is_near_is_not_oversold(tracker_of: Build) -> None:
     """With room for three, the fourth finds the route closed, and the three are booked."""
     tracker = tracker_of(replace(RPM, amount=3))
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    now = tracker.configuration.clock.time()
-    with several(tracker, requests) as together:
-        for request in requests[:3]:
-            assert together.state(route, request, now).opens_at <= now
-            hold = together.hold(route, request)
-            assert isinstance(hold, Hold)
-            together.settle(hold, Usage(5, 5))
-        assert used(tracker) == 3
-        assert together.state(route, requests[3], now).opens_at > now
-        assert used(tracker) == 3
-        assert isinstance(together.hold(route, requests[3]), RouteState)
+    now, together = tracker.configuration.clock.time(), several(tracker, requests)
+    for request in requests[:3]:
+        assert opens_at(together, route, request) <= now
+        hold = together.hold(route, request)
+        assert isinstance(hold, Hold)
+        together.settle(hold, Usage(5, 5))
+    assert on_hold(tracker) == 3
+    assert opens_at(together, route, requests[3]) > now
+    assert used(tracker) == 3
+    assert on_hold(tracker) == 0
+    assert isinstance(together.hold(route, requests[3]), RouteState)
 
 
 def test_a_failure_gives_the_other_holds_back(tracker_of: Build) -> None:
     """The failed call closes the route as ever; what was not asked is not charged."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    with several(tracker, requests) as together:
-        first, second = (together.hold(route, request) for request in requests[:2])
-        assert isinstance(first, Hold)
-        assert isinstance(second, Hold)
-        together.settle(first, Usage(5, 5))
-        state = together.fail(second, ProviderFailure("no credit left", Remedy.TOP_UP_ACCOUNT))
-        assert state.opens_at > tracker.configuration.clock.time()
-        assert on_hold(tracker) == 0
-        assert isinstance(together.hold(route, requests[2]), RouteState)
+    together = several(tracker, requests)
+    first, second = (together.hold(route, request) for request in requests[:2])
+    assert isinstance(first, Hold)
+    assert isinstance(second, Hold)
+    together.settle(first, Usage(5, 5))
+    state = together.fail(second, ProviderFailure("no credit left", Remedy.TOP_UP_ACCOUNT))
+    assert state.opens_at > tracker.configuration.clock.time()
+    assert on_hold(tracker) == 0
+    assert isinstance(together.hold(route, requests[2]), RouteState)
     assert used(tracker) == 1
 
 
 def test_what_is_left_early_is_given_back(tracker_of: Build) -> None:
-    """A thread that stops half way leaves nothing on hold."""
+    """A job that stops half way leaves nothing on hold but the calls that are under way."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    with several(tracker, requests) as together:
-        hold = together.hold(route, requests[0])
-        assert isinstance(hold, Hold)
-        together.settle(hold, Usage(5, 5))
+    together = several(tracker, requests)
+    first, second = (together.hold(route, request) for request in requests[:2])
+    assert isinstance(first, Hold)
+    assert isinstance(second, Hold)
+    together.settle(first, Usage(5, 5))
+    together.close()
+    assert on_hold(tracker) == 1
+    together.settle(second, Usage(5, 5))
     assert on_hold(tracker) == 0
-    assert used(tracker) == 1
+    assert used(tracker) == 2
+
+
+def test_a_hold_that_nobody_uses_is_given_back(
+    tracker_of: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may need it while the request waits for something else."""
+    tracker = tracker_of(HUNDRED)
+    route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
+    together = several(tracker, requests)
+    assert isinstance(together.hold(route, requests[0]), Hold)
+    assert on_hold(tracker) == 8
+    monkeypatch.setattr("arche_magic.llm_providers.together._FRESH_SECONDS", 0.0)
+    together.book()
+    assert on_hold(tracker) == 1
+
+
+def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock: Clock) -> None:
+    """While one thread changes the ledger, the requests of the others are noted for the next."""
+    path = tmp_path / "ledger.json"
+    configuration = custom_configuration([HUNDRED], clock=clock)
+    tracker = proven(QuotaTracker(JsonFileStorage(path), configuration))
+    route, requests = a_route(configuration), [ask() for _ in range(8)]
+    before, together = revision(path), several(tracker, [])
+    barrier = Barrier(len(requests))
+
+    def hold(request: Request) -> Hold | RouteState:
+        barrier.wait()
+        return together.hold(route, request)
+
+    lock = kernel_lock(f"{path}.lock")
+    with ThreadPoolExecutor(len(requests)) as pool:
+        # As if another kernel were changing the ledger.
+        lock.acquire()
+        holds = pool.map(hold, requests)
+        time.sleep(0.1)
+        lock.release()
+    assert all(isinstance(found, Hold) for found in holds)
+    assert on_hold(tracker) == 8
+    assert revision(path) <= before + 2
 
 
 def test_another_route_is_held_alone(tracker_of: Build) -> None:
-    """A request that goes elsewhere ends what was held for it and for those after it."""
+    """What was held for a request that goes elsewhere is given back."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(3)]
     other = replace(route, model="model-b")
-    with several(tracker, requests) as together:
-        hold = together.hold(route, requests[0])
-        assert isinstance(hold, Hold)
-        together.settle(hold, Usage(5, 5))
-        elsewhere = together.hold(other, requests[1])
-        assert isinstance(elsewhere, Hold)
-        assert elsewhere.route == other
-        assert on_hold(tracker) == 0
-        together.settle(elsewhere, Usage(5, 5))
+    together = several(tracker, requests)
+    hold = together.hold(route, requests[0])
+    assert isinstance(hold, Hold)
+    together.settle(hold, Usage(5, 5))
+    elsewhere = together.hold(other, requests[1])
+    assert isinstance(elsewhere, Hold)
+    assert elsewhere.route == other
+    together.settle(elsewhere, Usage(5, 5))
+    together.close()
+    assert on_hold(tracker) == 0
     assert used(tracker) == 1
 
 
@@ -201,7 +259,8 @@ def test_together_is_as_one_by_one(
     assert [hold.amounts for hold in together] == [hold.amounts for hold in singles]
     for hold, (_, spent) in zip(singles, calls, strict=False):
         one.settle(hold, Usage(5, spent))
-    with several(several_, []) as batch:
-        for hold, (_, spent) in zip(together, calls, strict=False):
-            batch.settle(hold, Usage(5, spent))
+    batch = several(several_, [])
+    for hold, (_, spent) in zip(together, calls, strict=False):
+        batch.settle(hold, Usage(5, spent))
+    batch.close()
     assert one.get_usage_summary() == several_.get_usage_summary()
