@@ -5,14 +5,14 @@ Prompts are made for some rows at a time, so a large frame is not copied.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import Configuration, did_you_mean
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.options import with_prompt
+from arche_magic.llm_providers.options import keys_to_check, with_prompt
 from arche_magic.llm_providers.request import Request
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
@@ -57,6 +57,7 @@ class Rows:
             raise InvalidRequest(f"the template is a {type(template).__name__}; it must be text")
         self.template = template
         self._columns = self._used()
+        self._text_of = self._fast_text_of()
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -72,18 +73,16 @@ class Rows:
 
         part = self.frame.iloc[start:stop]
         values = [part[column].tolist() for column in self._columns.values()]
-        names = list(self._columns)
-        # If one column is the whole prompt, there is nothing to fill in.
-        plain = self.template == f"{{{{{names[0]}}}}}"
+        names, text_of = list(self._columns), self._text_of
         for label, *row in zip(part.index, *values, strict=True):
+            if text_of and all(type(value) is str for value in row):
+                yield label, Prompt(text_of(row))
+                continue
             for name, value in zip(names, row, strict=True):
                 if not isinstance(value, str) and pd.isna(value) is True:
                     yield label, f"{name!r} has no value here (fillna('') asks all the same)"
                     break
             else:
-                if plain and isinstance(row[0], str):
-                    yield label, Prompt(row[0])
-                    continue
                 try:
                     yield label, fill(self.template, dict(zip(names, row, strict=True)), _BUDGET)
                 except InvalidRequest as error:
@@ -96,16 +95,41 @@ class Rows:
 
         Requests are like the sample, except for their prompt.
         """
-        for label, prompt in self.prompts(start, stop):
+        found = list(self.prompts(start, stop))
+        texts = [prompt.text for _, prompt in found if isinstance(prompt, Prompt)]
+        keys = keys_to_check(texts, configuration)
+        for label, prompt in found:
             if isinstance(prompt, str):
                 yield label, "", prompt
                 continue
             try:
-                request = with_prompt(sample, prompt.text, configuration, prompt.images)
+                request = with_prompt(sample, prompt.text, keys, prompt.images)
             except InvalidRequest as error:
                 yield label, prompt.text, str(error)
             else:
                 yield label, prompt.text, request
+
+    def _fast_text_of(self) -> Callable[[Sequence[str]], str] | None:
+        """Makes the prompt of a row whose values are all texts; None if the template needs more.
+
+        It gives what `fill` gives, without searching the template for each row.
+        """
+        names = list(self._columns)
+        if not set(references(self.template)) <= set(names):
+            return None
+        if "\0" in fill(self.template, dict.fromkeys(names, ""), _BUDGET).text:
+            return None
+        marks = {name: f"\0{number}\0" for number, name in enumerate(names)}
+        # Every second piece is the number of a column.
+        pieces = fill(self.template, marks, _BUDGET).text.split("\0")
+        columns = [int(number) for number in pieces[1::2]]
+
+        def text_of(row: Sequence[str]) -> str:
+            whole = pieces.copy()
+            whole[1::2] = [row[column] for column in columns]
+            return "".join(whole)
+
+        return text_of
 
     def _used(self) -> dict[str, Any]:
         """The columns that the template names, by their names as text."""

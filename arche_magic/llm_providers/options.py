@@ -17,7 +17,7 @@ from .schemas import schema_of
 from .text.characters import whole_characters
 from .tool_options import read_parallel, read_tool_choice, read_tools
 from .tools import Tool
-from .types import ReplayMode
+from .types import Key, ReplayMode
 
 if TYPE_CHECKING:
     from .reply_stream import OnWait
@@ -116,19 +116,19 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         parallel_tool_calls=read_parallel(given.get("parallel_tool_calls"), tools),
         extra=extra,
     )
-    _check_keys(request, configuration)
+    _check_keys(request, configuration.keys)
     return request
 
 
 def with_prompt(
-    sample: Request, prompt: str, configuration: Configuration, images: Sequence[Image] = ()
+    sample: Request, prompt: str, keys: Sequence[Key], images: Sequence[Image] = ()
 ) -> Request:
     """The sample with another prompt. Its other fields are not checked again.
 
     Args:
         sample: a result of `build_request`, with any prompt.
         prompt: replaces the text of the last message.
-        configuration: has the keys that no prompt may contain.
+        keys: that the prompt must not contain; see `keys_to_check`.
         images: of the last message.
 
     Raises:
@@ -137,14 +137,20 @@ def with_prompt(
     if not prompt.strip():
         raise InvalidRequest("the prompt is empty")
     prompt = whole_characters(prompt)
-    _check_keys(prompt, configuration)
+    if keys:
+        _check_keys(prompt, keys)
     message = Message("user", prompt, read_images(images or None))
     # Three times as fast as `replace`, which matters for a million prompts.
     return Request(**(vars(sample) | {"messages": (*sample.messages[:-1], message)}))
 
 
-def _check_keys(request: Request | str, configuration: Configuration) -> None:
-    if key := key_in(request, configuration.keys):
+def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Sequence[Key]:
+    """The keys for `with_prompt`: none if no prompt contains one, which is found out faster."""
+    return configuration.keys if key_in(prompts, configuration.keys) else ()
+
+
+def _check_keys(request: Request | str, keys: Iterable[Key]) -> None:
+    if key := key_in(request, keys):
         raise InvalidRequest(
             f"the request contains the key {key.label}; nothing was sent or kept. Remove the key "
             "from the prompt, and replace it if others have seen it"
