@@ -131,7 +131,7 @@ class _Embedding:
             check_text(value, place, self._model, self._about)
             self._places.setdefault(whole_characters(value), []).append(place)
         self._total = len(values)
-        self._counts = Counts(self._total, self._clock.time)
+        self._counts = Counts(self._total, self._clock.time, "text")
         self._patience = Patience(patience, self._clock.time)
         self._address = vector_addresses(self._provider, self._model, dimensions)
         self._store = vector_store(configuration.replies)

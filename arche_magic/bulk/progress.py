@@ -89,6 +89,7 @@ class Progress:
         twice: rows that another model answered too.
         to_ask_twice: rows that another model is to answer too.
         routes: how many replies came from each route, by its name.
+        noun: what is counted: `row`, or `text` for `embed`.
     """
 
     done: int
@@ -109,6 +110,7 @@ class Progress:
     twice: int = 0
     to_ask_twice: int = 0
     routes: Mapping[str, int] = field(default_factory=dict)
+    noun: str = "row"
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,12 @@ class Counts:
     Args:
         total: all rows.
         now: the clock, in epoch seconds.
+        noun: what is counted, as in `Progress`.
     """
 
-    def __init__(self, total: int, now: Callable[[], float]) -> None:
+    def __init__(self, total: int, now: Callable[[], float], noun: str = "row") -> None:
         self.total = total
-        self._now = now
+        self._now, self._noun = now, noun
         self._lock = threading.Lock()
         self._seen = bytearray(total)
         self._pace: deque[tuple[float, int]] = deque()
@@ -264,4 +267,5 @@ class Counts:
                 discarded=self.discarded,
                 requests=self.requests,
                 routes=dict(self.routes),
+                noun=self._noun,
             )

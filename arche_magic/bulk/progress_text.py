@@ -65,7 +65,7 @@ def line(progress: Progress, now: float) -> str:
 
 def count(progress: Progress) -> str:
     """`38 of 1,000 rows`."""
-    return f"{progress.done:,} of {counted(progress.total, 'row')}"
+    return f"{progress.done:,} of {counted(progress.total, progress.noun)}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -83,7 +83,7 @@ def pace(progress: Progress, now: float) -> str:
     """Rows per second, when it is done, and rows from memory and with errors."""
     parts = []
     if progress.rows_per_second:
-        parts.append(rate(progress.rows_per_second))
+        parts.append(rate(progress.rows_per_second, progress.noun))
     if progress.finish_at is not None and progress.done < progress.total:
         parts.append(_end(progress.finish_at.timestamp(), now))
     if progress.resumed:
@@ -96,14 +96,14 @@ def pace(progress: Progress, now: float) -> str:
     return " · ".join(parts) or ("" if progress.done == progress.total else "starting")
 
 
-def rate(per_second: float) -> str:
+def rate(per_second: float, noun: str) -> str:
     """`3.2 rows/s`, `38 rows/min` or `12 rows/h`, whichever is easy to read."""
     number, unit = per_second, "s"
     for unit, factor in (("s", 1), ("min", 60), ("h", 3600)):  # noqa: B007  # the last one stays
         number = per_second * factor
         if number >= 1:
             break
-    return f"{number:,.{1 if number < 10 else 0}f} rows/{unit}"
+    return f"{number:,.{1 if number < 10 else 0}f} {noun}s/{unit}"
 
 
 def waiting(progress: Progress) -> str:

@@ -290,7 +290,7 @@ def test_the_progress_is_shown_in_one_line(
     server: EmbeddingServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arche_magic.embed(["a", "b", "a"], progress=True)
-    assert "3 of 3 rows" in capsys.readouterr().err
+    assert "3 of 3 texts" in capsys.readouterr().err
 
 
 def test_texts_do_not_stand_in_the_file_of_vectors(server: EmbeddingServer) -> None:
