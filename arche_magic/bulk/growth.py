@@ -13,8 +13,6 @@ _LOOK_SECONDS, _LOOK_REPLIES, _LARGE_STEP_REPLIES = 0.3, 16, 0.5
 _FIRST_STEP, _UP, _DOWN = 4.0, 2.0, 0.75
 # No step up goes to more threads than would keep this many processors busy.
 _BUSY = 1.3
-# If fewer processors are busy, it is not Python that makes rows wait.
-_IDLE = 0.5
 # Shares of what a step up could bring at most: that for which a step of the same size follows, and
 # that for which a small one does.
 _NEARLY_ALL, _SOME = 0.7, 0.25
@@ -121,7 +119,7 @@ class Growth:
             return
         # Of what the step could bring at most.
         share = (gain - 1) / (self.threads / threads - 1)
-        if share >= (_NEARLY_ALL if self._busy > _IDLE else _SOME):
+        if share >= _NEARLY_ALL:
             self._take_step(now)
             return
         needed = round(_SPARE * threads * max(1.0, gain))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.bulk import Job, JobStopped, Plan, Quality, Replies, Row, cluster, planning
 from arche_magic.bulk.chunks import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
+from arche_magic.bulk.results import like
 from arche_magic.bulk.rows import columns_by_name
-from arche_magic.bulk.tables import like
 from arche_magic.llm_providers.attempt_log import name_notebook
 from arche_magic.llm_providers.config import did_you_mean, get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
