@@ -144,9 +144,7 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def hub(
-    tmp_path_factory: pytest.TempPathFactory, store: str, services: Sandbox
-) -> Iterator[Hub]:
+def hub(tmp_path_factory: pytest.TempPathFactory, store: str, services: Sandbox) -> Iterator[Hub]:
     """A hub whose environment has two Groq keys, a key for a course, a Mistral key and the Redis."""
     folder = tmp_path_factory.mktemp("hub")
     public, own, proxy = free_ports(3)
