@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -205,8 +206,10 @@ def test_the_hold_of_a_process_that_ended_here_is_charged_at_once(
         """Who made the holds that are there after a look; with `by`, as if that one had."""
 
         def change(document: dict[str, Any]) -> None:
-            for hold in document["models"][route.model]["holds"].values():
+            found = deepcopy(document)
+            for hold in found["models"][route.model]["holds"].values():
                 hold["by"] = by[0]
+            document.update(found)
 
         if by:
             storage.update(name, change)
