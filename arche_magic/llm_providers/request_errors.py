@@ -77,13 +77,13 @@ def no_route(
     if request.same_model:
         lines.append("other models were not asked")
     return NoRouteAvailable(
-        f"{head}: {'; '.join([*lines, *next_steps(shown)])}",
+        f"{head}: {'; '.join([*lines, *_next_steps(shown)])}",
         attempts=attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
 
 
-def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
+def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
     """What the user can do about routes that do not open by themselves."""
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}

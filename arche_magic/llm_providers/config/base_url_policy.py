@@ -36,11 +36,6 @@ def read_trusted(value: bool | list[str]) -> Trusted:
     return value if isinstance(value, bool) else tuple(origin(address) for address in value)
 
 
-def looks_like_key(variable: str) -> bool:
-    """Whether a variable's name says that it holds a key for a service's API."""
-    return re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable) is not None
-
-
 def check_key_variable(
     variable: str, where: str, trusted: Collection[str], own_settings: Path
 ) -> None:
@@ -50,7 +45,8 @@ def check_key_variable(
         ConfigurationError: its name does not say that it is a key, and the user does not trust it;
             the message says how to allow it.
     """
-    if not looks_like_key(variable) and variable not in trusted:
+    names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
+    if not names_a_key and variable not in trusted:
         raise ConfigurationError(
             f"{where} would send {variable}, whose name does not say that it is a key "
             f'(…_API_KEY); to allow it, write {TRUST_KEY_VARIABLES} = ["{variable}"] into '

@@ -47,7 +47,7 @@ def find_keys(
     in_colab: Mapping[str, str] = {}
     # Colab is only asked for keys of providers that have none yet, because each question is slow.
     if own and not numbered_names(variables, provider.key_variables):
-        variables = in_colab = colab_secrets(provider.key_variables)
+        variables = in_colab = _colab_secrets(provider.key_variables)
     of_session = [
         replace(key, account=accounts.get(key.label, key.account))
         for key in (_added if own else ())
@@ -217,7 +217,7 @@ def keys_of_session() -> tuple[object, ...]:
     return _added, _secrets, "google.colab" in sys.modules
 
 
-def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
+def _colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
     """Colab's secrets with these names, and numbered ones; {} outside Colab.
 
     Colab cannot list its secrets, so each is requested by name, once per process: `NAME`,
