@@ -26,9 +26,9 @@ from ..storage import StorageTimeout, lock_deadline
 from ..text.hints import did_you_mean
 from ..types import Key, RouteId, in_seconds
 from ..urls import is_loopback
-from .files import configuration_files, unread_keys
 from .finding import Finding
 from .key_checks import NO_LIST, KeyCheck, check_keys
+from .settings_files import configuration_files, unread_keys
 
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 # Services state the time in whole seconds, and an answer may take a few.
