@@ -96,7 +96,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wro
 def get_llm_provider(
     name: str | None = None, api_key: str | None = None
 ) -> IntelligentLLMOrchestrator:
-    """The provider of that name, ready to `generate`.
+    """Return the provider of that name, ready to `generate`.
 
     Args:
         name: `intelligent` for all routes (`orchestrator` means the same), or one provider
@@ -129,7 +129,7 @@ def get_llm_provider(
 
 
 def get_model_for_provider(name: str) -> str:
-    """The model that a provider is asked for by default.
+    """Return the model that a provider is asked for by default.
 
     Raises:
         ConfigurationError: the name is unknown, or the provider has only embedding models.

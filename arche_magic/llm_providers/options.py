@@ -81,7 +81,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
 
 
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
-    """A request from a prompt or chat messages and the options of `generate`.
+    """Return a request from a prompt or chat messages and the options of `generate`.
 
     Lone surrogates in its texts are replaced, as in replies, because they cannot be sent.
 
@@ -133,7 +133,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
 def with_prompt(
     sample: Request, prompt: str, keys: Sequence[Key], images: Sequence[Image] = ()
 ) -> Request:
-    """The sample with another prompt. Its other fields are not checked again.
+    """Return the sample with another prompt. Its other fields are not checked again.
 
     Args:
         sample: a result of `build_request`, with any prompt.

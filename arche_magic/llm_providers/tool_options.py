@@ -64,7 +64,7 @@ def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
 
 
 def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
-    """Whether several tools may be called at once; None for the provider's default.
+    """Return whether several tools may be called at once; None for the provider's default.
 
     Raises:
         InvalidRequest: it is not True or False, or there are no tools.

@@ -61,7 +61,7 @@ def _stream_reply(chunks: Iterator[bytes], route: dict[str, str]) -> HttpReply:
 
 
 def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
-    """The stream of a reply that has arrived."""
+    """Return the stream of a reply that has arrived."""
 
     def chunks() -> Iterator[bytes]:
         for chunk in Chunks(reply.model, include_usage=call.include_usage).whole(reply):
@@ -72,7 +72,7 @@ def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
 
 
 def _streamed(call: ChatCall, provider: IntelligentLLMOrchestrator) -> HttpReply:
-    """The response of a streamed request, once its first text has arrived.
+    """Return the response of a streamed request, once its first text has arrived.
 
     Raises:
         LLMProviderError: no text will arrive.
@@ -96,7 +96,7 @@ def _chunks(
     call: ChatCall, provider: IntelligentLLMOrchestrator, text: str, route: Route,
     events: Generator[Event, None, Reply],
 ) -> Iterator[bytes]:  # fmt: skip
-    """The events of a streamed request, from its first text on."""
+    """Yield the events of a streamed request, from its first text on."""
     chunks = Chunks(route.model, include_usage=call.include_usage)
     try:
         yield b""

@@ -22,7 +22,7 @@ Trusted = bool | tuple[str, ...]
 
 
 def own_settings_folder() -> Path:
-    """The folder of the user's own settings, which no project's file can change."""
+    """Return the folder of the user's own settings, which no project's file can change."""
     variable, below = "XDG_CONFIG_HOME", Path(".config")
     if sys.platform == "win32":
         variable, below = "APPDATA", Path("AppData", "Roaming")
@@ -32,7 +32,7 @@ def own_settings_folder() -> Path:
 
 
 def read_trusted(value: bool | list[str]) -> Trusted:
-    """The setting `trust_base_urls`: true for every address, or the origins that are trusted."""
+    """Read the setting `trust_base_urls`: true for every address, or the trusted origins."""
     return value if isinstance(value, bool) else tuple(origin(address) for address in value)
 
 

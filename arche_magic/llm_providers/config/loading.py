@@ -163,7 +163,7 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
 
 
 def _numbers(table: Mapping[str, float]) -> dict[str, float]:
-    """The same numbers as floats; a file may have `5` for `5.0`."""
+    """Return the same numbers as floats; a file may have `5` for `5.0`."""
     return {name: float(number) for name, number in table.items()}
 
 
