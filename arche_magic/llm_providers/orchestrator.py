@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
 from .config.keys import labelled
-from .conversation import Messages
 from .errors import ConfigurationError, NoKeys
 from .hidden import without_locals
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
+from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply

@@ -144,17 +144,14 @@ ALLOWED = {
         "config", "errors", "privacy", "request", "routing", "sources", "trust", "types",
         "wire_fields",
     },
-    "conversation": {"errors", "request", "text", "tools"},
-    "tool_options": {"errors", "text", "tools"},
-    "extra_fields": {"errors", "request", "schemas"},
+    "options": {
+        "config", "errors", "redaction", "reply_stream?", "request", "schemas", "text", "tools",
+        "types",
+    },
     "wire_fields": {"request?"},
     "quota.capabilities": {
         "config", "provider_failure", "quota", "quota.closures", "quota.opening", "quota.state",
         "request", "wire_fields",
-    },
-    "options": {
-        "config", "conversation", "errors", "extra_fields", "redaction", "reply_stream?",
-        "request", "schemas", "text", "tool_options", "tools", "types",
     },
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},

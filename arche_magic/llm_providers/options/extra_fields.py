@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .errors import InvalidRequest
-from .request import Schema
-from .schemas import schema_as_sent
+from ..errors import InvalidRequest
+from ..request import Schema
+from ..schemas import schema_as_sent
 
 # By field: the option that takes its place.
 _OPTIONS = {

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import InvalidRequest
-from .text.characters import whole_characters
-from .tools import Tool
+from ..errors import InvalidRequest
+from ..text.characters import whole_characters
+from ..tools import Tool
 
 TOOL_CHOICES = ("auto", "none", "required")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from .errors import InvalidRequest
-from .request import Image, Message, read_image
-from .text.characters import whole_characters
-from .tools import ToolCall, thought_signature
+from ..errors import InvalidRequest
+from ..request import Image, Message, read_image
+from ..text.characters import whole_characters
+from ..tools import ToolCall, thought_signature
 
 Messages = Iterable[Mapping[str, Any] | Message]
 
