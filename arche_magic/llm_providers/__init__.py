@@ -20,7 +20,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .hidden import without_locals
+from .tracebacks import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:

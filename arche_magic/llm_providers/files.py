@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from .errors import InvalidRequest
-from .hidden import without_locals
+from .tracebacks import without_locals
 
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
 # Without O_NONBLOCK, opening a named pipe waits for its other end.

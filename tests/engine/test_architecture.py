@@ -24,7 +24,8 @@ ENGINE = "arche_magic.llm_providers"
 ALLOWED = {
     "text": set(),
     "config": {
-        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "types", "urls",
+        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "tracebacks",
+        "types", "urls",
     },
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
@@ -41,9 +42,10 @@ ALLOWED = {
     "catalog": {"errors", "types", "urls"},
     "urls": set(),
     "network_variables": set(),
-    "redaction": {"hidden", "text", "types?"},
+    "redaction": {"text", "tracebacks", "types?"},
     "hidden": set(),
-    "files": {"errors", "hidden"},
+    "tracebacks": set(),
+    "files": {"errors", "tracebacks"},
     "storage": {"bounded", "errors", "files", "forks", "hidden", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
@@ -121,8 +123,8 @@ ALLOWED = {
     "processes": set(),
     "forks": set(),
     "adapters": {
-        "bounded", "errors", "hidden", "network_variables", "provider_failure", "redaction",
-        "request", "stopping", "text", "tools", "types", "urls", "wire_fields",
+        "bounded", "errors", "network_variables", "provider_failure", "redaction", "request",
+        "stopping", "text", "tools", "tracebacks", "types", "urls", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
@@ -196,7 +198,7 @@ PUBLIC = {
     # Texts to vectors; the ledger for many requests at once.
     "embeddings", "together",
     # Helpers that know nothing of models: text, files, secrets, threads and processes.
-    "text.*", "files", "hidden", "bounded", "stopping", "processes",
+    "text.*", "files", "hidden", "tracebacks", "bounded", "stopping", "processes",
 }  # fmt: skip
 
 

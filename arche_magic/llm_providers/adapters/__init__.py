@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..bounded import apart
-from ..hidden import without_locals
+from ..tracebacks import without_locals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

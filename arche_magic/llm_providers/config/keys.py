@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
-from ..hidden import Secret, without_locals
+from ..hidden import Secret
+from ..tracebacks import without_locals
 from ..types import Key
 from .env_file import Variables, clean
 from .sources import Sources
