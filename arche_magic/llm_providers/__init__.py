@@ -1,6 +1,11 @@
 """The engine: one interface to Groq, Mistral, Google Gemini, OpenAI and others, in their limits.
 
 It knows nothing of notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
+
+The names below are for everybody. Other parts of this package also use `types`, `request`,
+`options`, `reply` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`, `prices`,
+`attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
+tests/engine/test_architecture.py has the whole list; everything else is internal.
 """
 
 from __future__ import annotations
