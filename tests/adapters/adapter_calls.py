@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arche_magic.llm_providers.adapters import Adapter, build_adapter
+from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.base import Adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure
 from arche_magic.llm_providers.request import Message, Request

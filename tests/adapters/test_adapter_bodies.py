@@ -117,7 +117,7 @@ def test_a_reply_that_cannot_be_decompressed_is_a_failure(
     for stream in (False, True):
         script.answer(200, reply_of(wire, QUESTION), {"content-encoding": encoding})
         with pytest.raises(
-            AttemptFailed, match="the compressed answer is damaged|in a way that was not requested"
+            AttemptFailed, match=r"the compressed answer is damaged|in a way that was not requested"
         ) as caught:
             complete(build(wire), MODELS[wire], stream=stream)
         assert caught.value.failure.remedy is Remedy.RETRY_LATER

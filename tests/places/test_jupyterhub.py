@@ -26,12 +26,13 @@ from urllib.request import Request, urlopen
 import pytest
 
 pytest.importorskip("jupyterhub", reason="needs JupyterHub: make places")
-redis = pytest.importorskip("redis")
 
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from arche_magic.sandbox import Sandbox
+
+redis = pytest.importorskip("redis")
 
 pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
 
@@ -145,7 +146,7 @@ class Hub:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, store: str, services: Sandbox) -> Iterator[Hub]:
-    """A hub whose environment has two Groq keys, a key for a course, a Mistral key and the Redis."""
+    """A hub that passes on two Groq keys, a key for a course, a Mistral key and the Redis."""
     folder = tmp_path_factory.mktemp("hub")
     public, own, proxy = free_ports(3)
     configuration = folder / "jupyterhub_config.py"
@@ -206,7 +207,7 @@ class User:
         self.cells: list[dict[str, Any]] = []
 
     def run(self, source: str) -> str:
-        """Run a cell in the kernel, save the notebook with it, and return the texts of its outputs."""
+        """Run a cell in the kernel, save the notebook with it, and return the texts it shows."""
         outputs = asyncio.run(self._execute(source))
         self.cells.append(
             {"cell_type": "code", "source": source, "metadata": {}, "outputs": outputs,
@@ -295,8 +296,11 @@ def test_what_one_user_uses_is_missing_for_the_other(ada: User, bob: User) -> No
         ("ada", "['groq_key_1 skipped', 'groq_key_2 skipped', 'groq_key_3 served']"),
         ("bob", "['groq_key_1 skipped', 'groq_key_2 skipped', 'groq_key_3 served']"),
         *(
-            (name, "['groq_key_1 skipped', 'groq_key_2 skipped', 'groq_key_3 skipped', "
-             "'mistral_key_1 served']")
+            (
+                name,
+                ("['groq_key_1 skipped', 'groq_key_2 skipped', "
+                "'groq_key_3 skipped', 'mistral_key_1 served']"),
+            )
             for name in ("ada", "bob")
         ),
     ]  # fmt: skip
